@@ -1,0 +1,318 @@
+//! What a disk is: bytes by offset, or the reason why not. The one read loop, for every format and every front end.
+//!
+//! Bad sectors are applied here and nowhere else.
+
+pub mod ahead;
+pub mod cache;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::ReadError;
+use crate::image::bad::{BadBlocks, Status};
+use crate::image::codec::unpack;
+use crate::image::facts::Facts;
+use crate::image::input::Input;
+use crate::image::{Extent, Format, Image, LONGEST_CHUNK, Opened, Origin, Packed};
+use crate::units::SECTOR;
+use ahead::Ahead;
+use cache::{Cache, Chunk};
+
+/// What a read of a bad sector gives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BadPolicy {
+    /// An error, as the disk gave.
+    #[default]
+    Error,
+    /// Zeros.
+    Zero,
+    /// A text, over and over, beginning anew in each sector. Not empty.
+    Pattern(Vec<u8>),
+}
+
+/// How a disk is to be read.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What a read of a bad sector gives.
+    pub bad: BadPolicy,
+    /// Whether suspect bytes are given, or count as bad.
+    pub read_suspect: bool,
+    /// How many bytes of unpacked chunks are kept.
+    pub cache: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { bad: BadPolicy::Error, read_suspect: false, cache: 64 << 20 }
+    }
+}
+
+/// A disk that can be read.
+pub struct Disk {
+    core: Arc<Core>,
+    ahead: OnceLock<Ahead>,
+}
+
+struct Core {
+    image: Box<dyn Image>,
+    input: Arc<Input>,
+    format: &'static Format,
+    options: Options,
+    /// The ranges that a read does not get from the image: whole sectors.
+    failing: BadBlocks,
+    sector: u32,
+    cache: Cache,
+    corrupt: AtomicU64,
+}
+
+/// What a disk has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Chunks that were found in the cache.
+    pub hits: u64,
+    /// Chunks that were read and unpacked.
+    pub loads: u64,
+    /// Reads of chunks that were found damaged.
+    pub corrupt: u64,
+    /// Bytes in the cache.
+    pub cached: u64,
+}
+
+impl Disk {
+    /// The disk that `opened` is an image of.
+    pub fn new(opened: Opened, options: Options) -> Disk {
+        let Opened { image, input, format } = opened;
+        let sector = match image.facts().logical_sector_bytes {
+            0 => SECTOR,
+            bytes => bytes,
+        };
+        let failing = image.bad().ranges().iter().filter(|r| r.status != Status::Suspect || !options.read_suspect);
+        let failing = BadBlocks::from_unsorted(failing.copied()).rounded(sector, image.size());
+        let cache = Cache::new(options.cache, 128 << 10);
+        let core = Core { image, input, format, options, failing, sector, cache, corrupt: AtomicU64::new(0) };
+        Disk { core: Arc::new(core), ahead: OnceLock::new() }
+    }
+
+    /// Starts reading ahead on `threads` threads. Not before the process has forked.
+    pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
+        let core = Arc::clone(&self.core);
+        let budget = self.core.options.cache as u64 / 2;
+        let ahead = Ahead::start(threads, self.size(), budget, Arc::new(move |offset| core.prefetch(offset)))?;
+        let _ = self.ahead.set(ahead);
+        Ok(())
+    }
+
+    /// Fills `buf` from `offset`, or says why not; `buf` holds nothing of use then.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        let len = buf.len() as u64;
+        let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
+        let core = &*self.core;
+        if core.options.bad == BadPolicy::Error
+            && let Some(bad) = core.failing.next(offset).filter(|r| r.start < end)
+        {
+            let first = bad.start.max(offset);
+            return Err(ReadError::Bad { sector: first / u64::from(core.sector), good: (first - offset) as usize });
+        }
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len));
+        let mut at = offset;
+        while at < end {
+            let out = &mut buf[(at - offset) as usize..];
+            at = match core.failing.next(at) {
+                Some(bad) if bad.start <= at => {
+                    let stop = bad.end.min(end);
+                    core.fill_bad(&mut out[..(stop - at) as usize], at);
+                    stop
+                }
+                next => {
+                    let stop = next.map_or(end, |bad| bad.start.min(end));
+                    core.read_held(&mut out[..(stop - at) as usize], at, sequential)?;
+                    stop
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The extents of `range`, in order, cut to it. After an error there are no more.
+    pub fn extents(&self, range: Range<u64>) -> impl Iterator<Item = Result<Extent, ReadError>> + '_ {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            if at >= range.end {
+                return None;
+            }
+            let next = self.core.map(at).map(|extent| {
+                let cut = at..extent.disk.end.min(range.end);
+                Extent { origin: advance(&extent.origin, at - extent.disk.start), disk: cut }
+            });
+            at = next.as_ref().map_or(u64::MAX, |e| e.disk.end);
+            Some(next)
+        })
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.core.image.size()
+    }
+
+    /// The logical sector size in bytes; 512 where the image does not say.
+    pub fn sector(&self) -> u32 {
+        self.core.sector
+    }
+
+    /// What could not be read of the disk, by the image.
+    pub fn bad(&self) -> &BadBlocks {
+        self.core.image.bad()
+    }
+
+    /// Where reads fail or are filled: whole sectors, without suspect ranges if they are to be read.
+    pub fn failing(&self) -> &BadBlocks {
+        &self.core.failing
+    }
+
+    /// Whether any read of this disk fails for a bad sector.
+    pub fn has_failing_reads(&self) -> bool {
+        self.core.options.bad == BadPolicy::Error && !self.core.failing.is_empty()
+    }
+
+    /// What is known about the disk.
+    pub fn facts(&self) -> &Facts {
+        self.core.image.facts()
+    }
+
+    /// The image.
+    pub fn image(&self) -> &dyn Image {
+        &*self.core.image
+    }
+
+    /// The image's files.
+    pub fn input(&self) -> &Input {
+        &self.core.input
+    }
+
+    /// The format of the image.
+    pub fn format(&self) -> &'static Format {
+        self.core.format
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        let (hits, loads) = self.core.cache.counts();
+        let corrupt = self.core.corrupt.load(Ordering::Relaxed);
+        Counters { hits, loads, corrupt, cached: self.core.cache.bytes() as u64 }
+    }
+}
+
+/// The origin of what comes `by` bytes after the start of an extent.
+fn advance(origin: &Origin, by: u64) -> Origin {
+    match *origin {
+        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
+        Origin::Packed(p) => Origin::Packed(Packed { skip: p.skip.saturating_add(by as u32), ..p }),
+        ref other => other.clone(),
+    }
+}
+
+impl Core {
+    /// What the format says of `offset`, held against what a format must say.
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let extent = self.image.map(offset)?;
+        let inside = extent.disk.contains(&offset);
+        let fits = match extent.origin {
+            Origin::Packed(p) => {
+                p.unpacked <= LONGEST_CHUNK
+                    && extent.disk.end - extent.disk.start <= u64::from(p.unpacked.saturating_sub(p.skip))
+            }
+            _ => true,
+        };
+        if inside && fits { Ok(extent) } else { Err(ReadError::Unmapped { offset }) }
+    }
+
+    /// Fills `buf` from bytes that the image must hold.
+    fn read_held(&self, buf: &mut [u8], offset: u64, sequential: bool) -> Result<(), ReadError> {
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let extent = self.map(at)?;
+            let stop = extent.disk.end.min(end);
+            let out = &mut buf[(at - offset) as usize..(stop - offset) as usize];
+            match extent.origin {
+                // The map says that it was read, and there are no bytes: damage, not a bad sector.
+                Origin::Unread => return Err(ReadError::Unmapped { offset: at }),
+                Origin::Fill(pattern) => fill(out, &pattern, at),
+                Origin::Stored { file, at: start } => {
+                    self.input.read_exact_at(file, out, start + (at - extent.disk.start))?;
+                }
+                Origin::Packed(packed) => {
+                    let chunk = self.chunk(&packed)?;
+                    let skip = packed.skip as usize + (at - extent.disk.start) as usize;
+                    out.copy_from_slice(chunk.get(skip..skip + out.len()).ok_or(ReadError::Corrupt { at: packed.at })?);
+                    if sequential && stop == extent.disk.end {
+                        self.cache.demote((packed.file, packed.at));
+                    }
+                }
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
+    fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
+        let got = self.cache.get((packed.file, packed.at), || self.load(packed));
+        if let Err(ReadError::Corrupt { at }) = got {
+            // Each damaged chunk may be read for ever: say it the first few times, then now and then.
+            let count = self.corrupt.fetch_add(1, Ordering::Relaxed) + 1;
+            if count <= 10 || count.is_power_of_two() {
+                log::warn!("{}: the chunk at byte {at} is damaged; reads of it fail", self.input.path().display());
+            }
+        }
+        got.and_then(|chunk| if chunk.len() == packed.unpacked as usize { Ok(chunk) } else { Err(ReadError::Corrupt { at: packed.at }) })
+    }
+
+    fn load(&self, packed: &Packed) -> Result<Chunk, ReadError> {
+        let corrupt = ReadError::Corrupt { at: packed.at };
+        if packed.len > 2 * LONGEST_CHUNK || packed.unpacked > LONGEST_CHUNK {
+            return Err(corrupt);
+        }
+        let mut stored = vec![0; packed.len as usize];
+        self.input.read_exact_at(packed.file, &mut stored, packed.at)?;
+        if !packed.sum.holds(&stored) {
+            return Err(corrupt);
+        }
+        let mut chunk = vec![0; packed.unpacked as usize];
+        unpack(packed.codec, &stored, &mut chunk).map_err(|_| corrupt)?;
+        Ok(chunk.into())
+    }
+
+    fn prefetch(&self, offset: u64) {
+        if let Ok(Extent { origin: Origin::Packed(packed), .. }) = self.map(offset) {
+            let _ = self.chunk(&packed);
+        }
+    }
+
+    /// Fills `buf`, which lies in failing sectors, as the policy says.
+    fn fill_bad(&self, buf: &mut [u8], offset: u64) {
+        match &self.options.bad {
+            BadPolicy::Error | BadPolicy::Zero => buf.fill(0),
+            BadPolicy::Pattern(text) => {
+                let sector = u64::from(self.sector);
+                for (i, byte) in buf.iter_mut().enumerate() {
+                    let in_sector = (offset + i as u64) % sector;
+                    *byte = text[in_sector as usize % text.len()];
+                }
+            }
+        }
+    }
+}
+
+/// Fills `buf`, which lies at `offset` of the disk, with `pattern`, which begins at every multiple of 8.
+pub fn fill(buf: &mut [u8], pattern: &[u8; 8], offset: u64) {
+    if pattern.iter().all(|b| *b == pattern[0]) {
+        return buf.fill(pattern[0]);
+    }
+    let mut turned = *pattern;
+    turned.rotate_left((offset % 8) as usize);
+    for part in buf.chunks_mut(8) {
+        part.copy_from_slice(&turned[..part.len()]);
+    }
+}

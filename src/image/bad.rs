@@ -1,0 +1,301 @@
+//! The bad-block map: which ranges of the disk are not simply good, and why.
+//!
+//! The states are ddrescue's five and one more, `suspect`, for bytes that are there but may not be the disk's.
+//! A range that is not listed is finished: read, and right.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::units::round_outwards;
+
+/// What is known about a range of the disk. Ordered from the least processed to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Status {
+    /// Not tried yet.
+    NonTried = 1,
+    /// A read over it failed; its edges have not been looked for.
+    NonTrimmed = 2,
+    /// A read over it failed; its sectors have not been tried one by one.
+    NonScraped = 3,
+    /// Each of its sectors was tried by itself and failed.
+    Bad = 4,
+    /// There are bytes, but whoever made the image says that they may be wrong.
+    Suspect = 5,
+    /// Read, and right.
+    Finished = 6,
+}
+
+impl Status {
+    /// Every status that a map can list.
+    pub const LISTED: [Status; 5] =
+        [Status::NonTried, Status::NonTrimmed, Status::NonScraped, Status::Bad, Status::Suspect];
+
+    /// The status with this number in a `.cdimg`.
+    pub fn from_number(number: u8) -> Option<Status> {
+        Status::LISTED.into_iter().chain([Status::Finished]).find(|s| *s as u8 == number)
+    }
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::NonTried => "non-tried",
+            Status::NonTrimmed => "non-trimmed",
+            Status::NonScraped => "non-scraped",
+            Status::Bad => "bad",
+            Status::Suspect => "suspect",
+            Status::Finished => "finished",
+        }
+    }
+
+    /// Whether an image holds bytes for a range of this status.
+    pub fn has_bytes(self) -> bool {
+        matches!(self, Status::Suspect | Status::Finished)
+    }
+}
+
+/// Why a range is bad, as far as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The errno of the failed read, by Linux's numbers.
+    Errno(u32),
+    /// The SCSI sense data of the failed read.
+    Sense {
+        /// The sense key.
+        key: u8,
+        /// The additional sense code.
+        asc: u8,
+        /// Its qualifier.
+        ascq: u8,
+    },
+}
+
+/// A range of the disk that is not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadRange {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte after its last.
+    pub end: u64,
+    /// Its status; never [`Status::Finished`].
+    pub status: Status,
+    /// Why, if that is known.
+    pub reason: Option<Reason>,
+    /// How often it was tried; 0 if that is not known.
+    pub tries: u8,
+}
+
+impl BadRange {
+    /// A range of `status` of which nothing more is known.
+    pub fn new(range: Range<u64>, status: Status) -> BadRange {
+        BadRange { start: range.start, end: range.end, status, reason: None, tries: 0 }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Whether it covers nothing.
+    pub fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+
+    fn like(&self, other: &BadRange) -> bool {
+        (self.status, self.reason, self.tries) == (other.status, other.reason, other.tries)
+    }
+}
+
+/// How many bytes and ranges have one status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// How many ranges.
+    pub ranges: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// The ranges of a disk that are not finished, in order, without overlaps, like neighbours merged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BadBlocks {
+    ranges: Vec<BadRange>,
+}
+
+/// A map may not have more ranges than this (about 160 MB of memory): the only thing a hostile image could make
+/// grow.
+pub const MOST_RANGES: usize = 1 << 22;
+
+impl BadBlocks {
+    /// A map in which everything is finished.
+    pub fn none() -> BadBlocks {
+        BadBlocks::default()
+    }
+
+    /// A map of `ranges` in any order. Where they overlap, the less processed status holds, so that nothing is
+    /// called better than somebody said it is.
+    pub fn from_unsorted(ranges: impl IntoIterator<Item = BadRange>) -> BadBlocks {
+        let mut all: Vec<BadRange> =
+            ranges.into_iter().filter(|r| !r.is_empty() && r.status != Status::Finished).collect();
+        let overlaps = |all: &[BadRange]| all.windows(2).any(|w| w[1].start < w[0].end);
+        all.sort_by_key(|r| (r.start, r.end));
+        if !overlaps(&all) {
+            let mut map = BadBlocks::none();
+            all.into_iter().for_each(|r| map.push(r));
+            return map;
+        }
+        // Painted from the best status to the worst, so that the worst is on top.
+        all.sort_by_key(|r| std::cmp::Reverse((r.status, r.start)));
+        let mut map = BadBlocks::none();
+        for r in all {
+            map.set(r.start..r.end, Some(r));
+        }
+        map
+    }
+
+    fn push(&mut self, range: BadRange) {
+        match self.ranges.last_mut() {
+            Some(last) if last.end == range.start && last.like(&range) => last.end = range.end,
+            _ => self.ranges.push(range),
+        }
+    }
+
+    /// Says that all of `range` has the status, reason and tries of `what`, or is finished if that is `None`.
+    pub fn set(&mut self, range: Range<u64>, what: Option<BadRange>) {
+        if range.is_empty() {
+            return;
+        }
+        let first = self.ranges.partition_point(|r| r.end < range.start);
+        let last = self.ranges.partition_point(|r| r.start <= range.end);
+        let mut middle = BadBlocks::none();
+        for r in &self.ranges[first..last] {
+            if r.start < range.start {
+                middle.push(BadRange { end: r.end.min(range.start), ..*r });
+            }
+        }
+        if let Some(what) = what.filter(|w| w.status != Status::Finished) {
+            middle.push(BadRange { start: range.start, end: range.end, ..what });
+        }
+        for r in &self.ranges[first..last] {
+            if r.end > range.end {
+                middle.push(BadRange { start: r.start.max(range.end), ..*r });
+            }
+        }
+        self.ranges.splice(first..last, middle.ranges);
+    }
+
+    /// The ranges, in order.
+    pub fn ranges(&self) -> &[BadRange] {
+        &self.ranges
+    }
+
+    /// Whether everything is finished.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The first range that ends after `offset`: the one around it, or the next.
+    pub fn next(&self, offset: u64) -> Option<&BadRange> {
+        self.ranges.get(self.ranges.partition_point(|r| r.end <= offset))
+    }
+
+    /// The ranges that touch `range`.
+    pub fn touching(&self, range: Range<u64>) -> &[BadRange] {
+        let first = self.ranges.partition_point(|r| r.end <= range.start);
+        let last = self.ranges.partition_point(|r| r.start < range.end);
+        &self.ranges[first..last.max(first)]
+    }
+
+    /// The bytes within `range` that an image holds ([`Status::has_bytes`]), as maximal runs in order.
+    pub fn held(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut runs = Vec::new();
+        let mut at = range.start;
+        for r in self.touching(range.clone()).iter().filter(|r| !r.status.has_bytes()) {
+            if r.start > at {
+                runs.push(at..r.start);
+            }
+            at = r.end.max(at);
+        }
+        if at < range.end {
+            runs.push(at..range.end);
+        }
+        runs
+    }
+
+    /// How much has `status`.
+    pub fn count(&self, status: Status) -> Count {
+        let with = self.ranges.iter().filter(|r| r.status == status);
+        with.fold(Count::default(), |c, r| Count { ranges: c.ranges + 1, bytes: c.bytes + r.len() })
+    }
+
+    /// How many bytes an image of this map does not hold.
+    pub fn missing(&self) -> u64 {
+        self.ranges.iter().filter(|r| !r.status.has_bytes()).map(BadRange::len).sum()
+    }
+
+    /// The same map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
+    /// what lies past its end cut off: a sector of which a part is unread is an unread sector.
+    pub fn rounded(&self, sector: u32, size: u64) -> BadBlocks {
+        let inside = self.ranges.iter().filter(|r| r.start < size);
+        BadBlocks::from_unsorted(inside.map(|r| {
+            let range = round_outwards(r.start..r.end, u64::from(sector), size);
+            BadRange { start: range.start, end: range.end, ..*r }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Status::*;
+
+    fn map(ranges: &[(u64, u64, Status)]) -> BadBlocks {
+        BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
+    }
+
+    #[test]
+    fn where_ranges_overlap_the_less_processed_status_holds() {
+        let got = map(&[(0, 100, Bad), (50, 60, NonTried), (90, 120, NonScraped), (120, 130, NonScraped)]);
+        assert_eq!(got, map(&[(0, 50, Bad), (50, 60, NonTried), (60, 90, Bad), (90, 130, NonScraped)]));
+    }
+
+    #[test]
+    fn setting_agrees_with_a_plain_vector() {
+        // A map beside a vector with one status a byte, through many random changes.
+        let mut random = 88172645463325252u64;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        for _ in 0..200 {
+            let mut plain = vec![Finished; 200];
+            let mut map = BadBlocks::none();
+            for _ in 0..30 {
+                let start = next(200);
+                let end = start + next(200 - start + 1);
+                let status = Status::from_number(1 + next(6) as u8).expect("1 to 6");
+                plain[start as usize..end as usize].fill(status);
+                map.set(start..end, Some(BadRange::new(start..end, status)));
+                for at in 0..200u64 {
+                    let got = map.next(at).filter(|r| r.start <= at).map_or(Finished, |r| r.status);
+                    assert_eq!(got, plain[at as usize], "at {at}");
+                }
+                assert!(map.ranges().windows(2).all(|w| w[0].end < w[1].start
+                    || (w[0].end == w[1].start && !w[0].like(&w[1]))), "not merged: {map:?}");
+                let held: u64 = map.held(0..200).iter().map(|r| r.end - r.start).sum();
+                assert_eq!(held, plain.iter().filter(|s| s.has_bytes()).count() as u64);
+                assert_eq!(map.missing(), 200 - held);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sector_of_which_a_part_is_unread_is_unread() {
+        let got = map(&[(100, 200, Bad), (1000, 1100, NonTried), (2000, 9000, Bad)]).rounded(512, 3000);
+        assert_eq!(got, map(&[(0, 512, Bad), (512, 1536, NonTried), (1536, 3000, Bad)]));
+    }
+}

@@ -1,0 +1,10 @@
+//! Our own format, `.cdimg`: specified in `docs/FORMAT.md`.
+
+pub mod index;
+pub mod layout;
+pub mod read;
+pub mod record;
+pub mod scan;
+pub mod write;
+
+pub use read::FORMAT;

@@ -1,0 +1,198 @@
+//! Records in the order in which they were written: walking over them, and what each one says.
+//!
+//! This is the second way to the disk's bytes. Opening uses it for what came after the last checkpoint, `verify`
+//! to compare the index with the records that it was made from.
+
+use std::ops::Range;
+
+use zerocopy::FromBytes;
+
+use super::index::{Index, Nodes, check_entry};
+use super::layout::*;
+use super::record::{self, Record, array};
+use crate::error::{Error, Flaw, ReadError};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
+use crate::image::codec::Codec;
+use crate::image::facts::Facts;
+use crate::image::input::Input;
+
+/// What walking over a file finds next.
+#[derive(Debug)]
+pub enum Step {
+    /// A record with a sound header; whether its payload is sound has not been looked at.
+    Header(u64, RecordHeader),
+    /// Bytes that are no record of this image.
+    Gap(Range<u64>),
+}
+
+/// Walks over the records between `at` and `end`. After a gap it goes on at the next sound header.
+pub struct Walk<'a> {
+    input: &'a Input,
+    salt: u64,
+    at: u64,
+    end: u64,
+    found: Option<(u64, RecordHeader)>,
+}
+
+impl<'a> Walk<'a> {
+    /// Records of the image with `salt` in `range` of the file.
+    pub fn new(input: &'a Input, salt: u64, range: Range<u64>) -> Walk<'a> {
+        Walk { input, salt, at: range.start, end: range.end.min(input.len()), found: None }
+    }
+
+    fn step_over(&mut self, at: u64, header: RecordHeader) -> Step {
+        self.at = header.next(at);
+        Step::Header(at, header)
+    }
+
+    /// The next record or gap.
+    pub fn next(&mut self) -> Result<Option<Step>, Error> {
+        if let Some((at, header)) = self.found.take() {
+            return Ok(Some(self.step_over(at, header)));
+        }
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        if let Some(header) = record::header_at(self.input, self.at, self.salt)? {
+            return Ok(Some(self.step_over(self.at, header)));
+        }
+        let start = self.at;
+        self.found = self.search(start + RECORD_ALIGN)?;
+        self.at = self.found.map_or(self.end, |(at, _)| at);
+        Ok(Some(Step::Gap(start..self.at)))
+    }
+
+    /// The next sound header from `from` on.
+    fn search(&self, from: u64) -> Result<Option<(u64, RecordHeader)>, Error> {
+        const STEP: u64 = 1 << 20;
+        let mut at = from;
+        while at + HEADER_LEN as u64 <= self.end {
+            // Steps overlap by a header, so that none is missed between two of them.
+            let len = (self.end - at).min(STEP + HEADER_LEN as u64);
+            let bytes = self.input.bytes(at, len as usize, "a part of the file")?;
+            for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(RECORD_ALIGN as usize) {
+                if bytes[offset..].starts_with(&RECORD_MAGIC)
+                    && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
+                    && header.is_sound(self.salt)
+                {
+                    return Ok(Some((at + offset as u64, header)));
+                }
+            }
+            at += STEP;
+        }
+        Ok(None)
+    }
+}
+
+/// What records say of the disk, put together in their order.
+pub struct Told {
+    /// Where the bytes are.
+    pub index: Index,
+    /// What is not finished.
+    pub bad: BadBlocks,
+    /// The facts.
+    pub facts: Facts,
+}
+
+impl Told {
+    /// Takes in what `record` says.
+    pub fn take(&mut self, record: &Record, nodes: &dyn Nodes, file_len: u64) -> Result<(), Error> {
+        let h = &record.header;
+        let fail = |what: &str| Error::from(Flaw::at(record.at, what));
+        let corrupt = |e: ReadError| Error::from(Flaw::at(record.at, format!("cannot be put into the index: {e}")));
+        let geometry = self.index.geometry();
+        let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
+        if disk.end > geometry.disk_size {
+            return Err(fail("a record speaks of bytes past the end of the disk"));
+        }
+        let within_chunk = || {
+            !disk.is_empty() && geometry.chunk_of(disk.start) == geometry.chunk_of(disk.end - 1)
+        };
+        match record.kind() {
+            Some(kind @ (RecordType::Data | RecordType::Same)) => {
+                if !within_chunk() {
+                    return Err(fail("a record's bytes are not within one chunk"));
+                }
+                let len = u32::try_from(h.disk_len.get()).map_err(|_| fail("a record is too long"))?;
+                let entry = if kind == RecordType::Data {
+                    let (at, sum) = (record.payload_at(), h.payload_sum.get());
+                    RawEntry::payload(ENTRY_DATA, h.codec, at, h.stored.get(), sum)
+                } else {
+                    RawEntry::read_from_bytes(&record.payload()?).map_err(|_| fail("a SAME record must hold one entry"))?
+                };
+                if entry.kind != ENTRY_DATA || (kind == RecordType::Data && h.unpacked.get() != len) {
+                    return Err(fail("a record's length is not that of its bytes"));
+                }
+                check_entry(&entry, file_len).map_err(fail)?;
+                self.index.set_data(nodes, disk.start, len, entry).map_err(corrupt)?;
+                self.bad.set(disk, None);
+            }
+            Some(RecordType::Fill) => {
+                let payload = record.payload()?;
+                let pattern = payload.try_into().map_err(|_| fail("a FILL record must hold eight bytes"))?;
+                if disk.is_empty() {
+                    return Err(fail("a FILL record covers nothing"));
+                }
+                self.index.set_fill(nodes, disk.clone(), pattern).map_err(corrupt)?;
+                self.bad.set(disk, None);
+            }
+            Some(RecordType::Map) => {
+                let (_, ranges) = decode_map(record)?;
+                self.bad.set(disk.clone(), None);
+                for r in ranges {
+                    self.bad.set(r.start..r.end, Some(r));
+                }
+                if self.bad.ranges().len() > MOST_RANGES {
+                    return Err(fail("the bad-block map has too many ranges"));
+                }
+            }
+            Some(RecordType::Facts) => self.facts = decode_facts(record)?,
+            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint) => {}
+            None if h.kind >= FIRST_IGNORABLE_TYPE => {}
+            None => return Err(fail(&format!("record type {} is not known to this version", h.kind))),
+        }
+        Ok(())
+    }
+}
+
+/// The facts in a FACTS record.
+pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
+    serde_json::from_slice(&record.payload()?).map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
+}
+
+/// The ranges in a MAP record, and where the record before it in the map begins (0: there is none).
+pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
+    let fail = |what: &str| Flaw::at(record.at, what);
+    let payload = record.payload()?;
+    let (before, rest) = payload.split_first_chunk::<8>().ok_or_else(|| fail("a MAP record is too short"))?;
+    let h = &record.header;
+    let end = h.disk_at.get().saturating_add(h.disk_len.get());
+    let mut at = h.disk_at.get();
+    let mut ranges = Vec::new();
+    for raw in array::<RawRange>(rest, record.at, "a MAP record")? {
+        let (start, len) = (raw.start.get(), raw.len.get());
+        let stop = start.checked_add(len).filter(|s| len > 0 && start >= at && *s <= end);
+        let stop = stop.ok_or_else(|| fail("ranges of a MAP record overlap, are out of order, or leave the record's part of the disk"))?;
+        at = stop;
+        let status = Status::from_number(raw.status).filter(|s| *s != Status::Finished);
+        let [key, asc, ascq, _] = raw.reason.to_bytes();
+        ranges.push(BadRange {
+            start,
+            end: stop,
+            status: status.ok_or_else(|| fail(&format!("status {} is not known to this version", raw.status)))?,
+            tries: raw.tries,
+            reason: match raw.reason_kind {
+                REASON_NONE => None,
+                REASON_ERRNO => Some(Reason::Errno(raw.reason.get())),
+                REASON_SENSE => Some(Reason::Sense { key, asc, ascq }),
+                other => return Err(fail(&format!("reason kind {other} is not known to this version"))),
+            },
+        });
+    }
+    Ok((u64::from_le_bytes(*before), ranges))
+}
+
+/// A record's codec, for those that hold bytes of the disk.
+pub fn codec_of(header: &RecordHeader) -> Option<Codec> {
+    Codec::from_number(header.codec)
+}

@@ -1,0 +1,393 @@
+//! Writing a `.cdimg`: records appended in order, checkpoints that make them count.
+//!
+//! Whatever stops the program, the file is an image: what the last checkpoint committed is there, and most of what
+//! came after it. A sync that fails is the end of the writer, for nobody can say what is on the disk then.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::index::{Geometry, Index, NodeToWrite, Nodes, decode_node, decode_pieces};
+use super::layout::*;
+use super::record::{Head, encode};
+use crate::error::{Error, Kind, ReadError};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
+use crate::image::codec::{Codec, Packer};
+use crate::image::facts::Facts;
+
+/// A file that is written. Tests put in its place one that fails, or forgets what was not synced.
+pub trait Store: Send {
+    /// Writes all of `bytes` at `at`.
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Reads back what was written.
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
+    /// Returns when everything that was written is on the disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Store for std::fs::File {
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, at)
+    }
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, bytes, at)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// What a new image is to be.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// The sizes of the disk and of its chunks.
+    pub geometry: Geometry,
+    /// The logical sector size in bytes.
+    pub logical_sector: u32,
+    /// The physical sector size in bytes.
+    pub physical_sector: u32,
+    /// 16 random bytes that name the image.
+    pub uuid: [u8; 16],
+    /// A random number, not 0, that stands in every record.
+    pub salt: u64,
+}
+
+/// The number of changed nodes (12 KiB each) at which they are written out.
+const MOST_CHANGED: usize = 2048;
+/// How much is gathered before it is written.
+const BUFFER: usize = 1 << 20;
+/// How many ranges one MAP record holds at most.
+const RANGES_A_RECORD: usize = 1 << 18;
+
+/// An image that is being made.
+pub struct Writer {
+    store: Box<dyn Store>,
+    path: PathBuf,
+    superblock: Superblock,
+    index: Index,
+    bad: BadBlocks,
+    bad_written: Option<BadBlocks>,
+    facts_written: Option<Facts>,
+    /// Where the next record begins.
+    end: u64,
+    /// What is not in the file yet; it ends at `end`.
+    buffer: Vec<u8>,
+    /// Set when a sync has failed: nothing more is written.
+    broken: bool,
+}
+
+impl Writer {
+    /// Begins a new image in `store`, which is empty, with everything non-tried. `path` is for messages.
+    pub fn create(store: Box<dyn Store>, path: &Path, new: &NewImage, facts: &Facts) -> Result<Writer, Error> {
+        let size = new.geometry.disk_size;
+        let superblock = Superblock {
+            magic: MAGIC,
+            version: U32::new(VERSION),
+            state: STATE_ACQUIRING,
+            uuid: new.uuid,
+            salt: U64::new(new.salt),
+            disk_size: U64::new(size),
+            chunk_size: U32::new(new.geometry.chunk_size),
+            logical_sector: U32::new(new.logical_sector),
+            physical_sector: U32::new(new.physical_sector),
+            epoch: U32::new(1),
+            root: RawEntry::UNREAD,
+            ..blank_superblock()
+        };
+        let mut writer = Writer {
+            store,
+            path: path.to_owned(),
+            superblock,
+            index: Index::new(new.geometry, RawEntry::UNREAD),
+            bad: BadBlocks::from_unsorted([BadRange::new(0..size, Status::NonTried)]),
+            bad_written: None,
+            facts_written: None,
+            end: RECORDS_AT,
+            buffer: Vec::new(),
+            broken: false,
+        };
+        // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
+        writer.checkpoint(facts)?;
+        writer.checkpoint(facts)?;
+        Ok(writer)
+    }
+
+    /// Where the next record begins: the length of the file so far, in bytes.
+    pub fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether nothing was written; never so.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The map as it is now.
+    pub fn bad(&self) -> &BadBlocks {
+        &self.bad
+    }
+
+    /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, packed as `packed`. It becomes
+    /// finished. Gives the entry by which [`Writer::put_same`] can name these bytes.
+    pub fn put_data(&mut self, start: u64, len: u32, codec: Codec, packed: &[u8]) -> Result<RawEntry, Error> {
+        let head = Head { kind: RecordType::Data, codec, unpacked: len, disk_at: start, disk_len: len.into(), detail: 0 };
+        let entry = self.append(ENTRY_DATA, head, packed)?;
+        self.set(start, len, entry)?;
+        Ok(entry)
+    }
+
+    /// Says that a run of the disk is the same as the bytes that `entry` names.
+    pub fn put_same(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
+        let head = Head {
+            kind: RecordType::Same,
+            codec: Codec::Stored,
+            unpacked: ENTRY_LEN as u32,
+            disk_at: start,
+            disk_len: len.into(),
+            detail: 0,
+        };
+        self.append(ENTRY_UNREAD, head, entry.as_bytes())?;
+        self.set(start, len, entry)
+    }
+
+    fn set(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
+        self.bad.set(start..start + u64::from(len), None);
+        let Writer { index, store, end, .. } = self;
+        let set = index.set_data(&Written { store: &**store, end: *end }, start, len, entry);
+        set.map_err(|e| self.index_error(e))?;
+        self.write_nodes_if_many()
+    }
+
+    /// Says that a run of the disk is `pattern` over and over. It becomes finished.
+    pub fn put_fill(&mut self, range: Range<u64>, pattern: [u8; 8]) -> Result<(), Error> {
+        let head = Head {
+            kind: RecordType::Fill,
+            codec: Codec::Stored,
+            unpacked: 8,
+            disk_at: range.start,
+            disk_len: range.end - range.start,
+            detail: 0,
+        };
+        self.append(ENTRY_UNREAD, head, &pattern)?;
+        self.bad.set(range.clone(), None);
+        let Writer { index, store, end, .. } = self;
+        let set = index.set_fill(&Written { store: &**store, end: *end }, range, pattern);
+        set.map_err(|e| self.index_error(e))?;
+        self.write_nodes_if_many()
+    }
+
+    /// Says what is known of a range that is not, or not only, finished. It is written at the next checkpoint.
+    pub fn set_status(&mut self, what: BadRange) -> Result<(), Error> {
+        self.bad.set(what.start..what.end, Some(what));
+        if self.bad.ranges().len() > MOST_RANGES {
+            let what = format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
+            return Err(Error::failed(what).at(&self.path));
+        }
+        Ok(())
+    }
+
+    /// Makes everything so far count: after this, no crash can lose it.
+    pub fn checkpoint(&mut self, facts: &Facts) -> Result<(), Error> {
+        self.write_nodes()?;
+        if self.bad_written.as_ref() != Some(&self.bad) {
+            self.write_map()?;
+        }
+        if self.facts_written.as_ref() != Some(facts) {
+            self.superblock.facts_at = U64::new(self.end);
+            let json = serde_json::to_vec(facts).map_err(|e| Error::failed("the facts cannot be written").because(e))?;
+            self.append_packed(RecordType::Facts, 0..0, &json)?;
+            self.facts_written = Some(facts.clone());
+        }
+        // The copy in the CHECKPOINT record says that the records end behind itself.
+        let generation = self.superblock.generation.get() + 1;
+        self.superblock.generation = U64::new(generation);
+        self.superblock.committed_end = U64::new(self.end + (HEADER_LEN + SUPERBLOCK_LEN) as u64);
+        self.superblock = self.superblock.sealed();
+        let head = Head {
+            kind: RecordType::Checkpoint,
+            codec: Codec::Stored,
+            unpacked: SUPERBLOCK_LEN as u32,
+            disk_at: 0,
+            disk_len: self.superblock.disk_size.get(),
+            detail: 0,
+        };
+        let copy = self.superblock;
+        self.append(ENTRY_UNREAD, head, copy.as_bytes())?;
+        self.write_out()?;
+        self.sync()?;
+        let slot = SUPERBLOCK_AT[(generation % 2) as usize];
+        self.store.write_all_at(copy.as_bytes(), slot).map_err(|e| self.io_error("the superblock cannot be written", e))?;
+        self.sync()
+    }
+
+    /// The last checkpoint: the image is complete.
+    pub fn finish(mut self, facts: &Facts) -> Result<(), Error> {
+        self.superblock.state = STATE_COMPLETE;
+        self.checkpoint(facts)
+    }
+
+    fn write_nodes_if_many(&mut self) -> Result<(), Error> {
+        if self.index.changed() > MOST_CHANGED { self.write_nodes() } else { Ok(()) }
+    }
+
+    fn write_nodes(&mut self) -> Result<(), Error> {
+        let geometry = self.index.geometry();
+        let mut index = std::mem::replace(&mut self.index, Index::new(geometry, RawEntry::UNREAD));
+        let root = index.flush(&mut |node: NodeToWrite<'_>| {
+            let entry_kind = if node.kind == RecordType::Node { ENTRY_NODE } else { ENTRY_PIECES };
+            let head = Head {
+                kind: node.kind,
+                codec: Codec::Stored,
+                unpacked: node.bytes.len() as u32,
+                disk_at: node.disk.start,
+                disk_len: node.disk.end - node.disk.start,
+                detail: node.level.into(),
+            };
+            self.append(entry_kind, head, node.bytes)
+        });
+        // A tree of which only a part was written is of no use.
+        self.broken |= root.is_err();
+        self.superblock.root = root?;
+        self.index = index;
+        // Nodes are read back from the file when they change again.
+        self.write_out()
+    }
+
+    fn write_map(&mut self) -> Result<(), Error> {
+        let size = self.superblock.disk_size.get();
+        let (mut before, mut start) = (0u64, 0);
+        let ranges: Vec<RawRange> = self.bad.ranges().iter().map(raw_range).collect();
+        let parts = ranges.chunks(RANGES_A_RECORD).count();
+        for (i, part) in ranges.chunks(RANGES_A_RECORD).enumerate() {
+            let last = part.last().map_or(size, |r| r.start.get() + r.len.get());
+            let stop = if i + 1 == parts { size } else { last };
+            let payload = [before.as_bytes(), part.as_bytes()].concat();
+            before = self.end;
+            self.append_packed(RecordType::Map, start..stop, &payload)?;
+            start = stop;
+        }
+        self.superblock.map_at = U64::new(before);
+        if ranges.is_empty() && self.bad_written.is_some() {
+            // For whoever reads the records in order: what an earlier map called bad is finished now.
+            self.append_packed(RecordType::Map, 0..size, 0u64.as_bytes())?;
+        }
+        self.bad_written = Some(self.bad.clone());
+        Ok(())
+    }
+
+    /// Appends a record whose payload is packed if that makes it smaller.
+    fn append_packed(&mut self, kind: RecordType, disk: Range<u64>, payload: &[u8]) -> Result<(), Error> {
+        let unpacked = u32::try_from(payload.len()).ok().filter(|len| *len <= LONGEST_PAYLOAD);
+        let unpacked = unpacked.ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
+        let packed = Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
+            .and_then(|mut packer| packer.pack(payload))
+            .map_err(|e| Error::failed("zstd does not work").because(e))?;
+        let (codec, stored) = packed.as_ref().map_or((Codec::Stored, payload), |(codec, bytes)| (*codec, &bytes[..]));
+        let head = Head { kind, codec, unpacked, disk_at: disk.start, disk_len: disk.end - disk.start, detail: 0 };
+        self.append(ENTRY_UNREAD, head, stored).map(|_| ())
+    }
+
+    /// Appends a record and gives the entry of `entry_kind` that names its payload.
+    fn append(&mut self, entry_kind: u8, head: Head, payload: &[u8]) -> Result<RawEntry, Error> {
+        if self.broken {
+            return Err(Error::failed("nothing more can be written after a failed sync").at(&self.path));
+        }
+        let header = encode(head, self.superblock.salt.get(), self.superblock.epoch.get(), payload);
+        let codec = if entry_kind == ENTRY_DATA { head.codec as u8 } else { 0 };
+        let entry = RawEntry::payload(
+            entry_kind,
+            codec,
+            self.end + HEADER_LEN as u64,
+            header.stored.get(),
+            header.payload_sum.get(),
+        );
+        self.buffer.extend_from_slice(header.as_bytes());
+        self.buffer.extend_from_slice(payload);
+        let next = header.next(self.end);
+        let padding = next - self.end - (HEADER_LEN + payload.len()) as u64;
+        self.buffer.resize(self.buffer.len() + padding as usize, 0);
+        self.end = next;
+        if self.buffer.len() >= BUFFER {
+            self.write_out()?;
+        }
+        Ok(entry)
+    }
+
+    fn write_out(&mut self) -> Result<(), Error> {
+        let at = self.end - self.buffer.len() as u64;
+        self.store.write_all_at(&self.buffer, at).map_err(|e| self.io_error("the image cannot be written", e))?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.store.sync().map_err(|e| {
+            self.broken = true;
+            self.io_error("the image cannot be synced to the disk; what was written last may be lost", e)
+        })
+    }
+
+    fn io_error(&self, what: &str, e: io::Error) -> Error {
+        let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge);
+        let error = Error::new(Kind::Failed, what).at(&self.path).because(e);
+        if full { error.hint("make room, or put the image on another file system") } else { error }
+    }
+
+    fn index_error(&self, e: ReadError) -> Error {
+        Error::failed("the index cannot be read back").at(&self.path).because(e)
+    }
+}
+
+fn raw_range(r: &BadRange) -> RawRange {
+    let (reason_kind, reason) = match r.reason {
+        None => (REASON_NONE, U32::ZERO),
+        Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno)),
+        Some(Reason::Sense { key, asc, ascq }) => (REASON_SENSE, U32::from_bytes([key, asc, ascq, 0])),
+    };
+    RawRange {
+        start: U64::new(r.start),
+        len: U64::new(r.len()),
+        status: r.status as u8,
+        tries: r.tries,
+        reason_kind,
+        zero: 0,
+        reason,
+    }
+}
+
+/// The nodes that the writer itself has written.
+struct Written<'a> {
+    store: &'a dyn Store,
+    end: u64,
+}
+
+impl Written<'_> {
+    fn payload(&self, entry: &RawEntry) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; entry.stored.get() as usize];
+        self.store.read_exact_at(&mut bytes, entry.at.get())?;
+        let right = xxhash_rust::xxh3::xxh3_64(&bytes) == entry.sum.get();
+        if right { Ok(bytes) } else { Err(ReadError::Corrupt { at: entry.at.get() }) }
+    }
+}
+
+impl Nodes for Written<'_> {
+    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
+        let at = entry.at.get();
+        let node = decode_node(&self.payload(entry)?, at, self.end).map_err(|f| ReadError::Corrupt { at: f.at })?;
+        if node.len() == count { Ok(node) } else { Err(ReadError::Corrupt { at }) }
+    }
+
+    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
+        let at = entry.at.get();
+        decode_pieces(&self.payload(entry)?, at, self.end, chunk_len).map_err(|f| ReadError::Corrupt { at: f.at })
+    }
+}
+
+/// The superblock in `bytes`, for tests that look into a file.
+pub fn parse_superblock(bytes: &[u8]) -> Option<Superblock> {
+    Superblock::read_from_prefix(bytes).ok().map(|(s, _)| s).filter(Superblock::is_sound)
+}

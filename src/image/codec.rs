@@ -1,0 +1,179 @@
+//! Codecs and checksums of packed chunks: plain functions over bytes.
+
+use std::cell::RefCell;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How a chunk is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// Not packed at all.
+    Stored = 0,
+    /// A bare deflate stream (RFC 1951).
+    Deflate = 1,
+    /// One zstd frame (RFC 8878).
+    Zstd = 2,
+}
+
+impl Codec {
+    /// The codec with this number in a `.cdimg`.
+    pub fn from_number(number: u8) -> Option<Codec> {
+        [Codec::Stored, Codec::Deflate, Codec::Zstd].into_iter().find(|c| *c as u8 == number)
+    }
+
+    /// Its name, as `--codec` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::Stored => "stored",
+            Codec::Deflate => "deflate",
+            Codec::Zstd => "zstd",
+        }
+    }
+
+    /// The levels that it takes, and the default among them.
+    pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
+        match self {
+            Codec::Stored => (0..=0, 0),
+            Codec::Deflate => (1..=9, 6),
+            Codec::Zstd => (1..=19, 3),
+        }
+    }
+}
+
+/// A checksum of a packed chunk, as it lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sum {
+    /// The format has none: damage cannot be noticed here.
+    None,
+    /// XXH3, 64 bits, seed 0.
+    Xxh3(u64),
+}
+
+impl Sum {
+    /// Whether `packed` has this checksum.
+    pub fn holds(self, packed: &[u8]) -> bool {
+        match self {
+            Sum::None => true,
+            Sum::Xxh3(sum) => xxh3_64(packed) == sum,
+        }
+    }
+}
+
+/// A packed chunk did not unpack to what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadStream;
+
+thread_local! {
+    // A zstd context is some 100 KiB that would otherwise be allocated anew for each chunk.
+    static UNZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Unpacks `packed` into `out`, which it must fill exactly: a stream that gives more or less is an error.
+pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStream> {
+    match codec {
+        Codec::Stored => {
+            if packed.len() != out.len() {
+                return Err(BadStream);
+            }
+            out.copy_from_slice(packed);
+            Ok(())
+        }
+        Codec::Deflate => {
+            let mut inflate = Decompress::new(false);
+            let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
+            let whole = inflate.total_out() == out.len() as u64 && inflate.total_in() == packed.len() as u64;
+            if status == Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
+        }
+        Codec::Zstd => UNZSTD.with_borrow_mut(|context| {
+            if context.is_none() {
+                *context = Some(zstd::bulk::Decompressor::new().map_err(|_| BadStream)?);
+            }
+            let context = context.as_mut().ok_or(BadStream)?;
+            match context.decompress_to_buffer(packed, out) {
+                Ok(len) if len == out.len() => Ok(()),
+                _ => Err(BadStream),
+            }
+        }),
+    }
+}
+
+/// Packs chunks, one after the other, reusing its memory.
+pub struct Packer {
+    codec: Codec,
+    level: i32,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl Packer {
+    /// A packer for `codec` at `level`, which must be one of [`Codec::levels`].
+    pub fn new(codec: Codec, level: i32) -> std::io::Result<Packer> {
+        let zstd = match codec {
+            Codec::Zstd => Some(zstd::bulk::Compressor::new(level)?),
+            _ => None,
+        };
+        Ok(Packer { codec, level, zstd })
+    }
+
+    /// `data` packed, or `None` where packing gains less than a sixteenth: such a chunk is better stored, for it
+    /// costs nothing to unpack.
+    pub fn pack(&mut self, data: &[u8]) -> std::io::Result<Option<(Codec, Vec<u8>)>> {
+        let worth = data.len() - data.len() / 16;
+        let packed = match (self.codec, &mut self.zstd) {
+            (Codec::Stored, _) => None,
+            (Codec::Zstd, Some(zstd)) => Some(zstd.compress(data)?),
+            (Codec::Zstd, None) => None,
+            (Codec::Deflate, _) => {
+                let mut deflate = Compress::new(Compression::new(self.level.unsigned_abs()), false);
+                let mut out = vec![0; worth];
+                let status = deflate.compress(data, &mut out, FlushCompress::Finish).map_err(std::io::Error::other)?;
+                let len = usize::try_from(deflate.total_out()).unwrap_or(out.len());
+                out.truncate(len);
+                (status == Status::StreamEnd).then_some(out)
+            }
+        };
+        Ok(packed.filter(|p| p.len() < worth).map(|p| (self.codec, p)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).flat_map(|i| format!("sector {} ", i / 7).into_bytes()).take(65536).collect()
+    }
+
+    #[test]
+    fn what_is_packed_comes_back_and_nothing_else_does() {
+        for codec in [Codec::Deflate, Codec::Zstd] {
+            let data = text();
+            let (got, packed) = Packer::new(codec, codec.levels().1).unwrap().pack(&data).unwrap().unwrap();
+            assert_eq!(got, codec);
+            assert!(packed.len() * 4 < data.len());
+            let mut out = vec![0; data.len()];
+            unpack(codec, &packed, &mut out).unwrap();
+            assert!(out == data);
+            for wrong in [data.len() - 1, data.len() + 1, 0] {
+                assert_eq!(unpack(codec, &packed, &mut vec![0; wrong]), Err(BadStream), "{codec:?} {wrong}");
+            }
+            assert_eq!(unpack(codec, &packed[..packed.len() - 1], &mut out), Err(BadStream));
+        }
+    }
+
+    #[test]
+    fn what_does_not_pack_is_left_as_it_is() {
+        let mut random = 1u64;
+        let noise: Vec<u8> = (0..65536)
+            .map(|_| {
+                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (random >> 56) as u8
+            })
+            .collect();
+        for codec in [Codec::Stored, Codec::Deflate, Codec::Zstd] {
+            let packer = &mut Packer::new(codec, codec.levels().1).unwrap();
+            assert!(packer.pack(&noise).unwrap().is_none(), "{codec:?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The gate: an image's files, opened once, read only by position, never past their end.
+//!
+//! A format never opens a file. What it may read is here, and a file that the user did not name is not.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::FileNo;
+use crate::error::{Error, Flaw, ReadError};
+
+/// Something that can be read by position: a file, or in tests something that fails when it is told to.
+pub trait ReadAt: Send + Sync {
+    /// As `pread`: may read less than asked, and 0 at the end.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// The first byte from `at` on that may be data, and the first hole after it. Without holes: `at` and the end.
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        Ok(at..end)
+    }
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, at)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let meta = self.metadata()?;
+        if meta.is_file() {
+            return Ok(meta.len());
+        }
+        // A block device: its size is where its end is. (Positioned reads do not mind where the file stands.)
+        io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        use nix::unistd::{Whence, lseek};
+        let seek = |from: u64, whence| -> io::Result<u64> {
+            let from = i64::try_from(from).map_err(io::Error::other)?;
+            match lseek(self, from, whence) {
+                Ok(to) => u64::try_from(to).map_err(io::Error::other),
+                Err(nix::errno::Errno::ENXIO) => Ok(end),
+                // A file system that does not know about holes has none.
+                Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTSUP) => {
+                    Ok(if matches!(whence, Whence::SeekData) { at } else { end })
+                }
+                Err(e) => Err(e.into()),
+            }
+        };
+        let data = seek(at, Whence::SeekData)?.clamp(at, end);
+        let hole = if data < end { seek(data, Whence::SeekHole)?.clamp(data, end) } else { end };
+        Ok(data..hole)
+    }
+}
+
+/// An image's files.
+pub struct Input {
+    source: Box<dyn ReadAt>,
+    path: PathBuf,
+    len: u64,
+    device: bool,
+}
+
+impl Input {
+    /// Opens the file at `path` for reading.
+    pub fn open(path: &Path) -> Result<Input, Error> {
+        let open = |e| {
+            let error = Error::io("cannot be opened", path, e);
+            if error.kind == crate::error::Kind::Failed { Error { kind: crate::error::Kind::BadImage, ..error } } else { error }
+        };
+        let file = File::open(path).map_err(open)?;
+        let kind = file.metadata().map_err(open)?.file_type();
+        if kind.is_dir() {
+            return Err(Error::bad_image("is a directory, not an image").at(path));
+        }
+        let device = kind.is_block_device() || kind.is_char_device();
+        if !kind.is_file() && !device {
+            return Err(Error::bad_image("is neither a file nor a device").at(path));
+        }
+        let mut input = Input::new(Box::new(file), path)?;
+        input.device = device;
+        Ok(input)
+    }
+
+    /// The file at `path`, read through `source`.
+    pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
+        let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
+        Ok(Input { source, path: path.to_owned(), len, device: false })
+    }
+
+    /// The path that the user gave.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length in bytes, as it was when the file was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it is a device and not a file.
+    pub fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// The file number of the image's own file.
+    pub const MAIN: FileNo = FileNo(0);
+
+    /// Fills `buf` from `at`, or fails: there is no short read.
+    pub fn read_exact_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
+        debug_assert_eq!(file, Self::MAIN);
+        if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(ReadError::Corrupt { at });
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            match self.source.read_at(&mut buf[done..], at + done as u64) {
+                // The file has become shorter since it was opened.
+                Ok(0) => return Err(ReadError::Corrupt { at: at + done as u64 }),
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// `len` bytes from `at` on. For a format's own structures: the caller bounds `len`, and `what` names them.
+    pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
+        if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
+            return Err(Flaw::at(at, format!("{what} ({len} bytes) would end past the end of the file ({} bytes)", self.len)).into());
+        }
+        let mut bytes = vec![0; len];
+        self.read_exact_at(Self::MAIN, &mut bytes, at).map_err(|e| match e {
+            ReadError::Io { errno } => Error::failed(format!("{what} at byte {at} cannot be read"))
+                .because(io::Error::from_raw_os_error(errno)),
+            other => Flaw::at(at, format!("{what}: {other}")).into(),
+        })?;
+        Ok(bytes)
+    }
+
+    /// The data around or after `at`; what lies between `at` and its start is a hole in the file.
+    pub fn data_run(&self, at: u64) -> Result<std::ops::Range<u64>, ReadError> {
+        if self.device {
+            return Ok(at..self.len);
+        }
+        Ok(self.source.data_run(at, self.len)?)
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        (**self).read_at(buf, at)
+    }
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        (**self).data_run(at, end)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let rest = usize::try_from(at).ok().and_then(|at| self.get(at..)).unwrap_or(&[]);
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(Vec::len(self) as u64)
+    }
+}

@@ -1,0 +1,276 @@
+//! ddrescue's mapfile: read in all its forms, written as ddrescue writes it.
+//!
+//! The form is documented in GNU ddrescue's manual, "Mapfile structure": `#` comments, one status line
+//! (`current_pos current_status [current_pass]`), then lines `pos size status`. Numbers are bytes, in decimal,
+//! hexadecimal (0x) or octal (leading 0). ddrescue itself wants the blocks in order and without gaps; people's
+//! maps are partial, joined by hand, and on macOS end at 2^63-1, so all of that is read here, and what was done
+//! about it is said in a remark.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
+use crate::error::Error;
+use crate::units::human;
+
+/// ddrescue calls the end of a device of unknown size this; the usual case on macOS.
+const UNKNOWN_END: u64 = i64::MAX as u64;
+
+/// The longest mapfile that is read: a line for every second sector of a very bad disk would fit many times.
+const LONGEST: u64 = 1 << 30;
+
+/// Reads the mapfile at `path` for a disk of `size` bytes with sectors of `sector` bytes.
+/// Gives the map in whole sectors, and remarks about what the file did not say plainly.
+pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
+    let read = |e| Error::io("the mapfile cannot be read", path, e);
+    if fs::metadata(path).map_err(read)?.len() > LONGEST {
+        return Err(Error::bad_image("too long for a mapfile").at(path));
+    }
+    let text = fs::read(path).map_err(read)?;
+    let text = String::from_utf8_lossy(&text);
+    let (map, mut remarks) = parse(&text, size).map_err(|e| Error::bad_image(e).at(path))?;
+    let rounded = map.rounded(sector, size);
+    if rounded != map {
+        let grown = rounded.missing().saturating_sub(map.missing());
+        remarks.push(format!(
+            "the mapfile's blocks are not whole sectors of {sector} bytes: a sector of which a part is not finished \
+             counts as not finished ({} more)",
+            human(grown)
+        ));
+    }
+    Ok((rounded, remarks))
+}
+
+/// Reads a mapfile's text for a disk of `size` bytes.
+fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
+    let mut remarks = Vec::new();
+    let mut status_line = false;
+    // (start, end, status) as the file has them, finished ones too: a gap is what no line speaks of.
+    let mut blocks: Vec<(u64, u64, Status)> = Vec::new();
+    let (mut beyond, mut clamped) = (false, false);
+    for (number, line) in text.lines().enumerate() {
+        let fail = |what: &str| format!("line {}: {what}", number + 1);
+        let line = line.split('#').next().unwrap_or("");
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        if words.is_empty() {
+            continue;
+        }
+        if !status_line {
+            // The status line says where ddrescue stood; it must be one, but we go on from nowhere.
+            let status = words.get(1).copied().unwrap_or("");
+            let is_status = status.len() == 1 && "?*/-FG+".contains(status);
+            let pass = words.get(2).is_none_or(|w| w.parse::<u32>().is_ok());
+            if parse_number(words[0]).is_none() || !is_status || !pass || words.len() > 3 {
+                return Err(fail("this is not a ddrescue mapfile: bad or missing status line"));
+            }
+            status_line = true;
+            continue;
+        }
+        let [pos, len, status] = words[..] else {
+            return Err(fail("a block line is: position size status"));
+        };
+        let start = parse_number(pos).ok_or_else(|| fail("the position is not a number"))?;
+        let len = parse_number(len).ok_or_else(|| fail("the size is not a number"))?;
+        let status = from_letter(status).ok_or_else(|| fail("the status is not one of ? * / - +"))?;
+        let end = start.checked_add(len).filter(|e| *e <= UNKNOWN_END + 1).ok_or_else(|| fail("the block ends past 2^63"))?;
+        if len == 0 {
+            continue;
+        }
+        if end > size {
+            if status == Status::Finished && end < UNKNOWN_END {
+                return Err(fail(&format!(
+                    "a finished block ends at {end}, but the image has {size} bytes: this map is of another disk, or the image is cut off"
+                )));
+            }
+            (beyond, clamped) = (true, clamped || end >= UNKNOWN_END);
+        }
+        blocks.push((start, end, status));
+        if blocks.len() > MOST_RANGES {
+            return Err(fail(&format!("more than {MOST_RANGES} blocks")));
+        }
+    }
+    if !status_line {
+        return Err("this is not a ddrescue mapfile: it has no status line".into());
+    }
+    if clamped {
+        remarks.push(format!(
+            "the mapfile's last block ends at 2^63-1, as ddrescue writes it where the system does not tell a device's \
+             size (macOS); taken to end at {size}, the end of the image"
+        ));
+    } else if beyond {
+        remarks.push(format!("the mapfile goes past the end of the image ({size} bytes); what is past it is left out"));
+    }
+    // In order of position, and among equals the worse first, to see gaps and contradictions.
+    blocks.sort_by_key(|b| (b.0, b.2));
+    let mut covered = 0;
+    let mut gaps = Vec::new();
+    let (mut gap_bytes, mut contradiction) = (0, false);
+    let mut before: Option<(u64, Status)> = None;
+    for &(start, end, status) in &blocks {
+        let (start, end) = (start.min(size), end.min(size));
+        if start > covered {
+            gaps.push(BadRange::new(covered..start, Status::NonTried));
+            gap_bytes += start - covered;
+        }
+        contradiction |= before.is_some_and(|(until, s)| start < until && s != status);
+        if before.is_none_or(|(until, _)| end >= until) {
+            before = Some((end, status));
+        }
+        covered = covered.max(end);
+    }
+    if covered < size {
+        gaps.push(BadRange::new(covered..size, Status::NonTried));
+        gap_bytes += size - covered;
+    }
+    if gap_bytes > 0 {
+        remarks.push(format!("the mapfile does not speak of {} of the disk; they count as non-tried", human(gap_bytes)));
+    }
+    if contradiction {
+        remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
+    }
+    let listed = blocks.iter().map(|&(start, end, status)| BadRange::new(start.min(size)..end.min(size), status));
+    Ok((BadBlocks::from_unsorted(listed.chain(gaps)), remarks))
+}
+
+/// A number as C's `%lli` reads it: decimal, 0x hexadecimal, or octal with a leading 0. Never negative.
+fn parse_number(text: &str) -> Option<u64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return u64::from_str_radix(hex, 16).ok();
+    }
+    match text.strip_prefix('0') {
+        Some(octal) if !octal.is_empty() => u64::from_str_radix(octal, 8).ok(),
+        _ => text.parse().ok(),
+    }
+}
+
+fn from_letter(letter: &str) -> Option<Status> {
+    Some(match letter {
+        "?" => Status::NonTried,
+        "*" => Status::NonTrimmed,
+        "/" => Status::NonScraped,
+        "-" => Status::Bad,
+        "+" => Status::Finished,
+        _ => return None,
+    })
+}
+
+/// The letter of a status. ddrescue has no `suspect`: it becomes non-tried, so that ddrescue would read it again.
+pub fn letter(status: Status) -> char {
+    match status {
+        Status::NonTried | Status::Suspect => '?',
+        Status::NonTrimmed => '*',
+        Status::NonScraped => '/',
+        Status::Bad => '-',
+        Status::Finished => '+',
+    }
+}
+
+/// The map of a disk of `size` bytes as ddrescue writes it.
+pub fn write(map: &BadBlocks, size: u64) -> String {
+    let mut text = format!("# Mapfile. Created by cdi version {}\n", env!("CARGO_PKG_VERSION"));
+    text.push_str("# current_pos  current_status  current_pass\n");
+    // What ddrescue would go on with: the least processed status that is left.
+    let left = map.ranges().iter().min_by_key(|r| (r.status, r.start));
+    let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
+    let _ = writeln!(text, "0x{:08X}     {phase}               1", left.map_or(0, |r| r.start));
+    text.push_str("#      pos        size  status\n");
+    let mut line = |start: u64, end: u64, status| {
+        let _ = writeln!(text, "0x{start:08X}  0x{:08X}  {}", end - start, letter(status));
+    };
+    let mut at = 0;
+    for r in merged_letters(map) {
+        if r.start > at {
+            line(at, r.start, Status::Finished);
+        }
+        line(r.start, r.end, r.status);
+        at = r.end;
+    }
+    if at < size {
+        line(at, size, Status::Finished);
+    }
+    text
+}
+
+/// Neighbours that differ only in what a mapfile cannot say, as one.
+fn merged_letters(map: &BadBlocks) -> Vec<BadRange> {
+    let mut out: Vec<BadRange> = Vec::new();
+    for r in map.ranges() {
+        match out.last_mut() {
+            Some(last) if last.end == r.start && letter(last.status) == letter(r.status) => last.end = r.end,
+            _ => out.push(*r),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad(ranges: &[(u64, u64, Status)]) -> BadBlocks {
+        BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
+    }
+
+    #[test]
+    fn numbers_are_hexadecimal_decimal_or_octal() {
+        let text = "0 +\n0x0 0x200 +\n512 512 -\n02000 01000 ?\n";
+        let (map, remarks) = parse(text, 1536).unwrap();
+        assert_eq!(map, bad(&[(512, 1024, Status::Bad), (1024, 1536, Status::NonTried)]));
+        assert!(remarks.is_empty(), "{remarks:?}");
+    }
+
+    #[test]
+    fn the_end_that_macos_gives_is_clamped_with_a_remark() {
+        let text = "0x00000000     ?               1\n0x00000000  0x00001000  +\n0x00001000  0x7FFFFFFFFFFFEFFF  ?\n";
+        let (map, remarks) = parse(text, 8192).unwrap();
+        assert_eq!(map, bad(&[(4096, 8192, Status::NonTried)]));
+        assert!(remarks[0].contains("2^63-1"), "{remarks:?}");
+        let whole = "0 +\n0 0x7FFFFFFFFFFFFFFF +\n";
+        assert!(parse(whole, 8192).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_partial_unsorted_overlapping_map_is_read_with_remarks() {
+        let text = "0 ?\n0x800 0x200 -\n0x100 0x100 + # comment\n0x100 0x80 +\n";
+        let (map, remarks) = parse(text, 0x1000).unwrap();
+        let expect = [
+            (0, 0x100, Status::NonTried),
+            (0x200, 0x800, Status::NonTried),
+            (0x800, 0xA00, Status::Bad),
+            (0xA00, 0x1000, Status::NonTried),
+        ];
+        assert_eq!(map, bad(&expect));
+        assert_eq!(remarks.len(), 1, "{remarks:?}");
+        let (map, remarks) = parse("0 ?\n0 0x400 +\n0x200 0x200 -\n", 0x400).unwrap();
+        assert_eq!(map, bad(&[(0x200, 0x400, Status::Bad)]));
+        assert!(remarks[0].contains("disagree"), "{remarks:?}");
+    }
+
+    #[test]
+    fn what_is_not_a_mapfile_is_refused_with_its_line() {
+        for (text, word) in [
+            ("", "no status line"),
+            ("# only a comment\n", "no status line"),
+            ("hello world\n", "line 1: this is not a ddrescue mapfile"),
+            ("0 +\n0 1\n", "line 2: a block line is"),
+            ("0 +\n0 x +\n", "line 2: the size"),
+            ("0 +\n-1 5 +\n", "line 2: the position"),
+            ("0 +\n0 5 !\n", "line 2: the status"),
+            ("0 +\n0x7FFFFFFFFFFFFFFF 2 +\n", "line 2: the block ends past"),
+            ("0 +\n0 5000 +\n", "line 2: a finished block ends at 5000"),
+        ] {
+            let error = parse(text, 4096).unwrap_err();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let map = bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
+        let text = write(&map, 8192);
+        assert_eq!(parse(&text, 8192).unwrap(), (map, vec![]));
+        assert!(text.contains("0x00001000  0x00001000  +"), "{text}");
+    }
+}

@@ -1,0 +1,195 @@
+//! What disk images are: a format says *where* the bytes of the disk are, and nothing else.
+//!
+//! A format is one file with a `pub const FORMAT` and one line in [`FORMATS`]. It never reads for a caller and
+//! never decompresses; [`crate::disk`] does both, for all formats, in one loop.
+
+pub mod bad;
+pub mod cdi;
+pub mod codec;
+pub mod facts;
+pub mod input;
+pub mod mapfile;
+pub mod raw;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Flaw, ReadError};
+use bad::BadBlocks;
+use codec::{Codec, Sum};
+use facts::Facts;
+use input::{Input, ReadAt};
+
+/// A disk image's index, opened. It knows where the bytes of the disk are.
+pub trait Image: Send + Sync {
+    /// The size of the disk in bytes. Never 0.
+    fn size(&self) -> u64;
+
+    /// The run of disk bytes around `offset` (which must be less than [`Image::size`]) and where it comes from.
+    fn map(&self, offset: u64) -> Result<Extent, ReadError>;
+
+    /// What could not be read of the disk when the image was made, and what was not tried.
+    fn bad(&self) -> &BadBlocks;
+
+    /// What is known about the disk and about how the image was made.
+    fn facts(&self) -> &Facts;
+
+    /// What the user should know about this file, though it could be opened.
+    fn remarks(&self) -> &[String] {
+        &[]
+    }
+
+    /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
+    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller.
+    fn check(&self, _report: &mut dyn FnMut(Flaw, &str)) {}
+}
+
+/// A run of bytes of the disk that come from one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// The bytes of the disk, by offset. Never empty.
+    pub disk: Range<u64>,
+    /// Where they come from.
+    pub origin: Origin,
+}
+
+/// Which of an image's files, in the order in which [`Input`] holds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileNo(pub u16);
+
+/// Where the bytes of an [`Extent`] come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The image holds no bytes for it. The bad-block map says why; if it does not, the image is damaged.
+    Unread,
+    /// These eight bytes over and over, the first at every multiple of 8 of the disk's offset.
+    Fill([u8; 8]),
+    /// As they are in the file, from `at` on.
+    Stored {
+        /// The file that holds them.
+        file: FileNo,
+        /// The offset in the file of the extent's first byte.
+        at: u64,
+    },
+    /// In a packed chunk of the file.
+    Packed(Packed),
+}
+
+/// A packed chunk, and where in it an extent begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// The file that holds the chunk. `(file, at)` names the chunk.
+    pub file: FileNo,
+    /// The offset of the chunk in the file.
+    pub at: u64,
+    /// The length of the chunk in the file.
+    pub len: u32,
+    /// How many unpacked bytes come before the extent's first byte.
+    pub skip: u32,
+    /// The length of the chunk when it is unpacked.
+    pub unpacked: u32,
+    /// How it is packed.
+    pub codec: Codec,
+    /// The checksum of the chunk as it lies in the file.
+    pub sum: Sum,
+}
+
+impl Origin {
+    /// Whether these are zeros that need not be stored anywhere.
+    pub fn is_zero(&self) -> bool {
+        *self == Origin::Fill([0; 8])
+    }
+}
+
+/// No packed chunk of any format may be longer than this when it is unpacked.
+pub const LONGEST_CHUNK: u32 = 16 << 20;
+
+/// A format: how it is recognised and how it is opened.
+pub struct Format {
+    /// Its name, as `--format` takes it.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub summary: &'static str,
+    /// Which integrity it offers, for `info` and `formats`.
+    pub integrity: &'static str,
+    /// Suffixes (without the dot) that say a file without a magic is this format.
+    pub suffixes: &'static [&'static str],
+    /// Whether a file is this format, by its magic alone.
+    pub probe: fn(&Input) -> bool,
+    /// Reads the index.
+    pub open: fn(Arc<Input>, &OpenOptions) -> Result<Box<dyn Image>, Error>,
+}
+
+/// What the user says about an image that he opens.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// The format, if he says so.
+    pub format: Option<String>,
+    /// A ddrescue mapfile that says which blocks of a raw image are what.
+    pub mapfile: Option<std::path::PathBuf>,
+    /// The disk's logical sector size in bytes, where the image does not say.
+    pub sector_size: Option<u32>,
+}
+
+/// Every format that can be read.
+pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &raw::FORMAT];
+
+/// An image, opened: its index, its files, and the format it turned out to be.
+pub struct Opened {
+    /// The index.
+    pub image: Box<dyn Image>,
+    /// The files.
+    pub input: Arc<Input>,
+    /// The format.
+    pub format: &'static Format,
+}
+
+/// Opens the image at `path`.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
+    open_input(Input::open(path)?, options)
+}
+
+/// Opens the image that is read through `source`, as if it lay at `path`. Tests use it to make reads fail.
+pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
+    open_input(Input::new(source, path)?, options)
+}
+
+fn open_input(input: Input, options: &OpenOptions) -> Result<Opened, Error> {
+    let path = input.path().to_owned();
+    let format = choose(&input, options).map_err(|e| e.at(&path))?;
+    if options.mapfile.is_some() && format.name != raw::FORMAT.name {
+        return Err(Error::usage(format!("--mapfile is for raw images; a {} image has a map of its own", format.name))
+            .at(&path));
+    }
+    let input = Arc::new(input);
+    let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;
+    Ok(Opened { image, input, format })
+}
+
+/// Which format it is: what the user says, else the magic. A file without a magic is raw only if its name says
+/// so, and a file whose name says raw but which begins like an image is refused: whoever controls what is on a
+/// raw disk must not choose the parser.
+fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
+    if let Some(name) = &options.format {
+        return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
+            let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
+            Error::usage(format!("there is no format '{name}' (there are: {})", names.join(", ")))
+        });
+    }
+    let suffix = input.path().extension().and_then(|s| s.to_str()).unwrap_or("").to_ascii_lowercase();
+    let named = FORMATS.iter().copied().find(|f| f.suffixes.contains(&suffix.as_str()));
+    let magic = FORMATS.iter().copied().find(|f| (f.probe)(input));
+    match (magic, named) {
+        (Some(magic), Some(named)) if magic.name != named.name => Err(Error::bad_image(format!(
+            "its name says {}, but it begins like a {} image",
+            named.name, magic.name
+        ))
+        .hint(format!("say which it is: --format {} or --format {}", named.name, magic.name))),
+        (Some(format), _) => Ok(format),
+        (None, Some(format)) => Ok(format),
+        (None, None) if input.is_device() || options.mapfile.is_some() => Ok(&raw::FORMAT),
+        (None, None) => Err(Error::bad_image("not an image of any format that is known here")
+            .hint("'cdi formats' lists the formats; for a raw image without a telling name, say --format raw")),
+    }
+}

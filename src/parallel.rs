@@ -1,0 +1,72 @@
+//! Work on every core, results in order.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// Runs `work` on the items on `threads` threads and hands the results to `sink`, in the order of the items, on
+/// the calling thread. Only a few items a thread are under way at once. The first error of `sink` ends it all.
+pub fn ordered<I, O, W, E>(
+    threads: usize,
+    items: impl Iterator<Item = I> + Send,
+    new_worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, I) -> O + Sync,
+    mut sink: impl FnMut(O) -> Result<(), E>,
+) -> Result<(), E>
+where
+    I: Send,
+    O: Send,
+{
+    let depth = threads * 4;
+    // Each job carries the way back for its result; the ways back stand in a queue, in order.
+    let (jobs_in, jobs_out) = sync_channel::<(I, SyncSender<O>)>(depth);
+    let (results_in, results_out) = sync_channel::<Receiver<O>>(depth);
+    let jobs_out = Mutex::new(jobs_out);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut worker = new_worker();
+                loop {
+                    let job = jobs_out.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((item, back)) = job else { return };
+                    // Nobody listens any more after an error: go on to the end of the queue.
+                    let _ = back.send(work(&mut worker, item));
+                }
+            });
+        }
+        scope.spawn(move || {
+            for item in items {
+                let (back, result) = sync_channel(1);
+                if results_in.send(result).is_err() || jobs_in.send((item, back)).is_err() {
+                    return;
+                }
+            }
+        });
+        for result in results_out {
+            // A worker that panicked takes the program with it when the scope ends.
+            let Ok(result) = result.recv() else { break };
+            sink(result)?;
+        }
+        Ok(())
+    })
+}
+
+/// How many threads to work with: one a core.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(2, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_and_an_error_ends_it() {
+        let mut got = Vec::new();
+        ordered(4, 0..1000u64, || (), |(), i| i * i, |o| { got.push(o); Ok::<_, ()>(()) }).unwrap();
+        assert!(got.iter().copied().eq((0..1000).map(|i| i * i)));
+        let mut seen = 0;
+        let end = ordered(4, 0..u64::MAX, || (), |(), i| i, |o| { seen += 1; if o == 50 { Err(o) } else { Ok(()) } });
+        assert_eq!((end, seen), (Err(50), 51));
+    }
+}
