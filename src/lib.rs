@@ -4,10 +4,15 @@
 //! The modules in reading order; `docs/ARCHITECTURE.md` is the map with the rules that hold between them.
 
 pub mod error;
+pub mod parallel;
 pub mod units;
 
 pub mod image;
 
 pub mod disk;
 
-pub mod parallel;
+pub mod capture;
+
+pub mod cli;
+pub mod cmd;
+pub mod ui;

@@ -4,6 +4,7 @@
 
 pub mod ahead;
 pub mod cache;
+pub mod runs;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

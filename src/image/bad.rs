@@ -201,6 +201,11 @@ impl BadBlocks {
         self.ranges.get(self.ranges.partition_point(|r| r.end <= offset))
     }
 
+    /// The first range that ends after `offset` and of which an image holds no bytes.
+    pub fn next_missing(&self, offset: u64) -> Option<&BadRange> {
+        self.ranges[self.ranges.partition_point(|r| r.end <= offset)..].iter().find(|r| !r.status.has_bytes())
+    }
+
     /// The ranges that touch `range`.
     pub fn touching(&self, range: Range<u64>) -> &[BadRange] {
         let first = self.ranges.partition_point(|r| r.end <= range.start);

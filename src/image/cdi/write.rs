@@ -224,10 +224,11 @@ impl Writer {
         self.sync()
     }
 
-    /// The last checkpoint: the image is complete.
-    pub fn finish(mut self, facts: &Facts) -> Result<(), Error> {
+    /// The last checkpoint: the image is complete. Gives the length of the file in bytes.
+    pub fn finish(mut self, facts: &Facts) -> Result<u64, Error> {
         self.superblock.state = STATE_COMPLETE;
-        self.checkpoint(facts)
+        self.checkpoint(facts)?;
+        Ok(self.end)
     }
 
     fn write_nodes_if_many(&mut self) -> Result<(), Error> {

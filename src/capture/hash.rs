@@ -1,0 +1,89 @@
+//! The two hashes of a disk (docs/FORMAT.md, "Hashes"), fed with its bytes in order.
+
+use std::ops::Range;
+
+use sha2::{Digest, Sha256};
+
+/// Both hashes, under way.
+pub struct Hashes {
+    stored: blake3::Hasher,
+    filled: Sha256,
+    /// The run of held bytes that is being hashed.
+    run: Range<u64>,
+}
+
+const ZEROS: &[u8] = &[0; 64 << 10];
+
+impl Hashes {
+    /// Hashes of nothing yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Hashes {
+        Hashes { stored: blake3::Hasher::new(), filled: Sha256::new(), run: 0..0 }
+    }
+
+    /// The next bytes of the disk, which the image holds.
+    pub fn held(&mut self, bytes: &[u8]) {
+        self.stored.update(bytes);
+        self.filled.update(bytes);
+        self.run.end += bytes.len() as u64;
+    }
+
+    /// The next `len` bytes of the disk are `pattern` over and over; the image holds them.
+    pub fn fill(&mut self, pattern: &[u8; 8], len: u64) {
+        let block: Vec<u8> = pattern.iter().copied().cycle().take(ZEROS.len()).collect();
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(block.len() as u64);
+            self.held(&block[..part as usize]);
+            left -= part;
+        }
+    }
+
+    /// The next `len` bytes of the disk are missing.
+    pub fn missing(&mut self, len: u64) {
+        self.end_run();
+        self.run = self.run.end + len..self.run.end + len;
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(ZEROS.len() as u64);
+            self.filled.update(&ZEROS[..part as usize]);
+            left -= part;
+        }
+    }
+
+    fn end_run(&mut self) {
+        if !self.run.is_empty() {
+            self.stored.update(&self.run.start.to_le_bytes());
+            self.stored.update(&(self.run.end - self.run.start).to_le_bytes());
+        }
+    }
+
+    /// BLAKE3 of the stored view and SHA-256 of the zero-filled view, in hex.
+    pub fn finish(mut self) -> (String, String) {
+        self.end_run();
+        let sha: String = self.filled.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        (self.stored.finalize().to_hex().to_string(), sha)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_view_is_each_run_followed_by_where_it_was() {
+        let mut hashes = Hashes::new();
+        hashes.held(b"ab");
+        hashes.held(b"cdefgh");
+        hashes.missing(8);
+        hashes.fill(b"01234567", 16);
+        let mut by_hand = blake3::Hasher::new();
+        by_hand.update(b"abcdefgh");
+        by_hand.update(&[0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        by_hand.update(b"0123456701234567");
+        by_hand.update(&[16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+        let sha = Sha256::digest(b"abcdefgh\0\0\0\0\0\0\0\x000123456701234567");
+        let sha: String = sha.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hashes.finish(), (by_hand.finalize().to_hex().to_string(), sha));
+    }
+}

@@ -1,0 +1,68 @@
+//! A file that appears under its name only when it is whole: written under another name beside it, then renamed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind};
+
+/// A file in the making. Dropped before [`Target::finish`], it is gone.
+pub struct Target {
+    path: PathBuf,
+    partial: PathBuf,
+    force: bool,
+    done: bool,
+}
+
+impl Target {
+    /// Begins the file that is to be at `path`. Something that is there already is an error, unless `force`.
+    pub fn create(path: &Path, force: bool) -> Result<(Target, File), Error> {
+        let exists = || {
+            Error::new(Kind::Busy, "is there already").at(path).hint("--force writes over it; nothing was changed")
+        };
+        match fs::symlink_metadata(path) {
+            Ok(_) if !force => return Err(exists()),
+            Ok(meta) if !meta.is_file() => return Err(Error::usage("is not a plain file; it is not written over").at(path)),
+            _ => {}
+        }
+        let name = path.file_name().ok_or_else(|| Error::usage("is not the name of a file").at(path))?;
+        let partial = path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
+        let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
+        Ok((Target { path: path.to_owned(), partial, force, done: false }, file))
+    }
+
+    /// Gives the file its name. It must have been synced.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.rename().map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "has come into being meanwhile").at(&self.path),
+            _ => Error::io("cannot be given its name", &self.path, e),
+        })?;
+        self.done = true;
+        // The name, too, has to reach the disk.
+        let dir = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("its folder cannot be synced", &self.path, e))
+    }
+
+    fn rename(&self) -> io::Result<()> {
+        if self.force {
+            return fs::rename(&self.partial, &self.path);
+        }
+        // A link fails where a rename would write over somebody's file.
+        match fs::hard_link(&self.partial, &self.path) {
+            Ok(()) => fs::remove_file(&self.partial),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+            // A file system without links.
+            Err(_) if fs::symlink_metadata(&self.path).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(&self.partial, &self.path),
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Every word that a user can type. The comments are the help; man pages and completions come from here, too.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::image::codec::Codec;
+use crate::units::parse_size;
+
+/// Gives a disk image back as the disk it was.
+///
+/// An image of a disk, often of a failing one, becomes a read-only block device again: its good sectors are right,
+/// and its bad sectors fail exactly as the disk's did.
+#[derive(Debug, Parser)]
+#[command(name = "cdi", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the image is not usable, 4 finished but data is \
+missing, 5 busy, 6 this system lacks something, 130 interrupted.")]
+pub struct Cli {
+    /// Print one JSON object on stdout; errors, remarks and progress as JSON lines on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice for still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a .cdimg from a raw image, with or without a ddrescue mapfile, or from another image
+    Create(Create),
+    /// Show what an image is: size, facts, how much is bad
+    Info(Image),
+    /// List an image's extents or its bad blocks, or write them as a mapfile
+    Map(Map),
+    /// Read and check everything in an image, and list every flaw with what it costs
+    Verify(Image),
+    /// Copy the disk out of an image into a raw file
+    Extract(Extract),
+    /// Show an image as a folder with disk.raw and badblocks.json
+    Mount(Mount),
+    /// Take a folder that 'mount' made away again
+    Unmount(Down),
+    /// Make an image a read-only block device; print the device's path
+    Attach(Attach),
+    /// Take a device that 'attach' made away again
+    Detach(Down),
+    /// List what is mounted and attached
+    List,
+    /// Attach an image, run a command with the device for each {}, and clean up
+    Exec(Exec),
+    /// Say what this system has and lacks for cdi, and the way out
+    Doctor,
+    /// List the image formats that can be read
+    Formats,
+    /// Make a small failing disk, image it, attach it, show a good and a failing read, and clean up
+    Demo(Demo),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+/// An image that is to be read.
+#[derive(Debug, Clone, Args)]
+pub struct Image {
+    /// The image
+    pub image: PathBuf,
+    #[command(flatten)]
+    pub how: HowToOpen,
+}
+
+/// How an image is to be opened.
+#[derive(Debug, Clone, Args, Default)]
+pub struct HowToOpen {
+    /// The format of the image, where its magic does not say
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// The ddrescue mapfile of a raw image
+    #[arg(long, value_name = "FILE")]
+    pub mapfile: Option<PathBuf>,
+    /// The logical sector size of the disk in bytes, where the image does not say
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
+}
+
+/// How an image is made.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// What to make the image of: a raw image or any image that 'cdi formats' lists
+    pub source: PathBuf,
+    /// The image to make
+    pub image: PathBuf,
+    #[command(flatten)]
+    pub how: HowToOpen,
+    /// How chunks are compressed
+    #[arg(long, value_enum, default_value_t = CodecName::Zstd)]
+    pub codec: CodecName,
+    /// How hard: 1 to 19 for zstd (default 3), 1 to 9 for deflate (default 6)
+    #[arg(long)]
+    pub level: Option<i32>,
+    /// The size of a chunk: a power of two from 4k to 1M
+    #[arg(long, value_name = "SIZE", default_value = "128k", value_parser = chunk_size)]
+    pub chunk: u32,
+    /// The physical sector size of the disk in bytes, if it is not the logical one
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub physical_sector_size: Option<u32>,
+    /// The disk's model
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The disk's serial number
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// Anything worth knowing about the disk; may be given several times
+    #[arg(long = "note", value_name = "TEXT")]
+    pub notes: Vec<String>,
+    /// Write over an image that is there already
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What is to be listed.
+#[derive(Debug, Args)]
+pub struct Map {
+    /// The image
+    pub image: PathBuf,
+    /// The format of the image, where its magic does not say
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// List what is not finished, and not where the bytes are
+    #[arg(long)]
+    pub bad: bool,
+    /// Write the map as a ddrescue mapfile ('-': to stdout)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bad", "badblocks"])]
+    pub mapfile: Option<PathBuf>,
+    /// Print the numbers of the blocks that are not finished, as badblocks(8) does
+    #[arg(long, conflicts_with = "bad")]
+    pub badblocks: bool,
+    /// The block size for --badblocks in bytes
+    #[arg(short, long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
+    pub block_size: u64,
+}
+
+/// How a disk is copied out.
+#[derive(Debug, Args)]
+pub struct Extract {
+    #[command(flatten)]
+    pub image: Image,
+    /// The raw file to make
+    pub out: PathBuf,
+    /// What becomes of bad sectors: 'error' stops, 'zero' and 'pattern:TEXT' fill them. Without it they are left
+    /// as holes, and a ddrescue mapfile is written beside the raw file (OUT.map)
+    #[arg(long, value_name = "POLICY", value_parser = Bad::parse)]
+    pub bad: Option<Bad>,
+    /// Write over a file that is there already
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How reads are answered.
+#[derive(Debug, Clone, Args)]
+pub struct Reads {
+    /// What a read of a bad sector gives: 'error', 'zero', or 'pattern:TEXT'
+    #[arg(long, value_name = "POLICY", default_value = "error", value_parser = Bad::parse)]
+    pub bad: Bad,
+    /// The error of a bad sector: 'io' is EIO, 'medium' is ENODATA, which Linux logs as a critical medium error
+    #[arg(long, value_enum, default_value_t = ErrnoName::Io)]
+    pub errno: ErrnoName,
+    /// What a read of a suspect sector gives: 'error', as of a bad one, or 'read', the bytes that there are
+    #[arg(long, value_enum, default_value_t = Suspect::Error)]
+    pub suspect: Suspect,
+    /// How much memory unpacked chunks may take
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = cache_size)]
+    pub cache: usize,
+    /// Let other users read the mounted folder, too
+    #[arg(long)]
+    pub allow_other: bool,
+}
+
+/// How an image is mounted.
+#[derive(Debug, Args)]
+pub struct Mount {
+    #[command(flatten)]
+    pub image: Image,
+    /// Where: an empty folder
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub reads: Reads,
+    /// Stay in the foreground until interrupted, for supervisors
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// How an image is attached.
+#[derive(Debug, Args)]
+pub struct Attach {
+    #[command(flatten)]
+    pub image: Image,
+    /// Where to mount it; by default a folder of its own in the user's runtime folder
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reads: Reads,
+    #[command(flatten)]
+    pub device: DeviceOptions,
+    /// Stay in the foreground until interrupted, for supervisors
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// How the block device is set up.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceOptions {
+    /// Let the kernel look for partitions (its parsers then read what is on the disk)
+    #[arg(long)]
+    pub partitions: bool,
+    /// How far the kernel reads the device ahead; by default nothing if there are bad sectors, else 4 MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub readahead: Option<u64>,
+}
+
+/// What is to be taken away.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// The folder, the image, or the device
+    pub target: PathBuf,
+    /// Even if it is in use: readers get errors
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct Exec {
+    #[command(flatten)]
+    pub image: Image,
+    #[command(flatten)]
+    pub reads: Reads,
+    #[command(flatten)]
+    pub device: DeviceOptions,
+    /// The command; {} stands for the device, {dir} for the mounted folder
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// How the demonstration is done.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Keep the sample (disk.raw, disk.map, disk.cdimg) in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+/// A codec's name.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum CodecName {
+    /// zstd: the best of both
+    Zstd,
+    /// deflate: where zstd cannot be had
+    Deflate,
+    /// not compressed
+    Stored,
+}
+
+impl From<CodecName> for Codec {
+    fn from(name: CodecName) -> Codec {
+        match name {
+            CodecName::Zstd => Codec::Zstd,
+            CodecName::Deflate => Codec::Deflate,
+            CodecName::Stored => Codec::Stored,
+        }
+    }
+}
+
+/// An errno's name.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum ErrnoName {
+    /// EIO
+    Io,
+    /// ENODATA on Linux
+    Medium,
+}
+
+/// What becomes of suspect sectors.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum Suspect {
+    /// an error, as of a bad one
+    Error,
+    /// the bytes that there are
+    Read,
+}
+
+/// What becomes of bad sectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bad {
+    /// An error.
+    Error,
+    /// Zeros.
+    Zero,
+    /// This text, over and over.
+    Pattern(String),
+}
+
+impl Bad {
+    fn parse(text: &str) -> Result<Bad, String> {
+        match text {
+            "error" => Ok(Bad::Error),
+            "zero" => Ok(Bad::Zero),
+            _ => match text.strip_prefix("pattern:") {
+                Some(pattern) if !pattern.is_empty() => Ok(Bad::Pattern(pattern.into())),
+                _ => Err("it is 'error', 'zero', or 'pattern:' and a text".into()),
+            },
+        }
+    }
+}
+
+fn sector_size(text: &str) -> Result<u32, String> {
+    match parse_size(text)? {
+        size if size.is_power_of_two() && (512..=65536).contains(&size) => Ok(size as u32),
+        _ => Err("a sector size is a power of two from 512 to 65536".into()),
+    }
+}
+
+fn chunk_size(text: &str) -> Result<u32, String> {
+    match parse_size(text)? {
+        size if size.is_power_of_two() && (4 << 10..=1 << 20).contains(&size) => Ok(size as u32),
+        _ => Err("a chunk size is a power of two from 4k to 1M".into()),
+    }
+}
+
+fn cache_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(parse_size(text)?) {
+        Ok(size) if size >= 1 << 20 => Ok(size),
+        _ => Err("the cache needs at least 1M".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_fit_together() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,84 @@
+//! `cdi create SOURCE IMAGE`
+
+use serde_json::json;
+
+use super::{End, Interrupt, open_disk, plain_reads};
+use crate::capture::target::Target;
+use crate::capture::{self, Options};
+use crate::cli::{self, Create};
+use crate::error::Error;
+use crate::image::codec::Codec;
+use crate::image::facts::Facts;
+use crate::parallel;
+use crate::ui::Ui;
+use crate::units::human;
+
+pub fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
+    let codec = Codec::from(args.codec);
+    let (levels, default) = codec.levels();
+    let level = args.level.unwrap_or(default);
+    if !levels.contains(&level) {
+        let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
+        return Err(Error::usage(what));
+    }
+    let source = open_disk(&cli::Image { image: args.source.clone(), how: args.how.clone() }, plain_reads(), ui)?;
+    if same_file(&args.source, &args.image) {
+        return Err(Error::usage("source and image are the same file").at(&args.image));
+    }
+    let sector = u64::from(source.sector());
+    if source.size() % sector != 0 {
+        ui.remark(format!("{} bytes are not a whole number of sectors of {sector}: the last one is short", source.size()));
+    }
+    let known = source.facts().clone();
+    let facts = Facts {
+        model: args.model.clone().or(known.model),
+        serial: args.serial.clone().or(known.serial),
+        source: Some(std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string()),
+        notes: known.notes.iter().chain(&args.notes).cloned().collect(),
+        more: known.more,
+        ..Facts::default()
+    };
+    let physical_sector = args.physical_sector_size.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
+    let options = Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores() };
+
+    let interrupt = Interrupt::new()?;
+    let (target, file) = Target::create(&args.image, args.force)?;
+    let mut progress = ui.progress("imaging", source.size());
+    let made = capture::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
+        progress.advance(bytes);
+        interrupt.check()
+    })?;
+    let took = progress.finish();
+    target.finish()?;
+
+    ui.json(&json!({
+        "image": args.image.display().to_string(),
+        "size_bytes": source.size(),
+        "image_bytes": made.image_bytes,
+        "packed_bytes": made.packed_bytes,
+        "shared_bytes": made.shared_bytes,
+        "fill_bytes": made.fill_bytes,
+        "missing_bytes": made.missing_bytes,
+        "failed_bytes": made.failed_bytes,
+        "facts": made.facts,
+    }));
+    let share = made.image_bytes as f64 * 100.0 / source.size() as f64;
+    ui.say(format!(
+        "{}: {} of disk in {} ({share:.1} %), {took}",
+        args.image.display(),
+        human(source.size()),
+        human(made.image_bytes)
+    ));
+    if made.failed_bytes > 0 {
+        ui.remark(format!("{} could not be read just now and are bad in the image", human(made.failed_bytes)));
+    }
+    if made.missing_bytes == 0 {
+        return Ok(End::Done);
+    }
+    ui.say(format!("{} of the disk are missing: 'cdi map --bad' lists them", human(made.missing_bytes)));
+    Ok(End::DataMissing)
+}
+
+fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}

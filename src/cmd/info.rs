@@ -1,0 +1,79 @@
+//! `cdi info IMAGE`
+
+use serde_json::{Value, json};
+
+use super::{End, counts_json, open_disk, plain_reads};
+use crate::cli::Image;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::image::bad::{BadRange, Status};
+use crate::ui::{Ui, printable};
+use crate::units::human;
+
+pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
+    let disk = open_disk(args, plain_reads(), ui)?;
+    if ui.json(&describe(&disk)) {
+        return Ok(End::Done);
+    }
+    let facts = disk.facts();
+    let size = disk.size();
+    let line = |name: &str, value: String| ui.data(format!("{name:<14}{}", printable(&value)));
+    line("image", disk.input().path().display().to_string());
+    line("format", format!("{} ({})", disk.format().name, disk.format().integrity));
+    line("disk", format!("{size} bytes ({}), sectors of {}", human(size), sector_text(&disk)));
+    line("file", format!("{} bytes ({:.1} % of the disk)", disk.input().len(), disk.input().len() as f64 * 100.0 / size as f64));
+    for (name, value) in [
+        ("model", &facts.model),
+        ("serial", &facts.serial),
+        ("source", &facts.source),
+        ("created", &facts.created),
+        ("finished", &facts.finished),
+        ("made by", &facts.tool),
+        ("blake3", &facts.blake3_stored),
+        ("sha256", &facts.sha256_zero_filled),
+    ] {
+        if let Some(value) = value {
+            line(name, value.clone());
+        }
+    }
+    for note in &facts.notes {
+        line("note", note.clone());
+    }
+    for (name, value) in &facts.more {
+        line(name, value.to_string());
+    }
+    let listed: u64 = disk.bad().ranges().iter().map(BadRange::len).sum();
+    let whole = if listed == 0 { " (everything)" } else { "" };
+    line("finished", format!("{} bytes ({}){whole}", size - listed, human(size - listed)));
+    for status in Status::LISTED {
+        let count = disk.bad().count(status);
+        if count.ranges > 0 {
+            line(status.name(), format!("{} bytes ({}) in {} ranges", count.bytes, human(count.bytes), count.ranges));
+        }
+    }
+    Ok(End::Done)
+}
+
+fn sector_text(disk: &Disk) -> String {
+    let facts = disk.facts();
+    match (facts.logical_sector_bytes, facts.physical_sector_bytes) {
+        (0, _) => format!("{} bytes (assumed)", disk.sector()),
+        (logical, physical) if physical != 0 && physical != logical => format!("{logical} bytes (physical: {physical})"),
+        (logical, _) => format!("{logical} bytes"),
+    }
+}
+
+/// What `info --json` prints, and what a mounted folder's `info.json` holds.
+pub fn describe(disk: &Disk) -> Value {
+    json!({
+        "image": disk.input().path().display().to_string(),
+        "image_bytes": disk.input().len(),
+        "format": disk.format().name,
+        "integrity": disk.format().integrity,
+        "size_bytes": disk.size(),
+        "logical_sector_bytes": disk.sector(),
+        "remarks": disk.image().remarks(),
+        "blocks": counts_json(disk.bad(), disk.size()),
+        "facts": disk.facts(),
+    })
+}

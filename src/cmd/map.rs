@@ -1,0 +1,152 @@
+//! `cdi map IMAGE`: where the bytes are, what is bad, and the forms that other programs take.
+
+use serde_json::{Value, json};
+
+use super::{End, open_disk, plain_reads};
+use crate::cli::{self, Map};
+use crate::disk::Disk;
+use crate::error::{Error, ReadError};
+use crate::image::bad::{BadBlocks, BadRange, Reason};
+use crate::image::{Extent, Origin, mapfile};
+use crate::ui::Ui;
+
+pub fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
+    let how = cli::HowToOpen { format: args.format.clone(), ..cli::HowToOpen::default() };
+    let disk = open_disk(&cli::Image { image: args.image.clone(), how }, plain_reads(), ui)?;
+    if let Some(path) = &args.mapfile {
+        let text = mapfile::write(disk.bad(), disk.size());
+        if path.as_os_str() == "-" {
+            ui.raw(text.as_bytes());
+        } else {
+            std::fs::write(path, text).map_err(|e| Error::io("the mapfile cannot be written", path, e))?;
+            ui.json(&json!({ "mapfile": path.display().to_string() }));
+        }
+    } else if args.badblocks {
+        badblocks(&disk, args.block_size, ui)?;
+    } else if args.bad {
+        let ranges: Vec<Value> = disk.bad().ranges().iter().map(|r| range_json(r, disk.sector())).collect();
+        if !ui.json(&json!({ "size_bytes": disk.size(), "logical_sector_bytes": disk.sector(), "ranges": ranges })) {
+            list_bad(&disk, ui);
+        }
+    } else {
+        extents(&disk, ui)?;
+    }
+    Ok(End::Done)
+}
+
+/// A range of the map as JSON: the same in `map --bad --json` and in `badblocks.json`.
+pub fn range_json(r: &BadRange, sector: u32) -> Value {
+    let sector = u64::from(sector);
+    let mut value = json!({
+        "first_sector": r.start / sector,
+        "sectors": r.end.div_ceil(sector) - r.start / sector,
+        "offset_bytes": r.start,
+        "length_bytes": r.len(),
+        "status": r.status,
+    });
+    if let Some(reason) = r.reason {
+        value["reason"] = json!(reason);
+    }
+    if r.tries > 0 {
+        value["tries"] = json!(r.tries);
+    }
+    value
+}
+
+fn list_bad(disk: &Disk, ui: &Ui) {
+    let sector = u64::from(disk.sector());
+    for r in disk.bad().ranges() {
+        let reason = match r.reason {
+            None => String::new(),
+            Some(Reason::Errno(errno)) => format!("  {}", std::io::Error::from_raw_os_error(errno as i32)),
+            Some(Reason::Sense { key, asc, ascq }) => format!("  sense {key:x}/{asc:02x}/{ascq:02x}"),
+        };
+        let sectors = r.end.div_ceil(sector) - r.start / sector;
+        ui.data(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()));
+    }
+    if disk.bad().is_empty() {
+        ui.say("everything is finished");
+    }
+}
+
+fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
+    if block == 0 {
+        return Err(Error::usage("a block of 0 bytes cannot be"));
+    }
+    let blocks = |bad: &BadBlocks| {
+        let mut next = 0;
+        bad.ranges().to_vec().into_iter().flat_map(move |r| {
+            let (from, to) = ((r.start / block).max(next), r.end.div_ceil(block));
+            next = to.max(next);
+            from..to
+        })
+    };
+    if ui.json {
+        let list: Vec<u64> = blocks(disk.bad()).collect();
+        ui.json(&json!({ "block_bytes": block, "blocks": list }));
+        return Ok(());
+    }
+    blocks(disk.bad()).for_each(|number| ui.data(number));
+    Ok(())
+}
+
+fn extents(disk: &Disk, ui: &Ui) -> Result<(), Error> {
+    let mut list = Vec::new();
+    let mut tell = |e: Extent| {
+        if ui.json {
+            list.push(extent_json(&e));
+        } else {
+            let (kind, place) = words(&e.origin);
+            ui.data(format!("{:>16} {:>14} {kind:<8} {place}", e.disk.start, e.disk.end - e.disk.start));
+        }
+    };
+    // Neighbours that only together say something are told together: fills and gaps go across chunks.
+    let mut last: Option<Extent> = None;
+    for extent in disk.extents(0..disk.size()) {
+        let extent = extent.map_err(|e: ReadError| Error::bad_image("the index is damaged").at(disk.input().path()).because(e))?;
+        last = match last.take() {
+            Some(l) if l.origin == extent.origin && !matches!(l.origin, Origin::Packed(_) | Origin::Stored { .. }) => {
+                Some(Extent { disk: l.disk.start..extent.disk.end, origin: l.origin })
+            }
+            Some(l) => {
+                tell(l);
+                Some(extent)
+            }
+            None => Some(extent),
+        };
+    }
+    last.into_iter().for_each(&mut tell);
+    if ui.json {
+        ui.json(&json!({ "size_bytes": disk.size(), "extents": list }));
+    }
+    Ok(())
+}
+
+fn words(origin: &Origin) -> (&'static str, String) {
+    match origin {
+        Origin::Unread => ("unread", String::new()),
+        Origin::Fill([0, 0, 0, 0, 0, 0, 0, 0]) => ("zero", String::new()),
+        Origin::Fill(pattern) => ("fill", pattern.iter().map(|b| format!("{b:02x}")).collect()),
+        Origin::Stored { at, .. } => ("stored", format!("at {at}")),
+        Origin::Packed(p) => {
+            let skip = if p.skip > 0 { format!(", from byte {}", p.skip) } else { String::new() };
+            ("packed", format!("at {} ({} bytes of {}{skip})", p.at, p.len, p.codec.name()))
+        }
+    }
+}
+
+fn extent_json(e: &Extent) -> Value {
+    let mut value = json!({ "offset_bytes": e.disk.start, "length_bytes": e.disk.end - e.disk.start, "kind": words(&e.origin).0 });
+    match &e.origin {
+        Origin::Unread => {}
+        Origin::Fill(pattern) => value["pattern"] = pattern.iter().map(|b| format!("{b:02x}")).collect(),
+        Origin::Stored { at, .. } => value["file_offset_bytes"] = json!(at),
+        Origin::Packed(p) => {
+            value["file_offset_bytes"] = json!(p.at);
+            value["packed_bytes"] = json!(p.len);
+            value["skip_bytes"] = json!(p.skip);
+            value["codec"] = json!(p.codec.name());
+        }
+    }
+    value
+}

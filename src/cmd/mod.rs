@@ -1,0 +1,102 @@
+//! The verbs, one file each: from what was typed to what is answered.
+
+mod completions;
+mod create;
+mod extract;
+mod formats;
+mod info;
+mod map;
+mod verify;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::cli::{self, Cli, Verb};
+use crate::disk::{BadPolicy, Disk, Options};
+use crate::error::{Error, Kind};
+use crate::image::bad::{BadBlocks, BadRange, Status};
+use crate::image::{self, OpenOptions};
+use crate::ui::Ui;
+
+/// How a verb that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All is done.
+    Done,
+    /// All is done, and some of the disk's data is missing: exit code 4.
+    DataMissing,
+    /// The exit code of the user's own command.
+    Code(u8),
+}
+
+/// Runs what was typed. The exit code.
+pub fn run(cli: Cli) -> Result<u8, Error> {
+    let ui = &Ui { json: cli.json, quiet: cli.quiet };
+    let end = match cli.verb {
+        Verb::Create(args) => create::run(&args, ui),
+        Verb::Info(args) => info::run(&args, ui),
+        Verb::Map(args) => map::run(&args, ui),
+        Verb::Verify(args) => verify::run(&args, ui),
+        Verb::Extract(args) => extract::run(&args, ui),
+        Verb::Formats => formats::run(ui),
+        Verb::Completions { shell } => completions::run(shell, ui),
+        Verb::Man { dir } => completions::man(&dir, ui),
+        _ => Err(Error::failed("not yet")),
+    };
+    end.map(|end| match end {
+        End::Done => 0,
+        End::DataMissing => Kind::DataMissing.exit_code(),
+        End::Code(code) => code,
+    })
+}
+
+/// Opens the image that was named, tells its remarks, and gives its disk.
+fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
+    let how = OpenOptions {
+        format: image.how.format.clone(),
+        mapfile: image.how.mapfile.clone(),
+        sector_size: image.how.sector_size,
+    };
+    let opened = image::open(&image.image, &how)?;
+    for remark in opened.image.remarks() {
+        ui.remark(remark);
+    }
+    Ok(Disk::new(opened, options))
+}
+
+/// For verbs that look at everything in an image: errors for bad sectors, and suspect bytes as they are.
+fn plain_reads() -> Options {
+    Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() }
+}
+
+/// Set when the user interrupts, so that the work ends at its next step.
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn new() -> Result<Interrupt, Error> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))
+                .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+        }
+        Ok(Interrupt(flag))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "interrupted")) } else { Ok(()) }
+    }
+}
+
+/// How much of a disk has which status, for JSON.
+fn counts_json(bad: &BadBlocks, size: u64) -> Value {
+    let mut counts = serde_json::Map::new();
+    let listed: u64 = bad.ranges().iter().map(BadRange::len).sum();
+    counts.insert("finished".into(), json!({ "bytes": size - listed.min(size) }));
+    for status in Status::LISTED {
+        let count = bad.count(status);
+        counts.insert(status.name().into(), json!({ "bytes": count.bytes, "ranges": count.ranges }));
+    }
+    Value::Object(counts)
+}

@@ -1,0 +1,104 @@
+//! `cdi verify IMAGE`: reads and checks everything.
+
+use std::ops::Range;
+
+use serde_json::json;
+
+use super::{End, Interrupt, open_disk, plain_reads};
+use crate::capture::hash::Hashes;
+use crate::cli::Image;
+use crate::disk::Disk;
+use crate::disk::runs::{Run, RunKind, runs};
+use crate::error::{Error, Flaw, ReadError};
+use crate::parallel;
+use crate::ui::Ui;
+use crate::units::human;
+
+pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
+    let disk = open_disk(args, plain_reads(), ui)?;
+    let interrupt = Interrupt::new()?;
+    let mut flaws = Vec::new();
+    let mut tell = |at: Option<u64>, what: &str, cost: &str| {
+        if !ui.json {
+            let place = at.map_or(String::new(), |at| format!("at byte {at}: "));
+            ui.data(format!("flaw: {place}{what}; costs: {cost}"));
+        }
+        flaws.push(json!({ "file_offset_bytes": at, "what": what, "costs": cost }));
+    };
+    disk.image().check(&mut |flaw: Flaw, cost| tell(Some(flaw.at), &flaw.what, cost));
+
+    // Every byte of the disk, on every core; the hashes take them in order.
+    let mut progress = ui.progress("verifying", disk.size());
+    let mut hashes = Hashes::new();
+    let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
+    let read = |(): &mut (), run: Run| {
+        let bytes = if run.kind == RunKind::Held { read(&disk, &run.disk) } else { Ok(Vec::new()) };
+        (run, bytes)
+    };
+    parallel::ordered(parallel::cores(), runs(&disk), || (), read, |(run, bytes)| {
+        let len = run.disk.end - run.disk.start;
+        match bytes {
+            Ok(bytes) => match run.kind {
+                RunKind::Held => hashes.held(&bytes),
+                RunKind::Zeros => hashes.fill(&[0; 8], len),
+                RunKind::Missing => hashes.missing(len),
+            },
+            Err(e) => {
+                hashes.missing(len);
+                match lost.last_mut() {
+                    Some((range, error)) if range.end == run.disk.start && *error == e => range.end = run.disk.end,
+                    _ => lost.push((run.disk.clone(), e)),
+                }
+            }
+        }
+        progress.advance(len);
+        interrupt.check()
+    })?;
+    let took = progress.finish();
+
+    let mut lost_bytes = 0;
+    for (range, error) in &lost {
+        lost_bytes += range.end - range.start;
+        let at = match error {
+            ReadError::Corrupt { at } => Some(*at),
+            _ => None,
+        };
+        tell(at, &error.to_string(), &format!("disk bytes {} to {}", range.start, range.end));
+    }
+    let (blake3, sha256) = hashes.finish();
+    if lost.is_empty() {
+        for (name, stored, got) in [
+            ("BLAKE3 of the stored view", &disk.facts().blake3_stored, &blake3),
+            ("SHA-256 of the zero-filled view", &disk.facts().sha256_zero_filled, &sha256),
+        ] {
+            if stored.as_ref().is_some_and(|stored| stored != got) {
+                tell(None, &format!("the {name} is not the one that was stored"), "unknown: some byte is not the disk's");
+            }
+        }
+    }
+    let sound = flaws.is_empty();
+    let missing = disk.bad().missing();
+    ui.json(&json!({
+        "image": args.image.display().to_string(),
+        "sound": sound,
+        "flaws": flaws,
+        "lost_bytes": lost_bytes,
+        "missing_bytes": missing,
+        "blake3_stored": blake3,
+        "sha256_zero_filled": sha256,
+    }));
+    if sound {
+        ui.say(format!("{}: sound ({}; {took})", args.image.display(), disk.format().integrity));
+        if missing > 0 {
+            ui.say(format!("{} of the disk were never read; that is not damage", human(missing)));
+        }
+        return Ok(End::Done);
+    }
+    ui.say(format!("{}: {} flaws, {} of the disk lost", args.image.display(), flaws.len(), human(lost_bytes)));
+    Ok(End::DataMissing)
+}
+
+fn read(disk: &Disk, range: &Range<u64>) -> Result<Vec<u8>, ReadError> {
+    let mut buf = vec![0; (range.end - range.start) as usize];
+    disk.read_at(&mut buf, range.start).map(|()| buf)
+}

@@ -1,0 +1,53 @@
+//! A whole disk cut into runs, for those who read all of it: `verify` and `extract`.
+
+use std::ops::Range;
+
+use super::Disk;
+
+/// What a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunKind {
+    /// Bytes to be read.
+    Held,
+    /// Zeros, as the image's index says; nothing needs to be read.
+    Zeros,
+    /// The image does not hold it.
+    Missing,
+}
+
+/// A run of the disk that is treated in one piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its bytes.
+    pub disk: Range<u64>,
+    /// What it is.
+    pub kind: RunKind,
+}
+
+/// The longest run that is read in one piece, in bytes.
+const LONGEST: u64 = 1 << 20;
+/// How much is given up together where the index does not say where the bytes are.
+const LOST: u64 = 64 << 10;
+
+/// All of `disk` in order, each run within one extent, so that a damaged chunk costs itself alone.
+pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at >= disk.size() {
+            return None;
+        }
+        let run = match disk.bad().next_missing(at) {
+            Some(r) if r.start <= at => Run { disk: at..r.end, kind: RunKind::Missing },
+            next => {
+                let until = next.map_or(disk.size(), |r| r.start);
+                match disk.image().map(at) {
+                    Ok(e) if e.origin.is_zero() => Run { disk: at..e.disk.end.min(until), kind: RunKind::Zeros },
+                    Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + LONGEST), kind: RunKind::Held },
+                    Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },
+                }
+            }
+        };
+        at = run.disk.end.max(at + 1);
+        Some(run)
+    })
+}

@@ -1,0 +1,196 @@
+//! Every word that a user reads: data on stdout, talk on stderr, progress, and how an error is told.
+//!
+//! Nothing else prints.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::error::{Error, Kind};
+use crate::units::human;
+
+/// How the user wants to be spoken to.
+#[derive(Debug, Clone, Copy)]
+pub struct Ui {
+    /// One JSON object on stdout instead of text; errors and progress as JSON on stderr.
+    pub json: bool,
+    /// Nothing on stderr but errors.
+    pub quiet: bool,
+}
+
+impl Ui {
+    /// Data for the user's next program, or for him: a line on stdout.
+    pub fn data(&self, line: impl Display) {
+        write_stdout(&format!("{line}\n"));
+    }
+
+    /// Data as it is, without a line end of ours.
+    pub fn raw(&self, bytes: &[u8]) {
+        write_stdout_bytes(bytes);
+    }
+
+    /// The result as JSON, if that is wanted. Whether it was.
+    pub fn json(&self, value: &impl Serialize) -> bool {
+        if self.json {
+            let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+            write_stdout(&format!("{text}\n"));
+        }
+        self.json
+    }
+
+    /// Talk: what was done, what to know. Not with `--quiet`, nor with `--json`.
+    pub fn say(&self, text: impl Display) {
+        if !self.quiet && !self.json {
+            write_stderr(&format!("{}\n", printable(&text.to_string())));
+        }
+    }
+
+    /// Something that the user should know though all goes on.
+    pub fn remark(&self, text: impl Display) {
+        if self.quiet {
+        } else if self.json {
+            write_stderr(&format!("{}\n", json!({ "remark": text.to_string() })));
+        } else {
+            write_stderr(&format!("remark: {}\n", printable(&text.to_string())));
+        }
+    }
+
+    /// An error, with what caused it and the way out.
+    pub fn error(&self, error: &Error) {
+        let mut causes = Vec::new();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            causes.push(cause.to_string());
+            source = cause.source();
+        }
+        if self.json {
+            let value = json!({ "error": {
+                "kind": error.kind.name(),
+                "exit": error.kind.exit_code(),
+                "message": error.to_string(),
+                "path": error.path.as_ref().map(|p| p.display().to_string()),
+                "causes": causes,
+                "hint": error.hint,
+            }});
+            write_stderr(&format!("{value}\n"));
+            return;
+        }
+        let mut text = format!("cdi: {}", printable(&error.to_string()));
+        for cause in causes {
+            text.push_str(&format!(": {}", printable(&cause)));
+        }
+        text.push('\n');
+        if let Some(hint) = &error.hint {
+            text.push_str(&format!("hint: {}\n", printable(hint)));
+        }
+        write_stderr(&text);
+    }
+
+    /// The progress of something that takes `total` bytes.
+    pub fn progress(&self, what: &'static str, total: u64) -> Progress {
+        let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+            let style = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left";
+            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(what);
+            bar
+        });
+        let now = Instant::now();
+        Progress { what, bar, events: self.json && !self.quiet, done: 0, total, start: now, told: now }
+    }
+}
+
+/// Where a long work stands.
+pub struct Progress {
+    what: &'static str,
+    bar: Option<ProgressBar>,
+    events: bool,
+    done: u64,
+    total: u64,
+    start: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    /// So many more bytes are done.
+    pub fn advance(&mut self, bytes: u64) {
+        self.done += bytes;
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+        if self.events && self.told.elapsed() >= Duration::from_secs(1) {
+            self.told = Instant::now();
+            let seconds = self.start.elapsed().as_secs_f64();
+            let rate = self.done as f64 / seconds.max(0.001);
+            let event = json!({
+                "event": "progress",
+                "what": self.what,
+                "done_bytes": self.done,
+                "total_bytes": self.total,
+                "bytes_per_second": rate as u64,
+                "seconds_left": ((self.total.saturating_sub(self.done)) as f64 / rate.max(1.0)) as u64,
+            });
+            write_stderr(&format!("{event}\n"));
+        }
+    }
+
+    /// How long it took, and the rate, for a last sentence.
+    pub fn finish(self) -> String {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        format!("{seconds:.1} s, {}/s", human((self.done as f64 / seconds.max(0.001)) as u64))
+    }
+}
+
+/// The log goes to stderr: a daemon's stderr is its log file.
+pub fn start_log(verbose: u8) {
+    struct Stderr;
+    impl log::Log for Stderr {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            let level = record.level().as_str().to_ascii_lowercase();
+            write_stderr(&format!("cdi: {level}: {}\n", printable(&record.args().to_string())));
+        }
+        fn flush(&self) {}
+    }
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// The text without control characters: a file's name must not drive the user's terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+fn write_stdout(text: &str) {
+    write_stdout_bytes(text.as_bytes());
+}
+
+fn write_stdout_bytes(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    if let Err(e) = out.write_all(bytes).and_then(|()| out.flush()) {
+        // Whoever read our output has seen enough.
+        let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { Kind::Failed.exit_code() };
+        std::process::exit(code.into());
+    }
+}
+
+fn write_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
