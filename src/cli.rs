@@ -14,8 +14,10 @@ use crate::units::parse_size;
 /// and its bad sectors fail exactly as the disk's did.
 #[derive(Debug, Parser)]
 #[command(name = "cdi", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the image is not usable, 4 finished but data is \
-missing, 5 busy, 6 this system lacks something, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the image is not usable, 4 finished but data is \
+missing, 5 busy, 6 this system lacks something, 130 interrupted."
+)]
 pub struct Cli {
     /// Print one JSON object on stdout; errors, remarks and progress as JSON lines on stderr
     #[arg(long, global = true)]
@@ -79,6 +81,7 @@ pub enum Verb {
 pub struct Image {
     /// The image
     pub image: PathBuf,
+    /// How it is to be opened
     #[command(flatten)]
     pub how: HowToOpen,
 }
@@ -104,6 +107,7 @@ pub struct Create {
     pub source: PathBuf,
     /// The image to make
     pub image: PathBuf,
+    /// How it is to be opened
     #[command(flatten)]
     pub how: HowToOpen,
     /// How chunks are compressed
@@ -157,6 +161,7 @@ pub struct Map {
 /// How a disk is copied out.
 #[derive(Debug, Args)]
 pub struct Extract {
+    /// The image
     #[command(flatten)]
     pub image: Image,
     /// The raw file to make
@@ -193,10 +198,12 @@ pub struct Reads {
 /// How an image is mounted.
 #[derive(Debug, Args)]
 pub struct Mount {
+    /// The image
     #[command(flatten)]
     pub image: Image,
     /// Where: an empty folder
     pub dir: PathBuf,
+    /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
     /// Stay in the foreground until interrupted, for supervisors
@@ -207,12 +214,15 @@ pub struct Mount {
 /// How an image is attached.
 #[derive(Debug, Args)]
 pub struct Attach {
+    /// The image
     #[command(flatten)]
     pub image: Image,
     /// Where to mount it; by default a folder of its own in the user's runtime folder
     pub dir: Option<PathBuf>,
+    /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
+    /// How the device is to be
     #[command(flatten)]
     pub device: DeviceOptions,
     /// Stay in the foreground until interrupted, for supervisors
@@ -244,10 +254,13 @@ pub struct Down {
 /// What to run.
 #[derive(Debug, Args)]
 pub struct Exec {
+    /// The image
     #[command(flatten)]
     pub image: Image,
+    /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
+    /// How the device is to be
     #[command(flatten)]
     pub device: DeviceOptions,
     /// The command; {} stands for the device, {dir} for the mounted folder

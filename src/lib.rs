@@ -3,6 +3,9 @@
 //!
 //! The modules in reading order; `docs/ARCHITECTURE.md` is the map with the rules that hold between them.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("offsets on a disk are 64 bits, and so must be a pointer");
+
 pub mod error;
 pub mod parallel;
 pub mod units;
@@ -12,6 +15,14 @@ pub mod image;
 pub mod disk;
 
 pub mod capture;
+
+pub mod serve;
+
+pub mod attach;
+
+pub mod daemon;
+pub mod down;
+pub mod mounts;
 
 pub mod cli;
 pub mod cmd;

@@ -63,10 +63,29 @@ mod tests {
     #[test]
     fn results_come_in_order_and_an_error_ends_it() {
         let mut got = Vec::new();
-        ordered(4, 0..1000u64, || (), |(), i| i * i, |o| { got.push(o); Ok::<_, ()>(()) }).unwrap();
+        ordered(
+            4,
+            0..1000u64,
+            || (),
+            |(), i| i * i,
+            |o| {
+                got.push(o);
+                Ok::<_, ()>(())
+            },
+        )
+        .unwrap();
         assert!(got.iter().copied().eq((0..1000).map(|i| i * i)));
         let mut seen = 0;
-        let end = ordered(4, 0..u64::MAX, || (), |(), i| i, |o| { seen += 1; if o == 50 { Err(o) } else { Ok(()) } });
+        let end = ordered(
+            4,
+            0..u64::MAX,
+            || (),
+            |(), i| i,
+            |o| {
+                seen += 1;
+                if o == 50 { Err(o) } else { Ok(()) }
+            },
+        );
         assert_eq!((end, seen), (Err(50), 51));
     }
 }

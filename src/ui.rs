@@ -38,7 +38,8 @@ impl Ui {
     /// The result as JSON, if that is wanted. Whether it was.
     pub fn json(&self, value: &impl Serialize) -> bool {
         if self.json {
-            let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+            let text =
+                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
             write_stdout(&format!("{text}\n"));
         }
         self.json
@@ -97,7 +98,9 @@ impl Ui {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
             let style = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left";
-            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.set_message(what);
             bar
         });
@@ -126,15 +129,14 @@ impl Progress {
         }
         if self.events && self.told.elapsed() >= Duration::from_secs(1) {
             self.told = Instant::now();
-            let seconds = self.start.elapsed().as_secs_f64();
-            let rate = self.done as f64 / seconds.max(0.001);
+            let rate = self.rate();
             let event = json!({
                 "event": "progress",
                 "what": self.what,
                 "done_bytes": self.done,
                 "total_bytes": self.total,
-                "bytes_per_second": rate as u64,
-                "seconds_left": ((self.total.saturating_sub(self.done)) as f64 / rate.max(1.0)) as u64,
+                "bytes_per_second": rate,
+                "seconds_left": self.total.saturating_sub(self.done) / rate.max(1),
             });
             write_stderr(&format!("{event}\n"));
         }
@@ -146,7 +148,13 @@ impl Progress {
             bar.finish_and_clear();
         }
         let seconds = self.start.elapsed().as_secs_f64();
-        format!("{seconds:.1} s, {}/s", human((self.done as f64 / seconds.max(0.001)) as u64))
+        format!("{seconds:.1} s, {}/s", human(self.rate()))
+    }
+
+    /// Bytes a second so far.
+    fn rate(&self) -> u64 {
+        let millis = self.start.elapsed().as_millis().max(1);
+        u64::try_from(u128::from(self.done) * 1000 / millis).unwrap_or(u64::MAX)
     }
 }
 
@@ -154,10 +162,16 @@ impl Progress {
 pub fn start_log(verbose: u8) {
     struct Stderr;
     impl log::Log for Stderr {
-        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-            true
+        // The library that speaks FUSE tells much that is no user's business.
+        fn enabled(&self, of: &log::Metadata<'_>) -> bool {
+            of.target().starts_with("cdi")
+                || of.level() == log::Level::Error
+                || log::max_level() >= log::Level::Debug
         }
         fn log(&self, record: &log::Record<'_>) {
+            if !self.enabled(record.metadata()) {
+                return;
+            }
             let level = record.level().as_str().to_ascii_lowercase();
             write_stderr(&format!("cdi: {level}: {}\n", printable(&record.args().to_string())));
         }

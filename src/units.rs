@@ -20,7 +20,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "" | "b" => (0, 1024),
         "s" => return number.checked_mul(u64::from(SECTOR)).ok_or_else(wrong),
         unit => {
-            let power = "kmgtpe".find(&unit[..1]).ok_or_else(wrong)? as u32 + 1;
+            let power = (1..).zip("kmgtpe".chars()).find(|(_, c)| unit.starts_with(*c)).ok_or_else(wrong)?.0;
             match &unit[1..] {
                 "" | "ib" => (power, 1024u64),
                 "b" => (power, 1000),
@@ -45,6 +45,12 @@ pub fn human(bytes: u64) -> String {
     }
     let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
     format!("{value:.digits$} {}", units[unit])
+}
+
+/// A length or offset as an index. Nothing is lost: only 64-bit systems are built for (see lib.rs).
+#[allow(clippy::cast_possible_truncation)]
+pub const fn index(number: u64) -> usize {
+    number as usize
 }
 
 /// `range` made to begin and end on multiples of `unit`, growing at both ends, but not past `end`.

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use crate::units::index;
+
 /// Both hashes, under way.
 pub struct Hashes {
     stored: blake3::Hasher,
@@ -34,7 +36,7 @@ impl Hashes {
         let mut left = len;
         while left > 0 {
             let part = left.min(block.len() as u64);
-            self.held(&block[..part as usize]);
+            self.held(&block[..index(part)]);
             left -= part;
         }
     }
@@ -46,7 +48,7 @@ impl Hashes {
         let mut left = len;
         while left > 0 {
             let part = left.min(ZEROS.len() as u64);
-            self.filled.update(&ZEROS[..part as usize]);
+            self.filled.update(&ZEROS[..index(part)]);
             left -= part;
         }
     }

@@ -15,14 +15,15 @@ use lru::LruCache;
 
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
+use crate::image::Origin;
 use crate::image::bad::{BadRange, Reason, Status};
 use crate::image::cdi::index::Geometry;
 use crate::image::cdi::layout::RawEntry;
 use crate::image::cdi::write::{NewImage, Store, Writer};
 use crate::image::codec::{Codec, Packer};
 use crate::image::facts::{Facts, rfc3339};
-use crate::image::Origin;
 use crate::parallel;
+use crate::units::index;
 use hash::Hashes;
 
 /// The chunk size where the user does not say, in bytes. docs/BENCHMARKS.md has the measurement.
@@ -109,12 +110,18 @@ pub fn create(
     }
     let known = sink.known;
     let pack = |packer: &mut Option<Packer>, job: Job| work(source, options, known, packer, job);
-    parallel::ordered(options.threads, jobs(source, geometry), || None, pack, |done: Done| {
-        let len = done.disk.end - done.disk.start;
-        sink.take(done)?;
-        sink.checkpoint_if_due(&facts)?;
-        step(len)
-    })?;
+    parallel::ordered(
+        options.threads,
+        jobs(source, geometry),
+        || None,
+        pack,
+        |done: Done| {
+            let len = done.disk.end - done.disk.start;
+            sink.take(done)?;
+            sink.checkpoint_if_due(&facts)?;
+            step(len)
+        },
+    )?;
     let Sink { writer, hashes, mut made, .. } = sink;
     let (blake3, sha256) = hashes.finish();
     (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
@@ -170,13 +177,15 @@ fn jobs(source: &Disk, geometry: Geometry) -> impl Iterator<Item = Job> + Send +
             return None;
         }
         // Where a run that began at `at` may end: on a chunk's border, or with the disk.
-        let border = |end: u64| if end >= geometry.disk_size { geometry.disk_size } else { end - end % chunk };
+        let border =
+            |end: u64| if end >= geometry.disk_size { geometry.disk_size } else { end - end % chunk };
         let bad = source.bad().next(at);
         let job = match bad.filter(|r| r.start <= at && !r.status.has_bytes() && border(r.end) > at) {
             Some(r) => Job::Missing(at..border(r.end)),
             None => {
                 let until = border(bad.map_or(geometry.disk_size, |r| r.start));
-                match source.image().map(at).map(|extent| (border(extent.disk.end).min(until), extent.origin)) {
+                match source.image().map(at).map(|extent| (border(extent.disk.end).min(until), extent.origin))
+                {
                     Ok((end, Origin::Fill(pattern))) if end > at => Job::Fill(at..end, pattern),
                     _ => Job::Chunk(at..(at + chunk).min(geometry.disk_size)),
                 }
@@ -218,7 +227,7 @@ fn work(source: &Disk, options: &Options, known: &Known, packer: &mut Option<Pac
 /// Reads `run`; where that fails, sector by sector. `give` gets runs that were read and runs that were not.
 fn read_run(source: &Disk, run: Range<u64>, give: &mut dyn FnMut(Range<u64>, Result<Vec<u8>, ReadError>)) {
     let read = |range: &Range<u64>| {
-        let mut buf = vec![0; (range.end - range.start) as usize];
+        let mut buf = vec![0; index(range.end - range.start)];
         source.read_at(&mut buf, range.start).map(|()| buf)
     };
     let whole = read(&run);
@@ -323,7 +332,8 @@ impl Sink<'_> {
                 }
                 Part::Data { start, raw, name, packed } => {
                     self.hashes.held(&raw);
-                    let len = u32::try_from(raw.len()).map_err(|_| Error::failed("a run is longer than a chunk"))?;
+                    let len = u32::try_from(raw.len())
+                        .map_err(|_| Error::failed("a run is longer than a chunk"))?;
                     let disk = start..start + u64::from(len);
                     match packed {
                         Packed::Failed(e) => return Err(Error::failed("a chunk cannot be packed").because(e)),
@@ -337,7 +347,8 @@ impl Sink<'_> {
                                 _ => (Codec::Stored, &raw[..]),
                             };
                             self.made.packed_bytes += u64::from(len);
-                            let entry = self.put(disk, |writer, _| writer.put_data(start, len, codec, bytes))?;
+                            let entry =
+                                self.put(disk, |writer, _| writer.put_data(start, len, codec, bytes))?;
                             self.known.lock().unwrap_or_else(PoisonError::into_inner).put(name, entry);
                         }
                     }
@@ -348,11 +359,26 @@ impl Sink<'_> {
     }
 
     /// Puts bytes in by `put`. What makes them finished takes a suspicion away; it is said again.
-    fn put<T>(&mut self, disk: Range<u64>, put: impl FnOnce(&mut Writer, Range<u64>) -> Result<T, Error>) -> Result<T, Error> {
-        let suspect: Vec<BadRange> = self.writer.bad().touching(disk.clone()).iter().filter(|r| r.status == Status::Suspect).copied().collect();
+    fn put<T>(
+        &mut self,
+        disk: Range<u64>,
+        put: impl FnOnce(&mut Writer, Range<u64>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let suspect: Vec<BadRange> = self
+            .writer
+            .bad()
+            .touching(disk.clone())
+            .iter()
+            .filter(|r| r.status == Status::Suspect)
+            .copied()
+            .collect();
         let got = put(&mut self.writer, disk.clone())?;
         for r in suspect {
-            self.writer.set_status(BadRange { start: r.start.max(disk.start), end: r.end.min(disk.end), ..r })?;
+            self.writer.set_status(BadRange {
+                start: r.start.max(disk.start),
+                end: r.end.min(disk.end),
+                ..r
+            })?;
         }
         Ok(got)
     }

@@ -18,15 +18,20 @@ impl Target {
     /// Begins the file that is to be at `path`. Something that is there already is an error, unless `force`.
     pub fn create(path: &Path, force: bool) -> Result<(Target, File), Error> {
         let exists = || {
-            Error::new(Kind::Busy, "is there already").at(path).hint("--force writes over it; nothing was changed")
+            Error::new(Kind::Busy, "is there already")
+                .at(path)
+                .hint("--force writes over it; nothing was changed")
         };
         match fs::symlink_metadata(path) {
             Ok(_) if !force => return Err(exists()),
-            Ok(meta) if !meta.is_file() => return Err(Error::usage("is not a plain file; it is not written over").at(path)),
+            Ok(meta) if !meta.is_file() => {
+                return Err(Error::usage("is not a plain file; it is not written over").at(path));
+            }
             _ => {}
         }
         let name = path.file_name().ok_or_else(|| Error::usage("is not the name of a file").at(path))?;
-        let partial = path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+        let partial =
+            path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
         Ok((Target { path: path.to_owned(), partial, force, done: false }, file))
@@ -35,13 +40,17 @@ impl Target {
     /// Gives the file its name. It must have been synced.
     pub fn finish(mut self) -> Result<(), Error> {
         self.rename().map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "has come into being meanwhile").at(&self.path),
+            io::ErrorKind::AlreadyExists => {
+                Error::new(Kind::Busy, "has come into being meanwhile").at(&self.path)
+            }
             _ => Error::io("cannot be given its name", &self.path, e),
         })?;
         self.done = true;
         // The name, too, has to reach the disk.
         let dir = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("its folder cannot be synced", &self.path, e))
+        File::open(dir)
+            .and_then(|d| d.sync_all())
+            .map_err(|e| Error::io("its folder cannot be synced", &self.path, e))
     }
 
     fn rename(&self) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::cli::Cli;
 use crate::error::Error;
 use crate::ui::Ui;
 
-pub fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "cdi", &mut script);
     if !ui.json(&json!({ "script": String::from_utf8_lossy(&script) })) {
@@ -19,9 +19,10 @@ pub fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-pub fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
+pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(|e| Error::io("the man pages cannot be written", dir, e))?;
+    clap_mangen::generate_to(Cli::command(), dir)
+        .map_err(|e| Error::io("the man pages cannot be written", dir, e))?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
         ui.say(format!("the man pages are in {}", dir.display()));
     }

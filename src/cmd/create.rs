@@ -13,7 +13,7 @@ use crate::parallel;
 use crate::ui::Ui;
 use crate::units::human;
 
-pub fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let codec = Codec::from(args.codec);
     let (levels, default) = codec.levels();
     let level = args.level.unwrap_or(default);
@@ -21,25 +21,32 @@ pub fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
         return Err(Error::usage(what));
     }
-    let source = open_disk(&cli::Image { image: args.source.clone(), how: args.how.clone() }, plain_reads(), ui)?;
+    let source =
+        open_disk(&cli::Image { image: args.source.clone(), how: args.how.clone() }, plain_reads(), ui)?;
     if same_file(&args.source, &args.image) {
         return Err(Error::usage("source and image are the same file").at(&args.image));
     }
     let sector = u64::from(source.sector());
     if source.size() % sector != 0 {
-        ui.remark(format!("{} bytes are not a whole number of sectors of {sector}: the last one is short", source.size()));
+        ui.remark(format!(
+            "{} bytes are not a whole number of sectors of {sector}: the last one is short",
+            source.size()
+        ));
     }
     let known = source.facts().clone();
     let facts = Facts {
         model: args.model.clone().or(known.model),
         serial: args.serial.clone().or(known.serial),
-        source: Some(std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string()),
+        source: Some(
+            std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string(),
+        ),
         notes: known.notes.iter().chain(&args.notes).cloned().collect(),
         more: known.more,
         ..Facts::default()
     };
     let physical_sector = args.physical_sector_size.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
-    let options = Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores() };
+    let options =
+        Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores() };
 
     let interrupt = Interrupt::new()?;
     let (target, file) = Target::create(&args.image, args.force)?;
@@ -70,7 +77,10 @@ pub fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         human(made.image_bytes)
     ));
     if made.failed_bytes > 0 {
-        ui.remark(format!("{} could not be read just now and are bad in the image", human(made.failed_bytes)));
+        ui.remark(format!(
+            "{} could not be read just now and are bad in the image",
+            human(made.failed_bytes)
+        ));
     }
     if made.missing_bytes == 0 {
         return Ok(End::Done);

@@ -17,9 +17,9 @@ use crate::image::bad::{BadRange, Status};
 use crate::image::mapfile;
 use crate::parallel;
 use crate::ui::Ui;
-use crate::units::human;
+use crate::units::{human, index};
 
-pub fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     let policy = match &args.bad {
         Some(Bad::Zero) => BadPolicy::Zero,
         Some(Bad::Pattern(text)) => BadPolicy::Pattern(text.clone().into_bytes()),
@@ -87,7 +87,10 @@ pub fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     }));
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
-        ui.remark(format!("{} could not be read because the image is damaged; 'cdi verify' tells more", human(lost)));
+        ui.remark(format!(
+            "{} could not be read because the image is damaged; 'cdi verify' tells more",
+            human(lost)
+        ));
     }
     if missing + lost == 0 {
         return Ok(End::Done);
@@ -100,9 +103,14 @@ pub fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
 }
 
 /// Copies a run, leaving out blocks of zeros. The outer error is the file's, the inner one the image's.
-fn copy(disk: &Disk, file: &File, range: &Range<u64>, buf: &mut Vec<u8>) -> std::io::Result<Result<(), ReadError>> {
+fn copy(
+    disk: &Disk,
+    file: &File,
+    range: &Range<u64>,
+    buf: &mut Vec<u8>,
+) -> std::io::Result<Result<(), ReadError>> {
     const BLOCK: usize = 4096;
-    buf.resize((range.end - range.start) as usize, 0);
+    buf.resize(index(range.end - range.start), 0);
     if let Err(e) = disk.read_at(buf, range.start) {
         return Ok(Err(e));
     }
@@ -123,7 +131,12 @@ fn copy(disk: &Disk, file: &File, range: &Range<u64>, buf: &mut Vec<u8>) -> std:
 }
 
 /// Writes what the policy fills a missing run with.
-fn fill(disk: &Disk, file: &File, range: &Range<u64>, buf: &mut Vec<u8>) -> std::io::Result<Result<(), ReadError>> {
+fn fill(
+    disk: &Disk,
+    file: &File,
+    range: &Range<u64>,
+    buf: &mut Vec<u8>,
+) -> std::io::Result<Result<(), ReadError>> {
     let mut at = range.start;
     while at < range.end {
         let end = (at + (1 << 20)).min(range.end);

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::image::FORMATS;
 use crate::ui::Ui;
 
-pub fn run(ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(ui: &Ui) -> Result<End, Error> {
     let table: Vec<_> = FORMATS
         .iter()
         .map(|f| json!({ "name": f.name, "summary": f.summary, "integrity": f.integrity, "suffixes": f.suffixes }))

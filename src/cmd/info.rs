@@ -1,18 +1,17 @@
 //! `cdi info IMAGE`
 
-use serde_json::{Value, json};
-
-use super::{End, counts_json, open_disk, plain_reads};
+use super::{End, open_disk, plain_reads};
 use crate::cli::Image;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image::bad::{BadRange, Status};
+use crate::serve::texts;
 use crate::ui::{Ui, printable};
 use crate::units::human;
 
-pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(args, plain_reads(), ui)?;
-    if ui.json(&describe(&disk)) {
+    if ui.json(&texts::info(&disk)) {
         return Ok(End::Done);
     }
     let facts = disk.facts();
@@ -21,7 +20,14 @@ pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     line("image", disk.input().path().display().to_string());
     line("format", format!("{} ({})", disk.format().name, disk.format().integrity));
     line("disk", format!("{size} bytes ({}), sectors of {}", human(size), sector_text(&disk)));
-    line("file", format!("{} bytes ({:.1} % of the disk)", disk.input().len(), disk.input().len() as f64 * 100.0 / size as f64));
+    line(
+        "file",
+        format!(
+            "{} bytes ({:.1} % of the disk)",
+            disk.input().len(),
+            disk.input().len() as f64 * 100.0 / size as f64
+        ),
+    );
     for (name, value) in [
         ("model", &facts.model),
         ("serial", &facts.serial),
@@ -48,7 +54,10 @@ pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     for status in Status::LISTED {
         let count = disk.bad().count(status);
         if count.ranges > 0 {
-            line(status.name(), format!("{} bytes ({}) in {} ranges", count.bytes, human(count.bytes), count.ranges));
+            line(
+                status.name(),
+                format!("{} bytes ({}) in {} ranges", count.bytes, human(count.bytes), count.ranges),
+            );
         }
     }
     Ok(End::Done)
@@ -58,22 +67,9 @@ fn sector_text(disk: &Disk) -> String {
     let facts = disk.facts();
     match (facts.logical_sector_bytes, facts.physical_sector_bytes) {
         (0, _) => format!("{} bytes (assumed)", disk.sector()),
-        (logical, physical) if physical != 0 && physical != logical => format!("{logical} bytes (physical: {physical})"),
+        (logical, physical) if physical != 0 && physical != logical => {
+            format!("{logical} bytes (physical: {physical})")
+        }
         (logical, _) => format!("{logical} bytes"),
     }
-}
-
-/// What `info --json` prints, and what a mounted folder's `info.json` holds.
-pub fn describe(disk: &Disk) -> Value {
-    json!({
-        "image": disk.input().path().display().to_string(),
-        "image_bytes": disk.input().len(),
-        "format": disk.format().name,
-        "integrity": disk.format().integrity,
-        "size_bytes": disk.size(),
-        "logical_sector_bytes": disk.sector(),
-        "remarks": disk.image().remarks(),
-        "blocks": counts_json(disk.bad(), disk.size()),
-        "facts": disk.facts(),
-    })
 }

@@ -6,11 +6,12 @@ use super::{End, open_disk, plain_reads};
 use crate::cli::{self, Map};
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, Reason};
+use crate::image::bad::{BadBlocks, Reason};
 use crate::image::{Extent, Origin, mapfile};
+use crate::serve::texts;
 use crate::ui::Ui;
 
-pub fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let how = cli::HowToOpen { format: args.format.clone(), ..cli::HowToOpen::default() };
     let disk = open_disk(&cli::Image { image: args.image.clone(), how }, plain_reads(), ui)?;
     if let Some(path) = &args.mapfile {
@@ -24,33 +25,13 @@ pub fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     } else if args.badblocks {
         badblocks(&disk, args.block_size, ui)?;
     } else if args.bad {
-        let ranges: Vec<Value> = disk.bad().ranges().iter().map(|r| range_json(r, disk.sector())).collect();
-        if !ui.json(&json!({ "size_bytes": disk.size(), "logical_sector_bytes": disk.sector(), "ranges": ranges })) {
+        if !ui.json(&texts::badblocks(&disk)) {
             list_bad(&disk, ui);
         }
     } else {
         extents(&disk, ui)?;
     }
     Ok(End::Done)
-}
-
-/// A range of the map as JSON: the same in `map --bad --json` and in `badblocks.json`.
-pub fn range_json(r: &BadRange, sector: u32) -> Value {
-    let sector = u64::from(sector);
-    let mut value = json!({
-        "first_sector": r.start / sector,
-        "sectors": r.end.div_ceil(sector) - r.start / sector,
-        "offset_bytes": r.start,
-        "length_bytes": r.len(),
-        "status": r.status,
-    });
-    if let Some(reason) = r.reason {
-        value["reason"] = json!(reason);
-    }
-    if r.tries > 0 {
-        value["tries"] = json!(r.tries);
-    }
-    value
 }
 
 fn list_bad(disk: &Disk, ui: &Ui) {
@@ -103,9 +84,14 @@ fn extents(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     // Neighbours that only together say something are told together: fills and gaps go across chunks.
     let mut last: Option<Extent> = None;
     for extent in disk.extents(0..disk.size()) {
-        let extent = extent.map_err(|e: ReadError| Error::bad_image("the index is damaged").at(disk.input().path()).because(e))?;
+        let extent = extent.map_err(|e: ReadError| {
+            Error::bad_image("the index is damaged").at(disk.input().path()).because(e)
+        })?;
         last = match last.take() {
-            Some(l) if l.origin == extent.origin && !matches!(l.origin, Origin::Packed(_) | Origin::Stored { .. }) => {
+            Some(l)
+                if l.origin == extent.origin
+                    && !matches!(l.origin, Origin::Packed(_) | Origin::Stored { .. }) =>
+            {
                 Some(Extent { disk: l.disk.start..extent.disk.end, origin: l.origin })
             }
             Some(l) => {

@@ -2,21 +2,23 @@
 
 mod completions;
 mod create;
+mod demo;
+mod doctor;
+mod down;
+mod exec;
 mod extract;
 mod formats;
 mod info;
 mod map;
+mod up;
 mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Value, json};
-
 use crate::cli::{self, Cli, Verb};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind};
-use crate::image::bad::{BadBlocks, BadRange, Status};
 use crate::image::{self, OpenOptions};
 use crate::ui::Ui;
 
@@ -40,10 +42,16 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Map(args) => map::run(&args, ui),
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Extract(args) => extract::run(&args, ui),
+        Verb::Mount(args) => up::mount(&args, ui),
+        Verb::Attach(args) => up::attach(&args, ui),
+        Verb::Unmount(args) | Verb::Detach(args) => down::run(&args, ui),
+        Verb::List => up::list(ui),
+        Verb::Exec(args) => exec::run(&args, ui),
+        Verb::Doctor => doctor::run(ui),
+        Verb::Demo(args) => demo::run(&args, ui),
         Verb::Formats => formats::run(ui),
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Man { dir } => completions::man(&dir, ui),
-        _ => Err(Error::failed("not yet")),
     };
     end.map(|end| match end {
         End::Done => 0,
@@ -77,7 +85,8 @@ struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     fn new() -> Result<Interrupt, Error> {
         let flag = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
+        {
             signal_hook::flag::register(signal, Arc::clone(&flag))
                 .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
         }
@@ -85,18 +94,10 @@ impl Interrupt {
     }
 
     fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "interrupted")) } else { Ok(()) }
+        if self.0.load(Ordering::Relaxed) {
+            Err(Error::new(Kind::Interrupted, "interrupted"))
+        } else {
+            Ok(())
+        }
     }
-}
-
-/// How much of a disk has which status, for JSON.
-fn counts_json(bad: &BadBlocks, size: u64) -> Value {
-    let mut counts = serde_json::Map::new();
-    let listed: u64 = bad.ranges().iter().map(BadRange::len).sum();
-    counts.insert("finished".into(), json!({ "bytes": size - listed.min(size) }));
-    for status in Status::LISTED {
-        let count = bad.count(status);
-        counts.insert(status.name().into(), json!({ "bytes": count.bytes, "ranges": count.ranges }));
-    }
-    Value::Object(counts)
 }

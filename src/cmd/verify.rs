@@ -12,9 +12,9 @@ use crate::disk::runs::{Run, RunKind, runs};
 use crate::error::{Error, Flaw, ReadError};
 use crate::parallel;
 use crate::ui::Ui;
-use crate::units::human;
+use crate::units::{human, index};
 
-pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
+pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(args, plain_reads(), ui)?;
     let interrupt = Interrupt::new()?;
     let mut flaws = Vec::new();
@@ -35,25 +35,33 @@ pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         let bytes = if run.kind == RunKind::Held { read(&disk, &run.disk) } else { Ok(Vec::new()) };
         (run, bytes)
     };
-    parallel::ordered(parallel::cores(), runs(&disk), || (), read, |(run, bytes)| {
-        let len = run.disk.end - run.disk.start;
-        match bytes {
-            Ok(bytes) => match run.kind {
-                RunKind::Held => hashes.held(&bytes),
-                RunKind::Zeros => hashes.fill(&[0; 8], len),
-                RunKind::Missing => hashes.missing(len),
-            },
-            Err(e) => {
-                hashes.missing(len);
-                match lost.last_mut() {
-                    Some((range, error)) if range.end == run.disk.start && *error == e => range.end = run.disk.end,
-                    _ => lost.push((run.disk.clone(), e)),
+    parallel::ordered(
+        parallel::cores(),
+        runs(&disk),
+        || (),
+        read,
+        |(run, bytes)| {
+            let len = run.disk.end - run.disk.start;
+            match bytes {
+                Ok(bytes) => match run.kind {
+                    RunKind::Held => hashes.held(&bytes),
+                    RunKind::Zeros => hashes.fill(&[0; 8], len),
+                    RunKind::Missing => hashes.missing(len),
+                },
+                Err(e) => {
+                    hashes.missing(len);
+                    match lost.last_mut() {
+                        Some((range, error)) if range.end == run.disk.start && *error == e => {
+                            range.end = run.disk.end
+                        }
+                        _ => lost.push((run.disk.clone(), e)),
+                    }
                 }
             }
-        }
-        progress.advance(len);
-        interrupt.check()
-    })?;
+            progress.advance(len);
+            interrupt.check()
+        },
+    )?;
     let took = progress.finish();
 
     let mut lost_bytes = 0;
@@ -72,7 +80,11 @@ pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
             ("SHA-256 of the zero-filled view", &disk.facts().sha256_zero_filled, &sha256),
         ] {
             if stored.as_ref().is_some_and(|stored| stored != got) {
-                tell(None, &format!("the {name} is not the one that was stored"), "unknown: some byte is not the disk's");
+                tell(
+                    None,
+                    &format!("the {name} is not the one that was stored"),
+                    "unknown: some byte is not the disk's",
+                );
             }
         }
     }
@@ -94,11 +106,16 @@ pub fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         }
         return Ok(End::Done);
     }
-    ui.say(format!("{}: {} flaws, {} of the disk lost", args.image.display(), flaws.len(), human(lost_bytes)));
+    ui.say(format!(
+        "{}: {} flaws, {} of the disk lost",
+        args.image.display(),
+        flaws.len(),
+        human(lost_bytes)
+    ));
     Ok(End::DataMissing)
 }
 
 fn read(disk: &Disk, range: &Range<u64>) -> Result<Vec<u8>, ReadError> {
-    let mut buf = vec![0; (range.end - range.start) as usize];
+    let mut buf = vec![0; index(range.end - range.start)];
     disk.read_at(&mut buf, range.start).map(|()| buf)
 }

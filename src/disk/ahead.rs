@@ -41,14 +41,24 @@ pub struct Ahead {
 impl Ahead {
     /// Starts `threads` threads that call `fetch` with offsets of a disk of `size` bytes. At most `budget` bytes
     /// are read ahead. The threads end when this is dropped.
-    pub fn start(threads: usize, size: u64, budget: u64, fetch: Arc<dyn Fn(u64) + Send + Sync>) -> std::io::Result<Ahead> {
+    pub fn start(
+        threads: usize,
+        size: u64,
+        budget: u64,
+        fetch: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> std::io::Result<Ahead> {
         let (queue, jobs) = sync_channel::<u64>((WINDOW.1 / STEP) as usize);
         let jobs = Arc::new(Mutex::new(jobs));
         for i in 0..threads {
             let (jobs, fetch) = (Arc::clone(&jobs), Arc::clone(&fetch));
             thread::Builder::new().name(format!("readahead-{i}")).spawn(move || work(&jobs, &*fetch))?;
         }
-        Ok(Ahead { streams: Mutex::new((0, [Stream::default(); STREAMS])), queue, size, most: WINDOW.1.min(budget) })
+        Ok(Ahead {
+            streams: Mutex::new((0, [Stream::default(); STREAMS])),
+            queue,
+            size,
+            most: WINDOW.1.min(budget),
+        })
     }
 
     /// Takes note of a read of `len` bytes at `offset`. Whether it is part of a sequential stream.
@@ -57,7 +67,8 @@ impl Ahead {
         let mut guard = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let (clock, streams) = &mut *guard;
         *clock += 1;
-        let near = |s: &Stream| s.length > 0 && offset.abs_diff(s.next) <= if s.length > 1 { SLACK } else { 0 };
+        let near =
+            |s: &Stream| s.length > 0 && offset.abs_diff(s.next) <= if s.length > 1 { SLACK } else { 0 };
         let Some(stream) = streams.iter_mut().find(|s| near(s)) else {
             if let Some(oldest) = streams.iter_mut().min_by_key(|s| s.used) {
                 *oldest = Stream { next: end, length: 1, asked: end, window: WINDOW.0, used: *clock };
@@ -102,7 +113,9 @@ mod tests {
     fn ahead(size: u64) -> (Ahead, Arc<Mutex<BTreeSet<u64>>>) {
         let fetched = Arc::new(Mutex::new(BTreeSet::new()));
         let to = Arc::clone(&fetched);
-        let fetch = Arc::new(move |at| { to.lock().unwrap().insert(at); });
+        let fetch = Arc::new(move |at| {
+            to.lock().unwrap().insert(at);
+        });
         (Ahead::start(2, size, u64::MAX, fetch).unwrap(), fetched)
     }
 

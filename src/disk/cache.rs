@@ -177,7 +177,9 @@ mod tests {
         let cache = Cache::new(1 << 20, 4096);
         let error = cache.get((FILE, 1), || Err(ReadError::Corrupt { at: 1 }));
         assert_eq!(error.unwrap_err(), ReadError::Corrupt { at: 1 });
-        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.get((FILE, 1), || panic!("decoder"))));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cache.get((FILE, 1), || panic!("decoder"))
+        }));
         assert!(panic.is_err());
         assert!(cache.get((FILE, 1), || Ok(chunk(1))).is_ok());
     }
@@ -197,7 +199,12 @@ mod tests {
         assert!(cache.bytes() <= 40_000);
         cache.get((FILE, 1), || unreachable!("the oldest that is in use stays")).unwrap();
         let mut loaded = false;
-        cache.get((FILE, 8), || { loaded = true; Ok(chunk(4096)) }).unwrap();
+        cache
+            .get((FILE, 8), || {
+                loaded = true;
+                Ok(chunk(4096))
+            })
+            .unwrap();
         assert!(loaded, "the demoted chunk was thrown out");
     }
 }

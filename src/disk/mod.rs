@@ -16,7 +16,7 @@ use crate::image::codec::unpack;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 use crate::image::{Extent, Format, Image, LONGEST_CHUNK, Opened, Origin, Packed};
-use crate::units::SECTOR;
+use crate::units::{SECTOR, index};
 use ahead::Ahead;
 use cache::{Cache, Chunk};
 
@@ -88,7 +88,8 @@ impl Disk {
             0 => SECTOR,
             bytes => bytes,
         };
-        let failing = image.bad().ranges().iter().filter(|r| r.status != Status::Suspect || !options.read_suspect);
+        let failing =
+            image.bad().ranges().iter().filter(|r| r.status != Status::Suspect || !options.read_suspect);
         let failing = BadBlocks::from_unsorted(failing.copied()).rounded(sector, image.size());
         let cache = Cache::new(options.cache, 128 << 10);
         let core = Core { image, input, format, options, failing, sector, cache, corrupt: AtomicU64::new(0) };
@@ -99,7 +100,8 @@ impl Disk {
     pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
         let core = Arc::clone(&self.core);
         let budget = self.core.options.cache as u64 / 2;
-        let ahead = Ahead::start(threads, self.size(), budget, Arc::new(move |offset| core.prefetch(offset)))?;
+        let ahead =
+            Ahead::start(threads, self.size(), budget, Arc::new(move |offset| core.prefetch(offset)))?;
         let _ = self.ahead.set(ahead);
         Ok(())
     }
@@ -113,21 +115,24 @@ impl Disk {
             && let Some(bad) = core.failing.next(offset).filter(|r| r.start < end)
         {
             let first = bad.start.max(offset);
-            return Err(ReadError::Bad { sector: first / u64::from(core.sector), good: (first - offset) as usize });
+            return Err(ReadError::Bad {
+                sector: first / u64::from(core.sector),
+                good: index(first - offset),
+            });
         }
         let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len));
         let mut at = offset;
         while at < end {
-            let out = &mut buf[(at - offset) as usize..];
+            let out = &mut buf[index(at - offset)..];
             at = match core.failing.next(at) {
                 Some(bad) if bad.start <= at => {
                     let stop = bad.end.min(end);
-                    core.fill_bad(&mut out[..(stop - at) as usize], at);
+                    core.fill_bad(&mut out[..index(stop - at)], at);
                     stop
                 }
                 next => {
                     let stop = next.map_or(end, |bad| bad.start.min(end));
-                    core.read_held(&mut out[..(stop - at) as usize], at, sequential)?;
+                    core.read_held(&mut out[..index(stop - at)], at, sequential)?;
                     stop
                 }
             };
@@ -208,7 +213,9 @@ impl Disk {
 fn advance(origin: &Origin, by: u64) -> Origin {
     match *origin {
         Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
-        Origin::Packed(p) => Origin::Packed(Packed { skip: p.skip.saturating_add(by as u32), ..p }),
+        Origin::Packed(p) => {
+            Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
+        }
         ref other => other.clone(),
     }
 }
@@ -235,7 +242,7 @@ impl Core {
         while at < end {
             let extent = self.map(at)?;
             let stop = extent.disk.end.min(end);
-            let out = &mut buf[(at - offset) as usize..(stop - offset) as usize];
+            let out = &mut buf[index(at - offset)..index(stop - offset)];
             match extent.origin {
                 // The map says that it was read, and there are no bytes: damage, not a bad sector.
                 Origin::Unread => return Err(ReadError::Unmapped { offset: at }),
@@ -245,8 +252,10 @@ impl Core {
                 }
                 Origin::Packed(packed) => {
                     let chunk = self.chunk(&packed)?;
-                    let skip = packed.skip as usize + (at - extent.disk.start) as usize;
-                    out.copy_from_slice(chunk.get(skip..skip + out.len()).ok_or(ReadError::Corrupt { at: packed.at })?);
+                    let skip = packed.skip as usize + index(at - extent.disk.start);
+                    out.copy_from_slice(
+                        chunk.get(skip..skip + out.len()).ok_or(ReadError::Corrupt { at: packed.at })?,
+                    );
                     if sequential && stop == extent.disk.end {
                         self.cache.demote((packed.file, packed.at));
                     }
@@ -264,10 +273,19 @@ impl Core {
             // Each damaged chunk may be read for ever: say it the first few times, then now and then.
             let count = self.corrupt.fetch_add(1, Ordering::Relaxed) + 1;
             if count <= 10 || count.is_power_of_two() {
-                log::warn!("{}: the chunk at byte {at} is damaged; reads of it fail", self.input.path().display());
+                log::warn!(
+                    "{}: the chunk at byte {at} is damaged; reads of it fail",
+                    self.input.path().display()
+                );
             }
         }
-        got.and_then(|chunk| if chunk.len() == packed.unpacked as usize { Ok(chunk) } else { Err(ReadError::Corrupt { at: packed.at }) })
+        got.and_then(|chunk| {
+            if chunk.len() == packed.unpacked as usize {
+                Ok(chunk)
+            } else {
+                Err(ReadError::Corrupt { at: packed.at })
+            }
+        })
     }
 
     fn load(&self, packed: &Packed) -> Result<Chunk, ReadError> {
@@ -299,7 +317,7 @@ impl Core {
                 let sector = u64::from(self.sector);
                 for (i, byte) in buf.iter_mut().enumerate() {
                     let in_sector = (offset + i as u64) % sector;
-                    *byte = text[in_sector as usize % text.len()];
+                    *byte = text[index(in_sector) % text.len()];
                 }
             }
         }

@@ -41,7 +41,9 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
             next => {
                 let until = next.map_or(disk.size(), |r| r.start);
                 match disk.image().map(at) {
-                    Ok(e) if e.origin.is_zero() => Run { disk: at..e.disk.end.min(until), kind: RunKind::Zeros },
+                    Ok(e) if e.origin.is_zero() => {
+                        Run { disk: at..e.disk.end.min(until), kind: RunKind::Zeros }
+                    }
                     Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + LONGEST), kind: RunKind::Held },
                     Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },
                 }

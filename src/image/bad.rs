@@ -254,6 +254,7 @@ impl BadBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::index;
     use Status::*;
 
     fn map(ranges: &[(u64, u64, Status)]) -> BadBlocks {
@@ -277,20 +278,24 @@ mod tests {
             random % below
         };
         for _ in 0..200 {
-            let mut plain = vec![Finished; 200];
+            let mut plain = [Finished; 200];
             let mut map = BadBlocks::none();
             for _ in 0..30 {
                 let start = next(200);
                 let end = start + next(200 - start + 1);
-                let status = Status::from_number(1 + next(6) as u8).expect("1 to 6");
-                plain[start as usize..end as usize].fill(status);
+                let status = Status::from_number(u8::try_from(1 + next(6)).unwrap()).expect("1 to 6");
+                plain[index(start)..index(end)].fill(status);
                 map.set(start..end, Some(BadRange::new(start..end, status)));
                 for at in 0..200u64 {
                     let got = map.next(at).filter(|r| r.start <= at).map_or(Finished, |r| r.status);
-                    assert_eq!(got, plain[at as usize], "at {at}");
+                    assert_eq!(got, plain[index(at)], "at {at}");
                 }
-                assert!(map.ranges().windows(2).all(|w| w[0].end < w[1].start
-                    || (w[0].end == w[1].start && !w[0].like(&w[1]))), "not merged: {map:?}");
+                assert!(
+                    map.ranges()
+                        .windows(2)
+                        .all(|w| w[0].end < w[1].start || (w[0].end == w[1].start && !w[0].like(&w[1]))),
+                    "not merged: {map:?}"
+                );
                 let held: u64 = map.held(0..200).iter().map(|r| r.end - r.start).sum();
                 assert_eq!(held, plain.iter().filter(|s| s.has_bytes()).count() as u64);
                 assert_eq!(map.missing(), 200 - held);

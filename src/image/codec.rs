@@ -127,7 +127,8 @@ impl Packer {
             (Codec::Deflate, _) => {
                 let mut deflate = Compress::new(Compression::new(self.level.unsigned_abs()), false);
                 let mut out = vec![0; worth];
-                let status = deflate.compress(data, &mut out, FlushCompress::Finish).map_err(std::io::Error::other)?;
+                let status =
+                    deflate.compress(data, &mut out, FlushCompress::Finish).map_err(std::io::Error::other)?;
                 let len = usize::try_from(deflate.total_out()).unwrap_or(out.len());
                 out.truncate(len);
                 (status == Status::StreamEnd).then_some(out)

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn unknown_facts_are_kept() {
-        let facts: Facts = serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
+        let facts: Facts =
+            serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
         assert_eq!(facts.more["wwn"], "0x5000");
         let text = serde_json::to_string(&facts).unwrap();
         assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);

@@ -75,7 +75,11 @@ impl Input {
     pub fn open(path: &Path) -> Result<Input, Error> {
         let open = |e| {
             let error = Error::io("cannot be opened", path, e);
-            if error.kind == crate::error::Kind::Failed { Error { kind: crate::error::Kind::BadImage, ..error } } else { error }
+            if error.kind == crate::error::Kind::Failed {
+                Error { kind: crate::error::Kind::BadImage, ..error }
+            } else {
+                error
+            }
         };
         let file = File::open(path).map_err(open)?;
         let kind = file.metadata().map_err(open)?.file_type();
@@ -142,7 +146,11 @@ impl Input {
     /// `len` bytes from `at` on. For a format's own structures: the caller bounds `len`, and `what` names them.
     pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
         if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
-            return Err(Flaw::at(at, format!("{what} ({len} bytes) would end past the end of the file ({} bytes)", self.len)).into());
+            return Err(Flaw::at(
+                at,
+                format!("{what} ({len} bytes) would end past the end of the file ({} bytes)", self.len),
+            )
+            .into());
         }
         let mut bytes = vec![0; len];
         self.read_exact_at(Self::MAIN, &mut bytes, at).map_err(|e| match e {

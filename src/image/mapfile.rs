@@ -73,7 +73,10 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
         let start = parse_number(pos).ok_or_else(|| fail("the position is not a number"))?;
         let len = parse_number(len).ok_or_else(|| fail("the size is not a number"))?;
         let status = from_letter(status).ok_or_else(|| fail("the status is not one of ? * / - +"))?;
-        let end = start.checked_add(len).filter(|e| *e <= UNKNOWN_END + 1).ok_or_else(|| fail("the block ends past 2^63"))?;
+        let end = start
+            .checked_add(len)
+            .filter(|e| *e <= UNKNOWN_END + 1)
+            .ok_or_else(|| fail("the block ends past 2^63"))?;
         if len == 0 {
             continue;
         }
@@ -99,7 +102,9 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
              size (macOS); taken to end at {size}, the end of the image"
         ));
     } else if beyond {
-        remarks.push(format!("the mapfile goes past the end of the image ({size} bytes); what is past it is left out"));
+        remarks.push(format!(
+            "the mapfile goes past the end of the image ({size} bytes); what is past it is left out"
+        ));
     }
     // In order of position, and among equals the worse first, to see gaps and contradictions.
     blocks.sort_by_key(|b| (b.0, b.2));
@@ -124,12 +129,16 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
         gap_bytes += size - covered;
     }
     if gap_bytes > 0 {
-        remarks.push(format!("the mapfile does not speak of {} of the disk; they count as non-tried", human(gap_bytes)));
+        remarks.push(format!(
+            "the mapfile does not speak of {} of the disk; they count as non-tried",
+            human(gap_bytes)
+        ));
     }
     if contradiction {
         remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
     }
-    let listed = blocks.iter().map(|&(start, end, status)| BadRange::new(start.min(size)..end.min(size), status));
+    let listed =
+        blocks.iter().map(|&(start, end, status)| BadRange::new(start.min(size)..end.min(size), status));
     Ok((BadBlocks::from_unsorted(listed.chain(gaps)), remarks))
 }
 
@@ -268,7 +277,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let map = bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
+        let map =
+            bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
         let text = write(&map, 8192);
         assert_eq!(parse(&text, 8192).unwrap(), (map, vec![]));
         assert!(text.contains("0x00001000  0x00001000  +"), "{text}");

@@ -118,8 +118,11 @@ pub struct Format {
     /// Whether a file is this format, by its magic alone.
     pub probe: fn(&Input) -> bool,
     /// Reads the index.
-    pub open: fn(Arc<Input>, &OpenOptions) -> Result<Box<dyn Image>, Error>,
+    pub open: Open,
 }
+
+/// Reads an image's index.
+pub type Open = fn(Arc<Input>, &OpenOptions) -> Result<Box<dyn Image>, Error>;
 
 /// What the user says about an image that he opens.
 #[derive(Debug, Clone, Default)]
@@ -159,8 +162,11 @@ fn open_input(input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     if options.mapfile.is_some() && format.name != raw::FORMAT.name {
-        return Err(Error::usage(format!("--mapfile is for raw images; a {} image has a map of its own", format.name))
-            .at(&path));
+        return Err(Error::usage(format!(
+            "--mapfile is for raw images; a {} image has a map of its own",
+            format.name
+        ))
+        .at(&path));
     }
     let input = Arc::new(input);
     let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;
@@ -189,7 +195,8 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         (Some(format), _) => Ok(format),
         (None, Some(format)) => Ok(format),
         (None, None) if input.is_device() || options.mapfile.is_some() => Ok(&raw::FORMAT),
-        (None, None) => Err(Error::bad_image("not an image of any format that is known here")
-            .hint("'cdi formats' lists the formats; for a raw image without a telling name, say --format raw")),
+        (None, None) => Err(Error::bad_image("not an image of any format that is known here").hint(
+            "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
+        )),
     }
 }

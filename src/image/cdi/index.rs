@@ -19,6 +19,7 @@ use crate::error::{Flaw, ReadError};
 use crate::image::codec::{Codec, Sum};
 use crate::image::input::Input;
 use crate::image::{Extent, Origin, Packed};
+use crate::units::index;
 
 /// The sizes that the shape of the tree follows from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +124,7 @@ impl Index {
                     height -= 1;
                     let child = (chunk - first) / entry_chunks(height);
                     first += child * entry_chunks(height);
-                    slot = &slots[child as usize];
+                    slot = &slots[index(child)];
                 }
             }
         };
@@ -157,7 +158,7 @@ impl Index {
                     height -= 1;
                     let child = (chunk - first) / entry_chunks(height);
                     first += child * entry_chunks(height);
-                    entry = entries[child as usize];
+                    entry = entries[index(child)];
                 }
                 // A DATA entry above the leaves, or a NODE below them.
                 _ => return Err(ReadError::Corrupt { at: entry.at.get() }),
@@ -167,7 +168,13 @@ impl Index {
 
     /// Says that the run of `len` bytes from `start` on, within one chunk, is the payload at `entry`, which unpacks
     /// to exactly that run.
-    pub fn set_data(&mut self, nodes: &dyn Nodes, start: u64, len: u32, entry: RawEntry) -> Result<(), ReadError> {
+    pub fn set_data(
+        &mut self,
+        nodes: &dyn Nodes,
+        start: u64,
+        len: u32,
+        entry: RawEntry,
+    ) -> Result<(), ReadError> {
         let chunk = self.geometry.chunk_of(start);
         let disk = self.geometry.bytes(chunk, 1);
         debug_assert!(start + u64::from(len) <= disk.end);
@@ -179,11 +186,25 @@ impl Index {
             entry,
         };
         let height = self.geometry.levels();
-        set(&self.geometry, &mut self.root, height, 0, nodes, &(start..start + u64::from(len)), &piece, &mut self.changed)
+        set(
+            &self.geometry,
+            &mut self.root,
+            height,
+            0,
+            nodes,
+            &(start..start + u64::from(len)),
+            &piece,
+            &mut self.changed,
+        )
     }
 
     /// Says that `range` of the disk is `pattern` over and over.
-    pub fn set_fill(&mut self, nodes: &dyn Nodes, range: Range<u64>, pattern: [u8; 8]) -> Result<(), ReadError> {
+    pub fn set_fill(
+        &mut self,
+        nodes: &dyn Nodes,
+        range: Range<u64>,
+        pattern: [u8; 8],
+    ) -> Result<(), ReadError> {
         let piece = RawPiece {
             start: U32::ZERO,
             len: U32::ZERO,
@@ -196,7 +217,10 @@ impl Index {
     }
 
     /// Writes every changed node by `write`, children before parents, and gives the new root.
-    pub fn flush<E>(&mut self, write: &mut dyn FnMut(NodeToWrite<'_>) -> Result<RawEntry, E>) -> Result<RawEntry, E> {
+    pub fn flush<E>(
+        &mut self,
+        write: &mut dyn FnMut(NodeToWrite<'_>) -> Result<RawEntry, E>,
+    ) -> Result<RawEntry, E> {
         let height = self.geometry.levels();
         let entry = flush(&self.geometry, &mut self.root, height, 0, write)?;
         self.changed = 0;
@@ -295,7 +319,16 @@ fn set(
     let from = geometry.chunk_of(range.start).saturating_sub(first) / each;
     let to = (geometry.chunk_of(range.end - 1).saturating_sub(first) / each).min(slots.len() as u64 - 1);
     for child in from..=to {
-        set(geometry, &mut slots[child as usize], height - 1, first + child * each, nodes, range, piece, changed)?;
+        set(
+            geometry,
+            &mut slots[index(child)],
+            height - 1,
+            first + child * each,
+            nodes,
+            range,
+            piece,
+            changed,
+        )?;
     }
     Ok(())
 }
@@ -329,14 +362,20 @@ fn overlay(pieces: Vec<RawPiece>, new: RawPiece) -> Vec<RawPiece> {
         if b > end {
             let cut = end.max(a) - a;
             let skip = if p.entry.kind == ENTRY_FILL { 0 } else { p.skip.get() + cut };
-            out.push(RawPiece { start: U32::new(a + cut), len: U32::new(b - a - cut), skip: U32::new(skip), ..p });
+            out.push(RawPiece {
+                start: U32::new(a + cut),
+                len: U32::new(b - a - cut),
+                skip: U32::new(skip),
+                ..p
+            });
         }
     }
     out.push(new);
     out.sort_by_key(|p| p.start.get());
     // Like fills side by side are one.
     out.dedup_by(|b, a| {
-        let joined = a.entry.kind == ENTRY_FILL && a.entry == b.entry && a.start.get() + a.len.get() == b.start.get();
+        let joined =
+            a.entry.kind == ENTRY_FILL && a.entry == b.entry && a.start.get() + a.len.get() == b.start.get();
         if joined {
             a.len = U32::new(a.len.get() + b.len.get());
         }
@@ -363,7 +402,9 @@ fn flush<E>(
             {
                 p.entry
             }
-            pieces => write(NodeToWrite { kind: RecordType::Pieces, level: 0, disk, bytes: pieces.as_bytes() })?,
+            pieces => {
+                write(NodeToWrite { kind: RecordType::Pieces, level: 0, disk, bytes: pieces.as_bytes() })?
+            }
         },
         Slot::Node(slots) => {
             let mut entries = Vec::with_capacity(slots.len());
@@ -375,7 +416,12 @@ fn flush<E>(
             if uniform && matches!(entries[0].kind, ENTRY_UNREAD | ENTRY_FILL) {
                 entries[0]
             } else {
-                write(NodeToWrite { kind: RecordType::Node, level: height - 1, disk, bytes: entries.as_bytes() })?
+                write(NodeToWrite {
+                    kind: RecordType::Node,
+                    level: height - 1,
+                    disk,
+                    bytes: entries.as_bytes(),
+                })?
             }
         }
     };
@@ -385,7 +431,8 @@ fn flush<E>(
 
 /// Checks an entry by itself: what it says must be possible in a file of `file_len` bytes.
 pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
-    let fits = e.at.get() >= RECORDS_AT && e.at.get().checked_add(u64::from(e.stored.get())).is_some_and(|x| x <= file_len);
+    let fits = e.at.get() >= RECORDS_AT
+        && e.at.get().checked_add(u64::from(e.stored.get())).is_some_and(|x| x <= file_len);
     if e.zero.get() != 0 || (e.kind != ENTRY_DATA && e.codec != 0) {
         return Err("an index entry has a value where there must be zero");
     }
@@ -394,7 +441,9 @@ pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
         ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
         ENTRY_UNREAD | ENTRY_FILL => Err("an index entry without a payload has one"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
-        ENTRY_DATA if e.stored.get() > CHUNK_MOST || e.stored.get() == 0 => Err("a chunk's stored length cannot be"),
+        ENTRY_DATA if e.stored.get() > CHUNK_MOST || e.stored.get() == 0 => {
+            Err("a chunk's stored length cannot be")
+        }
         ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES => Ok(()),
         _ => Err("an index entry is of an unknown kind"),
@@ -417,7 +466,10 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
     for (i, p) in pieces.iter().enumerate() {
         let fail = |what| Flaw::at(at + (i * PIECE_LEN) as u64, what);
         check_entry(&p.entry, file_len).map_err(fail)?;
-        if p.start.get() < end || p.len.get() == 0 || p.start.get().checked_add(p.len.get()).is_none_or(|e| e > chunk_len) {
+        if p.start.get() < end
+            || p.len.get() == 0
+            || p.start.get().checked_add(p.len.get()).is_none_or(|e| e > chunk_len)
+        {
             return Err(fail("pieces overlap, are out of order, or leave their chunk"));
         }
         end = p.start.get() + p.len.get();
@@ -473,7 +525,7 @@ impl Nodes for CachedNodes {
         if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&at) {
             return if node.len() == count { Ok(Arc::clone(node)) } else { Err(ReadError::Corrupt { at }) };
         }
-        let bytes = self.payload(entry, FANOUT as usize * ENTRY_LEN)?;
+        let bytes = self.payload(entry, index(FANOUT) * ENTRY_LEN)?;
         let node = decode_node(&bytes, at, self.input.len()).map_err(|f| ReadError::Corrupt { at: f.at })?;
         if node.len() != count {
             return Err(ReadError::Corrupt { at });
@@ -489,8 +541,8 @@ impl Nodes for CachedNodes {
             return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
         }
         let bytes = self.payload(entry, MOST_PIECES * PIECE_LEN)?;
-        let pieces =
-            decode_pieces(&bytes, at, self.input.len(), chunk_len).map_err(|f| ReadError::Corrupt { at: f.at })?;
+        let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
+            .map_err(|f| ReadError::Corrupt { at: f.at })?;
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(at, Arc::clone(&pieces));
         Ok(pieces)
     }

@@ -224,7 +224,9 @@ pub const ENTRY_LEN: usize = size_of::<RawEntry>();
 pub const PIECE_LEN: usize = size_of::<RawPiece>();
 /// The length of a range in a MAP record, in bytes.
 pub const RANGE_LEN: usize = size_of::<RawRange>();
-const _: () = assert!(SUPERBLOCK_LEN == 512 && HEADER_LEN == 64 && ENTRY_LEN == 24 && PIECE_LEN == 40 && RANGE_LEN == 24);
+const _: () = assert!(
+    SUPERBLOCK_LEN == 512 && HEADER_LEN == 64 && ENTRY_LEN == 24 && PIECE_LEN == 40 && RANGE_LEN == 24
+);
 
 impl Superblock {
     /// The same superblock with its checksum put right.
@@ -279,7 +281,14 @@ impl RawEntry {
 
     /// A payload: DATA, NODE or PIECES.
     pub fn payload(kind: u8, codec: u8, at: u64, stored: u32, sum: u64) -> RawEntry {
-        RawEntry { at: U64::new(at), sum: U64::new(sum), stored: U32::new(stored), kind, codec, zero: U16::ZERO }
+        RawEntry {
+            at: U64::new(at),
+            sum: U64::new(sum),
+            stored: U32::new(stored),
+            kind,
+            codec,
+            zero: U16::ZERO,
+        }
     }
 
     /// The eight bytes of a FILL entry.

@@ -21,7 +21,9 @@ pub const FORMAT: Format = Format {
     summary: "cdi's own: compressed chunks, a bad-block map, facts; survives being cut off and damaged",
     integrity: "64-bit checksums on everything; BLAKE3 and SHA-256 of the whole disk",
     suffixes: &["cdimg"],
-    probe: |input| superblocks(input).iter().any(|(_, found)| found.is_some()) || last_checkpoint(input).is_some(),
+    probe: |input| {
+        superblocks(input).iter().any(|(_, found)| found.is_some()) || last_checkpoint(input).is_some()
+    },
     open: |input, _: &OpenOptions| Ok(Box::new(open(input)?)),
 };
 
@@ -63,7 +65,8 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let superblock = choose(&input, &mut remarks)?;
     check(&superblock, &input)?;
     let salt = superblock.salt.get();
-    let geometry = Geometry { disk_size: superblock.disk_size.get(), chunk_size: superblock.chunk_size.get() };
+    let geometry =
+        Geometry { disk_size: superblock.disk_size.get(), chunk_size: superblock.chunk_size.get() };
     let facts_at = superblock.facts_at.get();
     let facts = decode_facts(&record::read(&input, facts_at, salt, RecordType::Facts)?)?;
     if facts.size_bytes != geometry.disk_size {
@@ -88,7 +91,9 @@ fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superblock, Error>
     let copy = last_checkpoint(input);
     let best = sound.max_by_key(|s| s.generation.get());
     match (best, copy) {
-        (Some(best), Some(copy)) if copy.generation.get() > best.generation.get() && copy.salt == best.salt => {
+        (Some(best), Some(copy))
+            if copy.generation.get() > best.generation.get() && copy.salt == best.salt =>
+        {
             remarks.push("the newest superblock is damaged; its copy at the end of the file was used".into());
             Ok(copy)
         }
@@ -112,11 +117,15 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     let fail = |field: usize, what: String| Err(Flaw::at(slot + field as u64, what).into());
     let version = s.version.get();
     if version == 0 || version > VERSION {
-        let what = format!("this is version {version} of the format; this program reads versions 1 to {VERSION}");
+        let what =
+            format!("this is version {version} of the format; this program reads versions 1 to {VERSION}");
         return fail(std::mem::offset_of!(Superblock, version), what);
     }
     if s.must_understand.get() != 0 {
-        let what = format!("the image needs features that this program does not know ({:#x})", s.must_understand.get());
+        let what = format!(
+            "the image needs features that this program does not know ({:#x})",
+            s.must_understand.get()
+        );
         return fail(std::mem::offset_of!(Superblock, must_understand), what);
     }
     if s.state != STATE_ACQUIRING && s.state != STATE_COMPLETE {
@@ -124,14 +133,23 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     }
     let zero = s.zero1.iter().chain(&s.zero2).all(|b| *b == 0);
     if !zero || s.salt.get() == 0 {
-        return fail(0, "the superblock has a value where there must be zero, or none where there must be one".into());
+        return fail(
+            0,
+            "the superblock has a value where there must be zero, or none where there must be one".into(),
+        );
     }
     if s.disk_size.get() == 0 || s.disk_size.get() > i64::MAX as u64 {
-        return fail(std::mem::offset_of!(Superblock, disk_size), format!("a disk of {} bytes cannot be", s.disk_size.get()));
+        return fail(
+            std::mem::offset_of!(Superblock, disk_size),
+            format!("a disk of {} bytes cannot be", s.disk_size.get()),
+        );
     }
     let chunk = s.chunk_size.get();
     if !chunk.is_power_of_two() || !(CHUNK_LEAST..=CHUNK_MOST).contains(&chunk) {
-        return fail(std::mem::offset_of!(Superblock, chunk_size), format!("a chunk size of {chunk} bytes cannot be"));
+        return fail(
+            std::mem::offset_of!(Superblock, chunk_size),
+            format!("a chunk size of {chunk} bytes cannot be"),
+        );
     }
     for (field, sector) in [
         (std::mem::offset_of!(Superblock, logical_sector), s.logical_sector.get()),
@@ -148,13 +166,18 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
         return fail(std::mem::offset_of!(Superblock, committed_end), what);
     }
     if end < RECORDS_AT {
-        return fail(std::mem::offset_of!(Superblock, committed_end), "the records end before they begin".into());
+        return fail(
+            std::mem::offset_of!(Superblock, committed_end),
+            "the records end before they begin".into(),
+        );
     }
     for (field, at) in [
         (std::mem::offset_of!(Superblock, map_at), s.map_at.get()),
         (std::mem::offset_of!(Superblock, facts_at), s.facts_at.get()),
     ] {
-        if (at != 0 || field == std::mem::offset_of!(Superblock, facts_at)) && !(RECORDS_AT..end).contains(&at) {
+        if (at != 0 || field == std::mem::offset_of!(Superblock, facts_at))
+            && !(RECORDS_AT..end).contains(&at)
+        {
             return fail(field, format!("a record that lies at byte {at} cannot be"));
         }
     }
@@ -176,7 +199,8 @@ fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> 
         let start = record.header.disk_at.get();
         count += ranges.len();
         // Each step goes back in the file and on the disk, so that the chain ends.
-        if before >= at || start.checked_add(record.header.disk_len.get()) != Some(end) || count > MOST_RANGES {
+        if before >= at || start.checked_add(record.header.disk_len.get()) != Some(end) || count > MOST_RANGES
+        {
             return Err(Flaw::at(at, "the records of the bad-block map do not fit together").into());
         }
         parts.push(ranges);
@@ -199,7 +223,7 @@ fn roll_forward(
     let committed = superblock.committed_end.get();
     let mut walk = Walk::new(input, superblock.salt.get(), committed..input.len());
     let (mut epoch, mut taken, mut end) = (superblock.epoch.get(), 0, committed);
-    while let Some(Step::Header(at, header)) = walk.next()? {
+    while let Some(Step::Header(at, header)) = walk.step()? {
         if header.epoch.get() < epoch {
             break;
         }
@@ -208,12 +232,19 @@ fn roll_forward(
         told.take(&record, nodes, input.len())?;
         taken += 1;
         if taken > MOST_UNCOMMITTED {
-            return Err(Flaw::at(at, format!("more than {MOST_UNCOMMITTED} records after the last checkpoint")).into());
+            return Err(Flaw::at(
+                at,
+                format!("more than {MOST_UNCOMMITTED} records after the last checkpoint"),
+            )
+            .into());
         }
         end = header.next(at);
     }
     if taken > 0 {
-        remarks.push(format!("{taken} records after the last checkpoint ({}) were taken in", human(end - committed)));
+        remarks.push(format!(
+            "{taken} records after the last checkpoint ({}) were taken in",
+            human(end - committed)
+        ));
     }
     Ok(())
 }
@@ -256,7 +287,10 @@ impl CdiImage {
     fn check_records(&self, report: &mut dyn FnMut(Flaw, &str)) -> Result<(), Error> {
         for (at, found) in superblocks(&self.input) {
             if !found.is_some_and(|s| s.is_sound()) {
-                report(Flaw::at(at, "a superblock is damaged"), "nothing yet: the other one, or the copy at the end, is sound");
+                report(
+                    Flaw::at(at, "a superblock is damaged"),
+                    "nothing yet: the other one, or the copy at the end, is sound",
+                );
             }
         }
         let mut told = Told {
@@ -264,33 +298,50 @@ impl CdiImage {
             bad: BadBlocks::none(),
             facts: Facts::default(),
         };
-        let end = if self.superblock.state == STATE_COMPLETE { self.superblock.committed_end.get() } else { self.input.len() };
+        let end = if self.superblock.state == STATE_COMPLETE {
+            self.superblock.committed_end.get()
+        } else {
+            self.input.len()
+        };
         let mut walk = Walk::new(&self.input, self.superblock.salt.get(), RECORDS_AT..end);
         let mut last = 0;
-        while let Some(step) = walk.next()? {
+        while let Some(step) = walk.step()? {
             match step {
-                Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {}
+                Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {
+                }
                 Step::Gap(gap) => {
                     let what = format!("{} that are no record", human(gap.end - gap.start));
-                    report(Flaw::at(gap.start, what), "whatever lay there; the index tells whether it was the disk's data");
+                    report(
+                        Flaw::at(gap.start, what),
+                        "whatever lay there; the index tells whether it was the disk's data",
+                    );
                 }
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
                         if let Err(e) = told.take(&record, &self.nodes, self.input.len()) {
-                            report(Flaw::at(at, e.to_string()), "the record cannot be used to rebuild the index");
+                            report(
+                                Flaw::at(at, e.to_string()),
+                                "the record cannot be used to rebuild the index",
+                            );
                         }
                         last = at;
                     }
                     Some(_) => last = at,
                     None => report(
-                        Flaw::at(at, format!("the payload of a record of type {} is damaged or cut off", header.kind)),
+                        Flaw::at(
+                            at,
+                            format!("the payload of a record of type {} is damaged or cut off", header.kind),
+                        ),
                         &self.cost_of(&header),
                     ),
                 },
             }
         }
         if self.superblock.state == STATE_COMPLETE && last_checkpoint(&self.input).is_none() {
-            report(Flaw::at(last, "the copy of the superblock at the end is missing"), "nothing yet: it is for when both others are lost");
+            report(
+                Flaw::at(last, "the copy of the superblock at the end is missing"),
+                "nothing yet: it is for when both others are lost",
+            );
         }
         Ok(())
     }
@@ -303,7 +354,11 @@ impl CdiImage {
     fn cost_of(&self, header: &RecordHeader) -> String {
         match RecordType::from_number(header.kind) {
             Some(RecordType::Data) => {
-                format!("disk bytes {} to {}, if nothing later holds them", header.disk_at.get(), header.disk_at.get().saturating_add(header.disk_len.get()))
+                format!(
+                    "disk bytes {} to {}, if nothing later holds them",
+                    header.disk_at.get(),
+                    header.disk_at.get().saturating_add(header.disk_len.get())
+                )
             }
             _ => "depends on whether the index uses it".into(),
         }

@@ -1,8 +1,8 @@
 //! Records, one by one: reading one where it should be, and walking over all of them.
 
-use zerocopy::{FromBytes, IntoBytes};
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::layout::{HEADER_LEN, LONGEST_PAYLOAD, RECORD_MAGIC, RecordHeader, RecordType};
 use crate::error::{Error, Flaw};
@@ -57,7 +57,8 @@ pub fn read(input: &Input, at: u64, salt: u64, kind: RecordType) -> Result<Recor
     match header_at(input, at, salt)? {
         None => Err(Flaw::at(at, format!("there should be a {kind:?} record here")).into()),
         Some(h) if h.kind != kind as u8 => {
-            Err(Flaw::at(at, format!("there should be a {kind:?} record here, but it is of type {}", h.kind)).into())
+            Err(Flaw::at(at, format!("there should be a {kind:?} record here, but it is of type {}", h.kind))
+                .into())
         }
         Some(header) => with_payload(input, at, header)?
             .ok_or_else(|| Flaw::at(at, format!("the checksum of this {kind:?} record is wrong")).into()),
@@ -112,9 +113,9 @@ pub fn encode(head: Head, salt: u64, epoch: u32, payload: &[u8]) -> RecordHeader
 }
 
 /// Decodes a payload as an array of `T`, which must fill it.
-pub fn array<T: FromBytes + Copy>(bytes: &[u8], at: u64, what: &str) -> Result<Vec<T>, Flaw>
+pub fn array<T>(bytes: &[u8], at: u64, what: &str) -> Result<Vec<T>, Flaw>
 where
-    T: zerocopy::Immutable + zerocopy::KnownLayout + zerocopy::Unaligned + IntoBytes,
+    T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy,
 {
     <[T]>::ref_from_bytes(bytes)
         .map(<[T]>::to_vec)

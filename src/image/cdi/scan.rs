@@ -15,6 +15,7 @@ use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
 use crate::image::codec::Codec;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
+use crate::units::index;
 
 /// What walking over a file finds next.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The next record or gap.
-    pub fn next(&mut self) -> Result<Option<Step>, Error> {
+    pub fn step(&mut self) -> Result<Option<Step>, Error> {
         if let Some((at, header)) = self.found.take() {
             return Ok(Some(self.step_over(at, header)));
         }
@@ -69,8 +70,8 @@ impl<'a> Walk<'a> {
         while at + HEADER_LEN as u64 <= self.end {
             // Steps overlap by a header, so that none is missed between two of them.
             let len = (self.end - at).min(STEP + HEADER_LEN as u64);
-            let bytes = self.input.bytes(at, len as usize, "a part of the file")?;
-            for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(RECORD_ALIGN as usize) {
+            let bytes = self.input.bytes(at, index(len), "a part of the file")?;
+            for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
                 if bytes[offset..].starts_with(&RECORD_MAGIC)
                     && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
                     && header.is_sound(self.salt)
@@ -99,15 +100,15 @@ impl Told {
     pub fn take(&mut self, record: &Record, nodes: &dyn Nodes, file_len: u64) -> Result<(), Error> {
         let h = &record.header;
         let fail = |what: &str| Error::from(Flaw::at(record.at, what));
-        let corrupt = |e: ReadError| Error::from(Flaw::at(record.at, format!("cannot be put into the index: {e}")));
+        let corrupt =
+            |e: ReadError| Error::from(Flaw::at(record.at, format!("cannot be put into the index: {e}")));
         let geometry = self.index.geometry();
         let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
         if disk.end > geometry.disk_size {
             return Err(fail("a record speaks of bytes past the end of the disk"));
         }
-        let within_chunk = || {
-            !disk.is_empty() && geometry.chunk_of(disk.start) == geometry.chunk_of(disk.end - 1)
-        };
+        let within_chunk =
+            || !disk.is_empty() && geometry.chunk_of(disk.start) == geometry.chunk_of(disk.end - 1);
         match record.kind() {
             Some(kind @ (RecordType::Data | RecordType::Same)) => {
                 if !within_chunk() {
@@ -118,7 +119,8 @@ impl Told {
                     let (at, sum) = (record.payload_at(), h.payload_sum.get());
                     RawEntry::payload(ENTRY_DATA, h.codec, at, h.stored.get(), sum)
                 } else {
-                    RawEntry::read_from_bytes(&record.payload()?).map_err(|_| fail("a SAME record must hold one entry"))?
+                    RawEntry::read_from_bytes(&record.payload()?)
+                        .map_err(|_| fail("a SAME record must hold one entry"))?
                 };
                 if entry.kind != ENTRY_DATA || (kind == RecordType::Data && h.unpacked.get() != len) {
                     return Err(fail("a record's length is not that of its bytes"));
@@ -157,7 +159,8 @@ impl Told {
 
 /// The facts in a FACTS record.
 pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
-    serde_json::from_slice(&record.payload()?).map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
+    serde_json::from_slice(&record.payload()?)
+        .map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
 }
 
 /// The ranges in a MAP record, and where the record before it in the map begins (0: there is none).
@@ -172,14 +175,17 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
     for raw in array::<RawRange>(rest, record.at, "a MAP record")? {
         let (start, len) = (raw.start.get(), raw.len.get());
         let stop = start.checked_add(len).filter(|s| len > 0 && start >= at && *s <= end);
-        let stop = stop.ok_or_else(|| fail("ranges of a MAP record overlap, are out of order, or leave the record's part of the disk"))?;
+        let stop = stop.ok_or_else(|| {
+            fail("ranges of a MAP record overlap, are out of order, or leave the record's part of the disk")
+        })?;
         at = stop;
         let status = Status::from_number(raw.status).filter(|s| *s != Status::Finished);
         let [key, asc, ascq, _] = raw.reason.to_bytes();
         ranges.push(BadRange {
             start,
             end: stop,
-            status: status.ok_or_else(|| fail(&format!("status {} is not known to this version", raw.status)))?,
+            status: status
+                .ok_or_else(|| fail(&format!("status {} is not known to this version", raw.status)))?,
             tries: raw.tries,
             reason: match raw.reason_kind {
                 REASON_NONE => None,

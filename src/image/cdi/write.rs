@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, ReadError};
 use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
 use crate::image::codec::{Codec, Packer};
 use crate::image::facts::Facts;
+use crate::units::index;
 
 /// A file that is written. Tests put in its place one that fails, or forgets what was not synced.
 pub trait Store: Send {
@@ -82,7 +83,12 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a new image in `store`, which is empty, with everything non-tried. `path` is for messages.
-    pub fn create(store: Box<dyn Store>, path: &Path, new: &NewImage, facts: &Facts) -> Result<Writer, Error> {
+    pub fn create(
+        store: Box<dyn Store>,
+        path: &Path,
+        new: &NewImage,
+        facts: &Facts,
+    ) -> Result<Writer, Error> {
         let size = new.geometry.disk_size;
         let superblock = Superblock {
             magic: MAGIC,
@@ -134,7 +140,14 @@ impl Writer {
     /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, packed as `packed`. It becomes
     /// finished. Gives the entry by which [`Writer::put_same`] can name these bytes.
     pub fn put_data(&mut self, start: u64, len: u32, codec: Codec, packed: &[u8]) -> Result<RawEntry, Error> {
-        let head = Head { kind: RecordType::Data, codec, unpacked: len, disk_at: start, disk_len: len.into(), detail: 0 };
+        let head = Head {
+            kind: RecordType::Data,
+            codec,
+            unpacked: len,
+            disk_at: start,
+            disk_len: len.into(),
+            detail: 0,
+        };
         let entry = self.append(ENTRY_DATA, head, packed)?;
         self.set(start, len, entry)?;
         Ok(entry)
@@ -145,7 +158,7 @@ impl Writer {
         let head = Head {
             kind: RecordType::Same,
             codec: Codec::Stored,
-            unpacked: ENTRY_LEN as u32,
+            unpacked: len32(ENTRY_LEN),
             disk_at: start,
             disk_len: len.into(),
             detail: 0,
@@ -184,7 +197,8 @@ impl Writer {
     pub fn set_status(&mut self, what: BadRange) -> Result<(), Error> {
         self.bad.set(what.start..what.end, Some(what));
         if self.bad.ranges().len() > MOST_RANGES {
-            let what = format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
+            let what =
+                format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
             return Err(Error::failed(what).at(&self.path));
         }
         Ok(())
@@ -198,7 +212,8 @@ impl Writer {
         }
         if self.facts_written.as_ref() != Some(facts) {
             self.superblock.facts_at = U64::new(self.end);
-            let json = serde_json::to_vec(facts).map_err(|e| Error::failed("the facts cannot be written").because(e))?;
+            let json = serde_json::to_vec(facts)
+                .map_err(|e| Error::failed("the facts cannot be written").because(e))?;
             self.append_packed(RecordType::Facts, 0..0, &json)?;
             self.facts_written = Some(facts.clone());
         }
@@ -210,7 +225,7 @@ impl Writer {
         let head = Head {
             kind: RecordType::Checkpoint,
             codec: Codec::Stored,
-            unpacked: SUPERBLOCK_LEN as u32,
+            unpacked: len32(SUPERBLOCK_LEN),
             disk_at: 0,
             disk_len: self.superblock.disk_size.get(),
             detail: 0,
@@ -220,7 +235,9 @@ impl Writer {
         self.write_out()?;
         self.sync()?;
         let slot = SUPERBLOCK_AT[(generation % 2) as usize];
-        self.store.write_all_at(copy.as_bytes(), slot).map_err(|e| self.io_error("the superblock cannot be written", e))?;
+        self.store
+            .write_all_at(copy.as_bytes(), slot)
+            .map_err(|e| self.io_error("the superblock cannot be written", e))?;
         self.sync()
     }
 
@@ -243,7 +260,7 @@ impl Writer {
             let head = Head {
                 kind: node.kind,
                 codec: Codec::Stored,
-                unpacked: node.bytes.len() as u32,
+                unpacked: len32(node.bytes.len()),
                 disk_at: node.disk.start,
                 disk_len: node.disk.end - node.disk.start,
                 detail: node.level.into(),
@@ -283,12 +300,15 @@ impl Writer {
     /// Appends a record whose payload is packed if that makes it smaller.
     fn append_packed(&mut self, kind: RecordType, disk: Range<u64>, payload: &[u8]) -> Result<(), Error> {
         let unpacked = u32::try_from(payload.len()).ok().filter(|len| *len <= LONGEST_PAYLOAD);
-        let unpacked = unpacked.ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
+        let unpacked = unpacked
+            .ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
         let packed = Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
             .and_then(|mut packer| packer.pack(payload))
             .map_err(|e| Error::failed("zstd does not work").because(e))?;
-        let (codec, stored) = packed.as_ref().map_or((Codec::Stored, payload), |(codec, bytes)| (*codec, &bytes[..]));
-        let head = Head { kind, codec, unpacked, disk_at: disk.start, disk_len: disk.end - disk.start, detail: 0 };
+        let (codec, stored) =
+            packed.as_ref().map_or((Codec::Stored, payload), |(codec, bytes)| (*codec, &bytes[..]));
+        let head =
+            Head { kind, codec, unpacked, disk_at: disk.start, disk_len: disk.end - disk.start, detail: 0 };
         self.append(ENTRY_UNREAD, head, stored).map(|_| ())
     }
 
@@ -310,7 +330,7 @@ impl Writer {
         self.buffer.extend_from_slice(payload);
         let next = header.next(self.end);
         let padding = next - self.end - (HEADER_LEN + payload.len()) as u64;
-        self.buffer.resize(self.buffer.len() + padding as usize, 0);
+        self.buffer.resize(self.buffer.len() + index(padding), 0);
         self.end = next;
         if self.buffer.len() >= BUFFER {
             self.write_out()?;
@@ -320,7 +340,9 @@ impl Writer {
 
     fn write_out(&mut self) -> Result<(), Error> {
         let at = self.end - self.buffer.len() as u64;
-        self.store.write_all_at(&self.buffer, at).map_err(|e| self.io_error("the image cannot be written", e))?;
+        self.store
+            .write_all_at(&self.buffer, at)
+            .map_err(|e| self.io_error("the image cannot be written", e))?;
         self.buffer.clear();
         Ok(())
     }
@@ -333,7 +355,10 @@ impl Writer {
     }
 
     fn io_error(&self, what: &str, e: io::Error) -> Error {
-        let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge);
+        let full = matches!(
+            e.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        );
         let error = Error::new(Kind::Failed, what).at(&self.path).because(e);
         if full { error.hint("make room, or put the image on another file system") } else { error }
     }
@@ -341,6 +366,11 @@ impl Writer {
     fn index_error(&self, e: ReadError) -> Error {
         Error::failed("the index cannot be read back").at(&self.path).because(e)
     }
+}
+
+/// The length of something that is known to be short.
+fn len32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 fn raw_range(r: &BadRange) -> RawRange {
@@ -378,13 +408,15 @@ impl Written<'_> {
 impl Nodes for Written<'_> {
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
         let at = entry.at.get();
-        let node = decode_node(&self.payload(entry)?, at, self.end).map_err(|f| ReadError::Corrupt { at: f.at })?;
+        let node =
+            decode_node(&self.payload(entry)?, at, self.end).map_err(|f| ReadError::Corrupt { at: f.at })?;
         if node.len() == count { Ok(node) } else { Err(ReadError::Corrupt { at }) }
     }
 
     fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
         let at = entry.at.get();
-        decode_pieces(&self.payload(entry)?, at, self.end, chunk_len).map_err(|f| ReadError::Corrupt { at: f.at })
+        decode_pieces(&self.payload(entry)?, at, self.end, chunk_len)
+            .map_err(|f| ReadError::Corrupt { at: f.at })
     }
 }
 

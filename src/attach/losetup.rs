@@ -1,0 +1,156 @@
+//! Linux's loop devices, through util-linux's `losetup` and what the kernel tells in /sys.
+//!
+//! The settings and checks are the measured ones of docs/SEMANTICS.md: direct I/O on, so that a bad sector costs
+//! itself and not its page; no readahead where there are bad sectors; size and direct I/O verified afterwards,
+//! because the kernel gives a device of size 0 for a file that it may not read, and no error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::{Attacher, Request};
+use crate::error::{Error, Kind};
+use crate::mounts::mountinfo;
+use crate::units::SECTOR;
+
+/// Loop devices.
+pub struct Losetup;
+
+/// How far the kernel reads a device without bad sectors ahead, in bytes.
+const READAHEAD: u64 = 4 << 20;
+/// How long a device may take to go, once nobody has it open.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Attacher for Losetup {
+    fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
+        // The device's sector size must divide its size, or the last sectors cannot be read.
+        let fits = request.size.is_multiple_of(u64::from(request.sector)) && request.sector <= 4096;
+        let sector = if fits { request.sector } else { SECTOR };
+        let mut losetup = Command::new("losetup");
+        losetup
+            .args(["--find", "--show", "--read-only", "--direct-io=on", "--sector-size"])
+            .arg(sector.to_string());
+        if request.partitions {
+            losetup.arg("--partscan");
+        }
+        let device = PathBuf::from(run(losetup.arg("--").arg(file))?.trim());
+        let check = || -> Result<(), Error> {
+            let name = name(&device)?;
+            let size = sys_number(&name, "size")? * u64::from(SECTOR);
+            let expected = request.size - request.size % u64::from(sector);
+            if size != expected {
+                let what = format!(
+                    "the kernel gives it {size} bytes and not {expected}: it may not read the mounted file"
+                );
+                return Err(Error::new(Kind::Unavailable, what).at(&device));
+            }
+            if sys_number(&name, "loop/dio")? != 1 {
+                let what =
+                    "the kernel refuses direct I/O on it, so that bad sectors would cost their whole page";
+                return Err(Error::new(Kind::Unavailable, what).at(&device));
+            }
+            let ahead = request.readahead.unwrap_or(if request.failing { 0 } else { READAHEAD });
+            let path = format!("/sys/block/{name}/queue/read_ahead_kb");
+            fs::write(&path, (ahead / 1024).to_string())
+                .map_err(|e| Error::io("the readahead cannot be set", Path::new(&path), e))
+        };
+        match check() {
+            Ok(()) => Ok(device),
+            Err(e) => {
+                self.detach(&device)?;
+                Err(e)
+            }
+        }
+    }
+
+    fn devices(&self, file: &Path) -> Vec<PathBuf> {
+        let Ok(blocks) = fs::read_dir("/sys/block") else { return Vec::new() };
+        let names = blocks.flatten().map(|b| b.file_name()).filter_map(|n| n.into_string().ok());
+        names
+            .filter(|n| n.starts_with("loop") && backing(n).is_some_and(|b| b == file))
+            .map(|n| Path::new("/dev").join(n))
+            .collect()
+    }
+
+    fn mounts(&self, device: &Path) -> Vec<PathBuf> {
+        let Ok(name) = name(device) else { return Vec::new() };
+        let mut numbers: Vec<String> = Vec::new();
+        let number = |path: &str| fs::read_to_string(path).map(|n| n.trim().to_owned());
+        numbers.extend(number(&format!("/sys/block/{name}/dev")));
+        if let Ok(parts) = fs::read_dir(format!("/sys/block/{name}")) {
+            let parts = parts.flatten().filter_map(|p| p.file_name().into_string().ok());
+            numbers.extend(
+                parts
+                    .filter(|p| p.starts_with(&name))
+                    .filter_map(|p| number(&format!("/sys/block/{name}/{p}/dev")).ok()),
+            );
+        }
+        let mounts = mountinfo().into_iter().filter(|m| {
+            // btrfs has device numbers of its own: there the source tells.
+            numbers.contains(&m.device) || Path::new(&m.source) == device
+        });
+        mounts.map(|m| m.mountpoint).collect()
+    }
+
+    fn detach(&self, device: &Path) -> Result<(), Error> {
+        let name = name(device)?;
+        let start = Instant::now();
+        while backing(&name).is_some() {
+            // The kernel says yes at once and does it when the last one has closed the device.
+            let cleared = run(Command::new("losetup").arg("--detach").arg(device));
+            if backing(&name).is_none() {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                let busy = Error::new(Kind::Busy, "is still in use").at(device);
+                return Err(match cleared {
+                    Ok(_) => busy,
+                    Err(e) => busy.because(e),
+                });
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn name(device: &Path) -> Result<String, Error> {
+    let name = device.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    let is_loop =
+        name.strip_prefix("loop").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    if is_loop { Ok(name.into()) } else { Err(Error::failed("is not a loop device").at(device)) }
+}
+
+/// The file that a loop device shows, if it shows one.
+fn backing(name: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(PathBuf::from(text.trim_end_matches('\n')))
+}
+
+fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
+    let path = PathBuf::from(format!("/sys/block/{name}/{what}"));
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("cannot be read", &path, e))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::failed(format!("says '{}', which is not a number", text.trim())).at(&path))
+}
+
+fn run(command: &mut Command) -> Result<String, Error> {
+    let output = command.output().map_err(|e| {
+        Error::new(Kind::Unavailable, "losetup cannot be run")
+            .because(e)
+            .hint("install util-linux (Debian: mount)")
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let error = Error::new(Kind::Unavailable, format!("losetup: {said}"));
+    Err(if nix::unistd::geteuid().is_root() {
+        error
+    } else {
+        error.hint("attaching a block device needs root: sudo cdi attach …")
+    })
+}

@@ -1,0 +1,234 @@
+//! `cdi demo`: the main job on a sample that is made here: a small failing disk with a real file system.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::{End, open_disk, up};
+use crate::attach::attacher;
+use crate::capture::target::Target;
+use crate::capture::{self, DEFAULT_CHUNK};
+use crate::cli::{self, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
+use crate::daemon;
+use crate::disk::Options;
+use crate::down::down;
+use crate::error::Error;
+use crate::image::codec::Codec;
+use crate::image::facts::Facts;
+use crate::parallel;
+use crate::serve::DISK_NAME;
+use crate::ui::Ui;
+use crate::units::index;
+
+const DISK_BYTES: u64 = 8 << 20;
+const SECTOR: u64 = 512;
+/// A letter that can be read, and a photo over which the disk fails.
+const FILES: [(&str, usize); 2] = [("LETTER.TXT", 6 << 10), ("PHOTO.RAW", 3 << 20)];
+
+pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
+    let scratch = Scratch::new(args.keep.as_deref())?;
+    let result = show(&scratch.dir, ui);
+    if args.keep.is_some() {
+        ui.say(format!("the sample is in {}", scratch.dir.display()));
+    }
+    let report = result?;
+    ui.json(&report);
+    Ok(End::Done)
+}
+
+fn show(dir: &Path, ui: &Ui) -> Result<Value, Error> {
+    let tell = |line: String| {
+        if !ui.json && !ui.quiet {
+            ui.data(line);
+        }
+    };
+    let [raw, map, image] = ["disk.raw", "disk.map", "disk.cdimg"].map(|name| dir.join(name));
+    let bad_sector = make_disk(&raw)?;
+    let mapfile = format!(
+        "# a failing disk: one sector in the middle of {}\n0x0 + 1\n0x0 0x{:X} +\n0x{:X} 0x{SECTOR:X} -\n0x{:X} 0x{:X} +\n",
+        FILES[1].0,
+        bad_sector * SECTOR,
+        bad_sector * SECTOR,
+        (bad_sector + 1) * SECTOR,
+        DISK_BYTES - (bad_sector + 1) * SECTOR
+    );
+    fs::write(&map, mapfile).map_err(|e| Error::io("cannot be written", &map, e))?;
+    tell(format!(
+        "1. a disk of 8 MiB with a FAT file system, and the map of its one bad sector, {bad_sector}"
+    ));
+
+    let how = HowToOpen { mapfile: Some(map), ..HowToOpen::default() };
+    let source = open_disk(&cli::Image { image: raw, how }, super::plain_reads(), ui)?;
+    let facts = Facts { serial: Some("DEMO-1".into()), source: Some("cdi demo".into()), ..Facts::default() };
+    let (codec, threads) = (Codec::Zstd, parallel::cores());
+    let options = capture::Options {
+        codec,
+        level: codec.levels().1,
+        chunk: DEFAULT_CHUNK,
+        physical_sector: None,
+        facts,
+        threads,
+    };
+    let (target, file) = Target::create(&image, true)?;
+    let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| Ok(()))?;
+    target.finish()?;
+    tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
+
+    let reads = Reads {
+        bad: Bad::Error,
+        errno: ErrnoName::Io,
+        suspect: Suspect::Error,
+        cache: Options::default().cache,
+        allow_other: false,
+    };
+    // Without the right to a block device the mounted folder shows the same.
+    let device = (attacher().is_ok() && nix::unistd::geteuid().is_root())
+        .then_some(DeviceOptions { partitions: false, readahead: None });
+    let image = cli::Image { image, how: HowToOpen::default() };
+    let up = daemon::up(up::plan(&image, None, &reads, device.as_ref(), ui)?)?;
+    let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
+    let gone = down(&up.record, true);
+    let report = seen?;
+    gone?;
+    tell("6. detached and unmounted; nothing is left".into());
+    Ok(report)
+}
+
+/// Makes the disk. The number of a sector in the middle of the photo.
+fn make_disk(path: &Path) -> Result<u64, Error> {
+    let failed = |e| Error::io("cannot be made", path, e);
+    let file = File::create_new(path).map_err(failed)?;
+    let disk = || File::options().read(true).write(true).open(path);
+    file.set_len(DISK_BYTES).map_err(failed)?;
+    let label = fatfs::FormatVolumeOptions::new().volume_label(*b"CDI DEMO   ");
+    fatfs::format_volume(disk().map_err(failed)?, label).map_err(failed)?;
+    let volume = fatfs::FileSystem::new(disk().map_err(failed)?, fatfs::FsOptions::new()).map_err(failed)?;
+    for (name, len) in FILES {
+        volume
+            .root_dir()
+            .create_file(name)
+            .and_then(|mut f| f.write_all(&contents(name, len)))
+            .map_err(failed)?;
+    }
+    volume.unmount().map_err(failed)?;
+    // The photo lies in one piece on a new file system: where it begins is found by its first bytes.
+    let bytes = fs::read(path).map_err(failed)?;
+    let first = &contents(FILES[1].0, FILES[1].1)[..index(SECTOR)];
+    let start = bytes.chunks(index(SECTOR)).position(|sector| sector == first).unwrap_or(0) as u64;
+    Ok(start + FILES[1].1 as u64 / SECTOR / 2 + 1)
+}
+
+/// What is in a file: lines that say which file and where.
+fn contents(name: &str, len: usize) -> Vec<u8> {
+    (0..)
+        .flat_map(|line: usize| format!("{name} line {line:06} of what must not be lost\n").into_bytes())
+        .take(len)
+        .collect()
+}
+
+/// Looks at the disk that is shown, as a user would.
+fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String)) -> Result<Value, Error> {
+    let disk = device.map_or_else(|| dir.join(DISK_NAME), Path::to_owned);
+    let what = if device.is_some() { "attached" } else { "mounted (a block device needs root)" };
+    tell(format!("3. {what}: {} with {}", disk.display(), names(dir).join(", ")));
+
+    let failed = |e| Error::io("cannot be read", &disk, e);
+    let open = || File::open(&disk).map_err(failed);
+    let volume = fatfs::FileSystem::new(ReadOnly(open()?), fatfs::FsOptions::new()).map_err(failed)?;
+    let read = |name: &str| -> std::io::Result<(u64, Option<std::io::Error>)> {
+        let mut file = volume.root_dir().open_file(name)?;
+        let (mut buf, mut done) = ([0; index(SECTOR)], 0);
+        loop {
+            match file.read(&mut buf) {
+                Ok(0) => return Ok((done, None)),
+                Ok(n) => done += n as u64,
+                Err(e) => return Ok((done, Some(e))),
+            }
+        }
+    };
+    let (good, error) = read(FILES[0].0).map_err(failed)?;
+    if let Some(e) = error {
+        return Err(failed(e));
+    }
+    tell(format!("4. {} reads whole: {good} bytes", FILES[0].0));
+    let (before, error) = read(FILES[1].0).map_err(failed)?;
+    let Some(error) = error else {
+        return Err(Error::failed("the bad sector was read: this must never happen").at(&disk));
+    };
+    tell(format!("   {} fails after {before} of {} bytes, as on the disk: {error}", FILES[1].0, FILES[1].1));
+
+    let bad = dir.join("badblocks.json");
+    let text = fs::read_to_string(&bad).map_err(|e| Error::io("cannot be read", &bad, e))?;
+    let map: Value =
+        serde_json::from_str(&text).map_err(|e| Error::failed("is not JSON").at(&bad).because(e))?;
+    tell(format!("5. badblocks.json: {}", map["ranges"]));
+    if map["ranges"][0]["first_sector"] != json!(bad_sector) {
+        return Err(Error::failed("does not name the bad sector: this must never happen").at(&bad));
+    }
+    Ok(json!({
+        "shown_at": dir, "device": device, "bad_sector": bad_sector,
+        "good_file_bytes": good, "failing_file_bytes_before_error": before, "error": error.to_string(),
+        "ranges": map["ranges"],
+    }))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The file system library wants something that could be written; nothing is.
+struct ReadOnly(File);
+
+impl Read for ReadOnly {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for ReadOnly {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl std::io::Seek for ReadOnly {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        std::io::Seek::seek(&mut self.0, to)
+    }
+}
+
+/// A folder for the sample, removed at the end unless the user wants to keep it.
+struct Scratch {
+    dir: PathBuf,
+    keep: bool,
+}
+
+impl Scratch {
+    fn new(keep: Option<&Path>) -> Result<Scratch, Error> {
+        let dir = keep.map_or_else(
+            || {
+                let nanos =
+                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+                std::env::temp_dir().join(format!("cdi-demo-{}-{nanos}", std::process::id()))
+            },
+            Path::to_owned,
+        );
+        fs::create_dir(&dir).map_err(|e| Error::io("cannot be made", &dir, e))?;
+        Ok(Scratch { dir, keep: keep.is_some() })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `cdi unmount` and `cdi detach`: the same way down, whatever names it.
+
+use serde_json::json;
+
+use super::End;
+use crate::cli::Down;
+use crate::down::{down, unmount_unrecorded};
+use crate::error::Error;
+use crate::mounts::find;
+use crate::ui::Ui;
+
+pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
+    let records = find(&args.target)?;
+    for record in &records {
+        down(record, args.force)?;
+        ui.say(format!("{} is no longer at {}", record.image.display(), record.mountpoint.display()));
+    }
+    let unrecorded = records.is_empty() && unmount_unrecorded(&args.target, args.force)?;
+    if records.is_empty() && !unrecorded {
+        // Done already: a second time is fine.
+        ui.say(format!("{}: not mounted, not attached", args.target.display()));
+    }
+    ui.json(&json!({ "target": args.target, "taken_away": records }));
+    Ok(End::Done)
+}

@@ -1,0 +1,51 @@
+//! `cdi exec IMAGE -- CMD … {} …`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::{End, up::plan};
+use crate::cli::Exec;
+use crate::daemon;
+use crate::down::down;
+use crate::error::{Error, Kind};
+use crate::ui::Ui;
+
+pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
+    let up = daemon::up(plan(&args.image, None, &args.reads, Some(&args.device), ui)?)?;
+    let device = up.record.device.clone().unwrap_or_default();
+    let words: Vec<OsString> =
+        args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
+    let status =
+        Command::new(&words[0]).args(&words[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
+    let cleaned = down(&up.record, false).or_else(|busy| {
+        ui.remark(format!("{busy}; taken away all the same"));
+        down(&up.record, true)
+    });
+    let status =
+        status.map_err(|e| Error::new(Kind::Usage, "cannot be run").at(Path::new(&words[0])).because(e))?;
+    cleaned?;
+    // As a shell tells it: 128 and the signal's number.
+    let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
+    Ok(End::Code(u8::try_from(code).unwrap_or(1)))
+}
+
+fn fill_in(word: &OsString, device: &Path, dir: &Path) -> OsString {
+    let mut out = Vec::new();
+    let mut rest = word.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if let Some(after) = rest.strip_prefix(b"{}") {
+            out.extend_from_slice(device.as_os_str().as_bytes());
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix(b"{dir}") {
+            out.extend_from_slice(dir.as_os_str().as_bytes());
+            rest = after;
+        } else {
+            out.push(*first);
+            rest = after;
+        }
+    }
+    OsString::from_vec(out)
+}

@@ -1,0 +1,200 @@
+//! `cdi mount` and `cdi attach`, and what `exec` and `demo` share with them: a plan, brought up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{End, open_disk};
+use crate::attach;
+use crate::cli::{self, Attach, Bad, DeviceOptions, ErrnoName, Mount, Reads, Suspect};
+use crate::daemon::{self, Plan};
+use crate::disk::{BadPolicy, Options};
+use crate::down;
+use crate::error::{ErrnoStyle, Error, Kind};
+use crate::mounts::{Record, mounted_at, records, runtime_dir};
+use crate::ui::Ui;
+use crate::units::SECTOR;
+
+pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
+    let plan = plan(&args.image, Some(&args.dir), &args.reads, None, ui)?;
+    let dir = plan.dir.clone();
+    bring_up(plan, args.foreground, ui, |record| {
+        if !ui.json(record) {
+            ui.say(format!("{} is mounted at {}", record.image.display(), dir.display()));
+        }
+    })
+}
+
+pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
+    down::clean_up_after_the_dead();
+    if args.dir.is_none()
+        && let Some((record, device)) = attached(&args.image.image)
+    {
+        ui.remark("this image is attached already");
+        if !ui.json(&record) {
+            ui.data(device.display());
+        }
+        return Ok(End::Done);
+    }
+    let plan = plan(&args.image, args.dir.as_deref(), &args.reads, Some(&args.device), ui)?;
+    bring_up(plan, args.foreground, ui, |record| {
+        if !ui.json(record) {
+            ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
+            if let Some(device) = &record.device {
+                ui.data(device.display());
+            }
+        }
+    })
+}
+
+fn attached(image: &Path) -> Option<(Record, PathBuf)> {
+    let image = image.canonicalize().ok()?;
+    let record =
+        records().ok()?.into_iter().find(|r| r.image == image && r.device.is_some() && r.is_served())?;
+    let device = record.device.clone()?;
+    Some((record, device))
+}
+
+fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Result<End, Error> {
+    let made_dir = plan.made_dir.then(|| plan.dir.clone());
+    if foreground {
+        let up = daemon::up(plan)?;
+        tell(&up.record);
+        ui.say("Ctrl-C ends it");
+        return up.serve().map(|()| End::Done);
+    }
+    match daemon::up_in_background(plan) {
+        Ok(record) => {
+            tell(&record);
+            Ok(End::Done)
+        }
+        Err(e) => {
+            // The daemon has cleaned up unless it died.
+            if let Some(dir) = made_dir.filter(|d| mounted_at(d).is_none()) {
+                let _ = fs::remove_dir(dir);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Opens the image and settles where and how it is to be shown. `device` says how it is to be attached, if it is.
+pub(super) fn plan(
+    image: &cli::Image,
+    dir: Option<&Path>,
+    reads: &Reads,
+    device: Option<&DeviceOptions>,
+    ui: &Ui,
+) -> Result<Plan, Error> {
+    down::clean_up_after_the_dead();
+    let bad = match &reads.bad {
+        Bad::Error => BadPolicy::Error,
+        Bad::Zero => BadPolicy::Zero,
+        Bad::Pattern(text) => BadPolicy::Pattern(text.clone().into_bytes()),
+    };
+    let options = Options { bad, read_suspect: reads.suspect == Suspect::Read, cache: reads.cache };
+    let disk = open_disk(image, options, ui)?;
+    let path = image.image.canonicalize().map_err(|e| Error::io("cannot be resolved", &image.image, e))?;
+    if device.is_some() {
+        attach::attacher()?;
+        let tail = disk.size() % u64::from(SECTOR);
+        if tail != 0 {
+            ui.remark(format!(
+                "{} bytes are not whole sectors of {SECTOR}: the device ends {tail} bytes early, disk.raw has them all",
+                disk.size()
+            ));
+        }
+        if disk.size() < u64::from(SECTOR) {
+            return Err(
+                Error::bad_image("smaller than a sector: it cannot be a block device").at(&image.image)
+            );
+        }
+    }
+    let request = device.map(|d| attach::Request {
+        size: disk.size(),
+        sector: disk.sector(),
+        failing: disk.has_failing_reads(),
+        partitions: d.partitions,
+        readahead: d.readahead,
+    });
+    let (dir, made_dir) = match dir {
+        Some(dir) => given_dir(dir, &path)?,
+        None => (own_dir(&path)?, true),
+    };
+    let errno = match reads.errno {
+        ErrnoName::Io => ErrnoStyle::Io,
+        ErrnoName::Medium => ErrnoStyle::Medium,
+    };
+    Ok(Plan { disk, image: path, dir, made_dir, errno, allow_other: reads.allow_other, device: request })
+}
+
+/// The folder that the user named: made if it is not there, and empty.
+fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
+    let made = match fs::create_dir(dir) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(Error::io("cannot be made", dir, e)),
+    };
+    let check = || {
+        let resolved = dir.canonicalize().map_err(|e| Error::io("cannot be resolved", dir, e))?;
+        if mounted_at(&resolved).is_some_and(|m| m.fstype.starts_with("fuse")) {
+            let error = Error::new(Kind::Busy, "something is mounted there already").at(dir);
+            return Err(error.hint("'cdi list' shows what; 'cdi unmount' takes it away"));
+        }
+        let mut entries = fs::read_dir(&resolved).map_err(|e| Error::io("cannot be read", dir, e))?;
+        if entries.next().is_some() {
+            return Err(Error::usage("is not empty; a mount would hide what is in it").at(dir));
+        }
+        if image.starts_with(&resolved) {
+            return Err(Error::usage("the image lies in the folder that would hide it").at(dir));
+        }
+        Ok(resolved)
+    };
+    check().map(|resolved| (resolved, made)).inspect_err(|_| {
+        if made {
+            let _ = fs::remove_dir(dir);
+        }
+    })
+}
+
+/// A new folder named after the image, among our own.
+fn own_dir(image: &Path) -> Result<PathBuf, Error> {
+    let parent = runtime_dir()?.join("mnt");
+    fs::create_dir_all(&parent).map_err(|e| Error::io("cannot be made", &parent, e))?;
+    let name = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
+    for number in 1..1000 {
+        let dir = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io("cannot be made", &dir, e)),
+        }
+    }
+    Err(Error::failed("a thousand images of this name are mounted").at(&parent))
+}
+
+pub(super) fn list(ui: &Ui) -> Result<End, Error> {
+    let mounts: Vec<_> = records()?.into_iter().map(|r| (r.is_served(), r)).collect();
+    let table: Vec<_> = mounts
+        .iter()
+        .map(|(served, r)| {
+            json!({
+                "image": r.image, "mountpoint": r.mountpoint, "device": r.device,
+                "pid": r.pid, "via": r.via, "served": served,
+            })
+        })
+        .collect();
+    if ui.json(&json!({ "mounts": table })) {
+        return Ok(End::Done);
+    }
+    for (served, r) in &mounts {
+        let device = r.device.as_ref().map_or("-".into(), |d| d.display().to_string());
+        let dead = if *served { "" } else { "  (its daemon is dead: 'cdi detach' cleans up)" };
+        ui.data(format!("{device:<12} {} {}{dead}", r.mountpoint.display(), r.image.display()));
+    }
+    if mounts.is_empty() {
+        ui.say("nothing is mounted");
+    }
+    Ok(End::Done)
+}

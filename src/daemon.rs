@@ -1,0 +1,290 @@
+//! The process that serves a disk: how it comes up, how it is left in the background, how it ends.
+//!
+//! No thread is started before the process has forked. Success is told only after a read through the mount has
+//! given the right bytes.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::attach::{self, attacher};
+use crate::disk::Disk;
+use crate::down::down;
+use crate::error::{ErrnoStyle, Error, Kind};
+use crate::mounts::{Record, mounted_at};
+use crate::parallel;
+use crate::serve::{DISK_NAME, Tree, transport};
+use crate::units::index;
+
+/// What is to be brought up.
+pub struct Plan {
+    /// The disk; its readahead not started.
+    pub disk: Disk,
+    /// The image, an absolute path.
+    pub image: PathBuf,
+    /// The folder to mount at, an absolute path without symbolic links. It is there.
+    pub dir: PathBuf,
+    /// Whether we made the folder.
+    pub made_dir: bool,
+    /// Which errno bad sectors are answered with.
+    pub errno: ErrnoStyle,
+    /// Whether other users may read.
+    pub allow_other: bool,
+    /// How the block device is to be, if there is to be one.
+    pub device: Option<attach::Request>,
+}
+
+/// A disk that is being served by this process.
+pub struct Up {
+    /// The record of it.
+    pub record: Record,
+    events: Receiver<Event>,
+    _lock: File,
+}
+
+enum Event {
+    /// It is no longer mounted.
+    Ended(Result<(), Error>),
+    /// The user, or the system, wants it to end: by this signal.
+    Signal(i32),
+}
+
+/// Brings a disk up in this process. What was made is taken away again if that fails.
+pub fn up(plan: Plan) -> Result<Up, Error> {
+    let transport = transport()?;
+    let record = Record {
+        image: plan.image.clone(),
+        mountpoint: plan.dir.clone(),
+        device: None,
+        pid: std::process::id().cast_signed(),
+        made_dir: plan.made_dir,
+        via: transport.name().into(),
+    };
+    let lock = record.lock()?;
+    let mut up = match record.save().and_then(|()| bring_up(plan, record.clone())) {
+        Ok((record, events)) => Up { record, events, _lock: lock },
+        Err(e) => {
+            if let Err(left) = down(&record, true) {
+                log::error!("cannot clean up after a failed start: {left}");
+            }
+            return Err(e);
+        }
+    };
+    up.record.pid = record.pid;
+    Ok(up)
+}
+
+fn bring_up(plan: Plan, mut record: Record) -> Result<(Record, Receiver<Event>), Error> {
+    let (send, events) = channel();
+    let signals = send.clone();
+    let mut wanted = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    spawn("signals", move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok()))?;
+
+    let readahead = plan.disk.start_readahead(parallel::cores());
+    readahead.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+    let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
+    let serving = transport()?.serve(Arc::clone(&tree), &plan.dir, &plan.image.to_string_lossy())?;
+    spawn("serving", move || {
+        let _ = send.send(Event::Ended(serving.wait()));
+    })?;
+    raise_readahead(&plan.dir);
+    let file = plan.dir.join(DISK_NAME);
+    self_test(&tree, &file)?;
+    if let Some(request) = plan.device {
+        let device = attacher()?.attach(&file, &request)?;
+        tree.set_device(Some(&device));
+        record.device = Some(device);
+        record.save()?;
+    }
+    Ok((record, events))
+}
+
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+}
+
+/// FUSE_INIT cannot ask for more readahead than 128 KiB; root may set it afterwards. Buffered readers are three to
+/// ten times faster then; where it cannot be set, nothing else is lost.
+fn raise_readahead(dir: &Path) {
+    if let Some(mount) = mounted_at(dir) {
+        let _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), "4096");
+    }
+}
+
+/// Reads through the mount what was read without it: the first bytes of the disk that do not fail.
+fn self_test(tree: &Tree, file: &Path) -> Result<(), Error> {
+    let failed = |e| Error::io("is mounted, but cannot be read", file, e);
+    let shown = File::open(file).map_err(failed)?;
+    let size = shown.metadata().map_err(failed)?.len();
+    let disk = tree.disk();
+    if size != disk.size() {
+        return Err(
+            Error::failed(format!("is mounted, but shows {size} bytes and not {}", disk.size())).at(file)
+        );
+    }
+    // A page, as the kernel reads it: sectors before a bad one in the same page would fail, too.
+    let mut at = 0;
+    let page = loop {
+        let page = at..(at + 4096).min(size);
+        match disk.failing().next(at).filter(|_| disk.has_failing_reads()) {
+            Some(bad) if bad.start < page.end => at = bad.end.next_multiple_of(4096),
+            _ => break page,
+        }
+        if at >= size {
+            return Ok(());
+        }
+    };
+    let mut expect = vec![0; index(page.end - page.start)];
+    if disk.read_at(&mut expect, page.start).is_err() {
+        // Damage of the image: readers will be told.
+        return Ok(());
+    }
+    let mut got = vec![0; expect.len()];
+    std::os::unix::fs::FileExt::read_exact_at(&shown, &mut got, page.start).map_err(failed)?;
+    if got == expect { Ok(()) } else { Err(Error::failed("is mounted, but gives wrong bytes").at(file)) }
+}
+
+impl Up {
+    /// Serves until it is unmounted or a signal ends it, and cleans up. The first signal is polite: if something is
+    /// in use it stays; the second takes it away all the same.
+    pub fn serve(self) -> Result<(), Error> {
+        let mut asked = false;
+        loop {
+            match self.events.recv() {
+                Ok(Event::Signal(_)) => match down(&self.record, asked) {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        log::error!(
+                            "{e}{}",
+                            if asked { "" } else { "; a second signal takes it away all the same" }
+                        );
+                        asked = true;
+                    }
+                },
+                Ok(Event::Ended(result)) => {
+                    let cleaned = down(&self.record, true);
+                    return result.and(cleaned);
+                }
+                Err(_) => return Err(Error::failed("the serving threads are gone")),
+            }
+        }
+    }
+}
+
+impl Up {
+    /// Waits for a command that uses the disk. SIGINT comes from the terminal and reaches the command, too, and is
+    /// its to answer; what was sent to this process alone is passed on.
+    pub fn wait_for(&self, command: &mut Child) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = command.try_wait()? {
+                return Ok(status);
+            }
+            if let Ok(Event::Signal(signal)) = self.events.recv_timeout(Duration::from_millis(20))
+                && signal != SIGINT
+                && let Ok(signal) = Signal::try_from(signal)
+            {
+                let _ = kill(Pid::from_raw(command.id().cast_signed()), signal);
+            }
+        }
+    }
+}
+
+/// What the daemon tells the command that started it.
+#[derive(Serialize, Deserialize)]
+enum Message {
+    Up(Record),
+    Failed { exit: u8, what: String, path: Option<PathBuf>, hint: Option<String> },
+}
+
+/// Brings a disk up in a process of its own, which stays in the background.
+pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
+    let failed = |e: io::Error| Error::failed("a daemon cannot be started").because(e);
+    let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
+    let record = Record {
+        image: plan.image.clone(),
+        mountpoint: plan.dir.clone(),
+        device: None,
+        pid: 0,
+        made_dir: plan.made_dir,
+        via: String::new(),
+    };
+    let log_path = record.log()?;
+    let log = File::create(&log_path).map_err(|e| Error::io("cannot be created", &log_path, e))?;
+    // Never start(): it exits with 0 when the daemon has failed.
+    let daemonize = daemonize::Daemonize::new().working_directory("/").umask(0o077).stderr(log);
+    match daemonize.execute() {
+        daemonize::Outcome::Parent(started) => {
+            started.map_err(|e| Error::failed("a daemon cannot be started").because(e))?;
+            drop(to_parent);
+            let mut text = Vec::new();
+            from_daemon.read_to_end(&mut text).map_err(failed)?;
+            match serde_json::from_slice(&text) {
+                Ok(Message::Up(record)) => Ok(record),
+                Ok(Message::Failed { exit, what, path, hint }) => {
+                    Err(Error { kind: kind_of(exit), what, path, hint, source: None })
+                }
+                Err(_) => {
+                    let said = fs::read_to_string(&log_path).unwrap_or_default();
+                    let said = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
+                    Err(Error::failed(format!("the daemon died before it was ready: {said}")).at(&plan.image))
+                }
+            }
+        }
+        daemonize::Outcome::Child(started) => {
+            drop(from_daemon);
+            let up = started
+                .map_err(|e| Error::failed("a daemon cannot be started").because(e))
+                .and_then(|_| up(plan));
+            let message = match &up {
+                Ok(up) => Message::Up(up.record.clone()),
+                Err(e) => {
+                    let causes = std::error::Error::source(e).map(|s| format!(": {s}")).unwrap_or_default();
+                    let what = format!("{}{causes}", e.what);
+                    Message::Failed {
+                        exit: e.kind.exit_code(),
+                        what,
+                        path: e.path.clone(),
+                        hint: e.hint.clone(),
+                    }
+                }
+            };
+            let told = serde_json::to_vec(&message)
+                .map_err(io::Error::from)
+                .and_then(|text| to_parent.write_all(&text));
+            drop(to_parent);
+            let end = match (up, told) {
+                (Ok(up), Ok(())) => up.serve(),
+                // Nobody is there any more to be told: nobody wants it.
+                (Ok(up), Err(e)) => down(&up.record, true).and(Err(failed(e))),
+                (Err(e), _) => Err(e),
+            };
+            // Not by returning: fuser's session must not be dropped, see serve/fuse.rs.
+            match end {
+                Ok(()) => std::process::exit(0),
+                Err(e) => {
+                    log::error!("{e}");
+                    std::process::exit(e.kind.exit_code().into())
+                }
+            }
+        }
+    }
+}
+
+fn kind_of(exit: u8) -> Kind {
+    let kinds =
+        [Kind::Usage, Kind::BadImage, Kind::DataMissing, Kind::Busy, Kind::Unavailable, Kind::Interrupted];
+    kinds.into_iter().find(|k| k.exit_code() == exit).unwrap_or(Kind::Failed)
+}

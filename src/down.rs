@@ -1,0 +1,214 @@
+//! The one way down: file systems on the device, the device, the mounted folder, the daemon, the record.
+//!
+//! Each step is fine with having been done already, so that any number of these may run, one after the other or at
+//! once, after any accident. The mounted folder is never looked into: if its daemon hangs, so would we.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::attach::{Attacher, attacher};
+use crate::error::{Error, Kind};
+use crate::mounts::{Record, holders, mounted_at, records};
+use crate::serve::DISK_NAME;
+
+/// How long the daemon may take to end after its mount is gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes everything away that `record` tells of. With `force`, also what is in use: its users get errors.
+/// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway.
+pub fn down(record: &Record, force: bool) -> Result<(), Error> {
+    let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
+    let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
+    let force = force || lost;
+    let attacher = attacher().ok();
+    let disk = record.mountpoint.join(DISK_NAME);
+    let devices = attacher.map(|a| devices(a, record, &disk)).unwrap_or_default();
+    if !force {
+        refuse_if_used(record, &devices)?;
+    }
+    if force {
+        // With the connection every wait for a read ends, with an error, and nothing below can hang.
+        abort(record, by_daemon);
+    }
+    for device in &devices {
+        let Some(attacher) = attacher else { break };
+        for mountpoint in attacher.mounts(device).iter().rev() {
+            unmount(mountpoint, force)?;
+        }
+        match attacher.detach(device) {
+            // It goes when the last one closes it; until then its reads fail.
+            Err(e) if force && e.kind == Kind::Busy => log::warn!("{e}"),
+            result => result?,
+        }
+    }
+    while mounted_at(&record.mountpoint).is_some_and(|m| m.fstype.starts_with("fuse")) {
+        unmount(&record.mountpoint, force)?;
+    }
+    if !by_daemon {
+        end_daemon(record)?;
+    }
+    if record.made_dir {
+        match fs::remove_dir(&record.mountpoint) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                log::info!("{} stays: {e}", record.mountpoint.display())
+            }
+            _ => {}
+        }
+    }
+    record.remove()
+}
+
+/// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.
+pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
+    let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
+    let ours = mounted_at(&absolute).is_some_and(|m| m.fstype == "fuse.cdi");
+    if ours {
+        unmount(&absolute, force)?;
+    }
+    Ok(ours)
+}
+
+/// The devices that show the mounted disk, and the recorded one if it is still ours.
+fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Vec<std::path::PathBuf> {
+    let mut devices = attacher.devices(disk);
+    // After a lazy unmount the kernel has forgotten where the file was.
+    let forgotten = Path::new("/").join(DISK_NAME);
+    if let Some(device) = record.device.as_ref().filter(|d| !devices.contains(d))
+        && attacher.devices(&forgotten).contains(device)
+    {
+        devices.push(device.clone());
+    }
+    devices
+}
+
+fn refuse_if_used(record: &Record, devices: &[std::path::PathBuf]) -> Result<(), Error> {
+    for path in devices.iter().map(std::path::PathBuf::as_path).chain([record.mountpoint.as_path()]) {
+        let users = holders(path, record.pid);
+        if !users.is_empty() {
+            let names: Vec<_> = users.iter().map(|h| format!("{} ({})", h.name, h.pid)).collect();
+            return Err(Error::new(Kind::Busy, format!("is in use by {}", names.join(", ")))
+                .at(path)
+                .hint("end them, or use --force: their reads then fail"));
+        }
+    }
+    Ok(())
+}
+
+/// Ends the FUSE connection, and with it every read that waits for it.
+fn abort(record: &Record, by_daemon: bool) {
+    if let Some(mount) = mounted_at(&record.mountpoint).filter(|m| m.fstype.starts_with("fuse"))
+        && let Some((_, minor)) = mount.device.split_once(':')
+    {
+        // Needs fusectl, which need not be mounted; killing the daemon does the same.
+        let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    }
+    if !by_daemon && record.is_served() {
+        let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
+        wait_until(PATIENCE, || !record.is_served());
+    }
+}
+
+fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
+    match unmount_once(mountpoint, false) {
+        Ok(()) => Ok(()),
+        Err(_) if force => {
+            unmount_once(mountpoint, true).map_err(|e| Error::io("cannot be unmounted", mountpoint, e))
+        }
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            let error = Error::new(Kind::Busy, "is in use and cannot be unmounted").at(mountpoint);
+            Err(error.hint("close what is open there, or use --force"))
+        }
+        Err(e) => Err(Error::io("cannot be unmounted", mountpoint, e)),
+    }
+}
+
+/// Unmounts; that nothing is mounted is fine. `lazily`: also if it is in use.
+fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    let result = {
+        use nix::mount::{MntFlags, umount2};
+        let flags = if lazily { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+        umount2(mountpoint, flags | MntFlags::UMOUNT_NOFOLLOW)
+    };
+    #[cfg(not(target_os = "linux"))]
+    let result = {
+        use nix::mount::{MntFlags, unmount};
+        unmount(mountpoint, if lazily { MntFlags::MNT_FORCE } else { MntFlags::empty() })
+    };
+    match result {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        // An ordinary user may unmount his own FUSE mounts, by the program that mounted them.
+        Err(Errno::EPERM) if cfg!(target_os = "linux") => {
+            let mut fusermount = Command::new("fusermount3");
+            fusermount.args(["-u", "-q"]).args(lazily.then_some("-z")).arg("--").arg(mountpoint);
+            let output = fusermount.output()?;
+            match (output.status.success(), mounted_at(mountpoint)) {
+                (true, _) | (_, None) => Ok(()),
+                _ => Err(io::ErrorKind::ResourceBusy.into()),
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Sees the daemon off. Its mount is gone, so it ends by itself unless it is stopped or stuck.
+fn end_daemon(record: &Record) -> Result<(), Error> {
+    let pid = Pid::from_raw(record.pid);
+    for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
+        if let Some(signal) = signal
+            && record.is_served()
+        {
+            let _ = kill(pid, signal);
+        }
+        let patience = if is_stopped(record.pid) { Duration::ZERO } else { PATIENCE };
+        if wait_until(patience, || !record.is_served()) {
+            return Ok(());
+        }
+    }
+    let left = wait_until(PATIENCE, || !record.is_served());
+    if left {
+        Ok(())
+    } else {
+        Err(Error::failed(format!("the daemon (pid {pid}) does not end")).at(&record.mountpoint))
+    }
+}
+
+fn wait_until(patience: Duration, done: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if start.elapsed() >= patience {
+            return false;
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
+fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state comes after the name, which may hold anything, in parentheses.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// Cleans up after daemons that died. Whatever cannot be cleaned up now is tried again by the next command.
+pub fn clean_up_after_the_dead() {
+    for record in records().unwrap_or_default() {
+        if !record.is_served() {
+            match down(&record, true) {
+                Ok(()) => log::info!("cleaned up {}, whose daemon had died", record.mountpoint.display()),
+                Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
+            }
+        }
+    }
+}
