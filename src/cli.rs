@@ -1,10 +1,12 @@
 //! Every word that a user can type. The comments are the help; man pages and completions come from here, too.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::image::cdi::layout::{CHUNK_LEAST, CHUNK_MOST};
 use crate::image::codec::Codec;
 use crate::units::parse_size;
 
@@ -340,17 +342,16 @@ impl Bad {
 }
 
 fn sector_size(text: &str) -> Result<u32, String> {
-    match parse_size(text)? {
-        size if size.is_power_of_two() && (512..=65536).contains(&size) => Ok(size as u32),
-        _ => Err("a sector size is a power of two from 512 to 65536".into()),
-    }
+    power_of_two(text, 512..=65536).ok_or("a sector size is a power of two from 512 to 65536".into())
 }
 
 fn chunk_size(text: &str) -> Result<u32, String> {
-    match parse_size(text)? {
-        size if size.is_power_of_two() && (4 << 10..=1 << 20).contains(&size) => Ok(size as u32),
-        _ => Err("a chunk size is a power of two from 4k to 1M".into()),
-    }
+    power_of_two(text, CHUNK_LEAST..=CHUNK_MOST).ok_or("a chunk size is a power of two from 4k to 1M".into())
+}
+
+fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
+    let size = u32::try_from(parse_size(text).ok()?).ok()?;
+    (size.is_power_of_two() && bounds.contains(&size)).then_some(size)
 }
 
 fn cache_size(text: &str) -> Result<usize, String> {

@@ -4,6 +4,7 @@
 //! direct I/O, several threads each with a descriptor of its own; and never a short reply.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,9 +41,15 @@ impl Transport for Fuse {
         // A comma would end the option where fusermount passes it on.
         let fsname: String =
             source.chars().map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c }).collect();
+        // fuser gives the subtype to fusermount, but not to the kernel when it mounts by itself, as root.
+        let subtype = if nix::unistd::geteuid().is_root() {
+            MountOption::CUSTOM(format!("subtype={SUBTYPE}"))
+        } else {
+            MountOption::Subtype(SUBTYPE.into())
+        };
         config.mount_options = vec![
             MountOption::FSName(fsname),
-            MountOption::Subtype(SUBTYPE.into()),
+            subtype,
             MountOption::RO,
             MountOption::NoSuid,
             MountOption::NoDev,
@@ -52,7 +59,9 @@ impl Transport for Fuse {
         config.acl = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
         if cfg!(target_os = "linux") {
             config.n_threads = Some(parallel::cores().clamp(4, 16));
-            config.clone_fd = true;
+            // Each thread opens /dev/fuse again for itself. An ordinary user who may not still has the descriptor that
+            // fusermount3 gave him.
+            config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
         }
         let filesystem =
             Shown { tree, uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };

@@ -1,0 +1,288 @@
+//! What tests share: a folder of their own, the program, sample disks, and what they need.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a test needs that not every machine has.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// /dev/fuse.
+    Fuse,
+    /// A /dev/fuse that every user may open, as udev makes it.
+    FuseForAll,
+    /// The right to make loop devices.
+    Loop,
+    /// A program on the path.
+    Program(&'static str),
+    /// Samples beside the project that are not part of it.
+    Corpus,
+}
+
+impl Need {
+    pub fn is_there(self) -> bool {
+        match self {
+            Need::Fuse => fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
+            Need::FuseForAll => fs::metadata("/dev/fuse").is_ok_and(|m| m.permissions().mode() & 0o006 == 0o006),
+            Need::Loop => {
+                nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists() && on_path("losetup")
+            }
+            Need::Program(name) => on_path(name),
+            Need::Corpus => corpus().is_dir(),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Need::Fuse => "/dev/fuse",
+            Need::FuseForAll => "/dev/fuse open to all users (mode 0666)",
+            Need::Loop => "loop devices (root)",
+            Need::Program(name) => name,
+            Need::Corpus => "../shared/corpus",
+        }
+    }
+}
+
+pub fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus")
+}
+
+fn on_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
+
+/// A folder of a test's own, with a runtime folder for the program in it. Whatever is mounted or attached there is
+/// taken away when the test ends, also by a panic.
+pub struct Lab {
+    pub dir: PathBuf,
+}
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn ends(self, code: i32) -> Ran {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in {}", self.out))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cdi-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().canonicalize().unwrap().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        Lab { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The program, set up for this lab.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cdi"));
+        command.env("CDI_RUNTIME_DIR", self.path("run")).current_dir(&self.dir);
+        command
+    }
+
+    pub fn cdi<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        self.command().args(args).output().unwrap().into()
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        fs::write(self.path(name), bytes).unwrap();
+        self.path(name)
+    }
+
+    /// A disk of `sectors` sectors, imaged with the bad `ranges` (first sector, sectors): `disk.raw`, `disk.map` and
+    /// `disk.cdimg` in the lab. Gives the disk's bytes.
+    pub fn image(&self, sectors: u64, sector: u64, ranges: &[(u64, u64)]) -> Vec<u8> {
+        let disk = disk(sectors * sector);
+        self.write("disk.raw", &disk);
+        self.write("disk.map", mapfile(sectors, sector, ranges));
+        let code = if ranges.is_empty() { 0 } else { 4 };
+        let size = sector.to_string();
+        self.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map", "--sector-size", &size]).ends(code);
+        disk
+    }
+
+    /// Attaches `disk.cdimg`. The device.
+    pub fn attach(&self, options: &[&str]) -> PathBuf {
+        let ran = self.cdi(["attach", "disk.cdimg"].iter().chain(options)).ends(0);
+        PathBuf::from(ran.out.trim())
+    }
+
+    /// Whatever of this lab is mounted or attached.
+    pub fn leftovers(&self) -> String {
+        leftovers_below(&self.dir)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let records = fs::read_dir(self.path("run")).into_iter().flatten().flatten().map(|e| e.path());
+        for record in records.filter(|p| p.extension().is_some_and(|x| x == "json")) {
+            let text = fs::read(&record).unwrap_or_default();
+            let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            if let Some(dir) = record["mountpoint"].as_str() {
+                let _ = self.cdi(["unmount", "--force", dir]);
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Mounts and loop devices of any test of this run.
+pub fn leftovers() -> String {
+    leftovers_below(&std::env::temp_dir().canonicalize().unwrap().join(format!("cdi-test-{}-", std::process::id())))
+}
+
+fn leftovers_below(prefix: &Path) -> String {
+    let prefix = prefix.to_str().unwrap();
+    let mut left = String::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().filter(|l| l.contains(prefix)).for_each(|l| left += &format!("mount: {l}\n"));
+    for block in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let file = fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
+        if file.starts_with(prefix) {
+            left += &format!("{}: {file}", block.path().display());
+        }
+    }
+    left
+}
+
+/// Numbers that are random, and the same in every run with this seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// A disk of which each 512 bytes are different and say where they are. A third is text, a third is noise, a third
+/// is zeros behind its number.
+pub fn disk(size: u64) -> Vec<u8> {
+    let mut disk = vec![0; size as usize];
+    for (lba, sector) in disk.chunks_mut(512).enumerate() {
+        let mut random = Random::new(lba as u64 + 1);
+        let head = format!("LBA {lba:012} ");
+        let n = head.len().min(sector.len());
+        sector[..n].copy_from_slice(&head.as_bytes()[..n]);
+        match (lba / 97) % 3 {
+            0 => sector[n..].iter_mut().for_each(|b| *b = b'a' + (random.next() % 4) as u8),
+            1 => sector[n..].iter_mut().for_each(|b| *b = (random.next() >> 32) as u8),
+            _ => {}
+        }
+    }
+    disk
+}
+
+/// A ddrescue mapfile in which `ranges` (first sector, sectors) are bad.
+pub fn mapfile(sectors: u64, sector: u64, ranges: &[(u64, u64)]) -> String {
+    let mut text = "# made by a test\n0x0 + 1\n".to_owned();
+    let mut at = 0;
+    for &(first, count) in ranges {
+        if first > at {
+            text += &format!("{:#x} {:#x} +\n", at * sector, (first - at) * sector);
+        }
+        text += &format!("{:#x} {:#x} -\n", first * sector, count * sector);
+        at = first + count;
+    }
+    if at < sectors {
+        text += &format!("{:#x} {:#x} +\n", at * sector, (sectors - at) * sector);
+    }
+    text
+}
+
+/// The block lines of a mapfile, as numbers and letters; comments and the status line left out.
+pub fn blocks(mapfile: &str) -> Vec<(u64, u64, String)> {
+    let number = |t: &str| u64::from_str_radix(t.trim_start_matches("0x"), 16).unwrap();
+    let lines = mapfile.lines().filter(|l| !l.starts_with('#')).skip(1);
+    let words = lines.map(|l| l.split_whitespace().collect::<Vec<_>>());
+    words.map(|w| (number(w[0]), number(w[1]), w[2].to_owned())).collect()
+}
+
+/// A file opened for reading without the page cache.
+pub fn open_direct(path: &Path) -> fs::File {
+    let flags = nix::fcntl::OFlag::O_DIRECT.bits();
+    fs::File::options().read(true).custom_flags(flags).open(path).unwrap()
+}
+
+/// Memory whose middle is aligned as direct reads want it.
+pub struct Aligned {
+    bytes: Vec<u8>,
+    from: usize,
+    len: usize,
+}
+
+impl Aligned {
+    pub fn new(len: usize) -> Aligned {
+        let bytes = vec![0; len + 4096];
+        let from = bytes.as_ptr().align_offset(4096);
+        Aligned { bytes, from, len }
+    }
+
+    pub fn get(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + self.len]
+    }
+}
+
+/// Waits until something is so, at most ten seconds.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a program to its end and asserts that it went well. What it said on stdout.
+#[track_caller]
+pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> String {
+    let ran: Ran = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}")).into();
+    ran.ends(0).out
+}

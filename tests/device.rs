@@ -1,0 +1,239 @@
+//! The block device: exact to the sector, whatever reads it.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::Test;
+use crate::common::{Aligned, Lab, Need, Random, blocks, mapfile, open_direct, run};
+
+const DEVICE: &[Need] = &[Need::Fuse, Need::Loop];
+const RESCUE: &[Need] = &[Need::Fuse, Need::Loop, Need::Program("ddrescue")];
+
+pub const TESTS: &[Test] = &[
+    ("ddrescue_finds_the_image_s_map_in_sectors_of_512", RESCUE, ddrescue_512),
+    ("ddrescue_finds_the_image_s_map_in_sectors_of_4096", RESCUE, ddrescue_4096),
+    ("six_random_readers_see_no_wrong_byte_and_no_false_error", DEVICE, six_readers),
+    ("buffered_readers_lose_the_page_and_no_more", DEVICE, buffered),
+    ("the_device_is_set_up_as_measured", DEVICE, settings),
+    ("attach_prints_the_device_alone_and_exec_fills_it_in", DEVICE, attach_and_exec),
+    ("a_start_that_fails_leaves_nothing", DEVICE, failed_start),
+    ("sizes_that_are_no_whole_sectors_are_said", DEVICE, odd_size),
+    ("a_device_in_use_is_not_torn_down", DEVICE, busy),
+    ("the_demo_shows_the_main_job", DEVICE, demo),
+];
+
+const SECTORS: u64 = 8192;
+/// In mid-page, on a power of two, a run, last in its page, last on the disk.
+const BAD: [(u64, u64); 5] = [(1001, 1), (2048, 1), (3000, 20), (5007, 1), (8191, 1)];
+
+fn is_bad(lba: u64) -> bool {
+    BAD.iter().any(|(first, count)| (*first..first + count).contains(&lba))
+}
+
+fn ddrescue(sectors: u64, sector: u64, bad: &[(u64, u64)]) {
+    let lab = Lab::new();
+    let truth = lab.image(sectors, sector, bad);
+    let device = lab.attach(&[]);
+    let size = format!("-b{sector}");
+    for direction in [&[][..], &["-R"]] {
+        let _ = fs::remove_file(lab.path("r.map"));
+        let mut rescue = Command::new("ddrescue");
+        rescue.args(["-q", "-d", &size]).args(direction).arg(&device).args([lab.path("r.raw"), lab.path("r.map")]);
+        assert!(rescue.status().unwrap().success());
+        let map = fs::read_to_string(lab.path("r.map")).unwrap();
+        assert_eq!(blocks(&map), blocks(&mapfile(sectors, sector, bad)), "{direction:?}");
+        let rescued = fs::read(lab.path("r.raw")).unwrap();
+        for (at, len, status) in blocks(&map) {
+            // ddrescue's file ends with the last good block.
+            let range = at as usize..(at + len) as usize;
+            assert!(status != "+" || rescued[range.clone()] == truth[range], "{direction:?}: at {at}");
+        }
+    }
+    lab.cdi(["detach"].iter().map(Path::new).chain([device.as_path()])).ends(0);
+    assert_eq!(lab.leftovers(), "");
+}
+
+fn ddrescue_512() {
+    ddrescue(SECTORS, 512, &BAD);
+}
+
+fn ddrescue_4096() {
+    ddrescue(1024, 4096, &[(125, 1), (256, 1), (375, 5), (1023, 1)]);
+}
+
+fn six_readers() {
+    let lab = Lab::new();
+    let truth = lab.image(SECTORS, 512, &BAD);
+    let device = lab.attach(&[]);
+    std::thread::scope(|scope| {
+        for reader in 0..6u64 {
+            let (device, truth) = (&device, &truth);
+            scope.spawn(move || {
+                let file = open_direct(device);
+                let random = &mut Random::new(reader + 1);
+                let mut buf = Aligned::new(128 * 512);
+                for _ in 0..1500 {
+                    let first = random.below(SECTORS);
+                    let count = 1 + random.below((SECTORS - first).min(128));
+                    let buf = &mut buf.get()[..count as usize * 512];
+                    let bad = (first..first + count).any(is_bad);
+                    match file.read_at(buf, first * 512) {
+                        Ok(n) => {
+                            assert!(!bad, "a bad sector in {first}+{count} was read");
+                            assert!(n == buf.len() && *buf == truth[first as usize * 512..][..n], "{first}+{count}");
+                        }
+                        Err(e) => assert!(bad && e.raw_os_error() == Some(5), "{first}+{count}: {e}"),
+                    }
+                }
+            });
+        }
+    });
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+}
+
+fn buffered() {
+    let lab = Lab::new();
+    let truth = lab.image(SECTORS, 512, &BAD);
+    let device = lab.attach(&[]);
+    let file = fs::File::open(&device).unwrap();
+    let mut buf = [0; 4096];
+    for page in 0..SECTORS / 8 {
+        let bad = (page * 8..page * 8 + 8).any(is_bad);
+        let read = file.read_exact_at(&mut buf, page * 4096);
+        assert_eq!(read.is_err(), bad, "page {page}");
+        assert!(bad || buf == truth[page as usize * 4096..][..4096], "page {page}");
+    }
+    drop(file);
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+}
+
+fn sys(device: &Path, what: &str) -> String {
+    let name = device.file_name().unwrap().to_str().unwrap();
+    fs::read_to_string(format!("/sys/block/{name}/{what}")).unwrap().trim().to_owned()
+}
+
+fn settings() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    let device = lab.attach(&[]);
+    for (what, expect) in [
+        ("size", "8192"),
+        ("ro", "1"),
+        ("loop/dio", "1"),
+        ("loop/partscan", "0"),
+        ("loop/autoclear", "0"),
+        ("queue/logical_block_size", "512"),
+        ("queue/read_ahead_kb", "0"),
+    ] {
+        assert_eq!(sys(&device, what), expect, "{what}");
+    }
+    // `device` in the folder leads to it, until it is detached.
+    let list = lab.cdi(["list", "--json"]).json();
+    let dir = Path::new(list["mounts"][0]["mountpoint"].as_str().unwrap()).to_owned();
+    assert_eq!(fs::read_link(dir.join("device")).unwrap(), device);
+    assert!(fs::File::options().write(true).open(&device).is_err());
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+    // Without bad sectors the kernel reads ahead; sectors of 4 KiB stay sectors of 4 KiB.
+    fs::remove_file(lab.path("disk.cdimg")).unwrap();
+    lab.image(1024, 4096, &[]);
+    let device = lab.attach(&["--partitions"]);
+    for (what, expect) in [("queue/logical_block_size", "4096"), ("queue/read_ahead_kb", "4096"), ("loop/partscan", "1")] {
+        assert_eq!(sys(&device, what), expect, "{what}");
+    }
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+    let device = lab.attach(&["--readahead", "128k"]);
+    assert_eq!(sys(&device, "queue/read_ahead_kb"), "128");
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+}
+
+fn attach_and_exec() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    let ran = lab.cdi(["attach", "disk.cdimg", "there"]).ends(0);
+    let device = ran.out.strip_suffix('\n').unwrap().to_owned();
+    assert!(device.starts_with("/dev/loop") && !device.contains('\n'), "{device:?}");
+    assert!(lab.path("there/disk.raw").exists());
+    // A second time it is the same device, and said.
+    let again = lab.cdi(["attach", "disk.cdimg"]).ends(0);
+    assert_eq!(again.out.trim(), device);
+    assert!(again.err.contains("attached already"));
+    lab.cdi(["detach", &device]).ends(0);
+    lab.cdi(["detach", &device]).ends(0);
+    lab.cdi(["detach", "there"]).ends(0);
+    // exec: the device for {}, the folder for {dir}, the command's own code, and nothing left.
+    let ran = lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "blockdev --getsize64 {}; ls {dir} | wc -l; exit 7"]).ends(7);
+    assert_eq!(ran.out, "4194304\n5\n");
+    let ran = lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "kill -KILL $$"]).ends(137);
+    assert_eq!(ran.out, "");
+    lab.cdi(["exec", "disk.cdimg", "--", "no-such-program", "{}"]).ends(2);
+    lab.cdi(["exec", "disk.cdimg"]).ends(2);
+    // What the command left open is taken away all the same.
+    lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "sleep 30 < {} > /dev/null 2>&1 &"]).ends(0);
+    assert_eq!(lab.leftovers(), "");
+}
+
+fn failed_start() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    // The mount comes up, and then there is no losetup.
+    let ran = lab.command().args(["attach", "disk.cdimg"]).env("PATH", "/nowhere").output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(6), "{said}");
+    assert!(said.contains("losetup cannot be run"), "{said}");
+    assert_eq!(lab.leftovers(), "");
+    let left: Vec<_> = fs::read_dir(lab.path("run/mnt")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // A losetup that fails, and one that gives a device of no size.
+    fs::create_dir(lab.path("bin")).unwrap();
+    lab.write("bin/losetup", "#!/bin/sh\necho losetup: failed >&2\nexit 1\n");
+    run("chmod", [std::ffi::OsStr::new("+x"), lab.path("bin/losetup").as_os_str()]);
+    let ran = lab.command().args(["attach", "disk.cdimg"]).env("PATH", format!("{}:/bin", lab.path("bin").display())).output().unwrap();
+    assert_eq!(ran.status.code(), Some(6));
+    assert_eq!(lab.leftovers(), "");
+    assert_eq!(lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().len(), 0);
+}
+
+fn odd_size() {
+    let lab = Lab::new();
+    lab.write("odd.raw", crate::common::disk(1_000_000));
+    lab.cdi(["create", "odd.raw", "disk.cdimg"]).ends(0);
+    let ran = lab.cdi(["attach", "disk.cdimg"]).ends(0);
+    assert!(ran.err.contains("the device ends 64 bytes early"), "{}", ran.err);
+    assert_eq!(sys(Path::new(ran.out.trim()), "size"), (1_000_000u64 / 512).to_string());
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+    lab.write("tiny.raw", "tiny");
+    lab.cdi(["create", "tiny.raw", "tiny.cdimg"]).ends(0);
+    lab.cdi(["attach", "tiny.cdimg"]).ends(3);
+    lab.cdi(["extract", "tiny.cdimg", "tiny2.raw"]).ends(0);
+    assert_eq!(fs::read(lab.path("tiny2.raw")).unwrap(), b"tiny");
+    assert_eq!(lab.leftovers(), "");
+}
+
+fn busy() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    let device = lab.attach(&[]);
+    let held = fs::File::open(&device).unwrap();
+    let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
+    assert!(ran.err.contains("is in use by") && ran.err.contains(&std::process::id().to_string()), "{}", ran.err);
+    // Nothing has changed: it reads, and goes when it is let go.
+    held.read_exact_at(&mut [0; 512], 512).unwrap();
+    assert_eq!(sys(&device, "loop/autoclear"), "0");
+    drop(held);
+    lab.cdi(["detach", "disk.cdimg"]).ends(0);
+    assert_eq!(lab.leftovers(), "");
+}
+
+fn demo() {
+    let lab = Lab::new();
+    let ran = lab.cdi(["demo"]).ends(0);
+    for word in ["attached: /dev/loop", "LETTER.TXT reads whole: 6144 bytes", "PHOTO.RAW fails after", "Input/output error", "nothing is left"] {
+        assert!(ran.out.contains(word), "{word} is not in {}", ran.out);
+    }
+    lab.cdi(["demo", "--keep", "kept"]).ends(0);
+    lab.cdi(["verify", "kept/disk.cdimg"]).ends(0);
+    assert_eq!(lab.cdi(["demo", "--json"]).ends(0).json()["good_file_bytes"], 6144);
+    assert_eq!(lab.leftovers(), "");
+}

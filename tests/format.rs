@@ -1,0 +1,247 @@
+//! The format: the fixtures that every version must read for ever, and every field poked.
+
+use std::fs;
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
+
+use cdi::disk::{Disk, Options};
+use cdi::image::bad::Status;
+use cdi::image::cdi::layout::*;
+use cdi::image::{OpenOptions, open_source};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::Test;
+use crate::common::{Lab, disk, mapfile};
+
+pub const TESTS: &[Test] = &[
+    ("fixtures_read_as_when_they_were_made", &[], fixtures),
+    ("poked_superblocks_are_refused_in_words", &[], poked_superblocks),
+    ("poked_structures_are_refused_or_right", &[], poked_structures),
+    ("the_copy_at_the_end_stands_in", &[], copies),
+    ("an_image_in_an_image_is_not_mistaken_for_its_host", &[], nested),
+];
+
+/// The disk that the fixtures are images of: 1.25 MiB and three sectors, and which of its sectors are what.
+pub const FIXTURE_SECTORS: u64 = 2563;
+pub const FIXTURE_BAD: [(u64, u64); 4] = [(3, 1), (1001, 2), (1600, 300), (2562, 1)];
+
+pub fn fixtures_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// The disk behind the fixtures: with a run of zeros, a run of a pattern, and a part that repeats another.
+pub fn fixture_disk() -> Vec<u8> {
+    let mut bytes = disk(FIXTURE_SECTORS * 512);
+    bytes[100 * 512..600 * 512].fill(0);
+    bytes[700 * 512..1000 * 512].iter_mut().enumerate().for_each(|(i, b)| *b = b"REPEATED"[i % 8]);
+    bytes.copy_within(1024 * 512..1088 * 512, 2048 * 512);
+    bytes
+}
+
+/// Every fixture with its name.
+pub fn fixtures_list() -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = fs::read_dir(fixtures_dir().join("v1"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|x| x == "cdimg"))
+        .map(|p| (p.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&p).unwrap()))
+        .collect();
+    all.sort();
+    assert!(all.len() >= 3, "the fixtures are gone");
+    all
+}
+
+pub fn open(bytes: Vec<u8>) -> Result<Disk, cdi::error::Error> {
+    let opened = open_source(Box::new(bytes), Path::new("fixture.cdimg"), &OpenOptions::default())?;
+    Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
+}
+
+/// Reads every sector: the number of sectors that gave bytes. Wrong bytes are a failure.
+pub fn compare(disk: &Disk, truth: &[u8], what: &str) -> u64 {
+    let mut good = 0;
+    for start in (0..truth.len().min(disk.size() as usize)).step_by(512) {
+        let mut buf = vec![0; 512.min(truth.len() - start).min(disk.size() as usize - start)];
+        if disk.read_at(&mut buf, start as u64).is_ok() {
+            assert!(buf == truth[start..start + buf.len()], "{what}: wrong bytes in sector {}", start / 512);
+            good += 1;
+        }
+    }
+    good
+}
+
+fn fixtures() {
+    let truth = fixture_disk();
+    // For the fixtures of a new version (docs/TESTING.md): the disk that they are to be images of.
+    if let Some(path) = std::env::var_os("CDI_FIXTURE_DISK") {
+        fs::write(path, &truth).unwrap();
+    }
+    let bad: u64 = FIXTURE_BAD.iter().map(|(_, n)| n).sum();
+    for (name, bytes) in fixtures_list() {
+        let disk = open(bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(disk.size(), FIXTURE_SECTORS * 512, "{name}");
+        assert_eq!(compare(&disk, &truth, &name), FIXTURE_SECTORS - bad, "{name}");
+        assert_eq!(disk.bad().count(Status::Bad).bytes, bad * 512, "{name}");
+        disk.image().check(&mut |flaw, _| panic!("{name}: {flaw}"));
+        assert_eq!(disk.facts().serial.as_deref(), Some("FIXTURE-1"), "{name}");
+    }
+}
+
+/// Puts `value` at `field` of both superblocks and the copy at the end, and their checksums right again.
+fn poke(bytes: &mut [u8], field: usize, value: &[u8]) {
+    let last = bytes.len() - SUPERBLOCK_LEN;
+    for at in [0, 64 << 10, last] {
+        bytes[at + field..at + field + value.len()].copy_from_slice(value);
+        reseal(&mut bytes[at..at + SUPERBLOCK_LEN]);
+    }
+    let header = last - HEADER_LEN;
+    let sum = xxh3_64(&bytes[last..]);
+    bytes[header + 32..header + 40].copy_from_slice(&sum.to_le_bytes());
+    reseal(&mut bytes[header..header + HEADER_LEN]);
+}
+
+/// Puts the checksum in the last eight bytes right.
+fn reseal(structure: &mut [u8]) {
+    let end = structure.len() - 8;
+    let sum = xxh3_64(&structure[..end]);
+    structure[end..].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn poked_superblocks() {
+    let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
+    let len = fixture.len() as u64;
+    let cases: &[(usize, u64, usize, &str)] = &[
+        (offset_of!(Superblock, version), 0, 4, "this is version 0 of the format"),
+        (offset_of!(Superblock, version), 2, 4, "this is version 2 of the format; this program reads versions 1 to 1"),
+        (offset_of!(Superblock, version), u64::MAX, 4, "this is version 4294967295"),
+        (offset_of!(Superblock, state), 0, 1, "unknown state 0"),
+        (offset_of!(Superblock, state), 3, 1, "unknown state 3"),
+        (offset_of!(Superblock, zero1), 1, 1, "a value where there must be zero"),
+        (offset_of!(Superblock, zero2), 1, 1, "a value where there must be zero"),
+        (offset_of!(Superblock, must_understand), 1, 8, "features that this program does not know (0x1)"),
+        (offset_of!(Superblock, salt), 0, 8, "none where there must be one"),
+        (offset_of!(Superblock, disk_size), 0, 8, "a disk of 0 bytes cannot be"),
+        (offset_of!(Superblock, disk_size), u64::MAX, 8, "a disk of 18446744073709551615 bytes cannot be"),
+        (offset_of!(Superblock, disk_size), 512, 8, "the facts say 1312256 bytes, the superblock 512"),
+        (offset_of!(Superblock, chunk_size), 0, 4, "a chunk size of 0 bytes cannot be"),
+        (offset_of!(Superblock, chunk_size), 2048, 4, "a chunk size of 2048 bytes cannot be"),
+        (offset_of!(Superblock, chunk_size), 65537, 4, "a chunk size of 65537 bytes cannot be"),
+        (offset_of!(Superblock, chunk_size), 2 << 20, 4, "a chunk size of 2097152 bytes cannot be"),
+        (offset_of!(Superblock, logical_sector), 0, 4, "a sector size of 0 bytes cannot be"),
+        (offset_of!(Superblock, logical_sector), 513, 4, "a sector size of 513 bytes cannot be"),
+        (offset_of!(Superblock, physical_sector), 1 << 31, 4, "a sector size of 2147483648 bytes cannot be"),
+        (offset_of!(Superblock, committed_end), 0, 8, "the records end before they begin"),
+        (offset_of!(Superblock, committed_end), len + 1, 8, "the file is cut off"),
+        (offset_of!(Superblock, committed_end), u64::MAX, 8, "the file is cut off"),
+        (offset_of!(Superblock, facts_at), 0, 8, "a record that lies at byte 0 cannot be"),
+        (offset_of!(Superblock, facts_at), u64::MAX, 8, "cannot be"),
+        (offset_of!(Superblock, facts_at), 131_072 + 8, 8, "there should be a Facts record here"),
+        (offset_of!(Superblock, map_at), 1, 8, "a record that lies at byte 1 cannot be"),
+        (offset_of!(Superblock, facts_at), 131_072, 8, "there should be a Facts record here, but it is of type 4"),
+        (offset_of!(Superblock, map_at), 131_080, 8, "there should be a Map record here"),
+        (offset_of!(Superblock, root), u64::MAX, 8, "an index entry points outside the file"),
+        (offset_of!(Superblock, root) + 20, 5, 1, "an index entry is of an unknown kind"),
+        (offset_of!(Superblock, root) + 21, 1, 1, "a value where there must be zero"),
+        (offset_of!(Superblock, root) + 16, u64::MAX, 4, "an index entry points outside the file"),
+    ];
+    for (field, value, width, expect) in cases {
+        let mut bytes = fixture.clone();
+        poke(&mut bytes, *field, &value.to_le_bytes()[..*width]);
+        match open(bytes) {
+            Ok(_) => panic!("field at {field} = {value}: opened"),
+            Err(e) => {
+                assert!(e.to_string().contains(expect), "field at {field} = {value}: {e}");
+                assert!(e.to_string().contains("at byte"), "{e}");
+                assert_eq!(e.kind.exit_code(), 3, "{e}");
+            }
+        }
+    }
+    // What a reader may ignore changes nothing.
+    let mut bytes = fixture.clone();
+    poke(&mut bytes, offset_of!(Superblock, may_ignore), &u64::MAX.to_le_bytes());
+    compare(&open(bytes).unwrap(), &fixture_disk(), "may_ignore");
+}
+
+/// Every byte of every structure to 0, 1, 0x7F, 0xFF, with all checksums put right: an error or the truth, no panic.
+/// (With right checksums a lie about where a chunk lies can only lead to another chunk's bytes, whose own checksum
+/// in the entry then does not hold.)
+fn poked_structures() {
+    let truth = fixture_disk();
+    for (name, fixture) in fixtures_list() {
+        // Superblock fields, resealed.
+        for field in (0..160).chain([500]) {
+            for value in [0u8, 1, 0x7F, 0xFF] {
+                let mut bytes = fixture.clone();
+                poke(&mut bytes, field, &[value]);
+                if let Ok(disk) = open(bytes)
+                    && disk.size() == FIXTURE_SECTORS * 512
+                {
+                    compare(&disk, &truth, &format!("{name}: superblock byte {field} = {value}"));
+                }
+            }
+        }
+        // Record headers, resealed.
+        let salt = parse_salt(&fixture);
+        let mut at = RECORDS_AT as usize;
+        while at + HEADER_LEN <= fixture.len() {
+            let stored = u32::from_le_bytes(fixture[at + 40..at + 44].try_into().unwrap());
+            for field in 16..HEADER_LEN - 8 {
+                for value in [0u8, 0xFF] {
+                    let mut bytes = fixture.clone();
+                    bytes[at + field] = value;
+                    reseal(&mut bytes[at..at + HEADER_LEN]);
+                    if let Ok(disk) = open(bytes) {
+                        compare(&disk, &truth, &format!("{name}: header at {at}, byte {field} = {value}"));
+                        disk.image().check(&mut |_, _| {});
+                    }
+                }
+            }
+            assert_eq!(u64::from_le_bytes(fixture[at + 8..at + 16].try_into().unwrap()), salt, "{name}: not a record at {at}");
+            at = (at + HEADER_LEN + stored as usize).next_multiple_of(8);
+        }
+    }
+}
+
+fn parse_salt(bytes: &[u8]) -> u64 {
+    cdi::image::cdi::write::parse_superblock(bytes).unwrap().salt.get()
+}
+
+fn copies() {
+    let truth = fixture_disk();
+    let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
+    // The newest superblock lost: the other is older, the copy at the end is not.
+    for (from, to) in [(0, 4096), (64 << 10, (64 << 10) + 4096), (0, 128 << 10)] {
+        let mut bytes = fixture.clone();
+        bytes[from..to].fill(0);
+        let disk = open(bytes).unwrap();
+        assert_eq!(compare(&disk, &truth, "a lost superblock"), FIXTURE_SECTORS - 304);
+    }
+    // All lost: said in words.
+    let mut bytes = fixture.clone();
+    let last = bytes.len() - 100;
+    bytes[last..].fill(0);
+    bytes[9] ^= 1;
+    bytes[(64 << 10) + 9] ^= 1;
+    let error = open(bytes).err().unwrap().to_string();
+    assert!(error.contains("the superblock is damaged"), "{error}");
+    // Cut off: said in words.
+    let error = open(fixture[..fixture.len() - 1000].to_vec()).err().unwrap().to_string();
+    assert!(error.contains("the file is cut off: it ends 1000 B before"), "{error}");
+}
+
+fn nested() {
+    let lab = Lab::new();
+    lab.image(4096, 512, &[(7, 2)]);
+    // A disk on which an image lies, uncompressed, at an odd place.
+    let inner = fs::read(lab.path("disk.cdimg")).unwrap();
+    let mut outer = disk(1 << 20);
+    outer[4096..4096 + inner.len().min(900_000)].copy_from_slice(&inner[..inner.len().min(900_000)]);
+    lab.write("outer.raw", &outer);
+    lab.write("outer.map", mapfile(2048, 512, &[(5, 1)]));
+    lab.cdi(["create", "outer.raw", "outer.cdimg", "--codec", "stored", "--mapfile", "outer.map"]).ends(4);
+    lab.cdi(["verify", "outer.cdimg"]).ends(0);
+    // And without its head: the records of the inner image must not be taken for the outer's.
+    let mut bytes = fs::read(lab.path("outer.cdimg")).unwrap();
+    bytes[..128 << 10].fill(0);
+    let opened = open(bytes).unwrap();
+    assert_eq!(compare(&opened, &outer, "nested"), 2047);
+}

@@ -1,0 +1,67 @@
+//! The integration tests: one binary, whose harness can skip. A test names what it needs beyond Rust and a C
+//! compiler; where that is missing it is skipped and says so, and with `CI` set that is a failure.
+
+// Everything here is one binary: what is `pub` is for its other files.
+#![allow(unreachable_pub)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+
+mod cli;
+mod damage;
+mod device;
+mod docs;
+mod filesystem;
+mod format;
+mod kill;
+mod model;
+mod mount;
+mod oracle;
+mod tidy;
+
+use std::process::ExitCode;
+
+use common::{Need, leftovers};
+use libtest_mimic::{Arguments, Completion, Trial};
+
+/// A test: its name, what it needs, and what it does.
+type Test = (&'static str, &'static [Need], fn());
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
+    let modules = [
+        ("cli", cli::TESTS),
+        ("damage", damage::TESTS),
+        ("device", device::TESTS),
+        ("docs", docs::TESTS),
+        ("filesystem", filesystem::TESTS),
+        ("format", format::TESTS),
+        ("kill", kill::TESTS),
+        ("model", model::TESTS),
+        ("mount", mount::TESTS),
+        ("oracle", oracle::TESTS),
+        ("tidy", tidy::TESTS),
+    ];
+    let mut trials = Vec::new();
+    for (module, tests) in modules {
+        for &(name, needs, test) in tests {
+            trials.push(Trial::ignorable_test(format!("{module}::{name}"), move || {
+                let missing: Vec<&str> = needs.iter().filter(|n| !n.is_there()).map(|n| n.name()).collect();
+                if !missing.is_empty() {
+                    let reason = format!("needs {}", missing.join(", "));
+                    return if ci { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
+                }
+                test();
+                Ok(Completion::Completed)
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    let left = leftovers();
+    if !left.is_empty() {
+        eprintln!("left behind by the tests:\n{left}");
+        return ExitCode::FAILURE;
+    }
+    if conclusion.has_failed() { ExitCode::from(101) } else { ExitCode::SUCCESS }
+}
