@@ -22,6 +22,9 @@ use crate::serve::DISK_NAME;
 /// How long the daemon may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long something may be in use before that counts.
+const LOOKERS: Duration = Duration::from_secs(1);
+
 /// Takes everything away that `record` tells of. With `force`, also what is in use: its users get errors.
 /// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway.
 pub fn down(record: &Record, force: bool) -> Result<(), Error> {
@@ -32,7 +35,14 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
     let disk = record.mountpoint.join(DISK_NAME);
     let devices = attacher.map(|a| devices(a, record, &disk)).unwrap_or_default();
     if !force {
-        refuse_if_used(record, &devices)?;
+        // What looks at every new device (udev, another losetup) has it open for a moment only.
+        let start = Instant::now();
+        while let Err(used) = refuse_if_used(record, &devices) {
+            if start.elapsed() > LOOKERS {
+                return Err(used);
+            }
+            sleep(Duration::from_millis(50));
+        }
     }
     if force {
         // With the connection every wait for a read ends, with an error, and nothing below can hang.

@@ -55,10 +55,26 @@ fn codecs() {
     let lab = Lab::new();
     let truth = disk(1_000_003);
     lab.write("odd.raw", &truth);
-    for (codec, level, chunk) in
-        [("zstd", "1", "4k"), ("zstd", "19", "1M"), ("deflate", "1", "64k"), ("deflate", "9", "256k"), ("stored", "0", "128k")]
-    {
-        lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--codec", codec, "--level", level, "--chunk", chunk]).ends(0);
+    for (codec, level, chunk) in [
+        ("zstd", "1", "4k"),
+        ("zstd", "19", "1M"),
+        ("deflate", "1", "64k"),
+        ("deflate", "9", "256k"),
+        ("stored", "0", "128k"),
+    ] {
+        lab.cdi([
+            "create",
+            "odd.raw",
+            "odd.cdimg",
+            "--force",
+            "--codec",
+            codec,
+            "--level",
+            level,
+            "--chunk",
+            chunk,
+        ])
+        .ends(0);
         lab.cdi(["verify", "odd.cdimg"]).ends(0);
         lab.cdi(["extract", "--force", "odd.cdimg", "odd2.raw"]).ends(0);
         assert!(fs::read(lab.path("odd2.raw")).unwrap() == truth, "{codec} {level} {chunk}");
@@ -121,7 +137,8 @@ fn map_forms() {
         at += e["length_bytes"].as_u64().unwrap();
     }
     assert_eq!(at, 4096 * 512);
-    let unread: u64 = extents.iter().filter(|e| e["kind"] == "unread").map(|e| e["length_bytes"].as_u64().unwrap()).sum();
+    let unread: u64 =
+        extents.iter().filter(|e| e["kind"] == "unread").map(|e| e["length_bytes"].as_u64().unwrap()).sum();
     assert_eq!(unread, 26 * 512);
 }
 
@@ -130,7 +147,8 @@ fn verify_damage() {
     lab.image(8192, 512, &[(5, 1)]);
     lab.cdi(["verify", "disk.cdimg"]).ends(0);
     let map = lab.cdi(["map", "--json", "disk.cdimg"]).ends(0).json();
-    let chunk = map["extents"].as_array().unwrap().iter().find(|e| e["offset_bytes"] == 131_072 * 3).unwrap().clone();
+    let chunk =
+        map["extents"].as_array().unwrap().iter().find(|e| e["offset_bytes"] == 131_072 * 3).unwrap().clone();
     let at = chunk["file_offset_bytes"].as_u64().unwrap() as usize + 20;
     let mut bytes = fs::read(lab.path("disk.cdimg")).unwrap();
     bytes[at] ^= 4;
@@ -248,7 +266,8 @@ fn interrupted() {
     });
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT).unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
-    let names: Vec<_> = fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<_> =
+        fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, ["noise.raw"]);
 }
 
@@ -261,7 +280,12 @@ fn ddrescue_maps() {
     for entry in fs::read_dir(corpus().join("ddrescue")).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        let ran = lab.command().args(["create", "--force", "d.raw", "d.cdimg", "--mapfile"]).arg(&path).output().unwrap();
+        let ran = lab
+            .command()
+            .args(["create", "--force", "d.raw", "d.cdimg", "--mapfile"])
+            .arg(&path)
+            .output()
+            .unwrap();
         assert_eq!(ran.status.code(), Some(4), "{path:?}");
         lab.cdi(["verify", "d.cdimg"]).ends(0);
         lab.cdi(["extract", "--force", "d.cdimg", "e.raw"]).ends(4);
@@ -288,8 +312,10 @@ fn ddrescue_maps() {
 fn again() {
     let lab = Lab::new();
     lab.image(4096, 512, &[(9, 3)]);
-    lab.cdi(["create", "disk.cdimg", "b.cdimg", "--codec", "deflate", "--chunk", "64k", "--note", "second"]).ends(4);
-    let (a, b) = (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
+    lab.cdi(["create", "disk.cdimg", "b.cdimg", "--codec", "deflate", "--chunk", "64k", "--note", "second"])
+        .ends(4);
+    let (a, b) =
+        (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
     assert_eq!(a["facts"]["blake3_stored"], b["facts"]["blake3_stored"]);
     assert_eq!(a["blocks"], b["blocks"]);
     assert_eq!(b["facts"]["notes"][0], "second");

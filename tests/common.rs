@@ -27,9 +27,13 @@ impl Need {
     pub fn is_there(self) -> bool {
         match self {
             Need::Fuse => fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
-            Need::FuseForAll => fs::metadata("/dev/fuse").is_ok_and(|m| m.permissions().mode() & 0o006 == 0o006),
+            Need::FuseForAll => {
+                fs::metadata("/dev/fuse").is_ok_and(|m| m.permissions().mode() & 0o006 == 0o006)
+            }
             Need::Loop => {
-                nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists() && on_path("losetup")
+                nix::unistd::geteuid().is_root()
+                    && Path::new("/dev/loop-control").exists()
+                    && on_path("losetup")
             }
             Need::Program(name) => on_path(name),
             Need::Corpus => corpus().is_dir(),
@@ -132,7 +136,8 @@ impl Lab {
         self.write("disk.map", mapfile(sectors, sector, ranges));
         let code = if ranges.is_empty() { 0 } else { 4 };
         let size = sector.to_string();
-        self.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map", "--sector-size", &size]).ends(code);
+        self.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map", "--sector-size", &size])
+            .ends(code);
         disk
     }
 
@@ -158,13 +163,22 @@ impl Drop for Lab {
                 let _ = self.cdi(["unmount", "--force", dir]);
             }
         }
+        // What other programs mounted here.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for mountpoint in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)) {
+            if Path::new(mountpoint).starts_with(&self.dir) {
+                let _ = Command::new("umount").args(["-l", mountpoint]).status();
+            }
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 /// Mounts and loop devices of any test of this run.
 pub fn leftovers() -> String {
-    leftovers_below(&std::env::temp_dir().canonicalize().unwrap().join(format!("cdi-test-{}-", std::process::id())))
+    leftovers_below(
+        &std::env::temp_dir().canonicalize().unwrap().join(format!("cdi-test-{}-", std::process::id())),
+    )
 }
 
 fn leftovers_below(prefix: &Path) -> String {
@@ -283,6 +297,7 @@ pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 /// Runs a program to its end and asserts that it went well. What it said on stdout.
 #[track_caller]
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> String {
-    let ran: Ran = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}")).into();
+    let ran: Ran =
+        Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}")).into();
     ran.ends(0).out
 }

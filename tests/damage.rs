@@ -18,7 +18,8 @@ fn damages() {
     let before = peak_memory();
     for (name, fixture) in fixtures_list() {
         let seeds = only.map_or(0..DAMAGES, |n| n..n + 1);
-        let halves = [seeds.start..seeds.start.midpoint(seeds.end), seeds.start.midpoint(seeds.end)..seeds.end];
+        let halves =
+            [seeds.start..seeds.start.midpoint(seeds.end), seeds.start.midpoint(seeds.end)..seeds.end];
         std::thread::scope(|scope| {
             for half in halves {
                 let (name, fixture, truth) = (&name, &fixture, &truth);

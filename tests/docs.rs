@@ -1,1 +1,2 @@
-use crate::Test; pub const TESTS: &[Test] = &[];
+use crate::Test;
+pub const TESTS: &[Test] = &[];

@@ -3,7 +3,7 @@
 
 // Everything here is one binary: what is `pub` is for its other files.
 #![allow(unreachable_pub)]
-#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
 

@@ -36,7 +36,11 @@ impl Memory {
     fn call(&self) -> std::io::Result<()> {
         let mut calls = self.calls.lock().unwrap();
         *calls += 1;
-        if self.fail_at.is_some_and(|n| *calls >= n) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if self.fail_at.is_some_and(|n| *calls >= n) {
+            Err(std::io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -53,7 +57,8 @@ impl Store for Memory {
     }
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
         let all = self.bytes.lock().unwrap();
-        let from = all.get(at as usize..at as usize + bytes.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let from =
+            all.get(at as usize..at as usize + bytes.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
         bytes.copy_from_slice(from);
         Ok(())
     }
@@ -98,7 +103,11 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
     let chunk = 4096u32 << random.below(4);
     let size = 1 + random.below(40 * u64::from(chunk));
     let sectors = (size as usize).div_ceil(SECTOR);
-    let mut truth = Truth { bytes: vec![0; size as usize], status: vec![Status::NonTried; sectors], versions: vec![vec![]; sectors] };
+    let mut truth = Truth {
+        bytes: vec![0; size as usize],
+        status: vec![Status::NonTried; sectors],
+        versions: vec![vec![]; sectors],
+    };
     let facts = Facts { size_bytes: size, ..Facts::default() };
     let new = NewImage {
         geometry: Geometry { disk_size: size, chunk_size: chunk },
@@ -133,7 +142,9 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
                 }
                 5 => {
                     // The same bytes as some earlier run that fits here.
-                    let fits = known.iter().find(|(d, _)| d.len() <= end - start && (d.len() % SECTOR == 0 || start + d.len() == size as usize));
+                    let fits = known.iter().find(|(d, _)| {
+                        d.len() <= end - start && (d.len() % SECTOR == 0 || start + d.len() == size as usize)
+                    });
                     if let Some((data, entry)) = fits {
                         writer.put_same(range.start, data.len() as u32, *entry)?;
                         truth.put(start, data);
@@ -151,7 +162,11 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
                 7 | 8 => {
                     let status = Status::LISTED[random.below(5) as usize];
                     // Statuses count from the next checkpoint on.
-                    writer.set_status(BadRange { reason: Some(Reason::Errno(5)), tries: 2, ..BadRange::new(range, status) })?;
+                    writer.set_status(BadRange {
+                        reason: Some(Reason::Errno(5)),
+                        tries: 2,
+                        ..BadRange::new(range, status)
+                    })?;
                     truth.status[first..first + count].fill(status);
                     writer.checkpoint(&facts)?;
                 }
@@ -184,11 +199,20 @@ fn compare(disk: &Disk, truth: &Truth, seed: u64) {
                     let len = random.below((truth.bytes.len() - offset) as u64 + 1) as usize;
                     let mut buf = vec![0xEE; len];
                     match (disk.read_at(&mut buf, offset as u64), truth.read(offset, len)) {
-                        (Ok(()), Ok(bytes)) => assert!(buf == bytes, "seed {seed}: wrong bytes at {offset}+{len}"),
-                        (Err(ReadError::Bad { sector, good }), Err(bad)) => {
-                            assert_eq!((sector, good), (bad, (bad as usize * SECTOR).saturating_sub(offset)), "seed {seed}");
+                        (Ok(()), Ok(bytes)) => {
+                            assert!(buf == bytes, "seed {seed}: wrong bytes at {offset}+{len}")
                         }
-                        (got, expect) => panic!("seed {seed}: {got:?} and not {:?} at {offset}+{len}", expect.map(<[u8]>::len)),
+                        (Err(ReadError::Bad { sector, good }), Err(bad)) => {
+                            assert_eq!(
+                                (sector, good),
+                                (bad, (bad as usize * SECTOR).saturating_sub(offset)),
+                                "seed {seed}"
+                            );
+                        }
+                        (got, expect) => panic!(
+                            "seed {seed}: {got:?} and not {:?} at {offset}+{len}",
+                            expect.map(<[u8]>::len)
+                        ),
                     }
                 }
             });
@@ -237,7 +261,10 @@ fn failing_writes() {
                     let start = sector * SECTOR;
                     let mut buf = vec![0; SECTOR.min(truth.bytes.len() - start)];
                     if disk.read_at(&mut buf, start as u64).is_ok() {
-                        assert!(truth.versions[sector].contains(&buf), "seed {seed}, call {fail_at}, sector {sector}");
+                        assert!(
+                            truth.versions[sector].contains(&buf),
+                            "seed {seed}, call {fail_at}, sector {sector}"
+                        );
                     }
                 }
             }
@@ -274,7 +301,8 @@ fn failing_reads() {
         let bytes = store.bytes.lock().unwrap().clone();
         for n in 1.. {
             let source = FailingReads { bytes: bytes.clone(), left: Mutex::new(n) };
-            let Ok(opened) = open_source(Box::new(source), Path::new("model.cdimg"), &OpenOptions::default()) else {
+            let Ok(opened) = open_source(Box::new(source), Path::new("model.cdimg"), &OpenOptions::default())
+            else {
                 continue;
             };
             let disk = Disk::new(opened, Options::default());

@@ -21,7 +21,11 @@ pub const TESTS: &[Test] = &[
     ("what_lies_below_a_mount_stays", &[Need::Fuse, Need::Loop], below),
     ("signals_end_the_foreground", FUSE, foreground),
     ("a_start_that_fails_leaves_nothing", FUSE, failed_starts),
-    ("an_ordinary_user_can_mount", &[Need::FuseForAll, Need::Loop, Need::Program("fusermount3"), Need::Program("setpriv")], ordinary_user),
+    (
+        "an_ordinary_user_can_mount",
+        &[Need::FuseForAll, Need::Loop, Need::Program("fusermount3"), Need::Program("setpriv")],
+        ordinary_user,
+    ),
     ("raw_with_its_map_mounts_like_its_image", FUSE, raw_with_map),
 ];
 
@@ -43,22 +47,38 @@ fn folder() {
     let start = Instant::now();
     mounted(&lab, &[]);
     assert!(start.elapsed() < Duration::from_secs(20));
-    let mut names: Vec<_> = fs::read_dir(lab.path("mnt")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(lab.path("mnt"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["badblocks.json", "badblocks.map", "disk.raw", "info.json"]);
-    let bad: serde_json::Value = serde_json::from_slice(&fs::read(lab.path("mnt/badblocks.json")).unwrap()).unwrap();
-    assert_eq!((&bad["version"], &bad["size_bytes"], &bad["sectors"]), (&1.into(), &(SECTORS * 512).into(), &SECTORS.into()));
-    let ranges: Vec<_> = bad["ranges"].as_array().unwrap().iter().map(|r| (r["first_sector"].as_u64().unwrap(), r["sectors"].as_u64().unwrap())).collect();
+    let bad: serde_json::Value =
+        serde_json::from_slice(&fs::read(lab.path("mnt/badblocks.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&bad["version"], &bad["size_bytes"], &bad["sectors"]),
+        (&1.into(), &(SECTORS * 512).into(), &SECTORS.into())
+    );
+    let ranges: Vec<_> = bad["ranges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["first_sector"].as_u64().unwrap(), r["sectors"].as_u64().unwrap()))
+        .collect();
     assert_eq!(ranges, BAD);
     assert_eq!(bad["ranges"][2]["offset_bytes"], 3000 * 512);
     assert_eq!(bad["ranges"][2]["length_bytes"], 20 * 512);
     let map = fs::read_to_string(lab.path("mnt/badblocks.map")).unwrap();
     assert_eq!(blocks(&map), blocks(&mapfile(SECTORS, 512, &BAD)));
-    let info: serde_json::Value = serde_json::from_slice(&fs::read(lab.path("mnt/info.json")).unwrap()).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_slice(&fs::read(lab.path("mnt/info.json")).unwrap()).unwrap();
     assert_eq!(info["format"], "cdimg");
     // Owner only, read-only, and named after the image.
     let meta = fs::metadata(lab.path("mnt/disk.raw")).unwrap();
-    assert_eq!((meta.len(), meta.permissions().mode() & 0o777, meta.uid()), (SECTORS * 512, 0o400, nix::unistd::getuid().as_raw()));
+    assert_eq!(
+        (meta.len(), meta.permissions().mode() & 0o777, meta.uid()),
+        (SECTORS * 512, 0o400, nix::unistd::getuid().as_raw())
+    );
     let error = fs::File::options().write(true).open(lab.path("mnt/disk.raw")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EROFS as i32));
     assert!(fs::File::create(lab.path("mnt/new")).is_err());
@@ -105,11 +125,25 @@ fn never_short() {
     let truth = mounted(&lab, &[]);
     let path = lab.path("mnt/disk.raw");
     // A reader in large blocks gets what is before the bad page, and then the error; never the end of the file.
-    let ran = Command::new("dd").arg(format!("if={}", path.display())).arg("of=/dev/null").arg("bs=128k").stderr(Stdio::piped()).output().unwrap();
+    let ran = Command::new("dd")
+        .arg(format!("if={}", path.display()))
+        .arg("of=/dev/null")
+        .arg("bs=128k")
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
     assert!(!ran.status.success());
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(said.contains("Input/output error"), "{said}");
-    assert!(!Command::new("cp").arg(&path).arg(lab.path("copy.raw")).stderr(Stdio::null()).status().unwrap().success());
+    assert!(
+        !Command::new("cp")
+            .arg(&path)
+            .arg(lab.path("copy.raw"))
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(fs::metadata(&path).unwrap().len(), SECTORS * 512, "the file has become shorter");
     let file = fs::File::open(&path).unwrap();
     let mut last = vec![0; 4096];
@@ -134,7 +168,8 @@ fn policies() {
     let lab = Lab::new();
     let truth = mounted(&lab, &["--bad", "zero"]);
     let mut expect = truth.clone();
-    BAD.iter().for_each(|(first, count)| expect[*first as usize * 512..(first + count) as usize * 512].fill(0));
+    BAD.iter()
+        .for_each(|(first, count)| expect[*first as usize * 512..(first + count) as usize * 512].fill(0));
     assert!(fs::read(lab.path("mnt/disk.raw")).unwrap() == expect);
     lab.cdi(["unmount", "mnt"]).ends(0);
     lab.cdi(["mount", "disk.cdimg", "mnt", "--bad", "pattern:UNREADABLE"]).ends(0);
@@ -168,7 +203,10 @@ fn many_readers() {
                     let buf = &mut buf.get()[..count as usize * 512];
                     let bad = (first..first + count).any(is_bad);
                     match file.read_at(buf, first * 512) {
-                        Ok(n) => assert!(n == buf.len() && !bad && *buf == truth[first as usize * 512..][..n], "{first}+{count}"),
+                        Ok(n) => assert!(
+                            n == buf.len() && !bad && *buf == truth[first as usize * 512..][..n],
+                            "{first}+{count}"
+                        ),
                         Err(_) => assert!(bad, "a false error at {first}+{count}"),
                     }
                 }
@@ -194,7 +232,12 @@ fn damaged_chunk() {
         assert_eq!(read.is_err(), (from..from + len).contains(&at), "at {at}");
         assert!(read.is_err() || buf == truth[at as usize..][..4096]);
     }
-    let logs: String = fs::read_dir(lab.path("run")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|x| x == "log")).map(|p| fs::read_to_string(p).unwrap()).collect();
+    let logs: String = fs::read_dir(lab.path("run"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|x| x == "log"))
+        .map(|p| fs::read_to_string(p).unwrap())
+        .collect();
     assert!(logs.contains("is damaged; reads of it fail"), "{logs}");
 }
 
@@ -216,17 +259,24 @@ fn unmounting() {
     lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
     lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(5);
     run("umount", [lab.path("mnt")]);
-    wait_until("the record is gone", || lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().is_empty());
+    wait_until("the record is gone", || {
+        lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().is_empty()
+    });
 }
 
 /// A tmpfs below our mount must not be taken away with it: fuser would.
 fn below() {
     let lab = Lab::new();
     fs::create_dir(lab.path("mnt")).unwrap();
-    run("mount", ["-t", "tmpfs", "below"].iter().map(std::ffi::OsStr::new).chain([lab.path("mnt").as_os_str()]));
+    run(
+        "mount",
+        ["-t", "tmpfs", "below"].iter().map(std::ffi::OsStr::new).chain([lab.path("mnt").as_os_str()]),
+    );
     mounted(&lab, &[]);
     run("umount", [lab.path("mnt")]);
-    wait_until("the daemon is gone", || lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().is_empty());
+    wait_until("the daemon is gone", || {
+        lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().is_empty()
+    });
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let still = mounts.lines().filter(|l| l.contains(lab.path("mnt").to_str().unwrap())).count();
     run("umount", [lab.path("mnt")]);
@@ -237,7 +287,12 @@ fn foreground() {
     let lab = Lab::new();
     lab.image(SECTORS, 512, &BAD);
     for signal in ["INT", "TERM", "HUP"] {
-        let child = lab.command().args(["mount", "--foreground", "disk.cdimg", "mnt"]).stderr(Stdio::piped()).spawn().unwrap();
+        let child = lab
+            .command()
+            .args(["mount", "--foreground", "disk.cdimg", "mnt"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         wait_until("it is mounted", || lab.path("mnt/disk.raw").exists());
         run("kill", [&format!("-{signal}"), &child.id().to_string()]);
         let output = child.wait_with_output().unwrap();
@@ -262,7 +317,13 @@ fn failed_starts() {
     // The daemon itself fails: its folder for records is not writable any more.
     assert!(!lab.path("mnt").exists());
     assert_eq!(lab.leftovers(), "");
-    assert_eq!(fs::read_dir(lab.path("run")).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count(), 0);
+    assert_eq!(
+        fs::read_dir(lab.path("run"))
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some())
+            .count(),
+        0
+    );
 }
 
 /// As nobody, by fusermount3.

@@ -4,18 +4,14 @@
 //! pattern, is a single entry. In memory only the nodes that were changed since the last checkpoint are held; all
 //! others are fetched when they are asked for, through [`Nodes`]. So an image of any size opens at once.
 
-use std::num::NonZero;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use lru::LruCache;
-use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U32;
 
 use super::layout::*;
-use super::record::array;
-use crate::error::{Flaw, ReadError};
+use super::nodes::Nodes;
+use crate::error::ReadError;
 use crate::image::codec::{Codec, Sum};
 use crate::image::input::Input;
 use crate::image::{Extent, Origin, Packed};
@@ -57,14 +53,6 @@ impl Geometry {
         let each = entry_chunks(height - 1);
         self.chunks().saturating_sub(first).div_ceil(each).min(FANOUT) as usize
     }
-}
-
-/// Where nodes are fetched from.
-pub trait Nodes {
-    /// The entries of the node at `entry`, which must be `count`, each checked by itself.
-    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError>;
-    /// The pieces at `entry`, of a chunk of `chunk_len` bytes, checked: in order, inside the chunk.
-    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError>;
 }
 
 /// A place in the tree.
@@ -429,121 +417,13 @@ fn flush<E>(
     Ok(entry)
 }
 
-/// Checks an entry by itself: what it says must be possible in a file of `file_len` bytes.
-pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
-    let fits = e.at.get() >= RECORDS_AT
-        && e.at.get().checked_add(u64::from(e.stored.get())).is_some_and(|x| x <= file_len);
-    if e.zero.get() != 0 || (e.kind != ENTRY_DATA && e.codec != 0) {
-        return Err("an index entry has a value where there must be zero");
-    }
-    match e.kind {
-        ENTRY_UNREAD if *e == RawEntry::UNREAD => Ok(()),
-        ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
-        ENTRY_UNREAD | ENTRY_FILL => Err("an index entry without a payload has one"),
-        ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
-        ENTRY_DATA if e.stored.get() > CHUNK_MOST || e.stored.get() == 0 => {
-            Err("a chunk's stored length cannot be")
-        }
-        ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
-        ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES => Ok(()),
-        _ => Err("an index entry is of an unknown kind"),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The entries of a node whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
-pub fn decode_node(bytes: &[u8], at: u64, file_len: u64) -> Result<Arc<[RawEntry]>, Flaw> {
-    let entries: Vec<RawEntry> = array(bytes, at, "a node")?;
-    for (i, e) in entries.iter().enumerate() {
-        check_entry(e, file_len).map_err(|what| Flaw::at(at + (i * ENTRY_LEN) as u64, what))?;
-    }
-    Ok(entries.into())
-}
-
-/// The pieces whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
-pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Result<Arc<[RawPiece]>, Flaw> {
-    let pieces: Vec<RawPiece> = array(bytes, at, "a list of pieces")?;
-    let mut end = 0;
-    for (i, p) in pieces.iter().enumerate() {
-        let fail = |what| Flaw::at(at + (i * PIECE_LEN) as u64, what);
-        check_entry(&p.entry, file_len).map_err(fail)?;
-        if p.start.get() < end
-            || p.len.get() == 0
-            || p.start.get().checked_add(p.len.get()).is_none_or(|e| e > chunk_len)
-        {
-            return Err(fail("pieces overlap, are out of order, or leave their chunk"));
-        }
-        end = p.start.get() + p.len.get();
-        match p.entry.kind {
-            ENTRY_FILL if p.skip.get() == 0 && p.unpacked.get() == 0 => {}
-            ENTRY_DATA
-                if p.unpacked.get() <= CHUNK_MOST
-                    && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.unpacked.get()) => {}
-            _ => return Err(fail("a piece does not lie within its payload")),
-        }
-    }
-    Ok(pieces.into())
-}
-
-/// The nodes of an image's file, a bounded number of them cached.
-pub struct CachedNodes {
-    input: Arc<Input>,
-    nodes: Mutex<LruCache<u64, Arc<[RawEntry]>>>,
-    pieces: Mutex<LruCache<u64, Arc<[RawPiece]>>>,
-}
-
-/// How many nodes (12 KiB each) and lists of pieces are kept.
-const NODES_KEPT: NonZero<usize> = NonZero::new(512).expect("not 0");
-
-impl CachedNodes {
-    /// The nodes in `input`.
-    pub fn new(input: Arc<Input>) -> CachedNodes {
-        let (nodes, pieces) = (Mutex::new(LruCache::new(NODES_KEPT)), Mutex::new(LruCache::new(NODES_KEPT)));
-        CachedNodes { input, nodes, pieces }
-    }
-
-    fn payload(&self, entry: &RawEntry, longest: usize) -> Result<Vec<u8>, ReadError> {
-        let at = entry.at.get();
-        let len = entry.stored.get() as usize;
-        if len > longest {
-            return Err(ReadError::Corrupt { at });
-        }
-        let mut bytes = vec![0; len];
-        self.input.read_exact_at(Input::MAIN, &mut bytes, at)?;
-        if xxh3_64(&bytes) != entry.sum.get() {
-            return Err(ReadError::Corrupt { at });
-        }
-        Ok(bytes)
-    }
-}
-
-/// A list of pieces has at most one a byte pair of the smallest sector; in truth far fewer.
-const MOST_PIECES: usize = CHUNK_MOST as usize / 256;
-
-impl Nodes for CachedNodes {
-    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
-        let at = entry.at.get();
-        if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&at) {
-            return if node.len() == count { Ok(Arc::clone(node)) } else { Err(ReadError::Corrupt { at }) };
-        }
-        let bytes = self.payload(entry, index(FANOUT) * ENTRY_LEN)?;
-        let node = decode_node(&bytes, at, self.input.len()).map_err(|f| ReadError::Corrupt { at: f.at })?;
-        if node.len() != count {
-            return Err(ReadError::Corrupt { at });
-        }
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).put(at, Arc::clone(&node));
-        Ok(node)
-    }
-
-    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
-        let at = entry.at.get();
-        if let Some(pieces) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&at) {
-            let inside = pieces.last().is_none_or(|p| p.start.get() + p.len.get() <= chunk_len);
-            return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
-        }
-        let bytes = self.payload(entry, MOST_PIECES * PIECE_LEN)?;
-        let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
-            .map_err(|f| ReadError::Corrupt { at: f.at })?;
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(at, Arc::clone(&pieces));
-        Ok(pieces)
+    #[test]
+    fn levels_grow_with_the_disk() {
+        assert_eq!([1, 512, 513, 512 * 512, 512 * 512 + 1].map(levels), [1, 1, 2, 2, 3]);
+        assert_eq!(levels(u64::MAX), 8);
     }
 }

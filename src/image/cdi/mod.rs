@@ -2,6 +2,7 @@
 
 pub mod index;
 pub mod layout;
+pub mod nodes;
 pub mod read;
 pub mod record;
 pub mod scan;

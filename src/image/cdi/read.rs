@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use zerocopy::FromBytes;
 
-use super::index::{CachedNodes, Geometry, Index, Nodes, check_entry};
+use super::index::{Geometry, Index};
 use super::layout::*;
+use super::nodes::{CachedNodes, Nodes, check_entry};
 use super::record;
 use super::scan::{Step, Told, Walk, decode_facts, decode_map};
 use crate::error::{Error, Flaw, ReadError};
 use crate::image::bad::{BadBlocks, MOST_RANGES};
+use crate::image::codec::Sum;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, Format, Image, OpenOptions};
+use crate::image::{Extent, Format, Image, OpenOptions, Origin};
 use crate::units::human;
 
 /// Our own format.
@@ -283,7 +285,7 @@ impl CdiImage {
         &self.superblock
     }
 
-    /// Both superblocks, every record from the first to the last, and whether the records tell what the index says.
+    /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
     fn check_records(&self, report: &mut dyn FnMut(Flaw, &str)) -> Result<(), Error> {
         for (at, found) in superblocks(&self.input) {
             if !found.is_some_and(|s| s.is_sound()) {
@@ -316,6 +318,14 @@ impl CdiImage {
                         "whatever lay there; the index tells whether it was the disk's data",
                     );
                 }
+                // The disk's own bytes are checked where the index says that they are, by reading the disk.
+                Step::Header(at, header) if header.kind == RecordType::Data as u8 => {
+                    last = at;
+                    if self.contradicts(at, &header) {
+                        let what = "a record and the index disagree about a chunk's checksum";
+                        report(Flaw::at(at, what), &disk_bytes(&header));
+                    }
+                }
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
                         if let Err(e) = told.take(&record, &self.nodes, self.input.len()) {
@@ -332,7 +342,7 @@ impl CdiImage {
                             at,
                             format!("the payload of a record of type {} is damaged or cut off", header.kind),
                         ),
-                        &self.cost_of(&header),
+                        "depends on whether the index uses it",
                     ),
                 },
             }
@@ -346,21 +356,24 @@ impl CdiImage {
         Ok(())
     }
 
-    /// Whether a record's contents are looked into here. What holds the disk's own bytes is checked by reading the disk.
+    /// Whether a record's contents are looked into here: not what tells where the disk's bytes are, of which there
+    /// may be more than fits into memory.
     fn is_overview(&self, record: &record::Record) -> bool {
-        !matches!(record.kind(), Some(RecordType::Data | RecordType::Same | RecordType::Fill))
+        !matches!(record.kind(), Some(RecordType::Same | RecordType::Fill))
     }
 
-    fn cost_of(&self, header: &RecordHeader) -> String {
-        match RecordType::from_number(header.kind) {
-            Some(RecordType::Data) => {
-                format!(
-                    "disk bytes {} to {}, if nothing later holds them",
-                    header.disk_at.get(),
-                    header.disk_at.get().saturating_add(header.disk_len.get())
-                )
-            }
-            _ => "depends on whether the index uses it".into(),
-        }
+    /// Whether the index names the payload of the DATA record at `at`, and with another checksum.
+    fn contradicts(&self, at: u64, header: &RecordHeader) -> bool {
+        let disk_at = header.disk_at.get();
+        let origin =
+            (disk_at < self.size()).then(|| self.map(disk_at).ok()).flatten().map(|extent| extent.origin);
+        let sum = Sum::Xxh3(header.payload_sum.get());
+        matches!(origin, Some(Origin::Packed(p)) if p.at == at + HEADER_LEN as u64 && p.sum != sum)
     }
+}
+
+/// The bytes of the disk that a record speaks of, in words.
+fn disk_bytes(header: &RecordHeader) -> String {
+    let start = header.disk_at.get();
+    format!("disk bytes {start} to {}", start.saturating_add(header.disk_len.get()))
 }

@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use zerocopy::FromBytes;
 
-use super::index::{Index, Nodes, check_entry};
+use super::index::Index;
 use super::layout::*;
+use super::nodes::{Nodes, check_entry};
 use super::record::{self, Record, array};
 use crate::error::{Error, Flaw, ReadError};
 use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
-use crate::image::codec::Codec;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 use crate::units::index;
@@ -198,7 +198,54 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
     Ok((u64::from_le_bytes(*before), ranges))
 }
 
-/// A record's codec, for those that hold bytes of the disk.
-pub fn codec_of(header: &RecordHeader) -> Option<Codec> {
-    Codec::from_number(header.codec)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::cdi::record::{Head, encode};
+    use crate::image::codec::Codec;
+    use zerocopy::IntoBytes;
+    use zerocopy::byteorder::little_endian::{U32, U64};
+
+    fn map(disk: Range<u64>, before: u64, ranges: &[RawRange]) -> Record {
+        let stored = [before.as_bytes(), ranges.as_bytes()].concat();
+        let head = Head {
+            kind: RecordType::Map,
+            codec: Codec::Stored,
+            unpacked: u32::try_from(stored.len()).unwrap(),
+            disk_at: disk.start,
+            disk_len: disk.end - disk.start,
+            detail: 0,
+        };
+        Record { at: 99, header: encode(head, 1, 1, &stored), stored }
+    }
+
+    fn range(start: u64, len: u64, status: u8, reason_kind: u8) -> RawRange {
+        let (start, len, reason) = (U64::new(start), U64::new(len), U32::new(5));
+        RawRange { start, len, status, tries: 1, reason_kind, zero: 0, reason }
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_is_refused_with_the_reason() {
+        let (before, ranges) = decode_map(&map(0..4096, 7, &[range(512, 512, 4, 1)])).unwrap();
+        assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::Errno(5)), 1024));
+        let place =
+            "ranges of a MAP record overlap, are out of order, or leave the record's part of the disk";
+        for (wrong, word) in [
+            (vec![range(0, 0, 4, 0)], place),
+            (vec![range(4096, 1, 4, 0)], place),
+            (vec![range(0, 4097, 4, 0)], place),
+            (vec![range(u64::MAX, 2, 4, 0)], place),
+            (vec![range(512, 512, 4, 0), range(0, 512, 4, 0)], place),
+            (vec![range(0, 512, 0, 0)], "status 0 is not known to this version"),
+            (vec![range(0, 512, 6, 0)], "status 6 is not known to this version"),
+            (vec![range(0, 512, 255, 0)], "status 255 is not known to this version"),
+            (vec![range(0, 512, 4, 3)], "reason kind 3 is not known to this version"),
+        ] {
+            assert_eq!(decode_map(&map(0..4096, 0, &wrong)).unwrap_err(), Flaw::at(99, word));
+        }
+        let mut short = map(0..4096, 0, &[]);
+        short.stored.truncate(7);
+        short.header.unpacked = U32::new(7);
+        assert_eq!(decode_map(&short).unwrap_err().what, "a MAP record is too short");
+    }
 }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::index::{Geometry, Index, NodeToWrite, Nodes, decode_node, decode_pieces};
+use super::index::{Geometry, Index, NodeToWrite};
 use super::layout::*;
+use super::nodes::{Nodes, decode_node, decode_pieces};
 use super::record::{Head, encode};
 use crate::error::{Error, Kind, ReadError};
 use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
