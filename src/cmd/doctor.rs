@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::End;
 use crate::error::Error;
@@ -20,12 +20,16 @@ struct Finding {
     way_out: &'static str,
 }
 
+impl Finding {
+    fn json(&self) -> Value {
+        let way_out = if self.ok { "" } else { self.way_out };
+        json!({ "what": self.what, "needed_for": self.needed_for, "ok": self.ok, "found": self.found, "way_out": way_out })
+    }
+}
+
 pub(super) fn run(ui: &Ui) -> Result<End, Error> {
     let findings = findings();
-    let table: Vec<_> = findings
-        .iter()
-        .map(|f| json!({ "what": f.what, "needed_for": f.needed_for, "ok": f.ok, "found": f.found, "way_out": if f.ok { "" } else { f.way_out } }))
-        .collect();
+    let table: Vec<_> = findings.iter().map(Finding::json).collect();
     if !ui.json(&json!({ "system": std::env::consts::OS, "findings": table })) {
         for f in &findings {
             ui.data(format!(
@@ -51,59 +55,13 @@ fn findings() -> Vec<Finding> {
     let root = nix::unistd::geteuid().is_root();
     all.push(match runtime_dir() {
         Ok(dir) => finding("runtime folder", "mount, attach", true, dir.display().to_string(), ""),
-        Err(e) => finding(
-            "runtime folder",
-            "mount, attach",
-            false,
-            e.to_string(),
-            "set XDG_RUNTIME_DIR to a folder of your own",
-        ),
+        Err(e) => {
+            let way_out = "set XDG_RUNTIME_DIR to a folder of your own";
+            finding("runtime folder", "mount, attach", false, e.to_string(), way_out)
+        }
     });
     if cfg!(target_os = "linux") {
-        let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let found = fuse.as_ref().map_or_else(|e| e.to_string(), |_| "/dev/fuse".into());
-        all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, "load the kernel's module (modprobe fuse); in a container, pass /dev/fuse in (--device /dev/fuse)"));
-        if !root {
-            let helper = program("fusermount3", "-V");
-            all.push(finding(
-                "fusermount3",
-                "mount without root",
-                helper.is_some(),
-                helper.unwrap_or_default(),
-                "install the package fuse3",
-            ));
-        }
-        all.push(finding(
-            "rights",
-            "attach",
-            root,
-            if root { "root" } else { "an ordinary user" }.into(),
-            "attach block devices as root (sudo); 'cdi mount' needs no root",
-        ));
-        let control = Path::new("/dev/loop-control").exists();
-        all.push(finding(
-            "loop devices",
-            "attach",
-            control,
-            if control { "/dev/loop-control" } else { "none" }.into(),
-            "load the kernel's module (modprobe loop); in a container, run it privileged",
-        ));
-        let losetup = program("losetup", "--version");
-        all.push(finding(
-            "losetup",
-            "attach",
-            losetup.is_some(),
-            losetup.unwrap_or_default(),
-            "install util-linux (Debian: the package mount)",
-        ));
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        all.push(finding(
-            "kernel",
-            "loop devices with direct I/O",
-            at_least(&kernel, (4, 10)),
-            kernel.trim().into(),
-            "Linux 4.10 or newer",
-        ));
+        linux(root, &mut all);
     }
     #[cfg(target_os = "macos")]
     all.push(finding(
@@ -114,6 +72,49 @@ fn findings() -> Vec<Finding> {
         "build with --features macfuse",
     ));
     all
+}
+
+fn linux(root: bool, all: &mut Vec<Finding>) {
+    let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    let found = fuse.as_ref().map_or_else(|e| e.to_string(), |_| "/dev/fuse".into());
+    let way_out = "load the kernel's module (modprobe fuse); in a container, pass it in (--device /dev/fuse)";
+    all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, way_out));
+    if !root {
+        let helper = program("fusermount3", "-V");
+        let found = helper.clone().unwrap_or_default();
+        all.push(finding(
+            "fusermount3",
+            "mount without root",
+            helper.is_some(),
+            found,
+            "install the package fuse3",
+        ));
+    }
+    let found = if root { "root" } else { "an ordinary user" };
+    let way_out = "attach block devices as root (sudo); 'cdi mount' needs no root";
+    all.push(finding("rights", "attach", root, found.into(), way_out));
+    let control = Path::new("/dev/loop-control").exists();
+    let found = if control { "/dev/loop-control" } else { "none" };
+    let way_out = "load the kernel's module (modprobe loop); in a container, run it privileged";
+    all.push(finding("loop devices", "attach", control, found.into(), way_out));
+    let losetup = program("losetup", "--version");
+    let found = losetup.clone().unwrap_or_default();
+    all.push(finding(
+        "losetup",
+        "attach",
+        losetup.is_some(),
+        found,
+        "install util-linux (Debian: the package mount)",
+    ));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let ok = at_least(&kernel, (4, 10));
+    all.push(finding(
+        "kernel",
+        "loop devices with direct I/O",
+        ok,
+        kernel.trim().into(),
+        "Linux 4.10 or newer",
+    ));
 }
 
 fn finding(
