@@ -107,7 +107,7 @@ fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superblock, Error>
         (None, None) => {
             // Say of a superblock that is there what is wrong with it.
             let (at, _) = found.iter().find(|(_, s)| s.is_some()).unwrap_or(&found[0]);
-            let what = "the superblock is damaged (its checksum is wrong), so is the other one, and there is no copy at the end of the file";
+            let what = "the superblock is damaged, so is the other one, and there is no sound copy at the end of the file";
             Err(Flaw::at(*at, what).into())
         }
     }
