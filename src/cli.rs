@@ -15,7 +15,7 @@ use crate::units::parse_size;
 /// An image of a disk, often of a failing one, becomes a read-only block device again: its good sectors are right,
 /// and its bad sectors fail exactly as the disk's did.
 #[derive(Debug, Parser)]
-#[command(name = "cdi", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "cdi", version, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the image is not usable, 4 finished but data is \
 missing, 5 busy, 6 this system lacks something, 130 interrupted."
@@ -281,9 +281,9 @@ pub struct Demo {
 /// A codec's name.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum CodecName {
-    /// zstd: the best of both
+    /// fast, and small
     Zstd,
-    /// deflate: where zstd cannot be had
+    /// for readers that lack zstd
     Deflate,
     /// not compressed
     Stored,

@@ -65,10 +65,14 @@ impl Record {
     pub fn lock(&self) -> Result<File, Error> {
         let path = self.stem()?.with_extension("lock");
         let file = File::create(&path).map_err(|e| Error::io("cannot be created", &path, e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(_) => Err(Error::new(Kind::Busy, "another cdi is serving this folder").at(&self.mountpoint)),
+        // Whoever asks whether it is served holds it for a moment.
+        for _ in 0..20 {
+            if file.try_lock().is_ok() {
+                return Ok(file);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
+        Err(Error::new(Kind::Busy, "another cdi is serving this folder").at(&self.mountpoint))
     }
 
     /// Whether the process that serves the mount is alive.

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("wrong_words_exit_2_and_bad_images_3", &[], exit_codes),
     ("json_is_one_object_and_errors_too", &[], json),
     ("an_interrupted_create_leaves_nothing", &[], interrupted),
+    ("a_full_disk_is_said_and_leaves_nothing", &[Need::Loop], full_disk),
     ("mapfiles_of_ddrescue_s_own_tests_are_read", &[Need::Corpus], ddrescue_maps),
     ("an_image_can_be_imaged_again", &[], again),
 ];
@@ -269,6 +270,25 @@ fn interrupted() {
     let names: Vec<_> =
         fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, ["noise.raw"]);
+}
+
+fn full_disk() {
+    let lab = Lab::new();
+    let mut random = Random::new(1);
+    let noise: Vec<u8> = (0..4 << 20).map(|_| random.next() as u8).collect();
+    lab.write("noise.raw", noise);
+    fs::create_dir(lab.path("small")).unwrap();
+    crate::common::run(
+        "mount",
+        ["-t", "tmpfs", "-o", "size=1m", "small", lab.path("small").to_str().unwrap()],
+    );
+    let ran = lab.cdi(["create", "noise.raw", "small/noise.cdimg"]).ends(1);
+    assert!(ran.err.contains("No space left") && ran.err.contains("hint: make room"), "{}", ran.err);
+    assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
+    lab.cdi(["create", "noise.raw", "noise.cdimg"]).ends(0);
+    lab.cdi(["extract", "noise.cdimg", "small/noise.raw"]).ends(1);
+    assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
+    crate::common::run("umount", [lab.path("small")]);
 }
 
 fn ddrescue_maps() {

@@ -46,13 +46,15 @@ impl Need {
             Need::FuseForAll => "/dev/fuse open to all users (mode 0666)",
             Need::Loop => "loop devices (root)",
             Need::Program(name) => name,
-            Need::Corpus => "../shared/corpus",
+            Need::Corpus => "samples (CDI_CORPUS)",
         }
     }
 }
 
+/// Samples that are not part of the project: `CDI_CORPUS`, or a folder beside the project's.
 pub fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus")
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
+    std::env::var_os("CDI_CORPUS").map_or_else(beside, PathBuf::from)
 }
 
 fn on_path(name: &str) -> bool {

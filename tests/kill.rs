@@ -61,9 +61,12 @@ fn attached() -> Attached {
     Attached { lab, device, pid }
 }
 
-/// A program that reads the device again and again.
+/// A program that reads the device again and again, and has it open all the while.
 fn reader(device: &Path) -> Child {
-    let script = format!("while dd if={} of=/dev/null bs=64k iflag=direct; do :; done", device.display());
+    let script = format!(
+        "exec 3< {0}; while dd if={0} of=/dev/null bs=64k iflag=direct; do :; done",
+        device.display()
+    );
     let child = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(100));
     child

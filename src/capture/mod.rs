@@ -26,7 +26,7 @@ use crate::parallel;
 use crate::units::index;
 use hash::Hashes;
 
-/// The chunk size where the user does not say, in bytes. docs/BENCHMARKS.md has the measurement.
+/// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
 pub const DEFAULT_CHUNK: u32 = 128 << 10;
 
 /// How an image is to be made.
