@@ -158,6 +158,9 @@ pub struct Map {
     /// The block size for --badblocks in bytes
     #[arg(short, long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
     pub block_size: u64,
+    /// Write over a mapfile that is there already
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// How a disk is copied out.

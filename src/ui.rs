@@ -5,12 +5,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
 use crate::units::human;
@@ -43,6 +43,33 @@ impl Ui {
             write_stdout(&format!("{text}\n"));
         }
         self.json
+    }
+
+    /// A result that may be long, as JSON: an object with one value and one list, written as it comes.
+    pub fn json_list(
+        &self,
+        (name, value): (&str, Value),
+        list: &str,
+        items: impl Iterator<Item = Result<Value, Error>>,
+    ) -> Result<(), Error> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        written(write!(out, "{{\n  {}: {value},\n  {}: [", json!(name), json!(list)));
+        for (i, item) in items.enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            written(write!(out, "{comma}\n    {}", item?));
+        }
+        written(write!(out, "\n  ]\n}}\n").and_then(|()| out.flush()));
+        Ok(())
+    }
+
+    /// A result that may be long: lines, written as they come.
+    pub fn lines(&self, lines: impl Iterator<Item = Result<String, Error>>) -> Result<(), Error> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        for line in lines {
+            written(writeln!(out, "{}", line?));
+        }
+        written(out.flush());
+        Ok(())
     }
 
     /// Talk: what was done, what to know. Not with `--quiet`, nor with `--json`.
@@ -198,7 +225,12 @@ fn write_stdout(text: &str) {
 
 fn write_stdout_bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
-    if let Err(e) = out.write_all(bytes).and_then(|()| out.flush()) {
+    written(out.write_all(bytes).and_then(|()| out.flush()));
+}
+
+/// Ends the program if stdout could not be written.
+fn written(result: io::Result<()>) {
+    if let Err(e) = result {
         // Whoever read our output has seen enough.
         let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { Kind::Failed.exit_code() };
         std::process::exit(code.into());

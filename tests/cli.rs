@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use cdi::disk::{Disk, Options};
+use cdi::image::{OpenOptions, open};
+
 use crate::Test;
 use crate::common::{Lab, Need, Random, blocks, corpus, disk, mapfile};
 
@@ -11,6 +14,8 @@ pub const TESTS: &[Test] = &[
     ("every_codec_level_and_chunk_size_verifies", &[], codecs),
     ("nothing_is_overwritten_without_force", &[], no_overwriting),
     ("extract_leaves_holes_or_fills", &[], extract_policies),
+    ("nothing_precious_is_written_over", &[], precious),
+    ("a_source_that_shrinks_gives_errors", &[], shrinking),
     ("map_prints_every_form", &[], map_forms),
     ("verify_names_what_is_damaged", &[], verify_damage),
     ("a_source_that_cannot_be_read_is_bad_not_the_end", &[Need::Fuse], broken_source),
@@ -112,6 +117,41 @@ fn extract_policies() {
     lab.cdi(["extract", "--bad", "pattern:", "disk.cdimg", "p2.raw"]).ends(2);
 }
 
+/// Nothing that a user has is written over: not the mapfile that he names, nor the image itself.
+fn precious() {
+    let lab = Lab::new();
+    let bytes = lab.image(2048, 512, &[(1, 1)]);
+    let (map, image) = (fs::read(lab.path("disk.map")).unwrap(), fs::read(lab.path("disk.cdimg")).unwrap());
+    lab.cdi(["map", "disk.cdimg", "--mapfile", "disk.map"]).ends(5);
+    lab.cdi(["map", "disk.cdimg", "--mapfile", "disk.cdimg", "--force"]).ends(2);
+    lab.cdi(["extract", "disk.cdimg", "disk.cdimg", "--force"]).ends(2);
+    lab.cdi(["extract", "disk.raw", "--mapfile", "disk.map", "disk.map", "--force"]).ends(2);
+    lab.cdi(["create", "disk.raw", "disk.map", "--mapfile", "disk.map", "--force"]).ends(2);
+    // A map that is in the way is said before anything is copied.
+    lab.write("out.raw.map", "precious");
+    lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(5);
+    assert_eq!(fs::read(lab.path("out.raw.map")).unwrap(), b"precious");
+    fs::copy(lab.path("disk.map"), lab.path("in.map")).unwrap();
+    lab.cdi(["extract", "disk.raw", "--mapfile", "in.map", "in", "--force"]).ends(2);
+    assert_eq!(fs::read(lab.path("disk.map")).unwrap(), map);
+    assert_eq!(fs::read(lab.path("in.map")).unwrap(), map);
+    assert!(
+        fs::read(lab.path("disk.cdimg")).unwrap() == image
+            && fs::read(lab.path("disk.raw")).unwrap() == bytes
+    );
+}
+
+/// A raw file that becomes shorter while it is read gives errors, not zeros.
+fn shrinking() {
+    let lab = Lab::new();
+    lab.write("s.raw", vec![0xAA; 1 << 20]);
+    let disk = Disk::new(open(&lab.path("s.raw"), &OpenOptions::default()).unwrap(), Options::default());
+    fs::File::options().write(true).open(lab.path("s.raw")).unwrap().set_len(4096).unwrap();
+    let mut buf = [0; 512];
+    disk.read_at(&mut buf, 0).unwrap();
+    assert!(disk.read_at(&mut buf, 1 << 19).is_err() && disk.read_at(&mut buf, 4096).is_err());
+}
+
 fn map_forms() {
     let lab = Lab::new();
     lab.image(4096, 512, &[(3, 1), (1000, 24), (4095, 1)]);
@@ -170,6 +210,7 @@ fn verify_damage() {
     let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
     assert!(ran.out.contains("at byte 0: a superblock is damaged"), "{}", ran.out);
     // What was cut off is said with where.
+    bytes[100] ^= 1;
     lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
     let ran = lab.cdi(["verify", "disk.cdimg"]).ends(3);
     assert!(ran.err.contains("the file is cut off"), "{}", ran.err);

@@ -68,6 +68,9 @@ pub struct Made {
 /// How many chunks are remembered to find equal ones: 16 MiB of memory.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
+/// The longest part of the disk that is done in one piece, in bytes: a multiple of every chunk size.
+const LONGEST_JOB: u64 = 64 << 20;
+
 /// The bytes of a checkpoint: so much is at risk while an image is made, at most.
 const CHECKPOINT_EVERY: u64 = 256 << 20;
 
@@ -98,7 +101,7 @@ pub fn create(
         ..options.facts.clone()
     };
     let mut sink = Sink {
-        writer: Writer::create(store, path, &new, &facts)?,
+        writer: Writer::create(store, path, &new, facts.clone())?,
         hashes: Hashes::new(),
         known: &Mutex::new(LruCache::new(REMEMBERED)),
         made: Made::default(),
@@ -108,6 +111,7 @@ pub fn create(
     for r in source.bad().ranges() {
         sink.writer.set_status(*r)?;
     }
+    sink.writer.checkpoint()?;
     let known = sink.known;
     let pack = |packer: &mut Option<Packer>, job: Job| work(source, options, known, packer, job);
     parallel::ordered(
@@ -118,16 +122,17 @@ pub fn create(
         |done: Done| {
             let len = done.disk.end - done.disk.start;
             sink.take(done)?;
-            sink.checkpoint_if_due(&facts)?;
+            sink.checkpoint_if_due()?;
             step(len)
         },
     )?;
-    let Sink { writer, hashes, mut made, .. } = sink;
+    let Sink { mut writer, hashes, mut made, .. } = sink;
     let (blake3, sha256) = hashes.finish();
     (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
     facts.finished = Some(rfc3339(SystemTime::now()));
     made.missing_bytes = writer.bad().missing();
-    made.image_bytes = writer.finish(&facts)?;
+    writer.set_facts(facts.clone());
+    made.image_bytes = writer.finish()?;
     made.facts = facts;
     Ok(made)
 }
@@ -177,8 +182,11 @@ fn jobs(source: &Disk, geometry: Geometry) -> impl Iterator<Item = Job> + Send +
             return None;
         }
         // Where a run that began at `at` may end: on a chunk's border, or with the disk.
-        let border =
-            |end: u64| if end >= geometry.disk_size { geometry.disk_size } else { end - end % chunk };
+        // Not too far, so that the user can interrupt in between.
+        let border = |end: u64| match end.min(at + LONGEST_JOB) {
+            end if end >= geometry.disk_size => geometry.disk_size,
+            end => end - end % chunk,
+        };
         let bad = source.bad().next(at);
         let job = match bad.filter(|r| r.start <= at && !r.status.has_bytes() && border(r.end) > at) {
             Some(r) => Job::Missing(at..border(r.end)),
@@ -224,41 +232,45 @@ fn work(source: &Disk, options: &Options, known: &Known, packer: &mut Option<Pac
     }
 }
 
-/// Reads `run`; where that fails, sector by sector. `give` gets runs that were read and runs that were not.
+/// Reads `run`; where that fails, in smaller pieces. `give` gets runs that were read and runs that were not, in order.
 fn read_run(source: &Disk, run: Range<u64>, give: &mut dyn FnMut(Range<u64>, Result<Vec<u8>, ReadError>)) {
     let read = |range: &Range<u64>| {
         let mut buf = vec![0; index(range.end - range.start)];
         source.read_at(&mut buf, range.start).map(|()| buf)
     };
-    let whole = read(&run);
-    if whole.is_ok() {
-        return give(run, whole);
-    }
+    let error = match read(&run) {
+        Ok(bytes) => return give(run, Ok(bytes)),
+        Err(error) => error,
+    };
+    // A sector that cannot be read costs itself; damage of the source's file costs its chunk, which lies in one extent.
     let sector = u64::from(source.sector());
-    let mut good: (u64, Vec<u8>) = (run.start, Vec::new());
+    let piece_end = |at: u64| match error {
+        ReadError::Corrupt { .. } | ReadError::Unmapped { .. } => {
+            source.image().map(at).map_or(run.end, |extent| extent.disk.end.max(at + 1))
+        }
+        _ => at - at % sector + sector,
+    };
+    let mut good: Vec<u8> = Vec::new();
     let mut bad: Option<(Range<u64>, ReadError)> = None;
     let mut at = run.start;
     while at < run.end {
-        let one = at..(at - at % sector + sector).min(run.end);
-        at = one.end;
-        match read(&one) {
+        let piece = at..piece_end(at).min(run.end);
+        at = piece.end;
+        match read(&piece) {
             Ok(bytes) => {
                 if let Some((range, e)) = bad.take() {
                     give(range, Err(e));
                 }
-                if good.1.is_empty() {
-                    good.0 = one.start;
-                }
-                good.1.extend_from_slice(&bytes);
+                good.extend_from_slice(&bytes);
             }
             Err(e) => {
-                if !good.1.is_empty() {
-                    let bytes = std::mem::take(&mut good.1);
-                    give(good.0..good.0 + bytes.len() as u64, Ok(bytes));
+                if !good.is_empty() {
+                    let bytes = std::mem::take(&mut good);
+                    give(piece.start - bytes.len() as u64..piece.start, Ok(bytes));
                 }
                 match &mut bad {
-                    Some((range, _)) => range.end = one.end,
-                    None => bad = Some((one, e)),
+                    Some((range, _)) => range.end = piece.end,
+                    None => bad = Some((piece, e)),
                 }
             }
         }
@@ -266,8 +278,8 @@ fn read_run(source: &Disk, run: Range<u64>, give: &mut dyn FnMut(Range<u64>, Res
     if let Some((range, e)) = bad {
         give(range, Err(e));
     }
-    if !good.1.is_empty() {
-        give(good.0..good.0 + good.1.len() as u64, Ok(good.1));
+    if !good.is_empty() {
+        give(run.end - good.len() as u64..run.end, Ok(good));
     }
 }
 
@@ -316,30 +328,31 @@ impl Sink<'_> {
                     let len = disk.end - disk.start;
                     self.hashes.fill(&pattern, len);
                     self.made.fill_bytes += len;
-                    self.put(disk, |writer, disk| writer.put_fill(disk, pattern))?;
+                    self.writer.put_fill(disk, pattern)?;
                 }
                 Part::Missing { disk, failed } => {
                     self.hashes.missing(disk.end - disk.start);
                     if let Some(error) = failed {
                         self.made.failed_bytes += disk.end - disk.start;
-                        let reason = match error {
-                            ReadError::Io { errno } => Some(Reason::Errno(errno.unsigned_abs())),
-                            _ => None,
-                        };
-                        let bad = BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) };
-                        self.writer.set_status(bad)?;
+                        self.writer.set_status(match error {
+                            ReadError::Io { errno } => {
+                                let reason = Some(Reason::Errno(errno.unsigned_abs()));
+                                BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
+                            }
+                            // The source's file is damaged: that says nothing of the disk.
+                            _ => BadRange::new(disk, Status::NonTried),
+                        })?;
                     }
                 }
                 Part::Data { start, raw, name, packed } => {
                     self.hashes.held(&raw);
                     let len = u32::try_from(raw.len())
                         .map_err(|_| Error::failed("a run is longer than a chunk"))?;
-                    let disk = start..start + u64::from(len);
                     match packed {
                         Packed::Failed(e) => return Err(Error::failed("a chunk cannot be packed").because(e)),
                         Packed::Same(entry) => {
                             self.made.shared_bytes += u64::from(len);
-                            self.put(disk, |writer, _| writer.put_same(start, len, entry))?;
+                            self.writer.put_same(start, len, entry)?;
                         }
                         Packed::By(..) | Packed::Raw => {
                             let (codec, bytes) = match &packed {
@@ -347,8 +360,7 @@ impl Sink<'_> {
                                 _ => (Codec::Stored, &raw[..]),
                             };
                             self.made.packed_bytes += u64::from(len);
-                            let entry =
-                                self.put(disk, |writer, _| writer.put_data(start, len, codec, bytes))?;
+                            let entry = self.writer.put_data(start, len, codec, bytes)?;
                             self.known.lock().unwrap_or_else(PoisonError::into_inner).put(name, entry);
                         }
                     }
@@ -358,37 +370,12 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Puts bytes in by `put`. What makes them finished takes a suspicion away; it is said again.
-    fn put<T>(
-        &mut self,
-        disk: Range<u64>,
-        put: impl FnOnce(&mut Writer, Range<u64>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let suspect: Vec<BadRange> = self
-            .writer
-            .bad()
-            .touching(disk.clone())
-            .iter()
-            .filter(|r| r.status == Status::Suspect)
-            .copied()
-            .collect();
-        let got = put(&mut self.writer, disk.clone())?;
-        for r in suspect {
-            self.writer.set_status(BadRange {
-                start: r.start.max(disk.start),
-                end: r.end.min(disk.end),
-                ..r
-            })?;
-        }
-        Ok(got)
-    }
-
-    fn checkpoint_if_due(&mut self, facts: &Facts) -> Result<(), Error> {
+    fn checkpoint_if_due(&mut self) -> Result<(), Error> {
         if self.writer.len() < self.checkpoint_at {
             return Ok(());
         }
         self.checkpoint_at = self.writer.len() + CHECKPOINT_EVERY;
-        self.writer.checkpoint(facts)
+        self.writer.checkpoint()
     }
 }
 

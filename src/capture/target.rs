@@ -1,7 +1,7 @@
 //! A file that appears under its name only when it is whole: written under another name beside it, then renamed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind};
@@ -35,6 +35,14 @@ impl Target {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
         Ok((Target { path: path.to_owned(), partial, force, done: false }, file))
+    }
+
+    /// Writes a small file whole.
+    pub fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Error> {
+        let (target, mut file) = Target::create(path, force)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(|e| Error::io("cannot be written", path, e))?;
+        target.finish()
     }
 
     /// Gives the file its name. It must have been synced.

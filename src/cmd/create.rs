@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{End, Interrupt, open_disk, plain_reads};
+use super::{End, Interrupt, open_disk, plain_reads, refuse_to_write_over};
 use crate::capture::target::Target;
 use crate::capture::{self, Options};
 use crate::cli::{self, Create};
@@ -21,11 +21,9 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
         return Err(Error::usage(what));
     }
-    let source =
-        open_disk(&cli::Image { image: args.source.clone(), how: args.how.clone() }, plain_reads(), ui)?;
-    if same_file(&args.source, &args.image) {
-        return Err(Error::usage("source and image are the same file").at(&args.image));
-    }
+    let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
+    let source = open_disk(&image, plain_reads(), ui)?;
+    refuse_to_write_over(&image, &args.image)?;
     let sector = u64::from(source.sector());
     if source.size() % sector != 0 {
         ui.remark(format!(
@@ -87,8 +85,4 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     }
     ui.say(format!("{} of the disk are missing: 'cdi map --bad' lists them", human(made.missing_bytes)));
     Ok(End::DataMissing)
-}
-
-fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -1,13 +1,13 @@
 //! `cdi extract IMAGE OUT`: the disk as a raw, sparse file.
 
 use std::fs::File;
+use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{End, Interrupt, open_disk, plain_reads};
+use super::{End, Interrupt, open_disk, plain_reads, refuse_to_write_over};
 use crate::capture::target::Target;
 use crate::cli::{Bad, Extract};
 use crate::disk::runs::{Run, RunKind, runs};
@@ -32,7 +32,13 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         return Err(Error::new(Kind::DataMissing, what).at(&args.image.image).hint("nothing was written"));
     }
     let interrupt = Interrupt::new()?;
+    let mut map_path = args.out.clone();
+    map_path.as_mut_os_string().push(".map");
+    refuse_to_write_over(&args.image, &args.out)?;
+    refuse_to_write_over(&args.image, &map_path)?;
     let (target, file) = Target::create(&args.out, args.force)?;
+    // The map's place is taken now: what was extracted must not be lost for want of it.
+    let (map_target, mut map_file) = Target::create(&map_path, args.force)?;
     let mut map = disk.bad().clone();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
@@ -61,26 +67,20 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     file.set_len(disk.size()).and_then(|()| file.sync_all()).map_err(out)?;
     let took = progress.finish();
 
-    // Without the map nobody could tell the holes from zeros of the disk: it comes first.
-    let complete = map.is_empty();
-    let map_path = (!complete).then(|| {
-        let mut name = args.out.clone().into_os_string();
-        name.push(".map");
-        PathBuf::from(name)
-    });
-    if let Some(path) = &map_path {
-        let (map_target, mut map_file) = Target::create(path, args.force)?;
-        let text = mapfile::write(&map, disk.size());
-        std::io::Write::write_all(&mut map_file, text.as_bytes())
-            .and_then(|()| map_file.sync_all())
-            .map_err(|e| Error::io("cannot be written", path, e))?;
+    // Without the map nobody could tell the holes from zeros of the disk: it comes first. A map that is there already
+    // (with --force) must not go on telling of another disk.
+    let mapped = !map.is_empty() || map_path.exists();
+    if mapped {
+        let written = map_file.write_all(mapfile::write(&map, disk.size()).as_bytes());
+        let written = written.and_then(|()| map_file.sync_all());
+        written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
         map_target.finish()?;
     }
     target.finish()?;
 
     ui.json(&json!({
         "out": args.out.display().to_string(),
-        "mapfile": map_path.as_ref().map(|p| p.display().to_string()),
+        "mapfile": mapped.then(|| map_path.display().to_string()),
         "size_bytes": disk.size(),
         "missing_bytes": missing,
         "lost_bytes": lost,
@@ -88,18 +88,15 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
         ui.remark(format!(
-            "{} could not be read because the image is damaged; 'cdi verify' tells more",
+            "{} could not be read because the image is damaged, and are left as holes; 'cdi verify' tells more",
             human(lost)
         ));
     }
-    if missing + lost == 0 {
-        return Ok(End::Done);
-    }
-    if let Some(path) = map_path {
+    if missing > 0 {
         let how = if filling { "filled" } else { "left as holes" };
-        ui.say(format!("{} are missing and {how}; {} says where", human(missing + lost), path.display()));
+        ui.say(format!("{} are missing and {how}; {} says where", human(missing), map_path.display()));
     }
-    Ok(End::DataMissing)
+    Ok(if missing + lost == 0 { End::Done } else { End::DataMissing })
 }
 
 /// Copies a run, leaving out blocks of zeros. The outer error is the file's, the inner one the image's.

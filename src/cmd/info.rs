@@ -16,7 +16,9 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     }
     let facts = disk.facts();
     let size = disk.size();
-    let line = |name: &str, value: String| ui.data(format!("{name:<14}{}", printable(&value)));
+    // What an image says of itself stays on its line, and does not drive the terminal.
+    let tame = |text: &str| printable(text).replace(['\n', '\t'], " ");
+    let line = |name: &str, value: String| ui.data(format!("{:<14}{}", tame(name), tame(&value)));
     line("image", disk.input().path().display().to_string());
     line("format", format!("{} ({})", disk.format().name, disk.format().integrity));
     line("disk", format!("{size} bytes ({}), sectors of {}", human(size), sector_text(&disk)));

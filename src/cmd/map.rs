@@ -2,24 +2,27 @@
 
 use serde_json::{Value, json};
 
-use super::{End, open_disk, plain_reads};
+use super::{End, open_disk, plain_reads, refuse_to_write_over};
+use crate::capture::target::Target;
 use crate::cli::{self, Map};
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
-use crate::image::bad::{BadBlocks, Reason};
+use crate::image::bad::Reason;
 use crate::image::{Extent, Origin, mapfile};
 use crate::serve::texts;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let how = cli::HowToOpen { format: args.format.clone(), ..cli::HowToOpen::default() };
-    let disk = open_disk(&cli::Image { image: args.image.clone(), how }, plain_reads(), ui)?;
+    let image = cli::Image { image: args.image.clone(), how };
+    let disk = open_disk(&image, plain_reads(), ui)?;
     if let Some(path) = &args.mapfile {
         let text = mapfile::write(disk.bad(), disk.size());
         if path.as_os_str() == "-" {
             ui.raw(text.as_bytes());
         } else {
-            std::fs::write(path, text).map_err(|e| Error::io("the mapfile cannot be written", path, e))?;
+            refuse_to_write_over(&image, path)?;
+            Target::write(path, args.force, text.as_bytes())?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
     } else if args.badblocks {
@@ -54,58 +57,47 @@ fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
     if block == 0 {
         return Err(Error::usage("a block of 0 bytes cannot be"));
     }
-    let blocks = |bad: &BadBlocks| {
-        let mut next = 0;
-        bad.ranges().to_vec().into_iter().flat_map(move |r| {
-            let (from, to) = ((r.start / block).max(next), r.end.div_ceil(block));
-            next = to.max(next);
-            from..to
-        })
-    };
+    let mut next = 0;
+    let blocks = disk.bad().ranges().iter().flat_map(|r| {
+        let (from, to) = ((r.start / block).max(next), r.end.div_ceil(block));
+        next = to.max(next);
+        from..to
+    });
     if ui.json {
-        let list: Vec<u64> = blocks(disk.bad()).collect();
-        ui.json(&json!({ "block_bytes": block, "blocks": list }));
-        return Ok(());
+        return ui.json_list(("block_bytes", json!(block)), "blocks", blocks.map(|number| Ok(json!(number))));
     }
-    blocks(disk.bad()).for_each(|number| ui.data(number));
-    Ok(())
+    ui.lines(blocks.map(|number| Ok(number.to_string())))
 }
 
 fn extents(disk: &Disk, ui: &Ui) -> Result<(), Error> {
-    let mut list = Vec::new();
-    let mut tell = |e: Extent| {
-        if ui.json {
-            list.push(extent_json(&e));
-        } else {
-            let (kind, place) = words(&e.origin);
-            ui.data(format!("{:>16} {:>14} {kind:<8} {place}", e.disk.start, e.disk.end - e.disk.start));
-        }
-    };
-    // Neighbours that only together say something are told together: fills and gaps go across chunks.
-    let mut last: Option<Extent> = None;
-    for extent in disk.extents(0..disk.size()) {
-        let extent = extent.map_err(|e: ReadError| {
-            Error::bad_image("the index is damaged").at(disk.input().path()).because(e)
-        })?;
-        last = match last.take() {
-            Some(l)
-                if l.origin == extent.origin
-                    && !matches!(l.origin, Origin::Packed(_) | Origin::Stored { .. }) =>
-            {
-                Some(Extent { disk: l.disk.start..extent.disk.end, origin: l.origin })
-            }
-            Some(l) => {
-                tell(l);
-                Some(extent)
-            }
-            None => Some(extent),
-        };
-    }
-    last.into_iter().for_each(&mut tell);
     if ui.json {
-        ui.json(&json!({ "size_bytes": disk.size(), "extents": list }));
+        let list = merged(disk).map(|extent| extent.map(|e| extent_json(&e)));
+        return ui.json_list(("size_bytes", json!(disk.size())), "extents", list);
     }
-    Ok(())
+    let text = |e: Extent| {
+        let (kind, place) = words(&e.origin);
+        format!("{:>16} {:>14} {kind:<8} {place}", e.disk.start, e.disk.end - e.disk.start)
+    };
+    ui.lines(merged(disk).map(|extent| extent.map(text)))
+}
+
+/// The extents of the disk. Neighbours that only together say something are one: fills and gaps go across chunks.
+fn merged(disk: &Disk) -> impl Iterator<Item = Result<Extent, Error>> + '_ {
+    let damaged = |e: ReadError| Error::bad_image("the index is damaged").at(disk.input().path()).because(e);
+    let mut all = disk.extents(0..disk.size()).peekable();
+    std::iter::from_fn(move || {
+        let mut extent = match all.next()? {
+            Ok(extent) => extent,
+            Err(e) => return Some(Err(damaged(e))),
+        };
+        let joins = matches!(extent.origin, Origin::Unread | Origin::Fill(_));
+        while let Some(Ok(next)) =
+            all.next_if(|n| joins && n.as_ref().is_ok_and(|n| n.origin == extent.origin))
+        {
+            extent.disk.end = next.disk.end;
+        }
+        Some(Ok(extent))
+    })
 }
 
 fn words(origin: &Origin) -> (&'static str, String) {

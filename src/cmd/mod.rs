@@ -13,6 +13,7 @@ mod map;
 mod up;
 mod verify;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -100,4 +101,13 @@ impl Interrupt {
             Ok(())
         }
     }
+}
+
+/// Refuses to write to `out` if that is a file which is read: no `--force` means that.
+fn refuse_to_write_over(read: &cli::Image, out: &Path) -> Result<(), Error> {
+    let same = |a: &Path| matches!((a.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if same(&read.image) || read.how.mapfile.as_deref().is_some_and(same) {
+        return Err(Error::usage("is a file that is read; it is not written over").at(out));
+    }
+    Ok(())
 }

@@ -79,7 +79,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
             ("BLAKE3 of the stored view", &disk.facts().blake3_stored, &blake3),
             ("SHA-256 of the zero-filled view", &disk.facts().sha256_zero_filled, &sha256),
         ] {
-            if stored.as_ref().is_some_and(|stored| stored != got) {
+            if stored.as_ref().is_some_and(|stored| !stored.eq_ignore_ascii_case(got)) {
                 tell(
                     None,
                     &format!("the {name} is not the one that was stored"),

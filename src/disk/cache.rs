@@ -10,10 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use crate::error::ReadError;
-use crate::image::FileNo;
+use crate::image::Packed;
 
-/// A chunk's name: its file and where it lies in it.
-pub type Key = (FileNo, u64);
+/// A chunk's name: all that is said of it. An entry that tells of the same place with another checksum is another
+/// chunk, and is checked by itself.
+pub type Key = Packed;
 
 /// An unpacked chunk.
 pub type Chunk = Arc<[u8]>;
@@ -56,7 +57,7 @@ impl Cache {
 
     fn shard(&self, key: Key) -> &Shard {
         // Fibonacci hashing: neighbouring chunks go to different shards.
-        let hash = (key.1 ^ u64::from(key.0.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let hash = (key.at ^ u64::from(key.file.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         &self.shards[hash as usize % self.shards.len()]
     }
 
@@ -146,7 +147,12 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
-    const FILE: FileNo = FileNo(0);
+    use crate::image::FileNo;
+    use crate::image::codec::{Codec, Sum};
+
+    fn key(at: u64) -> Key {
+        Packed { file: FileNo(0), at, len: 1, skip: 0, unpacked: 1, codec: Codec::Stored, sum: Sum::None }
+    }
 
     fn chunk(len: usize) -> Chunk {
         vec![7; len].into()
@@ -160,7 +166,7 @@ mod tests {
             for _ in 0..16 {
                 scope.spawn(|| {
                     start.wait();
-                    let got = cache.get((FILE, 5), || {
+                    let got = cache.get(key(5), || {
                         loads.fetch_add(1, Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(20));
                         Ok(chunk(4096))
@@ -175,13 +181,13 @@ mod tests {
     #[test]
     fn an_error_and_a_panic_leave_the_key_free() {
         let cache = Cache::new(1 << 20, 4096);
-        let error = cache.get((FILE, 1), || Err(ReadError::Corrupt { at: 1 }));
+        let error = cache.get(key(1), || Err(ReadError::Corrupt { at: 1 }));
         assert_eq!(error.unwrap_err(), ReadError::Corrupt { at: 1 });
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cache.get((FILE, 1), || panic!("decoder"))
+            cache.get(key(1), || panic!("decoder"))
         }));
         assert!(panic.is_err());
-        assert!(cache.get((FILE, 1), || Ok(chunk(1))).is_ok());
+        assert!(cache.get(key(1), || Ok(chunk(1))).is_ok());
     }
 
     #[test]
@@ -189,18 +195,18 @@ mod tests {
         let cache = Cache::new(40_000, 4096);
         assert_eq!(cache.shards.len(), 1);
         for at in 0..9 {
-            cache.get((FILE, at), || Ok(chunk(4096))).unwrap();
+            cache.get(key(at), || Ok(chunk(4096))).unwrap();
         }
-        cache.get((FILE, 0), || unreachable!()).unwrap();
-        cache.demote((FILE, 8));
+        cache.get(key(0), || unreachable!()).unwrap();
+        cache.demote(key(8));
         for at in 100..101 {
-            cache.get((FILE, at), || Ok(chunk(4096))).unwrap();
+            cache.get(key(at), || Ok(chunk(4096))).unwrap();
         }
         assert!(cache.bytes() <= 40_000);
-        cache.get((FILE, 1), || unreachable!("the oldest that is in use stays")).unwrap();
+        cache.get(key(1), || unreachable!("the oldest that is in use stays")).unwrap();
         let mut loaded = false;
         cache
-            .get((FILE, 8), || {
+            .get(key(8), || {
                 loaded = true;
                 Ok(chunk(4096))
             })

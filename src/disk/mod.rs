@@ -257,7 +257,7 @@ impl Core {
                         chunk.get(skip..skip + out.len()).ok_or(ReadError::Corrupt { at: packed.at })?,
                     );
                     if sequential && stop == extent.disk.end {
-                        self.cache.demote((packed.file, packed.at));
+                        self.cache.demote(Packed { skip: 0, ..packed });
                     }
                 }
             }
@@ -268,7 +268,7 @@ impl Core {
 
     /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
     fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
-        let got = self.cache.get((packed.file, packed.at), || self.load(packed));
+        let got = self.cache.get(Packed { skip: 0, ..*packed }, || self.load(packed));
         if let Err(ReadError::Corrupt { at }) = got {
             // Each damaged chunk may be read for ever: say it the first few times, then now and then.
             let count = self.corrupt.fetch_add(1, Ordering::Relaxed) + 1;

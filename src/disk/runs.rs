@@ -26,23 +26,28 @@ pub struct Run {
 
 /// The longest run that is read in one piece, in bytes.
 const LONGEST: u64 = 1 << 20;
+/// The longest run that nothing is read for, in bytes: between two of them the user can interrupt.
+const LONGEST_EMPTY: u64 = 64 << 20;
 /// How much is given up together where the index does not say where the bytes are.
 const LOST: u64 = 64 << 10;
 
 /// All of `disk` in order, each run within one extent, so that a damaged chunk costs itself alone.
 pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
+    let missing = disk.bad().without_bytes();
     let mut at = 0;
     std::iter::from_fn(move || {
         if at >= disk.size() {
             return None;
         }
-        let run = match disk.bad().next_missing(at) {
-            Some(r) if r.start <= at => Run { disk: at..r.end, kind: RunKind::Missing },
+        let run = match missing.next(at) {
+            Some(r) if r.start <= at => {
+                Run { disk: at..r.end.min(at + LONGEST_EMPTY), kind: RunKind::Missing }
+            }
             next => {
                 let until = next.map_or(disk.size(), |r| r.start);
                 match disk.image().map(at) {
                     Ok(e) if e.origin.is_zero() => {
-                        Run { disk: at..e.disk.end.min(until), kind: RunKind::Zeros }
+                        Run { disk: at..e.disk.end.min(until).min(at + LONGEST_EMPTY), kind: RunKind::Zeros }
                     }
                     Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + LONGEST), kind: RunKind::Held },
                     Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },

@@ -43,7 +43,7 @@ impl Codec {
 }
 
 /// A checksum of a packed chunk, as it lies in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sum {
     /// The format has none: damage cannot be noticed here.
     None,

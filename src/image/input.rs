@@ -48,6 +48,8 @@ impl ReadAt for File {
             let from = i64::try_from(from).map_err(io::Error::other)?;
             match lseek(self, from, whence) {
                 Ok(to) => u64::try_from(to).map_err(io::Error::other),
+                // A hole up to the end; or the file has become shorter, and what is gone is no hole: reading it fails.
+                Err(nix::errno::Errno::ENXIO) if self.metadata()?.len() < end => Ok(at),
                 Err(nix::errno::Errno::ENXIO) => Ok(end),
                 // A file system that does not know about holes has none.
                 Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTSUP) => {
@@ -58,6 +60,7 @@ impl ReadAt for File {
         };
         let data = seek(at, Whence::SeekData)?.clamp(at, end);
         let hole = if data < end { seek(data, Whence::SeekHole)?.clamp(data, end) } else { end };
+        let hole = if hole == data { end } else { hole };
         Ok(data..hole)
     }
 }

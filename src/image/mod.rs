@@ -77,9 +77,9 @@ pub enum Origin {
 }
 
 /// A packed chunk, and where in it an extent begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Packed {
-    /// The file that holds the chunk. `(file, at)` names the chunk.
+    /// The file that holds the chunk.
     pub file: FileNo,
     /// The offset of the chunk in the file.
     pub at: u64,
@@ -192,6 +192,12 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             named.name, magic.name
         ))
         .hint(format!("say which it is: --format {} or --format {}", named.name, magic.name))),
+        // Nor must what is on a device.
+        (Some(magic), None) if input.is_device() => {
+            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name)).hint(
+                format!("say which it is: --format raw for the device itself, or --format {}", magic.name),
+            ))
+        }
         (Some(format), _) => Ok(format),
         (None, Some(format)) => Ok(format),
         (None, None) if input.is_device() || options.mapfile.is_some() => Ok(&raw::FORMAT),

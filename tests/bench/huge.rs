@@ -84,7 +84,7 @@ fn write(path: &std::path::Path, size: u64) {
     let geometry = Geometry { disk_size: size, chunk_size: CHUNK };
     let new = NewImage { geometry, logical_sector: 512, physical_sector: 4096, uuid: [1; 16], salt: 1 };
     let file = fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    let mut writer = Writer::create(Box::new(file), path, &new, &facts).unwrap();
+    let mut writer = Writer::create(Box::new(file), path, &new, facts).unwrap();
     let mut packer = Packer::new(Codec::Zstd, 3).unwrap();
     let mut payloads = Vec::new();
     for chunk in 0..size / u64::from(CHUNK) {
@@ -100,5 +100,5 @@ fn write(path: &std::path::Path, size: u64) {
             writer.put_same(at, CHUNK, payloads[(chunk % 997) as usize]).unwrap();
         }
     }
-    writer.finish(&facts).unwrap();
+    writer.finish().unwrap();
 }

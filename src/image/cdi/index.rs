@@ -69,7 +69,7 @@ enum Slot {
 pub struct Index {
     geometry: Geometry,
     root: Slot,
-    changed: usize,
+    held: usize,
 }
 
 /// A node as it is written: its level, the disk it covers, its bytes.
@@ -87,7 +87,7 @@ pub struct NodeToWrite<'a> {
 impl Index {
     /// The index whose root lies in the file at `root`.
     pub fn new(geometry: Geometry, root: RawEntry) -> Index {
-        Index { geometry, root: Slot::Entry(root), changed: 0 }
+        Index { geometry, root: Slot::Entry(root), held: 0 }
     }
 
     /// The sizes of the disk and its chunks.
@@ -95,9 +95,9 @@ impl Index {
         self.geometry
     }
 
-    /// How many nodes and chunks with pieces are held in memory because they have changed.
-    pub fn changed(&self) -> usize {
-        self.changed
+    /// How many bytes of memory hold what has changed.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Where the bytes around `offset` are. `offset` must be less than the size of the disk.
@@ -182,7 +182,7 @@ impl Index {
             nodes,
             &(start..start + u64::from(len)),
             &piece,
-            &mut self.changed,
+            &mut self.held,
         )
     }
 
@@ -201,7 +201,7 @@ impl Index {
             entry: RawEntry::fill(pattern),
         };
         let height = self.geometry.levels();
-        set(&self.geometry, &mut self.root, height, 0, nodes, &range, &piece, &mut self.changed)
+        set(&self.geometry, &mut self.root, height, 0, nodes, &range, &piece, &mut self.held)
     }
 
     /// Writes every changed node by `write`, children before parents, and gives the new root.
@@ -211,7 +211,7 @@ impl Index {
     ) -> Result<RawEntry, E> {
         let height = self.geometry.levels();
         let entry = flush(&self.geometry, &mut self.root, height, 0, write)?;
-        self.changed = 0;
+        self.held = 0;
         Ok(entry)
     }
 }
@@ -266,7 +266,7 @@ fn set(
     nodes: &dyn Nodes,
     range: &Range<u64>,
     piece: &RawPiece,
-    changed: &mut usize,
+    held: &mut usize,
 ) -> Result<(), ReadError> {
     let disk = geometry.bytes(first, entry_chunks(height));
     let fill = piece.entry.kind == ENTRY_FILL;
@@ -283,13 +283,13 @@ fn set(
         new.len = U32::new(chunk_len(&part));
         let old = match slot {
             Slot::Pieces(pieces) => std::mem::take(pieces),
-            Slot::Entry(entry) => {
-                *changed += 1;
-                pieces_of(nodes, entry, len)?
-            }
+            Slot::Entry(entry) => pieces_of(nodes, entry, len)?,
             Slot::Node(_) => return Err(ReadError::Corrupt { at: 0 }),
         };
-        *slot = Slot::Pieces(overlay(old, new));
+        let pieces = overlay(old, new);
+        // Counted anew each time: an upper bound, which is what it is for.
+        *held += pieces.len() * PIECE_LEN;
+        *slot = Slot::Pieces(pieces);
         return Ok(());
     }
     if let Slot::Entry(entry) = slot {
@@ -299,7 +299,7 @@ fn set(
             ENTRY_UNREAD | ENTRY_FILL => (0..count).map(|_| Slot::Entry(*entry)).collect(),
             _ => return Err(ReadError::Corrupt { at: entry.at.get() }),
         };
-        *changed += 1;
+        *held += count * size_of::<Slot>();
         *slot = Slot::Node(slots);
     }
     let Slot::Node(slots) = slot else { return Err(ReadError::Corrupt { at: 0 }) };
@@ -307,16 +307,7 @@ fn set(
     let from = geometry.chunk_of(range.start).saturating_sub(first) / each;
     let to = (geometry.chunk_of(range.end - 1).saturating_sub(first) / each).min(slots.len() as u64 - 1);
     for child in from..=to {
-        set(
-            geometry,
-            &mut slots[index(child)],
-            height - 1,
-            first + child * each,
-            nodes,
-            range,
-            piece,
-            changed,
-        )?;
+        set(geometry, &mut slots[index(child)], height - 1, first + child * each, nodes, range, piece, held)?;
     }
     Ok(())
 }

@@ -313,6 +313,11 @@ pub fn entry_chunks(level: u8) -> u64 {
     FANOUT.saturating_pow(u32::from(level))
 }
 
+/// Whether a sector can have this size, in bytes.
+pub fn is_sector_size(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (512..=65536).contains(&bytes)
+}
+
 /// A superblock of zeros, to be filled in.
 pub fn blank_superblock() -> Superblock {
     Superblock::new_zeroed()

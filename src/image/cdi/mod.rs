@@ -6,6 +6,7 @@ pub mod nodes;
 pub mod read;
 pub mod record;
 pub mod scan;
+pub mod store;
 pub mod write;
 
 pub use read::FORMAT;

@@ -76,11 +76,18 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
     Ok(pieces.into())
 }
 
+/// A payload's name: all that is said of it.
+type Key = (u64, u32, u64);
+
+fn key(entry: &RawEntry) -> Key {
+    (entry.at.get(), entry.stored.get(), entry.sum.get())
+}
+
 /// The nodes of an image's file, a bounded number of them cached.
 pub struct CachedNodes {
     input: Arc<Input>,
-    nodes: Mutex<LruCache<u64, Arc<[RawEntry]>>>,
-    pieces: Mutex<LruCache<u64, Arc<[RawPiece]>>>,
+    nodes: Mutex<LruCache<Key, Arc<[RawEntry]>>>,
+    pieces: Mutex<LruCache<Key, Arc<[RawPiece]>>>,
 }
 
 /// How many nodes (12 KiB each) and lists of pieces are kept.
@@ -114,7 +121,7 @@ const MOST_PIECES: usize = CHUNK_MOST as usize / 256;
 impl Nodes for CachedNodes {
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
         let at = entry.at.get();
-        if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&at) {
+        if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
             return if node.len() == count { Ok(Arc::clone(node)) } else { Err(ReadError::Corrupt { at }) };
         }
         let bytes = self.payload(entry, index(FANOUT) * ENTRY_LEN)?;
@@ -122,20 +129,20 @@ impl Nodes for CachedNodes {
         if node.len() != count {
             return Err(ReadError::Corrupt { at });
         }
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).put(at, Arc::clone(&node));
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&node));
         Ok(node)
     }
 
     fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
         let at = entry.at.get();
-        if let Some(pieces) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&at) {
+        if let Some(pieces) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
             let inside = pieces.last().is_none_or(|p| p.start.get() + p.len.get() <= chunk_len);
             return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
         }
         let bytes = self.payload(entry, MOST_PIECES * PIECE_LEN)?;
         let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
             .map_err(|f| ReadError::Corrupt { at: f.at })?;
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(at, Arc::clone(&pieces));
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&pieces));
         Ok(pieces)
     }
 }

@@ -9,13 +9,13 @@ use super::layout::*;
 use super::nodes::{CachedNodes, Nodes, check_entry};
 use super::record;
 use super::scan::{Step, Told, Walk, decode_facts, decode_map};
+use super::write::{MOST_HELD, MOST_UNCOMMITTED};
 use crate::error::{Error, Flaw, ReadError};
-use crate::image::bad::{BadBlocks, MOST_RANGES};
-use crate::image::codec::Sum;
+use crate::image::bad::{BadBlocks, ChangingMap, MOST_RANGES};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, Format, Image, OpenOptions, Origin};
-use crate::units::human;
+use crate::image::{Extent, Format, Image, OpenOptions};
+use crate::units::{human, index};
 
 /// Our own format.
 pub const FORMAT: Format = Format {
@@ -34,12 +34,14 @@ pub struct CdiImage {
     input: Arc<Input>,
     nodes: CachedNodes,
     superblock: Superblock,
-    told: Told,
+    index: Index,
+    bad: BadBlocks,
+    facts: Facts,
     remarks: Vec<String>,
 }
 
-/// How many records after the last checkpoint are taken in: more than a program that makes checkpoints leaves.
-const MOST_UNCOMMITTED: usize = 1 << 20;
+/// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
+const MOST_UNCOMMITTED_MAPS: usize = 64;
 
 /// The superblock at `at`, if its magic is there; whether it is sound is not looked at.
 fn superblock_at(input: &Input, at: u64) -> Option<Superblock> {
@@ -50,6 +52,11 @@ fn superblock_at(input: &Input, at: u64) -> Option<Superblock> {
 /// Both superblocks, by where they should be.
 fn superblocks(input: &Input) -> [(u64, Option<Superblock>); 2] {
     SUPERBLOCK_AT.map(|at| (at, superblock_at(input, at)))
+}
+
+/// Whether the superblock in `slot` is sound and belongs there.
+fn is_sound_in(slot: usize, superblock: &Superblock) -> bool {
+    superblock.is_sound() && superblock.generation.get() % 2 == slot as u64
 }
 
 /// The copy in the CHECKPOINT record at the end of a finished image, if it is sound.
@@ -66,32 +73,60 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let mut remarks = Vec::new();
     let superblock = choose(&input, &mut remarks)?;
     check(&superblock, &input)?;
-    let salt = superblock.salt.get();
     let geometry =
         Geometry { disk_size: superblock.disk_size.get(), chunk_size: superblock.chunk_size.get() };
-    let facts_at = superblock.facts_at.get();
-    let facts = decode_facts(&record::read(&input, facts_at, salt, RecordType::Facts)?)?;
-    if facts.size_bytes != geometry.disk_size {
-        let what = format!("the facts say {} bytes, the superblock {}", facts.size_bytes, geometry.disk_size);
-        return Err(Flaw::at(facts_at, what).into());
-    }
-    let bad = read_map(&input, &superblock)?;
-    let index = Index::new(geometry, superblock.root);
+    let facts = read_facts(&input, &superblock).unwrap_or_else(|e| {
+        remarks.push(format!("the facts about the disk are lost: {e}"));
+        Facts::default()
+    });
+    let bad = ChangingMap::new(read_map(&input, &superblock)?);
     let nodes = CachedNodes::new(Arc::clone(&input));
-    let mut told = Told { index, bad, facts };
+    let mut told = Told { index: Index::new(geometry, superblock.root), bad, facts };
     if superblock.state == STATE_ACQUIRING {
         remarks.push("this image is unfinished: the making of it was interrupted, or goes on".into());
         roll_forward(&input, &superblock, &nodes, &mut told, &mut remarks)?;
     }
-    Ok(CdiImage { input, nodes, superblock, told, remarks })
+    let Told { index, mut bad, mut facts } = told;
+    agree(&mut facts, &superblock)?;
+    let bad = bad.settle().clone();
+    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks })
 }
 
-/// The sound superblock with the highest generation; if there is none in its place, the copy at the end.
+fn read_facts(input: &Input, superblock: &Superblock) -> Result<Facts, Error> {
+    let record = record::read(input, superblock.facts_at.get(), superblock.salt.get(), RecordType::Facts)?;
+    Ok(decode_facts(&record)?)
+}
+
+/// The sizes in the facts are the superblock's, where they stand there at all.
+fn agree(facts: &mut Facts, superblock: &Superblock) -> Result<(), Error> {
+    let at = superblock.facts_at.get();
+    let size = superblock.disk_size.get();
+    if facts.size_bytes != 0 && facts.size_bytes != size {
+        let what = format!("the facts say {} bytes, the superblock {size}", facts.size_bytes);
+        return Err(Flaw::at(at, what).into());
+    }
+    facts.size_bytes = size;
+    for (fact, sector) in [
+        (&mut facts.logical_sector_bytes, superblock.logical_sector.get()),
+        (&mut facts.physical_sector_bytes, superblock.physical_sector.get()),
+    ] {
+        if *fact != 0 && *fact != sector {
+            let what = format!("the facts say sectors of {fact} bytes, the superblock {sector}");
+            return Err(Flaw::at(at, what).into());
+        }
+        *fact = sector;
+    }
+    Ok(())
+}
+
+/// The sound superblock with the highest generation. The copy at the end of the file stands in for one that was
+/// written and is damaged, and only for that: after a crash, a copy may have reached the disk before what it speaks of,
+/// but then the superblock whose place it was to take is still sound.
 fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superblock, Error> {
     let found = superblocks(input);
-    let sound = found.iter().filter_map(|(_, s)| s.filter(Superblock::is_sound));
-    let copy = last_checkpoint(input);
-    let best = sound.max_by_key(|s| s.generation.get());
+    let slots = [0, 1].map(|slot| found[slot].1.filter(|s| is_sound_in(slot, s)));
+    let best = slots.iter().flatten().max_by_key(|s| s.generation.get()).copied();
+    let copy = last_checkpoint(input).filter(|copy| slots[index(copy.generation.get() % 2)].is_none());
     match (best, copy) {
         (Some(best), Some(copy))
             if copy.generation.get() > best.generation.get() && copy.salt == best.salt =>
@@ -157,7 +192,7 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
         (std::mem::offset_of!(Superblock, logical_sector), s.logical_sector.get()),
         (std::mem::offset_of!(Superblock, physical_sector), s.physical_sector.get()),
     ] {
-        if !sector.is_power_of_two() || !(512..=65536).contains(&sector) {
+        if !is_sector_size(sector) {
             return fail(field, format!("a sector size of {sector} bytes cannot be"));
         }
     }
@@ -165,6 +200,10 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     if end > input.len() {
         let missing = human(end - input.len());
         let what = format!("the file is cut off: it ends {missing} before byte {end}, where its records end");
+        return fail(std::mem::offset_of!(Superblock, committed_end), what);
+    }
+    if !end.is_multiple_of(RECORD_ALIGN) {
+        let what = format!("the records cannot end at byte {end}");
         return fail(std::mem::offset_of!(Superblock, committed_end), what);
     }
     if end < RECORDS_AT {
@@ -222,31 +261,34 @@ fn roll_forward(
     told: &mut Told,
     remarks: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let committed = superblock.committed_end.get();
-    let mut walk = Walk::new(input, superblock.salt.get(), committed..input.len());
-    let (mut epoch, mut taken, mut end) = (superblock.epoch.get(), 0, committed);
-    while let Some(Step::Header(at, header)) = walk.step()? {
+    let (salt, committed) = (superblock.salt.get(), superblock.committed_end.get());
+    let (mut epoch, mut at, mut taken, mut maps) = (superblock.epoch.get(), committed, 0, 0);
+    while let Some(header) = record::header_at(input, at, salt)? {
         if header.epoch.get() < epoch {
             break;
         }
         epoch = header.epoch.get();
         let Some(record) = record::with_payload(input, at, header)? else { break };
-        told.take(&record, nodes, input.len())?;
-        taken += 1;
-        if taken > MOST_UNCOMMITTED {
-            return Err(Flaw::at(
-                at,
-                format!("more than {MOST_UNCOMMITTED} records after the last checkpoint"),
-            )
-            .into());
+        if record.kind().is_none() && header.kind < FIRST_IGNORABLE_TYPE {
+            return Err(
+                Flaw::at(at, format!("record type {} is not known to this version", header.kind)).into()
+            );
         }
-        end = header.next(at);
+        if let Err(e) = told.take(&record, nodes, input.len()) {
+            remarks.push(format!("what comes after byte {at} was left out, because it does not fit: {e}"));
+            break;
+        }
+        taken += 1;
+        maps += usize::from(record.kind() == Some(RecordType::Map));
+        if taken > MOST_UNCOMMITTED || maps > MOST_UNCOMMITTED_MAPS || told.index.held() > 2 * MOST_HELD {
+            let what = "more has come after the last checkpoint than a program that makes checkpoints leaves";
+            return Err(Flaw::at(at, what).into());
+        }
+        at = header.next(at);
     }
     if taken > 0 {
-        remarks.push(format!(
-            "{taken} records after the last checkpoint ({}) were taken in",
-            human(end - committed)
-        ));
+        let size = human(at - committed);
+        remarks.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
     }
     Ok(())
 }
@@ -257,15 +299,15 @@ impl Image for CdiImage {
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.told.index.find(&self.nodes, offset)
+        self.index.find(&self.nodes, offset)
     }
 
     fn bad(&self) -> &BadBlocks {
-        &self.told.bad
+        &self.bad
     }
 
     fn facts(&self) -> &Facts {
-        &self.told.facts
+        &self.facts
     }
 
     fn remarks(&self) -> &[String] {
@@ -287,17 +329,15 @@ impl CdiImage {
 
     /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
     fn check_records(&self, report: &mut dyn FnMut(Flaw, &str)) -> Result<(), Error> {
-        for (at, found) in superblocks(&self.input) {
-            if !found.is_some_and(|s| s.is_sound()) {
-                report(
-                    Flaw::at(at, "a superblock is damaged"),
-                    "nothing yet: the other one, or the copy at the end, is sound",
-                );
+        for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
+            if !found.is_some_and(|s| is_sound_in(slot, &s)) {
+                let cost = "nothing yet: the other one, or the copy at the end, is sound";
+                report(Flaw::at(at, "a superblock is damaged"), cost);
             }
         }
         let mut told = Told {
-            index: Index::new(self.told.index.geometry(), RawEntry::UNREAD),
-            bad: BadBlocks::none(),
+            index: Index::new(self.index.geometry(), RawEntry::UNREAD),
+            bad: ChangingMap::default(),
             facts: Facts::default(),
         };
         let end = if self.superblock.state == STATE_COMPLETE {
@@ -319,13 +359,7 @@ impl CdiImage {
                     );
                 }
                 // The disk's own bytes are checked where the index says that they are, by reading the disk.
-                Step::Header(at, header) if header.kind == RecordType::Data as u8 => {
-                    last = at;
-                    if self.contradicts(at, &header) {
-                        let what = "a record and the index disagree about a chunk's checksum";
-                        report(Flaw::at(at, what), &disk_bytes(&header));
-                    }
-                }
+                Step::Header(at, header) if header.kind == RecordType::Data as u8 => last = at,
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
                         if let Err(e) = told.take(&record, &self.nodes, self.input.len()) {
@@ -361,19 +395,4 @@ impl CdiImage {
     fn is_overview(&self, record: &record::Record) -> bool {
         !matches!(record.kind(), Some(RecordType::Same | RecordType::Fill))
     }
-
-    /// Whether the index names the payload of the DATA record at `at`, and with another checksum.
-    fn contradicts(&self, at: u64, header: &RecordHeader) -> bool {
-        let disk_at = header.disk_at.get();
-        let origin =
-            (disk_at < self.size()).then(|| self.map(disk_at).ok()).flatten().map(|extent| extent.origin);
-        let sum = Sum::Xxh3(header.payload_sum.get());
-        matches!(origin, Some(Origin::Packed(p)) if p.at == at + HEADER_LEN as u64 && p.sum != sum)
-    }
-}
-
-/// The bytes of the disk that a record speaks of, in words.
-fn disk_bytes(header: &RecordHeader) -> String {
-    let start = header.disk_at.get();
-    format!("disk bytes {start} to {}", start.saturating_add(header.disk_len.get()))
 }

@@ -1,7 +1,7 @@
 //! Records in the order in which they were written: walking over them, and what each one says.
 //!
-//! This is the second way to the disk's bytes. Opening uses it for what came after the last checkpoint, `verify`
-//! to compare the index with the records that it was made from.
+//! This is the second way to the disk's bytes. Opening uses it for what came after the last checkpoint, `verify` to
+//! look at every record.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::layout::*;
 use super::nodes::{Nodes, check_entry};
 use super::record::{self, Record, array};
 use crate::error::{Error, Flaw, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
+use crate::image::bad::{BadRange, ChangingMap, MOST_RANGES, Reason, Status};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 use crate::units::index;
@@ -90,7 +90,7 @@ pub struct Told {
     /// Where the bytes are.
     pub index: Index,
     /// What is not finished.
-    pub bad: BadBlocks,
+    pub bad: ChangingMap,
     /// The facts.
     pub facts: Facts,
 }
@@ -127,7 +127,7 @@ impl Told {
                 }
                 check_entry(&entry, file_len).map_err(fail)?;
                 self.index.set_data(nodes, disk.start, len, entry).map_err(corrupt)?;
-                self.bad.set(disk, None);
+                self.bad.finish(disk);
             }
             Some(RecordType::Fill) => {
                 let payload = record.payload()?;
@@ -136,15 +136,12 @@ impl Told {
                     return Err(fail("a FILL record covers nothing"));
                 }
                 self.index.set_fill(nodes, disk.clone(), pattern).map_err(corrupt)?;
-                self.bad.set(disk, None);
+                self.bad.finish(disk);
             }
             Some(RecordType::Map) => {
                 let (_, ranges) = decode_map(record)?;
-                self.bad.set(disk.clone(), None);
-                for r in ranges {
-                    self.bad.set(r.start..r.end, Some(r));
-                }
-                if self.bad.ranges().len() > MOST_RANGES {
+                self.bad.replace(disk, &ranges);
+                if self.bad.settle().ranges().len() > MOST_RANGES {
                     return Err(fail("the bad-block map has too many ranges"));
                 }
             }

@@ -6,42 +6,20 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::index::{Geometry, Index, NodeToWrite};
 use super::layout::*;
-use super::nodes::{Nodes, decode_node, decode_pieces};
 use super::record::{Head, encode};
+pub use super::store::Store;
+use super::store::Written;
 use crate::error::{Error, Kind, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
+use crate::image::bad::{BadBlocks, BadRange, ChangingMap, MOST_RANGES, Reason, Status};
 use crate::image::codec::{Codec, Packer};
 use crate::image::facts::Facts;
 use crate::units::index;
-
-/// A file that is written. Tests put in its place one that fails, or forgets what was not synced.
-pub trait Store: Send {
-    /// Writes all of `bytes` at `at`.
-    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
-    /// Reads back what was written.
-    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
-    /// Returns when everything that was written is on the disk.
-    fn sync(&mut self) -> io::Result<()>;
-}
-
-impl Store for std::fs::File {
-    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(self, bytes, at)
-    }
-    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self, bytes, at)
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-}
 
 /// What a new image is to be.
 #[derive(Debug, Clone)]
@@ -58,8 +36,11 @@ pub struct NewImage {
     pub salt: u64,
 }
 
-/// The number of changed nodes (12 KiB each) at which they are written out.
-const MOST_CHANGED: usize = 2048;
+/// How much memory may hold what has changed in the index before there is a checkpoint. A reader of an unfinished
+/// image takes in what came after the last one, and allows twice as much.
+pub const MOST_HELD: usize = 24 << 20;
+/// So many records may come after a checkpoint before there is another one.
+pub const MOST_UNCOMMITTED: usize = 1 << 20;
 /// How much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
 /// How many ranges one MAP record holds at most.
@@ -71,9 +52,12 @@ pub struct Writer {
     path: PathBuf,
     superblock: Superblock,
     index: Index,
-    bad: BadBlocks,
+    bad: ChangingMap,
     bad_written: Option<BadBlocks>,
+    facts: Facts,
     facts_written: Option<Facts>,
+    /// Records since the last checkpoint.
+    uncommitted: usize,
     /// Where the next record begins.
     end: u64,
     /// What is not in the file yet; it ends at `end`.
@@ -84,13 +68,12 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a new image in `store`, which is empty, with everything non-tried. `path` is for messages.
-    pub fn create(
-        store: Box<dyn Store>,
-        path: &Path,
-        new: &NewImage,
-        facts: &Facts,
-    ) -> Result<Writer, Error> {
+    pub fn create(store: Box<dyn Store>, path: &Path, new: &NewImage, facts: Facts) -> Result<Writer, Error> {
         let size = new.geometry.disk_size;
+        if ![new.logical_sector, new.physical_sector].into_iter().all(is_sector_size) {
+            let what = format!("a disk with sectors of {} bytes cannot be imaged", new.logical_sector);
+            return Err(Error::failed(what).at(path));
+        }
         let superblock = Superblock {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -110,16 +93,18 @@ impl Writer {
             path: path.to_owned(),
             superblock,
             index: Index::new(new.geometry, RawEntry::UNREAD),
-            bad: BadBlocks::from_unsorted([BadRange::new(0..size, Status::NonTried)]),
+            bad: ChangingMap::new(BadBlocks::from_unsorted([BadRange::new(0..size, Status::NonTried)])),
             bad_written: None,
+            facts,
             facts_written: None,
+            uncommitted: 0,
             end: RECORDS_AT,
             buffer: Vec::new(),
             broken: false,
         };
         // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
-        writer.checkpoint(facts)?;
-        writer.checkpoint(facts)?;
+        writer.checkpoint()?;
+        writer.checkpoint()?;
         Ok(writer)
     }
 
@@ -134,8 +119,13 @@ impl Writer {
     }
 
     /// The map as it is now.
-    pub fn bad(&self) -> &BadBlocks {
-        &self.bad
+    pub fn bad(&mut self) -> &BadBlocks {
+        self.bad.settle()
+    }
+
+    /// Says what is known about the disk from now on. It is written at the next checkpoint.
+    pub fn set_facts(&mut self, facts: Facts) {
+        self.facts = facts;
     }
 
     /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, packed as `packed`. It becomes
@@ -169,11 +159,11 @@ impl Writer {
     }
 
     fn set(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
-        self.bad.set(start..start + u64::from(len), None);
+        self.bad.finish(start..start + u64::from(len));
         let Writer { index, store, end, .. } = self;
-        let set = index.set_data(&Written { store: &**store, end: *end }, start, len, entry);
+        let set = index.set_data(&Written::new(&**store, *end), start, len, entry);
         set.map_err(|e| self.index_error(e))?;
-        self.write_nodes_if_many()
+        self.checkpoint_if_much()
     }
 
     /// Says that a run of the disk is `pattern` over and over. It becomes finished.
@@ -187,17 +177,17 @@ impl Writer {
             detail: 0,
         };
         self.append(ENTRY_UNREAD, head, &pattern)?;
-        self.bad.set(range.clone(), None);
+        self.bad.finish(range.clone());
         let Writer { index, store, end, .. } = self;
-        let set = index.set_fill(&Written { store: &**store, end: *end }, range, pattern);
+        let set = index.set_fill(&Written::new(&**store, *end), range, pattern);
         set.map_err(|e| self.index_error(e))?;
-        self.write_nodes_if_many()
+        self.checkpoint_if_much()
     }
 
     /// Says what is known of a range that is not, or not only, finished. It is written at the next checkpoint.
     pub fn set_status(&mut self, what: BadRange) -> Result<(), Error> {
-        self.bad.set(what.start..what.end, Some(what));
-        if self.bad.ranges().len() > MOST_RANGES {
+        self.bad.set(what);
+        if self.bad.settle().ranges().len() > MOST_RANGES {
             let what =
                 format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
             return Err(Error::failed(what).at(&self.path));
@@ -206,17 +196,17 @@ impl Writer {
     }
 
     /// Makes everything so far count: after this, no crash can lose it.
-    pub fn checkpoint(&mut self, facts: &Facts) -> Result<(), Error> {
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
         self.write_nodes()?;
-        if self.bad_written.as_ref() != Some(&self.bad) {
+        if self.bad_written.as_ref() != Some(self.bad.settle()) {
             self.write_map()?;
         }
-        if self.facts_written.as_ref() != Some(facts) {
+        if self.facts_written.as_ref() != Some(&self.facts) {
             self.superblock.facts_at = U64::new(self.end);
-            let json = serde_json::to_vec(facts)
+            let json = serde_json::to_vec(&self.facts)
                 .map_err(|e| Error::failed("the facts cannot be written").because(e))?;
             self.append_packed(RecordType::Facts, 0..0, &json)?;
-            self.facts_written = Some(facts.clone());
+            self.facts_written = Some(self.facts.clone());
         }
         // The copy in the CHECKPOINT record says that the records end behind itself.
         let generation = self.superblock.generation.get() + 1;
@@ -239,18 +229,20 @@ impl Writer {
         self.store
             .write_all_at(copy.as_bytes(), slot)
             .map_err(|e| self.io_error("the superblock cannot be written", e))?;
+        self.uncommitted = 0;
         self.sync()
     }
 
     /// The last checkpoint: the image is complete. Gives the length of the file in bytes.
-    pub fn finish(mut self, facts: &Facts) -> Result<u64, Error> {
+    pub fn finish(mut self) -> Result<u64, Error> {
         self.superblock.state = STATE_COMPLETE;
-        self.checkpoint(facts)?;
+        self.checkpoint()?;
         Ok(self.end)
     }
 
-    fn write_nodes_if_many(&mut self) -> Result<(), Error> {
-        if self.index.changed() > MOST_CHANGED { self.write_nodes() } else { Ok(()) }
+    fn checkpoint_if_much(&mut self) -> Result<(), Error> {
+        let much = self.index.held() > MOST_HELD || self.uncommitted >= MOST_UNCOMMITTED / 2;
+        if much { self.checkpoint() } else { Ok(()) }
     }
 
     fn write_nodes(&mut self) -> Result<(), Error> {
@@ -279,7 +271,7 @@ impl Writer {
     fn write_map(&mut self) -> Result<(), Error> {
         let size = self.superblock.disk_size.get();
         let (mut before, mut start) = (0u64, 0);
-        let ranges: Vec<RawRange> = self.bad.ranges().iter().map(raw_range).collect();
+        let ranges: Vec<RawRange> = self.bad.settle().ranges().iter().map(raw_range).collect();
         let parts = ranges.chunks(RANGES_A_RECORD).count();
         for (i, part) in ranges.chunks(RANGES_A_RECORD).enumerate() {
             let last = part.last().map_or(size, |r| r.start.get() + r.len.get());
@@ -294,7 +286,7 @@ impl Writer {
             // For whoever reads the records in order: what an earlier map called bad is finished now.
             self.append_packed(RecordType::Map, 0..size, 0u64.as_bytes())?;
         }
-        self.bad_written = Some(self.bad.clone());
+        self.bad_written = Some(self.bad.settle().clone());
         Ok(())
     }
 
@@ -327,6 +319,7 @@ impl Writer {
             header.stored.get(),
             header.payload_sum.get(),
         );
+        self.uncommitted += 1;
         self.buffer.extend_from_slice(header.as_bytes());
         self.buffer.extend_from_slice(payload);
         let next = header.next(self.end);
@@ -388,36 +381,6 @@ fn raw_range(r: &BadRange) -> RawRange {
         reason_kind,
         zero: 0,
         reason,
-    }
-}
-
-/// The nodes that the writer itself has written.
-struct Written<'a> {
-    store: &'a dyn Store,
-    end: u64,
-}
-
-impl Written<'_> {
-    fn payload(&self, entry: &RawEntry) -> Result<Vec<u8>, ReadError> {
-        let mut bytes = vec![0; entry.stored.get() as usize];
-        self.store.read_exact_at(&mut bytes, entry.at.get())?;
-        let right = xxhash_rust::xxh3::xxh3_64(&bytes) == entry.sum.get();
-        if right { Ok(bytes) } else { Err(ReadError::Corrupt { at: entry.at.get() }) }
-    }
-}
-
-impl Nodes for Written<'_> {
-    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
-        let at = entry.at.get();
-        let node =
-            decode_node(&self.payload(entry)?, at, self.end).map_err(|f| ReadError::Corrupt { at: f.at })?;
-        if node.len() == count { Ok(node) } else { Err(ReadError::Corrupt { at }) }
-    }
-
-    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
-        let at = entry.at.get();
-        decode_pieces(&self.payload(entry)?, at, self.end, chunk_len)
-            .map_err(|f| ReadError::Corrupt { at: f.at })
     }
 }
 

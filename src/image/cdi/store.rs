@@ -1,0 +1,65 @@
+//! The file that a writer writes, and how it reads its own nodes back.
+
+use std::io;
+use std::sync::Arc;
+
+use super::layout::{RawEntry, RawPiece};
+use super::nodes::{Nodes, decode_node, decode_pieces};
+use crate::error::ReadError;
+
+/// A file that is written. Tests put in its place one that fails, or forgets what was not synced.
+pub trait Store: Send {
+    /// Writes all of `bytes` at `at`.
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Reads back what was written.
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
+    /// Returns when everything that was written is on the disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Store for std::fs::File {
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, at)
+    }
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, bytes, at)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// The nodes that the writer itself has written.
+pub struct Written<'a> {
+    store: &'a dyn Store,
+    end: u64,
+}
+
+impl<'a> Written<'a> {
+    /// The nodes in `store`, whose records end at `end`.
+    pub fn new(store: &'a dyn Store, end: u64) -> Written<'a> {
+        Written { store, end }
+    }
+
+    fn payload(&self, entry: &RawEntry) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; entry.stored.get() as usize];
+        self.store.read_exact_at(&mut bytes, entry.at.get())?;
+        let right = xxhash_rust::xxh3::xxh3_64(&bytes) == entry.sum.get();
+        if right { Ok(bytes) } else { Err(ReadError::Corrupt { at: entry.at.get() }) }
+    }
+}
+
+impl Nodes for Written<'_> {
+    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
+        let at = entry.at.get();
+        let node =
+            decode_node(&self.payload(entry)?, at, self.end).map_err(|f| ReadError::Corrupt { at: f.at })?;
+        if node.len() == count { Ok(node) } else { Err(ReadError::Corrupt { at }) }
+    }
+
+    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
+        let at = entry.at.get();
+        decode_pieces(&self.payload(entry)?, at, self.end, chunk_len)
+            .map_err(|f| ReadError::Corrupt { at: f.at })
+    }
+}
