@@ -242,7 +242,7 @@ pub struct DeviceOptions {
     #[arg(long)]
     pub partitions: bool,
     /// How far the kernel reads the device ahead; by default nothing if there are bad sectors, else 4 MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = readahead)]
     pub readahead: Option<u64>,
 }
 
@@ -357,10 +357,17 @@ fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
     (size.is_power_of_two() && bounds.contains(&size)).then_some(size)
 }
 
+fn readahead(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        size @ (0 | 4096..=0x4000_0000) => Ok(size),
+        _ => Err("a readahead is 0, or from 4k to 1G".into()),
+    }
+}
+
 fn cache_size(text: &str) -> Result<usize, String> {
     match usize::try_from(parse_size(text)?) {
-        Ok(size) if size >= 1 << 20 => Ok(size),
-        _ => Err("the cache needs at least 1M".into()),
+        Ok(size @ 0x10_0000..=0x100_0000_0000) => Ok(size),
+        _ => Err("a cache has from 1M to 1T".into()),
     }
 }
 

@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +43,24 @@ pub struct Plan {
     pub allow_other: bool,
     /// How the block device is to be, if there is to be one.
     pub device: Option<attach::Request>,
+    /// Whether a command runs on it, which takes it away when it ends.
+    pub exec: bool,
+    /// Holds off other commands until the record is written.
+    pub exclusive: File,
+}
+
+impl Plan {
+    fn record(&self, via: &str) -> Record {
+        Record {
+            image: self.image.clone(),
+            mountpoint: self.dir.clone(),
+            device: None,
+            exec: self.exec,
+            pid: std::process::id().cast_signed(),
+            made_dir: self.made_dir,
+            via: via.into(),
+        }
+    }
 }
 
 /// A disk that is being served by this process.
@@ -63,26 +81,20 @@ enum Event {
 /// Brings a disk up in this process. What was made is taken away again if that fails.
 pub fn up(plan: Plan) -> Result<Up, Error> {
     let transport = transport()?;
-    let record = Record {
-        image: plan.image.clone(),
-        mountpoint: plan.dir.clone(),
-        device: None,
-        pid: std::process::id().cast_signed(),
-        made_dir: plan.made_dir,
-        via: transport.name().into(),
-    };
+    let record = plan.record(transport.name());
     let lock = record.lock()?;
-    let mut up = match record.save().and_then(|()| bring_up(plan, record.clone())) {
-        Ok((record, events)) => Up { record, events, _lock: lock },
+    let saved = record.save();
+    // From here on others see what is here. Unlocked and not only closed: the command that started a daemon has it, too.
+    let _ = plan.exclusive.unlock();
+    match saved.and_then(|()| bring_up(plan, record.clone())) {
+        Ok((record, events)) => Ok(Up { record, events, _lock: lock }),
         Err(e) => {
             if let Err(left) = down(&record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
             }
-            return Err(e);
+            Err(e)
         }
-    };
-    up.record.pid = record.pid;
-    Ok(up)
+    }
 }
 
 fn bring_up(plan: Plan, mut record: Record) -> Result<(Record, Receiver<Event>), Error> {
@@ -185,6 +197,11 @@ impl Up {
 }
 
 impl Up {
+    /// Whether a signal has come since it was brought up.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self.events.try_recv(), Ok(Event::Signal(_)))
+    }
+
     /// Waits for a command that uses the disk. SIGINT comes from the terminal and reaches the command, too, and is
     /// its to answer; what was sent to this process alone is passed on.
     pub fn wait_for(&self, command: &mut Child) -> io::Result<ExitStatus> {
@@ -213,14 +230,7 @@ enum Message {
 pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
     let failed = |e: io::Error| Error::failed("a daemon cannot be started").because(e);
     let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
-    let record = Record {
-        image: plan.image.clone(),
-        mountpoint: plan.dir.clone(),
-        device: None,
-        pid: 0,
-        made_dir: plan.made_dir,
-        via: String::new(),
-    };
+    let record = plan.record("");
     let log_path = record.log()?;
     let log = File::create(&log_path).map_err(|e| Error::io("cannot be created", &log_path, e))?;
     // Never start(): it exits with 0 when the daemon has failed.
@@ -245,6 +255,7 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
         }
         daemonize::Outcome::Child(started) => {
             drop(from_daemon);
+            close_inherited();
             let up = started
                 .map_err(|e| Error::failed("a daemon cannot be started").because(e))
                 .and_then(|_| up(plan));
@@ -280,6 +291,25 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
                 }
             }
         }
+    }
+}
+
+static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
+
+/// Takes note of the descriptors that the program was started with. A daemon must not keep them: somebody may wait for
+/// a pipe to end, or for a lock.
+pub fn note_inherited() {
+    let open = fs::read_dir(if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" });
+    let numbers = open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<i32> = numbers.filter(|n| *n > 2).collect();
+    // The last one is that of the folder itself, which is closed by now.
+    numbers.retain(|n| fs::read_link(format!("/proc/self/fd/{n}")).is_ok() || !cfg!(target_os = "linux"));
+    let _ = INHERITED.set(numbers);
+}
+
+fn close_inherited() {
+    for number in INHERITED.get().into_iter().flatten() {
+        let _ = nix::unistd::close(*number);
     }
 }
 

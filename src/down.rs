@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::attach::{Attacher, attacher};
 use crate::error::{Error, Kind};
-use crate::mounts::{Record, holders, mounted_at, records};
+use crate::mounts::{FSTYPE, Record, holders, mounted_at, ours_at, records, runtime_dir};
 use crate::serve::DISK_NAME;
 
 /// How long the daemon may take to end after its mount is gone.
@@ -34,10 +34,21 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
     let attacher = attacher().ok();
     let disk = record.mountpoint.join(DISK_NAME);
     let devices = attacher.map(|a| devices(a, record, &disk)).unwrap_or_default();
+    if ours_at(&record.mountpoint) > 0 && mounted_at(&record.mountpoint).is_some_and(|m| m.fstype != FSTYPE) {
+        let what = "something else is mounted over it; take that away first";
+        return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
+    }
     if !force {
+        if record.exec && !by_daemon {
+            let what = format!(
+                "a command runs on it (cdi exec, pid {}), which takes it away when it ends",
+                record.pid
+            );
+            return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
+        }
         // What looks at every new device (udev, another losetup) has it open for a moment only.
         let start = Instant::now();
-        while let Err(used) = refuse_if_used(record, &devices) {
+        while let Err(used) = refuse_if_used(record, attacher, &devices) {
             if start.elapsed() > LOOKERS {
                 return Err(used);
             }
@@ -53,14 +64,22 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
         for mountpoint in attacher.mounts(device).iter().rev() {
             unmount(mountpoint, force)?;
         }
-        match attacher.detach(device) {
+        match attacher.detach(device, &disk) {
             // It goes when the last one closes it; until then its reads fail.
             Err(e) if force && e.kind == Kind::Busy => log::warn!("{e}"),
             result => result?,
         }
     }
-    while mounted_at(&record.mountpoint).is_some_and(|m| m.fstype.starts_with("fuse")) {
+    loop {
+        let before = ours_at(&record.mountpoint);
+        if before == 0 {
+            break;
+        }
         unmount(&record.mountpoint, force)?;
+        if ours_at(&record.mountpoint) >= before {
+            let what = "cannot be reached to be unmounted: something is mounted over a folder above it";
+            return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
+        }
     }
     if !by_daemon {
         end_daemon(record)?;
@@ -79,7 +98,7 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
 /// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.
 pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
-    let ours = mounted_at(&absolute).is_some_and(|m| m.fstype == "fuse.cdi");
+    let ours = mounted_at(&absolute).is_some_and(|m| m.fstype == FSTYPE);
     if ours {
         unmount(&absolute, force)?;
     }
@@ -87,7 +106,7 @@ pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
 }
 
 /// The devices that show the mounted disk, and the recorded one if it is still ours.
-fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Vec<std::path::PathBuf> {
+fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Vec<PathBuf> {
     let mut devices = attacher.devices(disk);
     // After a lazy unmount the kernel has forgotten where the file was.
     let forgotten = Path::new("/").join(DISK_NAME);
@@ -99,14 +118,28 @@ fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Vec<std::pa
     devices
 }
 
-fn refuse_if_used(record: &Record, devices: &[std::path::PathBuf]) -> Result<(), Error> {
-    for path in devices.iter().map(std::path::PathBuf::as_path).chain([record.mountpoint.as_path()]) {
-        let users = holders(path, record.pid);
+fn refuse_if_used(
+    record: &Record,
+    attacher: Option<&dyn Attacher>,
+    devices: &[PathBuf],
+) -> Result<(), Error> {
+    let busy = |path: &Path, by: String| {
+        let error = Error::new(Kind::Busy, format!("is in use by {by}")).at(path);
+        Err(error.hint("end what uses it, or use --force: its reads then fail"))
+    };
+    let mut places = vec![record.mountpoint.clone()];
+    for (attacher, device) in devices.iter().filter_map(|device| Some((attacher?, device))) {
+        if let Some(by) = attacher.used_by(device) {
+            return busy(device, by);
+        }
+        places.extend(attacher.nodes(device));
+        places.extend(attacher.mounts(device));
+    }
+    for place in places {
+        let users = holders(&place, record.pid);
         if !users.is_empty() {
             let names: Vec<_> = users.iter().map(|h| format!("{} ({})", h.name, h.pid)).collect();
-            return Err(Error::new(Kind::Busy, format!("is in use by {}", names.join(", ")))
-                .at(path)
-                .hint("end them, or use --force: their reads then fail"));
+            return busy(&place, names.join(", "));
         }
     }
     Ok(())
@@ -114,7 +147,7 @@ fn refuse_if_used(record: &Record, devices: &[std::path::PathBuf]) -> Result<(),
 
 /// Ends the FUSE connection, and with it every read that waits for it.
 fn abort(record: &Record, by_daemon: bool) {
-    if let Some(mount) = mounted_at(&record.mountpoint).filter(|m| m.fstype.starts_with("fuse"))
+    if let Some(mount) = mounted_at(&record.mountpoint).filter(|m| m.fstype == FSTYPE)
         && let Some((_, minor)) = mount.device.split_once(':')
     {
         // Needs fusectl, which need not be mounted; killing the daemon does the same.
@@ -211,14 +244,21 @@ fn is_stopped(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
-/// Cleans up after daemons that died. Whatever cannot be cleaned up now is tried again by the next command.
+/// Cleans up after daemons that died. Whatever cannot be cleaned up now is tried again by the next command. The caller
+/// holds off other commands ([`crate::mounts::exclusive`]).
 pub fn clean_up_after_the_dead() {
-    for record in records().unwrap_or_default() {
-        if !record.is_served() {
-            match down(&record, true) {
-                Ok(()) => log::info!("cleaned up {}, whose daemon had died", record.mountpoint.display()),
-                Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
-            }
+    let records = records().unwrap_or_default();
+    for record in records.iter().filter(|r| !r.is_served()) {
+        match down(record, true) {
+            Ok(()) => log::info!("cleaned up {}, whose daemon had died", record.mountpoint.display()),
+            Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
+        }
+    }
+    // Folders that were made for a mount that never came.
+    let Ok(dir) = runtime_dir() else { return };
+    for folder in fs::read_dir(dir.join("mnt")).into_iter().flatten().flatten().map(|e| e.path()) {
+        if !records.iter().any(|r| r.mountpoint == folder) && mounted_at(&folder).is_none() {
+            let _ = fs::remove_dir(folder);
         }
     }
 }

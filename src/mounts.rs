@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +17,16 @@ use crate::error::{Error, Kind};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The image, an absolute path.
+    #[serde(with = "path_text")]
     pub image: PathBuf,
     /// The mounted folder, an absolute path without symbolic links.
+    #[serde(with = "path_text")]
     pub mountpoint: PathBuf,
     /// The block device, while there is one.
     pub device: Option<PathBuf>,
+    /// Whether a command runs on it (`cdi exec`), which takes it away when it ends.
+    #[serde(default)]
+    pub exec: bool,
     /// The process that serves it.
     pub pid: i32,
     /// Whether we made the folder and are to remove it.
@@ -46,9 +52,15 @@ impl Record {
             .map_err(|e| Error::io("cannot be written", &path, e))
     }
 
-    /// Removes the record.
+    /// Removes the record, unless it is another process's by now.
     pub fn remove(&self) -> Result<(), Error> {
         let stem = self.stem()?;
+        let on_disk = fs::read(stem.with_extension("json"))
+            .ok()
+            .and_then(|t| serde_json::from_slice::<Record>(&t).ok());
+        if on_disk.is_some_and(|r| r.pid != self.pid) {
+            return Ok(());
+        }
         for suffix in ["json", "log", "lock"] {
             let path = stem.with_extension(suffix);
             match fs::remove_file(&path) {
@@ -64,10 +76,12 @@ impl Record {
     /// Takes the lock that says that this process serves the mount. It holds until the file is closed.
     pub fn lock(&self) -> Result<File, Error> {
         let path = self.stem()?.with_extension("lock");
-        let file = File::create(&path).map_err(|e| Error::io("cannot be created", &path, e))?;
         // Whoever asks whether it is served holds it for a moment.
         for _ in 0..20 {
-            if file.try_lock().is_ok() {
+            let file = File::create(&path).map_err(|e| Error::io("cannot be created", &path, e))?;
+            let same = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == fs::metadata(&path)?.ino());
+            // A lock on a file that was removed meanwhile holds nobody off.
+            if file.try_lock().is_ok() && same(&file).unwrap_or(false) {
                 return Ok(file);
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -93,8 +107,18 @@ fn stem(mountpoint: &Path) -> String {
     format!("{hash:016x}")
 }
 
-/// The folder for records and default mount points: the user's own, and gone after a reboot.
+/// The folder for records and default mount points: the user's own, and gone after a reboot. Resolved once, before a
+/// daemon leaves the folder that a relative path would start from.
 pub fn runtime_dir() -> Result<PathBuf, Error> {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(dir) = DIR.get() {
+        return Ok(dir.clone());
+    }
+    let dir = resolve_runtime_dir()?;
+    Ok(DIR.get_or_init(|| dir).clone())
+}
+
+fn resolve_runtime_dir() -> Result<PathBuf, Error> {
     let uid = nix::unistd::geteuid();
     let dir = match (std::env::var_os("CDI_RUNTIME_DIR"), std::env::var_os("XDG_RUNTIME_DIR")) {
         (Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
@@ -111,6 +135,16 @@ pub fn runtime_dir() -> Result<PathBuf, Error> {
         return Err(Error::failed("must be a folder of yours that nobody else can write to").at(&dir));
     }
     dir.canonicalize().map_err(|e| Error::io("cannot be resolved", &dir, e))
+}
+
+/// Holds off every other command that mounts or takes away, until the file is closed or unlocked. (A daemon on its own
+/// way down does not ask for it: who holds it may be waiting for that daemon.)
+pub fn exclusive() -> Result<File, Error> {
+    let path = runtime_dir()?.join("commands.lock");
+    let failed = |e| Error::io("cannot be locked", &path, e);
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
 }
 
 /// Every record, by mount point.
@@ -130,12 +164,15 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
     let records = records()?;
     // The folder itself is not resolved: if its daemon hangs, so would we. Its parent is not on the mount.
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
-    let resolved = match (absolute.parent().and_then(|p| p.canonicalize().ok()), absolute.file_name()) {
+    let inside = records.iter().any(|r| absolute.starts_with(&r.mountpoint));
+    let parent = absolute.parent().filter(|_| !inside).and_then(|p| p.canonicalize().ok());
+    let resolved = match (parent, absolute.file_name()) {
         (Some(parent), Some(name)) => parent.join(name),
         _ => absolute.clone(),
     };
+    // What lies in a mounted folder names it, too.
     let names = |r: &Record, path: &Path| {
-        r.mountpoint == path || r.image == path || r.device.as_deref() == Some(path)
+        path.starts_with(&r.mountpoint) || r.image == path || r.device.as_deref() == Some(path)
     };
     let mut found: Vec<Record> =
         records.iter().filter(|r| names(r, &resolved) || names(r, &absolute)).cloned().collect();
@@ -146,6 +183,34 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
         found = records.into_iter().filter(|r| names(r, &path)).collect();
     }
     Ok(found)
+}
+
+/// A path as JSON: a string, or where it is not UTF-8 its bytes.
+mod path_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Utf8(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        let bytes = || Text::Bytes(path.as_os_str().as_bytes().to_vec());
+        path.to_str().map_or_else(bytes, |text| Text::Utf8(text.into())).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Text::deserialize(from)? {
+            Text::Utf8(text) => text.into(),
+            Text::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
 }
 
 /// A mount, as the system lists it.
@@ -191,6 +256,14 @@ fn unescape(word: &[u8]) -> Vec<u8> {
         at += if octal.is_some() { 4 } else { 1 };
     }
     out
+}
+
+/// The type of our mounts.
+pub const FSTYPE: &str = "fuse.cdi";
+
+/// How many of our mounts are at `mountpoint`, on top or covered.
+pub fn ours_at(mountpoint: &Path) -> usize {
+    mountinfo().into_iter().filter(|m| m.mountpoint == mountpoint && m.fstype == FSTYPE).count()
 }
 
 /// The mount at `mountpoint` that is on top, if something is mounted there.

@@ -167,10 +167,12 @@ fn attach_and_exec() {
     let device = ran.out.strip_suffix('\n').unwrap().to_owned();
     assert!(device.starts_with("/dev/loop") && !device.contains('\n'), "{device:?}");
     assert!(lab.path("there/disk.raw").exists());
-    // A second time it is the same device, and said.
-    let again = lab.cdi(["attach", "disk.cdimg"]).ends(0);
-    assert_eq!(again.out.trim(), device);
-    assert!(again.err.contains("attached already"));
+    // A second time is refused, because it might be meant otherwise; a folder makes it a second device.
+    let again = lab.cdi(["attach", "disk.cdimg", "--bad", "zero"]).ends(5);
+    assert!(again.err.contains("is attached already") && again.err.contains(&device), "{}", again.err);
+    let second = lab.cdi(["attach", "disk.cdimg", "second", "--bad", "zero"]).ends(0).out.trim().to_owned();
+    assert_ne!(second, device);
+    lab.cdi(["detach", "second/device"]).ends(0);
     lab.cdi(["detach", &device]).ends(0);
     lab.cdi(["detach", &device]).ends(0);
     lab.cdi(["detach", "there"]).ends(0);

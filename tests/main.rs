@@ -14,6 +14,7 @@ mod docs;
 mod filesystem;
 mod format;
 mod kill;
+mod life;
 mod model;
 mod mount;
 mod oracle;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
         ("kill", kill::TESTS),
+        ("life", life::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),
         ("oracle", oracle::TESTS),

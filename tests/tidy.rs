@@ -84,8 +84,8 @@ fn words() {
     let homes: &[(&str, &[&str])] = &[
         ("fuser::", &["src/serve/fuse.rs"]),
         ("println!", &[]),
-        ("stdout()", &["src/ui.rs"]),
-        ("stderr()", &["src/ui.rs"]),
+        ("io::stdout()", &["src/ui.rs"]),
+        ("io::stderr()", &["src/ui.rs"]),
         ("clap::", &["src/cli.rs", "src/main.rs", "src/cmd/completions.rs"]),
         ("indicatif::", &["src/ui.rs"]),
         ("lru::", &["src/disk/cache.rs", "src/image/cdi/nodes.rs", "src/capture/mod.rs"]),

@@ -5,6 +5,8 @@
 //! because the kernel gives a device of size 0 for a file that it may not read, and no error.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::{Attacher, Request};
 use crate::error::{Error, Kind};
-use crate::mounts::mountinfo;
+use crate::mounts::{MountInfo, mountinfo};
 use crate::units::SECTOR;
 
 /// Loop devices.
@@ -59,7 +61,7 @@ impl Attacher for Losetup {
         match check() {
             Ok(()) => Ok(device),
             Err(e) => {
-                self.detach(&device)?;
+                self.detach(&device, file)?;
                 Err(e)
             }
         }
@@ -75,36 +77,59 @@ impl Attacher for Losetup {
     }
 
     fn mounts(&self, device: &Path) -> Vec<PathBuf> {
-        let Ok(name) = name(device) else { return Vec::new() };
-        let mut numbers: Vec<String> = Vec::new();
-        let number = |path: &str| fs::read_to_string(path).map(|n| n.trim().to_owned());
-        numbers.extend(number(&format!("/sys/block/{name}/dev")));
-        if let Ok(parts) = fs::read_dir(format!("/sys/block/{name}")) {
-            let parts = parts.flatten().filter_map(|p| p.file_name().into_string().ok());
-            numbers.extend(
-                parts
-                    .filter(|p| p.starts_with(&name))
-                    .filter_map(|p| number(&format!("/sys/block/{name}/{p}/dev")).ok()),
-            );
-        }
-        let mounts = mountinfo().into_iter().filter(|m| {
-            // btrfs has device numbers of its own: there the source tells.
-            numbers.contains(&m.device) || Path::new(&m.source) == device
-        });
-        mounts.map(|m| m.mountpoint).collect()
+        let nodes = self.nodes(device);
+        let number = |node: &PathBuf| {
+            let name = node.file_name()?.to_str()?;
+            fs::read_to_string(format!("/sys/class/block/{name}/dev")).ok().map(|n| n.trim().to_owned())
+        };
+        let numbers: Vec<String> = nodes.iter().filter_map(number).collect();
+        // btrfs has device numbers of its own: there the source tells.
+        let ours =
+            |m: &MountInfo| numbers.contains(&m.device) || nodes.iter().any(|n| Path::new(&m.source) == n);
+        mountinfo().into_iter().filter(ours).map(|m| m.mountpoint).collect()
     }
 
-    fn detach(&self, device: &Path) -> Result<(), Error> {
+    fn nodes(&self, device: &Path) -> Vec<PathBuf> {
+        let Ok(name) = name(device) else { return Vec::new() };
+        let parts = fs::read_dir(format!("/sys/block/{name}")).into_iter().flatten().flatten();
+        let parts = parts.filter_map(|p| p.file_name().into_string().ok()).filter(|p| p.starts_with(&name));
+        [device.to_owned()].into_iter().chain(parts.map(|p| Path::new("/dev").join(p))).collect()
+    }
+
+    fn used_by(&self, device: &Path) -> Option<String> {
+        let nodes = self.nodes(device);
+        let blocks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let mut names = blocks.filter_map(|b| b.file_name().into_string().ok());
+        if let Some(other) = names.find(|n| backing(n).is_some_and(|file| nodes.contains(&file))) {
+            return Some(format!("/dev/{other}"));
+        }
+        if !self.mounts(device).is_empty() {
+            return None;
+        }
+        // A file system that is mounted where we cannot see it, a device-mapper: they have it for themselves.
+        let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
+        let claimed = |node: &PathBuf| {
+            let opened = fs::File::options().read(true).custom_flags(exclusive).open(node);
+            opened.is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy)
+        };
+        nodes.iter().find(|node| claimed(node)).map(|_| "a file system or device in another namespace".into())
+    }
+
+    fn detach(&self, device: &Path, file: &Path) -> Result<(), Error> {
         let name = name(device)?;
+        // The number may be somebody else's by now. (After a lazy unmount the kernel knows the file's last name only.)
+        let ours =
+            || backing(&name).is_some_and(|b| b == file || Some(b.as_os_str()) == lost_name(file).as_deref());
         let start = Instant::now();
-        while backing(&name).is_some() {
+        while ours() {
             // The kernel says yes at once and does it when the last one has closed the device.
             let cleared = run(Command::new("losetup").arg("--detach").arg(device));
-            if backing(&name).is_none() {
+            if !ours() {
                 break;
             }
             if start.elapsed() > PATIENCE {
-                let busy = Error::new(Kind::Busy, "is still in use").at(device);
+                let busy =
+                    Error::new(Kind::Busy, "is still in use, and goes when it no longer is").at(device);
                 return Err(match cleared {
                     Ok(_) => busy,
                     Err(e) => busy.because(e),
@@ -114,6 +139,11 @@ impl Attacher for Losetup {
         }
         Ok(())
     }
+}
+
+/// What the kernel calls a file whose mount was taken away lazily.
+fn lost_name(file: &Path) -> Option<std::ffi::OsString> {
+    Some(Path::new("/").join(file.file_name()?).into_os_string())
 }
 
 fn name(device: &Path) -> Result<String, Error> {
@@ -138,7 +168,8 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
 }
 
 fn run(command: &mut Command) -> Result<String, Error> {
-    let output = command.output().map_err(|e| {
+    // In a process group of its own: a Ctrl-C is ours to answer.
+    let output = command.process_group(0).output().map_err(|e| {
         Error::new(Kind::Unavailable, "losetup cannot be run")
             .because(e)
             .hint("install util-linux (Debian: mount)")

@@ -33,8 +33,15 @@ pub trait Attacher {
     /// Where file systems of the device are mounted, the deepest last.
     fn mounts(&self, device: &Path) -> Vec<PathBuf>;
 
-    /// Takes the device away, and returns when it is gone. That it is gone already is fine.
-    fn detach(&self, device: &Path) -> Result<(), Error>;
+    /// The device's own node and those of its partitions.
+    fn nodes(&self, device: &Path) -> Vec<PathBuf>;
+
+    /// What uses the device without a process that has it open: another device, a mount that cannot be seen from
+    /// here. In words.
+    fn used_by(&self, device: &Path) -> Option<String>;
+
+    /// Takes the device away if it shows `file`, and returns when it is gone. That it is gone already is fine.
+    fn detach(&self, device: &Path, file: &Path) -> Result<(), Error>;
 }
 
 /// The way that this system has.

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Kind};
 
@@ -29,9 +30,15 @@ impl Target {
             }
             _ => {}
         }
-        let name = path.file_name().ok_or_else(|| Error::usage("is not the name of a file").at(path))?;
-        let partial =
-            path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if path.file_name().is_none() {
+            return Err(Error::usage("is not the name of a file").at(path));
+        }
+        let partial = path.with_file_name(format!(
+            ".cdi-{}-{}.partial",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
         Ok((Target { path: path.to_owned(), partial, force, done: false }, file))

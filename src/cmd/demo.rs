@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::{End, open_disk, up};
+use super::{End, Interrupt, open_disk, up};
 use crate::attach::attacher;
 use crate::capture::target::Target;
 use crate::capture::{self, DEFAULT_CHUNK};
@@ -15,7 +15,7 @@ use crate::cli::{self, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Su
 use crate::daemon;
 use crate::disk::Options;
 use crate::down::down;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::image::codec::Codec;
 use crate::image::facts::Facts;
 use crate::parallel;
@@ -29,8 +29,9 @@ const SECTOR: u64 = 512;
 const FILES: [(&str, usize); 2] = [("LETTER.TXT", 6 << 10), ("PHOTO.RAW", 3 << 20)];
 
 pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
+    let interrupt = Interrupt::new()?;
     let scratch = Scratch::new(args.keep.as_deref())?;
-    let result = show(&scratch.dir, ui);
+    let result = show(&scratch.dir, &interrupt, ui);
     if args.keep.is_some() {
         ui.say(format!("the sample is in {}", scratch.dir.display()));
     }
@@ -39,7 +40,7 @@ pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-fn show(dir: &Path, ui: &Ui) -> Result<Value, Error> {
+fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let tell = |line: String| {
         if !ui.json && !ui.quiet {
             ui.data(line);
@@ -73,7 +74,7 @@ fn show(dir: &Path, ui: &Ui) -> Result<Value, Error> {
         threads,
     };
     let (target, file) = Target::create(&image, true)?;
-    let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| Ok(()))?;
+    let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
     target.finish()?;
     tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
 
@@ -91,6 +92,7 @@ fn show(dir: &Path, ui: &Ui) -> Result<Value, Error> {
     let up = daemon::up(up::plan(&image, None, &reads, device.as_ref(), ui)?)?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
     let gone = down(&up.record, true);
+    interrupt.check()?;
     let report = seen?;
     gone?;
     tell("6. detached and unmounted; nothing is left".into());
@@ -169,7 +171,7 @@ fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String
         return Err(Error::failed("does not name the bad sector: this must never happen").at(&bad));
     }
     Ok(json!({
-        "shown_at": dir, "device": device, "bad_sector": bad_sector,
+        "shown_at": dir.display().to_string(), "device": device.map(|d| d.display().to_string()), "bad_sector": bad_sector,
         "good_file_bytes": good, "failing_file_bytes_before_error": before, "error": error.to_string(),
         "ranges": map["ranges"],
     }))
@@ -220,7 +222,10 @@ impl Scratch {
             },
             Path::to_owned,
         );
-        fs::create_dir(&dir).map_err(|e| Error::io("cannot be made", &dir, e))?;
+        fs::create_dir(&dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "is there already").at(&dir),
+            _ => Error::io("cannot be made", &dir, e),
+        })?;
         Ok(Scratch { dir, keep: keep.is_some() })
     }
 }

@@ -107,14 +107,8 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
         "install util-linux (Debian: the package mount)",
     ));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let ok = at_least(&kernel, (4, 10));
-    all.push(finding(
-        "kernel",
-        "loop devices with direct I/O",
-        ok,
-        kernel.trim().into(),
-        "Linux 4.10 or newer",
-    ));
+    let ok = at_least(&kernel, (5, 4));
+    all.push(finding("kernel", "mount, attach", ok, kernel.trim().into(), "Linux 5.4 or newer"));
 }
 
 fn finding(

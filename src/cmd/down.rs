@@ -6,10 +6,11 @@ use super::End;
 use crate::cli::Down;
 use crate::down::{down, unmount_unrecorded};
 use crate::error::Error;
-use crate::mounts::find;
+use crate::mounts::{exclusive, find};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
+    let _exclusive = exclusive()?;
     let records = find(&args.target)?;
     for record in &records {
         down(record, args.force)?;
@@ -20,6 +21,6 @@ pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
         // Done already: a second time is fine.
         ui.say(format!("{}: not mounted, not attached", args.target.display()));
     }
-    ui.json(&json!({ "target": args.target, "taken_away": records }));
+    ui.json(&json!({ "target": args.target.display().to_string(), "taken_away": records }));
     Ok(End::Done)
 }

@@ -8,13 +8,14 @@ use std::process::Command;
 
 use super::{End, up::plan};
 use crate::cli::Exec;
-use crate::daemon;
+use crate::daemon::{self, Plan};
 use crate::down::down;
 use crate::error::{Error, Kind};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
-    let up = daemon::up(plan(&args.image, None, &args.reads, Some(&args.device), ui)?)?;
+    let plan = plan(&args.image, None, &args.reads, Some(&args.device), ui)?;
+    let up = daemon::up(Plan { exec: true, ..plan })?;
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();

@@ -12,8 +12,8 @@ use crate::daemon::{self, Plan};
 use crate::disk::{BadPolicy, Options};
 use crate::down;
 use crate::error::{ErrnoStyle, Error, Kind};
-use crate::mounts::{Record, mounted_at, records, runtime_dir};
-use crate::ui::Ui;
+use crate::mounts::{Record, exclusive, mounted_at, records, runtime_dir};
+use crate::ui::{Ui, printable};
 use crate::units::SECTOR;
 
 pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
@@ -27,15 +27,14 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
 }
 
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
-    down::clean_up_after_the_dead();
     if args.dir.is_none()
-        && let Some((record, device)) = attached(&args.image.image)
+        && let Some(device) = attached(&args.image.image)
     {
-        ui.remark("this image is attached already");
-        if !ui.json(&record) {
-            ui.data(device.display());
-        }
-        return Ok(End::Done);
+        // Not the old device: it may have been attached with other options.
+        let error = Error::new(Kind::Busy, format!("is attached already, at {}", device.display()));
+        return Err(error
+            .at(&args.image.image)
+            .hint("detach it first, or name a folder for a second device"));
     }
     let plan = plan(&args.image, args.dir.as_deref(), &args.reads, Some(&args.device), ui)?;
     bring_up(plan, args.foreground, ui, |record| {
@@ -48,12 +47,11 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     })
 }
 
-fn attached(image: &Path) -> Option<(Record, PathBuf)> {
+fn attached(image: &Path) -> Option<PathBuf> {
     let image = image.canonicalize().ok()?;
     let record =
         records().ok()?.into_iter().find(|r| r.image == image && r.device.is_some() && r.is_served())?;
-    let device = record.device.clone()?;
-    Some((record, device))
+    record.device
 }
 
 fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Result<End, Error> {
@@ -87,6 +85,7 @@ pub(super) fn plan(
     device: Option<&DeviceOptions>,
     ui: &Ui,
 ) -> Result<Plan, Error> {
+    let exclusive = exclusive()?;
     down::clean_up_after_the_dead();
     let bad = match &reads.bad {
         Bad::Error => BadPolicy::Error,
@@ -99,17 +98,21 @@ pub(super) fn plan(
     if device.is_some() {
         attach::attacher()?;
         let tail = disk.size() % u64::from(SECTOR);
+        if disk.size() < u64::from(SECTOR) {
+            return Err(
+                Error::bad_image("smaller than a sector: it cannot be a block device").at(&image.image)
+            );
+        }
         if tail != 0 {
             ui.remark(format!(
                 "{} bytes are not whole sectors of {SECTOR}: the device ends {tail} bytes early, disk.raw has them all",
                 disk.size()
             ));
         }
-        if disk.size() < u64::from(SECTOR) {
-            return Err(
-                Error::bad_image("smaller than a sector: it cannot be a block device").at(&image.image)
-            );
-        }
+    }
+    if reads.allow_other && dir.is_none() {
+        let error = Error::usage("--allow-other needs a folder to mount at: the default one is yours alone");
+        return Err(error.hint("name one: cdi attach IMAGE DIR --allow-other"));
     }
     let request = device.map(|d| attach::Request {
         size: disk.size(),
@@ -126,7 +129,8 @@ pub(super) fn plan(
         ErrnoName::Io => ErrnoStyle::Io,
         ErrnoName::Medium => ErrnoStyle::Medium,
     };
-    Ok(Plan { disk, image: path, dir, made_dir, errno, allow_other: reads.allow_other, device: request })
+    let allow_other = reads.allow_other;
+    Ok(Plan { disk, image: path, dir, made_dir, errno, allow_other, device: request, exec: false, exclusive })
 }
 
 /// The folder that the user named: made if it is not there, and empty.
@@ -138,6 +142,9 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
     };
     let check = || {
         let resolved = dir.canonicalize().map_err(|e| Error::io("cannot be resolved", dir, e))?;
+        if !resolved.is_dir() {
+            return Err(Error::usage("is not a folder").at(dir));
+        }
         if mounted_at(&resolved).is_some_and(|m| m.fstype.starts_with("fuse")) {
             let error = Error::new(Kind::Busy, "something is mounted there already").at(dir);
             return Err(error.hint("'cdi list' shows what; 'cdi unmount' takes it away"));
@@ -176,22 +183,20 @@ fn own_dir(image: &Path) -> Result<PathBuf, Error> {
 
 pub(super) fn list(ui: &Ui) -> Result<End, Error> {
     let mounts: Vec<_> = records()?.into_iter().map(|r| (r.is_served(), r)).collect();
-    let table: Vec<_> = mounts
-        .iter()
-        .map(|(served, r)| {
-            json!({
-                "image": r.image, "mountpoint": r.mountpoint, "device": r.device,
-                "pid": r.pid, "via": r.via, "served": served,
-            })
-        })
-        .collect();
+    let described = |(served, record): &(bool, Record)| {
+        let mut value = serde_json::to_value(record).unwrap_or_default();
+        value["served"] = json!(served);
+        value
+    };
+    let table: Vec<_> = mounts.iter().map(described).collect();
     if ui.json(&json!({ "mounts": table })) {
         return Ok(End::Done);
     }
+    let tame = |path: &Path| printable(&path.display().to_string()).replace('\n', "\u{fffd}");
     for (served, r) in &mounts {
-        let device = r.device.as_ref().map_or("-".into(), |d| d.display().to_string());
+        let device = r.device.as_deref().map_or("-".into(), tame);
         let dead = if *served { "" } else { "  (its daemon is dead: 'cdi detach' cleans up)" };
-        ui.data(format!("{device:<12} {} {}{dead}", r.mountpoint.display(), r.image.display()));
+        ui.data(format!("{device:<12} {} {}{dead}", tame(&r.mountpoint), tame(&r.image)));
     }
     if mounts.is_empty() {
         ui.say("nothing is mounted");
