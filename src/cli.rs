@@ -60,6 +60,8 @@ pub enum Verb {
     List,
     /// Attach an image, run a command with the device for each {}, and clean up
     Exec(Exec),
+    /// Serve an image over NBD, in the foreground, until interrupted; print the URL
+    Serve(Serve),
     /// Say what this system has and lacks for cdi, and the way out
     Doctor,
     /// List the image formats that can be read
@@ -186,15 +188,20 @@ pub struct Reads {
     /// What a read of a bad sector gives: 'error', 'zero', or 'pattern:TEXT'
     #[arg(long, value_name = "POLICY", default_value = "error", value_parser = Bad::parse)]
     pub bad: Bad,
-    /// The error of a bad sector: 'io' is EIO, 'medium' is ENODATA, which Linux logs as a critical medium error
-    #[arg(long, value_enum, default_value_t = ErrnoName::Io)]
-    pub errno: ErrnoName,
     /// What a read of a suspect sector gives: 'error', as of a bad one, or 'read', the bytes that there are
     #[arg(long, value_enum, default_value_t = Suspect::Error)]
     pub suspect: Suspect,
     /// How much memory unpacked chunks may take
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = cache_size)]
     pub cache: usize,
+}
+
+/// How the mounted folder is to be.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
+    /// The error of a bad sector: 'io' is EIO, 'medium' is ENODATA, which Linux logs as a critical medium error
+    #[arg(long, value_enum, default_value_t = ErrnoName::Io)]
+    pub errno: ErrnoName,
     /// Let other users read the mounted folder, too
     #[arg(long)]
     pub allow_other: bool,
@@ -211,6 +218,9 @@ pub struct Mount {
     /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
+    /// How the folder is to be
+    #[command(flatten)]
+    pub access: Access,
     /// Stay in the foreground until interrupted, for supervisors
     #[arg(long)]
     pub foreground: bool,
@@ -227,6 +237,9 @@ pub struct Attach {
     /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
+    /// How the folder is to be
+    #[command(flatten)]
+    pub access: Access,
     /// How the device is to be
     #[command(flatten)]
     pub device: DeviceOptions,
@@ -265,12 +278,30 @@ pub struct Exec {
     /// How reads are answered
     #[command(flatten)]
     pub reads: Reads,
+    /// How the folder is to be
+    #[command(flatten)]
+    pub access: Access,
     /// How the device is to be
     #[command(flatten)]
     pub device: DeviceOptions,
     /// The command; {} stands for the device, {dir} for the mounted folder
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// How an image is served.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The image
+    #[command(flatten)]
+    pub image: Image,
+    /// How reads are answered
+    #[command(flatten)]
+    pub reads: Reads,
+    /// Serve NBD: at a socket of this name, for this user alone, or at a port of this machine (127.0.0.1; 0: any
+    /// that is free), for every user of it
+    #[arg(long, value_name = "SOCKET|PORT", required = true)]
+    pub nbd: PathBuf,
 }
 
 /// How the demonstration is done.

@@ -17,6 +17,7 @@ mod kill;
 mod life;
 mod model;
 mod mount;
+mod nbd;
 mod oracle;
 mod tidy;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ("life", life::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),
+        ("nbd", nbd::TESTS),
         ("oracle", oracle::TESTS),
         ("tidy", tidy::TESTS),
     ];

@@ -132,6 +132,7 @@ fn leftovers() {
         "verify",
         "extract",
         "mount",
+        "serve",
         "unmount",
         "attach",
         "detach",

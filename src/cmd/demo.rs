@@ -11,7 +11,7 @@ use super::{End, Interrupt, open_disk, up};
 use crate::attach::attacher;
 use crate::capture::target::Target;
 use crate::capture::{self, DEFAULT_CHUNK};
-use crate::cli::{self, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
+use crate::cli::{self, Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
 use crate::daemon;
 use crate::disk::Options;
 use crate::down::down;
@@ -78,18 +78,13 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     target.finish()?;
     tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
 
-    let reads = Reads {
-        bad: Bad::Error,
-        errno: ErrnoName::Io,
-        suspect: Suspect::Error,
-        cache: Options::default().cache,
-        allow_other: false,
-    };
+    let reads = Reads { bad: Bad::Error, suspect: Suspect::Error, cache: Options::default().cache };
+    let access = Access { errno: ErrnoName::Io, allow_other: false };
     // Without the right to a block device the mounted folder shows the same.
     let device = (attacher().is_ok() && nix::unistd::geteuid().is_root())
         .then_some(DeviceOptions { partitions: false, readahead: None });
     let image = cli::Image { image, how: HowToOpen::default() };
-    let up = daemon::up(up::plan(&image, None, &reads, device.as_ref(), ui)?)?;
+    let up = daemon::up(up::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
     let gone = down(&up.record, true);
     interrupt.check()?;

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
-    let plan = plan(&args.image, None, &args.reads, Some(&args.device), ui)?;
+    let plan = plan(&args.image, None, &args.reads, &args.access, Some(&args.device), ui)?;
     let up = daemon::up(Plan { exec: true, ..plan })?;
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =

@@ -20,11 +20,7 @@ use crate::ui::Ui;
 use crate::units::{human, index};
 
 pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
-    let policy = match &args.bad {
-        Some(Bad::Zero) => BadPolicy::Zero,
-        Some(Bad::Pattern(text)) => BadPolicy::Pattern(text.clone().into_bytes()),
-        Some(Bad::Error) | None => BadPolicy::Error,
-    };
+    let policy = args.bad.as_ref().map_or(BadPolicy::Error, BadPolicy::from);
     let disk = open_disk(&args.image, Options { bad: policy, ..plain_reads() }, ui)?;
     let missing = disk.bad().missing();
     if args.bad == Some(Bad::Error) && missing > 0 {

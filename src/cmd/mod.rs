@@ -10,6 +10,7 @@ mod extract;
 mod formats;
 mod info;
 mod map;
+mod serve;
 mod up;
 mod verify;
 
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Unmount(args) | Verb::Detach(args) => down::run(&args, ui),
         Verb::List => up::list(ui),
         Verb::Exec(args) => exec::run(&args, ui),
+        Verb::Serve(args) => serve::run(&args, ui),
         Verb::Doctor => doctor::run(ui),
         Verb::Demo(args) => demo::run(&args, ui),
         Verb::Formats => formats::run(ui),
@@ -73,6 +75,26 @@ fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Erro
         ui.remark(remark);
     }
     Ok(Disk::new(opened, options))
+}
+
+impl From<&cli::Bad> for BadPolicy {
+    fn from(bad: &cli::Bad) -> BadPolicy {
+        match bad {
+            cli::Bad::Error => BadPolicy::Error,
+            cli::Bad::Zero => BadPolicy::Zero,
+            cli::Bad::Pattern(text) => BadPolicy::Pattern(text.clone().into_bytes()),
+        }
+    }
+}
+
+impl From<&cli::Reads> for Options {
+    fn from(reads: &cli::Reads) -> Options {
+        Options {
+            bad: (&reads.bad).into(),
+            read_suspect: reads.suspect == cli::Suspect::Read,
+            cache: reads.cache,
+        }
+    }
 }
 
 /// For verbs that look at everything in an image: errors for bad sectors, and suspect bytes as they are.

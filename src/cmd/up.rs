@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::{End, open_disk};
 use crate::attach;
-use crate::cli::{self, Attach, Bad, DeviceOptions, ErrnoName, Mount, Reads, Suspect};
+use crate::cli::{self, Access, Attach, DeviceOptions, ErrnoName, Mount, Reads};
 use crate::daemon::{self, Plan};
-use crate::disk::{BadPolicy, Options};
 use crate::down;
 use crate::error::{ErrnoStyle, Error, Kind};
 use crate::mounts::{Record, exclusive, mounted_at, records, runtime_dir};
@@ -17,7 +16,7 @@ use crate::ui::{Ui, printable};
 use crate::units::SECTOR;
 
 pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
-    let plan = plan(&args.image, Some(&args.dir), &args.reads, None, ui)?;
+    let plan = plan(&args.image, Some(&args.dir), &args.reads, &args.access, None, ui)?;
     let dir = plan.dir.clone();
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(record) {
@@ -36,7 +35,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
             .at(&args.image.image)
             .hint("detach it first, or name a folder for a second device"));
     }
-    let plan = plan(&args.image, args.dir.as_deref(), &args.reads, Some(&args.device), ui)?;
+    let plan = plan(&args.image, args.dir.as_deref(), &args.reads, &args.access, Some(&args.device), ui)?;
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(record) {
             ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
@@ -82,18 +81,13 @@ pub(super) fn plan(
     image: &cli::Image,
     dir: Option<&Path>,
     reads: &Reads,
+    access: &Access,
     device: Option<&DeviceOptions>,
     ui: &Ui,
 ) -> Result<Plan, Error> {
     let exclusive = exclusive()?;
     down::clean_up_after_the_dead();
-    let bad = match &reads.bad {
-        Bad::Error => BadPolicy::Error,
-        Bad::Zero => BadPolicy::Zero,
-        Bad::Pattern(text) => BadPolicy::Pattern(text.clone().into_bytes()),
-    };
-    let options = Options { bad, read_suspect: reads.suspect == Suspect::Read, cache: reads.cache };
-    let disk = open_disk(image, options, ui)?;
+    let disk = open_disk(image, reads.into(), ui)?;
     let path = image.image.canonicalize().map_err(|e| Error::io("cannot be resolved", &image.image, e))?;
     if device.is_some() {
         attach::attacher()?;
@@ -110,7 +104,7 @@ pub(super) fn plan(
             ));
         }
     }
-    if reads.allow_other && dir.is_none() {
+    if access.allow_other && dir.is_none() {
         let error = Error::usage("--allow-other needs a folder to mount at: the default one is yours alone");
         return Err(error.hint("name one: cdi attach IMAGE DIR --allow-other"));
     }
@@ -125,11 +119,11 @@ pub(super) fn plan(
         Some(dir) => given_dir(dir, &path)?,
         None => (own_dir(&path)?, true),
     };
-    let errno = match reads.errno {
+    let errno = match access.errno {
         ErrnoName::Io => ErrnoStyle::Io,
         ErrnoName::Medium => ErrnoStyle::Medium,
     };
-    let allow_other = reads.allow_other;
+    let allow_other = access.allow_other;
     Ok(Plan { disk, image: path, dir, made_dir, errno, allow_other, device: request, exec: false, exclusive })
 }
 

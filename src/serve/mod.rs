@@ -2,6 +2,7 @@
 
 #[cfg(any(target_os = "linux", all(target_os = "macos", feature = "macfuse")))]
 pub mod fuse;
+pub mod nbd;
 pub mod texts;
 
 use std::path::{Path, PathBuf};

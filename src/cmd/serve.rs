@@ -1,0 +1,83 @@
+//! `cdi serve IMAGE --nbd SOCKET|PORT`
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use nix::sys::stat::{Mode, umask};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{End, open_disk};
+use crate::cli::Serve;
+use crate::error::{Error, Kind};
+use crate::parallel;
+use crate::serve::nbd::{self, Listener};
+use crate::ui::Ui;
+
+pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
+    let disk = Arc::new(open_disk(&args.image, (&args.reads).into(), ui)?);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let (listener, url, _socket) = listen(&args.nbd)?;
+    let started = disk.start_readahead(parallel::cores());
+    started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+
+    let (ended, end) = channel();
+    let by_signal = ended.clone();
+    spawn("signals", move || {
+        let _ = signals.forever().next();
+        let _ = by_signal.send(Ok(()));
+    })?;
+    let size = disk.size();
+    spawn("listener", move || {
+        let _ = ended.send(nbd::serve(&disk, &listener));
+    })?;
+    if !ui.json(&json!({ "url": url, "size_bytes": size })) {
+        ui.data(&url);
+    }
+    ui.say("Ctrl-C ends it");
+    match end.recv() {
+        Ok(Err(e)) => Err(Error::failed("no more connections can be taken").because(e)),
+        Ok(Ok(())) | Err(_) => Ok(End::Done),
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+}
+
+/// A socket in the file system, removed when it is no longer served.
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn listen(at: &Path) -> Result<(Listener, String, Option<Socket>), Error> {
+    if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
+        let failed = |e| Error::io("this port cannot be served", at, e);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        return Ok((Listener::Tcp(listener), format!("nbd://{address}"), None));
+    }
+    let path = std::path::absolute(at).map_err(|e| Error::io("is not a path", at, e))?;
+    // For this user alone from the moment that it is there.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(&path);
+    umask(before);
+    let listener = listener.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "is there already").at(at),
+        _ => Error::io("cannot be served", at, e),
+    })?;
+    let url = format!("nbd+unix:///?socket={}", path.display());
+    Ok((Listener::Unix(listener), url, Some(Socket(path))))
+}
