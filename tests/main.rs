@@ -13,6 +13,7 @@ mod device;
 mod docs;
 mod filesystem;
 mod format;
+mod iboredimg;
 mod kill;
 mod life;
 mod model;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ("docs", docs::TESTS),
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
+        ("iboredimg", iboredimg::TESTS),
         ("kill", kill::TESTS),
         ("life", life::TESTS),
         ("model", model::TESTS),

@@ -15,6 +15,12 @@ pub enum Codec {
     Deflate = 1,
     /// One zstd frame (RFC 8878).
     Zstd = 2,
+    /// A zlib stream (RFC 1950) with its checksum. Not in a `.cdimg`.
+    Zlib = 128,
+    /// A zlib stream that may have no end: as much of it as fills the chunk. Not in a `.cdimg`.
+    ZlibUnended = 129,
+    /// iBored's run lengths. Not in a `.cdimg`.
+    IBoredRunLength = 130,
 }
 
 impl Codec {
@@ -29,13 +35,15 @@ impl Codec {
             Codec::Stored => "stored",
             Codec::Deflate => "deflate",
             Codec::Zstd => "zstd",
+            Codec::Zlib | Codec::ZlibUnended => "zlib",
+            Codec::IBoredRunLength => "run-length",
         }
     }
 
-    /// The levels that it takes, and the default among them.
+    /// The levels at which it packs, and the default among them. What is only unpacked has none.
     pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
         match self {
-            Codec::Stored => (0..=0, 0),
+            Codec::Stored | Codec::Zlib | Codec::ZlibUnended | Codec::IBoredRunLength => (0..=0, 0),
             Codec::Deflate => (1..=9, 6),
             Codec::Zstd => (1..=19, 3),
         }
@@ -80,12 +88,19 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             out.copy_from_slice(packed);
             Ok(())
         }
-        Codec::Deflate => {
-            let mut inflate = Decompress::new(false);
+        Codec::Deflate | Codec::Zlib => {
+            let mut inflate = Decompress::new(codec == Codec::Zlib);
             let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
             let whole = inflate.total_out() == out.len() as u64 && inflate.total_in() == packed.len() as u64;
             if status == Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
         }
+        Codec::ZlibUnended => {
+            let mut inflate = Decompress::new(true);
+            // An error behind the last byte that is wanted is none of ours.
+            let _ = inflate.decompress(packed, out, FlushDecompress::None);
+            if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
+        }
+        Codec::IBoredRunLength => unpack_run_lengths(packed, out).ok_or(BadStream),
         Codec::Zstd => UNZSTD.with_borrow_mut(|context| {
             if context.is_none() {
                 *context = Some(zstd::bulk::Decompressor::new().map_err(|_| BadStream)?);
@@ -97,6 +112,31 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             }
         }),
     }
+}
+
+/// iBored's run lengths: a head of 16 bytes, then segments of 16 bytes and a pattern, which fills a number of bytes.
+fn unpack_run_lengths(packed: &[u8], out: &mut [u8]) -> Option<()> {
+    let number =
+        |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+    if !packed.starts_with(b"\0RLE") || number(packed, 4)? != packed.len() || number(packed, 8)? != out.len()
+    {
+        return None;
+    }
+    let (mut rest, mut left) = (packed.get(16..)?, out);
+    while !rest.is_empty() {
+        let (segment, filled, pattern) = (number(rest, 4)?, number(rest, 8)?, number(rest, 12)?);
+        let pattern = rest.get(16..16usize.checked_add(pattern)?)?;
+        // A segment is at least as long as its head and its pattern, or there would be no end.
+        if !rest.starts_with(b"\0RLS") || segment < 16 + pattern.len() || (pattern.is_empty() && filled > 0) {
+            return None;
+        }
+        let (now, later) = left.split_at_mut_checked(filled)?;
+        for part in now.chunks_mut(pattern.len().max(1)) {
+            part.copy_from_slice(&pattern[..part.len()]);
+        }
+        (rest, left) = (rest.get(segment..)?, later);
+    }
+    left.is_empty().then_some(())
 }
 
 /// Packs chunks, one after the other, reusing its memory.
@@ -123,7 +163,7 @@ impl Packer {
         let packed = match (self.codec, &mut self.zstd) {
             (Codec::Stored, _) => None,
             (Codec::Zstd, Some(zstd)) => Some(zstd.compress(data)?),
-            (Codec::Zstd, None) => None,
+            (Codec::Zstd | Codec::Zlib | Codec::ZlibUnended | Codec::IBoredRunLength, _) => None,
             (Codec::Deflate, _) => {
                 let mut deflate = Compress::new(Compression::new(self.level.unsigned_abs()), false);
                 let mut out = vec![0; worth];

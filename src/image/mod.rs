@@ -5,8 +5,10 @@
 
 pub mod bad;
 pub mod cdi;
+pub mod changing;
 pub mod codec;
 pub mod facts;
+pub mod iboredimg;
 pub mod input;
 pub mod mapfile;
 pub mod raw;
@@ -136,7 +138,7 @@ pub struct OpenOptions {
 }
 
 /// Every format that can be read.
-pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &raw::FORMAT];
+pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &iboredimg::FORMAT, &raw::FORMAT];
 
 /// An image, opened: its index, its files, and the format it turned out to be.
 pub struct Opened {
