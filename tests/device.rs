@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("a_start_that_fails_leaves_nothing", DEVICE, failed_start),
     ("sizes_that_are_no_whole_sectors_are_said", DEVICE, odd_size),
     ("a_device_in_use_is_not_torn_down", DEVICE, busy),
+    ("what_is_on_a_device_does_not_choose_the_reader", DEVICE, device_as_source),
     ("the_demo_shows_the_main_job", DEVICE, demo),
 ];
 
@@ -230,6 +231,25 @@ fn odd_size() {
     lab.cdi(["extract", "tiny.cdimg", "tiny2.raw"]).ends(0);
     assert_eq!(fs::read(lab.path("tiny2.raw")).unwrap(), b"tiny");
     assert_eq!(lab.leftovers(), "");
+}
+
+fn device_as_source() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    let image = lab.path("disk.cdimg");
+    let device =
+        run("losetup", ["--find".as_ref(), "--show".as_ref(), "--read-only".as_ref(), image.as_os_str()]);
+    let device = device.trim();
+    let info = lab.cdi(["info", device]);
+    let raw = lab.cdi(["info", "--json", "--format", "raw", device]);
+    run("losetup", ["--detach", device]);
+    let info = info.ends(3);
+    assert!(
+        info.err.contains("is a device that begins like a cdimg image") && info.err.contains("--format raw"),
+        "{}",
+        info.err
+    );
+    assert_eq!(raw.ends(0).json()["format"], "raw");
 }
 
 fn busy() {

@@ -1,26 +1,32 @@
 //! Random images, written by the writer and read by the disk, against a plain vector of bytes.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use cdi::disk::{BadPolicy, Disk, Options};
 use cdi::error::ReadError;
-use cdi::image::bad::{BadRange, Reason, Status};
+use cdi::image::bad::{BadBlocks, BadRange, Reason, Status};
 use cdi::image::cdi::index::Geometry;
-use cdi::image::cdi::layout::RawEntry;
+use cdi::image::cdi::layout::{RECORDS_AT, RawEntry};
 use cdi::image::cdi::write::{NewImage, Store, Writer};
-use cdi::image::codec::{Codec, Packer};
+use cdi::image::codec::{Codec, Packer, Sum};
 use cdi::image::facts::Facts;
-use cdi::image::{OpenOptions, open_source};
+use cdi::image::input::Input;
+use cdi::image::{Extent, Image, OpenOptions, Opened, Origin, Packed, open_source};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Test;
-use crate::common::Random;
+use crate::common::{Lab, Random};
 
 pub const TESTS: &[Test] = &[
     ("random_images_read_as_a_plain_vector", &[], random_images),
     ("an_image_in_the_making_reads_as_far_as_it_is", &[], unfinished_images),
+    ("what_came_after_a_checkpoint_is_taken_in", &[], rolled_forward),
     ("every_failing_write_is_an_error_and_no_wrong_byte", &[], failing_writes),
     ("every_failing_read_is_an_error_or_right", &[], failing_reads),
+    ("an_entry_that_lies_is_not_answered_from_the_cache", &[], liar),
+    ("a_list_as_long_as_an_image_claims_takes_no_memory", &[], claims),
     ("an_index_of_an_8_tib_disk_opens_at_once", &[], huge_index),
 ];
 
@@ -73,6 +79,8 @@ pub struct Truth {
     pub status: Vec<Status>,
     /// Everything that each sector ever was, for files that were cut off somewhere.
     pub versions: Vec<Vec<Vec<u8>>>,
+    /// What stood before the records, superblocks and all, after each step.
+    pub heads: Vec<Vec<u8>>,
 }
 
 const SECTOR: usize = 512;
@@ -110,6 +118,7 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
         bytes: vec![0; size as usize],
         status: vec![Status::NonTried; sectors],
         versions: vec![vec![]; sectors],
+        heads: Vec::new(),
     };
     let facts = Facts { size_bytes: size, ..Facts::default() };
     let new = NewImage {
@@ -119,10 +128,12 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
         uuid: [7; 16],
         salt: seed + 1,
     };
+    let bytes = std::sync::Arc::clone(&store.bytes);
     let result = (|| {
         let mut writer = Writer::create(Box::new(store), Path::new("model.cdimg"), &new, facts)?;
         let mut known: Vec<(Vec<u8>, RawEntry)> = Vec::new();
         for _ in 0..random.below(120) {
+            truth.heads.push(bytes.lock().unwrap()[..RECORDS_AT as usize].to_vec());
             let first = random.below(sectors as u64) as usize;
             let start = first * SECTOR;
             let chunk_end = (start as u64 / u64::from(chunk) + 1) * u64::from(chunk);
@@ -249,6 +260,32 @@ fn unfinished_images() {
     }
 }
 
+/// Images whose superblocks are from some time while they were made, and whose records all are there: as after a crash.
+fn rolled_forward() {
+    let mut taken = 0;
+    for seed in 4000..4300 {
+        let store = Memory::default();
+        let (truth, result) = write(seed, store.clone(), true);
+        result.unwrap();
+        let whole = store.bytes.lock().unwrap().clone();
+        let random = &mut Random::new(seed);
+        for _ in 0..truth.heads.len().min(4) {
+            let mut bytes = whole.clone();
+            let head = &truth.heads[random.below(truth.heads.len() as u64) as usize];
+            bytes[..head.len()].copy_from_slice(head);
+            let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let remarks = disk.image().remarks();
+            assert!(
+                remarks[0].contains("unfinished") && !remarks.iter().any(|r| r.contains("left out")),
+                "{remarks:?}"
+            );
+            taken += usize::from(remarks.iter().any(|r| r.contains("were taken in")));
+            compare(&disk, &truth, seed);
+        }
+    }
+    assert!(taken > 500, "only {taken} images had anything to take in");
+}
+
 fn failing_writes() {
     for seed in 2000..2010 {
         for fail_at in 1.. {
@@ -325,6 +362,77 @@ fn failing_reads() {
             }
         }
     }
+}
+
+/// An image of which the second chunk says of the first one's place that another checksum is right.
+struct Liar {
+    sum: u64,
+    bad: BadBlocks,
+    facts: Facts,
+}
+
+impl Image for Liar {
+    fn size(&self) -> u64 {
+        8192
+    }
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let chunk = offset / 4096;
+        let sum = Sum::Xxh3(self.sum ^ chunk);
+        let (file, codec) = (Input::MAIN, Codec::Stored);
+        let packed = Packed { file, at: 0, len: 4096, skip: 0, unpacked: 4096, codec, sum };
+        Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Packed(packed) })
+    }
+    fn bad(&self) -> &BadBlocks {
+        &self.bad
+    }
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+fn liar() {
+    let bytes = vec![0x5A; 4096];
+    let image = Liar { sum: xxh3_64(&bytes), bad: BadBlocks::none(), facts: Facts::default() };
+    let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
+    let opened = Opened { image: Box::new(image), input, format: cdi::image::FORMATS[0] };
+    let disk = Disk::new(opened, Options::default());
+    let mut buf = vec![0; 4096];
+    for _ in 0..2 {
+        disk.read_at(&mut buf, 0).unwrap();
+        assert!(buf == bytes);
+        assert_eq!(disk.read_at(&mut buf, 4096), Err(ReadError::Corrupt { at: 0 }));
+    }
+    assert_eq!(disk.counters().corrupt, 2);
+}
+
+fn claims() {
+    let lab = Lab::new();
+    let size = 1u64 << 60;
+    let new = NewImage {
+        geometry: Geometry { disk_size: size, chunk_size: 4096 },
+        logical_sector: 512,
+        physical_sector: 512,
+        uuid: [1; 16],
+        salt: 1,
+    };
+    let path = lab.path("claims.cdimg");
+    let file = std::fs::File::create_new(&path).unwrap();
+    let facts = Facts { size_bytes: size, ..Facts::default() };
+    Writer::create(Box::new(file), &path, &new, facts).unwrap().finish().unwrap();
+    for words in [&["map", "--badblocks"][..], &["map", "--badblocks", "--json"]] {
+        let mut command = lab.command();
+        let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+        let mut some = vec![0; 4 << 20];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut some).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+        let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(peak < 64 << 10, "{words:?}: {line}");
+    }
+    lab.cdi(["map".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
+    lab.cdi(["info".as_ref(), path.as_os_str()]).ends(0);
 }
 
 /// The index of a disk with 10^8 chunks: written as such, opened, and read at a few places.
