@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -302,4 +302,35 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
     let ran: Ran =
         Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}")).into();
     ran.ends(0).out
+}
+
+/// Six programs at once that read random runs of up to 128 sectors without the page cache: each gets the right bytes
+/// where all of its sectors are good, and EIO where one is not.
+pub fn six_random_readers(path: &Path, truth: &[u8], is_bad: fn(u64) -> bool) {
+    let sectors = truth.len() as u64 / 512;
+    std::thread::scope(|scope| {
+        for reader in 0..6u64 {
+            scope.spawn(move || {
+                let file = open_direct(path);
+                let random = &mut Random::new(reader + 1);
+                let mut buf = Aligned::new(128 * 512);
+                for _ in 0..1500 {
+                    let first = random.below(sectors);
+                    let count = 1 + random.below((sectors - first).min(128));
+                    let buf = &mut buf.get()[..count as usize * 512];
+                    let bad = (first..first + count).any(is_bad);
+                    match file.read_at(buf, first * 512) {
+                        Ok(n) => {
+                            assert!(!bad, "a bad sector in {first}+{count} was read");
+                            assert!(
+                                n == buf.len() && *buf == truth[first as usize * 512..][..n],
+                                "{first}+{count}"
+                            );
+                        }
+                        Err(e) => assert!(bad && e.raw_os_error() == Some(5), "{first}+{count}: {e}"),
+                    }
+                }
+            });
+        }
+    });
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Test;
-use crate::common::{Aligned, Lab, Need, Random, blocks, mapfile, open_direct, run};
+use crate::common::{Lab, Need, blocks, mapfile, run, six_random_readers};
 
 const DEVICE: &[Need] = &[Need::Fuse, Need::Loop];
 const RESCUE: &[Need] = &[Need::Fuse, Need::Loop, Need::Program("ddrescue")];
@@ -72,32 +72,7 @@ fn six_readers() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &BAD);
     let device = lab.attach(&[]);
-    std::thread::scope(|scope| {
-        for reader in 0..6u64 {
-            let (device, truth) = (&device, &truth);
-            scope.spawn(move || {
-                let file = open_direct(device);
-                let random = &mut Random::new(reader + 1);
-                let mut buf = Aligned::new(128 * 512);
-                for _ in 0..1500 {
-                    let first = random.below(SECTORS);
-                    let count = 1 + random.below((SECTORS - first).min(128));
-                    let buf = &mut buf.get()[..count as usize * 512];
-                    let bad = (first..first + count).any(is_bad);
-                    match file.read_at(buf, first * 512) {
-                        Ok(n) => {
-                            assert!(!bad, "a bad sector in {first}+{count} was read");
-                            assert!(
-                                n == buf.len() && *buf == truth[first as usize * 512..][..n],
-                                "{first}+{count}"
-                            );
-                        }
-                        Err(e) => assert!(bad && e.raw_os_error() == Some(5), "{first}+{count}: {e}"),
-                    }
-                }
-            });
-        }
-    });
+    six_random_readers(&device, &truth, is_bad);
     lab.cdi(["detach", "disk.cdimg"]).ends(0);
 }
 

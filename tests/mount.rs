@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Test;
-use crate::common::{Aligned, Lab, Need, Random, blocks, mapfile, open_direct, run, wait_until};
+use crate::common::{
+    Aligned, Lab, Need, Random, blocks, mapfile, open_direct, run, six_random_readers, wait_until,
+};
 
 const FUSE: &[Need] = &[Need::Fuse];
 
@@ -190,29 +192,7 @@ fn many_readers() {
     let lab = Lab::new();
     let truth = mounted(&lab, &["--cache", "1M"]);
     let path = lab.path("mnt/disk.raw");
-    std::thread::scope(|scope| {
-        for reader in 0..6u64 {
-            let (path, truth) = (&path, &truth);
-            scope.spawn(move || {
-                let file = open_direct(path);
-                let random = &mut Random::new(reader + 77);
-                let mut buf = Aligned::new(128 * 512);
-                for _ in 0..500 {
-                    let first = random.below(SECTORS);
-                    let count = 1 + random.below((SECTORS - first).min(128));
-                    let buf = &mut buf.get()[..count as usize * 512];
-                    let bad = (first..first + count).any(is_bad);
-                    match file.read_at(buf, first * 512) {
-                        Ok(n) => assert!(
-                            n == buf.len() && !bad && *buf == truth[first as usize * 512..][..n],
-                            "{first}+{count}"
-                        ),
-                        Err(_) => assert!(bad, "a false error at {first}+{count}"),
-                    }
-                }
-            });
-        }
-    });
+    six_random_readers(&path, &truth, is_bad);
 }
 
 fn damaged_chunk() {

@@ -371,10 +371,10 @@ impl Sink<'_> {
     }
 
     fn checkpoint_if_due(&mut self) -> Result<(), Error> {
-        if self.writer.len() < self.checkpoint_at {
+        if self.writer.end() < self.checkpoint_at {
             return Ok(());
         }
-        self.checkpoint_at = self.writer.len() + CHECKPOINT_EVERY;
+        self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
         self.writer.checkpoint()
     }
 }

@@ -119,7 +119,7 @@ impl Tree {
     }
 
     /// Reads an entry. At most `len` bytes, exactly as many as there are between `offset` and its end: a read is
-    /// answered whole or with an error, never short. A panic in a parser or decoder is an error of this read.
+    /// answered whole or with an error, never short.
     pub fn read(&self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
         if id != DISK {
             let text = self.text(id).unwrap_or(&[]);
@@ -128,14 +128,7 @@ impl Tree {
         }
         let left = self.disk.size().saturating_sub(offset);
         let mut buf = vec![0; usize::try_from(left).map_or(len, |left| left.min(len))];
-        let read = std::panic::AssertUnwindSafe(|| self.disk.read_at(&mut buf, offset));
-        match std::panic::catch_unwind(read) {
-            Ok(done) => done.map(|()| buf),
-            Err(_) => {
-                log::error!("a read of {len} bytes at {offset} panicked: a bug in cdi");
-                Err(ReadError::Unmapped { offset })
-            }
-        }
+        read_disk(&self.disk, &mut buf, offset).map(|()| buf)
     }
 
     fn text(&self, id: Id) -> Option<&[u8]> {
@@ -150,6 +143,16 @@ impl Tree {
             _ => return None,
         })
     }
+}
+
+/// Reads the disk for a front end. A panic in a parser or decoder is an error of this read, and a line in the log.
+fn read_disk(disk: &Disk, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    let len = buf.len();
+    let read = std::panic::AssertUnwindSafe(|| disk.read_at(buf, offset));
+    std::panic::catch_unwind(read).unwrap_or_else(|_| {
+        log::error!("a read of {len} bytes at {offset} panicked: a bug in cdi");
+        Err(ReadError::Unmapped { offset })
+    })
 }
 
 /// A way to show a tree to the system, at a folder.

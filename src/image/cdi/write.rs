@@ -110,13 +110,8 @@ impl Writer {
     }
 
     /// Where the next record begins: the length of the file so far, in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.end
-    }
-
-    /// Whether nothing was written; never so.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// The map as it is now.

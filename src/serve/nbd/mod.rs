@@ -13,9 +13,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::read_disk;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::image::bad::Status;
 use crate::parallel;
 use crate::units::index;
 use handshake::{ALLOCATION, Agreed, STATUS};
@@ -186,10 +186,7 @@ impl Answers<'_> {
 
     fn read(&self, request: &Request, buf: &mut Vec<u8>) -> io::Result<()> {
         buf.resize(index(request.len.into()), 0);
-        let read = std::panic::AssertUnwindSafe(|| self.disk.read_at(buf, request.offset));
-        let done =
-            std::panic::catch_unwind(read).unwrap_or(Err(ReadError::Unmapped { offset: request.offset }));
-        match done {
+        match read_disk(self.disk, buf, request.offset) {
             Ok(()) if self.agreed.structured => {
                 self.chunk(request, true, REPLY_OFFSET_DATA, &request.offset.to_be_bytes(), buf)
             }
@@ -199,7 +196,7 @@ impl Answers<'_> {
                 let before = &mut buf[..good];
                 let at = request.offset + good as u64;
                 let may = self.agreed.structured && request.flags & CMD_FLAG_DF == 0 && good > 0;
-                if may && self.disk.read_at(before, request.offset).is_ok() {
+                if may && read_disk(self.disk, before, request.offset).is_ok() {
                     self.chunk(request, false, REPLY_OFFSET_DATA, &request.offset.to_be_bytes(), before)?;
                 }
                 self.error(request, EIO, "bad sector", Some(at))
@@ -255,10 +252,7 @@ impl Answers<'_> {
         for bad in self.disk.bad().touching(range.clone()).iter().take(most + 1) {
             runs.push((at..bad.start.max(at), 0));
             let end = bad.end.min(range.end);
-            runs.push((
-                bad.start.max(range.start)..end,
-                if bad.status == Status::Finished { 0 } else { bad.status as u32 },
-            ));
+            runs.push((bad.start.max(range.start)..end, bad.status as u32));
             at = end;
         }
         if runs.len() <= 2 * most {
