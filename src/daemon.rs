@@ -5,11 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -18,13 +18,14 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::attach::{self, attacher};
+use crate::attach;
 use crate::disk::Disk;
 use crate::down::down;
 use crate::error::{ErrnoStyle, Error, Kind};
-use crate::mounts::{Record, mounted_at};
+use crate::mounts::{Record, SERVICE};
 use crate::parallel;
-use crate::serve::{DISK_NAME, Tree, transport};
+use crate::serve::{DISK_NAME, Place, Tree, transport};
+use crate::system::{allow_files, mounted_at};
 use crate::units::index;
 
 /// What is to be brought up.
@@ -41,8 +42,12 @@ pub struct Plan {
     pub errno: ErrnoStyle,
     /// Whether other users may read.
     pub allow_other: bool,
+    /// The front end, if the user named one.
+    pub via: Option<&'static str>,
     /// How the block device is to be, if there is to be one.
     pub device: Option<attach::Request>,
+    /// The attacher, if the user named one.
+    pub with: Option<&'static str>,
     /// Whether a command runs on it, which takes it away when it ends.
     pub exec: bool,
     /// Holds off other commands until the record is written.
@@ -59,6 +64,10 @@ impl Plan {
             pid: std::process::id().cast_signed(),
             made_dir: self.made_dir,
             via: via.into(),
+            words: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
+            service: std::env::var_os(SERVICE).is_some(),
+            ready: false,
+            with: None,
         }
     }
 }
@@ -80,14 +89,14 @@ enum Event {
 
 /// Brings a disk up in this process. What was made is taken away again if that fails.
 pub fn up(plan: Plan) -> Result<Up, Error> {
-    let transport = transport()?;
-    let record = plan.record(transport.name());
+    let transport = transport(plan.via)?;
+    let mut record = plan.record(transport.name());
     let lock = record.lock()?;
     let saved = record.save();
     // From here on others see what is here. Unlocked and not only closed: the command that started a daemon has it, too.
     let _ = plan.exclusive.unlock();
-    match saved.and_then(|()| bring_up(plan, record.clone())) {
-        Ok((record, events)) => Ok(Up { record, events, _lock: lock }),
+    match saved.and_then(|()| bring_up(plan, &mut record)) {
+        Ok(events) => Ok(Up { record, events, _lock: lock }),
         Err(e) => {
             if let Err(left) = down(&record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
@@ -97,41 +106,48 @@ pub fn up(plan: Plan) -> Result<Up, Error> {
     }
 }
 
-fn bring_up(plan: Plan, mut record: Record) -> Result<(Record, Receiver<Event>), Error> {
+/// What comes to be is put into `record` before it does, so that it can be cleaned up by that.
+fn bring_up(plan: Plan, record: &mut Record) -> Result<Receiver<Event>, Error> {
+    allow_files();
     let (send, events) = channel();
     let signals = send.clone();
     let mut wanted = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
-    spawn("signals", move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok()))?;
+    parallel::spawn("signals", move || {
+        wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok())
+    })?;
 
     let readahead = plan.disk.start_readahead(parallel::cores());
     readahead.map_err(|e| Error::failed("threads cannot be started").because(e))?;
     let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
-    let serving = transport()?.serve(Arc::clone(&tree), &plan.dir, &plan.image.to_string_lossy())?;
-    spawn("serving", move || {
+    let place = Place { dir: &plan.dir, image: &plan.image };
+    let serving = transport(plan.via)?.serve(Arc::clone(&tree), &place)?;
+    parallel::spawn("serving", move || {
         let _ = send.send(Event::Ended(serving.wait()));
     })?;
     raise_readahead(&plan.dir);
     let file = plan.dir.join(DISK_NAME);
     self_test(&tree, &file)?;
     if let Some(request) = plan.device {
-        let device = attacher()?.attach(&file, &request)?;
+        // Who dies between attaching and saying so is to be cleaned up after.
+        record.with = attach::candidates(plan.with)?.first().map(|a| a.name().into());
+        record.save()?;
+        let (device, attacher) = attach::attach(&file, &request, plan.with)?;
         tree.set_device(Some(&device));
         record.device = Some(device);
+        record.with = Some(attacher.name().into());
         record.save()?;
+        test_device(&tree, record.device.as_deref().unwrap_or(&file))?;
     }
-    Ok((record, events))
-}
-
-fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<(), Error> {
-    let thread = thread::Builder::new().name(name.into()).spawn(run);
-    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+    record.ready = true;
+    record.save()?;
+    Ok(events)
 }
 
 /// FUSE_INIT cannot ask for more readahead than 128 KiB; root may set it afterwards. Buffered readers are three to
 /// ten times faster then; where it cannot be set, nothing else is lost.
 fn raise_readahead(dir: &Path) {
-    if let Some(mount) = mounted_at(dir) {
+    if let Ok(Some(mount)) = mounted_at(dir) {
         let _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), "4096");
     }
 }
@@ -141,32 +157,57 @@ fn self_test(tree: &Tree, file: &Path) -> Result<(), Error> {
     let failed = |e| Error::io("is mounted, but cannot be read", file, e);
     let shown = File::open(file).map_err(failed)?;
     let size = shown.metadata().map_err(failed)?.len();
-    let disk = tree.disk();
-    if size != disk.size() {
-        return Err(
-            Error::failed(format!("is mounted, but shows {size} bytes and not {}", disk.size())).at(file)
-        );
+    if size != tree.disk().size() {
+        let what = format!("is mounted, but shows {size} bytes and not {}", tree.disk().size());
+        return Err(Error::failed(what).at(file));
     }
-    // A page, as the kernel reads it: sectors before a bad one in the same page would fail, too.
-    let mut at = 0;
-    let page = loop {
-        let page = at..(at + 4096).min(size);
-        match disk.failing().next(at).filter(|_| disk.has_failing_reads()) {
-            Some(bad) if bad.start < page.end => at = bad.end.next_multiple_of(4096),
-            _ => break page,
-        }
-        if at >= size {
+    let Some((at, expect)) = sound_bytes(tree) else { return Ok(()) };
+    let mut got = vec![0; expect.len()];
+    shown.read_exact_at(&mut got, at).map_err(failed)?;
+    if got == expect { Ok(()) } else { Err(Error::failed("is mounted, but gives wrong bytes").at(file)) }
+}
+
+/// The same through the block device, where this user may read it.
+fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
+    let Some((at, mut expect)) = sound_bytes(tree) else { return Ok(()) };
+    // A tail that is no whole sector is not on the device.
+    expect.truncate(expect.len() - expect.len() % 4096);
+    let shown = match File::open(device) {
+        Ok(shown) => shown,
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            log::info!("{} was not read to see whether it is right: {e}", device.display());
             return Ok(());
         }
+        Err(e) => return Err(Error::io("is attached, but cannot be opened", device, e)),
     };
-    let mut expect = vec![0; index(page.end - page.start)];
-    if disk.read_at(&mut expect, page.start).is_err() {
-        // Damage of the image: readers will be told.
-        return Ok(());
-    }
     let mut got = vec![0; expect.len()];
-    std::os::unix::fs::FileExt::read_exact_at(&shown, &mut got, page.start).map_err(failed)?;
-    if got == expect { Ok(()) } else { Err(Error::failed("is mounted, but gives wrong bytes").at(file)) }
+    shown.read_exact_at(&mut got, at).map_err(|e| Error::io("is attached, but cannot be read", device, e))?;
+    if got == expect { Ok(()) } else { Err(Error::failed("is attached, but gives wrong bytes").at(device)) }
+}
+
+/// The first bytes that do not fail, and where they are, if there are any. As many as a kernel reads at once: what comes
+/// before a bad sector in the same page would fail, too.
+fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
+    const PAGES: u64 = 64 << 10;
+    let disk = tree.disk();
+    let mut at = 0;
+    while at < disk.size() {
+        let pages = at..(at + PAGES).min(disk.size());
+        match disk.failing().next(at).filter(|_| disk.has_failing_reads()) {
+            Some(bad) if bad.start < pages.end => at = bad.end.next_multiple_of(PAGES),
+            _ => {
+                let mut bytes = vec![0; index(pages.end - pages.start)];
+                // If it is the image that is damaged, readers will be told.
+                return disk.read_at(&mut bytes, at).is_ok().then_some((at, bytes));
+            }
+        }
+    }
+    None
 }
 
 impl Up {

@@ -14,10 +14,13 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::attach::{Attacher, attacher};
+use crate::attach::{self, Attacher};
 use crate::error::{Error, Kind};
-use crate::mounts::{FSTYPE, Record, holders, mounted_at, ours_at, records, runtime_dir};
+use crate::mounts::{Record, records, runtime_dir};
 use crate::serve::DISK_NAME;
+#[cfg(not(target_os = "linux"))]
+use crate::system::ask;
+use crate::system::{holders, is_stopped, mounted_at, ours_at};
 
 /// How long the daemon may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,10 +34,17 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let force = force || lost;
-    let attacher = attacher().ok();
+    // It may have died between attaching and saying who did it.
+    let with = record.with.as_deref().and_then(attach::named);
+    let attacher = with.or_else(|| attach::candidates(None).ok()?.first().copied());
     let disk = record.mountpoint.join(DISK_NAME);
-    let devices = attacher.map(|a| devices(a, record, &disk)).unwrap_or_default();
-    if ours_at(&record.mountpoint) > 0 && mounted_at(&record.mountpoint).is_some_and(|m| m.fstype != FSTYPE) {
+    let devices = match attacher {
+        Some(attacher) if record.device.is_some() || record.with.is_some() || cfg!(target_os = "linux") => {
+            devices(attacher, record, &disk)?
+        }
+        _ => Vec::new(),
+    };
+    if ours_at(&record.mountpoint)? > 0 && mounted_at(&record.mountpoint)?.is_some_and(|m| !m.is_ours()) {
         let what = "something else is mounted over it; take that away first";
         return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
     }
@@ -59,30 +69,42 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
         // With the connection every wait for a read ends, with an error, and nothing below can hang.
         abort(record, by_daemon);
     }
+    let mut stays = None;
     for device in &devices {
         let Some(attacher) = attacher else { break };
-        for mountpoint in attacher.mounts(device).iter().rev() {
+        for mountpoint in attacher.mounts(device)?.iter().rev() {
             unmount(mountpoint, force)?;
         }
-        match attacher.detach(device, &disk) {
-            // It goes when the last one closes it; until then its reads fail.
-            Err(e) if force && e.kind == Kind::Busy => log::warn!("{e}"),
+        match attacher.detach(device, &disk, force) {
+            // All the rest goes all the same; its reads fail from now on.
+            Err(e) if force && e.kind == Kind::Busy => {
+                log::warn!("{e}");
+                stays = Some(e).filter(|_| !attacher.goes_when_closed());
+            }
             result => result?,
         }
     }
     loop {
-        let before = ours_at(&record.mountpoint);
+        let before = ours_at(&record.mountpoint)?;
         if before == 0 {
             break;
         }
-        unmount(&record.mountpoint, force)?;
-        if ours_at(&record.mountpoint) >= before {
+        // Asked politely, the client of a dead server asks it first, and waits.
+        let straight = lost && record.via == "nfs";
+        if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
+            unmount(&record.mountpoint, force)?;
+        }
+        if ours_at(&record.mountpoint)? >= before {
             let what = "cannot be reached to be unmounted: something is mounted over a folder above it";
             return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
         }
     }
     if !by_daemon {
         end_daemon(record)?;
+    }
+    if let Some(stays) = stays {
+        // With its record, so that the next command tries again.
+        return Err(stays);
     }
     if record.made_dir {
         match fs::remove_dir(&record.mountpoint) {
@@ -98,7 +120,7 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
 /// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.
 pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
-    let ours = mounted_at(&absolute).is_some_and(|m| m.fstype == FSTYPE);
+    let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_ours());
     if ours {
         unmount(&absolute, force)?;
     }
@@ -106,16 +128,16 @@ pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
 }
 
 /// The devices that show the mounted disk, and the recorded one if it is still ours.
-fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Vec<PathBuf> {
-    let mut devices = attacher.devices(disk);
+fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut devices = attacher.devices(disk)?;
     // After a lazy unmount the kernel has forgotten where the file was.
     let forgotten = Path::new("/").join(DISK_NAME);
     if let Some(device) = record.device.as_ref().filter(|d| !devices.contains(d))
-        && attacher.devices(&forgotten).contains(device)
+        && attacher.devices(&forgotten)?.contains(device)
     {
         devices.push(device.clone());
     }
-    devices
+    Ok(devices)
 }
 
 fn refuse_if_used(
@@ -133,7 +155,7 @@ fn refuse_if_used(
             return busy(device, by);
         }
         places.extend(attacher.nodes(device));
-        places.extend(attacher.mounts(device));
+        places.extend(attacher.mounts(device)?);
     }
     for place in places {
         let users = holders(&place, record.pid);
@@ -145,13 +167,24 @@ fn refuse_if_used(
     Ok(())
 }
 
-/// Ends the FUSE connection, and with it every read that waits for it.
+/// Ends the FUSE connection, and with it every read that waits for it. Over NFS the server is left alone until the
+/// mount is gone: without it, reads would wait until the client gives up.
 fn abort(record: &Record, by_daemon: bool) {
-    if let Some(mount) = mounted_at(&record.mountpoint).filter(|m| m.fstype == FSTYPE)
+    if record.via != "fuse" {
+        return;
+    }
+    if let Ok(Some(mount)) = mounted_at(&record.mountpoint)
+        && mount.is_ours()
         && let Some((_, minor)) = mount.device.split_once(':')
     {
-        // Needs fusectl, which need not be mounted; killing the daemon does the same.
+        // Needs fusectl, which need not be mounted. Asking to unmount by force does the same, as root; that it is in use
+        // does not matter. And so does killing the daemon, in most cases.
         let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+        #[cfg(target_os = "linux")]
+        let _ = nix::mount::umount2(
+            &record.mountpoint,
+            nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
+        );
     }
     if !by_daemon && record.is_served() {
         let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
@@ -184,7 +217,18 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     #[cfg(not(target_os = "linux"))]
     let result = {
         use nix::mount::{MntFlags, unmount};
-        unmount(mountpoint, if lazily { MntFlags::MNT_FORCE } else { MntFlags::empty() })
+        let flags = if lazily { MntFlags::MNT_FORCE } else { MntFlags::empty() };
+        // What the kernel does not let go of, the system's own arbiter of disks may.
+        unmount(mountpoint, flags).or_else(|refused| {
+            let mut diskutil = Command::new("diskutil");
+            diskutil.arg("unmount").args(lazily.then_some("force")).arg(mountpoint);
+            let asked = !matches!(refused, Errno::EINVAL | Errno::ENOENT)
+                && !matches!(mounted_at(mountpoint), Ok(None));
+            match asked && ask(&mut diskutil, 6 * PATIENCE, "").is_ok() {
+                true => Ok(()),
+                false => Err(refused),
+            }
+        })
     };
     match result {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
@@ -194,7 +238,7 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
             fusermount.args(["-u", "-q"]).args(lazily.then_some("-z")).arg("--").arg(mountpoint);
             let output = fusermount.output()?;
             match (output.status.success(), mounted_at(mountpoint)) {
-                (true, _) | (_, None) => Ok(()),
+                (true, _) | (_, Ok(None)) => Ok(()),
                 _ => Err(io::ErrorKind::ResourceBusy.into()),
             }
         }
@@ -237,13 +281,6 @@ fn wait_until(patience: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the state comes after the name, which may hold anything, in parentheses.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
-}
-
 /// Cleans up after daemons that died. Whatever cannot be cleaned up now is tried again by the next command. The caller
 /// holds off other commands ([`crate::mounts::exclusive`]).
 pub fn clean_up_after_the_dead() {
@@ -257,7 +294,7 @@ pub fn clean_up_after_the_dead() {
     // Folders that were made for a mount that never came.
     let Ok(dir) = runtime_dir() else { return };
     for folder in fs::read_dir(dir.join("mnt")).into_iter().flatten().flatten().map(|e| e.path()) {
-        if !records.iter().any(|r| r.mountpoint == folder) && mounted_at(&folder).is_none() {
+        if !records.iter().any(|r| r.mountpoint == folder) && matches!(mounted_at(&folder), Ok(None)) {
             let _ = fs::remove_dir(folder);
         }
     }

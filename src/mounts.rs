@@ -1,17 +1,18 @@
-//! What is mounted: a record for each mount of ours, kept where it is gone after a reboot, and the system's own list.
+//! What is mounted: a record for each mount of ours, kept where it is gone after a reboot.
 //!
 //! A record is written before the mount is made and removed after it is gone, so that whatever happens in between
 //! there is something to clean up by. The daemon holds a lock on it while it lives: that, and not its pid, says so.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
+use crate::system::random;
 
 /// A mount of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +32,24 @@ pub struct Record {
     pub pid: i32,
     /// Whether we made the folder and are to remove it.
     pub made_dir: bool,
-    /// The front end: `fuse`.
+    /// The front end: `fuse`, `nfs`.
     pub via: String,
+    /// The words of the command that made it, behind the program's name.
+    #[serde(default)]
+    pub words: Vec<String>,
+    /// Whether the service runs it.
+    #[serde(default)]
+    pub service: bool,
+    /// Whether it is up: before, it is coming up.
+    #[serde(default)]
+    pub ready: bool,
+    /// What made the block device: `losetup`, `hdiutil`, `diskutil`.
+    #[serde(default)]
+    pub with: Option<String>,
 }
+
+/// What tells a child of the service that it is one.
+pub const SERVICE: &str = "CDI_SERVICE";
 
 impl Record {
     fn stem(&self) -> Result<PathBuf, Error> {
@@ -147,6 +163,33 @@ pub fn exclusive() -> Result<File, Error> {
     Ok(file)
 }
 
+/// The user's secret, made when it is first asked for: what nobody may guess of what he serves comes from it.
+pub fn secret() -> Result<[u8; 32], Error> {
+    let path = runtime_dir()?.join("secret");
+    let mut secret = [0; 32];
+    for _ in 0..2 {
+        match File::open(&path).and_then(|mut file| file.read_exact(&mut secret)) {
+            Ok(()) => return Ok(secret),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("cannot be read", &path, e)),
+        }
+        secret = random()?;
+        // Whole or not at all; and whoever is first is right.
+        let partial = path.with_extension(std::process::id().to_string());
+        let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+        let linked =
+            written.and_then(|mut file| file.write_all(&secret)).and_then(|()| {
+                match fs::hard_link(&partial, &path) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+                    _ => Ok(()),
+                }
+            });
+        let _ = fs::remove_file(&partial);
+        linked.map_err(|e| Error::io("cannot be written", &path, e))?;
+    }
+    Err(Error::failed("comes and goes").at(&path))
+}
+
 /// Every record, by mount point.
 pub fn records() -> Result<Vec<Record>, Error> {
     let dir = runtime_dir()?;
@@ -186,7 +229,7 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
 }
 
 /// A path as JSON: a string, or where it is not UTF-8 its bytes.
-mod path_text {
+pub(crate) mod path_text {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
@@ -200,123 +243,15 @@ mod path_text {
         Bytes(Vec<u8>),
     }
 
-    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
         let bytes = || Text::Bytes(path.as_os_str().as_bytes().to_vec());
         path.to_str().map_or_else(bytes, |text| Text::Utf8(text.into())).serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         Ok(match Text::deserialize(from)? {
             Text::Utf8(text) => text.into(),
             Text::Bytes(bytes) => OsString::from_vec(bytes).into(),
         })
-    }
-}
-
-/// A mount, as the system lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountInfo {
-    /// The device number of the mounted file system, `major:minor`.
-    pub device: String,
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
-    /// The type of the file system.
-    pub fstype: String,
-    /// What is mounted.
-    pub source: String,
-}
-
-/// Every mount, in the order in which they were made.
-pub fn mountinfo() -> Vec<MountInfo> {
-    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect()
-}
-
-/// proc(5): `id parent major:minor root mountpoint options [fields…] - type source options`.
-fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
-    let mut words = line.split(|b| *b == b' ');
-    let device = String::from_utf8(words.nth(2)?.to_vec()).ok()?;
-    let mountpoint = unescape(words.nth(1)?);
-    let mut rest = words.skip_while(|w| *w != b"-").skip(1);
-    let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
-    let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
-    let mountpoint =
-        PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(mountpoint));
-    Some(MountInfo { device, mountpoint, fstype, source })
-}
-
-/// Blanks and the like are written as `\040`.
-fn unescape(word: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(word.len());
-    let mut at = 0;
-    while at < word.len() {
-        let octal = word.get(at + 1..at + 4).filter(|_| word[at] == b'\\');
-        let octal = octal.and_then(|o| u8::from_str_radix(std::str::from_utf8(o).ok()?, 8).ok());
-        out.push(octal.unwrap_or(word[at]));
-        at += if octal.is_some() { 4 } else { 1 };
-    }
-    out
-}
-
-/// The type of our mounts.
-pub const FSTYPE: &str = "fuse.cdi";
-
-/// How many of our mounts are at `mountpoint`, on top or covered.
-pub fn ours_at(mountpoint: &Path) -> usize {
-    mountinfo().into_iter().filter(|m| m.mountpoint == mountpoint && m.fstype == FSTYPE).count()
-}
-
-/// The mount at `mountpoint` that is on top, if something is mounted there.
-pub fn mounted_at(mountpoint: &Path) -> Option<MountInfo> {
-    mountinfo().into_iter().rev().find(|m| m.mountpoint == mountpoint)
-}
-
-/// A process that uses something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its number.
-    pub pid: i32,
-    /// Its name.
-    pub name: String,
-}
-
-/// The processes, other than this one and `except`, that have `path` or something below it open or stand in it.
-/// Only those that this user may look at.
-pub fn holders(path: &Path, except: i32) -> Vec<Holder> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
-    let own = std::process::id();
-    let holds = |pid: &i32| {
-        let points_there = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(path));
-        let proc = PathBuf::from(format!("/proc/{pid}"));
-        let fds = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
-        points_there(proc.join("cwd")) || fds.into_iter().any(|fd| points_there(fd.path()))
-    };
-    pids.filter(|pid| *pid != except && i64::from(*pid) != i64::from(own))
-        .filter(holds)
-        .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Holder { pid, name: name.trim().to_owned() }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mountinfo_is_read_with_its_escapes() {
-        let line =
-            br"36 35 98:0 /mnt1 /mnt/a\040b\134c rw,noatime master:1 - fuse.cdi /x\011y rw,errors=continue";
-        let expect = MountInfo {
-            device: "98:0".into(),
-            mountpoint: "/mnt/a b\\c".into(),
-            fstype: "fuse.cdi".into(),
-            source: "/x\ty".into(),
-        };
-        assert_eq!(parse_mountinfo(line), Some(expect));
-        assert_eq!(parse_mountinfo(b""), None);
-        assert_eq!(parse_mountinfo(b"1 2 3"), None);
     }
 }

@@ -1,8 +1,16 @@
-//! Work on every core, results in order.
+//! Threads: work on every core with results in order, and one by itself.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use crate::error::Error;
+
+/// Starts a thread that nobody waits for.
+pub fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+}
 
 /// Runs `work` on the items on `threads` threads and hands the results to `sink`, in the order of the items, on
 /// the calling thread. Only a few items a thread are under way at once. The first error of `sink` ends it all.

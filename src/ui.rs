@@ -6,6 +6,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -228,9 +229,20 @@ fn write_stdout_bytes(bytes: &[u8]) {
     written(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
+/// Set when there is something to be cleaned up at the end.
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// From now on the program goes on if nobody reads what it prints: it serves somebody else.
+pub fn go_on_unheard() {
+    GOES_ON.store(true, Ordering::Relaxed);
+}
+
 /// Ends the program if stdout could not be written.
 fn written(result: io::Result<()>) {
     if let Err(e) = result {
+        if GOES_ON.load(Ordering::Relaxed) {
+            return log::warn!("stdout could not be written: {e}");
+        }
         // Whoever read our output has seen enough.
         let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { Kind::Failed.exit_code() };
         std::process::exit(code.into());

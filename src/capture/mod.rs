@@ -3,8 +3,7 @@
 pub mod hash;
 pub mod target;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::num::NonZero;
 use std::ops::Range;
 use std::path::Path;
@@ -23,6 +22,7 @@ use crate::image::cdi::write::{NewImage, Store, Writer};
 use crate::image::codec::{Codec, Packer};
 use crate::image::facts::{Facts, rfc3339};
 use crate::parallel;
+use crate::system::random;
 use crate::units::index;
 use hash::Hashes;
 
@@ -84,7 +84,7 @@ pub fn create(
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Made, Error> {
     let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
-    let random = random_bytes::<24>().map_err(|e| Error::failed("there are no random numbers").because(e))?;
+    let random = random()?;
     let new = NewImage {
         geometry,
         logical_sector: source.sector(),
@@ -377,10 +377,4 @@ impl Sink<'_> {
         self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
         self.writer.checkpoint()
     }
-}
-
-fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }

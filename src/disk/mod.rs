@@ -9,13 +9,14 @@ pub mod runs;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::ReadError;
 use crate::image::bad::{BadBlocks, Status};
 use crate::image::codec::unpack;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, Format, Image, LONGEST_CHUNK, Opened, Origin, Packed};
+use crate::image::{Extent, FileNo, Format, Image, LONGEST_CHUNK, Opened, Origin, Packed};
 use crate::units::{SECTOR, index};
 use ahead::Ahead;
 use cache::{Cache, Chunk};
@@ -194,6 +195,20 @@ impl Disk {
     /// The image's files.
     pub fn input(&self) -> &Input {
         &self.core.input
+    }
+
+    /// What tells this image from every other, and does so again when it is opened anew: a hash of its format, length
+    /// and time, and of its first bytes, where formats keep what is their own.
+    pub fn identity(&self) -> [u8; 32] {
+        let input = self.input();
+        let mut start = vec![0; index(input.len().min(4096))];
+        // What cannot be read is nobody's.
+        let _ = input.read_exact_at(FileNo(0), &mut start, 0);
+        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.format().name.as_bytes()).update(&input.len().to_be_bytes());
+        hash.update(&input.modified().map_or(0, since).to_be_bytes()).update(&start);
+        *hash.finalize().as_bytes()
     }
 
     /// The format of the image.

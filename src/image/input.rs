@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::FileNo;
 use crate::error::{Error, Flaw, ReadError};
@@ -71,6 +72,7 @@ pub struct Input {
     path: PathBuf,
     len: u64,
     device: bool,
+    modified: Option<SystemTime>,
 }
 
 impl Input {
@@ -84,8 +86,11 @@ impl Input {
                 error
             }
         };
-        let file = File::open(path).map_err(open)?;
-        let kind = file.metadata().map_err(open)?.file_type();
+        // A pipe that nobody writes to would hold us up.
+        let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(open)?;
+        let meta = file.metadata().map_err(open)?;
+        let kind = meta.file_type();
         if kind.is_dir() {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         }
@@ -95,13 +100,19 @@ impl Input {
         }
         let mut input = Input::new(Box::new(file), path)?;
         input.device = device;
+        input.modified = meta.modified().ok();
         Ok(input)
     }
 
     /// The file at `path`, read through `source`.
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
-        Ok(Input { source, path: path.to_owned(), len, device: false })
+        Ok(Input { source, path: path.to_owned(), len, device: false, modified: None })
+    }
+
+    /// When the file was last written to, where that is known.
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.modified
     }
 
     /// The path that the user gave.

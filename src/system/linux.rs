@@ -1,0 +1,88 @@
+//! Linux tells all of it in /proc.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::{Holder, MountInfo};
+use crate::error::Error;
+
+/// Every mount, in the order in which they were made.
+pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = fs::read(path).map_err(|e| Error::io("cannot be read", path, e))?;
+    Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
+}
+
+/// proc(5): `id parent major:minor root mountpoint options [fields…] - type source options`.
+fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
+    let mut words = line.split(|b| *b == b' ');
+    let device = String::from_utf8(words.nth(2)?.to_vec()).ok()?;
+    let mountpoint = PathBuf::from(OsString::from_vec(unescape(words.nth(1)?)));
+    let mut rest = words.skip_while(|w| *w != b"-").skip(1);
+    let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
+    let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
+    Some(MountInfo { device, mountpoint, fstype, source })
+}
+
+/// Blanks and the like are written as `\040`.
+fn unescape(word: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(word.len());
+    let mut at = 0;
+    while at < word.len() {
+        let octal = word.get(at + 1..at + 4).filter(|_| word[at] == b'\\');
+        let octal = octal.and_then(|o| u8::from_str_radix(std::str::from_utf8(o).ok()?, 8).ok());
+        out.push(octal.unwrap_or(word[at]));
+        at += if octal.is_some() { 4 } else { 1 };
+    }
+    out
+}
+
+/// The processes, other than this one and `except`, that have `path` or something below it open or stand in it.
+/// Only those that this user may look at.
+pub fn holders(path: &Path, except: i32) -> Vec<Holder> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
+    let own = std::process::id();
+    let holds = |pid: &i32| {
+        let points_there = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(path));
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let fds = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+        points_there(proc.join("cwd")) || fds.into_iter().any(|fd| points_there(fd.path()))
+    };
+    pids.filter(|pid| *pid != except && i64::from(*pid) != i64::from(own))
+        .filter(holds)
+        .map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            Holder { pid, name: name.trim().to_owned() }
+        })
+        .collect()
+}
+
+/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state comes after the name, which may hold anything, in parentheses.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_with_its_escapes() {
+        let line =
+            br"36 35 98:0 /mnt1 /mnt/a\040b\134c rw,noatime master:1 - fuse.cdi /x\011y rw,errors=continue";
+        let expect = MountInfo {
+            device: "98:0".into(),
+            mountpoint: "/mnt/a b\\c".into(),
+            fstype: "fuse.cdi".into(),
+            source: "/x\ty".into(),
+        };
+        assert_eq!(parse_mountinfo(line), Some(expect));
+        assert_eq!(parse_mountinfo(b""), None);
+        assert_eq!(parse_mountinfo(b"1 2 3"), None);
+    }
+}
