@@ -1,8 +1,12 @@
 //! How a disk is shown: the folder that every front end serves, and what a front end is.
 
+pub mod fskit;
 #[cfg(any(target_os = "linux", all(target_os = "macos", feature = "macfuse")))]
 pub mod fuse;
+mod mounted;
 pub mod nbd;
+mod net;
+pub mod nfs;
 pub mod texts;
 
 use std::path::{Path, PathBuf};
@@ -40,9 +44,14 @@ pub const MAPFILE: Id = Id(4);
 pub const INFO: Id = Id(5);
 /// `device`: the block device, while there is one.
 pub const DEVICE: Id = Id(6);
+/// An empty file, which keeps Spotlight from reading the whole disk.
+const NEVER_INDEX: Id = Id(7);
 
-const NAMES: [(Id, &str); 5] = [
+const NAMES: [(Id, &str); 7] = [
     (DISK, "disk.raw"),
+    // The same file: macOS knows a disk image by its suffix.
+    (DISK, "disk.dmg"),
+    (NEVER_INDEX, ".metadata_never_index"),
     (BADBLOCKS, "badblocks.json"),
     (MAPFILE, "badblocks.map"),
     (INFO, "info.json"),
@@ -59,27 +68,32 @@ pub struct Tree {
     pub errno: ErrnoStyle,
     /// Whether others than the owner may read.
     pub allow_other: bool,
-    /// When it was mounted: the time of everything in it.
-    pub time: SystemTime,
+    /// Whether macOS is to look at it: with the names that it asks for.
+    pub finder: bool,
+    /// When the image was last written to: the time of everything in it. It is the same after a restart.
+    time: SystemTime,
     info: Vec<u8>,
     /// Made when somebody looks: a long map is long text.
     badblocks: OnceLock<Vec<u8>>,
     mapfile: OnceLock<Vec<u8>>,
-    device: Mutex<Option<PathBuf>>,
+    /// The block device, and since when it is or is not there.
+    device: Mutex<(Option<PathBuf>, SystemTime)>,
 }
 
 impl Tree {
     /// The folder of `disk`.
     pub fn new(disk: Arc<Disk>, errno: ErrnoStyle, allow_other: bool) -> Tree {
+        let time = disk.input().modified().unwrap_or(SystemTime::UNIX_EPOCH);
         Tree {
             info: format!("{:#}\n", texts::info(&disk)).into_bytes(),
             disk,
             errno,
             allow_other,
-            time: SystemTime::now(),
+            finder: cfg!(target_os = "macos"),
+            time,
             badblocks: OnceLock::new(),
             mapfile: OnceLock::new(),
-            device: Mutex::new(None),
+            device: Mutex::new((None, time)),
         }
     }
 
@@ -90,12 +104,41 @@ impl Tree {
 
     /// Says which block device shows the disk.
     pub fn set_device(&self, device: Option<&Path>) {
-        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = device.map(Path::to_owned);
+        let now = (device.map(Path::to_owned), SystemTime::now());
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// The block device, while there is one.
     pub fn device(&self) -> Option<PathBuf> {
-        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// When the bytes of an entry were last written to.
+    pub fn time(&self, id: Id) -> SystemTime {
+        if id == ROOT || id == DEVICE { self.changed(id) } else { self.time }
+    }
+
+    /// When an entry last changed. That of the folder moves when `device` comes or goes.
+    pub fn changed(&self, id: Id) -> SystemTime {
+        match id {
+            ROOT | DEVICE => self.device.lock().unwrap_or_else(PoisonError::into_inner).1,
+            _ => self.time,
+        }
+    }
+
+    /// The permissions of an entry of this kind: reading, for the owner or for everybody.
+    pub fn mode(&self, kind: Kind) -> u32 {
+        let everybody = match kind {
+            Kind::Folder => 0o555,
+            Kind::File(_) => 0o444,
+            Kind::Link(_) => return 0o777,
+        };
+        if self.allow_other { everybody } else { everybody & 0o700 }
+    }
+
+    /// How many names an entry has.
+    pub fn links(&self, id: Id) -> u32 {
+        if id == ROOT || (id == DISK && self.finder) { 2 } else { 1 }
     }
 
     /// The entry called `name`.
@@ -105,7 +148,13 @@ impl Tree {
 
     /// Every entry.
     pub fn list(&self) -> Vec<(Id, &'static str)> {
-        NAMES.into_iter().filter(|(id, _)| *id != DEVICE || self.device().is_some()).collect()
+        let shown = |(id, name): &(Id, &str)| match *id {
+            DEVICE => self.device().is_some(),
+            NEVER_INDEX => self.finder,
+            DISK => self.finder || *name == DISK_NAME,
+            _ => true,
+        };
+        NAMES.into_iter().filter(shown).collect()
     }
 
     /// What an entry is, if it is there.
@@ -121,14 +170,24 @@ impl Tree {
     /// Reads an entry. At most `len` bytes, exactly as many as there are between `offset` and its end: a read is
     /// answered whole or with an error, never short.
     pub fn read(&self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-        if id != DISK {
-            let text = self.text(id).unwrap_or(&[]);
-            let from = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
-            return Ok(text[from..from.saturating_add(len).min(text.len())].to_vec());
-        }
-        let left = self.disk.size().saturating_sub(offset);
+        let size = if let Some(Kind::File(size)) = self.kind(id) { size } else { 0 };
+        let left = size.saturating_sub(offset);
         let mut buf = vec![0; usize::try_from(left).map_or(len, |left| left.min(len))];
-        read_disk(&self.disk, &mut buf, offset).map(|()| buf)
+        self.read_into(id, offset, &mut buf).map(|()| buf)
+    }
+
+    /// Fills `buf` with the bytes of an entry from `offset` on, all of which must be there.
+    pub fn read_into(&self, id: Id, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        if id == DISK {
+            return read_disk(&self.disk, buf, offset);
+        }
+        let text = self.text(id).unwrap_or(&[]);
+        let from = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
+        buf.copy_from_slice(text[from..].get(..buf.len()).ok_or(ReadError::PastEnd)?);
+        Ok(())
     }
 
     fn text(&self, id: Id) -> Option<&[u8]> {
@@ -140,6 +199,7 @@ impl Tree {
                 self.mapfile.get_or_init(|| mapfile::write(self.disk.bad(), self.disk.size()).into_bytes())
             }
             INFO => &self.info,
+            NEVER_INDEX => &[],
             _ => return None,
         })
     }
@@ -155,12 +215,24 @@ fn read_disk(disk: &Disk, buf: &mut [u8], offset: u64) -> Result<(), ReadError> 
     })
 }
 
+/// Where a tree is shown, and as what.
+pub struct Place<'a> {
+    /// The folder to mount at.
+    pub dir: &'a Path,
+    /// The image: what the system calls the source of the file system, where it is to be told.
+    pub image: &'a Path,
+}
+
 /// A way to show a tree to the system, at a folder.
 pub trait Transport {
-    /// Its name, as `list` tells it.
+    /// Its name, as `list` tells it and `--via` takes it.
     fn name(&self) -> &'static str;
-    /// Shows `tree` at `dir`. Returns when it is up. `source` is what the system calls the file system's source.
-    fn serve(&self, tree: Arc<Tree>, dir: &Path, source: &str) -> Result<Box<dyn Serving>, Error>;
+    /// Whether this process serves the disk, so that how it reads is for its options to say.
+    fn serves_itself(&self) -> bool {
+        true
+    }
+    /// Shows `tree` at a place. Returns when it is up.
+    fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error>;
 }
 
 /// A tree that is being shown.
@@ -169,11 +241,21 @@ pub trait Serving: Send {
     fn wait(self: Box<Self>) -> Result<(), Error>;
 }
 
-/// The way to show a tree that this system has.
-pub fn transport() -> Result<&'static dyn Transport, Error> {
-    #[cfg(any(target_os = "linux", all(target_os = "macos", feature = "macfuse")))]
-    return Ok(&fuse::Fuse);
-    #[cfg(not(any(target_os = "linux", all(target_os = "macos", feature = "macfuse"))))]
-    Err(Error::new(crate::error::Kind::Unavailable, "this build cannot mount on this system")
-        .hint("on macOS, build with --features macfuse"))
+/// The ways to show a tree that this build has, the system's own first.
+const TRANSPORTS: &[&dyn Transport] = &[
+    #[cfg(target_os = "linux")]
+    &fuse::Fuse,
+    &nfs::Loopback,
+    &fskit::Fskit,
+    #[cfg(all(target_os = "macos", feature = "macfuse"))]
+    &fuse::Fuse,
+];
+
+/// The way to show a tree that the user named, or the system's own: FUSE on Linux, NFS elsewhere.
+pub fn transport(via: Option<&str>) -> Result<&'static dyn Transport, Error> {
+    let found = TRANSPORTS.iter().find(|t| via.is_none_or(|via| via == t.name()));
+    found.copied().ok_or_else(|| {
+        let error = Error::new(crate::error::Kind::Unavailable, "this build cannot mount that way");
+        error.hint("FUSE on macOS needs macFUSE, and a build with --features macfuse")
+    })
 }

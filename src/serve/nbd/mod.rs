@@ -4,19 +4,15 @@
 mod handshake;
 mod wire;
 
-use std::io::{self, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
+pub use super::net::Listener;
+use super::net::{Stream, in_flight, take_connections};
 use super::read_disk;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::parallel;
 use crate::units::index;
 use handshake::{ALLOCATION, Agreed, STATUS};
 use wire::*;
@@ -30,70 +26,10 @@ const CONNECTIONS: usize = 32;
 /// How many runs one block status tells of.
 const MOST_RUNS: usize = 4096;
 
-/// Where connections come from.
-pub enum Listener {
-    /// A socket in the file system.
-    Unix(UnixListener),
-    /// A port of this machine.
-    Tcp(TcpListener),
-}
-
-/// A connection.
-trait Stream: Read + Write + Send {
-    fn another(&self) -> io::Result<Box<dyn Stream>>;
-    fn close(&self);
-}
-
-impl Stream for UnixStream {
-    fn another(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.try_clone()?))
-    }
-    fn close(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-impl Stream for TcpStream {
-    fn another(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.try_clone()?))
-    }
-    fn close(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 /// Serves `disk` to whoever connects, each on threads of its own. Does not return but for an error of the listener.
 pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
-    let connections = Arc::new(AtomicUsize::new(0));
-    loop {
-        let accepted: io::Result<Box<dyn Stream>> = match listener {
-            Listener::Unix(l) => l.accept().map(|(s, _)| Box::new(s) as Box<dyn Stream>),
-            Listener::Tcp(l) => l.accept().and_then(|(s, _)| {
-                s.set_nodelay(true)?;
-                Ok(Box::new(s) as Box<dyn Stream>)
-            }),
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
-        if connections.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
-            connections.fetch_sub(1, Ordering::SeqCst);
-            log::warn!("more than {CONNECTIONS} connections: one was refused");
-            continue;
-        }
-        let (disk, count) = (Arc::clone(disk), Arc::clone(&connections));
-        let serve = move || {
-            if let Err(e) = connection(&disk, stream) {
-                log::info!("a connection ended: {e}");
-            }
-            count.fetch_sub(1, Ordering::SeqCst);
-        };
-        thread::Builder::new().name("nbd".into()).spawn(serve)?;
-    }
+    let disk = Arc::clone(disk);
+    take_connections(listener, "nbd", CONNECTIONS, move |stream| connection(&disk, stream))
 }
 
 /// A request, its lengths checked.
@@ -115,20 +51,13 @@ struct Answers<'a> {
 fn connection(disk: &Disk, mut stream: Box<dyn Stream>) -> io::Result<()> {
     let Some(agreed) = handshake::shake(&mut stream, disk.size(), LONGEST)? else { return Ok(()) };
     let answers = Answers { disk, agreed, out: Mutex::new(stream.another()?) };
-    let (jobs, waiting) = sync_channel::<Request>(WAITING);
-    let waiting = Mutex::new(waiting);
-    thread::scope(|scope| {
-        for _ in 0..parallel::cores().clamp(2, 8) {
-            scope.spawn(|| answers.work(&waiting));
-        }
-        let ended = receive(&mut BufReader::new(&mut stream), |request| jobs.send(request).is_ok());
-        drop(jobs);
-        ended
-    })
+    let close = || answers.out.lock().unwrap_or_else(PoisonError::into_inner).close();
+    let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
+    in_flight(WAITING, receive, |request, buf| answers.answer(&request, buf), close)
 }
 
 /// Reads requests until the client says goodbye or nobody takes them any more.
-fn receive(stream: &mut impl Read, mut take: impl FnMut(Request) -> bool) -> io::Result<()> {
+fn receive(stream: &mut impl Read, take: impl Fn(Request) -> bool) -> io::Result<()> {
     loop {
         let magic = match read_u32(stream) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
@@ -154,19 +83,6 @@ fn receive(stream: &mut impl Read, mut take: impl FnMut(Request) -> bool) -> io:
 }
 
 impl Answers<'_> {
-    fn work(&self, waiting: &Mutex<Receiver<Request>>) {
-        let mut buf = Vec::new();
-        loop {
-            let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(request) = job else { return };
-            if self.answer(&request, &mut buf).is_err() {
-                // Nobody takes the answers: the connection is over, and whoever reads from it is to know.
-                self.out.lock().unwrap_or_else(PoisonError::into_inner).close();
-                return;
-            }
-        }
-    }
-
     fn answer(&self, request: &Request, buf: &mut Vec<u8>) -> io::Result<()> {
         let end = request.offset.checked_add(request.len.into()).filter(|end| *end <= self.disk.size());
         match request.kind {

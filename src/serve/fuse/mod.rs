@@ -1,31 +1,31 @@
-//! The folder as a FUSE file system. The only file that knows fuser.
+//! The folder as a FUSE file system: Linux's, and macFUSE's where it was built in. Nothing else knows fuser.
 //!
 //! The settings are the measured ones of docs/SEMANTICS.md: a cached file (never `FOPEN_DIRECT_IO`), asynchronous
-//! direct I/O, several threads each with a descriptor of its own; and never a short reply.
+//! direct I/O, several threads each with a descriptor of its own; and never a short reply. macFUSE gives events to one
+//! thread only, so there reads are answered by threads of ours behind it.
+
+mod options;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use fuser::{
-    AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
 };
 
-use super::{Id, Kind, ROOT, Serving, Transport, Tree};
+use super::{Id, Kind, Place, ROOT, Serving, Transport, Tree};
 use crate::error::{self, Error};
 use crate::parallel;
 
 /// FUSE.
 pub struct Fuse;
-
-/// The subtype of our mounts: `mount` and mountinfo call them `fuse.cdi`.
-pub const SUBTYPE: &str = "cdi";
 
 /// Entries do not change, but for `device`, which comes and goes.
 const TTL: Duration = Duration::from_secs(3600);
@@ -36,37 +36,25 @@ impl Transport for Fuse {
         "fuse"
     }
 
-    fn serve(&self, tree: Arc<Tree>, dir: &Path, source: &str) -> Result<Box<dyn Serving>, Error> {
-        let mut config = Config::default();
-        // A comma would end the option where fusermount passes it on.
-        let fsname: String =
-            source.chars().map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c }).collect();
-        // fuser gives the subtype to fusermount, but not to the kernel when it mounts by itself, as root.
-        let subtype = if nix::unistd::geteuid().is_root() {
-            MountOption::CUSTOM(format!("subtype={SUBTYPE}"))
-        } else {
-            MountOption::Subtype(SUBTYPE.into())
+    fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
+        let dir = place.dir;
+        let pool =
+            if cfg!(target_os = "linux") { None } else { Some(pool(&tree).map_err(|e| refused(dir, e))?) };
+        let filesystem = Shown {
+            tree: Arc::clone(&tree),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            pool,
         };
-        config.mount_options = vec![
-            MountOption::FSName(fsname),
-            subtype,
-            MountOption::RO,
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::NoExec,
-            MountOption::DefaultPermissions,
-        ];
-        config.acl = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
-        if cfg!(target_os = "linux") {
-            config.n_threads = Some(parallel::cores().clamp(4, 16));
-            // Each thread opens /dev/fuse again for itself. An ordinary user who may not still has the descriptor that
-            // fusermount3 gave him.
-            config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
+        let mut opened = Err(io::ErrorKind::Unsupported.into());
+        for config in options::attempts(&tree, place) {
+            opened = Session::new(filesystem.clone(), dir, &config);
+            match &opened {
+                Ok(_) => break,
+                Err(e) => log::info!("not mounted with {:?}: {e}", config.mount_options),
+            }
         }
-        let filesystem =
-            Shown { tree, uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };
-        let session = Session::new(filesystem, dir, &config).map_err(|e| refused(dir, e))?;
-        let session = session.spawn().map_err(|e| refused(dir, e))?;
+        let session = opened.and_then(Session::spawn).map_err(|e| refused(dir, e))?;
         // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
         // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
         let (ended, end) = channel();
@@ -79,10 +67,10 @@ impl Transport for Fuse {
                 .unwrap_or_else(|_| Err(io::Error::other("a thread of the front end panicked")));
             let _ = ended.send(result);
             loop {
-                std::thread::park();
+                thread::park();
             }
         };
-        std::thread::Builder::new().name("fuse-session".into()).spawn(keeper).map_err(|e| refused(dir, e))?;
+        thread::Builder::new().name("fuse-session".into()).spawn(keeper).map_err(|e| refused(dir, e))?;
         Ok(Box::new(Running { end }))
     }
 }
@@ -115,33 +103,71 @@ impl Serving for Running {
     }
 }
 
+/// A read that waits for one of our threads.
+struct Read {
+    id: Id,
+    offset: u64,
+    size: usize,
+    reply: ReplyData,
+}
+
+/// Threads that answer reads, so that the one thread that takes events is never held up by unpacking.
+fn pool(tree: &Arc<Tree>) -> io::Result<SyncSender<Read>> {
+    let (reads, next) = sync_channel::<Read>(64);
+    let next = Arc::new(Mutex::new(next));
+    for _ in 0..parallel::cores().clamp(2, 16) {
+        let (tree, next) = (Arc::clone(tree), Arc::clone(&next));
+        let work = move || {
+            loop {
+                let read = next.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(read) = read else { return };
+                answer(&tree, read);
+            }
+        };
+        thread::Builder::new().name("fuse-read".into()).spawn(work)?;
+    }
+    Ok(reads)
+}
+
+/// Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
+fn answer(tree: &Tree, read: Read) {
+    match tree.read(read.id, read.offset, read.size) {
+        Ok(bytes) => read.reply.data(&bytes),
+        Err(e) => read.reply.error(Errno::from_i32(e.errno(tree.errno))),
+    }
+}
+
+#[derive(Clone)]
 struct Shown {
     tree: Arc<Tree>,
     uid: u32,
     gid: u32,
+    /// Who answers reads, if the threads that take events do not.
+    pool: Option<SyncSender<Read>>,
 }
 
 impl Shown {
     fn attr(&self, id: Id) -> Option<FileAttr> {
         let tree = &self.tree;
-        let (kind, size, perm, nlink) = match tree.kind(id)? {
-            Kind::Folder => (FileType::Directory, 0, if tree.allow_other { 0o555 } else { 0o500 }, 2),
-            Kind::File(size) => {
-                (FileType::RegularFile, size, if tree.allow_other { 0o444 } else { 0o400 }, 1)
-            }
-            Kind::Link(size) => (FileType::Symlink, size, 0o777, 1),
+        let shown = tree.kind(id)?;
+        let (kind, size) = match shown {
+            Kind::Folder => (FileType::Directory, 0),
+            Kind::File(size) => (FileType::RegularFile, size),
+            Kind::Link(size) => (FileType::Symlink, size),
         };
+        let (time, changed) = (tree.time(id), tree.changed(id));
         Some(FileAttr {
             ino: INodeNo(id.0),
             size,
             blocks: size.div_ceil(512),
-            atime: tree.time,
-            mtime: tree.time,
-            ctime: tree.time,
-            crtime: tree.time,
+            atime: time,
+            mtime: time,
+            ctime: changed,
+            crtime: time,
             kind,
-            perm,
-            nlink,
+            // Twelve bits at most.
+            perm: u16::try_from(tree.mode(shown)).unwrap_or(0),
+            nlink: tree.links(id),
             uid: self.uid,
             gid: self.gid,
             rdev: 0,
@@ -158,8 +184,10 @@ impl Shown {
 impl Filesystem for Shown {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel that lacks one of these only serves slower.
-        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        #[cfg(target_os = "linux")]
+        let _ = config.add_capabilities(fuser::InitFlags::FUSE_ASYNC_DIO);
+        #[cfg(target_os = "linux")]
+        let _ = config.add_capabilities(fuser::InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_background(64);
         let _ = config.set_max_readahead(1 << 20);
         // Nobody writes; a small buffer for each thread is enough.
@@ -168,7 +196,10 @@ impl Filesystem for Shown {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let id = name.to_str().filter(|_| parent.0 == ROOT.0).and_then(|name| self.tree.lookup(name));
+        // fuser tells macFUSE that case does not matter; all our names are in lower case.
+        let name =
+            name.to_str().map(|n| if cfg!(target_os = "macos") { n.to_ascii_lowercase() } else { n.into() });
+        let id = name.filter(|_| parent.0 == ROOT.0).and_then(|name| self.tree.lookup(&name));
         match id.and_then(|id| Some((id, self.attr(id)?))) {
             Some((id, attr)) => reply.entry(&Self::ttl(id), &attr, Generation(0)),
             None => reply.error(Errno::ENOENT),
@@ -190,7 +221,9 @@ impl Filesystem for Shown {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        // Nothing is to be flushed when it is closed; and if it is this process that is killed while it has the file open,
+        // nobody would be there to answer, and it could not end.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
     }
 
     fn read(
@@ -204,10 +237,14 @@ impl Filesystem for Shown {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        // Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
-        match self.tree.read(Id(ino.0), offset, size as usize) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(e) => reply.error(Errno::from_i32(e.errno(self.tree.errno))),
+        let read = Read { id: Id(ino.0), offset, size: size as usize, reply };
+        match &self.pool {
+            None => answer(&self.tree, read),
+            Some(pool) => {
+                if let Err(refused) = pool.send(read) {
+                    refused.0.reply.error(Errno::EIO);
+                }
+            }
         }
     }
 
@@ -251,5 +288,19 @@ impl Filesystem for Shown {
 
     fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
         if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+    #[cfg(target_os = "macos")]
+    fn setvolname(&self, _: &Request, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    #[cfg(target_os = "macos")]
+    fn exchange(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: u64, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    #[cfg(target_os = "macos")]
+    fn getxtimes(&self, _: &Request, ino: INodeNo, reply: fuser::ReplyXTimes) {
+        reply.xtimes(std::time::SystemTime::UNIX_EPOCH, self.tree.time(Id(ino.0)));
     }
 }

@@ -1,0 +1,282 @@
+//! The folder over NFS version 3, read-only, to this machine alone: what macOS mounts without any driver.
+//!
+//! Every user of the machine can connect to a port of 127.0.0.1, so what protects the disk is what a client must know.
+//! To mount, that is the export's name, which nobody can guess; from then on it is a file handle, which proves by a
+//! keyed hash that it is ours. For a mount of the system's both are new and random each time, and the name opens the
+//! export once: `ps` shows it while mount_nfs runs, and the list of mounts afterwards. (Who is quicker than the system
+//! makes the mount fail, and its server end.) For `serve` both come from the image and a secret of the user's, so that
+//! they are the same after a restart. Beyond that the modes of the files hold for the users that the kernel's client
+//! tells truly.
+//!
+//! The protocol is spoken here, and not by a library, because of those strangers: what libraries there are allocate by
+//! the lengths that a call claims, and list the exports to everybody.
+
+mod procedures;
+mod rpc;
+mod xdr;
+
+use std::io::{self, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::mounted::Mounted;
+use super::net::{Listener, Stream, in_flight, take_connections};
+use super::{Place, Serving, Transport, Tree};
+use crate::error::Error;
+use crate::parallel;
+use crate::system::{NFS_SOURCE, ask, has_program, random};
+use procedures::{Caller, MOUNT, NFS, VERSION};
+use rpc::Refusal;
+use xdr::{Call, Reply};
+
+/// The largest read that is answered, in bytes.
+const LARGEST: u32 = 1 << 20;
+/// How much a client should read at once where nothing fails, in bytes: a chunk of most images.
+const PREFERRED: u32 = 128 << 10;
+/// How much it should read at once where something fails, in bytes: an error then costs no more than a page. (A client
+/// may have larger pages; macOS on Apple silicon has 16 KiB.)
+const EXACT: u32 = 4096;
+/// The length of a file handle, in bytes: the proof and the number.
+const HANDLE: usize = 40;
+/// How many connections there are at once. A kernel has one for each mount.
+const CONNECTIONS: usize = 128;
+/// How many of them may be strangers': who has not shown that he knows something. The oldest has to go for a new one.
+const STRANGERS: usize = 32;
+/// How many calls of one connection wait for a thread.
+const WAITING: usize = 32;
+/// How long the system may take to mount.
+const MOUNTING: Duration = Duration::from_secs(60);
+
+/// A folder that is exported.
+pub struct Export {
+    tree: Arc<Tree>,
+    /// The path that a client mounts.
+    path: String,
+    /// What handles are proved by.
+    key: [u8; 32],
+    fsid: u64,
+    user: u32,
+    group: u32,
+    /// Whether it may still be mounted.
+    open: AtomicBool,
+    /// Whether it may be mounted once only.
+    once: bool,
+    strangers: Mutex<Vec<Stranger>>,
+    look: SyncSender<()>,
+}
+
+/// A connection of which it is not known that it knows something.
+struct Stranger {
+    connection: Box<dyn Stream>,
+    known: Arc<AtomicBool>,
+}
+
+impl Export {
+    /// The export of `tree`. Its name and handles come from the image and `secret`. The receiver is told when the mount
+    /// may be gone. With `once` it can be mounted once.
+    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], once: bool) -> (Export, Receiver<()>) {
+        let (look, may_be_gone) = sync_channel(1);
+        let identity = tree.disk().identity();
+        let derive = |purpose: &[u8]| {
+            let mut hash = blake3::Hasher::new_keyed(secret);
+            *hash.update(purpose).update(&identity).finalize().as_bytes()
+        };
+        let name: String = derive(b"name")[..16].iter().map(|b| format!("{b:02x}")).collect();
+        let prefix = NFS_SOURCE.split_once(':').map_or("/", |(_, path)| path);
+        let mut fsid = [0; 8];
+        fsid.copy_from_slice(&identity[..8]);
+        let export = Export {
+            path: format!("{prefix}{name}"),
+            key: derive(b"handle"),
+            fsid: u64::from_be_bytes(fsid),
+            user: nix::unistd::getuid().as_raw(),
+            group: nix::unistd::getgid().as_raw(),
+            open: AtomicBool::new(true),
+            once,
+            strangers: Mutex::new(Vec::new()),
+            look,
+            tree,
+        };
+        (export, may_be_gone)
+    }
+
+    /// The export as libnfs and its tools take it.
+    pub fn url(&self, port: u16) -> String {
+        format!("nfs://127.0.0.1{}?version=3&nfsport={port}&mountport={port}", self.path)
+    }
+
+    /// Lets somebody mount it who knows its name, if nobody else has.
+    fn enter(&self) -> bool {
+        if self.once { self.open.swap(false, Ordering::SeqCst) } else { self.open.load(Ordering::SeqCst) }
+    }
+
+    /// Takes note of a new connection. Strangers cannot take up all the places there are: the oldest makes room.
+    fn meet(&self, connection: Box<dyn Stream>, known: &Arc<AtomicBool>) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.retain(|s| !s.known.load(Ordering::Relaxed));
+        strangers.push(Stranger { connection, known: Arc::clone(known) });
+        if strangers.len() > STRANGERS {
+            strangers.remove(0).connection.close();
+        }
+    }
+
+    /// Forgets a connection that has ended.
+    fn forget(&self, known: &Arc<AtomicBool>) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.retain(|s| !Arc::ptr_eq(&s.known, known));
+    }
+
+    fn look_whether_mounted(&self) {
+        // One that is not yet taken is as good as two.
+        let _ = self.look.try_send(());
+    }
+
+    /// How much a client should read at once, in bytes.
+    fn read_size(&self) -> u32 {
+        if self.tree.disk().has_failing_reads() { EXACT } else { PREFERRED }
+    }
+
+    /// The reply to a call, with its record mark. Whether the caller showed that it knows something. None: it is no call.
+    fn answer(&self, call: &[u8], out: &mut Vec<u8>) -> Option<bool> {
+        out.clear();
+        let mut call = Call(call);
+        let mut reply = Reply(out);
+        reply.u32(0);
+        let head = rpc::read_head(&mut call).ok()?;
+        let result = (|| {
+            if head.rpc != 2 {
+                return Err(Refusal::RpcMismatch);
+            }
+            if head.program != NFS && head.program != MOUNT {
+                return Err(Refusal::ProgramUnavailable);
+            }
+            if head.version != VERSION {
+                return Err(Refusal::ProgramMismatch(VERSION));
+            }
+            let caller = Caller { user: head.user.map_err(|_| Refusal::BadCredential)? };
+            rpc::accept(&mut reply, head.xid);
+            match head.program {
+                NFS => self.nfs(head.procedure, &caller, &mut call, &mut reply),
+                _ => self.mount(head.procedure, &mut call, &mut reply),
+            }
+        })();
+        let known = result.unwrap_or_else(|why| {
+            reply.0.truncate(4);
+            rpc::refuse(&mut reply, head.xid, why);
+            false
+        });
+        // A whole record in one fragment. Replies are far shorter than its 31 bits.
+        let mark = u32::try_from(out.len() - 4).unwrap_or(0) | 1 << 31;
+        out[..4].copy_from_slice(&mark.to_be_bytes());
+        Some(known)
+    }
+}
+
+/// Serves the export to whoever connects. Does not return but for an error of the listener.
+pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
+    take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream| {
+        let ended = connection(&export, stream);
+        export.look_whether_mounted();
+        ended
+    })
+}
+
+fn connection(export: &Export, stream: Box<dyn Stream>) -> io::Result<()> {
+    let known = Arc::new(AtomicBool::new(false));
+    export.meet(stream.another()?, &known);
+    let ended = converse(export, stream, &known);
+    export.forget(&known);
+    ended
+}
+
+fn converse(export: &Export, stream: Box<dyn Stream>, known: &AtomicBool) -> io::Result<()> {
+    let out = Mutex::new(stream.another()?);
+    let out = || out.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stream = BufReader::new(stream);
+    let receive = |take: &dyn Fn(Vec<u8>) -> bool| {
+        while let Some(call) = rpc::read_record(&mut stream)? {
+            if !take(call) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let answer = |call: Vec<u8>, reply: &mut Vec<u8>| {
+        let shown = export.answer(&call, reply);
+        let shown = shown.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a call"))?;
+        if shown {
+            known.store(true, Ordering::Relaxed);
+        }
+        out().write_all(reply)
+    };
+    in_flight(WAITING, receive, answer, || out().close())
+}
+
+/// Binds a port of this machine; 0: any that is free.
+pub fn bind(port: u16) -> Result<(TcpListener, u16), Error> {
+    let failed = |e| Error::failed(format!("port {port} of 127.0.0.1 cannot be served")).because(e);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    Ok((listener, port))
+}
+
+/// NFS, mounted by the system's own client.
+pub struct Loopback;
+
+impl Transport for Loopback {
+    fn name(&self) -> &'static str {
+        "nfs"
+    }
+
+    fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
+        let (export, may_be_gone) = Export::new(tree, &random()?, true);
+        let export = Arc::new(export);
+        let (listener, port) = bind(0)?;
+        let serving = Arc::clone(&export);
+        let serve = move || {
+            if let Err(e) = serve(serving, listener) {
+                log::error!("no more connections can be taken: {e}");
+            }
+        };
+        parallel::spawn("nfs-listener", serve)?;
+        let source = format!("127.0.0.1:{}", export.path);
+        let mounting = ask(&mut mount_command(&export, &source, port, place.dir), MOUNTING, HINT);
+        export.open.store(false, Ordering::SeqCst);
+        mounting.map_err(|e| {
+            let error = e.at(place.dir);
+            if error.hint.is_some() { error } else { error.hint("'cdi doctor' says what this system lacks") }
+        })?;
+        Ok(Box::new(Mounted::new(place.dir, Some(may_be_gone))?))
+    }
+}
+
+const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
+
+/// The command that mounts. Never a hard mount: if we are gone, readers are to get errors and not to wait for ever, and
+/// macOS stops the whole machine after a device has hung for a minute.
+fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Command {
+    let size = export.read_size();
+    // Small reads need more of them in flight.
+    let ahead = if size == EXACT { 128 } else { 16 };
+    let both = format!(
+        "vers=3,port={port},mountport={port},soft,timeo=100,retrans=3,rsize={size},wsize={size},nosuid,nodev"
+    );
+    let mut command;
+    if has_program("mount_nfs") {
+        // BSD's and macOS's: mount_nfs(8).
+        command = Command::new("mount_nfs");
+        let own = format!("tcp,rdonly,intr,deadtimeout=45,locallocks,readahead={ahead},nobrowse,noresvport");
+        command.arg("-o").arg(format!("{both},{own}"));
+    } else {
+        // Linux's: nfs(5).
+        command = Command::new("mount");
+        command.args(["-t", "nfs", "-o"]).arg(format!("{both},proto=tcp,mountproto=tcp,ro,nolock,noexec"));
+    }
+    command.arg(source).arg(dir);
+    command
+}
