@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Attacher, Request};
 use crate::error::{Error, Kind};
-use crate::mounts::{MountInfo, mountinfo};
+use crate::system::{MountInfo, ask, mountinfo};
 use crate::units::SECTOR;
 
 /// Loop devices.
@@ -24,9 +23,19 @@ pub struct Losetup;
 const READAHEAD: u64 = 4 << 20;
 /// How long a device may take to go, once nobody has it open.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long losetup may take: with --partscan it reads the device.
+const PROGRAM: Duration = Duration::from_secs(120);
 
 impl Attacher for Losetup {
+    fn name(&self) -> &'static str {
+        "losetup"
+    }
+
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
+        if request.mount {
+            let error = Error::usage("here the system does not mount what it finds on a device");
+            return Err(error.hint("attach without --mount, then: mount -o ro DEVICE DIR"));
+        }
         // The device's sector size must divide its size, or the last sectors cannot be read.
         let fits = request.size.is_multiple_of(u64::from(request.sector)) && request.sector <= 4096;
         let sector = if fits { request.sector } else { SECTOR };
@@ -61,22 +70,25 @@ impl Attacher for Losetup {
         match check() {
             Ok(()) => Ok(device),
             Err(e) => {
-                self.detach(&device, file)?;
+                self.detach(&device, file, true)?;
                 Err(e)
             }
         }
     }
 
-    fn devices(&self, file: &Path) -> Vec<PathBuf> {
-        let Ok(blocks) = fs::read_dir("/sys/block") else { return Vec::new() };
-        let names = blocks.flatten().map(|b| b.file_name()).filter_map(|n| n.into_string().ok());
-        names
-            .filter(|n| n.starts_with("loop") && backing(n).is_some_and(|b| b == file))
-            .map(|n| Path::new("/dev").join(n))
-            .collect()
+    fn goes_when_closed(&self) -> bool {
+        true
     }
 
-    fn mounts(&self, device: &Path) -> Vec<PathBuf> {
+    fn devices(&self, file: &Path) -> Result<Vec<PathBuf>, Error> {
+        let all = Path::new("/sys/block");
+        let blocks = fs::read_dir(all).map_err(|e| Error::io("cannot be read", all, e))?;
+        let names = blocks.flatten().map(|b| b.file_name()).filter_map(|n| n.into_string().ok());
+        let ours = names.filter(|n| n.starts_with("loop") && backing(n).is_some_and(|b| b == file));
+        Ok(ours.map(|n| Path::new("/dev").join(n)).collect())
+    }
+
+    fn mounts(&self, device: &Path) -> Result<Vec<PathBuf>, Error> {
         let nodes = self.nodes(device);
         let number = |node: &PathBuf| {
             let name = node.file_name()?.to_str()?;
@@ -86,7 +98,7 @@ impl Attacher for Losetup {
         // btrfs has device numbers of its own: there the source tells.
         let ours =
             |m: &MountInfo| numbers.contains(&m.device) || nodes.iter().any(|n| Path::new(&m.source) == n);
-        mountinfo().into_iter().filter(ours).map(|m| m.mountpoint).collect()
+        Ok(mountinfo()?.into_iter().filter(ours).map(|m| m.mountpoint).collect())
     }
 
     fn nodes(&self, device: &Path) -> Vec<PathBuf> {
@@ -103,7 +115,7 @@ impl Attacher for Losetup {
         if let Some(other) = names.find(|n| backing(n).is_some_and(|file| nodes.contains(&file))) {
             return Some(format!("/dev/{other}"));
         }
-        if !self.mounts(device).is_empty() {
+        if self.mounts(device).is_ok_and(|mounts| !mounts.is_empty()) {
             return None;
         }
         // A file system that is mounted where we cannot see it, a device-mapper: they have it for themselves.
@@ -115,7 +127,7 @@ impl Attacher for Losetup {
         nodes.iter().find(|node| claimed(node)).map(|_| "a file system or device in another namespace".into())
     }
 
-    fn detach(&self, device: &Path, file: &Path) -> Result<(), Error> {
+    fn detach(&self, device: &Path, file: &Path, _: bool) -> Result<(), Error> {
         let name = name(device)?;
         // The number may be somebody else's by now. (After a lazy unmount the kernel knows the file's last name only.)
         let ours =
@@ -167,21 +179,13 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
         .map_err(|_| Error::failed(format!("says '{}', which is not a number", text.trim())).at(&path))
 }
 
-fn run(command: &mut Command) -> Result<String, Error> {
-    // In a process group of its own: a Ctrl-C is ours to answer.
-    let output = command.process_group(0).output().map_err(|e| {
-        Error::new(Kind::Unavailable, "losetup cannot be run")
-            .because(e)
-            .hint("install util-linux (Debian: mount)")
+fn run(losetup: &mut Command) -> Result<String, Error> {
+    let said = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
+        if nix::unistd::geteuid().is_root() || e.hint.is_some() {
+            e
+        } else {
+            e.hint("attaching a block device needs root: sudo cdi attach …")
+        }
     })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let error = Error::new(Kind::Unavailable, format!("losetup: {said}"));
-    Err(if nix::unistd::geteuid().is_root() {
-        error
-    } else {
-        error.hint("attaching a block device needs root: sudo cdi attach …")
-    })
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }

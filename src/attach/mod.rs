@@ -1,11 +1,15 @@
 //! How a shown disk becomes a block device, and stops being one.
 
+mod apple;
+pub mod diskutil;
+pub mod hdiutil;
 #[cfg(target_os = "linux")]
 pub mod losetup;
+mod told;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// What the block device is to be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,22 +20,28 @@ pub struct Request {
     pub sector: u32,
     /// Whether reads of the disk fail somewhere: the kernel then must not read ahead.
     pub failing: bool,
-    /// Whether the kernel is to look for partitions.
+    /// Whether the kernel is to look for partitions. macOS always does.
     pub partitions: bool,
-    /// How far the kernel is to read ahead, in bytes, if the user says so.
+    /// How far the kernel is to read ahead, in bytes, if the user says so. macOS decides by itself.
     pub readahead: Option<u64>,
+    /// Whether the system is to mount the file systems that it finds.
+    pub mount: bool,
 }
 
-/// A way to turn a shown disk into a block device, and back.
-pub trait Attacher {
+/// A way to turn a shown disk into a block device, and back. `file` is the shown disk: `disk.raw` in its folder. It is
+/// never touched by these, for who serves it may be dead; and none of them may be called on a thread that serves it.
+pub trait Attacher: Sync {
+    /// Its name: that of the program that does it.
+    fn name(&self) -> &'static str;
+
     /// Makes the file a read-only block device. Its path.
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error>;
 
-    /// The block devices that show the file. Does not touch the file itself, which may hang.
-    fn devices(&self, file: &Path) -> Vec<PathBuf>;
+    /// The block devices that show the file. An error if that cannot be known.
+    fn devices(&self, file: &Path) -> Result<Vec<PathBuf>, Error>;
 
-    /// Where file systems of the device are mounted, the deepest last.
-    fn mounts(&self, device: &Path) -> Vec<PathBuf>;
+    /// Where file systems of the device are mounted that must be unmounted before it can be detached, the deepest last.
+    fn mounts(&self, device: &Path) -> Result<Vec<PathBuf>, Error>;
 
     /// The device's own node and those of its partitions.
     fn nodes(&self, device: &Path) -> Vec<PathBuf>;
@@ -41,13 +51,119 @@ pub trait Attacher {
     fn used_by(&self, device: &Path) -> Option<String>;
 
     /// Takes the device away if it shows `file`, and returns when it is gone. That it is gone already is fine.
-    fn detach(&self, device: &Path, file: &Path) -> Result<(), Error>;
+    /// With `force` also if it is in use, where the system has a way.
+    fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error>;
+
+    /// Whether a device that could not go because it is in use goes by itself when it no longer is.
+    fn goes_when_closed(&self) -> bool {
+        false
+    }
 }
 
-/// The way that this system has.
-pub fn attacher() -> Result<&'static dyn Attacher, Error> {
-    #[cfg(target_os = "linux")]
-    return Ok(&losetup::Losetup);
-    #[cfg(not(target_os = "linux"))]
-    Err(Error::new(crate::error::Kind::Unavailable, "this build cannot attach on this system"))
+/// All that there are, in the order in which they are tried; the first is this system's own.
+#[cfg(target_os = "linux")]
+const ALL: &[&dyn Attacher] = &[&losetup::Losetup, &hdiutil::HDIUTIL, &diskutil::DISKUTIL];
+#[cfg(not(target_os = "linux"))]
+const ALL: &[&dyn Attacher] = &[&hdiutil::HDIUTIL, &diskutil::DISKUTIL];
+
+/// How many of them are tried where the user names none.
+const OWN: usize = if cfg!(target_os = "linux") { 1 } else { ALL.len() };
+
+/// The attacher of this name.
+pub fn named(name: &str) -> Option<&'static dyn Attacher> {
+    ALL.iter().find(|a| a.name() == name).copied()
+}
+
+/// The attachers that may be tried: the one that the user named, or those of this system. [`Kind::Unavailable`] if none
+/// of them is there.
+pub fn candidates(with: Option<&str>) -> Result<Vec<&'static dyn Attacher>, Error> {
+    let all = match with {
+        Some(name) => named(name).into_iter().collect(),
+        None => ALL[..OWN].to_vec(),
+    };
+    let there: Vec<_> = all.iter().filter(|a| crate::system::has_program(a.name())).copied().collect();
+    if there.is_empty() {
+        let names: Vec<_> = all.iter().map(|a| a.name()).collect();
+        let error = Error::new(Kind::Unavailable, format!("no {} on this system", names.join(", no ")));
+        return Err(error.hint("'cdi doctor' says what attaching needs"));
+    }
+    Ok(there)
+}
+
+/// Makes the file a read-only block device, by the first of the candidates that can. Its path, and who did it.
+pub fn attach(
+    file: &Path,
+    request: &Request,
+    with: Option<&str>,
+) -> Result<(PathBuf, &'static dyn Attacher), Error> {
+    first_that_can(&candidates(with)?, file, request)
+}
+
+fn first_that_can(
+    candidates: &[&'static dyn Attacher],
+    file: &Path,
+    request: &Request,
+) -> Result<(PathBuf, &'static dyn Attacher), Error> {
+    let mut first = None;
+    for attacher in candidates {
+        match attacher.attach(file, request) {
+            Ok(device) => return Ok((device, *attacher)),
+            Err(e) => {
+                log::info!("{} does not attach it: {e}", attacher.name());
+                // It is the best of them, and so is what it says.
+                first = first.or(Some(e));
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::new(Kind::Unavailable, "nothing can attach on this system")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake(&'static str, bool);
+
+    impl Attacher for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+        fn attach(&self, _: &Path, _: &Request) -> Result<PathBuf, Error> {
+            if self.1 { Ok(self.0.into()) } else { Err(Error::failed(self.0)) }
+        }
+        fn devices(&self, _: &Path) -> Result<Vec<PathBuf>, Error> {
+            Ok(Vec::new())
+        }
+        fn mounts(&self, _: &Path) -> Result<Vec<PathBuf>, Error> {
+            Ok(Vec::new())
+        }
+        fn nodes(&self, _: &Path) -> Vec<PathBuf> {
+            Vec::new()
+        }
+        fn used_by(&self, _: &Path) -> Option<String> {
+            None
+        }
+        fn detach(&self, _: &Path, _: &Path, _: bool) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn where_the_first_cannot_the_next_one_is_tried_and_the_first_one_s_words_are_told() {
+        let request = Request {
+            size: 512,
+            sector: 512,
+            failing: false,
+            partitions: false,
+            readahead: None,
+            mount: false,
+        };
+        let attach = |all: &[&'static dyn Attacher]| first_that_can(all, Path::new("/f"), &request);
+        let (device, by) =
+            attach(&[&Fake("old", false), &Fake("new", true)]).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((device, by.name()), ("new".into(), "new"));
+        let Err(e) = attach(&[&Fake("old", false), &Fake("new", false)]) else { panic!("none could") };
+        assert_eq!(e.what, "old");
+        assert!(attach(&[]).is_err());
+    }
 }
