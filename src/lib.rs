@@ -8,6 +8,7 @@ compile_error!("offsets on a disk are 64 bits, and so must be a pointer");
 
 pub mod error;
 pub mod parallel;
+pub mod system;
 pub mod units;
 
 pub mod image;
@@ -18,6 +19,8 @@ pub mod capture;
 
 pub mod serve;
 
+pub mod ffi;
+
 pub mod attach;
 
 pub mod daemon;
@@ -26,4 +29,5 @@ pub mod mounts;
 
 pub mod cli;
 pub mod cmd;
+pub mod service;
 pub mod ui;

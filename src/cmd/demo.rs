@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::{End, Interrupt, open_disk, up};
-use crate::attach::attacher;
+use crate::attach;
 use crate::capture::target::Target;
 use crate::capture::{self, DEFAULT_CHUNK};
 use crate::cli::{self, Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
@@ -79,10 +79,10 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
 
     let reads = Reads { bad: Bad::Error, suspect: Suspect::Error, cache: Options::default().cache };
-    let access = Access { errno: ErrnoName::Io, allow_other: false };
-    // Without the right to a block device the mounted folder shows the same.
-    let device = (attacher().is_ok() && nix::unistd::geteuid().is_root())
-        .then_some(DeviceOptions { partitions: false, readahead: None });
+    let access = Access { errno: ErrnoName::Io, allow_other: false, via: None };
+    // Without the right to a block device the mounted folder shows the same. macOS gives it to everybody.
+    let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
+    let device = (may && attach::candidates(None).is_ok()).then(DeviceOptions::default);
     let image = cli::Image { image, how: HowToOpen::default() };
     let up = daemon::up(up::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);

@@ -2,20 +2,27 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::End;
 use crate::error::Error;
 use crate::mounts::runtime_dir;
+use crate::system::{ask, has_program};
 use crate::ui::Ui;
+
+/// How long a program may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Finding {
     what: &'static str,
     /// Which verbs need it.
     needed_for: &'static str,
     ok: bool,
+    /// Whether nothing is wrong without it.
+    optional: bool,
     found: String,
     way_out: &'static str,
 }
@@ -23,7 +30,10 @@ struct Finding {
 impl Finding {
     fn json(&self) -> Value {
         let way_out = if self.ok { "" } else { self.way_out };
-        json!({ "what": self.what, "needed_for": self.needed_for, "ok": self.ok, "found": self.found, "way_out": way_out })
+        json!({
+            "what": self.what, "needed_for": self.needed_for, "ok": self.ok, "optional": self.optional,
+            "found": self.found, "way_out": way_out,
+        })
     }
 }
 
@@ -34,7 +44,13 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
         for f in &findings {
             ui.data(format!(
                 "{:<5} {:<18} {} (for {})",
-                if f.ok { "ok" } else { "LACKS" },
+                if f.ok {
+                    "ok"
+                } else if f.optional {
+                    "-"
+                } else {
+                    "LACKS"
+                },
                 f.what,
                 f.found,
                 f.needed_for
@@ -44,7 +60,7 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
             }
         }
     }
-    if findings.iter().all(|f| f.ok) {
+    if findings.iter().all(|f| f.ok || f.optional) {
         return Ok(End::Done);
     }
     Ok(End::Code(crate::error::Kind::Unavailable.exit_code()))
@@ -62,16 +78,77 @@ fn findings() -> Vec<Finding> {
     });
     if cfg!(target_os = "linux") {
         linux(root, &mut all);
+    } else {
+        macos(&mut all);
     }
-    #[cfg(target_os = "macos")]
-    all.push(finding(
-        "front end",
-        "mount",
-        cfg!(feature = "macfuse"),
-        "macFUSE".into(),
-        "build with --features macfuse",
-    ));
     all
+}
+
+fn macos(all: &mut Vec<Finding>) {
+    let there = |name| if has_program(name) { format!("{name} is there") } else { "none".into() };
+    let way_out = "it is a part of macOS: look at PATH";
+    let nfs = has_program("mount_nfs");
+    all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), way_out));
+    // Either makes a block device.
+    let image = ask(Command::new("diskutil").args(["image", "help"]), PATIENCE, "").is_ok();
+    let hdiutil = has_program("hdiutil");
+    let found = match (hdiutil, image) {
+        (true, true) => "hdiutil; diskutil image behind it",
+        (true, false) => "hdiutil",
+        (false, true) => "diskutil image",
+        (false, false) => "neither hdiutil nor diskutil image",
+    };
+    all.push(finding("disk images", "attach", hdiutil || image, found.into(), way_out));
+    let found = version("sw_vers", "-productVersion").unwrap_or_default();
+    all.push(Finding { optional: true, ..fskit(&found) });
+    all.push(finding("macOS", "all", !found.is_empty(), found, "sw_vers does not answer"));
+    let macfuse = Path::new("/Library/Filesystems/macfuse.fs").exists();
+    let built = cfg!(feature = "macfuse");
+    let found = match (macfuse, built) {
+        (true, true) => "macFUSE is there, and this build can use it",
+        (true, false) => "macFUSE is there, and this build cannot use it",
+        (false, _) => "none, and none is needed",
+    };
+    all.push(Finding {
+        optional: true,
+        ..finding(
+            "macFUSE",
+            "mount --via fuse",
+            macfuse && built,
+            found.into(),
+            "build with --features macfuse",
+        )
+    });
+}
+
+/// Whether the extension can be used. It must be there and switched on; whether it is on, the system writes into a file
+/// that nothing documents, so where that cannot be read it is not known.
+fn fskit(release: &str) -> Finding {
+    const ID: &str = "org.cdimg.cdi.fskit";
+    let (what, needed_for) = ("FSKit extension", "mount --via fskit");
+    if !at_least(release, (26, 0)) {
+        let way_out = "macOS 26 or newer";
+        return finding(what, needed_for, false, "this macOS cannot mount image files so".into(), way_out);
+    }
+    let text = |command: &mut Command| {
+        ask(command, PATIENCE, "").map(|text| String::from_utf8_lossy(&text).into_owned()).ok()
+    };
+    let listed = text(Command::new("pluginkit").args(["-m", "-A", "-D", "-i", ID])).unwrap_or_default();
+    if !listed.contains(ID) {
+        let way_out = "build and register it: fskit-ext/bundle/bundle.sh";
+        return finding(what, needed_for, false, "not installed, and not needed".into(), way_out);
+    }
+    let home = std::env::var("HOME").unwrap_or_default();
+    let list = format!("{home}/Library/Group Containers/group.com.apple.fskit.settings/enabledModules.plist");
+    let enabled = text(Command::new("plutil").args(["-convert", "json", "-o", "-"]).arg(list));
+    let way_out = "System Settings > General > Login Items & Extensions > File System Extensions";
+    match enabled.map(|list| list.contains(ID)) {
+        Some(true) => finding(what, needed_for, true, "installed and switched on".into(), way_out),
+        Some(false) => finding(what, needed_for, false, "installed, but not switched on".into(), way_out),
+        None => {
+            finding(what, needed_for, true, "installed; whether it is on cannot be known".into(), way_out)
+        }
+    }
 }
 
 fn linux(root: bool, all: &mut Vec<Finding>) {
@@ -80,7 +157,7 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let way_out = "load the kernel's module (modprobe fuse); in a container, pass it in (--device /dev/fuse)";
     all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, way_out));
     if !root {
-        let helper = program("fusermount3", "-V");
+        let helper = version("fusermount3", "-V");
         let found = helper.clone().unwrap_or_default();
         all.push(finding(
             "fusermount3",
@@ -97,7 +174,7 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let found = if control { "/dev/loop-control" } else { "none" };
     let way_out = "load the kernel's module (modprobe loop); in a container, run it privileged";
     all.push(finding("loop devices", "attach", control, found.into(), way_out));
-    let losetup = program("losetup", "--version");
+    let losetup = version("losetup", "--version");
     let found = losetup.clone().unwrap_or_default();
     all.push(finding(
         "losetup",
@@ -106,6 +183,12 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
         found,
         "install util-linux (Debian: the package mount)",
     ));
+    let nfs = has_program("mount.nfs");
+    let found = if nfs { "mount.nfs is there" } else { "none, and none is needed" };
+    all.push(Finding {
+        optional: true,
+        ..finding("NFS client", "mount --via nfs", nfs, found.into(), "install nfs-common")
+    });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let ok = at_least(&kernel, (5, 4));
     all.push(finding("kernel", "mount, attach", ok, kernel.trim().into(), "Linux 5.4 or newer"));
@@ -118,13 +201,12 @@ fn finding(
     found: String,
     way_out: &'static str,
 ) -> Finding {
-    Finding { what, needed_for, ok, found, way_out }
+    Finding { what, needed_for, ok, optional: false, found, way_out }
 }
 
 /// The first line that a program prints of its version, if it can be run.
-fn program(name: &str, flag: &str) -> Option<String> {
-    let output = Command::new(name).arg(flag).stdin(Stdio::null()).output().ok()?;
-    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+fn version(name: &str, flag: &str) -> Option<String> {
+    let text = ask(Command::new(name).arg(flag), PATIENCE, "").ok()?;
     Some(String::from_utf8_lossy(&text).lines().next().unwrap_or(name).to_owned())
 }
 

@@ -11,11 +11,12 @@ use crate::cli::Exec;
 use crate::daemon::{self, Plan};
 use crate::down::down;
 use crate::error::{Error, Kind};
-use crate::ui::Ui;
+use crate::ui::{Ui, go_on_unheard};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     let plan = plan(&args.image, None, &args.reads, &args.access, Some(&args.device), ui)?;
     let up = daemon::up(Plan { exec: true, ..plan })?;
+    go_on_unheard();
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();

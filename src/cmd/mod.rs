@@ -11,6 +11,7 @@ mod formats;
 mod info;
 mod map;
 mod serve;
+mod service;
 mod up;
 mod verify;
 
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::List => up::list(ui),
         Verb::Exec(args) => exec::run(&args, ui),
         Verb::Serve(args) => serve::run(&args, ui),
+        Verb::Service(args) => service::run(&args, ui),
         Verb::Doctor => doctor::run(ui),
         Verb::Demo(args) => demo::run(&args, ui),
         Verb::Formats => formats::run(ui),

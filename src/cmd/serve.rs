@@ -1,4 +1,4 @@
-//! `cdi serve IMAGE --nbd SOCKET|PORT`
+//! `cdi serve IMAGE --nbd SOCKET|PORT` and `cdi serve IMAGE --nfs`
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -6,7 +6,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread;
 
 use nix::sys::stat::{Mode, umask};
 use serde_json::json;
@@ -15,28 +14,40 @@ use signal_hook::iterator::Signals;
 
 use super::{End, open_disk};
 use crate::cli::Serve;
-use crate::error::{Error, Kind};
+use crate::disk::Disk;
+use crate::error::{ErrnoStyle, Error, Kind};
+use crate::mounts::secret;
 use crate::parallel;
+use crate::serve::Tree;
 use crate::serve::nbd::{self, Listener};
+use crate::serve::nfs::{self, Export};
+use crate::system::allow_files;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     let disk = Arc::new(open_disk(&args.image, (&args.reads).into(), ui)?);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
-    let (listener, url, _socket) = listen(&args.nbd)?;
+    let (front, url, _socket) = match &args.nbd {
+        Some(at) => listen(at)?,
+        None => export(args, &disk)?,
+    };
+    allow_files();
     let started = disk.start_readahead(parallel::cores());
     started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
 
     let (ended, end) = channel();
     let by_signal = ended.clone();
-    spawn("signals", move || {
+    parallel::spawn("signals", move || {
         let _ = signals.forever().next();
         let _ = by_signal.send(Ok(()));
     })?;
     let size = disk.size();
-    spawn("listener", move || {
-        let _ = ended.send(nbd::serve(&disk, &listener));
+    parallel::spawn("listener", move || {
+        let _ = ended.send(match front {
+            Front::Nbd(listener) => nbd::serve(&disk, &listener),
+            Front::Nfs(export, listener) => nfs::serve(export, listener),
+        });
     })?;
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.data(&url);
@@ -48,11 +59,6 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let thread = thread::Builder::new().name(name.into()).spawn(run);
-    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
-}
-
 /// A socket in the file system, removed when it is no longer served.
 struct Socket(PathBuf);
 
@@ -62,12 +68,26 @@ impl Drop for Socket {
     }
 }
 
-fn listen(at: &Path) -> Result<(Listener, String, Option<Socket>), Error> {
+/// What is served, and where.
+enum Front {
+    Nbd(Listener),
+    Nfs(Arc<Export>, TcpListener),
+}
+
+fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
+    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, args.allow_other));
+    let (export, _) = Export::new(tree, &secret()?, false);
+    let (listener, port) = nfs::bind(args.port)?;
+    let url = export.url(port);
+    Ok((Front::Nfs(Arc::new(export), listener), url, None))
+}
+
+fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
         let failed = |e| Error::io("this port cannot be served", at, e);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        return Ok((Listener::Tcp(listener), format!("nbd://{address}"), None));
+        return Ok((Front::Nbd(Listener::Tcp(listener)), format!("nbd://{address}"), None));
     }
     let path = std::path::absolute(at).map_err(|e| Error::io("is not a path", at, e))?;
     // For this user alone from the moment that it is there.
@@ -79,5 +99,5 @@ fn listen(at: &Path) -> Result<(Listener, String, Option<Socket>), Error> {
         _ => Error::io("cannot be served", at, e),
     })?;
     let url = format!("nbd+unix:///?socket={}", path.display());
-    Ok((Listener::Unix(listener), url, Some(Socket(path))))
+    Ok((Front::Nbd(Listener::Unix(listener)), url, Some(Socket(path))))
 }

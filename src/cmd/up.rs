@@ -1,6 +1,7 @@
 //! `cdi mount` and `cdi attach`, and what `exec` and `demo` share with them: a plan, brought up.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,10 +10,13 @@ use super::{End, open_disk};
 use crate::attach;
 use crate::cli::{self, Access, Attach, DeviceOptions, ErrnoName, Mount, Reads};
 use crate::daemon::{self, Plan};
+use crate::disk::Options;
 use crate::down;
 use crate::error::{ErrnoStyle, Error, Kind};
-use crate::mounts::{Record, exclusive, mounted_at, records, runtime_dir};
-use crate::ui::{Ui, printable};
+use crate::mounts::{Record, exclusive, records, runtime_dir};
+use crate::serve;
+use crate::system::mounted_at;
+use crate::ui::{Ui, go_on_unheard, printable};
 use crate::units::SECTOR;
 
 pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
@@ -41,6 +45,9 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
             ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
             if let Some(device) = &record.device {
                 ui.data(device.display());
+                if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
+                    ui.say(format!("tools that read sectors take its raw device: /dev/rdisk{name}"));
+                }
             }
         }
     })
@@ -57,6 +64,7 @@ fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Re
     let made_dir = plan.made_dir.then(|| plan.dir.clone());
     if foreground {
         let up = daemon::up(plan)?;
+        go_on_unheard();
         tell(&up.record);
         ui.say("Ctrl-C ends it");
         return up.serve().map(|()| End::Done);
@@ -68,7 +76,7 @@ fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Re
         }
         Err(e) => {
             // The daemon has cleaned up unless it died.
-            if let Some(dir) = made_dir.filter(|d| mounted_at(d).is_none()) {
+            if let Some(dir) = made_dir.filter(|d| matches!(mounted_at(d), Ok(None))) {
                 let _ = fs::remove_dir(dir);
             }
             Err(e)
@@ -85,12 +93,19 @@ pub(super) fn plan(
     device: Option<&DeviceOptions>,
     ui: &Ui,
 ) -> Result<Plan, Error> {
+    // Opened before others are held off: an image may be where reading hangs.
+    let disk = open_disk(image, reads.into(), ui)?;
     let exclusive = exclusive()?;
     down::clean_up_after_the_dead();
-    let disk = open_disk(image, reads.into(), ui)?;
     let path = image.image.canonicalize().map_err(|e| Error::io("cannot be resolved", &image.image, e))?;
+    let via = access.via.map(cli::Via::name);
+    let own_process = !serve::transport(via)?.serves_itself();
+    if own_process {
+        refuse_options(image, reads, access)?;
+    }
+    let with = device.and_then(|d| d.with).map(cli::With::name);
     if device.is_some() {
-        attach::attacher()?;
+        attach::candidates(with)?;
         let tail = disk.size() % u64::from(SECTOR);
         if disk.size() < u64::from(SECTOR) {
             return Err(
@@ -114,17 +129,70 @@ pub(super) fn plan(
         failing: disk.has_failing_reads(),
         partitions: d.partitions,
         readahead: d.readahead,
+        mount: d.mount,
     });
     let (dir, made_dir) = match dir {
         Some(dir) => given_dir(dir, &path)?,
         None => (own_dir(&path)?, true),
     };
+    if own_process && !access.allow_other && !is_private(&dir) {
+        let what =
+            "every user of this Mac could read it there: on a mount of FSKit's each counts as the owner";
+        let hint = "name a folder in one that is yours alone (chmod 700), or say --allow-other";
+        if made_dir {
+            let _ = fs::remove_dir(&dir);
+        }
+        return Err(Error::usage(what).at(&dir).hint(hint));
+    }
     let errno = match access.errno {
         ErrnoName::Io => ErrnoStyle::Io,
         ErrnoName::Medium => ErrnoStyle::Medium,
     };
     let allow_other = access.allow_other;
-    Ok(Plan { disk, image: path, dir, made_dir, errno, allow_other, device: request, exec: false, exclusive })
+    let plan = Plan {
+        disk,
+        image: path,
+        dir,
+        made_dir,
+        errno,
+        allow_other,
+        via,
+        device: request,
+        with,
+        exec: false,
+        exclusive,
+    };
+    Ok(plan)
+}
+
+/// Where an extension of the system serves the disk, none of our options reaches it; better none than one that does
+/// nothing.
+fn refuse_options(image: &cli::Image, reads: &Reads, access: &Access) -> Result<(), Error> {
+    let cli::HowToOpen { format, mapfile, sector_size } = &image.how;
+    let given = [
+        ("--format", format.is_some()),
+        ("--mapfile", mapfile.is_some()),
+        ("--sector-size", sector_size.is_some()),
+        ("--bad", reads.bad != cli::Bad::Error),
+        ("--suspect", reads.suspect != cli::Suspect::Error),
+        ("--cache", reads.cache != Options::default().cache),
+        ("--errno", access.errno != ErrnoName::Io),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((name, _)) => {
+            let error = Error::usage(format!("{name} cannot be told to the extension that --via fskit uses"));
+            Err(error.hint("leave it out, or mount via nfs"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether only this user can reach a folder: whether one above it, of his, lets nobody else through.
+fn is_private(dir: &Path) -> bool {
+    let user = nix::unistd::geteuid().as_raw();
+    let keeps_out =
+        |dir: &Path| fs::symlink_metadata(dir).is_ok_and(|m| m.uid() == user && m.mode() & 0o011 == 0);
+    dir.ancestors().skip(1).any(keeps_out)
 }
 
 /// The folder that the user named: made if it is not there, and empty.
@@ -139,7 +207,7 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
         if !resolved.is_dir() {
             return Err(Error::usage("is not a folder").at(dir));
         }
-        if mounted_at(&resolved).is_some_and(|m| m.fstype.starts_with("fuse")) {
+        if mounted_at(&resolved)?.is_some_and(|m| m.is_ours() || m.fstype.starts_with("fuse")) {
             let error = Error::new(Kind::Busy, "something is mounted there already").at(dir);
             return Err(error.hint("'cdi list' shows what; 'cdi unmount' takes it away"));
         }

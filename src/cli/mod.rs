@@ -1,14 +1,15 @@
 //! Every word that a user can type. The comments are the help; man pages and completions come from here, too.
 
+pub(crate) mod values;
+
 use std::ffi::OsString;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use crate::image::cdi::layout::{CHUNK_LEAST, CHUNK_MOST};
-use crate::image::codec::Codec;
 use crate::units::parse_size;
+pub use values::{Bad, CodecName, ErrnoName, Suspect, Via, With};
+use values::{cache_size, chunk_size, readahead, sector_size};
 
 /// Gives a disk image back as the disk it was.
 ///
@@ -60,8 +61,10 @@ pub enum Verb {
     List,
     /// Attach an image, run a command with the device for each {}, and clean up
     Exec(Exec),
-    /// Serve an image over NBD, in the foreground, until interrupted; print the URL
+    /// Serve an image over NBD or NFS, in the foreground, until interrupted; print the URL
     Serve(Serve),
+    /// Keep configured images up in the background, by launchd or systemd
+    Service(Service),
     /// Say what this system has and lacks for cdi, and the way out
     Doctor,
     /// List the image formats that can be read
@@ -205,6 +208,9 @@ pub struct Access {
     /// Let other users read the mounted folder, too
     #[arg(long)]
     pub allow_other: bool,
+    /// How the folder is shown; by default FUSE on Linux and NFS, which needs no driver, on macOS
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
 }
 
 /// How an image is mounted.
@@ -249,7 +255,7 @@ pub struct Attach {
 }
 
 /// How the block device is set up.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Default)]
 pub struct DeviceOptions {
     /// Let the kernel look for partitions (its parsers then read what is on the disk)
     #[arg(long)]
@@ -257,6 +263,12 @@ pub struct DeviceOptions {
     /// How far the kernel reads the device ahead; by default nothing if there are bad sectors, else 4 MiB
     #[arg(long, value_name = "SIZE", value_parser = readahead)]
     pub readahead: Option<u64>,
+    /// What makes the device; by default losetup on Linux, on macOS hdiutil and where that fails diskutil
+    #[arg(long, value_enum)]
+    pub with: Option<With>,
+    /// Let macOS mount the file systems that are on it
+    #[arg(long)]
+    pub mount: bool,
 }
 
 /// What is to be taken away.
@@ -291,6 +303,7 @@ pub struct Exec {
 
 /// How an image is served.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("protocol").required(true).args(["nbd", "nfs"])))]
 pub struct Serve {
     /// The image
     #[command(flatten)]
@@ -300,8 +313,45 @@ pub struct Serve {
     pub reads: Reads,
     /// Serve NBD: at a socket of this name, for this user alone, or at a port of this machine (127.0.0.1; 0: any
     /// that is free), for every user of it
-    #[arg(long, value_name = "SOCKET|PORT", required = true)]
-    pub nbd: PathBuf,
+    #[arg(long, value_name = "SOCKET|PORT")]
+    pub nbd: Option<PathBuf>,
+    /// Serve the folder over NFS version 3, at a port of this machine, to whoever has the URL
+    #[arg(long)]
+    pub nfs: bool,
+    /// The port for --nfs; by default any that is free
+    #[arg(long, value_name = "PORT", requires = "nfs", default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Let other users of this machine read it, too, if they have the URL of --nfs
+    #[arg(long, requires = "nfs")]
+    pub allow_other: bool,
+}
+
+/// What is to be done with the service.
+#[derive(Debug, Args)]
+pub struct Service {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: ServiceVerb,
+    /// The configuration; by default ~/.config/cdi/service.json
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// What is to be done with the service.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ServiceVerb {
+    /// Make it a service of launchd or systemd, and an empty configuration if there is none
+    Install,
+    /// Stop it and take it away from launchd or systemd; the configuration stays
+    Uninstall,
+    /// Check the configuration and start the service, or have it read the configuration again
+    Start,
+    /// Stop it: detach and unmount its images
+    Stop,
+    /// Tell how it stands with each image; exit code 1 unless all are up
+    Status,
+    /// Be the service, in the foreground: SIGHUP reads the configuration again, SIGTERM ends it
+    Run,
 }
 
 /// How the demonstration is done.
@@ -310,96 +360,6 @@ pub struct Demo {
     /// Keep the sample (disk.raw, disk.map, disk.cdimg) in this folder
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-}
-
-/// A codec's name.
-#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub enum CodecName {
-    /// fast, and small
-    Zstd,
-    /// for readers that lack zstd
-    Deflate,
-    /// not compressed
-    Stored,
-}
-
-impl From<CodecName> for Codec {
-    fn from(name: CodecName) -> Codec {
-        match name {
-            CodecName::Zstd => Codec::Zstd,
-            CodecName::Deflate => Codec::Deflate,
-            CodecName::Stored => Codec::Stored,
-        }
-    }
-}
-
-/// An errno's name.
-#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub enum ErrnoName {
-    /// EIO
-    Io,
-    /// ENODATA on Linux
-    Medium,
-}
-
-/// What becomes of suspect sectors.
-#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub enum Suspect {
-    /// an error, as of a bad one
-    Error,
-    /// the bytes that there are
-    Read,
-}
-
-/// What becomes of bad sectors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bad {
-    /// An error.
-    Error,
-    /// Zeros.
-    Zero,
-    /// This text, over and over.
-    Pattern(String),
-}
-
-impl Bad {
-    fn parse(text: &str) -> Result<Bad, String> {
-        match text {
-            "error" => Ok(Bad::Error),
-            "zero" => Ok(Bad::Zero),
-            _ => match text.strip_prefix("pattern:") {
-                Some(pattern) if !pattern.is_empty() => Ok(Bad::Pattern(pattern.into())),
-                _ => Err("it is 'error', 'zero', or 'pattern:' and a text".into()),
-            },
-        }
-    }
-}
-
-fn sector_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, 512..=65536).ok_or("a sector size is a power of two from 512 to 65536".into())
-}
-
-fn chunk_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, CHUNK_LEAST..=CHUNK_MOST).ok_or("a chunk size is a power of two from 4k to 1M".into())
-}
-
-fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
-    let size = u32::try_from(parse_size(text).ok()?).ok()?;
-    (size.is_power_of_two() && bounds.contains(&size)).then_some(size)
-}
-
-fn readahead(text: &str) -> Result<u64, String> {
-    match parse_size(text)? {
-        size @ (0 | 4096..=0x4000_0000) => Ok(size),
-        _ => Err("a readahead is 0, or from 4k to 1G".into()),
-    }
-}
-
-fn cache_size(text: &str) -> Result<usize, String> {
-    match usize::try_from(parse_size(text)?) {
-        Ok(size @ 0x10_0000..=0x100_0000_0000) => Ok(size),
-        _ => Err("a cache has from 1M to 1T".into()),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+//! `cdi service install|uninstall|start|stop|status|run`
+
+use serde_json::json;
+
+use super::End;
+use crate::cli::{Service, ServiceVerb};
+use crate::error::Error;
+use crate::service::state::{Phase, State};
+use crate::service::{config, config_path, install, supervisor};
+use crate::ui::{Ui, printable};
+
+pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
+    let path = || args.config.clone().map_or_else(config_path, Ok);
+    match args.verb {
+        ServiceVerb::Run => {
+            // Its log is all that it has.
+            if log::max_level() < log::LevelFilter::Info && !ui.quiet {
+                log::set_max_level(log::LevelFilter::Info);
+            }
+            supervisor::run(&path()?)?;
+        }
+        ServiceVerb::Install => {
+            let (file, config) = install::manager()?.install(&path()?)?;
+            if !ui.json(&json!({ "file": file, "config": config })) {
+                ui.say(format!("installed as {}", file.display()));
+                ui.say(format!("its configuration is {}", config.display()));
+                ui.say("name your images there, then: cdi service start");
+            }
+        }
+        ServiceVerb::Uninstall => {
+            let file = install::manager()?.uninstall()?;
+            if !ui.json(&json!({ "file": file })) {
+                match file {
+                    Some(file) => ui.say(format!("{} is removed; the configuration is not", file.display())),
+                    None => ui.say("it is not installed"),
+                }
+            }
+        }
+        ServiceVerb::Start => {
+            let path = path()?;
+            config::read(&path)?;
+            let running = supervisor::reload()?;
+            if !running {
+                install::manager()?.start()?;
+            }
+            if !ui.json(&json!({ "config": path, "was_running": running })) {
+                let what = if running { "it runs, and reads its configuration again" } else { "started" };
+                ui.say(format!("{what}; 'cdi service status' tells how it stands"));
+            }
+        }
+        ServiceVerb::Stop => {
+            install::manager()?.stop()?;
+            if !ui.json(&json!({})) {
+                ui.say("stopped");
+            }
+        }
+        ServiceVerb::Status => return status(ui),
+    }
+    Ok(End::Done)
+}
+
+fn status(ui: &Ui) -> Result<End, Error> {
+    let state = State::read()?;
+    let well = state
+        .as_ref()
+        .is_some_and(|s| s.config_error.is_none() && s.images.iter().all(|i| i.phase == Phase::Up));
+    let end = if well { End::Done } else { End::Code(crate::error::Kind::Failed.exit_code()) };
+    if ui.json(&json!({ "running": state.is_some(), "service": state })) {
+        return Ok(end);
+    }
+    let Some(state) = state else {
+        ui.say("the service does not run");
+        return Ok(end);
+    };
+    ui.data(format!("runs (pid {}) with {}", state.pid, printable(&state.config.display().to_string())));
+    if let Some(error) = &state.config_error {
+        ui.data(format!("its configuration was changed and is wrong: {}", printable(error)));
+    }
+    for image in &state.images {
+        let at = image.device.as_ref().or(image.mountpoint.as_ref()).map_or("-", |at| at);
+        let why = image.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let line = format!("{:<10} {at:<12} {}{why}", image.phase.name(), image.image.display());
+        ui.data(printable(&line).replace('\n', " "));
+    }
+    Ok(end)
+}

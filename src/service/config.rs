@@ -1,0 +1,307 @@
+//! The service's configuration: which images, where, how. JSON, checked as a whole before anything is done; docs/CLI.md
+//! has the table of its keys.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use super::home;
+use crate::cli::{Bad, ErrnoName, Suspect, Via, With, values};
+use crate::error::Error;
+use crate::mounts::Record;
+
+/// What a new configuration begins as.
+pub const EMPTY: &str = "{\n  \"version\": 1,\n  \"images\": []\n}\n";
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Of this form there is version 1.
+    #[serde(deserialize_with = "version")]
+    pub version: u32,
+    /// The images.
+    pub images: Vec<Entry>,
+}
+
+/// An image that the service keeps up.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Raw")]
+pub struct Entry {
+    /// The image, an absolute path.
+    pub image: PathBuf,
+    /// The folder to mount at, an absolute path.
+    pub dir: Option<PathBuf>,
+    /// Whether it is to be a block device, too.
+    pub attach: bool,
+    /// The options of `cdi attach` or `cdi mount` for all the rest.
+    options: Vec<String>,
+}
+
+/// An entry as it is written. What one value can be wrong by itself is noticed where it stands, so that the error names
+/// its line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    image: Absolute,
+    #[serde(default)]
+    dir: Option<Absolute>,
+    #[serde(default = "yes")]
+    attach: bool,
+    #[serde(default)]
+    format: Option<String>,
+    #[serde(default)]
+    mapfile: Option<Absolute>,
+    #[serde(default, deserialize_with = "sector_size")]
+    sector_size: Option<String>,
+    #[serde(default)]
+    bad: Option<Policy>,
+    #[serde(default)]
+    suspect: Option<Name<Suspect>>,
+    #[serde(default, deserialize_with = "cache")]
+    cache: Option<String>,
+    #[serde(default)]
+    errno: Option<Name<ErrnoName>>,
+    #[serde(default)]
+    allow_other: bool,
+    #[serde(default)]
+    via: Option<Name<Via>>,
+    #[serde(default)]
+    with: Option<Name<With>>,
+    #[serde(default)]
+    mount: bool,
+    #[serde(default)]
+    partitions: bool,
+    #[serde(default, deserialize_with = "readahead")]
+    readahead: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn version<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        1 => Ok(1),
+        other => Err(D::Error::custom(format!("version {other} is not known, only 1 is"))),
+    }
+}
+
+/// A path that means the same wherever the service is started.
+struct Absolute(PathBuf);
+
+impl<'de> Deserialize<'de> for Absolute {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Absolute, D::Error> {
+        let path = PathBuf::deserialize(from)?;
+        match path.strip_prefix("~") {
+            Ok(rest) => home().map(|home| Absolute(home.join(rest))).map_err(D::Error::custom),
+            Err(_) if path.is_absolute() => Ok(Absolute(path)),
+            Err(_) => Err(D::Error::custom(format!("the path '{}' must begin with / or ~/", path.display()))),
+        }
+    }
+}
+
+/// A size: a number of bytes, or a text such as `64M`; as the option takes it.
+fn size<'de, D: Deserializer<'de>, T>(
+    from: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(u64),
+        Text(String),
+    }
+    let text = match Form::deserialize(from)? {
+        Form::Number(number) => number.to_string(),
+        Form::Text(text) => text,
+    };
+    parse(&text).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
+
+fn sector_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    size(from, values::sector_size)
+}
+
+fn cache<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    size(from, values::cache_size)
+}
+
+fn readahead<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    size(from, values::readahead)
+}
+
+/// One of the names that an option takes.
+struct Name<T>(String, std::marker::PhantomData<T>);
+
+impl<'de, T: ValueEnum> Deserialize<'de> for Name<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Name<T>, D::Error> {
+        let name = String::deserialize(from)?;
+        T::from_str(&name, false).map_err(|_| {
+            let names = T::value_variants().iter().filter_map(T::to_possible_value);
+            let names: Vec<_> = names.map(|n| format!("'{}'", n.get_name())).collect();
+            D::Error::custom(format!("'{name}' is none of {}", names.join(", ")))
+        })?;
+        Ok(Name(name, std::marker::PhantomData))
+    }
+}
+
+/// What becomes of bad sectors.
+struct Policy(String);
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Policy, D::Error> {
+        let text = String::deserialize(from)?;
+        Bad::parse(&text).map_err(D::Error::custom)?;
+        Ok(Policy(text))
+    }
+}
+
+impl TryFrom<Raw> for Entry {
+    type Error = String;
+
+    fn try_from(raw: Raw) -> Result<Entry, String> {
+        let image = raw.image.0;
+        if !raw.attach && raw.dir.is_none() {
+            let image = image.display();
+            return Err(format!("{image}: without \"attach\" it needs a \"dir\" to be mounted at"));
+        }
+        if !raw.attach && (raw.with.is_some() || raw.mount || raw.partitions || raw.readahead.is_some()) {
+            let keys = "\"with\", \"mount\", \"partitions\" and \"readahead\"";
+            return Err(format!("{}: {keys} are about the device, and \"attach\" is false", image.display()));
+        }
+        let mapfile = raw.mapfile.map(|path| path.0.to_string_lossy().into_owned());
+        let mut options = Vec::new();
+        for (name, value) in [
+            ("format", raw.format),
+            ("mapfile", mapfile),
+            ("sector-size", raw.sector_size),
+            ("bad", raw.bad.map(|p| p.0)),
+            ("suspect", raw.suspect.map(|n| n.0)),
+            ("cache", raw.cache),
+            ("errno", raw.errno.map(|n| n.0)),
+            ("via", raw.via.map(|n| n.0)),
+            ("with", raw.with.map(|n| n.0)),
+            ("readahead", raw.readahead),
+        ] {
+            options.extend(value.map(|value| format!("--{name}={value}")));
+        }
+        let flags = [("allow-other", raw.allow_other), ("mount", raw.mount), ("partitions", raw.partitions)];
+        options.extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}")));
+        Ok(Entry { image, dir: raw.dir.map(|dir| dir.0), attach: raw.attach, options })
+    }
+}
+
+impl Entry {
+    /// The entry of what an earlier service showed, as far as its record tells.
+    pub(super) fn of(record: &Record) -> Entry {
+        Entry {
+            image: record.image.clone(),
+            dir: Some(record.mountpoint.clone()),
+            attach: record.device.is_some(),
+            options: Vec::new(),
+        }
+    }
+
+    /// What the service runs for it, behind the program's name.
+    pub fn command(&self) -> Vec<OsString> {
+        let verb = if self.attach { "attach" } else { "mount" };
+        let mut words: Vec<OsString> = ["--json", verb, "--foreground"].map(OsString::from).into();
+        words.extend(self.options.iter().map(OsString::from));
+        words.push("--".into());
+        words.push(self.image.clone().into());
+        words.extend(self.dir.clone().map(OsString::from));
+        words
+    }
+}
+
+/// Reads the configuration. [`crate::error::Kind::Usage`] with the line if it is not right.
+pub fn read(path: &Path) -> Result<Config, Error> {
+    let text = fs::read_to_string(path).map_err(|e| {
+        let hint = "'cdi service install' makes one; docs/CLI.md tells what goes into it";
+        Error::io("the configuration cannot be read", path, e).hint(hint)
+    })?;
+    parse(&text).map_err(|e| e.at(path))
+}
+
+fn parse(text: &str) -> Result<Config, Error> {
+    let config: Config = serde_json::from_str(text).map_err(|e| {
+        // The library puts the place behind; it belongs before.
+        let what = e.to_string();
+        let what = what.rsplit_once(" at line ").map_or(&*what, |(what, _)| what);
+        Error::usage(format!("line {}, column {}: {what}", e.line(), e.column()))
+    })?;
+    for (n, entry) in config.images.iter().enumerate() {
+        let twin =
+            |other: &&Entry| other.image == entry.image || (entry.dir.is_some() && entry.dir == other.dir);
+        if let Some(other) = config.images[..n].iter().find(twin) {
+            let what = if other.image == entry.image { "the same image" } else { "the same folder" };
+            let path = if other.image == entry.image { Some(&entry.image) } else { entry.dir.as_ref() };
+            let path = path.map(|p| p.display().to_string()).unwrap_or_default();
+            return Err(Error::usage(format!("two entries name {what}: {path}")));
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn an_entry_becomes_what_a_user_would_type() {
+        let config = parse(
+            r#"{ "version": 1, "images": [
+                { "image": "/a/disk.cdimg" },
+                { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
+                  "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
+                  "mapfile": "/b/x.map", "sector_size": 4096 },
+                { "image": "/c", "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
+        );
+        let config = config.unwrap_or_else(|e| panic!("{e}"));
+        let words = |n: usize| config.images[n].command();
+        assert_eq!(words(0), ["--json", "attach", "--foreground", "--", "/a/disk.cdimg"].map(OsString::from));
+        for n in 0..3 {
+            let typed = [OsString::from("cdi")].into_iter().chain(words(n));
+            assert!(Cli::try_parse_from(typed).is_ok(), "{:?}", words(n));
+        }
+        assert!(words(1).ends_with(&["--".into(), "/b/-x y.img".into(), "/mnt/b".into()]));
+        assert!(parse(EMPTY).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let wrong = |text: &str, expect: &str| {
+            let error = parse(text).map(|c| format!("{c:?}")).unwrap_err();
+            assert!(error.what.contains(expect), "{} for {text}", error.what);
+            assert_eq!(error.kind, crate::error::Kind::Usage);
+        };
+        wrong("", "line 1, column 0: EOF");
+        wrong("{\n \"version\": 2,\n \"images\": [] }", "line 2, column 13: version 2 is not known");
+        wrong("{ \"version\": 1 }", "missing field `images`");
+        let entry = |entry: &str| format!("{{ \"version\": 1, \"images\": [\n{entry}\n] }}");
+        wrong(&entry(r#"{ "image": "/a", "bda": "zero" }"#), "line 2, column 22: unknown field `bda`");
+        wrong(&entry(r#"{ "image": "/a", "bad": "0" }"#), "line 2, column 29: it is 'error', 'zero'");
+        wrong(&entry(r#"{ "image": "/a", "via": "smb" }"#), "'smb' is none of 'fuse', 'nfs'");
+        wrong(&entry(r#"{ "image": "a" }"#), "line 2, column 16: the path 'a' must begin with /");
+        wrong(&entry(r#"{ "image": "/a", "cache": "9" }"#), "line 2, column 31: a cache has from 1M");
+        wrong(&entry(r#"{ "image": "/a", "attach": false }"#), "needs a \"dir\"");
+        wrong(
+            &entry(r#"{ "image": "/a", "attach": false, "dir": "/d", "mount": true }"#),
+            "about the device",
+        );
+        wrong(&entry(r#"{ "image": "/a" }, { "image": "/a" }"#), "two entries name the same image: /a");
+        wrong(
+            &entry(r#"{ "image": "/a", "dir": "/d" }, { "image": "/b", "dir": "/d" }"#),
+            "two entries name the same folder: /d",
+        );
+    }
+}

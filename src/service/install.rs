@@ -1,0 +1,279 @@
+//! The service as one of launchd's (macOS) or systemd's (Linux): written, started, stopped, taken away.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use plist::Value;
+
+use super::{config, config_folder, home};
+use crate::error::{Error, Kind};
+use crate::system::{ask, has_program};
+
+/// The service's name for launchd.
+pub const LABEL: &str = "org.cdimg.cdi";
+const LAUNCHD: &str = include_str!("../../launchd/org.cdimg.cdi.plist");
+const SYSTEMD: &str = include_str!("../../systemd/cdi.service");
+
+/// How long the manager may take: stopping waits until everything is detached.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long launchd may take to accept a job that it has just let go of.
+const RELOADING: Duration = Duration::from_secs(15);
+
+/// What keeps services on this system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// launchd: the user's own agent.
+    Launchd,
+    /// systemd: the user's own unit, or the system's if the user is root.
+    Systemd {
+        /// Whether it is the system's.
+        system: bool,
+    },
+}
+
+/// The manager of this system.
+pub fn manager() -> Result<Manager, Error> {
+    let root = nix::unistd::geteuid().is_root();
+    if cfg!(target_os = "macos") {
+        if root {
+            let error = Error::usage("the service belongs to the user who is logged in, not to root");
+            return Err(error.hint("run it without sudo"));
+        }
+        return Ok(Manager::Launchd);
+    }
+    if !has_program("systemctl") {
+        let error = Error::new(Kind::Unavailable, "there is no systemd here");
+        return Err(error.hint("have whatever keeps services here run: cdi service run"));
+    }
+    Ok(Manager::Systemd { system: root })
+}
+
+impl Manager {
+    /// Where the service's file is.
+    fn file(self) -> Result<PathBuf, Error> {
+        Ok(match self {
+            Manager::Launchd => home()?.join("Library/LaunchAgents").join(format!("{LABEL}.plist")),
+            Manager::Systemd { system: true } => PathBuf::from("/etc/systemd/system/cdi.service"),
+            Manager::Systemd { system: false } => config_folder()?.join("systemd/user/cdi.service"),
+        })
+    }
+
+    /// What the service's file says.
+    fn text(self, program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> {
+        match self {
+            Manager::Launchd => launchd(program, config, log),
+            Manager::Systemd { system } => systemd(program, config, system).map(String::into_bytes),
+        }
+    }
+
+    /// Writes the service's file, and an empty configuration if there is none. Which files they are.
+    pub fn install(self, config: &Path) -> Result<(PathBuf, PathBuf), Error> {
+        let program = std::env::current_exe().map_err(|e| Error::failed("who am I?").because(e))?;
+        let config = std::path::absolute(config).map_err(|e| Error::io("is not a path", config, e))?;
+        let write = |path: &Path, text: &[u8]| {
+            let folder = path.parent().unwrap_or(path);
+            fs::create_dir_all(folder).map_err(|e| Error::io("cannot be made", folder, e))?;
+            let new = path.with_extension("new");
+            let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+            written.map_err(|e| Error::io("cannot be written", path, e))
+        };
+        if config.exists() {
+            config::read(&config)?;
+        } else {
+            write(&config, config::EMPTY.as_bytes())?;
+        }
+        let log =
+            if self == Manager::Launchd { home()?.join("Library/Logs/cdi.log") } else { PathBuf::new() };
+        let file = self.file()?;
+        write(&file, &self.text(&program, &config, &log)?)?;
+        let file = file.canonicalize().map_err(|e| Error::io("cannot be resolved", &file, e))?;
+        match self {
+            Manager::Launchd => {
+                ask(Command::new("plutil").arg("-lint").arg(&file), PATIENCE, "it is a part of macOS")?;
+            }
+            Manager::Systemd { .. } => {
+                self.systemctl(&["daemon-reload"])?;
+                self.systemctl(&["enable", "cdi.service"])?;
+            }
+        }
+        Ok((file, config))
+    }
+
+    /// Stops the service and removes its file. The configuration stays. The file, if there was one.
+    pub fn uninstall(self) -> Result<Option<PathBuf>, Error> {
+        let file = self.file()?;
+        if !file.exists() {
+            return Ok(None);
+        }
+        self.stop()?;
+        if let Manager::Systemd { .. } = self {
+            self.systemctl(&["disable", "cdi.service"])?;
+        }
+        fs::remove_file(&file).map_err(|e| Error::io("cannot be removed", &file, e))?;
+        if let Manager::Systemd { .. } = self {
+            self.systemctl(&["daemon-reload"])?;
+        }
+        Ok(Some(file))
+    }
+
+    /// Starts the service.
+    pub fn start(self) -> Result<(), Error> {
+        let file = self.file()?;
+        if !file.exists() {
+            return Err(Error::usage("the service is not installed").hint("cdi service install"));
+        }
+        match self {
+            Manager::Launchd => {
+                let _ = launchctl(&["enable", &target()]);
+                if is_loaded() {
+                    return launchctl(&["kickstart", &target()]);
+                }
+                // For some seconds after it was taken away it cannot be brought back.
+                let start = Instant::now();
+                loop {
+                    match launchctl(&["bootstrap", &domain(), &file.to_string_lossy()]) {
+                        Ok(()) => return Ok(()),
+                        Err(_) if is_loaded() => return Ok(()),
+                        Err(e) if start.elapsed() > RELOADING => return Err(e),
+                        Err(_) => sleep(Duration::from_secs(1)),
+                    }
+                }
+            }
+            Manager::Systemd { .. } => self.systemctl(&["start", "cdi.service"]),
+        }
+    }
+
+    /// Stops the service. That it does not run is fine.
+    pub fn stop(self) -> Result<(), Error> {
+        match self {
+            Manager::Launchd => {
+                // It answers before the job has ended, with an error even; that it has ended is what counts.
+                let mut answer = Ok(());
+                let start = Instant::now();
+                while is_loaded() {
+                    if start.elapsed() > PATIENCE {
+                        return answer.and(Err(Error::failed("launchd does not let go of the service")));
+                    }
+                    answer = launchctl(&["bootout", &target()]);
+                    sleep(Duration::from_millis(500));
+                }
+                Ok(())
+            }
+            Manager::Systemd { .. } => self.systemctl(&["stop", "cdi.service"]),
+        }
+    }
+
+    fn systemctl(self, args: &[&str]) -> Result<(), Error> {
+        let mut systemctl = Command::new("systemctl");
+        if self == (Manager::Systemd { system: false }) {
+            systemctl.arg("--user");
+        }
+        ask(systemctl.args(args), PATIENCE, "").map(|_| ())
+    }
+}
+
+/// The user's session at the screen.
+fn domain() -> String {
+    format!("gui/{}", nix::unistd::getuid())
+}
+
+fn target() -> String {
+    format!("{}/{LABEL}", domain())
+}
+
+fn is_loaded() -> bool {
+    launchctl(&["print", &target()]).is_ok()
+}
+
+fn launchctl(args: &[&str]) -> Result<(), Error> {
+    ask(Command::new("launchctl").args(args), PATIENCE, "").map(|_| ())
+}
+
+/// launchd's property list. It knows no `~` and no variables, so all paths are whole.
+fn launchd(program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> {
+    let text = |path: &Path| {
+        let text = path.to_str().ok_or_else(|| Error::usage("launchd wants UTF-8").at(path));
+        text.map(|t| Value::String(t.into()))
+    };
+    let wrong = |e: plist::Error| Error::failed("the property list cannot be written").because(e);
+    let mut list = Value::from_reader_xml(Cursor::new(LAUNCHD)).map_err(wrong)?;
+    let dict = list.as_dictionary_mut().ok_or_else(|| Error::failed("the property list is none"))?;
+    let words = ["service", "run", "--config"].map(|word| Value::String(word.into()));
+    let arguments = [text(program)?].into_iter().chain(words).chain([text(config)?]);
+    dict.insert("ProgramArguments".into(), Value::Array(arguments.collect()));
+    dict.insert("StandardErrorPath".into(), text(log)?);
+    let mut out = Vec::new();
+    list.to_writer_xml(&mut out).map_err(wrong)?;
+    Ok(out)
+}
+
+fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error> {
+    let quoted = |path: &Path| {
+        let text = path.to_str().filter(|t| !t.contains(char::is_control));
+        let text = text.ok_or_else(|| Error::usage("systemd cannot be told this path").at(path))?;
+        // systemd.service(5), "Command lines": in quotes; what else means something is doubled.
+        let mut out = String::from("\"");
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => out.extend(['\\', c]),
+                '%' | '$' => out.extend([c, c]),
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+        Ok::<_, Error>(out)
+    };
+    let command = format!("ExecStart={} service run --config {}", quoted(program)?, quoted(config)?);
+    // For ~ in the configuration; the system's services have no home.
+    let home = if system { format!("Environment=HOME={}\n", quoted(&home()?)?) } else { String::new() };
+    let target = if system { "WantedBy=multi-user.target" } else { "WantedBy=default.target" };
+    let line = |line: &str| match line.split_once('=') {
+        Some(("ExecStart", _)) => format!("{home}{command}"),
+        Some(("WantedBy", _)) => target.to_owned(),
+        _ => line.to_owned(),
+    };
+    // What stands before the first section is for who reads the source.
+    let unit = SYSTEMD.lines().skip_while(|l| !l.starts_with('['));
+    Ok(unit.map(|l| line(l) + "\n").collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launchd_gets_whole_paths_and_what_it_must_know() {
+        let list = launchd(
+            Path::new("/opt/a & b/cdi"),
+            Path::new("/Users/me/c<d>.json"),
+            Path::new("/Users/me/l.log"),
+        );
+        let list = Value::from_reader_xml(Cursor::new(list.unwrap())).unwrap();
+        let dict = list.as_dictionary().unwrap();
+        let words: Vec<_> =
+            dict["ProgramArguments"].as_array().unwrap().iter().map(|v| v.as_string().unwrap()).collect();
+        assert_eq!(words, ["/opt/a & b/cdi", "service", "run", "--config", "/Users/me/c<d>.json"]);
+        assert_eq!(dict["Label"].as_string(), Some(LABEL));
+        assert_eq!(dict["StandardErrorPath"].as_string(), Some("/Users/me/l.log"));
+        assert_eq!(dict["ProcessType"].as_string(), Some("Interactive"));
+        assert_eq!(dict["ExitTimeOut"].as_unsigned_integer(), Some(60));
+        assert_eq!(dict["AbandonProcessGroup"].as_boolean(), Some(true));
+        assert_eq!(dict["LimitLoadToSessionType"].as_string(), Some("Aqua"));
+        assert_eq!(dict["KeepAlive"].as_dictionary().unwrap()["SuccessfulExit"].as_boolean(), Some(false));
+    }
+
+    #[test]
+    fn systemd_gets_paths_that_it_does_not_read_anything_into() {
+        let unit = systemd(Path::new("/opt/a b/cdi"), Path::new("/home/me/%h $x \"y\".json"), true).unwrap();
+        assert!(unit.contains(
+            "\nExecStart=\"/opt/a b/cdi\" service run --config \"/home/me/%%h $$x \\\"y\\\".json\"\n"
+        ));
+        assert!(unit.contains("\nEnvironment=HOME=\""));
+        assert!(unit.starts_with("[Unit]\n") && unit.contains("\nWantedBy=multi-user.target\n"));
+        assert!(systemd(Path::new("/a\nb"), Path::new("/c"), false).is_err());
+    }
+}
