@@ -1,0 +1,154 @@
+//! `FSUnaryFileSystem`: from a file to a volume. One object and one process for each mounted image.
+
+use std::ptr::null_mut;
+use std::sync::{Mutex, PoisonError};
+
+use block2::DynBlock;
+use objc2::rc::{Allocated, Retained};
+use objc2::{AnyThread, DefinedClass, define_class, msg_send};
+use objc2_foundation::{NSError, NSObjectProtocol, NSString, NSUUID};
+use objc2_fs_kit::{
+    FSContainerIdentifier, FSContainerStatus, FSFileSystemBase, FSProbeResult, FSResource, FSTaskOptions,
+    FSUnaryFileSystem, FSUnaryFileSystemOperations, FSVolume,
+};
+
+use super::answer::{answer, error, lent, lent_error};
+use super::resource::Access;
+use super::volume::ShownVolume;
+use crate::errno::{Errno, Refused};
+use crate::identity::Uuid;
+use crate::volume::Volume;
+
+/// The volume while it is loaded. It is held here, too, so that it lives whatever FSKit does with it.
+pub(super) struct Loaded(Mutex<Option<Retained<ShownVolume>>>);
+
+// SAFETY: what a volume holds may be used from every thread (`volume::Shown`), counting its owners is atomic as for
+// every object, and FSKit itself passes volumes from thread to thread.
+unsafe impl Send for Loaded {}
+// SAFETY: likewise; the volume is behind a lock.
+unsafe impl Sync for Loaded {}
+
+impl Loaded {
+    fn set(&self, volume: Option<Retained<ShownVolume>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = volume;
+    }
+}
+
+const _: () = super::shared::<Loaded>();
+
+define_class!(
+    // SAFETY: FSUnaryFileSystem is made to be subclassed, its initializer is called by ours, and there is no `Drop`.
+    #[unsafe(super(FSUnaryFileSystem))]
+    // EXExtensionPrincipalClass in Info.plist.
+    #[name = "CDIFileSystem"]
+    #[ivars = Loaded]
+    pub(super) struct FileSystem;
+
+    impl FileSystem {
+        #[unsafe(method_id(init))]
+        fn init(this: Allocated<Self>) -> Option<Retained<Self>> {
+            let this = this.set_ivars(Loaded(Mutex::new(None)));
+            // SAFETY: the initializer of FSUnaryFileSystem; the instance variables are set.
+            unsafe { msg_send![super(this), init] }
+        }
+    }
+
+    // SAFETY: a subclass of an NSObject is one.
+    unsafe impl NSObjectProtocol for FileSystem {}
+
+    // SAFETY: all required methods are here, with the types of FSUnaryFileSystem.h; each replies once.
+    unsafe impl FSUnaryFileSystemOperations for FileSystem {
+        #[unsafe(method(probeResource:replyHandler:))]
+        fn probe(&self, resource: Option<&FSResource>, reply: &DynBlock<dyn Fn(*mut FSProbeResult, *mut NSError)>) {
+            answer("probe", || probed(resource), |result| {
+                reply.call((result.as_ref().map_or(null_mut(), lent), lent_error(&result)));
+            });
+        }
+
+        #[unsafe(method(loadResource:options:replyHandler:))]
+        fn load(
+            &self,
+            resource: Option<&FSResource>,
+            _options: Option<&FSTaskOptions>,
+            reply: &DynBlock<dyn Fn(*mut FSVolume, *mut NSError)>,
+        ) {
+            // Whatever is wrong with an image must be found here: FSKit ends a failed load cleanly, but one that fails
+            // when it is activated leaves its file busy.
+            answer("load", || self.loaded(resource), |result| {
+                reply.call((result.as_ref().map_or(null_mut(), lent), lent_error(&result)));
+            });
+        }
+
+        #[unsafe(method(unloadResource:options:replyHandler:))]
+        fn unload(
+            &self,
+            _resource: Option<&FSResource>,
+            _options: Option<&FSTaskOptions>,
+            reply: &DynBlock<dyn Fn(*mut NSError)>,
+        ) {
+            answer("unload", || self.unloaded(), |result| reply.call((lent_error(&result),)));
+        }
+
+        #[unsafe(method(didFinishLoading))]
+        fn did_finish_loading(&self) {}
+    }
+);
+
+impl FileSystem {
+    fn loaded(&self, resource: Option<&FSResource>) -> Result<Retained<FSVolume>, Refused> {
+        let access = Access::to(resource)?;
+        let path = access.path()?;
+        let volume = Volume::open(&path)?;
+        volume.start()?;
+        log::info!("{} is loaded as volume {}", path.display(), volume.uuid());
+        let shown = ShownVolume::new(volume, access)?;
+        self.ivars().set(Some(shown.clone()));
+        // SAFETY: a status of FSKit's own making.
+        unsafe { self.setContainerStatus(&FSContainerStatus::ready()) };
+        Ok(shown.into_super())
+    }
+
+    fn unloaded(&self) -> Result<(), Refused> {
+        self.ivars().set(None);
+        // SAFETY: likewise; FSKit copies the error.
+        unsafe {
+            let gone = error(&Errno::ENODEV.into());
+            self.setContainerStatus(&FSContainerStatus::notReadyWithStatus(&gone));
+        }
+        Ok(())
+    }
+}
+
+/// What FSKit learns of a file before it loads it: an image that opens is usable, a file that is none is somebody
+/// else's.
+fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refused> {
+    let access = Access::to(resource)?;
+    let volume = match Volume::open(&access.path()?) {
+        Ok(volume) => volume,
+        Err(refused) if refused.errno == Errno::EFTYPE => {
+            log::info!("{refused}");
+            // SAFETY: asks for nothing.
+            return Ok(unsafe { FSProbeResult::notRecognizedProbeResult() });
+        }
+        // The process that is asked this is not the one that is to mount it, and may have fewer rights. What cannot be
+        // told here, loading will tell.
+        Err(refused) if refused.is_for_rights() => {
+            log::info!("{refused}");
+            // SAFETY: likewise.
+            return Ok(unsafe { FSProbeResult::usableButLimitedProbeResult() });
+        }
+        Err(refused) => return Err(refused),
+    };
+    let uuid = ns_uuid(volume.uuid())?;
+    // SAFETY: a whole UUID and a whole name, both copied.
+    Ok(unsafe {
+        let container = FSContainerIdentifier::initWithUUID(FSContainerIdentifier::alloc(), &uuid);
+        FSProbeResult::usableProbeResultWithName_containerID(&NSString::from_str(volume.name()), &container)
+    })
+}
+
+/// A UUID as Foundation has it: by way of its text, because the types of Foundation's bytes differ between versions.
+pub(super) fn ns_uuid(uuid: Uuid) -> Result<Retained<NSUUID>, Refused> {
+    let text = NSString::from_str(&uuid.to_string());
+    NSUUID::initWithUUIDString(NSUUID::alloc(), &text).ok_or_else(|| Errno::EIO.into())
+}

@@ -1,0 +1,111 @@
+//! What a mounted image is called and known by: the same name each time, and the same UUID until its file is elsewhere, or the
+//! disk that it is on is attached anew.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use cdi::disk::Disk;
+
+/// The longest name of a volume, in bytes of UTF-8. Finder shows no more of it anyway.
+pub const LONGEST_NAME: usize = 127;
+
+/// A UUID. FSKit wants the same one for the container (the image) and its only volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uuid(pub [u8; 16]);
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            write!(f, "{}{byte:02X}", if [4, 6, 8, 10].contains(&i) { "-" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// The UUID of the disk in this image. The system mounts a volume by it, so a copy must have another: it is made from
+/// what tells this image from others, and from where its file is.
+pub fn uuid(disk: &Disk) -> Uuid {
+    let mut hasher = blake3::Hasher::new_derive_key("org.cdimg.cdi.fskit volume UUID 1");
+    hasher.update(&disk.identity());
+    if let Ok(about) = disk.input().path().metadata() {
+        hasher.update(&about.dev().to_be_bytes()).update(&about.ino().to_be_bytes());
+    }
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    // Version 8 of RFC 9562: made in a way of our own.
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Uuid(uuid)
+}
+
+/// The name of the volume: the image's without its suffix, as far as Finder can show it.
+pub fn name(image: &Path) -> String {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name: String =
+        stem.chars().map(|c| if matches!(c, '/' | ':') || c.is_control() { '-' } else { c }).collect();
+    while name.len() > LONGEST_NAME {
+        name.pop();
+    }
+    let name = name.trim();
+    // A dot in front would hide it.
+    let name = name.trim_start_matches('.');
+    if name.is_empty() { "cdi".into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::testing::{disk_of, fixture};
+
+    #[test]
+    fn names_are_what_finder_can_show() {
+        let long = "ä".repeat(100);
+        for (path, wanted) in [
+            ("/a/b/disk.cdimg", "disk"),
+            ("old disk.2019.cdimg", "old disk.2019"),
+            ("12:30.cdimg", "12-30"),
+            ("a\nb.cdimg", "a-b"),
+            (".cdimg", "cdimg"),
+            ("...", "cdi"),
+            ("/", "cdi"),
+            ("  .cdimg", "cdi"),
+            (long.as_str(), &long[..126]),
+        ] {
+            assert_eq!(name(Path::new(path)), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_image_keeps_its_uuid_and_no_two_share_one() {
+        let mut seen = Vec::new();
+        for image in ["zstd.cdimg", "deflate.cdimg", "stored.cdimg", "example.cdimg", "example.raw"] {
+            let first = uuid(&disk_of(&fixture(image)));
+            assert_eq!(first, uuid(&disk_of(&fixture(image))), "{image}");
+            assert!(!seen.contains(&first), "{image}");
+            seen.push(first);
+        }
+    }
+
+    #[test]
+    fn a_copy_is_another_volume() {
+        let dir = crate::volume::testing::Folder::new();
+        for image in ["zstd.cdimg", "example.raw"] {
+            let copies = ["one", "two"].map(|name| dir.0.join(format!("{name}-{image}")));
+            for copy in &copies {
+                std::fs::copy(fixture(image), copy).unwrap();
+                std::fs::File::open(copy).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+            assert_ne!(uuid(&disk_of(&copies[0])), uuid(&disk_of(&copies[1])), "{image}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_reads_like_one() {
+        let text = uuid(&disk_of(&fixture("zstd.cdimg"))).to_string();
+        let parts: Vec<usize> = text.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12], "{text}");
+        assert_eq!(text.as_bytes()[14], b'8');
+        assert!(b"89AB".contains(&text.as_bytes()[19]), "{text}");
+    }
+}

@@ -1,0 +1,71 @@
+//! The rules of the project that a text search can hold here, as ../tests/tidy.rs holds them for the library.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every source file, by its path, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut files, mut dirs) = (Vec::new(), vec![root.join("src")]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                files.push((path.clone(), fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(files.len() > 10);
+    files
+}
+
+/// clippy would say the same, but it never sees what is for macOS alone.
+#[test]
+fn every_unsafe_says_why_it_holds() {
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            if !line.contains("unsafe {") && !line.contains("unsafe impl") && !line.contains("#[unsafe(super")
+            {
+                continue;
+            }
+            // The statement that it is in may have begun a few lines before.
+            let above = &lines[i.saturating_sub(5)..=i];
+            assert!(
+                above.iter().any(|l| l.trim_start().starts_with("// SAFETY: ")),
+                "{}:{}: unsafe without a reason",
+                path.display(),
+                i + 1
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_glue_knows_objective_c() {
+    for (path, text) in
+        sources().into_iter().filter(|(p, _)| !p.components().any(|c| c.as_os_str() == "glue"))
+    {
+        for word in ["objc2", "block2", "libc::", "unsafe {", "unsafe impl"] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_are_small_and_finished() {
+    for (path, text) in sources() {
+        let product = text.lines().take_while(|l| *l != "#[cfg(test)]").count();
+        assert!(product <= 430, "{} has {product} lines: is it still one thing?", path.display());
+        for (number, line) in text.lines().enumerate() {
+            assert!(line.chars().count() <= 140, "{}:{}: a long line", path.display(), number + 1);
+            for word in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("] {
+                assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+            }
+        }
+    }
+}
