@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ pub enum Need {
     Loop,
     /// A program on the path.
     Program(&'static str),
+    /// A C library's header.
+    Header(&'static str),
     /// Samples beside the project that are not part of it.
     Corpus,
 }
@@ -36,6 +38,7 @@ impl Need {
                     && on_path("losetup")
             }
             Need::Program(name) => on_path(name),
+            Need::Header(name) => Path::new("/usr/include").join(name).is_file(),
             Need::Corpus => corpus().is_dir(),
         }
     }
@@ -45,7 +48,7 @@ impl Need {
             Need::Fuse => "/dev/fuse",
             Need::FuseForAll => "/dev/fuse open to all users (mode 0666)",
             Need::Loop => "loop devices (root)",
-            Need::Program(name) => name,
+            Need::Program(name) | Need::Header(name) => name,
             Need::Corpus => "samples (CDI_CORPUS)",
         }
     }
@@ -195,6 +198,36 @@ fn leftovers_below(prefix: &Path) -> String {
         }
     }
     left
+}
+
+/// `cdi serve disk.cdimg`, ended with the test.
+pub struct Server {
+    pub child: Child,
+    pub url: String,
+}
+
+impl Server {
+    pub fn start(lab: &Lab, options: &[&str]) -> Server {
+        let mut command = lab.command();
+        command.args(["-q", "serve", "disk.cdimg"]).args(options);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut url = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut url)
+            .unwrap();
+        Server { child, url: url.trim().into() }
+    }
+
+    pub fn end(mut self) -> i32 {
+        run("kill", ["-TERM".to_owned(), self.child.id().to_string()]);
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Numbers that are random, and the same in every run with this seed.

@@ -169,14 +169,13 @@ fn attach_and_exec() {
 fn failed_start() {
     let lab = Lab::new();
     lab.image(SECTORS, 512, &BAD);
-    // The mount comes up, and then there is no losetup.
+    // There is no losetup.
     let ran = lab.command().args(["attach", "disk.cdimg"]).env("PATH", "/nowhere").output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(6), "{said}");
-    assert!(said.contains("losetup cannot be run"), "{said}");
+    assert!(said.contains("no losetup on this system"), "{said}");
     assert_eq!(lab.leftovers(), "");
-    let left: Vec<_> = fs::read_dir(lab.path("run/mnt")).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(!lab.path("run/mnt").exists());
     // A losetup that fails, and one that gives a device of no size.
     fs::create_dir(lab.path("bin")).unwrap();
     lab.write("bin/losetup", "#!/bin/sh\necho losetup: failed >&2\nexit 1\n");

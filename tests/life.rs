@@ -61,6 +61,8 @@ fn at_once() {
         lab.cdi(["attach", "disk.cdimg"]).ends(0);
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
+        // Until it is dead it serves.
+        wait_until("it is dead", || lab.cdi(["list", "--json"]).json()["mounts"][0]["served"] == false);
         let mut all =
             vec![lab.command().args(["attach", "disk.cdimg"]).stdout(Stdio::null()).spawn().unwrap()];
         for i in 0..4 {

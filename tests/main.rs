@@ -11,6 +11,7 @@ mod cli;
 mod damage;
 mod device;
 mod docs;
+mod ffi;
 mod filesystem;
 mod format;
 mod iboredimg;
@@ -19,10 +20,14 @@ mod life;
 mod model;
 mod mount;
 mod nbd;
+mod nfs;
 mod oracle;
+mod service;
+mod standin;
 mod tidy;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use common::{Need, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -33,11 +38,15 @@ type Test = (&'static str, &'static [Need], fn());
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
+    // What whoever runs this knows to be missing.
+    let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
+    let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
     let modules = [
         ("cli", cli::TESTS),
         ("damage", damage::TESTS),
         ("device", device::TESTS),
         ("docs", docs::TESTS),
+        ("ffi", ffi::TESTS),
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
         ("iboredimg", iboredimg::TESTS),
@@ -46,17 +55,26 @@ fn main() -> ExitCode {
         ("model", model::TESTS),
         ("mount", mount::TESTS),
         ("nbd", nbd::TESTS),
+        ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
+        ("service", service::TESTS),
+        ("standin", standin::TESTS),
         ("tidy", tidy::TESTS),
     ];
     let mut trials = Vec::new();
     for (module, tests) in modules {
         for &(name, needs, test) in tests {
+            let lacks = Arc::clone(&lacks);
             trials.push(Trial::ignorable_test(format!("{module}::{name}"), move || {
                 let missing: Vec<&str> = needs.iter().filter(|n| !n.is_there()).map(|n| n.name()).collect();
                 if !missing.is_empty() {
                     let reason = format!("needs {}", missing.join(", "));
-                    return if ci { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
+                    let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
+                    return if ci && !known {
+                        Err(reason.into())
+                    } else {
+                        Ok(Completion::ignored_with(reason))
+                    };
                 }
                 test();
                 Ok(Completion::Completed)

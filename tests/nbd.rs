@@ -5,10 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::Test;
-use crate::common::{Lab, Need, Ran, blocks, mapfile, run, wait_until};
+use crate::common::{Lab, Need, Ran, Server, blocks, mapfile, run, wait_until};
 
 pub const TESTS: &[Test] = &[
     ("nbdinfo_sees_size_zeros_and_what_is_bad", &[Need::Program("nbdinfo")], info),
@@ -25,37 +25,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 const SECTORS: u64 = 8192;
+const NBD: &[&str] = &["--nbd", "s"];
 const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
-
-/// A server that is ended with the test.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(lab: &Lab, options: &[&str]) -> Server {
-        let mut command = lab.command();
-        command.args(["-q", "serve", "disk.cdimg", "--nbd", "s"]).args(options);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut url = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut url)
-            .unwrap();
-        Server { child, url: url.trim().into() }
-    }
-
-    fn end(mut self) -> i32 {
-        run("kill", ["-TERM".to_owned(), self.child.id().to_string()]);
-        self.child.wait().unwrap().code().unwrap_or(-1)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn info() {
     let lab = Lab::new();
@@ -64,7 +35,7 @@ fn info() {
     lab.write("disk.raw", &disk);
     lab.write("disk.map", mapfile(SECTORS, 512, &[(2100, 2), (4000, 8)]));
     lab.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map"]).ends(4);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let json: serde_json::Value = serde_json::from_str(&run("nbdinfo", ["--json", &server.url])).unwrap();
     let export = &json["exports"][0];
     assert_eq!(
@@ -99,7 +70,7 @@ fn info() {
 fn copies() {
     let lab = Lab::new();
     let truth = lab.image(40_000, 512, &[]);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     run("nbdcopy", [&server.url, lab.path("copy.raw").to_str().unwrap()]);
     assert!(fs::read(lab.path("copy.raw")).unwrap() == truth);
     let raw = lab.path("disk.raw");
@@ -109,12 +80,12 @@ fn copies() {
     // With a bad sector a copy fails, unless the sector is to be filled.
     fs::remove_file(lab.path("disk.cdimg")).unwrap();
     let truth = lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let ran: Ran =
         Command::new("nbdcopy").args([&server.url, "bad.raw"]).current_dir(&lab.dir).output().unwrap().into();
     assert!(ran.code != 0 && ran.err.contains("Input/output error"), "{ran:?}");
     assert_eq!(server.end(), 0);
-    let server = Server::start(&lab, &["--bad", "zero"]);
+    let server = Server::start(&lab, &["--nbd", "s", "--bad", "zero"]);
     run("nbdcopy", [&server.url, lab.path("zero.raw").to_str().unwrap()]);
     let mut expect = truth;
     BAD.iter().for_each(|(first, n)| expect[*first as usize * 512..(first + n) as usize * 512].fill(0));
@@ -125,7 +96,7 @@ fn copies() {
 fn rescue() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let file = lab.write("nbd", "");
     let mut client =
         Command::new("nbdfuse").arg(&file).arg(&server.url).stderr(Stdio::null()).spawn().unwrap();
@@ -198,7 +169,7 @@ impl Client {
 fn errors() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let mut client = Client::connect(&lab, true);
     // Over a bad sector: what is before it, and then the byte that failed.
     client.send(0, 0, 7, 1000 * 512, 4096);
@@ -231,7 +202,7 @@ fn errors() {
 fn in_flight() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let mut client = Client::connect(&lab, true);
     let mut writer = Client(client.0.try_clone().unwrap());
     let requests: Vec<u64> = (0..2000).map(|i| i * 37 % SECTORS).collect();
@@ -257,7 +228,7 @@ fn in_flight() {
 fn refused() {
     let lab = Lab::new();
     lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     let mut client = Client::connect(&lab, true);
     let error = |chunk: Chunk| {
         assert_eq!((chunk.0, chunk.1), (1, 0x8001));
@@ -298,7 +269,7 @@ fn refused() {
 fn socket() {
     let lab = Lab::new();
     lab.image(SECTORS, 512, &[]);
-    let server = Server::start(&lab, &[]);
+    let server = Server::start(&lab, NBD);
     assert_eq!(fs::metadata(lab.path("s")).unwrap().permissions().mode() & 0o777, 0o600);
     lab.cdi(["serve", "disk.cdimg", "--nbd", "s"]).ends(5);
     assert_eq!(server.end(), 0);

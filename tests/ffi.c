@@ -1,0 +1,63 @@
+/* Every function of cdi.h, on an image with one bad sector; see tests/ffi.rs. Prints "ok" if all is as it should be. */
+
+#include <cdi.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(what)                                                  \
+    do {                                                             \
+        if (!(what)) {                                               \
+            printf("line %d: %s\n", __LINE__, #what);                \
+            return 1;                                                \
+        }                                                            \
+    } while (0)
+
+/* ffi IMAGE RAW BAD: the image, the disk's bytes, the number of its one bad sector. */
+int main(int argc, char **argv) {
+    CHECK(argc == 4);
+    char message[200] = "untouched";
+    CHECK(cdi_open("no/such/image", message, sizeof message) == NULL);
+    CHECK(strstr(message, "no/such/image") != NULL && strstr(message, "No such file") != NULL);
+    CHECK(cdi_open("/", message, 5) == NULL && strlen(message) == 4);
+    CHECK(cdi_open(NULL, NULL, 0) == NULL);
+
+    cdi_disk *disk = cdi_open(argv[1], message, sizeof message);
+    CHECK(disk != NULL);
+    uint64_t size = cdi_size(disk);
+    uint32_t sector = cdi_sector_size(disk);
+    CHECK(sector == 512 && size % sector == 0);
+    unsigned char *raw = malloc(size), *read = malloc(size);
+    FILE *file = fopen(argv[2], "rb");
+    CHECK(file && fread(raw, 1, size, file) == size && fgetc(file) == EOF);
+    fclose(file);
+
+    uint64_t bad = strtoull(argv[3], NULL, 10), failed = 0;
+    for (uint64_t lba = 0; lba < size / sector; lba++) {
+        int result = cdi_read(disk, read, sector, lba * sector);
+        CHECK(result == (lba == bad ? EIO : 0));
+        CHECK(result != 0 || memcmp(read, raw + lba * sector, sector) == 0);
+        failed += result != 0;
+    }
+    CHECK(failed == 1);
+    CHECK(cdi_read(disk, read, bad * sector, 0) == 0 && memcmp(read, raw, bad * sector) == 0);
+    CHECK(cdi_read(disk, read, size, 0) == EIO);
+    CHECK(cdi_read(disk, read, 1, size) == EINVAL && cdi_read(disk, read, 2, UINT64_MAX) == EINVAL);
+    CHECK(cdi_read(disk, read, 0, size) == 0 && cdi_read(disk, NULL, 1, 0) == EINVAL);
+
+    uint64_t start = 0, end = 0;
+    CHECK(cdi_next_bad(disk, 0, &start, &end) == 1 && start == bad * sector && end == start + sector);
+    CHECK(cdi_next_bad(disk, start + 1, &start, NULL) == 1 && start == bad * sector + 1);
+    CHECK(cdi_next_bad(disk, end, &start, &end) == 0);
+
+    CHECK(cdi_size(NULL) == 0 && cdi_sector_size(NULL) == 0 && cdi_next_bad(NULL, 0, NULL, NULL) == 0);
+    CHECK(cdi_read(NULL, read, 1, 0) == EINVAL);
+    cdi_close(disk);
+    cdi_close(NULL);
+    free(raw);
+    free(read);
+    puts("ok");
+    return 0;
+}
