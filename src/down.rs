@@ -193,7 +193,14 @@ fn abort(record: &Record, by_daemon: bool) {
 }
 
 fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
-    match unmount_once(mountpoint, false) {
+    // A name that is just being looked up there makes it busy, too; that passes.
+    let start = Instant::now();
+    let mut result = unmount_once(mountpoint, false);
+    while !force && is_busy(&result) && start.elapsed() < LOOKERS {
+        sleep(Duration::from_millis(20));
+        result = unmount_once(mountpoint, false);
+    }
+    match result {
         Ok(()) => Ok(()),
         Err(_) if force => {
             unmount_once(mountpoint, true).map_err(|e| Error::io("cannot be unmounted", mountpoint, e))
@@ -204,6 +211,10 @@ fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
         }
         Err(e) => Err(Error::io("cannot be unmounted", mountpoint, e)),
     }
+}
+
+fn is_busy(result: &io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy)
 }
 
 /// Unmounts; that nothing is mounted is fine. `lazily`: also if it is in use.

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::Test;
 use crate::common::{Lab, Need, Ran, run, wait_until};
@@ -14,6 +15,7 @@ const DEVICE: &[Need] = &[Need::Fuse, Need::Loop];
 
 pub const TESTS: &[Test] = &[
     ("mounting_right_after_unmounting_is_sound", FUSE, in_a_row),
+    ("who_only_looks_in_passing_keeps_nothing", FUSE, passing),
     ("many_at_once_after_a_death_are_sound", DEVICE, at_once),
     ("what_is_mounted_over_ours_is_said", DEVICE, mounted_over),
     ("other_people_s_mounts_at_our_place_stay", DEVICE, somebody_else),
@@ -39,7 +41,7 @@ fn in_a_row() {
     lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
     for round in 0..25 {
         let down = lab.command().args(["unmount", "mnt"]).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(round % 20));
+        std::thread::sleep(Duration::from_millis(round % 20));
         let up = lab.cdi(["mount", "disk.cdimg", "mnt"]);
         Ran::from(down.wait_with_output().unwrap()).ends(0);
         // It may have come too early; then it is as if it had not been.
@@ -51,6 +53,28 @@ fn in_a_row() {
         assert!(lab.path("mnt/disk.raw").exists());
     }
     lab.cdi(["unmount", "mnt"]).ends(0);
+    assert_eq!(lab.leftovers(), "");
+}
+
+/// A name that is being looked up keeps a mount busy for that moment: who asks for it at the wrong one is asked again.
+fn passing() {
+    let lab = Lab::new();
+    lab.image(2048, 512, &[(1, 1)]);
+    for round in 0..10 {
+        lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let start = Instant::now();
+                    while start.elapsed() < Duration::from_millis(200) {
+                        let _ = fs::metadata(lab.path("mnt/none"));
+                    }
+                });
+            }
+            let ran = lab.cdi(["unmount", "mnt"]);
+            assert_eq!(ran.code, 0, "round {round}: {}", ran.err);
+        });
+    }
     assert_eq!(lab.leftovers(), "");
 }
 
