@@ -76,6 +76,7 @@ impl Plan {
 pub struct Up {
     /// The record of it.
     pub record: Record,
+    tree: Arc<Tree>,
     events: Receiver<Event>,
     _lock: File,
 }
@@ -96,9 +97,9 @@ pub fn up(plan: Plan) -> Result<Up, Error> {
     // From here on others see what is here. Unlocked and not only closed: the command that started a daemon has it, too.
     let _ = plan.exclusive.unlock();
     match saved.and_then(|()| bring_up(plan, &mut record)) {
-        Ok(events) => Ok(Up { record, events, _lock: lock }),
+        Ok((tree, events)) => Ok(Up { record, tree, events, _lock: lock }),
         Err(e) => {
-            if let Err(left) = down(&record, true) {
+            if let Err(left) = down(&mut record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
             }
             Err(e)
@@ -107,7 +108,7 @@ pub fn up(plan: Plan) -> Result<Up, Error> {
 }
 
 /// What comes to be is put into `record` before it does, so that it can be cleaned up by that.
-fn bring_up(plan: Plan, record: &mut Record) -> Result<Receiver<Event>, Error> {
+fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
     allow_files();
     let (send, events) = channel();
     let signals = send.clone();
@@ -117,11 +118,14 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<Receiver<Event>, Error> {
         wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok())
     })?;
 
-    let readahead = plan.disk.start_readahead(parallel::cores());
-    readahead.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+    let transport = transport(plan.via)?;
+    if transport.serves_itself() {
+        let readahead = plan.disk.start_readahead(parallel::cores());
+        readahead.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+    }
     let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
     let place = Place { dir: &plan.dir, image: &plan.image };
-    let serving = transport(plan.via)?.serve(Arc::clone(&tree), &place)?;
+    let serving = transport.serve(Arc::clone(&tree), &place)?;
     parallel::spawn("serving", move || {
         let _ = send.send(Event::Ended(serving.wait()));
     })?;
@@ -141,7 +145,7 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<Receiver<Event>, Error> {
     }
     record.ready = true;
     record.save()?;
-    Ok(events)
+    Ok((tree, events))
 }
 
 /// FUSE_INIT cannot ask for more readahead than 128 KiB; root may set it afterwards. Buffered readers are three to
@@ -213,13 +217,15 @@ fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
 impl Up {
     /// Serves until it is unmounted or a signal ends it, and cleans up. The first signal is polite: if something is
     /// in use it stays; the second takes it away all the same.
-    pub fn serve(self) -> Result<(), Error> {
+    pub fn serve(mut self) -> Result<(), Error> {
         let mut asked = false;
         loop {
             match self.events.recv() {
-                Ok(Event::Signal(_)) => match down(&self.record, asked) {
+                Ok(Event::Signal(_)) => match down(&mut self.record, asked) {
                     Ok(()) => return Ok(()),
                     Err(e) => {
+                        // The device may be gone all the same.
+                        self.tree.set_device(self.record.device.as_deref());
                         log::error!(
                             "{e}{}",
                             if asked { "" } else { "; a second signal takes it away all the same" }
@@ -228,7 +234,7 @@ impl Up {
                     }
                 },
                 Ok(Event::Ended(result)) => {
-                    let cleaned = down(&self.record, true);
+                    let cleaned = down(&mut self.record, true);
                     return result.and(cleaned);
                 }
                 Err(_) => return Err(Error::failed("the serving threads are gone")),
@@ -320,7 +326,7 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
             let end = match (up, told) {
                 (Ok(up), Ok(())) => up.serve(),
                 // Nobody is there any more to be told: nobody wants it.
-                (Ok(up), Err(e)) => down(&up.record, true).and(Err(failed(e))),
+                (Ok(mut up), Err(e)) => down(&mut up.record, true).and(Err(failed(e))),
                 (Err(e), _) => Err(e),
             };
             // Not by returning: fuser's session must not be dropped, see serve/fuse.rs.

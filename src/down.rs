@@ -29,8 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOKERS: Duration = Duration::from_secs(1);
 
 /// Takes everything away that `record` tells of. With `force`, also what is in use: its users get errors.
-/// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway.
-pub fn down(record: &Record, force: bool) -> Result<(), Error> {
+/// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway. What is gone when something
+/// else stays is no longer in the record, nor in the file that keeps it.
+pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let force = force || lost;
@@ -83,6 +84,11 @@ pub fn down(record: &Record, force: bool) -> Result<(), Error> {
             }
             result => result?,
         }
+    }
+    if stays.is_none() && record.device.is_some() {
+        // Its number may be another's soon.
+        record.device = None;
+        record.update()?;
     }
     loop {
         let before = ours_at(&record.mountpoint)?;
@@ -167,10 +173,10 @@ fn refuse_if_used(
     Ok(())
 }
 
-/// Ends the FUSE connection, and with it every read that waits for it. Over NFS the server is left alone until the
-/// mount is gone: without it, reads would wait until the client gives up.
+/// Ends Linux's FUSE connection, and with it every read that waits for it. Elsewhere, and over NFS, the server is left
+/// alone until device and mount are gone: without it, reads would wait until the client gives up.
 fn abort(record: &Record, by_daemon: bool) {
-    if record.via != "fuse" {
+    if record.via != "fuse" || !cfg!(target_os = "linux") {
         return;
     }
     if let Ok(Some(mount)) = mounted_at(&record.mountpoint)
@@ -296,8 +302,8 @@ fn wait_until(patience: Duration, done: impl Fn() -> bool) -> bool {
 /// holds off other commands ([`crate::mounts::exclusive`]).
 pub fn clean_up_after_the_dead() {
     let records = records().unwrap_or_default();
-    for record in records.iter().filter(|r| !r.is_served()) {
-        match down(record, true) {
+    for mut record in records.iter().filter(|r| !r.is_served()).cloned() {
+        match down(&mut record, true) {
             Ok(()) => log::info!("cleaned up {}, whose daemon had died", record.mountpoint.display()),
             Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
         }

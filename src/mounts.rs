@@ -68,13 +68,21 @@ impl Record {
             .map_err(|e| Error::io("cannot be written", &path, e))
     }
 
+    /// Writes it again, unless it is gone or another process's by now.
+    pub fn update(&self) -> Result<(), Error> {
+        if self.stored()?.is_some_and(|r| r.pid == self.pid) { self.save() } else { Ok(()) }
+    }
+
+    /// What is written of this folder now, if something is.
+    fn stored(&self) -> Result<Option<Record>, Error> {
+        let text = fs::read(self.stem()?.with_extension("json")).ok();
+        Ok(text.and_then(|t| serde_json::from_slice(&t).ok()))
+    }
+
     /// Removes the record, unless it is another process's by now.
     pub fn remove(&self) -> Result<(), Error> {
         let stem = self.stem()?;
-        let on_disk = fs::read(stem.with_extension("json"))
-            .ok()
-            .and_then(|t| serde_json::from_slice::<Record>(&t).ok());
-        if on_disk.is_some_and(|r| r.pid != self.pid) {
+        if self.stored()?.is_some_and(|r| r.pid != self.pid) {
             return Ok(());
         }
         for suffix in ["json", "log", "lock"] {
@@ -123,7 +131,9 @@ fn stem(mountpoint: &Path) -> String {
     format!("{hash:016x}")
 }
 
-/// The folder for records and default mount points: the user's own, and gone after a reboot. Resolved once, before a
+/// The folder for records and default mount points: the user's own, and gone after a reboot; on macOS it outlives one,
+/// because the system takes files that were not touched for three days out of what it has for temporary ones. (What a
+/// record from before a reboot tells of is gone, and so is the record after the next command.) Resolved once, before a
 /// daemon leaves the folder that a relative path would start from.
 pub fn runtime_dir() -> Result<PathBuf, Error> {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
@@ -141,6 +151,10 @@ fn resolve_runtime_dir() -> Result<PathBuf, Error> {
         _ if uid.is_root() && cfg!(target_os = "linux") => PathBuf::from("/run/cdi"),
         _ if uid.is_root() => PathBuf::from("/var/run/cdi"),
         (_, Some(dir)) if Path::new(&dir).is_absolute() => Path::new(&dir).join("cdi"),
+        _ if cfg!(target_os = "macos") && std::env::var_os("HOME").is_some_and(|h| !h.is_empty()) => {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_default())
+                .join("Library/Application Support/cdi")
+        }
         _ => std::env::temp_dir().join(format!("cdi-{uid}")),
     };
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);

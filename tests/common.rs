@@ -208,8 +208,13 @@ pub struct Server {
 
 impl Server {
     pub fn start(lab: &Lab, options: &[&str]) -> Server {
+        Server::of(lab, &[&["disk.cdimg"], options].concat())
+    }
+
+    /// A server of what the words name.
+    pub fn of(lab: &Lab, words: &[&str]) -> Server {
         let mut command = lab.command();
-        command.args(["-q", "serve", "disk.cdimg"]).args(options);
+        command.args(["-q", "serve"]).args(words);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut url)

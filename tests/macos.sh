@@ -83,6 +83,8 @@ check "Spotlight is told to stay out" test -e mnt/.metadata_never_index
 check "nothing is made" not touch mnt/.DS_Store
 check "nothing is written" not dd if=/dev/zero of=mnt/disk.raw bs=512 count=1 conv=notrunc
 check "the bad sector is an error" not dd if=mnt/disk.raw of=/dev/null bs=512 skip="$bad" count=1
+echo "measured  what every user is told of the mount, by nfsstat -m:"
+nfsstat -m "$lab/mnt" 2>&1 | head -20 | sed 's/^/          | /'
 check "unmount" "$CDI" unmount mnt
 check "it is gone" not sh -c "mount | grep $lab"
 

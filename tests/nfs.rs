@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
+use std::time::Instant;
+
+use cdi::serve::{Tree, nfs};
 
 use crate::Test;
 use crate::common::{Lab, Need, Ran, Random, Server, run, wait_until};
@@ -18,6 +21,8 @@ pub const TESTS: &[Test] = &[
     ),
     ("a_handle_survives_a_restart_and_is_the_image_s_own", &[], restart),
     ("who_does_not_know_gets_nothing", &[], strangers),
+    ("a_mount_of_the_system_s_is_for_one_client", &[], single),
+    ("a_source_that_hangs_holds_up_nothing_but_its_reads", &[Need::Fuse], slow),
     ("whoever_writes_is_told_that_it_is_read_only", &[], writing),
     ("folders_are_listed_in_pieces", &[], pieces),
     ("many_calls_in_flight_are_all_answered", &[], in_flight),
@@ -292,6 +297,81 @@ fn strangers() {
     let (_, disk) = client.lookup(&root, "disk.raw", own() + 1);
     assert!(client.read(&disk, 0, 512, own() + 1).unwrap() == truth[..512]);
     assert_eq!(server.end(), 0);
+}
+
+/// What the system mounts is the kernel's alone while its connection lives: on macOS every user may ask the system for
+/// the handles of its mounts.
+fn single() {
+    let lab = Lab::new();
+    let truth = lab.image(SECTORS, 512, &[]);
+    let opened = cdi::image::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
+    let disk = cdi::disk::Disk::new(opened, Default::default());
+    let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
+    let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true);
+    let (listener, port) = nfs::bind(0).unwrap();
+    let url = export.url(port);
+    std::thread::spawn(move || nfs::serve(std::sync::Arc::new(export), listener));
+
+    let mut kernel = Client::connect(&url);
+    let (_, root) = kernel.mount(path(&url));
+    let (_, disk) = kernel.lookup(&root, "disk.raw", own());
+    let mut stranger = Client::connect(&url);
+    for _ in 0..3 {
+        assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
+        assert_eq!(stranger.lookup(&root, "disk.raw", own()).0, 10_008);
+        assert!(kernel.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
+    }
+    // The kernel connects anew.
+    drop(kernel);
+    let mut kernel = Client::connect(&url);
+    wait_until("the old connection is seen to have ended", || {
+        let mut kernel = kernel.0.try_clone().map(Client).unwrap();
+        kernel.read(&disk, 0, 512, own()).is_ok()
+    });
+    assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
+    assert!(kernel.read(&disk, 0, 512, own()).is_ok());
+}
+
+/// Reads of an image that does not answer are answered in time, with "later"; all else goes on.
+fn slow() {
+    /// Farther from what was read than any readahead goes.
+    const FAR: u64 = 24 << 20;
+    let lab = Lab::new();
+    let truth = lab.image(65536, 512, &[]);
+    lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+    let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].to_string();
+    let server = Server::of(&lab, &["m/disk.raw", "--nfs"]);
+    let mut client = Client::connect(&server.url);
+    let (_, root) = client.mount(path(&server.url));
+    let (_, disk) = client.lookup(&root, "disk.raw", own());
+    assert!(client.read(&disk, 0, 512, own()).unwrap() == truth[..512]);
+    run("kill", ["-STOP", &pid]);
+    let start = Instant::now();
+    let read = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: unix(own()) };
+    for n in 0..12u64 {
+        let offset = FAR + (n << 16);
+        client.send(n as u32, &read, &[string(&disk), offset.to_be_bytes().to_vec(), words(&[512])].concat());
+    }
+    let look = Head { rpc: 2, program: NFS, version: 3, procedure: 1, credential: unix(own()) };
+    client.send(99, &look, &string(&disk));
+    let mut later = 0;
+    while later < 12 {
+        let reply = client.reply();
+        if number(&reply, 0) == 99 {
+            assert_eq!(number(&reply, 24), 0);
+            assert!(start.elapsed().as_secs() < 9, "a look took {:?}", start.elapsed());
+        } else {
+            assert_eq!(number(&reply, 24), 10_008);
+            later += 1;
+        }
+    }
+    run("kill", ["-CONT", &pid]);
+    wait_until("it is read", || {
+        let mut client = client.0.try_clone().map(Client).unwrap();
+        client.read(&disk, FAR, 512, own()).is_ok_and(|bytes| bytes == truth[FAR as usize..][..512])
+    });
+    assert_eq!(server.end(), 0);
+    lab.cdi(["unmount", "m"]).ends(0);
 }
 
 fn writing() {

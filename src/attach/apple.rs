@@ -42,9 +42,11 @@ impl Attacher for Apple {
             self.detach(&stale, file, true)?;
         }
         let said = self.run(&mut (self.attach)(file, request))?;
+        // What shows the file is what counts; what the program says is believed where nothing else tells.
+        let shown = told::devices(file)?;
         let device = match told::attached(&said) {
-            Some(device) => device,
-            None => told::devices(file)?.into_iter().next().ok_or_else(|| {
+            Some(device) if shown.is_empty() || shown.contains(&device) => device,
+            _ => shown.into_iter().next().ok_or_else(|| {
                 let what = format!("{} attached it, but does not say as which device", self.name);
                 Error::failed(what).at(file)
             })?,

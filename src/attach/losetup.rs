@@ -36,9 +36,7 @@ impl Attacher for Losetup {
             let error = Error::usage("here the system does not mount what it finds on a device");
             return Err(error.hint("attach without --mount, then: mount -o ro DEVICE DIR"));
         }
-        // The device's sector size must divide its size, or the last sectors cannot be read.
-        let fits = request.size.is_multiple_of(u64::from(request.sector)) && request.sector <= 4096;
-        let sector = if fits { request.sector } else { SECTOR };
+        let sector = request.sector;
         let mut losetup = Command::new("losetup");
         losetup
             .args(["--find", "--show", "--read-only", "--direct-io=on", "--sector-size"])

@@ -10,13 +10,14 @@ mod told;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind};
+use crate::units::SECTOR;
 
 /// What the block device is to be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The size of the disk in bytes.
     pub size: u64,
-    /// The logical sector size of the disk in bytes.
+    /// The sector size that the device is to have, in bytes; see [`sector_size`].
     pub sector: u32,
     /// Whether reads of the disk fail somewhere: the kernel then must not read ahead.
     pub failing: bool,
@@ -26,6 +27,12 @@ pub struct Request {
     pub readahead: Option<u64>,
     /// Whether the system is to mount the file systems that it finds.
     pub mount: bool,
+}
+
+/// The sector size of a device that shows a disk of `size` bytes in sectors of `logical` bytes. One that does not divide
+/// the size would make the last sectors unreadable, and larger ones than a page no kernel takes.
+pub fn sector_size(size: u64, logical: u32) -> u32 {
+    if size.is_multiple_of(u64::from(logical)) && logical <= 4096 { logical } else { SECTOR }
 }
 
 /// A way to turn a shown disk into a block device, and back. `file` is the shown disk: `disk.raw` in its folder. It is
@@ -146,6 +153,13 @@ mod tests {
         fn detach(&self, _: &Path, _: &Path, _: bool) -> Result<(), Error> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn no_sector_is_lost_to_a_sector_size_that_does_not_fit() {
+        assert_eq!((sector_size(1 << 20, 4096), sector_size(1 << 20, 512)), (4096, 512));
+        assert_eq!((sector_size((1 << 20) + 512, 4096), sector_size(1 << 20, 65536)), (512, 512));
+        assert_eq!(sector_size(1000, 512), 512);
     }
 
     #[test]

@@ -37,6 +37,10 @@ struct Entity {
     content: String,
 }
 
+/// The names under which the system tells of a device: hdiutil(1), diskutil(8), the registry (IOMedia). Under any other,
+/// what looks like one may be the name of a volume, which whoever made the image has chosen.
+const DEVICE_KEYS: [&str; 4] = ["dev-entry", "BSD Name", "DeviceIdentifier", "DeviceNode"];
+
 /// Every disk and partition that a value tells of, however deep.
 fn entities(value: &Value, found: &mut BTreeSet<Entity>) {
     match value {
@@ -44,19 +48,22 @@ fn entities(value: &Value, found: &mut BTreeSet<Entity>) {
             let content = ["content-hint", "content", "Content", "unmapped-content-hint"]
                 .iter()
                 .find_map(|key| dict.get(key).and_then(Value::as_string).filter(|c| !c.is_empty()));
-            let named = dict.values().filter_map(Value::as_string).filter_map(device);
+            let named = DEVICE_KEYS.iter().filter_map(|key| device(dict.get(key)?.as_string()?));
             let content = content.unwrap_or_default();
             found.extend(named.map(|device| Entity { device, content: content.into() }));
             dict.values().for_each(|v| entities(v, found));
         }
         Value::Array(array) => array.iter().for_each(|v| entities(v, found)),
-        Value::String(text) => {
-            let entity = device(text).map(|device| Entity { device, content: String::new() });
-            // Within a dictionary its content is known already.
-            if let Some(entity) = entity.filter(|e| !found.iter().any(|f| f.device == e.device)) {
-                found.insert(entity);
-            }
-        }
+        _ => {}
+    }
+}
+
+/// Every text of a value, however deep.
+fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Dictionary(dict) => dict.values().for_each(|v| texts(v, found)),
+        Value::Array(array) => array.iter().for_each(|v| texts(v, found)),
+        Value::String(text) => found.push(text),
         _ => {}
     }
 }
@@ -69,26 +76,36 @@ fn device(text: &str) -> Option<PathBuf> {
     numbers.all(digits).then(|| Path::new("/dev").join(name))
 }
 
-/// The whole disk that a program says it made: in its property list, or where there is none in its words.
+/// The whole disk that a program says it made: in its property list, or where there is none, or none that is told in a
+/// way that is known, in its words. Those may be anything: whoever believes them asks the system first.
 pub(super) fn attached(said: &[u8]) -> Option<PathBuf> {
-    let list = parse(said).unwrap_or_else(|| {
-        let words = String::from_utf8_lossy(said).into_owned();
-        Value::Array(words.split_whitespace().map(|w| Value::String(w.into())).collect())
-    });
-    whole_disk(&list)
+    let list = parse(said);
+    list.as_ref().and_then(whole_disk).or_else(|| {
+        let words = String::from_utf8_lossy(said);
+        let mut found = Vec::new();
+        match &list {
+            Some(list) => texts(list, &mut found),
+            None => found.extend(words.split_whitespace()),
+        }
+        whole(found.into_iter().filter_map(device).map(|device| Entity { device, content: String::new() }))
+    })
 }
 
 /// The whole disk among what a value tells of: not a partition, and not a container that APFS made up.
 fn whole_disk(value: &Value) -> Option<PathBuf> {
     let mut found = BTreeSet::new();
     entities(value, &mut found);
+    whole(found)
+}
+
+fn whole(found: impl IntoIterator<Item = Entity>) -> Option<PathBuf> {
     let number = |e: &Entity| e.device.to_str()?.strip_prefix("/dev/disk")?.parse::<u32>().ok();
-    let wholes: Vec<_> = found.iter().filter_map(|e| Some((number(e)?, e))).collect();
+    let wholes = found.into_iter().filter_map(|e| Some((number(&e)?, e)));
     let real = |e: &Entity| !SYNTHESIZED.iter().any(|s| s.eq_ignore_ascii_case(&e.content));
     // With a partition scheme it is certain; else the first number, for what is made up comes after what is attached.
     let scheme = |e: &Entity| e.content.to_ascii_lowercase().ends_with("partition_scheme");
-    let best = wholes.iter().min_by_key(|(number, e)| (!scheme(e), !real(e), *number));
-    best.map(|(_, e)| e.device.clone())
+    let best = wholes.min_by_key(|(number, e)| (!scheme(e), !real(e), *number));
+    best.map(|(_, e)| e.device)
 }
 
 /// Whether a path or URL that the system tells is the file, or its other name.
@@ -216,7 +233,34 @@ mod tests {
             assert_eq!(whole_disk(&list(told)).as_deref(), Some(Path::new(expect)), "{told:?}");
         }
         assert_eq!(whole_disk(&list(&[("/dev/disk4s1", "EFI")])), None);
-        assert_eq!(whole_disk(&Value::String("/dev/disk7".into())).as_deref(), Some(Path::new("/dev/disk7")));
+    }
+
+    #[test]
+    fn what_a_volume_is_called_is_no_device() {
+        let mut volume = Dictionary::new();
+        for (key, value) in [("BSD Name", "disk5s1"), ("IORegistryEntryName", "disk1"), ("FullName", "disk1")]
+        {
+            volume.insert(key.into(), Value::String(value.into()));
+        }
+        volume.insert("Content".into(), Value::String("x_partition_scheme".into()));
+        let mut disk = Dictionary::new();
+        disk.insert("BSD Name".into(), Value::String("disk4".into()));
+        disk.insert("IORegistryEntryChildren".into(), Value::Array(vec![Value::Dictionary(volume)]));
+        assert_eq!(whole_disk(&Value::Dictionary(disk)), Some("/dev/disk4".into()));
+    }
+
+    #[test]
+    fn what_was_attached_is_found_in_any_shape() {
+        let attached = |said: &str| attached(said.as_bytes());
+        assert_eq!(attached("/dev/disk7\n"), Some("/dev/disk7".into()));
+        assert_eq!(attached("/dev/disk7s1 EFI\n/dev/disk7 GUID_partition_scheme"), Some("/dev/disk7".into()));
+        let list = |body: &str| attached(&format!("<plist version=\"1.0\">{body}</plist>"));
+        assert_eq!(list("<string>/dev/disk7</string>"), Some("/dev/disk7".into()));
+        assert_eq!(list("<dict><key>new</key><string>disk7</string></dict>"), Some("/dev/disk7".into()));
+        let known =
+            "<dict><key>a</key><string>disk1</string><key>dev-entry</key><string>disk7</string></dict>";
+        assert_eq!(list(known), Some("/dev/disk7".into()));
+        assert_eq!(list("<dict/>"), None);
     }
 
     #[test]

@@ -84,9 +84,9 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
     let device = (may && attach::candidates(None).is_ok()).then(DeviceOptions::default);
     let image = cli::Image { image, how: HowToOpen::default() };
-    let up = daemon::up(up::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
+    let mut up = daemon::up(up::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
-    let gone = down(&up.record, true);
+    let gone = down(&mut up.record, true);
     interrupt.check()?;
     let report = seen?;
     gone?;

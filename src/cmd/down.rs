@@ -13,7 +13,7 @@ pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
     let _exclusive = exclusive()?;
     let records = find(&args.target)?;
     for record in &records {
-        down(record, args.force)?;
+        down(&mut record.clone(), args.force)?;
         ui.say(format!("{} is no longer at {}", record.image.display(), record.mountpoint.display()));
     }
     let unrecorded = records.is_empty() && unmount_unrecorded(&args.target, args.force)?;

@@ -15,16 +15,16 @@ use crate::ui::{Ui, go_on_unheard};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     let plan = plan(&args.image, None, &args.reads, &args.access, Some(&args.device), ui)?;
-    let up = daemon::up(Plan { exec: true, ..plan })?;
+    let mut up = daemon::up(Plan { exec: true, ..plan })?;
     go_on_unheard();
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
     let status =
         Command::new(&words[0]).args(&words[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
-    let cleaned = down(&up.record, false).or_else(|busy| {
+    let cleaned = down(&mut up.record, false).or_else(|busy| {
         ui.remark(format!("{busy}; taken away all the same"));
-        down(&up.record, true)
+        down(&mut up.record, true)
     });
     let status =
         status.map_err(|e| Error::new(Kind::Usage, "cannot be run").at(Path::new(&words[0])).because(e))?;

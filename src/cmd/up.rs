@@ -125,7 +125,7 @@ pub(super) fn plan(
     }
     let request = device.map(|d| attach::Request {
         size: disk.size(),
-        sector: disk.sector(),
+        sector: attach::sector_size(disk.size(), disk.sector()),
         failing: disk.has_failing_reads(),
         partitions: d.partitions,
         readahead: d.readahead,

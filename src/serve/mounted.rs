@@ -9,8 +9,10 @@ use super::Serving;
 use crate::error::Error;
 use crate::system::{MountInfo, mounted_at, mountinfo};
 
-/// How often it is looked whether the mount is still there, if nothing tells.
+/// How often it is looked whether the mount is still there: where something tells of most of its ends, and where nothing
+/// does.
 const LOOK: Duration = Duration::from_secs(30);
+const LOOK_UNTOLD: Duration = Duration::from_secs(10);
 
 /// A mount at a folder.
 pub(super) struct Mounted {
@@ -37,7 +39,7 @@ impl Serving for Mounted {
                 Some(Ok(())) => thread::sleep(Duration::from_millis(100)),
                 Some(Err(RecvTimeoutError::Timeout)) => {}
                 Some(Err(RecvTimeoutError::Disconnected)) => self.may_be_gone = None,
-                None => thread::sleep(Duration::from_secs(2)),
+                None => thread::sleep(LOOK_UNTOLD),
             }
             // It is gone when it is no longer listed. That something is listed above it means nothing; and if nobody can say
             // what is mounted, it stays.

@@ -89,7 +89,12 @@ impl Manager {
         let log =
             if self == Manager::Launchd { home()?.join("Library/Logs/cdi.log") } else { PathBuf::new() };
         let file = self.file()?;
-        write(&file, &self.text(&program, &config, &log)?)?;
+        let text = self.text(&program, &config, &log)?;
+        if self == Manager::Launchd && is_loaded() && fs::read(&file).ok().as_deref() != Some(&text[..]) {
+            // launchd keeps what it has read until it lets go of the job; 'start' then brings the new one.
+            self.stop()?;
+        }
+        write(&file, &text)?;
         let file = file.canonicalize().map_err(|e| Error::io("cannot be resolved", &file, e))?;
         match self {
             Manager::Launchd => {
@@ -107,7 +112,8 @@ impl Manager {
     pub fn uninstall(self) -> Result<Option<PathBuf>, Error> {
         let file = self.file()?;
         if !file.exists() {
-            return Ok(None);
+            // launchd may have it still, without its file.
+            return if self == Manager::Launchd { self.stop().map(|()| None) } else { Ok(None) };
         }
         self.stop()?;
         if let Manager::Systemd { .. } = self {

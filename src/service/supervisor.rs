@@ -29,7 +29,8 @@ struct Supervisor {
     next_id: u64,
     send: Sender<Event>,
     ending: bool,
-    /// Why what it tells of itself could not be written.
+    /// What it told of itself last, and why that could not be written.
+    told: Option<State>,
     unsaved: Option<String>,
 }
 
@@ -54,6 +55,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
         next_id: 0,
         send,
         ending: false,
+        told: None,
         unsaved: None,
     };
     supervisor.take(config);
@@ -77,12 +79,7 @@ impl Supervisor {
             let now = Instant::now();
             self.slots.iter_mut().for_each(|slot| slot.step(now, &self.send));
             self.slots.retain(|slot| slot.wanted || slot.stopping.is_some());
-            // That nobody can be told is no reason to end.
-            let unsaved = self.state().save().err().map(|e| e.to_string());
-            if let Some(why) = unsaved.as_ref().filter(|why| self.unsaved.as_ref() != Some(why)) {
-                log::error!("{why}");
-            }
-            self.unsaved = unsaved;
+            self.tell();
             if self.ending && self.slots.is_empty() {
                 clean_up(AT_THE_END);
                 return Ok(());
@@ -96,6 +93,20 @@ impl Supervisor {
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::failed("the threads are gone")),
             }
         }
+    }
+
+    /// Writes what it tells of itself, if that has changed. That nobody can be told is no reason to end.
+    fn tell(&mut self) {
+        let state = self.state();
+        if self.told.as_ref() == Some(&state) {
+            return;
+        }
+        let unsaved = state.save().err().map(|e| e.to_string());
+        if let Some(why) = unsaved.as_ref().filter(|why| self.unsaved.as_ref() != Some(why)) {
+            log::error!("{why}");
+        }
+        self.told = Some(state).filter(|_| unsaved.is_none());
+        self.unsaved = unsaved;
     }
 
     fn hear(&mut self, event: Event) {

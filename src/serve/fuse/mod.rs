@@ -9,13 +9,13 @@ mod options;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
 };
@@ -23,6 +23,7 @@ use fuser::{
 use super::{Id, Kind, Place, ROOT, Serving, Transport, Tree};
 use crate::error::{self, Error};
 use crate::parallel;
+use crate::system::mounted_at;
 
 /// FUSE.
 pub struct Fuse;
@@ -30,6 +31,9 @@ pub struct Fuse;
 /// Entries do not change, but for `device`, which comes and goes.
 const TTL: Duration = Duration::from_secs(3600);
 const TTL_DEVICE: Duration = Duration::ZERO;
+/// How long macFUSE may take to mount, and how often it is looked whether it has.
+const MOUNTING: Duration = Duration::from_secs(20);
+const MOUNTING_LOOK: Duration = Duration::from_millis(50);
 
 impl Transport for Fuse {
     fn name(&self) -> &'static str {
@@ -46,33 +50,51 @@ impl Transport for Fuse {
             gid: nix::unistd::getgid().as_raw(),
             pool,
         };
-        let mut opened = Err(io::ErrorKind::Unsupported.into());
+        let mut mounted = Err(io::ErrorKind::Unsupported.into());
         for config in options::attempts(&tree, place) {
-            opened = Session::new(filesystem.clone(), dir, &config);
-            match &opened {
+            mounted = mount(filesystem.clone(), dir, &config);
+            match &mounted {
                 Ok(_) => break,
                 Err(e) => log::info!("not mounted with {:?}: {e}", config.mount_options),
             }
         }
-        let session = opened.and_then(Session::spawn).map_err(|e| refused(dir, e))?;
-        // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
-        // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
-        let (ended, end) = channel();
-        let keeper = move || {
-            // All of it, not only the part that is used below: the rest would be dropped, and unmount.
-            let session = session;
-            let result = session
-                .guard
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a thread of the front end panicked")));
-            let _ = ended.send(result);
-            loop {
-                thread::park();
-            }
-        };
-        thread::Builder::new().name("fuse-session".into()).spawn(keeper).map_err(|e| refused(dir, e))?;
-        Ok(Box::new(Running { end }))
+        mounted.map(|end| Box::new(Running { end }) as Box<dyn Serving>).map_err(|e| refused(dir, e))
     }
+}
+
+/// Mounts, and serves on threads of fuser's. What is received is how it ended.
+fn mount(filesystem: Shown, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
+    let session = Session::new(filesystem, dir, config)?.spawn()?;
+    // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
+    // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
+    let (ended, end) = channel();
+    let keeper = move || {
+        // All of it, not only the part that is used below: the rest would be dropped, and unmount.
+        let session = session;
+        let result = session
+            .guard
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread of the front end panicked")));
+        let _ = ended.send(result);
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
+    // Linux has mounted it by now. macFUSE mounts when the session answers, and whether it did is seen in the list only.
+    if !cfg!(target_os = "linux") {
+        let start = Instant::now();
+        while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_ours())) {
+            match end.recv_timeout(MOUNTING_LOOK) {
+                Ok(result) => {
+                    return Err(result.err().unwrap_or_else(|| io::Error::other("macFUSE did not mount it")));
+                }
+                Err(RecvTimeoutError::Timeout) if start.elapsed() < MOUNTING => {}
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+    Ok(end)
 }
 
 fn refused(dir: &Path, e: io::Error) -> Error {

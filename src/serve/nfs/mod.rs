@@ -2,16 +2,18 @@
 //!
 //! Every user of the machine can connect to a port of 127.0.0.1, so what protects the disk is what a client must know.
 //! To mount, that is the export's name, which nobody can guess; from then on it is a file handle, which proves by a
-//! keyed hash that it is ours. For a mount of the system's both are new and random each time, and the name opens the
-//! export once: `ps` shows it while mount_nfs runs, and the list of mounts afterwards. (Who is quicker than the system
-//! makes the mount fail, and its server end.) For `serve` both come from the image and a secret of the user's, so that
-//! they are the same after a restart. Beyond that the modes of the files hold for the users that the kernel's client
-//! tells truly.
+//! keyed hash that it is ours. For a mount of the system's both are new and random each time, and neither is enough: `ps`
+//! shows the name while mount_nfs runs, and on macOS the system tells every user about its mounts, handles included. So
+//! the name opens the export only until the system has mounted it, and handles are good on one connection only, that
+//! which used one first, for as long as it lives: the kernel's. (Who is quicker than the system makes the mount fail, and
+//! its server end.) For `serve` both come from the image and a secret of the user's, so that they are the same after a
+//! restart. Beyond that the modes of the files hold for the users that the kernel's client tells truly.
 //!
 //! The protocol is spoken here, and not by a library, because of those strangers: what libraries there are allocate by
 //! the lengths that a call claims, and list the exports to everybody.
 
 mod procedures;
+mod reads;
 mod rpc;
 mod xdr;
 
@@ -22,7 +24,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mounted::Mounted;
 use super::net::{Listener, Stream, in_flight, take_connections};
@@ -31,6 +33,7 @@ use crate::error::Error;
 use crate::parallel;
 use crate::system::{NFS_SOURCE, ask, has_program, random};
 use procedures::{Caller, MOUNT, NFS, VERSION};
+use reads::Reads;
 use rpc::Refusal;
 use xdr::{Call, Reply};
 
@@ -64,22 +67,27 @@ pub struct Export {
     group: u32,
     /// Whether it may still be mounted.
     open: AtomicBool,
-    /// Whether it may be mounted once only.
-    once: bool,
+    /// Whether it is for one connection only, and which that is while it lives.
+    single: bool,
+    holder: Mutex<Option<Peer>>,
     strangers: Mutex<Vec<Stranger>>,
+    reads: Reads,
     look: SyncSender<()>,
 }
+
+/// Who is at the other end of a connection: whether he has shown that he knows something.
+type Peer = Arc<AtomicBool>;
 
 /// A connection of which it is not known that it knows something.
 struct Stranger {
     connection: Box<dyn Stream>,
-    known: Arc<AtomicBool>,
+    peer: Peer,
 }
 
 impl Export {
     /// The export of `tree`. Its name and handles come from the image and `secret`. The receiver is told when the mount
-    /// may be gone. With `once` it can be mounted once.
-    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], once: bool) -> (Export, Receiver<()>) {
+    /// may be gone. With `single` it is for one client: the first to use a handle has the disk to itself.
+    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], single: bool) -> (Export, Receiver<()>) {
         let (look, may_be_gone) = sync_channel(1);
         let identity = tree.disk().identity();
         let derive = |purpose: &[u8]| {
@@ -97,8 +105,10 @@ impl Export {
             user: nix::unistd::getuid().as_raw(),
             group: nix::unistd::getgid().as_raw(),
             open: AtomicBool::new(true),
-            once,
+            single,
+            holder: Mutex::new(None),
             strangers: Mutex::new(Vec::new()),
+            reads: Reads::start(&tree),
             look,
             tree,
         };
@@ -110,25 +120,35 @@ impl Export {
         format!("nfs://127.0.0.1{}?version=3&nfsport={port}&mountport={port}", self.path)
     }
 
-    /// Lets somebody mount it who knows its name, if nobody else has.
-    fn enter(&self) -> bool {
-        if self.once { self.open.swap(false, Ordering::SeqCst) } else { self.open.load(Ordering::SeqCst) }
+    /// Lets nobody mount it any more.
+    fn shut(&self) {
+        self.open.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether handles are good for this peer.
+    fn admits(&self, peer: &Peer) -> bool {
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.single || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
     }
 
     /// Takes note of a new connection. Strangers cannot take up all the places there are: the oldest makes room.
-    fn meet(&self, connection: Box<dyn Stream>, known: &Arc<AtomicBool>) {
+    fn meet(&self, connection: Box<dyn Stream>, peer: &Peer) {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.retain(|s| !s.known.load(Ordering::Relaxed));
-        strangers.push(Stranger { connection, known: Arc::clone(known) });
+        strangers.retain(|s| !s.peer.load(Ordering::Relaxed));
+        strangers.push(Stranger { connection, peer: Arc::clone(peer) });
         if strangers.len() > STRANGERS {
             strangers.remove(0).connection.close();
         }
     }
 
     /// Forgets a connection that has ended.
-    fn forget(&self, known: &Arc<AtomicBool>) {
+    fn forget(&self, peer: &Peer) {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.retain(|s| !Arc::ptr_eq(&s.known, known));
+        strangers.retain(|s| !Arc::ptr_eq(&s.peer, peer));
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        if holder.as_ref().is_some_and(|h| Arc::ptr_eq(h, peer)) {
+            *holder = None;
+        }
     }
 
     fn look_whether_mounted(&self) {
@@ -142,7 +162,7 @@ impl Export {
     }
 
     /// The reply to a call, with its record mark. Whether the caller showed that it knows something. None: it is no call.
-    fn answer(&self, call: &[u8], out: &mut Vec<u8>) -> Option<bool> {
+    fn answer(&self, caller: Caller<'_>, call: &[u8], out: &mut Vec<u8>) -> Option<bool> {
         out.clear();
         let mut call = Call(call);
         let mut reply = Reply(out);
@@ -158,7 +178,7 @@ impl Export {
             if head.version != VERSION {
                 return Err(Refusal::ProgramMismatch(VERSION));
             }
-            let caller = Caller { user: head.user.map_err(|_| Refusal::BadCredential)? };
+            let caller = Caller { user: head.user.map_err(|_| Refusal::BadCredential)?, ..caller };
             rpc::accept(&mut reply, head.xid);
             match head.program {
                 NFS => self.nfs(head.procedure, &caller, &mut call, &mut reply),
@@ -180,37 +200,35 @@ impl Export {
 /// Serves the export to whoever connects. Does not return but for an error of the listener.
 pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
     take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream| {
-        let ended = connection(&export, stream);
-        export.look_whether_mounted();
+        let peer = Peer::default();
+        export.meet(stream.another()?, &peer);
+        let ended = converse(&export, stream, &peer);
+        export.forget(&peer);
+        // The end of a stranger means nothing, and must not cost us a look.
+        if peer.load(Ordering::Relaxed) {
+            export.look_whether_mounted();
+        }
         ended
     })
 }
 
-fn connection(export: &Export, stream: Box<dyn Stream>) -> io::Result<()> {
-    let known = Arc::new(AtomicBool::new(false));
-    export.meet(stream.another()?, &known);
-    let ended = converse(export, stream, &known);
-    export.forget(&known);
-    ended
-}
-
-fn converse(export: &Export, stream: Box<dyn Stream>, known: &AtomicBool) -> io::Result<()> {
+fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
     let out = Mutex::new(stream.another()?);
     let out = || out.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stream = BufReader::new(stream);
-    let receive = |take: &dyn Fn(Vec<u8>) -> bool| {
+    let receive = |take: &dyn Fn((Vec<u8>, Instant)) -> bool| {
         while let Some(call) = rpc::read_record(&mut stream)? {
-            if !take(call) {
+            if !take((call, Instant::now())) {
                 break;
             }
         }
         Ok(())
     };
-    let answer = |call: Vec<u8>, reply: &mut Vec<u8>| {
-        let shown = export.answer(&call, reply);
+    let answer = |(call, since): (Vec<u8>, Instant), reply: &mut Vec<u8>| {
+        let shown = export.answer(Caller { peer, since, user: None }, &call, reply);
         let shown = shown.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a call"))?;
         if shown {
-            known.store(true, Ordering::Relaxed);
+            peer.store(true, Ordering::Relaxed);
         }
         out().write_all(reply)
     };
@@ -246,7 +264,7 @@ impl Transport for Loopback {
         parallel::spawn("nfs-listener", serve)?;
         let source = format!("127.0.0.1:{}", export.path);
         let mounting = ask(&mut mount_command(&export, &source, port, place.dir), MOUNTING, HINT);
-        export.open.store(false, Ordering::SeqCst);
+        export.shut();
         mounting.map_err(|e| {
             let error = e.at(place.dir);
             if error.hint.is_some() { error } else { error.hint("'cdi doctor' says what this system lacks") }
@@ -267,7 +285,7 @@ fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Comman
         "vers=3,port={port},mountport={port},soft,timeo=100,retrans=3,rsize={size},wsize={size},nosuid,nodev"
     );
     let mut command;
-    if has_program("mount_nfs") {
+    if cfg!(target_os = "macos") || has_program("mount_nfs") {
         // BSD's and macOS's: mount_nfs(8).
         command = Command::new("mount_nfs");
         let own = format!("tcp,rdonly,intr,deadtimeout=45,locallocks,readahead={ahead},nobrowse,noresvport");

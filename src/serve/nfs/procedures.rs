@@ -1,11 +1,13 @@
 //! What is answered: the procedures of NFS version 3 (RFC 1813) over the folder, and those of its MOUNT protocol.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::super::{Id, Kind, ROOT};
+use super::reads::NoBytes;
 use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
-use super::{Export, HANDLE, LARGEST};
+use super::{Export, HANDLE, LARGEST, Peer};
 
 pub(super) const NFS: u32 = 100_003;
 pub(super) const MOUNT: u32 = 100_005;
@@ -26,6 +28,8 @@ const INVAL: u32 = 22;
 const ROFS: u32 = 30;
 const STALE: u32 = 70;
 const TOOSMALL: u32 = 10_005;
+/// "Try again later."
+const JUKEBOX: u32 = 10_008;
 
 impl From<Garbage> for Refusal {
     fn from(_: Garbage) -> Refusal {
@@ -33,8 +37,13 @@ impl From<Garbage> for Refusal {
     }
 }
 
-/// A call by this user, if it says which.
-pub(super) struct Caller {
+/// Who calls.
+pub(super) struct Caller<'a> {
+    /// The other end of the connection.
+    pub peer: &'a Peer,
+    /// When the call came.
+    pub since: Instant,
+    /// The user, if the call says which.
     pub user: Option<u32>,
 }
 
@@ -58,7 +67,7 @@ impl Export {
                 reply.bool(false);
             }
             1 => {
-                let known = knows(call.bytes(PATH)?) && self.enter();
+                let known = knows(call.bytes(PATH)?) && self.open.load(Ordering::SeqCst);
                 if known {
                     // The flavours of authentication: AUTH_UNIX, AUTH_NONE.
                     reply.u32(OK).bytes(&self.handle(ROOT)).u32(2).u32(1).u32(0);
@@ -84,7 +93,7 @@ impl Export {
     pub(super) fn nfs(
         &self,
         procedure: u32,
-        caller: &Caller,
+        caller: &Caller<'_>,
         call: &mut Call<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
@@ -104,6 +113,8 @@ impl Export {
         let found = self.id(handle);
         let result = match found {
             None => Err(STALE),
+            // Between two connections of the kernel's the older may not be seen to have ended.
+            Some(_) if !self.admits(caller.peer) => Err(JUKEBOX),
             Some(_) if matches!(procedure, 2 | 7..=15 | 21) => Err(ROFS),
             // What a folder or a file system is like, everybody may know; it is the same for every image.
             Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
@@ -112,7 +123,7 @@ impl Export {
                 3 => self.lookup(id, call.bytes(PATH)?, reply),
                 4 => self.access(id, caller, call.u32()?, reply),
                 5 => self.readlink(id, reply),
-                6 => self.read(id, call.u64()?, call.u32()?, reply),
+                6 => self.read(id, caller.since, call.u64()?, call.u32()?, reply),
                 16 => {
                     let (cookie, _, count) = (call.u64()?, call.u64()?, call.u32()?);
                     self.readdir(id, cookie, count, false, reply)
@@ -132,7 +143,7 @@ impl Export {
                 reply.bool(false);
             });
         }
-        Ok(found.is_some())
+        Ok(found.is_some() && result != Err(JUKEBOX))
     }
 
     fn getattr(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
@@ -183,7 +194,7 @@ impl Export {
         Ok(())
     }
 
-    fn access(&self, id: Id, caller: &Caller, wanted: u32, reply: &mut Reply<'_>) -> Result<(), u32> {
+    fn access(&self, id: Id, caller: &Caller<'_>, wanted: u32, reply: &mut Reply<'_>) -> Result<(), u32> {
         const READ: u32 = 1;
         const LOOKUP: u32 = 2;
         const EXECUTE: u32 = 32;
@@ -206,25 +217,28 @@ impl Export {
         Ok(())
     }
 
-    fn read(&self, id: Id, offset: u64, count: u32, reply: &mut Reply<'_>) -> Result<(), u32> {
+    fn read(
+        &self,
+        id: Id,
+        since: Instant,
+        offset: u64,
+        count: u32,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), u32> {
         let size = match self.tree.kind(id).ok_or(STALE)? {
             Kind::File(size) => size,
             Kind::Folder => return Err(ISDIR),
             Kind::Link(_) => return Err(INVAL),
         };
-        let before = reply.0.len();
         let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(LARGEST);
+        // Whole or an error: what comes before a bad sector is had by a smaller read.
+        let bytes = self.reads.read(id, offset, len as usize, since).map_err(|none| match none {
+            NoBytes::Error(_) => IO,
+            NoBytes::Later => JUKEBOX,
+        })?;
         reply.u32(OK);
         self.told(id, reply);
-        reply.u32(len).bool(offset.saturating_add(len.into()) >= size).u32(len);
-        let at = reply.0.len();
-        reply.0.resize(at + len as usize, 0);
-        // Whole or an error: what comes before a bad sector is had by a smaller read.
-        if self.tree.read_into(id, offset, &mut reply.0[at..]).is_err() {
-            reply.0.truncate(before);
-            return Err(IO);
-        }
-        reply.fill(len as usize);
+        reply.u32(len).bool(offset.saturating_add(len.into()) >= size).bytes(&bytes);
         Ok(())
     }
 
@@ -310,7 +324,7 @@ impl Export {
         Some(Id(u64::from_be_bytes(id))).filter(|id| right && self.tree.kind(*id).is_some())
     }
 
-    fn permits(&self, caller: &Caller) -> bool {
+    fn permits(&self, caller: &Caller<'_>) -> bool {
         self.tree.allow_other || caller.user.is_some_and(|user| user == 0 || user == self.user)
     }
 }
