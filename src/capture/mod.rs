@@ -27,7 +27,7 @@ use crate::units::index;
 use hash::Hashes;
 
 /// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
-pub const DEFAULT_CHUNK: u32 = 128 << 10;
+pub const DEFAULT_CHUNK: u32 = 32 << 10;
 
 /// How an image is to be made.
 #[derive(Debug, Clone)]

@@ -124,7 +124,7 @@ pub struct Create {
     #[arg(long)]
     pub level: Option<i32>,
     /// The size of a chunk: a power of two from 4k to 1M
-    #[arg(long, value_name = "SIZE", default_value = "128k", value_parser = chunk_size)]
+    #[arg(long, value_name = "SIZE", default_value = "32k", value_parser = chunk_size)]
     pub chunk: u32,
     /// The physical sector size of the disk in bytes, if it is not the logical one
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]

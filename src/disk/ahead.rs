@@ -3,6 +3,7 @@
 //! The kernel's own readahead ends at 128 KiB where we may not raise it, and readers with O_DIRECT have none. So
 //! chunks that a sequential reader will ask for are unpacked on other cores before he does.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -11,8 +12,8 @@ use std::thread;
 const STREAMS: usize = 16;
 /// Requests of one reader come out of order when several threads serve them; by so much, in bytes.
 const SLACK: u64 = 2 << 20;
-/// What is asked for at a time; a chunk of several of these is unpacked once all the same.
-const STEP: u64 = 64 << 10;
+/// What is asked for at a time, in bytes. A larger chunk is unpacked once all the same.
+const STEP: u64 = 128 << 10;
 /// How far ahead a reader's stream is read at first, and at most, in bytes.
 const WINDOW: (u64, u64) = (256 << 10, 4 << 20);
 
@@ -33,21 +34,23 @@ struct Stream {
 /// The readers of one disk, and the threads that read ahead for them.
 pub struct Ahead {
     streams: Mutex<(u64, [Stream; STREAMS])>,
-    queue: SyncSender<u64>,
+    queue: SyncSender<Range<u64>>,
     size: u64,
     most: u64,
+    /// With so many reads under way there is nobody who would read ahead for them.
+    busy: usize,
 }
 
 impl Ahead {
-    /// Starts `threads` threads that call `fetch` with offsets of a disk of `size` bytes. At most `budget` bytes
+    /// Starts `threads` threads that call `fetch` with ranges of a disk of `size` bytes. At most `budget` bytes
     /// are read ahead. The threads end when this is dropped.
     pub fn start(
         threads: usize,
         size: u64,
         budget: u64,
-        fetch: Arc<dyn Fn(u64) + Send + Sync>,
+        fetch: Arc<dyn Fn(Range<u64>) + Send + Sync>,
     ) -> std::io::Result<Ahead> {
-        let (queue, jobs) = sync_channel::<u64>((WINDOW.1 / STEP) as usize);
+        let (queue, jobs) = sync_channel((WINDOW.1 / STEP) as usize);
         let jobs = Arc::new(Mutex::new(jobs));
         for i in 0..threads {
             let (jobs, fetch) = (Arc::clone(&jobs), Arc::clone(&fetch));
@@ -58,11 +61,13 @@ impl Ahead {
             queue,
             size,
             most: WINDOW.1.min(budget),
+            busy: threads,
         })
     }
 
-    /// Takes note of a read of `len` bytes at `offset`. Whether it is part of a sequential stream.
-    pub fn note(&self, offset: u64, len: u64) -> bool {
+    /// Takes note of a read of `len` bytes at `offset`, while `others` are under way. Whether it is part of a sequential
+    /// stream. Where a stream's reads come several at once (the kernel reads ahead itself), they keep the cores busy.
+    pub fn note(&self, offset: u64, len: u64, others: usize) -> bool {
         let end = offset + len;
         let mut guard = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let (clock, streams) = &mut *guard;
@@ -79,14 +84,18 @@ impl Ahead {
         stream.length = stream.length.saturating_add(1);
         stream.next = stream.next.max(end);
         stream.window = (stream.window * 2).min(self.most);
+        if others >= self.busy {
+            return true;
+        }
         let target = (stream.next + stream.window).min(self.size);
         let from = stream.asked.max(stream.next);
         stream.asked = from.max(target);
         drop(guard);
         let mut at = from;
         while at < target {
-            match self.queue.try_send(at) {
-                Ok(()) => at = (at / STEP + 1) * STEP,
+            let end = ((at / STEP + 1) * STEP).min(target);
+            match self.queue.try_send(at..end) {
+                Ok(()) => at = end,
                 // The threads have enough to do, and what they do is what was asked for first.
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => break,
             }
@@ -95,12 +104,12 @@ impl Ahead {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<u64>>, fetch: &(dyn Fn(u64) + Send + Sync)) {
+fn work(jobs: &Mutex<Receiver<Range<u64>>>, fetch: &(dyn Fn(Range<u64>) + Send + Sync)) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(offset) = job else { return };
+        let Ok(range) = job else { return };
         // A panic in a parser costs this chunk its readahead; the reader will get the error.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(offset)));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(range)));
     }
 }
 
@@ -113,8 +122,8 @@ mod tests {
     fn ahead(size: u64) -> (Ahead, Arc<Mutex<BTreeSet<u64>>>) {
         let fetched = Arc::new(Mutex::new(BTreeSet::new()));
         let to = Arc::clone(&fetched);
-        let fetch = Arc::new(move |at| {
-            to.lock().unwrap().insert(at);
+        let fetch = Arc::new(move |range: Range<u64>| {
+            to.lock().unwrap().insert(range.start);
         });
         (Ahead::start(2, size, u64::MAX, fetch).unwrap(), fetched)
     }
@@ -130,20 +139,20 @@ mod tests {
     #[test]
     fn two_reads_in_a_row_make_a_stream_and_a_seek_does_not() {
         let (ahead, fetched) = ahead(1 << 30);
-        assert!(!ahead.note(0, 4096));
-        assert!(!ahead.note(100 << 20, 4096));
-        assert!(!ahead.note(50 << 20, 4096));
+        assert!(!ahead.note(0, 4096, 0));
+        assert!(!ahead.note(100 << 20, 4096, 0));
+        assert!(!ahead.note(50 << 20, 4096, 0));
         thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().is_empty());
-        assert!(ahead.note(4096, 4096));
+        assert!(ahead.note(4096, 4096, 0));
         wait_for(&fetched, |f| f.contains(&8192) && f.contains(&(256 << 10)));
     }
 
     #[test]
     fn nothing_past_the_end_is_fetched() {
         let (ahead, fetched) = ahead(300 << 10);
-        ahead.note(0, 128 << 10);
-        ahead.note(128 << 10, 128 << 10);
+        ahead.note(0, 128 << 10, 0);
+        ahead.note(128 << 10, 128 << 10, 0);
         wait_for(&fetched, |f| !f.is_empty());
         thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().iter().all(|at| *at < 300 << 10));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use super::buffers::give;
 use crate::error::ReadError;
 use crate::image::Packed;
 
@@ -17,17 +18,16 @@ use crate::image::Packed;
 pub type Key = Packed;
 
 /// An unpacked chunk.
-pub type Chunk = Arc<[u8]>;
+pub type Chunk = Arc<Vec<u8>>;
 
 /// The cache.
 pub struct Cache {
     shards: Vec<Shard>,
-    budget: usize,
     hits: AtomicU64,
-    loads: AtomicU64,
 }
 
 struct Shard {
+    budget: usize,
     state: Mutex<State>,
     loaded: Condvar,
 }
@@ -44,18 +44,14 @@ impl Cache {
         // A shard that holds fewer than eight chunks would throw out what is about to be used.
         let count = (budget / largest.max(1) / 8).clamp(1, 8);
         let shard = || Shard {
+            budget: budget / count,
             state: Mutex::new(State { chunks: LruCache::unbounded(), bytes: 0, loading: HashSet::new() }),
             loaded: Condvar::new(),
         };
-        Cache {
-            shards: (0..count).map(|_| shard()).collect(),
-            budget: budget / count,
-            hits: AtomicU64::new(0),
-            loads: AtomicU64::new(0),
-        }
+        Cache { shards: (0..count).map(|_| shard()).collect(), hits: AtomicU64::new(0) }
     }
 
-    fn shard(&self, key: Key) -> &Shard {
+    fn shard(&self, key: &Key) -> &Shard {
         // Fibonacci hashing: neighbouring chunks go to different shards.
         let hash = (key.at ^ u64::from(key.file.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         &self.shards[hash as usize % self.shards.len()]
@@ -63,38 +59,68 @@ impl Cache {
 
     /// The chunk of `key`, loaded by `load` if nobody has it and nobody else is loading it. An error is not kept:
     /// the next reader tries again.
-    pub fn get(&self, key: Key, load: impl FnOnce() -> Result<Chunk, ReadError>) -> Result<Chunk, ReadError> {
+    pub fn get(
+        &self,
+        key: &Key,
+        load: impl FnOnce() -> Result<Vec<u8>, ReadError>,
+    ) -> Result<Chunk, ReadError> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         loop {
-            if let Some(chunk) = state.chunks.get(&key) {
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(Arc::clone(chunk));
+            if let Some(chunk) = self.look(&mut state, key) {
+                return Ok(chunk);
             }
-            if state.loading.insert(key) {
+            if state.loading.insert(*key) {
                 break;
             }
             state = shard.loaded.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
         // Gives the key free again whatever happens, a panic in `load` included.
-        let flight = Flight { shard, key };
-        self.loads.fetch_add(1, Ordering::Relaxed);
-        let chunk = load()?;
-        let thrown_out = flight.land(Arc::clone(&chunk), self.budget);
-        drop(thrown_out);
-        Ok(chunk)
+        let flight = Flight { shard, key: *key };
+        load().map(|chunk| flight.land(chunk))
+    }
+
+    /// The chunk of `key`, if it is there or being loaded.
+    pub fn get_if_there(&self, key: &Key) -> Option<Chunk> {
+        let shard = self.shard(key);
+        let mut state = shard.lock();
+        loop {
+            let found = self.look(&mut state, key);
+            if found.is_some() || !state.loading.contains(key) {
+                return found;
+            }
+            state = shard.loaded.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn look(&self, state: &mut State, key: &Key) -> Option<Chunk> {
+        let found = state.chunks.get(key).map(Arc::clone);
+        if found.is_some() {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Begins to load the chunk of `key`, unless it is there or being loaded. Who begins must not wait for another.
+    pub fn begin(&self, key: &Key) -> Option<Flight<'_>> {
+        let shard = self.shard(key);
+        let mut state = shard.lock();
+        let new = !state.chunks.contains(key) && state.loading.insert(*key);
+        drop(state);
+        // Made only if it is to be: when one is dropped, it takes the lock and ends the loading.
+        new.then(|| Flight { shard, key: *key })
     }
 
     /// Says that a chunk is done with: it is the first to be thrown out. A scan of the disk so does not empty the
     /// cache of what others use.
-    pub fn demote(&self, key: Key) {
-        self.shard(key).lock().chunks.demote(&key);
+    pub fn demote(&self, key: &Key) {
+        self.shard(key).lock().chunks.demote(key);
     }
 
-    /// How often a chunk was there, and how often one was loaded.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.hits.load(Ordering::Relaxed), self.loads.load(Ordering::Relaxed))
+    /// How often a chunk was there.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
     }
 
     /// How many bytes are kept now.
@@ -109,27 +135,32 @@ impl Shard {
     }
 }
 
-struct Flight<'a> {
+/// A chunk that is being loaded. Whoever wants it waits until this is gone.
+pub struct Flight<'a> {
     shard: &'a Shard,
     key: Key,
 }
 
 impl Flight<'_> {
-    /// Puts the chunk in, and gives what had to go for it, to be freed without the lock.
-    fn land(self, chunk: Chunk, budget: usize) -> Vec<Chunk> {
+    /// Puts the chunk in.
+    pub fn land(self, chunk: Vec<u8>) -> Chunk {
+        let chunk = Arc::new(chunk);
         let mut out = Vec::new();
         let mut state = self.shard.lock();
         state.bytes += chunk.len();
-        if let Some((_, old)) = state.chunks.push(self.key, chunk) {
+        if let Some((_, old)) = state.chunks.push(self.key, Arc::clone(&chunk)) {
             state.bytes -= old.len();
             out.push(old);
         }
-        while state.bytes > budget && state.chunks.len() > 1 {
+        while state.bytes > self.shard.budget && state.chunks.len() > 1 {
             let Some((_, old)) = state.chunks.pop_lru() else { break };
             state.bytes -= old.len();
             out.push(old);
         }
-        out
+        drop(state);
+        // What had to go for it: its memory is used again, without the lock.
+        out.into_iter().filter_map(Arc::into_inner).for_each(give);
+        chunk
     }
 }
 
@@ -154,8 +185,8 @@ mod tests {
         Packed { file: FileNo(0), at, len: 1, skip: 0, unpacked: 1, codec: Codec::Stored, sum: Sum::None }
     }
 
-    fn chunk(len: usize) -> Chunk {
-        vec![7; len].into()
+    fn chunk(len: usize) -> Vec<u8> {
+        vec![7; len]
     }
 
     #[test]
@@ -166,7 +197,7 @@ mod tests {
             for _ in 0..16 {
                 scope.spawn(|| {
                     start.wait();
-                    let got = cache.get(key(5), || {
+                    let got = cache.get(&key(5), || {
                         loads.fetch_add(1, Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(20));
                         Ok(chunk(4096))
@@ -179,15 +210,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_begun_is_waited_for_and_begun_once() {
+        let cache = Cache::new(1 << 20, 4096);
+        let flight = cache.begin(&key(1)).unwrap();
+        assert!(cache.begin(&key(1)).is_none());
+        assert!(cache.get_if_there(&key(2)).is_none());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| cache.get_if_there(&key(1)).unwrap().len());
+            std::thread::sleep(Duration::from_millis(20));
+            flight.land(chunk(9));
+            assert_eq!(waits.join().unwrap(), 9);
+        });
+        assert!(cache.begin(&key(1)).is_none(), "it is there");
+        // One that does not land is as if it had not been.
+        drop(cache.begin(&key(3)).unwrap());
+        assert!(cache.get_if_there(&key(3)).is_none() && cache.begin(&key(3)).is_some());
+    }
+
+    #[test]
     fn an_error_and_a_panic_leave_the_key_free() {
         let cache = Cache::new(1 << 20, 4096);
-        let error = cache.get(key(1), || Err(ReadError::Corrupt { at: 1 }));
+        let error = cache.get(&key(1), || Err(ReadError::Corrupt { at: 1 }));
         assert_eq!(error.unwrap_err(), ReadError::Corrupt { at: 1 });
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cache.get(key(1), || panic!("decoder"))
+            cache.get(&key(1), || panic!("decoder"))
         }));
         assert!(panic.is_err());
-        assert!(cache.get(key(1), || Ok(chunk(1))).is_ok());
+        assert!(cache.get(&key(1), || Ok(chunk(1))).is_ok());
     }
 
     #[test]
@@ -195,18 +244,18 @@ mod tests {
         let cache = Cache::new(40_000, 4096);
         assert_eq!(cache.shards.len(), 1);
         for at in 0..9 {
-            cache.get(key(at), || Ok(chunk(4096))).unwrap();
+            cache.get(&key(at), || Ok(chunk(4096))).unwrap();
         }
-        cache.get(key(0), || unreachable!()).unwrap();
-        cache.demote(key(8));
+        cache.get(&key(0), || unreachable!()).unwrap();
+        cache.demote(&key(8));
         for at in 100..101 {
-            cache.get(key(at), || Ok(chunk(4096))).unwrap();
+            cache.get(&key(at), || Ok(chunk(4096))).unwrap();
         }
         assert!(cache.bytes() <= 40_000);
-        cache.get(key(1), || unreachable!("the oldest that is in use stays")).unwrap();
+        cache.get(&key(1), || unreachable!("the oldest that is in use stays")).unwrap();
         let mut loaded = false;
         cache
-            .get(key(8), || {
+            .get(&key(8), || {
                 loaded = true;
                 Ok(chunk(4096))
             })

@@ -3,23 +3,27 @@
 //! Bad sectors are applied here and nowhere else.
 
 pub mod ahead;
+mod batch;
+pub mod buffers;
 pub mod cache;
+mod core;
 pub mod runs;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::ReadError;
 use crate::image::bad::{BadBlocks, Status};
-use crate::image::codec::unpack;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, FileNo, Format, Image, LONGEST_CHUNK, Opened, Origin, Packed};
+use crate::image::{Extent, FileNo, Format, Image, Opened, Origin, Packed};
 use crate::units::{SECTOR, index};
 use ahead::Ahead;
-use cache::{Cache, Chunk};
+use cache::Cache;
+use core::Core;
+pub use core::fill;
 
 /// What a read of a bad sector gives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,18 +60,6 @@ pub struct Disk {
     ahead: OnceLock<Ahead>,
 }
 
-struct Core {
-    image: Box<dyn Image>,
-    input: Arc<Input>,
-    format: &'static Format,
-    options: Options,
-    /// The ranges that a read does not get from the image: whole sectors.
-    failing: BadBlocks,
-    sector: u32,
-    cache: Cache,
-    corrupt: AtomicU64,
-}
-
 /// What a disk has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -93,7 +85,18 @@ impl Disk {
             image.bad().ranges().iter().filter(|r| r.status != Status::Suspect || !options.read_suspect);
         let failing = BadBlocks::from_unsorted(failing.copied()).rounded(sector, image.size());
         let cache = Cache::new(options.cache, 128 << 10);
-        let core = Core { image, input, format, options, failing, sector, cache, corrupt: AtomicU64::new(0) };
+        let core = Core {
+            image,
+            input,
+            format,
+            options,
+            failing,
+            sector,
+            cache,
+            reading: AtomicUsize::new(0),
+            unpacked: AtomicU64::new(0),
+            corrupt: AtomicU64::new(0),
+        };
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
     }
 
@@ -101,8 +104,7 @@ impl Disk {
     pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
         let core = Arc::clone(&self.core);
         let budget = self.core.options.cache as u64 / 2;
-        let ahead =
-            Ahead::start(threads, self.size(), budget, Arc::new(move |offset| core.prefetch(offset)))?;
+        let ahead = Ahead::start(threads, self.size(), budget, Arc::new(move |range| core.prefetch(range)))?;
         let _ = self.ahead.set(ahead);
         Ok(())
     }
@@ -121,7 +123,8 @@ impl Disk {
                 good: index(first - offset),
             });
         }
-        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len));
+        let under_way = UnderWay::new(&core.reading);
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.others));
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];
@@ -218,9 +221,31 @@ impl Disk {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        let (hits, loads) = self.core.cache.counts();
-        let corrupt = self.core.corrupt.load(Ordering::Relaxed);
-        Counters { hits, loads, corrupt, cached: self.core.cache.bytes() as u64 }
+        Counters {
+            hits: self.core.cache.hits(),
+            loads: self.core.unpacked.load(Ordering::Relaxed),
+            corrupt: self.core.corrupt.load(Ordering::Relaxed),
+            cached: self.core.cache.bytes() as u64,
+        }
+    }
+}
+
+/// A read that is under way.
+struct UnderWay<'a> {
+    reading: &'a AtomicUsize,
+    /// How many others were when it began.
+    others: usize,
+}
+
+impl UnderWay<'_> {
+    fn new(reading: &AtomicUsize) -> UnderWay<'_> {
+        UnderWay { reading, others: reading.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -232,121 +257,5 @@ fn advance(origin: &Origin, by: u64) -> Origin {
             Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
         }
         ref other => other.clone(),
-    }
-}
-
-impl Core {
-    /// What the format says of `offset`, held against what a format must say.
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        let extent = self.image.map(offset)?;
-        let inside = extent.disk.contains(&offset);
-        let fits = match extent.origin {
-            Origin::Packed(p) => {
-                p.unpacked <= LONGEST_CHUNK
-                    && extent.disk.end - extent.disk.start <= u64::from(p.unpacked.saturating_sub(p.skip))
-            }
-            _ => true,
-        };
-        if inside && fits { Ok(extent) } else { Err(ReadError::Unmapped { offset }) }
-    }
-
-    /// Fills `buf` from bytes that the image must hold.
-    fn read_held(&self, buf: &mut [u8], offset: u64, sequential: bool) -> Result<(), ReadError> {
-        let end = offset + buf.len() as u64;
-        let mut at = offset;
-        while at < end {
-            let extent = self.map(at)?;
-            let stop = extent.disk.end.min(end);
-            let out = &mut buf[index(at - offset)..index(stop - offset)];
-            match extent.origin {
-                // The map says that it was read, and there are no bytes: damage, not a bad sector.
-                Origin::Unread => return Err(ReadError::Unmapped { offset: at }),
-                Origin::Fill(pattern) => fill(out, &pattern, at),
-                Origin::Stored { file, at: start } => {
-                    self.input.read_exact_at(file, out, start + (at - extent.disk.start))?;
-                }
-                Origin::Packed(packed) => {
-                    let chunk = self.chunk(&packed)?;
-                    let skip = packed.skip as usize + index(at - extent.disk.start);
-                    out.copy_from_slice(
-                        chunk.get(skip..skip + out.len()).ok_or(ReadError::Corrupt { at: packed.at })?,
-                    );
-                    if sequential && stop == extent.disk.end {
-                        self.cache.demote(Packed { skip: 0, ..packed });
-                    }
-                }
-            }
-            at = stop;
-        }
-        Ok(())
-    }
-
-    /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
-    fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
-        let got = self.cache.get(Packed { skip: 0, ..*packed }, || self.load(packed));
-        if let Err(ReadError::Corrupt { at }) = got {
-            // Each damaged chunk may be read for ever: say it the first few times, then now and then.
-            let count = self.corrupt.fetch_add(1, Ordering::Relaxed) + 1;
-            if count <= 10 || count.is_power_of_two() {
-                log::warn!(
-                    "{}: the chunk at byte {at} is damaged; reads of it fail",
-                    self.input.path().display()
-                );
-            }
-        }
-        got.and_then(|chunk| {
-            if chunk.len() == packed.unpacked as usize {
-                Ok(chunk)
-            } else {
-                Err(ReadError::Corrupt { at: packed.at })
-            }
-        })
-    }
-
-    fn load(&self, packed: &Packed) -> Result<Chunk, ReadError> {
-        let corrupt = ReadError::Corrupt { at: packed.at };
-        if packed.len > 2 * LONGEST_CHUNK || packed.unpacked > LONGEST_CHUNK {
-            return Err(corrupt);
-        }
-        let mut stored = vec![0; packed.len as usize];
-        self.input.read_exact_at(packed.file, &mut stored, packed.at)?;
-        if !packed.sum.holds(&stored) {
-            return Err(corrupt);
-        }
-        let mut chunk = vec![0; packed.unpacked as usize];
-        unpack(packed.codec, &stored, &mut chunk).map_err(|_| corrupt)?;
-        Ok(chunk.into())
-    }
-
-    fn prefetch(&self, offset: u64) {
-        if let Ok(Extent { origin: Origin::Packed(packed), .. }) = self.map(offset) {
-            let _ = self.chunk(&packed);
-        }
-    }
-
-    /// Fills `buf`, which lies in failing sectors, as the policy says.
-    fn fill_bad(&self, buf: &mut [u8], offset: u64) {
-        match &self.options.bad {
-            BadPolicy::Error | BadPolicy::Zero => buf.fill(0),
-            BadPolicy::Pattern(text) => {
-                let sector = u64::from(self.sector);
-                for (i, byte) in buf.iter_mut().enumerate() {
-                    let in_sector = (offset + i as u64) % sector;
-                    *byte = text[index(in_sector) % text.len()];
-                }
-            }
-        }
-    }
-}
-
-/// Fills `buf`, which lies at `offset` of the disk, with `pattern`, which begins at every multiple of 8.
-pub fn fill(buf: &mut [u8], pattern: &[u8; 8], offset: u64) {
-    if pattern.iter().all(|b| *b == pattern[0]) {
-        return buf.fill(pattern[0]);
-    }
-    let mut turned = *pattern;
-    turned.rotate_left((offset % 8) as usize);
-    for part in buf.chunks_mut(8) {
-        part.copy_from_slice(&turned[..part.len()]);
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use crate::disk::Disk;
+use crate::disk::buffers::with_reply;
 use crate::error::{ErrnoStyle, Error, ReadError};
 use crate::image::mapfile;
 
@@ -170,10 +171,28 @@ impl Tree {
     /// Reads an entry. At most `len` bytes, exactly as many as there are between `offset` and its end: a read is
     /// answered whole or with an error, never short.
     pub fn read(&self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-        let size = if let Some(Kind::File(size)) = self.kind(id) { size } else { 0 };
-        let left = size.saturating_sub(offset);
-        let mut buf = vec![0; usize::try_from(left).map_or(len, |left| left.min(len))];
+        let mut buf = vec![0; self.there(id, offset, len)];
         self.read_into(id, offset, &mut buf).map(|()| buf)
+    }
+
+    /// The same, for who needs the bytes for a moment only: this thread's memory is used again.
+    pub fn read_for<T>(
+        &self,
+        id: Id,
+        offset: u64,
+        len: usize,
+        use_them: impl FnOnce(Result<&[u8], ReadError>) -> T,
+    ) -> T {
+        with_reply(self.there(id, offset, len), |buf| {
+            let read = self.read_into(id, offset, buf);
+            use_them(read.map(|()| &*buf))
+        })
+    }
+
+    /// How many of `len` bytes from `offset` on an entry has.
+    fn there(&self, id: Id, offset: u64, len: usize) -> usize {
+        let size = if let Some(Kind::File(size)) = self.kind(id) { size } else { 0 };
+        usize::try_from(size.saturating_sub(offset)).map_or(len, |left| left.min(len))
     }
 
     /// Fills `buf` with the bytes of an entry from `offset` on, all of which must be there.

@@ -153,10 +153,10 @@ fn pool(tree: &Arc<Tree>) -> io::Result<SyncSender<Read>> {
 
 /// Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
 fn answer(tree: &Tree, read: Read) {
-    match tree.read(read.id, read.offset, read.size) {
-        Ok(bytes) => read.reply.data(&bytes),
+    tree.read_for(read.id, read.offset, read.size, |bytes| match bytes {
+        Ok(bytes) => read.reply.data(bytes),
         Err(e) => read.reply.error(Errno::from_i32(e.errno(tree.errno))),
-    }
+    });
 }
 
 #[derive(Clone)]

@@ -37,10 +37,9 @@ struct Words {
 }
 
 fn words() -> Words {
-    let temp = std::env::temp_dir().join("cdi-bench-peers");
     let mut words = Words {
-        svg: temp.join("peers.svg"),
-        dir: temp,
+        svg: "target/peers.svg".into(),
+        dir: std::env::temp_dir().join("cdi-bench-peers"),
         from: "/usr".into(),
         rounds: 3,
         only: Vec::new(),
@@ -121,6 +120,7 @@ fn main() {
         }
     }
     print!("{}", results.tables());
+    std::fs::create_dir_all(words.svg.parent().unwrap()).unwrap();
     std::fs::write(&words.svg, plot::svg(&results)).unwrap();
     eprintln!("the plot is {}", words.svg.display());
 }

@@ -67,12 +67,7 @@ pub const MAKERS: &[Maker] = &[
         "@disk @image -comp lz4 -processors 2 -noappend -quiet -no-progress",
     ),
     maker("mkfs.erofs lz4", "mkfs.erofs", "lz4.erofs", "-zlz4 @image @stem.d"),
-    maker(
-        "ewfacquire",
-        "ewfacquire",
-        "disk.E01",
-        "-q -u -t @stem -c deflate:fast -f encase6 -S 7EiB -j 2 @disk",
-    ),
+    maker("ewfacquire", "ewfacquire", "disk.E01", "-q -u -t @stem -c deflate:fast -f encase6 -S 7EiB @disk"),
 ];
 
 const fn maker(
@@ -229,15 +224,13 @@ fn unmount(dir: PathBuf) -> Box<dyn FnOnce()> {
     })
 }
 
-/// A daemon in the foreground, which ends when what it shows is unmounted, or is told to.
-fn daemon(mut command: Command, tell: bool) -> (u32, Box<dyn FnOnce()>) {
+/// A daemon in the foreground, which ends when it is told to.
+fn daemon(mut command: Command) -> (u32, Box<dyn FnOnce()>) {
     let mut child: Child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = child.id();
     let end = move || {
-        if tell {
-            run(Command::new("kill").arg(pid.to_string()));
-        }
+        run(Command::new("kill").arg(pid.to_string()));
         child.wait().unwrap();
     };
     (pid, Box::new(end))
@@ -251,42 +244,32 @@ fn qemu(lab: &Lab, _: &Disk, image: &str) -> Shown {
     command.args(["--blockdev", "driver=qcow2,node-name=disk,file=file,read-only=on"]);
     let export = format!("type=fuse,id=export,node-name=disk,mountpoint={},writable=off", path.display());
     command.args(["--export", &export]);
-    let (pid, end) = daemon(command, true);
+    let (pid, end) = daemon(command);
     wait_for(&path);
     Shown { path, daemon: Some(pid), end: vec![end] }
 }
 
-/// A program that mounts by FUSE and stays in the foreground; the disk appears as `name`.
-fn fuse(lab: &Lab, name: &str, program: &str, before: &[&str], image: &str) -> Shown {
+/// A program that mounts by FUSE and goes into the background; the disk appears as `name`.
+fn background(lab: &Lab, name: &str, program: &str, words: &[&str]) -> Shown {
     let mnt = lab.mountpoint();
-    let mut command = Command::new(program);
-    command.args(before).arg(image).arg(&mnt);
-    if program == "xmount" {
-        command = Command::new("xmount");
-        command.args(["--in", "ewf", image, "--out", "raw", "-f"]).arg(&mnt);
-    }
-    let (pid, end) = daemon(command, false);
+    run(Command::new(program).args(words).arg(&mnt));
     let path = mnt.join(name);
     wait_for(&path);
-    Shown { path, daemon: Some(pid), end: vec![unmount(mnt), end] }
-}
-
-fn ewfmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
-    let mnt = lab.mountpoint();
-    run(Command::new("ewfmount").arg(image).arg(&mnt));
-    let path = mnt.join("ewf1");
-    wait_for(&path);
-    let pid = run(Command::new("pgrep").args(["-n", "-x", "ewfmount"]));
+    let pid = run(Command::new("pgrep").args(["-n", "-x", program]));
     let pid = String::from_utf8(pid).unwrap().trim().parse().ok();
     Shown { path, daemon: pid, end: vec![unmount(mnt)] }
 }
 
+fn ewfmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
+    background(lab, "ewf1", "ewfmount", &[image])
+}
+
 fn xmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
-    fuse(lab, "disk.dd", "xmount", &[], image)
+    background(lab, "disk.dd", "xmount", &["--in", "ewf", image, "--out", "raw"])
 }
 
 fn squashfuse(lab: &Lab, _: &Disk, image: &str) -> Shown {
-    fuse(lab, "disk.raw", "squashfuse", &["-f"], image)
+    background(lab, "disk.raw", "squashfuse", &[image])
 }
 
 fn kernel(lab: &Lab, _: &Disk, image: &str) -> Shown {
