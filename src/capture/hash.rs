@@ -32,7 +32,13 @@ impl Hashes {
 
     /// The next `len` bytes of the disk are `pattern` over and over; the image holds them.
     pub fn fill(&mut self, pattern: &[u8; 8], len: u64) {
-        let block: Vec<u8> = pattern.iter().copied().cycle().take(ZEROS.len()).collect();
+        let other: Vec<u8>;
+        let block = if *pattern == [0; 8] {
+            ZEROS
+        } else {
+            other = pattern.repeat(ZEROS.len() / 8);
+            &other
+        };
         let mut left = len;
         while left > 0 {
             let part = left.min(block.len() as u64);

@@ -156,26 +156,42 @@ impl Packer {
         Ok(Packer { codec, level, zstd })
     }
 
-    /// `data` packed, or `None` where packing gains less than a sixteenth: such a chunk is better stored, for it
-    /// costs nothing to unpack.
-    pub fn pack(&mut self, data: &[u8]) -> std::io::Result<Option<(Codec, Vec<u8>)>> {
-        let worth = data.len() - data.len() / 16;
-        let packed = match (self.codec, &mut self.zstd) {
-            (Codec::Stored, _) => None,
-            (Codec::Zstd, Some(zstd)) => Some(zstd.compress(data)?),
-            (Codec::Zstd | Codec::Zlib | Codec::ZlibUnended | Codec::IBoredRunLength, _) => None,
+    /// Packs `data` to the end of `out`. `None`, and nothing there, where packing gains less than a sixteenth: such a
+    /// chunk is better stored, for it costs nothing to unpack.
+    pub fn pack_to(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::io::Result<Option<Codec>> {
+        let from = out.len();
+        // What is longer is not worth it, and need not be finished.
+        let most = (data.len() - data.len() / 16).saturating_sub(1);
+        out.resize(from + most, 0);
+        let room = &mut out[from..];
+        let len = match (self.codec, &mut self.zstd) {
+            (Codec::Zstd, Some(zstd)) => match zstd.compress_to_buffer(data, room) {
+                Ok(len) => Some(len),
+                Err(e) if is_full(&e) => None,
+                Err(e) => return Err(e),
+            },
             (Codec::Deflate, _) => {
                 let mut deflate = Compress::new(Compression::new(self.level.unsigned_abs()), false);
-                let mut out = vec![0; worth];
                 let status =
-                    deflate.compress(data, &mut out, FlushCompress::Finish).map_err(std::io::Error::other)?;
-                let len = usize::try_from(deflate.total_out()).unwrap_or(out.len());
-                out.truncate(len);
-                (status == Status::StreamEnd).then_some(out)
+                    deflate.compress(data, room, FlushCompress::Finish).map_err(std::io::Error::other)?;
+                usize::try_from(deflate.total_out()).ok().filter(|_| status == Status::StreamEnd)
             }
+            _ => None,
         };
-        Ok(packed.filter(|p| p.len() < worth).map(|p| (self.codec, p)))
+        out.truncate(from + len.unwrap_or(0));
+        Ok(len.map(|_| self.codec))
     }
+
+    /// `data` packed, by itself.
+    pub fn pack(&mut self, data: &[u8]) -> std::io::Result<Option<(Codec, Vec<u8>)>> {
+        let mut out = Vec::new();
+        Ok(self.pack_to(data, &mut out)?.map(|codec| (codec, out)))
+    }
+}
+
+/// Whether zstd says that the room is too small. The crate gives its words and not its number.
+fn is_full(e: &std::io::Error) -> bool {
+    e.to_string().contains("too small")
 }
 
 #[cfg(test)]

@@ -1,0 +1,131 @@
+//! What takes the workers' results in, in their order: hashes them, and writes them.
+
+use super::Made;
+use super::hash::Hashes;
+use super::pack::{Bytes, Done, How, Name, Part, Piece, Shared, pack_into};
+use crate::error::{Error, ReadError};
+use crate::image::bad::{BadRange, Reason, Status};
+use crate::image::cdi::write::Writer;
+use crate::image::codec::{Codec, Packer};
+
+/// The bytes of a checkpoint: so much is at risk while an image is made, at most.
+const CHECKPOINT_EVERY: u64 = 256 << 20;
+
+pub(super) struct Sink<'a> {
+    pub writer: Writer,
+    hashes: Hashes,
+    shared: &'a Shared<'a>,
+    packer: Option<Packer>,
+    made: Made,
+    checkpoint_at: u64,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(writer: Writer, shared: &'a Shared<'a>) -> Sink<'a> {
+        let made = Made::default();
+        Sink { writer, hashes: Hashes::new(), shared, packer: None, made, checkpoint_at: CHECKPOINT_EVERY }
+    }
+
+    pub(super) fn finish(self) -> (Writer, Hashes, Made) {
+        (self.writer, self.hashes, self.made)
+    }
+
+    pub(super) fn take(&mut self, done: Done) -> Result<(), Error> {
+        for part in done.parts {
+            match part {
+                Part::Fill { disk, pattern } => {
+                    let len = disk.end - disk.start;
+                    self.hashes.fill(&pattern, len);
+                    self.made.fill_bytes += len;
+                    self.writer.put_fill(disk, pattern)?;
+                }
+                Part::Missing { disk, failed } => {
+                    self.hashes.missing(disk.end - disk.start);
+                    if let Some(error) = failed {
+                        self.made.failed_bytes += disk.end - disk.start;
+                        self.writer.set_status(match error {
+                            ReadError::Io { errno } => {
+                                let reason = Some(Reason::Errno(errno.unsigned_abs()));
+                                BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
+                            }
+                            // The source's file is damaged: that says nothing of the disk.
+                            _ => BadRange::new(disk, Status::NonTried),
+                        })?;
+                    }
+                }
+                Part::Bytes(bytes) => {
+                    self.hashes.held(&bytes.raw);
+                    self.put(&bytes)?;
+                    self.shared.give_back(bytes.raw);
+                    self.shared.give_back(bytes.packed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &Bytes) -> Result<(), Error> {
+        let mut at = 0;
+        for Piece { len, how } in &bytes.pieces {
+            let start = bytes.start + at as u64;
+            let raw = &bytes.raw[at..at + len];
+            at += len;
+            match how {
+                How::Fill(pattern) => {
+                    self.made.fill_bytes += *len as u64;
+                    self.writer.put_fill(start..start + *len as u64, *pattern)?;
+                }
+                How::Packed(name, codec, range) => {
+                    self.put_data(*name, start, raw, *codec, &bytes.packed[range.clone()])?;
+                }
+                How::Stored(name) => self.put_data(*name, start, raw, Codec::Stored, raw)?,
+                How::Same(name) => match self.shared.entry(name) {
+                    Some(entry) => {
+                        self.made.shared_bytes += *len as u64;
+                        self.writer.put_same(start, length(raw)?, entry)?;
+                    }
+                    None => self.put_first(*name, start, raw)?,
+                },
+                How::Failed(e) => return Err(Error::failed(format!("a chunk cannot be packed: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The other one of two that are the same is not in the image: it comes later on the disk, was only begun first.
+    fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
+        let mut packed = Vec::new();
+        let codec = pack_into(self.shared.options, &mut self.packer, raw, &mut packed)
+            .map_err(|e| Error::failed("a chunk cannot be packed").because(e))?;
+        match codec {
+            Some(codec) => self.put_data(name, start, raw, codec, &packed),
+            None => self.put_data(name, start, raw, Codec::Stored, raw),
+        }
+    }
+
+    fn put_data(
+        &mut self,
+        name: Name,
+        start: u64,
+        raw: &[u8],
+        codec: Codec,
+        stored: &[u8],
+    ) -> Result<(), Error> {
+        self.made.packed_bytes += raw.len() as u64;
+        let entry = self.writer.put_data(start, length(raw)?, codec, stored)?;
+        self.shared.set_entry(name, entry);
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Error> {
+        if self.writer.end() < self.checkpoint_at {
+            return Ok(());
+        }
+        self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
+        self.writer.checkpoint()
+    }
+}
+
+fn length(raw: &[u8]) -> Result<u32, Error> {
+    u32::try_from(raw.len()).map_err(|_| Error::failed("a run is longer than a chunk"))
+}
