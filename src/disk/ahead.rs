@@ -14,19 +14,19 @@ const STREAMS: usize = 16;
 const SLACK: u64 = 2 << 20;
 /// What is asked for at a time, in bytes. A larger chunk is unpacked once all the same.
 const STEP: u64 = 128 << 10;
-/// How far ahead a reader's stream is read at first, and at most, in bytes.
+/// How much a reader must have read in sequence before anything is read ahead for him, and how far ahead that goes at
+/// most, in bytes. In between it goes as far as he came.
 const WINDOW: (u64, u64) = (256 << 10, 4 << 20);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Stream {
     /// Where the next read is expected.
     next: u64,
-    /// How many reads came in sequence.
+    /// How many reads came in sequence, and how many bytes.
     length: u32,
+    bytes: u64,
     /// Up to where chunks were asked for.
     asked: u64,
-    /// How far ahead it may go now.
-    window: u64,
     /// When it was used last.
     used: u64,
 }
@@ -76,18 +76,21 @@ impl Ahead {
             |s: &Stream| s.length > 0 && offset.abs_diff(s.next) <= if s.length > 1 { SLACK } else { 0 };
         let Some(stream) = streams.iter_mut().find(|s| near(s)) else {
             if let Some(oldest) = streams.iter_mut().min_by_key(|s| s.used) {
-                *oldest = Stream { next: end, length: 1, asked: end, window: WINDOW.0, used: *clock };
+                *oldest = Stream { next: end, length: 1, bytes: len, asked: end, used: *clock };
             }
             return false;
         };
         stream.used = *clock;
         stream.length = stream.length.saturating_add(1);
         stream.next = stream.next.max(end);
-        stream.window = (stream.window * 2).min(self.most);
+        stream.bytes = stream.bytes.saturating_add(len);
+        if stream.bytes < WINDOW.0 {
+            return false;
+        }
         if others >= self.busy {
             return true;
         }
-        let target = (stream.next + stream.window).min(self.size);
+        let target = (stream.next + stream.bytes.min(self.most)).min(self.size);
         let from = stream.asked.max(stream.next);
         stream.asked = from.max(target);
         drop(guard);
@@ -137,15 +140,25 @@ mod tests {
     }
 
     #[test]
-    fn two_reads_in_a_row_make_a_stream_and_a_seek_does_not() {
+    fn enough_in_a_row_makes_a_stream_and_a_seek_does_not() {
         let (ahead, fetched) = ahead(1 << 30);
-        assert!(!ahead.note(0, 4096, 0));
-        assert!(!ahead.note(100 << 20, 4096, 0));
-        assert!(!ahead.note(50 << 20, 4096, 0));
+        const READ: u64 = 128 << 10;
+        assert!(!ahead.note(0, READ, 0));
+        assert!(!ahead.note(100 << 20, READ, 0));
+        assert!(!ahead.note(50 << 20, READ, 0));
+        // A few small reads that happen to adjoin are none either.
+        assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, 0)));
         thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().is_empty());
-        assert!(ahead.note(4096, 4096, 0));
-        wait_for(&fetched, |f| f.contains(&8192) && f.contains(&(256 << 10)));
+        assert!(ahead.note(READ, READ, 0));
+        wait_for(&fetched, |f| f.contains(&(2 * READ)) && f.contains(&(3 * READ)));
+        // The farther it goes, the farther ahead.
+        assert!(ahead.note(2 * READ, 2 * READ, 0));
+        wait_for(&fetched, |f| f.contains(&(7 * READ)));
+        // Those who come many at once need nobody.
+        assert!(ahead.note(4 * READ, 8 * READ, 2));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!fetched.lock().unwrap().contains(&(12 * READ)));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use super::buffers::with_scratch;
 const LONGEST: u64 = 1 << 20;
 const LONGEST_GAP: u64 = 16 << 10;
 
+/// Who gets a chunk as it is stored, its checksum right, or why not; by its number in the batch.
+type Give<'a> = dyn FnMut(usize, &Packed, Result<&[u8], ReadError>) + 'a;
+
 /// Some chunks of one file, by their places.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -34,8 +37,8 @@ impl Batch {
         self.chunks.clear();
     }
 
-    /// Reads all of them. `give` gets each as it is stored, its checksum right, or why not; by its number.
-    pub(super) fn read(&self, input: &Input, give: &mut dyn FnMut(usize, &Packed, Result<&[u8], ReadError>)) {
+    /// Reads all of them, and gives each.
+    pub(super) fn read(&self, input: &Input, give: &mut Give<'_>) {
         let Some((first, last)) = self.chunks.first().zip(self.chunks.last()) else { return };
         let len = last.at.saturating_add(last.len.into()).saturating_sub(first.at);
         if self.chunks.len() > 1 && len <= LONGEST {

@@ -75,7 +75,8 @@ impl Core {
                     if stream && whole && there.is_none() {
                         if !batch.takes(&name) {
                             self.unpack_to(&batch, buf, &places)?;
-                            (batch.clear(), places.clear());
+                            batch.clear();
+                            places.clear();
                         }
                         batch.push(name);
                         places.push(place);

@@ -100,8 +100,14 @@ impl Disk {
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
     }
 
-    /// Starts reading ahead on `threads` threads. Not before the process has forked.
+    /// Starts reading ahead on `threads` threads, the image's index first. Not before the process has forked.
     pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
+        let core = Arc::clone(&self.core);
+        let warm = move || {
+            // A panic in a parser costs the head start; readers will get the error.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.image.warm()));
+        };
+        std::thread::Builder::new().name("index".into()).spawn(warm)?;
         let core = Arc::clone(&self.core);
         let budget = self.core.options.cache as u64 / 2;
         let ahead = Ahead::start(threads, self.size(), budget, Arc::new(move |range| core.prefetch(range)))?;
@@ -142,6 +148,14 @@ impl Disk {
             };
         }
         Ok(())
+    }
+
+    /// Whether a read of `range` gives zeros, and the image says so without reading.
+    pub fn is_zeros(&self, range: Range<u64>) -> bool {
+        let failing = self.core.failing.next(range.start).is_some_and(|bad| bad.start < range.end);
+        range.end <= self.size()
+            && !failing
+            && self.core.map(range.start).is_ok_and(|e| e.origin.is_zero() && e.disk.end >= range.end)
     }
 
     /// The extents of `range`, in order, cut to it. After an error there are no more.

@@ -42,6 +42,10 @@ pub trait Image: Send + Sync {
         &[]
     }
 
+    /// Reads what of its index readers will want, if it keeps that and has not read it at opening. Errors are left to
+    /// them.
+    fn warm(&self) {}
+
     /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
     /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller.
     fn check(&self, _report: &mut dyn FnMut(Flaw, &str)) {}

@@ -90,8 +90,8 @@ pub struct CachedNodes {
     pieces: Mutex<LruCache<Key, Arc<[RawPiece]>>>,
 }
 
-/// How many nodes (12 KiB each) and lists of pieces are kept.
-const NODES_KEPT: NonZero<usize> = NonZero::new(512).expect("not 0");
+/// How many nodes (12 KiB each) and lists of pieces are kept: all of a disk of 16 GiB in chunks of 32 KiB.
+pub(super) const NODES_KEPT: NonZero<usize> = NonZero::new(1024).expect("not 0");
 
 impl CachedNodes {
     /// The nodes in `input`.

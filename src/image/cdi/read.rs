@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 
 use super::index::{Geometry, Index};
 use super::layout::*;
-use super::nodes::{CachedNodes, Nodes, check_entry};
+use super::nodes::{CachedNodes, NODES_KEPT, Nodes, check_entry};
 use super::record;
 use super::scan::{Step, Told, Walk, decode_facts, decode_map};
 use super::write::{MOST_HELD, MOST_UNCOMMITTED};
@@ -313,6 +313,16 @@ impl Image for CdiImage {
 
     fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+
+    fn warm(&self) {
+        let geometry = self.index.geometry();
+        let leaves = geometry.chunks().div_ceil(FANOUT);
+        if leaves + leaves.div_ceil(FANOUT) < NODES_KEPT.get() as u64 {
+            for leaf in 0..leaves {
+                let _ = self.map(geometry.bytes(leaf * FANOUT, 1).start);
+            }
+        }
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
