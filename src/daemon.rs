@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, channel};
@@ -143,9 +144,35 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Even
         record.save()?;
         test_device(&tree, record.device.as_deref().unwrap_or(&file))?;
     }
+    if transport.serves_itself()
+        && let Err(e) = tell_stats(&tree, &record.stats()?)
+    {
+        // Nobody will know how it does. It does all the same.
+        log::warn!("'cdi stats' will not tell of this mount: {e}");
+    }
     record.ready = true;
     record.save()?;
     Ok((tree, events))
+}
+
+/// Tells whoever connects to the socket what the disk has done so far: JSON, and the end.
+fn tell_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
+    let failed = |e| Error::io("cannot be listened at", socket, e);
+    // One that a daemon before this one has left.
+    match fs::remove_file(socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let tree = Arc::clone(tree);
+    parallel::spawn("stats", move || {
+        for connection in listener.incoming().flatten() {
+            let stats = tree.disk().stats();
+            // Who does not listen is not waited for.
+            let _ = connection.set_write_timeout(Some(Duration::from_secs(1)));
+            let _ = serde_json::to_writer(connection, &stats);
+        }
+    })
 }
 
 /// FUSE_INIT cannot ask for more readahead than 128 KiB; root may set it afterwards. Buffered readers are three to

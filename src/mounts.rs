@@ -85,7 +85,7 @@ impl Record {
         if self.stored()?.is_some_and(|r| r.pid != self.pid) {
             return Ok(());
         }
-        for suffix in ["json", "log", "lock"] {
+        for suffix in ["json", "log", "stats", "lock"] {
             let path = stem.with_extension(suffix);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -118,6 +118,11 @@ impl Record {
         let Ok(stem) = self.stem() else { return false };
         let Ok(file) = File::open(stem.with_extension("lock")) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+
+    /// The socket at which the daemon tells what it has done so far, to whoever connects: this user.
+    pub fn stats(&self) -> Result<PathBuf, Error> {
+        Ok(self.stem()?.with_extension("stats"))
     }
 
     /// Where the daemon's words go.

@@ -284,6 +284,7 @@ fn json() {
         &["formats"],
         &["doctor"],
         &["list"],
+        &["stats"],
         &["detach", "disk.cdimg"],
         &["completions", "zsh"],
     ] {

@@ -402,7 +402,7 @@ fn liar() {
         assert!(buf == bytes);
         assert_eq!(disk.read_at(&mut buf, 4096), Err(ReadError::Corrupt { at: 0 }));
     }
-    assert_eq!(disk.counters().corrupt, 2);
+    assert_eq!(disk.stats().chunks_damaged, 2);
 }
 
 fn claims() {

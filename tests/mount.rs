@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = &[
         ordinary_user,
     ),
     ("raw_with_its_map_mounts_like_its_image", FUSE, raw_with_map),
+    ("what_a_mount_has_done_is_told", &[Need::Fuse], stats),
 ];
 
 const BAD: [(u64, u64); 5] = [(1001, 1), (2048, 1), (3000, 20), (5007, 1), (8191, 1)];
@@ -344,4 +345,35 @@ fn raw_with_map() {
     }
     drop(file);
     lab.cdi(["unmount", "disk.raw"]).ends(0);
+}
+
+fn stats() {
+    let lab = Lab::new();
+    lab.image(4096, 512, &[(1000, 1)]);
+    lab.cdi(["stats", "disk.cdimg"]).ends(2);
+    lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+    let told = || lab.cdi(["stats", "disk.cdimg", "--json"]).ends(0).json()["stats"][0].clone();
+    let before = told();
+    let file = crate::common::open_direct(&lab.path("m/disk.raw"));
+    let mut buf = crate::common::Aligned::new(4096);
+    for n in 0..100 {
+        std::os::unix::fs::FileExt::read_exact_at(&file, buf.get(), n * 4096).unwrap();
+    }
+    assert!(std::os::unix::fs::FileExt::read_at(&file, buf.get(), 1000 * 512).is_err());
+    let after = told();
+    let more = |what: &str| after[what].as_u64().unwrap() - before[what].as_u64().unwrap();
+    assert_eq!((more("reads"), more("read_bytes"), more("read_errors")), (101, 101 * 4096, 1));
+    assert!(more("cache_hits") > 0 && after["p99_us"].as_u64() <= after["longest_us"].as_u64(), "{after}");
+    let ran = lab.cdi(["stats"]).ends(0);
+    assert!(ran.out.contains("reads") && ran.out.contains(" 1 failed"), "{}", ran.out);
+    drop(file);
+    lab.cdi(["unmount", "m"]).ends(0);
+    assert_eq!(lab.cdi(["stats", "--json"]).ends(0).json()["stats"].as_array().unwrap().len(), 0);
+    assert!(
+        !fs::read_dir(lab.path("run")).unwrap().any(|e| e
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|x| x == "stats"))
+    );
 }

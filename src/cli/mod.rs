@@ -59,6 +59,8 @@ pub enum Verb {
     Detach(Down),
     /// List what is mounted and attached
     List,
+    /// Tell what mounts have done so far: reads, their times, what was unpacked
+    Stats(Stats),
     /// Attach an image, run a command with the device for each {}, and clean up
     Exec(Exec),
     /// Serve an image over NBD or NFS, in the foreground, until interrupted; print the URL
@@ -269,6 +271,13 @@ pub struct DeviceOptions {
     /// Let macOS mount the file systems that are on it
     #[arg(long)]
     pub mount: bool,
+}
+
+/// Whose doings are to be told.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// The folder, the image, or the device; all that are mounted if none is named
+    pub target: Option<PathBuf>,
 }
 
 /// What is to be taken away.

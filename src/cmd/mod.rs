@@ -12,6 +12,7 @@ mod info;
 mod map;
 mod serve;
 mod service;
+mod stats;
 mod up;
 mod verify;
 
@@ -49,6 +50,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Attach(args) => up::attach(&args, ui),
         Verb::Unmount(args) | Verb::Detach(args) => down::run(&args, ui),
         Verb::List => up::list(ui),
+        Verb::Stats(args) => stats::run(&args, ui),
         Verb::Exec(args) => exec::run(&args, ui),
         Verb::Serve(args) => serve::run(&args, ui),
         Verb::Service(args) => service::run(&args, ui),

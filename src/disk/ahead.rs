@@ -13,10 +13,10 @@ const STREAMS: usize = 16;
 /// Requests of one reader come out of order when several threads serve them; by so much, in bytes.
 const SLACK: u64 = 2 << 20;
 /// What is asked for at a time, in bytes. A larger chunk is unpacked once all the same.
-const STEP: u64 = 128 << 10;
+const STEP: u64 = 64 << 10;
 /// How much a reader must have read in sequence before anything is read ahead for him, and how far ahead that goes at
 /// most, in bytes. In between it goes as far as he came.
-const WINDOW: (u64, u64) = (256 << 10, 4 << 20);
+const WINDOW: (u64, u64) = (256 << 10, 2 << 20);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Stream {
@@ -37,8 +37,6 @@ pub struct Ahead {
     queue: SyncSender<Range<u64>>,
     size: u64,
     most: u64,
-    /// With so many reads under way there is nobody who would read ahead for them.
-    busy: usize,
 }
 
 impl Ahead {
@@ -61,13 +59,13 @@ impl Ahead {
             queue,
             size,
             most: WINDOW.1.min(budget),
-            busy: threads,
         })
     }
 
-    /// Takes note of a read of `len` bytes at `offset`, while `others` are under way. Whether it is part of a sequential
-    /// stream. Where a stream's reads come several at once (the kernel reads ahead itself), they keep the cores busy.
-    pub fn note(&self, offset: u64, len: u64, others: usize) -> bool {
+    /// Takes note of a read of `len` bytes at `offset`. Whether it is part of a sequential stream. If it is not `alone`,
+    /// nothing is read ahead: where a stream's reads come several at once (the kernel reads ahead itself), they keep the
+    /// cores busy.
+    pub fn note(&self, offset: u64, len: u64, alone: bool) -> bool {
         let end = offset + len;
         let mut guard = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let (clock, streams) = &mut *guard;
@@ -87,7 +85,7 @@ impl Ahead {
         if stream.bytes < WINDOW.0 {
             return false;
         }
-        if others >= self.busy {
+        if !alone {
             return true;
         }
         let target = (stream.next + stream.bytes.min(self.most)).min(self.size);
@@ -143,20 +141,20 @@ mod tests {
     fn enough_in_a_row_makes_a_stream_and_a_seek_does_not() {
         let (ahead, fetched) = ahead(1 << 30);
         const READ: u64 = 128 << 10;
-        assert!(!ahead.note(0, READ, 0));
-        assert!(!ahead.note(100 << 20, READ, 0));
-        assert!(!ahead.note(50 << 20, READ, 0));
+        assert!(!ahead.note(0, READ, true));
+        assert!(!ahead.note(100 << 20, READ, true));
+        assert!(!ahead.note(50 << 20, READ, true));
         // A few small reads that happen to adjoin are none either.
-        assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, 0)));
+        assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, true)));
         thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().is_empty());
-        assert!(ahead.note(READ, READ, 0));
+        assert!(ahead.note(READ, READ, true));
         wait_for(&fetched, |f| f.contains(&(2 * READ)) && f.contains(&(3 * READ)));
         // The farther it goes, the farther ahead.
-        assert!(ahead.note(2 * READ, 2 * READ, 0));
+        assert!(ahead.note(2 * READ, 2 * READ, true));
         wait_for(&fetched, |f| f.contains(&(7 * READ)));
         // Those who come many at once need nobody.
-        assert!(ahead.note(4 * READ, 8 * READ, 2));
+        assert!(ahead.note(4 * READ, 8 * READ, false));
         thread::sleep(Duration::from_millis(20));
         assert!(!fetched.lock().unwrap().contains(&(12 * READ)));
     }
@@ -164,8 +162,8 @@ mod tests {
     #[test]
     fn nothing_past_the_end_is_fetched() {
         let (ahead, fetched) = ahead(300 << 10);
-        ahead.note(0, 128 << 10, 0);
-        ahead.note(128 << 10, 128 << 10, 0);
+        ahead.note(0, 128 << 10, true);
+        ahead.note(128 << 10, 128 << 10, true);
         wait_for(&fetched, |f| !f.is_empty());
         thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().iter().all(|at| *at < 300 << 10));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::batch::{self, Batch};
 use super::cache::{Cache, Chunk, Flight};
+use super::stats::Reads;
 use super::{BadPolicy, Options, buffers};
 use crate::error::ReadError;
 use crate::image::bad::BadBlocks;
@@ -32,6 +33,7 @@ pub(super) struct Core {
     /// How many chunks were unpacked, and how often one was found damaged.
     pub(super) unpacked: AtomicU64,
     pub(super) corrupt: AtomicU64,
+    pub(super) reads: Reads,
 }
 
 impl Core {

@@ -8,11 +8,12 @@ pub mod buffers;
 pub mod cache;
 mod core;
 pub mod runs;
+pub mod stats;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::ReadError;
 use crate::image::bad::{BadBlocks, Status};
@@ -24,6 +25,7 @@ use ahead::Ahead;
 use cache::Cache;
 use core::Core;
 pub use core::fill;
+use stats::{Reads, Stats};
 
 /// What a read of a bad sector gives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,19 +62,6 @@ pub struct Disk {
     ahead: OnceLock<Ahead>,
 }
 
-/// What a disk has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Chunks that were found in the cache.
-    pub hits: u64,
-    /// Chunks that were read and unpacked.
-    pub loads: u64,
-    /// Reads of chunks that were found damaged.
-    pub corrupt: u64,
-    /// Bytes in the cache.
-    pub cached: u64,
-}
-
 impl Disk {
     /// The disk that `opened` is an image of.
     pub fn new(opened: Opened, options: Options) -> Disk {
@@ -96,6 +85,7 @@ impl Disk {
             reading: AtomicUsize::new(0),
             unpacked: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
+            reads: Reads::default(),
         };
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
     }
@@ -117,6 +107,13 @@ impl Disk {
 
     /// Fills `buf` from `offset`, or says why not; `buf` holds nothing of use then.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        let start = Instant::now();
+        let result = self.read(buf, offset);
+        self.core.reads.note(buf.len(), start.elapsed(), result.is_err());
+        result
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         let len = buf.len() as u64;
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;
@@ -130,7 +127,7 @@ impl Disk {
             });
         }
         let under_way = UnderWay::new(&core.reading);
-        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.others));
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.alone));
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];
@@ -234,12 +231,13 @@ impl Disk {
     }
 
     /// What was done so far.
-    pub fn counters(&self) -> Counters {
-        Counters {
-            hits: self.core.cache.hits(),
-            loads: self.core.unpacked.load(Ordering::Relaxed),
-            corrupt: self.core.corrupt.load(Ordering::Relaxed),
-            cached: self.core.cache.bytes() as u64,
+    pub fn stats(&self) -> Stats {
+        Stats {
+            cache_hits: self.core.cache.hits(),
+            cache_bytes: self.core.cache.bytes() as u64,
+            chunks_unpacked: self.core.unpacked.load(Ordering::Relaxed),
+            chunks_damaged: self.core.corrupt.load(Ordering::Relaxed),
+            ..self.core.reads.stats()
         }
     }
 }
@@ -247,13 +245,13 @@ impl Disk {
 /// A read that is under way.
 struct UnderWay<'a> {
     reading: &'a AtomicUsize,
-    /// How many others were when it began.
-    others: usize,
+    /// Whether it was the only one when it began.
+    alone: bool,
 }
 
 impl UnderWay<'_> {
     fn new(reading: &AtomicUsize) -> UnderWay<'_> {
-        UnderWay { reading, others: reading.fetch_add(1, Ordering::Relaxed) }
+        UnderWay { reading, alone: reading.fetch_add(1, Ordering::Relaxed) == 0 }
     }
 }
 

@@ -1,0 +1,84 @@
+//! `cdi stats [TARGET]`
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::End;
+use crate::cli;
+use crate::disk::stats::Stats;
+use crate::error::{Error, Kind};
+use crate::mounts::{Record, find, records};
+use crate::ui::{Ui, printable};
+use crate::units::human;
+
+/// How long a daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest answer that is listened to, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
+    let found = match &args.target {
+        Some(target) => find(target)?,
+        None => records()?,
+    };
+    if let Some(target) = args.target.as_ref().filter(|_| found.is_empty()) {
+        return Err(Error::usage("is not mounted, and not attached")
+            .at(target)
+            .hint("'cdi list' tells what is"));
+    }
+    let mut all = Vec::new();
+    for record in &found {
+        match ask(record) {
+            Ok(stats) => all.push((record, stats)),
+            // One that is named has to answer; of many, those that do are told.
+            Err(e) if args.target.is_some() => return Err(e),
+            Err(e) => ui.remark(e),
+        }
+    }
+    let value = |(record, stats): &(&Record, Stats)| {
+        let mut value = serde_json::to_value(stats).unwrap_or_default();
+        value["image"] = json!(record.image.display().to_string());
+        value["mountpoint"] = json!(record.mountpoint.display().to_string());
+        value["device"] = json!(record.device.as_ref().map(|d| d.display().to_string()));
+        value["pid"] = json!(record.pid);
+        value
+    };
+    if ui.json(&json!({ "stats": all.iter().map(value).collect::<Vec<_>>() })) {
+        return Ok(End::Done);
+    }
+    for (record, s) in &all {
+        let place = record.device.as_ref().unwrap_or(&record.mountpoint);
+        ui.data(printable(&place.display().to_string()).replace('\n', "\u{fffd}"));
+        ui.data(format!("  reads     {}, {}, {} failed", s.reads, human(s.read_bytes), s.read_errors));
+        ui.data(format!(
+            "  times     half within {} us, 90 % {} us, 99 % {} us, the longest {} us",
+            s.p50_us, s.p90_us, s.p99_us, s.longest_us
+        ));
+        ui.data(format!(
+            "  chunks    {} unpacked, {} found unpacked, {} found damaged",
+            s.chunks_unpacked, s.cache_hits, s.chunks_damaged
+        ));
+        ui.data(format!("  cache     {}", human(s.cache_bytes)));
+    }
+    if all.is_empty() {
+        ui.say("nothing is mounted that tells");
+    }
+    Ok(End::Done)
+}
+
+fn ask(record: &Record) -> Result<Stats, Error> {
+    let socket = record.stats()?;
+    let silent = |e: std::io::Error| {
+        let error = Error::new(Kind::Unavailable, "its daemon does not tell").at(&record.mountpoint);
+        let hint = "is it dead ('cdi list'), or is the disk served by the FSKit extension?";
+        error.because(e).hint(hint)
+    };
+    let mut stream = UnixStream::connect(&socket).map_err(silent)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
+    let mut text = Vec::new();
+    stream.by_ref().take(LONGEST).read_to_end(&mut text).map_err(silent)?;
+    serde_json::from_slice(&text).map_err(|e| silent(e.into()))
+}
