@@ -1,13 +1,13 @@
 //! Packed chunks that lie one behind the other in a file, as those of a run of the disk do: they are read in one piece.
 
+use super::buffers::with_scratch;
 use crate::error::ReadError;
 use crate::image::Packed;
 use crate::image::input::Input;
-
-use super::buffers::with_scratch;
+use crate::units::index;
 
 /// The longest piece that is read, and the longest gap in it (headers, a node of the index), in bytes.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 512 << 10;
 const LONGEST_GAP: u64 = 16 << 10;
 
 /// Who gets a chunk as it is stored, its checksum right, or why not; by its number in the batch.
@@ -42,10 +42,10 @@ impl Batch {
         let Some((first, last)) = self.chunks.first().zip(self.chunks.last()) else { return };
         let len = last.at.saturating_add(last.len.into()).saturating_sub(first.at);
         if self.chunks.len() > 1 && len <= LONGEST {
-            let whole = with_scratch(crate::units::index(len), |stored| {
+            let whole = with_scratch(index(len), |stored| {
                 input.read_exact_at(first.file, stored, first.at)?;
                 for (n, chunk) in self.chunks.iter().enumerate() {
-                    let from = crate::units::index(chunk.at - first.at);
+                    let from = index(chunk.at - first.at);
                     let stored = &stored[from..from + chunk.len as usize];
                     give(n, chunk, checked(chunk, stored));
                 }

@@ -3,8 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 
-/// How many buffers a thread keeps for chunks.
-const SPARE: usize = 16;
+/// How much a thread keeps for chunks, in bytes; one buffer at least.
+const SPARE: usize = 512 << 10;
 /// The largest buffer that is kept, in bytes: what is larger is for a format with huge chunks.
 const LARGEST: usize = 2 << 20;
 
@@ -24,7 +24,8 @@ pub(super) fn take(len: usize) -> Vec<u8> {
 /// Gives back a buffer that is no longer needed.
 pub(super) fn give(buf: Vec<u8>) {
     SPARES.with_borrow_mut(|spares| {
-        if spares.len() < SPARE && buf.capacity() <= LARGEST {
+        let kept: usize = spares.iter().map(Vec::capacity).sum();
+        if buf.capacity() <= LARGEST && (spares.is_empty() || kept + buf.capacity() <= SPARE) {
             spares.push(buf);
         }
     });

@@ -30,9 +30,10 @@ pub(super) struct Core {
     pub(super) cache: Cache,
     /// How many reads are under way.
     pub(super) reading: AtomicUsize,
-    /// How many chunks were unpacked, and how often one was found damaged.
+    /// How many chunks were unpacked; how many reads failed because one is damaged, or the image's file cannot be read.
     pub(super) unpacked: AtomicU64,
     pub(super) corrupt: AtomicU64,
+    pub(super) unreadable: AtomicU64,
     pub(super) reads: Reads,
 }
 
@@ -103,10 +104,7 @@ impl Core {
         let mut result = Ok(());
         batch.read(&self.input, &mut |n, chunk, stored| {
             let unpacked = stored.and_then(|stored| self.unpack(chunk, stored, &mut buf[places[n].clone()]));
-            if let Err(e) = unpacked {
-                self.tell(e);
-                result = result.and(Err(e));
-            }
+            result = result.and(unpacked);
         });
         result
     }
@@ -119,25 +117,27 @@ impl Core {
     /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
     pub(super) fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
         let name = Packed { skip: 0, ..*packed };
-        let got = self.cache.get(&name, || {
+        self.cache.get(&name, || {
             batch::read(&self.input, &name, |stored| {
                 let mut chunk = buffers::take(name.unpacked as usize);
                 self.unpack(&name, stored?, &mut chunk).map(|()| chunk)
             })
-        });
-        got.inspect_err(|e| self.tell(*e))
+        })
     }
 
-    fn tell(&self, e: ReadError) {
-        if let ReadError::Corrupt { at } = e {
-            // Each damaged chunk may be read for ever: say it the first few times, then now and then.
-            let count = self.corrupt.fetch_add(1, Ordering::Relaxed) + 1;
-            if count <= 10 || count.is_power_of_two() {
-                log::warn!(
-                    "{}: the chunk at byte {at} is damaged; reads of it fail",
-                    self.input.path().display()
-                );
+    /// Says why a read failed, where that is the image's fault and not the disk's. What is read again and again is said
+    /// the first few times, then now and then.
+    pub(super) fn tell(&self, e: ReadError) {
+        let (count, what) = match e {
+            ReadError::Corrupt { at } => {
+                (&self.corrupt, format!("the chunk at byte {at} is damaged; reads of it fail"))
             }
+            ReadError::Io { .. } => (&self.unreadable, format!("cannot be read: {e}")),
+            _ => return,
+        };
+        let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= 10 || count.is_power_of_two() {
+            log::warn!("{}: {what}", self.input.path().display());
         }
     }
 

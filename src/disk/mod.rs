@@ -85,6 +85,7 @@ impl Disk {
             reading: AtomicUsize::new(0),
             unpacked: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
             reads: Reads::default(),
         };
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
@@ -110,7 +111,7 @@ impl Disk {
         let start = Instant::now();
         let result = self.read(buf, offset);
         self.core.reads.note(buf.len(), start.elapsed(), result.is_err());
-        result
+        result.inspect_err(|e| self.core.tell(*e))
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {

@@ -26,7 +26,7 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Chunks that were read and unpacked, also ahead.
     pub chunks_unpacked: u64,
-    /// Reads of chunks that were found damaged.
+    /// Reads that failed because a chunk is damaged.
     pub chunks_damaged: u64,
     /// Bytes of unpacked chunks that are kept now.
     pub cache_bytes: u64,
