@@ -73,6 +73,7 @@ fn main() {
     let words = words();
     let wanted = |name: &str| words.only.is_empty() || words.only.iter().any(|o| o == name);
     std::fs::create_dir_all(&words.dir).unwrap();
+    let _kept = usage::KeptMemory::new();
     let lab = Lab::new(&words.dir);
     let disk = Disk::of_real_files(&words.dir, &words.from);
     let mut results = Results::new(&disk);

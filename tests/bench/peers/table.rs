@@ -124,7 +124,8 @@ impl Results {
                 }
             }
         }
-        for workload in Workload::ALL {
+        let was_read = |w: &Workload| self.reads.keys().any(|(_, workload, _)| *workload == w.name());
+        for workload in Workload::ALL.into_iter().filter(was_read) {
             let unit = workload.unit();
             let _ = writeln!(out, "\n{}, cold caches:\n", workload.name());
             let _ = write!(out, "| | buffered {unit} | p99 µs | CPU s | MiB ");
