@@ -85,7 +85,8 @@ pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
             result => result?,
         }
     }
-    if stays.is_none() && record.device.is_some() {
+    // Only who could ask knows that it is gone.
+    if stays.is_none() && attacher.is_some() && record.device.is_some() {
         // Its number may be another's soon.
         record.device = None;
         record.update()?;
