@@ -162,7 +162,7 @@ fn attach_and_exec() {
     lab.cdi(["exec", "disk.cdimg", "--", "no-such-program", "{}"]).ends(2);
     lab.cdi(["exec", "disk.cdimg"]).ends(2);
     // What the command left open is taken away all the same.
-    lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "sleep 30 < {} > /dev/null 2>&1 &"]).ends(0);
+    lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "sleep 8 < {} > /dev/null 2>&1 &"]).ends(0);
     assert_eq!(lab.leftovers(), "");
 }
 
