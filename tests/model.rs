@@ -71,6 +71,11 @@ impl Store for Memory {
     fn sync(&mut self) -> std::io::Result<()> {
         self.call()
     }
+    fn cut(&mut self, len: u64) -> std::io::Result<()> {
+        self.call()?;
+        self.bytes.lock().unwrap().truncate(len as usize);
+        Ok(())
+    }
 }
 
 /// A disk as it should read: bytes, and the status of each sector.

@@ -3,6 +3,7 @@
 pub mod hash;
 mod jobs;
 mod pack;
+pub mod rescue;
 mod sink;
 pub mod target;
 

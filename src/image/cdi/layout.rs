@@ -67,8 +67,10 @@ pub struct Superblock {
     pub map_at: U64,
     /// Where the last FACTS record begins, in bytes.
     pub facts_at: U64,
+    /// Where the last EVENTS record begins, in bytes; 0 if there is none.
+    pub events_at: U64,
     /// Zero.
-    pub zero2: [u8; 368],
+    pub zero2: [u8; 360],
     /// XXH3-64 of the 504 bytes before.
     pub sum: U64,
 }
@@ -128,17 +130,21 @@ pub enum RecordType {
     Facts = 7,
     /// A copy of the superblock that was written after it.
     Checkpoint = 8,
+    /// What happened while the image was made: lines of JSON. May be ignored.
+    Events = 130,
 }
 
 impl RecordType {
     /// The type with this number.
     pub fn from_number(number: u8) -> Option<RecordType> {
         use RecordType::*;
-        [Data, Fill, Same, Map, Node, Pieces, Facts, Checkpoint].into_iter().find(|t| *t as u8 == number)
+        [Data, Fill, Same, Map, Node, Pieces, Facts, Checkpoint, Events]
+            .into_iter()
+            .find(|t| *t as u8 == number)
     }
 }
 
-/// Types that a later version may write and this one passes over: parity (128), signature (129), event log (130).
+/// Types that a reader may pass over: parity (128), signature (129), events (130).
 /// Types below this number must be understood; encryption is to be one of them.
 pub const FIRST_IGNORABLE_TYPE: u8 = 128;
 

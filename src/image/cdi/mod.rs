@@ -5,6 +5,7 @@ pub mod layout;
 pub mod nodes;
 pub mod read;
 pub mod record;
+pub mod resume;
 pub mod scan;
 pub mod store;
 pub mod write;

@@ -42,7 +42,7 @@ pub struct CdiImage {
 }
 
 /// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
-const MOST_UNCOMMITTED_MAPS: usize = 64;
+pub(super) const MOST_UNCOMMITTED_MAPS: usize = 64;
 
 /// The superblock at `at`, if its magic is there; whether it is sound is not looked at.
 fn superblock_at(input: &Input, at: u64) -> Option<Superblock> {
@@ -51,12 +51,12 @@ fn superblock_at(input: &Input, at: u64) -> Option<Superblock> {
 }
 
 /// Both superblocks, by where they should be.
-fn superblocks(input: &Input) -> [(u64, Option<Superblock>); 2] {
+pub(super) fn superblocks(input: &Input) -> [(u64, Option<Superblock>); 2] {
     SUPERBLOCK_AT.map(|at| (at, superblock_at(input, at)))
 }
 
 /// Whether the superblock in `slot` is sound and belongs there.
-fn is_sound_in(slot: usize, superblock: &Superblock) -> bool {
+pub(super) fn is_sound_in(slot: usize, superblock: &Superblock) -> bool {
     superblock.is_sound() && superblock.generation.get() % 2 == slot as u64
 }
 
@@ -71,26 +71,48 @@ fn last_checkpoint(input: &Input) -> Option<Superblock> {
 
 /// Opens the image in `input`.
 pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
+    let nodes = CachedNodes::new(Arc::clone(&input));
+    let TakenIn { superblock, told, remarks, .. } = take_in(&input, &nodes)?;
+    let Told { index, mut bad, facts } = told;
+    let bad = bad.settle().clone();
+    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks })
+}
+
+/// All that an image's file says of the disk.
+pub(super) struct TakenIn {
+    pub superblock: Superblock,
+    pub told: Told,
+    /// Where the records end, in bytes.
+    pub end: u64,
+    /// The highest epoch of a record.
+    pub epoch: u32,
+    pub remarks: Vec<String>,
+}
+
+/// Reads the newest superblock that is sound, what it points at, and the records that came after it.
+pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error> {
     let mut remarks = Vec::new();
-    let superblock = choose(&input, &mut remarks)?;
-    check(&superblock, &input)?;
-    let geometry =
-        Geometry { disk_size: superblock.disk_size.get(), chunk_size: superblock.chunk_size.get() };
-    let facts = read_facts(&input, &superblock).unwrap_or_else(|e| {
+    let superblock = choose(input, &mut remarks)?;
+    check(&superblock, input)?;
+    let facts = read_facts(input, &superblock).unwrap_or_else(|e| {
         remarks.push(format!("the facts about the disk are lost: {e}"));
         Facts::default()
     });
-    let bad = ChangingMap::new(read_map(&input, &superblock)?);
-    let nodes = CachedNodes::new(Arc::clone(&input));
-    let mut told = Told { index: Index::new(geometry, superblock.root), bad, facts };
+    let bad = ChangingMap::new(read_map(input, &superblock)?);
+    let told = Told { index: Index::new(geometry(&superblock), superblock.root), bad, facts };
+    let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
+    let mut taken = TakenIn { superblock, told, end, epoch, remarks };
     if superblock.state == STATE_ACQUIRING {
-        remarks.push("this image is unfinished: the making of it was interrupted, or goes on".into());
-        roll_forward(&input, &superblock, &nodes, &mut told, &mut remarks)?;
+        taken.remarks.push("this image is unfinished: the making of it was interrupted, or goes on".into());
+        roll_forward(input, nodes, &mut taken)?;
     }
-    let Told { index, mut bad, mut facts } = told;
-    agree(&mut facts, &superblock)?;
-    let bad = bad.settle().clone();
-    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks })
+    agree(&mut taken.told.facts, &superblock)?;
+    Ok(taken)
+}
+
+/// The sizes that a superblock says.
+pub(super) fn geometry(superblock: &Superblock) -> Geometry {
+    Geometry { disk_size: superblock.disk_size.get(), chunk_size: superblock.chunk_size.get() }
 }
 
 fn read_facts(input: &Input, superblock: &Superblock) -> Result<Facts, Error> {
@@ -216,6 +238,7 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     for (field, at) in [
         (std::mem::offset_of!(Superblock, map_at), s.map_at.get()),
         (std::mem::offset_of!(Superblock, facts_at), s.facts_at.get()),
+        (std::mem::offset_of!(Superblock, events_at), s.events_at.get()),
     ] {
         if (at != 0 || field == std::mem::offset_of!(Superblock, facts_at))
             && !(RECORDS_AT..end).contains(&at)
@@ -230,7 +253,7 @@ fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
 }
 
 /// The bad-block map: a chain of MAP records, from the last back to the first, that together cover the disk.
-fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> {
+pub(super) fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> {
     let mut at = superblock.map_at.get();
     let mut end = superblock.disk_size.get();
     let mut parts = Vec::new();
@@ -255,41 +278,37 @@ fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> 
 }
 
 /// Takes in the records that came after the last checkpoint, up to the first that is not whole.
-fn roll_forward(
-    input: &Input,
-    superblock: &Superblock,
-    nodes: &dyn Nodes,
-    told: &mut Told,
-    remarks: &mut Vec<String>,
-) -> Result<(), Error> {
-    let (salt, committed) = (superblock.salt.get(), superblock.committed_end.get());
-    let (mut epoch, mut at, mut taken, mut maps) = (superblock.epoch.get(), committed, 0, 0);
+fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut TakenIn) -> Result<(), Error> {
+    let (salt, committed) = (into.superblock.salt.get(), into.end);
+    let (mut at, mut taken, mut maps) = (committed, 0, 0);
     while let Some(header) = record::header_at(input, at, salt)? {
-        if header.epoch.get() < epoch {
+        if header.epoch.get() < into.epoch {
             break;
         }
-        epoch = header.epoch.get();
         let Some(record) = record::with_payload(input, at, header)? else { break };
         if record.kind().is_none() && header.kind < FIRST_IGNORABLE_TYPE {
             return Err(
                 Flaw::at(at, format!("record type {} is not known to this version", header.kind)).into()
             );
         }
-        if let Err(e) = told.take(&record, nodes, input.len()) {
-            remarks.push(format!("what comes after byte {at} was left out, because it does not fit: {e}"));
+        if let Err(e) = into.told.take(&record, nodes, input.len()) {
+            let what = format!("what comes after byte {at} was left out, because it does not fit: {e}");
+            into.remarks.push(what);
             break;
         }
         taken += 1;
         maps += usize::from(record.kind() == Some(RecordType::Map));
-        if taken > MOST_UNCOMMITTED || maps > MOST_UNCOMMITTED_MAPS || told.index.held() > 2 * MOST_HELD {
+        if taken > MOST_UNCOMMITTED || maps > MOST_UNCOMMITTED_MAPS || into.told.index.held() > 2 * MOST_HELD
+        {
             let what = "more has come after the last checkpoint than a program that makes checkpoints leaves";
             return Err(Flaw::at(at, what).into());
         }
         at = header.next(at);
+        (into.end, into.epoch) = (at, header.epoch.get());
     }
     if taken > 0 {
         let size = human(at - committed);
-        remarks.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
+        into.remarks.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ impl Told {
                 }
             }
             Some(RecordType::Facts) => self.facts = decode_facts(record)?,
-            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint) => {}
+            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Events) => {}
             None if h.kind >= FIRST_IGNORABLE_TYPE => {}
             None => return Err(fail(&format!("record type {} is not known to this version", h.kind))),
         }

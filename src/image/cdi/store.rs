@@ -15,6 +15,13 @@ pub trait Store: Send {
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
     /// Returns when everything that was written is on the disk.
     fn sync(&mut self) -> io::Result<()>;
+    /// Cuts the file off at `len`.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
+    /// Sees to it that the bytes from `from` to `to` can be written later, whatever else fills the disk: the file does
+    /// not become longer. An error means that there is no room; a file system that cannot do this says nothing.
+    fn reserve(&mut self, _from: u64, _to: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Store for std::fs::File {
@@ -26,6 +33,26 @@ impl Store for std::fs::File {
     }
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+    #[cfg(target_os = "linux")]
+    fn reserve(&mut self, from: u64, to: u64) -> io::Result<()> {
+        use nix::errno::Errno;
+        use nix::fcntl::{FallocateFlags, fallocate};
+        use nix::sys::resource::{Resource, getrlimit};
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if to > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let signed = |n: u64| i64::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge));
+        let (at, len) = (signed(from)?, signed(to.saturating_sub(from))?);
+        match fallocate(&*self, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
+            Err(e @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => Err(e.into()),
+            // What it cannot promise is found out when it is written.
+            _ => Ok(()),
+        }
     }
 }
 

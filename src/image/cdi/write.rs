@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::index::{Geometry, Index, NodeToWrite};
 use super::layout::*;
 use super::record::{Head, encode};
+use super::resume::Reserve;
 pub use super::store::Store;
 use super::store::Written;
 use crate::error::{Error, Kind, ReadError};
@@ -49,22 +50,27 @@ const RANGES_A_RECORD: usize = 1 << 18;
 
 /// An image that is being made.
 pub struct Writer {
-    store: Box<dyn Store>,
-    path: PathBuf,
-    superblock: Superblock,
-    index: Index,
-    bad: ChangingMap,
-    bad_written: Option<BadBlocks>,
-    facts: Facts,
-    facts_written: Option<Facts>,
-    /// Records since the last checkpoint.
-    uncommitted: usize,
+    pub(super) store: Box<dyn Store>,
+    pub(super) path: PathBuf,
+    pub(super) superblock: Superblock,
+    pub(super) index: Index,
+    pub(super) bad: ChangingMap,
+    pub(super) bad_written: Option<BadBlocks>,
+    pub(super) facts: Facts,
+    pub(super) facts_written: Option<Facts>,
+    /// Events that are not in the file yet: lines of JSON.
+    pub(super) events: String,
+    /// Records since the last checkpoint, and how many of them are MAP records.
+    pub(super) uncommitted: usize,
+    pub(super) uncommitted_maps: usize,
     /// Where the next record begins.
-    end: u64,
+    pub(super) end: u64,
     /// What is not in the file yet; it ends at `end`.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// Set when a sync has failed: nothing more is written.
-    broken: bool,
+    pub(super) broken: bool,
+    /// What is kept free for the last checkpoint.
+    pub(super) reserve: Option<Reserve>,
 }
 
 impl Writer {
@@ -98,10 +104,13 @@ impl Writer {
             bad_written: None,
             facts,
             facts_written: None,
+            events: String::new(),
             uncommitted: 0,
+            uncommitted_maps: 0,
             end: RECORDS_AT,
             buffer: Vec::new(),
             broken: false,
+            reserve: None,
         };
         // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
         writer.checkpoint()?;
@@ -204,6 +213,7 @@ impl Writer {
             self.append_packed(RecordType::Facts, 0..0, &json)?;
             self.facts_written = Some(self.facts.clone());
         }
+        self.write_events()?;
         // The copy in the CHECKPOINT record says that the records end behind itself.
         let generation = self.superblock.generation.get() + 1;
         self.superblock.generation = U64::new(generation);
@@ -225,7 +235,7 @@ impl Writer {
         self.store
             .write_all_at(copy.as_bytes(), slot)
             .map_err(|e| self.io_error("the superblock cannot be written", e))?;
-        self.uncommitted = 0;
+        (self.uncommitted, self.uncommitted_maps) = (0, 0);
         self.sync()
     }
 
@@ -233,6 +243,7 @@ impl Writer {
     pub fn finish(mut self) -> Result<u64, Error> {
         self.superblock.state = STATE_COMPLETE;
         self.checkpoint()?;
+        self.give_back();
         Ok(self.end)
     }
 
@@ -287,7 +298,12 @@ impl Writer {
     }
 
     /// Appends a record whose payload is packed if that makes it smaller.
-    fn append_packed(&mut self, kind: RecordType, disk: Range<u64>, payload: &[u8]) -> Result<(), Error> {
+    pub(super) fn append_packed(
+        &mut self,
+        kind: RecordType,
+        disk: Range<u64>,
+        payload: &[u8],
+    ) -> Result<(), Error> {
         let unpacked = u32::try_from(payload.len()).ok().filter(|len| *len <= LONGEST_PAYLOAD);
         let unpacked = unpacked
             .ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
@@ -323,28 +339,30 @@ impl Writer {
         self.buffer.resize(self.buffer.len() + index(padding), 0);
         self.end = next;
         if self.buffer.len() >= BUFFER {
+            self.make_room()?;
             self.write_out()?;
         }
         Ok(entry)
     }
 
-    fn write_out(&mut self) -> Result<(), Error> {
+    pub(super) fn write_out(&mut self) -> Result<(), Error> {
         let at = self.end - self.buffer.len() as u64;
-        self.store
-            .write_all_at(&self.buffer, at)
-            .map_err(|e| self.io_error("the image cannot be written", e))?;
+        if let Err(e) = self.store.write_all_at(&self.buffer, at) {
+            self.note_if_full(&e);
+            return Err(self.io_error("the image cannot be written", e));
+        }
         self.buffer.clear();
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<(), Error> {
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
         self.store.sync().map_err(|e| {
             self.broken = true;
             self.io_error("the image cannot be synced to the disk; what was written last may be lost", e)
         })
     }
 
-    fn io_error(&self, what: &str, e: io::Error) -> Error {
+    pub(super) fn io_error(&self, what: &str, e: io::Error) -> Error {
         let full = matches!(
             e.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -363,7 +381,7 @@ fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-fn raw_range(r: &BadRange) -> RawRange {
+pub(super) fn raw_range(r: &BadRange) -> RawRange {
     let (reason_kind, reason) = match r.reason {
         None => (REASON_NONE, U32::ZERO),
         Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno)),

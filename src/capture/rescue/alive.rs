@@ -1,0 +1,119 @@
+//! Whether a drive still reads at all: after many errors in a row, what it has read before is read again.
+//!
+//! A drive that dies gives errors for every sector. They are not bad, and must not be called so: whoever goes on later,
+//! with the drive cooled down or with new heads, would not try them.
+
+use std::ops::Range;
+
+use super::areas::Areas;
+use super::passes::Plan;
+use crate::image::bad::BadRange;
+
+/// What is known of the drive's health.
+pub(super) struct Alive {
+    /// Places that were read.
+    good: Vec<Range<u64>>,
+    /// How many reads were good, and numbers that look random.
+    count: u64,
+    random: u64,
+    /// What was before the errors since the last good read.
+    streak: Vec<BadRange>,
+    /// How many errors in a row there were, and after how many the next check is due.
+    errors: u32,
+    due: u32,
+    /// What is still to be read in this check.
+    checks: Vec<Range<u64>>,
+    dead: bool,
+}
+
+/// How many good places are remembered, and how many are read in a check.
+const REMEMBERED: usize = 8;
+const CHECKED: usize = 3;
+/// After so many errors in a row there is a check; each time after twice as many, up to the second number.
+const FIRST: u32 = 16;
+const MOST: u32 = 256;
+
+impl Alive {
+    /// A drive of which all that is not in `areas` has been read.
+    pub(super) fn new(plan: &Plan, areas: &Areas) -> Alive {
+        let mut alive = Alive {
+            good: Vec::new(),
+            count: 0,
+            random: plan.size | 1,
+            streak: Vec::new(),
+            errors: 0,
+            due: FIRST,
+            checks: Vec::new(),
+            dead: false,
+        };
+        // Of what was read by an earlier run, places here and there.
+        for part in &plan.domain {
+            let step = ((part.end - part.start) / REMEMBERED as u64).max(plan.unit);
+            for i in 0..REMEMBERED as u64 {
+                let at = part.start + i * step;
+                let range = at - at % plan.unit..(at - at % plan.unit + plan.unit).min(plan.size);
+                let inside = !range.is_empty() && range.end <= part.end;
+                if inside && alive.good.len() < REMEMBERED && areas.within(range.clone()).is_empty() {
+                    alive.good.push(range);
+                }
+            }
+        }
+        alive
+    }
+
+    /// The `unit` bytes at `at` were read; behind them a read may have failed.
+    pub(super) fn read(&mut self, at: u64, unit: u64, failed: bool) {
+        if !failed {
+            self.streak.clear();
+            (self.errors, self.due) = (0, FIRST);
+        }
+        if !at.is_multiple_of(unit) {
+            return;
+        }
+        // Each place that was ever read stays with the same probability.
+        self.count += 1;
+        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let slot = (self.random >> 33) % self.count;
+        let place = at..at + unit;
+        if self.good.len() < REMEMBERED {
+            self.good.push(place);
+        } else if let Some(old) = usize::try_from(slot).ok().and_then(|slot| self.good.get_mut(slot)) {
+            *old = place;
+        }
+    }
+
+    /// A read failed; `before` is what was known of its sectors.
+    pub(super) fn failed(&mut self, before: Vec<BadRange>) {
+        self.streak.extend(before);
+        self.errors += 1;
+        if self.errors >= self.due && !self.good.is_empty() {
+            self.due = self.errors + (self.errors).min(MOST);
+            let len = self.good.len();
+            let first = usize::try_from(self.random >> 33).unwrap_or(0);
+            let several = (0..len.min(CHECKED)).map(|i| self.good[(first + i) % len].clone());
+            self.checks = several.collect();
+        }
+    }
+
+    /// What is to be read again.
+    pub(super) fn to_be_checked(&self) -> Option<Range<u64>> {
+        self.checks.last().cloned()
+    }
+
+    /// Whether that could be read.
+    pub(super) fn checked(&mut self, good: bool) {
+        if good {
+            // The sectors are bad, not the drive.
+            self.checks.clear();
+            self.streak.clear();
+        } else {
+            self.checks.pop();
+            self.dead = self.checks.is_empty();
+        }
+    }
+
+    /// If the drive is dead: what was known of the sectors that only seemed to be bad, in the order of the reads.
+    pub(super) fn dead(&mut self) -> Option<Vec<BadRange>> {
+        self.dead.then(|| std::mem::take(&mut self.streak))
+    }
+}

@@ -1,0 +1,188 @@
+//! Going on with an image that is there already, and what a writer does for one that may be interrupted at any time:
+//! the map told between checkpoints, events, and room for the last checkpoint on a disk that fills up.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{U32, U64};
+
+use super::layout::*;
+use super::nodes::CachedNodes;
+use super::read::{MOST_UNCOMMITTED_MAPS, TakenIn, is_sound_in, read_map, superblocks, take_in};
+use super::scan::Told;
+use super::store::Store;
+use super::write::{Writer, raw_range};
+use crate::error::Error;
+use crate::image::facts::Facts;
+use crate::image::input::Input;
+
+/// Room that is kept free behind the records, so that a full disk does not keep the last checkpoint from being
+/// written.
+pub struct Reserve {
+    /// How much, in bytes.
+    len: u64,
+    /// Up to where the file has room.
+    to: u64,
+    /// Whether there was no room any more.
+    full: bool,
+}
+
+/// How much is reserved at once, in bytes.
+const STEP: u64 = 64 << 20;
+/// What a checkpoint takes at most: the nodes that may have changed, and a long map.
+const MOST: u64 = 64 << 20;
+
+impl Writer {
+    /// Goes on with the image in `input`, which is the file that `store` writes. Its state becomes "acquiring"; what a
+    /// crash left at its end is cut off. Gives also what the user should know.
+    pub fn resume(
+        store: Box<dyn Store>,
+        input: &Arc<Input>,
+        path: &Path,
+    ) -> Result<(Writer, Vec<String>), Error> {
+        let nodes = CachedNodes::new(Arc::clone(input));
+        let TakenIn { mut superblock, told, end, epoch, mut remarks } = take_in(input, &nodes)?;
+        let slot = crate::units::index(superblock.generation.get() % 2);
+        let sound = superblocks(input)[slot].1.is_some_and(|s| is_sound_in(slot, &s));
+        if !sound {
+            let what = "the newest superblock is damaged: it is not gone on with";
+            return Err(Error::bad_image(what).at(path).hint("'cdi repair' makes a sound image of it"));
+        }
+        remarks.retain(|r| !r.contains("unfinished"));
+        if end < input.len() && superblock.state == STATE_ACQUIRING {
+            let len = input.len() - end;
+            remarks.push(format!("{len} bytes at the end that are no whole record were cut off"));
+        }
+        superblock.state = STATE_ACQUIRING;
+        superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
+            Error::bad_image("it was gone on with too often").at(path).hint("'cdi compact' makes it new")
+        })?);
+        let Told { index, mut bad, facts } = told;
+        let written = (superblock.map_at.get() != 0).then(|| read_map(input, &superblock)).transpose()?;
+        bad.settle();
+        let mut writer = Writer {
+            store,
+            path: path.to_owned(),
+            superblock,
+            index,
+            bad,
+            bad_written: written,
+            facts,
+            facts_written: None,
+            events: String::new(),
+            uncommitted: 0,
+            uncommitted_maps: 0,
+            end,
+            buffer: Vec::new(),
+            broken: false,
+            reserve: None,
+        };
+        writer.store.cut(end).map_err(|e| writer.io_error("the image cannot be cut off", e))?;
+        writer.sync()?;
+        writer.checkpoint()?;
+        Ok((writer, remarks))
+    }
+
+    /// The facts as they are now.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The size of a chunk, in bytes.
+    pub fn chunk_size(&self) -> u32 {
+        self.superblock.chunk_size.get()
+    }
+
+    /// Keeps room for a checkpoint from now on: when the disk is full, [`Writer::is_full`] says so, and one checkpoint
+    /// more can be made.
+    pub fn keep_reserve(&mut self) -> Result<(), Error> {
+        let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
+        let len = nodes.saturating_add(256 << 10).min(MOST);
+        self.reserve = Some(Reserve { len, to: self.end, full: false });
+        self.make_room()
+    }
+
+    /// Whether the last error was that there is no more room for the image.
+    pub fn is_full(&self) -> bool {
+        self.reserve.as_ref().is_some_and(|r| r.full)
+    }
+
+    pub(super) fn make_room(&mut self) -> Result<(), Error> {
+        let Some(Reserve { len, to, .. }) = self.reserve else { return Ok(()) };
+        let least = self.end + len;
+        if to >= least {
+            return Ok(());
+        }
+        let mut reserve = |to| self.store.reserve(self.end - self.buffer.len() as u64, to).map(|()| to);
+        let got = reserve(least + STEP).or_else(|_| reserve(least));
+        let full = got.is_err();
+        self.reserve = Some(Reserve { len, to: *got.as_ref().unwrap_or(&to), full });
+        got.map(|_| ()).map_err(|e| self.io_error("there is no more room for the image", e))
+    }
+
+    /// Whether an error of a write means that there is no more room.
+    pub(super) fn note_if_full(&mut self, e: &io::Error) {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        if let Some(reserve) = &mut self.reserve
+            && matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+        {
+            reserve.full = true;
+        }
+    }
+
+    /// Writes down what is not finished in `range`, so that not only a checkpoint keeps it. After many times, or of
+    /// many ranges, that is a checkpoint all the same.
+    pub fn tell_map(&mut self, range: Range<u64>) -> Result<(), Error> {
+        const MANY: usize = 1 << 12;
+        let touching = self.bad.settle().touching(range.clone());
+        if touching.len() > MANY || self.uncommitted_maps + 1 >= MOST_UNCOMMITTED_MAPS {
+            return self.checkpoint();
+        }
+        let cut = touching.iter().map(|r| {
+            let mut cut = *r;
+            (cut.start, cut.end) = (r.start.max(range.start), r.end.min(range.end));
+            raw_range(&cut)
+        });
+        let ranges: Vec<RawRange> = cut.collect();
+        let payload = [0u64.as_bytes(), ranges.as_bytes()].concat();
+        self.uncommitted_maps += 1;
+        self.append_packed(RecordType::Map, range, &payload)?;
+        self.write_out()
+    }
+
+    /// Adds to the events: an object with a time. They are written at the next checkpoint.
+    pub fn note(&mut self, event: &serde_json::Value) {
+        self.events.push_str(&event.to_string());
+        self.events.push('\n');
+    }
+
+    pub(super) fn write_events(&mut self) -> Result<(), Error> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let before = self.superblock.events_at;
+        let payload = [before.as_bytes(), self.events.as_bytes()].concat();
+        self.superblock.events_at = U64::new(self.end);
+        self.append_packed(RecordType::Events, 0..0, &payload)?;
+        self.events.clear();
+        Ok(())
+    }
+
+    /// The last checkpoint of a run that did not come to its end: the image stays unfinished.
+    pub fn leave(mut self) -> Result<u64, Error> {
+        self.checkpoint()?;
+        self.give_back();
+        Ok(self.end)
+    }
+
+    /// Gives back the room that was kept.
+    pub(super) fn give_back(&mut self) {
+        if self.reserve.take().is_some() {
+            // That it cannot be given back is nobody's loss but of room.
+            let _ = self.store.cut(self.end);
+        }
+    }
+}
