@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use crate::disk::Disk;
+use crate::disk::runs::{Run, RunKind, runs};
+use crate::error::{Error, ReadError};
+use crate::parallel;
 use crate::units::index;
 
 /// Both hashes, under way.
@@ -14,6 +18,37 @@ pub struct Hashes {
     run: Range<u64>,
 }
 
+/// Hashes all of `disk`, on every core. `each` is told of each run in its order, with the error where it could not be
+/// read (it is hashed as missing then), and may end it all.
+pub fn hash(
+    disk: &Disk,
+    each: &mut dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error>,
+) -> Result<Hashes, Error> {
+    let mut hashes = Hashes::new();
+    let read = |(): &mut (), run: Run| {
+        let len = if run.kind == RunKind::Held { index(run.disk.end - run.disk.start) } else { 0 };
+        let mut bytes = vec![0; len];
+        let result = disk.read_at(&mut bytes, run.disk.start);
+        (run, result.map(|()| bytes))
+    };
+    parallel::ordered(
+        parallel::cores(),
+        runs(disk),
+        || (),
+        read,
+        |(run, result)| {
+            let len = run.disk.end - run.disk.start;
+            match (&result, run.kind) {
+                (Ok(bytes), RunKind::Held) => hashes.held(bytes),
+                (Ok(_), RunKind::Zeros) => hashes.fill(&[0; 8], len),
+                _ => hashes.missing(len),
+            }
+            each(&run, result.err())
+        },
+    )?;
+    Ok(hashes)
+}
+
 const ZEROS: &[u8] = &[0; 64 << 10];
 
 impl Hashes {
@@ -21,6 +56,11 @@ impl Hashes {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Hashes {
         Hashes { stored: blake3::Hasher::new(), filled: Sha256::new(), run: 0..0 }
+    }
+
+    /// Of how many bytes of the disk they are so far.
+    pub fn at(&self) -> u64 {
+        self.run.end
     }
 
     /// The next bytes of the disk, which the image holds.

@@ -1,5 +1,6 @@
 //! How an image is made: a source is read, packed on every core, and written in order.
 
+mod buffer;
 pub mod hash;
 mod jobs;
 mod pack;
@@ -18,6 +19,7 @@ use crate::image::codec::Codec;
 use crate::image::facts::{Facts, rfc3339};
 use crate::parallel;
 use crate::system::random;
+use hash::Hashes;
 use pack::{Done, Shared};
 use sink::Sink;
 
@@ -39,6 +41,8 @@ pub struct Options {
     pub facts: Facts,
     /// How many threads pack.
     pub threads: usize,
+    /// Whether the hashes of the disk are made also if the image has to be read for it.
+    pub hash: bool,
 }
 
 /// What was made.
@@ -70,14 +74,8 @@ pub fn create(
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Made, Error> {
     let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
-    let random = random()?;
-    let new = NewImage {
-        geometry,
-        logical_sector: source.sector(),
-        physical_sector: options.physical_sector.unwrap_or_else(|| source.sector()),
-        uuid: std::array::from_fn(|i| random[i]),
-        salt: u64::from_le_bytes(std::array::from_fn(|i| random[16 + i])).max(1),
-    };
+    let physical = options.physical_sector.unwrap_or_else(|| source.sector());
+    let new = new_image(source.size(), options.chunk, source.sector(), physical)?;
     let mut facts = Facts {
         size_bytes: geometry.disk_size,
         logical_sector_bytes: new.logical_sector,
@@ -86,7 +84,7 @@ pub fn create(
         tool: Some(concat!("cdi ", env!("CARGO_PKG_VERSION")).into()),
         ..options.facts.clone()
     };
-    let shared = Shared::new(options);
+    let shared = Shared::new(options.clone());
     let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
     // Told once and not by reading: everything that the source's map calls not finished.
     for r in source.bad().ranges() {
@@ -105,13 +103,26 @@ pub fn create(
             step(len)
         },
     )?;
-    let (mut writer, hashes, mut made) = sink.finish();
-    let (blake3, sha256) = hashes.finish();
-    (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    let (mut writer, mut made, hashes) = sink.finish();
+    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    }
     facts.finished = Some(rfc3339(SystemTime::now()));
     made.missing_bytes = writer.bad().missing();
     writer.set_facts(facts.clone());
     made.image_bytes = writer.finish()?;
     made.facts = facts;
     Ok(made)
+}
+
+/// A new image of a disk of `size` bytes in chunks of `chunk` bytes, with a name that no other image has.
+pub fn new_image(size: u64, chunk: u32, logical_sector: u32, physical_sector: u32) -> Result<NewImage, Error> {
+    let random = random()?;
+    Ok(NewImage {
+        geometry: Geometry { disk_size: size, chunk_size: chunk },
+        logical_sector,
+        physical_sector,
+        uuid: std::array::from_fn(|i| random[i]),
+        salt: u64::from_le_bytes(std::array::from_fn(|i| random[16 + i])).max(1),
+    })
 }

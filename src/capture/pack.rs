@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::Options;
+use super::buffer::Buffer;
 use super::jobs::Job;
 use crate::disk::Disk;
 use crate::error::ReadError;
@@ -25,11 +26,12 @@ const SPARE: usize = 16;
 pub(super) type Name = [u8; 32];
 
 /// What the workers and the sink have in common.
-pub(super) struct Shared<'a> {
-    pub options: &'a Options,
+pub(super) struct Shared {
+    pub options: Options,
     /// Chunks that are in the image or, without an entry, on their way there.
     known: Mutex<LruCache<Name, Option<RawEntry>>>,
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Buffer>>,
+    spare_packed: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What became of a part of the disk.
@@ -48,7 +50,7 @@ pub(super) enum Part {
 /// Bytes of the disk that were read in one piece.
 pub(super) struct Bytes {
     pub start: u64,
-    pub raw: Vec<u8>,
+    pub raw: Buffer,
     /// What of them is packed, one piece behind the other.
     pub packed: Vec<u8>,
     /// In order; together they are `raw`. None is in two chunks.
@@ -72,9 +74,10 @@ pub(super) enum How {
     Failed(io::Error),
 }
 
-impl<'a> Shared<'a> {
-    pub(super) fn new(options: &'a Options) -> Shared<'a> {
-        Shared { options, known: Mutex::new(LruCache::new(REMEMBERED)), spare: Mutex::default() }
+impl Shared {
+    pub(super) fn new(options: Options) -> Shared {
+        let known = Mutex::new(LruCache::new(REMEMBERED));
+        Shared { options, known, spare: Mutex::default(), spare_packed: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Name, Option<RawEntry>>> {
@@ -96,18 +99,27 @@ impl<'a> Shared<'a> {
     }
 
     /// A buffer of `len` bytes with anything in it.
-    fn buffer(&self, len: usize) -> Vec<u8> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = spare.unwrap_or_default();
-        buffer.resize(len, 0);
+    pub(super) fn buffer(&self, len: usize) -> Buffer {
+        let mut buffer = take(&self.spare);
+        buffer.set_len(len);
         buffer
     }
 
-    pub(super) fn give_back(&self, buffer: Vec<u8>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE {
-            spare.push(buffer);
-        }
+    /// The memory of bytes that have been written.
+    pub(super) fn give_back(&self, raw: Buffer, packed: Vec<u8>) {
+        keep(&self.spare, raw);
+        keep(&self.spare_packed, packed);
+    }
+}
+
+fn take<T: Default>(spare: &Mutex<Vec<T>>) -> T {
+    spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+}
+
+fn keep<T>(spare: &Mutex<Vec<T>>, one: T) {
+    let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+    if spare.len() < SPARE {
+        spare.push(one);
     }
 }
 
@@ -115,7 +127,7 @@ impl<'a> Shared<'a> {
 pub(super) fn work(
     source: &Disk,
     geometry: Geometry,
-    shared: &Shared<'_>,
+    shared: &Shared,
     packer: &mut Option<Packer>,
     job: Job,
 ) -> Done {
@@ -148,9 +160,9 @@ pub(super) fn work(
 /// Reads `run`; where that fails, in smaller pieces. `give` gets runs that were read and runs that were not, in order.
 fn read_run(
     source: &Disk,
-    shared: &Shared<'_>,
+    shared: &Shared,
     run: Range<u64>,
-    give: &mut dyn FnMut(Range<u64>, Result<Vec<u8>, ReadError>),
+    give: &mut dyn FnMut(Range<u64>, Result<Buffer, ReadError>),
 ) {
     let read = |range: &Range<u64>| {
         let mut buf = shared.buffer(index(range.end - range.start));
@@ -180,12 +192,12 @@ fn read_run(
                     give(range, Err(e));
                 }
                 good.extend_from_slice(&bytes);
-                shared.give_back(bytes);
+                keep(&shared.spare, bytes);
             }
             Err(e) => {
                 if !good.is_empty() {
                     let bytes = std::mem::take(&mut good);
-                    give(piece.start - bytes.len() as u64..piece.start, Ok(bytes));
+                    give(piece.start - bytes.len() as u64..piece.start, Ok(bytes.into()));
                 }
                 match &mut bad {
                     Some((range, _)) => range.end = piece.end,
@@ -198,19 +210,20 @@ fn read_run(
         give(range, Err(e));
     }
     if !good.is_empty() {
-        give(run.end - good.len() as u64..run.end, Ok(good));
+        give(run.end - good.len() as u64..run.end, Ok(good.into()));
     }
 }
 
 /// Packs bytes of the disk, chunk by chunk.
-fn pack(
+pub(super) fn pack(
     geometry: Geometry,
-    shared: &Shared<'_>,
+    shared: &Shared,
     packer: &mut Option<Packer>,
     start: u64,
-    raw: Vec<u8>,
+    raw: Buffer,
 ) -> Bytes {
-    let mut packed = shared.buffer(0);
+    let mut packed = take(&shared.spare_packed);
+    packed.clear();
     let mut pieces: Vec<Piece> = Vec::new();
     let mut at = 0;
     while at < raw.len() {
@@ -230,7 +243,7 @@ fn pack(
 }
 
 fn pack_piece(
-    shared: &Shared<'_>,
+    shared: &Shared,
     packer: &mut Option<Packer>,
     offset: u64,
     piece: &[u8],
@@ -244,7 +257,7 @@ fn pack_piece(
         return How::Same(name);
     }
     let from = packed.len();
-    match pack_into(shared.options, packer, piece, packed) {
+    match pack_into(&shared.options, packer, piece, packed) {
         Ok(Some(codec)) => How::Packed(name, codec, from..packed.len()),
         Ok(None) => How::Stored(name),
         Err(e) => How::Failed(e),

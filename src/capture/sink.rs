@@ -1,5 +1,7 @@
 //! What takes the workers' results in, in their order: hashes them, and writes them.
 
+use std::ops::Range;
+
 use super::Made;
 use super::hash::Hashes;
 use super::pack::{Bytes, Done, How, Name, Part, Piece, Shared, pack_into};
@@ -13,54 +15,74 @@ const CHECKPOINT_EVERY: u64 = 256 << 20;
 
 pub(super) struct Sink<'a> {
     pub writer: Writer,
-    hashes: Hashes,
-    shared: &'a Shared<'a>,
+    /// As long as everything comes in the order of the disk.
+    hashes: Option<Hashes>,
+    shared: &'a Shared,
     packer: Option<Packer>,
-    made: Made,
+    pub made: Made,
     checkpoint_at: u64,
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(writer: Writer, shared: &'a Shared<'a>) -> Sink<'a> {
-        let made = Made::default();
-        Sink { writer, hashes: Hashes::new(), shared, packer: None, made, checkpoint_at: CHECKPOINT_EVERY }
+    pub(super) fn new(writer: Writer, shared: &'a Shared) -> Sink<'a> {
+        let checkpoint_at = writer.end() + CHECKPOINT_EVERY;
+        let hashes = Some(Hashes::new());
+        Sink { writer, hashes, shared, packer: None, made: Made::default(), checkpoint_at }
     }
 
-    pub(super) fn finish(self) -> (Writer, Hashes, Made) {
-        (self.writer, self.hashes, self.made)
+    /// The writer, what was made, and the hashes if all of the disk came in order.
+    pub(super) fn finish(self) -> (Writer, Made, Option<Hashes>) {
+        let size = self.writer.geometry().disk_size;
+        (self.writer, self.made, self.hashes.filter(|h| h.at() == size))
     }
 
+    /// Takes in what became of a part of the disk.
     pub(super) fn take(&mut self, done: Done) -> Result<(), Error> {
         for part in done.parts {
             match part {
-                Part::Fill { disk, pattern } => {
-                    let len = disk.end - disk.start;
-                    self.hashes.fill(&pattern, len);
-                    self.made.fill_bytes += len;
-                    self.writer.put_fill(disk, pattern)?;
-                }
-                Part::Missing { disk, failed } => {
-                    self.hashes.missing(disk.end - disk.start);
-                    if let Some(error) = failed {
-                        self.made.failed_bytes += disk.end - disk.start;
-                        self.writer.set_status(match error {
-                            ReadError::Io { errno } => {
-                                let reason = Some(Reason::Errno(errno.unsigned_abs()));
-                                BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
-                            }
-                            // The source's file is damaged: that says nothing of the disk.
-                            _ => BadRange::new(disk, Status::NonTried),
-                        })?;
-                    }
-                }
-                Part::Bytes(bytes) => {
-                    self.hashes.held(&bytes.raw);
-                    self.put(&bytes)?;
-                    self.shared.give_back(bytes.raw);
-                    self.shared.give_back(bytes.packed);
-                }
+                Part::Fill { disk, pattern } => self.fill(disk, pattern)?,
+                Part::Missing { disk, failed } => self.missing(disk, failed)?,
+                Part::Bytes(bytes) => self.bytes(bytes)?,
             }
         }
+        Ok(())
+    }
+
+    fn hash(&mut self, start: u64, feed: impl FnOnce(&mut Hashes)) {
+        match &mut self.hashes {
+            Some(hashes) if hashes.at() == start => feed(hashes),
+            _ => self.hashes = None,
+        }
+    }
+
+    /// A run of the disk is `pattern` over and over.
+    pub(super) fn fill(&mut self, disk: Range<u64>, pattern: [u8; 8]) -> Result<(), Error> {
+        let len = disk.end - disk.start;
+        self.hash(disk.start, |hashes| hashes.fill(&pattern, len));
+        self.made.fill_bytes += len;
+        self.writer.put_fill(disk, pattern)
+    }
+
+    fn missing(&mut self, disk: Range<u64>, failed: Option<ReadError>) -> Result<(), Error> {
+        let len = disk.end - disk.start;
+        self.hash(disk.start, |hashes| hashes.missing(len));
+        let Some(error) = failed else { return Ok(()) };
+        self.made.failed_bytes += len;
+        self.writer.set_status(match error {
+            ReadError::Io { errno } => {
+                let reason = Some(Reason::Errno(errno.unsigned_abs()));
+                BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
+            }
+            // The source's file is damaged: that says nothing of the disk.
+            _ => BadRange::new(disk, Status::NonTried),
+        })
+    }
+
+    /// Bytes of the disk were read and packed.
+    pub(super) fn bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
+        self.hash(bytes.start, |hashes| hashes.held(&bytes.raw));
+        self.put(&bytes)?;
+        self.shared.give_back(bytes.raw, bytes.packed);
         Ok(())
     }
 
@@ -95,7 +117,7 @@ impl<'a> Sink<'a> {
     /// The other one of two that are the same is not in the image: it comes later on the disk, was only begun first.
     fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
         let mut packed = Vec::new();
-        let codec = pack_into(self.shared.options, &mut self.packer, raw, &mut packed)
+        let codec = pack_into(&self.shared.options, &mut self.packer, raw, &mut packed)
             .map_err(|e| Error::failed("a chunk cannot be packed").because(e))?;
         match codec {
             Some(codec) => self.put_data(name, start, raw, codec, &packed),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{End, Interrupt, open_disk, plain_reads, refuse_to_write_over};
+use super::{End, Interrupt, imaging, keeper, open_disk, plain_reads, refuse_to_write_over};
 use crate::capture::target::Target;
 use crate::capture::{self, Options};
 use crate::cli::{self, Create};
@@ -20,6 +20,24 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     if !levels.contains(&level) {
         let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
         return Err(Error::usage(what));
+    }
+    if imaging::is_meant(args) {
+        let facts = Facts {
+            model: args.model.clone(),
+            serial: args.serial.clone(),
+            notes: args.notes.clone(),
+            ..Facts::default()
+        };
+        let options = Options {
+            codec,
+            level,
+            chunk: args.chunk,
+            physical_sector: args.physical_sector_size,
+            facts,
+            threads: parallel::cores(),
+            hash: !args.rescue.no_hash,
+        };
+        return keeper::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
     let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;
@@ -44,7 +62,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     };
     let physical_sector = args.physical_sector_size.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
     let options =
-        Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores() };
+        Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores(), hash: true };
 
     let interrupt = Interrupt::new()?;
     let (target, file) = Target::create(&args.image, args.force)?;

@@ -72,6 +72,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         physical_sector: None,
         facts,
         threads,
+        hash: true,
     };
     let (target, file) = Target::create(&image, true)?;
     let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;

@@ -5,14 +5,11 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};
-use crate::capture::hash::Hashes;
+use crate::capture::hash::hash;
 use crate::cli::Image;
-use crate::disk::Disk;
-use crate::disk::runs::{Run, RunKind, runs};
 use crate::error::{Error, Flaw, ReadError};
-use crate::parallel;
 use crate::ui::Ui;
-use crate::units::{human, index};
+use crate::units::human;
 
 pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(args, plain_reads(), ui)?;
@@ -29,39 +26,17 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
 
     // Every byte of the disk, on every core; the hashes take them in order.
     let mut progress = ui.progress("verifying", disk.size());
-    let mut hashes = Hashes::new();
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let read = |(): &mut (), run: Run| {
-        let bytes = if run.kind == RunKind::Held { read(&disk, &run.disk) } else { Ok(Vec::new()) };
-        (run, bytes)
-    };
-    parallel::ordered(
-        parallel::cores(),
-        runs(&disk),
-        || (),
-        read,
-        |(run, bytes)| {
-            let len = run.disk.end - run.disk.start;
-            match bytes {
-                Ok(bytes) => match run.kind {
-                    RunKind::Held => hashes.held(&bytes),
-                    RunKind::Zeros => hashes.fill(&[0; 8], len),
-                    RunKind::Missing => hashes.missing(len),
-                },
-                Err(e) => {
-                    hashes.missing(len);
-                    match lost.last_mut() {
-                        Some((range, error)) if range.end == run.disk.start && *error == e => {
-                            range.end = run.disk.end
-                        }
-                        _ => lost.push((run.disk.clone(), e)),
-                    }
-                }
+    let hashes = hash(&disk, &mut |run, error| {
+        if let Some(e) = error {
+            match lost.last_mut() {
+                Some((range, error)) if range.end == run.disk.start && *error == e => range.end = run.disk.end,
+                _ => lost.push((run.disk.clone(), e)),
             }
-            progress.advance(len);
-            interrupt.check()
-        },
-    )?;
+        }
+        progress.advance(run.disk.end - run.disk.start);
+        interrupt.check()
+    })?;
     let took = progress.finish();
 
     let mut lost_bytes = 0;
@@ -113,9 +88,4 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         human(lost_bytes)
     ));
     Ok(End::DataMissing)
-}
-
-fn read(disk: &Disk, range: &Range<u64>) -> Result<Vec<u8>, ReadError> {
-    let mut buf = vec![0; index(range.end - range.start)];
-    disk.read_at(&mut buf, range.start).map(|()| buf)
 }

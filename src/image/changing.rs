@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::bad::{BadBlocks, BadRange};
+use super::bad::{BadBlocks, BadRange, Status};
+
+/// So many runs are few.
+const FEW: usize = 8;
 
 /// A map that changes while an image is made or its records are taken in. What was finished is gathered, because it
 /// mostly comes in order, and worked in all at once: a map may have a million ranges.
@@ -50,7 +53,15 @@ impl ChangingMap {
                 }
                 touch
             });
-            self.map.finish(&runs);
+            // Few are put into their places one by one; many at once, in a walk over all of the map.
+            let suspect = |map: &BadBlocks, run: &Range<u64>| {
+                map.touching(run.clone()).iter().any(|r| r.status == Status::Suspect)
+            };
+            if runs.len() <= FEW && !runs.iter().any(|run| suspect(&self.map, run)) {
+                runs.into_iter().for_each(|run| self.map.set(run, None));
+            } else {
+                self.map.finish(&runs);
+            }
         }
         &self.map
     }
@@ -59,7 +70,7 @@ impl ChangingMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::bad::Status::{self, *};
+    use crate::image::bad::Status::*;
     use crate::units::index;
 
     #[test]

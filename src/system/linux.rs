@@ -1,11 +1,12 @@
-//! Linux tells all of it in /proc.
+//! Linux tells all of it in /proc and /sys.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Holder, MountInfo};
+use super::{DiskFacts, Holder, MountInfo};
 use crate::error::Error;
 
 /// Every mount, in the order in which they were made.
@@ -65,6 +66,40 @@ pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // proc(5): the state comes after the name, which may hold anything, in parentheses.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// What is known of the block device at `path`. A partition's model and serial number are its disk's.
+pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
+    let device = fs::metadata(path).map_err(|e| Error::io("cannot be looked at", path, e))?.rdev();
+    let number = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    // sysfs-block: a partition lies in the folder of its disk.
+    let own = PathBuf::from(format!("/sys/dev/block/{number}"));
+    let own = own.canonicalize().map_err(|e| {
+        Error::failed("the system does not know this device any more").at(path).because(e)
+    })?;
+    let disk = if own.join("partition").exists() { own.join("..") } else { own.clone() };
+    let text = |path: PathBuf| {
+        let text = fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        text.filter(|text| !text.is_empty())
+    };
+    let number_in = |path: PathBuf| text(path).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let sector = |name: &str| u32::try_from(number_in(disk.join("queue").join(name))).unwrap_or(0);
+    // What udev was told by the drive itself, else what the driver tells.
+    let udev = fs::read_to_string(format!("/run/udev/data/b{number}")).unwrap_or_default();
+    let told = |name: &str| udev.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
+    let page = fs::read(disk.join("device/vpd_pg80")).ok();
+    let page = page.and_then(|page| Some(String::from_utf8_lossy(page.get(4..)?).trim().to_owned()));
+    Ok(DiskFacts {
+        size: number_in(own.join("size")).saturating_mul(512),
+        logical: sector("logical_block_size"),
+        physical: sector("physical_block_size"),
+        model: text(disk.join("device/model")),
+        serial: told("E:ID_SERIAL_SHORT=")
+            .or_else(|| text(disk.join("device/serial")))
+            .or_else(|| text(disk.join("serial")))
+            .or(page.filter(|serial| !serial.is_empty())),
+        sequence: text(disk.join("diskseq")),
+    })
 }
 
 #[cfg(test)]

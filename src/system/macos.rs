@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Holder, MountInfo, ask};
+use super::{DiskFacts, Holder, MountInfo, ask};
 use crate::error::Error;
 
 /// mount(8) and ps(1) answer from the kernel's tables and ask no file system, so a hung one does not hang them.
@@ -50,9 +50,48 @@ pub fn is_stopped(pid: i32) -> bool {
     ask(&mut ps, PATIENCE, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
 }
 
+/// What is known of the device at `path`.
+pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
+    let mut diskutil = Command::new("/usr/sbin/diskutil");
+    diskutil.args(["info", "-plist"]).arg(path);
+    let list = ask(&mut diskutil, PATIENCE, "").map_err(|e| e.at(path))?;
+    parse_info(&list).ok_or_else(|| Error::failed("diskutil does not tell the size of this device").at(path))
+}
+
+/// diskutil(8), `info -plist`.
+fn parse_info(list: &[u8]) -> Option<DiskFacts> {
+    let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok()?;
+    let list = list.as_dictionary()?;
+    let number = |names: &[&str]| names.iter().find_map(|name| list.get(name)?.as_unsigned_integer());
+    let text = |name: &str| {
+        let text = list.get(name).and_then(|value| value.as_string()).map(|text| text.trim().to_owned());
+        text.filter(|text| !text.is_empty())
+    };
+    let sector = u32::try_from(number(&["DeviceBlockSize"]).unwrap_or(512)).ok()?;
+    Some(DiskFacts {
+        size: number(&["IOKitSize", "TotalSize", "Size"])?,
+        logical: sector,
+        physical: sector,
+        model: text("MediaName"),
+        serial: None,
+        sequence: text("DeviceTreePath"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_told_of() {
+        let list = br#"<?xml version="1.0" encoding="UTF-8"?>
+<plist version="1.0"><dict><key>DeviceBlockSize</key><integer>512</integer>
+<key>IOKitSize</key><integer>8010194944</integer><key>MediaName</key><string>Flash Disk </string>
+<key>DeviceTreePath</key><string>IODeviceTree:/PCI0</string></dict></plist>"#;
+        let facts = parse_info(list).unwrap();
+        assert_eq!((facts.size, facts.logical, facts.model.as_deref()), (8_010_194_944, 512, Some("Flash Disk")));
+        assert_eq!(parse_info(b"nothing"), None);
+    }
 
     #[test]
     fn the_list_of_mounts_is_read() {

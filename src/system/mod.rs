@@ -19,9 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
-pub use linux::{holders, is_stopped, mountinfo};
+pub use linux::{disk_facts, holders, is_stopped, mountinfo};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{holders, is_stopped, mountinfo};
+pub use macos::{disk_facts, holders, is_stopped, mountinfo};
 
 use crate::error::{Error, Kind};
 
@@ -74,6 +74,23 @@ pub struct Holder {
     pub pid: i32,
     /// Its name.
     pub name: String,
+}
+
+/// What the system knows of a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its logical sector size in bytes.
+    pub logical: u32,
+    /// Its physical sector size in bytes.
+    pub physical: u32,
+    /// Its model.
+    pub model: Option<String>,
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// Which of the disks that the system has seen it is: another one in its place has another.
+    pub sequence: Option<String>,
 }
 
 /// Bytes that nobody can guess.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
+use super::index::Geometry;
 use super::layout::*;
 use super::nodes::CachedNodes;
 use super::read::{MOST_UNCOMMITTED_MAPS, TakenIn, is_sound_in, read_map, superblocks, take_in};
@@ -91,9 +92,14 @@ impl Writer {
         &self.facts
     }
 
-    /// The size of a chunk, in bytes.
-    pub fn chunk_size(&self) -> u32 {
-        self.superblock.chunk_size.get()
+    /// The sizes of the disk and its chunks.
+    pub fn geometry(&self) -> Geometry {
+        self.index.geometry()
+    }
+
+    /// The logical and the physical sector size, in bytes.
+    pub fn sectors(&self) -> (u32, u32) {
+        (self.superblock.logical_sector.get(), self.superblock.physical_sector.get())
     }
 
     /// Keeps room for a checkpoint from now on: when the disk is full, [`Writer::is_full`] says so, and one checkpoint

@@ -4,6 +4,9 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod imaging;
+pub mod picture;
+
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

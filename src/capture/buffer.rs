@@ -1,0 +1,65 @@
+//! Memory that a disk is read into: it begins where O_DIRECT wants it to.
+
+use std::ops::{Deref, DerefMut};
+
+/// Where memory for direct reads begins: at a multiple of this, in bytes. More than any device asks for.
+const ALIGN: usize = 4096;
+
+/// Bytes whose first one is aligned.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    from: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// Makes it `len` bytes long, with anything in them.
+    pub(super) fn set_len(&mut self, len: usize) {
+        if self.bytes.len() < len + ALIGN {
+            self.bytes.resize(len + ALIGN, 0);
+        }
+        self.from = self.bytes.as_ptr().align_offset(ALIGN).min(ALIGN);
+        self.len = len;
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    /// Bytes that have been read: they need not be aligned.
+    fn from(bytes: Vec<u8>) -> Buffer {
+        let len = bytes.len();
+        Buffer { bytes, from: 0, len }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.from..self.from + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_aligned_however_it_grows() {
+        let mut buffer = Buffer::default();
+        for len in [512, 100, 1 << 20, 0, 4096, 2 << 20, 512] {
+            buffer.set_len(len);
+            assert_eq!(buffer.len(), len);
+            assert_eq!(buffer.as_ptr().align_offset(ALIGN), 0);
+        }
+        let mut other = Buffer::from(vec![1, 2, 3]);
+        assert_eq!(*other, [1, 2, 3]);
+        other.set_len(512);
+        assert_eq!(other.as_ptr().align_offset(ALIGN), 0);
+    }
+}

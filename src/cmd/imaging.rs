@@ -1,0 +1,308 @@
+//! `cdi create DISK IMAGE`: a disk that may be failing, pass by pass.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use super::{End, Interrupt};
+use crate::capture::rescue::areas::Direction;
+use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
+use crate::capture::rescue::source::Source;
+use crate::capture::rescue::{self, Limits, Tell};
+use crate::capture::target::Target;
+use crate::capture::{Options, new_image};
+use crate::cli::{Create, Rescue};
+use crate::error::{Error, Kind};
+use crate::image::bad::Status;
+use crate::image::cdi::write::Writer;
+use crate::image::facts::{Facts, rfc3339};
+use crate::image::input::Input;
+use crate::image::mapfile;
+use crate::ui::Ui;
+use crate::ui::imaging::{left, statuses};
+use crate::units::human;
+
+/// How long an image is waited for that somebody writes: he may be about to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
+pub(super) fn is_meant(args: &Create) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let asked = args.rescue != Rescue::default();
+    let kind = fs::metadata(&args.source).map(|m| m.file_type());
+    let device = kind.is_ok_and(|k| k.is_block_device() || k.is_char_device());
+    let raw = args.how.format.as_deref().is_none_or(|f| f == "raw") && args.how.mapfile.is_none();
+    asked || (device && raw)
+}
+
+pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
+    if args.how.mapfile.is_some() {
+        let what = "--mapfile says what of a raw image is right; of a disk, say --from-mapfile";
+        return Err(Error::usage(what));
+    }
+    // A write past the limit of a file's size is to be an error and not the end.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size)?);
+    refuse_itself(args)?;
+    let domain = domain(&args.rescue, &source, ui)?;
+    let (mut writer, file) = if args.rescue.resume {
+        resume(args, &source, ui)?
+    } else {
+        begin(args, &source, &options)?
+    };
+    let fresh = !args.rescue.resume;
+    if let Some(path) = &args.rescue.from_mapfile {
+        let (map, remarks) = mapfile::load(path, source.facts().size, source.facts().logical)?;
+        remarks.iter().for_each(|r| ui.remark(r));
+        for r in map.ranges().iter().filter(|r| r.status != Status::NonTried) {
+            writer.set_status(*r)?;
+        }
+    }
+    let event = if fresh { "begun" } else { "resumed" };
+    rescue::note(
+        &mut writer,
+        event,
+        json!({
+            "tool": tool(),
+            "source": source.path().display().to_string(),
+            "model": source.facts().model,
+            "serial": source.facts().serial,
+            "options": std::env::args().skip(1).collect::<Vec<_>>(),
+        }),
+    );
+    let (logical, physical) = writer.sectors();
+    let plan = Plan {
+        size: writer.geometry().disk_size,
+        sector: logical.into(),
+        unit: physical.into(),
+        cluster: CLUSTER,
+        most: MOST,
+        domain,
+        trim: !args.rescue.no_trim,
+        scrape: !args.rescue.no_scrape,
+        retries: u32::try_from(args.rescue.retries).ok(),
+        direction: if args.rescue.reverse { Direction::Backwards } else { Direction::Forwards },
+        least_rate: args.rescue.min_rate,
+    };
+    let limits = Limits {
+        max_errors: args.rescue.max_errors,
+        timeout: args.rescue.timeout.map(Duration::from_secs),
+    };
+    let start = Instant::now();
+    let mut shown = ui.imaging(&args.image.display().to_string());
+    let mut hashing = None;
+    let size = plan.size;
+    let result = rescue::rescue(&source, writer, &args.image, &options, plan, &limits, &mut |tell| {
+        match tell {
+            Tell::Reading(view) => shown.show(view),
+            Tell::Hashing(bytes) => {
+                hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
+            }
+        }
+        interrupt.check()
+    });
+    shown.finish();
+    if let Some(hashing) = hashing {
+        hashing.finish();
+    }
+    // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
+    let _ = file.unlock();
+    let ended = result?;
+    if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
+        let _ = fs::remove_file(&args.image);
+    }
+    tell(args, &source, &ended, start.elapsed(), ui);
+    match ended.end {
+        rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
+        rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
+        rescue::End::Stopped => Err(Error::new(Kind::Interrupted, "interrupted")),
+        rescue::End::Gone => Err(Error::failed("the disk is not there any more; nothing was marked bad for that")
+            .at(source.path())
+            .hint("the image is as it was read so far; connect the disk again, and go on with --resume")),
+        rescue::End::Dead => Err(Error::failed(
+            "the disk does not read any more what it has read before: it seems to be dying, and its last errors were \
+             not marked as bad sectors",
+        )
+        .at(source.path())
+        .hint("switch it off, let it rest, and go on with --resume")),
+        rescue::End::Failed(e) => Err(e),
+    }
+}
+
+fn tool() -> &'static str {
+    concat!("cdi ", env!("CARGO_PKG_VERSION"))
+}
+
+/// The image must not lie on what is read, nor be it.
+fn refuse_itself(args: &Create) -> Result<(), Error> {
+    match (args.source.canonicalize(), args.image.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => {
+            Err(Error::usage("is the disk that is read; it is not written over").at(&args.image))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parts of the disk that are wanted.
+fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
+    let (size, sector) = (source.facts().size, u64::from(source.facts().logical));
+    let start = rescue.input_position.unwrap_or(0);
+    let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
+    if start >= end {
+        return Err(Error::usage(format!("there is nothing of the disk ({size} bytes) from byte {start} on")));
+    }
+    if start % sector != 0 || (end % sector != 0 && end != size) {
+        return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
+    }
+    let Some(path) = &rescue.domain else { return Ok(vec![start..end]) };
+    let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
+    remarks.iter().for_each(|r| ui.remark(r));
+    let domain = map.held(start..end);
+    if domain.is_empty() { Err(Error::usage("calls nothing of this disk finished").at(path)) } else { Ok(domain) }
+}
+
+/// Begins a new image, under its own name from the start: it can be attached, and gone on with.
+fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, File), Error> {
+    let known = source.facts();
+    let sector = known.logical;
+    let physical = options.physical_sector.unwrap_or(known.physical);
+    let facts = Facts {
+        model: options.facts.model.clone().or(known.model.clone()),
+        serial: options.facts.serial.clone().or(known.serial.clone()),
+        source: Some(source.path().display().to_string()),
+        size_bytes: known.size,
+        logical_sector_bytes: sector,
+        physical_sector_bytes: physical,
+        created: Some(rfc3339(SystemTime::now())),
+        tool: Some(tool().into()),
+        notes: options.facts.notes.clone(),
+        ..Facts::default()
+    };
+    let new = new_image(known.size, options.chunk, sector, physical)?;
+    let (target, file) = Target::create(&args.image, args.force)?;
+    lock(&file, &args.image)?;
+    let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
+    let writer = Writer::create(Box::new(file), &args.image, &new, facts)?;
+    target.finish()?;
+    Ok((writer, copy))
+}
+
+/// Goes on with an image.
+fn resume(args: &Create, source: &Source, ui: &Ui) -> Result<(Writer, File), Error> {
+    let path = &args.image;
+    let open = |e| Error::io("cannot be gone on with", path, e).hint("without --resume it is begun");
+    let file = File::options().read(true).write(true).open(path).map_err(open)?;
+    lock(&file, path)?;
+    let again = |e| Error::io("cannot be opened twice", path, e);
+    let copy = file.try_clone().map_err(again)?;
+    let input = Arc::new(Input::new(Box::new(file.try_clone().map_err(again)?), path)?);
+    if !(crate::image::cdi::FORMAT.probe)(&input) {
+        return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
+    }
+    let (mut writer, remarks) =
+        Writer::resume(Box::new(file), &input, path).map_err(|e| e.at(path))?;
+    remarks.iter().for_each(|r| ui.remark(r));
+    same_disk(&writer, source, args.force)?;
+    let mut facts = writer.facts().clone();
+    facts.model = args.model.clone().or(facts.model).or(source.facts().model.clone());
+    facts.serial = args.serial.clone().or(facts.serial).or(source.facts().serial.clone());
+    facts.notes.extend(args.notes.iter().cloned());
+    writer.set_facts(facts);
+    Ok((writer, copy))
+}
+
+/// Refuses to go on with another disk than the one that the image is of.
+fn same_disk(writer: &Writer, source: &Source, force: bool) -> Result<(), Error> {
+    let (facts, known) = (writer.facts(), source.facts());
+    let size = writer.geometry().disk_size;
+    let sector = writer.sectors().0;
+    let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    let what = if size != known.size {
+        format!("has {} bytes, and the image is of a disk of {size}", known.size)
+    } else if differ(&facts.serial, &known.serial) {
+        let serial = |s: &Option<String>| s.clone().unwrap_or_default();
+        format!("has the serial number {}, and the image is of {}", serial(&known.serial), serial(&facts.serial))
+    } else if differ(&facts.model, &known.model) && (facts.serial.is_none() || known.serial.is_none()) {
+        let model = |m: &Option<String>| m.clone().unwrap_or_default();
+        format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
+    } else if sector != known.logical {
+        let what = format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical);
+        return Err(Error::usage(what).at(source.path()).hint(format!("--sector-size {sector} says otherwise")));
+    } else {
+        return Ok(());
+    };
+    if force && size <= known.size {
+        return Ok(());
+    }
+    let error = Error::usage(what).at(source.path());
+    Err(if size <= known.size { error.hint("if it is the same disk all the same: --force") } else { error })
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::new(Kind::Busy, "another process is writing this image").at(path));
+            }
+            // A file system that cannot lock does not keep anybody from imaging.
+            Err(fs::TryLockError::Error(_)) => return Ok(()),
+        }
+    }
+}
+
+fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
+    let (view, made) = (&ended.view, &ended.made);
+    let said = ui.json(&json!({
+        "image": args.image.display().to_string(),
+        "size_bytes": source.facts().size,
+        "image_bytes": made.image_bytes,
+        "packed_bytes": made.packed_bytes,
+        "shared_bytes": made.shared_bytes,
+        "fill_bytes": made.fill_bytes,
+        "ended": ended.end.name(),
+        "wanted_bytes": view.wanted,
+        "rescued_bytes": view.rescued(),
+        "missing_bytes": made.missing_bytes,
+        "left_bytes": statuses(view),
+        "areas": view.areas,
+        "read_bytes": view.read,
+        "failed_reads": view.errors,
+        "seconds": took.as_secs_f64(),
+        "facts": made.facts,
+    }));
+    if said {
+        return;
+    }
+    let seconds = took.as_secs_f64();
+    let rate = (view.read as f64 / seconds.max(0.001)) as u64;
+    ui.say(format!(
+        "{}: {} of {} rescued, {} in the image; {seconds:.1} s, {}/s",
+        args.image.display(),
+        human(view.rescued()),
+        human(view.wanted),
+        human(made.image_bytes),
+        human(rate)
+    ));
+    for (status, bytes) in left(view) {
+        ui.say(format!("{:>12}  {}", human(bytes), status.name()));
+    }
+    match ended.end {
+        rescue::End::TooManyErrors => ui.say(format!("stopped after {} failed reads; --resume goes on", view.errors)),
+        rescue::End::Timeout => ui.say("stopped because nothing could be read any more; --resume goes on"),
+        _ => {}
+    }
+    if view.left.iter().any(|(_, bytes)| *bytes > 0) {
+        ui.say("'cdi map' shows where; 'cdi create --resume --retries 3' tries bad sectors again");
+    }
+}

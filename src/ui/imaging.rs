@@ -1,0 +1,154 @@
+//! What is shown while a disk is imaged.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{Ui, write_stderr};
+use crate::capture::rescue::areas::Direction;
+use crate::capture::rescue::view::View;
+use crate::image::bad::Status;
+use crate::ui::picture;
+use crate::units::human;
+
+/// How the imaging of a disk stands, on a terminal or as events.
+pub struct Imaging {
+    bar: Option<ProgressBar>,
+    events: bool,
+    name: String,
+    told: Instant,
+    /// What was read, and when, over the last seconds.
+    before: Vec<(Instant, u64)>,
+}
+
+/// The rate that is shown is that of the last so many seconds.
+const WINDOW: Duration = Duration::from_secs(5);
+
+impl Ui {
+    /// Begins to show how the imaging of `name` stands.
+    pub fn imaging(&self, name: &str) -> Imaging {
+        let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            let plain = ProgressStyle::with_template("{msg}");
+            bar.set_style(plain.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar
+        });
+        Imaging {
+            bar,
+            events: self.json && !self.quiet,
+            name: super::printable(name),
+            told: Instant::now(),
+            before: vec![(Instant::now(), 0)],
+        }
+    }
+}
+
+impl Imaging {
+    /// Shows how it stands now.
+    pub fn show(&mut self, view: &View) {
+        let now = Instant::now();
+        if now - self.told < Duration::from_millis(if self.bar.is_some() { 200 } else { 1000 }) {
+            return;
+        }
+        self.told = now;
+        self.before.push((now, view.read));
+        let kept = self.before.iter().rposition(|(at, _)| now - *at >= WINDOW).unwrap_or(0);
+        self.before.drain(..kept);
+        let (since, read) = self.before[0];
+        let rate = per_second(view.read - read, now - since);
+        let average = per_second(view.read, view.began.elapsed());
+        let left = view.wanted - view.rescued();
+        let seconds_left = (average > 0).then(|| left / average);
+        let silent = view.last_good.elapsed().as_secs();
+        let waiting = view.reading.map_or(0, |since| since.elapsed().as_secs());
+        if self.events {
+            let mut event = json!({
+                "event": "imaging",
+                "pass": view.pass.0.name(),
+                "direction": direction(view.pass.1),
+                "at_bytes": view.at,
+                "wanted_bytes": view.wanted,
+                "rescued_bytes": view.rescued(),
+                "areas": view.areas,
+                "failed_reads": view.errors,
+                "bytes_per_second": rate,
+                "average_bytes_per_second": average,
+                "seconds_left": seconds_left,
+                "seconds_since_last_read": silent,
+                "seconds_waiting": waiting,
+                "map": picture::letters(&view.cells),
+            });
+            for (status, bytes) in view.left {
+                event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
+            }
+            write_stderr(&format!("{event}\n"));
+        }
+        let Some(bar) = &self.bar else { return };
+        let share = view.rescued() as f64 * 100.0 / view.wanted.max(1) as f64;
+        let eta = seconds_left.map_or("unknown".into(), time);
+        let mut text = format!(
+            "{}: {}, {} at {}\n{}\nrescued {} of {} ({share:.2} %), {}/s (average {}/s), left {eta}\n",
+            self.name,
+            view.pass.0.name(),
+            direction(view.pass.1),
+            human(view.at),
+            picture::line(&view.cells, picture::colours_wanted(io::stderr().is_terminal())),
+            human(view.rescued()),
+            human(view.wanted),
+            human(rate),
+            human(average),
+        );
+        for (status, bytes) in view.left {
+            text.push_str(&format!("{} {}, ", status.name(), human(bytes)));
+        }
+        text.push_str(&format!("{} areas, {} failed reads", view.areas, view.errors));
+        if waiting >= 3 {
+            text.push_str(&format!("\nthe disk has been busy with one read for {}", time(waiting)));
+        } else if silent >= 3 {
+            text.push_str(&format!("\nnothing could be read for {}", time(silent)));
+        }
+        bar.set_message(text);
+        bar.tick();
+    }
+
+    /// Shows it no more.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forwards => "forwards",
+        Direction::Backwards => "backwards",
+    }
+}
+
+fn per_second(bytes: u64, time: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+/// Seconds as people say them.
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..=99 => format!("{seconds} s"),
+        100..=5999 => format!("{} min", seconds / 60),
+        6000..=359_999 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// What each status has, as JSON.
+pub fn statuses(view: &View) -> Value {
+    view.left.iter().map(|(status, bytes)| (status.name().to_owned(), json!(bytes))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The statuses that are left, for a last sentence.
+pub fn left(view: &View) -> impl Iterator<Item = (Status, u64)> + '_ {
+    view.left.iter().copied().filter(|(_, bytes)| *bytes > 0)
+}

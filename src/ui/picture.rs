@@ -1,0 +1,142 @@
+//! A disk as a picture: cells of equal size, each with the least processed status in it. Letters and shapes say what
+//! colours say, so that nobody needs those.
+
+use std::fmt::Write as _;
+
+use crate::image::bad::Status;
+
+/// The letter, the colour on a terminal (SGR), and the colour in a picture of a status.
+fn look(status: Status) -> (char, &'static str, &'static str) {
+    match status {
+        Status::Finished => ('#', "32", "#9bd19b"),
+        Status::NonTried => ('.', "90", "#d9d9d9"),
+        Status::NonTrimmed => ('*', "33", "#f2cf63"),
+        Status::NonScraped => ('/', "35", "#c79be0"),
+        Status::Bad => ('X', "31", "#c0392b"),
+        Status::Suspect => ('s', "36", "#7ec8e3"),
+    }
+}
+
+/// All statuses, best first.
+pub const STATUSES: [Status; 6] = [
+    Status::Finished,
+    Status::Suspect,
+    Status::NonTried,
+    Status::NonTrimmed,
+    Status::NonScraped,
+    Status::Bad,
+];
+
+/// Whether colours are wanted on something that is a terminal or not: <https://no-color.org>.
+pub fn colours_wanted(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A letter a cell.
+pub fn letters(cells: &[Status]) -> String {
+    cells.iter().map(|status| look(*status).0).collect()
+}
+
+/// The same, with colours if they are wanted.
+pub fn line(cells: &[Status], colours: bool) -> String {
+    if !colours {
+        return letters(cells);
+    }
+    let mut text = String::new();
+    for run in cells.chunk_by(|a, b| a == b) {
+        let (_, colour, _) = look(run[0]);
+        let _ = write!(text, "\x1b[{colour}m{}", letters(run));
+    }
+    text.push_str("\x1b[0m");
+    text
+}
+
+/// What the letters mean, of the statuses that there are.
+pub fn legend(statuses: &[Status], colours: bool) -> String {
+    let words: Vec<String> =
+        statuses.iter().map(|status| format!("{} {}", line(&[*status], colours), status.name())).collect();
+    words.join("   ")
+}
+
+/// A picture as SVG: its title, lines of text, and the cells in rows of `columns`.
+pub fn svg(title: &str, facts: &[(Status, String)], cells: &[Status], columns: usize) -> String {
+    const CELL: usize = 10;
+    let rows = cells.len().div_ceil(columns);
+    let (width, top) = (columns * CELL + 40, 50);
+    let height = top + rows * CELL + 30 + facts.len() * 20;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n<title>{0}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"20\" y=\"30\" font-size=\"16\">{0}</text>\n",
+        escape(title)
+    );
+    for (row, line) in cells.chunks(columns).enumerate() {
+        let mut column = 0;
+        for run in line.chunk_by(|a, b| a == b) {
+            let (x, y) = (20 + column * CELL, top + row * CELL);
+            draw(&mut svg, run[0], x, y, run.len(), CELL);
+            column += run.len();
+        }
+    }
+    for (i, (status, text)) in facts.iter().enumerate() {
+        let y = top + rows * CELL + 20 + i * 20;
+        draw(&mut svg, *status, 20, y, 2, CELL);
+        let _ = writeln!(svg, "<text x=\"50\" y=\"{}\">{}</text>", y + CELL, escape(text));
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// `count` cells of a status beside each other, and the shape that is its own.
+fn draw(svg: &mut String, status: Status, x: usize, y: usize, count: usize, cell: usize) {
+    let (_, _, colour) = look(status);
+    let (width, inner) = (count * cell, cell - 1);
+    let _ = writeln!(svg, "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{inner}\" fill=\"{colour}\"/>", width - 1);
+    let mut path = String::new();
+    for i in 0..count {
+        let (left, right) = (x + i * cell + 1, x + (i + 1) * cell - 2);
+        let (up, down) = (y + 1, y + inner - 1);
+        let middle = y + inner / 2;
+        let _ = match status {
+            Status::Finished => continue,
+            Status::NonTried => write!(path, "M{0} {middle}h1", left + 3),
+            Status::NonTrimmed => write!(path, "M{left} {middle}H{right}"),
+            Status::NonScraped => write!(path, "M{left} {down}L{right} {up}"),
+            Status::Bad => write!(path, "M{left} {up}L{right} {down}M{left} {down}L{right} {up}"),
+            Status::Suspect => write!(path, "M{0} {up}V{down}", left + 3),
+        };
+    }
+    if !path.is_empty() {
+        let ink = if status == Status::Bad { "white" } else { "#333" };
+        let _ = writeln!(svg, "<path d=\"{path}\" stroke=\"{ink}\" stroke-width=\"1.2\" fill=\"none\"/>");
+    }
+}
+
+fn escape(text: &str) -> String {
+    super::printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_a_letter_and_a_shape_of_its_own() {
+        let letters: String = letters(&STATUSES);
+        let mut unique: Vec<char> = letters.chars().collect();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), STATUSES.len());
+        let shapes: std::collections::BTreeSet<String> = STATUSES
+            .iter()
+            .map(|status| {
+                let mut svg = String::new();
+                draw(&mut svg, *status, 0, 0, 1, 10);
+                svg.split("<path").nth(1).unwrap_or("none").to_owned()
+            })
+            .collect();
+        assert_eq!(shapes.len(), STATUSES.len());
+        assert_eq!(line(&[Status::Bad, Status::Bad], true), "\x1b[31mXX\x1b[0m");
+        assert!(svg("a<b>&\"\u{1b}", &[], &STATUSES, 3).contains("a&lt;b&gt;&amp;&quot;"));
+    }
+}
