@@ -1,9 +1,11 @@
 //! How an image is made: a source is read, packed on every core, and written in order.
 
 mod buffer;
+pub mod compact;
 pub mod hash;
 mod jobs;
 mod pack;
+pub mod repair;
 pub mod rescue;
 mod sink;
 pub mod target;
@@ -25,6 +27,9 @@ use sink::Sink;
 
 /// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
 pub const DEFAULT_CHUNK: u32 = 32 << 10;
+
+/// What an image says made it.
+pub const TOOL: &str = concat!("cdi ", env!("CARGO_PKG_VERSION"));
 
 /// How an image is to be made.
 #[derive(Debug, Clone)]
@@ -81,7 +86,7 @@ pub fn create(
         logical_sector_bytes: new.logical_sector,
         physical_sector_bytes: new.physical_sector,
         created: Some(rfc3339(SystemTime::now())),
-        tool: Some(concat!("cdi ", env!("CARGO_PKG_VERSION")).into()),
+        tool: Some(TOOL.into()),
         ..options.facts.clone()
     };
     let shared = Shared::new(options.clone());
@@ -116,7 +121,12 @@ pub fn create(
 }
 
 /// A new image of a disk of `size` bytes in chunks of `chunk` bytes, with a name that no other image has.
-pub fn new_image(size: u64, chunk: u32, logical_sector: u32, physical_sector: u32) -> Result<NewImage, Error> {
+pub fn new_image(
+    size: u64,
+    chunk: u32,
+    logical_sector: u32,
+    physical_sector: u32,
+) -> Result<NewImage, Error> {
     let random = random()?;
     Ok(NewImage {
         geometry: Geometry { disk_size: size, chunk_size: chunk },

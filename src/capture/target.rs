@@ -1,9 +1,11 @@
 //! A file that appears under its name only when it is whole: written under another name beside it, then renamed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind};
 
@@ -79,6 +81,27 @@ impl Target {
             // A file system without links.
             Err(_) if fs::symlink_metadata(&self.path).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
             Err(_) => fs::rename(&self.partial, &self.path),
+        }
+    }
+}
+
+/// How long an image is waited for that somebody writes: he may be about to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes the right to write an image, which only one has at a time.
+pub fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(Kind::Busy, "another process is writing this image").at(path));
+            }
+            // A file system that cannot lock does not keep anybody from imaging.
+            Err(TryLockError::Error(_)) => return Ok(()),
         }
     }
 }

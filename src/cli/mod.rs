@@ -42,13 +42,17 @@ pub enum Verb {
     /// Make a .cdimg from a raw image, with or without a ddrescue mapfile, or from another image
     Create(Create),
     /// Show what an image is: size, facts, how much is bad
-    Info(Image),
-    /// List an image's extents or its bad blocks, or write them as a mapfile
+    Info(Info),
+    /// Draw a disk's blocks, list them, or write them as a ddrescue mapfile
     Map(Map),
     /// Read and check everything in an image, and list every flaw with what it costs
     Verify(Image),
     /// Copy the disk out of an image into a raw file
     Extract(Extract),
+    /// Make a sound .cdimg of what is left of a damaged or headless one
+    Repair(Repair),
+    /// Write a .cdimg anew, without records that later ones have superseded
+    Compact(Compact),
     /// Show an image as a folder with disk.raw and badblocks.json
     Mount(Mount),
     /// Take a folder that 'mount' made away again
@@ -197,6 +201,41 @@ pub struct Rescue {
     pub no_hash: bool,
 }
 
+/// What is to be shown.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The image
+    #[command(flatten)]
+    pub image: Image,
+    /// Show what happened while it was made: lines of JSON
+    #[arg(long)]
+    pub events: bool,
+}
+
+/// What is to be made sound.
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// The image; it is not changed
+    pub image: PathBuf,
+    /// The image to make of it
+    pub out: PathBuf,
+    /// Write over a file that is there already
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What is to be made smaller.
+#[derive(Debug, Args)]
+pub struct Compact {
+    /// The image
+    pub image: PathBuf,
+    /// The image to make of it; by default it takes the place of the old one when it is whole
+    pub out: Option<PathBuf>,
+    /// Write over a file that is there already
+    #[arg(long, requires = "out")]
+    pub force: bool,
+}
+
 /// What is to be listed.
 #[derive(Debug, Args)]
 pub struct Map {
@@ -205,19 +244,25 @@ pub struct Map {
     /// The format of the image, where its magic does not say
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// List what is not finished, and not where the bytes are
-    #[arg(long)]
+    /// Draw the disk into an SVG file
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub picture: Option<PathBuf>,
+    /// List what is not finished
+    #[arg(long, group = "form")]
     pub bad: bool,
+    /// List where the bytes are
+    #[arg(long, group = "form")]
+    pub extents: bool,
     /// Write the map as a ddrescue mapfile ('-': to stdout)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bad", "badblocks"])]
+    #[arg(long, value_name = "FILE", group = "form")]
     pub mapfile: Option<PathBuf>,
     /// Print the numbers of the blocks that are not finished, as badblocks(8) does
-    #[arg(long, conflicts_with = "bad")]
+    #[arg(long, group = "form")]
     pub badblocks: bool,
     /// The block size for --badblocks in bytes
     #[arg(short, long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
     pub block_size: u64,
-    /// Write over a mapfile that is there already
+    /// Write over a file that is there already
     #[arg(long)]
     pub force: bool,
 }

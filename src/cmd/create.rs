@@ -61,8 +61,15 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         ..Facts::default()
     };
     let physical_sector = args.physical_sector_size.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
-    let options =
-        Options { codec, level, chunk: args.chunk, physical_sector, facts, threads: parallel::cores(), hash: true };
+    let options = Options {
+        codec,
+        level,
+        chunk: args.chunk,
+        physical_sector,
+        facts,
+        threads: parallel::cores(),
+        hash: true,
+    };
 
     let interrupt = Interrupt::new()?;
     let (target, file) = Target::create(&args.image, args.force)?;

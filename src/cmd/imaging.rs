@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,8 +13,8 @@ use crate::capture::rescue::areas::Direction;
 use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
 use crate::capture::rescue::source::Source;
 use crate::capture::rescue::{self, Limits, Tell};
-use crate::capture::target::Target;
-use crate::capture::{Options, new_image};
+use crate::capture::target::{Target, lock};
+use crate::capture::{Options, TOOL, new_image};
 use crate::cli::{Create, Rescue};
 use crate::error::{Error, Kind};
 use crate::image::bad::Status;
@@ -26,9 +25,6 @@ use crate::image::mapfile;
 use crate::ui::Ui;
 use crate::ui::imaging::{left, statuses};
 use crate::units::human;
-
-/// How long an image is waited for that somebody writes: he may be about to end.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
 pub(super) fn is_meant(args: &Create) -> bool {
@@ -51,11 +47,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size)?);
     refuse_itself(args)?;
     let domain = domain(&args.rescue, &source, ui)?;
-    let (mut writer, file) = if args.rescue.resume {
-        resume(args, &source, ui)?
-    } else {
-        begin(args, &source, &options)?
-    };
+    let (mut writer, file) =
+        if args.rescue.resume { resume(args, &source, ui)? } else { begin(args, &source, &options)? };
     let fresh = !args.rescue.resume;
     if let Some(path) = &args.rescue.from_mapfile {
         let (map, remarks) = mapfile::load(path, source.facts().size, source.facts().logical)?;
@@ -69,7 +62,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         &mut writer,
         event,
         json!({
-            "tool": tool(),
+            "tool": TOOL,
             "source": source.path().display().to_string(),
             "model": source.facts().model,
             "serial": source.facts().serial,
@@ -90,10 +83,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         direction: if args.rescue.reverse { Direction::Backwards } else { Direction::Forwards },
         least_rate: args.rescue.min_rate,
     };
-    let limits = Limits {
-        max_errors: args.rescue.max_errors,
-        timeout: args.rescue.timeout.map(Duration::from_secs),
-    };
+    let limits =
+        Limits { max_errors: args.rescue.max_errors, timeout: args.rescue.timeout.map(Duration::from_secs) };
     let start = Instant::now();
     let mut shown = ui.imaging(&args.image.display().to_string());
     let mut hashing = None;
@@ -135,10 +126,6 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
 }
 
-fn tool() -> &'static str {
-    concat!("cdi ", env!("CARGO_PKG_VERSION"))
-}
-
 /// The image must not lie on what is read, nor be it.
 fn refuse_itself(args: &Create) -> Result<(), Error> {
     match (args.source.canonicalize(), args.image.canonicalize()) {
@@ -155,7 +142,9 @@ fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, 
     let start = rescue.input_position.unwrap_or(0);
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
     if start >= end {
-        return Err(Error::usage(format!("there is nothing of the disk ({size} bytes) from byte {start} on")));
+        return Err(Error::usage(format!(
+            "there is nothing of the disk ({size} bytes) from byte {start} on"
+        )));
     }
     if start % sector != 0 || (end % sector != 0 && end != size) {
         return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
@@ -164,7 +153,11 @@ fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, 
     let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
     remarks.iter().for_each(|r| ui.remark(r));
     let domain = map.held(start..end);
-    if domain.is_empty() { Err(Error::usage("calls nothing of this disk finished").at(path)) } else { Ok(domain) }
+    if domain.is_empty() {
+        Err(Error::usage("calls nothing of this disk finished").at(path))
+    } else {
+        Ok(domain)
+    }
 }
 
 /// Begins a new image, under its own name from the start: it can be attached, and gone on with.
@@ -180,7 +173,7 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
         logical_sector_bytes: sector,
         physical_sector_bytes: physical,
         created: Some(rfc3339(SystemTime::now())),
-        tool: Some(tool().into()),
+        tool: Some(TOOL.into()),
         notes: options.facts.notes.clone(),
         ..Facts::default()
     };
@@ -205,8 +198,7 @@ fn resume(args: &Create, source: &Source, ui: &Ui) -> Result<(Writer, File), Err
     if !(crate::image::cdi::FORMAT.probe)(&input) {
         return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
     }
-    let (mut writer, remarks) =
-        Writer::resume(Box::new(file), &input, path).map_err(|e| e.at(path))?;
+    let (mut writer, remarks) = Writer::resume(Box::new(file), &input, path).map_err(|e| e.at(path))?;
     remarks.iter().for_each(|r| ui.remark(r));
     same_disk(&writer, source, args.force)?;
     let mut facts = writer.facts().clone();
@@ -227,13 +219,20 @@ fn same_disk(writer: &Writer, source: &Source, force: bool) -> Result<(), Error>
         format!("has {} bytes, and the image is of a disk of {size}", known.size)
     } else if differ(&facts.serial, &known.serial) {
         let serial = |s: &Option<String>| s.clone().unwrap_or_default();
-        format!("has the serial number {}, and the image is of {}", serial(&known.serial), serial(&facts.serial))
+        format!(
+            "has the serial number {}, and the image is of {}",
+            serial(&known.serial),
+            serial(&facts.serial)
+        )
     } else if differ(&facts.model, &known.model) && (facts.serial.is_none() || known.serial.is_none()) {
         let model = |m: &Option<String>| m.clone().unwrap_or_default();
         format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
     } else if sector != known.logical {
-        let what = format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical);
-        return Err(Error::usage(what).at(source.path()).hint(format!("--sector-size {sector} says otherwise")));
+        let what =
+            format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical);
+        return Err(Error::usage(what)
+            .at(source.path())
+            .hint(format!("--sector-size {sector} says otherwise")));
     } else {
         return Ok(());
     };
@@ -242,23 +241,6 @@ fn same_disk(writer: &Writer, source: &Source, force: bool) -> Result<(), Error>
     }
     let error = Error::usage(what).at(source.path());
     Err(if size <= known.size { error.hint("if it is the same disk all the same: --force") } else { error })
-}
-
-fn lock(file: &File, path: &Path) -> Result<(), Error> {
-    let start = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(fs::TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::new(Kind::Busy, "another process is writing this image").at(path));
-            }
-            // A file system that cannot lock does not keep anybody from imaging.
-            Err(fs::TryLockError::Error(_)) => return Ok(()),
-        }
-    }
 }
 
 fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
@@ -298,7 +280,9 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         ui.say(format!("{:>12}  {}", human(bytes), status.name()));
     }
     match ended.end {
-        rescue::End::TooManyErrors => ui.say(format!("stopped after {} failed reads; --resume goes on", view.errors)),
+        rescue::End::TooManyErrors => {
+            ui.say(format!("stopped after {} failed reads; --resume goes on", view.errors))
+        }
         rescue::End::Timeout => ui.say("stopped because nothing could be read any more; --resume goes on"),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! `cdi info IMAGE`
 
 use super::{End, open_disk, plain_reads};
-use crate::cli::Image;
+use crate::cli::Info;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image::bad::{BadRange, Status};
@@ -9,8 +9,22 @@ use crate::serve::texts;
 use crate::ui::{Ui, printable};
 use crate::units::human;
 
-pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
-    let disk = open_disk(args, plain_reads(), ui)?;
+pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
+    let disk = open_disk(&args.image, plain_reads(), ui)?;
+    if args.events {
+        let mut lines = Vec::new();
+        disk.image().events(&mut |line| lines.push(line.to_owned()))?;
+        if ui.json {
+            let parsed =
+                |line: String| serde_json::from_str(&line).unwrap_or(serde_json::Value::String(line));
+            let path = disk.input().path().display().to_string();
+            let list = lines.into_iter().map(|line| Ok(parsed(line)));
+            ui.json_list(("image", serde_json::json!(path)), "events", list)?;
+        } else {
+            ui.lines(lines.into_iter().map(|line| Ok(printable(&line))))?;
+        }
+        return Ok(End::Done);
+    }
     if ui.json(&texts::info(&disk)) {
         return Ok(End::Done);
     }

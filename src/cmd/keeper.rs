@@ -24,10 +24,7 @@ use crate::ui::Ui;
 const KEPT: &str = "CDI_KEPT";
 
 /// Does `work` in a process of its own, and waits for it.
-pub(super) fn keep(
-    ui: &Ui,
-    work: impl FnOnce(&Interrupt) -> Result<End, Error>,
-) -> Result<End, Error> {
+pub(super) fn keep(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
     if std::env::var_os(KEPT).is_some() {
         return be_kept(ui, work);
     }
@@ -48,7 +45,8 @@ fn start() -> Option<(Child, UnixStream)> {
 
 fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     let failed = |e| Error::failed("the imaging cannot be watched").because(e);
-    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|s| (s, Arc::new(AtomicBool::new(false))));
+    let signals =
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|s| (s, Arc::new(AtomicBool::new(false))));
     for (signal, flag) in &signals {
         signal_hook::flag::register(*signal as i32, Arc::clone(flag)).map_err(failed)?;
     }

@@ -7,10 +7,11 @@ use crate::capture::target::Target;
 use crate::cli::{self, Map};
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
-use crate::image::bad::Reason;
+use crate::image::bad::{Reason, Status, cells};
 use crate::image::{Extent, Origin, mapfile};
 use crate::serve::texts;
-use crate::ui::Ui;
+use crate::ui::{Ui, picture};
+use crate::units::human;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let how = cli::HowToOpen { format: args.format.clone(), ..cli::HowToOpen::default() };
@@ -31,10 +32,68 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         if !ui.json(&texts::badblocks(&disk)) {
             list_bad(&disk, ui);
         }
-    } else {
+    } else if args.extents {
         extents(&disk, ui)?;
+    } else if let Some(path) = &args.picture {
+        let cells = cells_of(&disk, PICTURE);
+        let name = disk.input().path().file_name().unwrap_or_default().to_string_lossy();
+        let title = format!("{name}: {}, a cell is {}", human(disk.size()), cell_text(&disk, cells.len()));
+        let legend: Vec<_> = legend(&disk)
+            .into_iter()
+            .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
+            .collect();
+        let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
+        refuse_to_write_over(&image, path)?;
+        Target::write(path, args.force, svg.as_bytes())?;
+        ui.json(&json!({ "picture": path.display().to_string() }));
+    } else {
+        draw(&disk, ui);
     }
     Ok(End::Done)
+}
+
+/// Cells in a row, and how many rows: on a terminal, and in a picture.
+const SCREEN: (usize, usize) = (64, 16);
+const PICTURE: (usize, usize) = (100, 60);
+
+fn cells_of(disk: &Disk, (columns, rows): (usize, usize)) -> Vec<Status> {
+    let sectors = disk.size().div_ceil(u64::from(disk.sector()));
+    let count = usize::try_from(sectors).unwrap_or(usize::MAX).min(columns * rows);
+    cells(disk.bad().ranges().iter(), disk.size(), count)
+}
+
+fn cell_text(disk: &Disk, count: usize) -> String {
+    human(disk.size().div_ceil(count as u64))
+}
+
+/// The statuses that there are, with their bytes.
+fn legend(disk: &Disk) -> Vec<(Status, u64)> {
+    let listed: u64 = Status::LISTED.iter().map(|s| disk.bad().count(*s).bytes).sum();
+    let bytes = |status| match status {
+        Status::Finished => disk.size() - listed,
+        status => disk.bad().count(status).bytes,
+    };
+    picture::STATUSES.map(|s| (s, bytes(s))).into_iter().filter(|(_, bytes)| *bytes > 0).collect()
+}
+
+fn draw(disk: &Disk, ui: &Ui) {
+    let cells = cells_of(disk, SCREEN);
+    let statuses: Vec<Status> = legend(disk).into_iter().map(|(s, _)| s).collect();
+    if ui.json(&json!({
+        "size_bytes": disk.size(),
+        "cell_bytes": disk.size() as f64 / cells.len() as f64,
+        "cells": picture::letters(&cells),
+        "blocks": legend(disk).into_iter().map(|(s, b)| (s.name().to_owned(), json!(b))).collect::<serde_json::Map<_, _>>(),
+    })) {
+        return;
+    }
+    let colours = ui.colours();
+    for (row, line) in cells.chunks(SCREEN.0).enumerate() {
+        let at = disk.size() as f64 * (row * SCREEN.0) as f64 / cells.len() as f64;
+        ui.data(format!("{:>10}  {}", human(at as u64), picture::line(line, colours)));
+    }
+    ui.data(format!("{:>10}  a letter is {}", "", cell_text(disk, cells.len())));
+    ui.data(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
 fn list_bad(disk: &Disk, ui: &Ui) {

@@ -1,5 +1,6 @@
 //! The verbs, one file each: from what was typed to what is answered.
 
+mod compact;
 mod completions;
 mod create;
 mod demo;
@@ -12,6 +13,7 @@ mod imaging;
 mod info;
 mod keeper;
 mod map;
+mod repair;
 mod serve;
 mod service;
 mod stats;
@@ -48,6 +50,8 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Map(args) => map::run(&args, ui),
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Extract(args) => extract::run(&args, ui),
+        Verb::Repair(args) => repair::run(&args, ui),
+        Verb::Compact(args) => compact::run(&args, ui),
         Verb::Mount(args) => up::mount(&args, ui),
         Verb::Attach(args) => up::attach(&args, ui),
         Verb::Unmount(args) | Verb::Detach(args) => down::run(&args, ui),

@@ -30,7 +30,9 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let hashes = hash(&disk, &mut |run, error| {
         if let Some(e) = error {
             match lost.last_mut() {
-                Some((range, error)) if range.end == run.disk.start && *error == e => range.end = run.disk.end,
+                Some((range, error)) if range.end == run.disk.start && *error == e => {
+                    range.end = run.disk.end
+                }
                 _ => lost.push((run.disk.clone(), e)),
             }
         }

@@ -46,6 +46,11 @@ pub trait Image: Send + Sync {
     /// them.
     fn warm(&self) {}
 
+    /// Gives what happened while the image was made, in that order: lines of JSON.
+    fn events(&self, _each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
     /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller.
     fn check(&self, _report: &mut dyn FnMut(Flaw, &str)) {}

@@ -74,9 +74,9 @@ pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
     let number = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     // sysfs-block: a partition lies in the folder of its disk.
     let own = PathBuf::from(format!("/sys/dev/block/{number}"));
-    let own = own.canonicalize().map_err(|e| {
-        Error::failed("the system does not know this device any more").at(path).because(e)
-    })?;
+    let own = own
+        .canonicalize()
+        .map_err(|e| Error::failed("the system does not know this device any more").at(path).because(e))?;
     let disk = if own.join("partition").exists() { own.join("..") } else { own.clone() };
     let text = |path: PathBuf| {
         let text = fs::read_to_string(path).ok().map(|text| text.trim().to_owned());

@@ -89,7 +89,10 @@ mod tests {
 <key>IOKitSize</key><integer>8010194944</integer><key>MediaName</key><string>Flash Disk </string>
 <key>DeviceTreePath</key><string>IODeviceTree:/PCI0</string></dict></plist>"#;
         let facts = parse_info(list).unwrap();
-        assert_eq!((facts.size, facts.logical, facts.model.as_deref()), (8_010_194_944, 512, Some("Flash Disk")));
+        assert_eq!(
+            (facts.size, facts.logical, facts.model.as_deref()),
+            (8_010_194_944, 512, Some("Flash Disk"))
+        );
         assert_eq!(parse_info(b"nothing"), None);
     }
 

@@ -145,7 +145,11 @@ fn time(seconds: u64) -> String {
 
 /// What each status has, as JSON.
 pub fn statuses(view: &View) -> Value {
-    view.left.iter().map(|(status, bytes)| (status.name().to_owned(), json!(bytes))).collect::<serde_json::Map<_, _>>().into()
+    view.left
+        .iter()
+        .map(|(status, bytes)| (status.name().to_owned(), json!(bytes)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The statuses that are left, for a last sentence.

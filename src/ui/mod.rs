@@ -34,6 +34,11 @@ impl Ui {
         write_stdout(&format!("{line}\n"));
     }
 
+    /// Whether data is for a person who wants colours.
+    pub fn colours(&self) -> bool {
+        picture::colours_wanted(io::stdout().is_terminal())
+    }
+
     /// Data as it is, without a line end of ours.
     pub fn raw(&self, bytes: &[u8]) {
         write_stdout_bytes(bytes);

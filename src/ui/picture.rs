@@ -91,7 +91,11 @@ pub fn svg(title: &str, facts: &[(Status, String)], cells: &[Status], columns: u
 fn draw(svg: &mut String, status: Status, x: usize, y: usize, count: usize, cell: usize) {
     let (_, _, colour) = look(status);
     let (width, inner) = (count * cell, cell - 1);
-    let _ = writeln!(svg, "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{inner}\" fill=\"{colour}\"/>", width - 1);
+    let _ = writeln!(
+        svg,
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{inner}\" fill=\"{colour}\"/>",
+        width - 1
+    );
     let mut path = String::new();
     for i in 0..count {
         let (left, right) = (x + i * cell + 1, x + (i + 1) * cell - 2);
@@ -113,7 +117,11 @@ fn draw(svg: &mut String, status: Status, x: usize, y: usize, count: usize, cell
 }
 
 fn escape(text: &str) -> String {
-    super::printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    super::printable(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -192,7 +192,8 @@ fn read_back(path: &Path, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Res
     hash(&Disk::new(opened, options), &mut |run, error| match error {
         None => step(run.disk.end - run.disk.start),
         Some(e) => {
-            let what = format!("what was written for byte {} of the disk cannot be read back", run.disk.start);
+            let what =
+                format!("what was written for byte {} of the disk cannot be read back", run.disk.start);
             Err(Error::failed(what).at(path).because(e).hint("is the disk that the image is on sound?"))
         }
     })
@@ -258,7 +259,8 @@ impl Run<'_> {
         watch: &mut dyn FnMut() -> Result<View, Error>,
     ) -> Result<(), Error> {
         let depth = 4 * parallel::cores();
-        let (mut tick, mut stopped): (Instant, Option<(Instant, Result<End, Error>)>) = (Instant::now(), None);
+        let (mut tick, mut stopped): (Instant, Option<(Instant, Result<End, Error>)>) =
+            (Instant::now(), None);
         loop {
             self.take_finished()?;
             let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > PATIENCE);

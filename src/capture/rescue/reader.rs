@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::passes::{Next, Outcome, Pass, Passes, Read};
 use super::source::{Failure, Source};
-use super::view::{CELLS, View, cells};
+use super::view::{CELLS, View};
 use crate::capture::buffer::Buffer;
 use crate::capture::pack::Shared;
 use crate::error::Error;
-use crate::image::bad::{BadRange, Reason};
+use crate::image::bad::{BadRange, Reason, cells};
 use crate::image::facts::rfc3339;
 use crate::units::index;
 
@@ -178,7 +178,10 @@ impl Reader {
                 Some(Reason::Errno(errno)) => errno,
                 _ => 0,
             };
-            self.event("read-error", json!({ "errno": errno, "check": read.check, "place": place(read, took) }))?;
+            self.event(
+                "read-error",
+                json!({ "errno": errno, "check": read.check, "place": place(read, took) }),
+            )?;
         } else if took >= SLOW {
             self.event("slow", json!({ "place": place(read, took) }))?;
         }
@@ -238,7 +241,9 @@ impl Reader {
                     return Err(End::Failed(error.hint("--sector-size says it")));
                 }
                 Failure::Again => {
-                    return Err(End::Failed(Error::failed("cannot be read").at(self.source.path()).because(e)));
+                    return Err(End::Failed(
+                        Error::failed("cannot be read").at(self.source.path()).because(e),
+                    ));
                 }
             }
         }

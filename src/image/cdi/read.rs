@@ -8,7 +8,7 @@ use super::index::{Geometry, Index};
 use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes, check_entry};
 use super::record;
-use super::scan::{Step, Told, Walk, decode_facts, decode_map};
+use super::scan::{Step, Told, Walk, decode_facts, decode_map, read_events};
 use super::write::{MOST_HELD, MOST_UNCOMMITTED};
 use crate::error::{Error, Flaw, ReadError};
 use crate::image::bad::{BadBlocks, MOST_RANGES};
@@ -344,7 +344,17 @@ impl Image for CdiImage {
         }
     }
 
+    fn events(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+        read_events(&self.input, &self.superblock, each)
+    }
+
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+        if let Err(e) = self.events(&mut |_| {}) {
+            report(
+                Flaw::at(self.superblock.events_at.get(), e.to_string()),
+                "what happened while it was made",
+            );
+        }
         if let Err(e) = self.check_records(report) {
             report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
         }

@@ -42,14 +42,19 @@ impl Record {
     }
 }
 
-/// Reads the header at `at`, if there is a sound one of the image with `salt`.
-pub fn header_at(input: &Input, at: u64, salt: u64) -> Result<Option<RecordHeader>, Error> {
+/// Reads the header at `at`, if there is a sound one of the image with `salt`; without a salt, of any image.
+pub fn header_at(
+    input: &Input,
+    at: u64,
+    salt: impl Into<Option<u64>>,
+) -> Result<Option<RecordHeader>, Error> {
+    let salt = salt.into();
     if at.checked_add(HEADER_LEN as u64).is_none_or(|end| end > input.len()) {
         return Ok(None);
     }
     let bytes = input.bytes(at, HEADER_LEN, "a record's header")?;
     let header = RecordHeader::read_from_bytes(&bytes).ok();
-    Ok(header.filter(|h| h.is_sound(salt)))
+    Ok(header.filter(|h| h.is_sound(salt.unwrap_or(h.salt.get()))))
 }
 
 /// Reads the record at `at`, which must be there and of type `kind`.

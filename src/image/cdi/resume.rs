@@ -17,6 +17,7 @@ use super::scan::Told;
 use super::store::Store;
 use super::write::{Writer, raw_range};
 use crate::error::Error;
+use crate::image::bad::BadRange;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 
@@ -35,6 +36,8 @@ pub struct Reserve {
 const STEP: u64 = 64 << 20;
 /// What a checkpoint takes at most: the nodes that may have changed, and a long map.
 const MOST: u64 = 64 << 20;
+/// So many bytes of events are gathered before there is a checkpoint.
+const MOST_EVENTS: usize = 4 << 20;
 
 impl Writer {
     /// Goes on with the image in `input`, which is the file that `store` writes. Its state becomes "acquiring"; what a
@@ -157,6 +160,19 @@ impl Writer {
         self.uncommitted_maps += 1;
         self.append_packed(RecordType::Map, range, &payload)?;
         self.write_out()
+    }
+
+    /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
+    pub fn replace_map(&mut self, range: Range<u64>, ranges: &[BadRange]) -> Result<(), Error> {
+        self.bad.replace(range, ranges);
+        self.check_map()
+    }
+
+    /// Adds a line of events as another image has it.
+    pub fn note_line(&mut self, line: &str) -> Result<(), Error> {
+        self.events.push_str(line);
+        self.events.push('\n');
+        if self.events.len() > MOST_EVENTS { self.checkpoint() } else { Ok(()) }
     }
 
     /// Adds to the events: an object with a time. They are written at the next checkpoint.

@@ -30,15 +30,16 @@ pub enum Step {
 /// Walks over the records between `at` and `end`. After a gap it goes on at the next sound header.
 pub struct Walk<'a> {
     input: &'a Input,
-    salt: u64,
+    salt: Option<u64>,
     at: u64,
     end: u64,
     found: Option<(u64, RecordHeader)>,
 }
 
 impl<'a> Walk<'a> {
-    /// Records of the image with `salt` in `range` of the file.
-    pub fn new(input: &'a Input, salt: u64, range: Range<u64>) -> Walk<'a> {
+    /// Records of the image with `salt` in `range` of the file; without one, records of any image.
+    pub fn new(input: &'a Input, salt: impl Into<Option<u64>>, range: Range<u64>) -> Walk<'a> {
+        let salt = salt.into();
         Walk { input, salt, at: range.start, end: range.end.min(input.len()), found: None }
     }
 
@@ -75,7 +76,7 @@ impl<'a> Walk<'a> {
             for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
                 if bytes[offset..].starts_with(&RECORD_MAGIC)
                     && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
-                    && header.is_sound(self.salt)
+                    && header.is_sound(self.salt.unwrap_or(header.salt.get()))
                 {
                     return Ok(Some((at + offset as u64, header)));
                 }
@@ -153,6 +154,34 @@ impl Told {
         }
         Ok(())
     }
+}
+
+/// Gives the lines of the EVENTS records that `superblock` leads to, first those that were written first.
+pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    let record_at = |at| record::read(input, at, superblock.salt.get(), RecordType::Events);
+    let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
+    while at != 0 {
+        let (before, _) = decode_events(&record_at(at)?)?;
+        // Each step goes back in the file, so that the chain ends.
+        if before >= at {
+            return Err(Flaw::at(at, "the chain of EVENTS records does not go back").into());
+        }
+        chain.push(at);
+        at = before;
+    }
+    for at in chain.into_iter().rev() {
+        decode_events(&record_at(at)?)?.1.lines().for_each(&mut *each);
+    }
+    Ok(())
+}
+
+/// Where the EVENTS record before this one begins (0: there is none), and its lines.
+pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
+    let payload = record.payload()?;
+    let (before, lines) = payload
+        .split_first_chunk::<8>()
+        .ok_or_else(|| Flaw::at(record.at, "an EVENTS record is too short"))?;
+    Ok((u64::from_le_bytes(*before), String::from_utf8_lossy(lines).into_owned()))
 }
 
 /// The facts in a FACTS record.

@@ -192,6 +192,10 @@ impl Writer {
     /// Says what is known of a range that is not, or not only, finished. It is written at the next checkpoint.
     pub fn set_status(&mut self, what: BadRange) -> Result<(), Error> {
         self.bad.set(what);
+        self.check_map()
+    }
+
+    pub(super) fn check_map(&mut self) -> Result<(), Error> {
         if self.bad.settle().ranges().len() > MOST_RANGES {
             let what =
                 format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");

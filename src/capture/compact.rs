@@ -1,0 +1,170 @@
+//! An image written anew without what later records have superseded: parts of chunks that came one by one are whole
+//! chunks again.
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::path::Path;
+
+use lru::LruCache;
+
+use super::new_image;
+use crate::disk::{BadPolicy, Disk, Options};
+use crate::error::{Error, ReadError};
+use crate::image::cdi::layout::{RawEntry, STATE_COMPLETE};
+use crate::image::cdi::read::CdiImage;
+use crate::image::cdi::write::{NewImage, Store, Writer};
+use crate::image::codec::{Codec, Packer};
+use crate::image::input::Input;
+use crate::image::{Extent, Image, Opened, Origin, Packed};
+use crate::units::index;
+
+/// How many chunks are remembered to find those that are shared.
+const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
+/// So much of the image is written before there is a checkpoint, in bytes.
+const CHECKPOINT_EVERY: u64 = 256 << 20;
+
+/// Writes `image` anew into `store`. `step` is told of each few bytes of the disk that are done, and may end it all
+/// with an error. Gives the length of the new file in bytes.
+pub fn compact(
+    input: &std::sync::Arc<Input>,
+    image: CdiImage,
+    store: Box<dyn Store>,
+    path: &Path,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let old = *image.superblock();
+    let new = NewImage {
+        uuid: old.uuid,
+        ..new_image(
+            old.disk_size.get(),
+            old.chunk_size.get(),
+            old.logical_sector.get(),
+            old.physical_sector.get(),
+        )?
+    };
+    let mut writer = Writer::create(store, path, &new, image.facts().clone())?;
+    for r in image.bad().ranges() {
+        writer.set_status(*r)?;
+    }
+    let mut lines = Vec::new();
+    image.events(&mut |line| lines.push(line.to_owned()))?;
+    lines.iter().try_for_each(|line| writer.note_line(line))?;
+    super::rescue::note(&mut writer, "compacted", serde_json::json!({ "tool": super::TOOL }));
+    let opened = Opened {
+        image: Box::new(image),
+        input: std::sync::Arc::clone(input),
+        format: &crate::image::cdi::FORMAT,
+    };
+    let options = Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() };
+    let disk = Disk::new(opened, options);
+    let mut copy = Copy {
+        disk: &disk,
+        writer,
+        known: LruCache::new(REMEMBERED),
+        packer: Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
+            .map_err(|e| Error::failed("zstd does not work").because(e))?,
+        checkpoint_at: CHECKPOINT_EVERY,
+    };
+    copy.all(u64::from(old.chunk_size.get()), step)?;
+    if old.state == STATE_COMPLETE { copy.writer.finish() } else { copy.writer.leave() }
+}
+
+struct Copy<'a> {
+    disk: &'a Disk,
+    writer: Writer,
+    /// Payloads of the old image, by all that is said of them, and where they are in the new one.
+    known: LruCache<Packed, RawEntry>,
+    packer: Packer,
+    checkpoint_at: u64,
+}
+
+impl Copy<'_> {
+    fn all(&mut self, chunk: u64, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
+        let (size, mut at) = (self.disk.size(), 0);
+        while at < size {
+            let extent = self.disk.image().map(at).map_err(|e| self.damaged(at, e))?;
+            let end = (at - at % chunk + chunk).min(size);
+            let done = match extent.origin {
+                // Whole chunks, or many of them.
+                Origin::Unread if extent.disk.end >= end => extent.disk.end,
+                Origin::Fill(pattern) if extent.disk.end >= end && self.is_held(&extent) => {
+                    let until = if extent.disk.end == size {
+                        size
+                    } else {
+                        extent.disk.end - extent.disk.end % chunk
+                    };
+                    self.writer.put_fill(at..until, pattern)?;
+                    until
+                }
+                Origin::Packed(packed)
+                    if extent.disk == (at..end)
+                        && packed.skip == 0
+                        && u64::from(packed.unpacked) == end - at
+                        && self.is_held(&extent) =>
+                {
+                    self.copy(at, packed)?;
+                    end
+                }
+                _ => {
+                    self.pack(at..end)?;
+                    end
+                }
+            };
+            if self.writer.end() >= self.checkpoint_at {
+                self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
+                self.writer.checkpoint()?;
+            }
+            step(done - at)?;
+            at = done;
+        }
+        Ok(())
+    }
+
+    /// Whether the map says that all of an extent is in the image.
+    fn is_held(&self, extent: &Extent) -> bool {
+        self.disk.bad().touching(extent.disk.clone()).iter().all(|r| r.status.has_bytes())
+    }
+
+    /// Copies a chunk as it is.
+    fn copy(&mut self, at: u64, packed: Packed) -> Result<(), Error> {
+        if let Some(entry) = self.known.get(&packed) {
+            return self.writer.put_same(at, packed.unpacked, *entry);
+        }
+        let mut stored = vec![0; packed.len as usize];
+        let read = self.disk.input().read_exact_at(packed.file, &mut stored, packed.at);
+        read.map_err(|e| self.damaged(at, e))?;
+        // What is not right must not get a right checksum.
+        let mut bytes = vec![0; packed.unpacked as usize];
+        let right = packed.sum.holds(&stored)
+            && crate::image::codec::unpack(packed.codec, &stored, &mut bytes).is_ok();
+        if !right {
+            return Err(self.damaged(at, ReadError::Corrupt { at: packed.at }));
+        }
+        let entry = self.writer.put_data(at, packed.unpacked, packed.codec, &stored)?;
+        self.known.put(packed, entry);
+        Ok(())
+    }
+
+    /// Packs what there is of a chunk.
+    fn pack(&mut self, chunk: Range<u64>) -> Result<(), Error> {
+        for run in self.disk.bad().held(chunk) {
+            let mut bytes = vec![0; index(run.end - run.start)];
+            self.disk.read_at(&mut bytes, run.start).map_err(|e| self.damaged(run.start, e))?;
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let packed =
+                self.packer.pack(&bytes).map_err(|e| Error::failed("zstd does not work").because(e))?;
+            match packed {
+                Some((codec, packed)) => self.writer.put_data(run.start, len, codec, &packed)?,
+                None => self.writer.put_data(run.start, len, Codec::Stored, &bytes)?,
+            };
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, at: u64, e: ReadError) -> Error {
+        Error::bad_image(format!("what it holds of the disk at byte {at} cannot be read"))
+            .at(self.disk.input().path())
+            .because(e)
+            .hint("nothing was changed; 'cdi repair' saves what is sound")
+    }
+}

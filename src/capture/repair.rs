@@ -1,0 +1,329 @@
+//! What is left of a damaged image, put together anew from its records.
+//!
+//! Records tell by themselves of which bytes of the disk they speak, so neither superblock nor index is needed. What
+//! is lost becomes non-tried: whoever still has the disk can go on with the image.
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use lru::LruCache;
+use zerocopy::FromBytes;
+
+use super::new_image;
+use super::rescue::note;
+use crate::error::{Error, ReadError};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
+use crate::image::cdi::index::Geometry;
+use crate::image::cdi::layout::*;
+use crate::image::cdi::nodes::check_entry;
+use crate::image::cdi::read;
+use crate::image::cdi::record::{self, Record};
+use crate::image::cdi::scan::{Step, Walk, decode_events, decode_facts, decode_map};
+use crate::image::cdi::write::{NewImage, Writer};
+use crate::image::codec::{Codec, unpack};
+use crate::image::facts::Facts;
+use crate::image::input::Input;
+use crate::image::{Image, Origin};
+
+/// What came of a repair.
+#[derive(Debug, Clone, Default)]
+pub struct Repaired {
+    /// How many records were sound, and how many were not.
+    pub sound: u64,
+    /// How many records were damaged.
+    pub damaged: u64,
+    /// How many bytes of the file were no record.
+    pub gap_bytes: u64,
+    /// How many bytes the file is too short.
+    pub cut_off: u64,
+    /// What of the disk is lost, or may be, in order.
+    pub lost: Vec<Range<u64>>,
+    /// How many bytes of the disk the new image does not hold, lost ones among them.
+    pub missing_bytes: u64,
+    /// The length of the new image in bytes.
+    pub image_bytes: u64,
+}
+
+/// How many payloads are remembered to find those that are shared.
+const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
+/// So much of the image is written before there is a checkpoint, in bytes.
+const CHECKPOINT_EVERY: u64 = 256 << 20;
+
+/// Puts together what is left of the image in `input`, into `file`, which is empty and at `path`. `step` is told how far
+/// in the old file it is, and may end it all with an error.
+pub fn repair(
+    input: &Input,
+    file: &std::fs::File,
+    path: &Path,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<Repaired, Error> {
+    let head = find_head(input, step)?;
+    let again = |e| Error::io("cannot be opened twice", path, e);
+    let store = || file.try_clone().map(Box::new).map_err(again);
+    let new = NewImage {
+        uuid: head.uuid,
+        ..new_image(
+            head.disk_size.get(),
+            head.chunk_size.get(),
+            head.logical_sector.get(),
+            head.physical_sector.get(),
+        )?
+    };
+    let facts = Facts { size_bytes: head.disk_size.get(), ..Facts::default() };
+    let writer = Writer::create(store()?, path, &new, facts)?;
+    let mut salvage = Salvage {
+        input,
+        geometry: new.geometry,
+        writer,
+        known: LruCache::new(REMEMBERED),
+        epoch: 0,
+        checkpoint_at: CHECKPOINT_EVERY,
+        repaired: Repaired::default(),
+    };
+    salvage.take_all(head.salt.get(), step)?;
+    let Salvage { writer, mut repaired, .. } = salvage;
+    writer.leave()?;
+
+    // Now it can be told what is missing that the map calls finished.
+    let new = Arc::new(Input::new(store()?, path)?);
+    let image = read::open(Arc::clone(&new))?;
+    repaired.lost = lost(&image)?;
+    repaired.cut_off = head.committed_end.get().saturating_sub(input.len());
+    if repaired.cut_off > 0 {
+        // What the records that are gone said of the map is not known: all that seems untried may have been read.
+        let untried = image.bad().ranges().iter().filter(|r| r.status == Status::NonTried);
+        let all = untried.map(|r| r.start..r.end).chain(repaired.lost.drain(..));
+        let all = BadBlocks::from_unsorted(all.map(|r| BadRange::new(r, Status::NonTried)));
+        repaired.lost = all.ranges().iter().map(|r| r.start..r.end).collect();
+    }
+    drop(image);
+    let (mut writer, _) = Writer::resume(store()?, &new, path)?;
+    for range in &repaired.lost {
+        writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
+    }
+    let mut facts = writer.facts().clone();
+    if !repaired.lost.is_empty() {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (None, None);
+    }
+    writer.set_facts(facts);
+    let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
+    note(&mut writer, "repaired", serde_json::json!({ "tool": super::TOOL, "lost_bytes": lost }));
+    repaired.missing_bytes = writer.bad().missing();
+    repaired.image_bytes = if head.state == STATE_COMPLETE { writer.finish()? } else { writer.leave()? };
+    Ok(repaired)
+}
+
+/// A sound superblock of the image, wherever there is one: at its place, or a copy in a CHECKPOINT record. Of several
+/// the newest.
+fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<Superblock, Error> {
+    let parse = |at: u64| {
+        let bytes = input.bytes(at, SUPERBLOCK_LEN, "a superblock").ok()?;
+        Superblock::read_from_bytes(&bytes).ok().filter(is_usable)
+    };
+    let slots = SUPERBLOCK_AT.into_iter().filter_map(parse);
+    if let Some(newest) = slots.max_by_key(|s| s.generation.get()) {
+        return Ok(newest);
+    }
+    // Records of another image can only lie within a record of this one: walking over the records, not into them, the
+    // one with the most bytes is this one.
+    let mut found: Vec<(u64, u64, Option<Superblock>)> = Vec::new();
+    let mut walk = Walk::new(input, None, RECORDS_AT.min(input.len())..input.len());
+    while let Some(found_step) = walk.step()? {
+        let Step::Header(at, header) = found_step else { continue };
+        step(at)?;
+        let salt = header.salt.get();
+        if !found.iter().any(|(s, ..)| *s == salt) {
+            if found.len() >= 1000 {
+                continue;
+            }
+            found.push((salt, 0, None));
+        }
+        let Some((_, bytes, head)) = found.iter_mut().find(|(s, ..)| *s == salt) else { continue };
+        *bytes += u64::from(header.stored.get());
+        if header.kind == RecordType::Checkpoint as u8
+            && let Some(copy) = parse(at + HEADER_LEN as u64).filter(|c| c.salt.get() == salt)
+            && head.is_none_or(|h| h.generation.get() < copy.generation.get())
+        {
+            *head = Some(copy);
+        }
+    }
+    found
+        .into_iter()
+        .filter_map(|(_, bytes, head)| Some((bytes, head?)))
+        .max_by_key(|(bytes, _)| *bytes)
+        .map(|(_, head)| head)
+        .ok_or_else(|| {
+            let what = "neither a superblock nor a copy of one is left: it is no .cdimg, or nothing of it can be saved";
+            Error::bad_image(what).at(input.path())
+        })
+}
+
+/// Whether what a superblock says of the disk can be.
+fn is_usable(s: &Superblock) -> bool {
+    let chunk = s.chunk_size.get();
+    s.is_sound()
+        && s.version.get() == VERSION
+        && s.must_understand.get() == 0
+        && s.salt.get() != 0
+        && (1..=i64::MAX as u64).contains(&s.disk_size.get())
+        && chunk.is_power_of_two()
+        && (CHUNK_LEAST..=CHUNK_MOST).contains(&chunk)
+        && is_sector_size(s.logical_sector.get())
+        && is_sector_size(s.physical_sector.get())
+}
+
+/// What the map calls finished, and the index has no bytes for.
+fn lost(image: &read::CdiImage) -> Result<Vec<Range<u64>>, Error> {
+    let (size, mut at) = (image.size(), 0);
+    let mut lost: Vec<Range<u64>> = Vec::new();
+    while at < size {
+        let extent =
+            image.map(at).map_err(|e| Error::failed("what was written cannot be read back").because(e))?;
+        if extent.origin == Origin::Unread {
+            for run in image.bad().held(at..extent.disk.end) {
+                match lost.last_mut() {
+                    Some(last) if last.end == run.start => last.end = run.end,
+                    _ => lost.push(run),
+                }
+            }
+            if lost.len() > MOST_RANGES {
+                return Err(Error::failed("more is lost, in more places, than a .cdimg can tell"));
+            }
+        }
+        at = extent.disk.end;
+    }
+    Ok(lost)
+}
+
+struct Salvage<'a> {
+    input: &'a Input,
+    geometry: Geometry,
+    writer: Writer,
+    /// Payloads of the old image, and where they are in the new one.
+    known: LruCache<(u64, u64), RawEntry>,
+    epoch: u32,
+    checkpoint_at: u64,
+    repaired: Repaired,
+}
+
+impl Salvage<'_> {
+    fn take_all(&mut self, salt: u64, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
+        let mut walk = Walk::new(self.input, salt, RECORDS_AT..self.input.len());
+        while let Some(found) = walk.step()? {
+            match found {
+                Step::Gap(gap) => self.repaired.gap_bytes += gap.end - gap.start,
+                // Left behind by a run that another one has cut off.
+                Step::Header(_, header) if header.epoch.get() < self.epoch => {}
+                Step::Header(at, header) => {
+                    self.epoch = header.epoch.get();
+                    let record = record::with_payload(self.input, at, header)?;
+                    let taken = match &record {
+                        Some(record) => self.take(record)?,
+                        None => false,
+                    };
+                    *if taken { &mut self.repaired.sound } else { &mut self.repaired.damaged } += 1;
+                    step(at)?;
+                }
+            }
+            if self.writer.end() >= self.checkpoint_at {
+                self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
+                self.writer.checkpoint()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a record whose checksums are right. Whether it says what a record can say.
+    fn take(&mut self, record: &Record) -> Result<bool, Error> {
+        let h = &record.header;
+        let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
+        let inside = disk.end <= self.geometry.disk_size;
+        let within_chunk = inside
+            && !disk.is_empty()
+            && self.geometry.chunk_of(disk.start) == self.geometry.chunk_of(disk.end - 1);
+        let len = u32::try_from(h.disk_len.get()).unwrap_or(u32::MAX);
+        match record.kind() {
+            Some(RecordType::Data) => {
+                let codec = Codec::from_number(h.codec).filter(|_| within_chunk && h.unpacked.get() == len);
+                // An entry must name at least a byte.
+                let Some(codec) = codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= CHUNK_MOST)
+                else {
+                    return Ok(false);
+                };
+                if record.payload().is_err() {
+                    return Ok(false);
+                }
+                let entry = self.writer.put_data(disk.start, len, codec, &record.stored)?;
+                self.known.put((record.payload_at(), h.payload_sum.get()), entry);
+                Ok(true)
+            }
+            Some(RecordType::Same) if within_chunk => self.take_same(record, disk.start, len),
+            Some(RecordType::Fill) if inside && !disk.is_empty() => {
+                match record.payload().map(<[u8; 8]>::try_from) {
+                    Ok(Ok(pattern)) => self.writer.put_fill(disk, pattern).map(|()| true),
+                    _ => Ok(false),
+                }
+            }
+            Some(RecordType::Map) if inside => match decode_map(record) {
+                Ok((_, ranges)) => self.writer.replace_map(disk, &ranges).map(|()| true),
+                Err(_) => Ok(false),
+            },
+            Some(RecordType::Facts) => match decode_facts(record) {
+                Ok(facts) => {
+                    let sizes = self.writer.facts().clone();
+                    self.writer.set_facts(Facts {
+                        size_bytes: sizes.size_bytes,
+                        logical_sector_bytes: 0,
+                        physical_sector_bytes: 0,
+                        ..facts
+                    });
+                    Ok(true)
+                }
+                Err(_) => Ok(false),
+            },
+            Some(RecordType::Events) => match decode_events(record) {
+                Ok((_, lines)) => lines.lines().try_for_each(|l| self.writer.note_line(l)).map(|()| true),
+                Err(_) => Ok(false),
+            },
+            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint) => Ok(true),
+            Some(_) => Ok(false),
+            None if h.kind >= FIRST_IGNORABLE_TYPE => Ok(true),
+            None => {
+                let what =
+                    format!("record type {} at byte {} is not known to this version", h.kind, record.at);
+                Err(Error::bad_image(what).at(self.input.path()))
+            }
+        }
+    }
+
+    /// A run that is the same as an earlier payload: as it is in the new image already, or from the old one.
+    fn take_same(&mut self, record: &Record, start: u64, len: u32) -> Result<bool, Error> {
+        let entry = record.payload().ok().and_then(|payload| RawEntry::read_from_bytes(&payload).ok());
+        let Some(entry) = entry.filter(|e| e.kind == ENTRY_DATA && check_entry(e, self.input.len()).is_ok())
+        else {
+            return Ok(false);
+        };
+        if let Some(entry) = self.known.get(&(entry.at.get(), entry.sum.get())) {
+            return self.writer.put_same(start, len, *entry).map(|()| true);
+        }
+        let mut stored = vec![0; entry.stored.get() as usize];
+        match self.input.read_exact_at(Input::MAIN, &mut stored, entry.at.get()) {
+            Ok(()) => {}
+            Err(e @ ReadError::Io { .. }) => {
+                return Err(Error::failed("the image cannot be read").at(self.input.path()).because(e));
+            }
+            Err(_) => return Ok(false),
+        }
+        let codec = Codec::from_number(entry.codec);
+        let codec = codec.filter(|_| xxhash_rust::xxh3::xxh3_64(&stored) == entry.sum.get());
+        let mut bytes = vec![0; len as usize];
+        let Some(codec) = codec.filter(|codec| unpack(*codec, &stored, &mut bytes).is_ok()) else {
+            return Ok(false);
+        };
+        let new = self.writer.put_data(start, len, codec, &stored)?;
+        self.known.put((entry.at.get(), entry.sum.get()), new);
+        Ok(true)
+    }
+}

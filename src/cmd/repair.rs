@@ -1,0 +1,67 @@
+//! `cdi repair IMAGE OUT`
+
+use serde_json::json;
+
+use super::{End, Interrupt};
+use crate::capture::repair::repair;
+use crate::capture::target::Target;
+use crate::cli::Repair;
+use crate::error::Error;
+use crate::image::input::Input;
+use crate::ui::Ui;
+use crate::units::human;
+
+pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
+    let input = Input::open(&args.image)?;
+    if matches!((args.image.canonicalize(), args.out.canonicalize()), (Ok(a), Ok(b)) if a == b) {
+        return Err(Error::usage("is the damaged image; it is never written over").at(&args.out));
+    }
+    let interrupt = Interrupt::new()?;
+    let (target, file) = Target::create(&args.out, args.force)?;
+    let mut progress = ui.progress("repairing", input.len());
+    let mut done = 0;
+    let repaired = repair(&input, &file, &args.out, &mut |at| {
+        progress.advance(at.saturating_sub(done));
+        done = done.max(at);
+        interrupt.check()
+    })?;
+    let took = progress.finish();
+    target.finish()?;
+    let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
+    let sector = u64::from(crate::units::SECTOR);
+    let said = ui.json(&json!({
+        "image": args.out.display().to_string(),
+        "image_bytes": repaired.image_bytes,
+        "sound_records": repaired.sound,
+        "damaged_records": repaired.damaged,
+        "gap_bytes": repaired.gap_bytes,
+        "cut_off_bytes": repaired.cut_off,
+        "lost_bytes": lost_bytes,
+        "missing_bytes": repaired.missing_bytes,
+        "lost": repaired.lost.iter().map(|r| json!({
+            "offset_bytes": r.start,
+            "length_bytes": r.end - r.start,
+        })).collect::<Vec<_>>(),
+    }));
+    if !said {
+        for r in &repaired.lost {
+            let sectors = r.end.div_ceil(sector) - r.start / sector;
+            ui.data(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors));
+        }
+        if repaired.cut_off > 0 {
+            let short = human(repaired.cut_off);
+            ui.remark(format!("the file is {short} too short: what seems untried may have been read, and is lost"));
+        }
+        ui.say(format!(
+            "{}: {} records are sound, {} are damaged; {} of the disk are lost; {took}",
+            args.out.display(),
+            repaired.sound,
+            repaired.damaged,
+            human(lost_bytes)
+        ));
+        if lost_bytes > 0 {
+            ui.say("what is lost counts as non-tried: with the disk, 'cdi create --resume' reads it again");
+        }
+    }
+    Ok(if lost_bytes > 0 { End::DataMissing } else { End::Done })
+}
