@@ -170,7 +170,7 @@ fn map_forms() {
     assert_eq!(bad["ranges"][1]["sectors"], 24);
     assert_eq!(bad["ranges"][1]["status"], "bad");
     assert_eq!(bad["blocks"]["bad"]["bytes"], 26 * 512);
-    let extents = lab.cdi(["map", "--json", "disk.cdimg"]).ends(0).json();
+    let extents = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
     let extents = extents["extents"].as_array().unwrap().clone();
     let mut at = 0;
     for e in &extents {
@@ -187,7 +187,7 @@ fn verify_damage() {
     let lab = Lab::new();
     lab.image(8192, 512, &[(5, 1)]);
     lab.cdi(["verify", "disk.cdimg"]).ends(0);
-    let map = lab.cdi(["map", "--json", "disk.cdimg"]).ends(0).json();
+    let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
     let chunk =
         map["extents"].as_array().unwrap().iter().find(|e| e["offset_bytes"] == 32_768 * 12).unwrap().clone();
     let at = chunk["file_offset_bytes"].as_u64().unwrap() as usize + 20;
@@ -278,6 +278,7 @@ fn json() {
     for args in [
         &["info", "disk.cdimg"][..],
         &["map", "disk.cdimg"],
+        &["map", "--extents", "disk.cdimg"],
         &["map", "--bad", "disk.cdimg"],
         &["map", "--badblocks", "disk.cdimg"],
         &["verify", "disk.cdimg"],

@@ -22,6 +22,7 @@ mod mount;
 mod nbd;
 mod nfs;
 mod oracle;
+mod rescue;
 mod service;
 mod standin;
 mod tidy;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         ("nbd", nbd::TESTS),
         ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
+        ("rescue", rescue::TESTS),
         ("service", service::TESTS),
         ("standin", standin::TESTS),
         ("tidy", tidy::TESTS),

@@ -436,7 +436,7 @@ fn claims() {
         let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(peak < 64 << 10, "{words:?}: {line}");
     }
-    lab.cdi(["map".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
+    lab.cdi(["map".as_ref(), "--extents".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
     lab.cdi(["info".as_ref(), path.as_os_str()]).ends(0);
 }
 

@@ -199,7 +199,7 @@ fn many_readers() {
 fn damaged_chunk() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &[]);
-    let map = lab.cdi(["map", "--json", "disk.cdimg"]).ends(0).json();
+    let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
     let chunk = &map["extents"][5];
     let mut bytes = fs::read(lab.path("disk.cdimg")).unwrap();
     bytes[chunk["file_offset_bytes"].as_u64().unwrap() as usize + 3] ^= 0x10;

@@ -17,7 +17,9 @@ use crate::capture::target::{Target, lock};
 use crate::capture::{Options, TOOL, new_image};
 use crate::cli::{Create, Rescue};
 use crate::error::{Error, Kind};
+use crate::image::Image;
 use crate::image::bad::Status;
+use crate::image::cdi::read::{self, CdiImage};
 use crate::image::cdi::write::Writer;
 use crate::image::facts::{Facts, rfc3339};
 use crate::image::input::Input;
@@ -198,9 +200,10 @@ fn resume(args: &Create, source: &Source, ui: &Ui) -> Result<(Writer, File), Err
     if !(crate::image::cdi::FORMAT.probe)(&input) {
         return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
     }
+    // Before anything is changed.
+    same_disk(&read::open(Arc::clone(&input)).map_err(|e| e.at(path))?, source, args.force)?;
     let (mut writer, remarks) = Writer::resume(Box::new(file), &input, path).map_err(|e| e.at(path))?;
     remarks.iter().for_each(|r| ui.remark(r));
-    same_disk(&writer, source, args.force)?;
     let mut facts = writer.facts().clone();
     facts.model = args.model.clone().or(facts.model).or(source.facts().model.clone());
     facts.serial = args.serial.clone().or(facts.serial).or(source.facts().serial.clone());
@@ -210,10 +213,10 @@ fn resume(args: &Create, source: &Source, ui: &Ui) -> Result<(Writer, File), Err
 }
 
 /// Refuses to go on with another disk than the one that the image is of.
-fn same_disk(writer: &Writer, source: &Source, force: bool) -> Result<(), Error> {
-    let (facts, known) = (writer.facts(), source.facts());
-    let size = writer.geometry().disk_size;
-    let sector = writer.sectors().0;
+fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error> {
+    let (facts, known) = (image.facts(), source.facts());
+    let size = image.size();
+    let sector = image.superblock().logical_sector.get();
     let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
     let what = if size != known.size {
         format!("has {} bytes, and the image is of a disk of {size}", known.size)

@@ -3,6 +3,7 @@
 //! A process that has a thread in a read which hangs cannot end, whatever it does: the kernel lets go of it only when
 //! the drive answers. The one that the user waits for has no such thread, so Ctrl-C brings him his prompt back.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -103,6 +104,10 @@ fn be_kept(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Resu
             e.kind.exit_code()
         }
     };
+    // Whoever reads what we print is not to wait for a process that cannot end.
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(&null).and(nix::unistd::dup2_stderr(&null));
+    }
     let _ = socket.write_all(&[code]);
     Ok(End::Code(code))
 }

@@ -50,7 +50,9 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         }
         if repaired.cut_off > 0 {
             let short = human(repaired.cut_off);
-            ui.remark(format!("the file is {short} too short: what seems untried may have been read, and is lost"));
+            ui.remark(format!(
+                "the file is {short} too short: what seems untried may have been read, and is lost"
+            ));
         }
         ui.say(format!(
             "{}: {} records are sound, {} are damaged; {} of the disk are lost; {took}",

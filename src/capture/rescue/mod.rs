@@ -58,7 +58,7 @@ pub struct Ended {
     pub view: View,
 }
 
-/// What whoever waits is told, ten times a second. He may end it all with an error.
+/// What whoever waits is told, twenty times a second. He may end it all with an error.
 pub enum Tell<'a> {
     /// How the reading stands.
     Reading(&'a View),
@@ -68,9 +68,8 @@ pub enum Tell<'a> {
 
 /// So long after a checkpoint there is another one.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
-/// So long after a sector was found to be bad that is written down.
-const TELL_AFTER: Duration = Duration::from_secs(1);
-const TICK: Duration = Duration::from_millis(100);
+/// How often what was read, and what could not be, goes to the file, so that a program which is killed loses no more.
+const TICK: Duration = Duration::from_millis(50);
 /// How long a read that is under way is waited for when all is to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many errors are told one by one between two checkpoints.
@@ -105,6 +104,7 @@ pub fn rescue(
         found: found_in,
         max_errors: limits.max_errors,
         run: None,
+        run_began: Instant::now(),
     };
     // Hashes of what an earlier run had are none of what comes now.
     let mut facts = writer.facts().clone();
@@ -117,8 +117,8 @@ pub fn rescue(
         sink: Sink::new(writer, &shared),
         pending: VecDeque::new(),
         end: None,
+        ending: false,
         changed: None,
-        told: Instant::now(),
         checkpoint: Instant::now(),
         events: 0,
         uncounted: 0,
@@ -240,9 +240,10 @@ struct Run<'a> {
     sink: Sink<'a>,
     pending: VecDeque<Pending>,
     end: Option<End>,
-    /// Where the map has changed since it was written down, when that was, and when the last checkpoint was.
+    /// Whether the reader has said its last word, which may still be pending.
+    ending: bool,
+    /// Where the map has changed since it was written down, and when the last checkpoint was.
     changed: Option<Range<u64>>,
-    told: Instant,
     checkpoint: Instant,
     /// Errors told one by one since the last checkpoint, and those that were only counted.
     events: u32,
@@ -267,14 +268,17 @@ impl Run<'_> {
             if self.pending.is_empty() && (self.end.is_some() || waited_enough) {
                 break;
             }
-            let coming = self.end.is_none() && !waited_enough && self.pending.len() < depth;
+            let coming = !self.ending && !waited_enough && self.pending.len() < depth;
             if coming {
                 let wait = if self.pending.is_empty() { TICK } else { Duration::from_millis(2) };
                 match found.recv_timeout(wait) {
                     Ok(Found::Bytes(start, raw)) => {
                         self.pending.push_back(Pending::Packing(pool.pack(start, raw)));
                     }
-                    Ok(other) => self.pending.push_back(Pending::Found(other)),
+                    Ok(other) => {
+                        self.ending = matches!(other, Found::End(_));
+                        self.pending.push_back(Pending::Found(other));
+                    }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => {
                         return Err(Error::failed("the thread that reads the disk has failed"));
@@ -377,15 +381,12 @@ impl Run<'_> {
                 note(&mut self.sink.writer, "read-errors", json!({ "count": self.uncounted }));
             }
             (self.checkpoint, self.events, self.uncounted) = (Instant::now(), 0, 0);
-            (self.changed, self.told) = (None, Instant::now());
+            self.changed = None;
             return self.sink.writer.checkpoint();
         }
-        if self.told.elapsed() >= TELL_AFTER
-            && let Some(range) = self.changed.take()
-        {
-            self.told = Instant::now();
-            return self.sink.writer.tell_map(range);
+        match self.changed.take() {
+            Some(range) => self.sink.writer.tell_map(range),
+            None => self.sink.writer.write_out(),
         }
-        Ok(())
     }
 }

@@ -67,9 +67,10 @@ impl End {
     }
 }
 
-/// A read that takes longer is told in the log, and its neighbours are not waited for before it is written.
+/// A read that takes longer is told in the log.
 const SLOW: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_millis(50);
+/// So long small pieces are gathered.
+const LONG: Duration = Duration::from_millis(20);
 /// How often the map that people see is made anew.
 const SEEN: Duration = Duration::from_millis(300);
 /// How often a read is done again that failed for want of memory, and the pause between.
@@ -85,8 +86,9 @@ pub(super) struct Reader {
     pub found: SyncSender<Found>,
     /// How many reads may fail.
     pub max_errors: Option<u64>,
-    /// Small pieces that were read one beside the other and are not handed on yet.
+    /// Small pieces that were read one beside the other and are not handed on yet, and since when.
     pub run: Option<(u64, Vec<u8>)>,
+    pub run_began: Instant,
 }
 
 /// Nobody listens any more.
@@ -190,7 +192,7 @@ impl Reader {
             buffer.set_len(index(good));
             self.hand_on(read.range.start, buffer)?;
         }
-        if failed || took >= LONG {
+        if failed || self.run_began.elapsed() >= LONG {
             self.hand_on_run()?;
         }
         Ok(Ok(()))
@@ -269,6 +271,7 @@ impl Reader {
             _ => {
                 self.hand_on_run()?;
                 self.run = Some((start, buffer.to_vec()));
+                self.run_began = Instant::now();
             }
         }
         self.shared.give_back(buffer, Vec::new());

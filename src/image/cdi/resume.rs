@@ -111,7 +111,7 @@ impl Writer {
         let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
         let len = nodes.saturating_add(256 << 10).min(MOST);
         self.reserve = Some(Reserve { len, to: self.end, full: false });
-        self.make_room()
+        self.make_room(0)
     }
 
     /// Whether the last error was that there is no more room for the image.
@@ -119,10 +119,12 @@ impl Writer {
         self.reserve.as_ref().is_some_and(|r| r.full)
     }
 
-    pub(super) fn make_room(&mut self) -> Result<(), Error> {
-        let Some(Reserve { len, to, .. }) = self.reserve else { return Ok(()) };
-        let least = self.end + len;
-        if to >= least {
+    /// Sees to it that `more` bytes can be written, and a checkpoint behind them.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<(), Error> {
+        let Some(Reserve { len, to, full }) = self.reserve else { return Ok(()) };
+        let least = self.end + more as u64 + len;
+        // Once it is full, what was kept is used up.
+        if to >= least || full {
             return Ok(());
         }
         let mut reserve = |to| self.store.reserve(self.end - self.buffer.len() as u64, to).map(|()| to);

@@ -326,6 +326,7 @@ impl Writer {
         if self.broken {
             return Err(Error::failed("nothing more can be written after a failed sync").at(&self.path));
         }
+        self.make_room(HEADER_LEN + payload.len() + index(RECORD_ALIGN))?;
         let header = encode(head, self.superblock.salt.get(), self.superblock.epoch.get(), payload);
         let codec = if entry_kind == ENTRY_DATA { head.codec as u8 } else { 0 };
         let entry = RawEntry::payload(
@@ -343,13 +344,13 @@ impl Writer {
         self.buffer.resize(self.buffer.len() + index(padding), 0);
         self.end = next;
         if self.buffer.len() >= BUFFER {
-            self.make_room()?;
             self.write_out()?;
         }
         Ok(entry)
     }
 
-    pub(super) fn write_out(&mut self) -> Result<(), Error> {
+    /// Gives what was gathered to the file. Only a checkpoint makes it count after a crash of the system.
+    pub fn write_out(&mut self) -> Result<(), Error> {
         let at = self.end - self.buffer.len() as u64;
         if let Err(e) = self.store.write_all_at(&self.buffer, at) {
             self.note_if_full(&e);
