@@ -8,6 +8,7 @@
 mod common;
 
 mod cli;
+mod crash;
 mod damage;
 mod device;
 mod docs;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
     let modules = [
         ("cli", cli::TESTS),
+        ("crash", crash::TESTS),
         ("damage", damage::TESTS),
         ("device", device::TESTS),
         ("docs", docs::TESTS),

@@ -242,7 +242,7 @@ fn ended(child: Child) -> Ran {
 
 fn hanging() {
     let (lab, truth) = lab(&BAD);
-    let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=10ms"]);
+    let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=2ms"]);
     let child = spawn(&lab, &["create", disk.path(), "a.cdimg", "--json"]);
     wait_until("the imaging has begun", || {
         fs::metadata(lab.path("a.cdimg")).is_ok_and(|m| m.len() > 1_200_000)

@@ -14,7 +14,7 @@ use zerocopy::FromBytes;
 use super::new_image;
 use super::rescue::note;
 use crate::error::{Error, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
+use crate::image::bad::{BadRange, MOST_RANGES, Status};
 use crate::image::cdi::index::Geometry;
 use crate::image::cdi::layout::*;
 use crate::image::cdi::nodes::check_entry;
@@ -38,8 +38,12 @@ pub struct Repaired {
     pub gap_bytes: u64,
     /// How many bytes the file is too short.
     pub cut_off: u64,
-    /// What of the disk is lost, or may be, in order.
+    /// What of the disk was read and is lost, in order.
     pub lost: Vec<Range<u64>>,
+    /// How many bytes more seem never to have been tried.
+    pub untried_bytes: u64,
+    /// Whether that is not sure: behind the last map that is left something is damaged, which may have held them.
+    pub uncertain: bool,
     /// How many bytes of the disk the new image does not hold, lost ones among them.
     pub missing_bytes: u64,
     /// The length of the new image in bytes.
@@ -91,13 +95,8 @@ pub fn repair(
     let image = read::open(Arc::clone(&new))?;
     repaired.lost = lost(&image)?;
     repaired.cut_off = head.committed_end.get().saturating_sub(input.len());
-    if repaired.cut_off > 0 {
-        // What the records that are gone said of the map is not known: all that seems untried may have been read.
-        let untried = image.bad().ranges().iter().filter(|r| r.status == Status::NonTried);
-        let all = untried.map(|r| r.start..r.end).chain(repaired.lost.drain(..));
-        let all = BadBlocks::from_unsorted(all.map(|r| BadRange::new(r, Status::NonTried)));
-        repaired.lost = all.ranges().iter().map(|r| r.start..r.end).collect();
-    }
+    repaired.untried_bytes = image.bad().count(Status::NonTried).bytes;
+    repaired.uncertain |= repaired.cut_off > 0;
     drop(image);
     let (mut writer, _) = Writer::resume(store()?, &new, path)?;
     for range in &repaired.lost {
@@ -213,7 +212,10 @@ impl Salvage<'_> {
         let mut walk = Walk::new(self.input, salt, RECORDS_AT..self.input.len());
         while let Some(found) = walk.step()? {
             match found {
-                Step::Gap(gap) => self.repaired.gap_bytes += gap.end - gap.start,
+                Step::Gap(gap) => {
+                    self.repaired.gap_bytes += gap.end - gap.start;
+                    self.repaired.uncertain = true;
+                }
                 // Left behind by a run that another one has cut off.
                 Step::Header(_, header) if header.epoch.get() < self.epoch => {}
                 Step::Header(at, header) => {
@@ -223,7 +225,10 @@ impl Salvage<'_> {
                         Some(record) => self.take(record)?,
                         None => false,
                     };
+                    let whole_map = header.kind == RecordType::Map as u8
+                        && (header.disk_at.get(), header.disk_len.get()) == (0, self.geometry.disk_size);
                     *if taken { &mut self.repaired.sound } else { &mut self.repaired.damaged } += 1;
+                    self.repaired.uncertain = !taken || (self.repaired.uncertain && !whole_map);
                     step(at)?;
                 }
             }

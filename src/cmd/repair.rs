@@ -28,6 +28,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
     target.finish()?;
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
+    let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
     let sector = u64::from(crate::units::SECTOR);
     let said = ui.json(&json!({
         "image": args.out.display().to_string(),
@@ -37,6 +38,8 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         "gap_bytes": repaired.gap_bytes,
         "cut_off_bytes": repaired.cut_off,
         "lost_bytes": lost_bytes,
+        "untried_bytes": repaired.untried_bytes,
+        "uncertain": repaired.uncertain,
         "missing_bytes": repaired.missing_bytes,
         "lost": repaired.lost.iter().map(|r| json!({
             "offset_bytes": r.start,
@@ -48,11 +51,9 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             let sectors = r.end.div_ceil(sector) - r.start / sector;
             ui.data(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors));
         }
-        if repaired.cut_off > 0 {
-            let short = human(repaired.cut_off);
-            ui.remark(format!(
-                "the file is {short} too short: what seems untried may have been read, and is lost"
-            ));
+        if maybe > 0 {
+            let maybe = human(maybe);
+            ui.remark(format!("{maybe} seem never to have been tried; they may have been read, and be lost"));
         }
         ui.say(format!(
             "{}: {} records are sound, {} are damaged; {} of the disk are lost; {took}",
@@ -61,9 +62,9 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             repaired.damaged,
             human(lost_bytes)
         ));
-        if lost_bytes > 0 {
+        if lost_bytes + maybe > 0 {
             ui.say("what is lost counts as non-tried: with the disk, 'cdi create --resume' reads it again");
         }
     }
-    Ok(if lost_bytes > 0 { End::DataMissing } else { End::Done })
+    Ok(if lost_bytes + maybe > 0 { End::DataMissing } else { End::Done })
 }
