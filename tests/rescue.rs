@@ -521,7 +521,7 @@ fn drawn() {
     let text = lab.cdi(["map", "a.cdimg"]).ends(0).out;
     let cells: String = text.lines().take(16).map(|l| l.split_whitespace().last().unwrap()).collect();
     assert_eq!(cells.len(), 1024);
-    assert!(cells.starts_with('X') && cells.ends_with('X') && cells.contains("XXXXXXXX"), "{text}");
+    assert!(cells.starts_with('X') && cells.ends_with('X') && cells.contains(&"X".repeat(8)), "{text}");
     assert!(text.contains("# finished") && text.contains("X bad") && !text.contains('\u{1b}'), "{text}");
     let json = lab.cdi(["map", "--json", "a.cdimg"]).ends(0).json();
     assert_eq!((json["cells"].as_str(), json["blocks"]["bad"].as_u64()), (Some(&*cells), Some(610 * 512)));

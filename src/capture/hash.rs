@@ -18,12 +18,12 @@ pub struct Hashes {
     run: Range<u64>,
 }
 
-/// Hashes all of `disk`, on every core. `each` is told of each run in its order, with the error where it could not be
-/// read (it is hashed as missing then), and may end it all.
-pub fn hash(
-    disk: &Disk,
-    each: &mut dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error>,
-) -> Result<Hashes, Error> {
+/// Is told of a run, with the error where it could not be read.
+pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
+
+/// Hashes all of `disk`, on every core. `each` is told of each run in its order (one that could not be read is hashed as
+/// missing), and may end it all.
+pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<Hashes, Error> {
     let mut hashes = Hashes::new();
     let read = |(): &mut (), run: Run| {
         let len = if run.kind == RunKind::Held { index(run.disk.end - run.disk.start) } else { 0 };

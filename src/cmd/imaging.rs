@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{End, Interrupt};
 use crate::capture::rescue::areas::Direction;
 use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
+use crate::capture::rescue::rate::per_second;
 use crate::capture::rescue::source::Source;
 use crate::capture::rescue::{self, Limits, Tell};
 use crate::capture::target::{Target, lock};
@@ -148,10 +149,11 @@ fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, 
             "there is nothing of the disk ({size} bytes) from byte {start} on"
         )));
     }
-    if start % sector != 0 || (end % sector != 0 && end != size) {
+    let whole = |at: u64| at.is_multiple_of(sector);
+    if !whole(start) || !(whole(end) || end == size) {
         return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
     }
-    let Some(path) = &rescue.domain else { return Ok(vec![start..end]) };
+    let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
     let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
     remarks.iter().for_each(|r| ui.remark(r));
     let domain = map.held(start..end);
@@ -270,7 +272,7 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         return;
     }
     let seconds = took.as_secs_f64();
-    let rate = (view.read as f64 / seconds.max(0.001)) as u64;
+    let rate = per_second((view.read, took));
     ui.say(format!(
         "{}: {} of {} rescued, {} in the image; {seconds:.1} s, {}/s",
         args.image.display(),

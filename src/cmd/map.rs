@@ -89,8 +89,9 @@ fn draw(disk: &Disk, ui: &Ui) {
     }
     let colours = ui.colours();
     for (row, line) in cells.chunks(SCREEN.0).enumerate() {
-        let at = disk.size() as f64 * (row * SCREEN.0) as f64 / cells.len() as f64;
-        ui.data(format!("{:>10}  {}", human(at as u64), picture::line(line, colours)));
+        let at = u128::from(disk.size()) * (row * SCREEN.0) as u128 / cells.len() as u128;
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        ui.data(format!("{:>10}  {}", human(at), picture::line(line, colours)));
     }
     ui.data(format!("{:>10}  a letter is {}", "", cell_text(disk, cells.len())));
     ui.data(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));

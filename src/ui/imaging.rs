@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Ui, write_stderr};
 use crate::capture::rescue::areas::Direction;
+use crate::capture::rescue::rate::per_second;
 use crate::capture::rescue::view::View;
 use crate::image::bad::Status;
 use crate::ui::picture;
@@ -57,8 +58,8 @@ impl Imaging {
         let kept = self.before.iter().rposition(|(at, _)| now - *at >= WINDOW).unwrap_or(0);
         self.before.drain(..kept);
         let (since, read) = self.before[0];
-        let rate = per_second(view.read - read, now - since);
-        let average = per_second(view.read, view.began.elapsed());
+        let rate = per_second((view.read - read, now - since));
+        let average = per_second((view.read, view.began.elapsed()));
         let left = view.wanted - view.rescued();
         let seconds_left = (average > 0).then(|| left / average);
         let silent = view.last_good.elapsed().as_secs();
@@ -126,11 +127,6 @@ fn direction(direction: Direction) -> &'static str {
         Direction::Forwards => "forwards",
         Direction::Backwards => "backwards",
     }
-}
-
-fn per_second(bytes: u64, time: Duration) -> u64 {
-    let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
-    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 /// Seconds as people say them.

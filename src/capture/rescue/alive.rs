@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::areas::Areas;
-use super::passes::Plan;
+use super::plan::Plan;
 use crate::image::bad::BadRange;
 
 /// What is known of the drive's health.

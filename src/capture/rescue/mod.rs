@@ -4,6 +4,8 @@
 mod alive;
 pub mod areas;
 pub mod passes;
+mod plan;
+pub mod rate;
 mod reader;
 pub mod source;
 pub mod view;
@@ -260,8 +262,9 @@ impl Run<'_> {
         watch: &mut dyn FnMut() -> Result<View, Error>,
     ) -> Result<(), Error> {
         let depth = 4 * parallel::cores();
-        let (mut tick, mut stopped): (Instant, Option<(Instant, Result<End, Error>)>) =
-            (Instant::now(), None);
+        let mut tick = Instant::now();
+        // Since when all is to end, and why.
+        let mut stopped: Option<(Instant, Result<End, Error>)> = None;
         loop {
             self.take_finished()?;
             let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > PATIENCE);
@@ -306,9 +309,8 @@ impl Run<'_> {
                 }
             }
         }
-        match stopped {
-            Some((_, why)) => self.end = Some(why?),
-            None => {}
+        if let Some((_, why)) = stopped {
+            self.end = Some(why?);
         }
         Ok(())
     }

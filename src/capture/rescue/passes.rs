@@ -1,6 +1,6 @@
 //! Which sectors of a failing disk are read next: GNU ddrescue's passes, as its manual describes them ("Algorithm").
 //!
-//! Nothing is read here: [`Passes::next`] says what to read, [`Passes::got`] takes what came of it. What is easy to
+//! Nothing is read here: [`Passes::next_read`] says what to read, [`Passes::got`] takes what came of it. What is easy to
 //! read is read first, in large pieces and away from errors; then the edges of what failed (trimming), then the rest
 //! of it (scraping). So each sector is tried at most twice, once among others and once by itself, until it is
 //! retried.
@@ -10,34 +10,9 @@ use std::time::Duration;
 
 use super::alive::Alive;
 use super::areas::{Areas, Direction};
-use crate::image::bad::{BadBlocks, BadRange, Reason, Status};
-
-/// How the passes are to go.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The size of the disk in bytes; skips are parts of it.
-    pub size: u64,
-    /// The logical sector size in bytes: what is retried.
-    pub sector: u64,
-    /// The physical sector size in bytes: what is trimmed and scraped, for a drive reads no less.
-    pub unit: u64,
-    /// How much is read at once near errors, in bytes.
-    pub cluster: u64,
-    /// How much is read at once where there are none, in bytes.
-    pub most: u64,
-    /// The parts of the disk that are wanted, in order and apart.
-    pub domain: Vec<Range<u64>>,
-    /// Whether to trim.
-    pub trim: bool,
-    /// Whether to scrape.
-    pub scrape: bool,
-    /// How often to try bad sectors again; `None`: for ever.
-    pub retries: Option<u32>,
-    /// Which way the first pass goes.
-    pub direction: Direction,
-    /// Under how many bytes a second an area is slow and left for later; `None`: under a tenth of the average.
-    pub least_rate: Option<u64>,
-}
+pub use super::plan::{Next, Outcome, Pass, Plan, Read};
+use super::rate::{Rate, per_second};
+use crate::image::bad::{BadBlocks, BadRange, Status};
 
 /// How much is read at once near errors, in bytes: ddrescue's cluster.
 pub const CLUSTER: u64 = 64 << 10;
@@ -47,66 +22,6 @@ pub const MOST: u64 = 1 << 20;
 const CLEAN: u64 = 16 << 20;
 /// An area is not called slow before so much reading.
 const SETTLE: Duration = Duration::from_secs(30);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
-    /// Reading what was not tried: pass 1 to 5.
-    Copying(u8),
-    /// Reading the edges of what failed.
-    Trimming,
-    /// Reading what failed sector by sector.
-    Scraping,
-    /// Trying bad sectors again: which time.
-    Retrying(u32),
-    /// Nothing is left to do.
-    Finished,
-}
-
-impl Pass {
-    /// Its name, for people and JSON.
-    pub fn name(self) -> String {
-        match self {
-            Pass::Copying(n) => format!("copying {n}"),
-            Pass::Trimming => "trimming".into(),
-            Pass::Scraping => "scraping".into(),
-            Pass::Retrying(n) => format!("retrying {n}"),
-            Pass::Finished => "finished".into(),
-        }
-    }
-}
-
-/// A read that is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
-    /// What of the disk, in whole sectors.
-    pub range: Range<u64>,
-    /// It was read before, and is read again only to see whether the drive still reads at all.
-    pub check: bool,
-}
-
-/// What is to be done next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// This is to be read.
-    Read(Read),
-    /// All passes are done.
-    Finished,
-    /// The drive does not read any more what it has read before.
-    Dead,
-}
-
-/// What came of a read.
-#[derive(Debug, Clone, Copy)]
-pub struct Outcome {
-    /// How many bytes were read, from the first on.
-    pub good: u64,
-    /// Why not all.
-    pub reason: Option<Reason>,
-    /// How long it took.
-    pub took: Duration,
-}
 
 /// The passes over a disk, under way.
 pub struct Passes {
@@ -133,28 +48,6 @@ pub struct Passes {
 enum Edge {
     Leading,
     Trailing,
-}
-
-/// How fast the drive reads.
-#[derive(Debug, Default)]
-struct Rate {
-    total: (u64, Duration),
-    window: (u64, Duration),
-}
-
-impl Rate {
-    /// Takes in a read. After each second of reading: the rate of that second, in bytes a second.
-    fn add(&mut self, bytes: u64, took: Duration) -> Option<u64> {
-        for (b, t) in [&mut self.total, &mut self.window] {
-            (*b, *t) = (*b + bytes, *t + took);
-        }
-        (self.window.1 >= SECOND).then(|| per_second(std::mem::take(&mut self.window)))
-    }
-}
-
-fn per_second((bytes, time): (u64, Duration)) -> u64 {
-    let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
-    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 impl Passes {
@@ -207,7 +100,7 @@ impl Passes {
     }
 
     /// What is to be read next.
-    pub fn next(&mut self) -> Next {
+    pub fn next_read(&mut self) -> Next {
         if let Some(range) = self.alive.to_be_checked() {
             return Next::Read(Read { range, check: true });
         }
@@ -472,8 +365,10 @@ impl Passes {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
+    use crate::image::bad::Reason;
     use std::collections::BTreeMap;
 
     const SECTOR: u64 = 512;
@@ -537,7 +432,7 @@ mod tests {
 
         fn run(&mut self, passes: &mut Passes) -> Next {
             for _ in 0..10_000_000 {
-                match passes.next() {
+                match passes.next_read() {
                     Next::Read(read) => {
                         let outcome = self.read(passes.pass().0, &read);
                         passes.got(&read, &outcome);
@@ -674,7 +569,7 @@ mod tests {
         let mut drive = Drive::new(400_000, &[10_000..10_300]);
         let mut passes = Passes::new(plan.clone(), &untried(&plan));
         for _ in 0..300 {
-            let Next::Read(read) = passes.next() else { panic!() };
+            let Next::Read(read) = passes.next_read() else { panic!() };
             let outcome = drive.read(passes.pass().0, &read);
             passes.got(&read, &outcome);
         }
@@ -685,7 +580,7 @@ mod tests {
         // Nothing was marked that was not before.
         let after: Vec<BadRange> = passes.areas().iter().copied().collect();
         assert_eq!(before, after);
-        assert_eq!(passes.next(), Next::Dead);
+        assert_eq!(passes.next_read(), Next::Dead);
     }
 
     #[test]
@@ -698,7 +593,7 @@ mod tests {
                 let mut passes = Passes::new(plan.clone(), &map);
                 let mut end = None;
                 for _ in 0..stop {
-                    match passes.next() {
+                    match passes.next_read() {
                         Next::Read(read) => {
                             let outcome = drive.read(passes.pass().0, &read);
                             passes.got(&read, &outcome);

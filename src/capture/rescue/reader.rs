@@ -121,7 +121,7 @@ impl Reader {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(End::Stopped);
             }
-            let next = self.passes.next();
+            let next = self.passes.next_read();
             self.tell_changes()?;
             let read = match next {
                 Next::Read(read) => read,

@@ -8,6 +8,7 @@ pub mod record;
 pub mod resume;
 pub mod scan;
 pub mod store;
+mod superblock;
 pub mod write;
 
 pub use read::FORMAT;
