@@ -103,8 +103,8 @@ pub fn repair(
         writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
     }
     let mut facts = writer.facts().clone();
-    if !repaired.lost.is_empty() {
-        (facts.blake3_stored, facts.sha256_zero_filled) = (None, None);
+    if let Some((blake3, sha256)) = writer.earlier_hashes().filter(|_| repaired.lost.is_empty()) {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
     writer.set_facts(facts);
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();

@@ -61,20 +61,16 @@ impl Alive {
         alive
     }
 
-    /// The `unit` bytes at `at` were read; behind them a read may have failed.
-    pub(super) fn read(&mut self, at: u64, unit: u64, failed: bool) {
+    /// A place was read: at most a physical sector. Behind it the same read may have failed.
+    pub(super) fn read(&mut self, place: Range<u64>, failed: bool) {
         if !failed {
             self.streak.clear();
             (self.errors, self.due) = (0, FIRST);
-        }
-        if !at.is_multiple_of(unit) {
-            return;
         }
         // Each place that was ever read stays with the same probability.
         self.count += 1;
         self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let slot = (self.random >> 33) % self.count;
-        let place = at..at + unit;
         if self.good.len() < REMEMBERED {
             self.good.push(place);
         } else if let Some(old) = usize::try_from(slot).ok().and_then(|slot| self.good.get_mut(slot)) {

@@ -108,10 +108,8 @@ pub fn rescue(
         run: None,
         run_began: Instant::now(),
     };
-    // Hashes of what an earlier run had are none of what comes now.
+    let earlier = writer.earlier_hashes();
     let mut facts = writer.facts().clone();
-    let old = (facts.blake3_stored.take(), facts.sha256_zero_filled.take());
-    writer.set_facts(facts.clone());
     writer.keep_reserve()?;
     parallel::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
@@ -151,7 +149,7 @@ pub fn rescue(
     if matches!(end, End::Finished) {
         let hashes = match hashes {
             Some(hashes) => Some(hashes.finish()),
-            None if view.read == 0 && old.0.is_some() => old.0.zip(old.1),
+            None if view.read == 0 && earlier.is_some() => earlier,
             None if !shared.options.hash => None,
             None => {
                 writer.checkpoint()?;

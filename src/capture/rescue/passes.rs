@@ -267,7 +267,7 @@ impl Passes {
         }
         if !good.is_empty() {
             self.areas.finish(good.clone());
-            self.alive.read(good.start, self.plan.unit, failed);
+            self.alive.read(good.start..(good.start + self.plan.unit).min(good.end), failed);
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
         let status = match self.pass {

@@ -65,7 +65,9 @@ impl Writer {
         superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
             Error::bad_image("it was gone on with too often").at(path).hint("'cdi compact' makes it new")
         })?);
-        let Told { index, mut bad, facts } = told;
+        let Told { index, mut bad, mut facts } = told;
+        // From now on they are those of something else.
+        let earlier = (facts.blake3_stored.take(), facts.sha256_zero_filled.take());
         let written = (superblock.map_at.get() != 0).then(|| read_map(input, &superblock)).transpose()?;
         bad.settle();
         let mut writer = Writer {
@@ -84,6 +86,7 @@ impl Writer {
             buffer: Vec::new(),
             broken: false,
             reserve: None,
+            earlier_hashes: earlier.0.zip(earlier.1),
         };
         writer.store.cut(end).map_err(|e| writer.io_error("the image cannot be cut off", e))?;
         writer.sync()?;
@@ -94,6 +97,11 @@ impl Writer {
     /// The facts as they are now.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The hashes (BLAKE3, SHA-256) that the image had before it was gone on with. They hold as long as no bytes come.
+    pub fn earlier_hashes(&self) -> Option<(String, String)> {
+        self.earlier_hashes.clone()
     }
 
     /// The sizes of the disk and its chunks.

@@ -71,6 +71,7 @@ pub struct Writer {
     pub(super) broken: bool,
     /// What is kept free for the last checkpoint.
     pub(super) reserve: Option<Reserve>,
+    pub(super) earlier_hashes: Option<(String, String)>,
 }
 
 impl Writer {
@@ -111,6 +112,7 @@ impl Writer {
             buffer: Vec::new(),
             broken: false,
             reserve: None,
+            earlier_hashes: None,
         };
         // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
         writer.checkpoint()?;

@@ -40,6 +40,14 @@ const CDI: &str = env!("CARGO_BIN_EXE_cdi");
 
 pub const MAKERS: &[Maker] = &[
     Maker { name: "cdi", program: CDI, file: "disk.cdimg", command: "-q create @disk @image" },
+    // As a disk is read that may be failing.
+    Maker {
+        name: "cdi --rescue",
+        program: CDI,
+        file: "rescue.cdimg",
+        command: "-q create --rescue @disk @image",
+    },
+    maker("ddrescue", "ddrescue", "copy.raw", "-q @disk @image"),
     maker(
         "qemu-img zstd",
         "qemu-img",

@@ -194,6 +194,12 @@ impl Results {
         if let (Some(ours), Some(qemu)) = (made("cdi"), made("qemu-img zstd")) {
             row("making, seconds: cdi : qemu-img zstd".into(), ours.seconds.median() / qemu.seconds.median());
         }
+        for peer in ["qemu-img zstd", "zstd -3 -T2", "ddrescue"] {
+            if let (Some(ours), Some(theirs)) = (made("cdi --rescue"), made(peer)) {
+                let ratio = ours.seconds.median() / theirs.seconds.median();
+                row(format!("making, seconds: cdi --rescue : {peer}"), ratio);
+            }
+        }
         if let (Some(ours), Some(zstd)) = (made("cdi"), made("zstd -3 -T2")) {
             row("making, seconds: cdi : zstd -3 -T2".into(), ours.seconds.median() / zstd.seconds.median());
             row("size: cdi : zstd -3".into(), ours.bytes as f64 / zstd.bytes as f64);
