@@ -61,6 +61,7 @@ pub fn compact(
         disk: &disk,
         writer,
         known: LruCache::new(REMEMBERED),
+        packed: LruCache::new(REMEMBERED),
         packer: Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
             .map_err(|e| Error::failed("zstd does not work").because(e))?,
         checkpoint_at: CHECKPOINT_EVERY,
@@ -74,6 +75,8 @@ struct Copy<'a> {
     writer: Writer,
     /// Payloads of the old image, by all that is said of them, and where they are in the new one.
     known: LruCache<Packed, RawEntry>,
+    /// Runs that were packed anew, by the BLAKE3 of their bytes.
+    packed: LruCache<[u8; 32], RawEntry>,
     packer: Packer,
     checkpoint_at: u64,
 }
@@ -151,12 +154,18 @@ impl Copy<'_> {
             let mut bytes = vec![0; index(run.end - run.start)];
             self.disk.read_at(&mut bytes, run.start).map_err(|e| self.damaged(run.start, e))?;
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let name = *blake3::hash(&bytes).as_bytes();
+            if let Some(entry) = self.packed.get(&name) {
+                self.writer.put_same(run.start, len, *entry)?;
+                continue;
+            }
             let packed =
                 self.packer.pack(&bytes).map_err(|e| Error::failed("zstd does not work").because(e))?;
-            match packed {
+            let entry = match packed {
                 Some((codec, packed)) => self.writer.put_data(run.start, len, codec, &packed)?,
                 None => self.writer.put_data(run.start, len, Codec::Stored, &bytes)?,
             };
+            self.packed.put(name, entry);
         }
         Ok(())
     }

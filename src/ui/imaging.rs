@@ -20,12 +20,13 @@ pub struct Imaging {
     events: bool,
     name: String,
     told: Instant,
-    /// What was read, and when, over the last seconds.
-    before: Vec<(Instant, u64)>,
+    /// What was read, and what was still to be settled, over the last seconds.
+    before: Vec<(Instant, u64, u64)>,
 }
 
-/// The rate that is shown is that of the last so many seconds.
-const WINDOW: Duration = Duration::from_secs(5);
+/// The rate that is shown is that of the last so many seconds, and the time left is told by so many.
+const RATE: Duration = Duration::from_secs(5);
+const LEFT: Duration = Duration::from_secs(60);
 
 impl Ui {
     /// Begins to show how the imaging of `name` stands.
@@ -41,7 +42,7 @@ impl Ui {
             events: self.json && !self.quiet,
             name: super::printable(name),
             told: Instant::now(),
-            before: vec![(Instant::now(), 0)],
+            before: Vec::new(),
         }
     }
 }
@@ -54,14 +55,18 @@ impl Imaging {
             return;
         }
         self.told = now;
-        self.before.push((now, view.read));
-        let kept = self.before.iter().rposition(|(at, _)| now - *at >= WINDOW).unwrap_or(0);
-        self.before.drain(..kept);
-        let (since, read) = self.before[0];
-        let rate = per_second((view.read - read, now - since));
+        // What is bad has been settled: it may be tried again, but nobody knows to what end.
+        let unsettled: u64 =
+            view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
+        self.before.push((now, view.read, unsettled));
+        let ago = |time| self.before.iter().rposition(|(at, ..)| now - *at >= time).unwrap_or(0);
+        let (rate_from, oldest) = (self.before[ago(RATE)], ago(LEFT));
+        self.before.drain(..oldest);
+        let rate = per_second((view.read - rate_from.1, now - rate_from.0));
         let average = per_second((view.read, view.began.elapsed()));
-        let left = view.wanted - view.rescued();
-        let seconds_left = (average > 0).then(|| left / average);
+        let (since, before) = (self.before[0].0, self.before[0].2);
+        let settled = per_second((before.saturating_sub(unsettled), now - since));
+        let seconds_left = (settled > 0).then(|| unsettled / settled);
         let silent = view.last_good.elapsed().as_secs();
         let waiting = view.reading.map_or(0, |since| since.elapsed().as_secs());
         if self.events {
