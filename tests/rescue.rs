@@ -574,11 +574,11 @@ fn other_disk() {
 fn locked() {
     let (lab, _) = lab(&[]);
     lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "1M"]).ends(4);
-    let mut holder = Command::new("flock").arg(lab.path("a.cdimg")).args(["sleep", "60"]).spawn().unwrap();
+    let mut holder =
+        Command::new("flock").arg("-F").arg(lab.path("a.cdimg")).args(["sleep", "60"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let ran = lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(5);
     assert!(ran.err.contains("another process is writing"), "{}", ran.err);
-    let _ = Command::new("pkill").args(["-P", &holder.id().to_string()]).status();
     let _ = holder.kill();
     holder.wait().unwrap();
 }
