@@ -96,7 +96,7 @@ fn words() {
         ("io::stderr()", &["src/ui/"]),
         ("clap::", &["src/cli/", "src/main.rs", "src/cmd/completions.rs", "src/service/config.rs"]),
         ("indicatif::", &["src/ui/"]),
-        ("lru::", &["src/disk/cache.rs", "src/image/cdi/nodes.rs", "src/capture/"]),
+        ("lru::", &["src/disk/cache.rs", "src/image/", "src/capture/"]),
         ("flate2::", &["src/image/codec.rs"]),
         ("zstd::", &["src/image/codec.rs"]),
         ("daemonize::", &["src/daemon.rs"]),

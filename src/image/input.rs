@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::FileNo;
+use super::parts::Parts;
 use crate::error::{Error, Flaw, ReadError};
 
 /// Something that can be read by position: a file, or in tests something that fails when it is told to.
@@ -73,6 +74,7 @@ pub struct Input {
     len: u64,
     device: bool,
     modified: Option<SystemTime>,
+    parts: Parts,
 }
 
 impl Input {
@@ -107,7 +109,8 @@ impl Input {
     /// The file at `path`, read through `source`.
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
-        Ok(Input { source, path: path.to_owned(), len, device: false, modified: None })
+        let parts = Parts::new(path);
+        Ok(Input { source, path: path.to_owned(), len, device: false, modified: None, parts })
     }
 
     /// When the file was last written to, where that is known.
@@ -138,36 +141,64 @@ impl Input {
     /// The file number of the image's own file.
     pub const MAIN: FileNo = FileNo(0);
 
+    /// The file `name` beside the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere is
+    /// an error.
+    pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
+        self.parts.find(name)
+    }
+
+    /// The length of one of the image's files in bytes, as it was when it was found.
+    pub fn len_of(&self, file: FileNo) -> u64 {
+        if file == Self::MAIN { self.len } else { self.parts.len(file) }
+    }
+
+    /// Where one of the image's files is.
+    pub fn path_of(&self, file: FileNo) -> PathBuf {
+        self.parts.path(file).unwrap_or_else(|| self.path.clone())
+    }
+
     /// Fills `buf` from `at`, or fails: there is no short read.
     pub fn read_exact_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
-        debug_assert_eq!(file, Self::MAIN);
-        if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+        if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len_of(file)) {
             return Err(ReadError::Corrupt { at });
         }
         let mut done = 0;
         while done < buf.len() {
-            match self.source.read_at(&mut buf[done..], at + done as u64) {
-                // The file has become shorter since it was opened.
-                Ok(0) => return Err(ReadError::Corrupt { at: at + done as u64 }),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
+            let (rest, here) = (&mut buf[done..], at + done as u64);
+            let read = if file == Self::MAIN {
+                match self.source.read_at(rest, here) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    other => other?,
+                }
+            } else {
+                self.parts.read_at(file, rest, here)?
+            };
+            // The file has become shorter since it was opened.
+            if read == 0 {
+                return Err(ReadError::Corrupt { at: here });
             }
+            done += read;
         }
         Ok(())
     }
 
     /// `len` bytes from `at` on. For a format's own structures: the caller bounds `len`, and `what` names them.
     pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
-        if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
+        self.bytes_of(Self::MAIN, at, len, what)
+    }
+
+    /// The same, of any of the image's files.
+    pub fn bytes_of(&self, file: FileNo, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
+        let file_len = self.len_of(file);
+        if at.checked_add(len as u64).is_none_or(|end| end > file_len) {
             return Err(Flaw::at(
                 at,
-                format!("{what} ({len} bytes) would end past the end of the file ({} bytes)", self.len),
+                format!("{what} ({len} bytes) would end past the end of the file ({file_len} bytes)"),
             )
             .into());
         }
         let mut bytes = vec![0; len];
-        self.read_exact_at(Self::MAIN, &mut bytes, at).map_err(|e| match e {
+        self.read_exact_at(file, &mut bytes, at).map_err(|e| match e {
             ReadError::Io { errno } => Error::failed(format!("{what} at byte {at} cannot be read"))
                 .because(io::Error::from_raw_os_error(errno)),
             other => Flaw::at(at, format!("{what}: {other}")).into(),

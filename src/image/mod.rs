@@ -11,6 +11,7 @@ pub mod facts;
 pub mod iboredimg;
 pub mod input;
 pub mod mapfile;
+mod parts;
 pub mod raw;
 
 use std::ops::Range;
@@ -67,7 +68,7 @@ pub struct Extent {
 
 /// Which of an image's files, in the order in which [`Input`] holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileNo(pub u16);
+pub struct FileNo(pub u32);
 
 /// Where the bytes of an [`Extent`] come from.
 #[derive(Debug, Clone, PartialEq, Eq)]

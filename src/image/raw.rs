@@ -1,11 +1,13 @@
-//! A raw image: the disk's bytes as they are. Its bad blocks, if any, are told by a ddrescue mapfile.
+//! A raw image: the disk's bytes as they are, in one file or in several (`disk.001`, `disk.002`, …). Its bad blocks, if
+//! any, are told by a ddrescue mapfile.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::bad::BadBlocks;
 use super::facts::Facts;
 use super::input::Input;
-use super::{Extent, Format, Image, OpenOptions, Origin, mapfile};
+use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, mapfile};
 use crate::error::{Error, ReadError};
 use crate::units::SECTOR;
 
@@ -14,25 +16,31 @@ pub const FORMAT: Format = Format {
     name: "raw",
     summary: "the disk's bytes as they are, with or without a ddrescue mapfile (--mapfile)",
     integrity: "this format has no checksums: damage cannot be noticed",
-    suffixes: &["raw", "img", "dd", "ima", "image", "bin", "iso", "dsk", "hdd"],
+    suffixes: &[
+        "raw", "img", "dd", "ima", "image", "bin", "iso", "dsk", "hdd", "000", "001", "0000", "0001",
+        "00001", "aa", "aaa",
+    ],
     probe: |_| false,
     open,
 };
 
 struct Raw {
     input: Arc<Input>,
+    /// Where each file ends on the disk, in bytes, and which it is.
+    parts: Vec<(u64, FileNo)>,
     bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let size = input.len();
+    let parts = parts(&input)?;
+    let size = parts.last().map_or(0, |(end, _)| *end);
     if size == 0 {
         return Err(Error::bad_image("is empty: there is no disk in it"));
     }
     let sector = options.sector_size.unwrap_or(SECTOR);
-    let (bad, remarks) = match &options.mapfile {
+    let (bad, mut remarks) = match &options.mapfile {
         Some(path) => mapfile::load(path, size, sector)?,
         None => (BadBlocks::none(), Vec::new()),
     };
@@ -42,20 +50,80 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         source: Some(input.path().display().to_string()),
         ..Facts::default()
     };
-    Ok(Box::new(Raw { input, bad, facts, remarks }))
+    if parts.len() > 1 {
+        remarks.push(format!("{} files make up the disk", parts.len()));
+    }
+    Ok(Box::new(Raw { input, parts, bad, facts, remarks }))
+}
+
+/// The files of a disk in pieces: the one that was named, whose suffix is a first one, and those that follow it.
+fn parts(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
+    let mut end = input.len();
+    let mut parts = vec![(end, Input::MAIN)];
+    let path = input.path();
+    let Some(mut suffix) =
+        path.extension().and_then(|s| s.to_str()).filter(|s| is_first(s)).map(str::to_owned)
+    else {
+        return Ok(parts);
+    };
+    let name = |suffix: &str| path.file_name().map(|name| Path::new(name).with_extension(suffix));
+    while let Some(next) = following(&suffix) {
+        suffix = next;
+        let Some(file) = name(&suffix).map(|n| input.beside(&n)).transpose()?.flatten() else {
+            // One that is missing before another is no end.
+            if let Some(after) = following(&suffix).and_then(|s| name(&s))
+                && input.beside(&after)?.is_some()
+            {
+                let what = format!("the part .{suffix} is missing, and {} is there", after.display());
+                return Err(Error::bad_image(what));
+            }
+            break;
+        };
+        end = end
+            .checked_add(input.len_of(file))
+            .filter(|end| i64::try_from(*end).is_ok())
+            .ok_or_else(|| Error::bad_image("the parts together are longer than a disk can be"))?;
+        parts.push((end, file));
+    }
+    Ok(parts)
+}
+
+/// Whether a suffix is the first of a series.
+fn is_first(suffix: &str) -> bool {
+    matches!(suffix, "000" | "001" | "0000" | "0001" | "00001" | "aa" | "aaa")
+}
+
+/// The suffix behind this one: `001`, `002` …; `aa`, `ab`, … `az`, `ba`, … None behind the last.
+fn following(suffix: &str) -> Option<String> {
+    let mut digits = suffix.as_bytes().to_vec();
+    for digit in digits.iter_mut().rev() {
+        let (first, last) = if digit.is_ascii_digit() { (b'0', b'9') } else { (b'a', b'z') };
+        if *digit < last {
+            *digit += 1;
+            return String::from_utf8(digits).ok();
+        }
+        *digit = first;
+    }
+    None
 }
 
 impl Image for Raw {
     fn size(&self) -> u64 {
-        self.input.len()
+        self.parts.last().map_or(0, |(end, _)| *end)
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let part = self.parts.partition_point(|(end, _)| *end <= offset);
+        let start = part.checked_sub(1).map_or(0, |before| self.parts[before].0);
+        let (end, file) = *self.parts.get(part).ok_or(ReadError::PastEnd)?;
+        if file != Input::MAIN {
+            return Ok(Extent { disk: offset..end, origin: Origin::Stored { file, at: offset - start } });
+        }
         let run = self.input.data_run(offset)?;
         Ok(if run.start > offset {
             Extent { disk: offset..run.start, origin: Origin::Fill([0; 8]) }
         } else {
-            Extent { disk: run, origin: Origin::Stored { file: Input::MAIN, at: offset } }
+            Extent { disk: run, origin: Origin::Stored { file, at: offset } }
         })
     }
 
@@ -69,5 +137,19 @@ impl Image for Raw {
 
     fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_follow_each_other() {
+        let next = |s| following(s).unwrap_or_default();
+        assert_eq!(
+            [next("001"), next("009"), next("aa"), next("az"), next("999")],
+            ["002", "010", "ab", "ba", ""]
+        );
     }
 }
