@@ -21,6 +21,10 @@ pub enum Codec {
     ZlibUnended = 129,
     /// iBored's run lengths. Not in a `.cdimg`.
     IBoredRunLength = 130,
+    /// A zlib stream with its checksum, and anything behind it. Not in a `.cdimg`.
+    ZlibPadded = 131,
+    /// Not packed; the Adler-32 of the bytes behind them. Not in a `.cdimg`.
+    StoredAdler32 = 132,
 }
 
 impl Codec {
@@ -32,10 +36,10 @@ impl Codec {
     /// Its name, as `--codec` takes it.
     pub fn name(self) -> &'static str {
         match self {
-            Codec::Stored => "stored",
+            Codec::Stored | Codec::StoredAdler32 => "stored",
             Codec::Deflate => "deflate",
             Codec::Zstd => "zstd",
-            Codec::Zlib | Codec::ZlibUnended => "zlib",
+            Codec::Zlib | Codec::ZlibUnended | Codec::ZlibPadded => "zlib",
             Codec::IBoredRunLength => "run-length",
         }
     }
@@ -43,7 +47,12 @@ impl Codec {
     /// The levels at which it packs, and the default among them. What is only unpacked has none.
     pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
         match self {
-            Codec::Stored | Codec::Zlib | Codec::ZlibUnended | Codec::IBoredRunLength => (0..=0, 0),
+            Codec::Stored
+            | Codec::StoredAdler32
+            | Codec::Zlib
+            | Codec::ZlibUnended
+            | Codec::ZlibPadded
+            | Codec::IBoredRunLength => (0..=0, 0),
             Codec::Deflate => (1..=9, 6),
             Codec::Zstd => (1..=19, 3),
         }
@@ -88,10 +97,19 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             out.copy_from_slice(packed);
             Ok(())
         }
-        Codec::Deflate | Codec::Zlib => {
-            let mut inflate = Decompress::new(codec == Codec::Zlib);
+        Codec::StoredAdler32 => {
+            let (bytes, sum) = packed.split_last_chunk::<4>().ok_or(BadStream)?;
+            if bytes.len() != out.len() || adler32(bytes) != u32::from_le_bytes(*sum) {
+                return Err(BadStream);
+            }
+            out.copy_from_slice(bytes);
+            Ok(())
+        }
+        Codec::Deflate | Codec::Zlib | Codec::ZlibPadded => {
+            let mut inflate = Decompress::new(codec != Codec::Deflate);
             let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
-            let whole = inflate.total_out() == out.len() as u64 && inflate.total_in() == packed.len() as u64;
+            let all_read = codec == Codec::ZlibPadded || inflate.total_in() == packed.len() as u64;
+            let whole = inflate.total_out() == out.len() as u64 && all_read;
             if status == Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
         }
         Codec::ZlibUnended => {
@@ -112,6 +130,37 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             }
         }),
     }
+}
+
+/// What the zlib stream at the start of `packed` holds, if it is sound and at most `most` bytes.
+pub fn inflate(packed: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut inflate = Decompress::new(true);
+    let mut out = Vec::with_capacity(most.min(packed.len().saturating_mul(4).max(4096)));
+    loop {
+        let from = usize::try_from(inflate.total_in()).ok()?;
+        let status = inflate.decompress_vec(packed.get(from..)?, &mut out, FlushDecompress::Finish).ok()?;
+        match status {
+            Status::StreamEnd => return Some(out),
+            _ if out.len() == out.capacity() && out.len() < most => {
+                out.reserve_exact(out.len().min(most - out.len()));
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Adler-32 (RFC 1950).
+pub fn adler32(bytes: &[u8]) -> u32 {
+    let (mut a, mut b) = (1u32, 0u32);
+    // So many bytes cannot make the sums overflow.
+    for part in bytes.chunks(5552) {
+        for byte in part {
+            a += u32::from(*byte);
+            b += a;
+        }
+        (a, b) = (a % 65_521, b % 65_521);
+    }
+    b << 16 | a
 }
 
 /// iBored's run lengths: a head of 16 bytes, then segments of 16 bytes and a pattern, which fills a number of bytes.

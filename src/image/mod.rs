@@ -7,6 +7,7 @@ pub mod bad;
 pub mod cdi;
 pub mod changing;
 pub mod codec;
+pub mod ewf;
 pub mod facts;
 pub mod iboredimg;
 pub mod input;
@@ -148,7 +149,7 @@ pub struct OpenOptions {
 }
 
 /// Every format that can be read.
-pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &iboredimg::FORMAT, &raw::FORMAT];
+pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &ewf::FORMAT, &iboredimg::FORMAT, &raw::FORMAT];
 
 /// An image, opened: its index, its files, and the format it turned out to be.
 pub struct Opened {
