@@ -32,7 +32,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let size = disk.size();
     // What an image says of itself stays on its line, and does not drive the terminal.
     let tame = |text: &str| printable(text).replace(['\n', '\t'], " ");
-    let line = |name: &str, value: String| ui.data(format!("{:<14}{}", tame(name), tame(&value)));
+    let line = |name: &str, value: String| ui.data(format!("{:<15} {}", tame(name), tame(&value)));
     line("image", disk.input().path().display().to_string());
     line("format", format!("{} ({})", disk.format().name, disk.format().integrity));
     line("disk", format!("{size} bytes ({}), sectors of {}", human(size), sector_text(&disk)));

@@ -14,6 +14,8 @@ pub mod input;
 pub mod mapfile;
 mod parts;
 pub mod raw;
+pub mod vdi;
+pub mod vhd;
 
 use std::ops::Range;
 use std::path::Path;
@@ -149,7 +151,8 @@ pub struct OpenOptions {
 }
 
 /// Every format that can be read.
-pub const FORMATS: &[&Format] = &[&cdi::FORMAT, &ewf::FORMAT, &iboredimg::FORMAT, &raw::FORMAT];
+pub const FORMATS: &[&Format] =
+    &[&cdi::FORMAT, &ewf::FORMAT, &iboredimg::FORMAT, &vdi::FORMAT, &vhd::FORMAT, &raw::FORMAT];
 
 /// An image, opened: its index, its files, and the format it turned out to be.
 pub struct Opened {

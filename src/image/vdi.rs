@@ -1,0 +1,135 @@
+//! VirtualBox's disks (`.vdi`): dynamic and fixed.
+//!
+//! Facts: VirtualBox's own header (VDICore.h), and what qemu-img writes and reads. All numbers are little-endian. A header
+//! of 512 bytes, a table of blocks, the blocks.
+
+use std::sync::Arc;
+
+use super::bad::BadBlocks;
+use super::facts::Facts;
+use super::input::Input;
+use super::{Extent, Format, Image, OpenOptions, Origin};
+use crate::error::{Error, Flaw, ReadError};
+
+/// VDI images.
+pub const FORMAT: Format = Format {
+    name: "vdi",
+    summary: "VirtualBox's VDI: dynamic and fixed",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["vdi"],
+    probe: |input| input.bytes(64, 4, "the header").is_ok_and(|b| b == MAGIC),
+    open,
+};
+
+const MAGIC: [u8; 4] = 0xBEDA_107Fu32.to_le_bytes();
+const HEADER: usize = 512;
+/// Entries of the table of blocks without a block: never written, and known to be zeros.
+const UNUSED: u32 = u32::MAX;
+const ZERO: u32 = u32::MAX - 1;
+
+struct Vdi {
+    input: Arc<Input>,
+    size: u64,
+    /// Where the table and the blocks are, and how long a block is, in bytes.
+    table: u64,
+    data: u64,
+    block: u64,
+    bad: BadBlocks,
+    facts: Facts,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let header = input.bytes(0, HEADER, "the header")?;
+    let fail = |at: u64, what: String| Err(Flaw::at(at, what).into());
+    let u32_at = |at: usize| header[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+    if header[64..68] != MAGIC {
+        return fail(64, "this is not a VDI image".into());
+    }
+    let version = u32_at(68);
+    if version >> 16 != 1 {
+        return fail(
+            68,
+            format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
+        );
+    }
+    match u32_at(76) {
+        1 | 2 => {}
+        4 => {
+            return fail(
+                76,
+                "this is a difference to another image, and a VDI does not tell which file that is".into(),
+            );
+        }
+        kind => return fail(76, format!("image type {kind} is not known")),
+    }
+    let size = header[368..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    let (table, data) = (u64::from(u32_at(340)), u64::from(u32_at(344)));
+    let (block, extra, count) = (u64::from(u32_at(376)), u32_at(380), u64::from(u32_at(384)));
+    if size == 0 || i64::try_from(size).is_err() {
+        return fail(368, format!("a disk of {size} bytes cannot be"));
+    }
+    if !block.is_power_of_two() || !(512..=1 << 30).contains(&block) || extra != 0 {
+        return fail(376, format!("blocks of {block} bytes with {extra} more are not read"));
+    }
+    if count < size.div_ceil(block) {
+        return fail(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
+    }
+    if table.checked_add(count * 4).is_none_or(|end| end > input.len()) {
+        return fail(340, format!("the table of blocks at byte {table} does not lie in the file"));
+    }
+    let facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(512),
+        ..Facts::default()
+    };
+    Ok(Box::new(Vdi { input, size, table, data, block, bad: BadBlocks::none(), facts }))
+}
+
+impl Image for Vdi {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let block = offset / self.block;
+        let disk = block * self.block..((block + 1) * self.block).min(self.size);
+        let entry_at = self.table + block * 4;
+        let mut entry = [0; 4];
+        self.input.read_exact_at(Input::MAIN, &mut entry, entry_at)?;
+        let entry = u32::from_le_bytes(entry);
+        if entry == UNUSED || entry == ZERO {
+            return Ok(Extent { disk, origin: Origin::Fill([0; 8]) });
+        }
+        let at = self.data + u64::from(entry) * self.block;
+        if at + (disk.end - disk.start) > self.input.len() {
+            return Err(ReadError::Corrupt { at: entry_at });
+        }
+        Ok(Extent { disk, origin: Origin::Stored { file: Input::MAIN, at } })
+    }
+
+    fn bad(&self) -> &BadBlocks {
+        &self.bad
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+        // Two places of the disk in one block of the file: one of them is not right.
+        let count = self.size.div_ceil(self.block);
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..count.min(1 << 24) {
+            let mut entry = [0; 4];
+            let at = self.table + n * 4;
+            if self.input.read_exact_at(Input::MAIN, &mut entry, at).is_err() {
+                return;
+            }
+            let entry = u32::from_le_bytes(entry);
+            if entry < ZERO && !seen.insert(entry) {
+                let what = format!("block {entry} of the file is used twice");
+                report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
+            }
+        }
+    }
+}
