@@ -15,6 +15,7 @@ mod docs;
 mod ffi;
 mod filesystem;
 mod format;
+mod formats;
 mod iboredimg;
 mod kill;
 mod life;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ("ffi", ffi::TESTS),
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
+        ("formats", formats::TESTS),
         ("iboredimg", iboredimg::TESTS),
         ("kill", kill::TESTS),
         ("life", life::TESTS),

@@ -23,6 +23,10 @@ pub enum Codec {
     IBoredRunLength = 130,
     /// A zlib stream with its checksum, and anything behind it. Not in a `.cdimg`.
     ZlibPadded = 131,
+    /// A bare deflate stream, and anything behind what fills the chunk. Not in a `.cdimg`.
+    DeflatePadded = 133,
+    /// A zstd frame, and anything behind it. Not in a `.cdimg`.
+    ZstdPadded = 134,
     /// Not packed; the Adler-32 of the bytes behind them. Not in a `.cdimg`.
     StoredAdler32 = 132,
 }
@@ -37,8 +41,8 @@ impl Codec {
     pub fn name(self) -> &'static str {
         match self {
             Codec::Stored | Codec::StoredAdler32 => "stored",
-            Codec::Deflate => "deflate",
-            Codec::Zstd => "zstd",
+            Codec::Deflate | Codec::DeflatePadded => "deflate",
+            Codec::Zstd | Codec::ZstdPadded => "zstd",
             Codec::Zlib | Codec::ZlibUnended | Codec::ZlibPadded => "zlib",
             Codec::IBoredRunLength => "run-length",
         }
@@ -52,6 +56,8 @@ impl Codec {
             | Codec::Zlib
             | Codec::ZlibUnended
             | Codec::ZlibPadded
+            | Codec::DeflatePadded
+            | Codec::ZstdPadded
             | Codec::IBoredRunLength => (0..=0, 0),
             Codec::Deflate => (1..=9, 6),
             Codec::Zstd => (1..=19, 3),
@@ -105,6 +111,12 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             out.copy_from_slice(bytes);
             Ok(())
         }
+        Codec::DeflatePadded => {
+            let mut inflate = Decompress::new(false);
+            // Some programs write no end behind a full chunk; what comes behind is none of ours.
+            let _ = inflate.decompress(packed, out, FlushDecompress::Finish);
+            if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
+        }
         Codec::Deflate | Codec::Zlib | Codec::ZlibPadded => {
             let mut inflate = Decompress::new(codec != Codec::Deflate);
             let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
@@ -117,6 +129,10 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             // An error behind the last byte that is wanted is none of ours.
             let _ = inflate.decompress(packed, out, FlushDecompress::None);
             if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
+        }
+        Codec::ZstdPadded => {
+            let frame = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(|_| BadStream)?;
+            unpack(Codec::Zstd, packed.get(..frame).ok_or(BadStream)?, out)
         }
         Codec::IBoredRunLength => unpack_run_lengths(packed, out).ok_or(BadStream),
         Codec::Zstd => UNZSTD.with_borrow_mut(|context| {

@@ -13,6 +13,7 @@ pub mod iboredimg;
 pub mod input;
 pub mod mapfile;
 mod parts;
+pub mod qcow2;
 pub mod raw;
 pub mod vdi;
 pub mod vhd;
@@ -151,8 +152,15 @@ pub struct OpenOptions {
 }
 
 /// Every format that can be read.
-pub const FORMATS: &[&Format] =
-    &[&cdi::FORMAT, &ewf::FORMAT, &iboredimg::FORMAT, &vdi::FORMAT, &vhd::FORMAT, &raw::FORMAT];
+pub const FORMATS: &[&Format] = &[
+    &cdi::FORMAT,
+    &ewf::FORMAT,
+    &iboredimg::FORMAT,
+    &qcow2::FORMAT,
+    &vdi::FORMAT,
+    &vhd::FORMAT,
+    &raw::FORMAT,
+];
 
 /// An image, opened: its index, its files, and the format it turned out to be.
 pub struct Opened {

@@ -1,0 +1,272 @@
+//! Images that other programs have made: the samples beside the project, what qemu-img and ewfacquire make here, files that
+//! lie beside each other or should, and damage.
+
+use std::fs;
+use std::path::Path;
+
+use cdi::disk::{Disk, Options};
+use cdi::image::{FORMATS, OpenOptions, open};
+
+use crate::Test;
+use crate::common::{Lab, Need, Random, corpus, disk, run};
+
+pub const TESTS: &[Test] = &[
+    ("samples_read_as_their_makers_say", &[Need::Corpus], samples),
+    ("what_qemu_img_makes_reads_the_same", &[Need::Program("qemu-img"), Need::Program("qemu-io")], qemu),
+    ("what_ewfacquire_makes_reads_the_same", &[Need::Program("ewfacquire")], ewfacquire),
+    ("pieces_of_a_raw_image_are_one_disk", &[], pieces),
+    ("only_what_lies_beside_an_image_is_read", &[Need::Program("qemu-img")], gate),
+    (
+        "damaged_images_are_right_or_an_error",
+        &[Need::Program("qemu-img"), Need::Program("ewfacquire")],
+        damaged,
+    ),
+];
+
+/// The SHA-256 of the disk in an image, by `verify`.
+fn sha256(lab: &Lab, image: &Path) -> String {
+    let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(0).json();
+    ran["sha256_zero_filled"].as_str().unwrap().to_owned()
+}
+
+fn samples() {
+    let lab = Lab::new();
+    let ext2 = "a6c2f0e39afe6c6ab432ca5465349fcefe8dc944398e97b2d957d3f89dbb5d80";
+    for (file, sum) in [
+        ("dfvfs/ext2.E01", ext2),
+        ("dfvfs/ext2.split.E01", ext2),
+        ("dfvfs/ext2.splitraw.000", ext2),
+        ("dfvfs/ext2.qcow2", ext2),
+    ] {
+        assert_eq!(sha256(&lab, &corpus().join(file)), sum, "{file}");
+    }
+    // The same disk, and zeros behind it up to whole cylinders.
+    let vhd = corpus().join("dfvfs/ext2.vhd");
+    lab.cdi(["extract".as_ref(), vhd.as_os_str(), "vhd.raw".as_ref()]).ends(0);
+    lab.cdi(["extract".as_ref(), corpus().join("dfvfs/ext2.E01").as_os_str(), "ext2.raw".as_ref()]).ends(0);
+    let (vhd, ext2) = (fs::read(lab.path("vhd.raw")).unwrap(), fs::read(lab.path("ext2.raw")).unwrap());
+    assert!(vhd.starts_with(&ext2) && vhd[ext2.len()..].iter().all(|b| *b == 0));
+    // A difference without its parent says which one it is.
+    let ran = lab.cdi(["info".as_ref(), corpus().join("dfvfs/fat-differential.vhd").as_os_str()]).ends(3);
+    assert!(ran.err.contains("fat-parent.vhd"), "{}", ran.err);
+    // Read errors that EnCase's programs have listed.
+    for name in ["errsectors_encase6.E01", "errsectors_ewfx.e01"] {
+        let image = corpus().join("ewf-error2").join(name);
+        let bad =
+            lab.cdi(["map".as_ref(), "--bad".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(0).json();
+        let ranges: Vec<_> = bad["ranges"].as_array().unwrap().iter().collect();
+        let told: Vec<_> =
+            ranges.iter().map(|r| (r["first_sector"].as_u64(), r["sectors"].as_u64())).collect();
+        let expect = [(2048, 128), (4096, 512), (8192, 16)].map(|(a, b)| (Some(a), Some(b)));
+        assert_eq!(told, expect, "{name}");
+        assert!(ranges.iter().all(|r| r["status"] == "suspect"));
+    }
+}
+
+fn qemu() {
+    let lab = Lab::new();
+    let mut truth = disk(6 << 20);
+    truth[1 << 20..3 << 20].fill(0);
+    lab.write("disk.raw", &truth);
+    let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
+    let convert = |options: &[&str], out: &str| {
+        let words = [&["convert"], options].concat();
+        let words = words.into_iter().map(str::to_owned).chain([path("disk.raw"), path(out)]);
+        run("qemu-img", words);
+    };
+    let same = |image: &str, truth: &[u8]| {
+        let _ = fs::remove_file(lab.path("out.raw"));
+        let _ = fs::remove_file(lab.path("out.raw.map"));
+        lab.cdi(["extract", image, "out.raw"]).ends(0);
+        let got = fs::read(lab.path("out.raw")).unwrap();
+        // Some formats count in cylinders.
+        assert!(got.starts_with(truth) && got[truth.len()..].iter().all(|b| *b == 0), "{image}");
+    };
+    for (n, options) in [
+        &["-O", "qcow2"][..],
+        &["-O", "qcow2", "-o", "compat=0.10"],
+        &["-O", "qcow2", "-o", "cluster_size=512"],
+        &["-O", "qcow2", "-o", "cluster_size=2M"],
+        &["-O", "qcow2", "-o", "extended_l2=on"],
+        &["-c", "-O", "qcow2"],
+        &["-c", "-O", "qcow2", "-o", "compression_type=zstd,cluster_size=4k"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        convert(options, &format!("{n}.qcow2"));
+        same(&format!("{n}.qcow2"), &truth);
+    }
+    convert(&["-O", "vpc"], "dynamic.vhd");
+    convert(&["-O", "vpc", "-o", "subformat=fixed"], "fixed.vhd");
+    convert(&["-O", "vdi"], "dynamic.vdi");
+    convert(&["-O", "vdi", "-o", "static=on"], "static.vdi");
+    for image in ["dynamic.vhd", "fixed.vhd", "dynamic.vdi", "static.vdi"] {
+        same(image, &truth);
+    }
+    // Differences, zeros and parts of clusters on top of others.
+    for (base, format) in [("4.qcow2", "qcow2"), ("6.qcow2", "qcow2"), ("disk.raw", "raw")] {
+        let words = ["create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-F", format, "-b", base];
+        run("qemu-img", words.into_iter().map(str::to_owned).chain([path("top.qcow2")]));
+        let io = ["-c", "write -q -P 7 1000k 3k", "-c", "write -q -z 3M 100k", "-c", "write -q -P 9 5M 512"];
+        run("qemu-io", io.into_iter().map(str::to_owned).chain([path("top.qcow2")]));
+        run(
+            "qemu-img",
+            ["convert", "-O", "raw"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain([path("top.qcow2"), path("top.raw")]),
+        );
+        same("top.qcow2", &fs::read(lab.path("top.raw")).unwrap());
+    }
+    run("qemu-img", ["snapshot", "-c", "before"].into_iter().map(str::to_owned).chain([path("0.qcow2")]));
+    let info = lab.cdi(["info", "--json", "0.qcow2"]).ends(0).json();
+    assert_eq!(info["facts"]["snapshots"][0], "before");
+}
+
+fn ewfacquire() {
+    let lab = Lab::new();
+    let truth = disk((5 << 20) + 512 * 3);
+    lab.write("disk.raw", &truth);
+    for (n, options) in [
+        &["-f", "encase6", "-c", "deflate:fast"][..],
+        &["-f", "encase5", "-c", "deflate:best"],
+        &["-f", "encase1", "-c", "none"],
+        &["-f", "encase2"],
+        &["-f", "smart"],
+        &["-f", "ftk"],
+        &["-f", "linen6"],
+        &["-f", "ewfx"],
+        &["-f", "encase6", "-b", "16"],
+        &["-f", "encase6", "-c", "none", "-S", "1048576"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let target = lab.path(&format!("d{n}"));
+        let words =
+            ["-q", "-u", "-t"].into_iter().map(str::to_owned).chain([target.to_str().unwrap().to_owned()]);
+        let words = words.chain(options.iter().map(|o| (*o).to_owned()));
+        run("ewfacquire", words.chain([lab.path("disk.raw").to_str().unwrap().to_owned()]));
+        let image =
+            ["E01", "e01", "s01"].iter().map(|x| target.with_extension(x)).find(|p| p.exists()).unwrap();
+        let out = format!("o{n}.raw");
+        lab.cdi(["extract".as_ref(), image.as_os_str(), out.as_ref()]).ends(0);
+        assert!(fs::read(lab.path(&out)).unwrap() == truth, "{options:?}");
+        lab.cdi(["verify".as_ref(), image.as_os_str()]).ends(0);
+    }
+    // A segment that is missing is named.
+    fs::remove_file(lab.path("d9.E03")).unwrap();
+    let ran = lab.cdi(["info", "d9.E01"]).ends(3);
+    assert!(ran.err.contains("segment 3") && ran.err.contains("d9.E03"), "{}", ran.err);
+    let ran = lab.cdi(["info", "d9.E02"]).ends(3);
+    assert!(ran.err.contains("this is segment 2") && ran.err.contains("name the first"), "{}", ran.err);
+}
+
+fn pieces() {
+    let lab = Lab::new();
+    let truth = disk(1 << 20);
+    for (part, at) in [("d.000", 0), ("d.001", 300_000), ("d.002", 700_000)] {
+        let end = [300_000, 700_000, 1 << 20].into_iter().find(|e| *e > at).unwrap();
+        lab.write(part, &truth[at..end]);
+    }
+    lab.cdi(["extract", "d.000", "out.raw"]).ends(0);
+    assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+    fs::rename(lab.path("d.001"), lab.path("away")).unwrap();
+    let ran = lab.cdi(["info", "d.000"]).ends(3);
+    assert!(ran.err.contains("the part .001 is missing"), "{}", ran.err);
+    // With a map, and attached as one.
+    fs::rename(lab.path("away"), lab.path("d.001")).unwrap();
+    lab.write("d.map", crate::common::mapfile(2048, 512, &[(600, 2)]));
+    lab.cdi(["create", "d.000", "d.cdimg", "--mapfile", "d.map"]).ends(4);
+}
+
+fn gate() {
+    let lab = Lab::new();
+    lab.write("secret.raw", vec![7; 1 << 20]);
+    fs::create_dir(lab.path("in")).unwrap();
+    std::os::unix::fs::symlink(lab.path("secret.raw"), lab.path("in/link.raw")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", lab.path("in/zero.raw")).unwrap();
+    fs::create_dir(lab.path("in/folder.raw")).unwrap();
+    let absolute = lab.path("secret.raw").to_str().unwrap().to_owned();
+    for (backing, word) in [
+        (absolute.as_str(), "which is not a name of something beside it"),
+        ("../secret.raw", "which is not a name of something beside it"),
+        ("link.raw", "a symbolic link leads somewhere else"),
+        ("zero.raw", "a symbolic link leads somewhere else"),
+        ("folder.raw", "is no plain file"),
+        ("missing.raw", "is not there"),
+        ("json:{}", "is not there"),
+        ("nbd://localhost/x", "is not there"),
+        ("/dev/zero", "which is not a name of something beside it"),
+    ] {
+        let top = lab.path("in/top.qcow2").to_str().unwrap().to_owned();
+        let words = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, &top, "1M"];
+        run("qemu-img", words);
+        let ran = lab.cdi(["info", "in/top.qcow2"]).ends(3);
+        assert!(ran.err.contains(word) && ran.err.contains(backing), "{backing}: {}", ran.err);
+    }
+    // A chain without end has one.
+    let top = lab.path("loop.qcow2").to_str().unwrap().to_owned();
+    run("qemu-img", ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "loop.qcow2", &top, "1M"]);
+    let ran = lab.cdi(["info", "loop.qcow2"]).ends(3);
+    assert!(ran.err.contains("more than 16 backing files"), "{}", ran.err);
+}
+
+/// Damage: right or an error where the format has checksums; where it has none, no panic, no hang, and no more memory.
+fn damaged() {
+    let lab = Lab::new();
+    let truth = disk(1 << 20);
+    lab.write("disk.raw", &truth);
+    let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
+    let raw = path("disk.raw");
+    for (format, options, name) in [
+        ("qcow2", "extended_l2=on", "a.qcow2"),
+        ("vpc", "force_size=on", "b.vhd"),
+        ("vdi", "static=off", "c.vdi"),
+    ] {
+        run("qemu-img", ["convert", "-O", format, "-o", options, &raw, &path(name)]);
+    }
+    run("qemu-img", ["convert", "-c", "-O", "qcow2", &raw, &path("d.qcow2")]);
+    run("ewfacquire", ["-q", "-u", "-t", &path("e"), "-f", "encase6", &raw]);
+    for (name, has_checksums) in
+        [("a.qcow2", false), ("d.qcow2", false), ("b.vhd", false), ("c.vdi", false), ("e.E01", true)]
+    {
+        let whole = fs::read(lab.path(name)).unwrap();
+        let suffix = name.split('.').next_back().unwrap();
+        for seed in 0..1500 {
+            let random = &mut Random::new(seed);
+            let mut bytes = whole.clone();
+            for _ in 0..=random.below(3) {
+                // Most of it where the structures are.
+                let near = [600, 4096, bytes.len() as u64][random.below(3) as usize].min(bytes.len() as u64);
+                let mut at = random.below(near) as usize;
+                if random.below(4) == 0 {
+                    at = bytes.len() - 1 - at;
+                }
+                match random.below(3) {
+                    0 => bytes[at] ^= 1 << random.below(8),
+                    1 => bytes[at] = [0, 1, 0x7F, 0x80, 0xFF][random.below(5) as usize],
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let file = lab.write(&format!("broken.{suffix}"), &bytes);
+            let Ok(opened) = open(&file, &OpenOptions::default()) else { continue };
+            let disk = Disk::new(opened, Options { cache: 1 << 20, ..Options::default() });
+            let mut buf = vec![0; 64 << 10];
+            for _ in 0..12 {
+                let offset = random.below(disk.size());
+                let len = (buf.len() as u64).min(disk.size() - offset) as usize;
+                let read = disk.read_at(&mut buf[..len], offset);
+                if has_checksums && read.is_ok() && disk.size() == truth.len() as u64 {
+                    assert!(
+                        buf[..len] == truth[offset as usize..][..len],
+                        "{name}, seed {seed}: wrong bytes"
+                    );
+                }
+            }
+            disk.image().check(&mut |_, _| {});
+        }
+    }
+    assert!(FORMATS.iter().all(|f| !f.integrity.is_empty()));
+}
