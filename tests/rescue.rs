@@ -508,6 +508,9 @@ fn unfinished() {
     assert_eq!(ran["ended"], "too-many-errors");
     let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
     assert!(info["remarks"][0].as_str().unwrap().contains("unfinished"), "{info}");
+    // The word that reads a disk in use does not throw it away.
+    let ran = lab.cdi(["create", disk.path(), "disk.cdimg", "--force"]).ends(5);
+    assert!(ran.err.contains("--resume"), "{}", ran.err);
     let device = lab.attach(&[]);
     let file = open_direct(&device);
     let mut buf = crate::common::Aligned::new(512);
@@ -579,8 +582,14 @@ fn locked() {
     std::thread::sleep(Duration::from_millis(300));
     let ran = lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(5);
     assert!(ran.err.contains("another process is writing"), "{}", ran.err);
+    // Nor is it written over, or made small, meanwhile.
+    lab.cdi(["create", "disk.raw", "a.cdimg", "--force"]).ends(5);
+    lab.cdi(["compact", "a.cdimg"]).ends(5);
     let _ = holder.kill();
     holder.wait().unwrap();
+    // The whole words of a refusal tell of the way on.
+    let ran = lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg"]).ends(5);
+    assert!(ran.err.contains("--resume"), "{}", ran.err);
 }
 
 fn in_use() {

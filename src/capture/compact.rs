@@ -46,9 +46,13 @@ pub fn compact(
     for r in image.bad().ranges() {
         writer.set_status(*r)?;
     }
-    let mut lines = Vec::new();
-    image.events(&mut |line| lines.push(line.to_owned()))?;
-    lines.iter().try_for_each(|line| writer.note_line(line))?;
+    let mut noted = Ok(());
+    image.events(&mut |line| {
+        if noted.is_ok() {
+            noted = writer.note_line(line);
+        }
+    })?;
+    noted?;
     super::rescue::note(&mut writer, "compacted", serde_json::json!({ "tool": super::TOOL }));
     let opened = Opened {
         image: Box::new(image),

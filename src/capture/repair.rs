@@ -80,6 +80,7 @@ pub fn repair(
     let mut salvage = Salvage {
         input,
         geometry: new.geometry,
+        sector: crate::units::SECTOR,
         writer,
         known: LruCache::new(REMEMBERED),
         epoch: 0,
@@ -103,7 +104,9 @@ pub fn repair(
         writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
     }
     let mut facts = writer.facts().clone();
-    if let Some((blake3, sha256)) = writer.earlier_hashes().filter(|_| repaired.lost.is_empty()) {
+    let whole =
+        repaired.lost.is_empty() && repaired.damaged == 0 && repaired.gap_bytes == 0 && repaired.cut_off == 0;
+    if let Some((blake3, sha256)) = writer.earlier_hashes().filter(|_| whole) {
         (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
     writer.set_facts(facts);
@@ -199,6 +202,8 @@ fn lost(image: &read::CdiImage) -> Result<Vec<Range<u64>>, Error> {
 struct Salvage<'a> {
     input: &'a Input,
     geometry: Geometry,
+    /// The logical sector size in bytes.
+    sector: u32,
     writer: Writer,
     /// Payloads of the old image, and where they are in the new one.
     known: LruCache<(u64, u64), RawEntry>,
@@ -244,7 +249,10 @@ impl Salvage<'_> {
     fn take(&mut self, record: &Record) -> Result<bool, Error> {
         let h = &record.header;
         let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
-        let inside = disk.end <= self.geometry.disk_size;
+        // Whole sectors, the last one perhaps short: so a chunk never has more pieces than a reader takes.
+        let sector = u64::from(self.sector);
+        let whole = |at: u64| at.is_multiple_of(sector) || at == self.geometry.disk_size;
+        let inside = disk.end <= self.geometry.disk_size && whole(disk.start) && whole(disk.end);
         let within_chunk = inside
             && !disk.is_empty()
             && self.geometry.chunk_of(disk.start) == self.geometry.chunk_of(disk.end - 1);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -15,6 +16,8 @@ pub struct Target {
     partial: PathBuf,
     force: bool,
     done: bool,
+    /// The file whose place is to be taken: nobody writes it meanwhile.
+    _old: Option<File>,
 }
 
 impl Target {
@@ -32,6 +35,10 @@ impl Target {
             }
             _ => {}
         }
+        let old = match fs::symlink_metadata(path) {
+            Ok(_) => Some(open_locked(path, false)?),
+            Err(_) => None,
+        };
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if path.file_name().is_none() {
             return Err(Error::usage("is not the name of a file").at(path));
@@ -43,7 +50,7 @@ impl Target {
         ));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
         let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
-        Ok((Target { path: path.to_owned(), partial, force, done: false }, file))
+        Ok((Target { path: path.to_owned(), partial, force, done: false, _old: old }, file))
     }
 
     /// Writes a small file whole.
@@ -87,6 +94,20 @@ impl Target {
 
 /// How long an image is waited for that somebody writes: he may be about to end.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens a file that nobody else is writing, and keeps others from it as long as it is open.
+pub fn open_locked(path: &Path, write: bool) -> Result<File, Error> {
+    let cannot = |e| Error::io("cannot be opened", path, e);
+    loop {
+        let file = File::options().read(true).write(write).open(path).map_err(cannot)?;
+        lock(&file, path)?;
+        // Whoever had it may have put another file into its place.
+        let (ours, there) = (file.metadata().map_err(cannot)?, fs::metadata(path).map_err(cannot)?);
+        if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
+            return Ok(file);
+        }
+    }
+}
 
 /// Takes the right to write an image, which only one has at a time.
 pub fn lock(file: &File, path: &Path) -> Result<(), Error> {

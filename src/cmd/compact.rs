@@ -1,13 +1,15 @@
 //! `cdi compact IMAGE [OUT]`
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{End, Interrupt};
 use crate::capture::compact::compact;
-use crate::capture::target::{Target, lock};
+use crate::capture::target::{Target, open_locked};
 use crate::cli::Compact;
 use crate::error::Error;
 use crate::image::Image;
@@ -18,19 +20,25 @@ use crate::units::human;
 
 pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let path = &args.image;
-    let input = Arc::new(Input::open(path)?);
-    if !(FORMAT.probe)(&input) {
+    if !(FORMAT.probe)(&Input::open(path)?) {
         return Err(Error::bad_image("is no .cdimg; nothing else can be compacted").at(path));
     }
-    // Not while somebody writes it.
-    let file = File::open(path).map_err(|e| Error::io("cannot be opened", path, e))?;
-    lock(&file, path)?;
-    let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
-    let (size, before) = (image.size(), input.len());
-    // In place of the old one, or as a file of its own.
+    // In place of the old one, or as a file of its own; in both cases not while somebody writes the old one.
     let out = args.out.as_ref().unwrap_or(path);
-    let interrupt = Interrupt::new()?;
+    let _old = if args.out.is_some() { Some(open_locked(path, false)?) } else { None };
     let (target, new) = Target::create(out, args.force || args.out.is_none())?;
+    let input = Arc::new(Input::open(path)?);
+    let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
+    image.remarks().iter().for_each(|r| ui.remark(r));
+    if image.has_more()? {
+        let what = "something in it is damaged, and records that are sound lie behind: they would be lost";
+        return Err(Error::bad_image(what).at(path).hint("'cdi repair' saves them; nothing was changed"));
+    }
+    let (size, before) = (image.size(), input.len());
+    if args.out.is_none() {
+        keep_owner(path, &new)?;
+    }
+    let interrupt = Interrupt::new()?;
     let mut progress = ui.progress("compacting", size);
     let after = compact(&input, image, Box::new(new), out, &mut |bytes| {
         progress.advance(bytes);
@@ -43,4 +51,12 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         ui.say(format!("{}: {} were {}; {took}", out.display(), human(after), human(before)));
     }
     Ok(End::Done)
+}
+
+/// Gives the new file the old one's mode, and its owner if that may be.
+fn keep_owner(old: &Path, new: &File) -> Result<(), Error> {
+    let cannot = |e| Error::io("its mode cannot be kept", old, e);
+    let meta = fs::metadata(old).map_err(cannot)?;
+    let _ = std::os::unix::fs::fchown(new, Some(meta.uid()), Some(meta.gid()));
+    new.set_permissions(meta.permissions()).map_err(cannot)
 }

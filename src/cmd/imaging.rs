@@ -14,12 +14,13 @@ use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
 use crate::capture::rescue::rate::per_second;
 use crate::capture::rescue::source::Source;
 use crate::capture::rescue::{self, Limits, Tell};
-use crate::capture::target::{Target, lock};
+use crate::capture::target::{Target, lock, open_locked};
 use crate::capture::{Options, TOOL, new_image};
 use crate::cli::{Create, Rescue};
 use crate::error::{Error, Kind};
 use crate::image::Image;
 use crate::image::bad::Status;
+use crate::image::cdi::layout::STATE_ACQUIRING;
 use crate::image::cdi::read::{self, CdiImage};
 use crate::image::cdi::write::Writer;
 use crate::image::facts::{Facts, rfc3339};
@@ -40,6 +41,10 @@ pub(super) fn is_meant(args: &Create) -> bool {
 }
 
 pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
+    if let Some(format) = args.how.format.as_ref().filter(|f| *f != "raw") {
+        let what = format!("a {format} image is converted, not read as a disk: leave the words for that out");
+        return Err(Error::usage(what));
+    }
     if args.how.mapfile.is_some() {
         let what = "--mapfile says what of a raw image is right; of a disk, say --from-mapfile";
         return Err(Error::usage(what));
@@ -49,16 +54,28 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
     let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size)?);
     refuse_itself(args)?;
-    let domain = domain(&args.rescue, &source, ui)?;
-    let (mut writer, file) =
-        if args.rescue.resume { resume(args, &source, ui)? } else { begin(args, &source, &options)? };
-    let fresh = !args.rescue.resume;
-    if let Some(path) = &args.rescue.from_mapfile {
-        let (map, remarks) = mapfile::load(path, source.facts().size, source.facts().logical)?;
-        remarks.iter().for_each(|r| ui.remark(r));
+    // All that can be wrong is found before anything is changed.
+    let known = match &args.rescue.from_mapfile {
+        Some(path) => {
+            let (map, remarks) = mapfile::load(path, source.facts().size, source.facts().logical)?;
+            remarks.iter().for_each(|r| ui.remark(r));
+            Some(map)
+        }
+        None => None,
+    };
+    let old = if args.rescue.resume { Some(old_image(args, &source)?) } else { None };
+    let fresh = old.is_none();
+    let size = old.as_ref().map_or(source.facts().size, |old| old.size.min(source.facts().size));
+    let domain = domain(&args.rescue, &source, size, ui)?;
+    let (mut writer, file) = match old {
+        Some(old) => resume(args, &source, old, ui)?,
+        None => begin(args, &source, &options)?,
+    };
+    if let Some(map) = known {
         for r in map.ranges().iter().filter(|r| r.status != Status::NonTried) {
             writer.set_status(*r)?;
         }
+        writer.checkpoint()?;
     }
     let event = if fresh { "begun" } else { "resumed" };
     rescue::note(
@@ -76,7 +93,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let plan = Plan {
         size: writer.geometry().disk_size,
         sector: logical.into(),
-        unit: physical.into(),
+        unit: physical.max(source.facts().physical).into(),
         cluster: CLUSTER,
         most: MOST,
         domain,
@@ -107,7 +124,10 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
     // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
     let _ = file.unlock();
-    let ended = result?;
+    let ended = result.map_err(|e| match e.hint {
+        None => e.hint("the image is as it was read so far; --resume goes on with it"),
+        Some(_) => e,
+    })?;
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
     }
@@ -140,8 +160,8 @@ fn refuse_itself(args: &Create) -> Result<(), Error> {
 }
 
 /// The parts of the disk that are wanted.
-fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
-    let (size, sector) = (source.facts().size, u64::from(source.facts().logical));
+fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
+    let sector = u64::from(source.facts().logical);
     let start = rescue.input_position.unwrap_or(0);
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
     if start >= end {
@@ -168,7 +188,7 @@ fn domain(rescue: &Rescue, source: &Source, ui: &Ui) -> Result<Vec<Range<u64>>, 
 fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, File), Error> {
     let known = source.facts();
     let sector = known.logical;
-    let physical = options.physical_sector.unwrap_or(known.physical);
+    let physical = options.physical_sector.unwrap_or(known.physical).max(sector);
     let facts = Facts {
         model: options.facts.model.clone().or(known.model.clone()),
         serial: options.facts.serial.clone().or(known.serial.clone()),
@@ -182,7 +202,16 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
         ..Facts::default()
     };
     let new = new_image(known.size, options.chunk, sector, physical)?;
-    let (target, file) = Target::create(&args.image, args.force)?;
+    // The words that read a disk which is in use are no words to throw away what was read of it.
+    if unfinished(&args.image) {
+        return Err(Error::new(Kind::Busy, "is an image of a disk that is not finished yet")
+            .at(&args.image)
+            .hint("--resume goes on with it; to begin anew, remove it first"));
+    }
+    let (target, file) = Target::create(&args.image, args.force).map_err(|e| match e.kind {
+        Kind::Busy => e.hint("--resume goes on with it; --force begins anew and writes over it"),
+        _ => e,
+    })?;
     lock(&file, &args.image)?;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
     let writer = Writer::create(Box::new(file), &args.image, &new, facts)?;
@@ -190,21 +219,40 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     Ok((writer, copy))
 }
 
-/// Goes on with an image.
-fn resume(args: &Create, source: &Source, ui: &Ui) -> Result<(Writer, File), Error> {
+/// An image that is to be gone on with, opened and not changed yet.
+struct Old {
+    file: File,
+    input: Arc<Input>,
+    /// The size of the disk that it is of.
+    size: u64,
+}
+
+/// Opens the image that is to be gone on with, which must be of this disk.
+fn old_image(args: &Create, source: &Source) -> Result<Old, Error> {
     let path = &args.image;
-    let open = |e| Error::io("cannot be gone on with", path, e).hint("without --resume it is begun");
-    let file = File::options().read(true).write(true).open(path).map_err(open)?;
-    lock(&file, path)?;
-    let again = |e| Error::io("cannot be opened twice", path, e);
-    let copy = file.try_clone().map_err(again)?;
-    let input = Arc::new(Input::new(Box::new(file.try_clone().map_err(again)?), path)?);
+    let file = open_locked(path, true).map_err(|e| e.hint("without --resume an image is begun"))?;
+    let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
+    let input = Arc::new(Input::new(Box::new(copy), path)?);
     if !(crate::image::cdi::FORMAT.probe)(&input) {
         return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
     }
-    // Before anything is changed.
-    same_disk(&read::open(Arc::clone(&input)).map_err(|e| e.at(path))?, source, args.force)?;
-    let (mut writer, remarks) = Writer::resume(Box::new(file), &input, path).map_err(|e| e.at(path))?;
+    let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
+    same_disk(&image, source, args.force)?;
+    Ok(Old { file, input, size: image.size() })
+}
+
+/// Whether there is an image at `path` that was begun and not finished.
+fn unfinished(path: &std::path::Path) -> bool {
+    let image = Input::open(path).and_then(|input| read::open(Arc::new(input)));
+    image.is_ok_and(|image| image.superblock().state == STATE_ACQUIRING)
+}
+
+/// Goes on with an image.
+fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, File), Error> {
+    let path = &args.image;
+    let copy = old.file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
+    let (mut writer, remarks) =
+        Writer::resume(Box::new(old.file), &old.input, path).map_err(|e| e.at(path))?;
     remarks.iter().for_each(|r| ui.remark(r));
     let mut facts = writer.facts().clone();
     facts.model = args.model.clone().or(facts.model).or(source.facts().model.clone());
@@ -232,12 +280,11 @@ fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error
     } else if differ(&facts.model, &known.model) && (facts.serial.is_none() || known.serial.is_none()) {
         let model = |m: &Option<String>| m.clone().unwrap_or_default();
         format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
-    } else if sector != known.logical {
+    } else if !sector.is_multiple_of(known.logical) {
         let what =
             format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical);
-        return Err(Error::usage(what)
-            .at(source.path())
-            .hint(format!("--sector-size {sector} says otherwise")));
+        let hint = format!("make the image with --sector-size {} first, or without one", known.logical);
+        return Err(Error::usage(what).at(source.path()).hint(hint));
     } else {
         return Ok(());
     };

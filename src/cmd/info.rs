@@ -12,17 +12,7 @@ use crate::units::human;
 pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, plain_reads(), ui)?;
     if args.events {
-        let mut lines = Vec::new();
-        disk.image().events(&mut |line| lines.push(line.to_owned()))?;
-        if ui.json {
-            let parsed =
-                |line: String| serde_json::from_str(&line).unwrap_or(serde_json::Value::String(line));
-            let path = disk.input().path().display().to_string();
-            let list = lines.into_iter().map(|line| Ok(parsed(line)));
-            ui.json_list(("image", serde_json::json!(path)), "events", list)?;
-        } else {
-            ui.lines(lines.into_iter().map(|line| Ok(printable(&line))))?;
-        }
+        events(&disk, ui)?;
         return Ok(End::Done);
     }
     if ui.json(&texts::info(&disk)) {
@@ -77,6 +67,27 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         }
     }
     Ok(End::Done)
+}
+
+/// The events as they come: there may be more of them than fit into memory.
+fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
+    let path = disk.input().path().display().to_string();
+    let mut comma = "";
+    if ui.json {
+        ui.raw(format!("{{\n  \"image\": {},\n  \"events\": [", serde_json::json!(path)).as_bytes());
+    }
+    disk.image().events(&mut |line| {
+        if !ui.json {
+            return ui.data(printable(line));
+        }
+        let value = serde_json::from_str(line).unwrap_or(serde_json::Value::String(line.to_owned()));
+        ui.raw(format!("{comma}\n    {value}").as_bytes());
+        comma = ",";
+    })?;
+    if ui.json {
+        ui.raw(b"\n  ]\n}\n");
+    }
+    Ok(())
 }
 
 fn sector_text(disk: &Disk) -> String {

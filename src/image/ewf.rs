@@ -470,7 +470,7 @@ mod tests {
             segment_name(Path::new("/x/disk.E01"), n).map(|p| p.display().to_string()).unwrap_or_default()
         };
         assert_eq!(
-            [name(2), name(99), name(100), name(101), name(126), name(775), name(776), name(14_295)],
+            [name(2), name(99), name(100), name(101), name(126), name(775), name(776), name(14_971)],
             ["disk.E02", "disk.E99", "disk.EAA", "disk.EAB", "disk.EBA", "disk.EZZ", "disk.FAA", "disk.ZZZ"]
         );
         assert_eq!(name(14_972), "");

@@ -46,27 +46,29 @@ impl Alive {
             checks: Vec::new(),
             dead: false,
         };
-        // Of what was read by an earlier run, places here and there.
+        // Of what was read by an earlier run, places here and there: between the areas that are left.
         for part in &plan.domain {
-            let step = ((part.end - part.start) / REMEMBERED as u64).max(plan.unit);
-            for i in 0..REMEMBERED as u64 {
-                let at = part.start + i * step;
-                let range = at - at % plan.unit..(at - at % plan.unit + plan.unit).min(plan.size);
-                let inside = !range.is_empty() && range.end <= part.end;
-                if inside && alive.good.len() < REMEMBERED && areas.within(range.clone()).is_empty() {
-                    alive.good.push(range);
+            let mut at = part.start;
+            let left = areas.within(part.clone());
+            for (start, end) in left.iter().map(|a| (a.start, a.end)).chain([(part.end, part.end)]) {
+                let first = at.next_multiple_of(plan.unit);
+                if first < start {
+                    alive.remember(first..(first + plan.unit).min(start));
                 }
+                at = end;
             }
         }
         alive
     }
 
-    /// A place was read: at most a physical sector. Behind it the same read may have failed.
-    pub(super) fn read(&mut self, place: Range<u64>, failed: bool) {
-        if !failed {
-            self.streak.clear();
-            (self.errors, self.due) = (0, FIRST);
-        }
+    /// A place was read: at most a physical sector. So the drive reads.
+    pub(super) fn read(&mut self, place: Range<u64>) {
+        self.streak.clear();
+        (self.errors, self.due) = (0, FIRST);
+        self.remember(place);
+    }
+
+    fn remember(&mut self, place: Range<u64>) {
         // Each place that was ever read stays with the same probability.
         self.count += 1;
         self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -82,8 +84,22 @@ impl Alive {
     pub(super) fn failed(&mut self, before: Vec<BadRange>) {
         self.streak.extend(before);
         self.errors += 1;
-        if self.errors >= self.due && !self.good.is_empty() {
+        if self.errors >= self.due {
             self.due = self.errors + (self.errors).min(MOST);
+            self.begin_check();
+        }
+    }
+
+    /// Begins a check if there were errors that none has followed. Whether something is to be read for it.
+    pub(super) fn settle(&mut self) -> bool {
+        if self.checks.is_empty() && !self.streak.is_empty() && !self.dead {
+            self.begin_check();
+        }
+        !self.checks.is_empty() || (self.dead && !self.streak.is_empty())
+    }
+
+    fn begin_check(&mut self) {
+        if !self.good.is_empty() {
             let len = self.good.len();
             let first = usize::try_from(self.random >> 33).unwrap_or(0);
             let several = (0..len.min(CHECKED)).map(|i| self.good[(first + i) % len].clone());

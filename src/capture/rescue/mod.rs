@@ -36,7 +36,7 @@ use crate::image::{self, OpenOptions};
 use crate::parallel;
 use passes::{Passes, Plan};
 pub use reader::End;
-use reader::{Found, Reader, lock};
+use reader::{Found, Pieces, Reader, lock};
 use source::Source;
 use view::View;
 
@@ -60,7 +60,7 @@ pub struct Ended {
     pub view: View,
 }
 
-/// What whoever waits is told, twenty times a second. He may end it all with an error.
+/// What whoever waits is told, some fifty times a second. He may end it all with an error.
 pub enum Tell<'a> {
     /// How the reading stands.
     Reading(&'a View),
@@ -71,9 +71,9 @@ pub enum Tell<'a> {
 /// So long after a checkpoint there is another one.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
 /// How often what was read, and what could not be, goes to the file, so that a program which is killed loses no more.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(20);
 /// How long a read that is under way is waited for when all is to end.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How many errors are told one by one between two checkpoints.
 const MOST_EVENTS: u32 = 1000;
 
@@ -97,6 +97,7 @@ pub fn rescue(
     lock(&view).count(passes.areas());
     let stop = Arc::new(AtomicBool::new(false));
     let (found_in, found) = sync_channel(8);
+    let pieces = Arc::new(Mutex::new(None));
     let reader = Reader {
         source: Arc::clone(source),
         passes,
@@ -105,8 +106,7 @@ pub fn rescue(
         stop: Arc::clone(&stop),
         found: found_in,
         max_errors: limits.max_errors,
-        run: None,
-        run_began: Instant::now(),
+        run: Arc::clone(&pieces),
     };
     let earlier = writer.earlier_hashes();
     let mut facts = writer.facts().clone();
@@ -115,6 +115,7 @@ pub fn rescue(
     let pool = Pool::start(&shared, geometry)?;
     let mut run = Run {
         sink: Sink::new(writer, &shared),
+        pieces,
         pending: VecDeque::new(),
         end: None,
         ending: false,
@@ -128,6 +129,7 @@ pub fn rescue(
         watch(Tell::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
+    run.note_uncounted();
     let end = run.end.take();
     let (mut writer, made, hashes) = run.sink.finish();
     let view = lock(&view).clone();
@@ -144,7 +146,11 @@ pub fn rescue(
             writer.leave()?;
             return Err(e.hint("the image is as it was read so far; go on with --resume"));
         }
-        Err(e) => return Err(e),
+        Err(e) => {
+            // What is in memory may still find its way.
+            let _ = writer.write_out();
+            return Err(e);
+        }
     };
     if matches!(end, End::Finished) {
         let hashes = match hashes {
@@ -238,6 +244,8 @@ impl Pool {
 
 struct Run<'a> {
     sink: Sink<'a>,
+    /// What the reader has read and not handed on yet.
+    pieces: Arc<Mutex<Pieces>>,
     pending: VecDeque<Pending>,
     end: Option<End>,
     /// Whether the reader has said its last word, which may still be pending.
@@ -273,13 +281,7 @@ impl Run<'_> {
             if coming {
                 let wait = if self.pending.is_empty() { TICK } else { Duration::from_millis(2) };
                 match found.recv_timeout(wait) {
-                    Ok(Found::Bytes(start, raw)) => {
-                        self.pending.push_back(Pending::Packing(pool.pack(start, raw)));
-                    }
-                    Ok(other) => {
-                        self.ending = matches!(other, Found::End(_));
-                        self.pending.push_back(Pending::Found(other));
-                    }
+                    Ok(found) => self.receive(found, pool),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => {
                         return Err(Error::failed("the thread that reads the disk has failed"));
@@ -290,6 +292,7 @@ impl Run<'_> {
             }
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
+                self.take_pieces(found, pool);
                 self.write_down()?;
                 let view = match watch() {
                     Ok(view) => view,
@@ -300,17 +303,45 @@ impl Run<'_> {
                     }
                     Err(_) => continue,
                 };
-                let silent = view.last_good.elapsed();
+                // Only the disk's own time counts.
+                let silent = view.reading.map_or(Duration::ZERO, |_| view.last_good.elapsed());
                 if stopped.is_none() && limits.timeout.is_some_and(|most| silent > most) {
                     stop.store(true, Ordering::Relaxed);
                     stopped = Some((Instant::now(), Ok(End::Timeout)));
                 }
             }
         }
-        if let Some((_, why)) = stopped {
+        if let Some((_, why)) = stopped
+            && !matches!(self.end, Some(End::Dead | End::Gone))
+        {
             self.end = Some(why?);
         }
         Ok(())
+    }
+
+    /// Takes what was read before a read that has not come back, behind all that was sent before it.
+    fn take_pieces(&mut self, found: &Receiver<Found>, pool: &Pool) {
+        let pieces = Arc::clone(&self.pieces);
+        let mut pieces = lock(&pieces);
+        if pieces.is_none() {
+            return;
+        }
+        while let Ok(found) = found.try_recv() {
+            self.receive(found, pool);
+        }
+        if let Some((start, bytes)) = pieces.take() {
+            self.receive(Found::Bytes(start, bytes.into()), pool);
+        }
+    }
+
+    fn receive(&mut self, found: Found, pool: &Pool) {
+        match found {
+            Found::Bytes(start, raw) => self.pending.push_back(Pending::Packing(pool.pack(start, raw))),
+            other => {
+                self.ending |= matches!(other, Found::End(_));
+                self.pending.push_back(Pending::Found(other));
+            }
+        }
     }
 
     /// Takes in what is ready, in its order.
@@ -374,19 +405,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn note_uncounted(&mut self) {
+        if self.uncounted > 0 {
+            note(&mut self.sink.writer, "read-errors", json!({ "count": self.uncounted }));
+        }
+    }
+
     /// Makes a checkpoint if it is time, and between two of them writes down what the map has to say.
     fn write_down(&mut self) -> Result<(), Error> {
         if self.checkpoint.elapsed() >= CHECKPOINT_AFTER {
-            if self.uncounted > 0 {
-                note(&mut self.sink.writer, "read-errors", json!({ "count": self.uncounted }));
-            }
+            self.note_uncounted();
             (self.checkpoint, self.events, self.uncounted) = (Instant::now(), 0, 0);
             self.changed = None;
             return self.sink.writer.checkpoint();
         }
         match self.changed.take() {
-            Some(range) => self.sink.writer.tell_map(range),
-            None => self.sink.writer.write_out(),
+            Some(range) => {
+                if !self.sink.writer.tell_map(range.clone())? {
+                    self.changed = Some(range);
+                    self.sink.writer.write_out()?;
+                }
+            }
+            None => self.sink.writer.write_out()?,
         }
+        Ok(())
     }
 }

@@ -18,6 +18,8 @@ use crate::image::bad::{BadBlocks, BadRange, Status};
 pub const CLUSTER: u64 = 64 << 10;
 /// How much is read at once where there are no errors, in bytes.
 pub const MOST: u64 = 1 << 20;
+/// The longest hole that is taken in one piece, in bytes: it is hashed.
+const LONGEST_HOLE: u64 = 64 << 20;
 /// After so many bytes without an error, reads become larger.
 const CLEAN: u64 = 16 << 20;
 /// An area is not called slow before so much reading.
@@ -97,6 +99,11 @@ impl Passes {
     fn set(&mut self, what: BadRange) {
         self.areas.set(what);
         self.changes.push(what);
+    }
+
+    /// Before all ends: whether something is still to be read, to see if the errors that came last were the drive's end.
+    pub fn settle(&mut self) -> bool {
+        self.alive.settle()
     }
 
     /// What is to be read next.
@@ -250,6 +257,7 @@ impl Passes {
     pub fn stretched(&self, read: &Read, to: u64) -> Read {
         let copying = matches!(self.pass, Pass::Copying(_)) && self.direction == Direction::Forwards;
         let area = self.areas.around(read.range.start).filter(|_| copying && !read.check);
+        let to = to.min(read.range.start.saturating_add(LONGEST_HOLE));
         let end = area.map_or(read.range.end, |area| area.end.min(to).max(read.range.end));
         Read { range: read.range.start..end, check: read.check }
     }
@@ -262,12 +270,12 @@ impl Passes {
         if read.check {
             return self.alive.checked(!failed);
         }
-        if failed {
-            self.alive.failed(self.areas.within(good.end..end));
-        }
         if !good.is_empty() {
             self.areas.finish(good.clone());
-            self.alive.read(good.start..(good.start + self.plan.unit).min(good.end), failed);
+            self.alive.read(good.start..(good.start + self.plan.unit).min(good.end));
+        }
+        if failed {
+            self.alive.failed(self.areas.within(good.end..end));
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
         let status = match self.pass {
@@ -581,6 +589,57 @@ mod tests {
         let after: Vec<BadRange> = passes.areas().iter().copied().collect();
         assert_eq!(before, after);
         assert_eq!(passes.next_read(), Next::Dead);
+    }
+
+    #[test]
+    fn a_drive_that_is_dead_when_it_is_gone_on_with_is_known_by_what_was_read_before() {
+        let plan = plan(40_000);
+        // Only a little at the end was read, by an earlier run.
+        let map = BadBlocks::from_unsorted([BadRange::new(0..39_000 * 512, Status::NonTried)]);
+        let mut drive = Drive::new(40_000, &[0..40_000]);
+        let mut passes = Passes::new(plan, &map);
+        assert_eq!(drive.run(&mut passes), Next::Dead);
+        assert_eq!(passes.areas().bytes(Status::NonTried), 39_000 * 512);
+        assert!(drive.tries.iter().map(|t| u64::from(*t)).sum::<u64>() < 16 * 128 + 1);
+    }
+
+    #[test]
+    fn the_last_errors_of_a_dead_drive_are_taken_back_however_it_ends() {
+        let plan = plan(40_000);
+        let mut drive = Drive::new(40_000, &[20_000..40_000]);
+        let mut passes = Passes::new(plan.clone(), &untried(&plan));
+        // Up to the third error; then all ends.
+        while passes.areas().bytes(Status::NonTrimmed) < 3 * CLUSTER {
+            let Next::Read(read) = passes.next_read() else { panic!() };
+            let outcome = drive.read(passes.pass().0, &read);
+            passes.got(&read, &outcome);
+        }
+        drive.bad.fill(true);
+        assert!(passes.settle());
+        assert_eq!(drive.run(&mut passes), Next::Dead);
+        assert_eq!(passes.areas().bytes(Status::NonTrimmed), 0);
+        assert!(!passes.settle());
+    }
+
+    #[test]
+    fn what_was_read_before_an_error_stays_read() {
+        let plan = Plan { unit: 4096, ..plan(4000) };
+        let mut passes = Passes::new(plan.clone(), &untried(&plan));
+        let mut dead = false;
+        for _ in 0..10_000 {
+            let Next::Read(read) = passes.next_read() else { break };
+            // The first sector of each read comes, the rest fails; later all fails.
+            let good = if dead { 0 } else { SECTOR.min(read.range.end - read.range.start) };
+            let whole = good == read.range.end - read.range.start;
+            let reason = (!whole).then_some(Reason::Errno(5));
+            let before = passes.areas().left();
+            passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+            assert!(passes.areas().left() <= before);
+            dead |= passes.pass().0 == Pass::Scraping;
+        }
+        let left = passes.areas().left();
+        assert_eq!(passes.next_read(), Next::Dead);
+        assert_eq!(passes.areas().left(), left, "what was read became unread");
     }
 
     #[test]

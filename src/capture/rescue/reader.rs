@@ -69,8 +69,6 @@ impl End {
 
 /// A read that takes longer is told in the log.
 const SLOW: Duration = Duration::from_secs(1);
-/// So long small pieces are gathered.
-const LONG: Duration = Duration::from_millis(20);
 /// How often the map that people see is made anew.
 const SEEN: Duration = Duration::from_millis(300);
 /// How often a read is done again that failed for want of memory, and the pause between.
@@ -86,9 +84,9 @@ pub(super) struct Reader {
     pub found: SyncSender<Found>,
     /// How many reads may fail.
     pub max_errors: Option<u64>,
-    /// Small pieces that were read one beside the other and are not handed on yet, and since when.
-    pub run: Option<(u64, Vec<u8>)>,
-    pub run_began: Instant,
+    /// Small pieces that were read one beside the other and are not handed on yet. Whoever waits for the reader may take
+    /// them, with the lock held until all that was sent before is taken, too.
+    pub run: Arc<Mutex<Pieces>>,
 }
 
 /// Nobody listens any more.
@@ -117,9 +115,15 @@ impl Reader {
         let mut errors = 0;
         let mut pass = Pass::Finished;
         let mut seen: Option<Instant> = None;
+        let mut ending: Option<End> = None;
         loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(End::Stopped);
+            if ending.is_none() && self.stop.load(Ordering::Relaxed) {
+                ending = Some(End::Stopped);
+            }
+            // Errors that came last may have been the drive's end; before that is known they are not left as they are.
+            if ending.is_some() && !self.passes.settle() {
+                self.tell_changes()?;
+                return Ok(ending.take().unwrap_or(End::Stopped));
             }
             let next = self.passes.next_read();
             self.tell_changes()?;
@@ -149,8 +153,7 @@ impl Reader {
             if failed > errors {
                 errors = failed;
                 if self.max_errors.is_some_and(|most| errors > most) {
-                    self.tell_changes()?;
-                    return Ok(End::TooManyErrors);
+                    ending = Some(End::TooManyErrors);
                 }
             }
         }
@@ -167,7 +170,9 @@ impl Reader {
             return self.send(Found::Hole(hole.range)).map(Ok);
         }
         let mut buffer = self.shared.buffer(index(read.range.end - read.range.start));
-        let (good, reason) = match self.pread(&mut buffer, read.range.start) {
+        let outcome = self.pread(&mut buffer, read.range.start);
+        lock(&self.view).reading = None;
+        let (good, reason) = match outcome {
             Ok(outcome) => outcome,
             Err(end) => return Ok(Err(end)),
         };
@@ -192,7 +197,7 @@ impl Reader {
             buffer.set_len(index(good));
             self.hand_on(read.range.start, buffer)?;
         }
-        if failed || self.run_began.elapsed() >= LONG {
+        if failed {
             self.hand_on_run()?;
         }
         Ok(Ok(()))
@@ -260,26 +265,27 @@ impl Reader {
             self.hand_on_run()?;
             return self.send(Found::Bytes(start, buffer));
         }
-        match &mut self.run {
-            Some((from, bytes)) if *from / chunk == start / chunk && *from + bytes.len() as u64 == start => {
-                bytes.extend_from_slice(&buffer);
-            }
-            Some((from, bytes)) if *from / chunk == start / chunk && end == *from => {
+        let fits = lock(&self.run).as_ref().is_none_or(|(from, bytes)| {
+            *from / chunk == start / chunk && (*from + bytes.len() as u64 == start || end == *from)
+        });
+        if !fits {
+            self.hand_on_run()?;
+        }
+        match &mut *lock(&self.run) {
+            Some((from, bytes)) if end == *from => {
                 bytes.splice(0..0, buffer.iter().copied());
                 *from = start;
             }
-            _ => {
-                self.hand_on_run()?;
-                self.run = Some((start, buffer.to_vec()));
-                self.run_began = Instant::now();
-            }
+            Some((_, bytes)) => bytes.extend_from_slice(&buffer),
+            none => *none = Some((start, buffer.to_vec())),
         }
         self.shared.give_back(buffer, Vec::new());
         Ok(())
     }
 
     fn hand_on_run(&mut self) -> Result<(), Unheard> {
-        match self.run.take() {
+        let run = lock(&self.run).take();
+        match run {
             Some((start, bytes)) => self.send(Found::Bytes(start, bytes.into())),
             None => Ok(()),
         }
@@ -302,7 +308,14 @@ impl Reader {
     }
 
     fn send(&self, found: Found) -> Result<(), Unheard> {
-        self.found.send(found).map_err(|_| Unheard)
+        let start = Instant::now();
+        self.found.send(found).map_err(|_| Unheard)?;
+        // That nobody took it is not the disk's fault.
+        let waited = start.elapsed();
+        if waited > Duration::from_millis(1) {
+            lock(&self.view).last_good += waited;
+        }
+        Ok(())
     }
 }
 
@@ -314,6 +327,9 @@ fn place(read: &Read, took: Duration) -> Value {
     })
 }
 
-pub(super) fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
-    view.lock().unwrap_or_else(PoisonError::into_inner)
+/// Bytes that were read one beside the other, and where the first is.
+pub(super) type Pieces = Option<(u64, Vec<u8>)>;
+
+pub(super) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -118,10 +118,16 @@ impl Source {
         if !self.device {
             return std::fs::metadata(&self.path).is_ok();
         }
-        disk_facts(&self.path).is_ok_and(|now| {
-            (now.size, &now.serial, &now.sequence)
-                == (self.facts.size, &self.facts.serial, &self.facts.sequence)
-        })
+        let now = match disk_facts(&self.path) {
+            Ok(now) => now,
+            // A program that does not answer says nothing of the disk.
+            Err(e) => return cfg!(target_os = "macos") && e.kind == Kind::Failed,
+        };
+        let other = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+        // The serial number may have been told later than the disk was opened.
+        now.size == self.facts.size
+            && !other(&now.sequence, &self.facts.sequence)
+            && (now.sequence.is_some() || !other(&now.serial, &self.facts.serial))
     }
 }
 

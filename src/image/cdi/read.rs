@@ -38,6 +38,10 @@ pub struct CdiImage {
     bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
+    /// Where the records end that were taken in.
+    end: u64,
+    /// Whether a part of it was lost that is not the disk's bytes.
+    lost: bool,
 }
 
 /// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
@@ -46,10 +50,10 @@ pub(super) const MOST_UNCOMMITTED_MAPS: usize = 64;
 /// Opens the image in `input`.
 pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let nodes = CachedNodes::new(Arc::clone(&input));
-    let TakenIn { superblock, told, remarks, .. } = take_in(&input, &nodes)?;
+    let TakenIn { superblock, told, remarks, end, lost, .. } = take_in(&input, &nodes)?;
     let Told { index, mut bad, facts } = told;
     let bad = bad.settle().clone();
-    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks })
+    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks, end, lost })
 }
 
 /// All that an image's file says of the disk.
@@ -61,6 +65,8 @@ pub(super) struct TakenIn {
     /// The highest epoch of a record.
     pub epoch: u32,
     pub remarks: Vec<String>,
+    /// Whether a part of it was lost that is not the disk's bytes.
+    pub lost: bool,
 }
 
 /// Reads the newest superblock that is sound, what it points at, and the records that came after it.
@@ -75,7 +81,8 @@ pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error
     let bad = ChangingMap::new(read_map(input, &superblock)?);
     let told = Told { index: Index::new(geometry(&superblock), superblock.root), bad, facts };
     let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
-    let mut taken = TakenIn { superblock, told, end, epoch, remarks };
+    let lost = !remarks.is_empty();
+    let mut taken = TakenIn { superblock, told, end, epoch, remarks, lost };
     if superblock.state == STATE_ACQUIRING {
         taken.remarks.push("this image is unfinished: the making of it was interrupted, or goes on".into());
         roll_forward(input, nodes, &mut taken)?;
@@ -153,6 +160,7 @@ fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut TakenIn) -> Result<
         if let Err(e) = into.told.take(&record, nodes, input.len()) {
             let what = format!("what comes after byte {at} was left out, because it does not fit: {e}");
             into.remarks.push(what);
+            into.lost = true;
             break;
         }
         taken += 1;
@@ -221,6 +229,23 @@ impl Image for CdiImage {
 }
 
 impl CdiImage {
+    /// Whether something of it was lost that an image written anew would not have: facts, or sound records behind
+    /// damage, which are not taken in here.
+    pub fn has_more(&self) -> Result<bool, Error> {
+        if self.lost || self.superblock.state == STATE_COMPLETE {
+            return Ok(self.lost);
+        }
+        let mut walk = Walk::new(&self.input, self.superblock.salt.get(), self.end..self.input.len());
+        while let Some(step) = walk.step()? {
+            if let Step::Header(_, header) = step
+                && header.epoch.get() >= self.superblock.epoch.get()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The superblock that holds.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock

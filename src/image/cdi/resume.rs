@@ -13,10 +13,12 @@ use super::index::Geometry;
 use super::layout::*;
 use super::nodes::CachedNodes;
 use super::read::{MOST_UNCOMMITTED_MAPS, TakenIn, read_map, take_in};
+use super::record;
 use super::scan::Told;
+use super::scan::{Step, Walk};
 use super::store::Store;
 use super::superblock::{is_sound_in, superblocks};
-use super::write::{Writer, raw_range};
+use super::write::{MOST_HELD, RANGES_A_RECORD, Writer, raw_range};
 use crate::error::Error;
 use crate::image::bad::BadRange;
 use crate::image::facts::Facts;
@@ -24,6 +26,7 @@ use crate::image::input::Input;
 
 /// Room that is kept free behind the records, so that a full disk does not keep the last checkpoint from being
 /// written.
+#[derive(Debug, Clone, Copy)]
 pub struct Reserve {
     /// How much, in bytes.
     len: u64,
@@ -39,6 +42,38 @@ const STEP: u64 = 64 << 20;
 const MOST: u64 = 64 << 20;
 /// So many bytes of events are gathered before there is a checkpoint.
 const MOST_EVENTS: usize = 4 << 20;
+/// The longest event that is kept, in bytes.
+const LONGEST_EVENT: usize = 64 << 10;
+
+/// Takes in the bytes in sound records that lie behind damage: a crash may lose a part of what was written last, and not
+/// what was written after it. What such records say of the map is left out, for it may be of bytes that are lost.
+fn take_in_behind(
+    input: &Input,
+    salt: u64,
+    nodes: &CachedNodes,
+    told: &mut Told,
+    (end, epoch): (&mut u64, &mut u32),
+    remarks: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mut walk = Walk::new(input, salt, *end..input.len());
+    let mut taken = 0;
+    while let Some(step) = walk.step()? {
+        let Step::Header(at, header) = step else { continue };
+        let bytes = [RecordType::Data, RecordType::Same, RecordType::Fill].map(|kind| kind as u8);
+        if header.epoch.get() < *epoch || told.index.held() > MOST_HELD {
+            continue;
+        }
+        let Some(record) = record::with_payload(input, at, header)? else { continue };
+        if bytes.contains(&header.kind) && told.take(&record, nodes, input.len()).is_ok() {
+            taken += 1;
+        }
+        (*end, *epoch) = (header.next(at).min(input.len()), header.epoch.get());
+    }
+    if taken > 0 {
+        remarks.push(format!("{taken} records behind a damaged part were taken in"));
+    }
+    Ok(())
+}
 
 impl Writer {
     /// Goes on with the image in `input`, which is the file that `store` writes. Its state becomes "acquiring"; what a
@@ -49,7 +84,18 @@ impl Writer {
         path: &Path,
     ) -> Result<(Writer, Vec<String>), Error> {
         let nodes = CachedNodes::new(Arc::clone(input));
-        let TakenIn { mut superblock, told, end, epoch, mut remarks } = take_in(input, &nodes)?;
+        let TakenIn { mut superblock, mut told, mut end, mut epoch, mut remarks, .. } =
+            take_in(input, &nodes)?;
+        if superblock.state == STATE_ACQUIRING {
+            take_in_behind(
+                input,
+                superblock.salt.get(),
+                &nodes,
+                &mut told,
+                (&mut end, &mut epoch),
+                &mut remarks,
+            )?;
+        }
         let slot = crate::units::index(superblock.generation.get() % 2);
         let sound = superblocks(input)[slot].1.is_some_and(|s| is_sound_in(slot, &s));
         if !sound {
@@ -87,6 +133,8 @@ impl Writer {
             broken: false,
             reserve: None,
             earlier_hashes: earlier.0.zip(earlier.1),
+            events_dropped: 0,
+            in_checkpoint: false,
         };
         writer.store.cut(end).map_err(|e| writer.io_error("the image cannot be cut off", e))?;
         writer.sync()?;
@@ -130,7 +178,10 @@ impl Writer {
 
     /// Sees to it that `more` bytes can be written, and a checkpoint behind them.
     pub(super) fn make_room(&mut self, more: usize) -> Result<(), Error> {
-        let Some(Reserve { len, to, full }) = self.reserve else { return Ok(()) };
+        // A checkpoint is what the room is kept for.
+        let Some(Reserve { len, to, full }) = self.reserve.filter(|_| !self.in_checkpoint) else {
+            return Ok(());
+        };
         let least = self.end + more as u64 + len;
         // Once it is full, what was kept is used up.
         if to >= least || full {
@@ -154,12 +205,16 @@ impl Writer {
     }
 
     /// Writes down what is not finished in `range`, so that not only a checkpoint keeps it. After many times, or of
-    /// many ranges, that is a checkpoint all the same.
-    pub fn tell_map(&mut self, range: Range<u64>) -> Result<(), Error> {
+    /// many ranges, that is a checkpoint all the same; but not of a map so long that it would soon fill the disk: that
+    /// waits for the next checkpoint, and the answer is no.
+    pub fn tell_map(&mut self, range: Range<u64>) -> Result<bool, Error> {
         const MANY: usize = 1 << 12;
+        let all = self.bad.settle().ranges().len();
         let touching = self.bad.settle().touching(range.clone());
-        if touching.len() > MANY || self.uncommitted_maps + 1 >= MOST_UNCOMMITTED_MAPS {
-            return self.checkpoint();
+        // A checkpoint may have to write the whole map behind what was told, and readers count that, too.
+        let parts = all.div_ceil(RANGES_A_RECORD) + 1;
+        if touching.len() > MANY || self.uncommitted_maps + 1 + parts >= MOST_UNCOMMITTED_MAPS {
+            return if all > 4 * MANY { Ok(false) } else { self.checkpoint().map(|()| true) };
         }
         let cut = touching.iter().map(|r| {
             let mut cut = *r;
@@ -170,7 +225,8 @@ impl Writer {
         let payload = [0u64.as_bytes(), ranges.as_bytes()].concat();
         self.uncommitted_maps += 1;
         self.append_packed(RecordType::Map, range, &payload)?;
-        self.write_out()
+        self.write_out()?;
+        Ok(true)
     }
 
     /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
@@ -180,14 +236,23 @@ impl Writer {
     }
 
     /// Adds a line of events as another image has it.
+    /// What is longer than any event is left out.
     pub fn note_line(&mut self, line: &str) -> Result<(), Error> {
+        if line.is_empty() || line.len() > LONGEST_EVENT {
+            return Ok(());
+        }
         self.events.push_str(line);
         self.events.push('\n');
         if self.events.len() > MOST_EVENTS { self.checkpoint() } else { Ok(()) }
     }
 
     /// Adds to the events: an object with a time. They are written at the next checkpoint.
+    /// Beyond so many between two checkpoints they are only counted.
     pub fn note(&mut self, event: &serde_json::Value) {
+        if self.events.len() > MOST_EVENTS {
+            self.events_dropped += 1;
+            return;
+        }
         self.events.push_str(&event.to_string());
         self.events.push('\n');
     }
@@ -195,6 +260,10 @@ impl Writer {
     pub(super) fn write_events(&mut self) -> Result<(), Error> {
         if self.events.is_empty() {
             return Ok(());
+        }
+        if self.events_dropped > 0 {
+            self.events.push_str(&format!("{{\"event\":\"dropped\",\"count\":{}}}\n", self.events_dropped));
+            self.events_dropped = 0;
         }
         let before = self.superblock.events_at;
         let payload = [before.as_bytes(), self.events.as_bytes()].concat();

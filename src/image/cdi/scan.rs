@@ -170,7 +170,7 @@ pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(
         at = before;
     }
     for at in chain.into_iter().rev() {
-        decode_events(&record_at(at)?)?.1.lines().for_each(&mut *each);
+        decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()).for_each(&mut *each);
     }
     Ok(())
 }

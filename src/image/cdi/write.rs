@@ -46,7 +46,7 @@ pub const MOST_UNCOMMITTED: usize = 1 << 20;
 /// How much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
 /// How many ranges one MAP record holds at most.
-const RANGES_A_RECORD: usize = 1 << 18;
+pub(super) const RANGES_A_RECORD: usize = 1 << 18;
 
 /// An image that is being made.
 pub struct Writer {
@@ -72,6 +72,10 @@ pub struct Writer {
     /// What is kept free for the last checkpoint.
     pub(super) reserve: Option<Reserve>,
     pub(super) earlier_hashes: Option<(String, String)>,
+    /// How many events were only counted.
+    pub(super) events_dropped: u64,
+    /// Whether a checkpoint is being written.
+    pub(super) in_checkpoint: bool,
 }
 
 impl Writer {
@@ -113,6 +117,8 @@ impl Writer {
             broken: false,
             reserve: None,
             earlier_hashes: None,
+            events_dropped: 0,
+            in_checkpoint: false,
         };
         // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
         writer.checkpoint()?;
@@ -208,6 +214,13 @@ impl Writer {
 
     /// Makes everything so far count: after this, no crash can lose it.
     pub fn checkpoint(&mut self) -> Result<(), Error> {
+        self.in_checkpoint = true;
+        let result = self.write_checkpoint();
+        self.in_checkpoint = false;
+        result
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), Error> {
         self.write_nodes()?;
         if self.bad_written.as_ref() != Some(self.bad.settle()) {
             self.write_map()?;
@@ -221,7 +234,11 @@ impl Writer {
         }
         self.write_events()?;
         // The copy in the CHECKPOINT record says that the records end behind itself.
-        let generation = self.superblock.generation.get() + 1;
+        let generation = self.superblock.generation.get().checked_add(1).ok_or_else(|| {
+            Error::failed("no more checkpoints can be counted")
+                .at(&self.path)
+                .hint("'cdi compact' begins anew")
+        })?;
         self.superblock.generation = U64::new(generation);
         self.superblock.committed_end = U64::new(self.end + (HEADER_LEN + SUPERBLOCK_LEN) as u64);
         self.superblock = self.superblock.sealed();
