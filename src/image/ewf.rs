@@ -1,4 +1,4 @@
-//! Expert Witness images: EnCase (`.E01`), its older forms and SMART's (`.S01`).
+//! Expert Witness images: EnCase (`.E01`), in its newer and older forms.
 //!
 //! Facts: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
 //! images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the chunks of
@@ -22,9 +22,9 @@ use crate::units::index;
 /// EnCase's images.
 pub const FORMAT: Format = Format {
     name: "ewf",
-    summary: "EnCase and SMART images (E01, S01) with all their segments",
+    summary: "EnCase images (E01) with all their segments",
     integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole where they were stored",
-    suffixes: &["e01", "s01"],
+    suffixes: &["e01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,
 };
@@ -252,14 +252,16 @@ impl Gathered {
     fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
         let len = section.data.end - at;
-        // EnCase's has 1052 bytes, SMART's 94.
-        let (len, long) = if len >= 1052 { (1052, true) } else { (94, false) };
+        if len < 1052 {
+            return flaw(at, "this is an image by SMART (S01); only EnCase's form (E01) is read");
+        }
+        let len = 1052;
         let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
         if adler32(&bytes[..len - 4]) != u32_at(&bytes, len - 4) {
             return flaw(at, "the checksum of the section about the disk is wrong");
         }
         let (per_chunk, sector) = (u32_at(&bytes, 8), u32_at(&bytes, 12));
-        let sectors = if long { u64_at(&bytes, 16) } else { u32_at(&bytes, 16).into() };
+        let sectors = u64_at(&bytes, 16);
         let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {

@@ -5,6 +5,7 @@ mod alive;
 pub mod areas;
 pub mod passes;
 mod plan;
+mod pool;
 pub mod rate;
 mod reader;
 pub mod source;
@@ -14,27 +15,25 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::buffer::Buffer;
 use super::hash::hash;
-use super::pack::{Bytes, Shared, pack};
+use super::pack::{Bytes, Shared};
 use super::sink::Sink;
 use super::{Made, Options};
 use crate::disk::{BadPolicy, Disk};
 use crate::error::{Error, Kind};
-use crate::image::cdi::index::Geometry;
 use crate::image::cdi::write::Writer;
-use crate::image::codec::Packer;
 use crate::image::facts::rfc3339;
 use crate::image::{self, OpenOptions};
 use crate::parallel;
 use passes::{Passes, Plan};
+use pool::Pool;
 pub use reader::End;
 use reader::{Found, Pieces, Reader, lock};
 use source::Source;
@@ -209,37 +208,6 @@ fn read_back(path: &Path, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Res
 enum Pending {
     Packing(Receiver<Bytes>),
     Found(Found),
-}
-
-/// Threads that pack.
-struct Pool {
-    jobs: Sender<(u64, Buffer, SyncSender<Bytes>)>,
-}
-
-impl Pool {
-    fn start(shared: &Arc<Shared>, geometry: Geometry) -> Result<Pool, Error> {
-        let (jobs, queue) = channel::<(u64, Buffer, SyncSender<Bytes>)>();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..shared.options.threads {
-            let (shared, queue) = (Arc::clone(shared), Arc::clone(&queue));
-            parallel::spawn("pack", move || {
-                let mut packer: Option<Packer> = None;
-                loop {
-                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((start, raw, back)) = job else { return };
-                    let _ = back.send(pack(geometry, &shared, &mut packer, start, raw));
-                }
-            })?;
-        }
-        Ok(Pool { jobs })
-    }
-
-    fn pack(&self, start: u64, raw: Buffer) -> Receiver<Bytes> {
-        let (back, result) = sync_channel(1);
-        // Without a worker the receiver finds nobody, and says so.
-        let _ = self.jobs.send((start, raw, back));
-        result
-    }
 }
 
 struct Run<'a> {
