@@ -1,0 +1,232 @@
+//! The sections of an EWF image's segments, walked over once.
+
+use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table, flaw, u32_at, u64_at};
+use crate::error::{Error, Flaw};
+use crate::image::bad::{BadRange, MOST_RANGES, Status};
+use crate::image::codec::{adler32, inflate};
+use crate::image::facts::Facts;
+use crate::image::input::Input;
+use crate::image::{FileNo, LONGEST_CHUNK};
+use crate::units::index;
+
+/// A section of a segment.
+struct Section {
+    file: FileNo,
+    name: String,
+    /// Where its payload is.
+    data: std::ops::Range<u64>,
+}
+
+/// What is gathered while the sections are walked over.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub tables: Vec<Table>,
+    pub chunks: u64,
+    /// Where the last "sectors" section ends, until its table comes.
+    sectors_end: Option<u64>,
+    pub media: Option<Media>,
+    pub facts: Facts,
+    pub ranges: Vec<BadRange>,
+    pub remarks: Vec<String>,
+}
+
+pub(super) struct Media {
+    pub sectors: u64,
+    pub sector: u32,
+    pub chunk: u64,
+}
+
+impl Gathered {
+    /// Walks over a segment's sections. Whether there is another segment.
+    pub(super) fn segment(&mut self, input: &Input, file: FileNo, number: u32) -> Result<bool, Error> {
+        let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
+        if !header.starts_with(MAGIC) {
+            return flaw(0, "this is not a segment of an EWF image");
+        }
+        let is = u32::from(u16::from_le_bytes([header[9], header[10]]));
+        if is != number {
+            let error = Error::from(Flaw::at(9, format!("this is segment {is}, and not segment {number}")));
+            return Err(if number == 1 { error.hint("name the first segment") } else { error });
+        }
+        let mut at = HEADER;
+        loop {
+            let head = input.bytes_of(file, at, SECTION, "a section")?;
+            if adler32(&head[..SECTION - 4]) != u32_at(&head, SECTION - 4) {
+                return flaw(at, "the checksum of this section's head is wrong");
+            }
+            let name: String = head[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+            let (next, size) = (u64_at(&head, 16), u64_at(&head, 24));
+            let start = at + SECTION as u64;
+            // Some programs leave the size out.
+            let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
+            let last = next == at || name == "done" || name == "next";
+            let limit = if last { input.len_of(file) } else { next.min(input.len_of(file)) };
+            self.section(
+                input,
+                &Section { file, name: name.clone(), data: start..end.min(limit).max(start) },
+            )?;
+            if last {
+                return Ok(name == "next");
+            }
+            if next < start {
+                return flaw(at, format!("the section behind '{name}' cannot begin at byte {next}"));
+            }
+            at = next;
+        }
+    }
+
+    fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        match section.name.as_str() {
+            "volume" | "disk" => self.volume(input, section)?,
+            "header" | "header2" => {
+                // Some programs write the same twice; that nothing can be made of it is no reason to refuse the disk.
+                if let Some(text) = self.text(input, section) {
+                    self.told(&text);
+                }
+            }
+            "sectors" => self.sectors_end = Some(section.data.end),
+            "table" => self.table(input, section)?,
+            "table2" => {
+                if let Some(table) = self.tables.last_mut().filter(|t| t.file == section.file) {
+                    table.copy = Some(section.data.start + 24);
+                }
+            }
+            "error2" => self.errors(input, section)?,
+            "hash" | "digest" => {
+                let bytes = input.bytes_of(section.file, section.data.start, 36, "the hashes");
+                if let Ok(bytes) = bytes {
+                    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+                    self.facts.more.insert("md5_stored".into(), hex(&bytes[..16]).into());
+                    if section.name == "digest" && bytes[16..36].iter().any(|b| *b != 0) {
+                        self.facts.more.insert("sha1_stored".into(), hex(&bytes[16..36]).into());
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.data.start;
+        let len = section.data.end - at;
+        if len < 1052 {
+            return flaw(at, "this is an image by SMART (S01); only EnCase's form (E01) is read");
+        }
+        let len = 1052;
+        let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
+        if adler32(&bytes[..len - 4]) != u32_at(&bytes, len - 4) {
+            return flaw(at, "the checksum of the section about the disk is wrong");
+        }
+        let (per_chunk, sector) = (u32_at(&bytes, 8), u32_at(&bytes, 12));
+        let sectors = u64_at(&bytes, 16);
+        let chunk = u64::from(per_chunk) * u64::from(sector);
+        let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
+        if size.is_none() {
+            return flaw(at, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
+        }
+        if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
+            return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
+        }
+        self.media = Some(Media { sectors, sector, chunk });
+        Ok(())
+    }
+
+    fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.data.start;
+        let head = input.bytes_of(section.file, at, 24, "a table")?;
+        let count = u32_at(&head, 0);
+        if adler32(&head[..20]) != u32_at(&head, 20) {
+            return flaw(at, "the checksum of a table's head is wrong");
+        }
+        if count > MOST_ENTRIES {
+            return flaw(at, format!("a table of {count} chunks cannot be"));
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        // Older forms keep the chunks behind the table, in the same section.
+        let end = self.sectors_end.take().unwrap_or(section.data.end);
+        self.tables.push(Table {
+            first: self.chunks,
+            count,
+            file: section.file,
+            entries: at + 24,
+            copy: None,
+            base: u64_at(&head, 8),
+            end,
+        });
+        self.chunks += u64::from(count);
+        Ok(())
+    }
+
+    fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.data.start;
+        let head = input.bytes_of(section.file, at, 520, "the list of read errors")?;
+        let count = u32_at(&head, 0) as usize;
+        if adler32(&head[..516]) != u32_at(&head, 516) {
+            return flaw(at, "the checksum of the list of read errors is wrong");
+        }
+        if count > MOST_RANGES {
+            return flaw(at, format!("a list of {count} read errors is too long"));
+        }
+        let entries = input.bytes_of(section.file, at + 520, count * 8 + 4, "the list of read errors")?;
+        if adler32(&entries[..count * 8]) != u32_at(&entries, count * 8) {
+            return flaw(at + 520, "the checksum of the list of read errors is wrong");
+        }
+        // In sectors for now: their size may be told later.
+        self.ranges = entries[..count * 8]
+            .chunks_exact(8)
+            .map(|e| {
+                let first = u64::from(u32_at(e, 0));
+                BadRange::new(first..first + u64::from(u32_at(e, 4)), Status::Suspect)
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The text of a header section: zlib, of UTF-16 in "header2".
+    fn text(&self, input: &Input, section: &Section) -> Option<String> {
+        let len =
+            usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= LONGEST_TEXT)?;
+        let packed = input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
+        let bytes = inflate(&packed, LONGEST_TEXT)?;
+        if section.name == "header" {
+            return Some(bytes.iter().map(|b| char::from(*b)).collect());
+        }
+        let units: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        Some(String::from_utf16_lossy(&units))
+    }
+
+    /// Takes in what the text says: a line of names and a line of values, behind "main".
+    fn told(&mut self, text: &str) {
+        let mut lines =
+            text.lines().map(|l| l.trim_start_matches('\u{feff}')).skip_while(|l| *l != "main").skip(1);
+        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return };
+        for (name, value) in names.split('\t').zip(values.split('\t')).filter(|(_, v)| !v.trim().is_empty()) {
+            let more = match name {
+                "md" => {
+                    self.facts.model = Some(value.into());
+                    continue;
+                }
+                "sn" => {
+                    self.facts.serial = Some(value.into());
+                    continue;
+                }
+                "t" => {
+                    self.facts.notes = vec![value.into()];
+                    continue;
+                }
+                "c" => "case_number",
+                "n" => "evidence_number",
+                "a" => "description",
+                "e" => "examiner",
+                "av" => "acquired_with",
+                "ov" => "acquired_on",
+                "m" => "acquired",
+                _ => continue,
+            };
+            self.facts.more.insert(more.into(), value.into());
+        }
+    }
+}
