@@ -13,6 +13,8 @@ use crate::common::{Lab, Need, Random, corpus, disk, run};
 pub const TESTS: &[Test] = &[
     ("samples_read_as_their_makers_say", &[Need::Corpus], samples),
     ("what_qemu_img_makes_reads_the_same", &[Need::Program("qemu-img"), Need::Program("qemu-io")], qemu),
+    ("a_difference_shows_its_parent_below", &[Need::Program("qemu-img")], difference),
+    ("a_damaged_table_has_a_copy", &[Need::Program("ewfacquire")], table_copy),
     ("what_ewfacquire_makes_reads_the_same", &[Need::Program("ewfacquire")], ewfacquire),
     ("pieces_of_a_raw_image_are_one_disk", &[], pieces),
     ("only_what_lies_beside_an_image_is_read", &[Need::Program("qemu-img")], gate),
@@ -122,6 +124,84 @@ fn qemu() {
     run("qemu-img", ["snapshot", "-c", "before"].into_iter().map(str::to_owned).chain([path("0.qcow2")]));
     let info = lab.cdi(["info", "--json", "0.qcow2"]).ends(0).json();
     assert_eq!(info["facts"]["snapshots"][0], "before");
+}
+
+/// The one's complement of the sum of all bytes, with the checksum's own taken for zeros, put in its place.
+fn vhd_sum(bytes: &mut [u8], at: usize) {
+    bytes[at..at + 4].fill(0);
+    let sum = !bytes.iter().fold(0u32, |sum, b| sum.wrapping_add(u32::from(*b)));
+    bytes[at..at + 4].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A differencing VHD by hand, for nothing at hand makes one: a block of which every third sector is its own, and one
+/// that it does not have.
+fn difference() {
+    let lab = Lab::new();
+    let mut truth = disk(4 << 20);
+    lab.write("disk.raw", &truth);
+    let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
+    run("qemu-img", ["convert", "-O", "vpc", "-o", "force_size=on", &path("disk.raw"), &path("parent.vhd")]);
+    let parent = fs::read(lab.path("parent.vhd")).unwrap();
+    let mut footer = parent[parent.len() - 512..].to_vec();
+    let uuid = footer[68..84].to_vec();
+    footer[16..24].copy_from_slice(&512u64.to_be_bytes());
+    footer[60..64].copy_from_slice(&4u32.to_be_bytes());
+    footer[68] ^= 1;
+    vhd_sum(&mut footer, 64);
+    let mut header = vec![0; 1024];
+    header[..8].copy_from_slice(b"cxsparse");
+    header[16..24].copy_from_slice(&1536u64.to_be_bytes());
+    header[28..32].copy_from_slice(&2u32.to_be_bytes());
+    header[32..36].copy_from_slice(&(2u32 << 20).to_be_bytes());
+    header[40..56].copy_from_slice(&uuid);
+    let name: Vec<u8> = "C:\\disks\\parent.vhd".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    header[64..64 + name.len()].copy_from_slice(&name);
+    vhd_sum(&mut header, 36);
+    let mut table = vec![0xFF; 512];
+    table[..4].copy_from_slice(&4u32.to_be_bytes());
+    let (mut bitmap, mut block) = (vec![0u8; 512], vec![0xEE; 2 << 20]);
+    for sector in (0..4096).step_by(3) {
+        bitmap[sector / 8] |= 0x80 >> (sector % 8);
+        block[sector * 512..][..512].fill(sector as u8);
+        truth[sector * 512..][..512].fill(sector as u8);
+    }
+    lab.write("child.vhd", [&footer[..], &header, &table, &bitmap, &block, &footer].concat());
+    lab.cdi(["extract", "child.vhd", "out.raw"]).ends(0);
+    assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+    // Another disk of the same name is not its parent.
+    run("qemu-img", ["convert", "-O", "vpc", "-o", "force_size=on", &path("disk.raw"), &path("parent.vhd")]);
+    let ran = lab.cdi(["info", "child.vhd"]).ends(3);
+    assert!(ran.err.contains("its identity is another"), "{}", ran.err);
+}
+
+/// With either of a table's two places damaged an E01 reads as before; with both it is an error.
+fn table_copy() {
+    let lab = Lab::new();
+    let truth = disk(1 << 20);
+    let raw = lab.write("disk.raw", &truth);
+    let target = lab.path("e").to_str().unwrap().to_owned();
+    run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", raw.to_str().unwrap()]);
+    let whole = fs::read(lab.path("e.E01")).unwrap();
+    let section = |name: &[u8]| {
+        let place =
+            whole.windows(16).position(|w| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0));
+        place.unwrap() + 76
+    };
+    let (table, copy) = (section(b"table"), section(b"table2"));
+    let out = |places: &[usize]| {
+        let mut bytes = whole.clone();
+        places.iter().for_each(|at| bytes[*at] ^= 0x10);
+        let file = lab.write("broken.E01", &bytes);
+        let opened = open(&file, &OpenOptions::default()).ok()?;
+        let mut all = vec![0; truth.len()];
+        Disk::new(opened, Options::default()).read_at(&mut all, 0).ok().map(|()| all == truth)
+    };
+    // The number of entries in the head, and an entry behind it.
+    for at in [0, 24] {
+        assert_eq!(out(&[table + at]), Some(true), "the table at {at}");
+        assert_eq!(out(&[copy + at]), Some(true), "its copy at {at}");
+        assert_eq!(out(&[table + at, copy + at]), None, "both at {at}");
+    }
 }
 
 fn ewfacquire() {

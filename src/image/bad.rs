@@ -132,8 +132,8 @@ pub const MOST_RANGES: usize = 1 << 22;
 
 impl BadBlocks {
     /// A map in which everything is finished.
-    pub fn none() -> BadBlocks {
-        BadBlocks::default()
+    pub const fn none() -> BadBlocks {
+        BadBlocks { ranges: Vec::new() }
     }
 
     /// A map of `ranges` in any order. Where they overlap, the less processed status holds, so that nothing is

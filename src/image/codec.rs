@@ -19,12 +19,12 @@ pub enum Codec {
     Zlib = 128,
     /// A zlib stream that may have no end: as much of it as fills the chunk. Not in a `.cdimg`.
     ZlibUnended = 129,
+    /// The same of a bare deflate stream. Not in a `.cdimg`.
+    DeflateUnended = 133,
     /// iBored's run lengths. Not in a `.cdimg`.
     IBoredRunLength = 130,
     /// A zlib stream with its checksum, and anything behind it. Not in a `.cdimg`.
     ZlibPadded = 131,
-    /// A bare deflate stream, and anything behind what fills the chunk. Not in a `.cdimg`.
-    DeflatePadded = 133,
     /// A zstd frame, and anything behind it. Not in a `.cdimg`.
     ZstdPadded = 134,
     /// Not packed; the Adler-32 of the bytes behind them. Not in a `.cdimg`.
@@ -41,7 +41,7 @@ impl Codec {
     pub fn name(self) -> &'static str {
         match self {
             Codec::Stored | Codec::StoredAdler32 => "stored",
-            Codec::Deflate | Codec::DeflatePadded => "deflate",
+            Codec::Deflate | Codec::DeflateUnended => "deflate",
             Codec::Zstd | Codec::ZstdPadded => "zstd",
             Codec::Zlib | Codec::ZlibUnended | Codec::ZlibPadded => "zlib",
             Codec::IBoredRunLength => "run-length",
@@ -56,7 +56,7 @@ impl Codec {
             | Codec::Zlib
             | Codec::ZlibUnended
             | Codec::ZlibPadded
-            | Codec::DeflatePadded
+            | Codec::DeflateUnended
             | Codec::ZstdPadded
             | Codec::IBoredRunLength => (0..=0, 0),
             Codec::Deflate => (1..=9, 6),
@@ -111,12 +111,6 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             out.copy_from_slice(bytes);
             Ok(())
         }
-        Codec::DeflatePadded => {
-            let mut inflate = Decompress::new(false);
-            // Some programs write no end behind a full chunk; what comes behind is none of ours.
-            let _ = inflate.decompress(packed, out, FlushDecompress::Finish);
-            if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
-        }
         Codec::Deflate | Codec::Zlib | Codec::ZlibPadded => {
             let mut inflate = Decompress::new(codec != Codec::Deflate);
             let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
@@ -124,8 +118,8 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             let whole = inflate.total_out() == out.len() as u64 && all_read;
             if status == Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
         }
-        Codec::ZlibUnended => {
-            let mut inflate = Decompress::new(true);
+        Codec::ZlibUnended | Codec::DeflateUnended => {
+            let mut inflate = Decompress::new(codec == Codec::ZlibUnended);
             // An error behind the last byte that is wanted is none of ours.
             let _ = inflate.decompress(packed, out, FlushDecompress::None);
             if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::bad::BadBlocks;
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
+use super::fields::le64;
 use super::input::Input;
 use super::{Extent, Format, Image, LONGEST_CHUNK, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
@@ -49,7 +49,6 @@ struct IBored {
     method: Method,
     /// Whether a chunk has its length before it: since version 2.
     lengths: bool,
-    bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
 }
@@ -69,7 +68,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         2 => Method::RunLength,
         other => return Err(fail(0x5C, format!("compression method {other} is not known"))),
     };
-    let number = |at: usize| header[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    let number = |at: usize| le64(&header, at);
     let (size, chunk, table) = (number(0x60), number(0x68), number(0x80));
     if size == 0 || i64::try_from(size).is_err() {
         return Err(fail(0x60, format!("a disk of {size} bytes cannot be")));
@@ -111,8 +110,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
             ),
         }
     }
-    let (lengths, bad) = (version >= 2, BadBlocks::none());
-    Ok(Box::new(IBored { input, size, chunk, table, method, lengths, bad, facts, remarks }))
+    Ok(Box::new(IBored { input, size, chunk, table, method, lengths: version >= 2, facts, remarks }))
 }
 
 impl IBored {
@@ -177,10 +175,6 @@ impl Image for IBored {
             sum: Sum::None,
         };
         Ok(Extent { disk, origin: Origin::Packed(packed) })
-    }
-
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
     }
 
     fn facts(&self) -> &Facts {

@@ -9,6 +9,7 @@ pub mod changing;
 pub mod codec;
 pub mod ewf;
 pub mod facts;
+mod fields;
 pub mod iboredimg;
 pub mod input;
 pub mod mapfile;
@@ -36,8 +37,12 @@ pub trait Image: Send + Sync {
     /// The run of disk bytes around `offset` (which must be less than [`Image::size`]) and where it comes from.
     fn map(&self, offset: u64) -> Result<Extent, ReadError>;
 
-    /// What could not be read of the disk when the image was made, and what was not tried.
-    fn bad(&self) -> &BadBlocks;
+    /// What could not be read of the disk when the image was made, and what was not tried. Most formats have no place
+    /// for that.
+    fn bad(&self) -> &BadBlocks {
+        static NONE: BadBlocks = BadBlocks::none();
+        &NONE
+    }
 
     /// What is known about the disk and about how the image was made.
     fn facts(&self) -> &Facts;

@@ -19,7 +19,7 @@ const MOST: usize = 1 << 22;
 
 /// The other files of an image, in the order in which its format asked for them.
 pub(super) struct Parts {
-    /// The image's own path, and further folders in which parents may lie.
+    /// The image's own path.
     image: PathBuf,
     known: RwLock<Vec<Part>>,
     open: Mutex<LruCache<u32, Arc<File>>>,

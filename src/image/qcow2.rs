@@ -6,12 +6,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::bad::BadBlocks;
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
+use super::fields::{be32, be64, flaw};
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
-use crate::error::{Error, Flaw, ReadError};
+use crate::error::{Error, ReadError};
 
 /// QEMU's images.
 pub const FORMAT: Format = Format {
@@ -59,24 +59,12 @@ struct Qcow2 {
     backing: Option<Layer>,
 }
 
-struct Opened {
+/// An image and what lies below it.
+struct Chain {
     input: Arc<Input>,
     top: Qcow2,
-    bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
-}
-
-fn flaw<T>(at: u64, what: impl Into<String>) -> Result<T, Error> {
-    Err(Flaw::at(at, what).into())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_be_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b))
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -92,18 +80,18 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         remarks.push(format!("the image has {} internal snapshots, which are not shown", snapshots.len()));
         facts.more.insert("snapshots".into(), snapshots.into());
     }
-    Ok(Box::new(Opened { input, top, bad: BadBlocks::none(), facts, remarks }))
+    Ok(Box::new(Chain { input, top, facts, remarks }))
 }
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Qcow2, Error> {
     let header = input.bytes_of(file, 0, 104, "the header")?;
-    let version = u32_at(&header, 4);
+    let version = be32(&header, 4);
     if !(2..=3).contains(&version) {
         return flaw(4, format!("version {version} is not known; versions 2 and 3 are"));
     }
     let (features, header_len) =
-        if version == 3 { (u64_at(&header, 72), u64::from(u32_at(&header, 100))) } else { (0, 72) };
-    if u32_at(&header, 32) != 0 {
+        if version == 3 { (be64(&header, 72), u64::from(be32(&header, 100))) } else { (0, 72) };
+    if be32(&header, 32) != 0 {
         return flaw(32, "the image is encrypted; that is not read");
     }
     if features & DATA_FILE != 0 {
@@ -118,14 +106,14 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     }
     let codec = if features & COMPRESSION != 0 {
         match input.bytes_of(file, 104, 1, "the compression type")?[0] {
-            0 => Codec::DeflatePadded,
+            0 => Codec::DeflateUnended,
             1 => Codec::ZstdPadded,
             other => return flaw(104, format!("compression type {other} is not known")),
         }
     } else {
-        Codec::DeflatePadded
+        Codec::DeflateUnended
     };
-    let (cluster_bits, size) = (u32_at(&header, 20), u64_at(&header, 24));
+    let (cluster_bits, size) = (be32(&header, 20), be64(&header, 24));
     if !(9..=21).contains(&cluster_bits) {
         return flaw(20, format!("clusters of 2^{cluster_bits} bytes cannot be"));
     }
@@ -136,7 +124,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     if size == 0 || i64::try_from(size).is_err() {
         return flaw(24, format!("a disk of {size} bytes cannot be"));
     }
-    let (l1, l1_len) = (u64_at(&header, 40), u64::from(u32_at(&header, 36)));
+    let (l1, l1_len) = (be64(&header, 40), u64::from(be32(&header, 36)));
     let covered = 1u64 << (2 * cluster_bits - if subclusters { 4 } else { 3 });
     if l1_len < size.div_ceil(covered) {
         return flaw(36, format!("a table of {l1_len} entries is too short for a disk of {size} bytes"));
@@ -157,7 +145,7 @@ fn backing(
     depth: usize,
     remarks: &mut Vec<String>,
 ) -> Result<Option<Layer>, Error> {
-    let (at, len) = (u64_at(header, 8), u32_at(header, 16));
+    let (at, len) = (be64(header, 8), be32(header, 16));
     if at == 0 {
         return Ok(None);
     }
@@ -197,7 +185,7 @@ fn backing_format(input: &Input, file: FileNo, header_len: u64) -> Result<Option
     // Extensions lie within the first cluster, which has at most 2 MiB.
     while at < 2 << 20 {
         let Ok(head) = input.bytes_of(file, at, 8, "a header extension") else { return Ok(None) };
-        let (kind, len) = (u32_at(&head, 0), u32_at(&head, 4));
+        let (kind, len) = (be32(&head, 0), be32(&head, 4));
         match kind {
             0 => return Ok(None),
             BACKING_FORMAT if len <= 64 => {
@@ -213,12 +201,12 @@ fn backing_format(input: &Input, file: FileNo, header_len: u64) -> Result<Option
 /// The names of the internal snapshots, as far as they can be read.
 fn snapshots(input: &Input) -> Vec<String> {
     let Ok(header) = input.bytes(60, 12, "the list of snapshots") else { return Vec::new() };
-    let (count, mut at) = (u32_at(&header, 0).min(MOST_SNAPSHOTS), u64_at(&header, 4));
+    let (count, mut at) = (be32(&header, 0).min(MOST_SNAPSHOTS), be64(&header, 4));
     let mut names = Vec::new();
     for _ in 0..count {
         let Ok(head) = input.bytes(at, 40, "a snapshot") else { break };
         let length = |at: usize| u64::from(u16::from_be_bytes([head[at], head[at + 1]]));
-        let (id, name, extra) = (length(12), length(14), u64::from(u32_at(&head, 36)));
+        let (id, name, extra) = (length(12), length(14), u64::from(be32(&head, 36)));
         let Some(name_at) = at.checked_add(40 + extra + id) else { break };
         let Ok(bytes) = input.bytes(name_at, usize::try_from(name).unwrap_or(0), "a snapshot's name") else {
             break;
@@ -364,17 +352,13 @@ fn cut(extent: Extent, offset: u64, end: u64) -> Extent {
     Extent { disk: extent.disk.start.max(offset)..extent.disk.end.min(end), origin }
 }
 
-impl Image for Opened {
+impl Image for Chain {
     fn size(&self) -> u64 {
         self.top.size
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
     }
 
     fn facts(&self) -> &Facts {

@@ -88,9 +88,10 @@ fn parts(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
     Ok(parts)
 }
 
-/// Whether a suffix is the first of a series.
+/// Whether a suffix is the first of a series: a number or the first letters, of those that say raw.
 fn is_first(suffix: &str) -> bool {
-    matches!(suffix, "000" | "001" | "0000" | "0001" | "00001" | "aa" | "aaa")
+    let counts = suffix.bytes().all(|b| b.is_ascii_digit()) || suffix.bytes().all(|b| b == b'a');
+    counts && FORMAT.suffixes.contains(&suffix)
 }
 
 /// The suffix behind this one: `001`, `002` …; `aa`, `ab`, … `az`, `ba`, … None behind the last.

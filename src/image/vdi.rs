@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use super::bad::BadBlocks;
 use super::facts::Facts;
+use super::fields::{flaw, le32, le64};
 use super::input::Input;
 use super::{Extent, Format, Image, OpenOptions, Origin};
 use crate::error::{Error, Flaw, ReadError};
+use crate::units::index;
 
 /// VDI images.
 pub const FORMAT: Format = Format {
@@ -27,6 +28,9 @@ const HEADER: usize = 512;
 const UNUSED: u32 = u32::MAX;
 const ZERO: u32 = u32::MAX - 1;
 
+/// In how many blocks of a file doubles are looked for: 64 TiB of blocks of the usual size.
+const MOST_CHECKED: u64 = 1 << 26;
+
 struct Vdi {
     input: Arc<Input>,
     size: u64,
@@ -34,55 +38,53 @@ struct Vdi {
     table: u64,
     data: u64,
     block: u64,
-    bad: BadBlocks,
     facts: Facts,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let header = input.bytes(0, HEADER, "the header")?;
-    let fail = |at: u64, what: String| Err(Flaw::at(at, what).into());
-    let u32_at = |at: usize| header[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
     if header[64..68] != MAGIC {
-        return fail(64, "this is not a VDI image".into());
+        return flaw(64, "this is not a VDI image");
     }
-    let version = u32_at(68);
+    let version = le32(&header, 68);
     if version >> 16 != 1 {
-        return fail(
+        return flaw(
             68,
             format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
         );
     }
-    match u32_at(76) {
+    match le32(&header, 76) {
         1 | 2 => {}
         4 => {
-            return fail(
+            return flaw(
                 76,
-                "this is a difference to another image, and a VDI does not tell which file that is".into(),
+                "this is a difference to another image, and a VDI does not tell which file that is",
             );
         }
-        kind => return fail(76, format!("image type {kind} is not known")),
+        kind => return flaw(76, format!("image type {kind} is not known")),
     }
-    let size = header[368..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-    let (table, data) = (u64::from(u32_at(340)), u64::from(u32_at(344)));
-    let (block, extra, count) = (u64::from(u32_at(376)), u32_at(380), u64::from(u32_at(384)));
+    let size = le64(&header, 368);
+    let (table, data) = (u64::from(le32(&header, 340)), u64::from(le32(&header, 344)));
+    let (block, extra, count) =
+        (u64::from(le32(&header, 376)), le32(&header, 380), u64::from(le32(&header, 384)));
     if size == 0 || i64::try_from(size).is_err() {
-        return fail(368, format!("a disk of {size} bytes cannot be"));
+        return flaw(368, format!("a disk of {size} bytes cannot be"));
     }
     if !block.is_power_of_two() || !(512..=1 << 30).contains(&block) || extra != 0 {
-        return fail(376, format!("blocks of {block} bytes with {extra} more are not read"));
+        return flaw(376, format!("blocks of {block} bytes with {extra} more are not read"));
     }
     if count < size.div_ceil(block) {
-        return fail(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
+        return flaw(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
     }
     if table.checked_add(count * 4).is_none_or(|end| end > input.len()) {
-        return fail(340, format!("the table of blocks at byte {table} does not lie in the file"));
+        return flaw(340, format!("the table of blocks at byte {table} does not lie in the file"));
     }
     let facts = Facts {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Facts::default()
     };
-    Ok(Box::new(Vdi { input, size, table, data, block, bad: BadBlocks::none(), facts }))
+    Ok(Box::new(Vdi { input, size, table, data, block, facts }))
 }
 
 impl Image for Vdi {
@@ -107,26 +109,29 @@ impl Image for Vdi {
         Ok(Extent { disk, origin: Origin::Stored { file: Input::MAIN, at } })
     }
 
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
     fn facts(&self) -> &Facts {
         &self.facts
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         // Two places of the disk in one block of the file: one of them is not right.
-        let count = self.size.div_ceil(self.block);
-        let mut seen = std::collections::HashSet::new();
-        for n in 0..count.min(1 << 24) {
+        // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
+        let blocks = self.input.len() / self.block + 1;
+        if blocks > MOST_CHECKED {
+            return;
+        }
+        let mut seen = vec![false; index(blocks)];
+        for at in (0..self.size.div_ceil(self.block)).map(|n| self.table + n * 4) {
             let mut entry = [0; 4];
-            let at = self.table + n * 4;
-            if self.input.read_exact_at(Input::MAIN, &mut entry, at).is_err() {
-                return;
+            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {
+                return report(
+                    Flaw::at(at, format!("the table of blocks: {e}")),
+                    "the rest was not looked at",
+                );
             }
             let entry = u32::from_le_bytes(entry);
-            if entry < ZERO && !seen.insert(entry) {
+            if entry < ZERO && seen.get_mut(entry as usize).is_some_and(|seen| std::mem::replace(seen, true))
+            {
                 let what = format!("block {entry} of the file is used twice");
                 report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
             }

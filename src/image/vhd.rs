@@ -7,8 +7,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::bad::BadBlocks;
 use super::facts::Facts;
+use super::fields::{be32, be64, flaw};
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin};
 use crate::error::{Error, Flaw, ReadError};
@@ -58,21 +58,8 @@ struct Blocks {
 struct Vhd {
     input: Arc<Input>,
     top: Layer,
-    bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
-}
-
-fn flaw<T>(at: u64, what: impl Into<String>) -> Result<T, Error> {
-    Err(Flaw::at(at, what).into())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_be_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b))
 }
 
 /// The one's complement of the sum of all bytes but those of the checksum itself.
@@ -89,7 +76,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Facts::default()
     };
-    Ok(Box::new(Vhd { input, top, bad: BadBlocks::none(), facts, remarks }))
+    Ok(Box::new(Vhd { input, top, facts, remarks }))
 }
 
 /// The footer, or where that is damaged the copy at the start.
@@ -97,7 +84,7 @@ fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64
     let last = input.len_of(file).saturating_sub(FOOTER as u64);
     let sound = |at: u64| {
         let bytes = input.bytes_of(file, at, FOOTER, "the footer").ok()?;
-        (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == u32_at(&bytes, 64)).then_some((at, bytes))
+        (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == be32(&bytes, 64)).then_some((at, bytes))
     };
     match sound(last) {
         Some(footer) => Ok(footer),
@@ -113,7 +100,7 @@ fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
     let (at, footer) = footer(input, file, remarks)?;
-    let (version, size) = (u32_at(&footer, 12), u64_at(&footer, 48));
+    let (version, size) = (be32(&footer, 12), be64(&footer, 48));
     if version >> 16 != 1 {
         return flaw(
             at + 12,
@@ -125,7 +112,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     }
     let uuid = *footer[68..].first_chunk().unwrap_or(&[0; 16]);
     let layer = |blocks, parent| Layer { file, uuid, size, blocks, parent };
-    match u32_at(&footer, 60) {
+    match be32(&footer, 60) {
         2 => {
             if size > at {
                 return flaw(
@@ -136,9 +123,9 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
             Ok(layer(None, None))
         }
         kind @ (3 | 4) => {
-            let header_at = u64_at(&footer, 16);
+            let header_at = be64(&footer, 16);
             let header = input.bytes_of(file, header_at, HEADER, "the header of a dynamic disk")?;
-            if !header.starts_with(b"cxsparse") || checksum(&header, 36) != u32_at(&header, 36) {
+            if !header.starts_with(b"cxsparse") || checksum(&header, 36) != be32(&header, 36) {
                 return flaw(header_at, "the header of the dynamic disk is damaged");
             }
             let blocks = blocks(input, file, header_at, &header, size)?;
@@ -151,8 +138,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
 }
 
 fn blocks(input: &Input, file: FileNo, at: u64, header: &[u8], size: u64) -> Result<Blocks, Error> {
-    let (table, count, len) =
-        (u64_at(header, 16), u64::from(u32_at(header, 28)), u64::from(u32_at(header, 32)));
+    let (table, count, len) = (be64(header, 16), u64::from(be32(header, 28)), u64::from(be32(header, 32)));
     if !len.is_power_of_two() || !(SECTOR..=1 << 30).contains(&len) {
         return flaw(at + 32, format!("blocks of {len} bytes cannot be"));
     }
@@ -264,10 +250,6 @@ impl Image for Vhd {
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
     }
 
     fn facts(&self) -> &Facts {

@@ -16,6 +16,7 @@ use lru::LruCache;
 use super::bad::{BadBlocks, BadRange, Status};
 use super::codec::{Codec, Sum, adler32};
 use super::facts::Facts;
+use super::fields::{flaw, le32};
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
@@ -71,18 +72,6 @@ struct Ewf {
     bad: BadBlocks,
     facts: Facts,
     remarks: Vec<String>,
-}
-
-fn flaw<T>(at: u64, what: impl Into<String>) -> Result<T, Error> {
-    Err(Flaw::at(at, what).into())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -174,7 +163,7 @@ impl Ewf {
         let len = table.count as usize * 4;
         let mut bytes = vec![0; len + 4];
         self.input.read_exact_at(table.file, &mut bytes, at)?;
-        if adler32(&bytes[..len]) != u32_at(&bytes, len) {
+        if adler32(&bytes[..len]) != le32(&bytes, len) {
             return Err(ReadError::Corrupt { at });
         }
         // EnCase 6.7 let offsets grow into the bit that says "compressed"; from there on nothing is.
@@ -182,7 +171,7 @@ impl Ewf {
         let mut chunks: Vec<(u64, bool)> = bytes[..len]
             .chunks_exact(4)
             .map(|e| {
-                let entry = u32_at(e, 0);
+                let entry = le32(e, 0);
                 overflown |= entry & !COMPRESSED < before;
                 before = if overflown { 0 } else { entry & !COMPRESSED };
                 let offset = if overflown { entry } else { entry & !COMPRESSED };

@@ -1,10 +1,11 @@
 //! The sections of an EWF image's segments, walked over once.
 
-use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table, flaw, u32_at, u64_at};
+use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
 use crate::image::codec::{adler32, inflate};
 use crate::image::facts::Facts;
+use crate::image::fields::{flaw, le32, le64};
 use crate::image::input::Input;
 use crate::image::{FileNo, LONGEST_CHUNK};
 use crate::units::index;
@@ -24,6 +25,8 @@ pub(super) struct Gathered {
     pub chunks: u64,
     /// Where the last "sectors" section ends, until its table comes.
     sectors_end: Option<u64>,
+    /// What is wrong with a table whose copy has not come yet.
+    damaged: Option<Error>,
     pub media: Option<Media>,
     pub facts: Facts,
     pub ranges: Vec<BadRange>,
@@ -51,11 +54,11 @@ impl Gathered {
         let mut at = HEADER;
         loop {
             let head = input.bytes_of(file, at, SECTION, "a section")?;
-            if adler32(&head[..SECTION - 4]) != u32_at(&head, SECTION - 4) {
+            if adler32(&head[..SECTION - 4]) != le32(&head, SECTION - 4) {
                 return flaw(at, "the checksum of this section's head is wrong");
             }
             let name: String = head[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
-            let (next, size) = (u64_at(&head, 16), u64_at(&head, 24));
+            let (next, size) = (le64(&head, 16), le64(&head, 24));
             let start = at + SECTION as u64;
             // Some programs leave the size out.
             let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
@@ -76,6 +79,12 @@ impl Gathered {
     }
 
     fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        if section.name == "table2" && self.damaged.take().is_some() {
+            return self.table(input, section);
+        }
+        if let Some(e) = self.damaged.take() {
+            return Err(e);
+        }
         match section.name.as_str() {
             "volume" | "disk" => self.volume(input, section)?,
             "header" | "header2" => {
@@ -85,7 +94,8 @@ impl Gathered {
                 }
             }
             "sectors" => self.sectors_end = Some(section.data.end),
-            "table" => self.table(input, section)?,
+            // Its copy may stand in for it.
+            "table" => self.damaged = self.table(input, section).err(),
             "table2" => {
                 if let Some(table) = self.tables.last_mut().filter(|t| t.file == section.file) {
                     table.copy = Some(section.data.start + 24);
@@ -115,11 +125,11 @@ impl Gathered {
         }
         let len = 1052;
         let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
-        if adler32(&bytes[..len - 4]) != u32_at(&bytes, len - 4) {
+        if adler32(&bytes[..len - 4]) != le32(&bytes, len - 4) {
             return flaw(at, "the checksum of the section about the disk is wrong");
         }
-        let (per_chunk, sector) = (u32_at(&bytes, 8), u32_at(&bytes, 12));
-        let sectors = u64_at(&bytes, 16);
+        let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
+        let sectors = le64(&bytes, 16);
         let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {
@@ -135,8 +145,8 @@ impl Gathered {
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
         let head = input.bytes_of(section.file, at, 24, "a table")?;
-        let count = u32_at(&head, 0);
-        if adler32(&head[..20]) != u32_at(&head, 20) {
+        let count = le32(&head, 0);
+        if adler32(&head[..20]) != le32(&head, 20) {
             return flaw(at, "the checksum of a table's head is wrong");
         }
         if count > MOST_ENTRIES {
@@ -153,7 +163,7 @@ impl Gathered {
             file: section.file,
             entries: at + 24,
             copy: None,
-            base: u64_at(&head, 8),
+            base: le64(&head, 8),
             end,
         });
         self.chunks += u64::from(count);
@@ -163,23 +173,23 @@ impl Gathered {
     fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
         let head = input.bytes_of(section.file, at, 520, "the list of read errors")?;
-        let count = u32_at(&head, 0) as usize;
-        if adler32(&head[..516]) != u32_at(&head, 516) {
+        let count = le32(&head, 0) as usize;
+        if adler32(&head[..516]) != le32(&head, 516) {
             return flaw(at, "the checksum of the list of read errors is wrong");
         }
         if count > MOST_RANGES {
             return flaw(at, format!("a list of {count} read errors is too long"));
         }
         let entries = input.bytes_of(section.file, at + 520, count * 8 + 4, "the list of read errors")?;
-        if adler32(&entries[..count * 8]) != u32_at(&entries, count * 8) {
+        if adler32(&entries[..count * 8]) != le32(&entries, count * 8) {
             return flaw(at + 520, "the checksum of the list of read errors is wrong");
         }
         // In sectors for now: their size may be told later.
         self.ranges = entries[..count * 8]
             .chunks_exact(8)
             .map(|e| {
-                let first = u64::from(u32_at(e, 0));
-                BadRange::new(first..first + u64::from(u32_at(e, 4)), Status::Suspect)
+                let first = u64::from(le32(e, 0));
+                BadRange::new(first..first + u64::from(le32(e, 4)), Status::Suspect)
             })
             .collect();
         Ok(())
