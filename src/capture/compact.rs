@@ -4,6 +4,7 @@
 use std::num::NonZero;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -13,20 +14,18 @@ use crate::error::{Error, ReadError};
 use crate::image::cdi::layout::{RawEntry, STATE_COMPLETE};
 use crate::image::cdi::read::CdiImage;
 use crate::image::cdi::write::{NewImage, Store, Writer};
-use crate::image::codec::{Codec, Packer};
+use crate::image::codec::{Codec, Packer, unpack};
 use crate::image::input::Input;
 use crate::image::{Extent, Image, Opened, Origin, Packed};
 use crate::units::index;
 
 /// How many chunks are remembered to find those that are shared.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
-/// So much of the image is written before there is a checkpoint, in bytes.
-const CHECKPOINT_EVERY: u64 = 256 << 20;
 
 /// Writes `image` anew into `store`. `step` is told of each few bytes of the disk that are done, and may end it all
 /// with an error. Gives the length of the new file in bytes.
 pub fn compact(
-    input: &std::sync::Arc<Input>,
+    input: &Arc<Input>,
     image: CdiImage,
     store: Box<dyn Store>,
     path: &Path,
@@ -54,11 +53,8 @@ pub fn compact(
     })?;
     noted?;
     super::rescue::note(&mut writer, "compacted", serde_json::json!({ "tool": super::TOOL }));
-    let opened = Opened {
-        image: Box::new(image),
-        input: std::sync::Arc::clone(input),
-        format: &crate::image::cdi::FORMAT,
-    };
+    let opened =
+        Opened { image: Box::new(image), input: Arc::clone(input), format: &crate::image::cdi::FORMAT };
     let options = Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() };
     let disk = Disk::new(opened, options);
     let mut copy = Copy {
@@ -68,7 +64,6 @@ pub fn compact(
         packed: LruCache::new(REMEMBERED),
         packer: Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
             .map_err(|e| Error::failed("zstd does not work").because(e))?,
-        checkpoint_at: CHECKPOINT_EVERY,
     };
     copy.all(u64::from(old.chunk_size.get()), step)?;
     if old.state == STATE_COMPLETE { copy.writer.finish() } else { copy.writer.leave() }
@@ -82,7 +77,6 @@ struct Copy<'a> {
     /// Runs that were packed anew, by the BLAKE3 of their bytes.
     packed: LruCache<[u8; 32], RawEntry>,
     packer: Packer,
-    checkpoint_at: u64,
 }
 
 impl Copy<'_> {
@@ -117,10 +111,6 @@ impl Copy<'_> {
                     end
                 }
             };
-            if self.writer.end() >= self.checkpoint_at {
-                self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
-                self.writer.checkpoint()?;
-            }
             step(done - at)?;
             at = done;
         }
@@ -142,8 +132,7 @@ impl Copy<'_> {
         read.map_err(|e| self.damaged(at, e))?;
         // What is not right must not get a right checksum.
         let mut bytes = vec![0; packed.unpacked as usize];
-        let right = packed.sum.holds(&stored)
-            && crate::image::codec::unpack(packed.codec, &stored, &mut bytes).is_ok();
+        let right = packed.sum.holds(&stored) && unpack(packed.codec, &stored, &mut bytes).is_ok();
         if !right {
             return Err(self.damaged(at, ReadError::Corrupt { at: packed.at }));
         }

@@ -104,7 +104,6 @@ pub fn create(
         |done: Done| {
             let len = done.disk.end - done.disk.start;
             sink.take(done)?;
-            sink.checkpoint_if_due()?;
             step(len)
         },
     )?;

@@ -21,11 +21,13 @@ use crate::image::cdi::nodes::check_entry;
 use crate::image::cdi::read;
 use crate::image::cdi::record::{self, Record};
 use crate::image::cdi::scan::{Step, Walk, decode_events, decode_facts, decode_map};
+use crate::image::cdi::superblock::check_disk;
 use crate::image::cdi::write::{NewImage, Writer};
 use crate::image::codec::{Codec, unpack};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 use crate::image::{Image, Origin};
+use crate::units::SECTOR;
 
 /// What came of a repair.
 #[derive(Debug, Clone, Default)]
@@ -50,10 +52,11 @@ pub struct Repaired {
     pub image_bytes: u64,
 }
 
+/// How many records of parts of sectors are taken in: each adds two pieces to a chunk, which has at most 2,048 sectors,
+/// and may have 4,096 pieces.
+const MOST_PARTS: u32 = 1000;
 /// How many payloads are remembered to find those that are shared.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
-/// So much of the image is written before there is a checkpoint, in bytes.
-const CHECKPOINT_EVERY: u64 = 256 << 20;
 
 /// Puts together what is left of the image in `input`, into `file`, which is empty and at `path`. `step` is told how far
 /// in the old file it is, and may end it all with an error.
@@ -80,11 +83,10 @@ pub fn repair(
     let mut salvage = Salvage {
         input,
         geometry: new.geometry,
-        sector: crate::units::SECTOR,
+        parts: 0,
         writer,
         known: LruCache::new(REMEMBERED),
         epoch: 0,
-        checkpoint_at: CHECKPOINT_EVERY,
         repaired: Repaired::default(),
     };
     salvage.take_all(head.salt.get(), step)?;
@@ -122,7 +124,7 @@ pub fn repair(
 fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<Superblock, Error> {
     let parse = |at: u64| {
         let bytes = input.bytes(at, SUPERBLOCK_LEN, "a superblock").ok()?;
-        Superblock::read_from_bytes(&bytes).ok().filter(is_usable)
+        Superblock::read_from_bytes(&bytes).ok().filter(|s| s.is_sound() && check_disk(s).is_ok())
     };
     let slots = SUPERBLOCK_AT.into_iter().filter_map(parse);
     if let Some(newest) = slots.max_by_key(|s| s.generation.get()) {
@@ -162,20 +164,6 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
         })
 }
 
-/// Whether what a superblock says of the disk can be.
-fn is_usable(s: &Superblock) -> bool {
-    let chunk = s.chunk_size.get();
-    s.is_sound()
-        && s.version.get() == VERSION
-        && s.must_understand.get() == 0
-        && s.salt.get() != 0
-        && (1..=i64::MAX as u64).contains(&s.disk_size.get())
-        && chunk.is_power_of_two()
-        && (CHUNK_LEAST..=CHUNK_MOST).contains(&chunk)
-        && is_sector_size(s.logical_sector.get())
-        && is_sector_size(s.physical_sector.get())
-}
-
 /// What the map calls finished, and the index has no bytes for.
 fn lost(image: &read::CdiImage) -> Result<Vec<Range<u64>>, Error> {
     let (size, mut at) = (image.size(), 0);
@@ -202,13 +190,12 @@ fn lost(image: &read::CdiImage) -> Result<Vec<Range<u64>>, Error> {
 struct Salvage<'a> {
     input: &'a Input,
     geometry: Geometry,
-    /// The logical sector size in bytes.
-    sector: u32,
+    /// How many records of parts of sectors were taken in.
+    parts: u32,
     writer: Writer,
     /// Payloads of the old image, and where they are in the new one.
     known: LruCache<(u64, u64), RawEntry>,
     epoch: u32,
-    checkpoint_at: u64,
     repaired: Repaired,
 }
 
@@ -237,10 +224,6 @@ impl Salvage<'_> {
                     step(at)?;
                 }
             }
-            if self.writer.end() >= self.checkpoint_at {
-                self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
-                self.writer.checkpoint()?;
-            }
         }
         Ok(())
     }
@@ -249,10 +232,13 @@ impl Salvage<'_> {
     fn take(&mut self, record: &Record) -> Result<bool, Error> {
         let h = &record.header;
         let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
-        // Whole sectors, the last one perhaps short: so a chunk never has more pieces than a reader takes.
-        let sector = u64::from(self.sector);
-        let whole = |at: u64| at.is_multiple_of(sector) || at == self.geometry.disk_size;
-        let inside = disk.end <= self.geometry.disk_size && whole(disk.start) && whole(disk.end);
+        // Parts of sectors come from damaged images of other formats, now and then. Of more of them a chunk could have
+        // more pieces than a reader takes.
+        let whole = |at: u64| at.is_multiple_of(u64::from(SECTOR)) || at == self.geometry.disk_size;
+        if !(whole(disk.start) && whole(disk.end)) {
+            self.parts += 1;
+        }
+        let inside = disk.end <= self.geometry.disk_size && self.parts <= MOST_PARTS;
         let within_chunk = inside
             && !disk.is_empty()
             && self.geometry.chunk_of(disk.start) == self.geometry.chunk_of(disk.end - 1);

@@ -10,9 +10,6 @@ use crate::image::bad::{BadRange, Reason, Status};
 use crate::image::cdi::write::Writer;
 use crate::image::codec::{Codec, Packer};
 
-/// The bytes of a checkpoint: so much is at risk while an image is made, at most.
-const CHECKPOINT_EVERY: u64 = 256 << 20;
-
 pub(super) struct Sink<'a> {
     pub writer: Writer,
     /// As long as everything comes in the order of the disk.
@@ -20,14 +17,12 @@ pub(super) struct Sink<'a> {
     shared: &'a Shared,
     packer: Option<Packer>,
     pub made: Made,
-    checkpoint_at: u64,
 }
 
 impl<'a> Sink<'a> {
     pub(super) fn new(writer: Writer, shared: &'a Shared) -> Sink<'a> {
-        let checkpoint_at = writer.end() + CHECKPOINT_EVERY;
         let hashes = Some(Hashes::new());
-        Sink { writer, hashes, shared, packer: None, made: Made::default(), checkpoint_at }
+        Sink { writer, hashes, shared, packer: None, made: Made::default() }
     }
 
     /// The writer, what was made, and the hashes if all of the disk came in order.
@@ -137,14 +132,6 @@ impl<'a> Sink<'a> {
         let entry = self.writer.put_data(start, length(raw)?, codec, stored)?;
         self.shared.set_entry(name, entry);
         Ok(())
-    }
-
-    pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Error> {
-        if self.writer.end() < self.checkpoint_at {
-            return Ok(());
-        }
-        self.checkpoint_at = self.writer.end() + CHECKPOINT_EVERY;
-        self.writer.checkpoint()
     }
 }
 

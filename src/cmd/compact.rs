@@ -31,7 +31,8 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.remarks().iter().for_each(|r| ui.remark(r));
     if image.has_more()? {
-        let what = "something in it is damaged, and records that are sound lie behind: they would be lost";
+        let what =
+            "something in it is damaged, and an image written anew would have less of it than there is";
         return Err(Error::bad_image(what).at(path).hint("'cdi repair' saves them; nothing was changed"));
     }
     let (size, before) = (image.size(), input.len());

@@ -344,8 +344,7 @@ impl Run<'_> {
     }
 
     fn take_bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
-        self.sink.bytes(bytes)?;
-        self.sink.checkpoint_if_due()
+        self.sink.bytes(bytes)
     }
 
     fn take(&mut self, found: Found) -> Result<(), Error> {

@@ -1,14 +1,16 @@
 //! Our own format, `.cdimg`: specified in `docs/FORMAT.md`.
 
+mod checkpoint;
 pub mod index;
 pub mod layout;
 pub mod nodes;
 pub mod read;
 pub mod record;
+mod reserve;
 pub mod resume;
 pub mod scan;
 pub mod store;
-mod superblock;
+pub mod superblock;
 pub mod write;
 
 pub use read::FORMAT;

@@ -50,7 +50,10 @@ pub(super) const MOST_UNCOMMITTED_MAPS: usize = 64;
 /// Opens the image in `input`.
 pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let nodes = CachedNodes::new(Arc::clone(&input));
-    let TakenIn { superblock, told, remarks, end, lost, .. } = take_in(&input, &nodes)?;
+    let TakenIn { superblock, told, mut remarks, end, lost, .. } = take_in(&input, &nodes)?;
+    if superblock.state == STATE_ACQUIRING {
+        remarks.insert(0, "this image is unfinished: the making of it was interrupted, or goes on".into());
+    }
     let Told { index, mut bad, facts } = told;
     let bad = bad.settle().clone();
     Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks, end, lost })
@@ -74,17 +77,17 @@ pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error
     let mut remarks = Vec::new();
     let superblock = choose(input, &mut remarks)?;
     check(&superblock, input)?;
+    let mut lost = false;
     let facts = read_facts(input, &superblock).unwrap_or_else(|e| {
         remarks.push(format!("the facts about the disk are lost: {e}"));
+        lost = true;
         Facts::default()
     });
     let bad = ChangingMap::new(read_map(input, &superblock)?);
     let told = Told { index: Index::new(geometry(&superblock), superblock.root), bad, facts };
     let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
-    let lost = !remarks.is_empty();
     let mut taken = TakenIn { superblock, told, end, epoch, remarks, lost };
     if superblock.state == STATE_ACQUIRING {
-        taken.remarks.push("this image is unfinished: the making of it was interrupted, or goes on".into());
         roll_forward(input, nodes, &mut taken)?;
     }
     agree(&mut taken.told.facts, &superblock)?;

@@ -69,10 +69,9 @@ pub(super) fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superbl
     }
 }
 
-/// Checks what a sound superblock says.
-pub(super) fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
-    let slot = SUPERBLOCK_AT[(s.generation.get() % 2) as usize];
-    let fail = |field: usize, what: String| Err(Flaw::at(slot + field as u64, what).into());
+/// Checks what a sound superblock says of the disk and of itself.
+pub fn check_disk(s: &Superblock) -> Result<(), Error> {
+    let fail = |field: usize, what: String| Err(Flaw::at(place(s) + field as u64, what).into());
     let version = s.version.get();
     if version == 0 || version > VERSION {
         let what =
@@ -117,6 +116,18 @@ pub(super) fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
             return fail(field, format!("a sector size of {sector} bytes cannot be"));
         }
     }
+    Ok(())
+}
+
+/// Where a superblock belongs.
+fn place(s: &Superblock) -> u64 {
+    SUPERBLOCK_AT[index(s.generation.get() % 2)]
+}
+
+/// Checks what a sound superblock says, also of the file.
+pub(super) fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
+    check_disk(s)?;
+    let fail = |field: usize, what: String| Err(Flaw::at(place(s) + field as u64, what).into());
     let end = s.committed_end.get();
     if end > input.len() {
         let missing = human(end - input.len());

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::index::{Geometry, Index, NodeToWrite};
+use super::index::{Geometry, Index};
 use super::layout::*;
 use super::record::{Head, encode};
-use super::resume::Reserve;
+use super::reserve::{Reserve, means_full};
 pub use super::store::Store;
 use super::store::Written;
+use super::superblock::geometry;
 use crate::error::{Error, Kind, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
 use crate::image::changing::ChangingMap;
 use crate::image::codec::{Codec, Packer};
 use crate::image::facts::Facts;
@@ -45,8 +46,6 @@ pub const MOST_HELD: usize = 24 << 20;
 pub const MOST_UNCOMMITTED: usize = 1 << 20;
 /// How much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
-/// How many ranges one MAP record holds at most.
-pub(super) const RANGES_A_RECORD: usize = 1 << 18;
 
 /// An image that is being made.
 pub struct Writer {
@@ -60,6 +59,8 @@ pub struct Writer {
     pub(super) facts_written: Option<Facts>,
     /// Events that are not in the file yet: lines of JSON.
     pub(super) events: String,
+    /// How many events were only counted.
+    pub(super) events_dropped: u64,
     /// Records since the last checkpoint, and how many of them are MAP records.
     pub(super) uncommitted: usize,
     pub(super) uncommitted_maps: usize,
@@ -71,9 +72,8 @@ pub struct Writer {
     pub(super) broken: bool,
     /// What is kept free for the last checkpoint.
     pub(super) reserve: Option<Reserve>,
+    /// The hashes of an image that is gone on with, as they were.
     pub(super) earlier_hashes: Option<(String, String)>,
-    /// How many events were only counted.
-    pub(super) events_dropped: u64,
     /// Whether a checkpoint is being written.
     pub(super) in_checkpoint: bool,
 }
@@ -100,30 +100,36 @@ impl Writer {
             root: RawEntry::UNREAD,
             ..blank_superblock()
         };
-        let mut writer = Writer {
+        let mut writer = Writer::of(store, path, superblock, facts);
+        writer.bad.set(BadRange::new(0..size, Status::NonTried));
+        // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
+        writer.checkpoint()?;
+        writer.checkpoint()?;
+        Ok(writer)
+    }
+
+    /// A writer that has not written anything yet behind what `superblock` speaks of.
+    pub(super) fn of(store: Box<dyn Store>, path: &Path, superblock: Superblock, facts: Facts) -> Writer {
+        Writer {
             store,
             path: path.to_owned(),
             superblock,
-            index: Index::new(new.geometry, RawEntry::UNREAD),
-            bad: ChangingMap::new(BadBlocks::from_unsorted([BadRange::new(0..size, Status::NonTried)])),
+            index: Index::new(geometry(&superblock), superblock.root),
+            bad: ChangingMap::default(),
             bad_written: None,
             facts,
             facts_written: None,
             events: String::new(),
+            events_dropped: 0,
             uncommitted: 0,
             uncommitted_maps: 0,
             end: RECORDS_AT,
             buffer: Vec::new(),
             broken: false,
             reserve: None,
-            earlier_hashes: None,
-            events_dropped: 0,
             in_checkpoint: false,
-        };
-        // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
-        writer.checkpoint()?;
-        writer.checkpoint()?;
-        Ok(writer)
+            earlier_hashes: None,
+        }
     }
 
     /// Where the next record begins: the length of the file so far, in bytes.
@@ -134,6 +140,26 @@ impl Writer {
     /// The map as it is now.
     pub fn bad(&mut self) -> &BadBlocks {
         self.bad.settle()
+    }
+
+    /// The sizes of the disk and its chunks.
+    pub fn geometry(&self) -> Geometry {
+        self.index.geometry()
+    }
+
+    /// The logical and the physical sector size, in bytes.
+    pub fn sectors(&self) -> (u32, u32) {
+        (self.superblock.logical_sector.get(), self.superblock.physical_sector.get())
+    }
+
+    /// The facts as they are now.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The hashes (BLAKE3, SHA-256) that the image had before it was gone on with. They hold as long as no bytes come.
+    pub fn earlier_hashes(&self) -> Option<(String, String)> {
+        self.earlier_hashes.clone()
     }
 
     /// Says what is known about the disk from now on. It is written at the next checkpoint.
@@ -203,120 +229,18 @@ impl Writer {
         self.check_map()
     }
 
-    pub(super) fn check_map(&mut self) -> Result<(), Error> {
+    /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
+    pub fn replace_map(&mut self, range: Range<u64>, ranges: &[BadRange]) -> Result<(), Error> {
+        self.bad.replace(range, ranges);
+        self.check_map()
+    }
+
+    fn check_map(&mut self) -> Result<(), Error> {
         if self.bad.settle().ranges().len() > MOST_RANGES {
             let what =
                 format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
             return Err(Error::failed(what).at(&self.path));
         }
-        Ok(())
-    }
-
-    /// Makes everything so far count: after this, no crash can lose it.
-    pub fn checkpoint(&mut self) -> Result<(), Error> {
-        self.in_checkpoint = true;
-        let result = self.write_checkpoint();
-        self.in_checkpoint = false;
-        result
-    }
-
-    fn write_checkpoint(&mut self) -> Result<(), Error> {
-        self.write_nodes()?;
-        if self.bad_written.as_ref() != Some(self.bad.settle()) {
-            self.write_map()?;
-        }
-        if self.facts_written.as_ref() != Some(&self.facts) {
-            self.superblock.facts_at = U64::new(self.end);
-            let json = serde_json::to_vec(&self.facts)
-                .map_err(|e| Error::failed("the facts cannot be written").because(e))?;
-            self.append_packed(RecordType::Facts, 0..0, &json)?;
-            self.facts_written = Some(self.facts.clone());
-        }
-        self.write_events()?;
-        // The copy in the CHECKPOINT record says that the records end behind itself.
-        let generation = self.superblock.generation.get().checked_add(1).ok_or_else(|| {
-            Error::failed("no more checkpoints can be counted")
-                .at(&self.path)
-                .hint("'cdi compact' begins anew")
-        })?;
-        self.superblock.generation = U64::new(generation);
-        self.superblock.committed_end = U64::new(self.end + (HEADER_LEN + SUPERBLOCK_LEN) as u64);
-        self.superblock = self.superblock.sealed();
-        let head = Head {
-            kind: RecordType::Checkpoint,
-            codec: Codec::Stored,
-            unpacked: len32(SUPERBLOCK_LEN),
-            disk_at: 0,
-            disk_len: self.superblock.disk_size.get(),
-            detail: 0,
-        };
-        let copy = self.superblock;
-        self.append(ENTRY_UNREAD, head, copy.as_bytes())?;
-        self.write_out()?;
-        self.sync()?;
-        let slot = SUPERBLOCK_AT[(generation % 2) as usize];
-        self.store
-            .write_all_at(copy.as_bytes(), slot)
-            .map_err(|e| self.io_error("the superblock cannot be written", e))?;
-        (self.uncommitted, self.uncommitted_maps) = (0, 0);
-        self.sync()
-    }
-
-    /// The last checkpoint: the image is complete. Gives the length of the file in bytes.
-    pub fn finish(mut self) -> Result<u64, Error> {
-        self.superblock.state = STATE_COMPLETE;
-        self.checkpoint()?;
-        self.give_back();
-        Ok(self.end)
-    }
-
-    fn checkpoint_if_much(&mut self) -> Result<(), Error> {
-        let much = self.index.held() > MOST_HELD || self.uncommitted >= MOST_UNCOMMITTED / 2;
-        if much { self.checkpoint() } else { Ok(()) }
-    }
-
-    fn write_nodes(&mut self) -> Result<(), Error> {
-        let geometry = self.index.geometry();
-        let mut index = std::mem::replace(&mut self.index, Index::new(geometry, RawEntry::UNREAD));
-        let root = index.flush(&mut |node: NodeToWrite<'_>| {
-            let entry_kind = if node.kind == RecordType::Node { ENTRY_NODE } else { ENTRY_PIECES };
-            let head = Head {
-                kind: node.kind,
-                codec: Codec::Stored,
-                unpacked: len32(node.bytes.len()),
-                disk_at: node.disk.start,
-                disk_len: node.disk.end - node.disk.start,
-                detail: node.level.into(),
-            };
-            self.append(entry_kind, head, node.bytes)
-        });
-        // A tree of which only a part was written is of no use.
-        self.broken |= root.is_err();
-        self.superblock.root = root?;
-        self.index = index;
-        // Nodes are read back from the file when they change again.
-        self.write_out()
-    }
-
-    fn write_map(&mut self) -> Result<(), Error> {
-        let size = self.superblock.disk_size.get();
-        let (mut before, mut start) = (0u64, 0);
-        let ranges: Vec<RawRange> = self.bad.settle().ranges().iter().map(raw_range).collect();
-        let parts = ranges.chunks(RANGES_A_RECORD).count();
-        for (i, part) in ranges.chunks(RANGES_A_RECORD).enumerate() {
-            let last = part.last().map_or(size, |r| r.start.get() + r.len.get());
-            let stop = if i + 1 == parts { size } else { last };
-            let payload = [before.as_bytes(), part.as_bytes()].concat();
-            before = self.end;
-            self.append_packed(RecordType::Map, start..stop, &payload)?;
-            start = stop;
-        }
-        self.superblock.map_at = U64::new(before);
-        if ranges.is_empty() && self.bad_written.is_some() {
-            // For whoever reads the records in order: what an earlier map called bad is finished now.
-            self.append_packed(RecordType::Map, 0..size, 0u64.as_bytes())?;
-        }
-        self.bad_written = Some(self.bad.settle().clone());
         Ok(())
     }
 
@@ -341,7 +265,7 @@ impl Writer {
     }
 
     /// Appends a record and gives the entry of `entry_kind` that names its payload.
-    fn append(&mut self, entry_kind: u8, head: Head, payload: &[u8]) -> Result<RawEntry, Error> {
+    pub(super) fn append(&mut self, entry_kind: u8, head: Head, payload: &[u8]) -> Result<RawEntry, Error> {
         if self.broken {
             return Err(Error::failed("nothing more can be written after a failed sync").at(&self.path));
         }
@@ -387,10 +311,7 @@ impl Writer {
     }
 
     pub(super) fn io_error(&self, what: &str, e: io::Error) -> Error {
-        let full = matches!(
-            e.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-        );
+        let full = means_full(&e);
         let error = Error::new(Kind::Failed, what).at(&self.path).because(e);
         if full { error.hint("make room, or put the image on another file system") } else { error }
     }
@@ -401,25 +322,8 @@ impl Writer {
 }
 
 /// The length of something that is known to be short.
-fn len32(len: usize) -> u32 {
+pub(super) fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
-}
-
-pub(super) fn raw_range(r: &BadRange) -> RawRange {
-    let (reason_kind, reason) = match r.reason {
-        None => (REASON_NONE, U32::ZERO),
-        Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno)),
-        Some(Reason::Sense { key, asc, ascq }) => (REASON_SENSE, U32::from_bytes([key, asc, ascq, 0])),
-    };
-    RawRange {
-        start: U64::new(r.start),
-        len: U64::new(r.len()),
-        status: r.status as u8,
-        tries: r.tries,
-        reason_kind,
-        zero: 0,
-        reason,
-    }
 }
 
 /// The superblock in `bytes`, for tests that look into a file.
