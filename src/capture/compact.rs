@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::new_image;
+use super::rescue::event;
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, ReadError};
 use crate::image::cdi::layout::{RawEntry, STATE_COMPLETE};
@@ -52,7 +53,7 @@ pub fn compact(
         }
     })?;
     noted?;
-    super::rescue::note(&mut writer, "compacted", serde_json::json!({ "tool": super::TOOL }));
+    writer.note(&event("compacted", serde_json::json!({ "tool": super::TOOL })));
     let opened =
         Opened { image: Box::new(image), input: Arc::clone(input), format: &crate::image::cdi::FORMAT };
     let options = Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() };

@@ -12,7 +12,7 @@ use lru::LruCache;
 use zerocopy::FromBytes;
 
 use super::new_image;
-use super::rescue::note;
+use super::rescue::event;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
 use crate::image::cdi::index::Geometry;
@@ -113,7 +113,7 @@ pub fn repair(
     }
     writer.set_facts(facts);
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
-    note(&mut writer, "repaired", serde_json::json!({ "tool": super::TOOL, "lost_bytes": lost }));
+    writer.note(&event("repaired", serde_json::json!({ "tool": super::TOOL, "lost_bytes": lost })));
     repaired.missing_bytes = writer.bad().missing();
     repaired.image_bytes = if head.state == STATE_COMPLETE { writer.finish()? } else { writer.leave()? };
     Ok(repaired)

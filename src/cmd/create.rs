@@ -21,22 +21,21 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
         return Err(Error::usage(what));
     }
-    if imaging::is_meant(args) {
-        let facts = Facts {
+    let mut options = Options {
+        codec,
+        level,
+        chunk: args.chunk,
+        physical_sector: args.physical_sector_size,
+        facts: Facts {
             model: args.model.clone(),
             serial: args.serial.clone(),
             notes: args.notes.clone(),
             ..Facts::default()
-        };
-        let options = Options {
-            codec,
-            level,
-            chunk: args.chunk,
-            physical_sector: args.physical_sector_size,
-            facts,
-            threads: parallel::cores(),
-            hash: !args.rescue.no_hash,
-        };
+        },
+        threads: parallel::cores(),
+        hash: !args.rescue.no_hash,
+    };
+    if imaging::is_meant(args) {
         return keeper::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
     let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
@@ -50,26 +49,19 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         ));
     }
     let known = source.facts().clone();
-    let facts = Facts {
-        model: args.model.clone().or(known.model),
-        serial: args.serial.clone().or(known.serial),
+    let told = options.facts;
+    options.facts = Facts {
+        model: told.model.or(known.model),
+        serial: told.serial.or(known.serial),
         source: Some(
             std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string(),
         ),
-        notes: known.notes.iter().chain(&args.notes).cloned().collect(),
+        notes: known.notes.into_iter().chain(told.notes).collect(),
         more: known.more,
         ..Facts::default()
     };
-    let physical_sector = args.physical_sector_size.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
-    let options = Options {
-        codec,
-        level,
-        chunk: args.chunk,
-        physical_sector,
-        facts,
-        threads: parallel::cores(),
-        hash: true,
-    };
+    options.physical_sector =
+        options.physical_sector.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
 
     let interrupt = Interrupt::new()?;
     let (target, file) = Target::create(&args.image, args.force)?;

@@ -77,10 +77,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         }
         writer.checkpoint()?;
     }
-    let event = if fresh { "begun" } else { "resumed" };
-    rescue::note(
-        &mut writer,
-        event,
+    writer.note(&rescue::event(
+        if fresh { "begun" } else { "resumed" },
         json!({
             "tool": TOOL,
             "source": source.path().display().to_string(),
@@ -88,7 +86,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
             "serial": source.facts().serial,
             "options": std::env::args().skip(1).collect::<Vec<_>>(),
         }),
-    );
+    ));
     let (logical, physical) = writer.sectors();
     let plan = Plan {
         size: writer.geometry().disk_size,

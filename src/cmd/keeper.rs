@@ -4,7 +4,7 @@
 //! the drive answers. The one that the user waits for has no such thread, so Ctrl-C brings him his prompt back.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -72,7 +72,12 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
                 }
                 return Ok(End::Code(code[0]));
             }
-            Err(_) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
+            Err(_) => break,
         }
     }
     // It has not come to its end.
@@ -96,9 +101,7 @@ fn be_kept(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Resu
         flag.store(true, Ordering::Relaxed);
     })?;
     let code = match work(&interrupt) {
-        Ok(End::Done) => 0,
-        Ok(End::DataMissing) => crate::error::Kind::DataMissing.exit_code(),
-        Ok(End::Code(code)) => code,
+        Ok(end) => end.code(),
         Err(e) => {
             ui.error(&e);
             e.kind.exit_code()

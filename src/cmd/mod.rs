@@ -41,6 +41,16 @@ pub enum End {
     Code(u8),
 }
 
+impl End {
+    fn code(self) -> u8 {
+        match self {
+            End::Done => 0,
+            End::DataMissing => Kind::DataMissing.exit_code(),
+            End::Code(code) => code,
+        }
+    }
+}
+
 /// Runs what was typed. The exit code.
 pub fn run(cli: Cli) -> Result<u8, Error> {
     let ui = &Ui { json: cli.json, quiet: cli.quiet };
@@ -66,11 +76,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Man { dir } => completions::man(&dir, ui),
     };
-    end.map(|end| match end {
-        End::Done => 0,
-        End::DataMissing => Kind::DataMissing.exit_code(),
-        End::Code(code) => code,
-    })
+    end.map(End::code)
 }
 
 /// Opens the image that was named, tells its remarks, and gives its disk.

@@ -5,6 +5,7 @@
 
 pub mod bad;
 pub mod cdi;
+pub mod cells;
 pub mod changing;
 pub mod codec;
 pub mod ewf;

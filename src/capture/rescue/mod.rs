@@ -8,22 +8,20 @@ mod plan;
 mod pool;
 pub mod rate;
 mod reader;
+mod run;
 pub mod source;
 pub mod view;
 
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::hash::hash;
-use super::pack::{Bytes, Shared};
+use super::pack::Shared;
 use super::sink::Sink;
 use super::{Made, Options};
 use crate::disk::{BadPolicy, Disk};
@@ -35,7 +33,8 @@ use crate::parallel;
 use passes::{Passes, Plan};
 use pool::Pool;
 pub use reader::End;
-use reader::{Found, Pieces, Reader, lock};
+use reader::{Reader, lock};
+use run::Run;
 use source::Source;
 use view::View;
 
@@ -66,15 +65,6 @@ pub enum Tell<'a> {
     /// The image is read back for its hashes: so many bytes more.
     Hashing(u64),
 }
-
-/// So long after a checkpoint there is another one.
-const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
-/// How often what was read, and what could not be, goes to the file, so that a program which is killed loses no more.
-const TICK: Duration = Duration::from_millis(20);
-/// How long a read that is under way is waited for when all is to end.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// How many errors are told one by one between two checkpoints.
-const MOST_EVENTS: u32 = 1000;
 
 /// Reads `source` by `plan` into the image of `writer`, which is at `path`, until all is read that can be, or something
 /// ends it. However it ends, there is a checkpoint; the image is complete if the passes came to their end.
@@ -112,36 +102,25 @@ pub fn rescue(
     writer.keep_reserve()?;
     parallel::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
-    let mut run = Run {
-        sink: Sink::new(writer, &shared),
-        pieces,
-        pending: VecDeque::new(),
-        end: None,
-        ending: false,
-        changed: None,
-        checkpoint: Instant::now(),
-        events: 0,
-        uncounted: 0,
-    };
+    let mut run = Run::new(Sink::new(writer, &shared), &pieces);
     let result = run.go(&found, &pool, &stop, limits, &mut || {
         let view = lock(&view).clone();
         watch(Tell::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
-    run.note_uncounted();
-    let end = run.end.take();
-    let (mut writer, made, hashes) = run.sink.finish();
+    let (sink, end) = run.finish();
+    let (mut writer, made, hashes) = sink.finish();
     let view = lock(&view).clone();
     let end = match result {
         Ok(()) => end.unwrap_or(End::Stopped),
         Err(e) if writer.is_full() => {
             // The room that was kept is for this.
-            note(&mut writer, "ended", json!({ "why": "full" }));
+            writer.note(&event("ended", json!({ "why": "full" })));
             writer.leave()?;
             return Err(e.hint("the image is as it was read so far; make room, and go on with --resume"));
         }
         Err(e) if e.kind == Kind::Interrupted => {
-            note(&mut writer, "ended", json!({ "why": End::Stopped.name() }));
+            writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
             return Err(e.hint("the image is as it was read so far; go on with --resume"));
         }
@@ -174,19 +153,21 @@ pub fn rescue(
         facts.finished = Some(rfc3339(SystemTime::now()));
         writer.set_facts(facts.clone());
     }
-    note(&mut writer, "ended", json!({ "why": end.name() }));
+    writer.note(&event("ended", json!({ "why": end.name() })));
     let missing_bytes = writer.bad().missing();
-    let image_bytes = if matches!(end, End::Finished) { writer.finish()? } else { writer.leave()? };
+    let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
+    let image_bytes = written
+        .map_err(|e| e.hint("what was written so far is there; make room if there is none, and --resume"))?;
     Ok(Ended { end, made: Made { missing_bytes, image_bytes, facts, ..made }, view })
 }
 
-/// Adds an event to the image's log.
-pub fn note(writer: &mut Writer, event: &str, what: Value) {
-    let mut all = json!({ "time": rfc3339(SystemTime::now()), "event": event });
+/// An event for the image's log, of now.
+pub fn event(name: &str, what: Value) -> Value {
+    let mut all = json!({ "time": rfc3339(SystemTime::now()), "event": name });
     if let (Some(all), Value::Object(what)) = (all.as_object_mut(), what) {
         all.extend(what);
     }
-    writer.note(&all);
+    all
 }
 
 /// The hashes of what is in the image at `path`, which is read for it.
@@ -202,199 +183,4 @@ fn read_back(path: &Path, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Res
             Err(Error::failed(what).at(path).because(e).hint("is the disk that the image is on sound?"))
         }
     })
-}
-
-/// What was found, in its order, on its way to the sink.
-enum Pending {
-    Packing(Receiver<Bytes>),
-    Found(Found),
-}
-
-struct Run<'a> {
-    sink: Sink<'a>,
-    /// What the reader has read and not handed on yet.
-    pieces: Arc<Mutex<Pieces>>,
-    pending: VecDeque<Pending>,
-    end: Option<End>,
-    /// Whether the reader has said its last word, which may still be pending.
-    ending: bool,
-    /// Where the map has changed since it was written down, and when the last checkpoint was.
-    changed: Option<Range<u64>>,
-    checkpoint: Instant,
-    /// Errors told one by one since the last checkpoint, and those that were only counted.
-    events: u32,
-    uncounted: u32,
-}
-
-impl Run<'_> {
-    fn go(
-        &mut self,
-        found: &Receiver<Found>,
-        pool: &Pool,
-        stop: &AtomicBool,
-        limits: &Limits,
-        watch: &mut dyn FnMut() -> Result<View, Error>,
-    ) -> Result<(), Error> {
-        let depth = 4 * parallel::cores();
-        let mut tick = Instant::now();
-        // Since when all is to end, and why.
-        let mut stopped: Option<(Instant, Result<End, Error>)> = None;
-        loop {
-            self.take_finished()?;
-            let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > PATIENCE);
-            if self.pending.is_empty() && (self.end.is_some() || waited_enough) {
-                break;
-            }
-            let coming = !self.ending && !waited_enough && self.pending.len() < depth;
-            if coming {
-                let wait = if self.pending.is_empty() { TICK } else { Duration::from_millis(2) };
-                match found.recv_timeout(wait) {
-                    Ok(found) => self.receive(found, pool),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        return Err(Error::failed("the thread that reads the disk has failed"));
-                    }
-                }
-            } else {
-                self.wait_for_first()?;
-            }
-            if tick.elapsed() >= TICK {
-                tick = Instant::now();
-                self.take_pieces(found, pool);
-                self.write_down()?;
-                let view = match watch() {
-                    Ok(view) => view,
-                    Err(e) if stopped.is_none() => {
-                        stop.store(true, Ordering::Relaxed);
-                        stopped = Some((Instant::now(), Err(e)));
-                        continue;
-                    }
-                    Err(_) => continue,
-                };
-                // Only the disk's own time counts.
-                let silent = view.reading.map_or(Duration::ZERO, |_| view.last_good.elapsed());
-                if stopped.is_none() && limits.timeout.is_some_and(|most| silent > most) {
-                    stop.store(true, Ordering::Relaxed);
-                    stopped = Some((Instant::now(), Ok(End::Timeout)));
-                }
-            }
-        }
-        if let Some((_, why)) = stopped
-            && !matches!(self.end, Some(End::Dead | End::Gone))
-        {
-            self.end = Some(why?);
-        }
-        Ok(())
-    }
-
-    /// Takes what was read before a read that has not come back, behind all that was sent before it.
-    fn take_pieces(&mut self, found: &Receiver<Found>, pool: &Pool) {
-        let pieces = Arc::clone(&self.pieces);
-        let mut pieces = lock(&pieces);
-        if pieces.is_none() {
-            return;
-        }
-        while let Ok(found) = found.try_recv() {
-            self.receive(found, pool);
-        }
-        if let Some((start, bytes)) = pieces.take() {
-            self.receive(Found::Bytes(start, bytes.into()), pool);
-        }
-    }
-
-    fn receive(&mut self, found: Found, pool: &Pool) {
-        match found {
-            Found::Bytes(start, raw) => self.pending.push_back(Pending::Packing(pool.pack(start, raw))),
-            other => {
-                self.ending |= matches!(other, Found::End(_));
-                self.pending.push_back(Pending::Found(other));
-            }
-        }
-    }
-
-    /// Takes in what is ready, in its order.
-    fn take_finished(&mut self) -> Result<(), Error> {
-        while let Some(first) = self.pending.pop_front() {
-            match first {
-                Pending::Found(found) => self.take(found)?,
-                Pending::Packing(result) => match result.try_recv() {
-                    Ok(bytes) => self.take_bytes(bytes)?,
-                    Err(std::sync::mpsc::TryRecvError::Empty) => {
-                        self.pending.push_front(Pending::Packing(result));
-                        return Ok(());
-                    }
-                    Err(_) => return Err(Error::failed("a thread that packs has failed")),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_for_first(&mut self) -> Result<(), Error> {
-        match self.pending.pop_front() {
-            None => thread::sleep(Duration::from_millis(2)),
-            Some(Pending::Found(found)) => self.take(found)?,
-            Some(Pending::Packing(result)) => match result.recv_timeout(TICK) {
-                Ok(bytes) => self.take_bytes(bytes)?,
-                Err(RecvTimeoutError::Timeout) => self.pending.push_front(Pending::Packing(result)),
-                Err(_) => return Err(Error::failed("a thread that packs has failed")),
-            },
-        }
-        Ok(())
-    }
-
-    fn take_bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
-        self.sink.bytes(bytes)
-    }
-
-    fn take(&mut self, found: Found) -> Result<(), Error> {
-        match found {
-            Found::Hole(disk) => self.sink.fill(disk, [0; 8])?,
-            Found::Told(changes) => {
-                for what in changes {
-                    self.sink.writer.set_status(what)?;
-                    let hull = self.changed.take().unwrap_or(what.start..what.end);
-                    self.changed = Some(hull.start.min(what.start)..hull.end.max(what.end));
-                }
-            }
-            Found::Event(event) => {
-                let error = event["event"] == "read-error";
-                self.events += u32::from(error);
-                if error && self.events > MOST_EVENTS {
-                    self.uncounted += 1;
-                } else {
-                    self.sink.writer.note(&event);
-                }
-            }
-            Found::End(end) => self.end = Some(end),
-            Found::Bytes(..) => debug_assert!(false, "bytes are packed first"),
-        }
-        Ok(())
-    }
-
-    fn note_uncounted(&mut self) {
-        if self.uncounted > 0 {
-            note(&mut self.sink.writer, "read-errors", json!({ "count": self.uncounted }));
-        }
-    }
-
-    /// Makes a checkpoint if it is time, and between two of them writes down what the map has to say.
-    fn write_down(&mut self) -> Result<(), Error> {
-        if self.checkpoint.elapsed() >= CHECKPOINT_AFTER {
-            self.note_uncounted();
-            (self.checkpoint, self.events, self.uncounted) = (Instant::now(), 0, 0);
-            self.changed = None;
-            return self.sink.writer.checkpoint();
-        }
-        match self.changed.take() {
-            Some(range) => {
-                if !self.sink.writer.tell_map(range.clone())? {
-                    self.changed = Some(range);
-                    self.sink.writer.write_out()?;
-                }
-            }
-            None => self.sink.writer.write_out()?,
-        }
-        Ok(())
-    }
 }

@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::event;
 use super::passes::{Next, Outcome, Pass, Passes, Read};
 use super::source::{Failure, Source};
 use super::view::{CELLS, View};
 use crate::capture::buffer::Buffer;
 use crate::capture::pack::Shared;
 use crate::error::Error;
-use crate::image::bad::{BadRange, Reason, cells};
-use crate::image::facts::rfc3339;
+use crate::image::bad::{BadRange, Reason};
+use crate::image::cells::cells;
 use crate::units::index;
 
 /// What the reader has found, in the order in which it was.
@@ -100,14 +101,14 @@ impl Reader {
             {
                 let mut view = lock(&self.view);
                 view.reading = None;
-                self.count(&mut view);
+                view.count(self.passes.areas());
+                self.draw(&mut view);
             }
             let _ = self.found.send(Found::End(end));
         }
     }
 
-    fn count(&self, view: &mut View) {
-        view.count(self.passes.areas());
+    fn draw(&self, view: &mut View) {
         view.cells = cells(self.passes.areas().iter(), self.passes.plan().size, CELLS);
     }
 
@@ -134,17 +135,17 @@ impl Reader {
             };
             if self.passes.pass().0 != pass {
                 pass = self.passes.pass().0;
-                self.event("pass", json!({ "pass": pass.name() }))?;
+                self.send(Found::Event(event("pass", json!({ "pass": pass.name() }))))?;
             }
             let now = Instant::now();
             {
                 let mut view = lock(&self.view);
                 (view.pass, view.at, view.reading) = (self.passes.pass(), read.range.start, Some(now));
-                view.count(self.passes.areas());
                 if seen.is_none_or(|at| now - at > SEEN) {
                     seen = Some(now);
-                    view.cells = cells(self.passes.areas().iter(), self.passes.plan().size, CELLS);
+                    self.draw(&mut view);
                 }
+                view.count(self.passes.areas());
             }
             if let Err(end) = self.read(&read, now)? {
                 return Ok(end);
@@ -185,12 +186,9 @@ impl Reader {
                 Some(Reason::Errno(errno)) => errno,
                 _ => 0,
             };
-            self.event(
-                "read-error",
-                json!({ "errno": errno, "check": read.check, "place": place(read, took) }),
-            )?;
+            self.read_event("read-error", json!({ "errno": errno, "check": read.check }), (read, took))?;
         } else if took >= SLOW {
-            self.event("slow", json!({ "place": place(read, took) }))?;
+            self.read_event("slow", json!({}), (read, took))?;
         }
         if good > 0 && !read.check {
             self.was_good(good);
@@ -296,15 +294,17 @@ impl Reader {
         if changes.is_empty() { Ok(()) } else { self.send(Found::Told(changes)) }
     }
 
-    fn event(&self, name: &str, mut what: Value) -> Result<(), Unheard> {
-        let place = what.as_object_mut().and_then(|o| o.remove("place"));
-        let mut event = json!({ "time": rfc3339(SystemTime::now()), "event": name });
-        for part in [Some(what), place].into_iter().flatten() {
-            if let (Some(event), Value::Object(part)) = (event.as_object_mut(), part) {
-                event.extend(part);
-            }
-        }
-        self.send(Found::Event(event))
+    /// Tells of a read that took so long.
+    fn read_event(
+        &self,
+        name: &str,
+        mut what: Value,
+        (read, took): (&Read, Duration),
+    ) -> Result<(), Unheard> {
+        what["offset_bytes"] = json!(read.range.start);
+        what["length_bytes"] = json!(read.range.end - read.range.start);
+        what["milliseconds"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        self.send(Found::Event(event(name, what)))
     }
 
     fn send(&self, found: Found) -> Result<(), Unheard> {
@@ -317,14 +317,6 @@ impl Reader {
         }
         Ok(())
     }
-}
-
-fn place(read: &Read, took: Duration) -> Value {
-    json!({
-        "offset_bytes": read.range.start,
-        "length_bytes": read.range.end - read.range.start,
-        "milliseconds": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    })
 }
 
 /// Bytes that were read one beside the other, and where the first is.
