@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("cut_off_anywhere_it_is_right_or_an_error", &[], cut_off),
     ("ten_thousand_flips_are_right_or_an_error", &[], flips),
     ("repair_saves_what_is_left", &[], repaired),
+    ("what_lies_behind_damage_is_not_thrown_away", &[], behind_damage),
     ("repair_saves_99_of_100", &[], repaired_evenly),
 ];
 
@@ -338,6 +339,40 @@ fn flips() {
         bytes[at] ^= 1 << random.below(8);
         given(bytes, &truth, &format!("flip {seed}"));
     }
+}
+
+/// An image whose last records are not committed, and the first of them is damaged: whoever would write it anew without
+/// the others refuses; going on with it, and repairing it, keep them.
+fn behind_damage() {
+    let lab = Lab::new();
+    let truth = disk((SECTORS * SECTOR) as u64);
+    lab.write("disk.raw", &truth);
+    lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "4k", "--chunk", "4k"]).ends(4);
+    let path = lab.path("a.cdimg");
+    let input = Arc::new(Input::open(&path).unwrap());
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let (mut writer, _) = Writer::resume(Box::new(file), &input, &path).unwrap();
+    let damage_at = writer.end() as usize + 70;
+    for chunk in 1..4u64 {
+        let at = chunk * u64::from(CHUNK);
+        let bytes = &truth[at as usize..][..CHUNK as usize];
+        writer.put_data(at, CHUNK, Codec::Stored, bytes).unwrap();
+    }
+    writer.write_out().unwrap();
+    drop(writer);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[damage_at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let ran = lab.cdi(["compact", "a.cdimg"]).ends(3);
+    assert!(ran.err.contains("cdi repair"), "{}", ran.err);
+    assert!(fs::read(&path).unwrap() == bytes, "a refusal changes nothing");
+    lab.cdi(["repair", "a.cdimg", "b.cdimg"]).ends(4);
+    let three = 3 * CHUNK as usize / SECTOR;
+    assert_eq!(given(fs::read(lab.path("b.cdimg")).unwrap(), &truth, "repaired"), Some(three));
+    lab.cdi(["create", "disk.raw", "a.cdimg", "--resume", "--size", "4k"]).ends(4);
+    assert_eq!(given(fs::read(&path).unwrap(), &truth, "resumed"), Some(three));
+    lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
+    assert_eq!(given(fs::read(&path).unwrap(), &truth, "whole"), Some(SECTORS));
 }
 
 /// Of a disk that is alike everywhere, a file of 99 % holds 99 %.

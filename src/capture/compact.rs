@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::new_image;
+use super::image_like;
 use super::rescue::event;
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, ReadError};
 use crate::image::cdi::layout::{RawEntry, STATE_COMPLETE};
 use crate::image::cdi::read::CdiImage;
-use crate::image::cdi::write::{NewImage, Store, Writer};
+use crate::image::cdi::write::{Store, Writer};
 use crate::image::codec::{Codec, Packer, unpack};
 use crate::image::input::Input;
 use crate::image::{Extent, Image, Opened, Origin, Packed};
@@ -33,16 +33,7 @@ pub fn compact(
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let old = *image.superblock();
-    let new = NewImage {
-        uuid: old.uuid,
-        ..new_image(
-            old.disk_size.get(),
-            old.chunk_size.get(),
-            old.logical_sector.get(),
-            old.physical_sector.get(),
-        )?
-    };
-    let mut writer = Writer::create(store, path, &new, image.facts().clone())?;
+    let mut writer = Writer::create(store, path, &image_like(&old)?, image.facts().clone())?;
     for r in image.bad().ranges() {
         writer.set_status(*r)?;
     }

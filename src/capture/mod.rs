@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image::cdi::index::Geometry;
+use crate::image::cdi::layout::Superblock;
 use crate::image::cdi::write::{NewImage, Store, Writer};
 use crate::image::codec::Codec;
 use crate::image::facts::{Facts, rfc3339};
@@ -134,4 +135,11 @@ pub fn new_image(
         uuid: std::array::from_fn(|i| random[i]),
         salt: u64::from_le_bytes(std::array::from_fn(|i| random[16 + i])).max(1),
     })
+}
+
+/// An image of the same disk as the one with this superblock, by the same name.
+fn image_like(old: &Superblock) -> Result<NewImage, Error> {
+    let (logical, physical) = (old.logical_sector.get(), old.physical_sector.get());
+    let new = new_image(old.disk_size.get(), old.chunk_size.get(), logical, physical)?;
+    Ok(NewImage { uuid: old.uuid, ..new })
 }

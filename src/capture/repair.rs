@@ -11,7 +11,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use zerocopy::FromBytes;
 
-use super::new_image;
+use super::image_like;
 use super::rescue::event;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
@@ -22,7 +22,7 @@ use crate::image::cdi::read;
 use crate::image::cdi::record::{self, Record};
 use crate::image::cdi::scan::{Step, Walk, decode_events, decode_facts, decode_map};
 use crate::image::cdi::superblock::check_disk;
-use crate::image::cdi::write::{NewImage, Writer};
+use crate::image::cdi::write::Writer;
 use crate::image::codec::{Codec, unpack};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
@@ -69,15 +69,7 @@ pub fn repair(
     let head = find_head(input, step)?;
     let again = |e| Error::io("cannot be opened twice", path, e);
     let store = || file.try_clone().map(Box::new).map_err(again);
-    let new = NewImage {
-        uuid: head.uuid,
-        ..new_image(
-            head.disk_size.get(),
-            head.chunk_size.get(),
-            head.logical_sector.get(),
-            head.physical_sector.get(),
-        )?
-    };
+    let new = image_like(&head)?;
     let facts = Facts { size_bytes: head.disk_size.get(), ..Facts::default() };
     let writer = Writer::create(store()?, path, &new, facts)?;
     let mut salvage = Salvage {
