@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use super::claims::{Checked, Claims};
 use crate::disk::Disk;
 use crate::disk::runs::{Run, RunKind, runs};
 use crate::error::{Error, ReadError};
@@ -21,10 +22,11 @@ pub struct Hashes {
 /// Is told of a run, with the error where it could not be read.
 pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
 
-/// Hashes all of `disk`, on every core. `each` is told of each run in its order (one that could not be read is hashed as
-/// missing), and may end it all.
-pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<Hashes, Error> {
+/// Hashes all of `disk`, on every core, and what its image claims of it. `each` is told of each run in its order (one
+/// that could not be read is hashed as missing), and may end it all.
+pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let mut hashes = Hashes::new();
+    let mut claims = Claims::new(disk.image().claims());
     let read = |(): &mut (), run: Run| {
         let len = if run.kind == RunKind::Held { index(run.disk.end - run.disk.start) } else { 0 };
         let mut bytes = vec![0; len];
@@ -39,14 +41,23 @@ pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<Hashes, Error> {
         |(run, result)| {
             let len = run.disk.end - run.disk.start;
             match (&result, run.kind) {
-                (Ok(bytes), RunKind::Held) => hashes.held(bytes),
-                (Ok(_), RunKind::Zeros) => hashes.fill(&[0; 8], len),
-                _ => hashes.missing(len),
+                (Ok(bytes), RunKind::Held) => {
+                    hashes.held(bytes);
+                    claims.bytes(run.disk.start, bytes);
+                }
+                (Ok(_), RunKind::Zeros) => {
+                    hashes.fill(&[0; 8], len);
+                    claims.zeros(run.disk.start, len);
+                }
+                _ => {
+                    hashes.missing(len);
+                    claims.zeros(run.disk.start, len);
+                }
             }
             each(&run, result.err())
         },
     )?;
-    Ok(hashes)
+    Ok((hashes, claims.finish()))
 }
 
 const ZEROS: &[u8] = &[0; 64 << 10];

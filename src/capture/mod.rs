@@ -1,6 +1,7 @@
 //! How an image is made: a source is read, packed on every core, and written in order.
 
 mod buffer;
+pub mod claims;
 pub mod compact;
 pub mod hash;
 mod jobs;

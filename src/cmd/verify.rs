@@ -5,9 +5,11 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};
+use crate::capture::claims::Checked;
 use crate::capture::hash::hash;
 use crate::cli::Image;
 use crate::error::{Error, Flaw, ReadError};
+use crate::image::claims::{Claim, hex};
 use crate::ui::Ui;
 use crate::units::human;
 
@@ -27,7 +29,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     // Every byte of the disk, on every core; the hashes take them in order.
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let hashes = hash(&disk, &mut |run, error| {
+    let (hashes, claims) = hash(&disk, &mut |run, error| {
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -64,6 +66,19 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
                 );
             }
         }
+        for checked in claims.iter().filter(|c| !c.holds()) {
+            let Claim { of, kind, value, .. } = &checked.claim;
+            tell(
+                None,
+                &format!(
+                    "the {} of {of} is {}, and the image says {}",
+                    kind.name(),
+                    checked.got,
+                    hex(value)
+                ),
+                &format!("unknown: some byte of {of} is not what it was"),
+            );
+        }
     }
     let sound = flaws.is_empty();
     let missing = disk.bad().missing();
@@ -75,9 +90,20 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         "missing_bytes": missing,
         "blake3_stored": blake3,
         "sha256_zero_filled": sha256,
+        "claims": claims.iter().map(|c| json!({
+            "of": c.claim.of,
+            "start_byte": c.claim.disk.first().map(|run| run.start),
+            "end_byte": c.claim.disk.last().map(|run| run.end),
+            "hash": c.claim.kind.name(),
+            "value": hex(&c.claim.value),
+            "holds": lost.is_empty().then(|| c.holds()),
+        })).collect::<Vec<_>>(),
     }));
     if sound {
         ui.say(format!("{}: sound ({}; {took})", args.image.display(), disk.format().integrity));
+        for Checked { claim, got } in &claims {
+            ui.say(format!("the {} of {} holds: {got}", claim.kind.name(), claim.of));
+        }
         if missing > 0 {
             ui.say(format!("{} of the disk were never read; that is not damage", human(missing)));
         }

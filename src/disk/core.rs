@@ -111,7 +111,10 @@ impl Core {
 
     fn unpack(&self, chunk: &Packed, stored: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
         self.unpacked.fetch_add(1, Ordering::Relaxed);
-        unpack(chunk.codec, stored, out).map_err(|_| ReadError::Corrupt { at: chunk.at })
+        match unpack(chunk.codec, stored, out) {
+            Ok(()) if chunk.sum.holds_unpacked(out) => Ok(()),
+            _ => Err(ReadError::Corrupt { at: chunk.at }),
+        }
     }
 
     /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.

@@ -7,7 +7,9 @@ pub mod bad;
 pub mod cdi;
 pub mod cells;
 pub mod changing;
+pub mod claims;
 pub mod codec;
+pub mod dmg;
 pub mod ewf;
 pub mod facts;
 mod fields;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Flaw, ReadError};
 use bad::BadBlocks;
+use claims::Claim;
 use codec::{Codec, Sum};
 use facts::Facts;
 use input::{Input, ReadAt};
@@ -50,6 +53,11 @@ pub trait Image: Send + Sync {
 
     /// What the user should know about this file, though it could be opened.
     fn remarks(&self) -> &[String] {
+        &[]
+    }
+
+    /// The hashes that the image holds of its disk, as far as the format has any.
+    fn claims(&self) -> &[Claim] {
         &[]
     }
 
@@ -160,6 +168,7 @@ pub struct OpenOptions {
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
     &cdi::FORMAT,
+    &dmg::FORMAT,
     &ewf::FORMAT,
     &iboredimg::FORMAT,
     &qcow2::FORMAT,

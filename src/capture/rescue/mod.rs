@@ -175,12 +175,13 @@ fn read_back(path: &Path, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Res
     let opened = image::open(path, &OpenOptions::default())?;
     let options =
         crate::disk::Options { bad: BadPolicy::Error, read_suspect: true, ..crate::disk::Options::default() };
-    hash(&Disk::new(opened, options), &mut |run, error| match error {
+    let (hashes, _) = hash(&Disk::new(opened, options), &mut |run, error| match error {
         None => step(run.disk.end - run.disk.start),
         Some(e) => {
             let what =
                 format!("what was written for byte {} of the disk cannot be read back", run.disk.start);
             Err(Error::failed(what).at(path).because(e).hint("is the disk that the image is on sound?"))
         }
-    })
+    })?;
+    Ok(hashes)
 }

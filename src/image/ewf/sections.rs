@@ -3,6 +3,7 @@
 use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
+use crate::image::claims::hex;
 use crate::image::codec::{adler32, inflate};
 use crate::image::facts::Facts;
 use crate::image::fields::{flaw, le32, le64};
@@ -105,7 +106,6 @@ impl Gathered {
             "hash" | "digest" => {
                 let bytes = input.bytes_of(section.file, section.data.start, 36, "the hashes");
                 if let Ok(bytes) = bytes {
-                    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
                     self.facts.more.insert("md5_stored".into(), hex(&bytes[..16]).into());
                     if section.name == "digest" && bytes[16..36].iter().any(|b| *b != 0) {
                         self.facts.more.insert("sha1_stored".into(), hex(&bytes[16..36]).into());

@@ -1,0 +1,46 @@
+//! Hashes that an image holds of its disk: what its maker claims. `cdi verify` holds the disk against them.
+
+use std::ops::Range;
+
+/// A hash of the disk, or of parts of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What it is of, for a person: "the disk", "partition 'disk image (Apple_HFS : 3)'".
+    pub of: String,
+    /// The runs of the disk that it covers, in order. Whatever could not be read counts as zeros.
+    pub disk: Vec<Range<u64>>,
+    /// How it is made.
+    pub kind: Kind,
+    /// The hash.
+    pub value: Vec<u8>,
+}
+
+/// How a hash is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// CRC-32 (as of zip and Ethernet), four bytes, the highest first.
+    Crc32,
+    /// MD5.
+    Md5,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+impl Kind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Crc32 => "CRC-32",
+            Kind::Md5 => "MD5",
+            Kind::Sha1 => "SHA-1",
+            Kind::Sha256 => "SHA-256",
+        }
+    }
+}
+
+/// Bytes in hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,26 @@
+//! iBored's run lengths.
+
+/// A head of 16 bytes, then segments of 16 bytes and a pattern, which fills a number of bytes.
+pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
+    let number =
+        |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+    if !packed.starts_with(b"\0RLE") || number(packed, 4)? != packed.len() || number(packed, 8)? != out.len()
+    {
+        return None;
+    }
+    let (mut rest, mut left) = (packed.get(16..)?, out);
+    while !rest.is_empty() {
+        let (segment, filled, pattern) = (number(rest, 4)?, number(rest, 8)?, number(rest, 12)?);
+        let pattern = rest.get(16..16usize.checked_add(pattern)?)?;
+        // A segment is at least as long as its head and its pattern, or there would be no end.
+        if !rest.starts_with(b"\0RLS") || segment < 16 + pattern.len() || (pattern.is_empty() && filled > 0) {
+            return None;
+        }
+        let (now, later) = left.split_at_mut_checked(filled)?;
+        for part in now.chunks_mut(pattern.len().max(1)) {
+            part.copy_from_slice(&pattern[..part.len()]);
+        }
+        (rest, left) = (rest.get(segment..)?, later);
+    }
+    left.is_empty().then_some(())
+}

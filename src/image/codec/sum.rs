@@ -1,0 +1,62 @@
+//! Checksums of chunks and of structures.
+
+use crc::{CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
+use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh64::xxh64;
+
+static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_IBM_3740);
+static CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
+
+/// A checksum of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sum {
+    /// The format has none: damage cannot be noticed here.
+    None,
+    /// XXH3, 64 bits, seed 0, of the chunk as it lies in the file.
+    Xxh3(u64),
+    /// The low half of XXH64, seed 0, of the chunk unpacked.
+    Xxh64Unpacked(u32),
+    /// CRC-16 (polynomial 0x1021, first 0xFFFF) of the chunk unpacked.
+    Crc16Unpacked(u16),
+}
+
+impl Sum {
+    /// Whether `packed` has this checksum, if it is one of the chunk as it lies in the file.
+    pub fn holds(self, packed: &[u8]) -> bool {
+        match self {
+            Sum::Xxh3(sum) => xxh3_64(packed) == sum,
+            Sum::None | Sum::Xxh64Unpacked(_) | Sum::Crc16Unpacked(_) => true,
+        }
+    }
+
+    /// Whether `unpacked` has this checksum, if it is one of the chunk unpacked.
+    pub fn holds_unpacked(self, unpacked: &[u8]) -> bool {
+        match self {
+            Sum::Xxh64Unpacked(sum) => xxh64(unpacked, 0).to_le_bytes().starts_with(&sum.to_le_bytes()),
+            Sum::Crc16Unpacked(sum) => CRC16.checksum(unpacked) == sum,
+            Sum::None | Sum::Xxh3(_) => true,
+        }
+    }
+}
+
+/// A CRC-32, under way.
+pub type Crc32 = Digest<'static, u32, Table<16>>;
+
+/// CRC-32 (as of zip and Ethernet) of nothing yet.
+pub fn crc32() -> Crc32 {
+    CRC32.digest()
+}
+
+/// Adler-32 (RFC 1950).
+pub fn adler32(bytes: &[u8]) -> u32 {
+    let (mut a, mut b) = (1u32, 0u32);
+    // So many bytes cannot make the sums overflow.
+    for part in bytes.chunks(5552) {
+        for byte in part {
+            a += u32::from(*byte);
+            b += a;
+        }
+        (a, b) = (a % 65_521, b % 65_521);
+    }
+    b << 16 | a
+}
