@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use super::bad::{BadBlocks, BadRange, Status};
-use super::codec::{Codec, Sum, adler32};
+use super::claims::Claim;
+use super::codec::{Codec, Sum, adler32, unpack};
 use super::facts::Facts;
 use super::fields::{flaw, le32};
 use super::input::Input;
@@ -43,6 +44,8 @@ const LONGEST_TEXT: usize = 1 << 20;
 const MOST_ENTRIES: u32 = 1 << 20;
 /// How many tables are kept in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
+/// How much is unpacked at opening to see whether read errors were zeroed, in bytes. Behind it they are suspect.
+const MOST_JUDGED: u64 = 128 << 20;
 /// A chunk's offset has this bit if it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
@@ -70,6 +73,7 @@ struct Ewf {
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Chunks>>,
     bad: BadBlocks,
+    claims: Vec<Claim>,
     facts: Facts,
     remarks: Vec<String>,
 }
@@ -93,7 +97,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
             ))
         })?;
     }
-    let Gathered { tables, chunks, media, mut facts, ranges, mut remarks, .. } = gathered;
+    let Gathered { tables, chunks, media, mut facts, mut claims, ranges, mut remarks, .. } = gathered;
     let Some(Media { sectors, sector, chunk }) = media else {
         return flaw(HEADER, "no section tells the size of the disk");
     };
@@ -111,15 +115,22 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         end: (r.end * u64::from(sector)).min(size),
         ..r
     }));
-    if !bad.is_empty() {
-        remarks.push(format!(
-            "the image lists {} sectors as read errors; what it holds for them may be zeros or the disk's bytes, so they \
-             are suspect",
-            bad.count(Status::Suspect).bytes / u64::from(sector)
-        ));
+    for claim in &mut claims {
+        claim.disk = vec![0..size];
     }
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    Ok(Box::new(Ewf { input, size, chunk, tables, kept, bad, facts, remarks }))
+    let mut image = Ewf { input, size, chunk, tables, kept, bad, claims, facts, remarks };
+    if !image.bad.is_empty() {
+        image.bad = image.judged(u64::from(sector));
+        let sectors = |status| image.bad.count(status).bytes / u64::from(sector);
+        image.remarks.push(format!(
+            "the image lists read errors: {} sectors hold zeros and are bad, {} hold what may be the disk's bytes and are \
+             suspect",
+            sectors(Status::Bad),
+            sectors(Status::Suspect)
+        ));
+    }
+    Ok(Box::new(image))
 }
 
 /// The name of segment `number` of the image whose first one is `first`: E01 to E99, then EAA to EZZ, FAA to ZZZ.
@@ -144,6 +155,44 @@ fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
 }
 
 impl Ewf {
+    /// The read errors by what the image holds for them. The list names whole chunks around a bad sector: what was
+    /// zeroed there cannot be told from what could not be read, and is bad; what was not may be right, and is suspect.
+    fn judged(&self, sector: u64) -> BadBlocks {
+        let mut left = MOST_JUDGED;
+        let mut judged = Vec::new();
+        let mut chunk = Vec::new();
+        for range in self.bad.ranges() {
+            let mut at = range.start;
+            while at < range.end {
+                let first = at / self.chunk * self.chunk;
+                let end = range.end.min(first.saturating_add(self.chunk));
+                let zeros = left >= self.chunk && self.unpacked(at, &mut chunk);
+                left = left.saturating_sub(self.chunk);
+                while at < end {
+                    let stop = end.min(at + sector);
+                    let is_zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+                    let held = chunk.get(index(at - first)..index(stop - first)).filter(|_| zeros);
+                    let status = if held.is_some_and(is_zero) { Status::Bad } else { Status::Suspect };
+                    match judged.last_mut().filter(|r: &&mut BadRange| r.end == at && r.status == status) {
+                        Some(last) => last.end = stop,
+                        None => judged.push(BadRange::new(at..stop, status)),
+                    }
+                    at = stop;
+                }
+            }
+        }
+        BadBlocks::from_unsorted(judged)
+    }
+
+    /// Whether the chunk around `offset` can be had; it is in `chunk` then.
+    fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+        let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
+        let mut stored = vec![0; p.len as usize];
+        chunk.clear();
+        chunk.resize(p.unpacked as usize, 0);
+        self.input.read_exact_at(p.file, &mut stored, p.at).is_ok() && unpack(p.codec, &stored, chunk).is_ok()
+    }
+
     /// Where the chunks of a table are: from it or, if it is damaged, from its copy.
     fn chunks(&self, number: usize) -> Result<Chunks, ReadError> {
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,6 +268,10 @@ impl Image for Ewf {
 
     fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+
+    fn claims(&self) -> &[Claim] {
+        &self.claims
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {

@@ -3,7 +3,7 @@
 use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
-use crate::image::claims::hex;
+use crate::image::claims::{Claim, Kind, hex};
 use crate::image::codec::{adler32, inflate};
 use crate::image::facts::Facts;
 use crate::image::fields::{flaw, le32, le64};
@@ -30,6 +30,8 @@ pub(super) struct Gathered {
     damaged: Option<Error>,
     pub media: Option<Media>,
     pub facts: Facts,
+    /// Of the whole disk, whose size may be told later.
+    pub claims: Vec<Claim>,
     pub ranges: Vec<BadRange>,
     pub remarks: Vec<String>,
 }
@@ -103,18 +105,25 @@ impl Gathered {
                 }
             }
             "error2" => self.errors(input, section)?,
-            "hash" | "digest" => {
-                let bytes = input.bytes_of(section.file, section.data.start, 36, "the hashes");
-                if let Ok(bytes) = bytes {
-                    self.facts.more.insert("md5_stored".into(), hex(&bytes[..16]).into());
-                    if section.name == "digest" && bytes[16..36].iter().any(|b| *b != 0) {
-                        self.facts.more.insert("sha1_stored".into(), hex(&bytes[16..36]).into());
-                    }
-                }
-            }
+            "hash" | "digest" => self.hashes(input, section),
             _ => {}
         }
         Ok(())
+    }
+
+    /// MD5 in both kinds, SHA-1 in "digest". Where they cannot be read there are none.
+    fn hashes(&mut self, input: &Input, section: &Section) {
+        let Ok(bytes) = input.bytes_of(section.file, section.data.start, 36, "the hashes") else { return };
+        for (kind, name, value) in
+            [(Kind::Md5, "md5_stored", &bytes[..16]), (Kind::Sha1, "sha1_stored", &bytes[16..36])]
+        {
+            let is_there = value.iter().any(|b| *b != 0) && (kind == Kind::Md5 || section.name == "digest");
+            let first = !self.facts.more.contains_key(name);
+            if is_there && first {
+                self.facts.more.insert(name.into(), hex(value).into());
+                self.claims.push(Claim { of: "the disk".into(), disk: Vec::new(), kind, value: value.into() });
+            }
+        }
     }
 
     fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
