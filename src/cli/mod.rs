@@ -11,7 +11,7 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use crate::units::parse_size;
 pub use making::{Compact, Create, Repair, Rescue};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
-use values::{cache_size, readahead, sector_size};
+use values::{cache_size, list_block_size, readahead, sector_size};
 
 /// Gives a disk image back as the disk it was.
 ///
@@ -107,12 +107,21 @@ pub struct HowToOpen {
     /// The format of the image, where its magic does not say
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// The ddrescue mapfile of a raw image
+    /// The map of a raw image: ddrescue's mapfile, or HDDSuperClone's log
     #[arg(long, value_name = "FILE")]
     pub mapfile: Option<PathBuf>,
+    /// The list of a raw image's bad blocks, as badblocks(8) writes it
+    #[arg(long, value_name = "FILE", requires = "block_size", conflicts_with = "mapfile")]
+    pub badblocks: Option<PathBuf>,
+    /// The block size of that list in bytes: what badblocks was given by -b, or 1024
+    #[arg(long, value_name = "BYTES", requires = "badblocks", value_parser = list_block_size)]
+    pub block_size: Option<u64>,
     /// The logical sector size of the disk in bytes, where the image does not say
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
+    /// A folder in which parents and extents of the image may lie, besides its own; may be given again
+    #[arg(long, value_name = "DIR")]
+    pub allow_parent: Vec<PathBuf>,
 }
 
 /// What is to be shown.
@@ -134,6 +143,9 @@ pub struct Map {
     /// The format of the image, where its magic does not say
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
+    /// A folder in which parents and extents of the image may lie, besides its own; may be given again
+    #[arg(long, value_name = "DIR")]
+    pub allow_parent: Vec<PathBuf>,
     /// Draw the disk into an SVG file
     #[arg(long, value_name = "FILE", group = "form")]
     pub picture: Option<PathBuf>,

@@ -29,6 +29,13 @@ impl From<CodecName> for Codec {
     }
 }
 
+/// The size of a block in a list of bad blocks, in bytes.
+pub(crate) fn list_block_size(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|size| {
+        if (1..=1 << 30).contains(&size) { Ok(size) } else { Err("a block has from 1 byte to 1G".into()) }
+    })
+}
+
 /// An errno's name.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum ErrnoName {

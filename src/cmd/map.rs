@@ -15,7 +15,11 @@ use crate::ui::{Ui, picture};
 use crate::units::human;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
-    let how = cli::HowToOpen { format: args.format.clone(), ..cli::HowToOpen::default() };
+    let how = cli::HowToOpen {
+        format: args.format.clone(),
+        allow_parent: args.allow_parent.clone(),
+        ..cli::HowToOpen::default()
+    };
     let image = cli::Image { image: args.image.clone(), how };
     let disk = open_disk(&image, plain_reads(), ui)?;
     if let Some(path) = &args.mapfile {

@@ -84,7 +84,9 @@ fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Erro
     let how = OpenOptions {
         format: image.how.format.clone(),
         mapfile: image.how.mapfile.clone(),
+        badblocks: image.how.badblocks.clone().zip(image.how.block_size),
         sector_size: image.how.sector_size,
+        allowed: image.how.allow_parent.clone(),
     };
     let opened = image::open(&image.image, &how)?;
     for remark in opened.image.remarks() {
@@ -144,7 +146,8 @@ impl Interrupt {
 /// Refuses to write to `out` if that is a file which is read: no `--force` means that.
 fn refuse_to_write_over(read: &cli::Image, out: &Path) -> Result<(), Error> {
     let same = |a: &Path| matches!((a.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    if same(&read.image) || read.how.mapfile.as_deref().is_some_and(same) {
+    let lists = [&read.how.mapfile, &read.how.badblocks];
+    if same(&read.image) || lists.into_iter().flatten().any(|list| same(list)) {
         return Err(Error::usage("is a file that is read; it is not written over").at(out));
     }
     Ok(())

@@ -168,10 +168,12 @@ pub(super) fn plan(
 /// Where an extension of the system serves the disk, none of our options reaches it; better none than one that does
 /// nothing.
 fn refuse_options(image: &cli::Image, reads: &Reads, access: &Access) -> Result<(), Error> {
-    let cli::HowToOpen { format, mapfile, sector_size } = &image.how;
+    let cli::HowToOpen { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.how;
     let given = [
         ("--format", format.is_some()),
         ("--mapfile", mapfile.is_some()),
+        ("--badblocks", badblocks.is_some()),
+        ("--allow-parent", !allow_parent.is_empty()),
         ("--sector-size", sector_size.is_some()),
         ("--bad", reads.bad != cli::Bad::Error),
         ("--suspect", reads.suspect != cli::Suspect::Error),

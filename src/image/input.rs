@@ -147,6 +147,11 @@ impl Input {
         self.parts.find(name)
     }
 
+    /// Lets the image's other files lie in these folders, too.
+    pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
+        folders.iter().try_for_each(|folder| self.parts.allow(folder))
+    }
+
     /// The length of one of the image's files in bytes, as it was when it was found.
     pub fn len_of(&self, file: FileNo) -> u64 {
         if file == Self::MAIN { self.len } else { self.parts.len(file) }

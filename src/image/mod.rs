@@ -4,8 +4,10 @@
 //! never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
 pub mod bad;
+mod badblocks;
 pub mod cdi;
 pub mod cells;
+mod chain;
 pub mod changing;
 pub mod claims;
 pub mod codec;
@@ -21,6 +23,8 @@ pub mod qcow2;
 pub mod raw;
 pub mod vdi;
 pub mod vhd;
+pub mod vhdx;
+pub mod vmdk;
 
 use std::ops::Range;
 use std::path::Path;
@@ -161,8 +165,12 @@ pub struct OpenOptions {
     pub format: Option<String>,
     /// A ddrescue mapfile that says which blocks of a raw image are what.
     pub mapfile: Option<std::path::PathBuf>,
+    /// A list that says which blocks of a raw image are bad, and how long a block is, in bytes.
+    pub badblocks: Option<(std::path::PathBuf, u64)>,
     /// The disk's logical sector size in bytes, where the image does not say.
     pub sector_size: Option<u32>,
+    /// Folders besides the image's own in which its other files may lie.
+    pub allowed: Vec<std::path::PathBuf>,
 }
 
 /// Every format that can be read.
@@ -174,6 +182,8 @@ pub const FORMATS: &[&Format] = &[
     &qcow2::FORMAT,
     &vdi::FORMAT,
     &vhd::FORMAT,
+    &vhdx::FORMAT,
+    &vmdk::FORMAT,
     &raw::FORMAT,
 ];
 
@@ -197,15 +207,13 @@ pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) 
     open_input(Input::new(source, path)?, options)
 }
 
-fn open_input(input: Input, options: &OpenOptions) -> Result<Opened, Error> {
+fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
+    input.allow(&options.allowed)?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
-    if options.mapfile.is_some() && format.name != raw::FORMAT.name {
-        return Err(Error::usage(format!(
-            "--mapfile is for raw images; a {} image has a map of its own",
-            format.name
-        ))
-        .at(&path));
+    let given = [("--mapfile", options.mapfile.is_some()), ("--badblocks", options.badblocks.is_some())];
+    if let Some((name, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
+        return Err(Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path));
     }
     let input = Arc::new(input);
     let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;
@@ -239,7 +247,9 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         }
         (Some(format), _) => Ok(format),
         (None, Some(format)) => Ok(format),
-        (None, None) if input.is_device() || options.mapfile.is_some() => Ok(&raw::FORMAT),
+        (None, None) if input.is_device() || options.mapfile.is_some() || options.badblocks.is_some() => {
+            Ok(&raw::FORMAT)
+        }
         (None, None) => Err(Error::bad_image("not an image of any format that is known here").hint(
             "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
         )),

@@ -21,6 +21,8 @@ const MOST: usize = 1 << 22;
 pub(super) struct Parts {
     /// The image's own path.
     image: PathBuf,
+    /// Folders besides the image's own in which they may lie.
+    allowed: Vec<PathBuf>,
     known: RwLock<Vec<Part>>,
     open: Mutex<LruCache<u32, Arc<File>>>,
 }
@@ -34,25 +36,41 @@ impl Parts {
     /// Those of the image at `path`.
     pub(super) fn new(image: &Path) -> Parts {
         let open = Mutex::new(LruCache::new(OPEN));
-        Parts { image: image.to_owned(), known: RwLock::default(), open }
+        Parts { image: image.to_owned(), allowed: Vec::new(), known: RwLock::default(), open }
     }
 
-    /// The file `name` beside the image, if there is one. Numbers begin at 1: 0 is the image itself.
+    /// Lets them lie in `folder`, too.
+    pub(super) fn allow(&mut self, folder: &Path) -> Result<(), Error> {
+        let resolved = folder.canonicalize().map_err(|e| Error::io("is no folder for parents", folder, e))?;
+        self.allowed.push(resolved);
+        Ok(())
+    }
+
+    /// The file `name` beside the image or in one of the allowed folders, if there is one. Numbers begin at 1: 0 is the
+    /// image itself.
     pub(super) fn find(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         let refuse = |why: &str| {
             let what = format!("the image asks for the file '{}', which {why}", name.display());
-            Err(Error::bad_image(what).at(&self.image).hint("only plain files beside the image are read"))
+            Err(Error::bad_image(what).at(&self.image).hint("only plain files beside the image are read, or in folders named by --allow-parent DIR"))
         };
-        let plain = name.components().all(|c| matches!(c, Component::Normal(_)));
-        if !plain || name.as_os_str().is_empty() {
+        if name.as_os_str().is_empty() {
             return refuse("is not a name of something beside it");
         }
-        let dir = self.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let Ok(dir) = dir.canonicalize() else { return Ok(None) };
-        let Ok(path) = dir.join(name).canonicalize() else { return Ok(None) };
-        if !path.starts_with(&dir) {
-            return refuse("a symbolic link leads somewhere else");
-        }
+        let plain = name.components().all(|c| matches!(c, Component::Normal(_)));
+        let Some(own) = self.folder() else { return Ok(None) };
+        // A name that leads elsewhere is looked at only where the user allows an elsewhere.
+        let path = if plain || !self.allowed.is_empty() { own.join(name).canonicalize().ok() } else { None };
+        let mut allowed = self.allowed.iter();
+        let found = match path {
+            Some(path) if plain && path.starts_with(&own) => Some(path),
+            Some(path) if self.allowed.iter().any(|dir| path.starts_with(dir)) => Some(path),
+            Some(_) if plain => return refuse("a symbolic link leads somewhere else"),
+            _ if plain => allowed.find_map(|dir| {
+                dir.join(name).canonicalize().ok().filter(|path| path.starts_with(dir))
+            }),
+            _ => return refuse("is not a name of something beside it"),
+        };
+        let Some(path) = found else { return Ok(None) };
         let meta = path.metadata().map_err(|e| Error::io("cannot be looked at", &path, e))?;
         if !meta.is_file() {
             return refuse("is no plain file");
@@ -63,6 +81,12 @@ impl Parts {
         }
         known.push(Part { path, len: meta.len() });
         Ok(u32::try_from(known.len()).ok().map(FileNo))
+    }
+
+    /// The image's folder.
+    fn folder(&self) -> Option<PathBuf> {
+        let dir = self.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        dir.canonicalize().ok()
     }
 
     fn with<T>(&self, file: FileNo, use_it: impl FnOnce(&Part) -> T) -> Option<T> {

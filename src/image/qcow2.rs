@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::chain::{cut, deeper, zeros};
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
@@ -24,8 +25,6 @@ pub const FORMAT: Format = Format {
 };
 
 const MAGIC: &[u8] = b"QFI\xfb";
-/// How many backing files an image may have, one behind the other.
-const DEEPEST: usize = 16;
 /// The bits of an entry that are the offset of a cluster.
 const OFFSET: u64 = 0x00FF_FFFF_FFFF_FE00;
 const COMPRESSED: u64 = 1 << 62;
@@ -152,14 +151,11 @@ fn backing(
     if len > 1023 {
         return flaw(16, format!("a name of {len} bytes for the backing file is too long"));
     }
-    if depth >= DEEPEST {
-        let what = format!("more than {DEEPEST} backing files, one behind the other, are not read");
-        return Err(Error::bad_image(what));
-    }
+    let depth = deeper(depth)?;
     let name = input.bytes_of(file, at, len as usize, "the name of the backing file")?;
     let name = String::from_utf8_lossy(&name).into_owned();
     let found = input.beside(&PathBuf::from(&name))?.ok_or_else(|| {
-        Error::bad_image(format!("its backing file '{name}' is not there")).hint("put it beside the image")
+        Error::bad_image(format!("its backing file '{name}' is not there")).hint("put it beside the image, or name its folder: --allow-parent DIR")
     })?;
     let path = input.path_of(found);
     remarks.push(format!("what the image does not have comes from {}", path.display()));
@@ -175,7 +171,7 @@ fn backing(
     if !is_qcow2 {
         return Ok(Some(Layer::Raw(found)));
     }
-    let layer = open_layer(input, found, depth + 1, remarks).map_err(|e| e.at(&path))?;
+    let layer = open_layer(input, found, depth, remarks).map_err(|e| e.at(&path))?;
     Ok(Some(Layer::Qcow2(Box::new(layer))))
 }
 
@@ -229,9 +225,8 @@ impl Qcow2 {
 
     /// What this layer, or one below it, has at `offset`, at most to `end`.
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        let zeros = |end| Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) });
         if offset >= self.size {
-            return zeros(end);
+            return Ok(zeros(offset, end));
         }
         let bits = self.cluster_bits;
         let entry_bits = if self.subclusters { 4 } else { 3 };
@@ -256,7 +251,7 @@ impl Qcow2 {
         if !self.subclusters {
             // Version 2 writes no zero clusters, and its readers never saw the bit.
             return match (entry & 1, place) {
-                (1, _) => zeros(end),
+                (1, _) => Ok(zeros(offset, end)),
                 (_, 0) => self.below(input, offset, end),
                 _ => self.stored(input, place, at, offset, start, end),
             };
@@ -267,7 +262,7 @@ impl Qcow2 {
         let end = end.min(start + (n + 1) * part);
         match (bitmap >> n & 1, bitmap >> (32 + n) & 1) {
             (0, 0) => self.below(input, offset, end),
-            (0, 1) => zeros(end),
+            (0, 1) => Ok(zeros(offset, end)),
             (1, 0) if place != 0 => self.stored(input, place, at, offset, start, end),
             _ => Err(ReadError::Corrupt { at }),
         }
@@ -321,7 +316,7 @@ impl Qcow2 {
 
     fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         match &self.backing {
-            None => Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) }),
+            None => Ok(zeros(offset, end)),
             Some(Layer::Qcow2(layer)) => {
                 // A compressed cluster below is told as a whole; here only a part of it may be wanted.
                 let extent = layer.map(input, offset, end)?;
@@ -330,26 +325,13 @@ impl Qcow2 {
             Some(Layer::Raw(file)) => {
                 let size = input.len_of(*file);
                 Ok(if offset >= size {
-                    Extent { disk: offset..end, origin: Origin::Fill([0; 8]) }
+                    zeros(offset, end)
                 } else {
                     Extent { disk: offset..end.min(size), origin: Origin::Stored { file: *file, at: offset } }
                 })
             }
         }
     }
-}
-
-/// The part of an extent from `offset` to `end`.
-fn cut(extent: Extent, offset: u64, end: u64) -> Extent {
-    let by = offset.saturating_sub(extent.disk.start);
-    let origin = match extent.origin {
-        Origin::Packed(p) => {
-            Origin::Packed(Packed { skip: p.skip + u32::try_from(by).unwrap_or(u32::MAX), ..p })
-        }
-        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
-        other => other,
-    };
-    Extent { disk: extent.disk.start.max(offset)..extent.disk.end.min(end), origin }
 }
 
 impl Image for Chain {

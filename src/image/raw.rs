@@ -1,5 +1,5 @@
 //! A raw image: the disk's bytes as they are, in one file or in several (`disk.001`, `disk.002`, …). Its bad blocks, if
-//! any, are told by a ddrescue mapfile.
+//! any, are told by a file beside it: ddrescue's mapfile, HDDSuperClone's log, a list by badblocks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::bad::BadBlocks;
 use super::facts::Facts;
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, mapfile};
+use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, badblocks, mapfile};
 use crate::error::{Error, ReadError};
 use crate::units::SECTOR;
 
@@ -40,9 +40,10 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         return Err(Error::bad_image("is empty: there is no disk in it"));
     }
     let sector = options.sector_size.unwrap_or(SECTOR);
-    let (bad, mut remarks) = match &options.mapfile {
-        Some(path) => mapfile::load(path, size, sector)?,
-        None => (BadBlocks::none(), Vec::new()),
+    let (bad, mut remarks) = match (&options.mapfile, &options.badblocks) {
+        (Some(path), _) => mapfile::load(path, size, sector)?,
+        (None, Some((path, block))) => (badblocks::load(path, *block, size, sector)?, Vec::new()),
+        (None, None) => (BadBlocks::none(), Vec::new()),
     };
     let facts = Facts {
         size_bytes: size,

@@ -4,9 +4,10 @@
 //! footer of 512 bytes ends the file; a dynamic disk begins with a copy of it, has a header and a table of blocks; a
 //! block is a bitmap of its sectors and the sectors. In a differencing disk a sector whose bit is 0 is the parent's.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::chain::{self, deeper, zeros};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
 use super::input::Input;
@@ -32,8 +33,6 @@ const FOOTER: usize = 512;
 const HEADER: usize = 1024;
 /// An entry of the table of blocks that is not there.
 const UNUSED: u32 = u32::MAX;
-/// How many parents a disk may have, one behind the other.
-const DEEPEST: usize = 16;
 const SECTOR: u64 = 512;
 
 /// One file of a chain of disks.
@@ -154,31 +153,21 @@ fn blocks(input: &Input, file: FileNo, at: u64, header: &[u8], size: u64) -> Res
 
 /// The parent of a differencing disk: a file beside it with the name that it tells, and the identity.
 fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
-    if depth >= DEEPEST {
-        return Err(Error::bad_image(format!(
-            "more than {DEEPEST} parents, one behind the other, are not read"
-        )));
-    }
     let units: Vec<u16> = header[64..576]
         .chunks_exact(2)
         .map(|b| u16::from_be_bytes([b[0], b[1]]))
         .take_while(|u| *u != 0)
         .collect();
     let told = String::from_utf16_lossy(&units);
-    // Windows tells the whole path; only its last part can lie beside the image.
-    let name = told.rsplit(['\\', '/']).next().unwrap_or_default().to_owned();
-    let missing = || {
-        Error::bad_image(format!("this is the difference to '{told}', which is not there"))
-            .hint(format!("put '{name}' beside the image"))
-    };
-    let file = input.beside(&PathBuf::from(&name))?.ok_or_else(missing)?;
-    let parent = open_layer(input, file, depth + 1, remarks).map_err(|e| e.at(&input.path_of(file)))?;
+    let file = chain::parent(input, &told)?;
+    let name = input.path_of(file).display().to_string();
+    let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(Path::new(&name)))?;
     if parent.uuid[..] != header[40..56] {
         let what =
             format!("'{name}' is not the disk that this is the difference to: its identity is another");
         return Err(Error::bad_image(what));
     }
-    remarks.push(format!("this is a difference; the rest comes from {}", input.path_of(file).display()));
+    remarks.push(format!("this is a difference; the rest comes from {name}"));
     Ok(parent)
 }
 
@@ -187,7 +176,7 @@ impl Layer {
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         if offset >= self.size {
             // A parent may be shorter.
-            return Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) });
+            return Ok(zeros(offset, end));
         }
         let Some(blocks) = &self.blocks else {
             let disk = offset..end.min(self.size);
@@ -238,7 +227,7 @@ impl Layer {
     fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         match &self.parent {
             Some(parent) => parent.map(input, offset, end),
-            None => Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) }),
+            None => Ok(zeros(offset, end)),
         }
     }
 }

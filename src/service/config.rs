@@ -56,6 +56,12 @@ struct Raw {
     format: Option<String>,
     #[serde(default)]
     mapfile: Option<Absolute>,
+    #[serde(default)]
+    badblocks: Option<Absolute>,
+    #[serde(default, deserialize_with = "block_size")]
+    block_size: Option<String>,
+    #[serde(default)]
+    allow_parent: Vec<Absolute>,
     #[serde(default, deserialize_with = "sector_size")]
     sector_size: Option<String>,
     #[serde(default)]
@@ -128,6 +134,10 @@ fn sector_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::
     size(from, values::sector_size)
 }
 
+fn block_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    size(from, values::list_block_size)
+}
+
 fn cache<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     size(from, values::cache_size)
 }
@@ -175,11 +185,17 @@ impl TryFrom<Raw> for Entry {
             let keys = "\"with\", \"mount\", \"partitions\" and \"readahead\"";
             return Err(format!("{}: {keys} are about the device, and \"attach\" is false", image.display()));
         }
-        let mapfile = raw.mapfile.map(|path| path.0.to_string_lossy().into_owned());
-        let mut options = Vec::new();
+        let text = |path: Absolute| path.0.to_string_lossy().into_owned();
+        if raw.badblocks.is_some() != raw.block_size.is_some() {
+            return Err(format!("{}: \"badblocks\" and \"block_size\" go together", image.display()));
+        }
+        let mut options: Vec<_> =
+            raw.allow_parent.into_iter().map(|dir| format!("--allow-parent={}", text(dir))).collect();
         for (name, value) in [
             ("format", raw.format),
-            ("mapfile", mapfile),
+            ("mapfile", raw.mapfile.map(text)),
+            ("badblocks", raw.badblocks.map(text)),
+            ("block-size", raw.block_size),
             ("sector-size", raw.sector_size),
             ("bad", raw.bad.map(|p| p.0)),
             ("suspect", raw.suspect.map(|n| n.0)),
@@ -263,8 +279,8 @@ mod tests {
                 { "image": "/a/disk.cdimg" },
                 { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
                   "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
-                  "mapfile": "/b/x.map", "sector_size": 4096 },
-                { "image": "/c", "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
+                  "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
+                { "image": "/c", "badblocks": "/c.txt", "block_size": 1024, "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
         );
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let words = |n: usize| config.images[n].command();
