@@ -67,12 +67,16 @@ impl ReadAt for File {
     }
 }
 
+/// The file that stands for an image which is a folder.
+const LIST: &str = "Info.plist";
+
 /// An image's files.
 pub struct Input {
     source: Box<dyn ReadAt>,
     path: PathBuf,
     len: u64,
     device: bool,
+    folder: bool,
     modified: Option<SystemTime>,
     parts: Parts,
 }
@@ -94,7 +98,7 @@ impl Input {
         let meta = file.metadata().map_err(open)?;
         let kind = meta.file_type();
         if kind.is_dir() {
-            return Err(Error::bad_image("is a directory, not an image").at(path));
+            return Input::open_folder(path);
         }
         let device = kind.is_block_device() || kind.is_char_device();
         if !kind.is_file() && !device {
@@ -106,11 +110,22 @@ impl Input {
         Ok(input)
     }
 
+    /// Opens an image that is a folder: Apple's bundles. Its list of properties stands for it, and all else is beside.
+    fn open_folder(path: &Path) -> Result<Input, Error> {
+        let list = path.join(LIST);
+        if !list.is_file() {
+            return Err(Error::bad_image("is a directory, not an image").at(path));
+        }
+        let mut input = Input::open(&list)?;
+        (input.path, input.folder) = (path.to_owned(), true);
+        Ok(input)
+    }
+
     /// The file at `path`, read through `source`.
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
         let parts = Parts::new(path);
-        Ok(Input { source, path: path.to_owned(), len, device: false, modified: None, parts })
+        Ok(Input { source, path: path.to_owned(), len, device: false, folder: false, modified: None, parts })
     }
 
     /// When the file was last written to, where that is known.
@@ -138,6 +153,11 @@ impl Input {
         self.device
     }
 
+    /// Whether it is a folder, whose list of properties is the image's own file.
+    pub fn is_folder(&self) -> bool {
+        self.folder
+    }
+
     /// The file number of the image's own file.
     pub const MAIN: FileNo = FileNo(0);
 
@@ -145,6 +165,11 @@ impl Input {
     /// an error.
     pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
+    }
+
+    /// The names in the folder `name` beside the image; none if there is no such folder.
+    pub fn names(&self, name: &Path) -> Result<Vec<String>, Error> {
+        self.parts.names(name)
     }
 
     /// Lets the image's other files lie in these folders, too.

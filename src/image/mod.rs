@@ -19,8 +19,10 @@ pub mod iboredimg;
 pub mod input;
 pub mod mapfile;
 mod parts;
+mod properties;
 pub mod qcow2;
 pub mod raw;
+pub mod sparsebundle;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
@@ -180,6 +182,7 @@ pub const FORMATS: &[&Format] = &[
     &ewf::FORMAT,
     &iboredimg::FORMAT,
     &qcow2::FORMAT,
+    &sparsebundle::FORMAT,
     &vdi::FORMAT,
     &vhd::FORMAT,
     &vhdx::FORMAT,

@@ -21,7 +21,9 @@ const MOST: usize = 1 << 22;
 pub(super) struct Parts {
     /// The image's own path.
     image: PathBuf,
-    /// Folders besides the image's own in which they may lie.
+    /// Its folder, resolved: a daemon works somewhere else.
+    own: Option<PathBuf>,
+    /// Folders besides that in which they may lie.
     allowed: Vec<PathBuf>,
     known: RwLock<Vec<Part>>,
     open: Mutex<LruCache<u32, Arc<File>>>,
@@ -36,7 +38,8 @@ impl Parts {
     /// Those of the image at `path`.
     pub(super) fn new(image: &Path) -> Parts {
         let open = Mutex::new(LruCache::new(OPEN));
-        Parts { image: image.to_owned(), allowed: Vec::new(), known: RwLock::default(), open }
+        let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Parts { image: image.to_owned(), own: dir.canonicalize().ok(), allowed: Vec::new(), known: RwLock::default(), open }
     }
 
     /// Lets them lie in `folder`, too.
@@ -57,12 +60,12 @@ impl Parts {
             return refuse("is not a name of something beside it");
         }
         let plain = name.components().all(|c| matches!(c, Component::Normal(_)));
-        let Some(own) = self.folder() else { return Ok(None) };
+        let Some(own) = &self.own else { return Ok(None) };
         // A name that leads elsewhere is looked at only where the user allows an elsewhere.
         let path = if plain || !self.allowed.is_empty() { own.join(name).canonicalize().ok() } else { None };
         let mut allowed = self.allowed.iter();
         let found = match path {
-            Some(path) if plain && path.starts_with(&own) => Some(path),
+            Some(path) if plain && path.starts_with(own) => Some(path),
             Some(path) if self.allowed.iter().any(|dir| path.starts_with(dir)) => Some(path),
             Some(_) if plain => return refuse("a symbolic link leads somewhere else"),
             _ if plain => allowed.find_map(|dir| {
@@ -83,10 +86,20 @@ impl Parts {
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
-    /// The image's folder.
-    fn folder(&self) -> Option<PathBuf> {
-        let dir = self.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        dir.canonicalize().ok()
+    /// The names in the folder `name` beside the image, none if it is not there.
+    pub(super) fn names(&self, name: &Path) -> Result<Vec<String>, Error> {
+        let Some(own) = &self.own else { return Ok(Vec::new()) };
+        let Ok(path) = own.join(name).canonicalize() else { return Ok(Vec::new()) };
+        let failed = |e| Error::io("cannot be listed", &path, e);
+        if !path.starts_with(own) {
+            let what = format!("the image's folder '{}' leads somewhere else", name.display());
+            return Err(Error::bad_image(what).at(&self.image));
+        }
+        let mut names = Vec::new();
+        for entry in path.read_dir().map_err(failed)?.take(MOST) {
+            names.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        Ok(names)
     }
 
     fn with<T>(&self, file: FileNo, use_it: impl FnOnce(&Part) -> T) -> Option<T> {

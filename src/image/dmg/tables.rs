@@ -8,12 +8,11 @@ use crate::image::LONGEST_CHUNK;
 use crate::image::codec::Codec;
 use crate::image::fields::{be32, be64, flaw};
 use crate::image::input::Input;
+use crate::image::properties;
 use crate::units::{SECTOR, index};
 
 /// The longest property list or resource fork that is read, in bytes: chunks of a disk of 1 TiB and more.
 const LONGEST: u64 = 256 << 20;
-/// How deep a property list may be nested: an image's is four deep.
-const DEEPEST: usize = 32;
 /// The length of a table's head, and of an entry.
 const HEAD: usize = 204;
 const ENTRY: usize = 40;
@@ -59,26 +58,7 @@ pub(super) fn read(input: &Input, at: u64, trailer: &[u8]) -> Result<Vec<Table>,
 }
 
 fn list(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
-    // Lists that an image has are flat and have no entities. A deep one would cost the stack.
-    let (mut depth, mut deepest) = (0usize, 0);
-    for (at, _) in text.iter().enumerate().filter(|(_, b)| **b == b'<') {
-        let rest = &text[at..];
-        let is = |word: &[u8]| rest.starts_with(word);
-        if is(b"<!ENTITY") {
-            return Err("the property list defines entities; that is not read".into());
-        }
-        if is(b"<dict") || is(b"<array") {
-            let empty = rest.split(|b| *b == b'>').next().is_some_and(|tag| tag.ends_with(b"/"));
-            depth += usize::from(!empty);
-        } else if is(b"</dict") || is(b"</array") {
-            depth = depth.saturating_sub(1);
-        }
-        deepest = deepest.max(depth);
-    }
-    if deepest > DEEPEST {
-        return Err(format!("the property list is nested {deepest} deep"));
-    }
-    let list = plist::Value::from_reader_xml(text).map_err(|e| format!("the property list: {e}"))?;
+    let list = properties::read(text)?;
     let tables = list.as_dictionary().and_then(|d| d.get("resource-fork")?.as_dictionary()?.get("blkx")?.as_array());
     let tables = tables.ok_or("the property list has no tables of chunks")?.iter();
     let table = |table: &plist::Value| {
@@ -172,19 +152,4 @@ impl Table {
 fn sectors(first: u64, count: u64) -> Option<Range<u64>> {
     let start = first.checked_mul(SECTOR.into())?;
     Some(start..start.checked_add(count.checked_mul(SECTOR.into())?)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::list;
-
-    #[test]
-    fn a_property_list_may_not_be_a_bomb() {
-        let deep = format!("<plist>{}", "<array>".repeat(100_000));
-        assert!(list(deep.as_bytes()).is_err_and(|e| e.contains("100000 deep")));
-        let laughs = b"<!DOCTYPE x [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;\">]><plist>&b;</plist>";
-        assert!(list(laughs).is_err_and(|e| e.contains("entities")));
-        assert!(list(b"<plist><dict><key>x</key><string>&lol;</string></dict></plist>").is_err());
-        assert!(list(b"").is_err());
-    }
 }

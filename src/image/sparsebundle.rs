@@ -1,0 +1,151 @@
+//! Apple's sparse bundles: a folder with a list of properties and the disk in bands, a file each.
+//!
+//! Facts: bundles by hdiutil and Time Machine. `Info.plist` tells the size of the disk and of a band; band n is the file
+//! `bands/HEX`. A band that is not there, and what a shorter one does not have, is zeros. `token` begins like an encrypted
+//! image if the bundle is one.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::chain::zeros;
+use super::facts::Facts;
+use super::fields::flaw;
+use super::input::Input;
+use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, properties};
+use crate::error::{Error, Flaw, ReadError};
+use crate::units::{SECTOR, index};
+
+/// Sparse bundles.
+pub const FORMAT: Format = Format {
+    name: "sparsebundle",
+    summary: "Apple's sparse bundles: folders with the disk in bands",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["sparsebundle"],
+    probe: |input| input.is_folder(),
+    open,
+};
+
+/// The longest list of properties that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+struct Bundle {
+    input: Arc<Input>,
+    size: u64,
+    band: u64,
+    /// The numbers of the bands that there are, in order.
+    there: Vec<u64>,
+    /// Those that have been read so far.
+    opened: Mutex<HashMap<u64, FileNo>>,
+    facts: Facts,
+    remarks: Vec<String>,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    if input.len() > LONGEST {
+        return flaw(0, "too long for a list of properties");
+    }
+    let text = input.bytes(0, index(input.len()), "the list of properties")?;
+    let list = properties::read(&text).or_else(|e| flaw(0, e))?;
+    let list = list.into_dictionary().unwrap_or_default();
+    let kind = list.get("diskimage-bundle-type").and_then(|v| v.as_string()).unwrap_or_default();
+    if kind != "com.apple.diskimage.sparsebundle" {
+        return flaw(0, format!("this is not a sparse bundle: its type is '{kind}'"));
+    }
+    let number = |key: &str| list.get(key).and_then(|v| v.as_unsigned_integer()).unwrap_or(0);
+    let (size, band) = (number("size"), number("band-size"));
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(0, format!("a disk of {size} bytes cannot be"));
+    }
+    if band == 0 || band % u64::from(SECTOR) != 0 || i64::try_from(band).is_err() {
+        return flaw(0, format!("bands of {band} bytes cannot be"));
+    }
+    if let Some(token) = input.beside("token".as_ref())?
+        && input.bytes_of(token, 0, 8, "the token").is_ok_and(|b| b == b"encrcdsa")
+    {
+        return Err(Error::bad_image("is an encrypted sparse bundle; that is not read").hint(
+            "on a Mac, 'hdiutil convert BUNDLE -format UDRO -o PLAIN' asks for the password and decrypts it",
+        ));
+    }
+    let names = input.names("bands".as_ref())?;
+    let mut remarks = Vec::new();
+    let mut there: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    there.sort_unstable();
+    let inside = there.partition_point(|n| *n < size.div_ceil(band));
+    let behind = there.len() - inside;
+    there.truncate(inside);
+    if behind > 0 {
+        remarks.push(format!("{behind} bands are behind the end of the disk, and left out"));
+    }
+    if there.is_empty() {
+        remarks.push("there are no bands: all of the disk is zeros".into());
+    }
+    let facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
+        ..Facts::default()
+    };
+    Ok(Box::new(Bundle { input, size, band, there, opened: Mutex::default(), facts, remarks }))
+}
+
+/// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
+fn number_of(name: &str) -> Option<u64> {
+    u64::from_str_radix(name, 16).ok().filter(|n| format!("{n:x}") == name)
+}
+
+impl Bundle {
+    fn file(&self, band: u64) -> Result<FileNo, ReadError> {
+        let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = lock().get(&band) {
+            return Ok(*file);
+        }
+        let name: PathBuf = ["bands".to_owned(), format!("{band:x}")].iter().collect();
+        // It was there when the bundle was opened.
+        let file = self.input.beside(&name).ok().flatten().ok_or(ReadError::Unmapped { offset: band * self.band })?;
+        Ok(*lock().entry(band).or_insert(file))
+    }
+}
+
+impl Image for Bundle {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let band = offset / self.band;
+        let next = self.there.partition_point(|n| *n < band);
+        if self.there.get(next) != Some(&band) {
+            let end = self.there.get(next).map_or(self.size, |n| (n * self.band).min(self.size));
+            return Ok(zeros(offset, end));
+        }
+        let file = self.file(band)?;
+        let start = band * self.band;
+        let end = self.size.min(start + self.band);
+        let held = end.min(start.saturating_add(self.input.len_of(file)));
+        if offset >= held {
+            return Ok(zeros(offset, end));
+        }
+        Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+        for band in &self.there {
+            match self.file(*band) {
+                Ok(file) if self.input.len_of(file) > self.band => {
+                    let what = format!("band {band:x} is longer than a band");
+                    report(Flaw::at(self.band, what), "nothing: what is too much is not read");
+                }
+                Ok(_) => {}
+                Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
+            }
+        }
+    }
+}
