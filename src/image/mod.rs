@@ -27,6 +27,7 @@ pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+pub mod zstd_seekable;
 
 use std::ops::Range;
 use std::path::Path;
@@ -187,6 +188,7 @@ pub const FORMATS: &[&Format] = &[
     &vhd::FORMAT,
     &vhdx::FORMAT,
     &vmdk::FORMAT,
+    &zstd_seekable::FORMAT,
     &raw::FORMAT,
 ];
 
@@ -253,8 +255,27 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         (None, None) if input.is_device() || options.mapfile.is_some() || options.badblocks.is_some() => {
             Ok(&raw::FORMAT)
         }
-        (None, None) => Err(Error::bad_image("not an image of any format that is known here").hint(
-            "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
-        )),
+        (None, None) => Err(archive(input).unwrap_or_else(|| {
+            Error::bad_image("not an image of any format that is known here").hint(
+                "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
+            )
+        })),
     }
+}
+
+/// What to do with a file that some packer has packed in one piece.
+fn archive(input: &Input) -> Option<Error> {
+    let packers: [(&[u8], &str, &str); 6] = [
+        (b"\x1F\x8B", "gzip", "gzip -dc"),
+        (b"\xFD7zXZ\0", "xz", "xz -dc"),
+        (b"BZh", "bzip2", "bzip2 -dc"),
+        (b"\x28\xB5\x2F\xFD", "zstd", "zstd -dc"),
+        (b"7z\xBC\xAF\x27\x1C", "7-Zip", "7z e -so"),
+        (b"PK\x03\x04", "zip", "unzip -p"),
+    ];
+    let begins = |magic: &[u8]| input.bytes(0, magic.len(), "the header").is_ok_and(|b| b == magic);
+    let (_, name, unpack) = packers.into_iter().find(|(magic, ..)| begins(magic))?;
+    Some(Error::bad_image(format!("is packed by {name} in one piece, and cannot be read at random")).hint(format!(
+        "unpack it ('{unpack} FILE > disk.raw'), then 'cdi create disk.raw disk.cdimg' packs it so that it can be"
+    )))
 }
