@@ -103,6 +103,7 @@ fn words() {
         ("lzma_rust2::", &["src/image/codec/"]),
         ("lzfse_rust::", &["src/image/codec/"]),
         ("lz4_flex::", &["src/image/codec/"]),
+        ("claxon::", &["src/image/codec/"]),
         ("snap::", &["src/image/codec/"]),
         ("daemonize::", &["src/daemon.rs"]),
         ("fatfs::", &["src/cmd/demo.rs"]),

@@ -9,6 +9,7 @@ pub mod cdi;
 pub mod cells;
 mod chain;
 pub mod changing;
+pub mod chd;
 pub mod claims;
 pub mod codec;
 pub mod dmg;
@@ -179,6 +180,7 @@ pub struct OpenOptions {
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
     &cdi::FORMAT,
+    &chd::FORMAT,
     &dmg::FORMAT,
     &ewf::FORMAT,
     &iboredimg::FORMAT,

@@ -1,6 +1,8 @@
 //! Codecs and checksums of packed chunks: plain functions over bytes.
 
 mod adc;
+mod flac;
+pub(super) mod huffman;
 mod pack;
 mod run_lengths;
 mod sum;
@@ -11,7 +13,7 @@ use std::io::Read;
 use flate2::{Decompress, FlushDecompress, Status};
 
 pub use pack::Packer;
-pub use sum::{Crc32, Sum, adler32, crc32};
+pub use sum::{Crc32, Sum, adler32, crc16, crc32};
 
 /// How a chunk is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +50,12 @@ pub enum Codec {
     Lz4,
     /// A bare snappy block.
     Snappy,
+    /// A bare LZMA stream without an end mark, with the parameters that it has in a CHD.
+    Lzma,
+    /// FLAC frames, as in a CHD.
+    Flac,
+    /// A Huffman code of bytes, as in a CHD.
+    ChdHuffman,
     /// iBored's run lengths.
     IBoredRunLength,
 }
@@ -71,6 +79,9 @@ impl Codec {
             Codec::Adc => "adc",
             Codec::Lz4 => "lz4",
             Codec::Snappy => "snappy",
+            Codec::Lzma => "lzma",
+            Codec::Flac => "flac",
+            Codec::ChdHuffman => "huffman",
             Codec::IBoredRunLength => "run-length",
         }
     }
@@ -168,6 +179,14 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             Ok(len) if len == out.len() => Ok(()),
             _ => Err(BadStream),
         },
+        Codec::Lzma => {
+            // lc, lp, pb; a dictionary as long as what it unpacks to is as good as any.
+            let len = u32::try_from(out.len()).map_err(|_| BadStream)?;
+            let stream = lzma_rust2::LzmaReader::new(packed, len.into(), 3, 0, 2, len, None);
+            fill(stream.map_err(|_| BadStream)?, out)
+        }
+        Codec::Flac => flac::unpack(packed, out).ok_or(BadStream),
+        Codec::ChdHuffman => huffman::unpack(packed, out).ok_or(BadStream),
         Codec::IBoredRunLength => run_lengths::unpack(packed, out).ok_or(BadStream),
     }
 }
