@@ -3,6 +3,7 @@
 //! A format is one file with a `pub const FORMAT` and one line in [`FORMATS`]. It never reads for a caller and
 //! never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
+pub mod aff4;
 pub mod bad;
 mod badblocks;
 pub mod cdi;
@@ -180,6 +181,7 @@ pub struct OpenOptions {
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
     &cdi::FORMAT,
+    &aff4::FORMAT,
     &chd::FORMAT,
     &dmg::FORMAT,
     &ewf::FORMAT,

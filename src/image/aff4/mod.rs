@@ -1,0 +1,404 @@
+//! AFF4 images: maps and streams, striped over volumes or not, and those of before the standard.
+//!
+//! Facts: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is a zip
+//! file, whose `information.turtle` says what is in it. A map leads from the disk to streams; what could not be read is a
+//! target of its own.
+
+mod map;
+mod stream;
+mod volume;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::bad::{BadBlocks, BadRange, Status};
+use super::claims::{Claim, Kind, hex};
+use super::codec::unpack;
+use super::facts::Facts;
+use super::fields::flaw;
+use super::input::Input;
+use super::{Extent, Format, Image, OpenOptions, Origin, Packed};
+use crate::error::{Error, Flaw, ReadError};
+use crate::units::{SECTOR, index};
+use map::{Run, Target};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use stream::Stream;
+use volume::Volume;
+
+/// AFF4's images.
+pub const FORMAT: Format = Format {
+    name: "aff4",
+    summary: "AFF4 images: maps and streams, striped ones, those before the standard",
+    integrity: "hashes of its streams, or of the disk, where the writer made them, which 'verify' checks",
+    suffixes: &["aff4", "af4"],
+    probe: |input| volume::name(input, Input::MAIN).is_some(),
+    open,
+};
+
+/// How many files beside the image are looked at for the other volumes of a striped set.
+const MOST_LOOKED_AT: usize = 4096;
+/// The longest list of a map's targets, in bytes, and how many there may be.
+const LONGEST_TARGETS: u64 = 1 << 20;
+
+struct Aff4 {
+    input: Arc<Input>,
+    volumes: Vec<Volume>,
+    streams: Vec<Stream>,
+    targets: Vec<Found>,
+    /// What no run speaks of.
+    gap: Found,
+    runs: Vec<Run>,
+    bad: BadBlocks,
+    claims: Vec<Claim>,
+    facts: Facts,
+    remarks: Vec<String>,
+}
+
+/// A target, found.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Stream(usize),
+    Byte(u8),
+    Missing(Status),
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let volume = Volume::open(&input, Input::MAIN)?;
+    let mut remarks = Vec::new();
+    let image = image(&volume, &mut remarks)?;
+    let data = volume.property(&image, &["dataStream"]).unwrap_or(&image).to_owned();
+    let mut opening = Opening { input: &input, volumes: vec![volume], streams: Vec::new(), others: None };
+    let (targets, runs, gap, size);
+    if opening.volumes[0].member(&format!("{data}/map")).is_some() {
+        (targets, runs, gap, size) = opening.map(&data, &image)?;
+    } else {
+        let found = opening.target(Target::Stream(data.clone()))?;
+        let Found::Stream(n) = found else { return flaw(0, "there is no stream") };
+        let whole = opening.streams[n].size;
+        size = opening.volumes[0].number(&image, &["size"]).unwrap_or(whole);
+        runs = vec![Run { disk: 0..whole.min(size), at: 0, target: 0 }];
+        (targets, gap) = (vec![found], Found::Byte(0));
+    }
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(0, format!("a disk of {size} bytes cannot be"));
+    }
+    let Opening { volumes, streams, .. } = opening;
+    if volumes.len() > 1 {
+        remarks.push(format!("the disk is striped over {} volumes", volumes.len()));
+    }
+    let missing = runs.iter().filter_map(|run| match targets.get(run.target) {
+        Some(Found::Missing(status)) => Some(BadRange::new(run.disk.clone(), *status)),
+        _ => None,
+    });
+    let facts = facts(&volumes[0], &image, size, options);
+    // Runs need not be whole sectors.
+    let sector = match facts.logical_sector_bytes {
+        0 => SECTOR,
+        sector => sector,
+    };
+    let bad = BadBlocks::from_unsorted(missing).rounded(sector, size);
+    let claims = claims(&volumes[0], &image, &data, size, bad.is_empty());
+    Ok(Box::new(Aff4 { input: Arc::clone(&input), volumes, streams, targets, gap, runs, bad, claims, facts, remarks }))
+}
+
+/// The name of the image in a volume: what has a stream of data, or in older volumes the map that is an image.
+fn image(volume: &Volume, remarks: &mut Vec<String>) -> Result<String, Error> {
+    let mut images: Vec<&String> = volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
+    if images.is_empty() {
+        let is_map = |s: &&String| volume.is(s, &["map", "Map"]) && volume.is(s, &["Image"]);
+        images = volume.subjects.keys().filter(is_map).collect();
+    }
+    // A disk before anything else, and in an order that is the same each time.
+    images.sort_by_key(|s| (!volume.is(s, &["DiskImage"]), (*s).clone()));
+    let Some(first) = images.first() else {
+        let encrypted = volume.subjects.keys().any(|s| volume.is(s, &["EncryptedStream"]));
+        let logical = volume.subjects.keys().any(|s| volume.is(s, &["FileImage"]));
+        return Err(Error::bad_image(match (encrypted, logical) {
+            (true, _) => "is an encrypted AFF4 volume; that is not read",
+            (_, true) => "holds files and not a disk (AFF4-L); there is no disk to be had from it",
+            _ => "holds no image of a disk",
+        }));
+    };
+    if images.len() > 1 {
+        remarks.push(format!("the volume holds {} images; this is {first}", images.len()));
+    }
+    Ok((*first).clone())
+}
+
+/// What is found while an image is opened.
+struct Opening<'a> {
+    input: &'a Input,
+    volumes: Vec<Volume>,
+    streams: Vec<Stream>,
+    /// The files beside the image that are volumes, by their names, once that was asked.
+    others: Option<Vec<(String, super::FileNo)>>,
+}
+
+impl Opening<'_> {
+    fn map(&mut self, urn: &str, image: &str) -> Result<(Vec<Found>, Vec<Run>, Found, u64), Error> {
+        let volume = &self.volumes[0];
+        let part = |name: &str| {
+            let member = volume.member(&format!("{urn}/{name}"));
+            member.ok_or_else(|| Error::bad_image(format!("the image's map has no '{name}'")))
+        };
+        let (map, names) = (part("map")?, part("idx")?);
+        let Some(size) = volume.number(urn, &["size"]).or_else(|| volume.number(image, &["size"])) else {
+            return flaw(map.at, "nothing tells how large the disk is");
+        };
+        let names = volume.bytes(self.input, names, LONGEST_TARGETS)?;
+        let names = String::from_utf8_lossy(&names).into_owned();
+        let gap = volume.property(urn, &["mapGapDefaultStream"]).map_or(Target::Byte(0), Target::of);
+        let runs = map::read(self.input, map, names.lines().count(), size)?;
+        // A target that nothing leads to need not be there.
+        let mut used = vec![false; names.lines().count()];
+        runs.iter().for_each(|run| used[run.target] = true);
+        let mut targets = Vec::new();
+        for (name, used) in names.lines().zip(used) {
+            targets.push(if used { self.target(Target::of(name.trim()))? } else { Found::Byte(0) });
+        }
+        let gap = self.target(gap)?;
+        Ok((targets, runs, gap, size))
+    }
+
+    fn target(&mut self, target: Target) -> Result<Found, Error> {
+        let urn = match target {
+            Target::Byte(byte) => return Ok(Found::Byte(byte)),
+            Target::Unreadable => return Ok(Found::Missing(Status::Bad)),
+            Target::Unknown => return Ok(Found::Missing(Status::NonTried)),
+            Target::Stream(urn) => urn,
+        };
+        let number = self.holder(&urn)?;
+        if let Some(n) = self.streams.iter().position(|s| s.urn == urn) {
+            return Ok(Found::Stream(n));
+        }
+        let stream = Stream::open(self.input, &self.volumes[number], number, &urn)?;
+        self.streams.push(stream);
+        Ok(Found::Stream(self.streams.len() - 1))
+    }
+
+    /// Which volume holds a stream: one that is open, or the one beside the image that is told of.
+    fn holder(&mut self, urn: &str) -> Result<usize, Error> {
+        let holds = |v: &Volume| v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0);
+        if let Some(n) = self.volumes.iter().position(holds) {
+            return Ok(n);
+        }
+        let told = self.volumes[0].property(urn, &["stored"]).unwrap_or_default().to_owned();
+        if told == self.volumes[0].urn || told.is_empty() {
+            return flaw(0, format!("the stream {urn} is not in the image"));
+        }
+        if self.others.is_none() {
+            let mut others = Vec::new();
+            for name in self.input.names(Path::new(""))?.iter().take(MOST_LOOKED_AT) {
+                // What cannot be looked at is not what is sought.
+                let Ok(Some(file)) = self.input.beside(Path::new(name)) else { continue };
+                others.extend(volume::name(self.input, file).map(|urn| (urn, file)));
+            }
+            self.others = Some(others);
+        }
+        let others = self.others.as_deref().unwrap_or_default();
+        let Some((_, file)) = others.iter().find(|(urn, _)| *urn == told) else {
+            return Err(Error::bad_image(format!("a part of the disk is in the volume {told}, which is missing"))
+                .hint("put all volumes of the set beside the image"));
+        };
+        let path = self.input.path_of(*file);
+        self.volumes.push(Volume::open(self.input, *file).map_err(|e| e.at(&path))?);
+        Ok(self.volumes.len() - 1)
+    }
+}
+
+fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Facts {
+    let text = |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
+    let sector = volume.number(image, &["blockSize"]).and_then(|s| u32::try_from(s).ok());
+    let sector = sector.filter(|s| s.is_power_of_two() && (512..=65536).contains(s)).unwrap_or(0);
+    let mut facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(sector),
+        model: text(&["diskModel", "model"]),
+        serial: text(&["diskSerial", "serial"]),
+        ..Facts::default()
+    };
+    for (name, value) in [
+        ("make", text(&["diskMake", "make"])),
+        ("firmware", text(&["diskFirmware", "firmwareString"])),
+        ("interface", text(&["diskInterfaceType"])),
+        ("device", text(&["diskDeviceName", "deviceName"])),
+        ("completed", text(&["acquisitionCompletionState"])),
+    ] {
+        facts.more.extend(value.map(|v| (name.to_owned(), v.into())));
+    }
+    // Cases are told of beside the image.
+    let mut cases: Vec<_> = volume.subjects.iter().filter(|(_, p)| p.contains_key("caseName") || p.contains_key("notes")).collect();
+    cases.sort_by_key(|(subject, _)| (*subject).clone());
+    for (subject, _) in cases {
+        for (property, name) in
+            [("caseName", "case_name"), ("caseDescription", "description"), ("examiner", "examiner"), ("caseNumber", "case_number")]
+        {
+            if let Some(value) = volume.property(subject, &[property]) {
+                facts.more.entry(name.to_owned()).or_insert_with(|| value.into());
+            }
+        }
+        facts.notes.extend(volume.property(subject, &["notes"]).map(str::to_owned));
+    }
+    facts
+}
+
+/// Kinds of hashes, as AFF4 names them.
+fn kind_of(name: &str) -> Option<Kind> {
+    Some(match name {
+        "MD5" => Kind::Md5,
+        "SHA1" => Kind::Sha1,
+        "SHA256" => Kind::Sha256,
+        _ => return None,
+    })
+}
+
+/// The hashes of a subject that are known here.
+fn hashes(volume: &Volume, subject: &str) -> Vec<(Kind, Vec<u8>)> {
+    let told = volume.subjects.get(subject).and_then(|p| p.get("hash"));
+    let bytes = |text: &str| {
+        let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
+        (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()
+    };
+    told.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
+}
+
+/// Hashes of the disk. Over what could not be read they are of a text in its place, and are not checked then.
+fn claims(volume: &Volume, image: &str, data: &str, size: u64, whole: bool) -> Vec<Claim> {
+    let mut of = vec![image];
+    of.extend(Some(data).filter(|data| *data != image && volume.is(data, &["Map", "ImageStream"])));
+    let found = of.into_iter().flat_map(|subject| hashes(volume, subject));
+    let claim = |(kind, value)| {
+        let disk = std::iter::once(0..size).collect();
+        Claim { of: "the disk".into(), disk, kind, value }
+    };
+    found.filter(|_| whole).map(claim).collect()
+}
+
+impl Aff4 {
+    fn origin(&self, found: Found, run: &Run, offset: u64) -> Result<Extent, ReadError> {
+        let whole = |origin| Ok(Extent { disk: run.disk.clone(), origin });
+        let stream = match found {
+            Found::Byte(byte) => return whole(Origin::Fill([byte; 8])),
+            Found::Missing(_) => return whole(Origin::Unread),
+            Found::Stream(n) => &self.streams[n],
+        };
+        let at = run.at + (offset - run.disk.start);
+        if at >= stream.size {
+            return Err(ReadError::Unmapped { offset });
+        }
+        let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
+        // As much of the chunk before and behind as the run has of it.
+        let before = (at - chunk.start).min(offset - run.disk.start);
+        let disk = offset - before..run.disk.end.min(offset + (chunk.end - at));
+        let skip = at - chunk.start - before;
+        let origin = match origin {
+            Origin::Packed(p) => Origin::Packed(Packed { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p }),
+            Origin::Stored { file, at } => Origin::Stored { file, at: at + skip },
+            other => other,
+        };
+        Ok(Extent { disk, origin })
+    }
+
+    /// Reads a stream from its beginning to its end.
+    fn each_chunk(&self, stream: &Stream, each: &mut dyn FnMut(&[u8])) -> Result<(), ReadError> {
+        let mut at = 0;
+        let (mut stored, mut bytes) = (Vec::new(), Vec::new());
+        while at < stream.size {
+            let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
+            let len = index(chunk.end - chunk.start);
+            match origin {
+                Origin::Packed(p) => {
+                    stored.resize(p.len as usize, 0);
+                    bytes.resize(p.unpacked as usize, 0);
+                    self.input.read_exact_at(p.file, &mut stored, p.at)?;
+                    unpack(p.codec, &stored, &mut bytes).map_err(|_| ReadError::Corrupt { at: p.at })?;
+                }
+                Origin::Stored { file, at } => {
+                    bytes.resize(len, 0);
+                    self.input.read_exact_at(file, &mut bytes, at)?;
+                }
+                _ => return Err(ReadError::Unmapped { offset: at }),
+            }
+            each(&bytes[..len]);
+            at = chunk.end;
+        }
+        Ok(())
+    }
+}
+
+impl Image for Aff4 {
+    fn size(&self) -> u64 {
+        self.facts.size_bytes
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let next = self.runs.partition_point(|r| r.disk.end <= offset);
+        match self.runs.get(next).filter(|r| r.disk.start <= offset) {
+            Some(run) => self.origin(self.targets[run.target], run, offset),
+            None => {
+                let start = next.checked_sub(1).map_or(0, |before| self.runs[before].disk.end);
+                let end = self.runs.get(next).map_or(self.size(), |r| r.disk.start);
+                // A stream in a gap is read at the disk's own offset.
+                self.origin(self.gap, &Run { disk: start..end, at: start, target: 0 }, offset)
+            }
+        }
+    }
+
+    fn bad(&self) -> &BadBlocks {
+        &self.bad
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    fn claims(&self) -> &[Claim] {
+        &self.claims
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+        // Hashes of streams: what is in them before the map makes a disk of it.
+        for stream in &self.streams {
+            let told = hashes(&self.volumes[stream.volume], &stream.urn);
+            if told.is_empty() {
+                continue;
+            }
+            let (mut md5, mut sha1, mut sha256) = (Md5::new(), Sha1::new(), Sha256::new());
+            let wants = |kind| told.iter().any(|(k, _)| *k == kind);
+            let read = self.each_chunk(stream, &mut |bytes| {
+                if wants(Kind::Md5) {
+                    md5.update(bytes);
+                }
+                if wants(Kind::Sha1) {
+                    sha1.update(bytes);
+                }
+                if wants(Kind::Sha256) {
+                    sha256.update(bytes);
+                }
+            });
+            // What cannot be read is told where the disk is read.
+            if read.is_err() {
+                continue;
+            }
+            let got = [
+                (Kind::Md5, md5.finalize().to_vec()),
+                (Kind::Sha1, sha1.finalize().to_vec()),
+                (Kind::Sha256, sha256.finalize().to_vec()),
+            ];
+            for (kind, value) in told {
+                let is = got.iter().find(|(k, _)| *k == kind).map(|(_, v)| v);
+                if let Some(is) = is.filter(|is| **is != value) {
+                    let (kind, is, value) = (kind.name(), hex(is), hex(&value));
+                    let what = format!("the {kind} of the stream {} is {is}, and the image says {value}", stream.urn);
+                    report(Flaw::at(0, what), "unknown: some byte of the disk is not what it was");
+                }
+            }
+        }
+    }
+}
