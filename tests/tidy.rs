@@ -114,7 +114,13 @@ fn words() {
         ("unsafe ", &["src/ffi.rs"]),
         (
             "plist::",
-            &["src/attach/", "src/image/properties.rs", "src/image/dmg/tables.rs", "src/service/install.rs", "src/system/macos.rs"],
+            &[
+                "src/attach/",
+                "src/image/properties.rs",
+                "src/image/dmg/tables.rs",
+                "src/service/install.rs",
+                "src/system/macos.rs",
+            ],
         ),
         ("\"/proc/", &["src/system/linux.rs", "src/daemon.rs", "src/cmd/doctor.rs"]),
         ("\"/sys/", &["src/attach/losetup.rs", "src/daemon.rs", "src/down.rs", "src/system/linux.rs"]),

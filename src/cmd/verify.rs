@@ -70,12 +70,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
             let Claim { of, kind, value, .. } = &checked.claim;
             tell(
                 None,
-                &format!(
-                    "the {} of {of} is {}, and the image says {}",
-                    kind.name(),
-                    checked.got,
-                    hex(value)
-                ),
+                &format!("the {} of {of} is {}, and the image says {}", kind.name(), checked.got, hex(value)),
                 &format!("unknown: some byte of {of} is not what it was"),
             );
         }

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
+use super::superclone;
 use crate::error::Error;
 use crate::units::human;
 
@@ -20,7 +21,7 @@ const UNKNOWN_END: u64 = i64::MAX as u64;
 /// The longest mapfile that is read: a line for every second sector of a very bad disk would fit many times.
 const LONGEST: u64 = 1 << 30;
 
-/// Reads the mapfile at `path` for a disk of `size` bytes with sectors of `sector` bytes.
+/// Reads the mapfile, or HDDSuperClone's log, at `path` for a disk of `size` bytes with sectors of `sector` bytes.
 /// Gives the map in whole sectors, and remarks about what the file did not say plainly.
 pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
     let read = |e| Error::io("the mapfile cannot be read", path, e);
@@ -29,7 +30,12 @@ pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<Strin
     }
     let text = fs::read(path).map_err(read)?;
     let text = String::from_utf8_lossy(&text);
-    let (map, mut remarks) = parse(&text, size).map_err(|e| Error::bad_image(e).at(path))?;
+    let parsed = if superclone::is_log(&text) {
+        superclone::parse(&text, size).map(|blocks| settled(blocks, size, Vec::new()))
+    } else {
+        parse(&text, size)
+    };
+    let (map, mut remarks) = parsed.map_err(|e| Error::bad_image(e).at(path))?;
     let rounded = map.rounded(sector, size);
     if rounded != map {
         let grown = rounded.missing().saturating_sub(map.missing());
@@ -106,6 +112,16 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
             "the mapfile goes past the end of the image ({size} bytes); what is past it is left out"
         ));
     }
+    Ok(settled(blocks, size, remarks))
+}
+
+/// The map that blocks tell of, whatever their order: what none speaks of is non-tried, and where two disagree the less
+/// processed status holds. What was done is remarked.
+fn settled(
+    mut blocks: Vec<(u64, u64, Status)>,
+    size: u64,
+    mut remarks: Vec<String>,
+) -> (BadBlocks, Vec<String>) {
     // In order of position, and among equals the worse first, to see gaps and contradictions.
     blocks.sort_by_key(|b| (b.0, b.2));
     let mut covered = 0;
@@ -139,11 +155,11 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
     }
     let listed =
         blocks.iter().map(|&(start, end, status)| BadRange::new(start.min(size)..end.min(size), status));
-    Ok((BadBlocks::from_unsorted(listed.chain(gaps)), remarks))
+    (BadBlocks::from_unsorted(listed.chain(gaps)), remarks)
 }
 
 /// A number as C's `%lli` reads it: decimal, 0x hexadecimal, or octal with a leading 0. Never negative.
-fn parse_number(text: &str) -> Option<u64> {
+pub(super) fn parse_number(text: &str) -> Option<u64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return u64::from_str_radix(hex, 16).ok();

@@ -15,6 +15,7 @@ pub mod claims;
 pub mod codec;
 pub mod dmg;
 pub mod ewf;
+pub mod ewf2;
 pub mod facts;
 mod fields;
 pub mod iboredimg;
@@ -25,6 +26,7 @@ mod properties;
 pub mod qcow2;
 pub mod raw;
 pub mod sparsebundle;
+mod superclone;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
@@ -185,6 +187,7 @@ pub const FORMATS: &[&Format] = &[
     &chd::FORMAT,
     &dmg::FORMAT,
     &ewf::FORMAT,
+    &ewf2::FORMAT,
     &iboredimg::FORMAT,
     &qcow2::FORMAT,
     &sparsebundle::FORMAT,
@@ -222,7 +225,9 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     let given = [("--mapfile", options.mapfile.is_some()), ("--badblocks", options.badblocks.is_some())];
     if let Some((name, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
-        return Err(Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path));
+        return Err(
+            Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path)
+        );
     }
     let input = Arc::new(input);
     let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;

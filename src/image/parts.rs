@@ -39,7 +39,13 @@ impl Parts {
     pub(super) fn new(image: &Path) -> Parts {
         let open = Mutex::new(LruCache::new(OPEN));
         let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Parts { image: image.to_owned(), own: dir.canonicalize().ok(), allowed: Vec::new(), known: RwLock::default(), open }
+        Parts {
+            image: image.to_owned(),
+            own: dir.canonicalize().ok(),
+            allowed: Vec::new(),
+            known: RwLock::default(),
+            open,
+        }
     }
 
     /// Lets them lie in `folder`, too.
@@ -54,7 +60,9 @@ impl Parts {
     pub(super) fn find(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         let refuse = |why: &str| {
             let what = format!("the image asks for the file '{}', which {why}", name.display());
-            Err(Error::bad_image(what).at(&self.image).hint("only plain files beside the image are read, or in folders named by --allow-parent DIR"))
+            Err(Error::bad_image(what).at(&self.image).hint(
+                "only plain files beside the image are read, or in folders named by --allow-parent DIR",
+            ))
         };
         if name.as_os_str().is_empty() {
             return refuse("is not a name of something beside it");
@@ -68,9 +76,8 @@ impl Parts {
             Some(path) if plain && path.starts_with(own) => Some(path),
             Some(path) if self.allowed.iter().any(|dir| path.starts_with(dir)) => Some(path),
             Some(_) if plain => return refuse("a symbolic link leads somewhere else"),
-            _ if plain => allowed.find_map(|dir| {
-                dir.join(name).canonicalize().ok().filter(|path| path.starts_with(dir))
-            }),
+            _ if plain => allowed
+                .find_map(|dir| dir.join(name).canonicalize().ok().filter(|path| path.starts_with(dir))),
             _ => return refuse("is not a name of something beside it"),
         };
         let Some(path) = found else { return Ok(None) };

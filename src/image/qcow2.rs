@@ -155,7 +155,8 @@ fn backing(
     let name = input.bytes_of(file, at, len as usize, "the name of the backing file")?;
     let name = String::from_utf8_lossy(&name).into_owned();
     let found = input.beside(&PathBuf::from(&name))?.ok_or_else(|| {
-        Error::bad_image(format!("its backing file '{name}' is not there")).hint("put it beside the image, or name its folder: --allow-parent DIR")
+        Error::bad_image(format!("its backing file '{name}' is not there"))
+            .hint("put it beside the image, or name its folder: --allow-parent DIR")
     })?;
     let path = input.path_of(found);
     remarks.push(format!("what the image does not have comes from {}", path.display()));

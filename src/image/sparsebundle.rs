@@ -101,7 +101,12 @@ impl Bundle {
         }
         let name: PathBuf = ["bands".to_owned(), format!("{band:x}")].iter().collect();
         // It was there when the bundle was opened.
-        let file = self.input.beside(&name).ok().flatten().ok_or(ReadError::Unmapped { offset: band * self.band })?;
+        let file = self
+            .input
+            .beside(&name)
+            .ok()
+            .flatten()
+            .ok_or(ReadError::Unmapped { offset: band * self.band })?;
         Ok(*lock().entry(band).or_insert(file))
     }
 }

@@ -81,8 +81,9 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             if frame.unpacked > LONGEST_CHUNK {
                 let what = format!("a frame of {} bytes is too long to be read at random", frame.unpacked);
                 let at = table + (first + n as u64) * entry;
-                return Err(Error::from(crate::error::Flaw::at(at, what))
-                    .hint("'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random"));
+                return Err(Error::from(crate::error::Flaw::at(at, what)).hint(
+                    "'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random",
+                ));
             }
         }
     }

@@ -39,7 +39,8 @@ impl Target {
             "UnreadableData" => Target::Unreadable,
             "UnknownData" | "NoData" => Target::Unknown,
             _ => {
-                let text = name.strip_prefix("SymbolicStream").map_or(name, |rest| rest.trim_start_matches('#'));
+                let text =
+                    name.strip_prefix("SymbolicStream").map_or(name, |rest| rest.trim_start_matches('#'));
                 match hex(text) {
                     Some(byte) => Target::Byte(byte),
                     None => Target::Stream(urn.into()),

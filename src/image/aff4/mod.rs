@@ -100,12 +100,24 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     };
     let bad = BadBlocks::from_unsorted(missing).rounded(sector, size);
     let claims = claims(&volumes[0], &image, &data, size, bad.is_empty());
-    Ok(Box::new(Aff4 { input: Arc::clone(&input), volumes, streams, targets, gap, runs, bad, claims, facts, remarks }))
+    Ok(Box::new(Aff4 {
+        input: Arc::clone(&input),
+        volumes,
+        streams,
+        targets,
+        gap,
+        runs,
+        bad,
+        claims,
+        facts,
+        remarks,
+    }))
 }
 
 /// The name of the image in a volume: what has a stream of data, or in older volumes the map that is an image.
 fn image(volume: &Volume, remarks: &mut Vec<String>) -> Result<String, Error> {
-    let mut images: Vec<&String> = volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
+    let mut images: Vec<&String> =
+        volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
     if images.is_empty() {
         let is_map = |s: &&String| volume.is(s, &["map", "Map"]) && volume.is(s, &["Image"]);
         images = volume.subjects.keys().filter(is_map).collect();
@@ -180,7 +192,9 @@ impl Opening<'_> {
 
     /// Which volume holds a stream: one that is open, or the one beside the image that is told of.
     fn holder(&mut self, urn: &str) -> Result<usize, Error> {
-        let holds = |v: &Volume| v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0);
+        let holds = |v: &Volume| {
+            v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0)
+        };
         if let Some(n) = self.volumes.iter().position(holds) {
             return Ok(n);
         }
@@ -199,8 +213,10 @@ impl Opening<'_> {
         }
         let others = self.others.as_deref().unwrap_or_default();
         let Some((_, file)) = others.iter().find(|(urn, _)| *urn == told) else {
-            return Err(Error::bad_image(format!("a part of the disk is in the volume {told}, which is missing"))
-                .hint("put all volumes of the set beside the image"));
+            return Err(Error::bad_image(format!(
+                "a part of the disk is in the volume {told}, which is missing"
+            ))
+            .hint("put all volumes of the set beside the image"));
         };
         let path = self.input.path_of(*file);
         self.volumes.push(Volume::open(self.input, *file).map_err(|e| e.at(&path))?);
@@ -209,7 +225,8 @@ impl Opening<'_> {
 }
 
 fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Facts {
-    let text = |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
+    let text =
+        |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
     let sector = volume.number(image, &["blockSize"]).and_then(|s| u32::try_from(s).ok());
     let sector = sector.filter(|s| s.is_power_of_two() && (512..=65536).contains(s)).unwrap_or(0);
     let mut facts = Facts {
@@ -229,12 +246,19 @@ fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Fact
         facts.more.extend(value.map(|v| (name.to_owned(), v.into())));
     }
     // Cases are told of beside the image.
-    let mut cases: Vec<_> = volume.subjects.iter().filter(|(_, p)| p.contains_key("caseName") || p.contains_key("notes")).collect();
+    let mut cases: Vec<_> = volume
+        .subjects
+        .iter()
+        .filter(|(_, p)| p.contains_key("caseName") || p.contains_key("notes"))
+        .collect();
     cases.sort_by_key(|(subject, _)| (*subject).clone());
     for (subject, _) in cases {
-        for (property, name) in
-            [("caseName", "case_name"), ("caseDescription", "description"), ("examiner", "examiner"), ("caseNumber", "case_number")]
-        {
+        for (property, name) in [
+            ("caseName", "case_name"),
+            ("caseDescription", "description"),
+            ("examiner", "examiner"),
+            ("caseNumber", "case_number"),
+        ] {
             if let Some(value) = volume.property(subject, &[property]) {
                 facts.more.entry(name.to_owned()).or_insert_with(|| value.into());
             }
@@ -294,7 +318,9 @@ impl Aff4 {
         let disk = offset - before..run.disk.end.min(offset + (chunk.end - at));
         let skip = at - chunk.start - before;
         let origin = match origin {
-            Origin::Packed(p) => Origin::Packed(Packed { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p }),
+            Origin::Packed(p) => {
+                Origin::Packed(Packed { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p })
+            }
             Origin::Stored { file, at } => Origin::Stored { file, at: at + skip },
             other => other,
         };
@@ -395,7 +421,10 @@ impl Image for Aff4 {
                 let is = got.iter().find(|(k, _)| *k == kind).map(|(_, v)| v);
                 if let Some(is) = is.filter(|is| **is != value) {
                     let (kind, is, value) = (kind.name(), hex(is), hex(&value));
-                    let what = format!("the {kind} of the stream {} is {is}, and the image says {value}", stream.urn);
+                    let what = format!(
+                        "the {kind} of the stream {} is {is}, and the image says {value}",
+                        stream.urn
+                    );
                     report(Flaw::at(0, what), "unknown: some byte of the disk is not what it was");
                 }
             }

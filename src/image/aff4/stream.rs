@@ -38,8 +38,9 @@ impl Stream {
     /// The stream of this name, which volume `number` describes.
     pub(super) fn open(input: &Input, volume: &Volume, number: usize, urn: &str) -> Result<Stream, Error> {
         let chunk = volume.number(urn, &["chunkSize", "chunk_size"]).unwrap_or(32 << 10);
-        let per_bevy =
-            volume.number(urn, &["chunksInSegment", "chunks_in_segment", "chunks_per_segment"]).unwrap_or(1024);
+        let per_bevy = volume
+            .number(urn, &["chunksInSegment", "chunks_in_segment", "chunks_per_segment"])
+            .unwrap_or(1024);
         let Some(size) = volume.number(urn, &["size"]) else {
             return flaw(0, format!("nothing tells how long the stream {urn} is"));
         };
@@ -119,12 +120,18 @@ impl Stream {
             (le64(&told, 0), Some(u64::from(le32(&told, 8))))
         };
         let corrupt = ReadError::Corrupt { at: index.at };
-        let len = len.filter(|len| at.checked_add(*len).is_some_and(|end| end <= member.len)).ok_or(corrupt)?;
+        let len =
+            len.filter(|len| at.checked_add(*len).is_some_and(|end| end <= member.len)).ok_or(corrupt)?;
         Ok(Chunk { member, at, len })
     }
 
     /// The chunk around `offset` of the stream: its range there, and where its bytes are.
-    pub(super) fn map(&self, input: &Input, volume: &Volume, offset: u64) -> Result<(Range<u64>, Origin), ReadError> {
+    pub(super) fn map(
+        &self,
+        input: &Input,
+        volume: &Volume,
+        offset: u64,
+    ) -> Result<(Range<u64>, Origin), ReadError> {
         let number = offset / self.chunk;
         let start = number * self.chunk;
         let range = start..start.saturating_add(self.chunk).min(self.size);
@@ -137,7 +144,8 @@ impl Stream {
             return if len >= held { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
-        let len = u32::try_from(len).ok().filter(|len| (1..=2 * LONGEST_CHUNK).contains(len)).ok_or(corrupt)?;
+        let len =
+            u32::try_from(len).ok().filter(|len| (1..=2 * LONGEST_CHUNK).contains(len)).ok_or(corrupt)?;
         let mut unpacked = u32::try_from(self.chunk).map_err(|_| corrupt)?;
         let mut codec = self.codec;
         if held < self.chunk {

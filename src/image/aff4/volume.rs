@@ -93,7 +93,8 @@ pub(super) fn name(input: &Input, file: FileNo) -> Option<String> {
     for comment in [43, 44] {
         let at = len.checked_sub(22 + comment)?;
         let end = input.bytes_of(file, at, index(22 + comment), "the end of the zip file").ok()?;
-        let is_it = end.starts_with(b"PK\x05\x06") && u64::from(u16::from_le_bytes([end[20], end[21]])) == comment;
+        let is_it =
+            end.starts_with(b"PK\x05\x06") && u64::from(u16::from_le_bytes([end[20], end[21]])) == comment;
         if let (true, Some(urn)) = (is_it, end.get(22..65).filter(|urn| urn.starts_with(b"aff4://"))) {
             return Some(String::from_utf8_lossy(urn).into_owned());
         }
@@ -132,11 +133,15 @@ impl Volume {
         }
         let mut volume = Volume { urn: String::new(), members, subjects: HashMap::new() };
         volume.urn = match volume.members.get("container.description") {
-            Some(member) => String::from_utf8_lossy(&volume.bytes(input, *member, 1024)?).trim_end_matches('\0').into(),
+            Some(member) => {
+                String::from_utf8_lossy(&volume.bytes(input, *member, 1024)?).trim_end_matches('\0').into()
+            }
             None => name(input, file).unwrap_or_default(),
         };
         let Some(information) = volume.members.get("information.turtle").copied() else {
-            return Err(Error::bad_image("has no information.turtle: this is no AFF4 image").at(&input.path_of(file)));
+            return Err(
+                Error::bad_image("has no information.turtle: this is no AFF4 image").at(&input.path_of(file))
+            );
         };
         let text = volume.bytes(input, information, LONGEST_INFORMATION)?;
         for triple in TurtleParser::new().lenient().for_slice(&text) {
@@ -182,7 +187,11 @@ impl Volume {
     /// The member of this name. Names of what belongs to the volume may be short.
     pub(super) fn member(&self, urn: &str) -> Option<Member> {
         let short = || urn.strip_prefix(self.urn.as_str()).map(|rest| rest.trim_start_matches('/'));
-        self.members.get(urn).or_else(|| self.members.get(short()?)).copied().filter(|m| m.packing == Packing::Stored)
+        self.members
+            .get(urn)
+            .or_else(|| self.members.get(short()?))
+            .copied()
+            .filter(|m| m.packing == Packing::Stored)
     }
 
     /// A property of a subject: its first value.
@@ -199,7 +208,9 @@ impl Volume {
     /// Whether a subject is of one of these types.
     pub(super) fn is(&self, subject: &str, types: &[&str]) -> bool {
         let told = self.subjects.get(subject).and_then(|p| p.get("type"));
-        told.is_some_and(|told| told.iter().any(|t| types.iter().any(|name| without_schema(&t.text) == *name)))
+        told.is_some_and(|told| {
+            told.iter().any(|t| types.iter().any(|name| without_schema(&t.text) == *name))
+        })
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::error::Error;
-use crate::image::codec::huffman::{Bits, Code};
+use crate::image::FileNo;
 use crate::image::codec::crc16;
+use crate::image::codec::huffman::{Bits, Code};
 use crate::image::fields::{be32, flaw};
 use crate::image::input::Input;
-use crate::image::FileNo;
 use crate::units::index;
 
 /// The longest map that is read, in bytes: of a disk of 1 TiB.
@@ -194,7 +194,8 @@ impl Map {
         }
         let mut state = self.states.get(index(group))?.clone();
         let numbers = group * STEP..((group + 1) * STEP).min(self.count);
-        let hunks: Arc<[Hunk]> = numbers.map(|number| self.next(&mut state, number)).collect::<Option<_>>()?;
+        let hunks: Arc<[Hunk]> =
+            numbers.map(|number| self.next(&mut state, number)).collect::<Option<_>>()?;
         lock().put(group, Arc::clone(&hunks));
         hunks.get(n).copied()
     }

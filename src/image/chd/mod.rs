@@ -197,7 +197,8 @@ fn metadata(input: &Input, mut at: u64, facts: &mut Facts) -> Result<(), Error> 
                 // The words of ATA's IDENTIFY DEVICE have their two bytes swapped.
                 let words = text()?;
                 let part = |from: usize, to: usize| {
-                    let swapped: Vec<u8> = words.get(from..to)?.chunks_exact(2).flat_map(|w| [w[1], w[0]]).collect();
+                    let swapped: Vec<u8> =
+                        words.get(from..to)?.chunks_exact(2).flat_map(|w| [w[1], w[0]]).collect();
                     let text = String::from_utf8_lossy(&swapped).trim_matches([' ', '\0']).to_owned();
                     Some(text).filter(|t| !t.is_empty())
                 };
@@ -252,13 +253,15 @@ impl Layer {
                 let codec = self.codecs.get(usize::from(codec)).copied().unwrap_or(Codec::Stored);
                 let sum = Sum::Crc16Unpacked(sum);
                 let packed = Packed { file: self.file, at, len, skip: 0, unpacked: self.hunk, codec, sum };
-                let whole = Extent { disk: start..start + u64::from(self.hunk), origin: Origin::Packed(packed) };
+                let whole =
+                    Extent { disk: start..start + u64::from(self.hunk), origin: Origin::Packed(packed) };
                 Ok(cut(whole, offset, end))
             }
             Hunk::Parent(unit) => {
                 let parent = self.parent.as_ref().ok_or(ReadError::Unmapped { offset })?;
                 let from = unit.checked_mul(self.unit.into()).and_then(|at| at.checked_add(offset - start));
-                let from = from.filter(|from| i64::try_from(*from).is_ok()).ok_or(ReadError::Unmapped { offset })?;
+                let from =
+                    from.filter(|from| i64::try_from(*from).is_ok()).ok_or(ReadError::Unmapped { offset })?;
                 let found = cut(parent.map(input, from, from + (end - offset))?, from, from + (end - offset));
                 let disk = offset..offset + (found.disk.end - found.disk.start);
                 Ok(Extent { disk, ..found })

@@ -200,19 +200,13 @@ fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     }
 }
 
-/// What the zlib stream at the start of `packed` holds, if it is sound and at most `most` bytes.
-pub fn inflate(packed: &[u8], most: usize) -> Option<Vec<u8>> {
-    let mut inflate = Decompress::new(true);
-    let mut out = Vec::with_capacity(most.min(packed.len().saturating_mul(4).max(4096)));
-    loop {
-        let from = usize::try_from(inflate.total_in()).ok()?;
-        let status = inflate.decompress_vec(packed.get(from..)?, &mut out, FlushDecompress::Finish).ok()?;
-        match status {
-            Status::StreamEnd => return Some(out),
-            _ if out.len() == out.capacity() && out.len() < most => {
-                out.reserve_exact(out.len().min(most - out.len()));
-            }
-            _ => return None,
-        }
-    }
+/// All that a zlib or bzip2 stream holds, whatever stands behind it, if it is sound and unpacks to at most `most` bytes.
+pub fn expand(codec: Codec, packed: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut limited: Box<dyn Read> = match codec {
+        Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(packed)),
+        _ => Box::new(flate2::read::ZlibDecoder::new(packed)),
+    };
+    limited.by_ref().take(most as u64).read_to_end(&mut out).ok()?;
+    matches!(limited.read(&mut [0]), Ok(0)).then_some(out)
 }

@@ -28,7 +28,8 @@ pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<
                     text.iter().map(|b| if b.is_ascii() { char::from(*b) } else { '?' }).collect()
                 }
             };
-            let at = data.checked_add(be32(fork.get(reference + 4..reference + 8)?, 0) as usize & 0xFF_FFFF)?;
+            let at =
+                data.checked_add(be32(fork.get(reference + 4..reference + 8)?, 0) as usize & 0xFF_FFFF)?;
             let len = be32(fork.get(at..at.checked_add(4)?)?, 0) as usize;
             found.push((name, fork.get(at + 4..(at + 4).checked_add(len)?)?.to_vec()));
         }

@@ -58,8 +58,14 @@ enum From {
     Zeros,
     /// Zeros too: what the file system does not use, and nobody has looked at.
     Free,
-    Plain { at: u64 },
-    Packed { at: u64, len: u32, codec: Codec },
+    Plain {
+        at: u64,
+    },
+    Packed {
+        at: u64,
+        len: u32,
+        codec: Codec,
+    },
 }
 
 /// Whether the image is encrypted: the newer kind says so at its start, the older one at its end.
@@ -196,7 +202,8 @@ impl Image for Dmg {
             match self.crc_of(data.clone()) {
                 Ok(got) if got == *told => {}
                 Ok(got) => {
-                    let what = format!("the CRC-32 of the data is {got:08x}, and the trailer says {told:08x}");
+                    let what =
+                        format!("the CRC-32 of the data is {got:08x}, and the trailer says {told:08x}");
                     report(Flaw::at(data.start, what), cost);
                 }
                 Err(e) => report(Flaw::at(data.start, format!("the data: {e}")), cost),

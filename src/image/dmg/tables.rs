@@ -59,7 +59,8 @@ pub(super) fn read(input: &Input, at: u64, trailer: &[u8]) -> Result<Vec<Table>,
 
 fn list(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
     let list = properties::read(text)?;
-    let tables = list.as_dictionary().and_then(|d| d.get("resource-fork")?.as_dictionary()?.get("blkx")?.as_array());
+    let tables =
+        list.as_dictionary().and_then(|d| d.get("resource-fork")?.as_dictionary()?.get("blkx")?.as_array());
     let tables = tables.ok_or("the property list has no tables of chunks")?.iter();
     let table = |table: &plist::Value| {
         let table = table.as_dictionary()?;
@@ -109,7 +110,9 @@ impl Table {
                 kind => return wrong(format!("chunks of type {kind:#x} are not known")),
             };
             let disk = sectors(be64(e, 8), be64(e, 16))
-                .and_then(|d| Some(d.start.checked_add(self.disk.start)?..d.end.checked_add(self.disk.start)?))
+                .and_then(|d| {
+                    Some(d.start.checked_add(self.disk.start)?..d.end.checked_add(self.disk.start)?)
+                })
                 .filter(|d| i64::try_from(d.end).is_ok());
             let Some(disk) = disk else { return wrong("it is of sectors that cannot be".into()) };
             if disk.end > self.disk.end {

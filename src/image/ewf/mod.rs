@@ -1,11 +1,13 @@
-//! Expert Witness images: EnCase (`.E01`), in its newer and older forms.
+//! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
 //!
 //! Facts: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
 //! images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the chunks of
 //! the disk lie in "sectors" sections, their offsets in the "table" that follows each, and again in "table2". A chunk is
 //! a zlib stream, or bytes and their Adler-32.
 
+pub(super) mod errors;
 mod sections;
+pub(super) mod texts;
 
 use std::num::NonZero;
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use super::bad::{BadBlocks, BadRange, Status};
+use super::bad::{BadBlocks, BadRange};
 use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::facts::Facts;
@@ -27,9 +29,9 @@ use sections::{Gathered, Media};
 /// EnCase's images.
 pub const FORMAT: Format = Format {
     name: "ewf",
-    summary: "EnCase images (E01) with all their segments",
+    summary: "EnCase's and SMART's images (E01, S01) with all their segments",
     integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole where they were stored",
-    suffixes: &["e01"],
+    suffixes: &["e01", "s01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,
 };
@@ -44,8 +46,6 @@ const LONGEST_TEXT: usize = 1 << 20;
 const MOST_ENTRIES: u32 = 1 << 20;
 /// How many tables are kept in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
-/// How much is unpacked at opening to see whether read errors were zeroed, in bytes. Behind it they are suspect.
-const MOST_JUDGED: u64 = 128 << 20;
 /// A chunk's offset has this bit if it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
@@ -58,6 +58,8 @@ struct Table {
     /// Where its entries are, and where their copy is.
     entries: u64,
     copy: Option<u64>,
+    /// Whether their checksum stands behind them; SMART's has none.
+    signed: bool,
     /// What their offsets are counted from, and where the last chunk ends.
     base: u64,
     end: u64,
@@ -98,7 +100,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         })?;
     }
     let Gathered { tables, chunks, media, mut facts, mut claims, ranges, mut remarks, .. } = gathered;
-    let Some(Media { sectors, sector, chunk }) = media else {
+    let Some(Media { sectors, sector, chunk, .. }) = media else {
         return flaw(HEADER, "no section tells the size of the disk");
     };
     let size = sectors * u64::from(sector);
@@ -116,19 +118,15 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         ..r
     }));
     for claim in &mut claims {
-        claim.disk = vec![0..size];
+        claim.disk = std::iter::once(0..size).collect();
     }
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let mut image = Ewf { input, size, chunk, tables, kept, bad, claims, facts, remarks };
     if !image.bad.is_empty() {
-        image.bad = image.judged(u64::from(sector));
-        let sectors = |status| image.bad.count(status).bytes / u64::from(sector);
-        image.remarks.push(format!(
-            "the image lists read errors: {} sectors hold zeros and are bad, {} hold what may be the disk's bytes and are \
-             suspect",
-            sectors(Status::Bad),
-            sectors(Status::Suspect)
-        ));
+        let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
+        let (bad, remark) = errors::judged(&image.bad, sector.into(), chunk, &unpack);
+        image.bad = bad;
+        image.remarks.push(remark);
     }
     Ok(Box::new(image))
 }
@@ -155,35 +153,6 @@ fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
 }
 
 impl Ewf {
-    /// The read errors by what the image holds for them. The list names whole chunks around a bad sector: what was
-    /// zeroed there cannot be told from what could not be read, and is bad; what was not may be right, and is suspect.
-    fn judged(&self, sector: u64) -> BadBlocks {
-        let mut left = MOST_JUDGED;
-        let mut judged = Vec::new();
-        let mut chunk = Vec::new();
-        for range in self.bad.ranges() {
-            let mut at = range.start;
-            while at < range.end {
-                let first = at / self.chunk * self.chunk;
-                let end = range.end.min(first.saturating_add(self.chunk));
-                let zeros = left >= self.chunk && self.unpacked(at, &mut chunk);
-                left = left.saturating_sub(self.chunk);
-                while at < end {
-                    let stop = end.min(at + sector);
-                    let is_zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
-                    let held = chunk.get(index(at - first)..index(stop - first)).filter(|_| zeros);
-                    let status = if held.is_some_and(is_zero) { Status::Bad } else { Status::Suspect };
-                    match judged.last_mut().filter(|r: &&mut BadRange| r.end == at && r.status == status) {
-                        Some(last) => last.end = stop,
-                        None => judged.push(BadRange::new(at..stop, status)),
-                    }
-                    at = stop;
-                }
-            }
-        }
-        BadBlocks::from_unsorted(judged)
-    }
-
     /// Whether the chunk around `offset` can be had; it is in `chunk` then.
     fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
@@ -210,9 +179,9 @@ impl Ewf {
 
     fn read_chunks(&self, table: &Table, at: u64) -> Result<Chunks, ReadError> {
         let len = table.count as usize * 4;
-        let mut bytes = vec![0; len + 4];
+        let mut bytes = vec![0; if table.signed { len + 4 } else { len }];
         self.input.read_exact_at(table.file, &mut bytes, at)?;
-        if adler32(&bytes[..len]) != le32(&bytes, len) {
+        if table.signed && adler32(&bytes[..len]) != le32(&bytes, len) {
             return Err(ReadError::Corrupt { at });
         }
         // EnCase 6.7 let offsets grow into the bit that says "compressed"; from there on nothing is.

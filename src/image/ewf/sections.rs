@@ -1,15 +1,20 @@
 //! The sections of an EWF image's segments, walked over once.
 
+use super::texts;
 use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
 use crate::image::claims::{Claim, Kind, hex};
-use crate::image::codec::{adler32, inflate};
+use crate::image::codec::{Codec, adler32, expand};
 use crate::image::facts::Facts;
 use crate::image::fields::{flaw, le32, le64};
 use crate::image::input::Input;
 use crate::image::{FileNo, LONGEST_CHUNK};
 use crate::units::index;
+
+/// How long the section about the disk is.
+const LONG: u64 = 1052;
+const SHORT: u64 = 94;
 
 /// A section of a segment.
 struct Section {
@@ -40,6 +45,8 @@ pub(super) struct Media {
     pub sectors: u64,
     pub sector: u32,
     pub chunk: u64,
+    /// Whether it is of the form that has no checksums behind tables.
+    is_short: bool,
 }
 
 impl Gathered {
@@ -121,7 +128,12 @@ impl Gathered {
             let first = !self.facts.more.contains_key(name);
             if is_there && first {
                 self.facts.more.insert(name.into(), hex(value).into());
-                self.claims.push(Claim { of: "the disk".into(), disk: Vec::new(), kind, value: value.into() });
+                self.claims.push(Claim {
+                    of: "the disk".into(),
+                    disk: Vec::new(),
+                    kind,
+                    value: value.into(),
+                });
             }
         }
     }
@@ -129,16 +141,15 @@ impl Gathered {
     fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
         let len = section.data.end - at;
-        if len < 1052 {
-            return flaw(at, "this is an image by SMART (S01); only EnCase's form (E01) is read");
-        }
-        let len = 1052;
+        // EnCase's is long; SMART's, and that of the format's first description, has but 32 bits for sectors.
+        let is_short = len < LONG;
+        let len = index(if is_short { SHORT } else { LONG });
         let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
         if adler32(&bytes[..len - 4]) != le32(&bytes, len - 4) {
             return flaw(at, "the checksum of the section about the disk is wrong");
         }
         let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
-        let sectors = le64(&bytes, 16);
+        let sectors = if is_short { le32(&bytes, 16).into() } else { le64(&bytes, 16) };
         let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {
@@ -147,7 +158,7 @@ impl Gathered {
         if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
             return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
         }
-        self.media = Some(Media { sectors, sector, chunk });
+        self.media = Some(Media { sectors, sector, chunk, is_short });
         Ok(())
     }
 
@@ -172,6 +183,7 @@ impl Gathered {
             file: section.file,
             entries: at + 24,
             copy: None,
+            signed: self.media.as_ref().is_none_or(|media| !media.is_short),
             base: le64(&head, 8),
             end,
         });
@@ -209,31 +221,27 @@ impl Gathered {
         let len =
             usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= LONGEST_TEXT)?;
         let packed = input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
-        let bytes = inflate(&packed, LONGEST_TEXT)?;
+        let bytes = expand(Codec::Zlib, &packed, LONGEST_TEXT)?;
         if section.name == "header" {
             return Some(bytes.iter().map(|b| char::from(*b)).collect());
         }
-        let units: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
-        Some(String::from_utf16_lossy(&units))
+        texts::utf16(&bytes)
     }
 
-    /// Takes in what the text says: a line of names and a line of values, behind "main".
+    /// Takes in what the text says.
     fn told(&mut self, text: &str) {
-        let mut lines =
-            text.lines().map(|l| l.trim_start_matches('\u{feff}')).skip_while(|l| *l != "main").skip(1);
-        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return };
-        for (name, value) in names.split('\t').zip(values.split('\t')).filter(|(_, v)| !v.trim().is_empty()) {
-            let more = match name {
+        for (name, value) in texts::values(text) {
+            let more = match name.as_str() {
                 "md" => {
-                    self.facts.model = Some(value.into());
+                    self.facts.model = Some(value);
                     continue;
                 }
                 "sn" => {
-                    self.facts.serial = Some(value.into());
+                    self.facts.serial = Some(value);
                     continue;
                 }
                 "t" => {
-                    self.facts.notes = vec![value.into()];
+                    self.facts.notes = vec![value];
                     continue;
                 }
                 "c" => "case_number",

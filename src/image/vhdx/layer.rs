@@ -60,7 +60,12 @@ pub(super) struct Layer {
 }
 
 /// Opens the file and its parents.
-pub(super) fn open(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+pub(super) fn open(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Layer, Error> {
     if input.bytes_of(file, 0, 8, "the header")? != MAGIC {
         return flaw(0, "this is not a VHDX image");
     }
@@ -113,7 +118,8 @@ pub(super) fn open(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<
 fn head(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
     let sound = |at: &u64| {
         let bytes = input.bytes_of(file, *at, HEAD, "a head").ok()?;
-        (bytes.starts_with(b"head") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED)).then_some((*at, bytes))
+        (bytes.starts_with(b"head") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED))
+            .then_some((*at, bytes))
     };
     let Some((at, head)) = HEADS.iter().filter_map(sound).max_by_key(|(_, head)| le64(head, 8)) else {
         return flaw(HEADS[0], "neither of the two heads is sound");
@@ -133,7 +139,8 @@ struct Regions {
 fn regions(read: &dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error>) -> Result<Regions, Error> {
     let sound = |at: &u64| {
         let bytes = read(*at, REGION_TABLE, "a table of regions").ok()?;
-        (bytes.starts_with(b"regi") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED)).then_some((*at, bytes))
+        (bytes.starts_with(b"regi") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED))
+            .then_some((*at, bytes))
     };
     let Some((at, bytes)) = REGIONS.iter().find_map(sound) else {
         return flaw(REGIONS[0], "neither of the two tables of regions is sound");
@@ -252,7 +259,8 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
     let mut named = named.map(|v| v.trim_matches(['{', '}']).to_ascii_lowercase()).peekable();
     if named.peek().is_some() && !named.any(|name| name == is) {
         let name = Path::new(path.file_name().unwrap_or_default()).display();
-        let what = format!("'{name}' is not the disk that this is the difference to: its identity is another");
+        let what =
+            format!("'{name}' is not the disk that this is the difference to: its identity is another");
         return Err(Error::bad_image(what));
     }
     remarks.push(format!("this is a difference; the rest comes from {}", path.display()));
@@ -286,10 +294,15 @@ impl Layer {
         let entry = self.entry(input, entry_at)?;
         let place = (entry >> 20) * MIB;
         let stored = |end: u64| {
-            let lies = place != 0 && place.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
+            let lies =
+                place != 0 && place.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
             let at = place + (offset - start);
             let origin = Origin::Stored { file: self.file, at };
-            if lies { Ok(Extent { disk: offset..end, origin }) } else { Err(ReadError::Corrupt { at: entry_at }) }
+            if lies {
+                Ok(Extent { disk: offset..end, origin })
+            } else {
+                Err(ReadError::Corrupt { at: entry_at })
+            }
         };
         match (entry & 7, &self.parent) {
             (0, Some(parent)) => parent.map(input, offset, end),

@@ -51,7 +51,8 @@ impl Overlay {
         }
         for (start, sector) in self.sectors.range(at.saturating_sub(SECTOR - 1)..end) {
             let (from, to) = (at.max(*start), end.min(start + SECTOR));
-            buf[index(from - at)..index(to - at)].copy_from_slice(&sector[index(from - start)..index(to - start)]);
+            buf[index(from - at)..index(to - at)]
+                .copy_from_slice(&sector[index(from - start)..index(to - start)]);
         }
         Ok(())
     }

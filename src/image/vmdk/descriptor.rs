@@ -112,7 +112,12 @@ mod tests {
         let text = "# Disk DescriptorFile\r\nversion=1\nCID=fffffffe\nparentCID=12ab34cd\ncreateType=\"custom\"\n\
             parentFileNameHint=\"base disk.vmdk\"\n\nRW 8192 SPARSE \"a b-s001.vmdk\"\nRDONLY 2 FLAT \"x.vmdk\" 128\n\
             NOACCESS 5 ZERO\nddb.adapterType = \"ide\"\n";
-        let line = |len, kind, file: &str, at| Line { len: len * 512, kind, file: file.into(), at: at * 512 };
+        let line = |len: u32, kind, file: &str, at: u32| Line {
+            len: u64::from(len) * 512,
+            kind,
+            file: file.into(),
+            at: u64::from(at) * 512,
+        };
         let expect = Descriptor {
             extents: vec![
                 line(8192, Kind::Sparse, "a b-s001.vmdk", 0),

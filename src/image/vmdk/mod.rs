@@ -95,7 +95,8 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
         if let Place::Sparse(sparse) = &place
             && sparse.len < line.len
         {
-            let what = format!("the extent '{}' has {} bytes, and should have {}", line.file, sparse.len, line.len);
+            let what =
+                format!("the extent '{}' has {} bytes, and should have {}", line.file, sparse.len, line.len);
             return Err(Error::bad_image(what));
         }
         end = end
@@ -118,7 +119,8 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
             let path = input.path_of(file);
             let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(&path))?;
             if parent.content != Some(content) {
-                let what = format!("'{name}' was changed since this difference to it was made: its CID is another");
+                let what =
+                    format!("'{name}' was changed since this difference to it was made: its CID is another");
                 return Err(Error::bad_image(what));
             }
             remarks.push(format!("this is a difference; the rest comes from {}", path.display()));

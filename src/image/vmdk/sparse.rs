@@ -76,7 +76,10 @@ impl Sparse {
         }
         let entries = len.div_ceil(grain).div_ceil(per_table);
         if directory.checked_add(entries * sparse.entry_len()).is_none_or(|end| end > input.len_of(file)) {
-            return flaw(56, format!("the directory of {entries} tables at byte {directory} does not lie in the file"));
+            return flaw(
+                56,
+                format!("the directory of {entries} tables at byte {directory} does not lie in the file"),
+            );
         }
         Ok(sparse)
     }
