@@ -26,6 +26,7 @@ mod properties;
 pub mod qcow2;
 pub mod raw;
 pub mod sparsebundle;
+pub mod sparseimage;
 mod superclone;
 pub mod vdi;
 pub mod vhd;
@@ -191,6 +192,7 @@ pub const FORMATS: &[&Format] = &[
     &iboredimg::FORMAT,
     &qcow2::FORMAT,
     &sparsebundle::FORMAT,
+    &sparseimage::FORMAT,
     &vdi::FORMAT,
     &vhd::FORMAT,
     &vhdx::FORMAT,

@@ -176,8 +176,8 @@ impl Ewf2 {
             let (at, len, flags) = (le64(e, 0), le32(e, 8), le32(e, 12));
             let (here, padded) = (next, next.next_multiple_of(16));
             if flags & COMPRESSED != 0 && flags & PATTERN != 0 {
-                next = next.saturating_add(len.into());
                 let is_place = len == 8 && (at == here || at == padded);
+                next = if is_place { at } else { here }.saturating_add(len.into());
                 return if is_place { Chunk::PatternAt(at) } else { Chunk::Pattern(at.to_le_bytes()) };
             }
             next = at.saturating_add(len.into());
