@@ -14,11 +14,13 @@ mod device;
 mod docs;
 mod ffi;
 mod filesystem;
+mod foreign;
 mod format;
 mod formats;
 mod iboredimg;
 mod kill;
 mod life;
+mod makers;
 mod model;
 mod mount;
 mod nbd;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         ("ffi", ffi::TESTS),
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
+        ("foreign", foreign::TESTS),
         ("formats", formats::TESTS),
         ("iboredimg", iboredimg::TESTS),
         ("kill", kill::TESTS),
