@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     ("what_chdman_makes_reads_the_same", CHD, chd),
     ("parents_lie_where_the_user_allows", &[Need::Program("qemu-img")], allowed),
     ("a_long_hole_is_no_damage", &[], long_hole),
+    ("seeds_for_the_fuzzer_open", &[QEMU[0], EWF[0], CHD[0]], seeds_open),
     ("damaged_qcow2", QEMU, || damaged(qemu_image("qcow2", "extended_l2=on"), "qcow2")),
     ("damaged_qcow2_zlib", QEMU, || damaged(qemu_image("qcow2", "-c"), "qcow2")),
     ("damaged_vhd", QEMU, || damaged(qemu_image("vpc", "force_size=on"), "vhd")),
@@ -468,6 +469,45 @@ fn ewf_image(format: &str) -> Vec<u8> {
     run("ewfacquire", ["-q", "-u", "-t", &target, "-f", format, raw.to_str().unwrap()]);
     let path = ["E01", "s01"].iter().map(|x| lab.path("e").with_extension(x)).find(|p| p.exists());
     fs::read(path.unwrap()).unwrap()
+}
+
+/// An image of each format, small; with `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
+fn seeds_open() {
+    let small = &truth()[..192 << 10];
+    let all = [
+        ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
+        ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
+        ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
+        (
+            "cdimg/zstd",
+            fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
+        ),
+        ("chd/all", chd_image()),
+        ("dmg/list", makers::dmg(small, Tables::PropertyList)),
+        ("dmg/fork", makers::dmg(small, Tables::ResourceFork)),
+        ("ewf/encase", ewf_image("encase6")),
+        ("ewf/smart", ewf_image("smart")),
+        ("ewf2/all", makers::ex01(small, &[(100, 4)])),
+        ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
+        ("qcow2/zlib", qemu_image("qcow2", "-c")),
+        ("sparseimage/all", makers::sparseimage(small)),
+        ("vdi/dynamic", qemu_image("vdi", "static=off")),
+        ("vhd/dynamic", qemu_image("vpc", "force_size=on")),
+        ("vhdx/dynamic", qemu_image("vhdx", "block_size=1M")),
+        ("vmdk/sparse", qemu_image("vmdk", "subformat=monolithicSparse")),
+        ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
+        ("zstd/sums", makers::zstd_seekable(small, 16384)),
+    ];
+    for (name, bytes) in all {
+        let format = name.split('/').next().unwrap();
+        if let Some(dir) = std::env::var_os("CDI_FUZZ_SEEDS") {
+            let file = Path::new(&dir).join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, &bytes).unwrap();
+        }
+        let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+        assert!(open_source(Box::new(bytes), Path::new("/nowhere/seed"), &options).is_ok(), "{name}");
+    }
 }
 
 fn seeds() -> std::ops::Range<u64> {
