@@ -12,7 +12,7 @@ use super::fields::{be32, be64, flaw};
 use super::input::Input;
 use super::{Extent, Format, Image, OpenOptions, Origin};
 use crate::error::{Error, ReadError};
-use crate::units::SECTOR;
+use crate::units::{SECTOR, index};
 
 /// Sparse images.
 pub const FORMAT: Format = Format {
@@ -42,7 +42,7 @@ struct Sparse {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let head = input.bytes(0, NODE as usize, "the header")?;
+    let head = input.bytes(0, index(NODE), "the header")?;
     if !head.starts_with(b"sprs") {
         return flaw(0, "this is not a sparse image");
     }
@@ -84,7 +84,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         if node_at <= before {
             return flaw(before + next as u64, format!("the next node cannot be at byte {node_at}"));
         }
-        node = input.bytes(node_at, NODE as usize, "a node")?;
+        node = input.bytes(node_at, index(NODE), "a node")?;
         if !node.starts_with(b"sprs") {
             return flaw(node_at, "there is no node here");
         }

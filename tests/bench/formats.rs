@@ -211,7 +211,9 @@ fn main() {
         export.display()
     );
     File::create(&export).unwrap();
-    let peers: [(&str, &str, Vec<String>, PathBuf, Vec<String>); 4] = [
+    // The image, the tool, how it is mounted, where the disk is then, and how it is taken away again.
+    type Peer = (&'static str, &'static str, Vec<String>, PathBuf, Vec<String>);
+    let peers: [Peer; 4] = [
         (
             "d.E01",
             "ewfmount",

@@ -60,7 +60,7 @@ pub(super) struct Run {
 
 /// Reads the runs of a map in the order of the disk, for a disk of `size` bytes. There are `targets` targets.
 pub(super) fn read(input: &Input, map: Member, targets: usize, size: u64) -> Result<Vec<Run>, Error> {
-    if map.len % ENTRY != 0 {
+    if !map.len.is_multiple_of(ENTRY) {
         return flaw(map.at, format!("a map of {} bytes is not whole entries of {ENTRY}", map.len));
     }
     let mut runs: Vec<Run> = Vec::new();

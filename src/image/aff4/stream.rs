@@ -75,7 +75,7 @@ impl Stream {
         });
         let heads: Vec<[u8; 4]> = heads.collect();
         let all = |is: &dyn Fn(&[u8; 4]) -> bool| !heads.is_empty() && heads.iter().all(is);
-        let zlib = |h: &[u8; 4]| h[0] & 0x0F == 8 && u16::from_be_bytes([h[0], h[1]]) % 31 == 0;
+        let zlib = |h: &[u8; 4]| h[0] & 0x0F == 8 && u16::from_be_bytes([h[0], h[1]]).is_multiple_of(31);
         match self.codec {
             Codec::DeflateUnended if all(&zlib) => self.codec = Codec::ZlibPadded,
             Codec::Stored if silent && all(&zlib) => self.codec = Codec::ZlibPadded,

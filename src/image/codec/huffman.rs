@@ -68,7 +68,7 @@ impl Code {
                 slots.fill((u16::try_from(symbol).ok()?, length));
                 next += 1;
             }
-            if next % 2 != 0 && length != 1 {
+            if !next.is_multiple_of(2) && length != 1 {
                 return None;
             }
             next /= 2;

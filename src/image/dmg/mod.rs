@@ -130,7 +130,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     runs.retain(|r| !r.disk.is_empty());
     runs.sort_by_key(|r| r.disk.start);
-    if let Some([_, b]) = runs.array_windows().find(|[a, b]| a.disk.end > b.disk.start) {
+    if let Some([_, b]) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
         return flaw(at, format!("two chunks of the tables hold the disk's byte {}", b.disk.start));
     }
     let held = runs.last().map_or(0, |r| r.disk.end);

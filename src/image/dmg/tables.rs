@@ -98,7 +98,7 @@ impl Table {
             let wrong =
                 |what: String| flaw(self.at, format!("the table of '{}', entry {n}: {what}", self.name));
             let codec = match be32(e, 0) {
-                0 | 1 | 2 => Codec::Stored,
+                0..=2 => Codec::Stored,
                 0x8000_0004 => Codec::Adc,
                 0x8000_0005 => Codec::ZlibPadded,
                 0x8000_0006 => Codec::Bzip2,

@@ -136,7 +136,10 @@ struct Regions {
     metadata: (u64, u64),
 }
 
-fn regions(read: &dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error>) -> Result<Regions, Error> {
+/// Reads so many bytes of a structure, which is named, from a place on.
+type Read<'a> = dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error> + 'a;
+
+fn regions(read: &Read<'_>) -> Result<Regions, Error> {
     let sound = |at: &u64| {
         let bytes = read(*at, REGION_TABLE, "a table of regions").ok()?;
         (bytes.starts_with(b"regi") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED))
@@ -172,10 +175,7 @@ struct Metadata {
     parent: Option<Vec<u8>>,
 }
 
-fn metadata(
-    read: &dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error>,
-    (at, len): (u64, u64),
-) -> Result<Metadata, Error> {
+fn metadata(read: &Read<'_>, (at, len): (u64, u64)) -> Result<Metadata, Error> {
     let table = read(at, METADATA_TABLE, "the table of metadata")?;
     if !table.starts_with(b"metadata") {
         return flaw(at, "there is no table of metadata");

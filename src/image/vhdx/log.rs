@@ -13,6 +13,7 @@ use crate::units::index;
 
 /// The sectors that a log consists of and speaks of, in bytes.
 const SECTOR: u64 = 4096;
+const SECTOR_LEN: usize = 4096;
 /// The longest log that is read, in bytes. Windows makes them 1 MiB.
 const LONGEST: u64 = 64 << 20;
 /// The length of an entry's head, and of a descriptor.
@@ -22,7 +23,7 @@ const DESCRIPTOR: usize = 32;
 /// What the log lays over the file.
 #[derive(Default)]
 pub(super) struct Overlay {
-    sectors: BTreeMap<u64, [u8; SECTOR as usize]>,
+    sectors: BTreeMap<u64, [u8; SECTOR_LEN]>,
     /// Ranges of zeros, and before which sectors they were written: a later sector counts more.
     zeros: Vec<Range<u64>>,
 }
@@ -65,13 +66,13 @@ impl Overlay {
     /// What the log at `place` of the file holds for the image whose head has the name `guid`.
     pub(super) fn of(input: &Input, file: FileNo, place: Range<u64>, guid: &[u8]) -> Result<Overlay, Error> {
         let len = place.end - place.start;
-        if len > LONGEST || len % SECTOR != 0 || len == 0 {
+        if len > LONGEST || !len.is_multiple_of(SECTOR) || len == 0 {
             return flaw(place.start, format!("a log of {len} bytes is not read"));
         }
         let log = input.bytes_of(file, place.start, index(len), "the log")?;
         // The newest run of entries, one behind the other: it ends with the highest number.
         let mut newest: Vec<Entry> = Vec::new();
-        for start in (0..len).step_by(index(SECTOR)) {
+        for start in (0..len).step_by(SECTOR_LEN) {
             let Some(first) = entry(&log, start, guid) else { continue };
             let mut at = start;
             let mut run = vec![first];
@@ -101,7 +102,7 @@ impl Overlay {
 
     fn take(&mut self, entry: &[u8]) {
         let count = le32(entry, 24) as usize;
-        let mut data = (HEAD + count * DESCRIPTOR).next_multiple_of(index(SECTOR));
+        let mut data = (HEAD + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
         for d in entry[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
             let (a, place) = (le64(d, 8), le64(d, 16));
             if d.starts_with(b"zero") {
@@ -111,12 +112,12 @@ impl Overlay {
                 continue;
             }
             // Its first eight and last four bytes are in the descriptor, for they were needed to sign the sector.
-            let mut sector = [0; SECTOR as usize];
+            let mut sector = [0; SECTOR_LEN];
             sector[..8].copy_from_slice(&d[8..16]);
             sector[8..4092].copy_from_slice(&entry[data + 8..data + 4092]);
             sector[4092..].copy_from_slice(&d[4..8]);
             self.sectors.insert(place, sector);
-            data += index(SECTOR);
+            data += SECTOR_LEN;
         }
     }
 }
@@ -130,7 +131,7 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     if !head.starts_with(b"loge") || &head[32..48] != guid || sequence == 0 {
         return None;
     }
-    if len == 0 || len > log.len() || len % index(SECTOR) != 0 {
+    if len == 0 || len > log.len() || !len.is_multiple_of(SECTOR_LEN) {
         return None;
     }
     let first = (log.len() - start).min(len);
@@ -139,20 +140,20 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     if crc32c_of(&bytes, SIGNED) != le32(head, 4) || descriptors > len {
         return None;
     }
-    let mut data = descriptors.next_multiple_of(index(SECTOR));
+    let mut data = descriptors.next_multiple_of(SECTOR_LEN);
     for d in bytes[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
-        if le64(d, 24) != sequence || le64(d, 16) % SECTOR != 0 {
+        if le64(d, 24) != sequence || !le64(d, 16).is_multiple_of(SECTOR) {
             return None;
         }
         if d.starts_with(b"zero") {
             continue;
         }
-        let sector = bytes.get(data..data + index(SECTOR))?;
+        let sector = bytes.get(data..data + SECTOR_LEN)?;
         let told = u64::from(le32(sector, 4)) << 32 | u64::from(le32(sector, 4092));
         if !d.starts_with(b"desc") || !sector.starts_with(b"data") || told != sequence {
             return None;
         }
-        data += index(SECTOR);
+        data += SECTOR_LEN;
     }
     Some(Entry { sequence, tail: u64::from(le32(head, 12)), bytes })
 }
