@@ -1,11 +1,6 @@
 //! The hashes that an image claims of its disk, made anew from the disk's bytes in order.
 
-use md5::Md5;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
-use crate::image::claims::{Claim, Kind, hex};
-use crate::image::codec::{Crc32, crc32};
+use crate::image::claims::{Claim, Hasher, hex};
 use crate::units::index;
 
 /// A claim and what the disk gives for it.
@@ -31,62 +26,26 @@ pub struct Claims {
 
 struct Open {
     claim: Claim,
-    state: State,
+    hasher: Hasher,
     /// Which of its runs is the next one that has not ended.
     next: usize,
-}
-
-enum State {
-    Crc32(Crc32),
-    Md5(Md5),
-    Sha1(Sha1),
-    Sha256(Sha256),
-}
-
-impl State {
-    fn new(kind: Kind) -> State {
-        match kind {
-            Kind::Crc32 => State::Crc32(crc32()),
-            Kind::Md5 => State::Md5(Md5::new()),
-            Kind::Sha1 => State::Sha1(Sha1::new()),
-            Kind::Sha256 => State::Sha256(Sha256::new()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            State::Crc32(state) => state.update(bytes),
-            State::Md5(state) => state.update(bytes),
-            State::Sha1(state) => state.update(bytes),
-            State::Sha256(state) => state.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        match self {
-            State::Crc32(state) => format!("{:08x}", state.finalize()),
-            State::Md5(state) => hex(&state.finalize()),
-            State::Sha1(state) => hex(&state.finalize()),
-            State::Sha256(state) => hex(&state.finalize()),
-        }
-    }
 }
 
 impl Claims {
     /// None of these is checked yet.
     pub fn new(claims: &[Claim]) -> Claims {
-        let open = |c: &Claim| Open { claim: c.clone(), state: State::new(c.kind), next: 0 };
+        let open = |c: &Claim| Open { claim: c.clone(), hasher: Hasher::new(c.kind), next: 0 };
         Claims { claims: claims.iter().map(open).collect() }
     }
 
     /// The bytes of the disk at `at`. They must come in order.
     pub fn bytes(&mut self, at: u64, bytes: &[u8]) {
         let end = at + bytes.len() as u64;
-        for Open { claim, state, next } in &mut self.claims {
+        for Open { claim, hasher, next } in &mut self.claims {
             while let Some(run) = claim.disk.get(*next).filter(|run| run.start < end) {
                 let (from, to) = (run.start.max(at), run.end.min(end));
                 if from < to {
-                    state.update(&bytes[index(from - at)..index(to - at)]);
+                    hasher.update(&bytes[index(from - at)..index(to - at)]);
                 }
                 if run.end > end {
                     break;
@@ -109,7 +68,7 @@ impl Claims {
 
     /// What came of them.
     pub fn finish(self) -> Vec<Checked> {
-        let checked = |open: Open| Checked { claim: open.claim, got: open.state.finish() };
+        let checked = |open: Open| Checked { claim: open.claim, got: hex(&open.hasher.finish()) };
         self.claims.into_iter().map(checked).collect()
     }
 }

@@ -2,6 +2,12 @@
 
 use std::ops::Range;
 
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::codec::{Crc32, crc32};
+
 /// A hash of the disk, or of parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -43,4 +49,46 @@ impl Kind {
 /// Bytes in hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A hash, under way.
+pub struct Hasher(State);
+
+enum State {
+    Crc32(Crc32),
+    Md5(Md5),
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl Hasher {
+    /// A hash of nothing yet.
+    pub fn new(kind: Kind) -> Hasher {
+        Hasher(match kind {
+            Kind::Crc32 => State::Crc32(crc32()),
+            Kind::Md5 => State::Md5(Md5::new()),
+            Kind::Sha1 => State::Sha1(Sha1::new()),
+            Kind::Sha256 => State::Sha256(Sha256::new()),
+        })
+    }
+
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Crc32(state) => state.update(bytes),
+            State::Md5(state) => state.update(bytes),
+            State::Sha1(state) => state.update(bytes),
+            State::Sha256(state) => state.update(bytes),
+        }
+    }
+
+    /// The hash, as a [`Claim`] has it.
+    pub fn finish(self) -> Vec<u8> {
+        match self.0 {
+            State::Crc32(state) => state.finalize().to_be_bytes().into(),
+            State::Md5(state) => state.finalize().to_vec(),
+            State::Sha1(state) => state.finalize().to_vec(),
+            State::Sha256(state) => state.finalize().to_vec(),
+        }
+    }
 }

@@ -280,7 +280,8 @@ mod tests {
                 { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
                   "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
                   "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
-                { "image": "/c", "badblocks": "/c.txt", "block_size": 1024, "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
+                { "image": "/c", "badblocks": "/c.txt", "block_size": 1024,
+                  "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
         );
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let words = |n: usize| config.images[n].command();

@@ -6,13 +6,14 @@
 
 mod map;
 mod stream;
+mod told;
 mod volume;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::bad::{BadBlocks, BadRange, Status};
-use super::claims::{Claim, Kind, hex};
+use super::claims::{Claim, Hasher, hex};
 use super::codec::unpack;
 use super::facts::Facts;
 use super::fields::flaw;
@@ -21,10 +22,8 @@ use super::{Extent, Format, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::{SECTOR, index};
 use map::{Run, Target};
-use md5::Md5;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 use stream::Stream;
+use told::{claims, facts, hashes};
 use volume::Volume;
 
 /// AFF4's images.
@@ -224,82 +223,6 @@ impl Opening<'_> {
     }
 }
 
-fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Facts {
-    let text =
-        |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
-    let sector = volume.number(image, &["blockSize"]).and_then(|s| u32::try_from(s).ok());
-    let sector = sector.filter(|s| s.is_power_of_two() && (512..=65536).contains(s)).unwrap_or(0);
-    let mut facts = Facts {
-        size_bytes: size,
-        logical_sector_bytes: options.sector_size.unwrap_or(sector),
-        model: text(&["diskModel", "model"]),
-        serial: text(&["diskSerial", "serial"]),
-        ..Facts::default()
-    };
-    for (name, value) in [
-        ("make", text(&["diskMake", "make"])),
-        ("firmware", text(&["diskFirmware", "firmwareString"])),
-        ("interface", text(&["diskInterfaceType"])),
-        ("device", text(&["diskDeviceName", "deviceName"])),
-        ("completed", text(&["acquisitionCompletionState"])),
-    ] {
-        facts.more.extend(value.map(|v| (name.to_owned(), v.into())));
-    }
-    // Cases are told of beside the image.
-    let mut cases: Vec<_> = volume
-        .subjects
-        .iter()
-        .filter(|(_, p)| p.contains_key("caseName") || p.contains_key("notes"))
-        .collect();
-    cases.sort_by_key(|(subject, _)| (*subject).clone());
-    for (subject, _) in cases {
-        for (property, name) in [
-            ("caseName", "case_name"),
-            ("caseDescription", "description"),
-            ("examiner", "examiner"),
-            ("caseNumber", "case_number"),
-        ] {
-            if let Some(value) = volume.property(subject, &[property]) {
-                facts.more.entry(name.to_owned()).or_insert_with(|| value.into());
-            }
-        }
-        facts.notes.extend(volume.property(subject, &["notes"]).map(str::to_owned));
-    }
-    facts
-}
-
-/// Kinds of hashes, as AFF4 names them.
-fn kind_of(name: &str) -> Option<Kind> {
-    Some(match name {
-        "MD5" => Kind::Md5,
-        "SHA1" => Kind::Sha1,
-        "SHA256" => Kind::Sha256,
-        _ => return None,
-    })
-}
-
-/// The hashes of a subject that are known here.
-fn hashes(volume: &Volume, subject: &str) -> Vec<(Kind, Vec<u8>)> {
-    let told = volume.subjects.get(subject).and_then(|p| p.get("hash"));
-    let bytes = |text: &str| {
-        let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
-        (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()
-    };
-    told.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
-}
-
-/// Hashes of the disk. Over what could not be read they are of a text in its place, and are not checked then.
-fn claims(volume: &Volume, image: &str, data: &str, size: u64, whole: bool) -> Vec<Claim> {
-    let mut of = vec![image];
-    of.extend(Some(data).filter(|data| *data != image && volume.is(data, &["Map", "ImageStream"])));
-    let found = of.into_iter().flat_map(|subject| hashes(volume, subject));
-    let claim = |(kind, value)| {
-        let disk = std::iter::once(0..size).collect();
-        Claim { of: "the disk".into(), disk, kind, value }
-    };
-    found.filter(|_| whole).map(claim).collect()
-}
-
 impl Aff4 {
     fn origin(&self, found: Found, run: &Run, offset: u64) -> Result<Extent, ReadError> {
         let whole = |origin| Ok(Extent { disk: run.disk.clone(), origin });
@@ -395,32 +318,16 @@ impl Image for Aff4 {
             if told.is_empty() {
                 continue;
             }
-            let (mut md5, mut sha1, mut sha256) = (Md5::new(), Sha1::new(), Sha256::new());
-            let wants = |kind| told.iter().any(|(k, _)| *k == kind);
-            let read = self.each_chunk(stream, &mut |bytes| {
-                if wants(Kind::Md5) {
-                    md5.update(bytes);
-                }
-                if wants(Kind::Sha1) {
-                    sha1.update(bytes);
-                }
-                if wants(Kind::Sha256) {
-                    sha256.update(bytes);
-                }
-            });
+            let mut hashers: Vec<Hasher> = told.iter().map(|(kind, _)| Hasher::new(*kind)).collect();
+            let read = self.each_chunk(stream, &mut |bytes| hashers.iter_mut().for_each(|h| h.update(bytes)));
             // What cannot be read is told where the disk is read.
             if read.is_err() {
                 continue;
             }
-            let got = [
-                (Kind::Md5, md5.finalize().to_vec()),
-                (Kind::Sha1, sha1.finalize().to_vec()),
-                (Kind::Sha256, sha256.finalize().to_vec()),
-            ];
-            for (kind, value) in told {
-                let is = got.iter().find(|(k, _)| *k == kind).map(|(_, v)| v);
-                if let Some(is) = is.filter(|is| **is != value) {
-                    let (kind, is, value) = (kind.name(), hex(is), hex(&value));
+            for ((kind, value), hasher) in told.into_iter().zip(hashers) {
+                let is = hasher.finish();
+                if is != value {
+                    let (kind, is, value) = (kind.name(), hex(&is), hex(&value));
                     let what = format!(
                         "the {kind} of the stream {} is {is}, and the image says {value}",
                         stream.urn
