@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use cdi::disk::{Disk, Options};
-use cdi::image::{FORMATS, OpenOptions, open};
+use cdi::image::{OpenOptions, open};
 
 use crate::Test;
-use crate::common::{Lab, Need, Random, corpus, disk, run};
+use crate::common::{Lab, Need, corpus, disk, run};
 
 pub const TESTS: &[Test] = &[
     ("samples_read_as_their_makers_say", &[Need::Corpus], samples),

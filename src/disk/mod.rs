@@ -118,10 +118,6 @@ impl Disk {
         let len = buf.len() as u64;
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;
-        // Nothing of a bad sector is not bad.
-        if buf.is_empty() {
-            return Ok(());
-        }
         if core.options.bad == BadPolicy::Error
             && let Some(bad) = core.failing.next(offset).filter(|r| r.start < end)
         {
