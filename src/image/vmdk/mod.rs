@@ -71,12 +71,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
     let is_text = input.bytes_of(file, 0, FIRST_LINE.len(), "the header").is_ok_and(|b| b == FIRST_LINE);
-    let own = if is_text {
-        None
-    } else {
-        let hint = "a flat extent is named by the disk's descriptor: name that";
-        Some(Sparse::open(input, file).map_err(|e| if e.hint.is_none() { e.hint(hint) } else { e })?)
-    };
+    let own = if is_text { None } else { Some(Sparse::open(input, file)?) };
     let (at, len) = match &own {
         None => (0, input.len_of(file)),
         Some(sparse) => sparse.descriptor.ok_or_else(one_of_many)?,

@@ -1,7 +1,7 @@
 //! Sparse extents of VMDK disks: a directory of tables of grains. Three kinds: hosted (VMware Workstation's, stream
 //! optimised ones among them), ESX's older "COWD", and its newer "SEsparse".
 
-use crate::error::{Error, ReadError};
+use crate::error::{Error, Flaw, ReadError};
 use crate::image::chain::zeros;
 use crate::image::codec::{Codec, Sum};
 use crate::image::fields::{flaw, le32, le64};
@@ -62,7 +62,8 @@ impl Sparse {
         } else if header.starts_with(SESPARSE) {
             Sparse::se_sparse(input, file, &header)?
         } else {
-            return flaw(0, "this is not a sparse extent of a VMDK disk");
+            return Err(Error::from(Flaw::at(0, "this is not a sparse extent of a VMDK disk"))
+                .hint("if it is a flat one, name the disk's descriptor"));
         };
         let Sparse { len, grain, per_table, directory, .. } = sparse;
         if len == 0 || i64::try_from(len).is_err() {
