@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("dmg_samples_hold_what_they_claim", &[Need::Corpus], dmg_samples),
     ("sparse_images_and_bundles", &[], sparse),
     ("ex01_with_patterns_and_read_errors", &[], ex01),
+    ("attached_its_read_errors_fail", &[Need::Fuse, Need::Loop, Need::Program("ddrescue")], attached),
     ("aff4_in_every_packing_with_its_holes", &[], aff4),
     ("zstd_seekable", &[], zstd),
     ("lists_of_bad_blocks_and_logs", &[], lists),
@@ -175,6 +176,30 @@ fn ex01() {
     assert_eq!(info["facts"]["md5_stored"].as_str().unwrap().len(), 32, "hashes are kept");
     lab.write("b.Ex01", [b"LEF2\r\n\x81\0", &[0; 56][..]].concat());
     assert!(lab.cdi(["info", "b.Ex01"]).ends(3).err.contains("holds files and not a disk"));
+}
+
+/// ddrescue finds on the device of an E01, and of an AFF4, what they list, and the disk's bytes everywhere else.
+fn attached() {
+    let lab = Lab::new();
+    let mut truth = truth();
+    truth[100 * 512..104 * 512].fill(0);
+    lab.write("a.Ex01", makers::ex01(&truth, &[(100, 4)]));
+    lab.write("a.aff4", makers::aff4(&truth, Aff4::Snappy, 5 << 16, usize::MAX));
+    for (image, bad) in [("a.Ex01", (100 * 512, 4 * 512)), ("a.aff4", (5 << 16, 1 << 16))] {
+        let device = lab.cdi(["attach", image]).ends(0).out.trim().to_owned();
+        let (raw, map) = (lab.path("again.raw"), lab.path("again.map"));
+        let path = |p: &Path| p.to_str().unwrap().to_owned();
+        run("ddrescue", ["-q".into(), "-d".into(), "-b512".into(), device.clone(), path(&raw), path(&map)]);
+        lab.cdi(["detach", &device]).ends(0);
+        let text = fs::read_to_string(&map).unwrap();
+        let left: Vec<_> = crate::common::blocks(&text).into_iter().filter(|b| b.2 != "+").collect();
+        assert_eq!(left, [(bad.0, bad.1, "-".to_owned())], "{image}");
+        let got = fs::read(&raw).unwrap();
+        let bad = bad.0 as usize..(bad.0 + bad.1) as usize;
+        assert!(got[..bad.start] == truth[..bad.start] && got[bad.end..] == truth[bad.end..], "{image}");
+        fs::remove_file(raw).unwrap();
+        fs::remove_file(map).unwrap();
+    }
 }
 
 fn aff4() {
