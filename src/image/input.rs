@@ -113,7 +113,8 @@ impl Input {
     /// Opens an image that is a folder: Apple's bundles. Its list of properties stands for it, and all else is beside.
     fn open_folder(path: &Path) -> Result<Input, Error> {
         let list = path.join(LIST);
-        if !list.is_file() {
+        // Not a link that leads elsewhere.
+        if !list.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         }
         let mut input = Input::open(&list)?;
@@ -167,8 +168,8 @@ impl Input {
         self.parts.find(name)
     }
 
-    /// The names in the folder `name` beside the image; none if there is no such folder.
-    pub fn names(&self, name: &Path) -> Result<Vec<String>, Error> {
+    /// The names in the folder `name` beside the image, if there is such a folder.
+    pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         self.parts.names(name)
     }
 

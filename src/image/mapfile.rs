@@ -19,7 +19,7 @@ use crate::units::human;
 const UNKNOWN_END: u64 = i64::MAX as u64;
 
 /// The longest mapfile that is read: a line for every second sector of a very bad disk would fit many times.
-const LONGEST: u64 = 1 << 30;
+const LONGEST: u64 = 256 << 20;
 
 /// Reads the mapfile, or HDDSuperClone's log, at `path` for a disk of `size` bytes with sectors of `sector` bytes.
 /// Gives the map in whole sectors, and remarks about what the file did not say plainly.

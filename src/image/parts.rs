@@ -86,6 +86,10 @@ impl Parts {
             return refuse("is no plain file");
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // A chain that comes back to itself asks for the same again and again.
+        if let Some(n) = known.iter().rev().take(64).position(|part| part.path == path) {
+            return Ok(u32::try_from(known.len() - n).ok().map(FileNo));
+        }
         if known.len() >= MOST {
             return refuse("would be one too many");
         }
@@ -93,20 +97,23 @@ impl Parts {
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
-    /// The names in the folder `name` beside the image, none if it is not there.
-    pub(super) fn names(&self, name: &Path) -> Result<Vec<String>, Error> {
-        let Some(own) = &self.own else { return Ok(Vec::new()) };
-        let Ok(path) = own.join(name).canonicalize() else { return Ok(Vec::new()) };
+    /// The names in the folder `name` beside the image, if it is there.
+    pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
+        let Some(own) = &self.own else { return Ok(None) };
+        let Ok(path) = own.join(name).canonicalize() else { return Ok(None) };
         let failed = |e| Error::io("cannot be listed", &path, e);
         if !path.starts_with(own) {
             let what = format!("the image's folder '{}' leads somewhere else", name.display());
             return Err(Error::bad_image(what).at(&self.image));
         }
         let mut names = Vec::new();
-        for entry in path.read_dir().map_err(failed)?.take(MOST) {
+        for entry in path.read_dir().map_err(failed)? {
             names.extend(entry.map_err(failed)?.file_name().into_string());
+            if names.len() > MOST {
+                return Err(Error::bad_image(format!("has more than {MOST} files")).at(&path));
+            }
         }
-        Ok(names)
+        Ok(Some(names))
     }
 
     fn with<T>(&self, file: FileNo, use_it: impl FnOnce(&Part) -> T) -> Option<T> {

@@ -67,10 +67,13 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             "on a Mac, 'hdiutil convert BUNDLE -format UDRO -o PLAIN' asks for the password and decrypts it",
         ));
     }
-    let names = input.names("bands".as_ref())?;
+    let Some(names) = input.names("bands".as_ref())? else {
+        return Err(Error::bad_image("has no folder 'bands': a part of the bundle is missing"));
+    };
     let mut remarks = Vec::new();
     let mut there: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
     there.sort_unstable();
+    there.dedup();
     let inside = there.partition_point(|n| *n < size.div_ceil(band));
     let behind = there.len() - inside;
     there.truncate(inside);
@@ -90,7 +93,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 
 /// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
 fn number_of(name: &str) -> Option<u64> {
-    u64::from_str_radix(name, 16).ok().filter(|n| format!("{n:x}") == name)
+    // In capitals it is a band, too; that it is not found by its name is then an error, and not zeros.
+    u64::from_str_radix(name, 16).ok().filter(|n| format!("{n:x}").eq_ignore_ascii_case(name))
 }
 
 impl Bundle {

@@ -33,7 +33,6 @@ const FIRST: usize = 64;
 const OTHER: usize = 56;
 
 struct Sparse {
-    input: Arc<Input>,
     size: u64,
     band: u64,
     /// Which band of the disk, and where in the file, by the disk's order.
@@ -70,10 +69,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
                 return flaw(told_at, format!("band {number} is behind the end of the disk"));
             }
             let at = (slot as u64).checked_mul(band).and_then(|by| (node_at + NODE).checked_add(by));
-            let Some(at) = at.filter(|at| *at < input.len()) else {
+            // Of the disk's last band only what the disk has of it need be there.
+            let needed = band.min(size - number * band);
+            let inside = |at: &u64| at.checked_add(needed).is_some_and(|end| end <= input.len());
+            let Some(at) = at.filter(inside) else {
                 return flaw(told_at, format!("band {number} does not lie in the file: it is cut off"));
             };
             bands.push((number, at));
+            if bands.len() as u64 > size.div_ceil(band) {
+                return flaw(told_at, "there are more bands than the disk has");
+            }
         }
         let before = node_at;
         node_at = be64(&node, next);
@@ -81,7 +86,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             break;
         }
         // Only forwards: there are no circles.
-        if node_at <= before {
+        if node_at < before + NODE {
             return flaw(before + next as u64, format!("the next node cannot be at byte {node_at}"));
         }
         node = input.bytes(node_at, index(NODE), "a node")?;
@@ -99,7 +104,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
         ..Facts::default()
     };
-    Ok(Box::new(Sparse { input, size, band, bands, facts }))
+    Ok(Box::new(Sparse { size, band, bands, facts }))
 }
 
 impl Image for Sparse {
@@ -114,13 +119,8 @@ impl Image for Sparse {
         let end = self.size.min(start.saturating_add(self.band));
         match self.bands.get(next) {
             Some((number, at)) if *number == band => {
-                // The last place of the file may be cut off; what is not there was never written.
-                let held = end.min(start.saturating_add(self.input.len() - at));
-                if offset >= held {
-                    return Ok(zeros(offset, end));
-                }
                 let at = at + (offset - start);
-                Ok(Extent { disk: offset..held, origin: Origin::Stored { file: Input::MAIN, at } })
+                Ok(Extent { disk: offset..end, origin: Origin::Stored { file: Input::MAIN, at } })
             }
             other => {
                 let end = other.map_or(self.size, |(number, _)| number * self.band);

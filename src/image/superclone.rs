@@ -17,8 +17,15 @@ pub(super) fn is_log(text: &str) -> bool {
 
 /// The lines that are no comments, with their numbers, in words.
 fn data_lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
-    let lines =
-        text.lines().enumerate().map(|(n, line)| (n + 1, line.split_ascii_whitespace().collect::<Vec<_>>()));
+    // What stands in these blocks is about the drive.
+    let mut about_drive = false;
+    let lines = text.lines().enumerate().filter(move |(_, line)| {
+        let first = line.trim_start_matches(['#', ' ', '\t']).split_ascii_whitespace().next().unwrap_or("");
+        about_drive |= matches!(first, "startsmart" | "startanalyze" | "startanalyse");
+        about_drive &= !matches!(first, "endsmart" | "endanalyze" | "endanalyse");
+        !about_drive
+    });
+    let lines = lines.map(|(n, line)| (n + 1, line.split_ascii_whitespace().collect::<Vec<_>>()));
     lines.filter(|(_, words)| words.first().is_some_and(|w| !w.starts_with('#')))
 }
 
@@ -33,6 +40,12 @@ fn setting(text: &str, name: &str) -> Option<u64> {
 /// The blocks of a log, in bytes of an image of `size` bytes.
 pub(super) fn parse(text: &str, size: u64) -> Result<Vec<Block>, String> {
     let sector = setting(text, "sectorsize").unwrap_or(512);
+    if setting(text, "sectorsizeadjust").is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
+        return Err(
+            "the image's sectors are of another size than the disk's (sectorsizeadjust); that is not read"
+                .into(),
+        );
+    }
     if !(1..=1 << 20).contains(&sector) {
         return Err(format!("a sector size of {sector} bytes cannot be"));
     }
@@ -97,7 +110,7 @@ mod tests {
     use super::*;
 
     const LOG: &str = "# Disk progress log file created by HDDSuperClone version 2.3\n#\n# sectorsize  \t512\n\
-        # inputoffset \t2\n# outputoffset \t0\n# current position status\n0x000010 \t0x7f\n\
+        # inputoffset \t2\n# startsmart\nID 5 reallocated\n# endsmart\n# outputoffset \t0\n# current position status\n0x000010 \t0x7f\n\
         0x000000 \t0x000004 \t0x7f \t0x0 \t0x0\n0x000004 \t0x000001 \t0x40 \t0x0 \t0x31100\n\
         0x000005 \t0x000001 \t0x90 \t0x80 \t0x5140\n6 1 0x20 0 0\n7 1 0x30 0 0\n8 2 0 0 0\n0xa 0x6 0x7f 0 0\n";
 

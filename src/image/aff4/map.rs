@@ -10,8 +10,8 @@ use crate::units::index;
 
 /// The length of an entry.
 const ENTRY: u64 = 28;
-/// How many runs a map may have, once those that go on are one: some 160 MiB of them.
-const MOST: usize = 1 << 22;
+/// How many runs a map may have, once those that go on are one: some 40 MiB of them.
+const MOST: usize = 1 << 20;
 /// How much of the map is read in one piece, in bytes.
 const PIECE: u64 = ENTRY * (32 << 10);
 
@@ -95,7 +95,7 @@ pub(super) fn read(input: &Input, map: Member, targets: usize, size: u64) -> Res
         }
         read += len;
     }
-    runs.sort_by_key(|r| r.disk.start);
+    runs.sort_unstable_by_key(|r| r.disk.start);
     if let Some(pair) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
         return flaw(map.at, format!("two entries of the map hold the disk's byte {}", pair[1].disk.start));
     }

@@ -38,6 +38,8 @@ pub const FORMAT: Format = Format {
 
 /// How many files beside the image are looked at for the other volumes of a striped set.
 const MOST_LOOKED_AT: usize = 4096;
+/// How many streams a disk may be in.
+const MOST_STREAMS: usize = 4096;
 /// The longest list of a map's targets, in bytes, and how many there may be.
 const LONGEST_TARGETS: u64 = 1 << 20;
 
@@ -91,6 +93,18 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         Some(Found::Missing(status)) => Some(BadRange::new(run.disk.clone(), *status)),
         _ => None,
     });
+    // What no run speaks of may be missing, too.
+    let mut gaps = Vec::new();
+    if let Found::Missing(status) = gap {
+        let mut at = 0;
+        for run in &runs {
+            gaps.push(BadRange::new(at..run.disk.start, status));
+            at = run.disk.end;
+        }
+        gaps.push(BadRange::new(at..size, status));
+        gaps.retain(|gap| gap.start < gap.end);
+    }
+    let missing = missing.chain(gaps);
     let facts = facts(&volumes[0], &image, size, options);
     // Runs need not be whole sectors.
     let sector = match facts.logical_sector_bytes {
@@ -184,6 +198,9 @@ impl Opening<'_> {
         if let Some(n) = self.streams.iter().position(|s| s.urn == urn) {
             return Ok(Found::Stream(n));
         }
+        if self.streams.len() >= MOST_STREAMS {
+            return flaw(0, format!("more than {MOST_STREAMS} streams are not read"));
+        }
         let stream = Stream::open(self.input, &self.volumes[number], number, &urn)?;
         self.streams.push(stream);
         Ok(Found::Stream(self.streams.len() - 1))
@@ -201,9 +218,16 @@ impl Opening<'_> {
         if told == self.volumes[0].urn || told.is_empty() {
             return flaw(0, format!("the stream {urn} is not in the image"));
         }
+        if self.volumes.iter().any(|v| v.urn == told) {
+            return flaw(0, format!("the stream {urn} is not in the volume {told}, which should have it"));
+        }
         if self.others.is_none() {
             let mut others = Vec::new();
-            for name in self.input.names(Path::new(""))?.iter().take(MOST_LOOKED_AT) {
+            let mut names = self.input.names(Path::new(""))?.unwrap_or_default();
+            // Those that are called so first, and in an order that is the same each time.
+            let is_called_so = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
+            names.sort_by_key(|name| (!is_called_so(name), name.clone()));
+            for name in names.iter().take(MOST_LOOKED_AT) {
                 // What cannot be looked at is not what is sought.
                 let Ok(Some(file)) = self.input.beside(Path::new(name)) else { continue };
                 others.extend(volume::name(self.input, file).map(|urn| (urn, file)));

@@ -66,8 +66,9 @@ impl Stream {
 
     /// Some writers pack otherwise than they say: zlib where they say deflate, or nothing; LZ4 with its length before it.
     fn see_dialect(&mut self, input: &Input, volume: &Volume, silent: bool) {
-        let count = self.size.div_ceil(self.chunk).min(LOOKED_AT);
-        let heads = (0..count).filter_map(|n| {
+        let count = self.size.div_ceil(self.chunk);
+        let last = count.saturating_sub(1);
+        let heads = (0..count.min(LOOKED_AT)).chain(Some(last).filter(|n| *n >= LOOKED_AT)).filter_map(|n| {
             let chunk = self.find(input, volume, n).ok().filter(|c| c.len < self.chunk && c.len >= 4)?;
             let mut head = [0; 4];
             input.read_exact_at(chunk.member.file, &mut head, chunk.member.at + chunk.at).ok()?;
@@ -141,7 +142,8 @@ impl Stream {
         let held = range.end - range.start;
         if len == self.chunk || self.codec == Codec::Stored {
             // The last chunk may be padded or not.
-            return if len >= held { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
+            let whole = len == self.chunk || len == held;
+            return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
         let len =

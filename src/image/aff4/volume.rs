@@ -10,13 +10,15 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::error::{Error, ReadError};
 use crate::image::FileNo;
 use crate::image::codec::{Codec, unpack};
-use crate::image::fields::flaw;
+use crate::image::fields::{flaw, le64};
 use crate::image::input::Input;
 use crate::units::index;
 
 /// The longest directory, and the longest information, in bytes: of an image of 64 TiB.
-const LONGEST_DIRECTORY: u64 = 256 << 20;
+const LONGEST_DIRECTORY: u64 = 32 << 20;
 const LONGEST_INFORMATION: u64 = 16 << 20;
+/// How much of what it says is kept, in bytes.
+const MOST_KEPT: usize = 48 << 20;
 /// The vocabulary of the standard, and that of before it.
 const SCHEMAS: [&str; 2] = ["http://aff4.org/Schema#", "http://afflib.org/2009/aff4#"];
 const TYPE: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type";
@@ -113,8 +115,13 @@ impl Volume {
         if let Some(at) = end.windows(4).rposition(|w| w == b"PK\x05\x06")
             && let Some(len) = end.get(at + 12..at + 16)
         {
-            let len = u64::from(u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
-            if len > LONGEST_DIRECTORY && len != u64::from(u32::MAX) {
+            let mut len = u64::from(u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
+            if len == u64::from(u32::MAX) {
+                // The longer form of the record stands before it.
+                let record = end[..at].windows(4).rposition(|w| w == b"PK\x06\x06");
+                len = record.map_or(u64::MAX, |record| le64(&end, record + 40));
+            }
+            if len > LONGEST_DIRECTORY {
                 return flaw(tail + at as u64, format!("a directory of {len} bytes is too long"));
             }
         }
@@ -144,6 +151,7 @@ impl Volume {
             );
         };
         let text = volume.bytes(input, information, LONGEST_INFORMATION)?;
+        let mut kept = 0;
         for triple in TurtleParser::new().lenient().for_slice(&text) {
             let triple = triple.or_else(|e| flaw(information.at, format!("information.turtle: {e}")))?;
             let name = |iri: &str| {
@@ -157,6 +165,11 @@ impl Volume {
             };
             // A blank subject tells of nothing that could be asked for.
             let oxrdf::NamedOrBlankNode::NamedNode(subject) = &triple.subject else { continue };
+            // A long prefix makes much of a short text.
+            kept += subject.as_str().len() + triple.predicate.as_str().len() + value.text.len();
+            if kept > MOST_KEPT {
+                return flaw(information.at, "information.turtle says too much");
+            }
             let properties = volume.subjects.entry(subject.as_str().to_owned()).or_default();
             properties.entry(name(triple.predicate.as_str())).or_default().push(value);
         }

@@ -57,6 +57,8 @@ pub(super) struct Map {
     /// How many units a hunk has.
     units: u64,
     states: Vec<State>,
+    /// Whether any hunk is in a parent.
+    pub needs_parent: bool,
     kept: Mutex<LruCache<u64, Arc<[Hunk]>>>,
 }
 
@@ -88,7 +90,8 @@ impl Map {
         let start = State { kinds: read.at(), values: 0, kind: 0, times: 0, at: first, same: 0, parent: 0 };
         let kept = Mutex::new(LruCache::new(GROUPS));
         let units = u64::from(hunk / unit);
-        let mut map = Map { bits, code, widths, count, hunk, units, states: Vec::new(), kept };
+        let mut map =
+            Map { bits, code, widths, count, hunk, units, states: Vec::new(), needs_parent: false, kept };
         match map.walk(start) {
             Some(got) if got == sum => Ok(map),
             Some(_) => flaw(at + 10, "the checksum of the map of hunks is wrong"),
@@ -117,7 +120,10 @@ impl Map {
             let (kind, len, at, of) = match hunk {
                 Hunk::Held { codec, at, len, sum } => (codec, len, at, sum),
                 Hunk::Same(number) => (5, 0, number, 0),
-                Hunk::Parent(unit) => (6, 0, unit, 0),
+                Hunk::Parent(unit) => {
+                    self.needs_parent = true;
+                    (6, 0, unit, 0)
+                }
             };
             let mut entry = [0; 12];
             entry[0] = kind;

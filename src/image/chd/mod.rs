@@ -33,6 +33,8 @@ const HEADER: usize = 124;
 /// How many pieces of metadata are looked at, and how long one may be.
 const MOST_METADATA: usize = 4096;
 const LONGEST_METADATA: usize = 64 << 10;
+/// How many hunks a packed image may have: of a disk of 1 TiB in hunks of the usual 4 KiB.
+const MOST_HUNKS: u64 = 1 << 28;
 /// How many files beside the image are looked at for a parent, which is told by its SHA-1 alone.
 const MOST_LOOKED_AT: usize = 4096;
 
@@ -134,16 +136,29 @@ fn open_layer(
     }
     let count = size.div_ceil(hunk.into());
     let hunks = if be32(header, 16) == 0 {
-        if map.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
+        if count
+            .checked_mul(4)
+            .and_then(|len| map.checked_add(len))
+            .is_none_or(|end| end > input.len_of(file))
+        {
             return flaw(40, format!("a map of {count} hunks at byte {map} does not lie in the file"));
         }
         Hunks::Plain(map)
     } else if map == 0 {
         return flaw(40, "the file was never finished: it has no map of hunks");
     } else {
+        if count > MOST_HUNKS {
+            return flaw(32, format!("{count} hunks are too many"));
+        }
         Hunks::Packed(Map::read(input, file, map, count, hunk, unit)?)
     };
     let parent = if header[104..124].iter().all(|b| *b == 0) {
+        if matches!(&hunks, Hunks::Packed(map) if map.needs_parent) {
+            return flaw(
+                104,
+                "the image needs a parent, and does not tell which: its parent was uncompressed",
+            );
+        }
         None
     } else {
         Some(Box::new(parent(input, &header[104..124], depth, remarks)?))
@@ -154,7 +169,7 @@ fn open_layer(
 /// The parent with this SHA-1, which is all that is told of it: a CHD beside the image.
 fn parent(input: &Input, sha1: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
     let depth = deeper(depth)?;
-    let mut names = input.names(Path::new(""))?;
+    let mut names = input.names(Path::new(""))?.unwrap_or_default();
     names.retain(|name| Path::new(name).extension().is_some_and(|x| x.eq_ignore_ascii_case("chd")));
     names.sort_unstable();
     let mut failed = None;
@@ -168,7 +183,8 @@ fn parent(input: &Input, sha1: &[u8], depth: usize, remarks: &mut Vec<String>) -
         let path = input.path_of(file);
         let parent = match open_layer(input, file, &header, depth, remarks) {
             Ok(parent) => parent,
-            // Another copy of it may be sound.
+            // Another copy of it may be sound; but not deep in a chain, where there would be no end to it.
+            Err(e) if depth > 1 => return Err(e.at(&path)),
             Err(e) => {
                 failed = Some(e.at(&path));
                 continue;

@@ -10,7 +10,7 @@ pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<
     let (data, map) = (be32(fork, 0) as usize, be32(fork, 4) as usize);
     let types = map.checked_add(number(map.checked_add(24)?)?)?;
     let names = map.checked_add(number(map.checked_add(26)?)?)?;
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), fork.len());
     // Counts are one less than there are; of none, it is 0xFFFF.
     for n in 0..(number(types)? + 1) % 0x1_0000 {
         let entry = types + 2 + n * 8;
@@ -31,8 +31,11 @@ pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<
             let at =
                 data.checked_add(be32(fork.get(reference + 4..reference + 8)?, 0) as usize & 0xFF_FFFF)?;
             let len = be32(fork.get(at..at.checked_add(4)?)?, 0) as usize;
+            // Resources do not share bytes: all of them are no longer than the fork.
+            left = left.checked_sub(len)?;
             found.push((name, fork.get(at + 4..(at + 4).checked_add(len)?)?.to_vec()));
         }
+        break;
     }
     Some(found)
 }

@@ -108,11 +108,20 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let (mut runs, mut claims) = (Vec::new(), Vec::new());
     if tables.is_empty() {
         // A read/write image: the data are the disk.
+        if sectors != 0 && sectors.checked_mul(SECTOR.into()) != Some(data_len) {
+            let what =
+                format!("there are no tables of chunks, and {data_len} bytes are not {sectors} sectors");
+            return flaw(at + 216, what);
+        }
         runs.push(Run { disk: 0..data_len, from: From::Plain { at: data } });
     }
     for table in &tables {
         let from = runs.len();
         table.runs(&input, data, &mut runs)?;
+        let held: u64 = runs[from..].iter().map(|r| r.disk.end - r.disk.start).sum();
+        if held != table.disk.end - table.disk.start {
+            return flaw(at, format!("the table of '{}' does not tell of all of its sectors", table.name));
+        }
         // Free space is not in it.
         let mut counted: Vec<Range<u64>> = Vec::new();
         for run in runs[from..].iter().filter(|r| !matches!(r.from, From::Free) && !r.disk.is_empty()) {

@@ -12,7 +12,7 @@ use crate::image::properties;
 use crate::units::{SECTOR, index};
 
 /// The longest property list or resource fork that is read, in bytes: chunks of a disk of 1 TiB and more.
-const LONGEST: u64 = 256 << 20;
+const LONGEST: u64 = 64 << 20;
 /// The length of a table's head, and of an entry.
 const HEAD: usize = 204;
 const ENTRY: usize = 40;

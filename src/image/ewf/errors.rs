@@ -1,7 +1,7 @@
 //! Read errors as EnCase's images list them. The list names whole groups of sectors around a bad one: what was zeroed there
 //! cannot be told from what could not be read, and is bad; what was not may be right, and is suspect.
 
-use crate::image::bad::{BadBlocks, BadRange, Status};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
 use crate::units::index;
 
 /// How much is unpacked at opening to see what was zeroed, in bytes. Behind it all is suspect.
@@ -17,13 +17,24 @@ pub(in crate::image) fn judged(
 ) -> (BadBlocks, String) {
     let mut left = MOST_JUDGED;
     let (mut ranges, mut bytes) = (Vec::new(), Vec::new());
+    // A sector of less would be one range each.
+    let sector = sector.max(512);
     for range in listed.ranges() {
         let mut at = range.start;
+        if left < chunk || ranges.len() > MOST_RANGES / 2 {
+            ranges.push(BadRange::new(range.start..range.end, Status::Suspect));
+            continue;
+        }
         while at < range.end {
             let first = at / chunk * chunk;
             let end = range.end.min(first.saturating_add(chunk));
-            let is_there = left >= chunk && unpack(at, &mut bytes);
-            left = left.saturating_sub(chunk);
+            if left < chunk {
+                ranges.push(BadRange::new(at..range.end, Status::Suspect));
+                break;
+            }
+            let is_there = unpack(at, &mut bytes);
+            // Also what is small was read.
+            left = left.saturating_sub(chunk.max(1 << 16));
             // Where nothing is known of a chunk it is one range.
             let step = if is_there { sector } else { chunk };
             while at < end {

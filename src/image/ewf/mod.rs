@@ -46,6 +46,8 @@ const LONGEST_TEXT: usize = 1 << 20;
 const MOST_ENTRIES: u32 = 1 << 20;
 /// How many tables are kept in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
+/// By how much more than its own length a packed chunk may be longer, in bytes.
+const SURPLUS: u32 = 64 << 10;
 /// A chunk's offset has this bit if it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
@@ -156,6 +158,9 @@ impl Ewf {
     /// Whether the chunk around `offset` can be had; it is in `chunk` then.
     fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
+        if p.len > 2 * super::LONGEST_CHUNK {
+            return false;
+        }
         let mut stored = vec![0; p.len as usize];
         chunk.clear();
         chunk.resize(p.unpacked as usize, 0);
@@ -220,9 +225,8 @@ impl Image for Ewf {
         let len = end.checked_sub(start).and_then(|len| u32::try_from(len).ok()).filter(|l| *l > 4);
         let mut len = len.ok_or(ReadError::Corrupt { at: start })?;
         let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
-        if !compressed {
-            len = len.min(unpacked + 4);
-        }
+        // What is behind a chunk up to the next one is not its own.
+        len = len.min(if compressed { 2 * unpacked + SURPLUS } else { unpacked + 4 });
         let packed = Packed { file: table.file, at: start, len, skip: 0, unpacked, codec, sum: Sum::None };
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }

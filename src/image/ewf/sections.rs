@@ -31,6 +31,8 @@ pub(super) struct Gathered {
     pub chunks: u64,
     /// Where the last "sectors" section ends, until its table comes.
     sectors_end: Option<u64>,
+    /// Whether the last table had any entries.
+    has_table: bool,
     /// What is wrong with a table whose copy has not come yet.
     damaged: Option<Error>,
     pub media: Option<Media>,
@@ -107,7 +109,8 @@ impl Gathered {
             // Its copy may stand in for it.
             "table" => self.damaged = self.table(input, section).err(),
             "table2" => {
-                if let Some(table) = self.tables.last_mut().filter(|t| t.file == section.file) {
+                let table = self.tables.last_mut().filter(|t| t.file == section.file && self.has_table);
+                if let Some(table) = table {
                     table.copy = Some(section.data.start + 24);
                 }
             }
@@ -172,6 +175,7 @@ impl Gathered {
         if count > MOST_ENTRIES {
             return flaw(at, format!("a table of {count} chunks cannot be"));
         }
+        self.has_table = count > 0;
         if count == 0 {
             return Ok(());
         }

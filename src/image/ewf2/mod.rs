@@ -174,9 +174,9 @@ impl Ewf2 {
         let mut next = table.chunks;
         let chunk = |e: &[u8]| {
             let (at, len, flags) = (le64(e, 0), le32(e, 8), le32(e, 12));
-            let (here, padded) = (next, next.next_multiple_of(16));
+            let (here, padded) = (next, next.checked_next_multiple_of(16).unwrap_or(next));
             if flags & COMPRESSED != 0 && flags & PATTERN != 0 {
-                let is_place = len == 8 && (at == here || at == padded);
+                let is_place = len == 8 && here != 0 && (at == here || at == padded);
                 next = if is_place { at } else { here }.saturating_add(len.into());
                 return if is_place { Chunk::PatternAt(at) } else { Chunk::Pattern(at.to_le_bytes()) };
             }
@@ -200,6 +200,9 @@ impl Ewf2 {
         chunk.resize(index(extent.disk.end - extent.disk.start), 0);
         match extent.origin {
             Origin::Packed(p) => {
+                if p.len > 2 * super::LONGEST_CHUNK {
+                    return false;
+                }
                 let mut stored = vec![0; p.len as usize];
                 self.input.read_exact_at(p.file, &mut stored, p.at).is_ok()
                     && unpack(p.codec, &stored, chunk).is_ok()

@@ -59,6 +59,8 @@ pub(super) struct Gathered {
     /// Where the last section of chunks begins, until its table comes.
     sectors: u64,
     pub codec: Codec,
+    /// The name of the set of segments.
+    set: [u8; 16],
     pub media: Media,
     pub facts: Facts,
     /// Of the whole disk, whose size is told elsewhere.
@@ -74,6 +76,7 @@ impl Default for Gathered {
             chunks: 0,
             sectors: 0,
             codec: Codec::ZlibPadded,
+            set: [0; 16],
             media: Media::default(),
             facts: Facts::default(),
             claims: Vec::new(),
@@ -95,6 +98,11 @@ impl Gathered {
             let error = Error::from(Flaw::at(12, format!("this is segment {is}, and not segment {number}")));
             return Err(if number == 1 { error.hint("name the first segment") } else { error });
         }
+        // Segments of another acquisition may have the same name.
+        if number > 1 && header[16..32] != self.set {
+            return flaw(16, "this segment is of another set than the first one");
+        }
+        self.set = *header[16..].first_chunk().unwrap_or(&[0; 16]);
         self.codec = match u16::from_le_bytes([header[10], header[11]]) {
             0 | 1 => Codec::ZlibPadded,
             2 => Codec::Bzip2,

@@ -20,6 +20,9 @@ const MIB: u64 = 1 << 20;
 /// The largest disk that the format allows, in bytes.
 const LARGEST: u64 = 64 << 40;
 
+/// How many pairs of what tells the parent are read: the format has five.
+const MOST_PAIRS: usize = 64;
+
 /// GUIDs, as they lie in the file.
 const BAT: [u8; 16] = guid(0x2DC2_7766, 0xF623, 0x4200, 0x9D64_115E_9BFD_4A08);
 const METADATA: [u8; 16] = guid(0x8B7C_A206, 0x4790, 0x4B9A, 0xB8FE_575F_050F_886E);
@@ -238,7 +241,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
         let units = locator.get(at..at.checked_add(len)?)?.chunks_exact(2);
         Some(String::from_utf16_lossy(&units.map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>()))
     };
-    let entries = locator.get(20..).unwrap_or_default().chunks_exact(12).take(count);
+    let entries = locator.get(20..).unwrap_or_default().chunks_exact(12).take(count.min(MOST_PAIRS));
     let pairs: Vec<(String, String)> = entries
         .filter_map(|e| {
             let len = |at: usize| usize::from(u16::from_le_bytes([e[at], e[at + 1]]));
@@ -296,13 +299,11 @@ impl Layer {
         let stored = |end: u64| {
             let lies =
                 place != 0 && place.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
-            let at = place + (offset - start);
-            let origin = Origin::Stored { file: self.file, at };
-            if lies {
-                Ok(Extent { disk: offset..end, origin })
-            } else {
-                Err(ReadError::Corrupt { at: entry_at })
+            if !lies {
+                return Err(ReadError::Corrupt { at: entry_at });
             }
+            let at = place + (offset - start);
+            Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } })
         };
         match (entry & 7, &self.parent) {
             (0, Some(parent)) => parent.map(input, offset, end),

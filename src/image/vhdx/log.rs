@@ -15,7 +15,9 @@ use crate::units::index;
 const SECTOR: u64 = 4096;
 const SECTOR_LEN: usize = 4096;
 /// The longest log that is read, in bytes. Windows makes them 1 MiB.
-const LONGEST: u64 = 64 << 20;
+const LONGEST: u64 = 8 << 20;
+/// How often, all in all, a log is read over to find what counts.
+const MOST_READ: u64 = 64;
 /// The length of an entry's head, and of a descriptor.
 const HEAD: usize = 64;
 const DESCRIPTOR: usize = 32;
@@ -45,7 +47,9 @@ impl Overlay {
             return Err(ReadError::Corrupt { at });
         }
         buf[held..].fill(0);
-        input.read_exact_at(file, &mut buf[..held], at)?;
+        if held > 0 {
+            input.read_exact_at(file, &mut buf[..held], at)?;
+        }
         for zeros in self.zeros.iter().filter(|z| z.start < end && z.end > at) {
             let (from, to) = (zeros.start.max(at), zeros.end.min(end));
             buf[index(from - at)..index(to - at)].fill(0);
@@ -72,15 +76,21 @@ impl Overlay {
         let log = input.bytes_of(file, place.start, index(len), "the log")?;
         // The newest run of entries, one behind the other: it ends with the highest number.
         let mut newest: Vec<Entry> = Vec::new();
+        // Each sector may claim to begin an entry; a sound log is read a few times over at most.
+        let mut left = MOST_READ * len;
+        let mut entry = |start| {
+            left = left.saturating_sub(claimed(&log, start));
+            if left > 0 { entry(&log, start, guid) } else { None }
+        };
         for start in (0..len).step_by(SECTOR_LEN) {
-            let Some(first) = entry(&log, start, guid) else { continue };
+            let Some(first) = entry(start) else { continue };
             let mut at = start;
             let mut run = vec![first];
             while let Some(last) = run.last()
                 && run.iter().map(|e| e.bytes.len() as u64).sum::<u64>() < len
             {
                 at = (at + last.bytes.len() as u64) % len;
-                match entry(&log, at, guid).filter(|next| next.sequence == last.sequence + 1) {
+                match entry(at).filter(|next| last.sequence.checked_add(1) == Some(next.sequence)) {
                     Some(next) => run.push(next),
                     None => break,
                 }
@@ -120,6 +130,12 @@ impl Overlay {
             data += SECTOR_LEN;
         }
     }
+}
+
+/// How long an entry at `start` would be.
+fn claimed(log: &[u8], start: u64) -> u64 {
+    let head = log.get(index(start)..).filter(|head| head.starts_with(b"loge"));
+    head.map_or(0, |head| u64::from(le32(head, 8)).min(log.len() as u64))
 }
 
 /// The entry at `start` of the log, which goes round, if it is whole.

@@ -3,7 +3,15 @@
 use crate::units::SECTOR;
 
 /// The first line.
-pub(super) const FIRST_LINE: &[u8] = b"# Disk DescriptorFile";
+const FIRST_LINE: &[u8] = b"# Disk DescriptorFile";
+
+/// Whether a text begins as descriptors do; in which case differs.
+pub(super) fn is_one(start: &[u8]) -> bool {
+    start.get(..FIRST_LINE.len()).is_some_and(|line| line.eq_ignore_ascii_case(FIRST_LINE))
+}
+
+/// How much of a file tells whether it is one, in bytes.
+pub(super) const TELLING: usize = FIRST_LINE.len();
 /// How many extents a disk may have: 64 TiB of 2 GiB each, and as many again.
 const MOST_EXTENTS: usize = 1 << 16;
 
@@ -54,7 +62,9 @@ pub(super) fn parse(text: &str) -> Result<Descriptor, String> {
             }
             continue;
         }
-        let Some((name, value)) = line.split_once('=') else { continue };
+        let Some((name, value)) = line.split_once('=') else {
+            return Err(fail("this is neither a setting nor an extent"));
+        };
         let value = value.trim().trim_matches('"');
         let number = || u32::from_str_radix(value, 16).map_err(|_| fail("this is not a number in hex"));
         match name.trim() {
@@ -75,7 +85,7 @@ pub(super) fn parse(text: &str) -> Result<Descriptor, String> {
 
 /// The extent that a line describes, if it is such a line: access, sectors, kind, "file", offset.
 fn extent(line: &str) -> Option<Result<Line, String>> {
-    let (access, rest) = line.split_once(' ')?;
+    let (access, rest) = line.split_once(|c: char| c.is_ascii_whitespace())?;
     if !matches!(access, "RW" | "RDONLY" | "NOACCESS") {
         return None;
     }
@@ -137,6 +147,8 @@ mod tests {
             ("NOACCESS 1 FLAT \"x\"", "may not be read"),
             ("RW 99999999999999999 ZERO", "not a number"),
             ("CID=xyz", "not a number in hex"),
+            ("READ 1 FLAT \"x\"", "neither a setting nor an extent"),
+            ("RW\t1 VMFSRDM \"x\"", "are not read"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(word) && error.contains("line 1"), "{line}: {error}");

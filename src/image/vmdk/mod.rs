@@ -16,7 +16,7 @@ use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin};
 use crate::error::{Error, ReadError};
 use crate::units::{SECTOR, index};
-use descriptor::{Descriptor, FIRST_LINE, Kind, Line};
+use descriptor::{Descriptor, Kind, Line, TELLING};
 use sparse::Sparse;
 
 /// VMware's images.
@@ -27,13 +27,15 @@ pub const FORMAT: Format = Format {
     suffixes: &["vmdk"],
     probe: |input| {
         let begins = |what: &[u8]| input.bytes(0, what.len(), "the header").is_ok_and(|b| b == what);
-        begins(sparse::HOSTED) || begins(sparse::COWD) || begins(FIRST_LINE)
+        begins(sparse::HOSTED)
+            || begins(sparse::COWD)
+            || input.bytes(0, TELLING, "the header").is_ok_and(|b| descriptor::is_one(&b))
     },
     open,
 };
 
 /// The longest descriptor that is read, in bytes.
-const LONGEST: u64 = 16 << 20;
+const LONGEST: u64 = 2 << 20;
 
 struct Vmdk {
     input: Arc<Input>,
@@ -70,7 +72,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 }
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
-    let is_text = input.bytes_of(file, 0, FIRST_LINE.len(), "the header").is_ok_and(|b| b == FIRST_LINE);
+    let is_text = input.bytes_of(file, 0, TELLING, "the header").is_ok_and(|b| descriptor::is_one(&b));
     let own = if is_text { None } else { Some(Sparse::open(input, file)?) };
     let (at, len) = match &own {
         None => (0, input.len_of(file)),

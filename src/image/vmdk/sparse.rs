@@ -13,11 +13,14 @@ pub(super) const HOSTED: &[u8] = b"KDMV";
 pub(super) const COWD: &[u8] = b"COWD";
 const SESPARSE: &[u8] = b"\xBE\xBA\xFE\xCA\0\0\0\0";
 /// Flags of a hosted extent.
+const CAN_TELL: u32 = 1;
 const ZEROED_GRAINS: u32 = 1 << 2;
 const COMPRESSED: u32 = 1 << 16;
 const MARKERS: u32 = 1 << 17;
 /// The directory's place if the header of a stream did not know it yet; it is in a footer then.
 const AT_END: u64 = u64::MAX;
+/// In how many of the last sectors the footer is sought.
+const PADDING: usize = 2048;
 
 /// A sparse extent.
 pub(super) struct Sparse {
@@ -88,12 +91,15 @@ impl Sparse {
     fn hosted(input: &Input, file: FileNo, first: &[u8]) -> Result<Sparse, Error> {
         let mut header = first.to_vec();
         if le64(first, 56) == AT_END {
-            // A footer, which is a header, before the last sector.
-            let at = input.len_of(file).saturating_sub(2 * u64::from(SECTOR));
-            header = input.bytes_of(file, at, 512, "the footer")?;
-            if !header.starts_with(HOSTED) || le64(&header, 56) == AT_END {
-                return flaw(at, "there is no footer: the file is cut off");
-            }
+            // A footer, which is a header, before the last sector; there may be a little padding behind.
+            let sectors = input.len_of(file) / u64::from(SECTOR);
+            let mut places = (1..sectors).rev().take(PADDING).map(|n| n * u64::from(SECTOR));
+            let footer = places.find_map(|at| {
+                let sector = input.bytes_of(file, at, 512, "the footer").ok()?;
+                (sector.starts_with(HOSTED) && le64(&sector, 56) != AT_END).then_some(sector)
+            });
+            let Some(footer) = footer else { return flaw(56, "there is no footer: the file is cut off") };
+            header = footer;
         }
         let bytes = |header: &[u8], at: usize| le64(header, at).saturating_mul(SECTOR.into());
         let (version, flags) = (le32(&header, 4), le32(&header, 8));
@@ -105,7 +111,7 @@ impl Sparse {
             return flaw(77, format!("compression {algorithm} is not known; 1 (deflate) is"));
         }
         // A transfer in text mode, as of FTP, would have changed these.
-        if header[73..77] != *b"\n \r\n" {
+        if flags & CAN_TELL != 0 && header[73..77] != *b"\n \r\n" {
             return flaw(73, "the file was changed on its way, as by a transfer in text mode");
         }
         let descriptor = (bytes(first, 28), bytes(first, 36));
@@ -165,9 +171,11 @@ impl Sparse {
         let n = grain % self.per_table;
         let stored = |at: u64, entry_at: u64| {
             let lies = at.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
+            if !lies {
+                return Err(ReadError::Corrupt { at: entry_at });
+            }
             let origin = Origin::Stored { file: self.file, at: at + (offset - start) };
-            let found = Extent { disk: offset..end, origin };
-            if lies { Ok((Some(found), end)) } else { Err(ReadError::Corrupt { at: entry_at }) }
+            Ok((Some(Extent { disk: offset..end, origin }), end))
         };
         if table == 0 {
             return Ok((None, limit.min(self.next_table(grain))));
