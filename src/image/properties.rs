@@ -2,9 +2,15 @@
 
 /// How deep a list may be nested: an image's is four deep.
 const DEEPEST: usize = 32;
+/// How many tags it may have: an image's has some for each part of the disk.
+const MOST_TAGS: usize = 1 << 18;
 
 /// Reads a list. Those that images have are flat and define no entities; a deep one would cost the stack.
 pub(super) fn read(text: &[u8]) -> Result<plist::Value, String> {
+    // Each element costs some hundred bytes.
+    if text.iter().filter(|b| **b == b'<').count() > MOST_TAGS {
+        return Err(format!("the property list has more than {MOST_TAGS} tags"));
+    }
     let mut depth = 0usize;
     for (at, _) in text.iter().enumerate().filter(|(_, b)| **b == b'<') {
         let rest = &text[at..];
