@@ -31,6 +31,8 @@ pub const TESTS: &[Test] = &[
     ("what_chdman_makes_reads_the_same", CHD, chd),
     ("parents_lie_where_the_user_allows", &[Need::Program("qemu-img")], allowed),
     ("a_long_hole_is_no_damage", &[], long_hole),
+    ("what_is_not_all_there_is_an_error", &[], not_all_there),
+    ("poked_fields_do_no_harm", &[QEMU[0], EWF[0], CHD[0]], poked),
     ("seeds_for_the_fuzzer_open", &[QEMU[0], EWF[0], CHD[0]], seeds_open),
     ("damaged_qcow2", QEMU, || damaged(qemu_image("qcow2", "extended_l2=on"), "qcow2")),
     ("damaged_qcow2_zlib", QEMU, || damaged(qemu_image("qcow2", "-c"), "qcow2")),
@@ -496,10 +498,89 @@ fn ewf_image(format: &str) -> Vec<u8> {
     fs::read(path.unwrap()).unwrap()
 }
 
-/// An image of each format, small; with `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
-fn seeds_open() {
+/// What is missing must not read as zeros.
+fn not_all_there() {
+    let lab = Lab::new();
+    let truth = truth();
+    let whole = makers::sparseimage(&truth);
+    lab.write("a.sparseimage", &whole[..whole.len() - 300]);
+    assert!(lab.cdi(["info", "a.sparseimage"]).ends(3).err.contains("does not lie in the file"));
+    fs::create_dir(lab.path("b.sparsebundle")).unwrap();
+    lab.write("b.sparsebundle/Info.plist", &makers::sparsebundle(&truth)[0].1);
+    assert!(lab.cdi(["info", "b.sparsebundle"]).ends(3).err.contains("has no folder 'bands'"));
+    // An extent that is not understood is no extent less.
+    lab.write("flat.vmdk", &truth);
+    lab.write("c.vmdk", "# Disk DescriptorFile\nRW\t8 FLAT \"flat.vmdk\" 0\nRW 8 ZERO\n");
+    assert_eq!(extracted(&lab, "c.vmdk", 0).len(), 8192);
+    lab.write("c.vmdk", "# disk descriptorfile\nWR 8 FLAT \"flat.vmdk\" 0\nRW 8 ZERO\n");
+    assert!(lab.cdi(["info", "c.vmdk"]).ends(3).err.contains("line 2 of the descriptor"));
+    // A segment of another set.
+    let mut other = makers::ex01(&truth, &[]);
+    let done = other.len() - 64;
+    other[done..done + 4].copy_from_slice(&13u32.to_le_bytes());
+    let sum = other[done..done + 60].iter().fold((1u32, 0u32), |(a, b), byte| {
+        let a = (a + u32::from(*byte)) % 65521;
+        (a, (b + a) % 65521)
+    });
+    other[done + 60..].copy_from_slice(&(sum.1 << 16 | sum.0).to_le_bytes());
+    lab.write("d.Ex01", &other);
+    let mut second = makers::ex01(&truth, &[]);
+    second[12] = 2;
+    second[20] ^= 1;
+    lab.write("d.Ex02", second);
+    assert!(lab.cdi(["info", "d.Ex01"]).ends(3).err.contains("of another set"));
+    // A dmg whose table leaves sectors out.
+    let mut dmg = makers::dmg(&truth, Tables::ResourceFork);
+    let mish = dmg.windows(4).rposition(|w| w == b"mish").unwrap();
+    dmg[mish + 204 + 4 * 40..][..4].fill(0xFF);
+    lab.write("e.dmg", dmg);
+    assert!(lab.cdi(["info", "e.dmg"]).ends(3).err.contains("does not tell of all of its sectors"));
+}
+
+/// Every byte and every number near the start and the end of an image, set to what is least and most likely to break a
+/// reader: no panic, no hang, no memory.
+fn poked() {
+    for (name, whole) in small_images() {
+        let format = name.split('/').next().unwrap();
+        let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+        let len = whole.len();
+        let places = (0..len.min(700)).chain(len.saturating_sub(700)..len);
+        let start = Instant::now();
+        let try_it = |bytes: Vec<u8>| {
+            let Ok(opened) = open_source(Box::new(bytes), Path::new("/nowhere/poked"), &options) else {
+                return;
+            };
+            let disk =
+                Disk::new(opened, Options { cache: 1 << 20, bad: BadPolicy::Zero, ..Options::default() });
+            let end = disk.size().saturating_sub(4096);
+            for offset in [0, end / 2, end] {
+                let len = (disk.size() - offset).min(4096) as usize;
+                let _ = disk.read_at(&mut vec![0; len], offset);
+            }
+        };
+        for at in places {
+            for value in [0, 1, 0x7F, 0x80, 0xFF] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                try_it(bytes);
+            }
+            for (width, value) in [(4, 0xFF), (8, 0xFF), (8, 0), (8, 0x7F)] {
+                let mut bytes = whole.clone();
+                let end = (at + width).min(len);
+                if at % 4 == 0 {
+                    bytes[at..end].fill(value);
+                    try_it(bytes);
+                }
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "{name}: {:?}", start.elapsed());
+    }
+}
+
+/// An image of each format, small, by format and kind.
+fn small_images() -> Vec<(&'static str, Vec<u8>)> {
     let small = &truth()[..192 << 10];
-    let all = [
+    vec![
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
@@ -522,8 +603,12 @@ fn seeds_open() {
         ("vmdk/sparse", qemu_image("vmdk", "subformat=monolithicSparse")),
         ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
         ("zstd/sums", makers::zstd_seekable(small, 16384)),
-    ];
-    for (name, bytes) in all {
+    ]
+}
+
+/// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
+fn seeds_open() {
+    for (name, bytes) in small_images() {
         let format = name.split('/').next().unwrap();
         if let Some(dir) = std::env::var_os("CDI_FUZZ_SEEDS") {
             let file = Path::new(&dir).join(name);
