@@ -123,7 +123,14 @@ impl Gathered {
 
     /// MD5 in both kinds, SHA-1 in "digest". Where they cannot be read there are none.
     fn hashes(&mut self, input: &Input, section: &Section) {
-        let Ok(bytes) = input.bytes_of(section.file, section.data.start, 36, "the hashes") else { return };
+        let len = if section.name == "digest" { 76 } else { 32 };
+        let Ok(bytes) = input.bytes_of(section.file, section.data.start, len + 4, "the hashes") else {
+            return;
+        };
+        if adler32(&bytes[..len]) != le32(&bytes, len) {
+            self.remarks.push("the hashes that the image holds are damaged".into());
+            return;
+        }
         for (kind, name, value) in
             [(Kind::Md5, "md5_stored", &bytes[..16]), (Kind::Sha1, "sha1_stored", &bytes[16..36])]
         {
