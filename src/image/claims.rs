@@ -21,6 +21,13 @@ pub struct Claim {
     pub value: Vec<u8>,
 }
 
+impl Claim {
+    /// A hash of all of a disk of `size` bytes.
+    pub fn of_disk(size: u64, kind: Kind, value: Vec<u8>) -> Claim {
+        Claim { of: "the disk".into(), disk: std::iter::once(0..size).collect(), kind, value }
+    }
+}
+
 /// How a hash is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

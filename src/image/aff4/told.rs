@@ -75,9 +75,5 @@ pub(super) fn claims(volume: &Volume, image: &str, data: &str, size: u64, whole:
     let mut of = vec![image];
     of.extend(Some(data).filter(|data| *data != image && volume.is(data, &["Map", "ImageStream"])));
     let found = of.into_iter().flat_map(|subject| hashes(volume, subject));
-    let claim = |(kind, value)| {
-        let disk = std::iter::once(0..size).collect();
-        Claim { of: "the disk".into(), disk, kind, value }
-    };
-    found.filter(|_| whole).map(claim).collect()
+    found.filter(|_| whole).map(|(kind, value)| Claim::of_disk(size, kind, value)).collect()
 }

@@ -75,12 +75,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let mut claims = Vec::new();
     if sha1.iter().any(|b| *b != 0) {
         facts.more.insert("sha1_stored".into(), hex(&sha1).into());
-        claims.push(Claim {
-            of: "the disk".into(),
-            disk: std::iter::once(0..top.size).collect(),
-            kind: Kind::Sha1,
-            value: sha1,
-        });
+        claims.push(Claim::of_disk(top.size, Kind::Sha1, sha1));
     }
     Ok(Box::new(Chd { input, top, claims, facts, remarks }))
 }

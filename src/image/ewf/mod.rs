@@ -7,6 +7,7 @@
 
 pub(super) mod errors;
 mod sections;
+pub(super) mod segments;
 pub(super) mod texts;
 
 use std::num::NonZero;
@@ -84,24 +85,8 @@ struct Ewf {
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut gathered = Gathered::default();
-    let (mut file, mut number) = (Input::MAIN, 1u32);
-    loop {
-        let more = gathered.segment(&input, file, number).map_err(|e| e.at(&input.path_of(file)))?;
-        if !more {
-            break;
-        }
-        number += 1;
-        let name = segment_name(input.path(), number);
-        let next = name.as_deref().map(|n| input.beside(n)).transpose()?.flatten();
-        file = next.ok_or_else(|| {
-            let name = name.unwrap_or_default();
-            Error::bad_image(format!(
-                "the image goes on in segment {number}, '{}', which is missing",
-                name.display()
-            ))
-        })?;
-    }
-    let Gathered { tables, chunks, media, mut facts, mut claims, ranges, mut remarks, .. } = gathered;
+    segments::walk(&input, segment_name, |file, number| gathered.segment(&input, file, number))?;
+    let Gathered { tables, chunks, media, mut facts, hashes, ranges, mut remarks, .. } = gathered;
     let Some(Media { sectors, sector, chunk, .. }) = media else {
         return flaw(HEADER, "no section tells the size of the disk");
     };
@@ -119,9 +104,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         end: (r.end * u64::from(sector)).min(size),
         ..r
     }));
-    for claim in &mut claims {
-        claim.disk = std::iter::once(0..size).collect();
-    }
+    let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let mut image = Ewf { input, size, chunk, tables, kept, bad, claims, facts, remarks };
     if !image.bad.is_empty() {

@@ -4,7 +4,7 @@ use super::texts;
 use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
-use crate::image::claims::{Claim, Kind, hex};
+use crate::image::claims::{Kind, hex};
 use crate::image::codec::{Codec, adler32, expand};
 use crate::image::facts::Facts;
 use crate::image::fields::{flaw, le32, le64};
@@ -37,8 +37,8 @@ pub(super) struct Gathered {
     damaged: Option<Error>,
     pub media: Option<Media>,
     pub facts: Facts,
-    /// Of the whole disk, whose size may be told later.
-    pub claims: Vec<Claim>,
+    /// Of the whole disk.
+    pub hashes: Vec<(Kind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
     pub remarks: Vec<String>,
 }
@@ -138,12 +138,7 @@ impl Gathered {
             let first = !self.facts.more.contains_key(name);
             if is_there && first {
                 self.facts.more.insert(name.into(), hex(value).into());
-                self.claims.push(Claim {
-                    of: "the disk".into(),
-                    disk: Vec::new(),
-                    kind,
-                    value: value.into(),
-                });
+                self.hashes.push((kind, value.into()));
             }
         }
     }

@@ -16,6 +16,7 @@ use super::bad::{BadBlocks, BadRange};
 use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::ewf::errors::judged;
+use super::ewf::segments;
 use super::facts::Facts;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
@@ -91,18 +92,8 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         ));
     }
     let mut gathered = Gathered::default();
-    let (mut file, mut number) = (Input::MAIN, 1u32);
-    while gathered.segment(&input, file, number).map_err(|e| e.at(&input.path_of(file)))? {
-        number += 1;
-        let name = segment_name(input.path(), number);
-        let next = name.as_deref().map(|n| input.beside(n)).transpose()?.flatten();
-        file = next.ok_or_else(|| {
-            let name = name.unwrap_or_default();
-            let name = name.display();
-            Error::bad_image(format!("the image goes on in segment {number}, '{name}', which is missing"))
-        })?;
-    }
-    let Gathered { tables, chunks, media, codec, mut facts, mut claims, ranges, mut remarks, .. } = gathered;
+    segments::walk(&input, segment_name, |file, number| gathered.segment(&input, file, number))?;
+    let Gathered { tables, chunks, media, codec, mut facts, hashes, ranges, mut remarks, .. } = gathered;
     let Media { sectors, sector, per_chunk, .. } = media;
     let size = sectors.checked_mul(sector).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
     let Some(size) = size else {
@@ -124,9 +115,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let bytes = |sectors: u64| sectors.saturating_mul(sector).min(size);
     let listed = ranges.iter().map(|r| BadRange { start: bytes(r.start), end: bytes(r.end), ..*r });
     let bad = BadBlocks::from_unsorted(listed);
-    for claim in &mut claims {
-        claim.disk = std::iter::once(0..size).collect();
-    }
+    let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, bad, claims, facts, remarks };
     if !image.bad.is_empty() {

@@ -4,7 +4,7 @@ use super::{MAGIC, Table};
 use crate::error::{Error, Flaw};
 use crate::image::FileNo;
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
-use crate::image::claims::{Claim, Kind, hex};
+use crate::image::claims::{Kind, hex};
 use crate::image::codec::{Codec, adler32, expand};
 use crate::image::ewf::texts;
 use crate::image::facts::Facts;
@@ -63,8 +63,8 @@ pub(super) struct Gathered {
     set: [u8; 16],
     pub media: Media,
     pub facts: Facts,
-    /// Of the whole disk, whose size is told elsewhere.
-    pub claims: Vec<Claim>,
+    /// Of the whole disk.
+    pub hashes: Vec<(Kind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
     pub remarks: Vec<String>,
 }
@@ -79,7 +79,7 @@ impl Default for Gathered {
             set: [0; 16],
             media: Media::default(),
             facts: Facts::default(),
-            claims: Vec::new(),
+            hashes: Vec::new(),
             ranges: Vec::new(),
             remarks: Vec::new(),
         }
@@ -183,7 +183,7 @@ impl Gathered {
         }
         let value = bytes[..len].to_vec();
         self.facts.more.insert(name.into(), hex(&value).into());
-        self.claims.push(Claim { of: "the disk".into(), disk: Vec::new(), kind, value });
+        self.hashes.push((kind, value));
     }
 
     /// The text of a section: UTF-16, packed.
