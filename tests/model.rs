@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use cdi::disk::{BadPolicy, Disk, Options};
 use cdi::error::ReadError;
-use cdi::image::bad::{BadBlocks, BadRange, Reason, Status};
+use cdi::image::about::About;
+use cdi::image::bad::{BadRange, Reason, Status};
 use cdi::image::cdi::index::Geometry;
 use cdi::image::cdi::layout::{RECORDS_AT, RawEntry};
 use cdi::image::cdi::write::{NewImage, Store, Writer};
@@ -372,8 +373,7 @@ fn failing_reads() {
 /// An image of which the second chunk says of the first one's place that another checksum is right.
 struct Liar {
     sum: u64,
-    bad: BadBlocks,
-    facts: Facts,
+    about: About,
 }
 
 impl Image for Liar {
@@ -387,17 +387,14 @@ impl Image for Liar {
         let packed = Packed { file, at: 0, len: 4096, skip: 0, unpacked: 4096, codec, sum };
         Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Packed(packed) })
     }
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 
 fn liar() {
     let bytes = vec![0x5A; 4096];
-    let image = Liar { sum: xxh3_64(&bytes), bad: BadBlocks::none(), facts: Facts::default() };
+    let image = Liar { sum: xxh3_64(&bytes), about: About::default() };
     let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
     let opened = Opened { image: Box::new(image), input, format: cdi::image::FORMATS[0] };
     let disk = Disk::new(opened, Options::default());

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::about::About;
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
 use super::fields::le64;
@@ -49,8 +50,7 @@ struct IBored {
     method: Method,
     /// Whether a chunk has its length before it: since version 2.
     lengths: bool,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -110,7 +110,15 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
             ),
         }
     }
-    Ok(Box::new(IBored { input, size, chunk, table, method, lengths: version >= 2, facts, remarks }))
+    Ok(Box::new(IBored {
+        input,
+        size,
+        chunk,
+        table,
+        method,
+        lengths: version >= 2,
+        about: About { facts, remarks, ..About::default() },
+    }))
 }
 
 impl IBored {
@@ -177,11 +185,7 @@ impl Image for IBored {
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
+    fn about(&self) -> &About {
+        &self.about
     }
 }

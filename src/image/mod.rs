@@ -3,6 +3,7 @@
 //! A format is one file with a `pub const FORMAT` and one line in [`FORMATS`]. It never reads for a caller and
 //! never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
+pub mod about;
 pub mod aff4;
 pub mod bad;
 mod badblocks;
@@ -39,6 +40,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Flaw, ReadError};
+use about::About;
 use bad::BadBlocks;
 use claims::Claim;
 use codec::{Codec, Sum};
@@ -53,24 +55,27 @@ pub trait Image: Send + Sync {
     /// The run of disk bytes around `offset` (which must be less than [`Image::size`]) and where it comes from.
     fn map(&self, offset: u64) -> Result<Extent, ReadError>;
 
-    /// What could not be read of the disk when the image was made, and what was not tried. Most formats have no place
-    /// for that.
+    /// What was found out at opening.
+    fn about(&self) -> &About;
+
+    /// What could not be read of the disk when the image was made, and what was not tried.
     fn bad(&self) -> &BadBlocks {
-        static NONE: BadBlocks = BadBlocks::none();
-        &NONE
+        &self.about().bad
     }
 
     /// What is known about the disk and about how the image was made.
-    fn facts(&self) -> &Facts;
+    fn facts(&self) -> &Facts {
+        &self.about().facts
+    }
 
     /// What the user should know about this file, though it could be opened.
     fn remarks(&self) -> &[String] {
-        &[]
+        &self.about().remarks
     }
 
     /// The hashes that the image holds of its disk, as far as the format has any.
     fn claims(&self) -> &[Claim] {
-        &[]
+        &self.about().claims
     }
 
     /// Reads what of its index readers will want, if it keeps that and has not read it at opening. Errors are left to

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::about::About;
 use super::chain::{cut, deeper, zeros};
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
@@ -62,8 +63,7 @@ struct Qcow2 {
 struct Chain {
     input: Arc<Input>,
     top: Qcow2,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -79,7 +79,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         remarks.push(format!("the image has {} internal snapshots, which are not shown", snapshots.len()));
         facts.more.insert("snapshots".into(), snapshots.into());
     }
-    Ok(Box::new(Chain { input, top, facts, remarks }))
+    Ok(Box::new(Chain { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Qcow2, Error> {
@@ -344,11 +344,7 @@ impl Image for Chain {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
+    fn about(&self) -> &About {
+        &self.about
     }
 }

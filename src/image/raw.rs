@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::about::About;
 use super::bad::BadBlocks;
 use super::facts::Facts;
 use super::input::Input;
@@ -28,9 +29,7 @@ struct Raw {
     input: Arc<Input>,
     /// Where each file ends on the disk, in bytes, and which it is.
     parts: Vec<(u64, FileNo)>,
-    bad: BadBlocks,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -54,7 +53,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if parts.len() > 1 {
         remarks.push(format!("{} files make up the disk", parts.len()));
     }
-    Ok(Box::new(Raw { input, parts, bad, facts, remarks }))
+    Ok(Box::new(Raw { input, parts, about: About { bad, facts, remarks, ..About::default() } }))
 }
 
 /// The files of a disk in pieces: the one that was named, whose suffix is a first one, and those that follow it.
@@ -129,16 +128,8 @@ impl Image for Raw {
         })
     }
 
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 

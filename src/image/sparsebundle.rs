@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::about::About;
 use super::chain::zeros;
 use super::facts::Facts;
 use super::fields::flaw;
@@ -37,8 +38,7 @@ struct Bundle {
     there: Vec<u64>,
     /// Those that have been read so far.
     opened: Mutex<HashMap<u64, FileNo>>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -88,7 +88,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
         ..Facts::default()
     };
-    Ok(Box::new(Bundle { input, size, band, there, opened: Mutex::default(), facts, remarks }))
+    Ok(Box::new(Bundle {
+        input,
+        size,
+        band,
+        there,
+        opened: Mutex::default(),
+        about: About { facts, remarks, ..About::default() },
+    }))
 }
 
 /// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
@@ -137,14 +144,6 @@ impl Image for Bundle {
         Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         for band in &self.there {
             match self.file(*band) {
@@ -156,5 +155,9 @@ impl Image for Bundle {
                 Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
             }
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }

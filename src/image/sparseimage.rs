@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::about::About;
 use super::chain::zeros;
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
@@ -37,7 +38,7 @@ struct Sparse {
     band: u64,
     /// Which band of the disk, and where in the file, by the disk's order.
     bands: Vec<(u64, u64)>,
-    facts: Facts,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -104,7 +105,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
         ..Facts::default()
     };
-    Ok(Box::new(Sparse { size, band, bands, facts }))
+    Ok(Box::new(Sparse { size, band, bands, about: About { facts, ..About::default() } }))
 }
 
 impl Image for Sparse {
@@ -129,7 +130,7 @@ impl Image for Sparse {
         }
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn about(&self) -> &About {
+        &self.about
     }
 }

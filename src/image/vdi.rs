@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::about::About;
 use super::facts::Facts;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
@@ -38,7 +39,7 @@ struct Vdi {
     table: u64,
     data: u64,
     block: u64,
-    facts: Facts,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -84,7 +85,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Facts::default()
     };
-    Ok(Box::new(Vdi { input, size, table, data, block, facts }))
+    Ok(Box::new(Vdi { input, size, table, data, block, about: About { facts, ..About::default() } }))
 }
 
 impl Image for Vdi {
@@ -107,10 +108,6 @@ impl Image for Vdi {
             return Err(ReadError::Corrupt { at: entry_at });
         }
         Ok(Extent { disk, origin: Origin::Stored { file: Input::MAIN, at } })
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
@@ -136,5 +133,9 @@ impl Image for Vdi {
                 report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
             }
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::about::About;
 use super::chain::{self, deeper, zeros};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
@@ -57,8 +58,7 @@ struct Blocks {
 struct Vhd {
     input: Arc<Input>,
     top: Layer,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 /// The one's complement of the sum of all bytes but those of the checksum itself.
@@ -75,7 +75,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Facts::default()
     };
-    Ok(Box::new(Vhd { input, top, facts, remarks }))
+    Ok(Box::new(Vhd { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
 /// The footer, or where that is damaged the copy at the start.
@@ -241,11 +241,7 @@ impl Image for Vhd {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
+    fn about(&self) -> &About {
+        &self.about
     }
 }

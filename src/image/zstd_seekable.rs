@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use super::about::About;
 use super::codec::{Codec, Sum};
-use super::facts::Facts;
 use super::fields::{flaw, le32};
 use super::input::Input;
 use super::{Extent, Format, Image, LONGEST_CHUNK, OpenOptions, Origin, Packed};
@@ -46,7 +46,7 @@ struct Seekable {
     entry: u64,
     /// Where every STEPth frame begins: on the disk, in the file. The last are the ends of all.
     steps: Vec<(u64, u64)>,
-    facts: Facts,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -71,7 +71,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if !head.starts_with(&SKIPPED) || u64::from(le32(&head, 4)) != count * entry + FOOTER {
         return flaw(table - 8, "the head of the table of frames is damaged");
     }
-    let mut image = Seekable { input, table, count, entry, steps: Vec::new(), facts: Facts::default() };
+    let mut image = Seekable { input, table, count, entry, steps: Vec::new(), about: About::default() };
     let (mut disk, mut file) = (0, 0);
     for first in (0..count).step_by(index(STEP)) {
         image.steps.push((disk, file));
@@ -94,8 +94,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if disk == 0 || i64::try_from(disk).is_err() {
         return flaw(table, format!("a disk of {disk} bytes cannot be"));
     }
-    image.facts.size_bytes = disk;
-    image.facts.logical_sector_bytes = options.sector_size.unwrap_or(0);
+    image.about.facts.size_bytes = disk;
+    image.about.facts.logical_sector_bytes = options.sector_size.unwrap_or(0);
     Ok(Box::new(image))
 }
 
@@ -123,7 +123,7 @@ impl Seekable {
 
 impl Image for Seekable {
     fn size(&self) -> u64 {
-        self.facts.size_bytes
+        self.about.facts.size_bytes
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
@@ -142,7 +142,7 @@ impl Image for Seekable {
         Err(ReadError::Unmapped { offset })
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn about(&self) -> &About {
+        &self.about
     }
 }

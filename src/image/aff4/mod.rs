@@ -12,10 +12,10 @@ mod volume;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::about::About;
 use super::bad::{BadBlocks, BadRange, Status};
-use super::claims::{Claim, Hasher, hex};
+use super::claims::{Hasher, hex};
 use super::codec::unpack;
-use super::facts::Facts;
 use super::fields::flaw;
 use super::input::Input;
 use super::{Extent, Format, Image, OpenOptions, Origin, Packed};
@@ -51,10 +51,7 @@ struct Aff4 {
     /// What no run speaks of.
     gap: Found,
     runs: Vec<Run>,
-    bad: BadBlocks,
-    claims: Vec<Claim>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 /// A target, found.
@@ -120,10 +117,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         targets,
         gap,
         runs,
-        bad,
-        claims,
-        facts,
-        remarks,
+        about: About { bad, claims, facts, remarks },
     }))
 }
 
@@ -303,7 +297,7 @@ impl Aff4 {
 
 impl Image for Aff4 {
     fn size(&self) -> u64 {
-        self.facts.size_bytes
+        self.about.facts.size_bytes
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
@@ -317,22 +311,6 @@ impl Image for Aff4 {
                 self.origin(self.gap, &Run { disk: start..end, at: start, target: 0 }, offset)
             }
         }
-    }
-
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
-    fn claims(&self) -> &[Claim] {
-        &self.claims
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
@@ -360,5 +338,9 @@ impl Image for Aff4 {
                 }
             }
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }

@@ -10,6 +10,7 @@ use super::scan::{Step, Told, Walk, decode_facts, decode_map, read_events};
 use super::superblock::{check, choose, geometry, is_sound_in, last_checkpoint, superblocks};
 use super::write::{MOST_HELD, MOST_UNCOMMITTED};
 use crate::error::{Error, Flaw, ReadError};
+use crate::image::about::About;
 use crate::image::bad::{BadBlocks, MOST_RANGES};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
@@ -35,13 +36,11 @@ pub struct CdiImage {
     nodes: CachedNodes,
     superblock: Superblock,
     index: Index,
-    bad: BadBlocks,
-    facts: Facts,
-    remarks: Vec<String>,
     /// Where the records end that were taken in.
     end: u64,
     /// Whether a part of it was lost that is not the disk's bytes.
     lost: bool,
+    about: About,
 }
 
 /// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
@@ -56,7 +55,15 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     }
     let Told { index, mut bad, facts } = told;
     let bad = bad.settle().clone();
-    Ok(CdiImage { input, nodes, superblock, index, bad, facts, remarks, end, lost })
+    Ok(CdiImage {
+        input,
+        nodes,
+        superblock,
+        index,
+        end,
+        lost,
+        about: About { bad, facts, remarks, ..About::default() },
+    })
 }
 
 /// All that an image's file says of the disk.
@@ -192,18 +199,6 @@ impl Image for CdiImage {
         self.index.find(&self.nodes, offset)
     }
 
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
     fn warm(&self) {
         let geometry = self.index.geometry();
         let leaves = geometry.chunks().div_ceil(FANOUT);
@@ -228,6 +223,10 @@ impl Image for CdiImage {
         if let Err(e) = self.check_records(report) {
             report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 

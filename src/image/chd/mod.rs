@@ -8,6 +8,7 @@ mod map;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::about::About;
 use super::chain::{cut, deeper, zeros};
 use super::claims::{Claim, Kind, hex};
 use super::codec::{Codec, Sum};
@@ -58,9 +59,7 @@ enum Hunks {
 struct Chd {
     input: Arc<Input>,
     top: Layer,
-    claims: Vec<Claim>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -77,7 +76,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         facts.more.insert("sha1_stored".into(), hex(&sha1).into());
         claims.push(Claim::of_disk(top.size, Kind::Sha1, sha1));
     }
-    Ok(Box::new(Chd { input, top, claims, facts, remarks }))
+    Ok(Box::new(Chd { input, top, about: About { claims, facts, remarks, ..About::default() } }))
 }
 
 fn header(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
@@ -296,15 +295,7 @@ impl Image for Chd {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
-    fn claims(&self) -> &[Claim] {
-        &self.claims
+    fn about(&self) -> &About {
+        &self.about
     }
 }

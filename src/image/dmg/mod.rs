@@ -10,6 +10,7 @@ mod tables;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::about::About;
 use super::claims::{Claim, Kind};
 use super::codec::{Codec, Sum, crc32};
 use super::facts::Facts;
@@ -43,9 +44,7 @@ struct Dmg {
     /// The CRC-32 of the file's data, and of the tables' checksums: where it is, and what it is.
     data_crc: Option<(Range<u64>, u32)>,
     master_crc: Option<(u64, u32)>,
-    claims: Vec<Claim>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 /// A run of the disk, in bytes.
@@ -160,7 +159,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let crc_at = |at: usize| (be32(&trailer, at) == CRC32).then(|| be32(&trailer, at + 8));
     let data_crc = crc_at(80).map(|crc| (data..data + data_len, crc));
     let master_crc = crc_at(352).filter(|_| !tables.is_empty()).map(|crc| (at + 352, crc));
-    Ok(Box::new(Dmg { input, size, runs, data_crc, master_crc, claims, facts, remarks }))
+    Ok(Box::new(Dmg {
+        input,
+        size,
+        runs,
+        data_crc,
+        master_crc,
+        about: About { claims, facts, remarks, ..About::default() },
+    }))
 }
 
 impl Image for Dmg {
@@ -193,18 +199,6 @@ impl Image for Dmg {
         Ok(Extent { disk: run.disk.clone(), origin })
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
-    fn claims(&self) -> &[Claim] {
-        &self.claims
-    }
-
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         let cost = "some byte of the file is not what was written; a part whose own checksum holds is right";
         if let Some((data, told)) = &self.data_crc {
@@ -220,7 +214,7 @@ impl Image for Dmg {
         }
         if let Some((at, told)) = self.master_crc {
             let mut crc = crc32();
-            self.claims.iter().for_each(|c| crc.update(&c.value));
+            self.about.claims.iter().for_each(|c| crc.update(&c.value));
             let got = crc.finalize();
             if got != told {
                 let what =
@@ -228,6 +222,10 @@ impl Image for Dmg {
                 report(Flaw::at(at, what), "a checksum in the tables is not what was written");
             }
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 

@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
+use super::about::About;
 use super::bad::{BadBlocks, BadRange};
 use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
-use super::facts::Facts;
 use super::fields::{flaw, le32};
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
@@ -77,10 +77,7 @@ struct Ewf {
     chunk: u64,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Chunks>>,
-    bad: BadBlocks,
-    claims: Vec<Claim>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -106,12 +103,12 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     }));
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf { input, size, chunk, tables, kept, bad, claims, facts, remarks };
-    if !image.bad.is_empty() {
+    let mut image = Ewf { input, size, chunk, tables, kept, about: About { bad, claims, facts, remarks } };
+    if !image.about.bad.is_empty() {
         let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
-        let (bad, remark) = errors::judged(&image.bad, sector.into(), chunk, &unpack);
-        image.bad = bad;
-        image.remarks.push(remark);
+        let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
+        image.about.bad = bad;
+        image.about.remarks.push(remark);
     }
     Ok(Box::new(image))
 }
@@ -214,22 +211,6 @@ impl Image for Ewf {
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }
 
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
-    fn claims(&self) -> &[Claim] {
-        &self.claims
-    }
-
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         for table in &self.tables {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
@@ -238,6 +219,10 @@ impl Image for Ewf {
                 }
             }
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 

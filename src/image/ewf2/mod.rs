@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
+use super::about::About;
 use super::bad::{BadBlocks, BadRange};
 use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::ewf::errors::judged;
 use super::ewf::segments;
-use super::facts::Facts;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
@@ -79,10 +79,7 @@ struct Ewf2 {
     codec: Codec,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Arc<[Chunk]>>>,
-    bad: BadBlocks,
-    claims: Vec<Claim>,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -117,11 +114,12 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let bad = BadBlocks::from_unsorted(listed);
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, bad, claims, facts, remarks };
-    if !image.bad.is_empty() {
-        let (bad, remark) = judged(&image.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
-        image.bad = bad;
-        image.remarks.push(remark);
+    let mut image =
+        Ewf2 { input, media, size, chunk, codec, tables, kept, about: About { bad, claims, facts, remarks } };
+    if !image.about.bad.is_empty() {
+        let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
+        image.about.bad = bad;
+        image.about.remarks.push(remark);
     }
     Ok(Box::new(image))
 }
@@ -240,22 +238,6 @@ impl Image for Ewf2 {
         Ok(Extent { disk, origin })
     }
 
-    fn bad(&self) -> &BadBlocks {
-        &self.bad
-    }
-
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
-    fn claims(&self) -> &[Claim] {
-        &self.claims
-    }
-
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         for (number, table) in self.tables.iter().enumerate() {
             if let Err(e) = self.chunks(number) {
@@ -271,6 +253,10 @@ impl Image for Ewf2 {
             let what = format!("the image should have {told} chunks, and its tables tell of {held}");
             report(Flaw::at(0, what), "what is not told of");
         }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crc::{CRC_32_ISCSI, Crc, Table};
 
+use super::about::About;
 use super::facts::Facts;
 use super::input::Input;
 use super::{Extent, Format, Image, OpenOptions};
@@ -44,8 +45,7 @@ fn crc32c_of(bytes: &[u8], at: usize) -> u32 {
 struct Vhdx {
     input: Arc<Input>,
     top: Layer,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -57,7 +57,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         physical_sector_bytes: top.physical_sector,
         ..Facts::default()
     };
-    Ok(Box::new(Vhdx { input, top, facts, remarks }))
+    Ok(Box::new(Vhdx { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
 impl Image for Vhdx {
@@ -69,15 +69,11 @@ impl Image for Vhdx {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
-
     fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
         self.top.check(&self.input, report);
+    }
+
+    fn about(&self) -> &About {
+        &self.about
     }
 }

@@ -9,6 +9,7 @@ mod sparse;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::about::About;
 use super::chain::{self, cut, deeper, zeros};
 use super::facts::Facts;
 use super::fields::flaw;
@@ -40,8 +41,7 @@ const LONGEST: u64 = 2 << 20;
 struct Vmdk {
     input: Arc<Input>,
     top: Layer,
-    facts: Facts,
-    remarks: Vec<String>,
+    about: About,
 }
 
 /// One disk of a chain.
@@ -68,7 +68,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         ..Facts::default()
     };
     facts.more.insert("vmdk_type".into(), top.kind.clone().into());
-    Ok(Box::new(Vmdk { input, top, facts, remarks }))
+    Ok(Box::new(Vmdk { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
 fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
@@ -207,11 +207,7 @@ impl Image for Vmdk {
         self.top.map(&self.input, offset, self.top.size())
     }
 
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn remarks(&self) -> &[String] {
-        &self.remarks
+    fn about(&self) -> &About {
+        &self.about
     }
 }

@@ -1,0 +1,23 @@
+//! What an image tells beside where the disk's bytes are.
+
+use super::bad::BadBlocks;
+use super::claims::Claim;
+use super::facts::Facts;
+
+/// What a format has found out at opening. Most formats have no place for some of it.
+pub struct About {
+    /// What is known about the disk and about how the image was made. The sizes stand here.
+    pub facts: Facts,
+    /// What the user should know about this file, though it could be opened.
+    pub remarks: Vec<String>,
+    /// What could not be read of the disk when the image was made, and what was not tried.
+    pub bad: BadBlocks,
+    /// The hashes that the image holds of its disk.
+    pub claims: Vec<Claim>,
+}
+
+impl Default for About {
+    fn default() -> About {
+        About { facts: Facts::default(), remarks: Vec::new(), bad: BadBlocks::none(), claims: Vec::new() }
+    }
+}
