@@ -15,8 +15,9 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         events(&disk, ui)?;
         return Ok(End::Done);
     }
+    let end = if disk.image().lost().is_empty() { End::Done } else { End::DataMissing };
     if ui.json(&texts::info(&disk)) {
-        return Ok(End::Done);
+        return Ok(end);
     }
     let facts = disk.facts();
     let size = disk.size();
@@ -66,7 +67,11 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
             );
         }
     }
-    Ok(End::Done)
+    let lost: u64 = disk.image().lost().iter().map(|r| r.end - r.start).sum();
+    if lost > 0 {
+        line("lost", format!("{lost} bytes ({}): part of the image's files is missing", human(lost)));
+    }
+    Ok(end)
 }
 
 /// The events as they come: there may be more of them than fit into memory.

@@ -44,6 +44,11 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
 
     let mut lost_bytes = 0;
+    for range in disk.image().lost() {
+        lost_bytes += range.end - range.start;
+        let cost = format!("disk bytes {} to {}", range.start, range.end);
+        tell(None, "part of the image's files is missing", &cost);
+    }
     for (range, error) in &lost {
         lost_bytes += range.end - range.start;
         let at = match error {

@@ -1,5 +1,7 @@
 //! What an image tells beside where the disk's bytes are.
 
+use std::ops::Range;
+
 use super::bad::BadBlocks;
 use super::claims::Claim;
 use super::facts::Facts;
@@ -14,10 +16,19 @@ pub struct About {
     pub bad: BadBlocks,
     /// The hashes that the image holds of its disk.
     pub claims: Vec<Claim>,
+    /// Ranges of the disk in bytes, in order, that the image's maker read and these files do not hold, because some of
+    /// them are missing or too short. `bad` has them, too.
+    pub lost: Vec<Range<u64>>,
 }
 
 impl Default for About {
     fn default() -> About {
-        About { facts: Facts::default(), remarks: Vec::new(), bad: BadBlocks::none(), claims: Vec::new() }
+        About {
+            facts: Facts::default(),
+            remarks: Vec::new(),
+            bad: BadBlocks::none(),
+            claims: Vec::new(),
+            lost: Vec::new(),
+        }
     }
 }

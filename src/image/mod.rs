@@ -78,6 +78,11 @@ pub trait Image: Send + Sync {
         &self.about().claims
     }
 
+    /// What its maker had read of the disk, and the files that are here do not hold: ranges in bytes, in order.
+    fn lost(&self) -> &[Range<u64>] {
+        &self.about().lost
+    }
+
     /// Reads what of its index readers will want, if it keeps that and has not read it at opening. Errors are left to
     /// them.
     fn warm(&self) {}

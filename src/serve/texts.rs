@@ -17,6 +17,7 @@ pub fn info(disk: &Disk) -> Value {
         "logical_sector_bytes": disk.sector(),
         "remarks": disk.image().remarks(),
         "blocks": counts(disk),
+        "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
         "facts": disk.facts(),
     })
 }

@@ -117,7 +117,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         targets,
         gap,
         runs,
-        about: About { bad, claims, facts, remarks },
+        about: About { bad, claims, facts, remarks, ..About::default() },
     }))
 }
 
