@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use crate::image::Mapfile;
 use crate::units::parse_size;
 pub use making::{Compact, Create, Repair, Rescue};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
@@ -107,7 +108,8 @@ pub struct HowToOpen {
     /// The format of the image, where its magic does not say
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// The map of a raw image: ddrescue's mapfile, or HDDSuperClone's log
+    /// The map of a raw image: ddrescue's mapfile, or HDDSuperClone's log; 'none': the image has none. By default the one
+    /// next to it, which is called after it: disk.map, disk.mapfile or disk.log for disk.raw, or disk.raw.map
     #[arg(long, value_name = "FILE")]
     pub mapfile: Option<PathBuf>,
     /// The list of a raw image's bad blocks, as badblocks(8) writes it
@@ -122,6 +124,17 @@ pub struct HowToOpen {
     /// A folder in which parents and extents of the image may lie, besides its own; may be given again
     #[arg(long, value_name = "DIR")]
     pub allow_parent: Vec<PathBuf>,
+}
+
+impl HowToOpen {
+    /// Returns which map of a raw image is meant.
+    pub fn mapfile(&self) -> Mapfile {
+        match &self.mapfile {
+            None => Mapfile::Beside,
+            Some(word) if word.as_os_str() == "none" => Mapfile::None,
+            Some(path) => Mapfile::File(path.clone()),
+        }
+    }
 }
 
 /// What is to be shown.

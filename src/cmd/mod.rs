@@ -83,7 +83,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
     let how = OpenOptions {
         format: image.how.format.clone(),
-        mapfile: image.how.mapfile.clone(),
+        mapfile: image.how.mapfile(),
         badblocks: image.how.badblocks.clone().zip(image.how.block_size),
         sector_size: image.how.sector_size,
         allowed: image.how.allow_parent.clone(),
