@@ -2,37 +2,37 @@
 
 use serde_json::{Value, json};
 
-use super::{End, open_disk, plain_reads, refuse_to_write_over};
+use super::{End, guard, open_disk, plain_reads};
+use crate::capture::guard::refuse_lesser_map;
 use crate::capture::target::Target;
-use crate::cli::{self, Map};
+use crate::cli::Map;
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{Reason, Status};
 use crate::image::cells::cells;
-use crate::image::{Extent, Origin, mapfile};
+use crate::image::{Extent, Origin, mapfile, raw};
 use crate::serve::texts;
 use crate::ui::{Ui, picture};
 use crate::units::human;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
-    let how = cli::HowToOpen {
-        format: args.format.clone(),
-        allow_parent: args.allow_parent.clone(),
-        ..cli::HowToOpen::default()
-    };
-    let image = cli::Image { image: args.image.clone(), how };
-    let disk = open_disk(&image, plain_reads(), ui)?;
-    if let Some(path) = &args.mapfile {
+    let image = &args.image;
+    let disk = open_disk(image, plain_reads(), ui)?;
+    let guard = || guard(args.over, image, Some(&disk));
+    if let Some(path) = &args.export_mapfile {
+        if disk.format().name == raw::FORMAT.name && disk.bad().is_empty() {
+            ui.remark("the image has no map: all of it counts as finished");
+        }
         let text = mapfile::write(disk.bad(), disk.size());
         if path.as_os_str() == "-" {
             ui.raw(text.as_bytes());
         } else {
-            refuse_to_write_over(&image, path)?;
-            Target::write(path, args.force, text.as_bytes())?;
+            refuse_lesser_map(path, disk.bad(), disk.size())?;
+            Target::write(path, &guard(), text.as_bytes())?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
-    } else if args.badblocks {
-        badblocks(&disk, args.block_size, ui)?;
+    } else if args.export_badblocks {
+        badblocks(&disk, args.export_block_size, ui)?;
     } else if args.bad {
         if !ui.json(&texts::badblocks(&disk)) {
             list_bad(&disk, ui);
@@ -48,8 +48,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
-        refuse_to_write_over(&image, path)?;
-        Target::write(path, args.force, svg.as_bytes())?;
+        Target::write(path, &guard(), svg.as_bytes())?;
         ui.json(&json!({ "picture": path.display().to_string() }));
     } else {
         draw(&disk, ui);

@@ -255,6 +255,24 @@ pub fn write(map: &BadBlocks, size: u64) -> String {
     text
 }
 
+/// Whether a map says less of a disk than `old` does: something that `old` calls finished is not in it, or something that
+/// `old` lists as failed is finished, or not tried, in it.
+pub fn says_less(map: &BadBlocks, old: &BadBlocks) -> bool {
+    let failed = |r: &&BadRange| !matches!(r.status, Status::NonTried | Status::Suspect);
+    let lists = |map: &BadBlocks, range: &BadRange, fits: &dyn Fn(Status) -> bool| {
+        let mut at = range.start;
+        for r in map.touching(range.start..range.end) {
+            if r.start > at || !fits(r.status) {
+                return false;
+            }
+            at = r.end;
+        }
+        at >= range.end
+    };
+    let kept = |r: &BadRange| lists(map, r, &|status| status != Status::NonTried && status >= r.status);
+    !old.ranges().iter().filter(failed).all(kept) || !map.ranges().iter().all(|r| lists(old, r, &|_| true))
+}
+
 /// Neighbours that differ only in what a mapfile cannot say, as one.
 fn merged_letters(map: &BadBlocks) -> Vec<BadRange> {
     let mut out: Vec<BadRange> = Vec::new();
@@ -338,6 +356,22 @@ mod tests {
         assert_eq!(end("0 +\n0 5000 +\n5000 0x7FFFFFFFFFFFEC77 ?\n"), End::AtLeast(5000));
         assert_eq!(end("0 +\n0 512 +\n512 0x7FFFFFFFFFFFFC00 -\n"), End::AtLeast(512));
         assert_eq!(end("0 +\n"), End::Known(0));
+    }
+
+    #[test]
+    fn a_map_says_less_if_anything_known_is_not_in_it() {
+        use Status::*;
+        let old = bad(&[(0, 100, Bad), (100, 200, NonScraped), (500, 600, NonTried)]);
+        let less = |ranges: &[(u64, u64, Status)]| says_less(&bad(ranges), &old);
+        assert!(!says_less(&old, &old));
+        assert!(less(&[]));
+        // Rescued since: what was not tried may be finished, what was not scraped may be bad.
+        assert!(!less(&[(0, 200, Bad)]));
+        assert!(!less(&[(0, 100, Bad), (100, 200, NonScraped), (500, 550, Bad)]));
+        assert!(less(&[(0, 99, Bad), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 100, NonTried), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 100, NonScraped), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 200, Bad), (300, 301, Bad)]));
     }
 
     #[test]
