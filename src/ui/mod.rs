@@ -129,11 +129,14 @@ impl Ui {
         write_stderr(&text);
     }
 
-    /// The progress of something that takes `total` bytes.
+    /// The progress of something that takes `total` bytes; 0 if nobody knows how many.
     pub fn progress(&self, what: &'static str, total: u64) -> Progress {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
-            let style = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left";
+            let style = match total {
+                0 => "{msg} {bytes} {binary_bytes_per_sec}",
+                _ => "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left",
+            };
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
