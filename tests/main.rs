@@ -27,6 +27,7 @@ mod nbd;
 mod nfs;
 mod oracle;
 mod rescue;
+mod segments;
 mod service;
 mod standin;
 mod tidy;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
         ("rescue", rescue::TESTS),
+        ("segments", segments::TESTS),
         ("service", service::TESTS),
         ("standin", standin::TESTS),
         ("tidy", tidy::TESTS),
