@@ -1,17 +1,20 @@
-//! QEMU's disks (`.qcow2`), versions 2 and 3: zlib and zstd clusters, zeros, subclusters, backing files beside the image.
+//! QEMU's disks (`.qcow2`), versions 2 and 3: zlib and zstd clusters, zeros, subclusters, backing files next to the image, external data files.
 //!
 //! Facts: QEMU's specification, docs/interop/qcow2.txt. All numbers are big-endian. Two levels of tables lead from a
 //! cluster of the disk to one of the file. The disk is that of the active layer; internal snapshots are only listed.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::about::About;
-use super::chain::{cut, deeper, zeros};
+use super::chain::{Layer, alike, cut, deeper, find, zeros};
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
 use super::input::Input;
+use super::below;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, ReadError};
 
@@ -40,14 +43,16 @@ const SUBCLUSTERS: u64 = 1 << 4;
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
 const MOST_SNAPSHOTS: u32 = 65_536;
 
-enum Layer {
-    Qcow2(Box<Qcow2>),
-    Raw(FileNo),
-}
+/// The header extension that names the file that holds the disk's bytes.
+const DATA_NAME: u32 = 0x4441_5441;
+/// In an entry of the second table: this is its cluster, also where the offset is 0.
+const COPIED: u64 = 1 << 63;
 
 /// One file of a chain.
-struct Qcow2 {
+pub(super) struct Qcow2 {
     file: FileNo,
+    /// The file that its clusters are in: itself, or one that holds nothing else.
+    data: FileNo,
     size: u64,
     cluster_bits: u32,
     /// Where the first table is, and how many entries it has.
@@ -56,7 +61,7 @@ struct Qcow2 {
     /// Whether an entry of the second has 16 bytes, for 32 subclusters.
     subclusters: bool,
     codec: Codec,
-    backing: Option<Layer>,
+    backing: Option<Box<dyn Layer>>,
 }
 
 /// An image and what lies below it.
@@ -82,7 +87,12 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     Ok(Box::new(Chain { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
-fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Qcow2, Error> {
+pub(super) fn open_layer(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Qcow2, Error> {
     let header = input.bytes_of(file, 0, 104, "the header")?;
     let version = be32(&header, 4);
     if !(2..=3).contains(&version) {
@@ -93,10 +103,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     if be32(&header, 32) != 0 {
         return flaw(32, "the image is encrypted; that is not read");
     }
-    if features & DATA_FILE != 0 {
-        return flaw(72, "the disk's bytes are in another file; that is not read");
-    }
-    let unknown = features & !(DIRTY | CORRUPT | COMPRESSION | SUBCLUSTERS);
+    let unknown = features & !(DIRTY | CORRUPT | DATA_FILE | COMPRESSION | SUBCLUSTERS);
     if unknown != 0 {
         return flaw(72, format!("the image needs features that this program does not know ({unknown:#x})"));
     }
@@ -131,8 +138,51 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     if l1.checked_add(l1_len * 8).is_none_or(|end| end > input.len_of(file)) {
         return flaw(40, format!("the table at byte {l1} does not lie in the file"));
     }
+    let data = if features & DATA_FILE != 0 { data_file(input, file, header_len, remarks)? } else { file };
     let backing = backing(input, file, &header, header_len, depth, remarks)?;
-    Ok(Qcow2 { file, size, cluster_bits, l1, l1_len, subclusters, codec, backing })
+    Ok(Qcow2 { file, data, size, cluster_bits, l1, l1_len, subclusters, codec, backing })
+}
+
+/// The raw file that holds the disk's bytes.
+fn data_file(
+    input: &Input,
+    file: FileNo,
+    header_len: u64,
+    remarks: &mut Vec<String>,
+) -> Result<FileNo, Error> {
+    let Some(name) = extension(input, file, header_len, DATA_NAME)? else {
+        return flaw(72, "the disk's bytes are in another file, and nothing names it");
+    };
+    let path = local(&name, "data file")?;
+    let found = find(input, &path)?.ok_or_else(|| {
+        Error::bad_image(format!("the disk's bytes are in '{}', which is not there", path.display()))
+            .hint("put it next to the image, or name its directory: --allow-parent DIR")
+    })?;
+    remarks.push(format!("the disk's bytes are in {}", input.path_of(found).display()));
+    Ok(found)
+}
+
+/// The path of a file that an image names as QEMU does. Other names than paths are refused: `what` says of which file.
+fn local(name: &[u8], what: &str) -> Result<PathBuf, Error> {
+    let shown = String::from_utf8_lossy(name);
+    let hint = |e: Error| {
+        e.hint(format!(
+            "if the {what} is at hand as a file, put it next to the image and change the name: 'qemu-img rebase -u -F FORMAT -b NAME \
+             IMAGE' for a backing file, 'qemu-img amend -o data_file=NAME IMAGE' for a data file"
+        ))
+    };
+    if name.starts_with(b"json:") {
+        return Err(hint(Error::bad_image(format!("names its {what} by a description, which is not read: {shown}"))));
+    }
+    let name = name.strip_prefix(b"file:").unwrap_or(name);
+    // As QEMU sees it; but one letter is a drive of Windows.
+    let protocol = name.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| name[*at] == b':' && *at > 1);
+    if let Some(at) = protocol {
+        let protocol = String::from_utf8_lossy(&name[..at]);
+        let what = format!("its {what} '{shown}' is not a file, but named by the protocol '{protocol}:', which is not read");
+        return Err(hint(Error::bad_image(what)));
+    }
+    Ok(PathBuf::from(OsStr::from_bytes(name)))
 }
 
 /// The backing file, if there is one.
@@ -143,7 +193,7 @@ fn backing(
     header_len: u64,
     depth: usize,
     remarks: &mut Vec<String>,
-) -> Result<Option<Layer>, Error> {
+) -> Result<Option<Box<dyn Layer>>, Error> {
     let (at, len) = (be64(header, 8), be32(header, 16));
     if at == 0 {
         return Ok(None);
@@ -153,31 +203,23 @@ fn backing(
     }
     let depth = deeper(depth)?;
     let name = input.bytes_of(file, at, len as usize, "the name of the backing file")?;
-    let name = String::from_utf8_lossy(&name).into_owned();
-    let found = input.beside(&PathBuf::from(&name))?.ok_or_else(|| {
+    let told = local(&name, "backing file")?;
+    let name = told.display();
+    let found = find(input, &told)?.ok_or_else(|| {
         Error::bad_image(format!("its backing file '{name}' is not there"))
-            .hint("put it beside the image, or name its folder: --allow-parent DIR")
+            .hint("put it next to the image, or name its directory: --allow-parent DIR")
     })?;
     let path = input.path_of(found);
-    remarks.push(format!("what the image does not have comes from {}", path.display()));
-    let is_qcow2 = match backing_format(input, file, header_len)?.as_deref() {
-        Some("qcow2") => true,
-        Some("raw") => false,
-        Some(other) => {
-            let what = format!("its backing file is of the format '{other}', which is not read as one");
-            return Err(Error::bad_image(what));
-        }
-        None => input.bytes_of(found, 0, 4, "the backing file").is_ok_and(|b| b == MAGIC),
-    };
-    if !is_qcow2 {
-        return Ok(Some(Layer::Raw(found)));
-    }
-    let layer = open_layer(input, found, depth, remarks).map_err(|e| e.at(&path))?;
-    Ok(Some(Layer::Qcow2(Box::new(layer))))
+    let moved = told.file_name() != Some(told.as_os_str()) || path.file_name() != told.file_name();
+    let named = if moved { format!(" (the image names it '{name}')") } else { String::new() };
+    remarks.push(format!("what the image does not have comes from {}{named}", path.display()));
+    let format = extension(input, file, header_len, BACKING_FORMAT)?;
+    let format = format.as_deref().map(String::from_utf8_lossy);
+    below::open(input, found, format.as_deref(), depth, remarks).map(Some).map_err(|e| e.at(&path))
 }
 
-/// The format of the backing file, as an extension of the header tells it.
-fn backing_format(input: &Input, file: FileNo, header_len: u64) -> Result<Option<String>, Error> {
+/// What an extension of the header says.
+fn extension(input: &Input, file: FileNo, header_len: u64, wanted: u32) -> Result<Option<Vec<u8>>, Error> {
     let mut at = header_len;
     // Extensions lie within the first cluster, which has at most 2 MiB.
     while at < 2 << 20 {
@@ -185,9 +227,8 @@ fn backing_format(input: &Input, file: FileNo, header_len: u64) -> Result<Option
         let (kind, len) = (be32(&head, 0), be32(&head, 4));
         match kind {
             0 => return Ok(None),
-            BACKING_FORMAT if len <= 64 => {
-                let name = input.bytes_of(file, at + 8, len as usize, "the format of the backing file")?;
-                return Ok(Some(String::from_utf8_lossy(&name).into_owned()));
+            _ if kind == wanted && len <= 1023 => {
+                return input.bytes_of(file, at + 8, len as usize, "a header extension").map(Some);
             }
             _ => at += 8 + u64::from(len).next_multiple_of(8),
         }
@@ -224,49 +265,65 @@ impl Qcow2 {
         Ok(u64::from_be_bytes(entry))
     }
 
-    /// What this layer, or one below it, has at `offset`, at most to `end`.
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.size {
-            return Ok(zeros(offset, end));
-        }
-        let bits = self.cluster_bits;
-        let entry_bits = if self.subclusters { 4 } else { 3 };
-        let cluster = 1u64 << bits;
+    /// Where the run ends of entries of a table that are as `is` wants them: the first of `count` is at `at`, has `width`
+    /// bytes, and stands for the `each` bytes of the disk around `offset`.
+    fn run(
+        &self,
+        input: &Input,
+        (at, count, width): (u64, u64, usize),
+        (offset, each): (u64, u64),
+        is: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<u64, ReadError> {
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let alike = alike(&read, at, count, width, is)?.max(1);
+        Ok((offset & !(each - 1)).saturating_add(alike.saturating_mul(each)))
+    }
+
+    /// Whether nothing is below at `offset`: what is not in this file is zeros there, too.
+    fn is_deepest(&self, offset: u64) -> bool {
+        self.backing.as_ref().is_none_or(|layer| offset >= layer.size())
+    }
+
+    /// The same as [`Layer::map`] in a cluster with subclusters, whose entry is at `at`, with `left` entries in its table.
+    fn map_parts(
+        &self,
+        input: &Input,
+        (entry, at, left): (u64, u64, u64),
+        offset: u64,
+        limit: u64,
+    ) -> Result<Extent, ReadError> {
+        // The lower half says which are held, the upper one which are zeros.
+        const ZEROS: u64 = 0xFFFF_FFFF << 32;
+        const BOTH: u64 = 1 << 32 | 1;
+        let cluster = 1u64 << self.cluster_bits;
         let start = offset & !(cluster - 1);
-        let end = end.min(start.saturating_add(cluster)).min(self.size);
-        let l1_index = offset >> (2 * bits - entry_bits);
-        if l1_index >= self.l1_len {
-            return Err(ReadError::Unmapped { offset });
-        }
-        let l2 = self.entry(input, self.l1 + l1_index * 8)? & OFFSET;
-        if l2 == 0 {
-            return self.below(input, offset, end);
-        }
-        let l2_index = (offset >> bits) & ((1 << (bits - entry_bits)) - 1);
-        let at = l2 + (l2_index << entry_bits);
-        let entry = self.entry(input, at)?;
-        if entry & COMPRESSED != 0 {
-            return self.compressed(input, entry, at, start..end);
-        }
-        let place = entry & OFFSET;
-        if !self.subclusters {
-            // Version 2 writes no zero clusters, and its readers never saw the bit.
-            return match (entry & 1, place) {
-                (1, _) => Ok(zeros(offset, end)),
-                (_, 0) => self.below(input, offset, end),
-                _ => self.stored(input, place, at, offset, start, end),
-            };
-        }
         let bitmap = self.entry(input, at + 8)?;
+        let is_deepest = self.is_deepest(offset);
+        if bitmap == 0 || bitmap == ZEROS {
+            let is = |entry: &[u8]| {
+                let other = be64(entry, 8);
+                let same = other == bitmap || (is_deepest && other & !ZEROS == 0);
+                same && be64(entry, 0) & COMPRESSED == 0
+            };
+            let stop = self.run(input, (at, left, 16), (offset, cluster), &is)?.min(limit);
+            return if bitmap == 0 { self.below(input, offset, stop) } else { Ok(zeros(offset, stop)) };
+        }
         let part = cluster / 32;
         let n = (offset - start) / part;
-        let end = end.min(start + (n + 1) * part);
-        match (bitmap >> n & 1, bitmap >> (32 + n) & 1) {
-            (0, 0) => self.below(input, offset, end),
-            (0, 1) => Ok(zeros(offset, end)),
-            (1, 0) if place != 0 => self.stored(input, place, at, offset, start, end),
-            _ => Err(ReadError::Corrupt { at }),
+        let kind = bitmap >> n & BOTH;
+        let same = (n..32).take_while(|n| bitmap >> n & BOTH == kind).count() as u64;
+        let end = limit.min(start.saturating_add((n + same) * part));
+        match kind {
+            0 => self.below(input, offset, end),
+            1 if self.is_held(entry) => self.stored(input, entry & OFFSET, at, offset, start, end),
+            1 | BOTH => Err(ReadError::Corrupt { at }),
+            _ => Ok(zeros(offset, end)),
         }
+    }
+
+    /// Whether an entry of the second table says where its cluster is. In a file that holds nothing else that may be 0.
+    fn is_held(&self, entry: u64) -> bool {
+        entry & OFFSET != 0 || (self.data != self.file && entry & COPIED != 0)
     }
 
     fn stored(
@@ -279,11 +336,11 @@ impl Qcow2 {
         end: u64,
     ) -> Result<Extent, ReadError> {
         // The last cluster of a file may be short: what is not there was never written.
-        let left = input.len_of(self.file).checked_sub(place).filter(|left| *left > offset - start);
+        let left = input.len_of(self.data).checked_sub(place).filter(|left| *left > offset - start);
         let Some(left) = left else { return Err(ReadError::Corrupt { at: entry_at }) };
         let end = end.min(start.saturating_add(left));
         let at = place + (offset - start);
-        Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } })
+        Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.data, at } })
     }
 
     fn compressed(
@@ -294,6 +351,10 @@ impl Qcow2 {
         disk: std::ops::Range<u64>,
     ) -> Result<Extent, ReadError> {
         let corrupt = ReadError::Corrupt { at: entry_at };
+        // In a file that holds nothing else nothing is compressed.
+        if self.data != self.file {
+            return Err(corrupt);
+        }
         let place_bits = 62 - (self.cluster_bits - 8);
         let place = entry & ((1 << place_bits) - 1);
         let sectors = (entry & !(3 << 62)) >> place_bits;
@@ -317,21 +378,66 @@ impl Qcow2 {
 
     fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         match &self.backing {
-            None => Ok(zeros(offset, end)),
-            Some(Layer::Qcow2(layer)) => {
-                // A compressed cluster below is told as a whole; here only a part of it may be wanted.
-                let extent = layer.map(input, offset, end)?;
-                Ok(cut(extent, offset, end))
-            }
-            Some(Layer::Raw(file)) => {
-                let size = input.len_of(*file);
-                Ok(if offset >= size {
-                    zeros(offset, end)
-                } else {
-                    Extent { disk: offset..end.min(size), origin: Origin::Stored { file: *file, at: offset } }
-                })
-            }
+            // A compressed cluster below is told as a whole; here only a part of it may be wanted.
+            Some(layer) if offset < layer.size() => Ok(cut(layer.map(input, offset, end)?, offset, end)),
+            _ => Ok(zeros(offset, end)),
         }
+    }
+}
+
+impl Layer for Qcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.size {
+            return Ok(zeros(offset, end));
+        }
+        let bits = self.cluster_bits;
+        let entry_bits = if self.subclusters { 4 } else { 3 };
+        let cluster = 1u64 << bits;
+        let start = offset & !(cluster - 1);
+        let limit = end.min(self.size);
+        let end = limit.min(start.saturating_add(cluster));
+        let table_bits = 2 * bits - entry_bits;
+        let l1_index = offset >> table_bits;
+        if l1_index >= self.l1_len {
+            return Err(ReadError::Unmapped { offset });
+        }
+        let l1_at = self.l1 + l1_index * 8;
+        let l2 = self.entry(input, l1_at)? & OFFSET;
+        if l2 == 0 {
+            let is = |entry: &[u8]| be64(entry, 0) & OFFSET == 0;
+            let table = (l1_at, self.l1_len - l1_index, 8);
+            let stop = self.run(input, table, (offset, 1 << table_bits), &is)?;
+            return self.below(input, offset, stop.min(limit));
+        }
+        let l2_len = 1u64 << (bits - entry_bits);
+        let l2_index = (offset >> bits) & (l2_len - 1);
+        let at = l2 + (l2_index << entry_bits);
+        let left = l2_len - l2_index;
+        let entry = self.entry(input, at)?;
+        if entry & COMPRESSED != 0 {
+            return self.compressed(input, entry, at, start..end);
+        }
+        if self.subclusters {
+            return self.map_parts(input, (entry, at, left), offset, limit);
+        }
+        // Version 2 writes no zero clusters, and its readers never saw the bit.
+        let is_zeros = |entry: u64| entry & 1 != 0;
+        if !is_zeros(entry) && self.is_held(entry) {
+            return self.stored(input, entry & OFFSET, at, offset, start, end);
+        }
+        let is_deepest = self.is_deepest(offset);
+        let is = |other: &[u8]| {
+            let other = be64(other, 0);
+            let absent = !self.is_held(other);
+            let same = if is_zeros(entry) { is_zeros(other) } else { absent && !is_zeros(other) };
+            other & COMPRESSED == 0 && (same || (is_deepest && (absent || is_zeros(other))))
+        };
+        let stop = self.run(input, (at, left, 8), (offset, cluster), &is)?.min(limit);
+        if is_zeros(entry) { Ok(zeros(offset, stop)) } else { self.below(input, offset, stop) }
     }
 }
 
