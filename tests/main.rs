@@ -19,6 +19,7 @@ mod format;
 mod formats;
 mod iboredimg;
 mod kill;
+mod layers;
 mod life;
 mod makers;
 mod model;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("iboredimg", iboredimg::TESTS),
         ("kill", kill::TESTS),
+        ("layers", layers::TESTS),
         ("life", life::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),

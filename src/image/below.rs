@@ -56,8 +56,9 @@ pub(super) fn open(
         "qcow2" => return flaw(0, "this is not a qcow2 image"),
         other => {
             let what = format!("is a backing file of the format '{other}', which is not read as one");
-            return Err(Error::bad_image(what)
-                .hint(format!("'qemu-img convert -f {other} -O qcow2 FILE NEW' and 'qemu-img rebase -u' make it one that is")));
+            return Err(Error::bad_image(what).hint(format!(
+                "'qemu-img convert -f {other} -O qcow2 FILE NEW' and 'qemu-img rebase -u' make it one that is"
+            )));
         }
     })
 }

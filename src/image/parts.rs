@@ -50,7 +50,8 @@ impl Parts {
 
     /// Lets them be in the directory `folder`, too.
     pub(super) fn allow(&mut self, folder: &Path) -> Result<(), Error> {
-        let resolved = folder.canonicalize().map_err(|e| Error::io("is not a directory for parents", folder, e))?;
+        let resolved =
+            folder.canonicalize().map_err(|e| Error::io("is not a directory for parents", folder, e))?;
         self.allowed.push(resolved);
         Ok(())
     }
@@ -79,8 +80,11 @@ impl Parts {
         }
         let Some(own) = &self.own else { return Ok(None) };
         // A name that leads elsewhere is looked at only where the user allows an elsewhere.
-        let path =
-            if plain || !self.allowed.is_empty() { own.join(dir).join(name).canonicalize().ok() } else { None };
+        let path = if plain || !self.allowed.is_empty() {
+            own.join(dir).join(name).canonicalize().ok()
+        } else {
+            None
+        };
         let mut allowed = self.allowed.iter();
         let found = match path {
             Some(path) if plain && path.parent() == Some(own.join(dir).as_path()) => Some(path),

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::about::About;
+use super::below;
 use super::chain::{Layer, alike, cut, deeper, find, zeros};
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
 use super::input::Input;
-use super::below;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, ReadError};
 
@@ -165,21 +165,27 @@ fn data_file(
 /// The path of a file that an image names as QEMU does. Other names than paths are refused: `what` says of which file.
 fn local(name: &[u8], what: &str) -> Result<PathBuf, Error> {
     let shown = String::from_utf8_lossy(name);
+    let change = match what {
+        "data file" => "qemu-img amend -o data_file=NAME IMAGE",
+        _ => "qemu-img rebase -u -F FORMAT -b NAME IMAGE",
+    };
     let hint = |e: Error| {
-        e.hint(format!(
-            "if the {what} is at hand as a file, put it next to the image and change the name: 'qemu-img rebase -u -F FORMAT -b NAME \
-             IMAGE' for a backing file, 'qemu-img amend -o data_file=NAME IMAGE' for a data file"
-        ))
+        e.hint(format!("if it is at hand as a file, put it next to the image: '{change}' changes the name"))
     };
     if name.starts_with(b"json:") {
-        return Err(hint(Error::bad_image(format!("names its {what} by a description, which is not read: {shown}"))));
+        return Err(hint(Error::bad_image(format!(
+            "names its {what} by a description, which is not read: {shown}"
+        ))));
     }
     let name = name.strip_prefix(b"file:").unwrap_or(name);
     // As QEMU sees it; but one letter is a drive of Windows.
-    let protocol = name.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| name[*at] == b':' && *at > 1);
+    let protocol =
+        name.iter().position(|b| matches!(b, b':' | b'/')).filter(|at| name[*at] == b':' && *at > 1);
     if let Some(at) = protocol {
         let protocol = String::from_utf8_lossy(&name[..at]);
-        let what = format!("its {what} '{shown}' is not a file, but named by the protocol '{protocol}:', which is not read");
+        let what = format!(
+            "its {what} '{shown}' is not a file, but named by the protocol '{protocol}:', which is not read"
+        );
         return Err(hint(Error::bad_image(what)));
     }
     Ok(PathBuf::from(OsStr::from_bytes(name)))

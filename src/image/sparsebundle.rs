@@ -49,7 +49,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         Ok(list) => list,
         // What is damaged in one may be sound in the other.
         Err(e) => {
-            let copy = if input.is_copy() { None } else { input.beside("Info.bckup".as_ref()).ok().flatten() };
+            let copy =
+                if input.is_copy() { None } else { input.beside("Info.bckup".as_ref()).ok().flatten() };
             let copied = copy.and_then(|copy| list(&input, copy).ok());
             remarks.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
             copied.ok_or(e)?

@@ -241,7 +241,6 @@ impl chain::Layer for Layer {
             self.below(input, offset, stop)
         }
     }
-
 }
 
 impl Layer {

@@ -318,7 +318,9 @@ impl chain::Layer for Layer {
         };
         match (entry & 7, &self.parent) {
             (0, Some(parent)) => parent.map(input, offset, run(&|state| state == 0)?),
-            (UNDEFINED | ZERO | UNMAPPED, Some(_)) => Ok(zeros(offset, run(&|state| matches!(state, 1..=3))?)),
+            (UNDEFINED | ZERO | UNMAPPED, Some(_)) => {
+                Ok(zeros(offset, run(&|state| matches!(state, 1..=3))?))
+            }
             (0 | UNDEFINED | ZERO | UNMAPPED, None) => Ok(zeros(offset, run(&|state| state <= 3)?)),
             (PRESENT, _) => stored(end),
             (PARTLY, Some(parent)) => {
@@ -328,7 +330,6 @@ impl chain::Layer for Layer {
             _ => Err(ReadError::Corrupt { at: entry_at }),
         }
     }
-
 }
 
 impl Layer {

@@ -224,7 +224,9 @@ impl Sparse {
     fn run(&self, input: &Input, at: u64, count: u64, value: u64) -> Result<u64, ReadError> {
         let width = index(self.entry_len());
         let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
-        let is = |entry: &[u8]| if width == 8 { le64(entry, 0) == value } else { u64::from(le32(entry, 0)) == value };
+        let is = |entry: &[u8]| {
+            if width == 8 { le64(entry, 0) == value } else { u64::from(le32(entry, 0)) == value }
+        };
         Ok(alike(&read, at, count, width, &is)?.max(1))
     }
 
