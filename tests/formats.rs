@@ -292,7 +292,7 @@ fn gate() {
     std::os::unix::fs::symlink(".ssh/id", lab.path("in/below.raw")).unwrap();
     std::os::unix::fs::symlink(".ssh", lab.path("in/linked")).unwrap();
     let below = lab.path("in/.ssh/id").to_str().unwrap().to_owned();
-    let elsewhere = "which is not the name of a file next to it";
+    let elsewhere = "is not next to the image";
     let link = "a symbolic link leads somewhere else";
     for (backing, word) in [
         (absolute.as_str(), elsewhere),
@@ -305,7 +305,7 @@ fn gate() {
         ("below.raw", link),
         ("zero.raw", link),
         ("folder.raw", "is no plain file"),
-        ("missing.raw", "is not there"),
+        ("missing.raw", elsewhere),
         ("json:{}", "is not read"),
         ("nbd://localhost/x", "by the protocol 'nbd:'"),
         ("http://localhost/x.raw", "by the protocol 'http:'"),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::input::Input;
 use super::{Extent, FileNo, Origin, Packed};
@@ -62,33 +62,32 @@ pub(super) fn deeper(depth: usize) -> Result<usize, Error> {
 }
 
 /// Finds the parent of a differencing image, by the path that it names.
-pub(super) fn parent(input: &Input, told: &str) -> Result<FileNo, Error> {
-    find(input, Path::new(told)).ok().flatten().ok_or_else(|| no_parent(told))
+pub(super) fn parent(input: &Input, path: &Path) -> Result<FileNo, Error> {
+    find(input, path)?.ok_or_else(|| missing("the parent of this differencing image", path))
 }
 
-/// The error for a parent that is not there.
-pub(super) fn no_parent(told: &str) -> Error {
-    let name = told.rsplit(['\\', '/']).next().unwrap_or_default();
-    Error::bad_image(format!("this is the difference to '{told}', which is not there"))
-        .hint(format!("put '{name}' next to the image, or name its directory: --allow-parent DIR"))
+/// The last part of a path, which may be one of another system.
+fn last(path: &Path) -> &Path {
+    let parts = path.as_os_str().as_bytes().rsplit(|b| matches!(b, b'/' | b'\\'));
+    Path::new(OsStr::from_bytes(parts.into_iter().next().unwrap_or_default()))
 }
 
 /// Finds the file that an image names by a path: where the path leads, if that may be read, else the file of that name
 /// next to the image. The path may be one of another system.
 pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> {
     let there = input.beside(path);
-    if matches!(there, Ok(Some(_))) {
+    let last = last(path);
+    let is_name = matches!(last.components().next(), Some(Component::Normal(_)));
+    if matches!(there, Ok(Some(_))) || last == path || !is_name {
         return there;
     }
-    let bytes = path.as_os_str().as_bytes();
-    let last = bytes.rsplit(|b| matches!(b, b'/' | b'\\')).next().unwrap_or_default();
-    if last == bytes || last.is_empty() || matches!(last, b"." | b"..") {
-        return there;
-    }
-    match input.beside(Path::new(OsStr::from_bytes(last)))? {
-        None => there,
-        found => Ok(found),
-    }
+    input.beside(last)
+}
+
+/// The error for a file that is not there: `what` says what it is.
+pub(super) fn missing(what: &str, path: &Path) -> Error {
+    Error::bad_image(format!("{what}, '{}', is not next to the image", path.display()))
+        .hint(format!("put '{}' there, or name its directory: --allow-parent DIR", last(path).display()))
 }
 
 /// The part of an extent from `offset` to `end`.

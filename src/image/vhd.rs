@@ -169,7 +169,7 @@ fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>)
         .take_while(|u| *u != 0)
         .collect();
     let told = String::from_utf16_lossy(&units);
-    let file = chain::parent(input, &told)?;
+    let file = chain::parent(input, told.as_ref())?;
     let name = input.path_of(file).display().to_string();
     let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(Path::new(&name)))?;
     if parent.uuid[..] != header[40..56] {

@@ -253,7 +253,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
     let Some(told) = told else {
         return Err(Error::bad_image("this is a difference, and no path tells to which disk"));
     };
-    let file = chain::parent(input, told)?;
+    let file = chain::parent(input, told.as_ref())?;
     let path = input.path_of(file);
     let parent = open(input, file, depth, remarks).map_err(|e| e.at(&path))?;
     // As text: {83ed08c3-5b1b-4e8d-9f2a-...}, its parts as numbers.

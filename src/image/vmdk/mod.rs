@@ -6,6 +6,7 @@
 mod descriptor;
 mod sparse;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::about::About;
@@ -121,8 +122,7 @@ pub(super) fn open_layer(
     let parent = match parent {
         None => None,
         Some((content, name)) => {
-            let file = find(input, &name).ok().flatten();
-            let file = file.ok_or_else(|| chain::no_parent(&name.to_string()))?;
+            let file = find(input, &name, "the parent of this differencing image")?;
             let path = input.path_of(file);
             let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(&path))?;
             if parent.content != Some(content) {
@@ -142,17 +142,17 @@ fn one_of_many() -> Error {
         .hint("name the disk's descriptor: the .vmdk without -s001, -flat and the like")
 }
 
-/// Finds the file of this name.
-fn find(input: &Input, name: &Name) -> Result<Option<FileNo>, Error> {
+/// Finds the file of this name: `what` says what it is.
+fn find(input: &Input, name: &Name, what: &str) -> Result<FileNo, Error> {
     let mut refused = None;
     for path in name.paths() {
         match chain::find(input, path) {
+            Ok(Some(file)) => return Ok(file),
             Ok(None) => {}
             Err(e) => refused = refused.or(Some(e)),
-            found => return found,
         }
     }
-    refused.map_or(Ok(None), Err)
+    Err(refused.unwrap_or_else(|| chain::missing(what, Path::new(&name.to_string()))))
 }
 
 /// Where an extent's bytes are.
@@ -160,10 +160,7 @@ fn place(input: &Input, line: &Line) -> Result<Place, Error> {
     if line.kind == Kind::Zero {
         return Ok(Place::Zeros);
     }
-    let file = find(input, &line.file)?.ok_or_else(|| {
-        Error::bad_image(format!("the extent '{}' is missing", line.file))
-            .hint("put it next to the image, or name its directory: --allow-parent DIR")
-    })?;
+    let file = find(input, &line.file, "one of its extents")?;
     if line.kind == Kind::Sparse {
         return Sparse::open(input, file).map(Place::Sparse).map_err(|e| e.at(&input.path_of(file)));
     }
