@@ -320,8 +320,7 @@ fn gate() {
         // Of an allowed directory, too, only the files in it itself are read.
         for dir in ["in", "."] {
             let ran = lab.cdi(["info", "in/top.qcow2", "--allow-parent", dir]);
-            let is_allowed =
-                dir == "." && backing.ends_with("secret.raw") || dir == "." && backing == "link.raw";
+            let is_allowed = dir == "." && (backing.ends_with("secret.raw") || backing == "link.raw");
             assert_eq!(ran.code, if is_allowed { 0 } else { 3 }, "{backing}, {dir}: {}", ran.err);
         }
         let extent = format!("# Disk DescriptorFile\nversion=1\nRW 2048 FLAT \"{backing}\" 0\n");

@@ -33,7 +33,10 @@ fn qemu_img(lab: &Lab, words: &[&str]) {
 }
 
 fn qemu_io(lab: &Lab, image: &str, commands: &[String]) {
-    let words = commands.iter().flat_map(|c| ["-c".to_owned(), c.clone()]).chain([path(lab, image)]);
+    let format = if image.ends_with(".raw") { &["-f", "raw"][..] } else { &[] };
+    let words = format.iter().map(|w| (*w).to_owned());
+    let words =
+        words.chain(commands.iter().flat_map(|c| ["-c".to_owned(), c.clone()])).chain([path(lab, image)]);
     run("qemu-io", words);
 }
 
@@ -270,38 +273,27 @@ fn runs() {
         ("vmdk", "zeroed_grain=on", 3000),
         ("vmdk", "subformat=twoGbMaxExtentSparse", 5000),
     ] {
-        let size = format!("{mib}M");
-        qemu_img(&lab, &["create", "-q", "-f", format, "-o", option, "@a.img", &size]);
-        qemu_io(&lab, "a.img", &io(&mut random, mib, 40));
-        lab.cdi(["-q", "extract", "--force", "--format", cdi_name(format), "a.img", "cdi.raw"]).ends(0);
-        qemu_img(&lab, &["compare", "-q", "-f", format, "-F", "raw", "@a.img", "@cdi.raw"]);
-        if format != "qcow2" {
-            continue;
-        }
-        // Two more on top, of which one is larger.
-        for (below, top, mib) in [("a.img", "b.img", mib), ("b.img", "c.img", mib + 50)] {
-            let option = if option.contains("compat") { "cluster_size=64k" } else { option };
-            let size = format!("{mib}M");
-            qemu_img(
-                &lab,
-                &[
-                    "create",
-                    "-q",
-                    "-f",
-                    "qcow2",
-                    "-o",
-                    option,
-                    "-b",
-                    below,
-                    "-F",
-                    "qcow2",
-                    &format!("@{top}"),
-                    &size,
-                ],
-            );
-            qemu_io(&lab, top, &io(&mut random, mib, 20));
-            lab.cdi(["-q", "extract", "--force", "--format", "qcow2", top, "cdi.raw"]).ends(0);
-            qemu_img(&lab, &["compare", "-q", "-f", "qcow2", "-F", "raw", &format!("@{top}"), "@cdi.raw"]);
+        let _ = fs::remove_file(lab.path("truth.raw"));
+        let mut below = None;
+        // For qcow2 two more on top, of which one is larger.
+        let layers = if format == "qcow2" { 3 } else { 1 };
+        for (layer, mib) in [("a.img", mib), ("b.img", mib), ("c.img", mib + 50)].into_iter().take(layers) {
+            let option =
+                if layer != "a.img" && option.contains("compat") { "cluster_size=64k" } else { option };
+            let (image, size) = (format!("@{layer}"), format!("{mib}M"));
+            let mut words = vec!["create", "-q", "-f", format, "-o", option];
+            if let Some(below) = below.replace(layer) {
+                words.extend(["-b", below, "-F", "qcow2"]);
+            }
+            qemu_img(&lab, &[&words[..], &[&image, &size]].concat());
+            let commands = io(&mut random, mib, 40);
+            qemu_io(&lab, layer, &commands);
+            // The same in a raw file.
+            let truth = fs::File::options().create(true).append(true).open(lab.path("truth.raw")).unwrap();
+            truth.set_len(mib << 20).unwrap();
+            qemu_io(&lab, "truth.raw", &commands);
+            lab.cdi(["-q", "extract", "--force", "--format", cdi_name(format), layer, "cdi.raw"]).ends(0);
+            qemu_img(&lab, &["compare", "-q", "-f", "raw", "-F", "raw", "@truth.raw", "@cdi.raw"]);
         }
     }
 }

@@ -9,7 +9,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(bytes)
 }
 
-fn adler(bytes: &[u8]) -> [u8; 4] {
+pub fn adler(bytes: &[u8]) -> [u8; 4] {
     let (a, b) = bytes.iter().fold((1u32, 0u32), |(a, b), byte| {
         let a = (a + u32::from(*byte)) % 65521;
         (a, (b + a) % 65521)

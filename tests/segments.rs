@@ -75,6 +75,23 @@ fn missing() {
     let lab = Lab::new();
     let truth = disk((4 << 20) + 512);
     let len = truth.len() as u64;
+    // Segments of another set, which has the same names.
+    let files = segments(&lab, &truth, "encase5");
+    for (file, set) in files.iter().zip([1, 1, 1, 2, 1]) {
+        let mut bytes = fs::read(file).unwrap();
+        let named = |w: &[u8]| [&b"volume\0"[..], b"data\0"].iter().any(|name| w.starts_with(name));
+        let at = bytes.windows(16).position(named).unwrap() + 76;
+        bytes[at + 64] = set;
+        let sum = makers::adler(&bytes[at..at + 1048]);
+        bytes[at + 1048..at + 1052].copy_from_slice(&sum);
+        fs::write(file, bytes).unwrap();
+    }
+    let right = right_or_lost(&files[0], &truth);
+    let err = verified(&lab, &files[0], len - right);
+    assert!(
+        right > 2900 << 10 && err.contains("of another set") && err.contains("left out"),
+        "{right}: {err}"
+    );
     for format in ["encase6", "encase1", "smart"] {
         let files = segments(&lab, &truth, format);
         assert_eq!(files.len(), 5, "{format}");

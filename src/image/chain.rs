@@ -19,14 +19,17 @@ pub(super) trait Layer: Send + Sync {
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError>;
 }
 
+/// Fills a buffer from an offset of a file.
+type Read<'a> = dyn Fn(&mut [u8], u64) -> Result<(), ReadError> + 'a;
+
 /// In what pieces a table is read where many entries may be alike, in bytes: few where the run is short, and never more
 /// than all of these for one call.
 const PIECES: [usize; 3] = [256, 4 << 10, 60 << 10];
 
 /// How many of the `count` entries of `width` bytes from `at` on are as `is` wants them, as far as it looks at them: at most
-/// 64 KiB. `read` fills a buffer from an offset.
+/// 64 KiB.
 pub(super) fn alike(
-    read: &dyn Fn(&mut [u8], u64) -> Result<(), ReadError>,
+    read: &Read<'_>,
     at: u64,
     count: u64,
     width: usize,

@@ -90,7 +90,7 @@ struct Ewf {
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if input.bytes(0, ADCRYPT.len(), "the header")? == ADCRYPT {
         return Err(Error::bad_image("is encrypted by FTK's AD encryption; that is not read").hint(
-            "FTK Imager decrypts it with the password or certificate: File, Decrypt AD1 image; or export it again without encryption",
+            "open it in FTK Imager with its password or certificate, and export it without encryption",
         ));
     }
     let mut gathered = Gathered::default();
@@ -123,7 +123,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         image.about.remarks.push(remark);
     }
     let held = image.held(chunks).saturating_mul(chunk).min(size);
-    let lost = if held < size { vec![held..size] } else { Vec::new() };
+    let lost = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
     gaps.report(lost, false, &mut image.about);
     Ok(Box::new(image))
 }

@@ -50,8 +50,18 @@ pub(super) struct Media {
     pub sectors: u64,
     pub sector: u32,
     pub chunk: u64,
+    /// The name of the set of segments, which older programs leave out.
+    set: [u8; 16],
     /// Whether it is of the form that has no checksums behind tables.
     is_short: bool,
+}
+
+impl Media {
+    /// Whether both may be of the same set of segments.
+    fn is_same(&self, other: &Media) -> bool {
+        let named = [self.set, other.set].iter().all(|set| *set != [0; 16]);
+        (self.sector, self.chunk) == (other.sector, other.chunk) && (!named || self.set == other.set)
+    }
 }
 
 impl Gathered {
@@ -135,7 +145,16 @@ impl Gathered {
         }
         match section.name.as_str() {
             // The first one counts.
-            "volume" | "disk" if self.media.is_none() => self.volume(input, section)?,
+            "volume" | "disk" if self.media.is_none() => self.media = Some(Gathered::volume(input, section)?),
+            // Segments of another acquisition may have the same name.
+            "data" => {
+                let other = Gathered::volume(input, section).ok();
+                let is_other =
+                    self.media.as_ref().zip(other).is_some_and(|(media, other)| !media.is_same(&other));
+                if is_other {
+                    return flaw(section.data.start, "this segment is of another set than the first one");
+                }
+            }
             "header" | "header2" => {
                 // Some programs write the same twice; that nothing can be made of it is no reason to refuse the disk.
                 if let Some(text) = self.text(input, section) {
@@ -180,7 +199,8 @@ impl Gathered {
         }
     }
 
-    fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+    /// Reads the section about the disk. Later segments have a copy.
+    fn volume(input: &Input, section: &Section) -> Result<Media, Error> {
         let at = section.data.start;
         let len = section.data.end - at;
         // EnCase's is long; SMART's, and that of the format's first description, has but 32 bits for sectors.
@@ -200,8 +220,8 @@ impl Gathered {
         if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
             return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
         }
-        self.media = Some(Media { sectors, sector, chunk, is_short });
-        Ok(())
+        let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
+        Ok(Media { sectors, sector, chunk, set, is_short })
     }
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
