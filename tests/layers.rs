@@ -330,8 +330,14 @@ fn zeros() {
         ("b.vmdk", "subformat=twoGbMaxExtentSparse"),
         ("a.sparseimage", ""),
         ("a.sparsebundle", ""),
+        ("a.chd", "none"),
     ] {
-        if !option.is_empty() {
+        if image == "a.chd" {
+            if !Need::Program("chdman").is_there() {
+                continue;
+            }
+            run("chdman", ["createhd", "-o", &path(&lab, image), "-s", "68719476736", "-c", option]);
+        } else if !option.is_empty() {
             let format = image.rsplit('.').next().unwrap();
             let format = if format == "vhd" { "vpc" } else { format };
             qemu_img(&lab, &["create", "-q", "-f", format, "-o", option, &format!("@{image}"), "64G"]);

@@ -171,8 +171,8 @@ impl Input {
     /// The file number of the image's own file.
     pub const MAIN: FileNo = FileNo(0);
 
-    /// The file `name` beside the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere is
-    /// an error.
+    /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere
+    /// is an error, also one that leads below the image's directory.
     pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
     }
@@ -183,12 +183,12 @@ impl Input {
         self.parts.find_in(Path::new(dir), name)
     }
 
-    /// The names in the folder `name` beside the image, if there is such a folder.
+    /// Lists the names in the directory `name` next to the image, if there is one.
     pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         self.parts.names(name)
     }
 
-    /// Lets the image's other files lie in these folders, too.
+    /// Lets the image's other files be in these directories, too.
     pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
         folders.iter().try_for_each(|folder| self.parts.allow(folder))
     }

@@ -1,5 +1,5 @@
-//! An image's other files: segments, extents, parents. Only what lies beside the image, and is a plain file there, is
-//! ever opened; an image that asks for anything else is told what it asked for.
+//! An image's other files: segments, extents, parents. Only plain files in the image's own directory, or
+//! in those that the user allows, are ever opened; an error says what else an image asks for.
 
 use std::fs::File;
 use std::num::NonZero;
@@ -114,7 +114,7 @@ impl Parts {
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
-    /// The names in the folder `name` beside the image, if it is there.
+    /// Lists the names in the directory `name` next to the image, if it is there.
     pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         let Some(own) = &self.own else { return Ok(None) };
         let Ok(path) = own.join(name).canonicalize() else { return Ok(None) };

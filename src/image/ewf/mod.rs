@@ -116,14 +116,16 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut image = Ewf { input, size, chunk, tables, kept, last: None, about };
     image.look_at_tail(sector.into());
     image.refuse_encrypted()?;
+    let held = image.held(chunks).saturating_mul(chunk).min(size);
+    let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
+    // Of what is not there nothing can be judged.
+    lost.iter().for_each(|range| image.about.bad.set(range.clone(), None));
     if !image.about.bad.is_empty() {
         let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
         let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
         image.about.bad = bad;
         image.about.remarks.push(remark);
     }
-    let held = image.held(chunks).saturating_mul(chunk).min(size);
-    let lost = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
     gaps.report(lost, false, &mut image.about);
     Ok(Box::new(image))
 }

@@ -121,12 +121,14 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let about = About { bad, claims, facts, remarks, ..About::default() };
     let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, last: None, about };
     image.look_at_tail();
+    let lost = image.not_listed();
+    // Of what is not there nothing can be judged.
+    lost.iter().for_each(|range| image.about.bad.set(range.clone(), None));
     if !image.about.bad.is_empty() {
         let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
         image.about.bad = bad;
         image.about.remarks.push(remark);
     }
-    let lost = image.not_listed();
     gaps.report(lost, true, &mut image.about);
     Ok(Box::new(image))
 }

@@ -22,7 +22,7 @@ use files::{backing, data_file};
 /// QEMU's images.
 pub const FORMAT: Format = Format {
     name: "qcow2",
-    summary: "QEMU's qcow2, versions 2 and 3, with backing files beside the image",
+    summary: "QEMU's qcow2, versions 2 and 3, with backing and data files next to the image",
     integrity: "this format has no checksums: damage cannot be noticed",
     suffixes: &["qcow2"],
     probe: |input| input.bytes(0, 4, "the header").is_ok_and(|b| b == MAGIC),
