@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, way_out};
 use crate::units::human;
 
 /// How the user wants to be spoken to.
@@ -101,9 +101,12 @@ impl Ui {
     /// An error, with what caused it and the way out.
     pub fn error(&self, error: &Error) {
         let mut causes = Vec::new();
+        let mut hint = error.hint.as_deref();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             causes.push(cause.to_string());
+            // What the system says may mean the same whatever was done.
+            hint = hint.or_else(|| way_out(cause.downcast_ref()?));
             source = cause.source();
         }
         if self.json {
@@ -113,7 +116,7 @@ impl Ui {
                 "message": error.to_string(),
                 "path": error.path.as_ref().map(|p| p.display().to_string()),
                 "causes": causes,
-                "hint": error.hint,
+                "hint": hint,
             }});
             write_stderr(&format!("{value}\n"));
             return;
@@ -123,7 +126,7 @@ impl Ui {
             text.push_str(&format!(": {}", printable(&cause)));
         }
         text.push('\n');
-        if let Some(hint) = &error.hint {
+        if let Some(hint) = hint {
             text.push_str(&format!("hint: {}\n", printable(hint)));
         }
         write_stderr(&text);
