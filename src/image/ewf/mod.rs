@@ -103,7 +103,14 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     }));
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf { input, size, chunk, tables, kept, about: About { bad, claims, facts, remarks, ..About::default() } };
+    let mut image = Ewf {
+        input,
+        size,
+        chunk,
+        tables,
+        kept,
+        about: About { bad, claims, facts, remarks, ..About::default() },
+    };
     if !image.about.bad.is_empty() {
         let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
         let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);

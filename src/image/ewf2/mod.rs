@@ -114,8 +114,16 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let bad = BadBlocks::from_unsorted(listed);
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image =
-        Ewf2 { input, media, size, chunk, codec, tables, kept, about: About { bad, claims, facts, remarks, ..About::default() } };
+    let mut image = Ewf2 {
+        input,
+        media,
+        size,
+        chunk,
+        codec,
+        tables,
+        kept,
+        about: About { bad, claims, facts, remarks, ..About::default() },
+    };
     if !image.about.bad.is_empty() {
         let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
         image.about.bad = bad;
