@@ -183,7 +183,7 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
                     let status = Status::LISTED[random.below(5) as usize];
                     // Statuses count from the next checkpoint on.
                     writer.set_status(BadRange {
-                        reason: Some(Reason::Errno(5)),
+                        reason: Some(Reason::errno(5)),
                         tries: 2,
                         ..BadRange::new(range, status)
                     })?;

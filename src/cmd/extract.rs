@@ -1,7 +1,7 @@
 //! `cdi extract IMAGE OUT`: the disk as a raw, sparse file.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -14,7 +14,9 @@ use crate::disk::runs::{Run, RunKind, runs};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind, ReadError};
 use crate::image::bad::{BadRange, Status};
-use crate::image::mapfile;
+use crate::image::changing::ChangingMap;
+use crate::image::listing;
+use crate::image::mapfile::Mapfile;
 use crate::parallel;
 use crate::ui::Ui;
 use crate::units::{human, index};
@@ -35,7 +37,9 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     let (target, file) = Target::create(&args.out, args.force)?;
     // The map's place is taken now: what was extracted must not be lost for want of it.
     let (map_target, mut map_file) = Target::create(&map_path, args.force)?;
-    let mut map = disk.bad().clone();
+    // Copied when something is to be added.
+    let mut map = Cow::Borrowed(disk.bad());
+    let mut damaged = ChangingMap::default();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
     let out = |e| Error::io("cannot be written", &args.out, e);
@@ -55,7 +59,7 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
                 return Err(Error::bad_image("the image is damaged").at(&args.image.image).because(e));
             }
             lost += run.disk.end - run.disk.start;
-            map.set(run.disk.clone(), Some(BadRange::new(run.disk.clone(), Status::NonTried)));
+            damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
         }
         progress.advance(run.disk.end - run.disk.start);
         interrupt.check()
@@ -65,9 +69,12 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
 
     // Without the map nobody could tell the holes from zeros of the disk: it comes first. A map that is there already
     // (with --force) must not go on telling of another disk.
+    if !damaged.settle().is_empty() {
+        map.to_mut().apply(damaged.settle().ranges());
+    }
     let mapped = !map.is_empty() || map_path.exists();
     if mapped {
-        let written = map_file.write_all(mapfile::write(&map, disk.size()).as_bytes());
+        let written = listing::write(&Mapfile { map: &map, size: disk.size() }, &mut map_file);
         let written = written.and_then(|()| map_file.sync_all());
         written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
         map_target.finish()?;

@@ -174,7 +174,7 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
     let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
     remarks.iter().for_each(|r| ui.remark(r));
-    let domain = map.held(start..end);
+    let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
         Err(Error::usage("calls nothing of this disk finished").at(path))
     } else {

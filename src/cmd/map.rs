@@ -1,5 +1,7 @@
 //! `cdi map IMAGE`: where the bytes are, what is bad, and the forms that other programs take.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use super::{End, open_disk, plain_reads, refuse_to_write_over};
@@ -9,7 +11,8 @@ use crate::disk::Disk;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{Reason, Status};
 use crate::image::cells::cells;
-use crate::image::{Extent, Origin, mapfile};
+use crate::image::mapfile::Mapfile;
+use crate::image::{Extent, Origin, listing};
 use crate::serve::texts;
 use crate::ui::{Ui, picture};
 use crate::units::human;
@@ -23,19 +26,21 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let image = cli::Image { image: args.image.clone(), how };
     let disk = open_disk(&image, plain_reads(), ui)?;
     if let Some(path) = &args.mapfile {
-        let text = mapfile::write(disk.bad(), disk.size());
+        let text = Mapfile { map: disk.bad(), size: disk.size() };
         if path.as_os_str() == "-" {
-            ui.raw(text.as_bytes());
+            ui.listing(&text);
         } else {
             refuse_to_write_over(&image, path)?;
-            Target::write(path, args.force, text.as_bytes())?;
+            Target::write(path, args.force, |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
     } else if args.badblocks {
         badblocks(&disk, args.block_size, ui)?;
     } else if args.bad {
-        if !ui.json(&texts::badblocks(&disk)) {
-            list_bad(&disk, ui);
+        if ui.json {
+            ui.listing(&texts::BadBlocks(&disk));
+        } else {
+            list_bad(&disk, ui)?;
         }
     } else if args.extents {
         extents(&disk, ui)?;
@@ -49,7 +54,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
         refuse_to_write_over(&image, path)?;
-        Target::write(path, args.force, svg.as_bytes())?;
+        Target::write(path, args.force, |file| file.write_all(svg.as_bytes()))?;
         ui.json(&json!({ "picture": path.display().to_string() }));
     } else {
         draw(&disk, ui);
@@ -102,20 +107,23 @@ fn draw(disk: &Disk, ui: &Ui) {
     ui.data(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
-fn list_bad(disk: &Disk, ui: &Ui) {
+fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let sector = u64::from(disk.sector());
-    for r in disk.bad().ranges() {
+    ui.lines(disk.bad().ranges().iter().map(|r| {
         let reason = match r.reason {
             None => String::new(),
-            Some(Reason::Errno(errno)) => format!("  {}", std::io::Error::from_raw_os_error(errno as i32)),
+            Some(Reason::Errno(errno)) => {
+                format!("  {}", std::io::Error::from_raw_os_error(errno.get() as i32))
+            }
             Some(Reason::Sense { key, asc, ascq }) => format!("  sense {key:x}/{asc:02x}/{ascq:02x}"),
         };
         let sectors = r.end.div_ceil(sector) - r.start / sector;
-        ui.data(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()));
-    }
+        Ok(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()))
+    }))?;
     if disk.bad().is_empty() {
         ui.say("everything is finished");
     }
+    Ok(())
 }
 
 fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {

@@ -6,11 +6,11 @@
 //! maps are partial, joined by hand, and on macOS end at 2^63-1, so all of that is read here, and what was done
 //! about it is said in a remark.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
+use super::listing::{Listing, Out};
 use super::superclone;
 use crate::error::Error;
 use crate::units::human;
@@ -192,42 +192,64 @@ pub fn letter(status: Status) -> char {
     }
 }
 
-/// The map of a disk of `size` bytes as ddrescue writes it.
-pub fn write(map: &BadBlocks, size: u64) -> String {
-    let mut text = format!("# Mapfile. Created by cdi version {}\n", env!("CARGO_PKG_VERSION"));
-    text.push_str("# current_pos  current_status  current_pass\n");
-    // What ddrescue would go on with: the least processed status that is left.
-    let left = map.ranges().iter().min_by_key(|r| (r.status, r.start));
-    let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
-    let _ = writeln!(text, "0x{:08X}     {phase}               1", left.map_or(0, |r| r.start));
-    text.push_str("#      pos        size  status\n");
-    let mut line = |start: u64, end: u64, status| {
-        let _ = writeln!(text, "0x{start:08X}  0x{:08X}  {}", end - start, letter(status));
-    };
-    let mut at = 0;
-    for r in merged_letters(map) {
-        if r.start > at {
-            line(at, r.start, Status::Finished);
-        }
-        line(r.start, r.end, r.status);
-        at = r.end;
-    }
-    if at < size {
-        line(at, size, Status::Finished);
-    }
-    text
+/// A map of a disk of `size` bytes as ddrescue writes it.
+pub struct Mapfile<'a> {
+    /// The map.
+    pub map: &'a BadBlocks,
+    /// The size of the disk in bytes.
+    pub size: u64,
 }
 
-/// Neighbours that differ only in what a mapfile cannot say, as one.
-fn merged_letters(map: &BadBlocks) -> Vec<BadRange> {
-    let mut out: Vec<BadRange> = Vec::new();
-    for r in map.ranges() {
-        match out.last_mut() {
-            Some(last) if last.end == r.start && letter(last.status) == letter(r.status) => last.end = r.end,
-            _ => out.push(*r),
+impl Mapfile<'_> {
+    fn line(out: &mut impl Out, start: u64, end: u64, status: char) {
+        out.text("0x");
+        out.hex(start);
+        out.text("  0x");
+        out.hex(end - start);
+        out.text("  ");
+        out.text(status.encode_utf8(&mut [0; 4]));
+        out.text("\n");
+    }
+}
+
+impl Listing for Mapfile<'_> {
+    fn len(&self) -> usize {
+        self.map.ranges().len()
+    }
+
+    fn begin(&self, out: &mut impl Out) {
+        out.text(concat!("# Mapfile. Created by cdi version ", env!("CARGO_PKG_VERSION"), "\n"));
+        out.text("# current_pos  current_status  current_pass\n");
+        // What ddrescue would go on with: the least processed status that is left.
+        let left = self.map.ranges().iter().min_by_key(|r| (r.status, r.start));
+        let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
+        out.text("0x");
+        out.hex(left.map_or(0, |r| r.start));
+        out.text("     ");
+        out.text(phase.encode_utf8(&mut [0; 4]));
+        out.text("               1\n#      pos        size  status\n");
+    }
+
+    /// What is finished before a range, and the range. Neighbours that differ only in what a mapfile cannot say are one.
+    fn item(&self, at: usize, out: &mut impl Out) -> usize {
+        let ranges = &self.map.ranges()[at..];
+        let before = at.checked_sub(1).map_or(0, |before| self.map.ranges()[before].end);
+        let (start, letter_of_all) = (ranges[0].start, letter(ranges[0].status));
+        if before < start {
+            Self::line(out, before, start, letter(Status::Finished));
+        }
+        let joins = |w: &[BadRange]| w[0].end == w[1].start && letter(w[1].status) == letter_of_all;
+        let more = ranges.windows(2).take_while(|w| joins(w)).count();
+        Self::line(out, start, ranges[more].end, letter_of_all);
+        at + 1 + more
+    }
+
+    fn end(&self, out: &mut impl Out) {
+        let at = self.map.ranges().last().map_or(0, |r| r.end);
+        if at < self.size {
+            Self::line(out, at, self.size, letter(Status::Finished));
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -295,7 +317,9 @@ mod tests {
     fn what_is_written_is_read_back() {
         let map =
             bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
-        let text = write(&map, 8192);
+        let mut text = Vec::new();
+        crate::image::listing::write(&Mapfile { map: &map, size: 8192 }, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
         assert_eq!(parse(&text, 8192).unwrap(), (map, vec![]));
         assert!(text.contains("0x00001000  0x00001000  +"), "{text}");
     }

@@ -21,6 +21,7 @@ pub mod facts;
 mod fields;
 pub mod iboredimg;
 pub mod input;
+pub mod listing;
 pub mod mapfile;
 mod parts;
 mod properties;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
+use crate::image::listing::{self, Listing};
 use crate::units::human;
 
 /// How the user wants to be spoken to.
@@ -42,6 +43,12 @@ impl Ui {
     /// Data as it is, without a line end of ours.
     pub fn raw(&self, bytes: &[u8]) {
         write_stdout_bytes(bytes);
+    }
+
+    /// A long text, written as it is made.
+    pub fn listing(&self, listing: &impl Listing) {
+        let mut out = io::stdout().lock();
+        written(listing::write(listing, &mut out).and_then(|()| out.flush()));
     }
 
     /// The result as JSON, if that is wanted. Whether it was.

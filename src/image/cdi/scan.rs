@@ -5,14 +5,16 @@
 
 use std::ops::Range;
 
-use zerocopy::FromBytes;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::index::Index;
 use super::layout::*;
 use super::nodes::{Nodes, check_entry};
 use super::record::{self, Record, array};
 use crate::error::{Error, Flaw, ReadError};
-use crate::image::bad::{BadRange, MOST_RANGES, Reason, Status};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
@@ -143,7 +145,7 @@ impl Told {
             Some(RecordType::Map) => {
                 let (_, ranges) = decode_map(record)?;
                 self.bad.replace(disk, &ranges);
-                if self.bad.settle().ranges().len() > MOST_RANGES {
+                if self.bad.is_longer_than(MOST_RANGES) {
                     return Err(fail("the bad-block map has too many ranges"));
                 }
             }
@@ -190,6 +192,37 @@ pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
         .map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
 }
 
+/// The payload of a MAP record of `ranges`, with where the record before it in the map begins (0: there is none).
+pub(super) fn encode_map(before: u64, ranges: impl IntoIterator<Item = BadRange>) -> Vec<u8> {
+    let mut payload = before.to_le_bytes().to_vec();
+    ranges.into_iter().for_each(|r| payload.extend_from_slice(raw_range(&r).as_bytes()));
+    payload
+}
+
+/// What tells a map from others.
+pub(super) fn map_sum(map: &BadBlocks) -> u128 {
+    let mut sum = Xxh3::new();
+    map.ranges().iter().for_each(|r| sum.update(raw_range(r).as_bytes()));
+    sum.digest128()
+}
+
+fn raw_range(r: &BadRange) -> RawRange {
+    let (reason_kind, reason) = match r.reason {
+        None => (REASON_NONE, U32::ZERO),
+        Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno.get())),
+        Some(Reason::Sense { key, asc, ascq }) => (REASON_SENSE, U32::from_bytes([key, asc, ascq, 0])),
+    };
+    RawRange {
+        start: U64::new(r.start),
+        len: U64::new(r.len()),
+        status: r.status as u8,
+        tries: r.tries,
+        reason_kind,
+        zero: 0,
+        reason,
+    }
+}
+
 /// The ranges in a MAP record, and where the record before it in the map begins (0: there is none).
 pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
     let fail = |what: &str| Flaw::at(record.at, what);
@@ -216,7 +249,7 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
             tries: raw.tries,
             reason: match raw.reason_kind {
                 REASON_NONE => None,
-                REASON_ERRNO => Some(Reason::Errno(raw.reason.get())),
+                REASON_ERRNO => Some(Reason::errno(raw.reason.get())),
                 REASON_SENSE => Some(Reason::Sense { key, asc, ascq }),
                 other => return Err(fail(&format!("reason kind {other} is not known to this version"))),
             },
@@ -230,8 +263,6 @@ mod tests {
     use super::*;
     use crate::image::cdi::record::{Head, encode};
     use crate::image::codec::Codec;
-    use zerocopy::IntoBytes;
-    use zerocopy::byteorder::little_endian::{U32, U64};
 
     fn map(disk: Range<u64>, before: u64, ranges: &[RawRange]) -> Record {
         let stored = [before.as_bytes(), ranges.as_bytes()].concat();
@@ -254,7 +285,7 @@ mod tests {
     #[test]
     fn a_map_that_cannot_be_is_refused_with_the_reason() {
         let (before, ranges) = decode_map(&map(0..4096, 7, &[range(512, 512, 4, 1)])).unwrap();
-        assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::Errno(5)), 1024));
+        assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::errno(5)), 1024));
         let place =
             "ranges of a MAP record overlap, are out of order, or leave the record's part of the disk";
         for (wrong, word) in [

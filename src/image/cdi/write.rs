@@ -54,7 +54,8 @@ pub struct Writer {
     pub(super) superblock: Superblock,
     pub(super) index: Index,
     pub(super) bad: ChangingMap,
-    pub(super) bad_written: Option<BadBlocks>,
+    /// The sum of the map as it is in the file, if there is one.
+    pub(super) map_written: Option<u128>,
     pub(super) facts: Facts,
     pub(super) facts_written: Option<Facts>,
     /// Events that are not in the file yet: lines of JSON.
@@ -116,7 +117,7 @@ impl Writer {
             superblock,
             index: Index::new(geometry(&superblock), superblock.root),
             bad: ChangingMap::default(),
-            bad_written: None,
+            map_written: None,
             facts,
             facts_written: None,
             events: String::new(),
@@ -236,7 +237,7 @@ impl Writer {
     }
 
     fn check_map(&mut self) -> Result<(), Error> {
-        if self.bad.settle().ranges().len() > MOST_RANGES {
+        if self.bad.is_longer_than(MOST_RANGES) {
             let what =
                 format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
             return Err(Error::failed(what).at(&self.path));

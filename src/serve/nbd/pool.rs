@@ -92,6 +92,7 @@ mod tests {
             }
         });
         assert!(!pool.is_wanted());
-        assert_eq!(pool.state().free.len(), pool.state().made);
+        let state = pool.state();
+        assert_eq!(state.free.len(), state.made);
     }
 }
