@@ -9,14 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use crate::attach;
@@ -26,7 +26,7 @@ use crate::error::{ErrnoStyle, Error, Kind};
 use crate::mounts::{Record, SERVICE};
 use crate::parallel;
 use crate::serve::{DISK_NAME, Place, Tree, transport};
-use crate::system::{allow_files, mounted_at};
+use crate::system::{allow_files, ending_signals, mounted_at};
 use crate::units::index;
 
 /// What is to be brought up.
@@ -68,7 +68,11 @@ impl Plan {
             words: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
-            with: None,
+            // Known before there is a device, so that another command sees that there will be one.
+            with: self.device.as_ref().and_then(|_| {
+                let first = attach::candidates(self.with).ok()?.first().copied()?;
+                Some(first.name().to_owned())
+            }),
         }
     }
 }
@@ -88,6 +92,9 @@ enum Event {
     /// The user, or the system, wants it to end: by this signal.
     Signal(i32),
 }
+
+/// How often it is tried again to end what was in use.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Brings a disk up in this process. What was made is taken away again if that fails.
 pub fn up(plan: Plan) -> Result<Up, Error> {
@@ -113,8 +120,8 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Even
     allow_files();
     let (send, events) = channel();
     let signals = send.clone();
-    let mut wanted = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let mut wanted =
+        Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
     parallel::spawn("signals", move || {
         wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok())
     })?;
@@ -134,9 +141,6 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Even
     let file = plan.dir.join(DISK_NAME);
     self_test(&tree, &file)?;
     if let Some(request) = plan.device {
-        // Who dies between attaching and saying so is to be cleaned up after.
-        record.with = attach::candidates(plan.with)?.first().map(|a| a.name().into());
-        record.save()?;
         let (device, attacher) = attach::attach(&file, &request, plan.with)?;
         tree.set_device(Some(&device));
         record.device = Some(device);
@@ -242,29 +246,39 @@ fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
 }
 
 impl Up {
-    /// Serves until it is unmounted or a signal ends it, and cleans up. The first signal is polite: if something is
-    /// in use it stays; the second takes it away all the same.
+    /// Serves until it is unmounted or a signal ends it, and cleans up. The first signal is polite: what is in use stays
+    /// until it no longer is; the second ends it all the same.
     pub fn serve(mut self) -> Result<(), Error> {
         let mut asked = false;
         loop {
-            match self.events.recv() {
-                Ok(Event::Signal(_)) => match down(&mut self.record, asked) {
-                    Ok(()) => return Ok(()),
-                    Err(e) => {
-                        // The device may be gone all the same.
-                        self.tree.set_device(self.record.device.as_deref());
-                        log::error!(
-                            "{e}{}",
-                            if asked { "" } else { "; a second signal takes it away all the same" }
-                        );
-                        asked = true;
+            let event =
+                if asked { self.events.recv_timeout(RETRY) } else { self.events.recv().map_err(Into::into) };
+            let force = asked && matches!(event, Ok(Event::Signal(_)));
+            match event {
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {
+                    match down(&mut self.record, force) {
+                        Ok(()) => return Ok(()),
+                        Err(e) => {
+                            // The device may be gone all the same.
+                            self.tree.set_device(self.record.device.as_deref());
+                            if !asked {
+                                log::error!(
+                                    "{e}; it ends when it is no longer in use, or at a second signal"
+                                );
+                            } else if force {
+                                log::error!("{e}");
+                            }
+                            asked = true;
+                        }
                     }
-                },
+                }
                 Ok(Event::Ended(result)) => {
                     let cleaned = down(&mut self.record, true);
                     return result.and(cleaned);
                 }
-                Err(_) => return Err(Error::failed("the serving threads are gone")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::failed("the serving threads are gone"));
+                }
             }
         }
     }

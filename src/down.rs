@@ -32,6 +32,7 @@ const LOOKERS: Duration = Duration::from_secs(1);
 /// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway. What is gone when something
 /// else stays is no longer in the record, nor in the file that keeps it.
 pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
+    let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let force = force || lost;
@@ -121,7 +122,10 @@ pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
             _ => {}
         }
     }
-    record.remove()
+    record.remove()?;
+    // That it is remembered is a courtesy.
+    let _ = names.remember();
+    Ok(())
 }
 
 /// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.

@@ -83,14 +83,18 @@ impl Error {
         Error::new(Kind::BadImage, what)
     }
 
-    /// An I/O error while doing `what` to `path`.
+    /// An I/O error while doing `what` to `path`, with the way out where the system's error alone says it.
     pub fn io(what: impl Into<String>, path: &Path, source: io::Error) -> Error {
         let kind = match source.kind() {
-            io::ErrorKind::PermissionDenied => Kind::Unavailable,
             io::ErrorKind::ResourceBusy => Kind::Busy,
             _ => Kind::Failed,
         };
-        Error::new(kind, what).at(path).because(source)
+        let hint = way_out(&source);
+        let error = Error::new(kind, what).at(path).because(source);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// The same error, about `path`.
@@ -109,6 +113,22 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.source = Some(source.into());
         self
+    }
+}
+
+/// Returns what to do about an error of the system that means the same wherever it comes up.
+pub fn way_out(e: &io::Error) -> Option<&'static str> {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room, or put the file on another file system")
+        }
+        io::ErrorKind::FileTooLarge => Some(
+            "the file system or a limit ('ulimit -f') allows no larger file: use another one, or raise the limit",
+        ),
+        _ if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
+            Some("too few files may be open at once: raise the limit, 'ulimit -n 1024'")
+        }
+        _ => None,
     }
 }
 
@@ -213,6 +233,8 @@ pub enum ErrnoStyle {
 }
 
 const EIO: i32 = nix::errno::Errno::EIO as i32;
+const EMFILE: i32 = nix::errno::Errno::EMFILE as i32;
+const ENFILE: i32 = nix::errno::Errno::ENFILE as i32;
 const EINVAL: i32 = nix::errno::Errno::EINVAL as i32;
 #[cfg(target_os = "linux")]
 const MEDIUM: i32 = nix::errno::Errno::ENODATA as i32;

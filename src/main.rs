@@ -9,6 +9,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     cdi::daemon::note_inherited();
+    cdi::system::survive_file_limits();
+    cdi::system::allow_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no errors; and who asked for JSON gets the errors so.

@@ -97,6 +97,20 @@ impl Record {
         Ok(())
     }
 
+    /// Remembers what the mount was called after it is gone: see [`was_there`].
+    pub fn remember(&self) -> Result<(), Error> {
+        let path = runtime_dir()?.join(PAST);
+        let failed = |e| Error::io("cannot be written", &path, e);
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > LONGEST_PAST) {
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        let names = self.device.iter().chain([&self.image, &self.mountpoint]);
+        let text: Vec<u8> =
+            names.flat_map(|name| [name.as_os_str().as_encoded_bytes(), b"\0"].concat()).collect();
+        let mut past = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        past.write_all(&text).map_err(failed)
+    }
+
     /// Takes the lock that says that this process serves the mount. It holds until the file is closed.
     pub fn lock(&self) -> Result<File, Error> {
         let path = self.stem()?.with_extension("lock");
@@ -162,12 +176,16 @@ fn resolve_runtime_dir() -> Result<PathBuf, Error> {
         }
         _ => std::env::temp_dir().join(format!("cdi-{uid}")),
     };
+    // sudo and su may leave the other user's in the environment.
+    let other = || "set XDG_RUNTIME_DIR, or CDI_RUNTIME_DIR, to a directory of your own; after sudo or su it may be another's";
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|e| Error::io("cannot be made", &dir, e))?;
+    made.map_err(|e| Error::io("cannot be made", &dir, e).hint(other()))?;
     // Somebody else's folder, under a name that we would take, must not lead us by its records.
-    let meta = fs::symlink_metadata(&dir).map_err(|e| Error::io("cannot be looked at", &dir, e))?;
+    let looked = fs::symlink_metadata(&dir);
+    let meta = looked.map_err(|e| Error::io("cannot be looked at", &dir, e).hint(other()))?;
     if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
-        return Err(Error::failed("must be a folder of yours that nobody else can write to").at(&dir));
+        let what = "must be a directory of yours that nobody else can write to";
+        return Err(Error::failed(what).at(&dir).hint(other()));
     }
     dir.canonicalize().map_err(|e| Error::io("cannot be resolved", &dir, e))
 }
@@ -245,6 +263,36 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
         found = records.into_iter().filter(|r| names(r, &path)).collect();
     }
     Ok(found)
+}
+
+/// The images, devices and directories that were mounted and are not any more, each with a zero byte after it.
+const PAST: &str = "past";
+/// How long that list may become before it begins again, in bytes.
+const LONGEST_PAST: u64 = 64 << 10;
+
+/// Whether `target` names something that was mounted since the system started, and has been unmounted.
+pub fn was_there(target: &Path) -> bool {
+    let Ok(past) = runtime_dir().map(|dir| fs::read(dir.join(PAST)).unwrap_or_default()) else {
+        return false;
+    };
+    let absolute = std::path::absolute(target).ok();
+    // The last part may be gone; what leads to it may go through links.
+    let parent = absolute.as_ref().and_then(|p| Some(p.parent()?.canonicalize().ok()?.join(p.file_name()?)));
+    let names: Vec<PathBuf> = [absolute, parent, target.canonicalize().ok()].into_iter().flatten().collect();
+    past.split(|b| *b == 0).any(|name| names.iter().any(|n| n.as_os_str().as_encoded_bytes() == name))
+}
+
+/// The name of something that is mounted which is most like `target`, if one is.
+pub fn nearest(target: &Path) -> Option<PathBuf> {
+    let wanted = target.to_string_lossy();
+    let file_name = target.file_name()?.to_string_lossy().into_owned();
+    let likeness = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        strsim::jaro_winkler(&file_name, &name).max(strsim::jaro_winkler(&wanted, &path.to_string_lossy()))
+    };
+    let names = records().ok()?.into_iter().flat_map(|r| [Some(r.image), Some(r.mountpoint), r.device]);
+    let rated = names.flatten().map(|path| (likeness(&path), path));
+    rated.filter(|(rate, _)| *rate > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, path)| path)
 }
 
 /// A path as JSON: a string, or where it is not UTF-8 its bytes.

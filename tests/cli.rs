@@ -291,7 +291,7 @@ fn json() {
     ] {
         assert!(lab.cdi(args.iter().chain(&["--json"])).json().is_object(), "{args:?}");
     }
-    assert!(lab.cdi(["create", "disk.raw", "j.cdimg", "--json"]).ends(0).json()["image_bytes"].is_u64());
+    assert!(lab.cdi(["create", "disk.raw", "j.cdimg", "--mapfile", "none", "--json"]).ends(0).json()["image_bytes"].is_u64());
     let ran = lab.cdi(["info", "not-there.cdimg", "--json"]).ends(3);
     let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert_eq!((&error["error"]["exit"], &error["error"]["kind"]), (&3.into(), &"bad_image".into()));

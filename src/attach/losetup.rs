@@ -19,6 +19,8 @@ use crate::units::SECTOR;
 /// Loop devices.
 pub struct Losetup;
 
+/// Where new loop devices come from.
+const CONTROL: &str = "/dev/loop-control";
 /// How far the kernel reads a device without bad sectors ahead, in bytes.
 const READAHEAD: u64 = 4 << 20;
 /// How long a device may take to go, once nobody has it open.
@@ -29,6 +31,20 @@ const PROGRAM: Duration = Duration::from_secs(120);
 impl Attacher for Losetup {
     fn name(&self) -> &'static str {
         "losetup"
+    }
+
+    fn ready(&self) -> Result<(), Error> {
+        let Err(e) = fs::File::options().read(true).write(true).open(CONTROL) else { return Ok(()) };
+        let unavailable = |what: &str| Error::new(Kind::Unavailable, what).at(Path::new(CONTROL));
+        Err(match e.kind() {
+            std::io::ErrorKind::PermissionDenied => unavailable("attaching a block device needs root")
+                .hint("sudo cdi attach …; 'cdi mount' needs no root"),
+            std::io::ErrorKind::NotFound => unavailable("there are no loop devices here").hint(
+                "load the kernel's module (modprobe loop); in a container, pass /dev in (-v /dev:/dev)",
+            ),
+            _ => unavailable("loop devices cannot be made here"),
+        }
+        .because(e))
     }
 
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
@@ -179,11 +195,40 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
 
 fn run(losetup: &mut Command) -> Result<String, Error> {
     let said = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
-        if nix::unistd::geteuid().is_root() || e.hint.is_some() {
+        if e.hint.is_some() {
             e
-        } else {
+        } else if !nix::unistd::geteuid().is_root() {
             e.hint("attaching a block device needs root: sudo cdi attach …")
+        } else if let Some(node) = missing_node() {
+            e.hint(node)
+        } else {
+            e
         }
     })?;
     Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Says what to do if the kernel has a loop device free whose node is not in /dev: in a container whose /dev was made once.
+pub fn missing_node() -> Option<String> {
+    let free = ask(Command::new("losetup").arg("--find"), PROGRAM, "").ok();
+    let name = match free {
+        Some(free) => PathBuf::from(String::from_utf8_lossy(&free).trim()),
+        // losetup does not name one that it cannot see.
+        None => {
+            let blocks = fs::read_dir("/sys/block").ok()?.flatten().map(|b| b.file_name());
+            let names = blocks.filter_map(|n| n.into_string().ok());
+            let mut loops: Vec<u32> = names.filter_map(|n| n.strip_prefix("loop")?.parse().ok()).collect();
+            loops.sort_unstable();
+            loops.into_iter().map(|n| PathBuf::from(format!("/dev/loop{n}"))).find(|path| !path.exists())?
+        }
+    };
+    if name.exists() {
+        return None;
+    }
+    let number = name.to_str()?.strip_prefix("/dev/loop")?;
+    Some(format!(
+        "the kernel's {0} has no node here (a /dev that was made once, as in a container): mknod {0} b 7 {number}, or pass \
+         /dev in (-v /dev:/dev)",
+        name.display()
+    ))
 }

@@ -41,6 +41,11 @@ pub trait Attacher: Sync {
     /// Its name: that of the program that does it.
     fn name(&self) -> &'static str;
 
+    /// Says whether this user may make block devices here, as far as that can be known without trying.
+    fn ready(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes the file a read-only block device. Its path.
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error>;
 
@@ -95,6 +100,18 @@ pub fn candidates(with: Option<&str>) -> Result<Vec<&'static dyn Attacher>, Erro
         return Err(error.hint("'cdi doctor' says what attaching needs"));
     }
     Ok(there)
+}
+
+/// Says whether one of the candidates can make a block device, as far as that can be known without trying.
+pub fn ready(with: Option<&str>) -> Result<(), Error> {
+    let mut first = Ok(());
+    for attacher in candidates(with)? {
+        match attacher.ready() {
+            Ok(()) => return Ok(()),
+            Err(e) => first = first.and(Err(e)),
+        }
+    }
+    first
 }
 
 /// Makes the file a read-only block device, by the first of the candidates that can. Its path, and who did it.

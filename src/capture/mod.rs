@@ -3,6 +3,7 @@
 mod buffer;
 pub mod claims;
 pub mod compact;
+pub mod guard;
 pub mod hash;
 mod jobs;
 mod pack;

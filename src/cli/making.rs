@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::HowToOpen;
 use super::values::{CodecName, chunk_size, sector_size};
+use super::{HowToOpen, Over};
 use crate::units::parse_size;
 
 /// How an image is made.
@@ -39,9 +39,13 @@ pub struct Create {
     /// Anything worth knowing about the disk; may be given several times
     #[arg(long = "note", value_name = "TEXT")]
     pub notes: Vec<String>,
-    /// Write over an image that is there already; read a disk that is in use; go on with another disk
+    /// Write over an image that is there already, unless it is not finished; read a disk that is in use; resume though the
+    /// disk's size, model or serial number is another
     #[arg(long)]
     pub force: bool,
+    /// Write even over an image of a disk that is not finished, and throw away what was read of that disk
+    #[arg(long)]
+    pub discard_unfinished: bool,
     /// How a disk is read
     #[command(flatten)]
     pub rescue: Rescue,
@@ -103,9 +107,9 @@ pub struct Repair {
     pub image: PathBuf,
     /// The image to make of it
     pub out: PathBuf,
-    /// Write over a file that is there already
-    #[arg(long)]
-    pub force: bool,
+    /// What may be written over
+    #[command(flatten)]
+    pub over: Over,
 }
 
 /// What is to be made smaller.
@@ -118,4 +122,7 @@ pub struct Compact {
     /// Write over a file that is there already
     #[arg(long, requires = "out")]
     pub force: bool,
+    /// Write even over an image of a disk that is not finished, and throw away what was read of that disk
+    #[arg(long, requires = "out")]
+    pub discard_unfinished: bool,
 }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
+use crate::capture::guard;
+use crate::image::Mapfile;
 use crate::units::parse_size;
 pub use making::{Compact, Create, Repair, Rescue};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
@@ -107,7 +109,8 @@ pub struct HowToOpen {
     /// The format of the image, where its magic does not say
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// The map of a raw image: ddrescue's mapfile, or HDDSuperClone's log
+    /// The map of a raw image: ddrescue's mapfile, or HDDSuperClone's log; 'none': the image has none. By default the one
+    /// next to it, which is called after it: disk.map, disk.mapfile or disk.log for disk.raw, or disk.raw.map
     #[arg(long, value_name = "FILE")]
     pub mapfile: Option<PathBuf>,
     /// The list of a raw image's bad blocks, as badblocks(8) writes it
@@ -122,6 +125,17 @@ pub struct HowToOpen {
     /// A folder in which parents and extents of the image may lie, besides its own; may be given again
     #[arg(long, value_name = "DIR")]
     pub allow_parent: Vec<PathBuf>,
+}
+
+impl HowToOpen {
+    /// Returns which map of a raw image is meant.
+    pub fn mapfile(&self) -> Mapfile {
+        match &self.mapfile {
+            None => Mapfile::Beside,
+            Some(word) if word.as_os_str() == "none" => Mapfile::None,
+            Some(path) => Mapfile::File(path.clone()),
+        }
+    }
 }
 
 /// What is to be shown.
@@ -139,13 +153,8 @@ pub struct Info {
 #[derive(Debug, Args)]
 pub struct Map {
     /// The image
-    pub image: PathBuf,
-    /// The format of the image, where its magic does not say
-    #[arg(long, value_name = "NAME")]
-    pub format: Option<String>,
-    /// A folder in which parents and extents of the image may lie, besides its own; may be given again
-    #[arg(long, value_name = "DIR")]
-    pub allow_parent: Vec<PathBuf>,
+    #[command(flatten)]
+    pub image: Image,
     /// Draw the disk into an SVG file
     #[arg(long, value_name = "FILE", group = "form")]
     pub picture: Option<PathBuf>,
@@ -157,16 +166,33 @@ pub struct Map {
     pub extents: bool,
     /// Write the map as a ddrescue mapfile ('-': to stdout)
     #[arg(long, value_name = "FILE", group = "form")]
-    pub mapfile: Option<PathBuf>,
+    pub export_mapfile: Option<PathBuf>,
     /// Print the numbers of the blocks that are not finished, as badblocks(8) does
     #[arg(long, group = "form")]
-    pub badblocks: bool,
-    /// The block size for --badblocks in bytes
-    #[arg(short, long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
-    pub block_size: u64,
+    pub export_badblocks: bool,
+    /// The block size for --export-badblocks in bytes
+    #[arg(short = 'b', long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
+    pub export_block_size: u64,
+    /// What may be written over
+    #[command(flatten)]
+    pub over: Over,
+}
+
+/// What may be written over.
+#[derive(Debug, Clone, Copy, Args, Default)]
+pub struct Over {
     /// Write over a file that is there already
     #[arg(long)]
     pub force: bool,
+    /// Write even over an image of a disk that is not finished, and throw away what was read of that disk
+    #[arg(long)]
+    pub discard_unfinished: bool,
+}
+
+impl From<Over> for guard::Over {
+    fn from(over: Over) -> guard::Over {
+        guard::Over { force: over.force, discard_unfinished: over.discard_unfinished }
+    }
 }
 
 /// How a disk is copied out.
@@ -175,15 +201,15 @@ pub struct Extract {
     /// The image
     #[command(flatten)]
     pub image: Image,
-    /// The raw file to make
+    /// The raw file to make; '-': stdout; or a device, with --force: the disk is written onto it
     pub out: PathBuf,
     /// What becomes of bad sectors: 'error' stops, 'zero' and 'pattern:TEXT' fill them. Without it they are left
-    /// as holes, and a ddrescue mapfile is written beside the raw file (OUT.map)
+    /// as holes (zeros on stdout and on a device), and a ddrescue mapfile is written next to the raw file (OUT.map)
     #[arg(long, value_name = "POLICY", value_parser = Bad::parse)]
     pub bad: Option<Bad>,
-    /// Write over a file that is there already
-    #[arg(long)]
-    pub force: bool,
+    /// What may be written over
+    #[command(flatten)]
+    pub over: Over,
 }
 
 /// How reads are answered.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{End, Interrupt};
+use super::{End, Interrupt, protect_shown};
 use crate::capture::compact::compact;
+use crate::capture::guard::{Guard, Over, refuse_other_name};
 use crate::capture::target::{Target, open_locked};
 use crate::cli::Compact;
 use crate::error::Error;
@@ -25,8 +26,17 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     }
     // In place of the old one, or as a file of its own; in both cases not while somebody writes the old one.
     let out = args.out.as_ref().unwrap_or(path);
-    let _old = if args.out.is_some() { Some(open_locked(path, false)?) } else { None };
-    let (target, new) = Target::create(out, args.force || args.out.is_none())?;
+    let (_old, (mut target, new)) = match &args.out {
+        None => (None, Target::replace(path)?),
+        Some(out) => {
+            refuse_other_name(out, &FORMAT)?;
+            let mut guard =
+                Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
+            guard.protect(path, "is the image that is read");
+            protect_shown(&mut guard);
+            (Some(open_locked(path, false)?), Target::create(out, &guard)?)
+        }
+    };
     let input = Arc::new(Input::open(path)?);
     let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.remarks().iter().for_each(|r| ui.remark(r));
@@ -43,6 +53,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let mut progress = ui.progress("compacting", size);
     let after = compact(&input, image, Box::new(new), out, &mut |bytes| {
         progress.advance(bytes);
+        target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();

@@ -2,11 +2,13 @@
 
 use serde_json::json;
 
-use super::{End, Interrupt, imaging, keeper, open_disk, plain_reads, refuse_to_write_over};
+use super::{End, Interrupt, guard, imaging, keeper, open_disk, plain_reads};
+use crate::capture::guard::{Over, refuse_other_name};
 use crate::capture::target::Target;
 use crate::capture::{self, Options};
 use crate::cli::{self, Create};
 use crate::error::Error;
+use crate::image::cdi;
 use crate::image::codec::Codec;
 use crate::image::facts::Facts;
 use crate::parallel;
@@ -35,12 +37,12 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         threads: parallel::cores(),
         hash: !args.rescue.no_hash,
     };
+    refuse_other_name(&args.image, &cdi::FORMAT)?;
     if imaging::is_meant(args) {
         return keeper::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
     let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;
-    refuse_to_write_over(&image, &args.image)?;
     let sector = u64::from(source.sector());
     if source.size() % sector != 0 {
         ui.remark(format!(
@@ -64,10 +66,12 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         options.physical_sector.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
 
     let interrupt = Interrupt::new()?;
-    let (target, file) = Target::create(&args.image, args.force)?;
+    let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
+    let (mut target, file) = Target::create(&args.image, &guard(over, &image, Some(&source)))?;
     let mut progress = ui.progress("imaging", source.size());
     let made = capture::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
         progress.advance(bytes);
+        target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();

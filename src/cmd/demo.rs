@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{End, Interrupt, open_disk, up};
 use crate::attach;
+use crate::capture::guard::{Guard, Over};
 use crate::capture::target::Target;
 use crate::capture::{self, DEFAULT_CHUNK};
 use crate::cli::{self, Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
@@ -74,7 +75,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         threads,
         hash: true,
     };
-    let (target, file) = Target::create(&image, true)?;
+    let (target, file) = Target::create(&image, &Guard::new(Over { force: true, ..Over::default() }))?;
     let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
     target.finish()?;
     tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));

@@ -6,7 +6,7 @@ use super::End;
 use crate::cli::Down;
 use crate::down::{down, unmount_unrecorded};
 use crate::error::Error;
-use crate::mounts::{exclusive, find};
+use crate::mounts::{exclusive, find, nearest, was_there};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
@@ -18,8 +18,15 @@ pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
     }
     let unrecorded = records.is_empty() && unmount_unrecorded(&args.target, args.force)?;
     if records.is_empty() && !unrecorded {
+        if !was_there(&args.target) {
+            let error = Error::failed("is not mounted or attached").at(&args.target);
+            return Err(match nearest(&args.target) {
+                Some(name) => error.hint(format!("is it {}? 'cdi list' shows what is", name.display())),
+                None => error.hint("'cdi list' shows what is"),
+            });
+        }
         // Done already: a second time is fine.
-        ui.say(format!("{}: not mounted, not attached", args.target.display()));
+        ui.say(format!("{}: is unmounted already", args.target.display()));
     }
     ui.json(&json!({ "target": args.target.display().to_string(), "taken_away": records }));
     Ok(End::Done)

@@ -7,14 +7,20 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{End, up::plan};
-use crate::cli::Exec;
+use crate::attach;
+use crate::cli::{self, Exec};
 use crate::daemon::{self, Plan};
 use crate::down::down;
 use crate::error::{Error, Kind};
 use crate::ui::{Ui, go_on_unheard};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
-    let plan = plan(&args.image, None, &args.reads, &args.access, Some(&args.device), ui)?;
+    // Who only wants the directory needs no device, and no right to make one.
+    let device = args.command.iter().any(|word| has(word, b"{}")).then_some(&args.device);
+    if let Some(device) = device {
+        attach::ready(device.with.map(cli::With::name))?;
+    }
+    let plan = plan(&args.image, None, &args.reads, &args.access, device, ui)?;
     let mut up = daemon::up(Plan { exec: true, ..plan })?;
     go_on_unheard();
     let device = up.record.device.clone().unwrap_or_default();
@@ -32,6 +38,10 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     // As a shell tells it: 128 and the signal's number.
     let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
     Ok(End::Code(u8::try_from(code).unwrap_or(1)))
+}
+
+fn has(word: &OsString, what: &[u8]) -> bool {
+    word.as_bytes().windows(what.len()).any(|w| w == what)
 }
 
 fn fill_in(word: &OsString, device: &Path, dir: &Path) -> OsString {

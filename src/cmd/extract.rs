@@ -1,22 +1,28 @@
-//! `cdi extract IMAGE OUT`: the disk as a raw, sparse file.
+//! `cdi extract IMAGE OUT`: the disk as a raw, sparse file, on a device, or on stdout.
+
+mod device;
+mod stdout;
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{End, Interrupt, open_disk, plain_reads, refuse_to_write_over};
+use super::{End, Interrupt, guard, open_disk, plain_reads};
+use crate::capture::guard::{refuse_lesser_map, refuse_other_name};
 use crate::capture::target::Target;
 use crate::cli::{Bad, Extract};
 use crate::disk::runs::{Run, RunKind, runs};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind, ReadError};
-use crate::image::bad::{BadRange, Status};
+use crate::image::bad::{BadBlocks, BadRange, Status};
 use crate::image::changing::ChangingMap;
-use crate::image::listing;
 use crate::image::mapfile::Mapfile;
+use crate::image::{listing, raw};
 use crate::parallel;
 use crate::ui::Ui;
 use crate::units::{human, index};
@@ -29,61 +35,19 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         let what = format!("{} of the disk are missing, and --bad error was asked for", human(missing));
         return Err(Error::new(Kind::DataMissing, what).at(&args.image.image).hint("nothing was written"));
     }
-    let interrupt = Interrupt::new()?;
-    let mut map_path = args.out.clone();
-    map_path.as_mut_os_string().push(".map");
-    refuse_to_write_over(&args.image, &args.out)?;
-    refuse_to_write_over(&args.image, &map_path)?;
-    let (target, file) = Target::create(&args.out, args.force)?;
-    // The map's place is taken now: what was extracted must not be lost for want of it.
-    let (map_target, mut map_file) = Target::create(&map_path, args.force)?;
-    // Copied when something is to be added.
-    let mut map = Cow::Borrowed(disk.bad());
-    let mut damaged = ChangingMap::default();
-    let mut lost = 0;
-    let mut progress = ui.progress("extracting", disk.size());
-    let out = |e| Error::io("cannot be written", &args.out, e);
-    let filling = !matches!(args.bad, None | Some(Bad::Error));
-    let copy = |buf: &mut Vec<u8>, run: Run| {
-        let done = match run.kind {
-            RunKind::Held => copy(&disk, &file, &run.disk, buf),
-            RunKind::Missing if filling => fill(&disk, &file, &run.disk, buf),
-            // Left as a hole of the sparse file.
-            RunKind::Missing | RunKind::Zeros => Ok(Ok(())),
-        };
-        (run, done)
+    let copied = if args.out.as_os_str() == "-" {
+        stdout::write(args, &disk, ui)?
+    } else if std::fs::metadata(&args.out)
+        .is_ok_and(|m| m.file_type().is_block_device() || m.file_type().is_char_device())
+    {
+        device::restore(args, &disk, ui)?
+    } else {
+        to_file(args, &disk, ui)?
     };
-    parallel::ordered(parallel::cores(), runs(&disk), Vec::new, copy, |(run, done)| {
-        if let Err(e) = done.map_err(out)? {
-            if args.bad == Some(Bad::Error) {
-                return Err(Error::bad_image("the image is damaged").at(&args.image.image).because(e));
-            }
-            lost += run.disk.end - run.disk.start;
-            damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
-        }
-        progress.advance(run.disk.end - run.disk.start);
-        interrupt.check()
-    })?;
-    file.set_len(disk.size()).and_then(|()| file.sync_all()).map_err(out)?;
-    let took = progress.finish();
-
-    // Without the map nobody could tell the holes from zeros of the disk: it comes first. A map that is there already
-    // (with --force) must not go on telling of another disk.
-    if !damaged.settle().is_empty() {
-        map.to_mut().apply(damaged.settle().ranges());
-    }
-    let mapped = !map.is_empty() || map_path.exists();
-    if mapped {
-        let written = listing::write(&Mapfile { map: &map, size: disk.size() }, &mut map_file);
-        let written = written.and_then(|()| map_file.sync_all());
-        written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
-        map_target.finish()?;
-    }
-    target.finish()?;
-
+    let Copied { lost, took, mapfile } = copied;
     ui.json(&json!({
         "out": args.out.display().to_string(),
-        "mapfile": mapped.then(|| map_path.display().to_string()),
+        "mapfile": mapfile.as_ref().map(|path| path.display().to_string()),
         "size_bytes": disk.size(),
         "missing_bytes": missing,
         "lost_bytes": lost,
@@ -91,28 +55,175 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
         ui.remark(format!(
-            "{} could not be read because the image is damaged, and are left as holes; 'cdi verify' tells more",
+            "{} could not be read because the image is damaged, and are zeros; 'cdi verify' tells more",
             human(lost)
         ));
     }
     if missing > 0 {
-        let how = if filling { "filled" } else { "left as holes" };
-        ui.say(format!("{} are missing and {how}; {} says where", human(missing), map_path.display()));
+        let how = match &args.bad {
+            None if mapfile.is_some() => "left as holes",
+            None => "written as the image's files have them, or as zeros",
+            Some(_) => "filled",
+        };
+        let place = match &mapfile {
+            Some(path) => format!("{} says where", path.display()),
+            None => "'cdi map --bad' says where".into(),
+        };
+        ui.say(format!("{} are missing and {how}; {place}", human(missing)));
     }
     Ok(if missing + lost == 0 { End::Done } else { End::DataMissing })
 }
 
-/// Copies a run, leaving out blocks of zeros. The outer error is the file's, the inner one the image's.
+/// What was copied.
+struct Copied {
+    /// How many bytes could not be read because the image is damaged.
+    lost: u64,
+    /// How long it took, and how fast it was.
+    took: String,
+    /// The map that was written.
+    mapfile: Option<PathBuf>,
+}
+
+fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
+    let mut map_path = args.out.clone();
+    map_path.as_mut_os_string().push(".map");
+    refuse_other_name(&args.out, &raw::FORMAT)?;
+    refuse_lesser_map(&map_path, disk.bad(), disk.size())?;
+    let guard = guard(args.over, &args.image, Some(disk));
+    let (mut target, file) = Target::create(&args.out, &guard)?;
+    // The map's place is taken now: what was extracted must not be lost for want of it.
+    let (map_target, mut map_file) = Target::create(&map_path, &guard)?;
+    let filling = !matches!(args.bad, None | Some(Bad::Error));
+    let missing = if filling { Missing::Filled } else { Missing::Left };
+    let copied = copy_all(args, disk, &file, missing, &mut || target.check(), ui)?;
+    let out = |e| Error::io("cannot be written", &args.out, e);
+    file.set_len(disk.size()).and_then(|()| file.sync_all()).map_err(out)?;
+
+    // Without the map nobody could tell the holes from zeros of the disk: it comes first. A map that is there already
+    // (with --force) must not go on telling of another disk.
+    let mapped = !copied.map.is_empty() || map_path.exists();
+    if mapped {
+        let written = listing::write(&Mapfile { map: &copied.map, size: disk.size() }, &mut map_file);
+        let written = written.and_then(|()| map_file.sync_all());
+        written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
+        map_target.finish()?;
+    }
+    target.finish()?;
+    Ok(Copied { lost: copied.lost, took: copied.took, mapfile: mapped.then_some(map_path) })
+}
+
+/// What becomes of what is missing, and of zeros.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// The file is new: what is missing is left out, and so are zeros.
+    Left,
+    /// The file is new: what is missing is filled by the disk's policy, and zeros are left out.
+    Filled,
+    /// Something else is there: everything is written.
+    WrittenOver,
+}
+
+struct AllCopied<'a> {
+    /// The disk's, and what is lost of it.
+    map: Cow<'a, BadBlocks>,
+    lost: u64,
+    took: String,
+}
+
+/// Copies the disk to the same offsets of `file`.
+fn copy_all<'a>(
+    args: &Extract,
+    disk: &'a Disk,
+    file: &File,
+    missing: Missing,
+    check: &mut dyn FnMut() -> Result<(), Error>,
+    ui: &Ui,
+) -> Result<AllCopied<'a>, Error> {
+    let interrupt = Interrupt::new()?;
+    let mut map = Cow::Borrowed(disk.bad());
+    let mut damaged = ChangingMap::default();
+    let mut lost = 0;
+    let mut progress = ui.progress("extracting", disk.size());
+    let copy = |buf: &mut Vec<u8>, run: Run| {
+        let whole = missing == Missing::WrittenOver;
+        let done = match run.kind {
+            RunKind::Held => copy(disk, file, &run.disk, buf, whole),
+            RunKind::Missing if missing == Missing::Filled => fill(disk, file, &run.disk, buf),
+            RunKind::Missing if whole => pieces(&run.disk)
+                .try_for_each(|piece| {
+                    buf.resize(index(piece.end - piece.start), 0);
+                    fill_missing(args, disk, buf, piece.start);
+                    file.write_all_at(buf, piece.start)
+                })
+                .map(Ok),
+            RunKind::Zeros if whole => write_zeros(file, &run.disk).map(Ok),
+            RunKind::Missing | RunKind::Zeros => Ok(Ok(())),
+        };
+        // What could not be read is zeros, whatever was there before.
+        let done = match done {
+            Ok(Err(e)) if whole => write_zeros(file, &run.disk).map(|()| Err(e)),
+            done => done,
+        };
+        (run, done)
+    };
+    parallel::ordered(parallel::cores(), runs(disk), Vec::new, copy, |(run, done)| {
+        let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
+        if let Err(e) = done {
+            lost += lost_now(args, &run, e)?;
+            damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
+        }
+        progress.advance(run.disk.end - run.disk.start);
+        check()?;
+        interrupt.check()
+    })?;
+    if lost > 0 {
+        map.to_mut().apply(damaged.settle().ranges());
+    }
+    Ok(AllCopied { map, lost, took: progress.finish() })
+}
+
+fn cannot_be_written(out: &Path, e: io::Error) -> Error {
+    Error::io("cannot be written", out, e)
+}
+
+/// How many bytes a run costs that cannot be read. With `--bad error` it costs all.
+fn lost_now(args: &Extract, run: &Run, e: ReadError) -> Result<u64, Error> {
+    if args.bad == Some(Bad::Error) {
+        return Err(Error::bad_image("the image is damaged").at(&args.image.image).because(e));
+    }
+    Ok(run.disk.end - run.disk.start)
+}
+
+/// Fills `buf`, which lies in what is missing, where something has to be written: as `--bad` says, and without it with what
+/// the image's files hold there, as far as they hold anything.
+fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
+    match args.bad {
+        None | Some(Bad::Error) => disk.read_whatever_is_stored(buf, offset),
+        Some(Bad::Zero) => buf.fill(0),
+        // It is all of one policy: nothing is read.
+        Some(Bad::Pattern(_)) => {
+            if disk.read_at(buf, offset).is_err() {
+                buf.fill(0);
+            }
+        }
+    }
+}
+
+/// Copies a run, zeros only if the file has to be written `whole`. The outer error is the file's, the inner one the image's.
 fn copy(
     disk: &Disk,
     file: &File,
     range: &Range<u64>,
     buf: &mut Vec<u8>,
-) -> std::io::Result<Result<(), ReadError>> {
+    whole: bool,
+) -> io::Result<Result<(), ReadError>> {
     const BLOCK: usize = 4096;
     buf.resize(index(range.end - range.start), 0);
     if let Err(e) = disk.read_at(buf, range.start) {
         return Ok(Err(e));
+    }
+    if whole {
+        return file.write_all_at(buf, range.start).map(Ok);
     }
     let mut from = 0;
     while from < buf.len() {
@@ -130,20 +241,33 @@ fn copy(
     Ok(Ok(()))
 }
 
+/// The parts of a run that are treated in one piece, at most a mebibyte each.
+fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let (mut at, end) = (range.start, range.end);
+    std::iter::from_fn(move || {
+        let piece = at..(at + (1 << 20)).min(end);
+        at = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// Writes what the policy fills a missing run with.
 fn fill(
     disk: &Disk,
     file: &File,
     range: &Range<u64>,
     buf: &mut Vec<u8>,
-) -> std::io::Result<Result<(), ReadError>> {
-    let mut at = range.start;
-    while at < range.end {
-        let end = (at + (1 << 20)).min(range.end);
-        if let Err(e) = copy(disk, file, &(at..end), buf)? {
+) -> io::Result<Result<(), ReadError>> {
+    for piece in pieces(range) {
+        if let Err(e) = copy(disk, file, &piece, buf, false)? {
             return Ok(Err(e));
         }
-        at = end;
     }
     Ok(Ok(()))
+}
+
+fn write_zeros(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let block = vec![0; index((range.end - range.start).min(1 << 20))];
+    pieces(range)
+        .try_for_each(|piece| file.write_all_at(&block[..index(piece.end - piece.start)], piece.start))
 }

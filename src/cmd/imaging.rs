@@ -2,42 +2,42 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::{End, Interrupt};
+use super::{End, Interrupt, guard, plain_reads};
+use crate::capture::guard::Over;
 use crate::capture::rescue::areas::Direction;
 use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
 use crate::capture::rescue::rate::per_second;
+use crate::capture::rescue::same::compare;
 use crate::capture::rescue::source::Source;
 use crate::capture::rescue::{self, Limits, Tell};
-use crate::capture::target::{Target, lock, open_locked};
+use crate::capture::target::{LOOK_EVERY, Placed, Target, lock, open_locked};
 use crate::capture::{Options, TOOL, new_image};
-use crate::cli::{Create, Rescue};
+use crate::cli::{self, Create, Rescue};
+use crate::disk::Disk;
 use crate::error::{Error, Kind};
-use crate::image::Image;
 use crate::image::bad::Status;
-use crate::image::cdi::layout::STATE_ACQUIRING;
+use crate::image::cdi::FORMAT;
 use crate::image::cdi::read::{self, CdiImage};
 use crate::image::cdi::write::Writer;
 use crate::image::facts::{Facts, rfc3339};
 use crate::image::input::Input;
-use crate::image::mapfile;
+use crate::image::{Image, Mapfile, Opened, mapfile, raw};
+use crate::system::{Layer, layers_below};
 use crate::ui::Ui;
 use crate::ui::imaging::{left, statuses};
 use crate::units::human;
 
 /// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
 pub(super) fn is_meant(args: &Create) -> bool {
-    use std::os::unix::fs::FileTypeExt;
     let asked = args.rescue != Rescue::default();
-    let kind = fs::metadata(&args.source).map(|m| m.file_type());
-    let device = kind.is_ok_and(|k| k.is_block_device() || k.is_char_device());
-    let raw = args.how.format.as_deref().is_none_or(|f| f == "raw") && args.how.mapfile.is_none();
-    asked || (device && raw)
+    let raw = args.how.format.as_deref().is_none_or(|f| f == "raw");
+    asked || (is_device(&args.source) && raw && !matches!(args.how.mapfile(), Mapfile::File(_)))
 }
 
 pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
@@ -45,15 +45,16 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         let what = format!("a {format} image is converted, not read as a disk: leave the words for that out");
         return Err(Error::usage(what));
     }
-    if args.how.mapfile.is_some() {
+    if let Mapfile::File(_) = args.how.mapfile() {
         let what = "--mapfile says what of a raw image is right; of a disk, say --from-mapfile";
         return Err(Error::usage(what));
     }
-    // A write past the limit of a file's size is to be an error and not the end.
-    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))
-        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
-    let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size)?);
-    refuse_itself(args)?;
+    refuse_raw_image(args)?;
+    refuse_own_disk(args)?;
+    // The image first: the process that wrote it and is being ended has it, and the disk, for a moment more.
+    let old = if args.rescue.resume { Some(locked_image(args)?) } else { None };
+    let wait = if old.is_some() { PATIENCE } else { Duration::ZERO };
+    let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size, wait)?);
     // All that can be wrong is found before anything is changed.
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         }
         None => None,
     };
-    let old = if args.rescue.resume { Some(old_image(args, &source)?) } else { None };
+    let old = old.map(|file| old_image(args, file, &source, interrupt)).transpose()?;
     let fresh = old.is_none();
     let size = old.as_ref().map_or(source.facts().size, |old| old.size.min(source.facts().size));
     let domain = domain(&args.rescue, &source, size, ui)?;
@@ -90,7 +91,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let (logical, physical) = writer.sectors();
     let plan = Plan {
         size: writer.geometry().disk_size,
-        sector: logical.into(),
+        // A disk that shows larger sectors than it did is read in those.
+        sector: logical.max(source.facts().logical).into(),
         unit: physical.max(source.facts().physical).into(),
         cluster: CLUSTER,
         most: MOST,
@@ -105,6 +107,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         Limits { max_errors: args.rescue.max_errors, timeout: args.rescue.timeout.map(Duration::from_secs) };
     let start = Instant::now();
     let mut shown = ui.imaging(&args.image.display().to_string());
+    let placed = Placed::new(&file, &args.image)?;
+    let mut looked = Instant::now();
     let mut hashing = None;
     let size = plan.size;
     let result = rescue::rescue(&source, writer, &args.image, &options, plan, &limits, &mut |tell| {
@@ -114,8 +118,14 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
                 hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
             }
         }
+        if looked.elapsed() > LOOK_EVERY {
+            looked = Instant::now();
+            placed.check()?;
+        }
         interrupt.check()
     });
+    // Nobody finds an image that is not where it should be.
+    let result = result.and_then(|ended| placed.check().map(|()| ended));
     shown.finish();
     if let Some(hashing) = hashing {
         hashing.finish();
@@ -123,8 +133,11 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
     let _ = file.unlock();
     let ended = result.map_err(|e| match e.hint {
-        None => e.hint("the image is as it was read so far; --resume goes on with it"),
         Some(_) => e,
+        None => match placed.save() {
+            Some(saved) => e.hint(format!("what was read so far was saved as {}", saved.display())),
+            None => e.hint("the image is as it was read so far; --resume goes on with it"),
+        },
     })?;
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
@@ -147,13 +160,39 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
 }
 
-/// The image must not lie on what is read, nor be it.
-fn refuse_itself(args: &Create) -> Result<(), Error> {
-    match (args.source.canonicalize(), args.image.canonicalize()) {
-        (Ok(a), Ok(b)) if a == b => {
-            Err(Error::usage("is the disk that is read; it is not written over").at(&args.image))
+/// How long a disk is waited for that the process has which was imaging it until now.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An image that lies on the disk that is read would be read, too, and a disk that loses data is not to be written to.
+fn refuse_own_disk(args: &Create) -> Result<(), Error> {
+    let Some(own) = layers_below(&args.source).into_iter().next() else { return Ok(()) };
+    let dir = args.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if matches!(own, Layer::Device(_)) && is_device(&args.source) && layers_below(dir).contains(&own) {
+        let what = format!("its directory lies on {}, the disk that is read", args.source.display());
+        return Err(Error::usage(what).at(&args.image).hint("put the image on another disk"));
+    }
+    Ok(())
+}
+
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = fs::metadata(path).map(|m| m.file_type());
+    kind.is_ok_and(|k| k.is_block_device() || k.is_char_device())
+}
+
+/// Where a raw image has a map, its bytes alone are not the disk.
+fn refuse_raw_image(args: &Create) -> Result<(), Error> {
+    if is_device(&args.source) || args.how.mapfile() != Mapfile::Beside {
+        return Ok(());
+    }
+    match raw::has_map_beside(&args.source) {
+        Some(map) => {
+            let what =
+                format!("has a map next to it, {}: it is an image, and not a disk to be read", map.display());
+            let hint = "without --rescue and the like it is converted, with its map; --mapfile none reads it as a disk";
+            Err(Error::usage(what).at(&args.source).hint(hint))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -200,16 +239,13 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
         ..Facts::default()
     };
     let new = new_image(known.size, options.chunk, sector, physical)?;
-    // The words that read a disk which is in use are no words to throw away what was read of it.
-    if unfinished(&args.image) {
-        return Err(Error::new(Kind::Busy, "is an image of a disk that is not finished yet")
-            .at(&args.image)
-            .hint("--resume goes on with it; to begin anew, remove it first"));
-    }
-    let (target, file) = Target::create(&args.image, args.force).map_err(|e| match e.kind {
-        Kind::Busy => e.hint("--resume goes on with it; --force begins anew and writes over it"),
-        _ => e,
-    })?;
+    let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
+    let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
+    let (target, file) =
+        Target::create(&args.image, &guard(over, &image, None)).map_err(|e| match e.kind {
+            Kind::Busy if !over.force => e.hint("--resume goes on with it"),
+            _ => e,
+        })?;
     lock(&file, &args.image)?;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
     let writer = Writer::create(Box::new(file), &args.image, &new, facts)?;
@@ -225,24 +261,25 @@ struct Old {
     size: u64,
 }
 
-/// Opens the image that is to be gone on with, which must be of this disk.
-fn old_image(args: &Create, source: &Source) -> Result<Old, Error> {
+/// Opens the image that is to be gone on with, when nobody else writes it.
+fn locked_image(args: &Create) -> Result<File, Error> {
+    open_locked(&args.image, true).map_err(|e| e.hint("without --resume an image is begun"))
+}
+
+/// Reads the image that is to be gone on with, which must be of this disk.
+fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interrupt) -> Result<Old, Error> {
     let path = &args.image;
-    let file = open_locked(path, true).map_err(|e| e.hint("without --resume an image is begun"))?;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
     let input = Arc::new(Input::new(Box::new(copy), path)?);
-    if !(crate::image::cdi::FORMAT.probe)(&input) {
+    if !(FORMAT.probe)(&input) {
         return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
     }
     let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     same_disk(&image, source, args.force)?;
-    Ok(Old { file, input, size: image.size() })
-}
-
-/// Whether there is an image at `path` that was begun and not finished.
-fn unfinished(path: &std::path::Path) -> bool {
-    let image = Input::open(path).and_then(|input| read::open(Arc::new(input)));
-    image.is_ok_and(|image| image.superblock().state == STATE_ACQUIRING)
+    let size = image.size();
+    let opened = Opened { image: Box::new(image), input: Arc::clone(&input), format: &FORMAT };
+    compare(&Disk::new(opened, plain_reads()), source, &mut || interrupt.check())?;
+    Ok(Old { file, input, size })
 }
 
 /// Goes on with an image.
@@ -279,18 +316,19 @@ fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error
         let model = |m: &Option<String>| m.clone().unwrap_or_default();
         format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
     } else if !sector.is_multiple_of(known.logical) {
-        let what =
-            format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical);
-        let hint = format!("make the image with --sector-size {} first, or without one", known.logical);
-        return Err(Error::usage(what).at(source.path()).hint(hint));
+        format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical)
     } else {
         return Ok(());
     };
-    if force && size <= known.size {
+    if force {
         return Ok(());
     }
-    let error = Error::usage(what).at(source.path());
-    Err(if size <= known.size { error.hint("if it is the same disk all the same: --force") } else { error })
+    Err(Error::usage(what).at(source.path()).hint(if size != known.size {
+        "was a partition imaged, or is this one? if it is the same disk, shown with another size by its adapter, --force \
+         reads what is there"
+    } else {
+        "if it is the same disk all the same: --force"
+    }))
 }
 
 fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {

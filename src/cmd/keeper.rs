@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use super::{End, Interrupt};
 use crate::error::Error;
 use crate::parallel;
+use crate::system::ending_signals;
 use crate::ui::Ui;
 
 /// Set for the process that does the work: its stdin is a socket that leads to the other one.
@@ -46,18 +47,18 @@ fn start() -> Option<(Child, UnixStream)> {
 
 fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     let failed = |e| Error::failed("the imaging cannot be watched").because(e);
-    let signals =
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|s| (s, Arc::new(AtomicBool::new(false))));
+    let signals: Vec<_> =
+        ending_signals().into_iter().map(|s| (s, Arc::new(AtomicBool::new(false)))).collect();
     for (signal, flag) in &signals {
-        signal_hook::flag::register(*signal as i32, Arc::clone(flag)).map_err(failed)?;
+        signal_hook::flag::register(*signal, Arc::clone(flag)).map_err(failed)?;
     }
     socket.set_read_timeout(Some(Duration::from_millis(100))).map_err(failed)?;
     let pid = i32::try_from(child.id()).map(Pid::from_raw).ok();
     let mut code = [0];
     loop {
         for (signal, _) in signals.iter().filter(|(_, flag)| flag.swap(false, Ordering::Relaxed)) {
-            if let Some(pid) = pid {
-                let _ = kill(pid, *signal);
+            if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(*signal)) {
+                let _ = kill(pid, signal);
             }
         }
         match socket.read(&mut code) {

@@ -4,38 +4,38 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::{End, open_disk, plain_reads, refuse_to_write_over};
+use super::{End, guard, open_disk, plain_reads};
+use crate::capture::guard::refuse_lesser_map;
 use crate::capture::target::Target;
-use crate::cli::{self, Map};
+use crate::cli::Map;
 use crate::disk::Disk;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{Reason, Status};
 use crate::image::cells::cells;
 use crate::image::mapfile::Mapfile;
-use crate::image::{Extent, Origin, listing};
+use crate::image::{Extent, Origin, listing, raw};
 use crate::serve::texts;
 use crate::ui::{Ui, picture};
 use crate::units::human;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
-    let how = cli::HowToOpen {
-        format: args.format.clone(),
-        allow_parent: args.allow_parent.clone(),
-        ..cli::HowToOpen::default()
-    };
-    let image = cli::Image { image: args.image.clone(), how };
-    let disk = open_disk(&image, plain_reads(), ui)?;
-    if let Some(path) = &args.mapfile {
+    let image = &args.image;
+    let disk = open_disk(image, plain_reads(), ui)?;
+    let guard = || guard(args.over, image, Some(&disk));
+    if let Some(path) = &args.export_mapfile {
+        if disk.format().name == raw::FORMAT.name && disk.bad().is_empty() {
+            ui.remark("the image has no map: all of it counts as finished");
+        }
         let text = Mapfile { map: disk.bad(), size: disk.size() };
         if path.as_os_str() == "-" {
             ui.listing(&text);
         } else {
-            refuse_to_write_over(&image, path)?;
-            Target::write(path, args.force, |file| listing::write(&text, file))?;
+            refuse_lesser_map(path, disk.bad(), disk.size())?;
+            Target::write(path, &guard(), |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
-    } else if args.badblocks {
-        badblocks(&disk, args.block_size, ui)?;
+    } else if args.export_badblocks {
+        badblocks(&disk, args.export_block_size, ui)?;
     } else if args.bad {
         if ui.json {
             ui.listing(&texts::BadBlocks(&disk));
@@ -53,8 +53,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
-        refuse_to_write_over(&image, path)?;
-        Target::write(path, args.force, |file| file.write_all(svg.as_bytes()))?;
+        Target::write(path, &guard(), |file| file.write_all(svg.as_bytes()))?;
         ui.json(&json!({ "picture": path.display().to_string() }));
     } else {
         draw(&disk, ui);

@@ -20,14 +20,16 @@ mod stats;
 mod up;
 mod verify;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::capture::guard::{Guard, Over};
 use crate::cli::{self, Cli, Verb};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind};
 use crate::image::{self, OpenOptions};
+use crate::mounts::records;
+use crate::system::ending_signals;
 use crate::ui::Ui;
 
 /// How a verb that did not fail ended.
@@ -83,7 +85,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
     let how = OpenOptions {
         format: image.how.format.clone(),
-        mapfile: image.how.mapfile.clone(),
+        mapfile: image.how.mapfile(),
         badblocks: image.how.badblocks.clone().zip(image.how.block_size),
         sector_size: image.how.sector_size,
         allowed: image.how.allow_parent.clone(),
@@ -126,8 +128,7 @@ struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     fn new() -> Result<Interrupt, Error> {
         let flag = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
-        {
+        for signal in ending_signals() {
             signal_hook::flag::register(signal, Arc::clone(&flag))
                 .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
         }
@@ -143,12 +144,23 @@ impl Interrupt {
     }
 }
 
-/// Refuses to write to `out` if that is a file which is read: no `--force` means that.
-fn refuse_to_write_over(read: &cli::Image, out: &Path) -> Result<(), Error> {
-    let same = |a: &Path| matches!((a.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    let lists = [&read.how.mapfile, &read.how.badblocks];
-    if same(&read.image) || lists.into_iter().flatten().any(|list| same(list)) {
-        return Err(Error::usage("is a file that is read; it is not written over").at(out));
+/// The guard of a verb that reads `image`, which is open as `disk` if it could be opened, and writes files: nothing that is
+/// read, nor what is mounted, is written over.
+fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guard {
+    let mut guard = Guard::new(over.into());
+    guard.protect(&image.image, "is the image that is read");
+    let lists = [image.how.mapfile.as_deref(), image.how.badblocks.as_deref()];
+    lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a list that is read"));
+    if let Some(disk) = disk {
+        guard.protect_input(disk.input());
     }
-    Ok(())
+    protect_shown(&mut guard);
+    guard
+}
+
+/// Protects the images that are mounted: their readers would lose them.
+fn protect_shown(guard: &mut Guard) {
+    for record in records().unwrap_or_default() {
+        guard.protect(&record.image, &format!("is mounted at {}", record.mountpoint.display()));
+    }
 }

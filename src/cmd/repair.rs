@@ -2,27 +2,31 @@
 
 use serde_json::json;
 
-use super::{End, Interrupt};
+use super::{End, Interrupt, protect_shown};
+use crate::capture::guard::{Guard, refuse_other_name};
 use crate::capture::repair::repair;
 use crate::capture::target::Target;
 use crate::cli::Repair;
 use crate::error::Error;
+use crate::image::cdi;
 use crate::image::input::Input;
 use crate::ui::Ui;
 use crate::units::human;
 
 pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let input = Input::open(&args.image)?;
-    if matches!((args.image.canonicalize(), args.out.canonicalize()), (Ok(a), Ok(b)) if a == b) {
-        return Err(Error::usage("is the damaged image; it is never written over").at(&args.out));
-    }
+    refuse_other_name(&args.out, &cdi::FORMAT)?;
+    let mut guard = Guard::new(args.over.into());
+    guard.protect(&args.image, "is the damaged image");
+    protect_shown(&mut guard);
     let interrupt = Interrupt::new()?;
-    let (target, file) = Target::create(&args.out, args.force)?;
+    let (mut target, file) = Target::create(&args.out, &guard)?;
     let mut progress = ui.progress("repairing", input.len());
     let mut done = 0;
     let repaired = repair(&input, &file, &args.out, &mut |at| {
         progress.advance(at.saturating_sub(done));
         done = done.max(at);
+        target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();

@@ -9,7 +9,6 @@ use std::sync::mpsc::channel;
 
 use nix::sys::stat::{Mode, umask};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{End, open_disk};
@@ -21,13 +20,13 @@ use crate::parallel;
 use crate::serve::Tree;
 use crate::serve::nbd::{self, Listener};
 use crate::serve::nfs::{self, Export};
-use crate::system::allow_files;
+use crate::system::{allow_files, ending_signals};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     let disk = Arc::new(open_disk(&args.image, (&args.reads).into(), ui)?);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let mut signals =
+        Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
     let (front, url, _socket) = match &args.nbd {
         Some(at) => listen(at)?,
         None => export(args, &disk)?,

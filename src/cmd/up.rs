@@ -30,16 +30,16 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
 }
 
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
-    if args.dir.is_none()
-        && let Some(device) = attached(&args.image.image)
-    {
-        // Not the old device: it may have been attached with other options.
-        let error = Error::new(Kind::Busy, format!("is attached already, at {}", device.display()));
-        return Err(error
-            .at(&args.image.image)
-            .hint("detach it first, or name a folder for a second device"));
-    }
+    // First of all: nothing else is of use without it.
+    attach::ready(args.device.with.map(cli::With::name))?;
+    refuse_attached(args)?;
     let plan = plan(&args.image, args.dir.as_deref(), &args.reads, &args.access, Some(&args.device), ui)?;
+    // From here on no other command attaches.
+    refuse_attached(args).inspect_err(|_| {
+        if plan.made_dir {
+            let _ = fs::remove_dir(&plan.dir);
+        }
+    })?;
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(record) {
             ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
@@ -53,11 +53,19 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     })
 }
 
-fn attached(image: &Path) -> Option<PathBuf> {
-    let image = image.canonicalize().ok()?;
-    let record =
-        records().ok()?.into_iter().find(|r| r.image == image && r.device.is_some() && r.is_served())?;
-    record.device
+/// Refuses to attach an image a second time where the user names no directory: he may not know of the first.
+fn refuse_attached(args: &Attach) -> Result<(), Error> {
+    let (None, Ok(image)) = (&args.dir, args.image.image.canonicalize()) else { return Ok(()) };
+    let is_attached =
+        |r: &Record| r.image == image && (r.device.is_some() || r.with.is_some()) && r.is_served();
+    let Some(record) = records()?.into_iter().find(is_attached) else { return Ok(()) };
+    // Not the old device: it may have been attached with other options.
+    let what = match record.device {
+        Some(device) => format!("is attached already, at {}", device.display()),
+        None => "is being attached by another command".into(),
+    };
+    let error = Error::new(Kind::Busy, what).at(&args.image.image);
+    Err(error.hint("detach it first, or name a directory for a second device"))
 }
 
 fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Result<End, Error> {

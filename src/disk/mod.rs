@@ -152,6 +152,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` with what the image's files hold there, bad or not, and with zeros where they hold nothing or
+    /// cannot be read.
+    pub fn read_whatever_is_stored(&self, buf: &mut [u8], offset: u64) {
+        let end = (offset + buf.len() as u64).min(self.size());
+        let mut at = offset;
+        while at < end {
+            // Where the index is damaged the rest is zeros.
+            let stop = self.core.map(at).map_or(end, |extent| extent.disk.end.min(end));
+            let out = &mut buf[index(at - offset)..index(stop - offset)];
+            if self.core.read_held(out, at, false).is_err() {
+                out.fill(0);
+            }
+            at = stop;
+        }
+    }
+
     /// Whether a read of `range` gives zeros, and the image says so without reading.
     pub fn is_zeros(&self, range: Range<u64>) -> bool {
         let failing = self.core.failing().next(range.start).is_some_and(|bad| bad.start < range.end);

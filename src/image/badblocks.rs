@@ -9,21 +9,22 @@ use crate::error::Error;
 /// The longest list that is read, in bytes.
 const LONGEST: u64 = 256 << 20;
 
-/// Reads the list at `path`, of blocks of `block` bytes, for a disk of `size` bytes with sectors of `sector` bytes.
-pub(super) fn load(path: &Path, block: u64, size: u64, sector: u32) -> Result<BadBlocks, Error> {
+/// Reads the list at `path`, of blocks of `block` bytes, for an image of `len` bytes of a disk with sectors of `sector` bytes.
+/// Gives also the size of the disk: an image ends before the disk does if the blocks at the disk's end are all bad.
+pub(super) fn load(path: &Path, block: u64, len: u64, sector: u32) -> Result<(BadBlocks, u64), Error> {
     let read = |e| Error::io("the list of bad blocks cannot be read", path, e);
     if fs::metadata(path).map_err(read)?.len() > LONGEST {
         return Err(Error::bad_image("too long for a list of bad blocks").at(path));
     }
     let text = fs::read(path).map_err(read)?;
-    let map = parse(&String::from_utf8_lossy(&text), block, size).map_err(|e| {
+    let (map, size) = parse(&String::from_utf8_lossy(&text), block, len).map_err(|e| {
         let hint = "--block-size is what badblocks was given by -b, or 1024 where it was given none";
         Error::bad_image(e).at(path).hint(hint)
     })?;
-    Ok(map.rounded(sector, size))
+    Ok((map.rounded(sector, size), size))
 }
 
-fn parse(text: &str, block: u64, size: u64) -> Result<BadBlocks, String> {
+fn parse(text: &str, block: u64, len: u64) -> Result<(BadBlocks, u64), String> {
     let mut ranges: Vec<BadRange> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let fail = |what: String| format!("line {}: {what}", number + 1);
@@ -32,10 +33,10 @@ fn parse(text: &str, block: u64, size: u64) -> Result<BadBlocks, String> {
             continue;
         }
         let n: u64 = word.parse().map_err(|_| fail(format!("'{word}' is no block's number")))?;
-        let start = n.checked_mul(block).filter(|start| *start < size).ok_or_else(|| {
-            fail(format!("block {n} of {block} bytes is behind the end of the disk, which has {size}"))
-        })?;
-        let end = start.saturating_add(block).min(size);
+        let end = n.checked_add(1).and_then(|next| next.checked_mul(block));
+        let end = end.filter(|end| i64::try_from(*end).is_ok());
+        let end = end.ok_or_else(|| fail(format!("block {n} of {block} bytes ends past 2^63")))?;
+        let start = end - block;
         match ranges.last_mut().filter(|last| last.end == start) {
             Some(last) => last.end = end,
             None => ranges.push(BadRange::new(start..end, Status::Bad)),
@@ -44,7 +45,21 @@ fn parse(text: &str, block: u64, size: u64) -> Result<BadBlocks, String> {
             return Err(fail(format!("more than {MOST_RANGES} runs of blocks")));
         }
     }
-    Ok(BadBlocks::from_unsorted(ranges))
+    let map = BadBlocks::from_unsorted(ranges);
+    // The last block may be cut off by the end of the disk.
+    let whole = len.next_multiple_of(block);
+    let size = match map.ranges().last() {
+        Some(last) if last.end > whole && last.start <= len => last.end,
+        Some(last) if last.end > whole => {
+            let n = last.start / block;
+            return Err(format!(
+                "block {n} of {block} bytes is past the end of the image, which has {len} bytes, and the blocks before it \
+                 are not bad"
+            ));
+        }
+        _ => len,
+    };
+    Ok((map.rounded(1, size), size))
 }
 
 #[cfg(test)]
@@ -57,10 +72,18 @@ mod tests {
             BadBlocks::from_unsorted(ranges.iter().map(|&(a, b)| BadRange::new(a..b, Status::Bad)))
         };
         let got = parse("# of /dev/sdb1\n7\n\n3\n4\n 3 \n9\n", 1024, 10_000);
-        assert_eq!(got, Ok(bad(&[(3072, 5120), (7168, 8192), (9216, 10_000)])));
-        assert_eq!(parse("", 1024, 10_000), Ok(bad(&[])));
+        assert_eq!(got, Ok((bad(&[(3072, 5120), (7168, 8192), (9216, 10_000)]), 10_000)));
+        assert_eq!(parse("", 1024, 10_000), Ok((bad(&[]), 10_000)));
         assert_eq!(parse("x", 1024, 1), Err("line 1: 'x' is no block's number".into()));
-        assert!(parse("1\n10", 1024, 10_000).is_err_and(|e| e.starts_with("line 2: block 10 of 1024")));
         assert!(parse("18446744073709551615", 1024, 10_000).is_err());
+    }
+
+    #[test]
+    fn an_image_may_end_where_the_bad_blocks_begin() {
+        let map = BadBlocks::from_unsorted([BadRange::new(8192..12_288, Status::Bad)]);
+        assert_eq!(parse("8\n9\n10\n11\n", 1024, 8192), Ok((map.clone(), 12_288)));
+        assert_eq!(parse("11\n10\n9\n8\n", 1024, 8192), Ok((map, 12_288)));
+        // Sizes of blocks that are not the list's make numbers that lie anywhere.
+        assert!(parse("1\n10", 1024, 8192).is_err_and(|e| e.contains("block 10 of 1024")));
     }
 }

@@ -84,14 +84,7 @@ pub struct Input {
 impl Input {
     /// Opens the file at `path` for reading.
     pub fn open(path: &Path) -> Result<Input, Error> {
-        let open = |e| {
-            let error = Error::io("cannot be opened", path, e);
-            if error.kind == crate::error::Kind::Failed {
-                Error { kind: crate::error::Kind::BadImage, ..error }
-            } else {
-                error
-            }
-        };
+        let open = |e| Error::io("cannot be opened", path, e);
         // A pipe that nobody writes to would hold us up.
         let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
         let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(open)?;
@@ -186,6 +179,11 @@ impl Input {
     /// Where one of the image's files is.
     pub fn path_of(&self, file: FileNo) -> PathBuf {
         self.parts.path(file).unwrap_or_else(|| self.path.clone())
+    }
+
+    /// Returns where all files are that the image has asked for so far, its own first.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()
     }
 
     /// Fills `buf` from `at`, or fails: there is no short read.

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
 use super::listing::{Listing, Out};
-use super::superclone;
+use super::superclone::{self, Block};
 use crate::error::Error;
 use crate::units::human;
 
@@ -21,40 +21,102 @@ const UNKNOWN_END: u64 = i64::MAX as u64;
 /// The longest mapfile that is read: a line for every second sector of a very bad disk would fit many times.
 const LONGEST: u64 = 256 << 20;
 
-/// Reads the mapfile, or HDDSuperClone's log, at `path` for a disk of `size` bytes with sectors of `sector` bytes.
-/// Gives the map in whole sectors, and remarks about what the file did not say plainly.
-pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
-    let read = |e| Error::io("the mapfile cannot be read", path, e);
-    if fs::metadata(path).map_err(read)?.len() > LONGEST {
-        return Err(Error::bad_image("too long for a mapfile").at(path));
-    }
-    let text = fs::read(path).map_err(read)?;
-    let text = String::from_utf8_lossy(&text);
-    let parsed = if superclone::is_log(&text) {
-        superclone::parse(&text, size).map(|blocks| settled(blocks, size, Vec::new()))
-    } else {
-        parse(&text, size)
-    };
-    let (map, mut remarks) = parsed.map_err(|e| Error::bad_image(e).at(path))?;
-    let rounded = map.rounded(sector, size);
-    if rounded != map {
-        let grown = rounded.missing().saturating_sub(map.missing());
-        remarks.push(format!(
-            "the mapfile's blocks are not whole sectors of {sector} bytes: a sector of which a part is not finished \
-             counts as not finished ({} more)",
-            human(grown)
-        ));
-    }
-    Ok((rounded, remarks))
+/// From here on an end is not a disk's: it is what stands for one that is not known, less what it was rounded by.
+const UNLIKELY_END: u64 = 1 << 62;
+
+/// The blocks that a mapfile or a log lists, before it is known how large the disk is.
+#[derive(Debug)]
+pub struct Listed {
+    /// In bytes of the disk, as the file has them, finished ones too: a gap is what no line speaks of.
+    blocks: Vec<Block>,
 }
 
-/// Reads a mapfile's text for a disk of `size` bytes.
-fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
-    let mut remarks = Vec::new();
+impl Listed {
+    /// Reads the mapfile, or HDDSuperClone's log, at `path`.
+    pub fn read(path: &Path) -> Result<Listed, Error> {
+        let read = |e| Error::io("the mapfile cannot be read", path, e);
+        if fs::metadata(path).map_err(read)?.len() > LONGEST {
+            return Err(Error::bad_image("too long for a mapfile").at(path));
+        }
+        let text = fs::read(path).map_err(read)?;
+        let text = String::from_utf8_lossy(&text);
+        let blocks = if superclone::is_log(&text) { superclone::parse(&text) } else { parse(&text) };
+        Ok(Listed { blocks: blocks.map_err(|e| Error::bad_image(e).at(path))? })
+    }
+
+    /// Returns the size of the disk in bytes, as far as the file says it. Where the last block's end stands for one that is
+    /// not known, the disk has at least this many.
+    pub fn end(&self) -> End {
+        let unknown = self.blocks.iter().any(|b| b.1 >= UNLIKELY_END);
+        let ends = self.blocks.iter().map(|&(start, end, _)| if end >= UNLIKELY_END { start } else { end });
+        let end = ends.max().unwrap_or(0);
+        if unknown { End::AtLeast(end) } else { End::Known(end) }
+    }
+
+    /// Makes the map of a disk of `size` bytes in sectors of `sector` bytes, and remarks about what the file did not say
+    /// plainly.
+    pub fn map(self, size: u64, sector: u32) -> (BadBlocks, Vec<String>) {
+        let end = self.end();
+        let (map, mut remarks) = settled(self.blocks, size);
+        match end {
+            End::AtLeast(_) => remarks.push(format!(
+                "the mapfile's last block ends at 2^63-1, as ddrescue writes it where the system does not tell a \
+                 device's size (macOS); taken to end at {size}, the end of the image"
+            )),
+            End::Known(end) if end > size => remarks.push(format!(
+                "the mapfile goes past the end of the disk ({size} bytes); what is past it is left out"
+            )),
+            End::Known(_) => {}
+        }
+        let rounded = map.rounded(sector, size);
+        if rounded != map {
+            let grown = rounded.missing().saturating_sub(map.missing());
+            remarks.push(format!(
+                "the mapfile's blocks are not whole sectors of {sector} bytes: a sector of which a part is not finished \
+                 counts as not finished ({} more)",
+                human(grown)
+            ));
+        }
+        (rounded, remarks)
+    }
+}
+
+/// Where the blocks of a map end, in bytes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The size of the disk.
+    Known(u64),
+    /// The disk may be longer.
+    AtLeast(u64),
+}
+
+impl End {
+    /// Returns how long the disk is at least, in bytes.
+    pub fn at_least(self) -> u64 {
+        match self {
+            End::Known(end) | End::AtLeast(end) => end,
+        }
+    }
+}
+
+/// Reads the map at `path` of a disk that is there and has `size` bytes. A map that calls more than that finished is of
+/// another disk, which is an error.
+pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
+    let listed = Listed::read(path)?;
+    let finished = |b: &&Block| b.2 == Status::Finished && b.1 < UNLIKELY_END;
+    if let Some(end) = listed.blocks.iter().filter(finished).map(|b| b.1).max().filter(|end| *end > size) {
+        let what = format!(
+            "a finished block ends at byte {end}, and the disk has {size}: this map is of another disk"
+        );
+        return Err(Error::bad_image(what).at(path));
+    }
+    Ok(listed.map(size, sector))
+}
+
+/// Reads the blocks of a mapfile's text.
+fn parse(text: &str) -> Result<Vec<Block>, String> {
     let mut status_line = false;
-    // (start, end, status) as the file has them, finished ones too: a gap is what no line speaks of.
-    let mut blocks: Vec<(u64, u64, Status)> = Vec::new();
-    let (mut beyond, mut clamped) = (false, false);
+    let mut blocks: Vec<Block> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let fail = |what: &str| format!("line {}: {what}", number + 1);
         let line = line.split('#').next().unwrap_or("");
@@ -83,45 +145,20 @@ fn parse(text: &str, size: u64) -> Result<(BadBlocks, Vec<String>), String> {
             .checked_add(len)
             .filter(|e| *e <= UNKNOWN_END + 1)
             .ok_or_else(|| fail("the block ends past 2^63"))?;
-        if len == 0 {
-            continue;
+        if len > 0 {
+            blocks.push((start, end, status));
         }
-        if end > size {
-            if status == Status::Finished && end < UNKNOWN_END {
-                return Err(fail(&format!(
-                    "a finished block ends at {end}, but the image has {size} bytes: this map is of another disk, or the image is cut off"
-                )));
-            }
-            (beyond, clamped) = (true, clamped || end >= UNKNOWN_END);
-        }
-        blocks.push((start, end, status));
         if blocks.len() > MOST_RANGES {
             return Err(fail(&format!("more than {MOST_RANGES} blocks")));
         }
     }
-    if !status_line {
-        return Err("this is not a ddrescue mapfile: it has no status line".into());
-    }
-    if clamped {
-        remarks.push(format!(
-            "the mapfile's last block ends at 2^63-1, as ddrescue writes it where the system does not tell a device's \
-             size (macOS); taken to end at {size}, the end of the image"
-        ));
-    } else if beyond {
-        remarks.push(format!(
-            "the mapfile goes past the end of the image ({size} bytes); what is past it is left out"
-        ));
-    }
-    Ok(settled(blocks, size, remarks))
+    if status_line { Ok(blocks) } else { Err("this is not a ddrescue mapfile: it has no status line".into()) }
 }
 
 /// The map that blocks tell of, whatever their order: what none speaks of is non-tried, and where two disagree the less
 /// processed status holds. What was done is remarked.
-fn settled(
-    mut blocks: Vec<(u64, u64, Status)>,
-    size: u64,
-    mut remarks: Vec<String>,
-) -> (BadBlocks, Vec<String>) {
+fn settled(mut blocks: Vec<Block>, size: u64) -> (BadBlocks, Vec<String>) {
+    let mut remarks = Vec::new();
     // In order of position, and among equals the worse first, to see gaps and contradictions.
     blocks.sort_by_key(|b| (b.0, b.2));
     let mut covered = 0;
@@ -252,9 +289,31 @@ impl Listing for Mapfile<'_> {
     }
 }
 
+/// Whether a map says less of a disk than `old` does: something that `old` calls finished is not in it, or something that
+/// `old` lists as failed is finished, or not tried, in it.
+pub fn says_less(map: &BadBlocks, old: &BadBlocks) -> bool {
+    let failed = |r: &&BadRange| !matches!(r.status, Status::NonTried | Status::Suspect);
+    let lists = |map: &BadBlocks, range: &BadRange, fits: &dyn Fn(Status) -> bool| {
+        let mut at = range.start;
+        for r in map.touching(range.start..range.end) {
+            if r.start > at || !fits(r.status) {
+                return false;
+            }
+            at = r.end;
+        }
+        at >= range.end
+    };
+    let kept = |r: &BadRange| lists(map, r, &|status| status != Status::NonTried && status >= r.status);
+    !old.ranges().iter().filter(failed).all(kept) || !map.ranges().iter().all(|r| lists(old, r, &|_| true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn map_of(text: &str, size: u64) -> (BadBlocks, Vec<String>) {
+        Listed { blocks: parse(text).unwrap() }.map(size, 1)
+    }
 
     fn bad(ranges: &[(u64, u64, Status)]) -> BadBlocks {
         BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
@@ -263,7 +322,7 @@ mod tests {
     #[test]
     fn numbers_are_hexadecimal_decimal_or_octal() {
         let text = "0 +\n0x0 0x200 +\n512 512 -\n02000 01000 ?\n";
-        let (map, remarks) = parse(text, 1536).unwrap();
+        let (map, remarks) = map_of(text, 1536);
         assert_eq!(map, bad(&[(512, 1024, Status::Bad), (1024, 1536, Status::NonTried)]));
         assert!(remarks.is_empty(), "{remarks:?}");
     }
@@ -271,17 +330,17 @@ mod tests {
     #[test]
     fn the_end_that_macos_gives_is_clamped_with_a_remark() {
         let text = "0x00000000     ?               1\n0x00000000  0x00001000  +\n0x00001000  0x7FFFFFFFFFFFEFFF  ?\n";
-        let (map, remarks) = parse(text, 8192).unwrap();
+        let (map, remarks) = map_of(text, 8192);
         assert_eq!(map, bad(&[(4096, 8192, Status::NonTried)]));
         assert!(remarks[0].contains("2^63-1"), "{remarks:?}");
         let whole = "0 +\n0 0x7FFFFFFFFFFFFFFF +\n";
-        assert!(parse(whole, 8192).unwrap().0.is_empty());
+        assert!(map_of(whole, 8192).0.is_empty());
     }
 
     #[test]
     fn a_partial_unsorted_overlapping_map_is_read_with_remarks() {
         let text = "0 ?\n0x800 0x200 -\n0x100 0x100 + # comment\n0x100 0x80 +\n";
-        let (map, remarks) = parse(text, 0x1000).unwrap();
+        let (map, remarks) = map_of(text, 0x1000);
         let expect = [
             (0, 0x100, Status::NonTried),
             (0x200, 0x800, Status::NonTried),
@@ -290,7 +349,7 @@ mod tests {
         ];
         assert_eq!(map, bad(&expect));
         assert_eq!(remarks.len(), 1, "{remarks:?}");
-        let (map, remarks) = parse("0 ?\n0 0x400 +\n0x200 0x200 -\n", 0x400).unwrap();
+        let (map, remarks) = map_of("0 ?\n0 0x400 +\n0x200 0x200 -\n", 0x400);
         assert_eq!(map, bad(&[(0x200, 0x400, Status::Bad)]));
         assert!(remarks[0].contains("disagree"), "{remarks:?}");
     }
@@ -306,11 +365,35 @@ mod tests {
             ("0 +\n-1 5 +\n", "line 2: the position"),
             ("0 +\n0 5 !\n", "line 2: the status"),
             ("0 +\n0x7FFFFFFFFFFFFFFF 2 +\n", "line 2: the block ends past"),
-            ("0 +\n0 5000 +\n", "line 2: a finished block ends at 5000"),
         ] {
-            let error = parse(text, 4096).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_disk_ends_where_the_map_does() {
+        let end = |text| Listed { blocks: parse(text).unwrap() }.end();
+        assert_eq!(end("0 +\n0 5000 +\n5000 1000 ?\n"), End::Known(6000));
+        assert_eq!(end("0 +\n0 5000 +\n5000 0x7FFFFFFFFFFFEC77 ?\n"), End::AtLeast(5000));
+        assert_eq!(end("0 +\n0 512 +\n512 0x7FFFFFFFFFFFFC00 -\n"), End::AtLeast(512));
+        assert_eq!(end("0 +\n"), End::Known(0));
+    }
+
+    #[test]
+    fn a_map_says_less_if_anything_known_is_not_in_it() {
+        use Status::*;
+        let old = bad(&[(0, 100, Bad), (100, 200, NonScraped), (500, 600, NonTried)]);
+        let less = |ranges: &[(u64, u64, Status)]| says_less(&bad(ranges), &old);
+        assert!(!says_less(&old, &old));
+        assert!(less(&[]));
+        // Rescued since: what was not tried may be finished, what was not scraped may be bad.
+        assert!(!less(&[(0, 200, Bad)]));
+        assert!(!less(&[(0, 100, Bad), (100, 200, NonScraped), (500, 550, Bad)]));
+        assert!(less(&[(0, 99, Bad), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 100, NonTried), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 100, NonScraped), (100, 200, NonScraped)]));
+        assert!(less(&[(0, 200, Bad), (300, 301, Bad)]));
     }
 
     #[test]
@@ -320,7 +403,7 @@ mod tests {
         let mut text = Vec::new();
         crate::image::listing::write(&Mapfile { map: &map, size: 8192 }, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert_eq!(parse(&text, 8192).unwrap(), (map, vec![]));
+        assert_eq!(map_of(&text, 8192), (map, vec![]));
         assert!(text.contains("0x00001000  0x00001000  +"), "{text}");
     }
 }

@@ -14,6 +14,7 @@ pub mod changing;
 pub mod chd;
 pub mod claims;
 pub mod codec;
+mod containers;
 pub mod dmg;
 pub mod ewf;
 pub mod ewf2;
@@ -24,6 +25,7 @@ pub mod input;
 pub mod listing;
 pub mod mapfile;
 mod parts;
+mod pieces;
 mod properties;
 pub mod qcow2;
 pub mod raw;
@@ -182,14 +184,26 @@ pub type Open = fn(Arc<Input>, &OpenOptions) -> Result<Box<dyn Image>, Error>;
 pub struct OpenOptions {
     /// The format, if he says so.
     pub format: Option<String>,
-    /// A ddrescue mapfile that says which blocks of a raw image are what.
-    pub mapfile: Option<std::path::PathBuf>,
+    /// The map that says which blocks of a raw image are what.
+    pub mapfile: Mapfile,
     /// A list that says which blocks of a raw image are bad, and how long a block is, in bytes.
     pub badblocks: Option<(std::path::PathBuf, u64)>,
     /// The disk's logical sector size in bytes, where the image does not say.
     pub sector_size: Option<u32>,
     /// Folders besides the image's own in which its other files may lie.
     pub allowed: Vec<std::path::PathBuf>,
+}
+
+/// Which map says what the blocks of a raw image are: ddrescue's mapfile, or HDDSuperClone's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Mapfile {
+    /// One that lies next to the image and is called after it, if there is one.
+    #[default]
+    Beside,
+    /// None, whatever lies next to it.
+    None,
+    /// This one.
+    File(std::path::PathBuf),
 }
 
 /// Every format that can be read.
@@ -236,7 +250,8 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
-    let given = [("--mapfile", options.mapfile.is_some()), ("--badblocks", options.badblocks.is_some())];
+    let mapfile = matches!(options.mapfile, Mapfile::File(_));
+    let given = [("--mapfile", mapfile), ("--badblocks", options.badblocks.is_some())];
     if let Some((name, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
         return Err(
             Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path)
@@ -247,9 +262,9 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     Ok(Opened { image, input, format })
 }
 
-/// Which format it is: what the user says, else the magic. A file without a magic is raw only if its name says
-/// so, and a file whose name says raw but which begins like an image is refused: whoever controls what is on a
-/// raw disk must not choose the parser.
+/// Chooses the format: what the user says, else by the magic. A file without a magic is raw only if its name says so, and a
+/// file whose name says raw but which begins like an image is refused: anybody who controls what is on a raw disk must not
+/// choose the parser.
 fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
     if let Some(name) = &options.format {
         return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
@@ -257,8 +272,10 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             Error::usage(format!("there is no format '{name}' (there are: {})", names.join(", ")))
         });
     }
-    let suffix = input.path().extension().and_then(|s| s.to_str()).unwrap_or("").to_ascii_lowercase();
-    let named = FORMATS.iter().copied().find(|f| f.suffixes.contains(&suffix.as_str()));
+    let named = match named_by(input.path()) {
+        None if pieces::is_first(input)? => Some(&raw::FORMAT),
+        named => named,
+    };
     let magic = FORMATS.iter().copied().find(|f| (f.probe)(input));
     match (magic, named) {
         (Some(magic), Some(named)) if magic.name != named.name => Err(Error::bad_image(format!(
@@ -273,31 +290,24 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             ))
         }
         (Some(format), _) => Ok(format),
-        (None, Some(format)) => Ok(format),
-        (None, None) if input.is_device() || options.mapfile.is_some() || options.badblocks.is_some() => {
-            Ok(&raw::FORMAT)
+        (None, named) => {
+            if let Some(error) = containers::recognised(input) {
+                return Err(error);
+            }
+            let listed = matches!(options.mapfile, Mapfile::File(_)) || options.badblocks.is_some();
+            match named {
+                Some(format) => Ok(format),
+                None if input.is_device() || listed => Ok(&raw::FORMAT),
+                None => Err(Error::bad_image("not an image of any format that is known here").hint(
+                    "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
+                )),
+            }
         }
-        (None, None) => Err(archive(input).unwrap_or_else(|| {
-            Error::bad_image("not an image of any format that is known here").hint(
-                "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
-            )
-        })),
     }
 }
 
-/// What to do with a file that some packer has packed in one piece.
-fn archive(input: &Input) -> Option<Error> {
-    let packers: [(&[u8], &str, &str); 6] = [
-        (b"\x1F\x8B", "gzip", "gzip -dc"),
-        (b"\xFD7zXZ\0", "xz", "xz -dc"),
-        (b"BZh", "bzip2", "bzip2 -dc"),
-        (b"\x28\xB5\x2F\xFD", "zstd", "zstd -dc"),
-        (b"7z\xBC\xAF\x27\x1C", "7-Zip", "7z e -so"),
-        (b"PK\x03\x04", "zip", "unzip -p"),
-    ];
-    let begins = |magic: &[u8]| input.bytes(0, magic.len(), "the header").is_ok_and(|b| b == magic);
-    let (_, name, unpack) = packers.into_iter().find(|(magic, ..)| begins(magic))?;
-    Some(Error::bad_image(format!("is packed by {name} in one piece, and cannot be read at random")).hint(format!(
-        "unpack it ('{unpack} FILE > disk.raw'), then 'cdi create disk.raw disk.cdimg' packs it so that it can be"
-    )))
+/// Returns the format that a file's name says it is, by its suffix.
+pub fn named_by(path: &Path) -> Option<&'static Format> {
+    let suffix = path.extension().and_then(|s| s.to_str())?.to_ascii_lowercase();
+    FORMATS.iter().copied().find(|f| f.suffixes.contains(&suffix.as_str()))
 }

@@ -132,6 +132,12 @@ impl Parts {
         self.with(file, |part| part.path.clone())
     }
 
+    /// Returns where all of them are that were found so far.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|part| part.path.clone()).collect()
+    }
+
     fn file(&self, file: FileNo) -> Result<Arc<File>, ReadError> {
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = lock().get(&file.0) {

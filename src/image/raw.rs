@@ -1,122 +1,204 @@
 //! A raw image: the disk's bytes as they are, in one file or in several (`disk.001`, `disk.002`, …). Its bad blocks, if
-//! any, are told by a file beside it: ddrescue's mapfile, HDDSuperClone's log, a list by badblocks.
+//! any, are in another file: ddrescue's mapfile, HDDSuperClone's log, a list by badblocks.
+//!
+//! A program that rescues a disk writes the file up to the last byte that it could read, and the map up to the end of the
+//! disk. So the disk is as long as its map, and what the file does not have is as the map says, but never finished.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::about::About;
-use super::bad::BadBlocks;
+use super::bad::{BadBlocks, BadRange, Status};
 use super::facts::Facts;
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, badblocks, mapfile};
+use super::mapfile::{End, Listed};
+use super::pieces::{self, RAW_SUFFIXES};
+use super::{Extent, FileNo, Format, Image, Mapfile, OpenOptions, Origin, badblocks};
 use crate::error::{Error, ReadError};
-use crate::units::SECTOR;
+use crate::units::{SECTOR, human};
 
 /// Raw images.
 pub const FORMAT: Format = Format {
     name: "raw",
-    summary: "the disk's bytes as they are, with or without a ddrescue mapfile (--mapfile)",
+    summary: "the disk's bytes as they are, in one file or in pieces, with or without a map of bad blocks (--mapfile)",
     integrity: "this format has no checksums: damage cannot be noticed",
-    suffixes: &[
-        "raw", "img", "dd", "ima", "image", "bin", "iso", "dsk", "hdd", "000", "001", "0000", "0001",
-        "00001", "aa", "aaa",
-    ],
+    suffixes: RAW_SUFFIXES,
     probe: |_| false,
     open,
 };
 
 struct Raw {
     input: Arc<Input>,
+    size: u64,
     /// Where each file ends on the disk, in bytes, and which it is.
     parts: Vec<(u64, FileNo)>,
     about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let parts = parts(&input)?;
-    let size = parts.last().map_or(0, |(end, _)| *end);
+    let parts = pieces::find(&input)?;
+    let len = parts.last().map_or(0, |(end, _)| *end);
+    let sector = options.sector_size.unwrap_or(SECTOR);
+    let mut remarks = Vec::new();
+    if parts.len() > 1 {
+        remarks.push(format!("{} files make up the disk", parts.len()));
+    }
+    let given = match (&options.mapfile, &options.badblocks) {
+        (Mapfile::File(path), _) => Some((path.clone(), Listed::read(path)?)),
+        (Mapfile::Beside, None) => map_beside(&input, len, &mut remarks)?,
+        _ => None,
+    };
+    let (size, bad, lost) = match (given, &options.badblocks) {
+        (Some((path, listed)), _) => {
+            let size = listed.end().at_least().max(len);
+            let (bad, said) = listed.map(size, sector);
+            remarks.extend(said);
+            let (bad, lost) = without_file(bad, len, size, sector);
+            if size > len {
+                remarks
+                    .push(format!("the disk has {size} bytes, by {}, and the image {len}", path.display()));
+            }
+            if !lost.is_empty() {
+                let bytes = lost.iter().map(|r| r.end - r.start).sum();
+                remarks.push(format!(
+                    "{} that {} calls finished are not in the image, and cannot be read: is it cut off, or the map of \
+                     another disk?",
+                    human(bytes),
+                    path.display()
+                ));
+            }
+            (size, bad, lost)
+        }
+        (None, Some((path, block))) => {
+            let (bad, size) = badblocks::load(path, *block, len, sector)?;
+            (size, bad, Vec::new())
+        }
+        (None, None) => (len, BadBlocks::none(), Vec::new()),
+    };
     if size == 0 {
         return Err(Error::bad_image("is empty: there is no disk in it"));
     }
-    let sector = options.sector_size.unwrap_or(SECTOR);
-    let (bad, mut remarks) = match (&options.mapfile, &options.badblocks) {
-        (Some(path), _) => mapfile::load(path, size, sector)?,
-        (None, Some((path, block))) => (badblocks::load(path, *block, size, sector)?, Vec::new()),
-        (None, None) => (BadBlocks::none(), Vec::new()),
-    };
     let facts = Facts {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(0),
         source: Some(input.path().display().to_string()),
         ..Facts::default()
     };
-    if parts.len() > 1 {
-        remarks.push(format!("{} files make up the disk", parts.len()));
-    }
-    Ok(Box::new(Raw { input, parts, about: About { bad, facts, remarks, ..About::default() } }))
+    Ok(Box::new(Raw { input, size, parts, about: About { bad, facts, remarks, lost, ..About::default() } }))
 }
 
-/// The files of a disk in pieces: the one that was named, whose suffix is a first one, and those that follow it.
-fn parts(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
-    let mut end = input.len();
-    let mut parts = vec![(end, Input::MAIN)];
-    let path = input.path();
-    let Some(mut suffix) =
-        path.extension().and_then(|s| s.to_str()).filter(|s| is_first(s)).map(str::to_owned)
-    else {
-        return Ok(parts);
-    };
-    let name = |suffix: &str| path.file_name().map(|name| Path::new(name).with_extension(suffix));
-    while let Some(next) = following(&suffix) {
-        suffix = next;
-        let Some(file) = name(&suffix).map(|n| input.beside(&n)).transpose()?.flatten() else {
-            // One that is missing before another is no end.
-            if let Some(after) = following(&suffix).and_then(|s| name(&s))
-                && input.beside(&after)?.is_some()
-            {
-                let what = format!("the part .{suffix} is missing, and {} is there", after.display());
-                return Err(Error::bad_image(what));
+/// The map of a disk of `size` bytes whose image has `len`: what of the rest the map calls finished is not there. Gives these
+/// ranges, too.
+fn without_file(
+    mut bad: BadBlocks,
+    len: u64,
+    size: u64,
+    sector: u32,
+) -> (BadBlocks, Vec<std::ops::Range<u64>>) {
+    if len >= size {
+        return (bad, Vec::new());
+    }
+    // A sector that is not whole cannot be read.
+    let held = len - len % u64::from(sector);
+    let lost: Vec<_> = bad.held(held..size).collect();
+    let unread: Vec<_> = lost.iter().map(|r| BadRange::new(r.clone(), Status::NonTried)).collect();
+    bad.apply(&unread);
+    (bad, lost)
+}
+
+/// How much older than its image a map may be: both are written at the end.
+const OLDER: Duration = Duration::from_secs(60);
+
+/// Finds the map of an image of `len` bytes next to it, by its name, and says what was found.
+fn map_beside(
+    input: &Input,
+    len: u64,
+    remarks: &mut Vec<String>,
+) -> Result<Option<(PathBuf, Listed)>, Error> {
+    if input.is_device() || input.is_folder() {
+        return Ok(None);
+    }
+    let mut found: Option<(PathBuf, Listed)> = None;
+    for name in maps_of(input.path()) {
+        // One that leads elsewhere is not the image's.
+        let Ok(Some(file)) = input.beside(&name) else { continue };
+        let path = input.path_of(file);
+        let shown = name.display();
+        let listed = match Listed::read(&path) {
+            Ok(listed) => listed,
+            // Any program may call what it has to say that.
+            Err(_) if name.extension().is_some_and(|e| e == "log") => continue,
+            Err(e) => {
+                remarks.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                continue;
             }
-            break;
         };
-        end = end
-            .checked_add(input.len_of(file))
-            .filter(|end| i64::try_from(*end).is_ok())
-            .ok_or_else(|| Error::bad_image("the parts together are longer than a disk can be"))?;
-        parts.push((end, file));
-    }
-    Ok(parts)
-}
-
-/// Whether a suffix is the first of a series: a number or the first letters, of those that say raw.
-fn is_first(suffix: &str) -> bool {
-    let counts = suffix.bytes().all(|b| b.is_ascii_digit()) || suffix.bytes().all(|b| b == b'a');
-    counts && FORMAT.suffixes.contains(&suffix)
-}
-
-/// The suffix behind this one: `001`, `002` …; `aa`, `ab`, … `az`, `ba`, … None behind the last.
-fn following(suffix: &str) -> Option<String> {
-    let mut digits = suffix.as_bytes().to_vec();
-    for digit in digits.iter_mut().rev() {
-        let (first, last) = if digit.is_ascii_digit() { (b'0', b'9') } else { (b'a', b'z') };
-        if *digit < last {
-            *digit += 1;
-            return String::from_utf8(digits).ok();
+        if let Some((used, _)) = &found {
+            let used = used.file_name().unwrap_or_default().display();
+            remarks.push(format!("{shown} lies next to the image, too, and is not used: {used} is"));
+            continue;
         }
-        *digit = first;
+        match listed.end() {
+            End::Known(end) if end < len => {
+                remarks.push(format!(
+                    "{shown} lies next to the image and is not used: it is the map of a disk of {end} bytes, and the image \
+                     has {len} (--mapfile {shown} uses it all the same)"
+                ));
+                continue;
+            }
+            _ => {}
+        }
+        remarks.push(format!(
+            "the bad blocks are those of {shown}, which lies next to it (--mapfile none: without it)"
+        ));
+        let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+        if is_older(time(&path), input.modified()) {
+            remarks.push(format!(
+                "{shown} is older than the image: blocks that it calls bad may have been read since"
+            ));
+        }
+        found = Some((path, listed));
     }
-    None
+    Ok(found)
+}
+
+fn is_older(map: Option<SystemTime>, image: Option<SystemTime>) -> bool {
+    matches!((map, image), (Some(map), Some(image)) if map + OLDER < image)
+}
+
+/// The names that the map of a raw image may have next to it.
+fn maps_of(image: &Path) -> Vec<PathBuf> {
+    let whole = image.file_name().map(PathBuf::from);
+    let mut stems: Vec<PathBuf> = pieces::stem(image).into_iter().chain(whole).collect();
+    stems.dedup();
+    let named = |stem: &PathBuf| {
+        ["map", "mapfile", "log"].map(|suffix| {
+            let mut name = stem.clone();
+            name.as_mut_os_string().push(format!(".{suffix}"));
+            name
+        })
+    };
+    stems.iter().flat_map(named).filter(|name| Some(name.as_os_str()) != image.file_name()).collect()
+}
+
+/// Finds the map that lies next to the raw image or disk file at `path` and would be used for it, if there is one.
+pub fn has_map_beside(path: &Path) -> Option<PathBuf> {
+    let input = Input::open(path).ok()?;
+    map_beside(&input, input.len(), &mut Vec::new()).ok()?.map(|(path, _)| path)
 }
 
 impl Image for Raw {
     fn size(&self) -> u64 {
-        self.parts.last().map_or(0, |(end, _)| *end)
+        self.size
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let part = self.parts.partition_point(|(end, _)| *end <= offset);
         let start = part.checked_sub(1).map_or(0, |before| self.parts[before].0);
-        let (end, file) = *self.parts.get(part).ok_or(ReadError::PastEnd)?;
+        let Some((end, file)) = self.parts.get(part).copied() else {
+            return Ok(Extent { disk: offset..self.size, origin: Origin::Unread });
+        };
         if file != Input::MAIN {
             return Ok(Extent { disk: offset..end, origin: Origin::Stored { file, at: offset - start } });
         }
@@ -138,11 +220,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_follow_each_other() {
-        let next = |s| following(s).unwrap_or_default();
-        assert_eq!(
-            [next("001"), next("009"), next("aa"), next("az"), next("999")],
-            ["002", "010", "ab", "ba", ""]
-        );
+    fn maps_are_called_after_their_image() {
+        let names = |image| {
+            let names = maps_of(Path::new(image)).into_iter().map(|n| n.display().to_string());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let raw = "disk.map disk.mapfile disk.log disk.raw.map disk.raw.mapfile disk.raw.log";
+        assert_eq!(names("/x/disk.raw"), raw);
+        assert_eq!(names("disk"), "disk.map disk.mapfile disk.log");
+        assert!(names("disk.001").starts_with("disk.map "));
+        assert!(!names("disk.log").contains("disk.log "));
     }
 }

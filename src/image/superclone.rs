@@ -37,8 +37,8 @@ fn setting(text: &str, name: &str) -> Option<u64> {
     })
 }
 
-/// The blocks of a log, in bytes of an image of `size` bytes.
-pub(super) fn parse(text: &str, size: u64) -> Result<Vec<Block>, String> {
+/// The blocks of a log, in bytes of the image.
+pub(super) fn parse(text: &str) -> Result<Vec<Block>, String> {
     let sector = setting(text, "sectorsize").unwrap_or(512);
     if setting(text, "sectorsizeadjust").is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
         return Err(
@@ -81,13 +81,6 @@ pub(super) fn parse(text: &str, size: u64) -> Result<Vec<Block>, String> {
             _ => return Err(fail("the status is not one that is known")),
         };
         let bytes = bytes(position, len, from, to, sector).ok_or_else(|| fail("the block ends past 2^63"))?;
-        if status == Status::Finished && bytes.end > size {
-            return Err(fail(&format!(
-                "a finished block ends at byte {}, but the image has {size}: this log is of another disk, or the image is \
-                 cut off",
-                bytes.end
-            )));
-        }
         if !bytes.is_empty() {
             blocks.push((bytes.start, bytes.end, status));
         }
@@ -118,7 +111,7 @@ mod tests {
     fn blocks_are_sectors_behind_the_offset() {
         use Status::*;
         assert!(is_log(LOG) && !is_log("0 +\n0 512 +\n"));
-        let blocks = parse(LOG, 14 * 512).unwrap();
+        let blocks = parse(LOG).unwrap();
         let sectors: Vec<_> = blocks.iter().map(|(a, b, s)| (a / 512, b / 512, *s)).collect();
         let expect = [
             (0, 2, Finished),
@@ -138,12 +131,11 @@ mod tests {
             ("0 1 0x7f 0", "position size status info error"),
             ("0 x 0x7f 0 0", "not a number"),
             ("0 1 0x50 0 0", "not one that is known"),
-            ("0 99 0x7f 0 0", "another disk"),
             ("0xffffffffffffffff 2 0 0 0", "past 2^63"),
         ] {
-            let error = parse(&format!("0 0x7f\n{line}\n"), 4096).unwrap_err();
+            let error = parse(&format!("0 0x7f\n{line}\n")).unwrap_err();
             assert!(error.contains(word) && error.starts_with("line 2"), "{line}: {error}");
         }
-        assert!(parse("0 1 0 0 0\n", 4096).is_err_and(|e| e.contains("domain")));
+        assert!(parse("0 1 0 0 0\n").is_err_and(|e| e.contains("domain")));
     }
 }

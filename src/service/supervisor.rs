@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use super::child::Event;
@@ -16,6 +16,7 @@ use super::slot::{Slot, clean_up, of_services};
 use super::state::{State, lock};
 use crate::error::Error;
 use crate::parallel;
+use crate::system::ending_signals;
 
 /// How long cleaning up may take at the end: launchd and systemd wait for a minute in all.
 const AT_THE_END: Duration = Duration::from_secs(15);
@@ -40,8 +41,8 @@ pub fn run(path: &Path) -> Result<(), Error> {
     let config = config::read(path)?;
     let (send, events) = channel();
     let signals = send.clone();
-    let mut wanted = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let mut wanted =
+        Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
     let told = move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok());
     parallel::spawn("signals", told)?;
     clean_up(Duration::ZERO);

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{DiskFacts, Holder, MountInfo};
+use super::{DiskFacts, Holder, Layer, MountInfo};
 use crate::error::Error;
 
 /// Every mount, in the order in which they were made.
@@ -71,7 +71,7 @@ pub fn is_stopped(pid: i32) -> bool {
 /// What is known of the block device at `path`. A partition's model and serial number are its disk's.
 pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
     let device = fs::metadata(path).map_err(|e| Error::io("cannot be looked at", path, e))?.rdev();
-    let number = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let number = number(device);
     // sysfs-block: a partition lies in the folder of its disk.
     let own = PathBuf::from(format!("/sys/dev/block/{number}"));
     let own = own
@@ -100,6 +100,87 @@ pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
             .or(page.filter(|serial| !serial.is_empty())),
         sequence: text(disk.join("diskseq")),
     })
+}
+
+/// Returns what the file or device at `path` lies on, itself included if it is a device: its disk, what a device-mapper or a
+/// loop device shows, the file system's device, and so on down. What is not known is left out.
+pub fn layers_below(path: &Path) -> Vec<Layer> {
+    let mut below = Below { found: Vec::new(), mounts: mountinfo().unwrap_or_default() };
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => below.device(&number(meta.rdev())),
+        Ok(meta) => below.file_system(path, meta.dev()),
+        Err(_) => {}
+    }
+    below.found
+}
+
+fn number(device: u64) -> String {
+    format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
+}
+
+struct Below {
+    found: Vec<Layer>,
+    mounts: Vec<MountInfo>,
+}
+
+impl Below {
+    fn device(&mut self, number: &str) {
+        let layer = Layer::Device(number.to_owned());
+        if self.found.contains(&layer) {
+            return;
+        }
+        self.found.push(layer);
+        let Ok(own) = Path::new("/sys/dev/block").join(number).canonicalize() else { return };
+        let number_in = |dir: PathBuf| fs::read_to_string(dir.join("dev")).ok().map(|n| n.trim().to_owned());
+        if own.join("partition").exists()
+            && let Some(disk) = number_in(own.join(".."))
+        {
+            self.device(&disk);
+        }
+        for slave in fs::read_dir(own.join("slaves")).into_iter().flatten().flatten() {
+            if let Some(slave) = number_in(slave.path()) {
+                self.device(&slave);
+            }
+        }
+        if let Ok(file) = fs::read_to_string(own.join("loop/backing_file")) {
+            self.backing_file(Path::new(file.trim_end_matches('\n')));
+        }
+    }
+
+    fn backing_file(&mut self, path: &Path) {
+        let Ok(meta) = fs::metadata(path) else { return };
+        if meta.file_type().is_block_device() {
+            return self.device(&number(meta.rdev()));
+        }
+        self.found.push(Layer::File { id: (meta.dev(), meta.ino()), path: path.to_owned() });
+        self.file_system(path, meta.dev());
+    }
+
+    /// The device of the file system that holds `path`, whose files say that they are on `device`.
+    fn file_system(&mut self, path: &Path, device: u64) {
+        if nix::sys::stat::major(device) != 0 {
+            return self.device(&number(device));
+        }
+        // btrfs and others have device numbers of their own: the mount says what is mounted.
+        let Ok(path) = path.canonicalize() else { return };
+        let mounts = self.mounts.iter().rev().filter(|m| path.starts_with(&m.mountpoint));
+        let Some(mount) = mounts.max_by_key(|m| m.mountpoint.components().count()) else { return };
+        let Ok(meta) = fs::metadata(&mount.source) else { return };
+        if !meta.file_type().is_block_device() {
+            return;
+        }
+        let source = number(meta.rdev());
+        // A file system on several devices.
+        for volume in fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten() {
+            let devices = fs::read_dir(volume.path().join("devices")).into_iter().flatten().flatten();
+            let numbers = devices.filter_map(|d| fs::read_to_string(d.path().join("dev")).ok());
+            let numbers: Vec<String> = numbers.map(|n| n.trim().to_owned()).collect();
+            if numbers.contains(&source) {
+                numbers.iter().for_each(|n| self.device(n));
+            }
+        }
+        self.device(&source);
+    }
 }
 
 #[cfg(test)]

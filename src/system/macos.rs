@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{DiskFacts, Holder, MountInfo, ask};
+use super::{DiskFacts, Holder, Layer, MountInfo, ask};
 use crate::error::Error;
 
 /// mount(8) and ps(1) answer from the kernel's tables and ask no file system, so a hung one does not hang them.
@@ -78,6 +78,65 @@ fn parse_info(list: &[u8]) -> Option<DiskFacts> {
     })
 }
 
+/// Returns what the file or device at `path` lies on, itself included if it is a device: the slices and the disk of its file
+/// system and, of an APFS container, those of its physical stores. What is not known is left out.
+pub fn layers_below(path: &Path) -> Vec<Layer> {
+    let mut found = Vec::new();
+    let device = match path.strip_prefix("/dev") {
+        Ok(name) => Some(name.to_string_lossy().into_owned()),
+        Err(_) => {
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            let mounts = mountinfo().unwrap_or_default();
+            let on = mounts.iter().filter(|m| path.starts_with(&m.mountpoint));
+            let on = on.max_by_key(|m| m.mountpoint.components().count());
+            on.and_then(|m| m.source.strip_prefix("/dev/").map(str::to_owned))
+        }
+    };
+    let mut devices: Vec<String> = device.into_iter().collect();
+    while let Some(device) = devices.pop() {
+        let all = slices(&device);
+        if all.first().is_none_or(|d| found.contains(&Layer::Device(d.clone()))) {
+            continue;
+        }
+        if let Some(disk) = all.last() {
+            let mut diskutil = Command::new("/usr/sbin/diskutil");
+            diskutil.args(["info", "-plist"]).arg(disk);
+            devices.extend(
+                ask(&mut diskutil, PATIENCE, "").map(|list| physical_stores(&list)).unwrap_or_default(),
+            );
+        }
+        found.extend(all.into_iter().map(Layer::Device));
+    }
+    found
+}
+
+/// `disk3s1s1` and what it is a slice of: `disk3s1`, `disk3`. The raw device of a disk is the same disk.
+fn slices(device: &str) -> Vec<String> {
+    let name = device.strip_prefix('r').unwrap_or(device);
+    let Some(mut rest) =
+        name.strip_prefix("disk").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    else {
+        return Vec::new();
+    };
+    let mut found = vec![format!("disk{rest}")];
+    while let Some((before, _)) = rest.rsplit_once('s') {
+        rest = before;
+        found.push(format!("disk{rest}"));
+    }
+    found
+}
+
+/// The devices that an APFS container lies on, as `diskutil info -plist` lists them.
+fn physical_stores(list: &[u8]) -> Vec<String> {
+    let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok();
+    let stores = list.as_ref().and_then(|l| l.as_dictionary()?.get("APFSPhysicalStores")?.as_array());
+    let name = |store: &plist::Value| match store {
+        plist::Value::String(name) => Some(name.clone()),
+        store => store.as_dictionary()?.get("APFSPhysicalStore")?.as_string().map(str::to_owned),
+    };
+    stores.into_iter().flatten().filter_map(name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +153,16 @@ mod tests {
             (8_010_194_944, 512, Some("Flash Disk"))
         );
         assert_eq!(parse_info(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_slice_lies_on_its_disk_and_a_container_on_its_stores() {
+        assert_eq!(slices("disk3s1s1"), ["disk3s1s1", "disk3s1", "disk3"]);
+        assert_eq!(slices("rdisk12"), ["disk12"]);
+        assert!(slices("null").is_empty() && slices("disks").is_empty());
+        let list = br#"<plist version="1.0"><dict><key>APFSPhysicalStores</key><array>
+<dict><key>APFSPhysicalStore</key><string>disk0s2</string></dict></array></dict></plist>"#;
+        assert_eq!(physical_stores(list), ["disk0s2"]);
     }
 
     #[test]

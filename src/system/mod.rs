@@ -15,13 +15,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
-pub use linux::{disk_facts, holders, is_stopped, mountinfo};
+pub use linux::{disk_facts, holders, is_stopped, layers_below, mountinfo};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{disk_facts, holders, is_stopped, mountinfo};
+pub use macos::{disk_facts, holders, is_stopped, layers_below, mountinfo};
 
 use crate::error::{Error, Kind};
 
@@ -93,6 +94,20 @@ pub struct DiskFacts {
     pub sequence: Option<String>,
 }
 
+/// What a file or a device lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A block device, by the system's own name for it: `8:1`, `disk2s1`.
+    Device(String),
+    /// A file that is shown as a device.
+    File {
+        /// Its device and inode.
+        id: (u64, u64),
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
 /// Bytes that nobody can guess.
 pub fn random() -> Result<[u8; 32], Error> {
     let source = Path::new("/dev/urandom");
@@ -101,6 +116,49 @@ pub fn random() -> Result<[u8; 32], Error> {
         .and_then(|mut random| random.read_exact(&mut bytes))
         .map_err(|e| Error::io("cannot be read", source, e))?;
     Ok(bytes)
+}
+
+/// Returns the signals that ask this process to end. One that it was started to ignore stays ignored: SIGHUP under nohup,
+/// SIGINT in a background job of a script. To be asked before the first handler is set.
+pub fn ending_signals() -> Vec<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
+    let ignored = IGNORED.get_or_init(ignored_signals);
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal)).collect()
+}
+
+/// The signals that are ignored, as the kernel's mask has them.
+#[cfg(target_os = "linux")]
+fn ignored_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
+}
+
+/// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
+#[cfg(not(target_os = "linux"))]
+fn ignored_signals() -> Vec<i32> {
+    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), Duration::from_secs(5), "");
+    listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
+}
+
+#[cfg(any(not(target_os = "linux"), test))]
+fn parse_traps(text: &str) -> Vec<i32> {
+    let ignored = text.lines().filter_map(|line| line.strip_prefix("trap -- '' "));
+    let number = |name: &str| {
+        let name = name.trim();
+        let name = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
+        name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    };
+    ignored.filter_map(number).collect()
+}
+
+/// Makes a write past the limit of a file's size (`ulimit -f`) an error, and not the end of the process.
+pub fn survive_file_limits() {
+    use std::sync::atomic::AtomicBool;
+    // Without the handler the process ends as it would have.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// Allows this process as many open files as it may have: connections are files, and so are an image's parts.
@@ -194,6 +252,16 @@ mod tests {
         assert_eq!(failed.unwrap_err().what, "sh: no");
         let absent = ask(&mut Command::new("no-such-program"), Duration::from_secs(1), "get it").unwrap_err();
         assert_eq!((absent.kind, absent.hint.as_deref()), (Kind::Unavailable, Some("get it")));
+    }
+
+    #[test]
+    fn a_shell_lists_what_it_was_started_to_ignore() {
+        assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", "trap '' HUP; bash -c trap"]);
+        if let Ok(text) = ask(&mut shell, Duration::from_secs(20), "") {
+            assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod pool;
 pub mod rate;
 mod reader;
 mod run;
+pub mod same;
 pub mod source;
 pub mod view;
 
@@ -108,6 +109,7 @@ pub fn rescue(
         watch(Tell::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
+    let asked = run.is_asked_to_end();
     let (sink, end) = run.finish();
     let (mut writer, made, hashes) = sink.finish();
     let view = lock(&view).clone();
@@ -117,12 +119,18 @@ pub fn rescue(
             // The room that was kept is for this.
             writer.note(&event("ended", json!({ "why": "full" })));
             writer.leave()?;
-            return Err(e.hint("the image is as it was read so far; make room, and go on with --resume"));
+            let way_out = e.hint.clone().unwrap_or_else(|| "make room".into());
+            return Err(
+                e.hint(format!("{way_out}; then --resume goes on: all that was read is in the image"))
+            );
         }
-        Err(e) if e.kind == Kind::Interrupted => {
+        Err(e) if asked => {
             writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
-            return Err(e.hint("the image is as it was read so far; go on with --resume"));
+            return Err(match e.kind {
+                Kind::Interrupted => e.hint("the image is as it was read so far; go on with --resume"),
+                _ => e,
+            });
         }
         Err(e) => {
             // What is in memory may still find its way.
@@ -156,8 +164,10 @@ pub fn rescue(
     writer.note(&event("ended", json!({ "why": end.name() })));
     let missing_bytes = writer.bad().missing();
     let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
-    let image_bytes = written
-        .map_err(|e| e.hint("what was written so far is there; make room if there is none, and --resume"))?;
+    let image_bytes = written.map_err(|e| match e.hint.clone() {
+        Some(way_out) => e.hint(format!("{way_out}; then --resume goes on with what was written so far")),
+        None => e.hint("what was written so far is there; --resume goes on with it"),
+    })?;
     Ok(Ended { end, made: Made { missing_bytes, image_bytes, facts, ..made }, view })
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Run<'a> {
     /// Errors told one by one since the last checkpoint, and those that were only counted.
     events: u32,
     uncounted: u32,
+    /// Whether the watching caller wanted it to end.
+    asked: bool,
 }
 
 impl<'a> Run<'a> {
@@ -64,7 +66,13 @@ impl<'a> Run<'a> {
             checkpoint: Instant::now(),
             events: 0,
             uncounted: 0,
+            asked: false,
         }
+    }
+
+    /// Whether the caller that watches ended it, and not a failure.
+    pub(super) fn is_asked_to_end(&self) -> bool {
+        self.asked
     }
 
     /// What was written to, and why the reading ended.
@@ -114,6 +122,7 @@ impl<'a> Run<'a> {
                     Err(e) if stopped.is_none() => {
                         stop.store(true, Ordering::Relaxed);
                         stopped = Some((Instant::now(), Err(e)));
+                        self.asked = true;
                         continue;
                     }
                     Err(_) => continue,

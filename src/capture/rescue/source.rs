@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -52,9 +53,9 @@ impl Failure {
 }
 
 impl Source {
-    /// Opens the device or file at `path`. A device that is in use is refused, unless `force`. `sector` is its logical
-    /// sector size in bytes, if the user knows better.
-    pub fn open(path: &Path, force: bool, sector: Option<u32>) -> Result<Source, Error> {
+    /// Opens the device or file at `path`. A device that is in use is refused, unless `force`; one that is in use is waited
+    /// for as long as `wait` says. `sector` is its logical sector size in bytes, if the user knows better.
+    pub fn open(path: &Path, force: bool, sector: Option<u32>, wait: Duration) -> Result<Source, Error> {
         let look = |e| Error::io("cannot be opened", path, e);
         // A pipe that nobody writes to would hold us up.
         let kind = std::fs::metadata(path).map_err(look)?.file_type();
@@ -63,7 +64,7 @@ impl Source {
             return Err(Error::usage("is neither a device nor a file").at(path));
         }
         let path = if device { unbuffered(path) } else { path.to_owned() };
-        let file = if device { open_device(&path, force)? } else { File::open(&path).map_err(look)? };
+        let file = if device { open_device(&path, force, wait)? } else { File::open(&path).map_err(look)? };
         let mut facts = if device { disk_facts(&path)? } else { DiskFacts::default() };
         if !device {
             facts.size = ReadAt::len(&file).map_err(look)?;
@@ -137,7 +138,7 @@ fn unbuffered(path: &Path) -> PathBuf {
     name.map_or_else(|| path.to_owned(), |rest| PathBuf::from(format!("/dev/rdisk{rest}")))
 }
 
-fn open_device(path: &Path, force: bool) -> Result<File, Error> {
+fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> {
     #[cfg(target_os = "linux")]
     let direct = OFlag::O_DIRECT;
     #[cfg(not(target_os = "linux"))]
@@ -145,7 +146,14 @@ fn open_device(path: &Path, force: bool) -> Result<File, Error> {
     // For a block device: only if nobody has mounted it.
     let alone = if force { OFlag::empty() } else { OFlag::O_EXCL };
     let open = |flags: OFlag| OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    open(direct | alone).map_err(|e| {
+    let start = Instant::now();
+    let mut opened = open(direct | alone);
+    while opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy) && start.elapsed() < wait {
+        std::thread::sleep(Duration::from_millis(50));
+        opened = open(direct | alone);
+    }
+    opened.map_err(|e| {
+        let denied = e.kind() == io::ErrorKind::PermissionDenied;
         let error = Error::io("cannot be opened", path, e);
         match error.kind {
             Kind::Busy => error.hint(if cfg!(target_os = "macos") {
@@ -153,7 +161,9 @@ fn open_device(path: &Path, force: bool) -> Result<File, Error> {
             } else {
                 "it is in use: mounted, or part of something; --force reads it all the same"
             }),
-            Kind::Unavailable => error.hint("reading a device needs root: try sudo"),
+            _ if denied => {
+                Error { kind: Kind::Unavailable, ..error }.hint("reading a device needs root: try sudo")
+            }
             _ => error,
         }
     })

@@ -13,11 +13,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::index::{Geometry, Index};
 use super::layout::*;
 use super::record::{Head, encode};
-use super::reserve::{Reserve, means_full};
+use super::reserve::Reserve;
 pub use super::store::Store;
 use super::store::Written;
 use super::superblock::geometry;
-use crate::error::{Error, Kind, ReadError};
+use crate::error::{Error, ReadError};
 use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
 use crate::image::changing::ChangingMap;
 use crate::image::codec::{Codec, Packer};
@@ -312,9 +312,7 @@ impl Writer {
     }
 
     pub(super) fn io_error(&self, what: &str, e: io::Error) -> Error {
-        let full = means_full(&e);
-        let error = Error::new(Kind::Failed, what).at(&self.path).because(e);
-        if full { error.hint("make room, or put the image on another file system") } else { error }
+        Error::io(what, &self.path, e)
     }
 
     fn index_error(&self, e: ReadError) -> Error {

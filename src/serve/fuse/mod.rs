@@ -100,7 +100,12 @@ fn mount(filesystem: Shown, dir: &Path, config: &Config) -> io::Result<Receiver<
 fn refused(dir: &Path, e: io::Error) -> Error {
     let error = Error::new(error::Kind::Unavailable, "cannot be mounted here").at(dir);
     let error = match e.kind() {
-        io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => error.hint("load the kernel's fuse module: modprobe fuse"),
+        io::ErrorKind::NotFound if !Path::new(FUSE).exists() => {
+            error.hint("load the kernel's fuse module: modprobe fuse; in a container, pass it in: --device /dev/fuse")
+        }
+        io::ErrorKind::PermissionDenied if is_closed_to_us() => {
+            error.hint("only root may open /dev/fuse here, and every user should: chmod 666 /dev/fuse")
+        }
         io::ErrorKind::PermissionDenied => error.hint(
             "an ordinary user needs fusermount3 (package fuse3), a mount point of his own, and for --allow-other \
              'user_allow_other' in /etc/fuse.conf",
@@ -108,6 +113,15 @@ fn refused(dir: &Path, e: io::Error) -> Error {
         _ => error.hint("'cdi doctor' says what this system lacks"),
     };
     error.because(e)
+}
+
+/// What FUSE is asked for by.
+const FUSE: &str = "/dev/fuse";
+
+/// Whether this user may not open the device that all of FUSE goes through.
+fn is_closed_to_us() -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open(FUSE);
+    opened.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
 struct Running {
