@@ -42,7 +42,17 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
         while missing.next_if(|r| r.end <= at).is_some() {}
         let run = match missing.peek() {
             Some(r) if r.start <= at => {
-                Run { disk: at..r.end.min(at + LONGEST_EMPTY), kind: RunKind::Missing }
+                // What is missing for several reasons is one run, too.
+                let (mut end, longest) = (at, at.saturating_add(LONGEST_EMPTY));
+                while end < longest
+                    && let Some(r) = missing.next_if(|r| r.start <= end && r.end <= longest)
+                {
+                    end = r.end;
+                }
+                if let Some(r) = missing.peek().filter(|r| r.start <= end) {
+                    end = r.end.min(longest);
+                }
+                Run { disk: at..end, kind: RunKind::Missing }
             }
             next => {
                 let until = next.map_or(disk.size(), |r| r.start);

@@ -43,6 +43,10 @@ impl Writer {
             self.superblock.facts_at = U64::new(self.end);
             let json = serde_json::to_vec(&self.facts)
                 .map_err(|e| Error::failed("the facts cannot be written").because(e))?;
+            if json.len() > MOST_FACTS as usize {
+                let what = format!("what is known about the disk is longer than {MOST_FACTS} bytes");
+                return Err(Error::failed(what).at(&self.path));
+            }
             self.append_packed(RecordType::Facts, 0..0, &json)?;
             self.facts_written = Some(self.facts.clone());
         }
@@ -186,6 +190,10 @@ impl Writer {
     }
 
     fn write_events(&mut self) -> Result<(), Error> {
+        // There is at most one record for each generation.
+        if self.superblock.generation.get() >= MOST_EVENTS_RECORDS as u64 {
+            self.events.clear();
+        }
         if self.events.is_empty() {
             return Ok(());
         }

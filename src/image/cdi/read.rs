@@ -15,7 +15,7 @@ use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, Format, Image, OpenOptions};
+use crate::image::{Each, Extent, Format, GoOn, Image, OpenOptions};
 use crate::units::human;
 
 /// Our own format.
@@ -214,20 +214,23 @@ impl Image for CdiImage {
         }
     }
 
-    fn events(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        read_events(&self.input, &self.superblock, each)
+    fn events(&self, each: &mut Each<'_>, go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        read_events(&self.input, &self.superblock, each, go_on)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
-        if let Err(e) = self.events(&mut |_| {}) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        if let Err(e) = self.events(&mut |_| Ok(()), go_on) {
+            go_on()?;
             report(
                 Flaw::at(self.superblock.events_at.get(), e.to_string()),
                 "what happened while it was made",
             );
         }
-        if let Err(e) = self.check_records(report) {
+        if let Err(e) = self.check_records(report, go_on) {
+            go_on()?;
             report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {
@@ -259,7 +262,7 @@ impl CdiImage {
     }
 
     /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
-    fn check_records(&self, report: &mut dyn FnMut(Flaw, &str)) -> Result<(), Error> {
+    fn check_records(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
             if !found.is_some_and(|s| is_sound_in(slot, &s)) {
                 let cost = "nothing yet: the other one, or the copy at the end, is sound";
@@ -279,7 +282,9 @@ impl CdiImage {
         let mut walk = Walk::new(&self.input, self.superblock.salt.get(), RECORDS_AT..end);
         let mut last = 0;
         while let Some(step) = walk.step()? {
+            go_on()?;
             match step {
+                Step::Searching(_) => {}
                 Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {
                 }
                 Step::Gap(gap) => {
@@ -293,7 +298,12 @@ impl CdiImage {
                 Step::Header(at, header) if header.kind == RecordType::Data as u8 => last = at,
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
-                        if let Err(e) = told.take(&record, &self.nodes, self.input.len()) {
+                        // That a map is right is all: it may be long, and there may be many.
+                        let taken = match record.kind() {
+                            Some(RecordType::Map) => decode_map(&record).map(|_| ()).map_err(Error::from),
+                            _ => told.take(&record, &self.nodes, self.input.len()),
+                        };
+                        if let Err(e) = taken {
                             report(
                                 Flaw::at(at, e.to_string()),
                                 "the record cannot be used to rebuild the index",

@@ -18,6 +18,7 @@ use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
+use crate::image::{Each, GoOn};
 use crate::units::index;
 
 /// What walking over a file finds next.
@@ -27,7 +28,12 @@ pub enum Step {
     Header(u64, RecordHeader),
     /// Bytes that are no record of this image.
     Gap(Range<u64>),
+    /// Nothing yet: the search for the end of a gap has come to here. It takes long, and the caller may want to end it.
+    Searching(u64),
 }
+
+/// How many bytes of a gap are searched in a step.
+const SEARCHED: u64 = 1 << 20;
 
 /// Walks over the records between `at` and `end`. After a gap it goes on at the next sound header.
 pub struct Walk<'a> {
@@ -35,6 +41,8 @@ pub struct Walk<'a> {
     salt: Option<u64>,
     at: u64,
     end: u64,
+    /// How far a gap that begins at `at` was searched.
+    searched: Option<u64>,
     found: Option<(u64, RecordHeader)>,
 }
 
@@ -42,7 +50,7 @@ impl<'a> Walk<'a> {
     /// Records of the image with `salt` in `range` of the file; without one, records of any image.
     pub fn new(input: &'a Input, salt: impl Into<Option<u64>>, range: Range<u64>) -> Walk<'a> {
         let salt = salt.into();
-        Walk { input, salt, at: range.start, end: range.end.min(input.len()), found: None }
+        Walk { input, salt, at: range.start, end: range.end.min(input.len()), searched: None, found: None }
     }
 
     fn step_over(&mut self, at: u64, header: RecordHeader) -> Step {
@@ -58,32 +66,38 @@ impl<'a> Walk<'a> {
         if self.at >= self.end {
             return Ok(None);
         }
-        if let Some(header) = record::header_at(self.input, self.at, self.salt)? {
-            return Ok(Some(self.step_over(self.at, header)));
+        let from = match self.searched.take() {
+            Some(searched) => searched,
+            None => match record::header_at(self.input, self.at, self.salt)? {
+                Some(header) => return Ok(Some(self.step_over(self.at, header))),
+                None => self.at + RECORD_ALIGN,
+            },
+        };
+        self.found = self.search(from)?;
+        if self.found.is_none() && from + SEARCHED + (HEADER_LEN as u64) <= self.end {
+            self.searched = Some(from + SEARCHED);
+            return Ok(Some(Step::Searching(from + SEARCHED)));
         }
         let start = self.at;
-        self.found = self.search(start + RECORD_ALIGN)?;
         self.at = self.found.map_or(self.end, |(at, _)| at);
         Ok(Some(Step::Gap(start..self.at)))
     }
 
-    /// The next sound header from `from` on.
+    /// The first sound header that begins in the [`SEARCHED`] bytes from `from` on.
     fn search(&self, from: u64) -> Result<Option<(u64, RecordHeader)>, Error> {
-        const STEP: u64 = 1 << 20;
-        let mut at = from;
-        while at + HEADER_LEN as u64 <= self.end {
-            // Steps overlap by a header, so that none is missed between two of them.
-            let len = (self.end - at).min(STEP + HEADER_LEN as u64);
-            let bytes = self.input.bytes(at, index(len), "a part of the file")?;
-            for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
-                if bytes[offset..].starts_with(&RECORD_MAGIC)
-                    && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
-                    && header.is_sound(self.salt.unwrap_or(header.salt.get()))
-                {
-                    return Ok(Some((at + offset as u64, header)));
-                }
+        // Steps overlap by a header, so that none is missed between two of them.
+        let len = self.end.saturating_sub(from).min(SEARCHED + HEADER_LEN as u64);
+        if len < HEADER_LEN as u64 {
+            return Ok(None);
+        }
+        let bytes = self.input.bytes(from, index(len), "a part of the file")?;
+        for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
+            if bytes[offset..].starts_with(&RECORD_MAGIC)
+                && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
+                && header.is_sound(self.salt.unwrap_or(header.salt.get()))
+            {
+                return Ok(Some((from + offset as u64, header)));
             }
-            at += STEP;
         }
         Ok(None)
     }
@@ -159,7 +173,12 @@ impl Told {
 }
 
 /// Gives the lines of the EVENTS records that `superblock` leads to, first those that were written first.
-pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+pub fn read_events(
+    input: &Input,
+    superblock: &Superblock,
+    each: &mut Each<'_>,
+    go_on: &mut GoOn<'_>,
+) -> Result<(), Error> {
     let record_at = |at| record::read(input, at, superblock.salt.get(), RecordType::Events);
     let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
     while at != 0 {
@@ -168,11 +187,21 @@ pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(
         if before >= at {
             return Err(Flaw::at(at, "the chain of EVENTS records does not go back").into());
         }
+        if chain.len() >= MOST_EVENTS_RECORDS {
+            return Err(
+                Flaw::at(at, format!("there are more than {MOST_EVENTS_RECORDS} EVENTS records")).into()
+            );
+        }
+        go_on()?;
         chain.push(at);
         at = before;
     }
     for at in chain.into_iter().rev() {
-        decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()).for_each(&mut *each);
+        for line in decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()) {
+            go_on()?;
+            each(line)?;
+        }
+        go_on()?;
     }
     Ok(())
 }
@@ -188,6 +217,9 @@ pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
 
 /// The facts in a FACTS record.
 pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
+    if record.header.unpacked.get() > MOST_FACTS {
+        return Err(Flaw::at(record.at, format!("the facts are longer than {MOST_FACTS} bytes")));
+    }
     serde_json::from_slice(&record.payload()?)
         .map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
 }

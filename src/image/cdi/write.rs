@@ -87,6 +87,7 @@ impl Writer {
             let what = format!("a disk with sectors of {} bytes cannot be imaged", new.logical_sector);
             return Err(Error::failed(what).at(path));
         }
+        check_facts(&facts).map_err(|e| e.at(path))?;
         let superblock = Superblock {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -230,6 +231,14 @@ impl Writer {
         self.check_map()
     }
 
+    /// Says of `range` what `map` says of it: which parts are not, or not only, finished.
+    pub fn copy_map(&mut self, map: &BadBlocks, range: Range<u64>) -> Result<(), Error> {
+        for r in map.touching(range.clone()) {
+            self.set_status(r.cut(r.start.max(range.start)..r.end.min(range.end)))?;
+        }
+        Ok(())
+    }
+
     /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
     pub fn replace_map(&mut self, range: Range<u64>, ranges: &[BadRange]) -> Result<(), Error> {
         self.bad.replace(range, ranges);
@@ -318,6 +327,18 @@ impl Writer {
     fn index_error(&self, e: ReadError) -> Error {
         Error::failed("the index cannot be read back").at(&self.path).because(e)
     }
+}
+
+/// An error if there is more to say about a disk than an image may hold, with some room for what is found out later.
+pub fn check_facts(facts: &Facts) -> Result<(), Error> {
+    const ROOM: usize = 4096;
+    let len = serde_json::to_vec(facts).map_or(usize::MAX, |json| json.len());
+    if len > MOST_FACTS as usize - ROOM {
+        let what =
+            format!("what is to be said about the disk has {len} bytes, and an image holds {MOST_FACTS}");
+        return Err(Error::usage(what).hint("shorten the notes"));
+    }
+    Ok(())
 }
 
 /// The length of something that is known to be short.

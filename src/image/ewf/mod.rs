@@ -22,7 +22,7 @@ use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::fields::{flaw, le32};
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 use sections::{Gathered, Media};
@@ -218,14 +218,16 @@ impl Image for Ewf {
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for table in &self.tables {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
                 if let Err(e) = self.read_chunks(table, at) {
                     report(Flaw::at(at, format!("a table is damaged: {e}")), "nothing if its copy is sound");
                 }
+                go_on()?;
             }
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

@@ -20,7 +20,7 @@ use super::ewf::errors::judged;
 use super::ewf::segments;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 use sections::{Gathered, Media};
@@ -246,7 +246,7 @@ impl Image for Ewf2 {
         Ok(Extent { disk, origin })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for (number, table) in self.tables.iter().enumerate() {
             if let Err(e) = self.chunks(number) {
                 report(
@@ -254,6 +254,7 @@ impl Image for Ewf2 {
                     "the chunks that it tells of",
                 );
             }
+            go_on()?;
         }
         let told = self.media.chunks;
         let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
@@ -261,6 +262,7 @@ impl Image for Ewf2 {
             let what = format!("the image should have {told} chunks, and its tables tell of {held}");
             report(Flaw::at(0, what), "what is not told of");
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {
