@@ -5,6 +5,7 @@ use crate::cli::Info;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image::bad::{BadRange, Status};
+use crate::plain;
 use crate::serve::texts;
 use crate::ui::{Ui, printable};
 use crate::units::human;
@@ -80,15 +81,16 @@ fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let path = disk.input().path().display().to_string();
     let mut comma = "";
     if ui.json {
-        ui.raw(format!("{{\n  \"image\": {},\n  \"events\": [", serde_json::json!(path)).as_bytes());
+        let path = plain::json(&serde_json::json!(path).to_string());
+        ui.raw(format!("{{\n  \"image\": {path},\n  \"events\": [").as_bytes());
     }
     let mut print = |line: &str| {
         if ui.json {
             let value = serde_json::from_str(line).unwrap_or(serde_json::Value::String(line.to_owned()));
-            ui.raw(format!("{comma}\n    {value}").as_bytes());
+            ui.raw(format!("{comma}\n    {}", plain::json(&value.to_string())).as_bytes());
             comma = ",";
         } else {
-            ui.data(printable(line));
+            ui.data(line);
         }
         Ok(())
     };

@@ -100,10 +100,10 @@ fn draw(disk: &Disk, ui: &Ui) {
     for (row, line) in cells.chunks(SCREEN.0).enumerate() {
         let at = u128::from(disk.size()) * (row * SCREEN.0) as u128 / cells.len() as u128;
         let at = u64::try_from(at).unwrap_or(u64::MAX);
-        ui.data(format!("{:>10}  {}", human(at), picture::line(line, colours)));
+        ui.painted(format!("{:>10}  {}", human(at), picture::line(line, colours)));
     }
     ui.data(format!("{:>10}  a letter is {}", "", cell_text(disk, cells.len())));
-    ui.data(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
+    ui.painted(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
 fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use crate::disk::buffers::with_reply;
 use crate::error::{ErrnoStyle, Error, ReadError};
 use crate::image::listing::Index;
 use crate::image::mapfile::Mapfile;
+use crate::plain;
 
 /// What a front end shows of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Tree {
     pub fn new(disk: Arc<Disk>, errno: ErrnoStyle, allow_other: bool) -> Tree {
         let time = disk.input().modified().unwrap_or(SystemTime::UNIX_EPOCH);
         Tree {
-            info: format!("{:#}\n", texts::info(&disk)).into_bytes(),
+            info: plain::json(&format!("{:#}\n", texts::info(&disk))).into_bytes(),
             disk,
             errno,
             allow_other,
