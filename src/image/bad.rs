@@ -170,7 +170,7 @@ impl BadBlocks {
         let mut map = BadBlocks::none();
         let mut end = 0;
         let mut ranges = ranges.into_iter().filter(|r| !r.is_empty() && r.status != Status::Finished);
-        let mut all = loop {
+        loop {
             match ranges.next() {
                 None => return map,
                 Some(r) if r.start >= end => {
@@ -180,11 +180,18 @@ impl BadBlocks {
                 Some(r) => {
                     map.ranges.push(r);
                     map.ranges.extend(ranges);
-                    break map.ranges;
+                    return BadBlocks::from_vec(map.ranges);
                 }
             }
-        };
+        }
+    }
+
+    /// A map of ranges in any order, as [`BadBlocks::from_unsorted`], none of them empty or finished.
+    pub fn from_vec(mut all: Vec<BadRange>) -> BadBlocks {
         all.sort_unstable_by_key(|r| (r.start, r.end, r.status));
+        if all.windows(2).all(|w| w[0].end <= w[1].start) {
+            return BadBlocks::from_ordered(all);
+        }
         // A sweep over the borders; of the ranges that are open, the one with the worst status shows.
         let mut map = BadBlocks::none();
         let mut open: BinaryHeap<Reverse<Open>> = BinaryHeap::new();
@@ -343,14 +350,17 @@ impl BadBlocks {
         self.ranges.iter().all(|r| whole(r.start) && (whole(r.end) || r.end == size) && r.end <= size)
     }
 
-    /// The same map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
+    /// The map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
     /// what lies past its end cut off: a sector of which a part is unread is an unread sector.
-    pub fn rounded(&self, sector: u32, size: u64) -> BadBlocks {
-        let inside = self.ranges.iter().filter(|r| r.start < size);
-        BadBlocks::from_unsorted(inside.map(|r| {
-            let range = round_outwards(r.start..r.end, u64::from(sector), size);
-            r.cut(range)
-        }))
+    pub fn rounded(mut self, sector: u32, size: u64) -> BadBlocks {
+        if self.is_rounded(sector, size) {
+            return self;
+        }
+        self.ranges.retain(|r| r.start < size);
+        for r in &mut self.ranges {
+            *r = r.cut(round_outwards(r.start..r.end, u64::from(sector), size));
+        }
+        BadBlocks::from_vec(self.ranges)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod facts;
 mod fields;
 pub mod iboredimg;
 pub mod input;
+mod lines;
 pub mod listing;
 pub mod mapfile;
 mod parts;
