@@ -18,8 +18,28 @@ extern "C" {
 typedef struct cdi_disk cdi_disk;
 
 /* Opens the image at `path`, whatever its format. NULL if that cannot be: then `message` holds why, in at most
- * `message_size` bytes with the zero at the end. `message` may be NULL. */
+ * `message_size` bytes with the zero at the end. If it can, `message` holds what the user should know, a line each, or
+ * nothing: that the bad blocks are those of a map next to a raw image, that segments are missing. `message` may be NULL. */
 cdi_disk *cdi_open(const char *path, char *message, size_t message_size);
+
+/* How an image is to be opened. All fields but `size` may be 0 or NULL. Later versions may add fields at the end:
+ *
+ *     cdi_options options = { sizeof options };
+ */
+typedef struct cdi_options {
+    size_t size;              /* sizeof(cdi_options), as the caller was compiled */
+    const char *format;       /* the format, where the magic does not say: a name that 'cdi formats' lists */
+    const char *mapfile;      /* a raw image's map: ddrescue's mapfile or HDDSuperClone's log; "none": none; NULL: the one
+                               * next to the image that is called after it, if there is one */
+    const char *badblocks;    /* a raw image's list of bad blocks, as badblocks(8) writes it */
+    uint64_t block_size;      /* the size of a block in that list, in bytes */
+    uint32_t sector_size;     /* the disk's logical sector size in bytes, where the image does not say; 0: 512 */
+    uint32_t read_suspect;    /* not 0: suspect sectors are read, and do not count as bad */
+    const char *const *allow_parent; /* directories in which parents may lie besides the image's own; NULL at the end */
+} cdi_options;
+
+/* The same, as `options` says. NULL stands for none. */
+cdi_disk *cdi_open_with(const char *path, const cdi_options *options, char *message, size_t message_size);
 
 /* The size of the disk in bytes. 0 for NULL. */
 uint64_t cdi_size(const cdi_disk *disk);

@@ -3,6 +3,7 @@
 #include <cdi.h>
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,36 @@ int main(int argc, char **argv) {
     CHECK(cdi_read(NULL, read, 1, 0) == EINVAL);
     cdi_close(disk);
     cdi_close(NULL);
+
+    /* The raw image has a map next to it, and is not whole without it. */
+    disk = cdi_open(argv[2], message, sizeof message);
+    CHECK(disk && strstr(message, "disk.map") && cdi_next_bad(disk, 0, &start, NULL) == 1 && start == bad * sector);
+    cdi_close(disk);
+    cdi_options options = { sizeof options, NULL, "none", NULL, 0, 4096, 0, NULL };
+    disk = cdi_open_with(argv[2], &options, message, sizeof message);
+    CHECK(disk && message[0] == 0 && cdi_next_bad(disk, 0, NULL, NULL) == 0 && cdi_sector_size(disk) == 4096);
+    cdi_close(disk);
+    options.format = "qcow2";
+    CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL);
+    const char *parents[] = { "/", NULL };
+    options.format = "raw";
+    options.allow_parent = parents;
+    disk = cdi_open_with(argv[2], &options, NULL, 0);
+    CHECK(disk);
+    cdi_close(disk);
+    /* A caller that was compiled before some fields came, and one from the future. */
+    options.size = offsetof(cdi_options, sector_size);
+    disk = cdi_open_with(argv[2], &options, message, sizeof message);
+    CHECK(disk && cdi_sector_size(disk) == 512 && cdi_next_bad(disk, 0, NULL, NULL) == 0);
+    cdi_close(disk);
+    options.size = sizeof options + 8;
+    CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL && strstr(message, "version"));
+    options.size = sizeof options;
+    options.sector_size = 1000;
+    CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL && strstr(message, "1000"));
+    options.sector_size = 0;
+    options.badblocks = "list";
+    CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL && strstr(message, "block"));
     free(raw);
     free(read);
     puts("ok");

@@ -19,6 +19,7 @@ mod format;
 mod formats;
 mod iboredimg;
 mod kill;
+mod layers;
 mod life;
 mod makers;
 mod model;
@@ -27,6 +28,7 @@ mod nbd;
 mod nfs;
 mod oracle;
 mod rescue;
+mod segments;
 mod service;
 mod standin;
 mod tidy;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("iboredimg", iboredimg::TESTS),
         ("kill", kill::TESTS),
+        ("layers", layers::TESTS),
         ("life", life::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
         ("rescue", rescue::TESTS),
+        ("segments", segments::TESTS),
         ("service", service::TESTS),
         ("standin", standin::TESTS),
         ("tidy", tidy::TESTS),

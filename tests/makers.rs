@@ -9,7 +9,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(bytes)
 }
 
-fn adler(bytes: &[u8]) -> [u8; 4] {
+pub fn adler(bytes: &[u8]) -> [u8; 4] {
     let (a, b) = bytes.iter().fold((1u32, 0u32), |(a, b), byte| {
         let a = (a + u32::from(*byte)) % 65521;
         (a, (b + a) % 65521)
@@ -201,8 +201,27 @@ pub fn zstd_seekable(disk: &[u8], frame: usize) -> Vec<u8> {
 
 /// An Ex01 in one segment, in chunks of 32 KiB: zlib, stored, and eight bytes over and over; read errors by sector.
 pub fn ex01(disk: &[u8], errors: &[(u64, u32)]) -> Vec<u8> {
+    ex01_segments(disk, errors, usize::MAX).remove(0)
+}
+
+/// The same in segments of `per` chunks.
+pub fn ex01_segments(disk: &[u8], errors: &[(u64, u32)], per: usize) -> Vec<Vec<u8>> {
+    let parts: Vec<_> = disk.chunks(per.saturating_mul(32 << 10)).collect();
+    let segment = |n: usize| ex01_segment(disk, errors, n * per, parts[n], n, n + 1 == parts.len());
+    (0..parts.len()).map(segment).collect()
+}
+
+fn ex01_segment(
+    disk: &[u8],
+    errors: &[(u64, u32)],
+    first: usize,
+    part: &[u8],
+    number: usize,
+    last: bool,
+) -> Vec<u8> {
     const CHUNK: usize = 32 << 10;
-    let mut file = b"EVF2\r\n\x81\0\x02\x01\x01\0\x01\0\0\0".to_vec();
+    let mut file = b"EVF2\r\n\x81\0\x02\x01\x01\0".to_vec();
+    file.extend((number as u32 + 1).to_le_bytes());
     file.resize(32, 7);
     let mut before = 0u64;
     let mut section = |file: &mut Vec<u8>, kind: u32, data: &[u8]| {
@@ -226,12 +245,14 @@ pub fn ex01(disk: &[u8], errors: &[(u64, u32)]) -> Vec<u8> {
         zlib(&units)
     };
     let sectors = disk.len() / 512;
-    section(&mut file, 1, &text(format!("1\nmain\nsn\tmd\tts\tbp\nSER1\tMODEL\t{sectors}\t512\n\n")));
     let chunks = disk.len().div_ceil(CHUNK);
-    section(&mut file, 2, &text(format!("1\nmain\ncn\tsb\ttb\nCASE\t64\t{chunks}\n\n")));
+    if number == 0 {
+        section(&mut file, 1, &text(format!("1\nmain\nsn\tmd\tts\tbp\nSER1\tMODEL\t{sectors}\t512\n\n")));
+        section(&mut file, 2, &text(format!("1\nmain\ncn\tsb\ttb\nCASE\t64\t{chunks}\n\n")));
+    }
     let (mut data, mut entries) = (Vec::new(), Vec::new());
     let from = file.len();
-    for (n, chunk) in disk.chunks(CHUNK).enumerate() {
+    for (n, chunk) in part.chunks(CHUNK).enumerate() {
         let (at, len, flags) = if chunk.chunks(8).all(|c| chunk.starts_with(c)) {
             (u64::from_le_bytes(chunk[..8].try_into().unwrap()), 0, 5u32)
         } else {
@@ -257,8 +278,13 @@ pub fn ex01(disk: &[u8], errors: &[(u64, u32)]) -> Vec<u8> {
         data.resize(data.len() + 12, 0);
         data
     };
-    let head = [0u64.to_le_bytes(), (chunks as u64).to_le_bytes()].concat();
+    let count = part.len().div_ceil(CHUNK) as u64;
+    let head = [(first as u64).to_le_bytes(), count.to_le_bytes()].concat();
     section(&mut file, 4, &listed(&head, &entries));
+    if !last {
+        section(&mut file, 13, &[]);
+        return file;
+    }
     if !errors.is_empty() {
         let each = errors
             .iter()

@@ -8,13 +8,15 @@ use super::claims::{Checked, Claims};
 use crate::disk::Disk;
 use crate::disk::runs::{Run, RunKind, runs};
 use crate::error::{Error, ReadError};
+use crate::image::claims::hex;
+use crate::image::facts::Facts;
 use crate::parallel;
 use crate::units::index;
 
-/// Both hashes, under way.
+/// Both hashes, or those of them that are wanted, under way.
 pub struct Hashes {
-    stored: blake3::Hasher,
-    filled: Sha256,
+    stored: Option<blake3::Hasher>,
+    filled: Option<Sha256>,
     /// The run of held bytes that is being hashed.
     run: Range<u64>,
 }
@@ -22,10 +24,13 @@ pub struct Hashes {
 /// Is told of a run, with the error where it could not be read.
 pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
 
-/// Hashes all of `disk`, on every core, and what its image claims of it. `each` is told of each run in its order (one
-/// that could not be read is hashed as missing), and may end it all.
-pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
-    let mut hashes = Hashes::new();
+/// How many zeros are hashed in one piece, in bytes: between two of them the user can interrupt.
+const ZEROS_AT_ONCE: u64 = 64 << 20;
+
+/// Reads all of `disk`, on every core, into `hashes`, and hashes what its image claims of it. `each` is told of each run in
+/// its order (one that could not be read is hashed as missing), and may end it all.
+pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
+    let is_free = hashes.stored.is_none() && hashes.filled.is_none() && disk.image().claims().is_empty();
     let mut claims = Claims::new(disk.image().claims());
     let read = |(): &mut (), run: Run| {
         // Only what is held is read: also of nothing, within a hole, a read would fail.
@@ -48,9 +53,17 @@ pub fn hash(disk: &Disk, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), 
                     hashes.held(bytes);
                     claims.bytes(run.disk.start, bytes);
                 }
+                (Ok(_), RunKind::Zeros) if is_free => {}
                 (Ok(_), RunKind::Zeros) => {
-                    hashes.fill(&[0; 8], len);
-                    claims.zeros(run.disk.start, len);
+                    let mut at = run.disk.start;
+                    while at < run.disk.end {
+                        let end = run.disk.end.min(at + ZEROS_AT_ONCE);
+                        hashes.fill(&[0; 8], end - at);
+                        claims.zeros(at, end - at);
+                        each(&Run { disk: at..end, kind: run.kind }, None)?;
+                        at = end;
+                    }
+                    return Ok(());
                 }
                 _ => {
                     hashes.missing(len);
@@ -69,7 +82,17 @@ impl Hashes {
     /// Hashes of nothing yet.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Hashes {
-        Hashes { stored: blake3::Hasher::new(), filled: Sha256::new(), run: 0..0 }
+        Hashes { stored: Some(blake3::Hasher::new()), filled: Some(Sha256::new()), run: 0..0 }
+    }
+
+    /// The same, of those only that `facts` have.
+    pub fn wanted(facts: &Facts) -> Hashes {
+        let Hashes { stored, filled, run } = Hashes::new();
+        Hashes {
+            stored: stored.filter(|_| facts.blake3_stored.is_some()),
+            filled: filled.filter(|_| facts.sha256_zero_filled.is_some()),
+            run,
+        }
     }
 
     /// Of how many bytes of the disk they are so far.
@@ -79,8 +102,12 @@ impl Hashes {
 
     /// The next bytes of the disk, which the image holds.
     pub fn held(&mut self, bytes: &[u8]) {
-        self.stored.update(bytes);
-        self.filled.update(bytes);
+        if let Some(stored) = &mut self.stored {
+            stored.update(bytes);
+        }
+        if let Some(filled) = &mut self.filled {
+            filled.update(bytes);
+        }
         self.run.end += bytes.len() as u64;
     }
 
@@ -105,26 +132,33 @@ impl Hashes {
     pub fn missing(&mut self, len: u64) {
         self.end_run();
         self.run = self.run.end + len..self.run.end + len;
+        let Some(filled) = &mut self.filled else { return };
         let mut left = len;
         while left > 0 {
             let part = left.min(ZEROS.len() as u64);
-            self.filled.update(&ZEROS[..index(part)]);
+            filled.update(&ZEROS[..index(part)]);
             left -= part;
         }
     }
 
     fn end_run(&mut self) {
-        if !self.run.is_empty() {
-            self.stored.update(&self.run.start.to_le_bytes());
-            self.stored.update(&(self.run.end - self.run.start).to_le_bytes());
+        if let Some(stored) = self.stored.as_mut().filter(|_| !self.run.is_empty()) {
+            stored.update(&self.run.start.to_le_bytes());
+            stored.update(&(self.run.end - self.run.start).to_le_bytes());
         }
     }
 
-    /// BLAKE3 of the stored view and SHA-256 of the zero-filled view, in hex.
-    pub fn finish(mut self) -> (String, String) {
+    /// BLAKE3 of the stored view and SHA-256 of the zero-filled view, in hex, of hashes that are [`Hashes::new`].
+    pub fn finish(self) -> (String, String) {
+        let (stored, filled) = self.results();
+        (stored.unwrap_or_default(), filled.unwrap_or_default())
+    }
+
+    /// The same, as far as they are wanted.
+    pub fn results(mut self) -> (Option<String>, Option<String>) {
         self.end_run();
-        let sha: String = self.filled.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        (self.stored.finalize().to_hex().to_string(), sha)
+        let sha = self.filled.map(|sha| hex(&sha.finalize()));
+        (self.stored.map(|stored| stored.finalize().to_hex().to_string()), sha)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod rescue;
 mod sink;
 pub mod target;
 
+use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -24,6 +25,7 @@ use crate::image::codec::Codec;
 use crate::image::facts::{Facts, rfc3339};
 use crate::parallel;
 use crate::system::random;
+use buffer::Buffer;
 use hash::Hashes;
 use pack::{Done, Shared};
 use sink::Sink;
@@ -117,6 +119,97 @@ pub fn create(
     made.image_bytes = writer.finish()?;
     made.facts = facts;
     Ok(made)
+}
+
+/// Makes an image in `store`, which is empty, of all that `source` has to give: the bytes of a disk in sectors of `sector`
+/// bytes, whose end nobody knows before it comes. `step` is told of each few bytes that are done, and may end it all with an
+/// error.
+pub fn create_from_stream(
+    mut source: impl Read + Send,
+    sector: u32,
+    store: Box<dyn Store>,
+    path: &Path,
+    options: &Options,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<Made, Error> {
+    let failed = |e| Error::failed("stdin cannot be read").because(e);
+    let shared = Shared::new(options.clone());
+    let first = read_block(&mut source, &shared).map_err(failed)?;
+    if first.is_empty() {
+        return Err(Error::failed("there is nothing on stdin"));
+    }
+    let physical = options.physical_sector.unwrap_or(sector);
+    let new = new_image(first.len() as u64, options.chunk, sector, physical)?;
+    let mut facts = Facts {
+        size_bytes: first.len() as u64,
+        logical_sector_bytes: new.logical_sector,
+        physical_sector_bytes: new.physical_sector,
+        created: Some(rfc3339(SystemTime::now())),
+        tool: Some(TOOL.into()),
+        ..options.facts.clone()
+    };
+    let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
+    // Where chunks begin does not depend on where the disk ends.
+    let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
+    let mut at = 0;
+    let mut next = Some(Ok(first));
+    let blocks = std::iter::from_fn(|| {
+        let block = next.take().unwrap_or_else(|| read_block(&mut source, &shared));
+        let start = at;
+        match &block {
+            Ok(block) if block.is_empty() => return None,
+            Ok(block) => at += block.len() as u64,
+            // Nothing comes after an error.
+            Err(_) => next = Some(Ok(Buffer::default())),
+        }
+        Some((start, block))
+    });
+    parallel::ordered(
+        options.threads,
+        blocks,
+        || None,
+        |packer, (start, block)| block.map(|raw| pack::pack(endless, &shared, packer, start, raw)),
+        |bytes| {
+            if bytes.is_err() {
+                step(0)?;
+            }
+            let bytes = bytes.map_err(failed)?;
+            let (start, len) = (bytes.start, bytes.raw.len() as u64);
+            if start > 0 {
+                sink.writer.grow(start + len)?;
+            }
+            sink.bytes(bytes)?;
+            step(len)
+        },
+    )?;
+    let (mut writer, mut made, hashes) = sink.finish();
+    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    }
+    facts.size_bytes = writer.geometry().disk_size;
+    facts.finished = Some(rfc3339(SystemTime::now()));
+    writer.set_facts(facts.clone());
+    // The superblock before the last one knows the disk's size, too.
+    writer.checkpoint()?;
+    made.image_bytes = writer.finish()?;
+    made.facts = facts;
+    Ok(made)
+}
+
+/// Reads a mebibyte, or what is left.
+fn read_block(source: &mut impl Read, shared: &Shared) -> std::io::Result<Buffer> {
+    let mut block = shared.buffer(1 << 20);
+    let mut done = 0;
+    while done < block.len() {
+        match source.read(&mut block[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    block.set_len(done);
+    Ok(block)
 }
 
 /// A new image of a disk of `size` bytes in chunks of `chunk` bytes, with a name that no other image has.

@@ -11,7 +11,8 @@ use crate::units::parse_size;
 /// How an image is made.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// What to make the image of: a disk, which may be failing, a raw image, or any image that 'cdi formats' lists
+    /// What to make the image of: a disk, which may be failing, a raw image, or any image that 'cdi formats' lists; '-': the
+    /// bytes of a disk from stdin
     pub source: PathBuf,
     /// The image to make
     pub image: PathBuf,

@@ -1,19 +1,27 @@
 //! `cdi create SOURCE IMAGE`
 
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
-use super::{End, Interrupt, guard, imaging, keeper, open_disk, plain_reads};
-use crate::capture::guard::{Over, refuse_other_name};
+use super::{End, Interrupt, guard, imaging, keeper, open_disk, plain_reads, protect_shown};
+use crate::capture::guard::{Guard, Over, refuse_other_name};
 use crate::capture::target::Target;
-use crate::capture::{self, Options};
-use crate::cli::{self, Create};
+use crate::capture::{self, Made, Options};
+use crate::cli::{self, Create, Rescue};
 use crate::error::Error;
-use crate::image::cdi;
 use crate::image::codec::Codec;
 use crate::image::facts::Facts;
+use crate::image::{Mapfile, cdi};
 use crate::parallel;
 use crate::ui::Ui;
-use crate::units::human;
+use crate::units::{SECTOR, human};
 
 pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let codec = Codec::from(args.codec);
@@ -38,6 +46,9 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         hash: !args.rescue.no_hash,
     };
     refuse_other_name(&args.image, &cdi::FORMAT)?;
+    if args.source.as_os_str() == "-" {
+        return from_stdin(args, options, ui);
+    }
     if imaging::is_meant(args) {
         return keeper::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
@@ -77,9 +88,77 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
     target.finish()?;
 
+    Ok(tell(args, source.size(), &made, &took, ui))
+}
+
+/// `cdi create - IMAGE`: the disk comes from another program, from its first byte to its last.
+fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error> {
+    let how = &args.how;
+    let raw = how.format.as_deref().is_none_or(|format| format == "raw");
+    let plain = Rescue { no_hash: args.rescue.no_hash, ..Rescue::default() };
+    if !raw || matches!(how.mapfile(), Mapfile::File(_)) || how.badblocks.is_some() || args.rescue != plain {
+        let what = "'-' takes the bytes of a disk from stdin, from the first to the last, and nothing else";
+        return Err(Error::usage(what));
+    }
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Err(Error::usage("stdin is a terminal: the disk comes from a pipe or a file"));
+    }
+    options.facts.source = Some("stdin".into());
+    let interrupt = Interrupt::new()?;
+    let mut guard = Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
+    protect_shown(&mut guard);
+    let (mut target, file) = Target::create(&args.image, &guard)?;
+    let mut progress = ui.progress("imaging", 0);
+    let sector = how.sector_size.unwrap_or(SECTOR);
+    let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
+    let file_in = file_in.map_err(|e| Error::failed("stdin cannot be read").because(e))?;
+    let source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
+    let mut step = |bytes| {
+        progress.advance(bytes);
+        target.check()?;
+        interrupt.check()
+    };
+    let made = capture::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
+    let took = progress.finish();
+    target.finish()?;
+    let size = made.facts.size_bytes;
+    if size % u64::from(sector) != 0 {
+        ui.remark(format!(
+            "{size} bytes are not a whole number of sectors of {sector}: the last one is short"
+        ));
+    }
+    Ok(tell(args, size, &made, &took, ui))
+}
+
+/// What another program writes: it may be long in coming, and the user may not want it any more.
+struct Pipe {
+    file: File,
+    ended: Arc<AtomicBool>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut wanted = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            // For a tenth of a second: then it is seen whether to go on.
+            match poll(&mut wanted, PollTimeout::from(100u8)) {
+                Ok(0) | Err(Errno::EINTR) if self.ended.load(Ordering::Relaxed) => {
+                    return Err(io::Error::other("interrupted"));
+                }
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.file.read(buf),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Says what was made.
+fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
     ui.json(&json!({
         "image": args.image.display().to_string(),
-        "size_bytes": source.size(),
+        "size_bytes": size,
         "image_bytes": made.image_bytes,
         "packed_bytes": made.packed_bytes,
         "shared_bytes": made.shared_bytes,
@@ -88,11 +167,11 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         "failed_bytes": made.failed_bytes,
         "facts": made.facts,
     }));
-    let share = made.image_bytes as f64 * 100.0 / source.size() as f64;
+    let share = made.image_bytes as f64 * 100.0 / size as f64;
     ui.say(format!(
         "{}: {} of disk in {} ({share:.1} %), {took}",
         args.image.display(),
-        human(source.size()),
+        human(size),
         human(made.image_bytes)
     ));
     if made.failed_bytes > 0 {
@@ -102,8 +181,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         ));
     }
     if made.missing_bytes == 0 {
-        return Ok(End::Done);
+        return End::Done;
     }
     ui.say(format!("{} of the disk are missing: 'cdi map --bad' lists them", human(made.missing_bytes)));
-    Ok(End::DataMissing)
+    End::DataMissing
 }

@@ -72,10 +72,16 @@ fn findings() -> Vec<Finding> {
     all.push(match runtime_dir() {
         Ok(dir) => finding("runtime folder", "mount, attach", true, dir.display().to_string(), ""),
         Err(e) => {
-            let way_out = "set XDG_RUNTIME_DIR to a folder of your own";
+            let way_out =
+                "set XDG_RUNTIME_DIR to a directory of your own; after sudo or su it may be another's";
             finding("runtime folder", "mount, attach", false, e.to_string(), way_out)
         }
     });
+    // A mount takes a score of them, an image in segments some more.
+    let (files, most) = open_files();
+    let way_out = "raise the limit: ulimit -n 1024";
+    let found = format!("{files} at once, at most {most}");
+    all.push(finding("open files", "mount, attach", most >= 64, found, way_out));
     if cfg!(target_os = "linux") {
         linux(root, &mut all);
     } else {
@@ -154,7 +160,11 @@ fn fskit(release: &str) -> Finding {
 fn linux(root: bool, all: &mut Vec<Finding>) {
     let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let found = fuse.as_ref().map_or_else(|e| e.to_string(), |_| "/dev/fuse".into());
-    let way_out = "load the kernel's module (modprobe fuse); in a container, pass it in (--device /dev/fuse)";
+    let way_out = if fuse.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
+        "let every user open it, as everywhere else: chmod 666 /dev/fuse"
+    } else {
+        "load the kernel's module (modprobe fuse); in a container, pass it in (--device /dev/fuse)"
+    };
     all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, way_out));
     if !root {
         let helper = version("fusermount3", "-V");
@@ -174,6 +184,11 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let found = if control { "/dev/loop-control" } else { "none" };
     let way_out = "load the kernel's module (modprobe loop); in a container, run it privileged";
     all.push(finding("loop devices", "attach", control, found.into(), way_out));
+    #[cfg(target_os = "linux")]
+    if let Some(missing) = crate::attach::losetup::missing_node().filter(|_| root && control) {
+        let way_out = "make the nodes in /dev, or pass /dev in (-v /dev:/dev)";
+        all.push(finding("loop nodes", "attach", false, missing, way_out));
+    }
     let losetup = version("losetup", "--version");
     let found = losetup.clone().unwrap_or_default();
     all.push(finding(
@@ -192,6 +207,12 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let ok = at_least(&kernel, (5, 4));
     all.push(finding("kernel", "mount, attach", ok, kernel.trim().into(), "Linux 5.4 or newer"));
+}
+
+/// How many files this process may have open, and how many it may allow itself.
+fn open_files() -> (u64, u64) {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default()
 }
 
 fn finding(

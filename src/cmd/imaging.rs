@@ -376,6 +376,14 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         _ => {}
     }
     if view.left.iter().any(|(_, bytes)| *bytes > 0) {
+        let facts = &made.facts;
+        if facts.physical_sector_bytes > facts.logical_sector_bytes && args.rescue.retries == 0 {
+            ui.say(format!(
+                "what failed was read in physical sectors of {} bytes: '--resume --retries 1' tries each {} bytes by \
+                 themselves, and may get more",
+                facts.physical_sector_bytes, facts.logical_sector_bytes
+            ));
+        }
         ui.say("'cdi map' shows where; 'cdi create --resume --retries 3' tries bad sectors again");
     }
 }

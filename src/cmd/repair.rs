@@ -55,17 +55,21 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             let sectors = r.end.div_ceil(sector) - r.start / sector;
             Ok(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors))
         }))?;
-        if maybe > 0 {
-            let maybe = human(maybe);
-            ui.remark(format!("{maybe} seem never to have been tried; they may have been read, and be lost"));
-        }
+        let of_disk = match (lost_bytes, maybe) {
+            (0, 0) => "nothing of the disk is lost".into(),
+            (lost, 0) => format!("{} of the disk are lost", human(lost)),
+            // What was read and what was not cannot be told apart where the map is lost, too.
+            (lost, maybe) => format!("up to {} of the disk are lost", human(lost + maybe)),
+        };
         ui.say(format!(
-            "{}: {} records are sound, {} are damaged; {} of the disk are lost; {took}",
+            "{}: {} records recovered, {} damaged; {of_disk}; {took}",
             args.out.display(),
             repaired.sound,
-            repaired.damaged,
-            human(lost_bytes)
+            repaired.damaged
         ));
+        if maybe > 0 {
+            ui.say(format!("{} of that may never have been read", human(maybe)));
+        }
         if lost_bytes + maybe > 0 {
             ui.say("what is lost counts as non-tried: with the disk, 'cdi create --resume' reads it again");
         }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};
 use crate::capture::claims::Checked;
-use crate::capture::hash::hash;
+use crate::capture::hash::{Hashes, hash};
 use crate::cli::Image;
 use crate::error::{Error, Flaw, ReadError};
 use crate::image::claims::{Claim, hex};
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     // Every byte of the disk, on every core; the hashes take them in order.
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let (hashes, claims) = hash(&disk, &mut |run, error| {
+    let (hashes, claims) = hash(&disk, Hashes::wanted(disk.facts()), &mut |run, error| {
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -58,13 +58,17 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         };
         tell(at, &error.to_string(), &format!("disk bytes {} to {}", range.start, range.end));
     }
-    let (blake3, sha256) = hashes.finish();
+    let (blake3, sha256) = hashes.results();
     if lost.is_empty() {
         for (name, stored, got) in [
             ("BLAKE3 of the stored view", &disk.facts().blake3_stored, &blake3),
             ("SHA-256 of the zero-filled view", &disk.facts().sha256_zero_filled, &sha256),
         ] {
-            if stored.as_ref().is_some_and(|stored| !stored.eq_ignore_ascii_case(got)) {
+            if stored
+                .as_ref()
+                .zip(got.as_ref())
+                .is_some_and(|(stored, got)| !stored.eq_ignore_ascii_case(got))
+            {
                 tell(
                     None,
                     &format!("the {name} is not the one that was stored"),

@@ -26,8 +26,11 @@ pub struct Run {
 
 /// The longest run that is read in one piece, in bytes.
 const LONGEST: u64 = 1 << 20;
-/// The longest run that nothing is read for, in bytes: between two of them the user can interrupt.
+/// The longest run that nothing is read for, but something may be done for each byte, in bytes: between two of them the user
+/// can interrupt.
 const LONGEST_EMPTY: u64 = 64 << 20;
+/// The longest run of zeros, in bytes.
+const LONGEST_ZEROS: u64 = 1 << 40;
 /// How much is given up together where the index does not say where the bytes are.
 const LOST: u64 = 64 << 10;
 
@@ -58,7 +61,7 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
                 let until = next.map_or(disk.size(), |r| r.start);
                 match disk.image().map(at) {
                     Ok(e) if e.origin.is_zero() => {
-                        Run { disk: at..e.disk.end.min(until).min(at + LONGEST_EMPTY), kind: RunKind::Zeros }
+                        Run { disk: at..e.disk.end.min(until).min(at + LONGEST_ZEROS), kind: RunKind::Zeros }
                     }
                     Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + LONGEST), kind: RunKind::Held },
                     Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },

@@ -15,6 +15,8 @@ pub struct Claim {
     pub of: String,
     /// The runs of the disk that it covers, in order. Whatever could not be read counts as zeros.
     pub disk: Vec<Range<u64>>,
+    /// Bytes after the end of the disk that the image holds: the hash may cover them, too.
+    pub after: Vec<u8>,
     /// How it is made.
     pub kind: Kind,
     /// The hash.
@@ -24,7 +26,13 @@ pub struct Claim {
 impl Claim {
     /// A hash of all of a disk of `size` bytes.
     pub fn of_disk(size: u64, kind: Kind, value: Vec<u8>) -> Claim {
-        Claim { of: "the disk".into(), disk: std::iter::once(0..size).collect(), kind, value }
+        Claim {
+            of: "the disk".into(),
+            disk: std::iter::once(0..size).collect(),
+            after: Vec::new(),
+            kind,
+            value,
+        }
     }
 }
 
@@ -59,8 +67,10 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// A hash, under way.
+#[derive(Clone)]
 pub struct Hasher(State);
 
+#[derive(Clone)]
 enum State {
     Crc32(Crc32),
     Md5(Md5),

@@ -67,8 +67,8 @@ impl ReadAt for File {
     }
 }
 
-/// The file that stands for an image which is a folder.
-const LIST: &str = "Info.plist";
+/// The files that stand for an image which is a directory: its property list, and the copy that Apple keeps of it.
+const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
 
 /// An image's files.
 pub struct Input {
@@ -77,6 +77,7 @@ pub struct Input {
     len: u64,
     device: bool,
     folder: bool,
+    is_copy: bool,
     modified: Option<SystemTime>,
     parts: Parts,
 }
@@ -103,15 +104,17 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens an image that is a folder: Apple's bundles. Its list of properties stands for it, and all else is beside.
+    /// Opens an image that is a directory: Apple's bundles. Its property list stands for it, or that one's copy; all other
+    /// files are next to it.
     fn open_folder(path: &Path) -> Result<Input, Error> {
-        let list = path.join(LIST);
         // Not a link that leads elsewhere.
-        if !list.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+        let Some(list) = LISTS.into_iter().find(is_there) else {
             return Err(Error::bad_image("is a directory, not an image").at(path));
-        }
-        let mut input = Input::open(&list)?;
+        };
+        let mut input = Input::open(&path.join(list))?;
         (input.path, input.folder) = (path.to_owned(), true);
+        input.is_copy = list != LISTS[0];
         Ok(input)
     }
 
@@ -119,7 +122,8 @@ impl Input {
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
         let parts = Parts::new(path);
-        Ok(Input { source, path: path.to_owned(), len, device: false, folder: false, modified: None, parts })
+        let (device, folder, is_copy) = (false, false, false);
+        Ok(Input { source, path: path.to_owned(), len, device, folder, is_copy, modified: None, parts })
     }
 
     /// When the file was last written to, where that is known.
@@ -152,21 +156,32 @@ impl Input {
         self.folder
     }
 
+    /// Whether it is a directory whose property list is missing, and a copy of it stands for it.
+    pub fn is_copy(&self) -> bool {
+        self.is_copy
+    }
+
     /// The file number of the image's own file.
     pub const MAIN: FileNo = FileNo(0);
 
-    /// The file `name` beside the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere is
-    /// an error.
+    /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere
+    /// is an error, also one that leads below the image's directory.
     pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
     }
 
-    /// The names in the folder `name` beside the image, if there is such a folder.
+    /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that have
+    /// directories. `dir` must not come from the image.
+    pub fn beside_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
+        self.parts.find_in(Path::new(dir), name)
+    }
+
+    /// Lists the names in the directory `name` next to the image, if there is one.
     pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         self.parts.names(name)
     }
 
-    /// Lets the image's other files lie in these folders, too.
+    /// Lets the image's other files be in these directories, too.
     pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
         folders.iter().try_for_each(|folder| self.parts.allow(folder))
     }

@@ -7,6 +7,7 @@ pub mod about;
 pub mod aff4;
 pub mod bad;
 mod badblocks;
+mod below;
 pub mod cdi;
 pub mod cells;
 mod chain;

@@ -1,5 +1,5 @@
-//! An image's other files: segments, extents, parents. Only what lies beside the image, and is a plain file there, is
-//! ever opened; an image that asks for anything else is told what it asked for.
+//! An image's other files: segments, extents, parents. Only plain files in the image's own directory, or
+//! in those that the user allows, are ever opened; an error says what else an image asks for.
 
 use std::fs::File;
 use std::num::NonZero;
@@ -48,37 +48,54 @@ impl Parts {
         }
     }
 
-    /// Lets them lie in `folder`, too.
+    /// Lets them be in the directory `folder`, too.
     pub(super) fn allow(&mut self, folder: &Path) -> Result<(), Error> {
-        let resolved = folder.canonicalize().map_err(|e| Error::io("is no folder for parents", folder, e))?;
+        let resolved =
+            folder.canonicalize().map_err(|e| Error::io("is not a directory for parents", folder, e))?;
         self.allowed.push(resolved);
         Ok(())
     }
 
-    /// The file `name` beside the image or in one of the allowed folders, if there is one. Numbers begin at 1: 0 is the
-    /// image itself.
+    /// Finds the file `name` next to the image or in one of the allowed directories, if there is one. Numbers begin at 1: 0
+    /// is the image itself.
     pub(super) fn find(&self, name: &Path) -> Result<Option<FileNo>, Error> {
+        self.find_in(Path::new(""), name)
+    }
+
+    /// Finds the file `name` in the directory `dir` next to the image: for formats that have directories. `dir` is the
+    /// format's own word, and never the image's.
+    pub(super) fn find_in(&self, dir: &Path, name: &Path) -> Result<Option<FileNo>, Error> {
         let refuse = |why: &str| {
             let what = format!("the image asks for the file '{}', which {why}", name.display());
             Err(Error::bad_image(what).at(&self.image).hint(
-                "only plain files beside the image are read, or in folders named by --allow-parent DIR",
+                "only plain files next to the image are read, or in directories named by --allow-parent DIR",
             ))
         };
+        let not_next_to = "is not the name of a file next to it";
+        // One component, and nothing after it: `x/` and `./x` say more than a name.
+        let mut components = name.components();
+        let plain = matches!(components.next(), Some(Component::Normal(only)) if only == name.as_os_str());
         if name.as_os_str().is_empty() {
-            return refuse("is not a name of something beside it");
+            return refuse(not_next_to);
         }
-        let plain = name.components().all(|c| matches!(c, Component::Normal(_)));
         let Some(own) = &self.own else { return Ok(None) };
         // A name that leads elsewhere is looked at only where the user allows an elsewhere.
-        let path = if plain || !self.allowed.is_empty() { own.join(name).canonicalize().ok() } else { None };
+        let path = if plain || !self.allowed.is_empty() {
+            own.join(dir).join(name).canonicalize().ok()
+        } else {
+            None
+        };
         let mut allowed = self.allowed.iter();
         let found = match path {
-            Some(path) if plain && path.starts_with(own) => Some(path),
-            Some(path) if self.allowed.iter().any(|dir| path.starts_with(dir)) => Some(path),
+            Some(path) if plain && path.parent() == Some(own.join(dir).as_path()) => Some(path),
+            // In the allowed directory itself: the user did not name those below it.
+            Some(path) if self.allowed.iter().any(|dir| path.parent() == Some(dir.as_path())) => Some(path),
             Some(_) if plain => return refuse("a symbolic link leads somewhere else"),
-            _ if plain => allowed
-                .find_map(|dir| dir.join(name).canonicalize().ok().filter(|path| path.starts_with(dir))),
-            _ => return refuse("is not a name of something beside it"),
+            _ if plain && dir.as_os_str().is_empty() => allowed.find_map(|dir| {
+                dir.join(name).canonicalize().ok().filter(|path| path.parent() == Some(dir.as_path()))
+            }),
+            _ if plain => None,
+            _ => return refuse(not_next_to),
         };
         let Some(path) = found else { return Ok(None) };
         let meta = path.metadata().map_err(|e| Error::io("cannot be looked at", &path, e))?;
@@ -97,13 +114,13 @@ impl Parts {
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
-    /// The names in the folder `name` beside the image, if it is there.
+    /// Lists the names in the directory `name` next to the image, if it is there.
     pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         let Some(own) = &self.own else { return Ok(None) };
         let Ok(path) = own.join(name).canonicalize() else { return Ok(None) };
         let failed = |e| Error::io("cannot be listed", &path, e);
-        if !path.starts_with(own) {
-            let what = format!("the image's folder '{}' leads somewhere else", name.display());
+        if path != own.join(name) {
+            let what = format!("the image's directory '{}' leads somewhere else", name.display());
             return Err(Error::bad_image(what).at(&self.image));
         }
         let mut names = Vec::new();

@@ -1,5 +1,7 @@
 //! Apple's lists of properties, in XML, as images have them.
 
+pub(super) use plist::Dictionary;
+
 /// How deep a list may be nested: an image's is four deep.
 const DEEPEST: usize = 32;
 /// How many tags it may have: an image's has some for each part of the disk.

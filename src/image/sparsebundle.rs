@@ -5,7 +5,6 @@
 //! image if the bundle is one.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::about::About;
@@ -42,16 +41,21 @@ struct Bundle {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    if input.len() > LONGEST {
-        return flaw(0, "too long for a list of properties");
+    let mut remarks = Vec::new();
+    if input.is_copy() {
+        remarks.push("Info.plist is missing; its copy, Info.bckup, was used".into());
     }
-    let text = input.bytes(0, index(input.len()), "the list of properties")?;
-    let list = properties::read(&text).or_else(|e| flaw(0, e))?;
-    let list = list.into_dictionary().unwrap_or_default();
-    let kind = list.get("diskimage-bundle-type").and_then(|v| v.as_string()).unwrap_or_default();
-    if kind != "com.apple.diskimage.sparsebundle" {
-        return flaw(0, format!("this is not a sparse bundle: its type is '{kind}'"));
-    }
+    let list = match list(&input, Input::MAIN) {
+        Ok(list) => list,
+        // What is damaged in one may be sound in the other.
+        Err(e) => {
+            let copy =
+                if input.is_copy() { None } else { input.beside("Info.bckup".as_ref()).ok().flatten() };
+            let copied = copy.and_then(|copy| list(&input, copy).ok());
+            remarks.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
+            copied.ok_or(e)?
+        }
+    };
     let number = |key: &str| list.get(key).and_then(|v| v.as_unsigned_integer()).unwrap_or(0);
     let (size, band) = (number("size"), number("band-size"));
     if size == 0 || i64::try_from(size).is_err() {
@@ -70,7 +74,6 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let Some(names) = input.names("bands".as_ref())? else {
         return Err(Error::bad_image("has no folder 'bands': a part of the bundle is missing"));
     };
-    let mut remarks = Vec::new();
     let mut there: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
     there.sort_unstable();
     there.dedup();
@@ -98,6 +101,22 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }))
 }
 
+/// Reads the property list of a sparse bundle.
+fn list(input: &Input, file: FileNo) -> Result<properties::Dictionary, Error> {
+    let len = input.len_of(file);
+    if len > LONGEST {
+        return flaw(0, "too long for a list of properties");
+    }
+    let text = input.bytes_of(file, 0, index(len), "the list of properties")?;
+    let list = properties::read(&text).or_else(|e| flaw(0, e))?;
+    let list = list.into_dictionary().unwrap_or_default();
+    let kind = list.get("diskimage-bundle-type").and_then(|v| v.as_string()).unwrap_or_default();
+    if kind != "com.apple.diskimage.sparsebundle" {
+        return flaw(0, format!("this is not a sparse bundle: its type is '{kind}'"));
+    }
+    Ok(list)
+}
+
 /// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
 fn number_of(name: &str) -> Option<u64> {
     // In capitals it is a band, too; that it is not found by its name is then an error, and not zeros.
@@ -110,11 +129,11 @@ impl Bundle {
         if let Some(file) = lock().get(&band) {
             return Ok(*file);
         }
-        let name: PathBuf = ["bands".to_owned(), format!("{band:x}")].iter().collect();
+        let name = format!("{band:x}");
         // It was there when the bundle was opened.
         let file = self
             .input
-            .beside(&name)
+            .beside_in("bands", name.as_ref())
             .ok()
             .flatten()
             .ok_or(ReadError::Unmapped { offset: band * self.band })?;

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::about::About;
+use super::chain::{self, Layer as _, zeros};
 use super::facts::Facts;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
-use super::{Extent, Format, GoOn, Image, OpenOptions, Origin};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 
@@ -32,18 +33,34 @@ const ZERO: u32 = u32::MAX - 1;
 /// In how many blocks of a file doubles are looked for: 64 TiB of blocks of the usual size.
 const MOST_CHECKED: u64 = 1 << 26;
 
-struct Vdi {
-    input: Arc<Input>,
+/// A disk: where its blocks are.
+pub(super) struct Layer {
+    file: FileNo,
     size: u64,
     /// Where the table and the blocks are, and how long a block is, in bytes.
     table: u64,
     data: u64,
     block: u64,
+}
+
+struct Vdi {
+    input: Arc<Input>,
+    top: Layer,
     about: About,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let header = input.bytes(0, HEADER, "the header")?;
+    let top = open_layer(&input, Input::MAIN)?;
+    let facts = Facts {
+        size_bytes: top.size,
+        logical_sector_bytes: options.sector_size.unwrap_or(512),
+        ..Facts::default()
+    };
+    Ok(Box::new(Vdi { input, top, about: About { facts, ..About::default() } }))
+}
+
+pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {
+    let header = input.bytes_of(file, 0, HEADER, "the header")?;
     if header[64..68] != MAGIC {
         return flaw(64, "this is not a VDI image");
     }
@@ -77,48 +94,59 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if count < size.div_ceil(block) {
         return flaw(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
     }
-    if table.checked_add(count * 4).is_none_or(|end| end > input.len()) {
+    if table.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
         return flaw(340, format!("the table of blocks at byte {table} does not lie in the file"));
     }
-    let facts = Facts {
-        size_bytes: size,
-        logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Facts::default()
-    };
-    Ok(Box::new(Vdi { input, size, table, data, block, about: About { facts, ..About::default() } }))
+    Ok(Layer { file, size, table, data, block })
 }
 
-impl Image for Vdi {
+impl chain::Layer for Layer {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.size {
+            return Ok(zeros(offset, end));
+        }
         let block = offset / self.block;
         let disk = block * self.block..((block + 1) * self.block).min(self.size);
         let entry_at = self.table + block * 4;
         let mut entry = [0; 4];
-        self.input.read_exact_at(Input::MAIN, &mut entry, entry_at)?;
+        input.read_exact_at(self.file, &mut entry, entry_at)?;
         let entry = u32::from_le_bytes(entry);
         if entry == UNUSED || entry == ZERO {
-            return Ok(Extent { disk, origin: Origin::Fill([0; 8]) });
+            let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+            let is = |entry: &[u8]| matches!(le32(entry, 0), UNUSED | ZERO);
+            let count = chain::alike(&read, entry_at, self.size.div_ceil(self.block) - block, 4, &is)?.max(1);
+            return Ok(zeros(disk.start, disk.start.saturating_add(count * self.block).min(self.size)));
         }
         let at = self.data + u64::from(entry) * self.block;
-        if at + (disk.end - disk.start) > self.input.len() {
+        if at + (disk.end - disk.start) > input.len_of(self.file) {
             return Err(ReadError::Corrupt { at: entry_at });
         }
-        Ok(Extent { disk, origin: Origin::Stored { file: Input::MAIN, at } })
+        Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } })
+    }
+}
+
+impl Image for Vdi {
+    fn size(&self) -> u64 {
+        self.top.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        self.top.map(&self.input, offset, self.top.size)
     }
 
     fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         // Two places of the disk in one block of the file: one of them is not right.
         // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
-        let blocks = self.input.len() / self.block + 1;
+        let blocks = self.input.len() / self.top.block + 1;
         if blocks > MOST_CHECKED {
             return Ok(());
         }
         let mut seen = vec![false; index(blocks)];
-        for at in (0..self.size.div_ceil(self.block)).map(|n| self.table + n * 4) {
+        for at in (0..self.top.size.div_ceil(self.top.block)).map(|n| self.top.table + n * 4) {
             go_on()?;
             let mut entry = [0; 4];
             if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {

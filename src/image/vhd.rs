@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::about::About;
-use super::chain::{self, deeper, zeros};
+use super::chain::{self, Layer as _, deeper, zeros};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
 use super::input::Input;
@@ -24,20 +24,23 @@ pub const FORMAT: Format = Format {
     suffixes: &["vhd", "vpc"],
     probe: |input| {
         let cookie_at = |at: u64| input.bytes(at, COOKIE.len(), "the footer").is_ok_and(|b| b == COOKIE);
-        cookie_at(0) || input.len().checked_sub(FOOTER as u64).is_some_and(cookie_at)
+        let footers = [FOOTER, SHORT].map(|len| input.len().checked_sub(len as u64));
+        cookie_at(0) || footers.into_iter().flatten().any(cookie_at)
     },
     open,
 };
 
 const COOKIE: &[u8] = b"conectix";
 const FOOTER: usize = 512;
+/// The length of the footer that Virtual PC wrote before 2004; its last byte is taken for 0.
+const SHORT: usize = 511;
 const HEADER: usize = 1024;
 /// An entry of the table of blocks that is not there.
 const UNUSED: u32 = u32::MAX;
 const SECTOR: u64 = 512;
 
 /// One file of a chain of disks.
-struct Layer {
+pub(super) struct Layer {
     file: FileNo,
     uuid: [u8; 16],
     size: u64,
@@ -81,14 +84,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 /// The footer, or where that is damaged the copy at the start.
 fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
     let last = input.len_of(file).saturating_sub(FOOTER as u64);
-    let sound = |at: u64| {
-        let bytes = input.bytes_of(file, at, FOOTER, "the footer").ok()?;
+    let sound = |at: u64, len: usize| {
+        let mut bytes = input.bytes_of(file, at, len, "the footer").ok()?;
+        bytes.resize(FOOTER, 0);
         (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == be32(&bytes, 64)).then_some((at, bytes))
     };
-    match sound(last) {
+    let short = input.len_of(file).checked_sub(SHORT as u64);
+    match sound(last, FOOTER).or_else(|| sound(short?, SHORT)) {
         Some(footer) => Ok(footer),
         None => {
-            let copy = sound(0)
+            let copy = sound(0, FOOTER)
                 .ok_or_else(|| Error::from(Flaw::at(last, "there is no sound footer, nor its copy")))?;
             remarks
                 .push("the footer at the end is missing or damaged; its copy at the start was used".into());
@@ -97,7 +102,12 @@ fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64
     }
 }
 
-fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+pub(super) fn open_layer(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Layer, Error> {
     let (at, footer) = footer(input, file, remarks)?;
     let (version, size) = (be32(&footer, 12), be64(&footer, 48));
     if version >> 16 != 1 {
@@ -159,7 +169,7 @@ fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>)
         .take_while(|u| *u != 0)
         .collect();
     let told = String::from_utf16_lossy(&units);
-    let file = chain::parent(input, &told)?;
+    let file = chain::parent(input, told.as_ref())?;
     let name = input.path_of(file).display().to_string();
     let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(Path::new(&name)))?;
     if parent.uuid[..] != header[40..56] {
@@ -171,8 +181,11 @@ fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>)
     Ok(parent)
 }
 
-impl Layer {
-    /// What this layer, or one below it, has at `offset`, which is less than the size of the disk; at most to `end`.
+impl chain::Layer for Layer {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         if offset >= self.size {
             // A parent may be shorter.
@@ -183,7 +196,8 @@ impl Layer {
             return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at: offset } });
         };
         let (block, start) = (offset / blocks.len, offset - offset % blocks.len);
-        let end = end.min(start + blocks.len).min(self.size);
+        let limit = end.min(self.size);
+        let end = limit.min(start + blocks.len);
         if block >= blocks.count {
             return Err(ReadError::Unmapped { offset });
         }
@@ -192,7 +206,11 @@ impl Layer {
         input.read_exact_at(self.file, &mut entry, entry_at)?;
         let entry = u32::from_be_bytes(entry);
         if entry == UNUSED {
-            return self.below(input, offset, end);
+            let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+            let is = |entry: &[u8]| be32(entry, 0) == UNUSED;
+            let count = chain::alike(&read, entry_at, blocks.count - block, 4, &is)?.max(1);
+            let stop = start.saturating_add(count.saturating_mul(blocks.len));
+            return self.below(input, offset, stop.min(limit));
         }
         let at = u64::from(entry) * SECTOR;
         let data = at + blocks.bitmap;
@@ -223,7 +241,9 @@ impl Layer {
             self.below(input, offset, stop)
         }
     }
+}
 
+impl Layer {
     fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         match &self.parent {
             Some(parent) => parent.map(input, offset, end),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -70,21 +70,27 @@ impl Manager {
         }
     }
 
-    /// Writes the service's file, and an empty configuration if there is none. Which files they are.
+    /// Writes the service's file, and an empty configuration if there is none. Which files they are. If it fails, all is as it
+    /// was before.
     pub fn install(self, config: &Path) -> Result<(PathBuf, PathBuf), Error> {
-        let program = std::env::current_exe().map_err(|e| Error::failed("who am I?").because(e))?;
+        let mut written = Written::default();
+        self.install_files(config, &mut written).inspect_err(|_| written.undo()).map_err(|e| {
+            if matches!(self, Manager::Systemd { .. }) && !self.is_running() {
+                e.hint("systemd does not run here (a container?): have whatever keeps services here run: cdi service run")
+            } else {
+                e
+            }
+        })
+    }
+
+    fn install_files(self, config: &Path, written: &mut Written) -> Result<(PathBuf, PathBuf), Error> {
+        let program = std::env::current_exe()
+            .map_err(|e| Error::failed("the path of this program is not known").because(e))?;
         let config = std::path::absolute(config).map_err(|e| Error::io("is not a path", config, e))?;
-        let write = |path: &Path, text: &[u8]| {
-            let folder = path.parent().unwrap_or(path);
-            fs::create_dir_all(folder).map_err(|e| Error::io("cannot be made", folder, e))?;
-            let new = path.with_extension("new");
-            let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
-            written.map_err(|e| Error::io("cannot be written", path, e))
-        };
         if config.exists() {
             config::read(&config)?;
         } else {
-            write(&config, config::EMPTY.as_bytes())?;
+            written.write(&config, config::EMPTY.as_bytes())?;
         }
         let log =
             if self == Manager::Launchd { home()?.join("Library/Logs/cdi.log") } else { PathBuf::new() };
@@ -94,7 +100,7 @@ impl Manager {
             // launchd keeps what it has read until it lets go of the job; 'start' then brings the new one.
             self.stop()?;
         }
-        write(&file, &text)?;
+        written.write(&file, &text)?;
         let file = file.canonicalize().map_err(|e| Error::io("cannot be resolved", &file, e))?;
         match self {
             Manager::Launchd => {
@@ -115,15 +121,28 @@ impl Manager {
             // launchd may have it still, without its file.
             return if self == Manager::Launchd { self.stop().map(|()| None) } else { Ok(None) };
         }
-        self.stop()?;
+        // Where systemd does not run, nothing of it does.
+        let unless_off = |result: Result<(), Error>| match result {
+            Err(_) if matches!(self, Manager::Systemd { .. }) && !self.is_running() => Ok(()),
+            result => result,
+        };
+        unless_off(self.stop())?;
         if let Manager::Systemd { .. } = self {
-            self.systemctl(&["disable", "cdi.service"])?;
+            unless_off(self.systemctl(&["disable", "cdi.service"]))?;
         }
         fs::remove_file(&file).map_err(|e| Error::io("cannot be removed", &file, e))?;
         if let Manager::Systemd { .. } = self {
-            self.systemctl(&["daemon-reload"])?;
+            unless_off(self.systemctl(&["daemon-reload"]))?;
         }
         Ok(Some(file))
+    }
+
+    /// Whether systemd runs at all: it need not in a container, though its programs are there.
+    fn is_running(self) -> bool {
+        let mut systemctl = self.systemctl_command();
+        let told = systemctl.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).output();
+        // systemctl(1): anything but "offline" and nothing is said by a manager that runs.
+        told.is_ok_and(|told| !matches!(told.stdout.trim_ascii(), b"" | b"offline" | b"unknown"))
     }
 
     /// Starts the service.
@@ -173,12 +192,50 @@ impl Manager {
         }
     }
 
-    fn systemctl(self, args: &[&str]) -> Result<(), Error> {
+    fn systemctl_command(self) -> Command {
         let mut systemctl = Command::new("systemctl");
         if self == (Manager::Systemd { system: false }) {
             systemctl.arg("--user");
         }
-        ask(systemctl.args(args), PATIENCE, "").map(|_| ())
+        systemctl
+    }
+
+    fn systemctl(self, args: &[&str]) -> Result<(), Error> {
+        ask(self.systemctl_command().args(args), PATIENCE, "").map(|_| ())
+    }
+}
+
+/// The files and directories that an installation has made, with what was there before.
+#[derive(Default)]
+struct Written {
+    files: Vec<(PathBuf, Option<Vec<u8>>)>,
+    dirs: Vec<PathBuf>,
+}
+
+impl Written {
+    /// Writes a file whole, and the directories that lead to it.
+    fn write(&mut self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let dir = path.parent().unwrap_or(path);
+        let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        self.dirs.extend(missing.map(Path::to_owned));
+        fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
+        self.files.push((path.to_owned(), fs::read(path).ok()));
+        let new = path.with_extension("new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+        written.map_err(|e| Error::io("cannot be written", path, e))
+    }
+
+    /// Makes all as it was before.
+    fn undo(&self) {
+        for (path, before) in self.files.iter().rev() {
+            let _ = match before {
+                Some(text) => fs::write(path, text),
+                None => fs::remove_file(path),
+            };
+        }
+        for dir in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, way_out};
 use crate::image::listing::{self, Listing};
 use crate::plain;
 pub use crate::plain::printable;
@@ -120,9 +120,12 @@ impl Ui {
     /// An error, with what caused it and the way out.
     pub fn error(&self, error: &Error) {
         let mut causes = Vec::new();
+        let mut hint = error.hint.as_deref();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             causes.push(cause.to_string());
+            // What the system says may mean the same whatever was done.
+            hint = hint.or_else(|| way_out(cause.downcast_ref()?));
             source = cause.source();
         }
         if self.json {
@@ -132,7 +135,7 @@ impl Ui {
                 "message": error.to_string(),
                 "path": error.path.as_ref().map(|p| p.display().to_string()),
                 "causes": causes,
-                "hint": error.hint,
+                "hint": hint,
             }});
             write_json(&value);
             return;
@@ -142,17 +145,20 @@ impl Ui {
             text.push_str(&format!(": {}", printable(&cause)));
         }
         text.push('\n');
-        if let Some(hint) = &error.hint {
+        if let Some(hint) = hint {
             text.push_str(&format!("hint: {}\n", printable(hint)));
         }
         write_stderr(&text);
     }
 
-    /// The progress of something that takes `total` bytes.
+    /// The progress of something that takes `total` bytes; 0 if nobody knows how many.
     pub fn progress(&self, what: &'static str, total: u64) -> Progress {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
-            let style = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left";
+            let style = match total {
+                0 => "{msg} {bytes} {binary_bytes_per_sec}",
+                _ => "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left",
+            };
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );

@@ -185,7 +185,8 @@ fn read_back(path: &Path, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Res
     let opened = image::open(path, &OpenOptions::default())?;
     let options =
         crate::disk::Options { bad: BadPolicy::Error, read_suspect: true, ..crate::disk::Options::default() };
-    let (hashes, _) = hash(&Disk::new(opened, options), &mut |run, error| match error {
+    let disk = Disk::new(opened, options);
+    let (hashes, _) = hash(&disk, super::Hashes::new(), &mut |run, error| match error {
         None => step(run.disk.end - run.disk.start),
         Some(e) => {
             let what =

@@ -204,6 +204,23 @@ impl Index {
         set(&self.geometry, &mut self.root, height, 0, nodes, &range, &piece, &mut self.held)
     }
 
+    /// Makes the disk `disk_size` bytes long, which is more than it has and not less than whole chunks: it ended on a chunk's
+    /// border. What is new was not read.
+    pub fn grow(&mut self, nodes: &dyn Nodes, disk_size: u64) -> Result<(), ReadError> {
+        let old = self.geometry;
+        let new = Geometry { disk_size, ..old };
+        debug_assert!(old.disk_size.is_multiple_of(old.chunk_size.into()) && disk_size >= old.disk_size);
+        extend(&old, &new, &mut self.root, old.levels(), 0, nodes, &mut self.held)?;
+        for height in old.levels()..new.levels() {
+            let mut slots = vec![std::mem::replace(&mut self.root, Slot::Entry(RawEntry::UNREAD))];
+            slots.resize_with(new.entries(0, height + 1), || Slot::Entry(RawEntry::UNREAD));
+            self.held += slots.len() * size_of::<Slot>();
+            self.root = Slot::Node(slots);
+        }
+        self.geometry = new;
+        Ok(())
+    }
+
     /// Writes every changed node by `write`, children before parents, and gives the new root.
     pub fn flush<E>(
         &mut self,
@@ -309,6 +326,40 @@ fn set(
     for child in from..=to {
         set(geometry, &mut slots[index(child)], height - 1, first + child * each, nodes, range, piece, held)?;
     }
+    Ok(())
+}
+
+/// Gives the nodes along the end of the disk the entries that a longer disk has there.
+fn extend(
+    old: &Geometry,
+    new: &Geometry,
+    slot: &mut Slot,
+    height: u8,
+    first: u64,
+    nodes: &dyn Nodes,
+    held: &mut usize,
+) -> Result<(), ReadError> {
+    let is_full = height == 0 || old.chunks().saturating_sub(first) >= entry_chunks(height);
+    if is_full || matches!(slot, Slot::Entry(entry) if entry.kind == ENTRY_UNREAD) {
+        return Ok(());
+    }
+    let count = old.entries(first, height);
+    if let Slot::Entry(entry) = slot {
+        let slots = match entry.kind {
+            ENTRY_NODE => nodes.node(entry, count)?.iter().map(|e| Slot::Entry(*e)).collect(),
+            ENTRY_FILL => (0..count).map(|_| Slot::Entry(*entry)).collect(),
+            _ => return Err(ReadError::Corrupt { at: entry.at.get() }),
+        };
+        *slot = Slot::Node(slots);
+    }
+    let Slot::Node(slots) = slot else { return Err(ReadError::Corrupt { at: 0 }) };
+    if let Some(last) = slots.last_mut() {
+        let at = first + (count as u64 - 1) * entry_chunks(height - 1);
+        extend(old, new, last, height - 1, at, nodes, held)?;
+    }
+    let more = new.entries(first, height);
+    *held += (more - count) * size_of::<Slot>();
+    slots.resize_with(more, || Slot::Entry(RawEntry::UNREAD));
     Ok(())
 }
 

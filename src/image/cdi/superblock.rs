@@ -64,7 +64,7 @@ pub(super) fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superbl
             // Say of a superblock that is there what is wrong with it.
             let (at, _) = found.iter().find(|(_, s)| s.is_some()).unwrap_or(&found[0]);
             let what = "the superblock is damaged, so is the other one, and there is no sound copy at the end of the file";
-            Err(Flaw::at(*at, what).into())
+            Err(saved(Flaw::at(*at, what).into()))
         }
     }
 }
@@ -119,6 +119,11 @@ pub fn check_disk(s: &Superblock) -> Result<(), Error> {
     Ok(())
 }
 
+/// The way out for an image that is not whole.
+fn saved(e: Error) -> Error {
+    e.hint("'cdi repair IMAGE NEW.cdimg' saves what is left of it")
+}
+
 /// Where a superblock belongs.
 fn place(s: &Superblock) -> u64 {
     SUPERBLOCK_AT[index(s.generation.get() % 2)]
@@ -127,12 +132,12 @@ fn place(s: &Superblock) -> u64 {
 /// Checks what a sound superblock says, also of the file.
 pub(super) fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     check_disk(s)?;
-    let fail = |field: usize, what: String| Err(Flaw::at(place(s) + field as u64, what).into());
+    let fail = |field: usize, what: String| Err(Error::from(Flaw::at(place(s) + field as u64, what)));
     let end = s.committed_end.get();
     if end > input.len() {
         let missing = human(end - input.len());
         let what = format!("the file is cut off: it ends {missing} before byte {end}, where its records end");
-        return fail(std::mem::offset_of!(Superblock, committed_end), what);
+        return fail(std::mem::offset_of!(Superblock, committed_end), what).map_err(saved);
     }
     if !end.is_multiple_of(RECORD_ALIGN) {
         let what = format!("the records cannot end at byte {end}");

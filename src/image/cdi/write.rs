@@ -169,6 +169,18 @@ impl Writer {
         self.facts = facts;
     }
 
+    /// Makes the disk longer, while it is not known how long it is: to `size` bytes. It must end on a chunk's border so far.
+    /// What is new is non-tried.
+    pub fn grow(&mut self, size: u64) -> Result<(), Error> {
+        let before = self.superblock.disk_size.get();
+        let Writer { index, store, end, .. } = self;
+        let grown = index.grow(&Written::new(&**store, *end), size);
+        grown.map_err(|e| self.index_error(e))?;
+        self.superblock.disk_size = U64::new(size);
+        self.facts.size_bytes = size;
+        self.set_status(BadRange::new(before..size, Status::NonTried))
+    }
+
     /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, packed as `packed`. It becomes
     /// finished. Gives the entry by which [`Writer::put_same`] can name these bytes.
     pub fn put_data(&mut self, start: u64, len: u32, codec: Codec, packed: &[u8]) -> Result<RawEntry, Error> {

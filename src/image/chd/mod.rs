@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::about::About;
-use super::chain::{cut, deeper, zeros};
+use super::chain::{alike, cut, deeper, zeros};
 use super::claims::{Claim, Kind, hex};
 use super::codec::{Codec, Sum};
 use super::facts::Facts;
@@ -235,6 +235,7 @@ impl Layer {
         let len = u64::from(self.hunk);
         let number = offset / len;
         let start = number * len;
+        let limit = end.min(self.size);
         let end = end.min(start + len);
         if number >= self.size.div_ceil(len) {
             return Err(ReadError::Unmapped { offset });
@@ -246,7 +247,13 @@ impl Layer {
                 input.read_exact_at(self.file, &mut entry, table + number * 4)?;
                 return match (u32::from_be_bytes(entry), &self.parent) {
                     (0, Some(parent)) => parent.map(input, offset, end),
-                    (0, None) => Ok(zeros(offset, end)),
+                    (0, None) => {
+                        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+                        let is = |entry: &[u8]| be32(entry, 0) == 0;
+                        let left = self.size.div_ceil(len) - number;
+                        let count = alike(&read, table + number * 4, left, 4, &is)?.max(1);
+                        Ok(zeros(offset, limit.min(start.saturating_add(count * len)).max(end)))
+                    }
                     (n, _) => {
                         let at = u64::from(n) * len + (offset - start);
                         Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } })

@@ -132,6 +132,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         claims.extend(table.crc.map(|crc| Claim {
             of: format!("partition '{}'", table.name.trim()),
             disk: counted,
+            after: Vec::new(),
             kind: Kind::Crc32,
             value: crc.to_be_bytes().into(),
         }));

@@ -8,6 +8,7 @@
 pub(super) mod errors;
 mod sections;
 pub(super) mod segments;
+pub(super) mod tail;
 pub(super) mod texts;
 
 use std::num::NonZero;
@@ -33,11 +34,13 @@ pub const FORMAT: Format = Format {
     summary: "EnCase's and SMART's images (E01, S01) with all their segments",
     integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole where they were stored",
     suffixes: &["e01", "s01"],
-    probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
+    probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == ADCRYPT),
     open,
 };
 
 const MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
+/// What an image begins with that AccessData's programs have encrypted.
+const ADCRYPT: &[u8] = b"ADCRYPT\0";
 /// The length of a file's header, and of a section's.
 const HEADER: u64 = 13;
 const SECTION: usize = 76;
@@ -49,6 +52,8 @@ const MOST_ENTRIES: u32 = 1 << 20;
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
 /// By how much more than its own length a packed chunk may be longer, in bytes.
 const SURPLUS: u32 = 64 << 10;
+/// How many chunks are tried at opening where the first is not sound.
+const MOST_TRIED: u64 = 64;
 /// A chunk's offset has this bit if it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
@@ -77,23 +82,27 @@ struct Ewf {
     chunk: u64,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Chunks>>,
+    /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
+    last: Option<u32>,
     about: About,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut gathered = Gathered::default();
-    segments::walk(&input, segment_name, |file, number| gathered.segment(&input, file, number))?;
-    let Gathered { tables, chunks, media, mut facts, hashes, ranges, mut remarks, .. } = gathered;
-    let Some(Media { sectors, sector, chunk, .. }) = media else {
-        return flaw(HEADER, "no section tells the size of the disk");
-    };
-    let size = sectors * u64::from(sector);
-    if chunks < size.div_ceil(chunk) {
-        let held = chunks * chunk;
-        remarks.push(format!(
-            "the tables speak of {held} bytes of the disk, which has {size}: what comes behind is lost"
+    if input.bytes(0, ADCRYPT.len(), "the header")? == ADCRYPT {
+        return Err(Error::bad_image("is encrypted by FTK's AD encryption; that is not read").hint(
+            "open it in FTK Imager with its password or certificate, and export it without encryption",
         ));
     }
+    let mut gathered = Gathered::default();
+    let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
+        gathered.segment(&input, file, number, after_gap)
+    })?;
+    let Gathered { tables, chunks, media, mut facts, hashes, ranges, remarks, .. } = gathered;
+    let Some(Media { sectors, sector, chunk, .. }) = media else {
+        let error = gaps.first_error(&input);
+        return error.map_or_else(|| flaw(HEADER, "no section tells the size of the disk"), Err);
+    };
+    let size = sectors * u64::from(sector);
     facts.size_bytes = size;
     facts.logical_sector_bytes = if sector.is_power_of_two() && sector >= 512 { sector } else { 0 };
     let bad = BadBlocks::from_unsorted(ranges.into_iter().map(|r| BadRange {
@@ -102,21 +111,22 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         ..r
     }));
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
+    let about = About { bad, claims, facts, remarks, ..About::default() };
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf {
-        input,
-        size,
-        chunk,
-        tables,
-        kept,
-        about: About { bad, claims, facts, remarks, ..About::default() },
-    };
+    let mut image = Ewf { input, size, chunk, tables, kept, last: None, about };
+    image.look_at_tail(sector.into());
+    image.refuse_encrypted()?;
+    let held = image.held(chunks).saturating_mul(chunk).min(size);
+    let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
+    // Of what is not there nothing can be judged.
+    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
     if !image.about.bad.is_empty() {
         let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
         let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
         image.about.bad = bad;
         image.about.remarks.push(remark);
     }
+    gaps.report(lost, false, &mut image.about);
     Ok(Box::new(image))
 }
 
@@ -142,6 +152,106 @@ fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
 }
 
 impl Ewf {
+    /// How many chunks, of those that the tables list, lie in the files: where a segment is cut off that has its chunks
+    /// after their table, the table lists more.
+    fn held(&self, listed: u64) -> u64 {
+        let Some((number, table)) = self.tables.iter().enumerate().next_back() else { return listed };
+        let len = self.input.len_of(table.file);
+        match self.chunks(number) {
+            Ok(chunks) if table.end >= len => {
+                // A chunk ends where the next one begins, or for all that is known with the file.
+                let whole = chunks.windows(2).take_while(|pair| pair[1].0 <= len && pair[0].0 < pair[1].0);
+                let whole = whole.count() as u64;
+                let count = u64::from(table.count);
+                let cut = whole == count && !self.is_sound(table.first + count - 1);
+                table.first + if cut { whole - 1 } else { whole }
+            }
+            _ => listed,
+        }
+    }
+
+    /// Whether a chunk passes its check.
+    fn is_sound(&self, chunk: u64) -> bool {
+        chunk
+            .checked_mul(self.chunk)
+            .filter(|at| *at < self.size)
+            .is_none_or(|at| self.unpacked(at, &mut Vec::new()))
+    }
+
+    /// Finds out how much the disk's last chunk holds, and what comes after the disk.
+    fn look_at_tail(&mut self, sector: u64) {
+        let chunk = self.size / self.chunk;
+        let Some((table, compressed, at, len)) = self.place(chunk).ok() else { return };
+        let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
+        let mut stored = vec![0; index(len.min(2 * self.chunk + u64::from(SURPLUS)))];
+        if self.input.read_exact_at(table, &mut stored, at).is_err() {
+            return;
+        }
+        let wanted = self.size % self.chunk;
+        let Some(bytes) = tail::whole(codec, &stored, wanted, self.chunk) else { return };
+        let after = &bytes[index(wanted)..];
+        if after.is_empty() {
+            return;
+        }
+        self.last = u32::try_from(bytes.len()).ok().filter(|_| wanted > 0);
+        self.about.remarks.push(tail::remark(after.len(), sector));
+        self.about.facts.more.insert("bytes_after_disk".into(), after.len().into());
+        self.about.claims.iter_mut().for_each(|claim| claim.after = after.to_vec());
+    }
+
+    /// Refuses an image whose structures are sound and of whose chunks none is: X-Ways encrypts them, and no mark says so.
+    fn refuse_encrypted(&self) -> Result<(), Error> {
+        let count =
+            self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
+        let step = count.div_ceil(MOST_TRIED).max(1);
+        let (mut tried, mut seen) = (0u32, [0u32; 256]);
+        for chunk in (0..count).step_by(index(step)) {
+            let Ok((file, compressed, at, len)) = self.place(chunk) else { continue };
+            if self.unpacked(chunk * self.chunk, &mut Vec::new()) {
+                return Ok(());
+            }
+            let mut start = vec![0; index(len.min(4096))];
+            if self.input.read_exact_at(file, &mut start, at).is_err() {
+                continue;
+            }
+            // A zlib stream that begins as one is damaged, and no more.
+            if compressed
+                && start[0] & 0x0F == 8
+                && (u32::from(start[0]) << 8 | u32::from(start[1])) % 31 == 0
+            {
+                return Ok(());
+            }
+            start.iter().for_each(|byte| seen[usize::from(*byte)] += 1);
+            tried += 1;
+        }
+        let bytes: u32 = seen.iter().sum();
+        // Of random bytes none comes up much more often than the others.
+        let is_random = bytes >= 4096 && seen.iter().all(|n| *n > 0 && *n < bytes / 256 * 3);
+        if tried < 2 || !is_random {
+            return Ok(());
+        }
+        Err(Error::bad_image(format!(
+            "is encrypted, or damaged throughout: its structures are sound, but of {tried} chunks looked at none passes its \
+             check, and all look random"
+        ))
+        .hint(
+            "if X-Ways encrypted it, open it there with its password and make an image without encryption; cdi reads no \
+             encrypted E01",
+        ))
+    }
+
+    /// Where a chunk is: file, whether it is compressed, offset, and how far it is to the next one, more than 4 bytes.
+    fn place(&self, chunk: u64) -> Result<(FileNo, bool, u64, u64), ReadError> {
+        let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
+        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
+        let table = self.tables.get(number).ok_or(unmapped)?;
+        let chunks = self.chunks(number)?;
+        let at = index(chunk - table.first);
+        let [(start, compressed), (end, _)] = chunks[at..at + 2] else { return Err(unmapped) };
+        let len = end.checked_sub(start).filter(|len| *len > 4).ok_or(ReadError::Corrupt { at: start })?;
+        Ok((table.file, compressed, start, len))
+    }
+
     /// Whether the chunk around `offset` can be had; it is in `chunk` then.
     fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
@@ -200,21 +310,16 @@ impl Image for Ewf {
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let chunk = offset / self.chunk;
-        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
-        let table = self.tables.get(number).ok_or(ReadError::Unmapped { offset })?;
-        let chunks = self.chunks(number)?;
-        let at = index(chunk - table.first);
-        let [(start, compressed), (end, _)] = chunks[at..at + 2] else {
-            return Err(ReadError::Unmapped { offset });
-        };
+        let (file, compressed, at, len) = self.place(chunk)?;
         let disk = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.size);
         let unpacked = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
-        let len = end.checked_sub(start).and_then(|len| u32::try_from(len).ok()).filter(|l| *l > 4);
-        let mut len = len.ok_or(ReadError::Corrupt { at: start })?;
+        let is_last = disk.end == self.size;
+        let unpacked = self.last.filter(|_| is_last).unwrap_or(unpacked);
         let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
         // What is behind a chunk up to the next one is not its own.
-        len = len.min(if compressed { 2 * unpacked + SURPLUS } else { unpacked + 4 });
-        let packed = Packed { file: table.file, at: start, len, skip: 0, unpacked, codec, sum: Sum::None };
+        let most = if compressed { 2 * unpacked + SURPLUS } else { unpacked + 4 };
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(most);
+        let packed = Packed { file, at, len, skip: 0, unpacked, codec, sum: Sum::None };
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }
 

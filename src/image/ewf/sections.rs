@@ -1,5 +1,6 @@
 //! The sections of an EWF image's segments, walked over once.
 
+use super::segments::Segment;
 use super::texts;
 use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table};
 use crate::error::{Error, Flaw};
@@ -35,6 +36,8 @@ pub(super) struct Gathered {
     has_table: bool,
     /// What is wrong with a table whose copy has not come yet.
     damaged: Option<Error>,
+    /// Whether a segment before this one has a gap: which chunks a table then lists is not known.
+    after_gap: bool,
     pub media: Option<Media>,
     pub facts: Facts,
     /// Of the whole disk.
@@ -47,13 +50,42 @@ pub(super) struct Media {
     pub sectors: u64,
     pub sector: u32,
     pub chunk: u64,
+    /// The name of the set of segments, which older programs leave out.
+    set: [u8; 16],
     /// Whether it is of the form that has no checksums behind tables.
     is_short: bool,
 }
 
+impl Media {
+    /// Whether both may be of the same set of segments.
+    fn is_same(&self, other: &Media) -> bool {
+        let named = [self.set, other.set].iter().all(|set| *set != [0; 16]);
+        (self.sector, self.chunk) == (other.sector, other.chunk) && (!named || self.set == other.set)
+    }
+}
+
 impl Gathered {
-    /// Walks over a segment's sections. Whether there is another segment.
-    pub(super) fn segment(&mut self, input: &Input, file: FileNo, number: u32) -> Result<bool, Error> {
+    /// Walks over a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    pub(super) fn segment(
+        &mut self,
+        input: &Input,
+        file: FileNo,
+        number: u32,
+        after_gap: bool,
+    ) -> Result<Segment, Error> {
+        self.after_gap |= after_gap;
+        (self.sectors_end, self.damaged) = (None, None);
+        let walked = Gathered::header(input, file, number).and_then(|()| self.sections(input, file));
+        match walked {
+            Ok(true) => Ok(Segment::Next),
+            Ok(false) => Ok(Segment::Last),
+            // Without these nothing can be read.
+            Err(e) if number == 1 && self.media.is_none() => Err(e),
+            Err(e) => Ok(Segment::Damaged(e)),
+        }
+    }
+
+    fn header(input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
         let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         if !header.starts_with(MAGIC) {
             return flaw(0, "this is not a segment of an EWF image");
@@ -63,6 +95,12 @@ impl Gathered {
             let error = Error::from(Flaw::at(9, format!("this is segment {is}, and not segment {number}")));
             return Err(if number == 1 { error.hint("name the first segment") } else { error });
         }
+        Ok(())
+    }
+
+    /// Reads the sections up to the last one. Whether that says that another segment follows.
+    fn sections(&mut self, input: &Input, file: FileNo) -> Result<bool, Error> {
+        let file_len = input.len_of(file);
         let mut at = HEADER;
         loop {
             let head = input.bytes_of(file, at, SECTION, "a section")?;
@@ -75,22 +113,30 @@ impl Gathered {
             // Some programs leave the size out.
             let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
             let last = next == at || name == "done" || name == "next";
-            let limit = if last { input.len_of(file) } else { next.min(input.len_of(file)) };
-            self.section(
-                input,
-                &Section { file, name: name.clone(), data: start..end.min(limit).max(start) },
-            )?;
+            let limit = if last { file_len } else { next.min(file_len) };
+            let section = Section { file, name, data: start..end.min(limit).max(start) };
+            self.section(input, &section)?;
+            let name = section.name;
             if last {
                 return Ok(name == "next");
             }
             if next < start {
                 return flaw(at, format!("the section behind '{name}' cannot begin at byte {next}"));
             }
+            if next > file_len {
+                let what = format!(
+                    "the section '{name}' should end at byte {next}, and the file has {file_len} bytes"
+                );
+                return flaw(at, what);
+            }
             at = next;
         }
     }
 
     fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        if self.after_gap && matches!(section.name.as_str(), "sectors" | "table" | "table2") {
+            return Ok(());
+        }
         if section.name == "table2" && self.damaged.take().is_some() {
             return self.table(input, section);
         }
@@ -98,7 +144,17 @@ impl Gathered {
             return Err(e);
         }
         match section.name.as_str() {
-            "volume" | "disk" => self.volume(input, section)?,
+            // The first one counts.
+            "volume" | "disk" if self.media.is_none() => self.media = Some(Gathered::volume(input, section)?),
+            // Segments of another acquisition may have the same name.
+            "data" => {
+                let other = Gathered::volume(input, section).ok();
+                let is_other =
+                    self.media.as_ref().zip(other).is_some_and(|(media, other)| !media.is_same(&other));
+                if is_other {
+                    return flaw(section.data.start, "this segment is of another set than the first one");
+                }
+            }
             "header" | "header2" => {
                 // Some programs write the same twice; that nothing can be made of it is no reason to refuse the disk.
                 if let Some(text) = self.text(input, section) {
@@ -143,7 +199,8 @@ impl Gathered {
         }
     }
 
-    fn volume(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+    /// Reads the section about the disk. Later segments have a copy.
+    fn volume(input: &Input, section: &Section) -> Result<Media, Error> {
         let at = section.data.start;
         let len = section.data.end - at;
         // EnCase's is long; SMART's, and that of the format's first description, has but 32 bits for sectors.
@@ -163,8 +220,8 @@ impl Gathered {
         if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
             return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
         }
-        self.media = Some(Media { sectors, sector, chunk, is_short });
-        Ok(())
+        let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
+        Ok(Media { sectors, sector, chunk, set, is_short })
     }
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
@@ -176,6 +233,11 @@ impl Gathered {
         }
         if count > MOST_ENTRIES {
             return flaw(at, format!("a table of {count} chunks cannot be"));
+        }
+        let signed = self.media.as_ref().is_none_or(|media| !media.is_short);
+        let len = u64::from(count) * 4 + if signed { 4 } else { 0 };
+        if at.saturating_add(24 + len) > input.len_of(section.file) {
+            return flaw(at, format!("a table of {count} chunks does not lie in the file"));
         }
         self.has_table = count > 0;
         if count == 0 {
@@ -189,7 +251,7 @@ impl Gathered {
             file: section.file,
             entries: at + 24,
             copy: None,
-            signed: self.media.as_ref().is_none_or(|media| !media.is_short),
+            signed,
             base: le64(&head, 8),
             end,
         });

@@ -7,6 +7,7 @@
 mod sections;
 
 use std::num::NonZero;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ use super::bad::{BadBlocks, BadRange};
 use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::ewf::errors::judged;
-use super::ewf::segments;
+use super::ewf::{segments, tail};
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
 use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, Packed};
@@ -79,6 +80,8 @@ struct Ewf2 {
     codec: Codec,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Arc<[Chunk]>>>,
+    /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
+    last: Option<u32>,
     about: About,
 }
 
@@ -89,8 +92,15 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         ));
     }
     let mut gathered = Gathered::default();
-    segments::walk(&input, segment_name, |file, number| gathered.segment(&input, file, number))?;
-    let Gathered { tables, chunks, media, codec, mut facts, hashes, ranges, mut remarks, .. } = gathered;
+    let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
+        gathered.segment(&input, file, number, after_gap)
+    })?;
+    let Gathered { tables, media, codec, mut facts, hashes, ranges, remarks, .. } = gathered;
+    if media.sectors == 0
+        && let Some(error) = gaps.first_error(&input)
+    {
+        return Err(error);
+    }
     let Media { sectors, sector, per_chunk, .. } = media;
     let size = sectors.checked_mul(sector).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
     let Some(size) = size else {
@@ -100,12 +110,6 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if chunk == 0 || chunk > super::LONGEST_CHUNK.into() || chunk % 8 != 0 {
         return flaw(0, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
     }
-    if chunks < size.div_ceil(chunk) {
-        let held = chunks * chunk;
-        remarks.push(format!(
-            "the tables speak of {held} bytes of the disk, which has {size}: what comes behind is lost"
-        ));
-    }
     facts.size_bytes = size;
     let is_usual = sector.is_power_of_two() && sector >= 512;
     facts.logical_sector_bytes = u32::try_from(sector).ok().filter(|_| is_usual).unwrap_or(0);
@@ -114,21 +118,18 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let bad = BadBlocks::from_unsorted(listed);
     let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf2 {
-        input,
-        media,
-        size,
-        chunk,
-        codec,
-        tables,
-        kept,
-        about: About { bad, claims, facts, remarks, ..About::default() },
-    };
+    let about = About { bad, claims, facts, remarks, ..About::default() };
+    let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, last: None, about };
+    image.look_at_tail();
+    let lost = image.not_listed();
+    // Of what is not there nothing can be judged.
+    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
     if !image.about.bad.is_empty() {
         let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
         image.about.bad = bad;
         image.about.remarks.push(remark);
     }
+    gaps.report(lost, true, &mut image.about);
     Ok(Box::new(image))
 }
 
@@ -152,6 +153,48 @@ fn segment_name(first: &Path, number: u32) -> Option<PathBuf> {
 }
 
 impl Ewf2 {
+    /// The parts of the disk that no table lists, in bytes.
+    fn not_listed(&self) -> Vec<Range<u64>> {
+        let bytes = |chunk: u64| chunk.saturating_mul(self.chunk).min(self.size);
+        let mut at = 0;
+        let mut ranges = Vec::new();
+        for table in &self.tables {
+            ranges.push(at..bytes(table.first));
+            at = bytes(table.first + u64::from(table.count));
+        }
+        ranges.push(at..self.size);
+        ranges.retain(|range| range.start < range.end);
+        ranges
+    }
+
+    /// A chunk's place, and its table.
+    fn find(&self, chunk: u64) -> Result<(&Table, Chunk), ReadError> {
+        let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
+        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
+        let table = self.tables.get(number).filter(|t| t.first <= chunk).ok_or(unmapped)?;
+        let found = *self.chunks(number)?.get(index(chunk - table.first)).ok_or(unmapped)?;
+        Ok((table, found))
+    }
+
+    /// Finds out how much the disk's last chunk holds, and what comes after the disk.
+    fn look_at_tail(&mut self) {
+        let Ok((table, Chunk::Held { at, len, codec })) = self.find(self.size / self.chunk) else { return };
+        let mut stored = vec![0; len.min(2 * super::LONGEST_CHUNK) as usize];
+        if self.input.read_exact_at(table.file, &mut stored, at).is_err() {
+            return;
+        }
+        let wanted = self.size % self.chunk;
+        let Some(bytes) = tail::whole(codec, &stored, wanted, self.chunk) else { return };
+        let after = &bytes[index(wanted)..];
+        if after.is_empty() {
+            return;
+        }
+        self.last = u32::try_from(bytes.len()).ok().filter(|_| wanted > 0);
+        self.about.remarks.push(tail::remark(after.len(), self.media.sector));
+        self.about.facts.more.insert("bytes_after_disk".into(), after.len().into());
+        self.about.claims.iter_mut().for_each(|claim| claim.after = after.to_vec());
+    }
+
     /// The chunks of a table.
     fn chunks(&self, number: usize) -> Result<Arc<[Chunk]>, ReadError> {
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,6 +238,7 @@ impl Ewf2 {
         chunk.resize(index(extent.disk.end - extent.disk.start), 0);
         match extent.origin {
             Origin::Packed(p) => {
+                chunk.resize(p.unpacked as usize, 0);
                 if p.len > 2 * super::LONGEST_CHUNK {
                     return false;
                 }
@@ -218,11 +262,7 @@ impl Image for Ewf2 {
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let chunk = offset / self.chunk;
-        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
-        let table =
-            self.tables.get(number).filter(|t| t.first <= chunk).ok_or(ReadError::Unmapped { offset })?;
-        let found =
-            *self.chunks(number)?.get(index(chunk - table.first)).ok_or(ReadError::Unmapped { offset })?;
+        let (table, found) = self.find(chunk)?;
         let disk = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.size);
         let origin = match found {
             Chunk::Pattern(pattern) => Origin::Fill(pattern),
@@ -233,6 +273,8 @@ impl Image for Ewf2 {
             }
             Chunk::Held { at, len, codec } => {
                 let unpacked = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
+                let is_last = disk.end == self.size;
+                let unpacked = self.last.filter(|_| is_last).unwrap_or(unpacked);
                 // What stands behind stored bytes is padding.
                 let len = match codec {
                     Codec::Stored => len.min(unpacked),
@@ -258,7 +300,7 @@ impl Image for Ewf2 {
         }
         let told = self.media.chunks;
         let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
-        if told != 0 && told != held {
+        if told != 0 && told != held && self.about.lost.is_empty() {
             let what = format!("the image should have {told} chunks, and its tables tell of {held}");
             report(Flaw::at(0, what), "what is not told of");
         }

@@ -6,6 +6,7 @@ use crate::image::FileNo;
 use crate::image::bad::{BadRange, MOST_RANGES, Status};
 use crate::image::claims::{Kind, hex};
 use crate::image::codec::{Codec, adler32, expand};
+use crate::image::ewf::segments::Segment;
 use crate::image::ewf::texts;
 use crate::image::facts::Facts;
 use crate::image::fields::{flaw, le32, le64};
@@ -21,6 +22,8 @@ const MOST_SECTIONS: usize = 1 << 20;
 const LONGEST_TEXT: usize = 1 << 20;
 /// How many entries a table has at most.
 const MOST_ENTRIES: u32 = 1 << 20;
+/// How many chunks a disk has at most: 2^63 bytes of 512 each.
+const MOST_CHUNKS: u64 = 1 << 54;
 /// Kinds of sections.
 const DEVICE: u32 = 1;
 const CASE: u32 = 2;
@@ -59,6 +62,8 @@ pub(super) struct Gathered {
     /// Where the last section of chunks begins, until its table comes.
     sectors: u64,
     pub codec: Codec,
+    /// Whether a segment before this one is missing, or not whole.
+    after_gap: bool,
     /// The name of the set of segments.
     set: [u8; 16],
     pub media: Media,
@@ -76,6 +81,7 @@ impl Default for Gathered {
             chunks: 0,
             sectors: 0,
             codec: Codec::ZlibPadded,
+            after_gap: false,
             set: [0; 16],
             media: Media::default(),
             facts: Facts::default(),
@@ -87,8 +93,36 @@ impl Default for Gathered {
 }
 
 impl Gathered {
-    /// Walks over a segment's sections. Whether there is another segment.
-    pub(super) fn segment(&mut self, input: &Input, file: FileNo, number: u32) -> Result<bool, Error> {
+    /// Reads a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    pub(super) fn segment(
+        &mut self,
+        input: &Input,
+        file: FileNo,
+        number: u32,
+        after_gap: bool,
+    ) -> Result<Segment, Error> {
+        self.after_gap = after_gap;
+        let header = self.header(input, file, number);
+        // What is not known for the first segment is known for none.
+        if number == 1 {
+            header?;
+        } else if let Err(e) = header {
+            return Ok(Segment::Damaged(e));
+        }
+        let (sections, goes_on) = match sections(input, file) {
+            Ok(found) => found,
+            Err(Broken::Encrypted(e)) => return Err(e),
+            Err(Broken::Damaged(e)) => return Ok(Segment::Damaged(e)),
+        };
+        for section in sections.iter().rev() {
+            if let Err(e) = self.section(input, section) {
+                return Ok(Segment::Damaged(e));
+            }
+        }
+        Ok(if goes_on { Segment::Next } else { Segment::Last })
+    }
+
+    fn header(&mut self, input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
         let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         if !header.starts_with(MAGIC) {
             return flaw(0, "this is not a segment of an EWF2 image");
@@ -102,17 +136,16 @@ impl Gathered {
         if number > 1 && header[16..32] != self.set {
             return flaw(16, "this segment is of another set than the first one");
         }
-        self.set = *header[16..].first_chunk().unwrap_or(&[0; 16]);
-        self.codec = match u16::from_le_bytes([header[10], header[11]]) {
+        let codec = match u16::from_le_bytes([header[10], header[11]]) {
             0 | 1 => Codec::ZlibPadded,
             2 => Codec::Bzip2,
             other => return flaw(10, format!("compression {other} is not known; zlib and bzip2 are")),
         };
-        let (sections, goes_on) = sections(input, file)?;
-        for section in sections.iter().rev() {
-            self.section(input, section)?;
+        if number > 1 && codec != self.codec {
+            return flaw(10, "this segment is compressed in another way than the first one");
         }
-        Ok(goes_on)
+        (self.set, self.codec) = (*header[16..].first_chunk().unwrap_or(&[0; 16]), codec);
+        Ok(())
     }
 
     fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
@@ -139,13 +172,15 @@ impl Gathered {
             return flaw(at, "the checksum of a table's head is wrong");
         }
         let (first, count) = (le64(&head, 0), le32(&head, 8));
-        if count > MOST_ENTRIES || first != self.chunks {
+        // After a missing segment a table comes that tells where it goes on.
+        let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MOST_CHUNKS);
+        if count > MOST_ENTRIES || !fits {
             return flaw(at, format!("a table of {count} chunks from chunk {first} on cannot be here"));
         }
         if count > 0 {
             let entries = at + TABLE_HEAD as u64;
             self.tables.push(Table { first, count, file: section.file, entries, chunks: self.sectors });
-            self.chunks += u64::from(count);
+            self.chunks = first + u64::from(count);
         }
         Ok(())
     }
@@ -224,8 +259,21 @@ impl Gathered {
     }
 }
 
+/// Why the sections of a segment cannot be read.
+enum Broken {
+    Encrypted(Error),
+    Damaged(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(e: Error) -> Broken {
+        Broken::Damaged(e)
+    }
+}
+
 /// The sections of a segment, the last one first; and whether the image goes on in another segment.
-fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Error> {
+fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Broken> {
+    let flaw = |at: u64, what: &str| Err(Broken::from(Error::from(Flaw::at(at, what))));
     let mut found = Vec::new();
     let Some(mut at) = input.len_of(file).checked_sub(HEAD) else {
         return flaw(0, "the segment is cut off");
@@ -237,12 +285,13 @@ fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Error> 
         }
         let (kind, flags, before, len) = (le32(&head, 0), le32(&head, 4), le64(&head, 8), le64(&head, 16));
         if kind == KEYS || flags & ENCRYPTED != 0 {
-            return flaw(at, "the image is encrypted; that is not read");
+            let what = Flaw::at(at, "the image is encrypted; that is not read");
+            return Err(Broken::Encrypted(what.into()));
         }
         let start = if before == 0 { HEADER } else { before.saturating_add(HEAD) };
         let place = at.checked_sub(len).filter(|place| *place >= start && before < at);
         let Some(place) = place else {
-            return flaw(at, format!("a section of {len} bytes behind byte {start} cannot be here"));
+            return flaw(at, &format!("a section of {len} bytes behind byte {start} cannot be here"));
         };
         found.push(Section { file, kind, at: place, len });
         if before == 0 {

@@ -47,7 +47,7 @@ const fn guid(a: u32, b: u16, c: u16, d: u64) -> [u8; 16] {
 }
 
 /// One file of a chain of disks.
-pub(super) struct Layer {
+pub(in crate::image) struct Layer {
     file: FileNo,
     pub size: u64,
     pub sector: u32,
@@ -63,7 +63,7 @@ pub(super) struct Layer {
 }
 
 /// Opens the file and its parents.
-pub(super) fn open(
+pub(in crate::image) fn open(
     input: &Input,
     file: FileNo,
     depth: usize,
@@ -253,7 +253,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
     let Some(told) = told else {
         return Err(Error::bad_image("this is a difference, and no path tells to which disk"));
     };
-    let file = chain::parent(input, told)?;
+    let file = chain::parent(input, told.as_ref())?;
     let path = input.path_of(file);
     let parent = open(input, file, depth, remarks).map_err(|e| e.at(&path))?;
     // As text: {83ed08c3-5b1b-4e8d-9f2a-...}, its parts as numbers.
@@ -283,16 +283,20 @@ fn text_of(g: &[u8; 16]) -> String {
     text
 }
 
-impl Layer {
-    /// What this layer, or one below it, has at `offset`; at most to `end`.
-    pub(super) fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+impl chain::Layer for Layer {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         if offset >= self.size {
             // A parent may be shorter.
             return Ok(zeros(offset, end));
         }
         let block = offset / self.block;
         let start = block * self.block;
-        let end = end.min(start + self.block).min(self.size);
+        let limit = end.min(self.size);
+        let end = limit.min(start + self.block);
         let entry_at = self.table + (block + block / self.ratio) * 8;
         let entry = self.entry(input, entry_at)?;
         let place = (entry >> 20) * MIB;
@@ -305,9 +309,19 @@ impl Layer {
             let at = place + (offset - start);
             Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } })
         };
+        // How far the blocks go on like that; after so many there is the place of a bitmap.
+        let run = |is: &dyn Fn(u64) -> bool| {
+            let read = |bytes: &mut [u8], at: u64| self.log.read(input, self.file, bytes, at);
+            let left = (self.ratio - block % self.ratio).min(self.size.div_ceil(self.block) - block);
+            let count = chain::alike(&read, entry_at, left, 8, &|entry| is(le64(entry, 0) & 7))?.max(1);
+            Ok::<u64, ReadError>(start.saturating_add(count.saturating_mul(self.block)).min(limit))
+        };
         match (entry & 7, &self.parent) {
-            (0, Some(parent)) => parent.map(input, offset, end),
-            (0 | UNDEFINED | ZERO | UNMAPPED, _) => Ok(zeros(offset, end)),
+            (0, Some(parent)) => parent.map(input, offset, run(&|state| state == 0)?),
+            (UNDEFINED | ZERO | UNMAPPED, Some(_)) => {
+                Ok(zeros(offset, run(&|state| matches!(state, 1..=3))?))
+            }
+            (0 | UNDEFINED | ZERO | UNMAPPED, None) => Ok(zeros(offset, run(&|state| state <= 3)?)),
             (PRESENT, _) => stored(end),
             (PARTLY, Some(parent)) => {
                 let (here, stop) = self.run(input, block, offset, end)?;
@@ -316,7 +330,9 @@ impl Layer {
             _ => Err(ReadError::Corrupt { at: entry_at }),
         }
     }
+}
 
+impl Layer {
     /// Whether the sectors at `offset` of a block that is partly here are here, and where that changes.
     fn run(&self, input: &Input, block: u64, offset: u64, end: u64) -> Result<(bool, u64), ReadError> {
         let group = block / self.ratio;

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use crc::{CRC_32_ISCSI, Crc, Table};
 
 use super::about::About;
+use super::chain::Layer as _;
 use super::facts::Facts;
 use super::input::Input;
 use super::{Extent, Format, GoOn, Image, OpenOptions};
 use crate::error::{Error, Flaw, ReadError};
 use layer::Layer;
+pub(super) use layer::open as open_layer;
 
 /// VHDX images.
 pub const FORMAT: Format = Format {

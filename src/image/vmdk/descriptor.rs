@@ -1,5 +1,13 @@
 //! The text that describes a VMDK disk: its extents and its parent.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use encoding_rs::Encoding;
+
 use crate::units::SECTOR;
 
 /// The first line.
@@ -15,6 +23,38 @@ pub(super) const TELLING: usize = FIRST_LINE.len();
 /// How many extents a disk may have: 64 TiB of 2 GiB each, and as many again.
 const MOST_EXTENTS: usize = 1 << 16;
 
+/// The name of a file: as it is in the text, and what it means in the encoding that the text says it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Name {
+    raw: Vec<u8>,
+    decoded: Option<String>,
+}
+
+impl Name {
+    /// `text` has a character for each byte.
+    fn new(text: &str, encoding: Option<&'static Encoding>) -> Name {
+        let raw: Vec<u8> = text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect();
+        // With a byte that the encoding does not have it is in another one.
+        let decoded = encoding.and_then(|e| e.decode_without_bom_handling_and_without_replacement(&raw));
+        Name { decoded: decoded.map(Cow::into_owned), raw }
+    }
+
+    /// The paths that may be meant, the most likely one first. Names of files are UTF-8; some programs say so of no text.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let raw = Path::new(OsStr::from_bytes(&self.raw));
+        self.decoded.as_deref().map(Path::new).into_iter().chain([raw])
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.decoded {
+            Some(decoded) => f.write_str(decoded),
+            None => f.write_str(&String::from_utf8_lossy(&self.raw)),
+        }
+    }
+}
+
 /// What the text says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Descriptor {
@@ -22,7 +62,7 @@ pub(super) struct Descriptor {
     /// This disk's content, by a name that changes with it.
     pub content: Option<u32>,
     /// The name of the parent's content, and its file.
-    pub parent: Option<(u32, String)>,
+    pub parent: Option<(u32, Name)>,
     pub kind: String,
 }
 
@@ -32,7 +72,7 @@ pub(super) struct Line {
     /// Its length on the disk in bytes.
     pub len: u64,
     pub kind: Kind,
-    pub file: String,
+    pub file: Name,
     /// Where in the file it begins, in bytes. Only flat ones have that.
     pub at: u64,
 }
@@ -45,17 +85,24 @@ pub(super) enum Kind {
     Sparse,
 }
 
-/// Reads the text; what is wrong is told with its line.
-pub(super) fn parse(text: &str) -> Result<Descriptor, String> {
+/// Reads the text; errors say which line is wrong.
+pub(super) fn parse(text: &[u8]) -> Result<Descriptor, String> {
+    // A character for each byte: all that is not a name is ASCII, and no encoding has a quotation mark within a character.
+    let text: String = text.iter().map(|b| char::from(*b)).collect();
+    let setting = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == "encoding").then(|| value.trim().trim_matches('"').to_owned())
+    };
+    let encoding = text.lines().find_map(setting).and_then(|name| Encoding::for_label(name.as_bytes()));
     let mut told = Descriptor::default();
     let (mut parent_content, mut parent_file) = (None, None);
     for (number, line) in text.lines().enumerate() {
-        let line = line.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+        let line = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
         let fail = |what: &str| format!("line {} of the descriptor: {what}", number + 1);
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if let Some(extent) = extent(line) {
+        if let Some(extent) = extent(line, encoding) {
             told.extents.push(extent.map_err(|e| fail(&e))?);
             if told.extents.len() > MOST_EXTENTS {
                 return Err(fail("too many extents"));
@@ -70,7 +117,7 @@ pub(super) fn parse(text: &str) -> Result<Descriptor, String> {
         match name.trim() {
             "CID" => told.content = Some(number()?),
             "parentCID" => parent_content = Some(number()?),
-            "parentFileNameHint" => parent_file = Some(value.to_owned()),
+            "parentFileNameHint" => parent_file = Some(Name::new(value, encoding)),
             "createType" => told.kind = value.to_owned(),
             _ => {}
         }
@@ -84,7 +131,7 @@ pub(super) fn parse(text: &str) -> Result<Descriptor, String> {
 }
 
 /// The extent that a line describes, if it is such a line: access, sectors, kind, "file", offset.
-fn extent(line: &str) -> Option<Result<Line, String>> {
+fn extent(line: &str, encoding: Option<&'static Encoding>) -> Option<Result<Line, String>> {
     let (access, rest) = line.split_once(|c: char| c.is_ascii_whitespace())?;
     if !matches!(access, "RW" | "RDONLY" | "NOACCESS") {
         return None;
@@ -104,11 +151,11 @@ fn extent(line: &str) -> Option<Result<Line, String>> {
         None => Some(0),
         word => bytes(word),
     };
-    let file = file.unwrap_or("").to_owned();
+    let file = file.unwrap_or("");
     Some(match (len, at) {
         _ if access == "NOACCESS" && kind != Kind::Zero => Err("this extent may not be read".into()),
         _ if file.is_empty() && kind != Kind::Zero => Err("this extent names no file".into()),
-        (Some(len), Some(at)) => Ok(Line { len, kind, file, at }),
+        (Some(len), Some(at)) => Ok(Line { len, kind, file: Name::new(file, encoding), at }),
         _ => Err("the length or the offset of this extent is not a number of sectors".into()),
     })
 }
@@ -125,7 +172,7 @@ mod tests {
         let line = |len: u32, kind, file: &str, at: u32| Line {
             len: u64::from(len) * 512,
             kind,
-            file: file.into(),
+            file: Name::new(file, None),
             at: u64::from(at) * 512,
         };
         let expect = Descriptor {
@@ -135,10 +182,10 @@ mod tests {
                 line(5, Kind::Zero, "", 0),
             ],
             content: Some(0xFFFF_FFFE),
-            parent: Some((0x12AB_34CD, "base disk.vmdk".into())),
+            parent: Some((0x12AB_34CD, Name::new("base disk.vmdk", None))),
             kind: "custom".into(),
         };
-        assert_eq!(parse(text), Ok(expect));
+        assert_eq!(parse(text.as_bytes()), Ok(expect));
         for (line, word) in [
             ("RW 1 VMFSRDM \"x\"", "'VMFSRDM' are not read"),
             ("RW x FLAT \"x\"", "not a number"),
@@ -150,9 +197,9 @@ mod tests {
             ("READ 1 FLAT \"x\"", "neither a setting nor an extent"),
             ("RW\t1 VMFSRDM \"x\"", "are not read"),
         ] {
-            let error = parse(line).unwrap_err();
+            let error = parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(word) && error.contains("line 1"), "{line}: {error}");
         }
-        assert!(parse("parentCID=00000001").is_err_and(|e| e.contains("nothing names its parent")));
+        assert!(parse(b"parentCID=00000001").is_err_and(|e| e.contains("nothing names its parent")));
     }
 }

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::about::About;
-use super::chain::{self, cut, deeper, zeros};
+use super::chain::{self, Layer as _, cut, deeper, zeros};
 use super::facts::Facts;
 use super::fields::flaw;
 use super::input::Input;
 use super::{Extent, FileNo, Format, Image, OpenOptions, Origin};
 use crate::error::{Error, ReadError};
 use crate::units::{SECTOR, index};
-use descriptor::{Descriptor, Kind, Line, TELLING};
+use descriptor::{Descriptor, Kind, Line, Name, TELLING};
 use sparse::Sparse;
 
 /// VMware's images.
@@ -45,7 +45,7 @@ struct Vmdk {
 }
 
 /// One disk of a chain.
-struct Layer {
+pub(super) struct Layer {
     /// Where each extent ends on the disk, in bytes, and where its bytes are.
     extents: Vec<(u64, Place)>,
     content: Option<u32>,
@@ -71,7 +71,12 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     Ok(Box::new(Vmdk { input, top, about: About { facts, remarks, ..About::default() } }))
 }
 
-fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+pub(super) fn open_layer(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Layer, Error> {
     let is_text = input.bytes_of(file, 0, TELLING, "the header").is_ok_and(|b| descriptor::is_one(&b));
     let own = if is_text { None } else { Some(Sparse::open(input, file)?) };
     let (at, len) = match &own {
@@ -83,7 +88,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     }
     let text = input.bytes_of(file, at, index(len), "the descriptor")?;
     let text = text.split(|b| *b == 0).next().unwrap_or_default();
-    let told = descriptor::parse(&String::from_utf8_lossy(text)).or_else(|e| flaw(at, e))?;
+    let told = descriptor::parse(text).or_else(|e| flaw(at, e))?;
     let Descriptor { extents: lines, content, parent, kind } = told;
     let mut own = own;
     let mut extents: Vec<(u64, Place)> = Vec::new();
@@ -117,7 +122,7 @@ fn open_layer(input: &Input, file: FileNo, depth: usize, remarks: &mut Vec<Strin
     let parent = match parent {
         None => None,
         Some((content, name)) => {
-            let file = chain::parent(input, &name)?;
+            let file = find(input, &name, "the parent of this differencing image")?;
             let path = input.path_of(file);
             let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(&path))?;
             if parent.content != Some(content) {
@@ -137,15 +142,25 @@ fn one_of_many() -> Error {
         .hint("name the disk's descriptor: the .vmdk without -s001, -flat and the like")
 }
 
+/// Finds the file of this name: `what` says what it is.
+fn find(input: &Input, name: &Name, what: &str) -> Result<FileNo, Error> {
+    let mut refused = None;
+    for path in name.paths() {
+        match chain::find(input, path) {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) => {}
+            Err(e) => refused = refused.or(Some(e)),
+        }
+    }
+    Err(refused.unwrap_or_else(|| chain::missing(what, Path::new(&name.to_string()))))
+}
+
 /// Where an extent's bytes are.
 fn place(input: &Input, line: &Line) -> Result<Place, Error> {
     if line.kind == Kind::Zero {
         return Ok(Place::Zeros);
     }
-    let file = input.beside(Path::new(&line.file))?.ok_or_else(|| {
-        Error::bad_image(format!("the extent '{}' is missing", line.file))
-            .hint("put it beside the image, or name its folder: --allow-parent DIR")
-    })?;
+    let file = find(input, &line.file, "one of its extents")?;
     if line.kind == Kind::Sparse {
         return Sparse::open(input, file).map(Place::Sparse).map_err(|e| e.at(&input.path_of(file)));
     }
@@ -162,12 +177,11 @@ fn place(input: &Input, line: &Line) -> Result<Place, Error> {
     Ok(Place::Flat { file, at: line.at })
 }
 
-impl Layer {
+impl chain::Layer for Layer {
     fn size(&self) -> u64 {
         self.extents.last().map_or(0, |(end, _)| *end)
     }
 
-    /// What this layer, or one below it, has at `offset`; at most to `end`.
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         let n = self.extents.partition_point(|(end, _)| *end <= offset);
         // A parent may be shorter.

@@ -2,12 +2,12 @@
 //! optimised ones among them), ESX's older "COWD", and its newer "SEsparse".
 
 use crate::error::{Error, Flaw, ReadError};
-use crate::image::chain::zeros;
+use crate::image::chain::{alike, zeros};
 use crate::image::codec::{Codec, Sum};
 use crate::image::fields::{flaw, le32, le64};
 use crate::image::input::Input;
 use crate::image::{Extent, FileNo, LONGEST_CHUNK, Origin, Packed};
-use crate::units::SECTOR;
+use crate::units::{SECTOR, index};
 
 pub(super) const HOSTED: &[u8] = b"KDMV";
 pub(super) const COWD: &[u8] = b"COWD";
@@ -169,6 +169,8 @@ impl Sparse {
         let end = limit.min(start + self.grain);
         let (table_at, table) = self.entry(input, self.directory, grain / self.per_table)?;
         let n = grain % self.per_table;
+        let left = (self.per_table - n).min(self.len.div_ceil(self.grain) - grain);
+        let grains_end = |count: u64| limit.min((grain + count).saturating_mul(self.grain));
         let stored = |at: u64, entry_at: u64| {
             let lies = at.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
             if !lies {
@@ -178,7 +180,12 @@ impl Sparse {
             Ok((Some(Extent { disk: offset..end, origin }), end))
         };
         if table == 0 {
-            return Ok((None, limit.min(self.next_table(grain))));
+            // All tables that are not there.
+            let first = grain / self.per_table;
+            let left = self.len.div_ceil(self.grain).div_ceil(self.per_table) - first;
+            let absent = self.run(input, table_at, left, 0)?;
+            let next = (first + absent).saturating_mul(self.per_table).saturating_mul(self.grain);
+            return Ok((None, limit.min(next)));
         }
         if let Kind::SeSparse { tables, grains } = self.kind {
             if table >> 32 != 0x1000_0000 {
@@ -187,6 +194,7 @@ impl Sparse {
             let table = tables.saturating_add((table & 0xFFFF_FFFF).saturating_mul(self.per_table * 8));
             let (entry_at, entry) = self.entry(input, table, n)?;
             return match entry >> 60 {
+                0 if entry == 0 => Ok((None, grains_end(self.run(input, entry_at, left, 0)?))),
                 0 => Ok((None, end)),
                 // Given back, and written with zeros.
                 1 | 2 => Ok((Some(zeros(offset, end)), end)),
@@ -200,8 +208,9 @@ impl Sparse {
         let (entry_at, entry) = self.entry(input, table * u64::from(SECTOR), n)?;
         let at = entry * u64::from(SECTOR);
         match self.kind {
-            _ if entry == 0 => Ok((None, end)),
+            _ if entry == 0 => Ok((None, grains_end(self.run(input, entry_at, left, 0)?))),
             Kind::Hosted { flags } if entry == 1 && flags & ZEROED_GRAINS != 0 => {
+                let end = grains_end(self.run(input, entry_at, left, 1)?);
                 Ok((Some(zeros(offset, end)), end))
             }
             Kind::Hosted { flags } if flags & COMPRESSED != 0 => {
@@ -211,9 +220,14 @@ impl Sparse {
         }
     }
 
-    /// Where the next table's grains begin.
-    fn next_table(&self, grain: u64) -> u64 {
-        (grain / self.per_table + 1).saturating_mul(self.per_table).saturating_mul(self.grain)
+    /// How many entries from `at` on, of `count`, are `value`: at least the first one.
+    fn run(&self, input: &Input, at: u64, count: u64, value: u64) -> Result<u64, ReadError> {
+        let width = index(self.entry_len());
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let is = |entry: &[u8]| {
+            if width == 8 { le64(entry, 0) == value } else { u64::from(le32(entry, 0)) == value }
+        };
+        Ok(alike(&read, at, count, width, &is)?.max(1))
     }
 
     fn compressed(&self, input: &Input, flags: u32, grain: u64, at: u64) -> Result<Extent, ReadError> {
