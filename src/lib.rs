@@ -8,6 +8,7 @@ compile_error!("offsets on a disk are 64 bits, and so must be a pointer");
 
 pub mod error;
 pub mod parallel;
+pub mod plain;
 pub mod system;
 pub mod units;
 

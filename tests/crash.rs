@@ -116,7 +116,7 @@ fn capture(
                 // What is read once is not called bad again.
                 if done[first..first + count].iter().all(|d| !d) {
                     let bad = BadRange::new(start as u64..end as u64, Status::Bad);
-                    writer.set_status(BadRange { tries: 1, reason: Some(Reason::Errno(5)), ..bad }).unwrap();
+                    writer.set_status(BadRange { tries: 1, reason: Some(Reason::errno(5)), ..bad }).unwrap();
                     writer.tell_map(start as u64..end as u64).unwrap();
                 }
             }

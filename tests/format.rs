@@ -87,7 +87,7 @@ fn fixtures() {
         assert_eq!(disk.size(), FIXTURE_SECTORS * 512, "{name}");
         assert_eq!(compare(&disk, &truth, &name), FIXTURE_SECTORS - bad, "{name}");
         assert_eq!(disk.bad().count(Status::Bad).bytes, bad * 512, "{name}");
-        disk.image().check(&mut |flaw, _| panic!("{name}: {flaw}"));
+        disk.image().check(&mut |flaw, _| panic!("{name}: {flaw}"), &mut || Ok(())).unwrap();
         assert_eq!(disk.facts().serial.as_deref(), Some("FIXTURE-1"), "{name}");
     }
 }
@@ -219,7 +219,7 @@ fn poked_structures() {
                     reseal(&mut bytes[at..at + HEADER_LEN]);
                     if let Ok(disk) = open(bytes) {
                         compare(&disk, &truth, &format!("{name}: header at {at}, byte {field} = {value}"));
-                        disk.image().check(&mut |_, _| {});
+                        disk.image().check(&mut |_, _| {}, &mut || Ok(())).unwrap();
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use crate::Test;
-use crate::common::{Lab, Need, Ran, Server, blocks, mapfile, run, wait_until};
+use crate::common::{Lab, Need, Ran, Server, blocks, mapfile, peak_memory, run, wait_until};
 
 pub const TESTS: &[Test] = &[
     ("nbdinfo_sees_size_zeros_and_what_is_bad", &[Need::Program("nbdinfo")], info),
@@ -21,6 +21,9 @@ pub const TESTS: &[Test] = &[
     ("an_error_names_its_byte_and_what_is_before_it_comes", &[], errors),
     ("many_requests_in_flight_are_all_answered", &[], in_flight),
     ("what_is_not_a_read_is_refused_and_garbage_does_no_harm", &[], refused),
+    ("clients_that_read_no_replies_cost_neither_memory_nor_others", &[], greedy),
+    ("idle_connections_make_room_for_others", &[], idle),
+    ("long_reads_come_whole_with_and_without_structured_replies", &[], long),
     ("the_socket_is_the_user_s_and_goes_with_the_server", &[], socket),
 ];
 
@@ -123,22 +126,35 @@ type Chunk = (u16, u16, u64, Vec<u8>);
 
 impl Client {
     fn connect(lab: &Lab, structured: bool) -> Client {
-        let mut stream = UnixStream::connect(lab.path("s")).unwrap();
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-        stream.read_exact(&mut [0; 18]).unwrap();
-        stream.write_all(&3u32.to_be_bytes()).unwrap();
-        let mut client = Client(stream);
-        if structured {
-            client.option(8, &[]);
-            let mut reply = [0; 20];
-            client.0.read_exact(&mut reply).unwrap();
-            assert_eq!(reply[12..16], 1u32.to_be_bytes());
-        }
-        client.option(1, &[]);
+        let mut client = Client::try_connect(lab, structured).unwrap();
         let mut export = [0; 10];
         client.0.read_exact(&mut export).unwrap();
         assert_eq!(export[..8], (SECTORS * 512).to_be_bytes());
         client
+    }
+
+    /// A connection whose handshake is over but for the last answer; None if the server has closed it.
+    fn try_connect(lab: &Lab, structured: bool) -> Option<Client> {
+        let mut stream = UnixStream::connect(lab.path("s")).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut [0; 18]).ok()?;
+        stream.write_all(&3u32.to_be_bytes()).ok()?;
+        let mut client = Client(stream);
+        if structured {
+            client.option(8, &[]);
+            let mut reply = [0; 20];
+            client.0.read_exact(&mut reply).ok()?;
+            assert_eq!(reply[12..16], 1u32.to_be_bytes());
+        }
+        client.option(1, &[]);
+        Some(client)
+    }
+
+    /// One sector, read over a new connection, if there is a place for it.
+    fn reads_at_all(lab: &Lab) -> bool {
+        let Some(mut client) = Client::try_connect(lab, false) else { return false };
+        let mut answer = [0; 10 + 16 + 512];
+        client.try_send(0, 0, 1, 0, 512).is_ok() && client.0.read_exact(&mut answer).is_ok()
     }
 
     fn option(&mut self, option: u32, data: &[u8]) {
@@ -148,11 +164,15 @@ impl Client {
     }
 
     fn send(&mut self, flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) {
+        self.try_send(flags, kind, cookie, offset, len).unwrap();
+    }
+
+    fn try_send(&mut self, flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) -> std::io::Result<()> {
         let magic = 0x2560_9513u32.to_be_bytes();
         let [flags, kind] = [flags, kind].map(u16::to_be_bytes);
         let [cookie, offset] = [cookie, offset].map(u64::to_be_bytes);
         let words: [&[u8]; 6] = [&magic, &flags, &kind, &cookie, &offset, &len.to_be_bytes()];
-        self.0.write_all(&words.concat()).unwrap();
+        self.0.write_all(&words.concat())
     }
 
     fn chunk(&mut self) -> Chunk {
@@ -263,6 +283,111 @@ fn refused() {
     assert_eq!(other.0.read(&mut [0; 1]).unwrap(), 0, "the connection ends");
     client.send(0, 0, 3, 0, 512);
     assert_eq!(client.chunk().3.len(), 520);
+    assert_eq!(server.end(), 0);
+}
+
+/// Waits for something that comes in its time, at most half a minute.
+#[track_caller]
+fn comes(what: &str, is_so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed().as_secs() < 30, "waited in vain until {what}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+fn greedy() {
+    const LONGEST: u32 = 32 << 20;
+    let lab = Lab::new();
+    fs::File::create(lab.path("disk.raw")).unwrap().set_len(u64::from(LONGEST)).unwrap();
+    // Bytes that have to be read, and memory that has to be there for them.
+    let raw = fs::File::options().write(true).open(lab.path("disk.raw")).unwrap();
+    (0..LONGEST / 4096).for_each(|i| {
+        std::os::unix::fs::FileExt::write_all_at(&raw, b"x", u64::from(i) * 4096).unwrap();
+    });
+    for structured in [false, true] {
+        let server = Server::of(&lab, &["disk.raw", "--nbd", "s"]);
+        // All the places that there are, each with more requests than are taken at once.
+        let mut greedy: Vec<Client> =
+            (0..32).map(|_| Client::try_connect(&lab, structured).unwrap()).collect();
+        for client in &mut greedy {
+            (0..32).for_each(|n| client.send(if structured { 1 << 2 } else { 0 }, 0, n, 0, LONGEST));
+        }
+        comes("another client gets a place", || Client::reads_at_all(&lab));
+        let most = peak_memory(server.child.id());
+        assert!(most <= 256 << 10, "structured {structured}: {most} KiB");
+        assert_eq!(server.end(), 0);
+    }
+}
+
+fn idle() {
+    let lab = Lab::new();
+    lab.image(SECTORS, 512, &BAD);
+    let server = Server::start(&lab, NBD);
+    // One that has shaken hands, and then waits.
+    let mut quiet = Client::connect(&lab, true);
+    // Those that say nothing have no part in others' places, and are not kept for ever.
+    let strangers: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(lab.path("s")).unwrap()).collect();
+    assert!(Client::reads_at_all(&lab), "strangers keep nobody out");
+    let start = std::time::Instant::now();
+    for mut stranger in strangers {
+        stranger.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        stranger.read_to_end(&mut Vec::new()).unwrap();
+    }
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    // It has waited longer than they might, and nobody wanted its place.
+    quiet.send(0, 0, 7, 0, 512);
+    assert_eq!(quiet.chunk().3.len(), 520);
+    // Where all places are taken, a client that is idle makes room, and one that is not does not.
+    let _idle: Vec<Client> = (1..32).map(|_| Client::connect(&lab, true)).collect();
+    comes("one of them makes room", || {
+        let mut busy = Client(quiet.0.try_clone().unwrap());
+        busy.send(0, 0, 7, 0, 512);
+        assert_eq!(busy.chunk().3.len(), 520);
+        Client::reads_at_all(&lab)
+    });
+    assert_eq!(server.end(), 0);
+}
+
+fn long() {
+    let lab = Lab::new();
+    let truth = lab.image(SECTORS, 512, &[(5000, 1)]);
+    let server = Server::start(&lab, NBD);
+    let (from, len) = (77 * 512, 2_000_000u32);
+    let expect = &truth[from..from + len as usize];
+    let mut plain = Client::connect(&lab, false);
+    plain.send(0, 0, 9, from as u64, len);
+    let mut reply = vec![0; 16 + len as usize];
+    plain.0.read_exact(&mut reply).unwrap();
+    assert!(reply[4..8] == [0; 4] && reply[16..] == *expect);
+    // The next reply begins right behind it: an error comes without any bytes.
+    plain.send(0, 0, 10, from as u64, 3_000_000);
+    plain.0.read_exact(&mut reply[..16]).unwrap();
+    assert_eq!(reply[4..16], [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 10]);
+    let mut client = Client::connect(&lab, true);
+    let mut read = |flags: u16, len: u32| {
+        client.send(flags, 0, 3, from as u64, len);
+        let (mut bytes, mut chunks) = (Vec::new(), 0);
+        loop {
+            let (flags, kind, _, payload) = client.chunk();
+            chunks += 1;
+            if kind == 1 {
+                assert_eq!(payload[..8], ((from + bytes.len()) as u64).to_be_bytes());
+                bytes.extend_from_slice(&payload[8..]);
+            }
+            if flags & 1 == 1 {
+                return (bytes, chunks, kind);
+            }
+        }
+    };
+    let (bytes, chunks, kind) = read(0, len);
+    assert!(bytes == *expect && chunks > 1 && kind == 1);
+    let (bytes, chunks, kind) = read(1 << 2, len);
+    assert!(bytes == *expect && (chunks, kind) == (1, 1));
+    // All that is before a bad sector, and then its place.
+    let (bytes, _, kind) = read(0, 3_000_000);
+    assert!(bytes == truth[from..5000 * 512] && kind == 0x8002);
+    assert_eq!(read(1 << 2, 3_000_000), (Vec::new(), 1, 0x8002));
     assert_eq!(server.end(), 0);
 }
 

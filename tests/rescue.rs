@@ -276,11 +276,14 @@ fn as_its_passes() {
             if !read.check {
                 ours.push((read.range.start, read.range.end - read.range.start, hit.is_some()));
             }
-            let reason = hit.map(|_| Reason::Errno(5));
+            let reason = hit.map(|_| Reason::errno(5));
             passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
         }
         let left = BadBlocks::from_unsorted(passes.areas().iter().copied());
-        let text = cdi::image::mapfile::write(&left, sectors * 512);
+        let mut text = Vec::new();
+        let mapfile = cdi::image::mapfile::Mapfile { map: &left, size: sectors * 512 };
+        cdi::image::listing::write(&mapfile, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
         let their_map = blocks(&fs::read_to_string(&map).unwrap());
         assert_eq!(blocks(&text), their_map, "seed {seed}");
         let failed = |reads: &[(u64, u64, bool)]| reads.iter().filter(|r| r.2).count();

@@ -34,16 +34,7 @@ pub fn compact(
 ) -> Result<u64, Error> {
     let old = *image.superblock();
     let mut writer = Writer::create(store, path, &image_like(&old)?, image.facts().clone())?;
-    for r in image.bad().ranges() {
-        writer.set_status(*r)?;
-    }
-    let mut noted = Ok(());
-    image.events(&mut |line| {
-        if noted.is_ok() {
-            noted = writer.note_line(line);
-        }
-    })?;
-    noted?;
+    image.events(&mut |line| writer.note_line(line), &mut || step(0))?;
     writer.note(&event("compacted", serde_json::json!({ "tool": super::TOOL })));
     let opened =
         Opened { image: Box::new(image), input: Arc::clone(input), format: &crate::image::cdi::FORMAT };
@@ -103,6 +94,7 @@ impl Copy<'_> {
                     end
                 }
             };
+            self.writer.copy_map(self.disk.bad(), at..done)?;
             step(done - at)?;
             at = done;
         }

@@ -96,20 +96,17 @@ pub fn create(
     };
     let shared = Shared::new(options.clone());
     let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
-    // Told once and not by reading: everything that the source's map calls not finished.
-    for r in source.bad().ranges() {
-        sink.writer.set_status(*r)?;
-    }
-    sink.writer.checkpoint()?;
     parallel::ordered(
         options.threads,
         jobs::jobs(source, geometry),
         || None,
         |packer, job| pack::work(source, geometry, &shared, packer, job),
         |done: Done| {
-            let len = done.disk.end - done.disk.start;
+            let disk = done.disk.clone();
             sink.take(done)?;
-            step(len)
+            // As far as it goes, so that what is read and what is not tried yet never make more ranges than there are.
+            sink.writer.copy_map(source.bad(), disk.clone())?;
+            step(disk.end - disk.start)
         },
     )?;
     let (mut writer, mut made, hashes) = sink.finish();

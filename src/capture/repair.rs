@@ -22,7 +22,7 @@ use crate::image::cdi::read;
 use crate::image::cdi::record::{self, Record};
 use crate::image::cdi::scan::{Step, Walk, decode_events, decode_facts, decode_map};
 use crate::image::cdi::superblock::check_disk;
-use crate::image::cdi::write::Writer;
+use crate::image::cdi::write::{Writer, check_facts};
 use crate::image::codec::{Codec, unpack};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
@@ -88,13 +88,14 @@ pub fn repair(
     // Now it can be told what is missing that the map calls finished.
     let new = Arc::new(Input::new(store()?, path)?);
     let image = read::open(Arc::clone(&new))?;
-    repaired.lost = lost(&image)?;
+    repaired.lost = lost(&image, &mut || step(input.len()))?;
     repaired.cut_off = head.committed_end.get().saturating_sub(input.len());
     repaired.untried_bytes = image.bad().count(Status::NonTried).bytes;
     repaired.uncertain |= repaired.cut_off > 0;
     drop(image);
     let (mut writer, _) = Writer::resume(store()?, &new, path)?;
     for range in &repaired.lost {
+        step(input.len())?;
         writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
     }
     let mut facts = writer.facts().clone();
@@ -127,7 +128,14 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
     let mut found: Vec<(u64, u64, Option<Superblock>)> = Vec::new();
     let mut walk = Walk::new(input, None, RECORDS_AT.min(input.len())..input.len());
     while let Some(found_step) = walk.step()? {
-        let Step::Header(at, header) = found_step else { continue };
+        let (at, header) = match found_step {
+            Step::Header(at, header) => (at, header),
+            Step::Searching(at) => {
+                step(at)?;
+                continue;
+            }
+            Step::Gap(_) => continue,
+        };
         step(at)?;
         let salt = header.salt.get();
         if !found.iter().any(|(s, ..)| *s == salt) {
@@ -157,10 +165,14 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
 }
 
 /// What the map calls finished, and the index has no bytes for.
-fn lost(image: &read::CdiImage) -> Result<Vec<Range<u64>>, Error> {
+fn lost(
+    image: &read::CdiImage,
+    go_on: &mut dyn FnMut() -> Result<(), Error>,
+) -> Result<Vec<Range<u64>>, Error> {
     let (size, mut at) = (image.size(), 0);
     let mut lost: Vec<Range<u64>> = Vec::new();
     while at < size {
+        go_on()?;
         let extent =
             image.map(at).map_err(|e| Error::failed("what was written cannot be read back").because(e))?;
         if extent.origin == Origin::Unread {
@@ -200,8 +212,9 @@ impl Salvage<'_> {
                     self.repaired.gap_bytes += gap.end - gap.start;
                     self.repaired.uncertain = true;
                 }
+                Step::Searching(at) => step(at)?,
                 // Left behind by a run that another one has cut off.
-                Step::Header(_, header) if header.epoch.get() < self.epoch => {}
+                Step::Header(at, header) if header.epoch.get() < self.epoch => step(at)?,
                 Step::Header(at, header) => {
                     self.epoch = header.epoch.get();
                     let record = record::with_payload(self.input, at, header)?;
@@ -262,7 +275,7 @@ impl Salvage<'_> {
                 Err(_) => Ok(false),
             },
             Some(RecordType::Facts) => match decode_facts(record) {
-                Ok(facts) => {
+                Ok(facts) if check_facts(&facts).is_ok() => {
                     let sizes = self.writer.facts().clone();
                     self.writer.set_facts(Facts {
                         size_bytes: sizes.size_bytes,
@@ -272,7 +285,7 @@ impl Salvage<'_> {
                     });
                     Ok(true)
                 }
-                Err(_) => Ok(false),
+                _ => Ok(false),
             },
             Some(RecordType::Events) => match decode_events(record) {
                 Ok((_, lines)) => lines.lines().try_for_each(|l| self.writer.note_line(l)).map(|()| true),

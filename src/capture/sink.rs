@@ -65,7 +65,7 @@ impl<'a> Sink<'a> {
         self.made.failed_bytes += len;
         self.writer.set_status(match error {
             ReadError::Io { errno } => {
-                let reason = Some(Reason::Errno(errno.unsigned_abs()));
+                let reason = Some(Reason::errno(errno.unsigned_abs()));
                 BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
             }
             // The source's file is damaged: that says nothing of the disk.

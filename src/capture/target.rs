@@ -1,7 +1,7 @@
 //! A file that appears under its name only when it is whole: written under another name beside it, then renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,10 +80,14 @@ impl Target {
         self.placed.check()
     }
 
-    /// Writes a small file whole.
-    pub fn write(path: &Path, guard: &Guard, bytes: &[u8]) -> Result<(), Error> {
+    /// Makes a file whose contents `write` writes.
+    pub fn write(
+        path: &Path,
+        guard: &Guard,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), Error> {
         let (target, mut file) = Target::create(path, guard)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = write(&mut file).and_then(|()| file.sync_all());
         written.map_err(|e| Error::io("cannot be written", path, e))?;
         target.finish()
     }

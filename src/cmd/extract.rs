@@ -3,8 +3,9 @@
 mod device;
 mod stdout;
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ use crate::disk::runs::{Run, RunKind, runs};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind, ReadError};
 use crate::image::bad::{BadBlocks, BadRange, Status};
-use crate::image::{mapfile, raw};
+use crate::image::changing::ChangingMap;
+use crate::image::mapfile::Mapfile;
+use crate::image::{listing, raw};
 use crate::parallel;
 use crate::ui::Ui;
 use crate::units::{human, index};
@@ -100,7 +103,7 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     // (with --force) must not go on telling of another disk.
     let mapped = !copied.map.is_empty() || map_path.exists();
     if mapped {
-        let written = map_file.write_all(mapfile::write(&copied.map, disk.size()).as_bytes());
+        let written = listing::write(&Mapfile { map: &copied.map, size: disk.size() }, &mut map_file);
         let written = written.and_then(|()| map_file.sync_all());
         written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
         map_target.finish()?;
@@ -120,23 +123,25 @@ enum Missing {
     WrittenOver,
 }
 
-struct AllCopied {
-    map: BadBlocks,
+struct AllCopied<'a> {
+    /// The disk's, and what is lost of it.
+    map: Cow<'a, BadBlocks>,
     lost: u64,
     took: String,
 }
 
 /// Copies the disk to the same offsets of `file`.
-fn copy_all(
+fn copy_all<'a>(
     args: &Extract,
-    disk: &Disk,
+    disk: &'a Disk,
     file: &File,
     missing: Missing,
     check: &mut dyn FnMut() -> Result<(), Error>,
     ui: &Ui,
-) -> Result<AllCopied, Error> {
+) -> Result<AllCopied<'a>, Error> {
     let interrupt = Interrupt::new()?;
-    let mut map = disk.bad().clone();
+    let mut map = Cow::Borrowed(disk.bad());
+    let mut damaged = ChangingMap::default();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
     let copy = |buf: &mut Vec<u8>, run: Run| {
@@ -165,12 +170,15 @@ fn copy_all(
         let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
         if let Err(e) = done {
             lost += lost_now(args, &run, e)?;
-            map.set(run.disk.clone(), Some(BadRange::new(run.disk.clone(), Status::NonTried)));
+            damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
         }
         progress.advance(run.disk.end - run.disk.start);
         check()?;
         interrupt.check()
     })?;
+    if lost > 0 {
+        map.to_mut().apply(damaged.settle().ranges());
+    }
     Ok(AllCopied { map, lost, took: progress.finish() })
 }
 

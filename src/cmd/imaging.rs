@@ -24,7 +24,7 @@ use crate::error::{Error, Kind};
 use crate::image::bad::Status;
 use crate::image::cdi::FORMAT;
 use crate::image::cdi::read::{self, CdiImage};
-use crate::image::cdi::write::Writer;
+use crate::image::cdi::write::{Writer, check_facts};
 use crate::image::facts::{Facts, rfc3339};
 use crate::image::input::Input;
 use crate::image::{Image, Mapfile, Opened, mapfile, raw};
@@ -213,7 +213,7 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
     let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
     remarks.iter().for_each(|r| ui.remark(r));
-    let domain = map.held(start..end);
+    let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
         Err(Error::usage("calls nothing of this disk finished").at(path))
     } else {
@@ -293,6 +293,7 @@ fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, 
     facts.model = args.model.clone().or(facts.model).or(source.facts().model.clone());
     facts.serial = args.serial.clone().or(facts.serial).or(source.facts().serial.clone());
     facts.notes.extend(args.notes.iter().cloned());
+    check_facts(&facts).map_err(|e| e.at(path))?;
     writer.set_facts(facts);
     Ok((writer, copy))
 }

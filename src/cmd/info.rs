@@ -1,10 +1,11 @@
 //! `cdi info IMAGE`
 
-use super::{End, open_disk, plain_reads};
+use super::{End, Interrupt, open_disk, plain_reads};
 use crate::cli::Info;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::image::bad::{BadRange, Status};
+use crate::plain;
 use crate::serve::texts;
 use crate::ui::{Ui, printable};
 use crate::units::human;
@@ -76,19 +77,24 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
 
 /// The events as they come: there may be more of them than fit into memory.
 fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
+    let interrupt = Interrupt::new()?;
     let path = disk.input().path().display().to_string();
     let mut comma = "";
     if ui.json {
-        ui.raw(format!("{{\n  \"image\": {},\n  \"events\": [", serde_json::json!(path)).as_bytes());
+        let path = plain::json(&serde_json::json!(path).to_string());
+        ui.raw(format!("{{\n  \"image\": {path},\n  \"events\": [").as_bytes());
     }
-    disk.image().events(&mut |line| {
-        if !ui.json {
-            return ui.data(printable(line));
+    let mut print = |line: &str| {
+        if ui.json {
+            let value = serde_json::from_str(line).unwrap_or(serde_json::Value::String(line.to_owned()));
+            ui.raw(format!("{comma}\n    {}", plain::json(&value.to_string())).as_bytes());
+            comma = ",";
+        } else {
+            ui.data(line);
         }
-        let value = serde_json::from_str(line).unwrap_or(serde_json::Value::String(line.to_owned()));
-        ui.raw(format!("{comma}\n    {value}").as_bytes());
-        comma = ",";
-    })?;
+        Ok(())
+    };
+    disk.image().events(&mut print, &mut || interrupt.check())?;
     if ui.json {
         ui.raw(b"\n  ]\n}\n");
     }

@@ -1,5 +1,7 @@
 //! `cdi map IMAGE`: where the bytes are, what is bad, and the forms that other programs take.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use super::{End, guard, open_disk, plain_reads};
@@ -10,7 +12,8 @@ use crate::disk::Disk;
 use crate::error::{Error, ReadError};
 use crate::image::bad::{Reason, Status};
 use crate::image::cells::cells;
-use crate::image::{Extent, Origin, mapfile, raw};
+use crate::image::mapfile::Mapfile;
+use crate::image::{Extent, Origin, listing, raw};
 use crate::serve::texts;
 use crate::ui::{Ui, picture};
 use crate::units::human;
@@ -23,19 +26,21 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         if disk.format().name == raw::FORMAT.name && disk.bad().is_empty() {
             ui.remark("the image has no map: all of it counts as finished");
         }
-        let text = mapfile::write(disk.bad(), disk.size());
+        let text = Mapfile { map: disk.bad(), size: disk.size() };
         if path.as_os_str() == "-" {
-            ui.raw(text.as_bytes());
+            ui.listing(&text);
         } else {
             refuse_lesser_map(path, disk.bad(), disk.size())?;
-            Target::write(path, &guard(), text.as_bytes())?;
+            Target::write(path, &guard(), |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
     } else if args.export_badblocks {
         badblocks(&disk, args.export_block_size, ui)?;
     } else if args.bad {
-        if !ui.json(&texts::badblocks(&disk)) {
-            list_bad(&disk, ui);
+        if ui.json {
+            ui.listing(&texts::BadBlocks(&disk));
+        } else {
+            list_bad(&disk, ui)?;
         }
     } else if args.extents {
         extents(&disk, ui)?;
@@ -48,7 +53,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
-        Target::write(path, &guard(), svg.as_bytes())?;
+        Target::write(path, &guard(), |file| file.write_all(svg.as_bytes()))?;
         ui.json(&json!({ "picture": path.display().to_string() }));
     } else {
         draw(&disk, ui);
@@ -95,26 +100,29 @@ fn draw(disk: &Disk, ui: &Ui) {
     for (row, line) in cells.chunks(SCREEN.0).enumerate() {
         let at = u128::from(disk.size()) * (row * SCREEN.0) as u128 / cells.len() as u128;
         let at = u64::try_from(at).unwrap_or(u64::MAX);
-        ui.data(format!("{:>10}  {}", human(at), picture::line(line, colours)));
+        ui.painted(format!("{:>10}  {}", human(at), picture::line(line, colours)));
     }
     ui.data(format!("{:>10}  a letter is {}", "", cell_text(disk, cells.len())));
-    ui.data(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
+    ui.painted(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
-fn list_bad(disk: &Disk, ui: &Ui) {
+fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let sector = u64::from(disk.sector());
-    for r in disk.bad().ranges() {
+    ui.lines(disk.bad().ranges().iter().map(|r| {
         let reason = match r.reason {
             None => String::new(),
-            Some(Reason::Errno(errno)) => format!("  {}", std::io::Error::from_raw_os_error(errno as i32)),
+            Some(Reason::Errno(errno)) => {
+                format!("  {}", std::io::Error::from_raw_os_error(errno.get() as i32))
+            }
             Some(Reason::Sense { key, asc, ascq }) => format!("  sense {key:x}/{asc:02x}/{ascq:02x}"),
         };
         let sectors = r.end.div_ceil(sector) - r.start / sector;
-        ui.data(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()));
-    }
+        Ok(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()))
+    }))?;
     if disk.bad().is_empty() {
         ui.say("everything is finished");
     }
+    Ok(())
 }
 
 fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {

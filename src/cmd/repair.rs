@@ -1,6 +1,9 @@
 //! `cdi repair IMAGE OUT`
 
-use serde_json::json;
+use std::ops::Range;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::{End, Interrupt, protect_shown};
 use crate::capture::guard::{Guard, refuse_other_name};
@@ -34,7 +37,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
     let sector = u64::from(crate::units::SECTOR);
-    let said = ui.json(&json!({
+    let all = json!({
         "image": args.out.display().to_string(),
         "image_bytes": repaired.image_bytes,
         "sound_records": repaired.sound,
@@ -45,16 +48,13 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         "untried_bytes": repaired.untried_bytes,
         "uncertain": repaired.uncertain,
         "missing_bytes": repaired.missing_bytes,
-        "lost": repaired.lost.iter().map(|r| json!({
-            "offset_bytes": r.start,
-            "length_bytes": r.end - r.start,
-        })).collect::<Vec<_>>(),
-    }));
+    });
+    let said = ui.json(&Said { all: &all, lost: Lost(&repaired.lost) });
     if !said {
-        for r in &repaired.lost {
+        ui.lines(repaired.lost.iter().map(|r| {
             let sectors = r.end.div_ceil(sector) - r.start / sector;
-            ui.data(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors));
-        }
+            Ok(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors))
+        }))?;
         let of_disk = match (lost_bytes, maybe) {
             (0, 0) => "nothing of the disk is lost".into(),
             (lost, 0) => format!("{} of the disk are lost", human(lost)),
@@ -75,4 +75,22 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         }
     }
     Ok(if lost_bytes + maybe > 0 { End::DataMissing } else { End::Done })
+}
+
+/// What came of it as JSON. What is lost may be a long list.
+#[derive(Serialize)]
+struct Said<'a> {
+    #[serde(flatten)]
+    all: &'a Value,
+    lost: Lost<'a>,
+}
+
+struct Lost<'a>(&'a [Range<u64>]);
+
+impl Serialize for Lost<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            self.0.iter().map(|r| json!({ "offset_bytes": r.start, "length_bytes": r.end - r.start })),
+        )
+    }
 }

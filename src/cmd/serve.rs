@@ -49,7 +49,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         });
     })?;
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
-        ui.data(&url);
+        ui.exact(&url);
     }
     ui.say("Ctrl-C ends it");
     match end.recv() {

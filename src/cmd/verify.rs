@@ -24,7 +24,8 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         }
         flaws.push(json!({ "file_offset_bytes": at, "what": what, "costs": cost }));
     };
-    disk.image().check(&mut |flaw: Flaw, cost| tell(Some(flaw.at), &flaw.what, cost));
+    disk.image()
+        .check(&mut |flaw: Flaw, cost| tell(Some(flaw.at), &flaw.what, cost), &mut || interrupt.check())?;
 
     // Every byte of the disk, on every core; the hashes take them in order.
     let mut progress = ui.progress("verifying", disk.size());

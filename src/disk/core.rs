@@ -24,8 +24,8 @@ pub(super) struct Core {
     pub(super) input: Arc<Input>,
     pub(super) format: &'static Format,
     pub(super) options: Options,
-    /// The ranges that a read does not get from the image: whole sectors.
-    pub(super) failing: BadBlocks,
+    /// The ranges that a read does not get from the image, in whole sectors. None: they are those of the image's map.
+    pub(super) failing: Option<BadBlocks>,
     pub(super) sector: u32,
     pub(super) cache: Cache,
     /// How many reads are under way.
@@ -38,6 +38,11 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// The ranges that a read does not get from the image: whole sectors.
+    pub(super) fn failing(&self) -> &BadBlocks {
+        self.failing.as_ref().unwrap_or_else(|| self.image.bad())
+    }
+
     /// What the format says of `offset`, held against what a format must say.
     pub(super) fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let extent = self.image.map(offset)?;

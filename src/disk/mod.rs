@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::ReadError;
-use crate::image::bad::{BadBlocks, Status};
+use crate::image::bad::{BadBlocks, BadRange, Status};
 use crate::image::facts::Facts;
 use crate::image::input::Input;
 use crate::image::{Extent, FileNo, Format, Image, Opened, Origin, Packed};
@@ -70,9 +70,13 @@ impl Disk {
             0 => SECTOR,
             bytes => bytes,
         };
-        let failing =
-            image.bad().ranges().iter().filter(|r| r.status != Status::Suspect || !options.read_suspect);
-        let failing = BadBlocks::from_unsorted(failing.copied()).rounded(sector, image.size());
+        let fails = |r: &&BadRange| r.status != Status::Suspect || !options.read_suspect;
+        let bad = image.bad();
+        let same = bad.ranges().iter().all(|r| fails(&r)) && bad.is_rounded(sector, image.size());
+        let failing = (!same).then(|| {
+            let failing = bad.ranges().iter().filter(fails).copied();
+            BadBlocks::from_unsorted(failing).rounded(sector, image.size())
+        });
         let cache = Cache::new(options.cache, 128 << 10);
         let core = Core {
             image,
@@ -119,7 +123,7 @@ impl Disk {
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;
         if core.options.bad == BadPolicy::Error
-            && let Some(bad) = core.failing.next(offset).filter(|r| r.start < end)
+            && let Some(bad) = core.failing().next(offset).filter(|r| r.start < end)
         {
             let first = bad.start.max(offset);
             return Err(ReadError::Bad {
@@ -132,7 +136,7 @@ impl Disk {
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];
-            at = match core.failing.next(at) {
+            at = match core.failing().next(at) {
                 Some(bad) if bad.start <= at => {
                     let stop = bad.end.min(end);
                     core.fill_bad(&mut out[..index(stop - at)], at);
@@ -166,7 +170,7 @@ impl Disk {
 
     /// Whether a read of `range` gives zeros, and the image says so without reading.
     pub fn is_zeros(&self, range: Range<u64>) -> bool {
-        let failing = self.core.failing.next(range.start).is_some_and(|bad| bad.start < range.end);
+        let failing = self.core.failing().next(range.start).is_some_and(|bad| bad.start < range.end);
         range.end <= self.size()
             && !failing
             && self.core.map(range.start).is_ok_and(|e| e.origin.is_zero() && e.disk.end >= range.end)
@@ -205,12 +209,12 @@ impl Disk {
 
     /// Where reads fail or are filled: whole sectors, without suspect ranges if they are to be read.
     pub fn failing(&self) -> &BadBlocks {
-        &self.core.failing
+        self.core.failing()
     }
 
     /// Whether any read of this disk fails for a bad sector.
     pub fn has_failing_reads(&self) -> bool {
-        self.core.options.bad == BadPolicy::Error && !self.core.failing.is_empty()
+        self.core.options.bad == BadPolicy::Error && !self.core.failing().is_empty()
     }
 
     /// What is known about the disk.

@@ -36,15 +36,26 @@ const LOST: u64 = 64 << 10;
 
 /// All of `disk` in order, each run within one extent, so that a damaged chunk costs itself alone.
 pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
-    let missing = disk.bad().without_bytes();
+    let mut missing = disk.bad().ranges().iter().filter(|r| !r.status.has_bytes()).peekable();
     let mut at = 0;
     std::iter::from_fn(move || {
         if at >= disk.size() {
             return None;
         }
-        let run = match missing.next(at) {
+        while missing.next_if(|r| r.end <= at).is_some() {}
+        let run = match missing.peek() {
             Some(r) if r.start <= at => {
-                Run { disk: at..r.end.min(at + LONGEST_EMPTY), kind: RunKind::Missing }
+                // What is missing for several reasons is one run, too.
+                let (mut end, longest) = (at, at.saturating_add(LONGEST_EMPTY));
+                while end < longest
+                    && let Some(r) = missing.next_if(|r| r.start <= end && r.end <= longest)
+                {
+                    end = r.end;
+                }
+                if let Some(r) = missing.peek().filter(|r| r.start <= end) {
+                    end = r.end.min(longest);
+                }
+                Run { disk: at..end, kind: RunKind::Missing }
             }
             next => {
                 let until = next.map_or(disk.size(), |r| r.start);

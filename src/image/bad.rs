@@ -62,8 +62,8 @@ impl Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// The errno of the failed read, by Linux's numbers.
-    Errno(u32),
+    /// The errno of the failed read.
+    Errno(Errno),
     /// The SCSI sense data of the failed read.
     Sense {
         /// The sense key.
@@ -73,6 +73,25 @@ pub enum Reason {
         /// Its qualifier.
         ascq: u8,
     },
+}
+
+impl Reason {
+    /// The reason that `errno` is, by Linux's numbers.
+    pub fn errno(errno: u32) -> Reason {
+        Reason::Errno(Errno(errno))
+    }
+}
+
+/// An errno, by Linux's numbers. It is packed so that a [`BadRange`] is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[repr(packed)]
+pub struct Errno(u32);
+
+impl Errno {
+    /// Its number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
 }
 
 /// A range of the disk that is not finished.
@@ -90,6 +109,9 @@ pub struct BadRange {
     pub tries: u8,
 }
 
+// There may be millions of them.
+const _: () = assert!(size_of::<BadRange>() == 24);
+
 impl BadRange {
     /// A range of `status` of which nothing more is known.
     pub fn new(range: Range<u64>, status: Status) -> BadRange {
@@ -106,7 +128,13 @@ impl BadRange {
         self.end <= self.start
     }
 
-    fn like(&self, other: &BadRange) -> bool {
+    /// The part of it that is `range`.
+    pub fn cut(self, range: Range<u64>) -> BadRange {
+        BadRange { start: range.start, end: range.end, ..self }
+    }
+
+    /// Whether only its place tells it from another one.
+    pub fn like(&self, other: &BadRange) -> bool {
         (self.status, self.reason, self.tries) == (other.status, other.reason, other.tries)
     }
 }
@@ -126,8 +154,7 @@ pub struct BadBlocks {
     ranges: Vec<BadRange>,
 }
 
-/// A map may not have more ranges than this (about 160 MB of memory): the only thing a hostile image could make
-/// grow.
+/// A map may not have more ranges than this (96 MiB of memory): the only thing a hostile image could make grow.
 pub const MOST_RANGES: usize = 1 << 22;
 
 impl BadBlocks {
@@ -139,9 +166,32 @@ impl BadBlocks {
     /// A map of `ranges` in any order. Where they overlap, the less processed status holds, so that nothing is
     /// called better than somebody said it is.
     pub fn from_unsorted(ranges: impl IntoIterator<Item = BadRange>) -> BadBlocks {
-        let mut all: Vec<BadRange> =
-            ranges.into_iter().filter(|r| !r.is_empty() && r.status != Status::Finished).collect();
-        all.sort_by_key(|r| (r.start, r.end));
+        // As long as they come in order, as they mostly do, each is put in its place at once.
+        let mut map = BadBlocks::none();
+        let mut end = 0;
+        let mut ranges = ranges.into_iter().filter(|r| !r.is_empty() && r.status != Status::Finished);
+        loop {
+            match ranges.next() {
+                None => return map,
+                Some(r) if r.start >= end => {
+                    end = r.end;
+                    map.push(r);
+                }
+                Some(r) => {
+                    map.ranges.push(r);
+                    map.ranges.extend(ranges);
+                    return BadBlocks::from_vec(map.ranges);
+                }
+            }
+        }
+    }
+
+    /// A map of ranges in any order, as [`BadBlocks::from_unsorted`], none of them empty or finished.
+    pub fn from_vec(mut all: Vec<BadRange>) -> BadBlocks {
+        all.sort_unstable_by_key(|r| (r.start, r.end, r.status));
+        if all.windows(2).all(|w| w[0].end <= w[1].start) {
+            return BadBlocks::from_ordered(all);
+        }
         // A sweep over the borders; of the ranges that are open, the one with the worst status shows.
         let mut map = BadBlocks::none();
         let mut open: BinaryHeap<Reverse<Open>> = BinaryHeap::new();
@@ -163,10 +213,22 @@ impl BadBlocks {
             };
             let stop = coming.peek().map_or(top.end, |next| next.start.min(top.end));
             if stop > at {
-                map.push(BadRange { start: at, end: stop, ..*top });
+                map.push(top.cut(at..stop));
             }
             at = stop;
         }
+    }
+
+    /// A map of ranges that are in order and do not overlap.
+    pub fn from_ordered(mut ranges: Vec<BadRange>) -> BadBlocks {
+        ranges.dedup_by(|next, last| {
+            let joins = last.end == next.start && last.like(next);
+            if joins {
+                last.end = next.end;
+            }
+            joins
+        });
+        BadBlocks { ranges }
     }
 
     fn push(&mut self, range: BadRange) {
@@ -176,48 +238,65 @@ impl BadBlocks {
         }
     }
 
-    /// Says that all of `range` has the status, reason and tries of `what`, or is finished if that is `None`.
-    pub fn set(&mut self, range: Range<u64>, what: Option<BadRange>) {
-        if range.is_empty() {
-            return;
-        }
+    /// The part of the list that touches `range`, neighbours included: they may become one with what is put there.
+    fn around(&self, range: &Range<u64>) -> Range<usize> {
         let first = self.ranges.partition_point(|r| r.end < range.start);
-        let last = self.ranges.partition_point(|r| r.start <= range.end);
-        let mut middle = BadBlocks::none();
-        for r in &self.ranges[first..last] {
-            if r.start < range.start {
-                middle.push(BadRange { end: r.end.min(range.start), ..*r });
-            }
-        }
-        if let Some(what) = what.filter(|w| w.status != Status::Finished) {
-            middle.push(BadRange { start: range.start, end: range.end, ..what });
-        }
-        for r in &self.ranges[first..last] {
-            if r.end > range.end {
-                middle.push(BadRange { start: r.start.max(range.end), ..*r });
-            }
-        }
-        self.ranges.splice(first..last, middle.ranges);
+        first..self.ranges.partition_point(|r| r.start <= range.end).max(first)
     }
 
     /// Says that of `range` exactly `ranges` are not finished.
     pub fn replace(&mut self, range: Range<u64>, ranges: &[BadRange]) {
-        self.set(range.clone(), None);
-        let inside = BadBlocks::from_unsorted(ranges.iter().copied());
-        let outside = self.ranges.partition_point(|r| r.start < range.start);
-        let end = outside + inside.ranges.len();
-        self.ranges.splice(outside..outside, inside.ranges);
-        self.merge_at(end);
-        self.merge_at(outside);
+        if range.is_empty() {
+            return;
+        }
+        let around = self.around(&range);
+        let mut out = BadBlocks::none();
+        for r in self.ranges[around.clone()].iter().filter(|r| r.start < range.start) {
+            out.push(r.cut(r.start..r.end.min(range.start)));
+        }
+        BadBlocks::from_unsorted(ranges.iter().copied()).ranges.into_iter().for_each(|r| out.push(r));
+        for r in self.ranges[around.clone()].iter().filter(|r| r.end > range.end) {
+            out.push(r.cut(r.start.max(range.end)..r.end));
+        }
+        self.ranges.splice(around, out.ranges);
     }
 
-    /// Makes the range at `i` and the one before it one, if they are like neighbours.
-    fn merge_at(&mut self, i: usize) {
-        let Some([a, b]) = i.checked_sub(1).and_then(|before| self.ranges.get(before..=i)) else { return };
-        if a.end == b.start && a.like(b) {
-            self.ranges[i - 1].end = b.end;
-            self.ranges.remove(i);
+    /// Makes `changes`, which are in order and do not overlap: each says what its range is from now on. One that says
+    /// "finished" leaves alone what is suspect: bytes that were put again do not take a suspicion away. All of it is one
+    /// walk over the part of the map that lies between the first change and the last.
+    pub fn apply(&mut self, changes: &[BadRange]) {
+        let Some((first, last)) = changes.first().zip(changes.last()) else { return };
+        let around = self.around(&(first.start..last.end));
+        let mut out = BadBlocks::none();
+        out.ranges.reserve(around.len() + changes.len());
+        let mut changes = changes.iter().copied().peekable();
+        // Up to where the last change reaches that was put in.
+        let mut put = 0;
+        for r in &self.ranges[around.clone()] {
+            let mut at = r.start.max(put);
+            while let Some(change) = changes.peek().copied().filter(|c| c.start < r.end) {
+                let finishes = change.status == Status::Finished;
+                if !(finishes && r.status == Status::Suspect) {
+                    if change.start > at {
+                        out.push(r.cut(at..change.start));
+                    }
+                    at = at.max(change.end);
+                }
+                if !finishes {
+                    out.push(change);
+                    put = change.end;
+                } else if change.end > r.end {
+                    // It is about the next ranges, too.
+                    break;
+                }
+                changes.next();
+            }
+            if at < r.end {
+                out.push(r.cut(at..r.end));
+            }
         }
+        changes.filter(|c| c.status != Status::Finished).for_each(|c| out.push(c));
+        self.ranges.splice(around, out.ranges);
     }
 
     /// The ranges, in order.
@@ -235,36 +314,6 @@ impl BadBlocks {
         self.ranges.get(self.ranges.partition_point(|r| r.end <= offset))
     }
 
-    /// Only the ranges of which an image holds no bytes.
-    pub fn without_bytes(&self) -> BadBlocks {
-        BadBlocks { ranges: self.ranges.iter().filter(|r| !r.status.has_bytes()).copied().collect() }
-    }
-
-    /// Says that `runs`, in order and apart, are finished, but for what is suspect: bytes that were put again do not
-    /// take a suspicion away.
-    pub fn finish(&mut self, runs: &[Range<u64>]) {
-        let mut out = BadBlocks::none();
-        let mut from = 0;
-        for r in self.ranges.drain(..) {
-            if r.status == Status::Suspect {
-                out.push(r);
-                continue;
-            }
-            let mut start = r.start;
-            from += runs[from..].partition_point(|run| run.end <= r.start);
-            for run in runs[from..].iter().take_while(|run| run.start < r.end) {
-                if run.start > start {
-                    out.push(BadRange { start, end: run.start, ..r });
-                }
-                start = run.end.max(start);
-            }
-            if start < r.end {
-                out.push(BadRange { start, ..r });
-            }
-        }
-        *self = out;
-    }
-
     /// The ranges that touch `range`.
     pub fn touching(&self, range: Range<u64>) -> &[BadRange] {
         let first = self.ranges.partition_point(|r| r.end <= range.start);
@@ -273,19 +322,15 @@ impl BadBlocks {
     }
 
     /// The bytes within `range` that an image holds ([`Status::has_bytes`]), as maximal runs in order.
-    pub fn held(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut runs = Vec::new();
+    pub fn held(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let missing = self.touching(range.clone()).iter().filter(|r| !r.status.has_bytes());
+        let end = std::iter::once(range.end..range.end);
         let mut at = range.start;
-        for r in self.touching(range.clone()).iter().filter(|r| !r.status.has_bytes()) {
-            if r.start > at {
-                runs.push(at..r.start);
-            }
-            at = r.end.max(at);
-        }
-        if at < range.end {
-            runs.push(at..range.end);
-        }
-        runs
+        missing.map(|r| r.start..r.end).chain(end).filter_map(move |missing| {
+            let held = at..missing.start;
+            at = missing.end.max(at);
+            (held.start < held.end).then_some(held)
+        })
     }
 
     /// How much has `status`.
@@ -299,14 +344,23 @@ impl BadBlocks {
         self.ranges.iter().filter(|r| !r.status.has_bytes()).map(BadRange::len).sum()
     }
 
-    /// The same map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
+    /// Whether all its ranges are whole sectors on a disk of `size` bytes: [`BadBlocks::rounded`] changes nothing.
+    pub fn is_rounded(&self, sector: u32, size: u64) -> bool {
+        let whole = |at: u64| at.is_multiple_of(u64::from(sector));
+        self.ranges.iter().all(|r| whole(r.start) && (whole(r.end) || r.end == size) && r.end <= size)
+    }
+
+    /// The map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
     /// what lies past its end cut off: a sector of which a part is unread is an unread sector.
-    pub fn rounded(&self, sector: u32, size: u64) -> BadBlocks {
-        let inside = self.ranges.iter().filter(|r| r.start < size);
-        BadBlocks::from_unsorted(inside.map(|r| {
-            let range = round_outwards(r.start..r.end, u64::from(sector), size);
-            BadRange { start: range.start, end: range.end, ..*r }
-        }))
+    pub fn rounded(mut self, sector: u32, size: u64) -> BadBlocks {
+        if self.is_rounded(sector, size) {
+            return self;
+        }
+        self.ranges.retain(|r| r.start < size);
+        for r in &mut self.ranges {
+            *r = r.cut(round_outwards(r.start..r.end, u64::from(sector), size));
+        }
+        BadBlocks::from_vec(self.ranges)
     }
 }
 
@@ -358,9 +412,23 @@ mod tests {
             for _ in 0..30 {
                 let start = next(200);
                 let end = start + next(200 - start + 1);
-                let status = Status::from_number(u8::try_from(1 + next(6)).unwrap()).expect("1 to 6");
-                plain[index(start)..index(end)].fill(status);
-                map.set(start..end, Some(BadRange::new(start..end, status)));
+                let mut status = || Status::from_number(u8::try_from(1 + next(6)).unwrap()).expect("1 to 6");
+                // One range, or several changes at once.
+                let (a, b) = (start + (end - start) / 3, end - (end - start) / 3);
+                let changes = [(start, a, status()), (a, b, status()), (b.max(start + 1), end, status())];
+                let changes = changes.map(|(from, to, status)| BadRange::new(from..to, status));
+                let changes: Vec<_> = changes.into_iter().filter(|c| c.start < c.end).collect();
+                if end % 3 == 0 {
+                    plain[index(start)..index(end)].fill(Finished);
+                    map.replace(start..end, &changes);
+                } else {
+                    map.apply(&changes);
+                }
+                for c in &changes {
+                    let part = &mut plain[index(c.start)..index(c.end)];
+                    let keeps = |s: &Status| c.status == Finished && *s == Suspect;
+                    part.iter_mut().filter(|s| !keeps(s)).for_each(|s| *s = c.status);
+                }
                 for at in 0..200u64 {
                     let got = map.next(at).filter(|r| r.start <= at).map_or(Finished, |r| r.status);
                     assert_eq!(got, plain[index(at)], "at {at}");
@@ -371,7 +439,7 @@ mod tests {
                         .all(|w| w[0].end < w[1].start || (w[0].end == w[1].start && !w[0].like(&w[1]))),
                     "not merged: {map:?}"
                 );
-                let held: u64 = map.held(0..200).iter().map(|r| r.end - r.start).sum();
+                let held: u64 = map.held(0..200).map(|r| r.end - r.start).sum();
                 assert_eq!(held, plain.iter().filter(|s| s.has_bytes()).count() as u64);
                 assert_eq!(map.missing(), 200 - held);
             }
@@ -385,6 +453,17 @@ mod tests {
         let map = BadBlocks::from_unsorted(odd.chain([BadRange::new(3..17, NonTried)]));
         assert_eq!(map.ranges().len(), 400_000);
         assert!(start.elapsed().as_secs() < 5);
+    }
+
+    #[test]
+    fn ranges_in_any_order_make_the_same_map() {
+        let mut ranges: Vec<BadRange> = (0..1000u64)
+            .map(|i| BadRange::new(i * 7..i * 7 + 1 + i % 12, Status::LISTED[index(i % 5)]))
+            .collect();
+        let map = BadBlocks::from_unsorted(ranges.iter().copied());
+        ranges.reverse();
+        assert_eq!(map, BadBlocks::from_unsorted(ranges));
+        assert_eq!(map, BadBlocks::from_ordered(map.ranges().to_vec()));
     }
 
     #[test]

@@ -1,70 +1,86 @@
 //! Lists of bad blocks as badblocks(8) writes them: a decimal number on each line. The size of a block is not in it.
 
-use std::fs;
 use std::path::Path;
 
 use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
-use crate::error::Error;
-
-/// The longest list that is read, in bytes.
-const LONGEST: u64 = 256 << 20;
+use super::lines::each_line;
+use crate::error::{Error, Kind};
 
 /// Reads the list at `path`, of blocks of `block` bytes, for an image of `len` bytes of a disk with sectors of `sector` bytes.
 /// Gives also the size of the disk: an image ends before the disk does if the blocks at the disk's end are all bad.
 pub(super) fn load(path: &Path, block: u64, len: u64, sector: u32) -> Result<(BadBlocks, u64), Error> {
-    let read = |e| Error::io("the list of bad blocks cannot be read", path, e);
-    if fs::metadata(path).map_err(read)?.len() > LONGEST {
-        return Err(Error::bad_image("too long for a list of bad blocks").at(path));
-    }
-    let text = fs::read(path).map_err(read)?;
-    let (map, size) = parse(&String::from_utf8_lossy(&text), block, len).map_err(|e| {
-        let hint = "--block-size is what badblocks was given by -b, or 1024 where it was given none";
-        Error::bad_image(e).at(path).hint(hint)
-    })?;
+    let mut list = List { block, ..List::default() };
+    each_line(path, "the list of bad blocks", &mut |_, line| list.line(line)).map_err(hinted)?;
+    let (map, size) = list.map(len).map_err(|e| hinted(Error::bad_image(e).at(path)))?;
     Ok((map.rounded(sector, size), size))
 }
 
-fn parse(text: &str, block: u64, len: u64) -> Result<(BadBlocks, u64), String> {
-    let mut ranges: Vec<BadRange> = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let fail = |what: String| format!("line {}: {what}", number + 1);
+fn hinted(e: Error) -> Error {
+    if e.kind != Kind::BadImage {
+        return e;
+    }
+    e.hint("--block-size is what badblocks was given by -b, or 1024 where it was given none")
+}
+
+/// The runs of blocks that a list has so far.
+#[derive(Default)]
+struct List {
+    block: u64,
+    ranges: Vec<BadRange>,
+}
+
+impl List {
+    fn line(&mut self, line: &str) -> Result<(), String> {
         let word = line.split('#').next().unwrap_or("").trim();
         if word.is_empty() {
-            continue;
+            return Ok(());
         }
-        let n: u64 = word.parse().map_err(|_| fail(format!("'{word}' is no block's number")))?;
+        let n: u64 = word.parse().map_err(|_| format!("'{word}' is no block's number"))?;
+        let block = self.block;
         let end = n.checked_add(1).and_then(|next| next.checked_mul(block));
         let end = end.filter(|end| i64::try_from(*end).is_ok());
-        let end = end.ok_or_else(|| fail(format!("block {n} of {block} bytes ends past 2^63")))?;
+        let end = end.ok_or_else(|| format!("block {n} of {block} bytes ends past 2^63"))?;
         let start = end - block;
-        match ranges.last_mut().filter(|last| last.end == start) {
+        match self.ranges.last_mut().filter(|last| last.end == start) {
             Some(last) => last.end = end,
-            None => ranges.push(BadRange::new(start..end, Status::Bad)),
+            None => self.ranges.push(BadRange::new(start..end, Status::Bad)),
         }
-        if ranges.len() > MOST_RANGES {
-            return Err(fail(format!("more than {MOST_RANGES} runs of blocks")));
+        if self.ranges.len() > MOST_RANGES {
+            return Err(format!("more than {MOST_RANGES} runs of blocks"));
         }
+        Ok(())
     }
-    let map = BadBlocks::from_unsorted(ranges);
-    // The last block may be cut off by the end of the disk.
-    let whole = len.next_multiple_of(block);
-    let size = match map.ranges().last() {
-        Some(last) if last.end > whole && last.start <= len => last.end,
-        Some(last) if last.end > whole => {
-            let n = last.start / block;
-            return Err(format!(
-                "block {n} of {block} bytes is past the end of the image, which has {len} bytes, and the blocks before it \
+
+    /// The map for an image of `len` bytes, and the size of the disk.
+    fn map(self, len: u64) -> Result<(BadBlocks, u64), String> {
+        let block = self.block;
+        let map = BadBlocks::from_vec(self.ranges);
+        // The last block may be cut off by the end of the disk.
+        let whole = len.next_multiple_of(block);
+        let size = match map.ranges().last() {
+            Some(last) if last.end > whole && last.start <= len => last.end,
+            Some(last) if last.end > whole => {
+                let n = last.start / block;
+                return Err(format!(
+                    "block {n} of {block} bytes is past the end of the image, which has {len} bytes, and the blocks before it \
                  are not bad"
-            ));
-        }
-        _ => len,
-    };
-    Ok((map.rounded(1, size), size))
+                ));
+            }
+            _ => len,
+        };
+        Ok((map.rounded(1, size), size))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str, block: u64, len: u64) -> Result<(BadBlocks, u64), String> {
+        let mut list = List { block, ..List::default() };
+        crate::image::lines::each_of(text.as_bytes(), &mut |_, line| list.line(line)).unwrap()?;
+        list.map(len)
+    }
 
     #[test]
     fn numbers_become_ranges_of_blocks() {

@@ -4,35 +4,56 @@ use std::ops::Range;
 
 use super::bad::{BadBlocks, BadRange, Status};
 
-/// So many runs are few.
+/// So many changes are made one by one, each in its place.
 const FEW: usize = 8;
+/// So many changes are gathered at most.
+const MOST_CHANGES: usize = 1 << 16;
 
-/// A map that changes while an image is made or its records are taken in. What was finished is gathered, because it
-/// mostly comes in order, and worked in all at once: a map may have a million ranges.
+/// A map that changes while an image is made or its records are taken in. Changes are gathered, because they mostly come
+/// in order, and made all at once: a map may have millions of ranges.
 #[derive(Debug, Default)]
 pub struct ChangingMap {
     map: BadBlocks,
-    finished: Vec<Range<u64>>,
+    /// What was not made yet: in order and without overlaps, or nothing but "finished", whose order makes no difference.
+    changes: Vec<BadRange>,
+    /// Whether they are in order.
+    unordered: bool,
+    /// Whether any of them is not "finished".
+    mixed: bool,
 }
 
 impl ChangingMap {
     /// Begins with `map`.
     pub fn new(map: BadBlocks) -> ChangingMap {
-        ChangingMap { map, finished: Vec::new() }
+        ChangingMap { map, ..ChangingMap::default() }
     }
 
     /// Says that bytes were put at `range`: it is finished, but for what is suspect.
     pub fn finish(&mut self, range: Range<u64>) {
-        match self.finished.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.finished.push(range),
-        }
+        self.set(BadRange::new(range, Status::Finished));
     }
 
     /// Says that `what` holds for its range.
     pub fn set(&mut self, what: BadRange) {
-        self.settle();
-        self.map.set(what.start..what.end, Some(what));
+        if what.is_empty() {
+            return;
+        }
+        let finishes = what.status == Status::Finished;
+        if let Some(last) = self.changes.last_mut() {
+            if last.end == what.start && last.like(&what) && !self.unordered {
+                last.end = what.end;
+                return;
+            }
+            let follows = last.end <= what.start && !self.unordered;
+            let any_order = finishes && !self.mixed;
+            if !(follows || any_order) || self.changes.len() >= MOST_CHANGES {
+                self.settle();
+            } else {
+                self.unordered |= !follows;
+            }
+        }
+        self.mixed |= !finishes;
+        self.changes.push(what);
     }
 
     /// Says that of `range` exactly `ranges` are not finished.
@@ -41,29 +62,39 @@ impl ChangingMap {
         self.map.replace(range, ranges);
     }
 
+    /// Whether the map has more than `most` ranges now.
+    pub fn is_longer_than(&mut self, most: usize) -> bool {
+        // A change makes at most two ranges more. What cannot be longer need not be settled for that.
+        self.map.ranges().len() + 2 * self.changes.len() > most && self.settle().ranges().len() > most
+    }
+
     /// The map as it is now.
     pub fn settle(&mut self) -> &BadBlocks {
-        if !self.finished.is_empty() {
-            let mut runs = std::mem::take(&mut self.finished);
-            runs.sort_by_key(|r| r.start);
-            runs.dedup_by(|b, a| {
-                let touch = b.start <= a.end;
+        let mut changes = std::mem::take(&mut self.changes);
+        if self.unordered {
+            changes.sort_unstable_by_key(|r| r.start);
+            changes.dedup_by(|next, last| {
+                let touch = next.start <= last.end;
                 if touch {
-                    a.end = a.end.max(b.end);
+                    last.end = last.end.max(next.end);
                 }
                 touch
             });
-            // Few are put into their places one by one; many at once, in a walk over all of the map.
-            let suspect = |map: &BadBlocks, run: &Range<u64>| {
-                map.touching(run.clone()).iter().any(|r| r.status == Status::Suspect)
-            };
-            if runs.len() <= FEW && !runs.iter().any(|run| suspect(&self.map, run)) {
-                runs.into_iter().for_each(|run| self.map.set(run, None));
-            } else {
-                self.map.finish(&runs);
-            }
         }
+        if changes.len() <= FEW {
+            changes.iter().for_each(|change| self.map.apply(std::slice::from_ref(change)));
+        } else {
+            self.map.apply(&changes);
+        }
+        changes.clear();
+        (self.changes, self.unordered, self.mixed) = (changes, false, false);
         &self.map
+    }
+
+    /// The map as it is at the end.
+    pub fn into_map(mut self) -> BadBlocks {
+        self.settle();
+        self.map
     }
 }
 
@@ -88,7 +119,7 @@ mod tests {
                 let end = start + 1 + next(100 - start);
                 let part = &mut plain[index(start)..index(end)];
                 let status = Status::LISTED[index(next(5))];
-                match next(4) {
+                match next(5) {
                     0 => {
                         part.fill(status);
                         map.set(BadRange::new(start..end, status));

@@ -6,58 +6,74 @@
 //! maps are partial, joined by hand, and on macOS end at 2^63-1, so all of that is read here, and what was done
 //! about it is said in a remark.
 
-use std::fmt::Write as _;
-use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use super::bad::{BadBlocks, BadRange, MOST_RANGES, Status};
-use super::superclone::{self, Block};
+use super::lines::each_line;
+use super::listing::{Listing, Out};
+use super::superclone;
 use crate::error::Error;
 use crate::units::human;
 
 /// ddrescue calls the end of a device of unknown size this; the usual case on macOS.
 const UNKNOWN_END: u64 = i64::MAX as u64;
 
-/// The longest mapfile that is read: a line for every second sector of a very bad disk would fit many times.
-const LONGEST: u64 = 256 << 20;
-
 /// From here on an end is not a disk's: it is what stands for one that is not known, less what it was rounded by.
 const UNLIKELY_END: u64 = 1 << 62;
 
 /// The blocks that a mapfile or a log lists, before it is known how large the disk is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Listed {
-    /// In bytes of the disk, as the file has them, finished ones too: a gap is what no line speaks of.
-    blocks: Vec<Block>,
+    blocks: Blocks,
+    /// Where they end, in bytes of the disk, and where the finished ones of them do: less those whose end stands for one
+    /// that is not known.
+    end: u64,
+    finished_end: u64,
+    /// Whether there are such.
+    unknown: bool,
 }
 
 impl Listed {
     /// Reads the mapfile, or HDDSuperClone's log, at `path`.
     pub fn read(path: &Path) -> Result<Listed, Error> {
-        let read = |e| Error::io("the mapfile cannot be read", path, e);
-        if fs::metadata(path).map_err(read)?.len() > LONGEST {
-            return Err(Error::bad_image("too long for a mapfile").at(path));
+        let mut reader = Reader::default();
+        each_line(path, "the mapfile", &mut |_, line| reader.line(line))?;
+        reader.finish().map_err(|e| Error::bad_image(e).at(path))
+    }
+
+    /// Takes in a block, in bytes of the disk.
+    pub(super) fn add(&mut self, start: u64, end: u64, status: Status) -> Result<(), String> {
+        if start == end {
+            return Ok(());
         }
-        let text = fs::read(path).map_err(read)?;
-        let text = String::from_utf8_lossy(&text);
-        let blocks = if superclone::is_log(&text) { superclone::parse(&text) } else { parse(&text) };
-        Ok(Listed { blocks: blocks.map_err(|e| Error::bad_image(e).at(path))? })
+        if end >= UNLIKELY_END {
+            self.unknown = true;
+            self.end = self.end.max(start);
+        } else {
+            self.end = self.end.max(end);
+            if status == Status::Finished {
+                self.finished_end = self.finished_end.max(end);
+            }
+        }
+        self.blocks.add(BadRange::new(start..end, status));
+        if self.blocks.unfinished() > MOST_RANGES {
+            return Err(format!("more than {MOST_RANGES} blocks that are not finished"));
+        }
+        Ok(())
     }
 
     /// Returns the size of the disk in bytes, as far as the file says it. Where the last block's end stands for one that is
     /// not known, the disk has at least this many.
     pub fn end(&self) -> End {
-        let unknown = self.blocks.iter().any(|b| b.1 >= UNLIKELY_END);
-        let ends = self.blocks.iter().map(|&(start, end, _)| if end >= UNLIKELY_END { start } else { end });
-        let end = ends.max().unwrap_or(0);
-        if unknown { End::AtLeast(end) } else { End::Known(end) }
+        if self.unknown { End::AtLeast(self.end) } else { End::Known(self.end) }
     }
 
     /// Makes the map of a disk of `size` bytes in sectors of `sector` bytes, and remarks about what the file did not say
     /// plainly.
     pub fn map(self, size: u64, sector: u32) -> (BadBlocks, Vec<String>) {
         let end = self.end();
-        let (map, mut remarks) = settled(self.blocks, size);
+        let (mut map, mut remarks) = self.blocks.map(size);
         match end {
             End::AtLeast(_) => remarks.push(format!(
                 "the mapfile's last block ends at 2^63-1, as ddrescue writes it where the system does not tell a \
@@ -68,17 +84,121 @@ impl Listed {
             )),
             End::Known(_) => {}
         }
-        let rounded = map.rounded(sector, size);
-        if rounded != map {
-            let grown = rounded.missing().saturating_sub(map.missing());
+        if !map.is_rounded(sector, size) {
+            let missing = map.missing();
+            map = map.rounded(sector, size);
+            let grown = map.missing().saturating_sub(missing);
             remarks.push(format!(
                 "the mapfile's blocks are not whole sectors of {sector} bytes: a sector of which a part is not finished \
                  counts as not finished ({} more)",
                 human(grown)
             ));
         }
-        (rounded, remarks)
+        (map, remarks)
     }
+}
+
+/// Blocks as they are read.
+#[derive(Debug)]
+enum Blocks {
+    /// As long as they come in order, as they mostly do: what is not finished up to `covered`, gaps among it.
+    InOrder { ranges: Vec<BadRange>, covered: u64 },
+    /// As the file has them, finished ones, too: a gap is what no block is about. How many are not finished.
+    Any { blocks: Vec<BadRange>, unfinished: usize },
+}
+
+impl Default for Blocks {
+    fn default() -> Blocks {
+        Blocks::InOrder { ranges: Vec::new(), covered: 0 }
+    }
+}
+
+/// What no block is about. It is told from blocks that are not tried by its tries, which blocks do not have.
+fn gap(range: Range<u64>) -> BadRange {
+    BadRange { tries: u8::MAX, ..BadRange::new(range, Status::NonTried) }
+}
+
+/// Adds a block to a list, or to the last one in it.
+fn push(blocks: &mut Vec<BadRange>, block: BadRange) {
+    match blocks.last_mut() {
+        Some(last) if last.end == block.start && last.like(&block) => last.end = block.end,
+        _ => blocks.push(block),
+    }
+}
+
+impl Blocks {
+    fn add(&mut self, block: BadRange) {
+        if let Blocks::InOrder { ranges, covered } = self {
+            if block.start >= *covered {
+                if block.start > *covered {
+                    push(ranges, gap(*covered..block.start));
+                }
+                *covered = block.end;
+                if block.status != Status::Finished {
+                    push(ranges, block);
+                }
+                return;
+            }
+            // It is an earlier place: what was finished so far has to be told from gaps.
+            let (mut blocks, mut at) = (Vec::new(), 0);
+            let end = BadRange::new(*covered..*covered, Status::Finished);
+            for r in std::mem::take(ranges).into_iter().chain([end]) {
+                if r.start > at {
+                    push(&mut blocks, BadRange::new(at..r.start, Status::Finished));
+                }
+                at = r.end;
+                if r.tries == 0 && !r.is_empty() {
+                    push(&mut blocks, r);
+                }
+            }
+            let unfinished = blocks.iter().filter(|b| b.status != Status::Finished).count();
+            *self = Blocks::Any { blocks, unfinished };
+        }
+        if let Blocks::Any { blocks, unfinished } = self {
+            let before = blocks.len();
+            push(blocks, block);
+            if block.status != Status::Finished {
+                *unfinished += blocks.len() - before;
+            }
+        }
+    }
+
+    /// How many blocks or gaps are not finished.
+    fn unfinished(&self) -> usize {
+        match self {
+            Blocks::InOrder { ranges, .. } => ranges.len(),
+            // Of finished ones there may be as many, but no more.
+            Blocks::Any { blocks, unfinished } => (*unfinished).max(blocks.len() / 2),
+        }
+    }
+
+    /// The map of a disk of `size` bytes, and remarks.
+    fn map(self, size: u64) -> (BadBlocks, Vec<String>) {
+        match self {
+            Blocks::Any { blocks, .. } => settled(blocks, size),
+            Blocks::InOrder { mut ranges, covered } => {
+                if covered < size {
+                    push(&mut ranges, gap(covered..size));
+                }
+                ranges.truncate(ranges.partition_point(|r| r.start < size));
+                if let Some(last) = ranges.last_mut() {
+                    last.end = last.end.min(size);
+                }
+                let mut gap_bytes = 0;
+                for r in ranges.iter_mut().filter(|r| r.tries > 0) {
+                    gap_bytes += r.len();
+                    r.tries = 0;
+                }
+                (BadBlocks::from_ordered(ranges), gap_remark(gap_bytes).into_iter().collect())
+            }
+        }
+    }
+}
+
+fn gap_remark(bytes: u64) -> Option<String> {
+    let size = human(bytes);
+    let remark = format!("the mapfile does not speak of {size} of the disk; they count as non-tried");
+    (bytes > 0).then_some(remark)
 }
 
 /// Where the blocks of a map end, in bytes of the disk.
@@ -103,77 +223,116 @@ impl End {
 /// another disk, which is an error.
 pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
     let listed = Listed::read(path)?;
-    let finished = |b: &&Block| b.2 == Status::Finished && b.1 < UNLIKELY_END;
-    if let Some(end) = listed.blocks.iter().filter(finished).map(|b| b.1).max().filter(|end| *end > size) {
+    if listed.finished_end > size {
         let what = format!(
-            "a finished block ends at byte {end}, and the disk has {size}: this map is of another disk"
+            "a finished block ends at byte {}, and the disk has {size}: this map is of another disk",
+            listed.finished_end
         );
         return Err(Error::bad_image(what).at(path));
     }
     Ok(listed.map(size, sector))
 }
 
-/// Reads the blocks of a mapfile's text.
-fn parse(text: &str) -> Result<Vec<Block>, String> {
-    let mut status_line = false;
-    let mut blocks: Vec<Block> = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let fail = |what: &str| format!("line {}: {what}", number + 1);
-        let line = line.split('#').next().unwrap_or("");
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+/// Reads a mapfile or a log, line by line. Which it is, the second line tells that is no comment: those of a log have five
+/// words.
+#[derive(Default)]
+struct Reader {
+    first: Option<String>,
+    log: Option<bool>,
+    superclone: superclone::Log,
+    listed: Listed,
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        if self.log != Some(false) && self.superclone.comment(line) {
+            return Ok(());
+        }
+        let mut words = [""; 6];
+        let mut count = 0;
+        for word in line.split('#').next().unwrap_or("").split_ascii_whitespace().take(words.len()) {
+            words[count] = word;
+            count += 1;
+        }
+        let words = &words[..count];
         if words.is_empty() {
-            continue;
+            return Ok(());
         }
-        if !status_line {
-            // The status line says where ddrescue stood; it must be one, but we go on from nowhere.
-            let status = words.get(1).copied().unwrap_or("");
-            let is_status = status.len() == 1 && "?*/-FG+".contains(status);
-            let pass = words.get(2).is_none_or(|w| w.parse::<u32>().is_ok());
-            if parse_number(words[0]).is_none() || !is_status || !pass || words.len() > 3 {
-                return Err(fail("this is not a ddrescue mapfile: bad or missing status line"));
+        match (self.log, &self.first) {
+            (Some(true), _) => self.superclone.block(words, &mut self.listed),
+            (Some(false), _) => block(words, &mut self.listed),
+            (None, None) => {
+                if words.len() == 5 {
+                    return Err(superclone::DOMAIN.into());
+                }
+                self.first = Some(words.join(" "));
+                // That of a log has two numbers.
+                let numbers = words.len() == 2 && words.iter().all(|w| parse_number(w).is_some());
+                if numbers { Ok(()) } else { status_line(words) }
             }
-            status_line = true;
-            continue;
-        }
-        let [pos, len, status] = words[..] else {
-            return Err(fail("a block line is: position size status"));
-        };
-        let start = parse_number(pos).ok_or_else(|| fail("the position is not a number"))?;
-        let len = parse_number(len).ok_or_else(|| fail("the size is not a number"))?;
-        let status = from_letter(status).ok_or_else(|| fail("the status is not one of ? * / - +"))?;
-        let end = start
-            .checked_add(len)
-            .filter(|e| *e <= UNKNOWN_END + 1)
-            .ok_or_else(|| fail("the block ends past 2^63"))?;
-        if len > 0 {
-            blocks.push((start, end, status));
-        }
-        if blocks.len() > MOST_RANGES {
-            return Err(fail(&format!("more than {MOST_RANGES} blocks")));
+            (None, Some(first)) => {
+                let log = words.len() == 5 || status_line(&first.split(' ').collect::<Vec<_>>()).is_err();
+                self.log = Some(log);
+                if log {
+                    self.superclone.block(words, &mut self.listed)
+                } else {
+                    block(words, &mut self.listed)
+                }
+            }
         }
     }
-    if status_line { Ok(blocks) } else { Err("this is not a ddrescue mapfile: it has no status line".into()) }
+
+    fn finish(self) -> Result<Listed, String> {
+        match (self.first, self.log) {
+            (None, _) => Err("this is not a ddrescue mapfile: it has no status line".into()),
+            (Some(first), None) => status_line(&first.split(' ').collect::<Vec<_>>()).map(|()| self.listed),
+            _ => Ok(self.listed),
+        }
+    }
+}
+
+/// Checks the status line. It says where ddrescue stood; it must be one, but we go on from nowhere.
+fn status_line(words: &[&str]) -> Result<(), String> {
+    let status = words.get(1).copied().unwrap_or("");
+    let is_status = status.len() == 1 && "?*/-FG+".contains(status);
+    let pass = words.get(2).is_none_or(|w| w.parse::<u32>().is_ok());
+    let position = words.first().is_some_and(|w| parse_number(w).is_some());
+    if position && is_status && pass && words.len() <= 3 {
+        Ok(())
+    } else {
+        Err("this is not a ddrescue mapfile: bad or missing status line".into())
+    }
+}
+
+/// Takes in a line about a block.
+fn block(words: &[&str], listed: &mut Listed) -> Result<(), String> {
+    let [pos, len, status] = words else { return Err("a block line is: position size status".into()) };
+    let start = parse_number(pos).ok_or("the position is not a number")?;
+    let len = parse_number(len).ok_or("the size is not a number")?;
+    let status = from_letter(status).ok_or("the status is not one of ? * / - +")?;
+    let end = start.checked_add(len).filter(|e| *e <= UNKNOWN_END + 1).ok_or("the block ends past 2^63")?;
+    listed.add(start, end, status)
 }
 
 /// The map that blocks tell of, whatever their order: what none speaks of is non-tried, and where two disagree the less
 /// processed status holds. What was done is remarked.
-fn settled(mut blocks: Vec<Block>, size: u64) -> (BadBlocks, Vec<String>) {
+fn settled(mut blocks: Vec<BadRange>, size: u64) -> (BadBlocks, Vec<String>) {
     let mut remarks = Vec::new();
     // In order of position, and among equals the worse first, to see gaps and contradictions.
-    blocks.sort_by_key(|b| (b.0, b.2));
+    blocks.sort_unstable_by_key(|b| (b.start, b.status, b.end));
     let mut covered = 0;
     let mut gaps = Vec::new();
     let (mut gap_bytes, mut contradiction) = (0, false);
     let mut before: Option<(u64, Status)> = None;
-    for &(start, end, status) in &blocks {
-        let (start, end) = (start.min(size), end.min(size));
+    for b in &blocks {
+        let (start, end) = (b.start.min(size), b.end.min(size));
         if start > covered {
             gaps.push(BadRange::new(covered..start, Status::NonTried));
             gap_bytes += start - covered;
         }
-        contradiction |= before.is_some_and(|(until, s)| start < until && s != status);
+        contradiction |= before.is_some_and(|(until, s)| start < until && s != b.status);
         if before.is_none_or(|(until, _)| end >= until) {
-            before = Some((end, status));
+            before = Some((end, b.status));
         }
         covered = covered.max(end);
     }
@@ -181,17 +340,11 @@ fn settled(mut blocks: Vec<Block>, size: u64) -> (BadBlocks, Vec<String>) {
         gaps.push(BadRange::new(covered..size, Status::NonTried));
         gap_bytes += size - covered;
     }
-    if gap_bytes > 0 {
-        remarks.push(format!(
-            "the mapfile does not speak of {} of the disk; they count as non-tried",
-            human(gap_bytes)
-        ));
-    }
+    remarks.extend(gap_remark(gap_bytes));
     if contradiction {
         remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
     }
-    let listed =
-        blocks.iter().map(|&(start, end, status)| BadRange::new(start.min(size)..end.min(size), status));
+    let listed = blocks.into_iter().map(|b| b.cut(b.start.min(size)..b.end.min(size)));
     (BadBlocks::from_unsorted(listed.chain(gaps)), remarks)
 }
 
@@ -229,30 +382,64 @@ pub fn letter(status: Status) -> char {
     }
 }
 
-/// The map of a disk of `size` bytes as ddrescue writes it.
-pub fn write(map: &BadBlocks, size: u64) -> String {
-    let mut text = format!("# Mapfile. Created by cdi version {}\n", env!("CARGO_PKG_VERSION"));
-    text.push_str("# current_pos  current_status  current_pass\n");
-    // What ddrescue would go on with: the least processed status that is left.
-    let left = map.ranges().iter().min_by_key(|r| (r.status, r.start));
-    let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
-    let _ = writeln!(text, "0x{:08X}     {phase}               1", left.map_or(0, |r| r.start));
-    text.push_str("#      pos        size  status\n");
-    let mut line = |start: u64, end: u64, status| {
-        let _ = writeln!(text, "0x{start:08X}  0x{:08X}  {}", end - start, letter(status));
-    };
-    let mut at = 0;
-    for r in merged_letters(map) {
-        if r.start > at {
-            line(at, r.start, Status::Finished);
+/// A map of a disk of `size` bytes as ddrescue writes it.
+pub struct Mapfile<'a> {
+    /// The map.
+    pub map: &'a BadBlocks,
+    /// The size of the disk in bytes.
+    pub size: u64,
+}
+
+impl Mapfile<'_> {
+    fn line(out: &mut impl Out, start: u64, end: u64, status: char) {
+        out.text("0x");
+        out.hex(start);
+        out.text("  0x");
+        out.hex(end - start);
+        out.text("  ");
+        out.text(status.encode_utf8(&mut [0; 4]));
+        out.text("\n");
+    }
+}
+
+impl Listing for Mapfile<'_> {
+    fn len(&self) -> usize {
+        self.map.ranges().len()
+    }
+
+    fn begin(&self, out: &mut impl Out) {
+        out.text(concat!("# Mapfile. Created by cdi version ", env!("CARGO_PKG_VERSION"), "\n"));
+        out.text("# current_pos  current_status  current_pass\n");
+        // What ddrescue would go on with: the least processed status that is left.
+        let left = self.map.ranges().iter().min_by_key(|r| (r.status, r.start));
+        let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
+        out.text("0x");
+        out.hex(left.map_or(0, |r| r.start));
+        out.text("     ");
+        out.text(phase.encode_utf8(&mut [0; 4]));
+        out.text("               1\n#      pos        size  status\n");
+    }
+
+    /// What is finished before a range, and the range. Neighbours that differ only in what a mapfile cannot say are one.
+    fn item(&self, at: usize, out: &mut impl Out) -> usize {
+        let ranges = &self.map.ranges()[at..];
+        let before = at.checked_sub(1).map_or(0, |before| self.map.ranges()[before].end);
+        let (start, letter_of_all) = (ranges[0].start, letter(ranges[0].status));
+        if before < start {
+            Self::line(out, before, start, letter(Status::Finished));
         }
-        line(r.start, r.end, r.status);
-        at = r.end;
+        let joins = |w: &[BadRange]| w[0].end == w[1].start && letter(w[1].status) == letter_of_all;
+        let more = ranges.windows(2).take_while(|w| joins(w)).count();
+        Self::line(out, start, ranges[more].end, letter_of_all);
+        at + 1 + more
     }
-    if at < size {
-        line(at, size, Status::Finished);
+
+    fn end(&self, out: &mut impl Out) {
+        let at = self.map.ranges().last().map_or(0, |r| r.end);
+        if at < self.size {
+            Self::line(out, at, self.size, letter(Status::Finished));
+        }
     }
-    text
 }
 
 /// Whether a map says less of a disk than `old` does: something that `old` calls finished is not in it, or something that
@@ -273,24 +460,19 @@ pub fn says_less(map: &BadBlocks, old: &BadBlocks) -> bool {
     !old.ranges().iter().filter(failed).all(kept) || !map.ranges().iter().all(|r| lists(old, r, &|_| true))
 }
 
-/// Neighbours that differ only in what a mapfile cannot say, as one.
-fn merged_letters(map: &BadBlocks) -> Vec<BadRange> {
-    let mut out: Vec<BadRange> = Vec::new();
-    for r in map.ranges() {
-        match out.last_mut() {
-            Some(last) if last.end == r.start && letter(last.status) == letter(r.status) => last.end = r.end,
-            _ => out.push(*r),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
+    /// What is in a text, or what is wrong in which line.
+    pub(in crate::image) fn parse(text: &str) -> Result<Listed, String> {
+        let mut reader = Reader::default();
+        crate::image::lines::each_of(text.as_bytes(), &mut |_, line| reader.line(line)).unwrap()?;
+        reader.finish()
+    }
+
     fn map_of(text: &str, size: u64) -> (BadBlocks, Vec<String>) {
-        Listed { blocks: parse(text).unwrap() }.map(size, 1)
+        parse(text).unwrap().map(size, 1)
     }
 
     fn bad(ranges: &[(u64, u64, Status)]) -> BadBlocks {
@@ -351,7 +533,7 @@ mod tests {
 
     #[test]
     fn the_disk_ends_where_the_map_does() {
-        let end = |text| Listed { blocks: parse(text).unwrap() }.end();
+        let end = |text| parse(text).unwrap().end();
         assert_eq!(end("0 +\n0 5000 +\n5000 1000 ?\n"), End::Known(6000));
         assert_eq!(end("0 +\n0 5000 +\n5000 0x7FFFFFFFFFFFEC77 ?\n"), End::AtLeast(5000));
         assert_eq!(end("0 +\n0 512 +\n512 0x7FFFFFFFFFFFFC00 -\n"), End::AtLeast(512));
@@ -375,10 +557,30 @@ mod tests {
     }
 
     #[test]
+    fn blocks_in_any_order_make_the_same_map() {
+        let lines: Vec<String> = (0..500u64)
+            .filter(|i| i % 13 != 5)
+            .map(|i| {
+                format!("{} 512 {}\n", i * 512, ["+", "-", "?", "+", "/", "*"][(i * i % 11 % 6) as usize])
+            })
+            .collect();
+        let text = |lines: &[String]| format!("0 +\n{}", lines.concat());
+        let expect = map_of(&text(&lines), 250_000);
+        assert_eq!(expect.1.len(), 2, "{:?}", expect.1);
+        for at in [1, 100, 300, lines.len() - 1] {
+            let mut lines = lines.clone();
+            lines.rotate_left(at);
+            assert_eq!(map_of(&text(&lines), 250_000), expect, "{at}");
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let map =
             bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
-        let text = write(&map, 8192);
+        let mut text = Vec::new();
+        crate::image::listing::write(&Mapfile { map: &map, size: 8192 }, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
         assert_eq!(map_of(&text, 8192), (map, vec![]));
         assert!(text.contains("0x00001000  0x00001000  +"), "{text}");
     }

@@ -23,6 +23,8 @@ pub mod facts;
 mod fields;
 pub mod iboredimg;
 pub mod input;
+mod lines;
+pub mod listing;
 pub mod mapfile;
 mod parts;
 mod pieces;
@@ -90,15 +92,25 @@ pub trait Image: Send + Sync {
     /// them.
     fn warm(&self) {}
 
-    /// Gives what happened while the image was made, in that order: lines of JSON.
-    fn events(&self, _each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    /// Gives what happened while the image was made, in that order: lines of JSON. `go_on` is called often. An error of
+    /// either ends it.
+    fn events(&self, _each: &mut Each<'_>, _go_on: &mut GoOn<'_>) -> Result<(), Error> {
         Ok(())
     }
 
     /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
-    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller.
-    fn check(&self, _report: &mut dyn FnMut(Flaw, &str)) {}
+    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller. `go_on` is called
+    /// often, and its error ends it.
+    fn check(&self, _report: &mut dyn FnMut(Flaw, &str), _go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        Ok(())
+    }
 }
+
+/// Takes a line of text, or ends what gives it with an error.
+pub type Each<'a> = dyn FnMut(&str) -> Result<(), Error> + 'a;
+
+/// An error when a long work is to end, because the user interrupts it.
+pub type GoOn<'a> = dyn FnMut() -> Result<(), Error> + 'a;
 
 /// A run of bytes of the disk that come from one place.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -90,18 +90,21 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 
 /// The map of a disk of `size` bytes whose image has `len`: what of the rest the map calls finished is not there. Gives these
 /// ranges, too.
-fn without_file(bad: BadBlocks, len: u64, size: u64, sector: u32) -> (BadBlocks, Vec<std::ops::Range<u64>>) {
+fn without_file(
+    mut bad: BadBlocks,
+    len: u64,
+    size: u64,
+    sector: u32,
+) -> (BadBlocks, Vec<std::ops::Range<u64>>) {
     if len >= size {
         return (bad, Vec::new());
     }
     // A sector that is not whole cannot be read.
     let held = len - len % u64::from(sector);
-    let lost = bad.held(held..size);
-    if lost.is_empty() {
-        return (bad, lost);
-    }
-    let unread = lost.iter().map(|r| BadRange::new(r.clone(), Status::NonTried));
-    (BadBlocks::from_unsorted(bad.ranges().iter().copied().chain(unread)), lost)
+    let lost: Vec<_> = bad.held(held..size).collect();
+    let unread: Vec<_> = lost.iter().map(|r| BadRange::new(r.clone(), Status::NonTried)).collect();
+    bad.apply(&unread);
+    (bad, lost)
 }
 
 /// How much older than its image a map may be: both are written at the end.

@@ -12,7 +12,7 @@ use super::chain::zeros;
 use super::facts::Facts;
 use super::fields::flaw;
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, properties};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, properties};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::{SECTOR, index};
 
@@ -163,7 +163,7 @@ impl Image for Bundle {
         Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for band in &self.there {
             match self.file(*band) {
                 Ok(file) if self.input.len_of(file) > self.band => {
@@ -173,7 +173,9 @@ impl Image for Bundle {
                 Ok(_) => {}
                 Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
             }
+            go_on()?;
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

@@ -5,72 +5,63 @@
 
 use std::ops::Range;
 
-use super::bad::{MOST_RANGES, Status};
+use super::bad::Status;
+use super::mapfile::Listed;
 
-/// A block of the disk in bytes, and its status.
-pub(super) type Block = (u64, u64, Status);
+/// What a log is that has no line about where the program stands.
+pub(super) const DOMAIN: &str =
+    "this log lists a domain, and not what was read: it does not say where it stands";
 
-/// Whether a text is such a log: its lines about blocks have five words, where a mapfile's have three.
-pub(super) fn is_log(text: &str) -> bool {
-    data_lines(text).take(2).any(|(_, words)| words.len() == 5)
+/// What a log has said so far.
+#[derive(Default)]
+pub(super) struct Log {
+    /// Within these comments, what is said is about the drive.
+    about_drive: bool,
+    sector: Option<u64>,
+    sector_adjusted: Option<u64>,
+    /// Positions are the source's. It may have been copied from another place on, and to another.
+    from: u64,
+    to: u64,
 }
 
-/// The lines that are no comments, with their numbers, in words.
-fn data_lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
-    // What stands in these blocks is about the drive.
-    let mut about_drive = false;
-    let lines = text.lines().enumerate().filter(move |(_, line)| {
-        let first = line.trim_start_matches(['#', ' ', '\t']).split_ascii_whitespace().next().unwrap_or("");
-        about_drive |= matches!(first, "startsmart" | "startanalyze" | "startanalyse");
-        about_drive &= !matches!(first, "endsmart" | "endanalyze" | "endanalyse");
-        !about_drive
-    });
-    let lines = lines.map(|(n, line)| (n + 1, line.split_ascii_whitespace().collect::<Vec<_>>()));
-    lines.filter(|(_, words)| words.first().is_some_and(|w| !w.starts_with('#')))
-}
-
-/// The value of a setting, which stands in a comment.
-fn setting(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let mut words = line.trim_start().strip_prefix('#')?.split_ascii_whitespace();
-        if words.next()? == name { words.next()?.parse().ok() } else { None }
-    })
-}
-
-/// The blocks of a log, in bytes of the image.
-pub(super) fn parse(text: &str) -> Result<Vec<Block>, String> {
-    let sector = setting(text, "sectorsize").unwrap_or(512);
-    if setting(text, "sectorsizeadjust").is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
-        return Err(
-            "the image's sectors are of another size than the disk's (sectorsizeadjust); that is not read"
-                .into(),
-        );
+impl Log {
+    /// Takes in a line if it is a comment. Whether it is one.
+    pub(super) fn comment(&mut self, line: &str) -> bool {
+        let mut words = line.trim_start_matches(['#', ' ', '\t']).split_ascii_whitespace();
+        let first = words.next().unwrap_or("");
+        let was_about_drive = self.about_drive;
+        self.about_drive |= matches!(first, "startsmart" | "startanalyze" | "startanalyse");
+        self.about_drive &= !matches!(first, "endsmart" | "endanalyze" | "endanalyse");
+        let comment = line.trim_start().starts_with('#');
+        if comment && let Some(value) = words.next().and_then(|word| word.parse().ok()) {
+            match first {
+                "sectorsize" => self.sector = self.sector.or(Some(value)),
+                "sectorsizeadjust" => self.sector_adjusted = self.sector_adjusted.or(Some(value)),
+                "inputoffset" => self.from = value,
+                "outputoffset" => self.to = value,
+                _ => {}
+            }
+        }
+        comment || was_about_drive || self.about_drive
     }
-    if !(1..=1 << 20).contains(&sector) {
-        return Err(format!("a sector size of {sector} bytes cannot be"));
-    }
-    // Positions are the source's. It may have been copied from another place on, and to another.
-    let (from, to) = (setting(text, "inputoffset").unwrap_or(0), setting(text, "outputoffset").unwrap_or(0));
-    let mut blocks = Vec::new();
-    let mut lines = data_lines(text);
-    match lines.next() {
-        Some((_, words)) if words.len() == 2 => {}
-        Some(_) => {
+
+    /// Takes in a line about a block.
+    pub(super) fn block(&self, words: &[&str], listed: &mut Listed) -> Result<(), String> {
+        let sector = self.sector.unwrap_or(512);
+        if self.sector_adjusted.is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
             return Err(
-                "this log lists a domain, and not what was read: it does not say where it stands".into()
+                "the image's sectors are of another size than the disk's (sectorsizeadjust); that is not read"
+                    .into(),
             );
         }
-        None => return Err("this log says nothing".into()),
-    }
-    for (number, words) in lines {
-        let fail = |what: &str| format!("line {number}: {what}");
-        let [position, len, status, _, _] = words[..] else {
-            return Err(fail("a line about a block is: position size status info error"));
+        if !(1..=1 << 20).contains(&sector) {
+            return Err(format!("a sector size of {sector} bytes cannot be"));
+        }
+        let [position, len, status, _, _] = words else {
+            return Err("a line about a block is: position size status info error".into());
         };
-        let value = |word: &str| super::mapfile::parse_number(word);
-        let (Some(position), Some(len), Some(status)) = (value(position), value(len), value(status)) else {
-            return Err(fail("this is not a number"));
-        };
+        let value = |word: &str| super::mapfile::parse_number(word).ok_or("this is not a number");
+        let (position, len, status) = (value(position)?, value(len)?, value(status)?);
         // The other bits tell of passes and of heads. Dividing is what ddrescue calls trimming.
         let status = match status & 0x70 {
             0x00 => Status::NonTried,
@@ -78,17 +69,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<Block>, String> {
             0x30 => Status::NonScraped,
             0x40 => Status::Bad,
             0x70 => Status::Finished,
-            _ => return Err(fail("the status is not one that is known")),
+            _ => return Err("the status is not one that is known".into()),
         };
-        let bytes = bytes(position, len, from, to, sector).ok_or_else(|| fail("the block ends past 2^63"))?;
-        if !bytes.is_empty() {
-            blocks.push((bytes.start, bytes.end, status));
-        }
-        if blocks.len() > MOST_RANGES {
-            return Err(fail(&format!("more than {MOST_RANGES} blocks")));
-        }
+        let bytes = bytes(position, len, self.from, self.to, sector).ok_or("the block ends past 2^63")?;
+        if bytes.is_empty() { Ok(()) } else { listed.add(bytes.start, bytes.end, status) }
     }
-    Ok(blocks)
 }
 
 /// The bytes of the image that some sectors of the source are.
@@ -100,6 +85,7 @@ fn bytes(position: u64, len: u64, from: u64, to: u64, sector: u64) -> Option<Ran
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapfile::tests::parse;
     use super::*;
 
     const LOG: &str = "# Disk progress log file created by HDDSuperClone version 2.3\n#\n# sectorsize  \t512\n\
@@ -110,19 +96,10 @@ mod tests {
     #[test]
     fn blocks_are_sectors_behind_the_offset() {
         use Status::*;
-        assert!(is_log(LOG) && !is_log("0 +\n0 512 +\n"));
-        let blocks = parse(LOG).unwrap();
-        let sectors: Vec<_> = blocks.iter().map(|(a, b, s)| (a / 512, b / 512, *s)).collect();
-        let expect = [
-            (0, 2, Finished),
-            (2, 3, Bad),
-            (3, 4, NonTrimmed),
-            (4, 5, NonTrimmed),
-            (5, 6, NonScraped),
-            (6, 8, NonTried),
-            (8, 14, Finished),
-        ];
-        assert_eq!(sectors, expect);
+        let (map, remarks) = parse(LOG).unwrap().map(14 * 512, 512);
+        let sectors: Vec<_> = map.ranges().iter().map(|r| (r.start / 512, r.end / 512, r.status)).collect();
+        assert_eq!(sectors, [(2, 3, Bad), (3, 5, NonTrimmed), (5, 6, NonScraped), (6, 8, NonTried)]);
+        assert!(remarks.is_empty(), "{remarks:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::chain::{self, Layer as _, zeros};
 use super::facts::Facts;
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 
@@ -138,21 +138,20 @@ impl Image for Vdi {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         // Two places of the disk in one block of the file: one of them is not right.
         // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
         let blocks = self.input.len() / self.top.block + 1;
         if blocks > MOST_CHECKED {
-            return;
+            return Ok(());
         }
         let mut seen = vec![false; index(blocks)];
         for at in (0..self.top.size.div_ceil(self.top.block)).map(|n| self.top.table + n * 4) {
+            go_on()?;
             let mut entry = [0; 4];
             if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {
-                return report(
-                    Flaw::at(at, format!("the table of blocks: {e}")),
-                    "the rest was not looked at",
-                );
+                report(Flaw::at(at, format!("the table of blocks: {e}")), "the rest was not looked at");
+                break;
             }
             let entry = u32::from_le_bytes(entry);
             if entry < ZERO && seen.get_mut(entry as usize).is_some_and(|seen| std::mem::replace(seen, true))
@@ -161,6 +160,7 @@ impl Image for Vdi {
                 report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
             }
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

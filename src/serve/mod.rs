@@ -16,7 +16,9 @@ use std::time::SystemTime;
 use crate::disk::Disk;
 use crate::disk::buffers::with_reply;
 use crate::error::{ErrnoStyle, Error, ReadError};
-use crate::image::mapfile;
+use crate::image::listing::Index;
+use crate::image::mapfile::Mapfile;
+use crate::plain;
 
 /// What a front end shows of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +78,9 @@ pub struct Tree {
     /// When the image was last written to: the time of everything in it. It is the same after a restart.
     time: SystemTime,
     info: Vec<u8>,
-    /// Made when somebody looks: a long map is long text.
-    badblocks: OnceLock<Vec<u8>>,
-    mapfile: OnceLock<Vec<u8>>,
+    /// Measured when somebody looks: a long map is long text.
+    badblocks: OnceLock<Index>,
+    mapfile: OnceLock<Index>,
     /// The block device, and since when it is or is not there.
     device: Mutex<(Option<PathBuf>, SystemTime)>,
 }
@@ -88,7 +90,7 @@ impl Tree {
     pub fn new(disk: Arc<Disk>, errno: ErrnoStyle, allow_other: bool) -> Tree {
         let time = disk.input().modified().unwrap_or(SystemTime::UNIX_EPOCH);
         Tree {
-            info: format!("{:#}\n", texts::info(&disk)).into_bytes(),
+            info: plain::json(&format!("{:#}\n", texts::info(&disk))).into_bytes(),
             disk,
             errno,
             allow_other,
@@ -166,7 +168,11 @@ impl Tree {
             ROOT => Kind::Folder,
             DISK => Kind::File(self.disk.size()),
             DEVICE => Kind::Link(self.device()?.as_os_str().len() as u64),
-            _ => Kind::File(self.text(id)?.len() as u64),
+            BADBLOCKS => Kind::File(self.badblocks().0.size()),
+            MAPFILE => Kind::File(self.mapfile().0.size()),
+            INFO => Kind::File(self.info.len() as u64),
+            NEVER_INDEX => Kind::File(0),
+            _ => return None,
         })
     }
 
@@ -207,27 +213,34 @@ impl Tree {
         if buf.is_empty() {
             return Ok(());
         }
-        if id == DISK {
-            return read_disk(&self.disk, buf, offset);
-        }
-        let text = self.text(id).unwrap_or(&[]);
-        let from = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
-        buf.copy_from_slice(text[from..].get(..buf.len()).ok_or(ReadError::PastEnd)?);
-        Ok(())
-    }
-
-    fn text(&self, id: Id) -> Option<&[u8]> {
-        Some(match id {
+        let there = match id {
+            DISK => return read_disk(&self.disk, buf, offset),
             BADBLOCKS => {
-                self.badblocks.get_or_init(|| format!("{:#}\n", texts::badblocks(&self.disk)).into_bytes())
+                let (index, text) = self.badblocks();
+                index.read(&text, offset, buf)
             }
             MAPFILE => {
-                self.mapfile.get_or_init(|| mapfile::write(self.disk.bad(), self.disk.size()).into_bytes())
+                let (index, text) = self.mapfile();
+                index.read(&text, offset, buf)
             }
-            INFO => &self.info,
-            NEVER_INDEX => &[],
-            _ => return None,
-        })
+            INFO => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                let text = self.info.get(from..).and_then(|text| text.get(..buf.len()));
+                text.map(|text| buf.copy_from_slice(text)).is_some()
+            }
+            _ => false,
+        };
+        if there { Ok(()) } else { Err(ReadError::PastEnd) }
+    }
+
+    fn badblocks(&self) -> (&Index, texts::BadBlocks<'_>) {
+        let text = texts::BadBlocks(&self.disk);
+        (self.badblocks.get_or_init(|| Index::of(&text)), text)
+    }
+
+    fn mapfile(&self) -> (&Index, Mapfile<'_>) {
+        let text = Mapfile { map: self.disk.bad(), size: self.disk.size() };
+        (self.mapfile.get_or_init(|| Index::of(&text)), text)
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::image::bad::{BadRange, Reason, Status};
+use crate::image::listing::{Listing, Out};
 
 /// What the image is: `info.json`, and what `cdi info --json` prints.
 pub fn info(disk: &Disk) -> Value {
@@ -22,39 +23,73 @@ pub fn info(disk: &Disk) -> Value {
     })
 }
 
-/// A range of the bad-block map.
-fn range_json(r: &BadRange, sector: u32) -> Value {
-    let sector = u64::from(sector);
-    let mut value = json!({
-        "first_sector": r.start / sector,
-        "sectors": r.end.div_ceil(sector) - r.start / sector,
-        "offset_bytes": r.start,
-        "length_bytes": r.len(),
-        "status": r.status,
-    });
-    if let Some(reason) = r.reason {
-        value["reason"] = match reason {
-            Reason::Errno(errno) => json!({ "errno": errno }),
-            Reason::Sense { key, asc, ascq } => json!({ "sense": { "key": key, "asc": asc, "ascq": ascq } }),
-        };
-    }
-    if r.tries > 0 {
-        value["tries"] = json!(r.tries);
-    }
-    value
-}
+/// The bad-block map of a disk as JSON, a line for each range: `badblocks.json`, and what `cdi map --bad --json` prints.
+pub struct BadBlocks<'a>(pub &'a Disk);
 
-/// The bad-block map of `disk` as JSON: `badblocks.json`, and what `cdi map --bad --json` prints.
-pub fn badblocks(disk: &Disk) -> Value {
-    let ranges: Vec<Value> = disk.bad().ranges().iter().map(|r| range_json(r, disk.sector())).collect();
-    json!({
-        "version": 1,
-        "size_bytes": disk.size(),
-        "logical_sector_bytes": disk.sector(),
-        "sectors": disk.size().div_ceil(u64::from(disk.sector())),
-        "blocks": counts(disk),
-        "ranges": ranges,
-    })
+impl Listing for BadBlocks<'_> {
+    fn len(&self) -> usize {
+        self.0.bad().ranges().len()
+    }
+
+    fn begin(&self, out: &mut impl Out) {
+        let (disk, sector) = (self.0, self.0.sector());
+        for (name, value) in [
+            ("{\n  \"version\": ", json!(1)),
+            (",\n  \"size_bytes\": ", json!(disk.size())),
+            (",\n  \"logical_sector_bytes\": ", json!(sector)),
+            (",\n  \"sectors\": ", json!(disk.size().div_ceil(sector.into()))),
+            (",\n  \"blocks\": ", counts(disk)),
+        ] {
+            out.text(name);
+            out.text(&value.to_string());
+        }
+        out.text(",\n  \"ranges\": [");
+    }
+
+    fn item(&self, at: usize, out: &mut impl Out) -> usize {
+        let (r, sector) = (&self.0.bad().ranges()[at], u64::from(self.0.sector()));
+        let first = r.start / sector;
+        out.text(if at == 0 { "\n    {" } else { ",\n    {" });
+        for (name, number) in [
+            ("\"first_sector\": ", first),
+            (", \"sectors\": ", r.end.div_ceil(sector) - first),
+            (", \"offset_bytes\": ", r.start),
+            (", \"length_bytes\": ", r.len()),
+        ] {
+            out.text(name);
+            out.number(number);
+        }
+        out.text(", \"status\": \"");
+        out.text(r.status.name());
+        out.text("\"");
+        match r.reason {
+            None => {}
+            Some(Reason::Errno(errno)) => {
+                out.text(", \"reason\": {\"errno\": ");
+                out.number(errno.get().into());
+                out.text("}");
+            }
+            Some(Reason::Sense { key, asc, ascq }) => {
+                let numbers = [("{\"key\": ", key), (", \"asc\": ", asc), (", \"ascq\": ", ascq)];
+                out.text(", \"reason\": {\"sense\": ");
+                for (name, number) in numbers {
+                    out.text(name);
+                    out.number(number.into());
+                }
+                out.text("}}");
+            }
+        }
+        if r.tries > 0 {
+            out.text(", \"tries\": ");
+            out.number(r.tries.into());
+        }
+        out.text("}");
+        at + 1
+    }
+
+    fn end(&self, out: &mut impl Out) {
+        out.text("\n  ]\n}\n");
+    }
 }
 
 /// How much of a disk has which status.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Ui, write_stderr};
+use super::{Ui, write_json};
 use crate::capture::rescue::areas::Direction;
 use crate::capture::rescue::rate::per_second;
 use crate::capture::rescue::view::View;
@@ -89,7 +89,7 @@ impl Imaging {
             for (status, bytes) in view.left {
                 event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
             }
-            write_stderr(&format!("{event}\n"));
+            write_json(&event);
         }
         let Some(bar) = &self.bar else { return };
         let share = view.rescued() as f64 * 100.0 / view.wanted.max(1) as f64;

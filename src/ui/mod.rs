@@ -17,6 +17,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, way_out};
+use crate::image::listing::{self, Listing};
+use crate::plain;
+pub use crate::plain::printable;
 use crate::units::human;
 
 /// How the user wants to be spoken to.
@@ -29,9 +32,19 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Data for the user's next program, or for him: a line on stdout.
+    /// Data for the user, or for the next program: a line on stdout.
     pub fn data(&self, line: impl Display) {
+        write_stdout(&format!("{}\n", printable(&line.to_string())));
+    }
+
+    /// A line in colours, of nothing that comes from an image.
+    pub fn painted(&self, line: impl Display) {
         write_stdout(&format!("{line}\n"));
+    }
+
+    /// Data for the next program that must be exact, as a path must. For a terminal, it is as other data.
+    pub fn exact(&self, line: impl Display) {
+        if io::stdout().is_terminal() { self.data(line) } else { self.painted(line) }
     }
 
     /// Whether data is for a person who wants colours.
@@ -44,12 +57,18 @@ impl Ui {
         write_stdout_bytes(bytes);
     }
 
+    /// A long text, written as it is made.
+    pub fn listing(&self, listing: &impl Listing) {
+        let mut out = io::stdout().lock();
+        written(listing::write(listing, &mut out).and_then(|()| out.flush()));
+    }
+
     /// The result as JSON, if that is wanted. Whether it was.
     pub fn json(&self, value: &impl Serialize) -> bool {
         if self.json {
-            let text =
-                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
-            write_stdout(&format!("{text}\n"));
+            let mut out = plain::Json(BufWriter::new(io::stdout().lock()));
+            let result = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+            written(result.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()));
         }
         self.json
     }
@@ -61,7 +80,7 @@ impl Ui {
         list: &str,
         items: impl Iterator<Item = Result<Value, Error>>,
     ) -> Result<(), Error> {
-        let mut out = BufWriter::new(io::stdout().lock());
+        let mut out = plain::Json(BufWriter::new(io::stdout().lock()));
         written(write!(out, "{{\n  {}: {value},\n  {}: [", json!(name), json!(list)));
         for (i, item) in items.enumerate() {
             let comma = if i == 0 { "" } else { "," };
@@ -75,7 +94,7 @@ impl Ui {
     pub fn lines(&self, lines: impl Iterator<Item = Result<String, Error>>) -> Result<(), Error> {
         let mut out = BufWriter::new(io::stdout().lock());
         for line in lines {
-            written(writeln!(out, "{}", line?));
+            written(writeln!(out, "{}", printable(&line?)));
         }
         written(out.flush());
         Ok(())
@@ -92,7 +111,7 @@ impl Ui {
     pub fn remark(&self, text: impl Display) {
         if self.quiet {
         } else if self.json {
-            write_stderr(&format!("{}\n", json!({ "remark": text.to_string() })));
+            write_json(&json!({ "remark": text.to_string() }));
         } else {
             write_stderr(&format!("remark: {}\n", printable(&text.to_string())));
         }
@@ -118,7 +137,7 @@ impl Ui {
                 "causes": causes,
                 "hint": hint,
             }});
-            write_stderr(&format!("{value}\n"));
+            write_json(&value);
             return;
         }
         let mut text = format!("cdi: {}", printable(&error.to_string()));
@@ -180,7 +199,7 @@ impl Progress {
                 "bytes_per_second": rate,
                 "seconds_left": self.total.saturating_sub(self.done) / rate.max(1),
             });
-            write_stderr(&format!("{event}\n"));
+            write_json(&event);
         }
     }
 
@@ -229,11 +248,6 @@ pub fn start_log(verbose: u8) {
     }
 }
 
-/// The text without control characters: a file's name must not drive the user's terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
-}
-
 fn write_stdout(text: &str) {
     write_stdout_bytes(text.as_bytes());
 }
@@ -261,6 +275,11 @@ fn written(result: io::Result<()>) {
         let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { Kind::Failed.exit_code() };
         std::process::exit(code.into());
     }
+}
+
+/// A line of JSON on stderr.
+fn write_json(value: &Value) {
+    write_stderr(&format!("{}\n", plain::json(&value.to_string())));
 }
 
 fn write_stderr(text: &str) {

@@ -183,7 +183,7 @@ impl Reader {
         if failed {
             lock(&self.view).errors += u64::from(!read.check);
             let errno = match reason {
-                Some(Reason::Errno(errno)) => errno,
+                Some(Reason::Errno(errno)) => errno.get(),
                 _ => 0,
             };
             self.read_event("read-error", json!({ "errno": errno, "check": read.check }), (read, took))?;
@@ -232,7 +232,7 @@ impl Reader {
                     }
                     let sector = self.passes.plan().sector;
                     let done = done as u64;
-                    return Ok((done - done % sector, Some(Reason::Errno(errno))));
+                    return Ok((done - done % sector, Some(Reason::errno(errno))));
                 }
                 Failure::Gone => return Err(End::Gone),
                 Failure::Ours(_) => {

@@ -18,7 +18,7 @@ use super::claims::{Hasher, hex};
 use super::codec::unpack;
 use super::fields::flaw;
 use super::input::Input;
-use super::{Extent, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::{SECTOR, index};
 use map::{Run, Target};
@@ -269,7 +269,7 @@ impl Aff4 {
     }
 
     /// Reads a stream from its beginning to its end.
-    fn each_chunk(&self, stream: &Stream, each: &mut dyn FnMut(&[u8])) -> Result<(), ReadError> {
+    fn each_chunk(&self, stream: &Stream, each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), ReadError> {
         let mut at = 0;
         let (mut stored, mut bytes) = (Vec::new(), Vec::new());
         while at < stream.size {
@@ -288,7 +288,9 @@ impl Aff4 {
                 }
                 _ => return Err(ReadError::Unmapped { offset: at }),
             }
-            each(&bytes[..len]);
+            if !each(&bytes[..len]) {
+                return Ok(());
+            }
             at = chunk.end;
         }
         Ok(())
@@ -313,7 +315,7 @@ impl Image for Aff4 {
         }
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         // Hashes of streams: what is in them before the map makes a disk of it.
         for stream in &self.streams {
             let told = hashes(&self.volumes[stream.volume], &stream.urn);
@@ -321,7 +323,13 @@ impl Image for Aff4 {
                 continue;
             }
             let mut hashers: Vec<Hasher> = told.iter().map(|(kind, _)| Hasher::new(*kind)).collect();
-            let read = self.each_chunk(stream, &mut |bytes| hashers.iter_mut().for_each(|h| h.update(bytes)));
+            let mut ended = Ok(());
+            let read = self.each_chunk(stream, &mut |bytes| {
+                hashers.iter_mut().for_each(|h| h.update(bytes));
+                ended = go_on();
+                ended.is_ok()
+            });
+            ended?;
             // What cannot be read is told where the disk is read.
             if read.is_err() {
                 continue;
@@ -338,6 +346,7 @@ impl Image for Aff4 {
                 }
             }
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use zerocopy::IntoBytes;
-use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::byteorder::little_endian::U64;
 
 use super::index::{Index, NodeToWrite};
 use super::layout::*;
 use super::read::MOST_UNCOMMITTED_MAPS;
 use super::record::Head;
+use super::scan::{encode_map, map_sum};
 use super::write::{MOST_HELD, MOST_UNCOMMITTED, Writer, len32};
 use crate::error::Error;
-use crate::image::bad::{BadRange, Reason};
 use crate::image::codec::Codec;
 
 /// So many bytes may come after a checkpoint before there is another one: so much is at risk while an image is made.
@@ -34,13 +34,19 @@ impl Writer {
 
     fn write_checkpoint(&mut self) -> Result<(), Error> {
         self.write_nodes()?;
-        if self.bad_written.as_ref() != Some(self.bad.settle()) {
+        let sum = map_sum(self.bad.settle());
+        if self.map_written != Some(sum) {
             self.write_map()?;
+            self.map_written = Some(sum);
         }
         if self.facts_written.as_ref() != Some(&self.facts) {
             self.superblock.facts_at = U64::new(self.end);
             let json = serde_json::to_vec(&self.facts)
                 .map_err(|e| Error::failed("the facts cannot be written").because(e))?;
+            if json.len() > MOST_FACTS as usize {
+                let what = format!("what is known about the disk is longer than {MOST_FACTS} bytes");
+                return Err(Error::failed(what).at(&self.path));
+            }
             self.append_packed(RecordType::Facts, 0..0, &json)?;
             self.facts_written = Some(self.facts.clone());
         }
@@ -123,22 +129,21 @@ impl Writer {
     fn write_map(&mut self) -> Result<(), Error> {
         let size = self.superblock.disk_size.get();
         let (mut before, mut start) = (0u64, 0);
-        let ranges: Vec<RawRange> = self.bad.settle().ranges().iter().map(raw_range).collect();
-        let parts = ranges.chunks(RANGES_A_RECORD).count();
-        for (i, part) in ranges.chunks(RANGES_A_RECORD).enumerate() {
-            let last = part.last().map_or(size, |r| r.start.get() + r.len.get());
-            let stop = if i + 1 == parts { size } else { last };
-            let payload = [before.as_bytes(), part.as_bytes()].concat();
+        let count = self.bad.settle().ranges().len();
+        for from in (0..count).step_by(RANGES_A_RECORD) {
+            let to = count.min(from + RANGES_A_RECORD);
+            let part = &self.bad.settle().ranges()[from..to];
+            let stop = part.last().filter(|_| to < count).map_or(size, |r| r.end);
+            let payload = encode_map(before, part.iter().copied());
             before = self.end;
             self.append_packed(RecordType::Map, start..stop, &payload)?;
             start = stop;
         }
         self.superblock.map_at = U64::new(before);
-        if ranges.is_empty() && self.bad_written.is_some() {
-            // For whoever reads the records in order: what an earlier map called bad is finished now.
-            self.append_packed(RecordType::Map, 0..size, 0u64.as_bytes())?;
+        if count == 0 && self.map_written.is_some() {
+            // For those who read the records in order: what an earlier map called bad is finished now.
+            self.append_packed(RecordType::Map, 0..size, &encode_map(0, []))?;
         }
-        self.bad_written = Some(self.bad.settle().clone());
         Ok(())
     }
 
@@ -154,13 +159,8 @@ impl Writer {
         if touching.len() > MANY || self.uncommitted_maps + 1 + parts >= MOST_UNCOMMITTED_MAPS {
             return if all > 4 * MANY { Ok(false) } else { self.checkpoint().map(|()| true) };
         }
-        let cut = touching.iter().map(|r| {
-            let mut cut = *r;
-            (cut.start, cut.end) = (r.start.max(range.start), r.end.min(range.end));
-            raw_range(&cut)
-        });
-        let ranges: Vec<RawRange> = cut.collect();
-        let payload = [0u64.as_bytes(), ranges.as_bytes()].concat();
+        let cut = touching.iter().map(|r| r.cut(r.start.max(range.start)..r.end.min(range.end)));
+        let payload = encode_map(0, cut);
         self.uncommitted_maps += 1;
         self.append_packed(RecordType::Map, range, &payload)?;
         self.write_out()?;
@@ -190,6 +190,10 @@ impl Writer {
     }
 
     fn write_events(&mut self) -> Result<(), Error> {
+        // There is at most one record for each generation.
+        if self.superblock.generation.get() >= MOST_EVENTS_RECORDS as u64 {
+            self.events.clear();
+        }
         if self.events.is_empty() {
             return Ok(());
         }
@@ -203,22 +207,5 @@ impl Writer {
         self.append_packed(RecordType::Events, 0..0, &payload)?;
         self.events.clear();
         Ok(())
-    }
-}
-
-fn raw_range(r: &BadRange) -> RawRange {
-    let (reason_kind, reason) = match r.reason {
-        None => (REASON_NONE, U32::ZERO),
-        Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno)),
-        Some(Reason::Sense { key, asc, ascq }) => (REASON_SENSE, U32::from_bytes([key, asc, ascq, 0])),
-    };
-    RawRange {
-        start: U64::new(r.start),
-        len: U64::new(r.len()),
-        status: r.status as u8,
-        tries: r.tries,
-        reason_kind,
-        zero: 0,
-        reason,
     }
 }

@@ -18,6 +18,10 @@ pub const SUPERBLOCK_AT: [u64; 2] = [0, 64 << 10];
 pub const RECORDS_AT: u64 = 128 << 10;
 /// Records begin at multiples of this many bytes.
 pub const RECORD_ALIGN: u64 = 8;
+/// No FACTS record has a longer payload when it is unpacked, in bytes.
+pub const MOST_FACTS: u32 = 1 << 20;
+/// No image has more EVENTS records.
+pub const MOST_EVENTS_RECORDS: usize = 1 << 22;
 /// No record has a longer payload, as stored or unpacked. (Chunks are at most [`CHUNK_MOST`].)
 pub const LONGEST_PAYLOAD: u32 = super::super::LONGEST_CHUNK;
 /// The smallest chunk, in bytes.

@@ -6,16 +6,16 @@ use super::index::Index;
 use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
-use super::scan::{Step, Told, Walk, decode_facts, decode_map, read_events};
+use super::scan::{Step, Told, Walk, decode_facts, decode_map, map_sum, read_events};
 use super::superblock::{check, choose, geometry, is_sound_in, last_checkpoint, superblocks};
 use super::write::{MOST_HELD, MOST_UNCOMMITTED};
 use crate::error::{Error, Flaw, ReadError};
 use crate::image::about::About;
-use crate::image::bad::{BadBlocks, MOST_RANGES};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
-use crate::image::{Extent, Format, Image, OpenOptions};
+use crate::image::{Each, Extent, Format, GoOn, Image, OpenOptions};
 use crate::units::human;
 
 /// Our own format.
@@ -53,8 +53,8 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     if superblock.state == STATE_ACQUIRING {
         remarks.insert(0, "this image is unfinished: the making of it was interrupted, or goes on".into());
     }
-    let Told { index, mut bad, facts } = told;
-    let bad = bad.settle().clone();
+    let Told { index, bad, facts } = told;
+    let bad = bad.into_map();
     Ok(CdiImage {
         input,
         nodes,
@@ -70,6 +70,8 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
 pub(super) struct TakenIn {
     pub superblock: Superblock,
     pub told: Told,
+    /// The sum of the map that the superblock leads to, if there is one.
+    pub map_written: Option<u128>,
     /// Where the records end, in bytes.
     pub end: u64,
     /// The highest epoch of a record.
@@ -90,10 +92,12 @@ pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error
         lost = true;
         Facts::default()
     });
-    let bad = ChangingMap::new(read_map(input, &superblock)?);
+    let map = read_map(input, &superblock)?;
+    let map_written = (superblock.map_at.get() != 0).then(|| map_sum(&map));
+    let bad = ChangingMap::new(map);
     let told = Told { index: Index::new(geometry(&superblock), superblock.root), bad, facts };
     let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
-    let mut taken = TakenIn { superblock, told, end, epoch, remarks, lost };
+    let mut taken = TakenIn { superblock, told, map_written, end, epoch, remarks, lost };
     if superblock.state == STATE_ACQUIRING {
         roll_forward(input, nodes, &mut taken)?;
     }
@@ -129,28 +133,29 @@ fn agree(facts: &mut Facts, superblock: &Superblock) -> Result<(), Error> {
 }
 
 /// The bad-block map: a chain of MAP records, from the last back to the first, that together cover the disk.
-pub(super) fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> {
+fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> {
     let mut at = superblock.map_at.get();
     let mut end = superblock.disk_size.get();
-    let mut parts = Vec::new();
-    let mut count = 0;
+    let mut backwards: Vec<BadRange> = Vec::new();
     while at != 0 {
         let record = record::read(input, at, superblock.salt.get(), RecordType::Map)?;
         let (before, ranges) = decode_map(&record)?;
         let start = record.header.disk_at.get();
-        count += ranges.len();
         // Each step goes back in the file and on the disk, so that the chain ends.
-        if before >= at || start.checked_add(record.header.disk_len.get()) != Some(end) || count > MOST_RANGES
+        if before >= at
+            || start.checked_add(record.header.disk_len.get()) != Some(end)
+            || backwards.len() + ranges.len() > MOST_RANGES
         {
             return Err(Flaw::at(at, "the records of the bad-block map do not fit together").into());
         }
-        parts.push(ranges);
+        backwards.extend(ranges.into_iter().rev());
         (at, end) = (before, start);
     }
     if superblock.map_at.get() != 0 && end != 0 {
         return Err(Flaw::at(superblock.map_at.get(), "the bad-block map does not cover the disk").into());
     }
-    Ok(BadBlocks::from_unsorted(parts.into_iter().rev().flatten()))
+    backwards.reverse();
+    Ok(BadBlocks::from_ordered(backwards))
 }
 
 /// Takes in the records that came after the last checkpoint, up to the first that is not whole.
@@ -209,20 +214,23 @@ impl Image for CdiImage {
         }
     }
 
-    fn events(&self, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        read_events(&self.input, &self.superblock, each)
+    fn events(&self, each: &mut Each<'_>, go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        read_events(&self.input, &self.superblock, each, go_on)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
-        if let Err(e) = self.events(&mut |_| {}) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        if let Err(e) = self.events(&mut |_| Ok(()), go_on) {
+            go_on()?;
             report(
                 Flaw::at(self.superblock.events_at.get(), e.to_string()),
                 "what happened while it was made",
             );
         }
-        if let Err(e) = self.check_records(report) {
+        if let Err(e) = self.check_records(report, go_on) {
+            go_on()?;
             report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {
@@ -254,7 +262,7 @@ impl CdiImage {
     }
 
     /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
-    fn check_records(&self, report: &mut dyn FnMut(Flaw, &str)) -> Result<(), Error> {
+    fn check_records(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
             if !found.is_some_and(|s| is_sound_in(slot, &s)) {
                 let cost = "nothing yet: the other one, or the copy at the end, is sound";
@@ -274,7 +282,9 @@ impl CdiImage {
         let mut walk = Walk::new(&self.input, self.superblock.salt.get(), RECORDS_AT..end);
         let mut last = 0;
         while let Some(step) = walk.step()? {
+            go_on()?;
             match step {
+                Step::Searching(_) => {}
                 Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {
                 }
                 Step::Gap(gap) => {
@@ -288,7 +298,12 @@ impl CdiImage {
                 Step::Header(at, header) if header.kind == RecordType::Data as u8 => last = at,
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
-                        if let Err(e) = told.take(&record, &self.nodes, self.input.len()) {
+                        // That a map is right is all: it may be long, and there may be many.
+                        let taken = match record.kind() {
+                            Some(RecordType::Map) => decode_map(&record).map(|_| ()).map_err(Error::from),
+                            _ => told.take(&record, &self.nodes, self.input.len()),
+                        };
+                        if let Err(e) = taken {
                             report(
                                 Flaw::at(at, e.to_string()),
                                 "the record cannot be used to rebuild the index",

@@ -7,7 +7,7 @@ use zerocopy::byteorder::little_endian::U32;
 
 use super::layout::*;
 use super::nodes::CachedNodes;
-use super::read::{TakenIn, read_map, take_in};
+use super::read::{TakenIn, take_in};
 use super::record;
 use super::scan::{Step, Told, Walk};
 use super::store::Store;
@@ -39,7 +39,7 @@ impl Writer {
                 taken.remarks.push(format!("{len} bytes at the end that are no whole record were cut off"));
             }
         }
-        let TakenIn { mut superblock, told, end, epoch, remarks, .. } = taken;
+        let TakenIn { mut superblock, told, map_written, end, epoch, remarks, .. } = taken;
         superblock.state = STATE_ACQUIRING;
         superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
             Error::bad_image("it was gone on with too often").at(path).hint("'cdi compact' makes it new")
@@ -47,11 +47,10 @@ impl Writer {
         let Told { index, bad, mut facts } = told;
         // From now on they are those of something else.
         let earlier = (facts.blake3_stored.take(), facts.sha256_zero_filled.take());
-        let bad_written = (superblock.map_at.get() != 0).then(|| read_map(input, &superblock)).transpose()?;
         let mut writer = Writer {
             index,
             bad,
-            bad_written,
+            map_written,
             end,
             earlier_hashes: earlier.0.zip(earlier.1),
             ..Writer::of(store, path, superblock, facts)

@@ -5,17 +5,20 @@
 
 use std::ops::Range;
 
-use zerocopy::FromBytes;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::index::Index;
 use super::layout::*;
 use super::nodes::{Nodes, check_entry};
 use super::record::{self, Record, array};
 use crate::error::{Error, Flaw, ReadError};
-use crate::image::bad::{BadRange, MOST_RANGES, Reason, Status};
+use crate::image::bad::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
 use crate::image::changing::ChangingMap;
 use crate::image::facts::Facts;
 use crate::image::input::Input;
+use crate::image::{Each, GoOn};
 use crate::units::index;
 
 /// What walking over a file finds next.
@@ -25,7 +28,12 @@ pub enum Step {
     Header(u64, RecordHeader),
     /// Bytes that are no record of this image.
     Gap(Range<u64>),
+    /// Nothing yet: the search for the end of a gap has come to here. It takes long, and the caller may want to end it.
+    Searching(u64),
 }
+
+/// How many bytes of a gap are searched in a step.
+const SEARCHED: u64 = 1 << 20;
 
 /// Walks over the records between `at` and `end`. After a gap it goes on at the next sound header.
 pub struct Walk<'a> {
@@ -33,6 +41,8 @@ pub struct Walk<'a> {
     salt: Option<u64>,
     at: u64,
     end: u64,
+    /// How far a gap that begins at `at` was searched.
+    searched: Option<u64>,
     found: Option<(u64, RecordHeader)>,
 }
 
@@ -40,7 +50,7 @@ impl<'a> Walk<'a> {
     /// Records of the image with `salt` in `range` of the file; without one, records of any image.
     pub fn new(input: &'a Input, salt: impl Into<Option<u64>>, range: Range<u64>) -> Walk<'a> {
         let salt = salt.into();
-        Walk { input, salt, at: range.start, end: range.end.min(input.len()), found: None }
+        Walk { input, salt, at: range.start, end: range.end.min(input.len()), searched: None, found: None }
     }
 
     fn step_over(&mut self, at: u64, header: RecordHeader) -> Step {
@@ -56,32 +66,38 @@ impl<'a> Walk<'a> {
         if self.at >= self.end {
             return Ok(None);
         }
-        if let Some(header) = record::header_at(self.input, self.at, self.salt)? {
-            return Ok(Some(self.step_over(self.at, header)));
+        let from = match self.searched.take() {
+            Some(searched) => searched,
+            None => match record::header_at(self.input, self.at, self.salt)? {
+                Some(header) => return Ok(Some(self.step_over(self.at, header))),
+                None => self.at + RECORD_ALIGN,
+            },
+        };
+        self.found = self.search(from)?;
+        if self.found.is_none() && from + SEARCHED + (HEADER_LEN as u64) <= self.end {
+            self.searched = Some(from + SEARCHED);
+            return Ok(Some(Step::Searching(from + SEARCHED)));
         }
         let start = self.at;
-        self.found = self.search(start + RECORD_ALIGN)?;
         self.at = self.found.map_or(self.end, |(at, _)| at);
         Ok(Some(Step::Gap(start..self.at)))
     }
 
-    /// The next sound header from `from` on.
+    /// The first sound header that begins in the [`SEARCHED`] bytes from `from` on.
     fn search(&self, from: u64) -> Result<Option<(u64, RecordHeader)>, Error> {
-        const STEP: u64 = 1 << 20;
-        let mut at = from;
-        while at + HEADER_LEN as u64 <= self.end {
-            // Steps overlap by a header, so that none is missed between two of them.
-            let len = (self.end - at).min(STEP + HEADER_LEN as u64);
-            let bytes = self.input.bytes(at, index(len), "a part of the file")?;
-            for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
-                if bytes[offset..].starts_with(&RECORD_MAGIC)
-                    && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
-                    && header.is_sound(self.salt.unwrap_or(header.salt.get()))
-                {
-                    return Ok(Some((at + offset as u64, header)));
-                }
+        // Steps overlap by a header, so that none is missed between two of them.
+        let len = self.end.saturating_sub(from).min(SEARCHED + HEADER_LEN as u64);
+        if len < HEADER_LEN as u64 {
+            return Ok(None);
+        }
+        let bytes = self.input.bytes(from, index(len), "a part of the file")?;
+        for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
+            if bytes[offset..].starts_with(&RECORD_MAGIC)
+                && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
+                && header.is_sound(self.salt.unwrap_or(header.salt.get()))
+            {
+                return Ok(Some((from + offset as u64, header)));
             }
-            at += STEP;
         }
         Ok(None)
     }
@@ -143,7 +159,7 @@ impl Told {
             Some(RecordType::Map) => {
                 let (_, ranges) = decode_map(record)?;
                 self.bad.replace(disk, &ranges);
-                if self.bad.settle().ranges().len() > MOST_RANGES {
+                if self.bad.is_longer_than(MOST_RANGES) {
                     return Err(fail("the bad-block map has too many ranges"));
                 }
             }
@@ -157,7 +173,12 @@ impl Told {
 }
 
 /// Gives the lines of the EVENTS records that `superblock` leads to, first those that were written first.
-pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(&str)) -> Result<(), Error> {
+pub fn read_events(
+    input: &Input,
+    superblock: &Superblock,
+    each: &mut Each<'_>,
+    go_on: &mut GoOn<'_>,
+) -> Result<(), Error> {
     let record_at = |at| record::read(input, at, superblock.salt.get(), RecordType::Events);
     let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
     while at != 0 {
@@ -166,11 +187,21 @@ pub fn read_events(input: &Input, superblock: &Superblock, each: &mut dyn FnMut(
         if before >= at {
             return Err(Flaw::at(at, "the chain of EVENTS records does not go back").into());
         }
+        if chain.len() >= MOST_EVENTS_RECORDS {
+            return Err(
+                Flaw::at(at, format!("there are more than {MOST_EVENTS_RECORDS} EVENTS records")).into()
+            );
+        }
+        go_on()?;
         chain.push(at);
         at = before;
     }
     for at in chain.into_iter().rev() {
-        decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()).for_each(&mut *each);
+        for line in decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()) {
+            go_on()?;
+            each(line)?;
+        }
+        go_on()?;
     }
     Ok(())
 }
@@ -186,8 +217,42 @@ pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
 
 /// The facts in a FACTS record.
 pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
+    if record.header.unpacked.get() > MOST_FACTS {
+        return Err(Flaw::at(record.at, format!("the facts are longer than {MOST_FACTS} bytes")));
+    }
     serde_json::from_slice(&record.payload()?)
         .map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
+}
+
+/// The payload of a MAP record of `ranges`, with where the record before it in the map begins (0: there is none).
+pub(super) fn encode_map(before: u64, ranges: impl IntoIterator<Item = BadRange>) -> Vec<u8> {
+    let mut payload = before.to_le_bytes().to_vec();
+    ranges.into_iter().for_each(|r| payload.extend_from_slice(raw_range(&r).as_bytes()));
+    payload
+}
+
+/// What tells a map from others.
+pub(super) fn map_sum(map: &BadBlocks) -> u128 {
+    let mut sum = Xxh3::new();
+    map.ranges().iter().for_each(|r| sum.update(raw_range(r).as_bytes()));
+    sum.digest128()
+}
+
+fn raw_range(r: &BadRange) -> RawRange {
+    let (reason_kind, reason) = match r.reason {
+        None => (REASON_NONE, U32::ZERO),
+        Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno.get())),
+        Some(Reason::Sense { key, asc, ascq }) => (REASON_SENSE, U32::from_bytes([key, asc, ascq, 0])),
+    };
+    RawRange {
+        start: U64::new(r.start),
+        len: U64::new(r.len()),
+        status: r.status as u8,
+        tries: r.tries,
+        reason_kind,
+        zero: 0,
+        reason,
+    }
 }
 
 /// The ranges in a MAP record, and where the record before it in the map begins (0: there is none).
@@ -216,7 +281,7 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
             tries: raw.tries,
             reason: match raw.reason_kind {
                 REASON_NONE => None,
-                REASON_ERRNO => Some(Reason::Errno(raw.reason.get())),
+                REASON_ERRNO => Some(Reason::errno(raw.reason.get())),
                 REASON_SENSE => Some(Reason::Sense { key, asc, ascq }),
                 other => return Err(fail(&format!("reason kind {other} is not known to this version"))),
             },
@@ -230,8 +295,6 @@ mod tests {
     use super::*;
     use crate::image::cdi::record::{Head, encode};
     use crate::image::codec::Codec;
-    use zerocopy::IntoBytes;
-    use zerocopy::byteorder::little_endian::{U32, U64};
 
     fn map(disk: Range<u64>, before: u64, ranges: &[RawRange]) -> Record {
         let stored = [before.as_bytes(), ranges.as_bytes()].concat();
@@ -254,7 +317,7 @@ mod tests {
     #[test]
     fn a_map_that_cannot_be_is_refused_with_the_reason() {
         let (before, ranges) = decode_map(&map(0..4096, 7, &[range(512, 512, 4, 1)])).unwrap();
-        assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::Errno(5)), 1024));
+        assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::errno(5)), 1024));
         let place =
             "ranges of a MAP record overlap, are out of order, or leave the record's part of the disk";
         for (wrong, word) in [

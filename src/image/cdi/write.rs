@@ -54,7 +54,8 @@ pub struct Writer {
     pub(super) superblock: Superblock,
     pub(super) index: Index,
     pub(super) bad: ChangingMap,
-    pub(super) bad_written: Option<BadBlocks>,
+    /// The sum of the map as it is in the file, if there is one.
+    pub(super) map_written: Option<u128>,
     pub(super) facts: Facts,
     pub(super) facts_written: Option<Facts>,
     /// Events that are not in the file yet: lines of JSON.
@@ -86,6 +87,7 @@ impl Writer {
             let what = format!("a disk with sectors of {} bytes cannot be imaged", new.logical_sector);
             return Err(Error::failed(what).at(path));
         }
+        check_facts(&facts).map_err(|e| e.at(path))?;
         let superblock = Superblock {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -116,7 +118,7 @@ impl Writer {
             superblock,
             index: Index::new(geometry(&superblock), superblock.root),
             bad: ChangingMap::default(),
-            bad_written: None,
+            map_written: None,
             facts,
             facts_written: None,
             events: String::new(),
@@ -241,6 +243,14 @@ impl Writer {
         self.check_map()
     }
 
+    /// Says of `range` what `map` says of it: which parts are not, or not only, finished.
+    pub fn copy_map(&mut self, map: &BadBlocks, range: Range<u64>) -> Result<(), Error> {
+        for r in map.touching(range.clone()) {
+            self.set_status(r.cut(r.start.max(range.start)..r.end.min(range.end)))?;
+        }
+        Ok(())
+    }
+
     /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
     pub fn replace_map(&mut self, range: Range<u64>, ranges: &[BadRange]) -> Result<(), Error> {
         self.bad.replace(range, ranges);
@@ -248,7 +258,7 @@ impl Writer {
     }
 
     fn check_map(&mut self) -> Result<(), Error> {
-        if self.bad.settle().ranges().len() > MOST_RANGES {
+        if self.bad.is_longer_than(MOST_RANGES) {
             let what =
                 format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
             return Err(Error::failed(what).at(&self.path));
@@ -329,6 +339,18 @@ impl Writer {
     fn index_error(&self, e: ReadError) -> Error {
         Error::failed("the index cannot be read back").at(&self.path).because(e)
     }
+}
+
+/// An error if there is more to say about a disk than an image may hold, with some room for what is found out later.
+pub fn check_facts(facts: &Facts) -> Result<(), Error> {
+    const ROOM: usize = 4096;
+    let len = serde_json::to_vec(facts).map_or(usize::MAX, |json| json.len());
+    if len > MOST_FACTS as usize - ROOM {
+        let what =
+            format!("what is to be said about the disk has {len} bytes, and an image holds {MOST_FACTS}");
+        return Err(Error::usage(what).hint("shorten the notes"));
+    }
+    Ok(())
 }
 
 /// The length of something that is known to be short.

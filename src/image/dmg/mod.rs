@@ -16,7 +16,7 @@ use super::codec::{Codec, Sum, crc32};
 use super::facts::Facts;
 use super::fields::{be32, be64, flaw};
 use super::input::Input;
-use super::{Extent, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::{SECTOR, index};
 
@@ -200,10 +200,10 @@ impl Image for Dmg {
         Ok(Extent { disk: run.disk.clone(), origin })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         let cost = "some byte of the file is not what was written; a part whose own checksum holds is right";
         if let Some((data, told)) = &self.data_crc {
-            match self.crc_of(data.clone()) {
+            match self.crc_of(data.clone(), go_on)? {
                 Ok(got) if got == *told => {}
                 Ok(got) => {
                     let what =
@@ -223,6 +223,7 @@ impl Image for Dmg {
                 report(Flaw::at(at, what), "a checksum in the tables is not what was written");
             }
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {
@@ -231,15 +232,19 @@ impl Image for Dmg {
 }
 
 impl Dmg {
-    fn crc_of(&self, data: Range<u64>) -> Result<u32, ReadError> {
+    /// The outer error is that of `go_on`, the inner one the file's.
+    fn crc_of(&self, data: Range<u64>, go_on: &mut GoOn<'_>) -> Result<Result<u32, ReadError>, Error> {
         let (mut crc, mut at) = (crc32(), data.start);
         let mut buffer = vec![0; 1 << 20];
         while at < data.end {
             let len = index((data.end - at).min(buffer.len() as u64));
-            self.input.read_exact_at(Input::MAIN, &mut buffer[..len], at)?;
+            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut buffer[..len], at) {
+                return Ok(Err(e));
+            }
             crc.update(&buffer[..len]);
             at += len as u64;
+            go_on()?;
         }
-        Ok(crc.finalize())
+        Ok(Ok(crc.finalize()))
     }
 }

@@ -23,7 +23,7 @@ use super::claims::Claim;
 use super::codec::{Codec, Sum, adler32, unpack};
 use super::fields::{flaw, le32};
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 use sections::{Gathered, Media};
@@ -119,7 +119,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let held = image.held(chunks).saturating_mul(chunk).min(size);
     let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
     // Of what is not there nothing can be judged.
-    lost.iter().for_each(|range| image.about.bad.set(range.clone(), None));
+    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
     if !image.about.bad.is_empty() {
         let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
         let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
@@ -323,14 +323,16 @@ impl Image for Ewf {
         Ok(Extent { disk, origin: Origin::Packed(packed) })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for table in &self.tables {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
                 if let Err(e) = self.read_chunks(table, at) {
                     report(Flaw::at(at, format!("a table is damaged: {e}")), "nothing if its copy is sound");
                 }
+                go_on()?;
             }
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

@@ -21,7 +21,7 @@ use super::ewf::errors::judged;
 use super::ewf::{segments, tail};
 use super::fields::{flaw, le32, le64};
 use super::input::Input;
-use super::{Extent, FileNo, Format, Image, OpenOptions, Origin, Packed};
+use super::{Extent, FileNo, Format, GoOn, Image, OpenOptions, Origin, Packed};
 use crate::error::{Error, Flaw, ReadError};
 use crate::units::index;
 use sections::{Gathered, Media};
@@ -123,7 +123,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     image.look_at_tail();
     let lost = image.not_listed();
     // Of what is not there nothing can be judged.
-    lost.iter().for_each(|range| image.about.bad.set(range.clone(), None));
+    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
     if !image.about.bad.is_empty() {
         let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
         image.about.bad = bad;
@@ -288,7 +288,7 @@ impl Image for Ewf2 {
         Ok(Extent { disk, origin })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
         for (number, table) in self.tables.iter().enumerate() {
             if let Err(e) = self.chunks(number) {
                 report(
@@ -296,6 +296,7 @@ impl Image for Ewf2 {
                     "the chunks that it tells of",
                 );
             }
+            go_on()?;
         }
         let told = self.media.chunks;
         let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
@@ -303,6 +304,7 @@ impl Image for Ewf2 {
             let what = format!("the image should have {told} chunks, and its tables tell of {held}");
             report(Flaw::at(0, what), "what is not told of");
         }
+        Ok(())
     }
 
     fn about(&self) -> &About {

@@ -15,7 +15,7 @@ use super::about::About;
 use super::chain::Layer as _;
 use super::facts::Facts;
 use super::input::Input;
-use super::{Extent, Format, Image, OpenOptions};
+use super::{Extent, Format, GoOn, Image, OpenOptions};
 use crate::error::{Error, Flaw, ReadError};
 use layer::Layer;
 pub(super) use layer::open as open_layer;
@@ -71,8 +71,9 @@ impl Image for Vhdx {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), _: &mut GoOn<'_>) -> Result<(), Error> {
         self.top.check(&self.input, report);
+        Ok(())
     }
 
     fn about(&self) -> &About {

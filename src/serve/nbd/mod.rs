@@ -2,34 +2,41 @@
 //! with what is zero and what is bad, many requests at once.
 
 mod handshake;
+mod pool;
 mod wire;
 
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use super::net::Listener;
-use super::net::{Stream, in_flight, take_connections};
+use super::net::{Limits, Peer, Stream, Until, in_flight, take_connections};
 use super::read_disk;
 use crate::disk::Disk;
 use crate::error::ReadError;
 use crate::units::index;
 use handshake::{ALLOCATION, Agreed, STATUS};
+use pool::{BLOCK, Pool};
 use wire::*;
 
 /// The longest read that is answered, in bytes; what the protocol calls the maximum payload.
 const LONGEST: u32 = 32 << 20;
 /// How many requests of one connection wait for a thread; a client that sends more is not read from until then.
 const WAITING: usize = 16;
-/// How many connections there are at once.
-const CONNECTIONS: usize = 32;
+/// How many connections there are at once. A client is a stranger until the handshake is over.
+const CONNECTIONS: Limits = Limits { known: 32, strangers: 16, idle: Some(Duration::from_secs(10)) };
+/// How long the handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many runs one block status tells of.
 const MOST_RUNS: usize = 4096;
 
-/// Serves `disk` to whoever connects, each on threads of its own. Does not return but for an error of the listener.
+/// Serves `disk` to every client that connects, each on threads of its own. Does not return but for an error of the
+/// listener.
 pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
     let disk = Arc::clone(disk);
-    take_connections(listener, "nbd", CONNECTIONS, move |stream| connection(&disk, stream))
+    let pool = Pool::default();
+    take_connections(listener, "nbd", CONNECTIONS, move |stream, peer| connection(&disk, &pool, stream, peer))
 }
 
 /// A request, its lengths checked.
@@ -44,16 +51,19 @@ struct Request {
 /// What answers the requests of one connection.
 struct Answers<'a> {
     disk: &'a Disk,
+    pool: &'a Pool,
+    peer: &'a Peer,
     agreed: Agreed,
     out: Mutex<Box<dyn Stream>>,
 }
 
-fn connection(disk: &Disk, mut stream: Box<dyn Stream>) -> io::Result<()> {
-    let Some(agreed) = handshake::shake(&mut stream, disk.size(), LONGEST)? else { return Ok(()) };
-    let answers = Answers { disk, agreed, out: Mutex::new(stream.another()?) };
-    let close = || answers.out.lock().unwrap_or_else(PoisonError::into_inner).close();
+fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
+    let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), LONGEST)?;
+    let Some(agreed) = agreed else { return Ok(()) };
+    peer.introduce()?;
+    let answers = Answers { disk, pool, peer, agreed, out: Mutex::new(stream.another()?) };
     let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
-    in_flight(WAITING, receive, |request, buf| answers.answer(&request, buf), close)
+    in_flight(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
 }
 
 /// Reads requests until the client says goodbye or nobody takes them any more.
@@ -100,24 +110,70 @@ impl Answers<'_> {
         }
     }
 
+    /// Answers a read. A structured reply goes out block by block; another one must not begin before all of it was read.
     fn read(&self, request: &Request, buf: &mut Vec<u8>) -> io::Result<()> {
-        buf.resize(index(request.len.into()), 0);
-        match read_disk(self.disk, buf, request.offset) {
-            Ok(()) if self.agreed.structured => {
-                self.chunk(request, true, REPLY_OFFSET_DATA, &request.offset.to_be_bytes(), buf)
-            }
-            Ok(()) => self.simple(request, 0, buf),
-            Err(ReadError::Bad { good, .. }) => {
-                // What comes before the bad sector is given, unless it is to be all or nothing.
-                let before = &mut buf[..good];
-                let at = request.offset + good as u64;
-                let may = self.agreed.structured && request.flags & CMD_FLAG_DF == 0 && good > 0;
-                if may && read_disk(self.disk, before, request.offset).is_ok() {
-                    self.chunk(request, false, REPLY_OFFSET_DATA, &request.offset.to_be_bytes(), before)?;
+        let len = index(request.len.into());
+        if self.agreed.structured && request.flags & CMD_FLAG_DF == 0 {
+            return self.read_by_blocks(request, buf);
+        }
+        if len <= BLOCK {
+            return self.read_whole(request, std::slice::from_mut(buf));
+        }
+        let mut taken = self.pool.take(len.div_ceil(BLOCK));
+        if self.peer.is_closed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.read_whole(request, &mut taken.blocks)
+    }
+
+    fn read_by_blocks(&self, request: &Request, buf: &mut Vec<u8>) -> io::Result<()> {
+        let end = request.offset + u64::from(request.len);
+        let mut at = request.offset;
+        while at < end {
+            let stop = end.min(at + BLOCK as u64);
+            buf.resize(index(stop - at), 0);
+            match read_disk(self.disk, buf, at) {
+                Ok(()) => self.chunk(request, stop == end, REPLY_OFFSET_DATA, &at.to_be_bytes(), &[buf])?,
+                Err(e) => {
+                    // What comes before a bad sector is given.
+                    if let ReadError::Bad { good: good @ 1.., .. } = e {
+                        let before = &mut buf[..good];
+                        if read_disk(self.disk, before, at).is_ok() {
+                            self.chunk(request, false, REPLY_OFFSET_DATA, &at.to_be_bytes(), &[before])?;
+                        }
+                    }
+                    return self.failed(request, at, e);
                 }
-                self.error(request, EIO, "bad sector", Some(at))
             }
-            Err(e) => self.error(request, EIO, &e.to_string(), Some(request.offset)),
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn read_whole(&self, request: &Request, blocks: &mut [Vec<u8>]) -> io::Result<()> {
+        let end = request.offset + u64::from(request.len);
+        let mut at = request.offset;
+        for block in &mut *blocks {
+            let stop = end.min(at + BLOCK as u64);
+            block.resize(index(stop - at), 0);
+            if let Err(e) = read_disk(self.disk, block, at) {
+                return self.failed(request, at, e);
+            }
+            at = stop;
+        }
+        let blocks: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
+        if self.agreed.structured {
+            self.chunk(request, true, REPLY_OFFSET_DATA, &request.offset.to_be_bytes(), &blocks)
+        } else {
+            self.simple(request, 0, &blocks)
+        }
+    }
+
+    /// Says that a read failed at `at`.
+    fn failed(&self, request: &Request, at: u64, e: ReadError) -> io::Result<()> {
+        match e {
+            ReadError::Bad { good, .. } => self.error(request, EIO, "bad sector", Some(at + good as u64)),
+            e => self.error(request, EIO, &e.to_string(), Some(at)),
         }
     }
 
@@ -132,7 +188,7 @@ impl Answers<'_> {
                 _ => Vec::new(),
             };
             let body = runs.into_iter().fold(Message::default(), |m, (len, flags)| m.u32(len).u32(flags));
-            self.chunk(request, i + 1 == ids.len(), REPLY_BLOCK_STATUS, &id.to_be_bytes(), &body.0)?;
+            self.chunk(request, i + 1 == ids.len(), REPLY_BLOCK_STATUS, &id.to_be_bytes(), &[&body.0])?;
         }
         Ok(())
     }
@@ -140,41 +196,27 @@ impl Answers<'_> {
     /// base:allocation: what is zero needs no reading. What is bad is data, because reading it must fail.
     fn allocation(&self, range: Range<u64>, most: usize) -> Vec<(u32, u32)> {
         let failing = self.disk.failing();
-        let mut told = range.start;
-        let extents = self.disk.extents(range.clone()).flat_map(|extent| {
-            // Where the index is damaged reading will fail: data, as far as anybody can tell.
-            let Ok(extent) = extent else { return vec![(told..range.end, 0)] };
-            told = extent.disk.end;
-            if !extent.origin.is_zero() {
-                return vec![(extent.disk, 0)];
+        let mut seen = range.start;
+        let extents = self.disk.extents(range.clone()).map(move |extent| match extent {
+            Ok(extent) => {
+                seen = extent.disk.end;
+                (extent.disk, extent.origin.is_zero())
             }
-            let mut runs = Vec::new();
-            let mut at = extent.disk.start;
-            for bad in failing.touching(extent.disk.clone()) {
-                runs.push((at..bad.start.max(at), STATE_HOLE | STATE_ZERO));
-                at = bad.end.min(extent.disk.end);
-                runs.push((bad.start.max(extent.disk.start)..at, 0));
-            }
-            runs.push((at..extent.disk.end, STATE_HOLE | STATE_ZERO));
-            runs
+            // Where the index is damaged reading will fail: data, as far as anybody can say.
+            Err(_) => (seen..range.end, false),
         });
-        merge(extents, most)
+        let runs = extents.flat_map(|(disk, zero)| {
+            let ranges = if zero { failing.touching(disk.clone()) } else { &[] };
+            let (fine, bad) = if zero { (STATE_HOLE | STATE_ZERO, 0) } else { (0, 0) };
+            runs(disk, fine, ranges.iter().map(move |r| (r.start..r.end, bad)))
+        });
+        merge(runs, most)
     }
 
     /// cdi:status: 0 for what is finished, else the number of its status.
     fn status(&self, range: Range<u64>, most: usize) -> Vec<(u32, u32)> {
-        let mut at = range.start;
-        let mut runs = Vec::new();
-        for bad in self.disk.bad().touching(range.clone()).iter().take(most + 1) {
-            runs.push((at..bad.start.max(at), 0));
-            let end = bad.end.min(range.end);
-            runs.push((bad.start.max(range.start)..end, bad.status as u32));
-            at = end;
-        }
-        if runs.len() <= 2 * most {
-            runs.push((at..range.end, 0));
-        }
-        merge(runs.into_iter(), most)
+        let ranges = self.disk.bad().touching(range.clone());
+        merge(runs(range, 0, ranges.iter().map(|r| (r.start..r.end, r.status as u32))), most)
     }
 
     fn error(&self, request: &Request, error: u32, words: &str, at: Option<u64>) -> io::Result<()> {
@@ -184,27 +226,45 @@ impl Answers<'_> {
         let words = words.as_bytes();
         let message = Message::default().u32(error).u16(u16::try_from(words.len()).unwrap_or(0)).bytes(words);
         match at {
-            Some(at) => self.chunk(request, true, REPLY_ERROR_OFFSET, &[], &message.u64(at).0),
-            None => self.chunk(request, true, REPLY_ERROR, &[], &message.0),
+            Some(at) => self.chunk(request, true, REPLY_ERROR_OFFSET, &[], &[&message.u64(at).0]),
+            None => self.chunk(request, true, REPLY_ERROR, &[], &[&message.0]),
         }
     }
 
-    fn simple(&self, request: &Request, error: u32, data: &[u8]) -> io::Result<()> {
+    fn simple(&self, request: &Request, error: u32, data: &[&[u8]]) -> io::Result<()> {
         let head = Message::default().u32(SIMPLE_REPLY_MAGIC).u32(error).u64(request.cookie);
         self.send(&head.0, data)
     }
 
-    fn chunk(&self, request: &Request, done: bool, kind: u16, head: &[u8], data: &[u8]) -> io::Result<()> {
+    fn chunk(&self, request: &Request, done: bool, kind: u16, head: &[u8], data: &[&[u8]]) -> io::Result<()> {
         let flags = if done { REPLY_FLAG_DONE } else { 0 };
         let start = Message::default().u32(STRUCTURED_REPLY_MAGIC).u16(flags).u16(kind).u64(request.cookie);
-        self.send(&start.u32(len32(head) + len32(data)).bytes(head).0, data)
+        let len = data.iter().fold(len32(head), |len, part| len.saturating_add(len32(part)));
+        self.send(&start.u32(len).bytes(head).0, data)
     }
 
-    fn send(&self, head: &[u8], data: &[u8]) -> io::Result<()> {
+    fn send(&self, head: &[u8], data: &[&[u8]]) -> io::Result<()> {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        out.write_all(head)?;
-        out.write_all(data)
+        let parts: Vec<&[u8]> = [head].into_iter().chain(data.iter().copied()).collect();
+        self.peer.write(&mut **out, &parts, || self.pool.is_wanted())
     }
+}
+
+/// Cuts `range` into runs: `listed` ones, in order, and what lies between them, which is `fine`. Some may be empty.
+fn runs(
+    range: Range<u64>,
+    fine: u32,
+    listed: impl Iterator<Item = (Range<u64>, u32)>,
+) -> impl Iterator<Item = (Range<u64>, u32)> {
+    let last = std::iter::once((range.end..range.end, fine));
+    let mut at = range.start;
+    listed.chain(last).flat_map(move |(listed, flags)| {
+        let start = listed.start.clamp(at, range.end);
+        let end = listed.end.clamp(start, range.end);
+        let before = at..start;
+        at = end;
+        [(before, fine), (start..end, flags)]
+    })
 }
 
 /// Runs as the protocol tells them: length and flags, like neighbours as one, at most so many.

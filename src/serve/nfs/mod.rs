@@ -17,7 +17,7 @@ mod reads;
 mod rpc;
 mod xdr;
 
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mounted::Mounted;
-use super::net::{Listener, Stream, in_flight, take_connections};
+use super::net::{Limits, Listener, Peer, Stream, in_flight, take_connections};
 use super::{Place, Serving, Transport, Tree};
 use crate::error::Error;
 use crate::parallel;
@@ -46,10 +46,9 @@ const PREFERRED: u32 = 128 << 10;
 const EXACT: u32 = 4096;
 /// The length of a file handle, in bytes: the proof and the number.
 const HANDLE: usize = 40;
-/// How many connections there are at once. A kernel has one for each mount.
-const CONNECTIONS: usize = 128;
-/// How many of them may be strangers': who has not shown that he knows something. The oldest has to go for a new one.
-const STRANGERS: usize = 32;
+/// How many connections there are at once. A kernel has one for each mount. A client that has not shown that it knows a
+/// name or a handle is a stranger.
+const CONNECTIONS: Limits = Limits { known: 96, strangers: 32, idle: None };
 /// How many calls of one connection wait for a thread.
 const WAITING: usize = 32;
 /// How long the system may take to mount.
@@ -69,19 +68,9 @@ pub struct Export {
     open: AtomicBool,
     /// Whether it is for one connection only, and which that is while it lives.
     single: bool,
-    holder: Mutex<Option<Peer>>,
-    strangers: Mutex<Vec<Stranger>>,
+    holder: Mutex<Option<Arc<Peer>>>,
     reads: Reads,
     look: SyncSender<()>,
-}
-
-/// Who is at the other end of a connection: whether he has shown that he knows something.
-type Peer = Arc<AtomicBool>;
-
-/// A connection of which it is not known that it knows something.
-struct Stranger {
-    connection: Box<dyn Stream>,
-    peer: Peer,
 }
 
 impl Export {
@@ -107,7 +96,6 @@ impl Export {
             open: AtomicBool::new(true),
             single,
             holder: Mutex::new(None),
-            strangers: Mutex::new(Vec::new()),
             reads: Reads::start(&tree),
             look,
             tree,
@@ -126,25 +114,13 @@ impl Export {
     }
 
     /// Whether handles are good for this peer.
-    fn admits(&self, peer: &Peer) -> bool {
+    fn admits(&self, peer: &Arc<Peer>) -> bool {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         !self.single || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
     }
 
-    /// Takes note of a new connection. Strangers cannot take up all the places there are: the oldest makes room.
-    fn meet(&self, connection: Box<dyn Stream>, peer: &Peer) {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.retain(|s| !s.peer.load(Ordering::Relaxed));
-        strangers.push(Stranger { connection, peer: Arc::clone(peer) });
-        if strangers.len() > STRANGERS {
-            strangers.remove(0).connection.close();
-        }
-    }
-
     /// Forgets a connection that has ended.
-    fn forget(&self, peer: &Peer) {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.retain(|s| !Arc::ptr_eq(&s.peer, peer));
+    fn forget(&self, peer: &Arc<Peer>) {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         if holder.as_ref().is_some_and(|h| Arc::ptr_eq(h, peer)) {
             *holder = None;
@@ -199,22 +175,19 @@ impl Export {
 
 /// Serves the export to whoever connects. Does not return but for an error of the listener.
 pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
-    take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream| {
-        let peer = Peer::default();
-        export.meet(stream.another()?, &peer);
-        let ended = converse(&export, stream, &peer);
-        export.forget(&peer);
+    take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
+        let ended = converse(&export, stream, peer);
+        export.forget(peer);
         // The end of a stranger means nothing, and must not cost us a look.
-        if peer.load(Ordering::Relaxed) {
+        if peer.is_known() {
             export.look_whether_mounted();
         }
         ended
     })
 }
 
-fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
+fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::Result<()> {
     let out = Mutex::new(stream.another()?);
-    let out = || out.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stream = BufReader::new(stream);
     let receive = |take: &dyn Fn((Vec<u8>, Instant)) -> bool| {
         while let Some(call) = rpc::read_record(&mut stream)? {
@@ -228,11 +201,12 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Peer) -> io::Result
         let shown = export.answer(Caller { peer, since, user: None }, &call, reply);
         let shown = shown.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a call"))?;
         if shown {
-            peer.store(true, Ordering::Relaxed);
+            peer.introduce()?;
         }
-        out().write_all(reply)
+        let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+        peer.write(&mut **out, &[reply], || false)
     };
-    in_flight(WAITING, receive, answer, || out().close())
+    in_flight(peer, WAITING, receive, answer)
 }
 
 /// Binds a port of this machine; 0: any that is free.

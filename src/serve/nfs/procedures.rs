@@ -1,13 +1,15 @@
 //! What is answered: the procedures of NFS version 3 (RFC 1813) over the folder, and those of its MOUNT protocol.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::super::net::Peer;
 use super::super::{Id, Kind, ROOT};
 use super::reads::NoBytes;
 use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
-use super::{Export, HANDLE, LARGEST, Peer};
+use super::{Export, HANDLE, LARGEST};
 
 pub(super) const NFS: u32 = 100_003;
 pub(super) const MOUNT: u32 = 100_005;
@@ -40,7 +42,7 @@ impl From<Garbage> for Refusal {
 /// Who calls.
 pub(super) struct Caller<'a> {
     /// The other end of the connection.
-    pub peer: &'a Peer,
+    pub peer: &'a Arc<Peer>,
     /// When the call came.
     pub since: Instant,
     /// The user, if the call says which.

@@ -62,7 +62,7 @@ impl Drive {
         let took =
             Duration::from_micros(slow.map_or((read.range.end - read.range.start) / 100, |ms| ms * 1000));
         let good = if fails { 0 } else { read.range.end - read.range.start };
-        Outcome { good, reason: fails.then_some(Reason::Errno(5)), took }
+        Outcome { good, reason: fails.then_some(Reason::errno(5)), took }
     }
 
     fn run(&mut self, passes: &mut Passes) -> Next {
@@ -255,7 +255,7 @@ fn what_was_read_before_an_error_stays_read() {
         // The first sector of each read comes, the rest fails; later all fails.
         let good = if dead { 0 } else { SECTOR.min(read.range.end - read.range.start) };
         let whole = good == read.range.end - read.range.start;
-        let reason = (!whole).then_some(Reason::Errno(5));
+        let reason = (!whole).then_some(Reason::errno(5));
         let before = passes.areas().left();
         passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
         assert!(passes.areas().left() <= before);
