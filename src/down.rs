@@ -122,10 +122,9 @@ pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
             _ => {}
         }
     }
-    record.remove()?;
-    // That it is remembered is a courtesy.
+    // Before the record goes: in between, nothing would know the name. That it is remembered is a courtesy.
     let _ = names.remember();
-    Ok(())
+    record.remove()
 }
 
 /// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.

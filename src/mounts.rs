@@ -163,9 +163,10 @@ pub fn runtime_dir() -> Result<PathBuf, Error> {
     Ok(DIR.get_or_init(|| dir).clone())
 }
 
-fn resolve_runtime_dir() -> Result<PathBuf, Error> {
+/// Where that is, whether it is there or not.
+fn runtime_path() -> PathBuf {
     let uid = nix::unistd::geteuid();
-    let dir = match (std::env::var_os("CDI_RUNTIME_DIR"), std::env::var_os("XDG_RUNTIME_DIR")) {
+    match (std::env::var_os("CDI_RUNTIME_DIR"), std::env::var_os("XDG_RUNTIME_DIR")) {
         (Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
         _ if uid.is_root() && cfg!(target_os = "linux") => PathBuf::from("/run/cdi"),
         _ if uid.is_root() => PathBuf::from("/var/run/cdi"),
@@ -175,7 +176,11 @@ fn resolve_runtime_dir() -> Result<PathBuf, Error> {
                 .join("Library/Application Support/cdi")
         }
         _ => std::env::temp_dir().join(format!("cdi-{uid}")),
-    };
+    }
+}
+
+fn resolve_runtime_dir() -> Result<PathBuf, Error> {
+    let (dir, uid) = (runtime_path(), nix::unistd::geteuid());
     // sudo and su may leave the other user's in the environment.
     let other = || "set XDG_RUNTIME_DIR, or CDI_RUNTIME_DIR, to a directory of your own; after sudo or su it may be another's";
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -225,6 +230,11 @@ pub fn secret() -> Result<[u8; 32], Error> {
         linked.map_err(|e| Error::io("cannot be written", &path, e))?;
     }
     Err(Error::failed("comes and goes").at(&path))
+}
+
+/// Every record, as [`records`], but for those who only look: nothing is made for it, and what cannot be read is nothing.
+pub fn records_if_any() -> Vec<Record> {
+    if runtime_path().is_dir() { records().unwrap_or_default() } else { Vec::new() }
 }
 
 /// Every record, by mount point.

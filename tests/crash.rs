@@ -405,7 +405,10 @@ fn repaired() {
     assert_eq!(all, 8192 - 203);
     let repair = |bytes: &[u8], code: i32| {
         lab.write("broken.cdimg", bytes);
-        let ran = lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--force", "--json"]).ends(code).json();
+        let ran = lab
+            .cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished", "--json"])
+            .ends(code)
+            .json();
         assert!(fs::read(lab.path("broken.cdimg")).unwrap() == bytes, "the original was changed");
         let out = fs::read(lab.path("out.cdimg")).unwrap();
         let given = given(out, &truth, "repaired").unwrap();
@@ -443,7 +446,7 @@ fn repaired() {
         (&lost["offset_bytes"], &lost["length_bytes"])
     );
     // With the disk, what was lost is read again.
-    lab.cdi(["create", "disk.raw", "out.cdimg", "--resume"]).ends(4);
+    lab.cdi(["create", "disk.raw", "out.cdimg", "--resume", "--mapfile", "none"]).ends(4);
     assert_eq!(given(fs::read(lab.path("out.cdimg")).unwrap(), &truth, "resumed"), Some(all));
     // An image within an image is not mistaken for it.
     lab.write("nested.raw", &image);
@@ -451,7 +454,7 @@ fn repaired() {
     let mut outer = fs::read(lab.path("outer.cdimg")).unwrap();
     outer[..131_072].fill(0);
     lab.write("broken.cdimg", &outer);
-    lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--force"]).ends(0);
+    lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished"]).ends(0);
     lab.cdi(["extract", "out.cdimg", "nested.out"]).ends(0);
     assert!(fs::read(lab.path("nested.out")).unwrap() == image);
     // What is no image is not repaired, and nothing is left of the attempt.
@@ -469,7 +472,7 @@ fn repaired() {
             bytes[at..end].iter_mut().for_each(|b| *b = random.next() as u8);
         }
         lab.write("broken.cdimg", &bytes);
-        let ran = lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--force", "--json"]);
+        let ran = lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished", "--json"]);
         if ran.code == 3 {
             continue;
         }

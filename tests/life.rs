@@ -219,7 +219,7 @@ fn exec() {
     lab.image(2048, 512, &[(1, 1)]);
     let child = lab
         .command()
-        .args(["exec", "disk.cdimg", "--", "sleep", "60"])
+        .args(["exec", "disk.cdimg", "--", "sh", "-c", "exec sleep 60", "{}"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -44,7 +44,20 @@ use libtest_mimic::{Arguments, Completion, Trial};
 /// A test: its name, what it needs, and what it does.
 type Test = (&'static str, &'static [Need], fn());
 
+/// Where these tests run in the background of a script, SIGINT is ignored, and would be by the program that they start, too.
+fn with_all_signals() {
+    use std::os::unix::process::CommandExt;
+    const AGAIN: &str = "CDI_TESTS_AGAIN";
+    if cdi::system::ending_signals().len() == 3 || std::env::var_os(AGAIN).is_some() {
+        return;
+    }
+    let mut env = std::process::Command::new("env");
+    env.arg("--default-signal=INT,QUIT,HUP").args(std::env::args_os()).env(AGAIN, "1");
+    eprintln!("signals are ignored here, and cannot be set to their default: {}", env.exec());
+}
+
 fn main() -> ExitCode {
+    with_all_signals();
     let args = Arguments::from_args();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
     // What whoever runs this knows to be missing.

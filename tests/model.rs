@@ -421,7 +421,7 @@ fn claims() {
     let file = std::fs::File::create_new(&path).unwrap();
     let facts = Facts { size_bytes: size, ..Facts::default() };
     Writer::create(Box::new(file), &path, &new, facts).unwrap().finish().unwrap();
-    for words in [&["map", "--badblocks"][..], &["map", "--badblocks", "--json"]] {
+    for words in [&["map", "--export-badblocks"][..], &["map", "--export-badblocks", "--json"]] {
         let mut command = lab.command();
         let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
         let mut some = vec![0; 4 << 20];

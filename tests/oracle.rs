@@ -39,7 +39,7 @@ fn nbdkit() {
     }
     lab.image(sectors, 512, &bad);
     // nbdkit wants ddrescue's own way of writing numbers.
-    let own = lab.cdi(["map", "--mapfile", "-", "disk.cdimg"]).ends(0).out;
+    let own = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
     assert_eq!(crate::common::blocks(&own), crate::common::blocks(&mapfile(sectors, 512, &bad)));
     lab.write("nbd.map", own);
     let socket = lab.path("s");

@@ -135,7 +135,7 @@ fn lab(bad: &[(u64, u64)]) -> (Lab, Vec<u8>) {
 }
 
 fn map_of(lab: &Lab, image: &str) -> Vec<(u64, u64, String)> {
-    blocks(&lab.cdi(["map", "--mapfile", "-", image]).ends(0).out)
+    blocks(&lab.cdi(["map", "--export-mapfile", "-", image]).ends(0).out)
 }
 
 /// Every sector of the image is right, or is missing as the map says.
@@ -210,7 +210,7 @@ fn as_ddrescue() {
     assert_eq!((named("begun"), named("resumed"), named("ended")), (1, 2, 3));
     assert!(named("read-error") > 600 && named("pass") > 5);
     // A mapfile that ddrescue has written is gone on with by ddrescue after us, too.
-    lab.cdi(["map", "--mapfile", "ours.map", "c.cdimg"]).ends(0);
+    lab.cdi(["map", "--export-mapfile", "ours.map", "c.cdimg"]).ends(0);
     run("ddrescuelog", ["-t", lab.path("ours.map").to_str().unwrap()]);
     // Made small again, it is the same.
     let before = map_of(&lab, "c.cdimg");
@@ -557,7 +557,7 @@ fn domain() {
 }
 
 fn other_disk() {
-    let (lab, _) = lab(&[]);
+    let (lab, truth) = lab(&[]);
     lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "1M"]).ends(4);
     lab.write("smaller.raw", vec![1; 1 << 20]);
     lab.write("larger.raw", vec![1; 32 << 20]);
@@ -567,11 +567,15 @@ fn other_disk() {
         assert!(ran.err.contains("the image is of a disk of 16777216"), "{}", ran.err);
     }
     assert_eq!(fs::read(lab.path("a.cdimg")).unwrap(), before, "a refusal changes nothing");
+    // What is read is compared, and no word makes another disk this one.
     lab.cdi(["create", "smaller.raw", "a.cdimg", "--resume", "--force"]).ends(2);
+    lab.cdi(["create", "larger.raw", "a.cdimg", "--resume", "--force"]).ends(2);
+    lab.write("larger.raw", [truth, vec![1; 16 << 20]].concat());
     lab.cdi(["create", "larger.raw", "a.cdimg", "--resume", "--force"]).ends(0);
     // Only what is a .cdimg is gone on with, and only if it is there.
     lab.cdi(["create", "disk.raw", "none.cdimg", "--resume"]).ends(1);
-    lab.cdi(["create", "disk.raw", "larger.raw", "--resume"]).ends(3);
+    fs::rename(lab.path("larger.raw"), lab.path("larger.cdimg")).unwrap();
+    lab.cdi(["create", "disk.raw", "larger.cdimg", "--resume"]).ends(3);
     lab.cdi(["create", "--rescue", "disk.raw", "disk.raw", "--force"]).ends(2);
     lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg"]).ends(5);
 }

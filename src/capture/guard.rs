@@ -1,15 +1,17 @@
 //! What a command must never write over, whatever `--force` says: the files that it reads, and images that are not finished.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk::Disk;
 use crate::error::{Error, Kind};
-use crate::image::bad::{BadBlocks, Status};
+use crate::image::bad::Status;
 use crate::image::cdi::{self, layout::STATE_ACQUIRING};
 use crate::image::input::Input;
 use crate::image::mapfile::{self, Listed};
-use crate::image::{Format, Image, named_by};
+use crate::image::{Format, Image, named_by, raw};
 use crate::system::{Layer, layers_below};
 
 /// What may be written over.
@@ -112,16 +114,19 @@ pub fn refuse_other_name(out: &Path, format: &'static Format) -> Result<(), Erro
     }
 }
 
-/// Refuses to write the map of a disk of `size` bytes over a mapfile that says more of it: it may be all that is known of a
-/// disk that is dead by now.
-pub fn refuse_lesser_map(out: &Path, map: &BadBlocks, size: u64) -> Result<(), Error> {
+/// Refuses to write the map of `disk` over a mapfile that says more of it: it may be all that is known of a disk that is dead
+/// by now. One that was written here may be written over by an image that knows more by now.
+pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
     let Ok(old) = Listed::read(out) else { return Ok(()) };
-    let size = old.end().at_least().max(size);
-    let (old, _) = old.map(size, 1);
-    if mapfile::says_less(map, &old) {
+    let mut start = Vec::new();
+    let read = fs::File::open(out).and_then(|file| file.take(256).read_to_end(&mut start));
+    let knows = disk.format().name != raw::FORMAT.name || !disk.bad().is_empty();
+    let may_finish = knows && read.is_ok() && mapfile::is_made_here(&start);
+    let (old, _) = old.map(disk.size(), 1);
+    if mapfile::says_less(disk.bad(), &old, may_finish) {
         let error =
             Error::new(Kind::Busy, "is a mapfile that says more than the one that would be written").at(out);
-        return Err(error.hint("write it under another name; nothing was changed"));
+        return Err(error.hint("write it under another name, or move this one away; nothing was changed"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod hash;
 mod jobs;
 mod pack;
+pub mod placed;
 pub mod repair;
 pub mod rescue;
 mod sink;

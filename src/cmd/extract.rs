@@ -88,7 +88,7 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let mut map_path = args.out.clone();
     map_path.as_mut_os_string().push(".map");
     refuse_other_name(&args.out, &raw::FORMAT)?;
-    refuse_lesser_map(&map_path, disk.bad(), disk.size())?;
+    refuse_lesser_map(&map_path, disk)?;
     let guard = guard(args.over, &args.image, Some(disk));
     let (mut target, file) = Target::create(&args.out, &guard)?;
     // The map's place is taken now: what was extracted must not be lost for want of it.

@@ -10,13 +10,14 @@ use serde_json::json;
 
 use super::{End, Interrupt, guard, plain_reads};
 use crate::capture::guard::Over;
+use crate::capture::placed::{LOOK_EVERY, Placed};
 use crate::capture::rescue::areas::Direction;
 use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
 use crate::capture::rescue::rate::per_second;
 use crate::capture::rescue::same::compare;
 use crate::capture::rescue::source::Source;
 use crate::capture::rescue::{self, Limits, Tell};
-use crate::capture::target::{LOOK_EVERY, Placed, Target, lock, open_locked};
+use crate::capture::target::{Target, lock, open_locked};
 use crate::capture::{Options, TOOL, new_image};
 use crate::cli::{self, Create, Rescue};
 use crate::disk::Disk;

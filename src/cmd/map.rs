@@ -30,7 +30,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         if path.as_os_str() == "-" {
             ui.listing(&text);
         } else {
-            refuse_lesser_map(path, disk.bad(), disk.size())?;
+            refuse_lesser_map(path, &disk)?;
             Target::write(path, &guard(), |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }

@@ -28,7 +28,7 @@ use crate::cli::{self, Cli, Verb};
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind};
 use crate::image::{self, OpenOptions};
-use crate::mounts::records;
+use crate::mounts::records_if_any;
 use crate::system::ending_signals;
 use crate::ui::Ui;
 
@@ -160,7 +160,7 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
 
 /// Protects the images that are mounted: their readers would lose them.
 fn protect_shown(guard: &mut Guard) {
-    for record in records().unwrap_or_default() {
+    for record in records_if_any() {
         guard.protect(&record.image, &format!("is mounted at {}", record.mountpoint.display()));
     }
 }

@@ -1,7 +1,8 @@
 //! Linux tells all of it in /proc and /sys.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,14 @@ pub fn is_stopped(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
+/// The signals that are ignored, as the kernel's mask has them.
+pub(super) fn ignored_signals() -> Vec<i32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
+}
+
 /// What is known of the block device at `path`. A partition's model and serial number are its disk's.
 pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
     let device = fs::metadata(path).map_err(|e| Error::io("cannot be looked at", path, e))?.rdev();
@@ -100,6 +109,11 @@ pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
             .or(page.filter(|serial| !serial.is_empty())),
         sequence: text(disk.join("diskseq")),
     })
+}
+
+/// Returns the path of an open file, as it is by now.
+pub fn path_of_open(file: &File) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
 /// Returns what the file or device at `path` lies on, itself included if it is a device: its disk, what a device-mapper or a

@@ -1,6 +1,8 @@
 //! macOS tells by its programs: its calls for this (getfsstat, libproc) are not to be had without `unsafe`.
 
 use std::ffi::OsString;
+#[cfg(target_os = "macos")]
+use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,6 +52,22 @@ pub fn is_stopped(pid: i32) -> bool {
     ask(&mut ps, PATIENCE, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
 }
 
+/// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
+pub(super) fn ignored_signals() -> Vec<i32> {
+    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), PATIENCE, "");
+    listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
+}
+
+fn parse_traps(text: &str) -> Vec<i32> {
+    let ignored = text.lines().filter_map(|line| line.strip_prefix("trap -- '' "));
+    let number = |name: &str| {
+        let name = name.trim();
+        let name = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
+        name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    };
+    ignored.filter_map(number).collect()
+}
+
 /// What is known of the device at `path`.
 pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");
@@ -76,6 +94,14 @@ fn parse_info(list: &[u8]) -> Option<DiskFacts> {
         serial: None,
         sequence: text("DeviceTreePath"),
     })
+}
+
+/// Returns the path of an open file, as it is by now: fcntl(2), F_GETPATH.
+#[cfg(target_os = "macos")]
+pub fn path_of_open(file: &File) -> Option<PathBuf> {
+    let mut path = PathBuf::new();
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETPATH(&mut path)).ok()?;
+    Some(path)
 }
 
 /// Returns what the file or device at `path` lies on, itself included if it is a device: the slices and the disk of its file
@@ -153,6 +179,16 @@ mod tests {
             (8_010_194_944, 512, Some("Flash Disk"))
         );
         assert_eq!(parse_info(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_shell_lists_what_it_was_started_to_ignore() {
+        assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", "trap '' HUP; bash -c trap"]);
+        if let Ok(text) = ask(&mut shell, PATIENCE, "") {
+            assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
+        }
     }
 
     #[test]

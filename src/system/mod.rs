@@ -20,9 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
-pub use linux::{disk_facts, holders, is_stopped, layers_below, mountinfo};
+use linux::ignored_signals;
+#[cfg(target_os = "linux")]
+pub use linux::{disk_facts, holders, is_stopped, layers_below, mountinfo, path_of_open};
 #[cfg(not(target_os = "linux"))]
-pub use macos::{disk_facts, holders, is_stopped, layers_below, mountinfo};
+use macos::ignored_signals;
+#[cfg(not(target_os = "linux"))]
+pub use macos::{disk_facts, holders, is_stopped, layers_below, mountinfo, path_of_open};
 
 use crate::error::{Error, Kind};
 
@@ -127,33 +131,6 @@ pub fn ending_signals() -> Vec<i32> {
     [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal)).collect()
 }
 
-/// The signals that are ignored, as the kernel's mask has them.
-#[cfg(target_os = "linux")]
-fn ignored_signals() -> Vec<i32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
-}
-
-/// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
-#[cfg(not(target_os = "linux"))]
-fn ignored_signals() -> Vec<i32> {
-    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), Duration::from_secs(5), "");
-    listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
-}
-
-#[cfg(any(not(target_os = "linux"), test))]
-fn parse_traps(text: &str) -> Vec<i32> {
-    let ignored = text.lines().filter_map(|line| line.strip_prefix("trap -- '' "));
-    let number = |name: &str| {
-        let name = name.trim();
-        let name = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
-        name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
-    };
-    ignored.filter_map(number).collect()
-}
-
 /// Makes a write past the limit of a file's size (`ulimit -f`) an error, and not the end of the process.
 pub fn survive_file_limits() {
     use std::sync::atomic::AtomicBool;
@@ -252,16 +229,6 @@ mod tests {
         assert_eq!(failed.unwrap_err().what, "sh: no");
         let absent = ask(&mut Command::new("no-such-program"), Duration::from_secs(1), "get it").unwrap_err();
         assert_eq!((absent.kind, absent.hint.as_deref()), (Kind::Unavailable, Some("get it")));
-    }
-
-    #[test]
-    fn a_shell_lists_what_it_was_started_to_ignore() {
-        assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
-        let mut shell = Command::new("bash");
-        shell.args(["-c", "trap '' HUP; bash -c trap"]);
-        if let Ok(text) = ask(&mut shell, Duration::from_secs(20), "") {
-            assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
-        }
     }
 
     #[test]
