@@ -47,6 +47,12 @@ impl Ui {
         if io::stdout().is_terminal() { self.data(line) } else { self.painted(line) }
     }
 
+    /// Stdout for bytes that are no text, if it is for a program. None: a person at a terminal would get them.
+    pub fn bytes(&self) -> Option<io::StdoutLock<'static>> {
+        let out = io::stdout();
+        (!out.is_terminal()).then(|| out.lock())
+    }
+
     /// Whether data is for a person who wants colours.
     pub fn colours(&self) -> bool {
         picture::colours_wanted(io::stdout().is_terminal())

@@ -1,6 +1,6 @@
 //! `cdi extract IMAGE -`: the disk from its first byte to its last, for the next program of a pipe.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use super::{Copied, fill_missing, lost_now, pieces};
 use crate::cli::Extract;
@@ -17,10 +17,8 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     if ui.json {
         return Err(Error::usage("with '-' the disk is on stdout, and there is no place for --json"));
     }
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
-        return Err(Error::usage("stdout is a terminal: the disk goes to a pipe or a file"));
-    }
+    let out = ui.bytes();
+    let mut out = out.ok_or_else(|| Error::usage("stdout is a terminal: the disk goes to a pipe or a file"))?;
     let interrupt = Interrupt::new()?;
     let mut progress = ui.progress("extracting", disk.size());
     let read = |(): &mut (), run: Run| {
