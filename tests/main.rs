@@ -21,6 +21,7 @@ mod iboredimg;
 mod kill;
 mod layers;
 mod life;
+mod long;
 mod makers;
 mod model;
 mod mount;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         ("kill", kill::TESTS),
         ("layers", layers::TESTS),
         ("life", life::TESTS),
+        ("long", long::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),
         ("nbd", nbd::TESTS),
