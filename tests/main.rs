@@ -18,6 +18,7 @@ mod foreign;
 mod format;
 mod formats;
 mod iboredimg;
+mod kept;
 mod kill;
 mod layers;
 mod life;
@@ -28,6 +29,7 @@ mod mount;
 mod nbd;
 mod nfs;
 mod oracle;
+mod raw;
 mod rescue;
 mod segments;
 mod service;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         ("foreign", foreign::TESTS),
         ("formats", formats::TESTS),
         ("iboredimg", iboredimg::TESTS),
+        ("kept", kept::TESTS),
         ("kill", kill::TESTS),
         ("layers", layers::TESTS),
         ("life", life::TESTS),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         ("nbd", nbd::TESTS),
         ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
+        ("raw", raw::TESTS),
         ("rescue", rescue::TESTS),
         ("segments", segments::TESTS),
         ("service", service::TESTS),

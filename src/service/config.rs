@@ -54,7 +54,7 @@ struct Raw {
     attach: bool,
     #[serde(default)]
     format: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "mapfile")]
     mapfile: Option<Absolute>,
     #[serde(default)]
     badblocks: Option<Absolute>,
@@ -100,15 +100,29 @@ fn version<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
 /// A path that means the same wherever the service is started.
 struct Absolute(PathBuf);
 
-impl<'de> Deserialize<'de> for Absolute {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Absolute, D::Error> {
-        let path = PathBuf::deserialize(from)?;
+impl Absolute {
+    fn new(path: &Path) -> Result<Absolute, String> {
         match path.strip_prefix("~") {
-            Ok(rest) => home().map(|home| Absolute(home.join(rest))).map_err(D::Error::custom),
-            Err(_) if path.is_absolute() => Ok(Absolute(path)),
-            Err(_) => Err(D::Error::custom(format!("the path '{}' must begin with / or ~/", path.display()))),
+            Ok(rest) => home().map(|home| Absolute(home.join(rest))).map_err(|e| e.to_string()),
+            Err(_) if path.is_absolute() => Ok(Absolute(path.to_owned())),
+            Err(_) => Err(format!("the path '{}' must begin with / or ~/", path.display())),
         }
     }
+}
+
+impl<'de> Deserialize<'de> for Absolute {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Absolute, D::Error> {
+        Absolute::new(&PathBuf::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// A map: a path, or `none`.
+fn mapfile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Absolute>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.as_os_str() == "none" {
+        return Ok(Some(Absolute(path)));
+    }
+    Absolute::new(&path).map(Some).map_err(D::Error::custom)
 }
 
 /// A size: a number of bytes, or a text such as `64M`; as the option takes it.

@@ -25,7 +25,8 @@ pub const FORMAT: Format = Format {
     summary: "QEMU's qcow2, versions 2 and 3, with backing and data files next to the image",
     integrity: "this format has no checksums: damage cannot be noticed",
     suffixes: &["qcow2"],
-    probe: |input| input.bytes(0, 4, "the header").is_ok_and(|b| b == MAGIC),
+    // Version 1 is another format, and not read.
+    probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b.starts_with(MAGIC) && be32(&b, 4) != 1),
     open,
 };
 
