@@ -22,6 +22,7 @@ mod kept;
 mod kill;
 mod layers;
 mod life;
+mod long;
 mod makers;
 mod model;
 mod mount;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         ("kill", kill::TESTS),
         ("layers", layers::TESTS),
         ("life", life::TESTS),
+        ("long", long::TESTS),
         ("model", model::TESTS),
         ("mount", mount::TESTS),
         ("nbd", nbd::TESTS),

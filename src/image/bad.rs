@@ -84,7 +84,7 @@ impl Reason {
 
 /// An errno, by Linux's numbers. It is packed so that a [`BadRange`] is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[repr(packed)]
+#[repr(Rust, packed)]
 pub struct Errno(u32);
 
 impl Errno {
