@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::error::{Error, Kind};
-use crate::image::bad::Status;
+use crate::image::bad::{BadBlocks, BadRange, Status};
 use crate::image::cdi::{self, layout::STATE_ACQUIRING};
 use crate::image::input::Input;
 use crate::image::mapfile::{self, Listed};
@@ -24,18 +24,56 @@ pub struct Over {
 }
 
 /// The one check of all verbs that write a file under a name that the user gave.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Guard {
     over: Over,
     /// Device and inode of what is not to be written over, and why in a few words.
     files: Vec<((u64, u64), String)>,
     directories: Vec<PathBuf>,
+    /// Whether it is a mapfile that is written: it may take the place of another one.
+    writes_map: bool,
 }
 
 impl Guard {
     /// Allows what `over` says, and protects nothing yet.
     pub fn new(over: Over) -> Guard {
         Guard { over, ..Guard::default() }
+    }
+
+    /// The same guard, for a mapfile that is written.
+    pub fn for_map(&self) -> Guard {
+        Guard { writes_map: true, ..self.clone() }
+    }
+
+    /// Protects a file that is open, such as stdin.
+    pub fn protect_file(&mut self, file: &fs::File, why: &str) {
+        if let Ok(meta) = file.metadata() {
+            self.files.push(((meta.dev(), meta.ino()), why.to_owned()));
+        }
+    }
+
+    /// An error if an open file, such as stdout, is one that is read.
+    pub fn check_file(&self, file: &fs::File, name: &str) -> Result<(), Error> {
+        let Ok(meta) = file.metadata() else { return Ok(()) };
+        self.check_id((meta.dev(), meta.ino()), Path::new(name))
+    }
+
+    fn check_id(&self, id: (u64, u64), out: &Path) -> Result<(), Error> {
+        match self.files.iter().find(|(read, _)| *read == id) {
+            Some((_, why)) => Err(Error::usage(format!("{why}; it is not written over")).at(out)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says whether a device may be written over: whether nothing that is protected, or not finished, lies below it.
+    pub fn check_device(&self, out: &Path) -> Result<(), Error> {
+        for layer in layers_below(out) {
+            // What lies below the file that a loop device shows is not written over.
+            if let Layer::File { id, path } = layer {
+                return self.check_id(id, out).and_then(|()| self.refuse_unfinished(&path, out));
+            }
+        }
+        Ok(())
     }
 
     /// Protects the file at `path`, and the files that lie below it if it is a block device or on one. `why` says what it is:
@@ -70,15 +108,29 @@ impl Guard {
             return Err(Error::usage("lies in the image that is read; it is not written over").at(out));
         }
         let Ok(meta) = fs::metadata(out) else { return Ok(()) };
-        if let Some((_, why)) = self.files.iter().find(|(id, _)| *id == (meta.dev(), meta.ino())) {
-            return Err(Error::usage(format!("{why}; it is not written over")).at(out));
+        self.check_id((meta.dev(), meta.ino()), out)?;
+        if !meta.is_file() {
+            return Ok(());
         }
-        if !self.over.discard_unfinished && meta.is_file() && is_unfinished(out) {
-            return Err(Error::new(Kind::Busy, "is an image of a disk that is not finished, or damaged")
-                .at(out)
-                .hint("'cdi create --resume' finishes it; --discard-unfinished throws it away; nothing was changed"));
+        if !self.writes_map && self.over.force && Listed::read(out).is_ok() {
+            let error = Error::new(Kind::Busy, "is a map of bad blocks").at(out);
+            return Err(error.hint("it may be all that is known of a disk: remove it if you mean it"));
         }
-        Ok(())
+        self.refuse_unfinished(out, out)
+    }
+
+    fn refuse_unfinished(&self, path: &Path, out: &Path) -> Result<(), Error> {
+        let (what, hint) = match state_of(path) {
+            _ if self.over.discard_unfinished => return Ok(()),
+            State::Other => return Ok(()),
+            State::Unfinished => {
+                ("is an image of a disk that is not finished", "'cdi create --resume' finishes it")
+            }
+            State::Damaged => ("is a .cdimg that cannot be opened", "'cdi repair' saves what is left of it"),
+        };
+        Err(Error::new(Kind::Busy, what)
+            .at(out)
+            .hint(format!("{hint}; --discard-unfinished throws it away; nothing was changed")))
     }
 
     /// Whether files that are there already may be written over.
@@ -87,17 +139,52 @@ impl Guard {
     }
 }
 
-/// Whether there is a `.cdimg` at `path` that was begun and not finished, or has parts of the disk that were not all tried. One
-/// that cannot be opened counts: nobody knows.
-fn is_unfinished(path: &Path) -> bool {
-    let Ok(input) = Input::open(path) else { return false };
-    if !(cdi::FORMAT.probe)(&input) {
-        return false;
+/// What a file is that might be written over.
+enum State {
+    /// An image of a disk that was begun and not finished, or has parts of the disk that were not all tried.
+    Unfinished,
+    /// A `.cdimg` that cannot be opened: nobody knows whether it is finished.
+    Damaged,
+    /// Anything else.
+    Other,
+}
+
+fn state_of(path: &Path) -> State {
+    let left = |map: &BadBlocks| map.ranges().iter().any(|r| r.status < Status::Bad);
+    let Ok(input) = Input::open(path) else { return State::Other };
+    if (cdi::FORMAT.probe)(&input) {
+        return match cdi::read::open(input.into()) {
+            Ok(image) if left(image.bad()) || image.superblock().state == STATE_ACQUIRING => {
+                State::Unfinished
+            }
+            Ok(_) => State::Other,
+            Err(_) => State::Damaged,
+        };
     }
-    cdi::read::open(input.into()).map_or(true, |image| {
-        let left = image.bad().ranges().iter().any(|r| r.status < Status::Bad);
-        left || image.superblock().state == STATE_ACQUIRING
-    })
+    // A raw image that another program has not finished. What was extracted here can be extracted again.
+    let Some(map) = raw::has_map_beside(path).filter(|map| !is_made_here(map)) else { return State::Other };
+    let size = input.len();
+    let unfinished = Listed::read(&map).is_ok_and(|listed| {
+        let size = listed.end().at_least().max(size);
+        left(&listed.map(size, 1).0)
+    });
+    if unfinished { State::Unfinished } else { State::Other }
+}
+
+/// Whether a mapfile was written by this program.
+fn is_made_here(map: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = fs::File::open(map).and_then(|file| file.take(256).read_to_end(&mut start));
+    read.is_ok() && mapfile::is_made_here(&start)
+}
+
+/// Refuses to write the map of a raw file that is extracted over a mapfile that another program has written.
+pub fn refuse_foreign_map(out: &Path) -> Result<(), Error> {
+    if Listed::read(out).is_err() || is_made_here(out) {
+        return Ok(());
+    }
+    let error = Error::new(Kind::Busy, "is a mapfile of another program's").at(out);
+    Err(error.hint("extract under another name; nothing was changed"))
 }
 
 /// Refuses a name that says another format than the one that would be written: no verb could open the file.
@@ -118,12 +205,14 @@ pub fn refuse_other_name(out: &Path, format: &'static Format) -> Result<(), Erro
 /// by now. One that was written here may be written over by an image that knows more by now.
 pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
     let Ok(old) = Listed::read(out) else { return Ok(()) };
-    let mut start = Vec::new();
-    let read = fs::File::open(out).and_then(|file| file.take(256).read_to_end(&mut start));
     let knows = disk.format().name != raw::FORMAT.name || !disk.bad().is_empty();
-    let may_finish = knows && read.is_ok() && mapfile::is_made_here(&start);
-    let (old, _) = old.map(disk.size(), 1);
-    if mapfile::says_less(disk.bad(), &old, may_finish) {
+    let may_finish = knows && is_made_here(out);
+    // Of what lies past the end of the disk, its map says nothing.
+    let end = old.end().at_least().max(disk.size());
+    let past = BadRange::new(disk.size()..end, Status::NonTried);
+    let map = BadBlocks::from_unsorted(disk.bad().ranges().iter().copied().chain([past]));
+    let (old, _) = old.map(end, 1);
+    if mapfile::says_less(&map, &old, may_finish) {
         let error =
             Error::new(Kind::Busy, "is a mapfile that says more than the one that would be written").at(out);
         return Err(error.hint("write it under another name, or move this one away; nothing was changed"));

@@ -135,7 +135,9 @@ pub fn create_from_stream(
 ) -> Result<Made, Error> {
     let failed = |e| Error::failed("stdin cannot be read").because(e);
     let shared = Shared::new(options.clone());
-    let first = read_block(&mut source, &shared).map_err(failed)?;
+    let first = read_block(&mut source, &shared);
+    step(0)?;
+    let first = first.map_err(failed)?;
     if first.is_empty() {
         return Err(Error::failed("there is nothing on stdin"));
     }

@@ -38,50 +38,99 @@ impl Placed {
         Ok(Placed { file, path, id: keeps.then_some(id) })
     }
 
+    /// Says where the file is by now.
+    pub fn place(&self) -> Place {
+        let Some(id) = self.id else { return Place::Here };
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == id => return Place::Here,
+            Err(e) if !means_gone(&e) => return Place::Here,
+            _ => {}
+        }
+        let Ok(own) = self.file.metadata() else { return Place::Unknown };
+        if own.nlink() == 0 {
+            return Place::Deleted;
+        }
+        let path = path_of_open(&self.file)
+            .filter(|path| fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == id));
+        path.map_or(Place::Unknown, Place::Elsewhere)
+    }
+
     /// An error if the file is no longer at its path.
     pub fn check(&self) -> Result<(), Error> {
-        let Some(id) = self.id else { return Ok(()) };
-        let what = match fs::metadata(&self.path) {
-            Ok(there) if (there.dev(), there.ino()) == id => return Ok(()),
-            Ok(_) => "was replaced by another file while it was written",
-            Err(e) if e.kind() == io::ErrorKind::NotFound => "was moved or deleted while it was written",
-            // What cannot be looked at may be there.
-            Err(_) => return Ok(()),
+        let what = match self.place() {
+            Place::Here => return Ok(()),
+            _ if fs::metadata(&self.path).is_ok() => "was replaced by another file while it was written",
+            _ => "was moved or deleted while it was written",
         };
-        let error = Error::failed(what).at(&self.path);
-        Err(match self.elsewhere() {
-            Some(path) => error.hint(format!("it is at {} now", path.display())),
-            None => error,
+        Err(Error::failed(what).at(&self.path))
+    }
+
+    /// Says where what was written is, as a hint for the user, if it is not where it should be. A file without a name is
+    /// copied: when it is closed it is gone.
+    pub fn way_on(&self) -> Option<String> {
+        Some(match self.place() {
+            Place::Here => return None,
+            Place::Elsewhere(path) => {
+                format!("the image is at {} now; --resume goes on with it there", path.display())
+            }
+            Place::Deleted => match self.save() {
+                Some(saved) => {
+                    format!("what was read so far was saved as {}; --resume goes on with it", saved.display())
+                }
+                None => {
+                    "the image was deleted, and there was no room to save what was read: it is lost".into()
+                }
+            },
+            Place::Unknown => {
+                let inode = self.id.map_or(0, |(_, inode)| inode);
+                format!(
+                    "the image has another name by now, or its file system was unmounted: find / -inum {inode}"
+                )
+            }
         })
     }
 
-    /// Where the file is by now, if it still has a name.
-    fn elsewhere(&self) -> Option<PathBuf> {
-        if self.file.metadata().ok()?.nlink() == 0 {
-            return None;
-        }
-        let path = path_of_open(&self.file)?;
-        let there = fs::metadata(&path).ok()?;
-        (Some((there.dev(), there.ino())) == self.id).then_some(path)
+    /// Copies the file to a new one next to where it was, or where the program was started, or among temporary files.
+    fn save(&self) -> Option<PathBuf> {
+        let name = self.path.file_name()?;
+        let places = [
+            self.path.parent().map(Path::to_owned),
+            std::env::current_dir().ok(),
+            Some(std::env::temp_dir()),
+        ];
+        places.into_iter().flatten().find_map(|dir| {
+            let mut path = dir.join(name);
+            path.as_mut_os_string().push(format!(".saved-{}.cdimg", std::process::id()));
+            let mut out = OpenOptions::new().write(true).create_new(true).open(&path).ok()?;
+            let mut from = &self.file;
+            let copied = io::Seek::seek(&mut from, io::SeekFrom::Start(0))
+                .and_then(|_| io::copy(&mut from, &mut out))
+                .and_then(|_| out.sync_all());
+            if copied.is_err() {
+                let _ = fs::remove_file(&path);
+                return None;
+            }
+            Some(path)
+        })
     }
+}
 
-    /// Copies a file that has no name any more to one next to where it was: when it is closed it is gone. Its new path, if
-    /// it was copied.
-    pub fn save(&self) -> Option<PathBuf> {
-        if self.file.metadata().ok()?.nlink() > 0 {
-            return None;
-        }
-        let mut path = self.path.clone();
-        path.as_mut_os_string().push(format!(".saved-{}.cdimg", std::process::id()));
-        let mut out = OpenOptions::new().write(true).create_new(true).open(&path).ok()?;
-        let mut from = &self.file;
-        let copied = io::Seek::seek(&mut from, io::SeekFrom::Start(0))
-            .and_then(|_| io::copy(&mut from, &mut out))
-            .and_then(|_| out.sync_all());
-        if copied.is_err() {
-            let _ = fs::remove_file(&path);
-            return None;
-        }
-        Some(path)
-    }
+/// Where a file is that was opened under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Where it was, as far as can be known.
+    Here,
+    /// At this path.
+    Elsewhere(PathBuf),
+    /// It has no name any more.
+    Deleted,
+    /// It has a name, and nobody says which.
+    Unknown,
+}
+
+/// Whether an error says that there is nothing at a path. What cannot be looked at for another reason may be there.
+fn means_gone(e: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let gone = [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP, Errno::ENAMETOOLONG].map(|e| Some(e as i32));
+    gone.contains(&e.raw_os_error())
 }

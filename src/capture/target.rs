@@ -22,7 +22,7 @@ pub struct Target {
     /// When it was last looked whether the file is still there.
     looked: Instant,
     /// The file whose place is to be taken: nobody writes it meanwhile.
-    _old: Option<File>,
+    old: Option<File>,
 }
 
 impl Target {
@@ -59,16 +59,19 @@ impl Target {
         if path.file_name().is_none() {
             return Err(Error::usage("is not the name of a file").at(path));
         }
-        let partial = path.with_file_name(format!(
-            ".cdi-{}-{}.partial",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
-        let file = file.map_err(|e| Error::io("cannot be created", path, e))?;
+        let (partial, file) = loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let partial = path.with_file_name(format!(".cdi-{}-{number}.partial", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&partial) {
+                Ok(file) => break (partial, file),
+                // One that another process of this number has left.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {}
+                Err(e) => return Err(Error::io("cannot be created", path, e)),
+            }
+        };
         let placed = Placed::new(&file, &partial)?;
         let looked = Instant::now();
-        let target = Target { path: path.to_owned(), partial, force, done: false, placed, looked, _old: old };
+        let target = Target { path: path.to_owned(), partial, force, done: false, placed, looked, old };
         Ok((target, file))
     }
 
@@ -93,15 +96,19 @@ impl Target {
         target.finish()
     }
 
-    /// Gives the file its name. It must have been synced.
+    /// Gives the file its name. It must have been synced. What has come into being under the name since the beginning is not
+    /// written over: then the file stays under the name that it has, which the error says.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.rename().map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Error::new(Kind::Busy, "has come into being meanwhile").at(&self.path)
-            }
-            _ => Error::io("cannot be given its name", &self.path, e),
-        })?;
         self.done = true;
+        self.rename().map_err(|e| {
+            let error = match e.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    Error::new(Kind::Busy, "has come into being, or was replaced, meanwhile").at(&self.path)
+                }
+                _ => Error::io("cannot be given its name", &self.path, e),
+            };
+            error.hint(format!("the new file is whole, and is {}", self.partial.display()))
+        })?;
         // The name, too, has to reach the disk.
         let dir = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir)
@@ -110,8 +117,14 @@ impl Target {
     }
 
     fn rename(&self) -> io::Result<()> {
-        if self.force {
-            return fs::rename(&self.partial, &self.path);
+        let id = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        if let Some(old) = &self.old {
+            // Only the file that was there, and may be written over, goes.
+            let same = fs::symlink_metadata(&self.path)
+                .is_ok_and(|there| old.metadata().is_ok_and(|o| id(&o) == id(&there)));
+            if same && self.force {
+                return fs::rename(&self.partial, &self.path);
+            }
         }
         // A link fails where a rename would write over somebody's file.
         match fs::hard_link(&self.partial, &self.path) {

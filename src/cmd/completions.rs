@@ -5,7 +5,9 @@ use std::path::Path;
 use clap::CommandFactory;
 use serde_json::json;
 
-use super::End;
+use super::{End, protect_shown};
+use crate::capture::guard::{Guard, Over};
+use crate::capture::target::Target;
 use crate::cli::Cli;
 use crate::error::Error;
 use crate::ui::Ui;
@@ -21,10 +23,26 @@ pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
 
 pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
-    clap_mangen::generate_to(Cli::command(), dir)
-        .map_err(|e| Error::io("the man pages cannot be written", dir, e))?;
+    let mut guard = Guard::new(Over { force: true, discard_unfinished: false });
+    protect_shown(&mut guard);
+    let mut cli = Cli::command().disable_help_subcommand(true);
+    cli.build();
+    pages(&cli, &mut |page| {
+        let path = dir.join(page.get_filename());
+        Target::write(&path, &guard, |file| page.render(file))
+    })?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
         ui.say(format!("the man pages are in {}", dir.display()));
     }
     Ok(End::Done)
+}
+
+/// Gives a man page for a command and for each below it.
+fn pages(
+    command: &clap::Command,
+    write: &mut dyn FnMut(clap_mangen::Man) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let below = command.get_subcommands().filter(|c| !c.is_hide_set());
+    below.into_iter().try_for_each(|c| pages(c, write))?;
+    write(clap_mangen::Man::new(command.clone()))
 }

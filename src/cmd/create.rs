@@ -46,6 +46,9 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         hash: !args.rescue.no_hash,
     };
     refuse_other_name(&args.image, &cdi::FORMAT)?;
+    if args.image.as_os_str() == "-" {
+        return Err(Error::usage("an image is written at any place, and not to stdout"));
+    }
     if args.source.as_os_str() == "-" {
         return from_stdin(args, options, ui);
     }
@@ -108,11 +111,12 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let interrupt = Interrupt::new()?;
     let mut guard = Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
     protect_shown(&mut guard);
+    let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
+    let file_in = file_in.map_err(|e| Error::failed("stdin cannot be read").because(e))?;
+    guard.protect_file(&file_in, "is stdin");
     let (mut target, file) = Target::create(&args.image, &guard)?;
     let mut progress = ui.progress("imaging", 0);
     let sector = how.sector_size.unwrap_or(SECTOR);
-    let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
-    let file_in = file_in.map_err(|e| Error::failed("stdin cannot be read").because(e))?;
     let source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
     let mut step = |bytes| {
         progress.advance(bytes);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{End, Interrupt, guard, open_disk, plain_reads};
-use crate::capture::guard::{refuse_lesser_map, refuse_other_name};
+use crate::capture::guard::{refuse_foreign_map, refuse_other_name};
 use crate::capture::target::Target;
 use crate::cli::{Bad, Extract};
 use crate::disk::runs::{Run, RunKind, runs};
@@ -28,6 +28,9 @@ use crate::ui::Ui;
 use crate::units::{human, index};
 
 pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
+    if args.image.image.as_os_str() == "-" {
+        return Err(Error::usage("an image is read at any place, and not from stdin"));
+    }
     let policy = args.bad.as_ref().map_or(BadPolicy::Error, BadPolicy::from);
     let disk = open_disk(&args.image, Options { bad: policy, ..plain_reads() }, ui)?;
     let missing = disk.bad().missing();
@@ -88,11 +91,12 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let mut map_path = args.out.clone();
     map_path.as_mut_os_string().push(".map");
     refuse_other_name(&args.out, &raw::FORMAT)?;
-    refuse_lesser_map(&map_path, disk)?;
+    refuse_foreign_map(&map_path)?;
+    refuse_missing_device(&args.out)?;
     let guard = guard(args.over, &args.image, Some(disk));
     let (mut target, file) = Target::create(&args.out, &guard)?;
     // The map's place is taken now: what was extracted must not be lost for want of it.
-    let (map_target, mut map_file) = Target::create(&map_path, &guard)?;
+    let (map_target, mut map_file) = Target::create(&map_path, &guard.for_map())?;
     let filling = !matches!(args.bad, None | Some(Bad::Error));
     let missing = if filling { Missing::Filled } else { Missing::Left };
     let copied = copy_all(args, disk, &file, missing, &mut || target.check(), ui)?;
@@ -110,6 +114,15 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     }
     target.finish()?;
     Ok(Copied { lost: copied.lost, took: copied.took, mapfile: mapped.then_some(map_path) })
+}
+
+/// A device whose name was mistyped is not to become a file.
+fn refuse_missing_device(out: &Path) -> Result<(), Error> {
+    let dir = out.parent().and_then(|dir| dir.canonicalize().ok());
+    if dir.is_some_and(|dir| dir == Path::new("/dev")) && !out.exists() {
+        return Err(Error::usage("there is no such device").at(out));
+    }
+    Ok(())
 }
 
 /// What becomes of what is missing, and of zeros.

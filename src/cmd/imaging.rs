@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -51,7 +52,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         return Err(Error::usage(what));
     }
     refuse_raw_image(args)?;
-    refuse_own_disk(args)?;
+    refuse_own_disk(args, ui)?;
     // The image first: the process that wrote it and is being ended has it, and the disk, for a moment more.
     let old = if args.rescue.resume { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { PATIENCE } else { Duration::ZERO };
@@ -68,6 +69,10 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let old = old.map(|file| old_image(args, file, &source, interrupt)).transpose()?;
     let fresh = old.is_none();
     let size = old.as_ref().map_or(source.facts().size, |old| old.size.min(source.facts().size));
+    if source.facts().size > size {
+        let more = human(source.facts().size - size);
+        ui.remark(format!("the last {more} of the disk are not in the image, which is of a smaller one"));
+    }
     let domain = domain(&args.rescue, &source, size, ui)?;
     let (mut writer, file) = match old {
         Some(old) => resume(args, &source, old, ui)?,
@@ -133,12 +138,10 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
     // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
     let _ = file.unlock();
-    let ended = result.map_err(|e| match e.hint {
-        Some(_) => e,
-        None => match placed.save() {
-            Some(saved) => e.hint(format!("what was read so far was saved as {}", saved.display())),
-            None => e.hint("the image is as it was read so far; --resume goes on with it"),
-        },
+    let ended = result.map_err(|e| match placed.way_on() {
+        Some(way_on) => e.hint(way_on),
+        None if e.hint.is_none() => e.hint("the image is as it was read so far; --resume goes on with it"),
+        None => e,
     })?;
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
@@ -165,12 +168,39 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An image that lies on the disk that is read would be read, too, and a disk that loses data is not to be written to.
-fn refuse_own_disk(args: &Create) -> Result<(), Error> {
-    let Some(own) = layers_below(&args.source).into_iter().next() else { return Ok(()) };
-    let dir = args.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if matches!(own, Layer::Device(_)) && is_device(&args.source) && layers_below(dir).contains(&own) {
+fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
+    // The disk: a device and, if that shows a file, the file; or a file.
+    let mut own = Vec::new();
+    if is_device(&args.source) {
+        for layer in layers_below(&args.source) {
+            let last = matches!(layer, Layer::File { .. });
+            own.push(layer);
+            if last {
+                break;
+            }
+        }
+    } else if let Ok(meta) = fs::metadata(&args.source) {
+        own.push(Layer::File { id: (meta.dev(), meta.ino()), path: args.source.clone() });
+    }
+    // Where the image is, or will be.
+    let image = args.image.canonicalize().unwrap_or_else(|_| args.image.clone());
+    let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let below = layers_below(dir);
+    let same = |a: &Layer, b: &Layer| match (a, b) {
+        (Layer::File { id: a, .. }, Layer::File { id: b, .. }) => a == b,
+        (a, b) => a == b,
+    };
+    let shares = |layer: &Layer| below.iter().any(|other| same(layer, other));
+    let is_file = |layer: &&Layer| matches!(layer, Layer::File { .. });
+    if own.first().is_some_and(shares) || own.iter().filter(is_file).any(shares) {
         let what = format!("its directory lies on {}, the disk that is read", args.source.display());
         return Err(Error::usage(what).at(&args.image).hint("put the image on another disk"));
+    }
+    if own.iter().any(shares) {
+        ui.remark(format!(
+            "the image lies on the same drive as {}, on another part of it",
+            args.source.display()
+        ));
     }
     Ok(())
 }
@@ -242,11 +272,13 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     let new = new_image(known.size, options.chunk, sector, physical)?;
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
     let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
-    let (target, file) =
-        Target::create(&args.image, &guard(over, &image, None)).map_err(|e| match e.kind {
-            Kind::Busy if !over.force => e.hint("--resume goes on with it"),
-            _ => e,
-        })?;
+    let mut guard = guard(over, &image, None);
+    let maps = [&args.rescue.domain, &args.rescue.from_mapfile];
+    maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a map that is read"));
+    let (target, file) = Target::create(&args.image, &guard).map_err(|e| match e.kind {
+        Kind::Busy if !over.force => e.hint("--resume goes on with it"),
+        _ => e,
+    })?;
     lock(&file, &args.image)?;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
     let writer = Writer::create(Box::new(file), &args.image, &new, facts)?;
@@ -264,7 +296,10 @@ struct Old {
 
 /// Opens the image that is to be gone on with, when nobody else writes it.
 fn locked_image(args: &Create) -> Result<File, Error> {
-    open_locked(&args.image, true).map_err(|e| e.hint("without --resume an image is begun"))
+    open_locked(&args.image, true).map_err(|e| match e.kind {
+        Kind::Busy => e.hint("it is made at this moment: wait for that, or end it"),
+        _ => e.hint("without --resume an image is begun"),
+    })
 }
 
 /// Reads the image that is to be gone on with, which must be of this disk.

@@ -31,7 +31,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             ui.listing(&text);
         } else {
             refuse_lesser_map(path, &disk)?;
-            Target::write(path, &guard(), |file| listing::write(&text, file))?;
+            Target::write(path, &guard().for_map(), |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
     } else if args.export_badblocks {

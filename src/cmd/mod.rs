@@ -20,6 +20,7 @@ mod stats;
 mod up;
 mod verify;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +30,7 @@ use crate::disk::{BadPolicy, Disk, Options};
 use crate::error::{Error, Kind};
 use crate::image::{self, OpenOptions};
 use crate::mounts::records_if_any;
-use crate::system::ending_signals;
+use crate::system::{ending_signals, mountinfo};
 use crate::ui::Ui;
 
 /// How a verb that did not fail ended.
@@ -162,5 +163,9 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
 fn protect_shown(guard: &mut Guard) {
     for record in records_if_any() {
         guard.protect(&record.image, &format!("is mounted at {}", record.mountpoint.display()));
+    }
+    // Another user's: on Linux the mount says what it is of.
+    for mount in mountinfo().unwrap_or_default().iter().filter(|m| m.is_ours() && m.source.starts_with('/')) {
+        guard.protect(Path::new(&mount.source), &format!("is mounted at {}", mount.mountpoint.display()));
     }
 }

@@ -170,7 +170,8 @@ fn is_older(map: Option<SystemTime>, image: Option<SystemTime>) -> bool {
 /// The names that the map of a raw image may have next to it.
 fn maps_of(image: &Path) -> Vec<PathBuf> {
     let whole = image.file_name().map(PathBuf::from);
-    let mut stems: Vec<PathBuf> = pieces::stem(image).into_iter().chain(whole).collect();
+    // What is called after all of the name is of this file alone.
+    let mut stems: Vec<PathBuf> = whole.into_iter().chain(pieces::stem(image)).collect();
     stems.dedup();
     let named = |stem: &PathBuf| {
         ["map", "mapfile", "log"].map(|suffix| {
@@ -225,10 +226,10 @@ mod tests {
             let names = maps_of(Path::new(image)).into_iter().map(|n| n.display().to_string());
             names.collect::<Vec<_>>().join(" ")
         };
-        let raw = "disk.map disk.mapfile disk.log disk.raw.map disk.raw.mapfile disk.raw.log";
+        let raw = "disk.raw.map disk.raw.mapfile disk.raw.log disk.map disk.mapfile disk.log";
         assert_eq!(names("/x/disk.raw"), raw);
         assert_eq!(names("disk"), "disk.map disk.mapfile disk.log");
-        assert!(names("disk.001").starts_with("disk.map "));
+        assert!(names("disk.001").ends_with(" disk.map disk.mapfile disk.log"));
         assert!(!names("disk.log").contains("disk.log "));
     }
 }

@@ -233,7 +233,9 @@ impl Written {
                 None => fs::remove_file(path),
             };
         }
-        for dir in &self.dirs {
+        let mut dirs: Vec<_> = self.dirs.iter().collect();
+        dirs.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+        for dir in dirs {
             let _ = fs::remove_dir(dir);
         }
     }

@@ -25,7 +25,10 @@ fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     let mut rest = words.skip_while(|w| *w != b"-").skip(1);
     let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
-    Some(MountInfo { device, mountpoint, fstype, source })
+    let options = rest.next().unwrap_or_default().split(|b| *b == b',');
+    let upper = options.filter(|_| fstype == "overlay").find_map(|o| o.strip_prefix(b"upperdir="));
+    let upper = upper.map(|upper| PathBuf::from(OsString::from_vec(unescape(upper))));
+    Some(MountInfo { device, mountpoint, fstype, source, upper })
 }
 
 /// Blanks and the like are written as `\040`.
@@ -178,7 +181,14 @@ impl Below {
         // btrfs and others have device numbers of their own: the mount says what is mounted.
         let Ok(path) = path.canonicalize() else { return };
         let mounts = self.mounts.iter().rev().filter(|m| path.starts_with(&m.mountpoint));
-        let Some(mount) = mounts.max_by_key(|m| m.mountpoint.components().count()) else { return };
+        let Some(mount) = mounts.max_by_key(|m| m.mountpoint.components().count()).cloned() else { return };
+        if let Some(upper) = &mount.upper {
+            // What is written to an overlay is written there.
+            if let Ok(meta) = fs::metadata(upper) {
+                self.file_system(upper, meta.dev());
+            }
+            return;
+        }
         let Ok(meta) = fs::metadata(&mount.source) else { return };
         if !meta.file_type().is_block_device() {
             return;
@@ -210,7 +220,10 @@ mod tests {
             mountpoint: "/mnt/a b\\c".into(),
             fstype: "fuse.cdi".into(),
             source: "/x\ty".into(),
+            upper: None,
         };
+        let overlay = br"1 2 0:5 / /o rw - overlay overlay rw,lowerdir=/a,upperdir=/b\040c,workdir=/w";
+        assert_eq!(parse_mountinfo(overlay).and_then(|m| m.upper), Some("/b c".into()));
         assert_eq!(parse_mountinfo(line), Some(expect));
         assert_eq!(parse_mountinfo(b""), None);
         assert_eq!(parse_mountinfo(b"1 2 3"), None);

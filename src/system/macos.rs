@@ -34,6 +34,7 @@ fn parse_mounts(text: &[u8]) -> Vec<MountInfo> {
                 mountpoint: PathBuf::from(OsString::from_vec(head[at + ON.len() - 1..].to_vec())),
                 fstype: String::from_utf8_lossy(fstype).into_owned(),
                 source: String::from_utf8_lossy(&head[..at]).into_owned(),
+                upper: None,
             });
         }
     }

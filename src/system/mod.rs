@@ -50,6 +50,8 @@ pub struct MountInfo {
     pub fstype: String,
     /// What is mounted.
     pub source: String,
+    /// Where an overlay keeps what is written to it.
+    pub upper: Option<PathBuf>,
 }
 
 impl MountInfo {
@@ -238,6 +240,7 @@ mod tests {
             mountpoint: "/m".into(),
             fstype: fstype.into(),
             source: source.into(),
+            upper: None,
         };
         assert!(mount("fuse.cdi", "/a").is_ours());
         assert!(mount("nfs", "127.0.0.1:/cdi-12").is_ours());

@@ -9,6 +9,7 @@ pub mod picture;
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,9 +49,10 @@ impl Ui {
     }
 
     /// Stdout for bytes that are no text, if it is for a program. None: a person at a terminal would get them.
-    pub fn bytes(&self) -> Option<io::StdoutLock<'static>> {
+    pub fn bytes(&self) -> Option<std::fs::File> {
         let out = io::stdout();
-        (!out.is_terminal()).then(|| out.lock())
+        let file = (!out.is_terminal()).then(|| out.as_fd().try_clone_to_owned());
+        file?.ok().map(Into::into)
     }
 
     /// Whether data is for a person who wants colours.

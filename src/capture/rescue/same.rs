@@ -18,8 +18,9 @@ use crate::units::index;
 const PLACES: u64 = 16;
 /// How much of each, in bytes, and where it begins: at a multiple of this. No disk has larger sectors but a few.
 const BLOCK: u64 = 4096;
-/// How many extents of the image are looked at to find bytes that are not all the same.
-const LOOKED_AT: usize = 256;
+/// How many extents of the image are looked at to find bytes that are not all the same, and how many of them are unpacked.
+const LOOKED_AT: usize = 1 << 17;
+const UNPACKED: usize = 64;
 /// How long the disk may take for all of them. One that hangs tells nothing.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -98,10 +99,10 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
         });
         let Some(run) = run else { continue };
         let from = finished[run].start + skip - skip % BLOCK;
-        if let Some(place) = telling(image, from..finished[run].end) {
-            if !places.iter().any(|(at, _)| *at == place.0) {
-                places.push(place);
-            }
+        // Where nothing says more, what is there: that it is zeros, too, is something.
+        let place = telling(image, from..finished[run].end).or_else(|| block(image, from));
+        if let Some(place) = place.filter(|(at, _)| places.iter().all(|(other, _)| other != at)) {
+            places.push(place);
         }
     }
     Ok(places)
@@ -109,20 +110,26 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
 
 /// The first block of a range whose bytes are not all the same, as far as is looked.
 fn telling(image: &Disk, range: Range<u64>) -> Option<(u64, Vec<u8>)> {
+    let mut unpacked = 0;
     for extent in image.extents(range.clone()).take(LOOKED_AT) {
         let extent = extent.ok()?;
         if matches!(extent.origin, Origin::Fill(_) | Origin::Unread) {
             continue;
         }
         let at = extent.disk.start.next_multiple_of(BLOCK);
-        if at + BLOCK > range.end {
+        unpacked += 1;
+        if at + BLOCK > range.end || unpacked > UNPACKED {
             return None;
         }
-        let mut bytes = vec![0; index(BLOCK)];
-        let read = image.read_at(&mut bytes, at);
-        if read.is_ok() && bytes.iter().any(|b| *b != bytes[0]) {
-            return Some((at, bytes));
+        if let Some(place) = block(image, at).filter(|(_, bytes)| bytes.iter().any(|b| *b != bytes[0])) {
+            return Some(place);
         }
     }
     None
+}
+
+/// The block at `at`, if the image can give it.
+fn block(image: &Disk, at: u64) -> Option<(u64, Vec<u8>)> {
+    let mut bytes = vec![0; index(BLOCK)];
+    image.read_at(&mut bytes, at).ok().map(|()| (at, bytes))
 }

@@ -156,6 +156,9 @@ fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> 
         let denied = e.kind() == io::ErrorKind::PermissionDenied;
         let error = Error::io("cannot be opened", path, e);
         match error.kind {
+            Kind::Busy if !wait.is_zero() => error.hint(
+                "it is in use: perhaps by an earlier read of ours that has not come back; switching the drive off and on ends that",
+            ),
             Kind::Busy => error.hint(if cfg!(target_os = "macos") {
                 "it is in use: 'diskutil unmountDisk' unmounts it; --force reads it all the same"
             } else {

@@ -1,10 +1,15 @@
 //! `cdi extract IMAGE -`: the disk from its first byte to its last, for the next program of a pipe.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Copied, fill_missing, lost_now, pieces};
 use crate::cli::Extract;
-use crate::cmd::Interrupt;
+use crate::cmd::{Interrupt, guard};
 use crate::disk::Disk;
 use crate::disk::runs::{Run, RunKind, runs};
 use crate::error::Error;
@@ -18,8 +23,10 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         return Err(Error::usage("with '-' the disk is on stdout, and there is no place for --json"));
     }
     let out = ui.bytes();
-    let mut out = out.ok_or_else(|| Error::usage("stdout is a terminal: the disk goes to a pipe or a file"))?;
+    let out = out.ok_or_else(|| Error::usage("stdout is a terminal: the disk goes to a pipe or a file"))?;
+    guard(args.over, &args.image, Some(disk)).check_file(&out, "stdout")?;
     let interrupt = Interrupt::new()?;
+    let mut out = Pipe { file: out, interrupt: &interrupt };
     let mut progress = ui.progress("extracting", disk.size());
     let read = |(): &mut (), run: Run| {
         let held = run.kind == RunKind::Held;
@@ -35,9 +42,16 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         || (),
         read,
         |(run, read)| {
-            let failed = |e| Error::failed("stdout cannot be written").because(e);
+            let failed = |e: io::Error| match e.kind() {
+                io::ErrorKind::BrokenPipe => {
+                    Error::failed("the next program of the pipe has ended").because(e)
+                }
+                _ => Error::failed("stdout cannot be written").because(e),
+            };
             match read {
-                Ok(bytes) if run.kind == RunKind::Held => out.write_all(&bytes).map_err(failed)?,
+                Ok(bytes) if run.kind == RunKind::Held => {
+                    out.write_all(&bytes).map_err(failed).map_err(|e| interrupt.check().err().unwrap_or(e))?
+                }
                 read => {
                     if let Err(e) = read {
                         lost += lost_now(args, &run, e)?;
@@ -48,8 +62,9 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
                         if run.kind == RunKind::Missing {
                             fill_missing(args, disk, &mut buf, piece.start);
                         }
-                        out.write_all(&buf).map_err(failed)?;
-                        interrupt.check()?;
+                        out.write_all(&buf)
+                            .map_err(failed)
+                            .map_err(|e| interrupt.check().err().unwrap_or(e))?;
                     }
                 }
             }
@@ -57,6 +72,31 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
             interrupt.check()
         },
     )?;
-    out.flush().map_err(|e| Error::failed("stdout cannot be written").because(e))?;
     Ok(Copied { lost, took: progress.finish(), mapfile: None })
+}
+
+/// Stdout, which the next program may be slow to read: in between, the user may not want it any more.
+struct Pipe<'a> {
+    file: File,
+    interrupt: &'a Interrupt,
+}
+
+impl Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut wanted = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut wanted, PollTimeout::from(100u8)) {
+                Ok(0) | Err(Errno::EINTR) if self.interrupt.check().is_err() => {
+                    return Err(io::Error::other("interrupted"));
+                }
+                Ok(0) | Err(Errno::EINTR) => {}
+                // No more than a pipe takes at once, or the write would wait.
+                Ok(_) => return self.file.write(&bytes[..bytes.len().min(4096)]),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -15,6 +15,10 @@ pub trait Store: Send {
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
     /// Returns when everything that was written is on the disk.
     fn sync(&mut self) -> io::Result<()>;
+    /// The length of the file in bytes, where that can be known: another program may have cut it off.
+    fn file_len(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
     /// Cuts the file off at `len`.
     fn cut(&mut self, len: u64) -> io::Result<()>;
     /// Sees to it that the bytes from `from` to `to` can be written later, whatever else fills the disk: the file does
@@ -33,6 +37,9 @@ impl Store for std::fs::File {
     }
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn file_len(&self) -> io::Result<u64> {
+        self.metadata().map(|meta| meta.len())
     }
     fn cut(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)

@@ -317,6 +317,11 @@ impl Writer {
     /// Gives what was gathered to the file. Only a checkpoint makes it count after a crash of the system.
     pub fn write_out(&mut self) -> Result<(), Error> {
         let at = self.end - self.buffer.len() as u64;
+        if at > RECORDS_AT && self.store.file_len().is_ok_and(|len| len < at) {
+            self.broken = true;
+            let what = "was cut off by another program while it was written";
+            return Err(Error::failed(what).at(&self.path).hint("'cdi repair' saves what is left of it"));
+        }
         if let Err(e) = self.store.write_all_at(&self.buffer, at) {
             self.note_if_full(&e);
             return Err(self.io_error("the image cannot be written", e));
