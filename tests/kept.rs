@@ -2,6 +2,7 @@
 //! is made, and work that a signal or a limit interrupts.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,12 @@ pub const TESTS: &[Test] = &[
     ("signals_that_are_ignored_stay_so", SLOW, ignored),
     ("a_limit_of_the_file_size_leaves_nothing", &[], limited),
     ("killed_and_resumed_at_once", SLOW, killed),
+    (
+        "nothing_is_written_over_through_a_device",
+        &[Need::Loop, Need::Program("qemu-img"), Need::Program("mkfs.ext4")],
+        through,
+    ),
+    ("what_takes_a_name_meanwhile_is_kept", &[], meanwhile),
     ("a_disk_is_restored_to_a_device", &[Need::Loop, Need::Program("mkfs.ext4")], restored),
     ("a_mount_in_the_foreground_ends_when_it_is_free", &[Need::Fuse], foreground),
     ("two_attach_one", &[Need::Fuse, Need::Loop], two),
@@ -172,11 +179,9 @@ fn lesser_map() {
     let map = mapfile(2048, 512, &[(100, 5), (2000, 48)]);
     lab.write("disk.map", &map);
     // The image's own map is not next to it.
-    for words in [["map", "in/disk.raw", "--export-mapfile", "disk.map"]] {
-        let ran = lab.cdi([&words[..], &["--force"]].concat()).ends(5);
-        assert!(ran.err.contains("says more"), "{}", ran.err);
-        assert_eq!(fs::read_to_string(lab.path("disk.map")).unwrap(), map);
-    }
+    let ran = lab.cdi(["map", "in/disk.raw", "--export-mapfile", "disk.map", "--force"]).ends(5);
+    assert!(ran.err.contains("says more"), "{}", ran.err);
+    assert_eq!(fs::read_to_string(lab.path("disk.map")).unwrap(), map);
     lab.cdi(["create", "in/disk.raw", "a.cdimg", "--mapfile", "disk.map"]).ends(4);
     lab.cdi(["map", "a.cdimg", "--export-mapfile", "disk.map", "--force"]).ends(0);
     // Nor the one beside a file that is extracted.
@@ -391,6 +396,89 @@ fn restored() {
     assert!(there[bad..bad + n].iter().all(|b| *b == 0) && there[truth.len()..].iter().all(|b| *b == 0xEE));
     let ran = lab.cdi(["extract", "--json", "disk.cdimg", "-"]).ends(2);
     assert!(ran.out.is_empty());
+    // A name that was mistyped.
+    lab.cdi(["extract", "disk.cdimg", "/dev/no-such-disk", "--force"]).ends(2);
+    assert!(!Path::new("/dev/no-such-disk").exists());
+}
+
+/// A device shows a file: what may not be written over may not be so through it, either.
+fn through() {
+    let lab = Lab::new();
+    lab.write("small.raw", disk(1 << 20));
+    lab.cdi(["create", "small.raw", "small.cdimg"]).ends(0);
+    lab.write("base.raw", disk(4 << 20));
+    let base = lab.path("base.raw");
+    run(
+        "qemu-img",
+        [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            "base.raw",
+            lab.path("top.qcow2").to_str().unwrap(),
+        ],
+    );
+    lab.cdi(["create", "--rescue", "base.raw", "unfinished.cdimg", "--size", "2M"]).ends(4);
+    lab.cdi(["create", "base.raw", "whole.cdimg", "--codec", "stored"]).ends(0);
+    for (image, below, code) in [
+        ("top.qcow2", "base.raw", 2),
+        ("whole.cdimg", "whole.cdimg", 2),
+        ("small.cdimg", "unfinished.cdimg", 5),
+    ] {
+        let before = bytes(&lab, below);
+        let device = run("losetup", ["-f", "--show", lab.path(below).to_str().unwrap()]);
+        let ran = lab.cdi(["extract", image, device.trim(), "--force"]);
+        run("losetup", ["-d", device.trim()]);
+        ran.ends(code);
+        assert!(bytes(&lab, below) == before, "{image} over {below}");
+    }
+    // A file system that is mounted by way of another device.
+    run("mkfs.ext4", ["-q", "-F", base.to_str().unwrap()]);
+    let one = run("losetup", ["-f", "--show", base.to_str().unwrap()]);
+    let two = run("losetup", ["-f", "--show", base.to_str().unwrap()]);
+    fs::create_dir(lab.path("mnt")).unwrap();
+    run("mount", [one.trim(), lab.path("mnt").to_str().unwrap()]);
+    let ran = lab.cdi(["extract", "small.cdimg", two.trim(), "--force"]);
+    let own = lab.cdi(["create", two.trim(), "mnt/own.cdimg"]);
+    run("umount", [lab.path("mnt").to_str().unwrap()]);
+    [one, two].iter().for_each(|device| drop(run("losetup", ["-d", device.trim()])));
+    ran.ends(5);
+    own.ends(2);
+}
+
+/// What takes the name of a file in the making is not written over when that is whole.
+fn meanwhile() {
+    let lab = Lab::new();
+    lab.write("disk.raw", disk(1 << 20));
+    lab.cdi(["create", "--rescue", "disk.raw", "unfinished.cdimg", "--size", "512k"]).ends(4);
+    lab.cdi(["create", "disk.raw", "old.cdimg"]).ends(0);
+    for name in ["new.cdimg", "old.cdimg"] {
+        let mut command = lab.command();
+        command.args(["create", "-", name, "--force"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&disk(2 << 20)).unwrap();
+        wait_until("it is under way", || {
+            fs::read_dir(&lab.dir)
+                .unwrap()
+                .any(|e| e.unwrap().file_name().to_str().unwrap().ends_with(".partial"))
+        });
+        fs::copy(lab.path("unfinished.cdimg"), lab.path("copy")).unwrap();
+        fs::rename(lab.path("copy"), lab.path(name)).unwrap();
+        drop(stdin);
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(5), "{said}");
+        assert!(bytes(&lab, name) == bytes(&lab, "unfinished.cdimg"), "{name}");
+        // And what was made is not lost.
+        let partial = said.split_whitespace().last().unwrap();
+        lab.cdi(["verify", partial]).ends(0);
+        fs::remove_file(lab.path(partial)).unwrap();
+    }
 }
 
 fn foreground() {

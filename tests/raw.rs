@@ -141,7 +141,9 @@ fn in_pieces(lab: &Lab, dir: &str, truth: &[u8], piece: usize, name: &dyn Fn(usi
 fn counted() {
     let lab = Lab::new();
     let truth = noise(1100 * 512 - 100);
-    let names: [(&str, usize, &dyn Fn(usize) -> String); 8] = [
+    /// A directory, how long a piece is, and what they are called.
+    type Scheme<'a> = (&'a str, usize, &'a dyn Fn(usize) -> String);
+    let names: [Scheme; 8] = [
         // FTK Imager: 1500 MB each by default.
         ("ftk", 512, &|n| format!("d.{:03}", n + 1)),
         ("zero", 512, &|n| format!("d.{n:03}")),
