@@ -187,12 +187,20 @@ fn lesser_map() {
     // Nor the one beside a file that is extracted.
     lab.write("disk.map", &map);
     lab.cdi(["create", "in/disk.raw", "b.cdimg"]).ends(0);
-    lab.cdi(["extract", "a.cdimg", "disk"]).ends(5);
-    lab.cdi(["extract", "b.cdimg", "disk", "--force"]).ends(5);
-    assert!(!lab.path("disk").exists());
-    lab.cdi(["extract", "a.cdimg", "disk", "--force"]).ends(4);
+    for image in ["a.cdimg", "b.cdimg"] {
+        lab.cdi(["extract", image, "disk"]).ends(5);
+        lab.cdi(["extract", image, "disk", "--force"]).ends(5);
+        assert!(!lab.path("disk").exists());
+    }
+    // Nor by what is no map.
+    let ran = lab.cdi(["map", "a.cdimg", "--picture", "disk.map", "--force"]).ends(5);
+    assert!(ran.err.contains("is a map of bad blocks"), "{}", ran.err);
+    assert_eq!(fs::read_to_string(lab.path("disk.map")).unwrap(), map);
     // But what was written here goes with what it is the map of: an image may know more by now.
+    fs::remove_file(lab.path("disk.map")).unwrap();
+    lab.cdi(["extract", "a.cdimg", "disk"]).ends(4);
     lab.cdi(["extract", "b.cdimg", "disk", "--force"]).ends(0);
+    lab.cdi(["map", "a.cdimg", "--export-mapfile", "disk.map", "--force"]).ends(5);
     lab.write("disk.map", &map);
     // As input it is the same on every verb.
     let json = lab.cdi(["map", "--bad", "--json", "in/disk.raw", "--mapfile", "disk.map"]).ends(0).json();

@@ -91,9 +91,10 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let mut map_path = args.out.clone();
     map_path.as_mut_os_string().push(".map");
     refuse_other_name(&args.out, &raw::FORMAT)?;
-    refuse_foreign_map(&map_path)?;
     refuse_missing_device(&args.out)?;
     let guard = guard(args.over, &args.image, Some(disk));
+    guard.for_map().check(&map_path)?;
+    refuse_foreign_map(&map_path)?;
     let (mut target, file) = Target::create(&args.out, &guard)?;
     // The map's place is taken now: what was extracted must not be lost for want of it.
     let (map_target, mut map_file) = Target::create(&map_path, &guard.for_map())?;
