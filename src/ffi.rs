@@ -88,6 +88,9 @@ unsafe fn understood(options: *const CdiOptions) -> Result<(OpenOptions, Options
     };
     how.badblocks = match (badblocks, own.block_size) {
         (None, _) => None,
+        (Some(_), _) if matches!(how.mapfile, Mapfile::File(_)) => {
+            return Err("an image has a map or a list of bad blocks, and not both".into());
+        }
         (Some(_), 0) => return Err("a list of bad blocks needs the size of a block".into()),
         (Some(path), block) => Some((path.into(), block)),
     };

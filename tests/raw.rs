@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("split_s_pieces_are_found", &[Need::Program("split")], split),
     ("pieces_that_do_not_fit_are_refused", &[], unfit),
     ("neighbours_are_not_pieces", &[], neighbours),
+    ("a_hole_is_seen_however_it_is_counted", &[], holes),
     ("a_map_next_to_an_image_is_used", &[], map_beside),
     ("a_map_that_does_not_fit_is_said", &[], unfit_map),
     ("containers_are_refused_by_name", &[], containers),
@@ -231,6 +232,14 @@ fn neighbours() {
         let ran = lab.cdi(["info", first]).ends(3);
         assert!(ran.err.contains("ln -s"), "{}", ran.err);
     }
+    // Nor is a letter, or a date, a counter for sure.
+    for (first, second) in [("sdaa", "sdab"), ("2024-01-01", "2024-01-02"), ("case.01", "case.02")] {
+        lab.write(first, &one);
+        lab.write(second, &one);
+        for format in [&[][..], &["--format", "raw"]] {
+            lab.cdi([&["info", first], format].concat()).ends(3);
+        }
+    }
     // A partition table that ends with the file: a disk of its own. One that goes on: a piece.
     let mut table = vec![0; 300_000];
     (table[510], table[511], table[450]) = (0x55, 0xAA, 0x83);
@@ -240,6 +249,43 @@ fn neighbours() {
         lab.write("t.2", &two);
         lab.cdi(["info", "t.1"]).ends(code);
     }
+    // However sure the name is: two disks are no disk.
+    (table[458], table[459]) = (100, 0);
+    lab.write("s.001", &table);
+    lab.write("s.002", &table);
+    lab.cdi(["info", "s.001"]).ends(3);
+}
+
+fn holes() {
+    let lab = Lab::new();
+    let truth = noise(1_000_000);
+    let piece = |dir: &str, name: String, n: usize| {
+        fs::create_dir_all(lab.path(dir)).unwrap();
+        let len = truth.len().min((n + 1) * 30_000);
+        lab.write(&format!("{dir}/{name}"), &truth[n * 30_000..len])
+    };
+    // In hexadecimal digits, of which one is missing: not the decimal ones.
+    (0..34).filter(|n| *n != 10).for_each(|n| drop(piece("hex", format!("d.{n:02x}"), n)));
+    assert!(lab.cdi(["info", "hex/d.00"]).ends(3).err.contains("'d.0a' is missing"));
+    piece("hex", "d.0a".into(), 10);
+    lab.cdi(["extract", "hex/d.00", "out.raw"]).ends(0);
+    assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+    // The second one, where counting began at 0.
+    (0..34).for_each(|n| drop(piece("zero", format!("d.{n:03}"), n)));
+    assert!(lab.cdi(["info", "zero/d.001"]).ends(3).err.contains("'d.000'"));
+    // A last one that is not there, or is empty.
+    fs::remove_file(lab.path("zero/d.033")).unwrap();
+    std::os::unix::fs::symlink("/no/such/file", lab.path("zero/d.033")).unwrap();
+    assert!(lab.cdi(["info", "zero/d.000"]).ends(3).err.contains("leads nowhere"));
+    fs::remove_file(lab.path("zero/d.033")).unwrap();
+    lab.write("zero/d.033", "");
+    assert!(lab.cdi(["info", "zero/d.000"]).ends(3).err.contains("has 0 bytes"));
+    // A link to the first one.
+    fs::remove_file(lab.path("zero/d.033")).unwrap();
+    std::os::unix::fs::symlink(lab.path("zero/d.000"), lab.path("l.000")).unwrap();
+    assert!(lab.cdi(["info", "l.000"]).ends(3).err.contains("is a link to the first piece"));
+    std::os::unix::fs::symlink(lab.path("zero/d.000"), lab.path("alone.raw")).unwrap();
+    lab.cdi(["info", "alone.raw"]).ends(0);
 }
 
 fn map_beside() {
@@ -316,6 +362,22 @@ fn containers() {
             fs::remove_file(lab.path(name)).unwrap();
         }
     }
+    // What it says can be done as it is said: it writes over nothing, and a shell takes names for names.
+    for name in ["disk.raw", "a b;c.img"] {
+        lab.write(name, [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
+        let said = lab.cdi(["info", name]).ends(3).err;
+        let stem = name.rsplit_once('.').unwrap().0;
+        let (file, out) = (name, format!("{stem}-plain.raw"));
+        let quoted = |word: &str| if word.contains(' ') { format!("'{word}'") } else { word.to_owned() };
+        assert!(said.contains(&format!("gzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
+    }
+    // A tape, or a stick that was written by tar, is what is called raw; an archive is what is not.
+    let mut tar = truth.clone();
+    tar[257..262].copy_from_slice(b"ustar");
+    lab.write("t.img", &tar);
+    lab.cdi(["info", "t.img"]).ends(0);
+    lab.write("t.ova", &tar);
+    assert!(lab.cdi(["info", "t.ova"]).ends(3).err.contains("tar -xf"));
     lab.write("c.unknown", &truth);
     assert!(lab.cdi(["info", "c.unknown"]).ends(3).err.contains("--format raw"));
     lab.write("luks.img", [b"LUKS\xBA\xBE\0\x02", &truth[..]].concat());

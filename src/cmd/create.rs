@@ -91,7 +91,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
     target.finish()?;
 
-    Ok(tell(args, source.size(), &made, &took, ui))
+    let end = tell(args, source.size(), &made, &took, ui);
+    Ok(if source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
 /// `cdi create - IMAGE`: the disk comes from another program, from its first byte to its last.

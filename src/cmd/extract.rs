@@ -74,7 +74,7 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         };
         ui.say(format!("{} are missing and {how}; {place}", human(missing)));
     }
-    Ok(if missing + lost == 0 { End::Done } else { End::DataMissing })
+    Ok(if missing + lost == 0 && !disk.image().is_incomplete() { End::Done } else { End::DataMissing })
 }
 
 /// What was copied.

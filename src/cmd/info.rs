@@ -16,7 +16,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         events(&disk, ui)?;
         return Ok(End::Done);
     }
-    let end = if disk.image().lost().is_empty() { End::Done } else { End::DataMissing };
+    let end = if disk.image().is_incomplete() { End::DataMissing } else { End::Done };
     if ui.json(&texts::info(&disk)) {
         return Ok(end);
     }

@@ -45,6 +45,10 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
 
     let mut lost_bytes = 0;
+    if disk.image().is_incomplete() && disk.image().lost().is_empty() {
+        let cost = "nothing that is known of; what was in them may have been a list of bad sectors";
+        tell(None, "part of the image's files is missing", cost);
+    }
     for range in disk.image().lost() {
         lost_bytes += range.end - range.start;
         let cost = format!("disk bytes {} to {}", range.start, range.end);

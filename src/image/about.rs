@@ -16,6 +16,9 @@ pub struct About {
     pub bad: BadBlocks,
     /// The hashes that the image holds of its disk.
     pub claims: Vec<Claim>,
+    /// Whether some of the image's files are missing or cut off. Nothing of the disk need be lost: a list of its bad sectors
+    /// may have been in them.
+    pub incomplete: bool,
     /// Ranges of the disk in bytes, in order, that the image's maker read and these files do not hold, because some of
     /// them are missing or too short. `bad` has them, too.
     pub lost: Vec<Range<u64>>,
@@ -29,6 +32,7 @@ impl Default for About {
             bad: BadBlocks::none(),
             claims: Vec::new(),
             lost: Vec::new(),
+            incomplete: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
 use super::input::Input;
@@ -84,7 +85,24 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
     if matches!(there, Ok(Some(_))) || last == path || !is_name {
         return there;
     }
-    input.beside(last)
+    let Some(file) = input.beside(last)? else { return Ok(None) };
+    let id = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
+    let found = id(&input.path_of(file));
+    if found == id(input.path()) {
+        // An image next to its parent's directory, and called like the parent.
+        return Ok(None);
+    }
+    let dir = input.path().parent().unwrap_or(Path::new(""));
+    if id(&dir.join(path)).is_some_and(|named| Some(named) != found) {
+        let what = format!(
+            "the image names '{}', which is there, and '{}' next to the image is another file",
+            path.display(),
+            last.display()
+        );
+        let hint = "--allow-parent DIR takes the one that is named; without it, only files next to the image are read";
+        return Err(Error::bad_image(what).at(input.path()).hint(hint));
+    }
+    Ok(Some(file))
 }
 
 /// The error for a file that is not there: `what` says what it is.

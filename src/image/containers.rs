@@ -4,8 +4,11 @@
 //! Facts: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
 //! first byte on, file systems and LUKS, is not in the list.
 
+use std::path::Path;
+
 use super::fields::{be32, le32};
 use super::input::Input;
+use super::pieces;
 use crate::error::Error;
 
 /// How a file of a kind begins.
@@ -32,8 +35,7 @@ const fn container(name: &'static str, sign: Sign, way_out: &'static str) -> Con
 }
 
 const SEVEN_ZIP: &str = "unpack it: 7z x FILE";
-const WHOLE: &str =
-    "then 'cdi create disk.raw disk.cdimg' makes an image of it that can be read at any place";
+const WHOLE: &str = "then make an image of it that can be read at any place: cdi create disk.raw NEW.cdimg";
 const QEMU: &str = "convert it: qemu-img convert -O raw FILE disk.raw";
 const FLOPPY: &str = "it holds a floppy disk's tracks; convert it to sectors: 'gw convert FILE disk.img' (Greaseweazle), \
     HxCFloppyEmulator, or SAMdisk";
@@ -154,6 +156,98 @@ const ALL: &[Container] = &[
         "restore it with Ghost, or convert it with Ghost Explorer",
     ),
     container("an Acronis backup", At(0, b"\xCE\x24\xB9\xA2"), "restore it with Acronis True Image"),
+    container(
+        "a CD's raw sectors of 2352 bytes",
+        Looks(compact_disc),
+        "make sectors of 2048 bytes of it: bchunk, or ccd2iso FILE disk.iso",
+    ),
+    container("an Aaru image", At(0, b"AARUFRMT"), "convert it: aaru image convert FILE disk.raw"),
+    container("an Aaru image", At(0, b"DICMFRMT"), "convert it: aaru image convert FILE disk.raw"),
+    container("a PowerISO image (DAA)", At(0, b"DAA\0"), "convert it with PowerISO, or daa2iso"),
+    container("a zipped ISO image (ISZ)", At(0, b"IsZ!"), "convert it with UltraISO, or isz-tool"),
+    container(
+        "a file encrypted by openssl",
+        At(0, b"Salted__"),
+        "decrypt it: openssl enc -d … -in FILE -out disk.raw",
+    ),
+    container(
+        "a file encrypted by age",
+        At(0, b"age-encryption.org/"),
+        "decrypt it: age -d -o disk.raw FILE",
+    ),
+    container(
+        "an Apple encrypted archive",
+        At(0, b"AEA1"),
+        "decrypt it on a Mac: aea decrypt -i FILE -o disk.raw",
+    ),
+    container("an Apple archive", At(0, b"AA01"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
+    container("an Apple archive", At(0, b"YAA1"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
+    container("a pbzx file", At(0, b"pbzx"), "unpack it on a Mac, or: pbzx -n FILE"),
+    container("an Acronis backup", At(0, b"\xB4\x6E\x68\x44"), "restore it with Acronis True Image"),
+    container(
+        "a memory dump (LiME)",
+        At(0, b"EMiL"),
+        "it holds a machine's memory and no disk: open it in Volatility",
+    ),
+    container(
+        "a Windows memory dump",
+        At(0, b"PAGEDU64"),
+        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+    ),
+    container(
+        "a Windows memory dump",
+        At(0, b"PAGEDUMP"),
+        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+    ),
+    container("an Android update payload", At(0, b"CrAU"), "unpack it: payload-dumper FILE"),
+    container(
+        "a Windows full flash image (FFU)",
+        At(4, b"SignedImage "),
+        "convert it: ffu2img FILE disk.raw",
+    ),
+    container("a cpio archive", At(0, b"070701"), "unpack it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070702"), "unpack it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070707"), "unpack it: cpio -id < FILE"),
+    container("an lrzip file", At(0, b"LRZI\0"), "unpack it: lrzip -d -o disk.raw FILE"),
+    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "unpack it: zpaq extract FILE"),
+    container("a snappy file", At(0, b"\xFF\x06\0\0sNaPpY"), "unpack it: snzip -dc FILE > disk.raw"),
+    container("an LHA archive", Looks(lha), SEVEN_ZIP),
+    container("an ACE archive", At(7, b"**ACE**"), "unpack it: unace x FILE"),
+    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "unpack it: zoo x FILE"),
+    container("a StuffIt archive", At(0, b"StuffIt "), "unpack it: unar FILE"),
+    container("a StuffIt archive", At(0, b"SIT!"), "unpack it: unar FILE"),
+    container(
+        "an AppleSingle file",
+        At(0, b"\0\x05\x16\0\0\x02\0\0"),
+        "take the data fork out of it: unar FILE",
+    ),
+    container(
+        "a btrfs stream",
+        At(0, b"btrfs-stream\0"),
+        "it holds files and no disk: btrfs receive -f FILE DIR",
+    ),
+    container("a mainframe disk (CKD)", At(0, b"CKD_P370"), "open it in Hercules"),
+    container("a mainframe disk (CKD)", At(0, b"CKD_C370"), "open it in Hercules"),
+    container("a User Mode Linux copy-on-write file", At(0, b"MOOO"), "merge it: uml_moo FILE disk.raw"),
+    container("a User Mode Linux copy-on-write file", At(0, b"OOOM"), "merge it: uml_moo FILE disk.raw"),
+    container("an Apple II disk (2MG)", At(0, b"2IMG"), FLOPPY),
+    container("a WOZ floppy image", At(0, b"WOZ1\xFF\n\r\n"), FLOPPY),
+    container("a WOZ floppy image", At(0, b"WOZ2\xFF\n\r\n"), FLOPPY),
+    container("a MOOF floppy image", At(0, b"MOOF\xFF\n\r\n"), FLOPPY),
+    container("an A2R flux image", At(0, b"A2R2\xFF\n\r\n"), FLOPPY),
+    container("an A2R flux image", At(0, b"A2R3\xFF\n\r\n"), FLOPPY),
+    container("a MAME floppy image (MFI)", At(0, b"MESSFLOPPYIMAGE\0"), FLOPPY),
+    container("a MAME floppy image (MFI)", At(0, b"MAMEFLOPPYIMAGE\0"), FLOPPY),
+    container("an 86F floppy image", At(0, b"86BF"), FLOPPY),
+    container("an FDI floppy image", At(0, b"Formatted Disk Image file\r\n"), FLOPPY),
+    container("an STX floppy image", At(0, b"RSY\0\x03\0"), FLOPPY),
+    container("a UDI floppy image", At(0, b"UDI!"), FLOPPY),
+    container(
+        "a T98-Next disk (NHD)",
+        At(0, b"T98HDDIMAGE.R0\0"),
+        "convert it: the disk follows the header, whose length is at byte 272",
+    ),
+    container("an HDF disk of RS-IDE", At(0, b"RS-IDE\x1A"), "convert it: hdfmonkey rebuild FILE disk.raw"),
     container("a CISO image", At(0, b"CISO"), GAME),
     container("a ZISO image", At(0, b"ZISO"), GAME),
     container("a DAX image", At(0, b"DAX\0"), GAME),
@@ -180,10 +274,11 @@ const ALL: &[Container] = &[
     container("ddrescue's logfile", At(0, b"# Rescue Logfile. Created by "), MAP),
 ];
 
+const TAR: &str = "a tar archive";
 const MAP: &str = "name the image that it is the map of; --mapfile takes the map";
 
 /// Says what a file is that holds a disk and is not read here, and the way out; nothing of a file that is not known.
-pub(super) fn recognised(input: &Input) -> Option<Error> {
+pub(super) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
     if input.is_device() || input.is_folder() {
         return None;
     }
@@ -195,11 +290,43 @@ pub(super) fn recognised(input: &Input) -> Option<Error> {
         }
         Looks(is) => is(&start, input.len()),
     };
-    let found = ALL.iter().find(fits)?;
-    let file = input.path().display();
-    let way_out = found.way_out.replace("FILE", &file.to_string());
-    let hint = if found.way_out.contains("disk.raw") { format!("{way_out}; {WHOLE}") } else { way_out };
+    let found = ALL.iter().find(fits).filter(|found| !(named_raw && found.name == TAR))?;
+    let out = output_name(input.path());
+    let file = quoted(&input.path().display().to_string());
+    // The file's own name last: it may be that of an example.
+    let way_out = found.way_out.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
+    let mut hint = if found.way_out.contains("disk.raw") {
+        format!("{way_out}; {}", WHOLE.replace("disk.raw", &out))
+    } else {
+        way_out
+    };
+    if let Some(other) = pieces::neighbour(input) {
+        hint = format!(
+            "if it and '{other}' are pieces of one file, join them first: cat … > joined; then {hint}"
+        );
+    }
     Some(Error::bad_image(format!("is {}, and not the disk that is in it", found.name)).hint(hint))
+}
+
+/// A name for what comes out of a file: one that nothing has.
+fn output_name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let names = (0..).map(|n: u32| match n {
+        0 => format!("{stem}-plain.raw"),
+        n => format!("{stem}-plain-{n}.raw"),
+    });
+    let free = names.take(100).find(|name| !file.with_file_name(name).exists() && !Path::new(name).exists());
+    quoted(&free.unwrap_or_else(|| "NEW.raw".into()))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let dashed = if word.starts_with('-') { "./" } else { "" };
+    format!("'{dashed}{}'", word.replace('\'', "'\\''"))
 }
 
 fn bzip2(start: &[u8], _: u64) -> bool {
@@ -241,6 +368,16 @@ fn disk_copy(start: &[u8], len: u64) -> bool {
         && 84 + u64::from(be32(start, 64)) + u64::from(be32(start, 68)) == len
 }
 
+/// Twelve bytes that begin each sector of a CD, and a mode that there is.
+fn compact_disc(start: &[u8], len: u64) -> bool {
+    let sync = start.len() > 16 && start[0] == 0 && start[11] == 0 && start[1..11].iter().all(|b| *b == 0xFF);
+    sync && start[15] <= 2 && len >= 2352
+}
+
+fn lha(start: &[u8], _: u64) -> bool {
+    start.len() > 21 && &start[2..5] == b"-lh" && start[6] == b'-' && start[20] <= 3
+}
+
 fn ghost(start: &[u8], _: u64) -> bool {
     start.len() > 3 && start.starts_with(b"\xFE\xEF") && start[2] <= 9 && start[3] <= 10
 }
@@ -270,7 +407,7 @@ mod tests {
         let mut bytes = start.to_vec();
         bytes.resize(len.max(start.len()), 0);
         let input = Input::new(Box::new(bytes), Path::new("disk.img")).unwrap();
-        recognised(&input).map(|e| format!("{e} ({})", e.hint.as_deref().unwrap_or_default()))
+        recognised(&input, false).map(|e| format!("{e} ({})", e.hint.as_deref().unwrap_or_default()))
     }
 
     #[test]

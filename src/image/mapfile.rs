@@ -51,7 +51,10 @@ impl Listed {
         }
         if end >= UNLIKELY_END {
             self.unknown = true;
-            self.end = self.end.max(start);
+            // One that only begins there says nothing of the disk.
+            if start < UNLIKELY_END {
+                self.end = self.end.max(start);
+            }
         } else {
             self.end = self.end.max(end);
             if status == Status::Finished {
@@ -79,7 +82,7 @@ impl Listed {
         match end {
             End::AtLeast(_) => remarks.push(format!(
                 "the mapfile's last block ends at 2^63-1, as ddrescue writes it where the system does not tell a \
-                 device's size (macOS); taken to end at {size}, the end of the image"
+                 device's size (macOS); the disk is taken to end at {size}"
             )),
             End::Known(end) if end > size => remarks.push(format!(
                 "the mapfile goes past the end of the disk ({size} bytes); what is past it is left out"

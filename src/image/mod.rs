@@ -83,6 +83,11 @@ pub trait Image: Send + Sync {
         &self.about().claims
     }
 
+    /// Whether some of its files are missing or cut off: what it says of the disk may not be all.
+    fn is_incomplete(&self) -> bool {
+        self.about().incomplete || !self.lost().is_empty()
+    }
+
     /// What its maker had read of the disk, and the files that are here do not hold: ranges in bytes, in order.
     fn lost(&self) -> &[Range<u64>] {
         &self.about().lost
@@ -303,16 +308,26 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         }
         (Some(format), _) => Ok(format),
         (None, named) => {
-            if let Some(error) = containers::recognised(input) {
+            let raw = named.is_some_and(|f| f.name == raw::FORMAT.name);
+            if let Some(error) = containers::recognised(input, raw) {
                 return Err(error);
             }
             let listed = matches!(options.mapfile, Mapfile::File(_)) || options.badblocks.is_some();
             match named {
                 Some(format) => Ok(format),
                 None if input.is_device() || listed => Ok(&raw::FORMAT),
-                None => Err(Error::bad_image("not an image of any format that is known here").hint(
-                    "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
-                )),
+                None => {
+                    let error = Error::bad_image("not an image of any format that is known here");
+                    Err(match pieces::neighbour(input) {
+                        // What is one of several must not be taken for all.
+                        Some(other) => error.hint(format!(
+                            "if it and '{other}' are pieces of one disk, join them, in order, into one file: cat … > disk.raw"
+                        )),
+                        None => error.hint(
+                            "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
+                        ),
+                    })
+                }
             }
         }
     }

@@ -97,7 +97,13 @@ impl Parts {
             _ if plain => None,
             _ => return refuse(not_next_to),
         };
-        let Some(path) = found else { return Ok(None) };
+        let Some(path) = found else {
+            // What a link that leads nowhere stands for is missing, and not just not there.
+            if plain && own.join(dir).join(name).symlink_metadata().is_ok() {
+                return refuse("is a symbolic link that leads nowhere");
+            }
+            return Ok(None);
+        };
         let meta = path.metadata().map_err(|e| Error::io("cannot be looked at", &path, e))?;
         if !meta.is_file() {
             return refuse("is no plain file");

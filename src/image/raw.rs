@@ -121,10 +121,17 @@ fn map_beside(
     }
     let mut found: Option<(PathBuf, Listed)> = None;
     for name in maps_of(input.path()) {
-        // One that leads elsewhere is not the image's.
-        let Ok(Some(file)) = input.beside(&name) else { continue };
-        let path = input.path_of(file);
         let shown = name.display();
+        let file = match input.beside(&name) {
+            Ok(Some(file)) => file,
+            Ok(None) => continue,
+            // One that leads elsewhere, or is no file, need not be the image's.
+            Err(e) => {
+                remarks.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                continue;
+            }
+        };
+        let path = input.path_of(file);
         let listed = match Listed::read(&path) {
             Ok(listed) => listed,
             // Any program may call what it has to say that.

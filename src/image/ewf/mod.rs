@@ -103,6 +103,14 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         return error.map_or_else(|| flaw(HEADER, "no section tells the size of the disk"), Err);
     };
     let size = sectors * u64::from(sector);
+    // One chunk more may hold the rest of a source that was not whole sectors.
+    if chunks > size.div_ceil(chunk) + 1 {
+        let what = format!("the segments list {chunks} chunks, and the disk has {}", size.div_ceil(chunk));
+        let error = Error::bad_image(what);
+        return Err(
+            error.hint("segments of another disk are among them: put the image into a directory of its own")
+        );
+    }
     facts.size_bytes = size;
     facts.logical_sector_bytes = if sector.is_power_of_two() && sector >= 512 { sector } else { 0 };
     let bad = BadBlocks::from_unsorted(ranges.into_iter().map(|r| BadRange {

@@ -60,7 +60,8 @@ impl Media {
     /// Whether both may be of the same set of segments.
     fn is_same(&self, other: &Media) -> bool {
         let named = [self.set, other.set].iter().all(|set| *set != [0; 16]);
-        (self.sector, self.chunk) == (other.sector, other.chunk) && (!named || self.set == other.set)
+        (self.sectors, self.sector, self.chunk) == (other.sectors, other.sector, other.chunk)
+            && (!named || self.set == other.set)
     }
 }
 

@@ -118,6 +118,7 @@ impl Gaps {
     pub(in crate::image) fn report(self, lost: Vec<std::ops::Range<u64>>, used: bool, about: &mut About) {
         let Gaps { missing, damaged, later, has_last } = self;
         let is_whole = missing.is_empty() && damaged.is_empty();
+        about.incomplete = !is_whole && !has_last;
         if !missing.is_empty() {
             about.facts.more.insert("missing_segments".into(), missing.clone().into());
             let verb = if missing.len() == 1 { "segment is" } else { "segments are" };
