@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("a_cut_off_segment_of_an_e01_costs_what_comes_after", &[Need::Program("ewfacquire")], cut_off),
     ("all_that_the_segments_of_an_ex01_hold_is_read", &[], ex01),
     ("an_e01_of_a_source_that_is_not_whole_sectors", &[Need::Program("ewfexport")], odd_source),
+    ("a_segment_of_another_disk_is_no_success", &[Need::Program("ewfacquire")], foreign),
     ("an_encrypted_e01_is_called_encrypted", &[Need::Program("ewfacquire")], encrypted),
 ];
 
@@ -53,6 +54,31 @@ fn segments(lab: &Lab, truth: &[u8], format: &str) -> Vec<PathBuf> {
         fs::read_dir(lab.path(format)).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
+}
+
+/// Segments of two acquisitions that cannot be told apart by what they say: the stored hash does.
+fn foreign() {
+    let lab = Lab::new();
+    let truth = disk(3 << 20);
+    let first = segments(&lab, &truth, "encase6");
+    let mut other = truth.clone();
+    other.iter_mut().step_by(512).for_each(|b| *b ^= 1);
+    let second = segments(&lab, &other, "encase5");
+    lab.cdi(["extract", "encase6/d.E01", "x.raw"]).ends(0);
+    lab.cdi(["create", "encase6/d.E01", "x.cdimg"]).ends(0);
+    assert!(name(&first[1]) == "d.E02" && name(&second[1]) == "d.E02");
+    fs::copy(&second[1], &first[1]).unwrap();
+    for words in [["extract", "encase6/d.E01", "y.raw"], ["create", "encase6/d.E01", "y.cdimg"]] {
+        let ran = lab.cdi(words).ends(4);
+        assert!(ran.err.contains("the MD5 of the disk is"), "{}", ran.err);
+    }
+    let ran = lab.command().args(["extract", "-q", "encase6/d.E01", "-"]).output().unwrap();
+    assert_eq!(ran.status.code(), Some(4));
+    lab.cdi(["verify", "encase6/d.E01"]).ends(4);
+    // Of a disk of another size.
+    let longer = segments(&lab, &disk(5 << 20), "encase7");
+    fs::copy(&longer[1], &first[1]).unwrap();
+    lab.cdi(["extract", "encase6/d.E01", "z.raw"]).ends(4);
 }
 
 fn name(file: &Path) -> String {

@@ -1,5 +1,6 @@
 //! The hashes that an image claims of its disk, made anew from the disk's bytes in order.
 
+use crate::disk::fill;
 use crate::image::claims::{Claim, Hasher, hex};
 use crate::units::index;
 
@@ -16,6 +17,15 @@ impl Checked {
     /// Whether the claim holds.
     pub fn holds(&self) -> bool {
         self.got == hex(&self.claim.value)
+    }
+}
+
+impl std::fmt::Display for Checked {
+    /// What a claim that does not hold says.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Claim { of, kind, value, .. } = &self.claim;
+        let (kind, got, value) = (kind.name(), &self.got, hex(value));
+        write!(f, "the {kind} of {of} is {got}, and the image says {value}: some byte is not what was imaged")
     }
 }
 
@@ -52,6 +62,21 @@ impl Claims {
                 }
                 *next += 1;
             }
+        }
+    }
+
+    /// `len` bytes at `at` of the disk, which are `pattern` over and over, the first of it at every multiple of 8.
+    pub fn fill(&mut self, at: u64, len: u64, pattern: [u8; 8]) {
+        if pattern == [0; 8] || self.claims.is_empty() {
+            return self.zeros(at, len);
+        }
+        let mut block = vec![0; 64 << 10];
+        let mut done = 0;
+        while done < len {
+            let part = &mut block[..index((len - done).min(64 << 10))];
+            fill(part, &pattern, at + done);
+            self.bytes(at + done, part);
+            done += part.len() as u64;
         }
     }
 

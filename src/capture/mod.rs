@@ -27,8 +27,9 @@ use crate::image::facts::{Facts, rfc3339};
 use crate::parallel;
 use crate::system::random;
 use buffer::Buffer;
+use claims::{Checked, Claims};
 use hash::Hashes;
-use pack::{Done, Shared};
+use pack::{Done, Part, Shared};
 use sink::Sink;
 
 /// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
@@ -73,6 +74,8 @@ pub struct Made {
     pub failed_bytes: u64,
     /// The facts as they stand in the image.
     pub facts: Facts,
+    /// The hashes that the source's image stores of its disk, held against what was read. None if not all could be read.
+    pub checked: Vec<Checked>,
 }
 
 /// Makes an image of `source` in `store`, which is empty. `step` is told of each few bytes of the disk that are
@@ -97,6 +100,7 @@ pub fn create(
     };
     let shared = Shared::new(options.clone());
     let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
+    let mut claims = Claims::new(source.image().claims());
     parallel::ordered(
         options.threads,
         jobs::jobs(source, geometry),
@@ -104,6 +108,13 @@ pub fn create(
         |packer, job| pack::work(source, geometry, &shared, packer, job),
         |done: Done| {
             let disk = done.disk.clone();
+            for part in &done.parts {
+                match part {
+                    Part::Fill { disk, pattern } => claims.fill(disk.start, disk.end - disk.start, *pattern),
+                    Part::Missing { disk, .. } => claims.zeros(disk.start, disk.end - disk.start),
+                    Part::Bytes(bytes) => claims.bytes(bytes.start, &bytes.raw),
+                }
+            }
             sink.take(done)?;
             // As far as it goes, so that what is read and what is not tried yet never make more ranges than there are.
             sink.writer.copy_map(source.bad(), disk.clone())?;
@@ -115,6 +126,9 @@ pub fn create(
         (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
     facts.finished = Some(rfc3339(SystemTime::now()));
+    if made.failed_bytes == 0 {
+        made.checked = claims.finish();
+    }
     made.missing_bytes = writer.bad().missing();
     writer.set_facts(facts.clone());
     made.image_bytes = writer.finish()?;

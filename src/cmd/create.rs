@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
-use super::{End, Interrupt, guard, imaging, keeper, open_disk, plain_reads, protect_shown};
+use super::{End, Interrupt, guard, hashes_hold, imaging, keeper, open_disk, plain_reads, protect_shown};
 use crate::capture::guard::{Guard, Over, refuse_other_name};
 use crate::capture::target::Target;
 use crate::capture::{self, Made, Options};
@@ -92,7 +92,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
 
     let end = tell(args, source.size(), &made, &took, ui);
-    Ok(if source.image().is_incomplete() { End::DataMissing } else { end })
+    let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.remark(c)).count() > 0;
+    Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
 /// `cdi create - IMAGE`: the disk comes from another program, from its first byte to its last.
@@ -171,6 +172,7 @@ fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
         "missing_bytes": made.missing_bytes,
         "failed_bytes": made.failed_bytes,
         "facts": made.facts,
+        "hashes_hold": hashes_hold(&made.checked),
     }));
     let share = made.image_bytes as f64 * 100.0 / size as f64;
     ui.say(format!(

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{End, Interrupt, guard, open_disk, plain_reads};
+use super::{End, Interrupt, guard, hashes_hold, open_disk, plain_reads};
+use crate::capture::claims::{Checked, Claims};
 use crate::capture::guard::{refuse_foreign_map, refuse_other_name};
 use crate::capture::target::Target;
 use crate::cli::{Bad, Extract};
@@ -47,14 +48,17 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     } else {
         to_file(args, &disk, ui)?
     };
-    let Copied { lost, took, mapfile } = copied;
+    let Copied { lost, took, mapfile, checked } = copied;
+    let checked = if lost == 0 { checked } else { Vec::new() };
     ui.json(&json!({
         "out": args.out.display().to_string(),
         "mapfile": mapfile.as_ref().map(|path| path.display().to_string()),
         "size_bytes": disk.size(),
         "missing_bytes": missing,
         "lost_bytes": lost,
+        "hashes_hold": hashes_hold(&checked),
     }));
+    let wrong = checked.iter().filter(|c| !c.holds()).inspect(|c| ui.remark(c)).count() > 0;
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
         ui.remark(format!(
@@ -74,7 +78,11 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         };
         ui.say(format!("{} are missing and {how}; {place}", human(missing)));
     }
-    Ok(if missing + lost == 0 && !disk.image().is_incomplete() { End::Done } else { End::DataMissing })
+    Ok(if !wrong && missing + lost == 0 && !disk.image().is_incomplete() {
+        End::Done
+    } else {
+        End::DataMissing
+    })
 }
 
 /// What was copied.
@@ -85,6 +93,8 @@ struct Copied {
     took: String,
     /// The map that was written.
     mapfile: Option<PathBuf>,
+    /// The hashes that the image stores, held against what was read.
+    checked: Vec<Checked>,
 }
 
 fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
@@ -114,7 +124,8 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
         map_target.finish()?;
     }
     target.finish()?;
-    Ok(Copied { lost: copied.lost, took: copied.took, mapfile: mapped.then_some(map_path) })
+    let mapfile = mapped.then_some(map_path);
+    Ok(Copied { lost: copied.lost, took: copied.took, mapfile, checked: copied.checked })
 }
 
 /// A device whose name was mistyped is not to become a file.
@@ -142,6 +153,8 @@ struct AllCopied<'a> {
     map: Cow<'a, BadBlocks>,
     lost: u64,
     took: String,
+    /// The hashes that the image stores, held against what was read.
+    checked: Vec<Checked>,
 }
 
 /// Copies the disk to the same offsets of `file`.
@@ -158,6 +171,9 @@ fn copy_all<'a>(
     let mut damaged = ChangingMap::default();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
+    // What the image says of its hashes is held against what is read, as long as it is at hand.
+    let mut claims = Claims::new(disk.image().claims());
+    let claimed = !disk.image().claims().is_empty();
     let copy = |buf: &mut Vec<u8>, run: Run| {
         let whole = missing == Missing::WrittenOver;
         let done = match run.kind {
@@ -178,10 +194,17 @@ fn copy_all<'a>(
             Ok(Err(e)) if whole => write_zeros(file, &run.disk).map(|()| Err(e)),
             done => done,
         };
-        (run, done)
+        let held = claimed && run.kind == RunKind::Held && matches!(done, Ok(Ok(())));
+        let bytes = if held { std::mem::take(buf) } else { Vec::new() };
+        (run, done, bytes)
     };
-    parallel::ordered(parallel::cores(), runs(disk), Vec::new, copy, |(run, done)| {
+    parallel::ordered(parallel::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
         let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
+        if bytes.is_empty() {
+            claims.zeros(run.disk.start, run.disk.end - run.disk.start);
+        } else {
+            claims.bytes(run.disk.start, &bytes);
+        }
         if let Err(e) = done {
             lost += lost_now(args, &run, e)?;
             damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
@@ -193,7 +216,7 @@ fn copy_all<'a>(
     if lost > 0 {
         map.to_mut().apply(damaged.settle().ranges());
     }
-    Ok(AllCopied { map, lost, took: progress.finish() })
+    Ok(AllCopied { checked: claims.finish(), map, lost, took: progress.finish() })
 }
 
 fn cannot_be_written(out: &Path, e: io::Error) -> Error {

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::capture::claims::Checked;
 use crate::capture::guard::{Guard, Over};
 use crate::cli::{self, Cli, Verb};
 use crate::disk::{BadPolicy, Disk, Options};
@@ -157,6 +158,11 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
     }
     protect_shown(&mut guard);
     guard
+}
+
+/// Whether the hashes that an image stores hold, for JSON; null if there are none, or they were not made.
+fn hashes_hold(checked: &[Checked]) -> Option<bool> {
+    (!checked.is_empty()).then(|| checked.iter().all(Checked::holds))
 }
 
 /// Protects the images that are mounted: their readers would lose them.

@@ -54,7 +54,7 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
     if size > disk.size() {
         ui.remark(format!("the last {} of the device are as they were", human(size - disk.size())));
     }
-    Ok(Copied { lost: copied.lost, took: copied.took, mapfile: None })
+    Ok(Copied { lost: copied.lost, took: copied.took, mapfile: None, checked: copied.checked })
 }
 
 /// What is written over with the device at `out`: itself, what it is a part of, and the file that it shows.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Copied, fill_missing, lost_now, pieces};
+use crate::capture::claims::Claims;
 use crate::cli::Extract;
 use crate::cmd::{Interrupt, guard};
 use crate::disk::Disk;
@@ -35,6 +36,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         (run, read.map(|()| bytes))
     };
     let mut lost = 0;
+    let mut claims = Claims::new(disk.image().claims());
     let mut buf = Vec::new();
     parallel::ordered(
         parallel::cores(),
@@ -48,6 +50,10 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
                 }
                 _ => Error::failed("stdout cannot be written").because(e),
             };
+            match &read {
+                Ok(bytes) if run.kind == RunKind::Held => claims.bytes(run.disk.start, bytes),
+                _ => claims.zeros(run.disk.start, run.disk.end - run.disk.start),
+            }
             match read {
                 Ok(bytes) if run.kind == RunKind::Held => {
                     out.write_all(&bytes).map_err(failed).map_err(|e| interrupt.check().err().unwrap_or(e))?
@@ -72,7 +78,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
             interrupt.check()
         },
     )?;
-    Ok(Copied { lost, took: progress.finish(), mapfile: None })
+    Ok(Copied { lost, took: progress.finish(), mapfile: None, checked: claims.finish() })
 }
 
 /// Stdout, which the next program may be slow to read: in between, the user may not want it any more.
