@@ -68,6 +68,16 @@ impl Plan {
             words: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
+            // What has thousands of files is not written over by name.
+            files: self
+                .disk
+                .input()
+                .paths()
+                .into_iter()
+                .skip(1)
+                .take(1000)
+                .filter(|p| p.to_str().is_some())
+                .collect(),
             // Known before there is a device, so that another command sees that there will be one.
             with: self.device.as_ref().and_then(|_| {
                 let first = attach::candidates(self.with).ok()?.first().copied()?;

@@ -46,6 +46,9 @@ pub struct Record {
     /// What made the block device: `losetup`, `hdiutil`, `diskutil`.
     #[serde(default)]
     pub with: Option<String>,
+    /// The image's other files: segments, extents, parents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PathBuf>,
 }
 
 /// What tells a child of the service that it is one.

@@ -101,6 +101,11 @@ fn read() {
         let ran = lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(2);
         assert!(ran.err.contains("is mounted at"), "{}", ran.err);
         lab.cdi(["unmount", "m"]).ends(0);
+        // Nor the parent of what is mounted.
+        lab.cdi(["mount", "over.qcow2", "m"]).ends(0);
+        let ran = lab.cdi(["extract", "a.cdimg", "base.raw", "--force"]).ends(2);
+        assert!(ran.err.contains("is mounted at"), "{}", ran.err);
+        lab.cdi(["unmount", "m"]).ends(0);
         assert!(bytes(&lab, "a.cdimg") == before);
         lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(4);
     }

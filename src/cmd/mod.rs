@@ -168,7 +168,9 @@ fn hashes_hold(checked: &[Checked]) -> Option<bool> {
 /// Protects the images that are mounted: their readers would lose them.
 fn protect_shown(guard: &mut Guard) {
     for record in records_if_any() {
-        guard.protect(&record.image, &format!("is mounted at {}", record.mountpoint.display()));
+        let why = format!("is mounted at {}", record.mountpoint.display());
+        guard.protect(&record.image, &why);
+        record.files.iter().for_each(|file| guard.protect(file, &why));
     }
     // Another user's: on Linux the mount says what it is of.
     for mount in mountinfo().unwrap_or_default().iter().filter(|m| m.is_ours() && m.source.starts_with('/')) {
