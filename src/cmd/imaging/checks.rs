@@ -1,0 +1,107 @@
+//! What is refused before a byte is written: an image on its own disk, a raw image that has a map, another disk.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::capture::rescue::source::Source;
+use crate::cli::Create;
+use crate::error::Error;
+use crate::image::cdi::read::CdiImage;
+use crate::image::{Image, Mapfile, raw};
+use crate::system::{Layer, layers_below};
+use crate::ui::Ui;
+
+/// An image that lies on the disk that is read would be read, too, and a disk that loses data is not to be written to.
+pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
+    // The disk: a device and, if that shows a file, the file; or a file.
+    let mut own = Vec::new();
+    if is_device(&args.source) {
+        for layer in layers_below(&args.source) {
+            let last = matches!(layer, Layer::File { .. });
+            own.push(layer);
+            if last {
+                break;
+            }
+        }
+    } else if let Ok(meta) = fs::metadata(&args.source) {
+        own.push(Layer::File { id: (meta.dev(), meta.ino()), path: args.source.clone() });
+    }
+    // Where the image is, or will be.
+    let image = args.image.canonicalize().unwrap_or_else(|_| args.image.clone());
+    let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let below = layers_below(dir);
+    let same = |a: &Layer, b: &Layer| match (a, b) {
+        (Layer::File { id: a, .. }, Layer::File { id: b, .. }) => a == b,
+        (a, b) => a == b,
+    };
+    let shares = |layer: &Layer| below.iter().any(|other| same(layer, other));
+    let is_file = |layer: &&Layer| matches!(layer, Layer::File { .. });
+    if own.first().is_some_and(shares) || own.iter().filter(is_file).any(shares) {
+        let what = format!("its directory lies on {}, the disk that is read", args.source.display());
+        return Err(Error::usage(what).at(&args.image).hint("put the image on another disk"));
+    }
+    if own.iter().any(shares) {
+        ui.remark(format!(
+            "the image lies on the same drive as {}, on another part of it",
+            args.source.display()
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = fs::metadata(path).map(|m| m.file_type());
+    kind.is_ok_and(|k| k.is_block_device() || k.is_char_device())
+}
+
+/// Where a raw image has a map, its bytes alone are not the disk.
+pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
+    if is_device(&args.source) || args.how.mapfile() != Mapfile::Beside {
+        return Ok(());
+    }
+    match raw::has_map_beside(&args.source) {
+        Some(map) => {
+            let what =
+                format!("has a map next to it, {}: it is an image, and not a disk to be read", map.display());
+            let hint = "without --rescue and the like it is converted, with its map; --mapfile none reads it as a disk";
+            Err(Error::usage(what).at(&args.source).hint(hint))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses to go on with another disk than the one that the image is of.
+pub(super) fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error> {
+    let (facts, known) = (image.facts(), source.facts());
+    let size = image.size();
+    let sector = image.superblock().logical_sector.get();
+    let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    let what = if size != known.size {
+        format!("has {} bytes, and the image is of a disk of {size}", known.size)
+    } else if differ(&facts.serial, &known.serial) {
+        let serial = |s: &Option<String>| s.clone().unwrap_or_default();
+        format!(
+            "has the serial number {}, and the image is of {}",
+            serial(&known.serial),
+            serial(&facts.serial)
+        )
+    } else if differ(&facts.model, &known.model) && (facts.serial.is_none() || known.serial.is_none()) {
+        let model = |m: &Option<String>| m.clone().unwrap_or_default();
+        format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
+    } else if !sector.is_multiple_of(known.logical) {
+        format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical)
+    } else {
+        return Ok(());
+    };
+    if force {
+        return Ok(());
+    }
+    Err(Error::usage(what).at(source.path()).hint(if size != known.size {
+        "was a partition imaged, or is this one? if it is the same disk, shown with another size by its adapter, --force \
+         reads what is there"
+    } else {
+        "if it is the same disk all the same: --force"
+    }))
+}
