@@ -183,6 +183,20 @@ fn split() {
         fs::create_dir(&dir).unwrap();
         let mut split = Command::new("split");
         split.args(options).arg("../whole").arg(prefix).current_dir(&dir);
+        // What else is called after the disk, the whole disk among it, is no piece of it.
+        for other in [
+            "disk.raw",
+            "disk.dd",
+            "disk.img",
+            "disk.map",
+            "disk.log",
+            "disk.txt",
+            "disk.img.gz",
+            "disk.img.md5",
+        ] {
+            fs::write(dir.join(other), if other.ends_with("gz") { &truth[..99] } else { &truth[..] })
+                .unwrap();
+        }
         if !split.status().unwrap().success() {
             // An older one cannot count so.
             continue;
@@ -190,6 +204,8 @@ fn split() {
         let _ = fs::remove_file(lab.path("out.raw"));
         lab.cdi(["extract", &format!("s{n}/{first}"), "out.raw"]).ends(0);
         assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{options:?}");
+        lab.cdi(["info", &format!("s{n}/disk.raw")]).ends(0);
+        lab.cdi(["info", &format!("s{n}/disk.dd")]).ends(0);
     }
 }
 

@@ -240,6 +240,7 @@ fn refuse_link(input: &Input) -> Result<(), Error> {
 /// Refuses a disk of which a later piece is there and an earlier one is not.
 fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
     let Some(name) = file_name(input) else { return Ok(()) };
+    let count = series.map_or(0, |s| s.others.len()) as u64;
     let known: Vec<(Numbered, Symbols, &str)> = match series {
         Some(s) => {
             let last = s.others.last().map_or(name, |(name, _)| name);
@@ -273,6 +274,13 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
             let Ok(Some(file)) = beside(input, later) else { continue };
             let len = input.len_of(file);
             if len == 0 || (len > input.len() && first.strength() != Strength::Sure) {
+                continue;
+            }
+            // Extensions are letters, too: `disk.log` is a piece only if it is as long as one, or not far away.
+            let ordinals =
+                symbols.ordinal(&last.1).zip(symbols.ordinal(first.counter_of(later).unwrap_or_default()));
+            let far = ordinals.is_some_and(|(a, b)| b.saturating_sub(a) > 2 * count + 16);
+            if matches!(symbols, Symbols::Letters | Symbols::Capitals) && far && len != input.len() {
                 continue;
             }
             let missing = symbols.successors(&last.1).into_iter().next().unwrap_or_default();

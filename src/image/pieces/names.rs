@@ -60,6 +60,15 @@ impl Symbols {
         found
     }
 
+    /// How many counters of its length come before this one; none if there are more than can be counted.
+    pub(super) fn ordinal(self, counter: &str) -> Option<u64> {
+        let base = self.all().len() as u64;
+        counter.bytes().try_fold(0u64, |n, b| {
+            let digit = self.all().iter().position(|s| *s == b)? as u64;
+            n.checked_mul(base)?.checked_add(digit)
+        })
+    }
+
     /// Whether every byte of a counter is one of these.
     pub(super) fn make(self, counter: &str) -> bool {
         counter.bytes().all(|b| self.all().contains(&b))
@@ -117,6 +126,8 @@ impl Numbered {
                 lens.extend([run, 2, 3].into_iter().filter(|len| *len <= run && (2..=5).contains(len)));
             }
             lens.retain(|len| *len > 0 && *len < end);
+            // `disk.raw` is no piece of `disk.aaa`, next to which it lies.
+            lens.retain(|len| !is_raw_extension(&name[end - len..end]));
             lens.sort_unstable_by(|a, b| b.cmp(a));
             lens.dedup();
             found.extend(lens.into_iter().map(|len| Numbered {
