@@ -108,8 +108,8 @@ impl Listed {
 enum Blocks {
     /// As long as they come in order, as they mostly do: what is not finished up to `covered`, gaps among it.
     InOrder { ranges: Vec<BadRange>, covered: u64 },
-    /// As the file has them, finished ones, too: a gap is what no block is about. How many are not finished.
-    Any { blocks: Vec<BadRange>, unfinished: usize },
+    /// As the file has them: a gap is what no block is about. Of finished ones only the place is kept.
+    Any { unfinished: Vec<BadRange>, finished: Vec<Range<u64>> },
 }
 
 impl Default for Blocks {
@@ -145,25 +145,30 @@ impl Blocks {
                 return;
             }
             // It is an earlier place: what was finished so far has to be told from gaps.
-            let (mut blocks, mut at) = (Vec::new(), 0);
-            let end = BadRange::new(*covered..*covered, Status::Finished);
-            for r in std::mem::take(ranges).into_iter().chain([end]) {
+            let (mut finished, mut at) = (Vec::new(), 0);
+            for r in ranges.iter() {
                 if r.start > at {
-                    push(&mut blocks, BadRange::new(at..r.start, Status::Finished));
+                    finished.push(at..r.start);
                 }
                 at = r.end;
-                if r.tries == 0 && !r.is_empty() {
-                    push(&mut blocks, r);
-                }
             }
-            let unfinished = blocks.iter().filter(|b| b.status != Status::Finished).count();
-            *self = Blocks::Any { blocks, unfinished };
+            if *covered > at {
+                finished.push(at..*covered);
+            }
+            ranges.retain(|r| r.tries == 0);
+            *self = Blocks::Any { unfinished: std::mem::take(ranges), finished };
         }
-        if let Blocks::Any { blocks, unfinished } = self {
-            let before = blocks.len();
-            push(blocks, block);
-            if block.status != Status::Finished {
-                *unfinished += blocks.len() - before;
+        if let Blocks::Any { unfinished, finished } = self {
+            match finished.last_mut() {
+                _ if block.status != Status::Finished => {
+                    grow(unfinished);
+                    push(unfinished, block);
+                }
+                Some(last) if last.end == block.start => last.end = block.end,
+                _ => {
+                    grow(finished);
+                    finished.push(block.start..block.end);
+                }
             }
         }
     }
@@ -173,14 +178,14 @@ impl Blocks {
         match self {
             Blocks::InOrder { ranges, .. } => ranges.len(),
             // Of finished ones there may be as many, but no more.
-            Blocks::Any { blocks, unfinished } => (*unfinished).max(blocks.len() / 2),
+            Blocks::Any { unfinished, finished } => unfinished.len().max(finished.len()),
         }
     }
 
     /// The map of a disk of `size` bytes, and remarks.
     fn map(self, size: u64) -> (BadBlocks, Vec<String>) {
         match self {
-            Blocks::Any { blocks, .. } => settled(blocks, size),
+            Blocks::Any { unfinished, finished } => settled(unfinished, finished, size),
             Blocks::InOrder { mut ranges, covered } => {
                 if covered < size {
                     push(&mut ranges, gap(covered..size));
@@ -319,25 +324,51 @@ fn block(words: &[&str], listed: &mut Listed) -> Result<(), String> {
     listed.add(start, end, status)
 }
 
-/// The map that blocks tell of, whatever their order: what none speaks of is non-tried, and where two disagree the less
-/// processed status holds. What was done is remarked.
-fn settled(mut blocks: Vec<BadRange>, size: u64) -> (BadBlocks, Vec<String>) {
-    let mut remarks = Vec::new();
+/// Makes room for one more, step by step: a list that doubles would take twice the memory that is needed.
+fn grow<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len().clamp(1 << 10, 1 << 18));
+    }
+}
+
+/// The map of blocks in any order: what none is about is non-tried, and where two disagree the less processed status holds.
+/// What was done is remarked.
+fn settled(
+    mut unfinished: Vec<BadRange>,
+    mut finished: Vec<Range<u64>>,
+    size: u64,
+) -> (BadBlocks, Vec<String>) {
     // In order of position, and among equals the worse first, to see gaps and contradictions.
-    blocks.sort_unstable_by_key(|b| (b.start, b.status, b.end));
-    let mut covered = 0;
+    unfinished.sort_unstable_by_key(|b| (b.start, b.status, b.end));
+    finished.sort_unstable_by_key(|r| (r.start, r.end));
     let mut gaps = Vec::new();
-    let (mut gap_bytes, mut contradiction) = (0, false);
-    let mut before: Option<(u64, Status)> = None;
-    for b in &blocks {
-        let (start, end) = (b.start.min(size), b.end.min(size));
+    let (mut covered, mut gap_bytes, mut contradiction) = (0, 0, false);
+    // How far the finished ones go so far, and the others, with the status of the one that goes farthest.
+    let (mut read, mut failed) = (0, (0, Status::Finished));
+    let (mut some, mut others) = (finished.iter().peekable(), unfinished.iter().peekable());
+    loop {
+        let is_finished = match (some.peek(), others.peek()) {
+            (None, None) => break,
+            (Some(f), Some(u)) => f.start < u.start,
+            (f, _) => f.is_some(),
+        };
+        let range = if is_finished {
+            let range = some.next().cloned().unwrap_or_default();
+            contradiction |= range.start < failed.0;
+            read = range.end.max(read);
+            range
+        } else {
+            let Some(b) = others.next() else { break };
+            contradiction |= b.start < read || (b.start < failed.0 && b.status != failed.1);
+            if b.end >= failed.0 {
+                failed = (b.end, b.status);
+            }
+            b.start..b.end
+        };
+        let (start, end) = (range.start.min(size), range.end.min(size));
         if start > covered {
             gaps.push(BadRange::new(covered..start, Status::NonTried));
             gap_bytes += start - covered;
-        }
-        contradiction |= before.is_some_and(|(until, s)| start < until && s != b.status);
-        if before.is_none_or(|(until, _)| end >= until) {
-            before = Some((end, b.status));
         }
         covered = covered.max(end);
     }
@@ -345,12 +376,16 @@ fn settled(mut blocks: Vec<BadRange>, size: u64) -> (BadBlocks, Vec<String>) {
         gaps.push(BadRange::new(covered..size, Status::NonTried));
         gap_bytes += size - covered;
     }
-    remarks.extend(gap_remark(gap_bytes));
+    let mut remarks: Vec<String> = gap_remark(gap_bytes).into_iter().collect();
     if contradiction {
         remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
     }
-    let listed = blocks.into_iter().map(|b| b.cut(b.start.min(size)..b.end.min(size)));
-    (BadBlocks::from_unsorted(listed.chain(gaps)), remarks)
+    drop(finished);
+    unfinished.retain(|b| b.start < size);
+    unfinished.iter_mut().for_each(|b| b.end = b.end.min(size));
+    unfinished.reserve_exact(gaps.len());
+    unfinished.append(&mut gaps);
+    (BadBlocks::from_vec(unfinished), remarks)
 }
 
 /// A number as C's `%lli` reads it: decimal, 0x hexadecimal, or octal with a leading 0. Never negative.
@@ -471,6 +506,45 @@ pub(super) mod tests {
             let mut lines = lines.clone();
             lines.rotate_left(at);
             assert_eq!(map_of(&text(&lines), 250_000), expect, "{at}");
+        }
+    }
+
+    #[test]
+    fn blocks_in_any_order_agree_with_a_plain_vector() {
+        let mut random = 7u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 33) % below
+        };
+        for _ in 0..2000 {
+            let mut listed = Listed::default();
+            let mut plain = [None::<Status>; 80];
+            for _ in 0..next(12) {
+                let start = next(70);
+                let end = start + 1 + next(10);
+                let status = match next(4) {
+                    0 => Status::Finished,
+                    1 => Status::Bad,
+                    2 => Status::NonTried,
+                    _ => Status::NonScraped,
+                };
+                listed.add(start, end, status).unwrap();
+                for at in start..end {
+                    let here = &mut plain[usize::try_from(at).unwrap()];
+                    *here = Some(here.map_or(status, |before| before.min(status)));
+                }
+            }
+            let (map, _) = listed.map(64, 1);
+            for (at, expect) in plain.iter().take(64).enumerate() {
+                let got = map
+                    .next(at as u64)
+                    .filter(|r| r.start <= at as u64)
+                    .map_or(Status::Finished, |r| r.status);
+                assert_eq!(got, expect.unwrap_or(Status::NonTried), "at {at}: {map:?}");
+            }
+            let apart =
+                |w: &[BadRange]| w[0].end < w[1].start || (w[0].end == w[1].start && !w[0].like(&w[1]));
+            assert!(map.ranges().windows(2).all(apart), "not merged: {map:?}");
         }
     }
 
