@@ -1,11 +1,34 @@
 //! Bytes after the disk's last sector: an image of a file that is not whole sectors holds them, in its last chunk.
 
+use crate::image::About;
 use crate::image::codec::{Codec, adler32, expand};
 use crate::units::index;
 
+/// Looks at what the disk's last chunk, which is stored in `stored`, holds after the `wanted` bytes of the disk, and says so
+/// in `about`; stored hashes may cover it. `most` is the length of a whole chunk. Returns how many bytes the last chunk
+/// holds, if that is more than the disk has there.
+pub(in crate::image) fn note(
+    about: &mut About,
+    sector: u64,
+    codec: Codec,
+    stored: &[u8],
+    wanted: u64,
+    most: u64,
+) -> Option<u32> {
+    let bytes = whole(codec, stored, wanted, most)?;
+    let after = &bytes[index(wanted)..];
+    if after.is_empty() {
+        return None;
+    }
+    about.remarks.push(remark(after.len(), sector));
+    about.facts.more.insert("bytes_after_disk".into(), after.len().into());
+    about.claims.iter_mut().for_each(|claim| claim.after = after.to_vec());
+    u32::try_from(bytes.len()).ok().filter(|_| wanted > 0)
+}
+
 /// All bytes of a chunk that is stored in `stored` and holds at least `wanted`, if it passes its check. `most` is the
 /// length of a whole chunk. Padding may follow a chunk.
-pub(in crate::image) fn whole(codec: Codec, stored: &[u8], wanted: u64, most: u64) -> Option<Vec<u8>> {
+fn whole(codec: Codec, stored: &[u8], wanted: u64, most: u64) -> Option<Vec<u8>> {
     let (wanted, most) = (index(wanted), index(most));
     let bytes = match codec {
         Codec::StoredAdler32 => {
@@ -22,7 +45,7 @@ pub(in crate::image) fn whole(codec: Codec, stored: &[u8], wanted: u64, most: u6
 }
 
 /// The warning about so many bytes after the disk.
-pub(in crate::image) fn remark(bytes: usize, sector: u64) -> String {
+fn remark(bytes: usize, sector: u64) -> String {
     format!(
         "the image holds {bytes} bytes after the last whole sector of {sector} bytes: its source was not whole sectors. They \
          are not part of the disk; stored hashes may cover them"

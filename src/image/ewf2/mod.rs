@@ -184,15 +184,7 @@ impl Ewf2 {
             return;
         }
         let wanted = self.size % self.chunk;
-        let Some(bytes) = tail::whole(codec, &stored, wanted, self.chunk) else { return };
-        let after = &bytes[index(wanted)..];
-        if after.is_empty() {
-            return;
-        }
-        self.last = u32::try_from(bytes.len()).ok().filter(|_| wanted > 0);
-        self.about.remarks.push(tail::remark(after.len(), self.media.sector));
-        self.about.facts.more.insert("bytes_after_disk".into(), after.len().into());
-        self.about.claims.iter_mut().for_each(|claim| claim.after = after.to_vec());
+        self.last = tail::note(&mut self.about, self.media.sector, codec, &stored, wanted, self.chunk);
     }
 
     /// The chunks of a table.
