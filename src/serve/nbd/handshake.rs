@@ -24,8 +24,14 @@ const LONGEST_OPTION: u32 = 64 << 10;
 /// No honest client sends more options.
 const MOST_OPTIONS: usize = 1000;
 
-/// Speaks with the client until it begins to read (`Some`) or goes away (`None`).
-pub(super) fn shake<S: Read + Write>(stream: &mut S, size: u64, longest: u32) -> io::Result<Option<Agreed>> {
+/// Speaks with the client until it begins to read (`Some`) or goes away (`None`). `welcome` is called before the answer that
+/// ends it, so that a client that has that answer has its place.
+pub(super) fn shake<S: Read + Write>(
+    stream: &mut S,
+    size: u64,
+    longest: u32,
+    welcome: impl Fn() -> io::Result<()>,
+) -> io::Result<Option<Agreed>> {
     let hello = Message::default().u64(MAGIC).u64(OPTION_MAGIC).u16(FIXED_NEWSTYLE | NO_ZEROES);
     stream.write_all(&hello.0)?;
     let flags = read_u32(stream)?;
@@ -56,6 +62,7 @@ pub(super) fn shake<S: Read + Write>(stream: &mut S, size: u64, longest: u32) ->
                 if flags & u32::from(NO_ZEROES) == 0 {
                     export = export.bytes(&[0; 124]);
                 }
+                welcome()?;
                 stream.write_all(&export.0)?;
                 return Ok(Some(agreed));
             }
@@ -74,6 +81,9 @@ pub(super) fn shake<S: Read + Write>(stream: &mut S, size: u64, longest: u32) ->
                     reply(REP_ERR_UNKNOWN, b"there is one export, without a name")?
                 }
                 Some(_) => {
+                    if option == OPT_GO {
+                        welcome()?;
+                    }
                     let export = Message::default().u16(INFO_EXPORT).u64(size).u16(TRANSMISSION_FLAGS);
                     reply(REP_INFO, &export.0)?;
                     let blocks = Message::default().u16(INFO_BLOCK_SIZE).u32(1).u32(4096).u32(longest);
@@ -175,7 +185,7 @@ mod tests {
                     .collect();
                 words = words.u64(OPTION_MAGIC).u32(option).u32(len).bytes(&data);
             }
-            let _ = shake(&mut Client(Cursor::new(words.0)), 512, 4096);
+            let _ = shake(&mut Client(Cursor::new(words.0)), 512, 4096, || Ok(()));
         }
     }
 }

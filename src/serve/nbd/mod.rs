@@ -58,9 +58,9 @@ struct Answers<'a> {
 }
 
 fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
-    let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), LONGEST)?;
+    let welcome = || peer.introduce();
+    let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), LONGEST, welcome)?;
     let Some(agreed) = agreed else { return Ok(()) };
-    peer.introduce()?;
     let answers = Answers { disk, pool, peer, agreed, out: Mutex::new(stream.another()?) };
     let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
     in_flight(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
