@@ -1,16 +1,24 @@
 //! The program: parse, run, exit.
 
+mod attach;
+mod cli;
+mod cmd;
+mod mount;
+mod service;
+mod ui;
+
 use std::process::ExitCode;
 
-use cdi::cli::Cli;
-use cdi::error::{Error, Kind};
-use cdi::ui::{self, Ui};
+use cdi_base::error::{Error, Kind};
 use clap::Parser;
 
+use crate::cli::Cli;
+use crate::ui::Ui;
+
 fn main() -> ExitCode {
-    cdi::daemon::note_inherited();
-    cdi::system::survive_file_limits();
-    cdi::system::allow_files();
+    mount::daemon::note_inherited();
+    cdi_system::survive_file_limits();
+    cdi_system::allow_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no errors; and who asked for JSON gets the errors so.
@@ -24,7 +32,7 @@ fn main() -> ExitCode {
     };
     ui::start_log(cli.verbose);
     let ui = Ui { json: cli.json, quiet: cli.quiet };
-    match cdi::cmd::run(cli) {
+    match cmd::dispatch::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             ui.error(&error);

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use cdi::disk::{Disk, Options};
-use cdi::image::{OpenOptions, open};
+use cdi_image::disk::{Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open;
 
 use crate::Test;
 use crate::common::{Lab, Need, Random, blocks, corpus, disk, mapfile};

@@ -6,14 +6,15 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cdi::disk::{Disk, Options};
-use cdi::image::bad::{BadRange, Reason, Status};
-use cdi::image::cdi::index::Geometry;
-use cdi::image::cdi::write::{NewImage, Store, Writer};
-use cdi::image::codec::{Codec, Packer};
-use cdi::image::facts::Facts;
-use cdi::image::input::Input;
-use cdi::image::{OpenOptions, open_source};
+use cdi_image::badmap::{BadRange, Reason, Status};
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::writer::{NewImage, Store, Writer};
+use cdi_image::codec::{Codec, Packer};
+use cdi_image::disk::{Disk, Options};
+use cdi_image::facts::Facts;
+use cdi_image::image::OpenOptions;
+use cdi_image::input::Input;
+use cdi_image::open::open_source;
 
 use crate::Test;
 use crate::common::{Lab, Random, disk, mapfile};
@@ -193,7 +194,7 @@ fn left(before: &[u8], ops: &[Op], random: &mut Random, how: u64) -> Vec<u8> {
     bytes
 }
 
-fn open(bytes: Vec<u8>) -> Result<Disk, cdi::error::Error> {
+fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
     let opened = open_source(Box::new(bytes), Path::new("crash.cdimg"), &OpenOptions::default())?;
     Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
 }

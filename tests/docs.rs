@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cdi::image::cdi::layout::{RawEntry, RawPiece, RawRange, RecordHeader, Superblock};
+use cdi_image::cdimg::layout::{RawEntry, RawPiece, RawRange, RecordHeader, Superblock};
 
 use crate::Test;
 use crate::common::{Lab, Need};

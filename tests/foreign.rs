@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cdi::disk::{BadPolicy, Disk, Options};
-use cdi::image::bad::Status;
-use cdi::image::claims::hex;
-use cdi::image::{OpenOptions, open, open_source};
-
+use cdi_image::badmap::Status;
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::{open, open_source};
+use cdi_image::stored_hashes::hex;
 use sha2::{Digest, Sha256};
 
 use crate::Test;
@@ -760,7 +760,7 @@ fn damaged_texts() {
             if badblocks {
                 options.badblocks = Some((list, 1024));
             } else {
-                options.mapfile = cdi::image::Mapfile::File(list);
+                options.mapfile = cdi_image::image::Mapfile::File(list);
             }
             if let Ok(opened) = open(&lab.path("d.raw"), &options) {
                 assert!(

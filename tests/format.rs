@@ -4,13 +4,13 @@ use std::fs;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use cdi::disk::{Disk, Options};
-use cdi::image::bad::Status;
-use cdi::image::cdi::layout::*;
-use cdi::image::cdi::record::{Head, encode};
-use cdi::image::cdi::write::parse_superblock;
-use cdi::image::codec::Codec;
-use cdi::image::{OpenOptions, open_source};
+use cdi_image::badmap::Status;
+use cdi_image::cdimg::layout::*;
+use cdi_image::cdimg::record::{Head, encode};
+use cdi_image::codec::Codec;
+use cdi_image::disk::{Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open_source;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes;
 
@@ -57,7 +57,7 @@ pub fn fixtures_list() -> Vec<(String, Vec<u8>)> {
     all
 }
 
-pub fn open(bytes: Vec<u8>) -> Result<Disk, cdi::error::Error> {
+pub fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
     let opened = open_source(Box::new(bytes), Path::new("fixture.cdimg"), &OpenOptions::default())?;
     Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
 }
@@ -234,7 +234,7 @@ fn poked_structures() {
 }
 
 fn parse_salt(bytes: &[u8]) -> u64 {
-    parse_superblock(bytes).unwrap().salt.get()
+    Superblock::parse(bytes).unwrap().salt.get()
 }
 
 fn copies() {
@@ -265,7 +265,7 @@ fn copies() {
 fn early_copy() {
     let truth = fixture_disk();
     for (name, fixture) in fixtures_list() {
-        let superblock = |at: usize| parse_superblock(&fixture[at..]).unwrap();
+        let superblock = |at: usize| Superblock::parse(&fixture[at..]).unwrap();
         let slots = [superblock(0), superblock(64 << 10)];
         let newest = usize::from(slots[1].generation.get() > slots[0].generation.get());
         let (old, new) = (slots[1 - newest], slots[newest]);
@@ -288,7 +288,7 @@ fn early_copy() {
 /// An unfinished image with very many small records: an error in words, soon, with little memory.
 fn hostile_records() {
     let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
-    let mut superblock = parse_superblock(&fixture[64 << 10..]).unwrap();
+    let mut superblock = Superblock::parse(&fixture[64 << 10..]).unwrap();
     let size = 1u64 << 60;
     superblock.disk_size = size.into();
     superblock.root = RawEntry::UNREAD;

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use cdi::disk::{Disk, Options};
-use cdi::image::{OpenOptions, open_source};
+use cdi_image::disk::{Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open_source;
 
 use crate::Test;
 use crate::common::{Lab, Random, disk};
@@ -119,7 +120,7 @@ fn versions() {
     }
 }
 
-fn open(bytes: Vec<u8>) -> Result<Disk, cdi::error::Error> {
+fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
     let opened = open_source(Box::new(bytes), Path::new("d.iboredimg"), &OpenOptions::default())?;
     Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
 }

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cdi::image::{OpenOptions, open};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open;
 
 use crate::Test;
 use crate::common::{Lab, Need, Random, disk, run};

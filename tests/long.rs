@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Instant;
 
-use cdi::error::{Error, Kind};
-use cdi::image::cdi::layout::{MOST_FACTS, RecordType};
-use cdi::image::cdi::record::{Head, Record, encode};
-use cdi::image::cdi::scan::decode_facts;
-use cdi::image::codec::Codec;
-use cdi::image::input::Input;
-use cdi::image::{OpenOptions, open};
+use cdi_base::error::{Error, Kind};
+use cdi_image::cdimg::layout::{MOST_FACTS, RecordType};
+use cdi_image::cdimg::record::{Head, Record, encode};
+use cdi_image::cdimg::scan::decode_facts;
+use cdi_image::codec::Codec;
+use cdi_image::image::OpenOptions;
+use cdi_image::input::Input;
+use cdi_image::open::open;
 
 use crate::Test;
 use crate::common::{Lab, Need, peak_memory};
@@ -153,7 +154,7 @@ fn ended() {
     let out = fs::File::options().read(true).write(true).create_new(true).open(lab.path("out")).unwrap();
     let input = Input::open(&lab.path("disk.cdimg")).unwrap();
     let (mut steps, mut last) = (0, 0);
-    cdi::capture::repair::repair(&input, &out, &lab.path("out"), &mut |at| {
+    cdi_capture::repair::repair(&input, &out, &lab.path("out"), &mut |at| {
         steps += u32::from(at > len);
         assert!(at >= last || at == input.len(), "{at} comes after {last}");
         last = at;

@@ -49,7 +49,7 @@ type Test = (&'static str, &'static [Need], fn());
 fn with_all_signals() {
     use std::os::unix::process::CommandExt;
     const AGAIN: &str = "CDI_TESTS_AGAIN";
-    if cdi::system::ending_signals().len() == 3 || std::env::var_os(AGAIN).is_some() {
+    if cdi_system::ending_signals().len() == 3 || std::env::var_os(AGAIN).is_some() {
         return;
     }
     let mut env = std::process::Command::new("env");

@@ -4,17 +4,19 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use cdi::disk::{BadPolicy, Disk, Options};
-use cdi::error::ReadError;
-use cdi::image::about::About;
-use cdi::image::bad::{BadRange, Reason, Status};
-use cdi::image::cdi::index::Geometry;
-use cdi::image::cdi::layout::{RECORDS_AT, RawEntry};
-use cdi::image::cdi::write::{NewImage, Store, Writer};
-use cdi::image::codec::{Codec, Packer, Sum};
-use cdi::image::facts::Facts;
-use cdi::image::input::Input;
-use cdi::image::{Extent, Image, OpenOptions, Opened, Origin, Packed, open_source};
+use cdi_base::error::ReadError;
+use cdi_image::badmap::{BadRange, Reason, Status};
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::layout::{RECORDS_AT, RawEntry};
+use cdi_image::cdimg::writer::{NewImage, Store, Writer};
+use cdi_image::codec::{Codec, Packer, Sum};
+use cdi_image::details::About;
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::extent::{Extent, Origin, Packed};
+use cdi_image::facts::Facts;
+use cdi_image::image::{Image, OpenOptions, Opened};
+use cdi_image::input::Input;
+use cdi_image::open::open_source;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Test;
@@ -115,7 +117,7 @@ impl Truth {
 }
 
 /// Writes a random image into `store`. What it should read as, with what was given before an error.
-pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::error::Error>) {
+pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_base::error::Error>) {
     let random = &mut Random::new(seed);
     let chunk = 4096u32 << random.below(4);
     let size = 1 + random.below(40 * u64::from(chunk));
@@ -203,7 +205,7 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi::
     (truth, result)
 }
 
-fn open(bytes: Vec<u8>) -> Result<Disk, cdi::error::Error> {
+fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
     let opened = open_source(Box::new(bytes), Path::new("model.cdimg"), &OpenOptions::default())?;
     Ok(Disk::new(opened, Options { bad: BadPolicy::Error, cache: 1 << 20, ..Options::default() }))
 }
@@ -324,7 +326,7 @@ struct FailingReads {
     left: Mutex<u64>,
 }
 
-impl cdi::image::input::ReadAt for FailingReads {
+impl cdi_image::input::ReadAt for FailingReads {
     fn read_at(&self, buf: &mut [u8], at: u64) -> std::io::Result<usize> {
         let mut left = self.left.lock().unwrap();
         *left = left.saturating_sub(1);
@@ -396,7 +398,7 @@ fn liar() {
     let bytes = vec![0x5A; 4096];
     let image = Liar { sum: xxh3_64(&bytes), about: About::default() };
     let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
-    let opened = Opened { image: Box::new(image), input, format: cdi::image::FORMATS[0] };
+    let opened = Opened { image: Box::new(image), input, format: cdi_image::open::FORMATS[0] };
     let disk = Disk::new(opened, Options::default());
     let mut buf = vec![0; 4096];
     for _ in 0..2 {

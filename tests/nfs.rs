@@ -7,7 +7,8 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Instant;
 
-use cdi::serve::{Tree, nfs};
+use cdi_serve::nfs;
+use cdi_serve::tree::Tree;
 
 use crate::Test;
 use crate::common::{Lab, Need, Ran, Random, Server, run, wait_until};
@@ -304,8 +305,8 @@ fn strangers() {
 fn single() {
     let lab = Lab::new();
     let truth = lab.image(SECTORS, 512, &[]);
-    let opened = cdi::image::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
-    let disk = cdi::disk::Disk::new(opened, Default::default());
+    let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
+    let disk = cdi_image::disk::Disk::new(opened, Default::default());
     let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
     let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true);
     let (listener, port) = nfs::bind(0).unwrap();

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cdi::capture::rescue::areas::Direction;
-use cdi::capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, Plan};
-use cdi::image::bad::{BadBlocks, BadRange, Reason, Status};
+use cdi_capture::rescue::areas::Direction;
+use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, Plan};
+use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 
 use crate::Test;
 use crate::common::{Lab, Need, Ran, Random, blocks, disk, mapfile, open_direct, run, wait_until};
@@ -281,8 +281,8 @@ fn as_its_passes() {
         }
         let left = BadBlocks::from_unsorted(passes.areas().iter().copied());
         let mut text = Vec::new();
-        let mapfile = cdi::image::mapfile::Mapfile { map: &left, size: sectors * 512 };
-        cdi::image::listing::write(&mapfile, &mut text).unwrap();
+        let mapfile = cdi_image::badmap::ddrescue::Mapfile { map: &left, size: sectors * 512 };
+        cdi_image::text::listing::write(&mapfile, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         let their_map = blocks(&fs::read_to_string(&map).unwrap());
         assert_eq!(blocks(&text), their_map, "seed {seed}");

@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cdi::disk::{Disk, Options};
-use cdi::error::ReadError;
-use cdi::image::{OpenOptions, open};
+use cdi_base::error::ReadError;
+use cdi_image::disk::{Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open;
 use serde_json::json;
 
-use crate::Test;
 use crate::common::{Lab, Need, Random, disk, run};
-use crate::makers;
+use crate::{Test, makers};
 
 pub const TESTS: &[Test] = &[
     ("all_that_the_segments_of_an_e01_hold_is_read", &[Need::Program("ewfacquire")], missing),

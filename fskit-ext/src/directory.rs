@@ -1,6 +1,6 @@
 //! How the folder is listed: by cookies that begin anywhere.
 
-use cdi::serve::{Id, Kind, ROOT};
+use cdi_serve::tree::{Id, Kind, ROOT};
 
 use crate::errno::Refused;
 use crate::volume::{Attributes, Volume};
@@ -73,10 +73,11 @@ pub fn list(
 
 #[cfg(test)]
 mod tests {
+    use cdi_serve::tree::DISK;
+
     use super::*;
     use crate::errno::Errno;
     use crate::volume::testing::{fixture, volume};
-    use cdi::serve::DISK;
 
     const FILES: [&str; 6] =
         ["disk.raw", "disk.dmg", ".metadata_never_index", "badblocks.json", "badblocks.map", "info.json"];

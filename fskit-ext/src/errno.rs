@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cdi::error::{Error, Kind};
+use cdi_base::error::{Error, Kind};
 
 /// An error number of macOS. (Linux has others for some of them, and the tests run there, too.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +102,10 @@ fn of(error: &Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io;
     use std::path::Path;
+
+    use super::*;
 
     #[test]
     fn what_the_system_said_is_passed_on() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cdi::disk::Disk;
+use cdi_image::disk::Disk;
 
 /// The longest name of a volume, in bytes of UTF-8. Finder shows no more of it anyway.
 pub const LONGEST_NAME: usize = 127;

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cdi::disk::{Disk, Options};
-use cdi::error::{ErrnoStyle, Error};
-use cdi::image::{self, OpenOptions};
-use cdi::parallel;
-use cdi::serve::{Id, Kind, ROOT, Tree};
+use cdi_base::error::{ErrnoStyle, Error};
+use cdi_base::workers;
+use cdi_image::disk::{Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open;
+use cdi_serve::tree::{Id, Kind, ROOT, Tree};
 
 use crate::errno::{Errno, Refused};
 use crate::identity::{self, Uuid};
@@ -83,7 +84,7 @@ pub struct Volume {
 impl Volume {
     /// Opens the image at `path`. Everything that can be wrong with it is found here.
     pub fn open(path: &Path) -> Result<Volume, Refused> {
-        let disk = Disk::new(image::open(path, &OpenOptions::default())?, Options::default());
+        let disk = Disk::new(open(path, &OpenOptions::default())?, Options::default());
         let uuid = identity::uuid(&disk);
         let mut tree = Tree::new(Arc::new(disk), ErrnoStyle::Io, false);
         // Nobody but macOS ever looks.
@@ -98,7 +99,7 @@ impl Volume {
 
     /// Starts to read ahead. Whoever only wants to know what an image is needs no threads.
     pub fn start(&self) -> Result<(), Refused> {
-        let started = self.tree.disk().start_readahead(parallel::cores());
+        let started = self.tree.disk().start_readahead(workers::cores());
         Ok(started.map_err(|e| Error::failed("threads cannot be started").because(e))?)
     }
 
@@ -213,16 +214,17 @@ fn since_1970(time: SystemTime) -> Duration {
 /// What the tests of this crate share.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::*;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
 
     pub(crate) fn fixture(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/v1").join(name)
     }
 
     pub(crate) fn disk_of(path: &Path) -> Disk {
-        Disk::new(image::open(path, &OpenOptions::default()).unwrap(), Options::default())
+        Disk::new(open(path, &OpenOptions::default()).unwrap(), Options::default())
     }
 
     pub(crate) fn volume(path: &Path) -> Volume {

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Attacher, Request, told};
-use crate::error::{Error, Kind};
-use crate::system::ask;
+use cdi_base::error::{Error, Kind};
+use cdi_system::ask;
+
+use super::{Attacher, Request, macos_output};
 
 /// One of macOS's programs for disk images.
 pub struct Apple {
@@ -38,27 +39,27 @@ impl Attacher for Apple {
 
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
         // The file has only just come to be there: a device that shows this path shows what was there before.
-        for stale in told::devices(file)? {
+        for stale in macos_output::devices(file)? {
             self.detach(&stale, file, true)?;
         }
         let said = self.run(&mut (self.attach)(file, request))?;
         // What shows the file is what counts; what the program says is believed where nothing else tells.
-        let shown = told::devices(file)?;
-        let device = match told::attached(&said) {
+        let shown = macos_output::devices(file)?;
+        let device = match macos_output::attached(&said) {
             Some(device) if shown.is_empty() || shown.contains(&device) => device,
             _ => shown.into_iter().next().ok_or_else(|| {
                 let what = format!("{} attached it, but does not say as which device", self.name);
                 Error::failed(what).at(file)
             })?,
         };
-        match told::check(&device, request) {
+        match macos_output::check(&device, request) {
             Ok(()) => Ok(device),
             Err(e) => self.detach(&device, file, true).and(Err(e)),
         }
     }
 
     fn devices(&self, file: &Path) -> Result<Vec<PathBuf>, Error> {
-        told::devices(file)
+        macos_output::devices(file)
     }
 
     fn mounts(&self, _: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -79,7 +80,7 @@ impl Attacher for Apple {
         let start = Instant::now();
         let patience = if force { PATIENCE / 4 } else { PATIENCE };
         // A number may be somebody else's by now: what does not show the file is left alone.
-        let is_ours = || told::devices(file).map(|all| all.iter().any(|d| d == device));
+        let is_ours = || macos_output::devices(file).map(|all| all.iter().any(|d| d == device));
         while is_ours()? {
             let late = start.elapsed() > patience;
             let mut answer = Ok(Vec::new());

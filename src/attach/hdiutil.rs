@@ -3,8 +3,9 @@
 
 use std::process::Command;
 
+use cdi_base::units::SECTOR;
+
 use super::apple::Apple;
-use crate::units::SECTOR;
 
 /// `hdiutil`.
 pub const HDIUTIL: Apple = Apple {

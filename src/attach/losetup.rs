@@ -11,10 +11,11 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cdi_base::error::{Error, Kind};
+use cdi_base::units::SECTOR;
+use cdi_system::{MountInfo, ask, mountinfo};
+
 use super::{Attacher, Request};
-use crate::error::{Error, Kind};
-use crate::system::{MountInfo, ask, mountinfo};
-use crate::units::SECTOR;
 
 /// Loop devices.
 pub struct Losetup;

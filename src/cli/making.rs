@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use cdi_base::units::parse_size;
 use clap::Args;
 
 use super::values::{CodecName, chunk_size, sector_size};
 use super::{HowToOpen, Over};
-use crate::units::parse_size;
 
 /// How an image is made.
 #[derive(Debug, Args)]

@@ -6,11 +6,10 @@ pub(crate) mod values;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use cdi_base::units::parse_size;
+use cdi_capture::guard;
+use cdi_image::image::Mapfile;
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
-
-use crate::capture::guard;
-use crate::image::Mapfile;
-use crate::units::parse_size;
 pub use making::{Compact, Create, Repair, Rescue};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
 use values::{cache_size, list_block_size, readahead, sector_size};

@@ -2,11 +2,10 @@
 
 use std::ops::RangeInclusive;
 
+use cdi_base::units::parse_size;
+use cdi_image::cdimg::layout::{CHUNK_LEAST, CHUNK_MOST};
+use cdi_image::codec::Codec;
 use clap::ValueEnum;
-
-use crate::image::cdi::layout::{CHUNK_LEAST, CHUNK_MOST};
-use crate::image::codec::Codec;
-use crate::units::parse_size;
 
 /// A codec's name.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]

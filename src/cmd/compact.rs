@@ -5,19 +5,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use cdi_base::error::Error;
+use cdi_base::units::human;
+use cdi_capture::compact::compact;
+use cdi_capture::guard::{Guard, Over, refuse_other_name};
+use cdi_image::cdimg::{FORMAT, reader};
+use cdi_image::image::Image;
+use cdi_image::input::Input;
+use cdi_system::output_file::{OutputFile, open_locked};
 use serde_json::json;
 
 use super::{End, Interrupt, protect_shown};
-use crate::capture::compact::compact;
-use crate::capture::guard::{Guard, Over, refuse_other_name};
-use crate::capture::target::{Target, open_locked};
 use crate::cli::Compact;
-use crate::error::Error;
-use crate::image::Image;
-use crate::image::cdi::{FORMAT, read};
-use crate::image::input::Input;
 use crate::ui::Ui;
-use crate::units::human;
 
 pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let path = &args.image;
@@ -27,18 +27,18 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     // In place of the old one, or as a file of its own; in both cases not while somebody writes the old one.
     let out = args.out.as_ref().unwrap_or(path);
     let (_old, (mut target, new)) = match &args.out {
-        None => (None, Target::replace(path)?),
+        None => (None, OutputFile::replace(path)?),
         Some(out) => {
             refuse_other_name(out, &FORMAT)?;
             let mut guard =
                 Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
             guard.protect(path, "is the image that is read");
             protect_shown(&mut guard);
-            (Some(open_locked(path, false)?), Target::create(out, &guard)?)
+            (Some(open_locked(path, false)?), guard.create(out)?)
         }
     };
     let input = Arc::new(Input::open(path)?);
-    let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
+    let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.remarks().iter().for_each(|r| ui.remark(r));
     if image.has_more()? {
         let what =

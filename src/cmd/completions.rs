@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
+use cdi_base::error::Error;
+use cdi_capture::guard::{Guard, Over};
 use clap::CommandFactory;
 use serde_json::json;
 
 use super::{End, protect_shown};
-use crate::capture::guard::{Guard, Over};
-use crate::capture::target::Target;
 use crate::cli::Cli;
-use crate::error::Error;
 use crate::ui::Ui;
 
 pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
@@ -29,7 +28,7 @@ pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
     cli.build();
     pages(&cli, &mut |page| {
         let path = dir.join(page.get_filename());
-        Target::write(&path, &guard, |file| page.render(file))
+        guard.write(&path, |file| page.render(file))
     })?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
         ui.say(format!("the man pages are in {}", dir.display()));

@@ -6,22 +6,26 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cdi_base::error::Error;
+use cdi_base::units::{SECTOR, human};
+use cdi_base::workers;
+use cdi_capture::convert;
+use cdi_capture::guard::{Guard, Over, refuse_other_name};
+use cdi_capture::options::{Made, Options};
+use cdi_image::cdimg;
+use cdi_image::codec::Codec;
+use cdi_image::facts::Facts;
+use cdi_image::image::Mapfile;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
-use super::{End, Interrupt, guard, hashes_hold, imaging, keeper, open_disk, plain_reads, protect_shown};
-use crate::capture::guard::{Guard, Over, refuse_other_name};
-use crate::capture::target::Target;
-use crate::capture::{self, Made, Options};
-use crate::cli::{self, Create, Rescue};
-use crate::error::Error;
-use crate::image::codec::Codec;
-use crate::image::facts::Facts;
-use crate::image::{Mapfile, cdi};
-use crate::parallel;
+use super::{
+    End, Interrupt, guard, hashes_hold, imaging, open_disk, plain_reads, protect_shown, worker_process,
+};
+use crate::cli;
+use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
-use crate::units::{SECTOR, human};
 
 pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let codec = Codec::from(args.codec);
@@ -42,10 +46,10 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
             notes: args.notes.clone(),
             ..Facts::default()
         },
-        threads: parallel::cores(),
+        threads: workers::cores(),
         hash: !args.rescue.no_hash,
     };
-    refuse_other_name(&args.image, &cdi::FORMAT)?;
+    refuse_other_name(&args.image, &cdimg::FORMAT)?;
     if args.image.as_os_str() == "-" {
         return Err(Error::usage("an image is written at any place, and not to stdout"));
     }
@@ -53,7 +57,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         return from_stdin(args, options, ui);
     }
     if imaging::is_meant(args) {
-        return keeper::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
+        return worker_process::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
     let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;
@@ -81,9 +85,9 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
 
     let interrupt = Interrupt::new()?;
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
-    let (mut target, file) = Target::create(&args.image, &guard(over, &image, Some(&source)))?;
+    let (mut target, file) = guard(over, &image, Some(&source)).create(&args.image)?;
     let mut progress = ui.progress("imaging", source.size());
-    let made = capture::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
+    let made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
@@ -116,7 +120,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
     let file_in = file_in.map_err(|e| Error::failed("stdin cannot be read").because(e))?;
     guard.protect_file(&file_in, "is stdin");
-    let (mut target, file) = Target::create(&args.image, &guard)?;
+    let (mut target, file) = guard.create(&args.image)?;
     let mut progress = ui.progress("imaging", 0);
     let sector = how.sector_size.unwrap_or(SECTOR);
     let source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
@@ -125,7 +129,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
         target.check()?;
         interrupt.check()
     };
-    let made = capture::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
+    let made = convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
     let took = progress.finish();
     target.finish()?;
     let size = made.facts.size_bytes;

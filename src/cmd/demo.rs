@@ -5,24 +5,24 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use cdi_base::error::{Error, Kind};
+use cdi_base::units::index;
+use cdi_base::workers;
+use cdi_capture::convert;
+use cdi_capture::guard::{Guard, Over};
+use cdi_capture::options::{DEFAULT_CHUNK, Options as CaptureOptions};
+use cdi_image::codec::Codec;
+use cdi_image::disk::Options;
+use cdi_image::facts::Facts;
+use cdi_serve::tree::DISK_NAME;
 use serde_json::{Value, json};
 
-use super::{End, Interrupt, open_disk, up};
-use crate::attach;
-use crate::capture::guard::{Guard, Over};
-use crate::capture::target::Target;
-use crate::capture::{self, DEFAULT_CHUNK};
-use crate::cli::{self, Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
-use crate::daemon;
-use crate::disk::Options;
-use crate::down::down;
-use crate::error::{Error, Kind};
-use crate::image::codec::Codec;
-use crate::image::facts::Facts;
-use crate::parallel;
-use crate::serve::DISK_NAME;
+use super::{End, Interrupt, mount, open_disk};
+use crate::cli::{Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
+use crate::mount::daemon;
+use crate::mount::teardown::down;
 use crate::ui::Ui;
-use crate::units::index;
+use crate::{attach, cli};
 
 const DISK_BYTES: u64 = 8 << 20;
 const SECTOR: u64 = 512;
@@ -65,8 +65,8 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let how = HowToOpen { mapfile: Some(map), ..HowToOpen::default() };
     let source = open_disk(&cli::Image { image: raw, how }, super::plain_reads(), ui)?;
     let facts = Facts { serial: Some("DEMO-1".into()), source: Some("cdi demo".into()), ..Facts::default() };
-    let (codec, threads) = (Codec::Zstd, parallel::cores());
-    let options = capture::Options {
+    let (codec, threads) = (Codec::Zstd, workers::cores());
+    let options = CaptureOptions {
         codec,
         level: codec.levels().1,
         chunk: DEFAULT_CHUNK,
@@ -75,8 +75,8 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         threads,
         hash: true,
     };
-    let (target, file) = Target::create(&image, &Guard::new(Over { force: true, ..Over::default() }))?;
-    let made = capture::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
+    let (target, file) = Guard::new(Over { force: true, ..Over::default() }).create(&image)?;
+    let made = convert::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
     target.finish()?;
     tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
 
@@ -86,7 +86,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
     let device = (may && attach::candidates(None).is_ok()).then(DeviceOptions::default);
     let image = cli::Image { image, how: HowToOpen::default() };
-    let mut up = daemon::up(up::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
+    let mut up = daemon::up(mount::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
     let gone = down(&mut up.record, true);
     interrupt.check()?;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use cdi_base::error::Error;
+use cdi_system::{ask, has_program};
 use serde_json::{Value, json};
 
 use super::End;
-use crate::error::Error;
-use crate::mounts::runtime_dir;
-use crate::system::{ask, has_program};
+use crate::mount::record::runtime_dir;
 use crate::ui::Ui;
 
 /// How long a program may take to say what it is.
@@ -63,7 +63,7 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
     if findings.iter().all(|f| f.ok || f.optional) {
         return Ok(End::Done);
     }
-    Ok(End::Code(crate::error::Kind::Unavailable.exit_code()))
+    Ok(End::Code(cdi_base::error::Kind::Unavailable.exit_code()))
 }
 
 fn findings() -> Vec<Finding> {

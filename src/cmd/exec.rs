@@ -6,13 +6,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::{End, up::plan};
-use crate::attach;
-use crate::cli::{self, Exec};
-use crate::daemon::{self, Plan};
-use crate::down::down;
-use crate::error::{Error, Kind};
+use cdi_base::error::{Error, Kind};
+
+use super::End;
+use super::mount::plan;
+use crate::cli::Exec;
+use crate::mount::daemon;
+use crate::mount::daemon::Plan;
+use crate::mount::teardown::down;
 use crate::ui::{Ui, go_on_unheard};
+use crate::{attach, cli};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     // Who only wants the directory needs no device, and no right to make one.

@@ -10,23 +10,23 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use cdi_base::error::{Error, Kind, ReadError};
+use cdi_base::units::{human, index};
+use cdi_base::workers;
+use cdi_capture::guard::{refuse_foreign_map, refuse_other_name};
+use cdi_capture::hash_check::{Checked, Claims};
+use cdi_image::badmap::builder::ChangingMap;
+use cdi_image::badmap::ddrescue::Mapfile;
+use cdi_image::badmap::{BadBlocks, BadRange, Status};
+use cdi_image::disk::runs::{Run, RunKind, runs};
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::formats::raw;
+use cdi_image::text::listing;
 use serde_json::json;
 
 use super::{End, Interrupt, guard, hashes_hold, open_disk, plain_reads};
-use crate::capture::claims::{Checked, Claims};
-use crate::capture::guard::{refuse_foreign_map, refuse_other_name};
-use crate::capture::target::Target;
 use crate::cli::{Bad, Extract};
-use crate::disk::runs::{Run, RunKind, runs};
-use crate::disk::{BadPolicy, Disk, Options};
-use crate::error::{Error, Kind, ReadError};
-use crate::image::bad::{BadBlocks, BadRange, Status};
-use crate::image::changing::ChangingMap;
-use crate::image::mapfile::Mapfile;
-use crate::image::{listing, raw};
-use crate::parallel;
 use crate::ui::Ui;
-use crate::units::{human, index};
 
 pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     if args.image.image.as_os_str() == "-" {
@@ -105,9 +105,9 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let guard = guard(args.over, &args.image, Some(disk));
     guard.for_map().check(&map_path)?;
     refuse_foreign_map(&map_path)?;
-    let (mut target, file) = Target::create(&args.out, &guard)?;
+    let (mut target, file) = guard.create(&args.out)?;
     // The map's place is taken now: what was extracted must not be lost for want of it.
-    let (map_target, mut map_file) = Target::create(&map_path, &guard.for_map())?;
+    let (map_target, mut map_file) = guard.for_map().create(&map_path)?;
     let filling = !matches!(args.bad, None | Some(Bad::Error));
     let missing = if filling { Missing::Filled } else { Missing::Left };
     let copied = copy_all(args, disk, &file, missing, &mut || target.check(), ui)?;
@@ -198,7 +198,7 @@ fn copy_all<'a>(
         let bytes = if held { std::mem::take(buf) } else { Vec::new() };
         (run, done, bytes)
     };
-    parallel::ordered(parallel::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
+    workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
         let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
         if bytes.is_empty() {
             claims.zeros(run.disk.start, run.disk.end - run.disk.start);

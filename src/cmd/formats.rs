@@ -1,10 +1,10 @@
 //! `cdi formats`
 
+use cdi_base::error::Error;
+use cdi_image::open::FORMATS;
 use serde_json::json;
 
 use super::End;
-use crate::error::Error;
-use crate::image::FORMATS;
 use crate::ui::Ui;
 
 pub(super) fn run(ui: &Ui) -> Result<End, Error> {

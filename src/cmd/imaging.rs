@@ -7,33 +7,35 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use cdi_base::error::{Error, Kind};
+use cdi_base::units::human;
+use cdi_capture::guard::Over;
+use cdi_capture::options::TOOL;
+use cdi_capture::options::{Options, new_image};
+use cdi_capture::rescue;
+use cdi_capture::rescue::areas::Direction;
+use cdi_capture::rescue::passes::{CLUSTER, MOST, Plan};
+use cdi_capture::rescue::rate::per_second;
+use cdi_capture::rescue::same::compare;
+use cdi_capture::rescue::source::Source;
+use cdi_capture::rescue::{Limits, Tell};
+use cdi_image::badmap::{Status, ddrescue};
+use cdi_image::cdimg::writer::{Writer, check_facts};
+use cdi_image::cdimg::{FORMAT, reader};
+use cdi_image::disk::Disk;
+use cdi_image::facts::{Facts, rfc3339};
+use cdi_image::image::{Image, Mapfile, Opened};
+use cdi_image::input::Input;
+use cdi_system::output_file::{lock, open_locked};
+use cdi_system::placement::{LOOK_EVERY, Placed};
+use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use serde_json::json;
 
 use super::{End, Interrupt, guard, plain_reads};
-use crate::capture::guard::Over;
-use crate::capture::placed::{LOOK_EVERY, Placed};
-use crate::capture::rescue::areas::Direction;
-use crate::capture::rescue::passes::{CLUSTER, MOST, Plan};
-use crate::capture::rescue::rate::per_second;
-use crate::capture::rescue::same::compare;
-use crate::capture::rescue::source::Source;
-use crate::capture::rescue::{self, Limits, Tell};
-use crate::capture::target::{Target, lock, open_locked};
-use crate::capture::{Options, TOOL, new_image};
-use crate::cli::{self, Create, Rescue};
-use crate::disk::Disk;
-use crate::error::{Error, Kind};
-use crate::image::bad::Status;
-use crate::image::cdi::FORMAT;
-use crate::image::cdi::read;
-use crate::image::cdi::write::{Writer, check_facts};
-use crate::image::facts::{Facts, rfc3339};
-use crate::image::input::Input;
-use crate::image::{Image, Mapfile, Opened, mapfile};
+use crate::cli;
+use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 use crate::ui::imaging::{left, statuses};
-use crate::units::human;
-use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 
 /// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
 pub(super) fn is_meant(args: &Create) -> bool {
@@ -60,7 +62,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     // All that can be wrong is found before anything is changed.
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
-            let (map, remarks) = mapfile::load(path, source.facts().size, source.facts().logical)?;
+            let (map, remarks) = ddrescue::load(path, source.facts().size, source.facts().logical)?;
             remarks.iter().for_each(|r| ui.remark(r));
             Some(map)
         }
@@ -182,7 +184,7 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
         return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
     }
     let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
-    let (map, remarks) = mapfile::load(path, size, source.facts().logical)?;
+    let (map, remarks) = ddrescue::load(path, size, source.facts().logical)?;
     remarks.iter().for_each(|r| ui.remark(r));
     let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
@@ -215,7 +217,7 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     let mut guard = guard(over, &image, None);
     let maps = [&args.rescue.domain, &args.rescue.from_mapfile];
     maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a map that is read"));
-    let (target, file) = Target::create(&args.image, &guard).map_err(|e| match e.kind {
+    let (target, file) = guard.create(&args.image).map_err(|e| match e.kind {
         Kind::Busy if !over.force => e.hint("--resume goes on with it"),
         _ => e,
     })?;
@@ -250,7 +252,7 @@ fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interr
     if !(FORMAT.probe)(&input) {
         return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
     }
-    let image = read::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
+    let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     same_disk(&image, source, args.force)?;
     let size = image.size();
     let opened = Opened { image: Box::new(image), input: Arc::clone(&input), format: &FORMAT };

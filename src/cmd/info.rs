@@ -1,14 +1,15 @@
 //! `cdi info IMAGE`
 
+use cdi_base::error::Error;
+use cdi_base::printable;
+use cdi_base::units::human;
+use cdi_image::badmap::{BadRange, Status};
+use cdi_image::disk::Disk;
+use cdi_serve::texts;
+
 use super::{End, Interrupt, open_disk, plain_reads};
 use crate::cli::Info;
-use crate::disk::Disk;
-use crate::error::Error;
-use crate::image::bad::{BadRange, Status};
-use crate::plain;
-use crate::serve::texts;
 use crate::ui::{Ui, printable};
-use crate::units::human;
 
 pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, plain_reads(), ui)?;
@@ -81,13 +82,13 @@ fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let path = disk.input().path().display().to_string();
     let mut comma = "";
     if ui.json {
-        let path = plain::json(&serde_json::json!(path).to_string());
+        let path = printable::json(&serde_json::json!(path).to_string());
         ui.raw(format!("{{\n  \"image\": {path},\n  \"events\": [").as_bytes());
     }
     let mut print = |line: &str| {
         if ui.json {
             let value = serde_json::from_str(line).unwrap_or(serde_json::Value::String(line.to_owned()));
-            ui.raw(format!("{comma}\n    {}", plain::json(&value.to_string())).as_bytes());
+            ui.raw(format!("{comma}\n    {}", printable::json(&value.to_string())).as_bytes());
             comma = ",";
         } else {
             ui.data(line);

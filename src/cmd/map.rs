@@ -2,21 +2,22 @@
 
 use std::io::Write;
 
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::human;
+use cdi_capture::guard::refuse_lesser_map;
+use cdi_image::badmap::cells::cells;
+use cdi_image::badmap::ddrescue::Mapfile;
+use cdi_image::badmap::{Reason, Status};
+use cdi_image::disk::Disk;
+use cdi_image::extent::{Extent, Origin};
+use cdi_image::formats::raw;
+use cdi_image::text::listing;
+use cdi_serve::texts;
 use serde_json::{Value, json};
 
 use super::{End, guard, open_disk, plain_reads};
-use crate::capture::guard::refuse_lesser_map;
-use crate::capture::target::Target;
 use crate::cli::Map;
-use crate::disk::Disk;
-use crate::error::{Error, ReadError};
-use crate::image::bad::{Reason, Status};
-use crate::image::cells::cells;
-use crate::image::mapfile::Mapfile;
-use crate::image::{Extent, Origin, listing, raw};
-use crate::serve::texts;
 use crate::ui::{Ui, picture};
-use crate::units::human;
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let image = &args.image;
@@ -31,7 +32,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             ui.listing(&text);
         } else {
             refuse_lesser_map(path, &disk)?;
-            Target::write(path, &guard().for_map(), |file| listing::write(&text, file))?;
+            guard().for_map().write(path, |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
         }
     } else if args.export_badblocks {
@@ -53,7 +54,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
-        Target::write(path, &guard(), |file| file.write_all(svg.as_bytes()))?;
+        guard().write(path, |file| file.write_all(svg.as_bytes()))?;
         ui.json(&json!({ "picture": path.display().to_string() }));
     } else {
         draw(&disk, ui);

@@ -4,34 +4,37 @@ mod compact;
 mod completions;
 mod create;
 mod demo;
+pub mod dispatch;
 mod doctor;
-mod down;
 mod exec;
 mod extract;
 mod formats;
 mod imaging;
 mod info;
-mod keeper;
 mod map;
+mod mount;
 mod repair;
 mod serve;
 mod service;
 mod stats;
-mod up;
+mod unmount;
 mod verify;
+mod worker_process;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::capture::claims::Checked;
-use crate::capture::guard::{Guard, Over};
-use crate::cli::{self, Cli, Verb};
-use crate::disk::{BadPolicy, Disk, Options};
-use crate::error::{Error, Kind};
-use crate::image::{self, OpenOptions};
-use crate::mounts::records_if_any;
-use crate::system::{ending_signals, mountinfo};
+use cdi_base::error::{Error, Kind};
+use cdi_capture::guard::{Guard, Over};
+use cdi_capture::hash_check::Checked;
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open;
+use cdi_system::{ending_signals, mountinfo};
+
+use crate::cli;
+use crate::mount::record::records_if_any;
 use crate::ui::Ui;
 
 /// How a verb that did not fail ended.
@@ -55,34 +58,6 @@ impl End {
     }
 }
 
-/// Runs what was typed. The exit code.
-pub fn run(cli: Cli) -> Result<u8, Error> {
-    let ui = &Ui { json: cli.json, quiet: cli.quiet };
-    let end = match cli.verb {
-        Verb::Create(args) => create::run(&args, ui),
-        Verb::Info(args) => info::run(&args, ui),
-        Verb::Map(args) => map::run(&args, ui),
-        Verb::Verify(args) => verify::run(&args, ui),
-        Verb::Extract(args) => extract::run(&args, ui),
-        Verb::Repair(args) => repair::run(&args, ui),
-        Verb::Compact(args) => compact::run(&args, ui),
-        Verb::Mount(args) => up::mount(&args, ui),
-        Verb::Attach(args) => up::attach(&args, ui),
-        Verb::Unmount(args) | Verb::Detach(args) => down::run(&args, ui),
-        Verb::List => up::list(ui),
-        Verb::Stats(args) => stats::run(&args, ui),
-        Verb::Exec(args) => exec::run(&args, ui),
-        Verb::Serve(args) => serve::run(&args, ui),
-        Verb::Service(args) => service::run(&args, ui),
-        Verb::Doctor => doctor::run(ui),
-        Verb::Demo(args) => demo::run(&args, ui),
-        Verb::Formats => formats::run(ui),
-        Verb::Completions { shell } => completions::run(shell, ui),
-        Verb::Man { dir } => completions::man(&dir, ui),
-    };
-    end.map(End::code)
-}
-
 /// Opens the image that was named, tells its remarks, and gives its disk.
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
     let how = OpenOptions {
@@ -92,7 +67,7 @@ fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Erro
         sector_size: image.how.sector_size,
         allowed: image.how.allow_parent.clone(),
     };
-    let opened = image::open(&image.image, &how)?;
+    let opened = open::open(&image.image, &how)?;
     for remark in opened.image.remarks() {
         ui.remark(remark);
     }

@@ -2,28 +2,27 @@
 
 use std::ops::Range;
 
+use cdi_base::error::Error;
+use cdi_base::units::human;
+use cdi_capture::guard::{Guard, refuse_other_name};
+use cdi_capture::repair::repair;
+use cdi_image::cdimg;
+use cdi_image::input::Input;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::{End, Interrupt, protect_shown};
-use crate::capture::guard::{Guard, refuse_other_name};
-use crate::capture::repair::repair;
-use crate::capture::target::Target;
 use crate::cli::Repair;
-use crate::error::Error;
-use crate::image::cdi;
-use crate::image::input::Input;
 use crate::ui::Ui;
-use crate::units::human;
 
 pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let input = Input::open(&args.image)?;
-    refuse_other_name(&args.out, &cdi::FORMAT)?;
+    refuse_other_name(&args.out, &cdimg::FORMAT)?;
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
     protect_shown(&mut guard);
     let interrupt = Interrupt::new()?;
-    let (mut target, file) = Target::create(&args.out, &guard)?;
+    let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", input.len());
     let mut done = 0;
     let repaired = repair(&input, &file, &args.out, &mut |at| {
@@ -36,7 +35,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
-    let sector = u64::from(crate::units::SECTOR);
+    let sector = u64::from(cdi_base::units::SECTOR);
     let all = json!({
         "image": args.out.display().to_string(),
         "image_bytes": repaired.image_bytes,

@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
+use cdi_base::error::{ErrnoStyle, Error, Kind};
+use cdi_base::workers;
+use cdi_image::disk::Disk;
+use cdi_serve::nbd::Listener;
+use cdi_serve::nfs::Export;
+use cdi_serve::tree::Tree;
+use cdi_serve::{nbd, nfs};
+use cdi_system::{allow_files, ending_signals};
 use nix::sys::stat::{Mode, umask};
 use serde_json::json;
 use signal_hook::iterator::Signals;
 
 use super::{End, open_disk};
 use crate::cli::Serve;
-use crate::disk::Disk;
-use crate::error::{ErrnoStyle, Error, Kind};
-use crate::mounts::secret;
-use crate::parallel;
-use crate::serve::Tree;
-use crate::serve::nbd::{self, Listener};
-use crate::serve::nfs::{self, Export};
-use crate::system::{allow_files, ending_signals};
+use crate::mount::record::secret;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
@@ -32,17 +33,17 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         None => export(args, &disk)?,
     };
     allow_files();
-    let started = disk.start_readahead(parallel::cores());
+    let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
 
     let (ended, end) = channel();
     let by_signal = ended.clone();
-    parallel::spawn("signals", move || {
+    workers::spawn("signals", move || {
         let _ = signals.forever().next();
         let _ = by_signal.send(Ok(()));
     })?;
     let size = disk.size();
-    parallel::spawn("listener", move || {
+    workers::spawn("listener", move || {
         let _ = ended.send(match front {
             Front::Nbd(listener) => nbd::serve(&disk, &listener),
             Front::Nfs(export, listener) => nfs::serve(export, listener),

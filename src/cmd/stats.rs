@@ -4,15 +4,15 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use cdi_base::error::{Error, Kind};
+use cdi_base::units::human;
+use cdi_image::disk::stats::Stats;
 use serde_json::json;
 
 use super::End;
 use crate::cli;
-use crate::disk::stats::Stats;
-use crate::error::{Error, Kind};
-use crate::mounts::{Record, find, records};
+use crate::mount::record::{Record, find, records};
 use crate::ui::{Ui, printable};
-use crate::units::human;
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

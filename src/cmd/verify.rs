@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::human;
+use cdi_capture::hash::{Hashes, hash};
+use cdi_capture::hash_check::Checked;
+use cdi_image::stored_hashes::{Claim, hex};
 use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};
-use crate::capture::claims::Checked;
-use crate::capture::hash::{Hashes, hash};
 use crate::cli::Image;
-use crate::error::{Error, Flaw, ReadError};
-use crate::image::claims::{Claim, hex};
 use crate::ui::Ui;
-use crate::units::human;
 
 pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(args, plain_reads(), ui)?;

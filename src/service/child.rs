@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::config::Entry;
-use crate::mounts::{Record, SERVICE};
+use crate::mount::record::{Record, SERVICE};
 
 /// What the service hears.
 pub(super) enum Event {

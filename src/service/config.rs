@@ -5,14 +5,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cdi_base::error::Error;
 use clap::ValueEnum;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::home;
 use crate::cli::{Bad, ErrnoName, Suspect, Via, With, values};
-use crate::error::Error;
-use crate::mounts::Record;
+use crate::mount::record::Record;
 
 /// What a new configuration begins as.
 pub const EMPTY: &str = "{\n  \"version\": 1,\n  \"images\": []\n}\n";
@@ -250,7 +250,7 @@ impl Entry {
     }
 }
 
-/// Reads the configuration. [`crate::error::Kind::Usage`] with the line if it is not right.
+/// Reads the configuration. [`cdi_base::error::Kind::Usage`] with the line if it is not right.
 pub fn read(path: &Path) -> Result<Config, Error> {
     let text = fs::read_to_string(path).map_err(|e| {
         let hint = "'cdi service install' makes one; docs/CLI.md tells what goes into it";
@@ -313,7 +313,7 @@ mod tests {
         let wrong = |text: &str, expect: &str| {
             let error = parse(text).map(|c| format!("{c:?}")).unwrap_err();
             assert!(error.what.contains(expect), "{} for {text}", error.what);
-            assert_eq!(error.kind, crate::error::Kind::Usage);
+            assert_eq!(error.kind, cdi_base::error::Kind::Usage);
         };
         wrong("", "line 1, column 0: EOF");
         wrong("{\n \"version\": 2,\n \"images\": [] }", "line 2, column 13: version 2 is not known");

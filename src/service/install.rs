@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cdi_base::error::{Error, Kind};
+use cdi_system::{ask, has_program};
 use plist::Value;
 
 use super::{config, config_folder, home};
-use crate::error::{Error, Kind};
-use crate::system::{ask, has_program};
 
 /// The service's name for launchd.
 pub const LABEL: &str = "org.cdimg.cdi";

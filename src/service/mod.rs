@@ -7,13 +7,13 @@
 mod child;
 pub mod config;
 pub mod install;
-mod slot;
+mod managed_image;
 pub mod state;
 pub mod supervisor;
 
 use std::path::PathBuf;
 
-use crate::error::Error;
+use cdi_base::error::Error;
 
 /// Where the configuration is, if the user does not say.
 pub fn config_path() -> Result<PathBuf, Error> {

@@ -4,10 +4,10 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cdi_base::error::{Error, Kind};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind};
-use crate::mounts::{path_text, runtime_dir};
+use crate::mount::record::{path_text, runtime_dir};
 
 /// How it stands with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use cdi_base::error::Error;
+use cdi_base::workers;
+use cdi_system::ending_signals;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use super::child::Event;
-use super::config::{self, Config};
-use super::slot::{Slot, clean_up, of_services};
+use super::config;
+use super::config::Config;
+use super::managed_image::{Slot, clean_up, of_services};
 use super::state::{State, lock};
-use crate::error::Error;
-use crate::parallel;
-use crate::system::ending_signals;
 
 /// How long cleaning up may take at the end: launchd and systemd wait for a minute in all.
 const AT_THE_END: Duration = Duration::from_secs(15);
@@ -44,7 +45,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
     let mut wanted =
         Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
     let told = move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok());
-    parallel::spawn("signals", told)?;
+    workers::spawn("signals", told)?;
     clean_up(Duration::ZERO);
     let program = std::env::current_exe().map_err(|e| Error::failed("who am I?").because(e))?;
     let path = std::path::absolute(path).map_err(|e| Error::io("is not a path", path, e))?;

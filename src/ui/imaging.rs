@@ -3,16 +3,16 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use cdi_base::units::human;
+use cdi_capture::rescue::areas::Direction;
+use cdi_capture::rescue::progress::View;
+use cdi_capture::rescue::rate::per_second;
+use cdi_image::badmap::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Ui, write_json};
-use crate::capture::rescue::areas::Direction;
-use crate::capture::rescue::rate::per_second;
-use crate::capture::rescue::view::View;
-use crate::image::bad::Status;
 use crate::ui::picture;
-use crate::units::human;
 
 /// How the imaging of a disk stands, on a terminal or as events.
 pub struct Imaging {

@@ -13,15 +13,15 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cdi_base::error::{Error, Kind, way_out};
+use cdi_base::printable;
+pub use cdi_base::printable::printable;
+use cdi_base::units::human;
+use cdi_image::text::listing;
+use cdi_image::text::listing::Listing;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
-
-use crate::error::{Error, Kind, way_out};
-use crate::image::listing::{self, Listing};
-use crate::plain;
-pub use crate::plain::printable;
-use crate::units::human;
 
 /// How the user wants to be spoken to.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,7 @@ impl Ui {
     /// The result as JSON, if that is wanted. Whether it was.
     pub fn json(&self, value: &impl Serialize) -> bool {
         if self.json {
-            let mut out = plain::Json(BufWriter::new(io::stdout().lock()));
+            let mut out = printable::Json(BufWriter::new(io::stdout().lock()));
             let result = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
             written(result.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()));
         }
@@ -88,7 +88,7 @@ impl Ui {
         list: &str,
         items: impl Iterator<Item = Result<Value, Error>>,
     ) -> Result<(), Error> {
-        let mut out = plain::Json(BufWriter::new(io::stdout().lock()));
+        let mut out = printable::Json(BufWriter::new(io::stdout().lock()));
         written(write!(out, "{{\n  {}: {value},\n  {}: [", json!(name), json!(list)));
         for (i, item) in items.enumerate() {
             let comma = if i == 0 { "" } else { "," };
@@ -287,7 +287,7 @@ fn written(result: io::Result<()>) {
 
 /// A line of JSON on stderr.
 fn write_json(value: &Value) {
-    write_stderr(&format!("{}\n", plain::json(&value.to_string())));
+    write_stderr(&format!("{}\n", printable::json(&value.to_string())));
 }
 
 fn write_stderr(text: &str) {

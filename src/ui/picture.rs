@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::image::bad::Status;
+use cdi_image::badmap::Status;
 
 /// The letter, the colour on a terminal (SGR), and the colour in a picture of a status.
 fn look(status: Status) -> (char, &'static str, &'static str) {

@@ -10,10 +10,10 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Instant;
 
-use cdi::image::cdi::index::Geometry;
-use cdi::image::cdi::write::{NewImage, Writer};
-use cdi::image::codec::{Codec, Packer};
-use cdi::image::facts::Facts;
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::writer::{NewImage, Writer};
+use cdi_image::codec::{Codec, Packer};
+use cdi_image::facts::Facts;
 
 const CHUNK: u32 = 64 << 10;
 

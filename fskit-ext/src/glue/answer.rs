@@ -6,8 +6,9 @@ use std::ptr::null_mut;
 use objc2::Message;
 use objc2::rc::Retained;
 use objc2::runtime::AnyObject;
-use objc2_foundation::{NSDictionary, NSError, NSErrorUserInfoKey, NSLocalizedDescriptionKey};
-use objc2_foundation::{NSPOSIXErrorDomain, NSString};
+use objc2_foundation::{
+    NSDictionary, NSError, NSErrorUserInfoKey, NSLocalizedDescriptionKey, NSPOSIXErrorDomain, NSString,
+};
 use objc2_fs_kit::fs_errorForPOSIXError;
 
 use crate::errno::{Errno, Refused};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cdi::serve::{Id, Kind};
+use cdi_serve::tree::{Id, Kind};
 use objc2::encode::{Encode, Encoding};
 use objc2::msg_send;
 use objc2::rc::Retained;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use cdi::serve::Id;
+use cdi_serve::tree::Id;
 use objc2::rc::Retained;
 use objc2::{AnyThread, DefinedClass, define_class, msg_send};
 use objc2_fs_kit::FSItem;

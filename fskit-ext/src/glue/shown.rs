@@ -3,7 +3,7 @@
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cdi::serve::Id;
+use cdi_serve::tree::Id;
 use objc2::rc::Retained;
 use objc2_foundation::{NSData, NSError};
 use objc2_fs_kit::{

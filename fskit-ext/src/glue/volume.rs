@@ -3,7 +3,7 @@
 use std::ptr::null_mut;
 
 use block2::DynBlock;
-use cdi::serve::ROOT;
+use cdi_serve::tree::ROOT;
 use objc2::rc::Retained;
 use objc2::{AnyThread, DefinedClass, define_class, msg_send};
 use objc2_foundation::{NSArray, NSData, NSError, NSObjectProtocol, NSString};

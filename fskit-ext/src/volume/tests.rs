@@ -1,9 +1,10 @@
-use super::testing::{Folder, disk_of, fixture, volume};
-use super::*;
-
-use cdi::serve::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+
+use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
+
+use super::testing::{Folder, disk_of, fixture, volume};
+use super::*;
 
 /// The sectors of the fixtures that cannot be read (tests/format.rs), and how many sectors there are.
 const BAD: [(i64, i64); 4] = [(3, 1), (1001, 2), (1600, 300), (2562, 1)];

@@ -5,15 +5,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use cdi_base::error::{Error, Kind};
+use cdi_base::units::human;
+use cdi_image::disk::Disk;
+use cdi_image::input::ReadAt;
+use cdi_system::{Layer, layers_below, mountinfo};
+
 use super::{Copied, Missing, cannot_be_written, copy_all};
 use crate::cli::Extract;
 use crate::cmd::guard;
-use crate::disk::Disk;
-use crate::error::{Error, Kind};
-use crate::image::input::ReadAt;
-use crate::system::{Layer, layers_below, mountinfo};
 use crate::ui::Ui;
-use crate::units::human;
 
 /// Writes the disk onto the device `args.out`, which must be large enough, not be in use, and not be where the image lies.
 /// What is missing is what `--bad` says; without it, what the image's files hold there, or zeros.

@@ -4,19 +4,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
+use cdi_base::error::Error;
+use cdi_base::units::index;
+use cdi_base::workers;
+use cdi_capture::hash_check::Claims;
+use cdi_image::disk::Disk;
+use cdi_image::disk::runs::{Run, RunKind, runs};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Copied, fill_missing, lost_now, pieces};
-use crate::capture::claims::Claims;
 use crate::cli::Extract;
 use crate::cmd::{Interrupt, guard};
-use crate::disk::Disk;
-use crate::disk::runs::{Run, RunKind, runs};
-use crate::error::Error;
-use crate::parallel;
 use crate::ui::Ui;
-use crate::units::index;
 
 /// Writes the disk to stdout. What is missing is filled as `--bad` says; without it, it is what the image's files hold there.
 pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
@@ -38,8 +38,8 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     let mut lost = 0;
     let mut claims = Claims::new(disk.image().claims());
     let mut buf = Vec::new();
-    parallel::ordered(
-        parallel::cores(),
+    workers::ordered(
+        workers::cores(),
         runs(disk),
         || (),
         read,

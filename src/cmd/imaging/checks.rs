@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::capture::rescue::source::Source;
+use cdi_base::error::Error;
+use cdi_capture::rescue::source::Source;
+use cdi_image::cdimg::reader::CdiImage;
+use cdi_image::formats::raw;
+use cdi_image::image::{Image, Mapfile};
+use cdi_system::{Layer, layers_below};
+
 use crate::cli::Create;
-use crate::error::Error;
-use crate::image::cdi::read::CdiImage;
-use crate::image::{Image, Mapfile, raw};
-use crate::system::{Layer, layers_below};
 use crate::ui::Ui;
 
 /// An image that lies on the disk that is read would be read, too, and a disk that loses data is not to be written to.

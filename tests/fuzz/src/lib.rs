@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use cdi::disk::{BadPolicy, Disk, Options};
-use cdi::image::{OpenOptions, open_source};
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open_source;
 
 /// Reads an image of a format. Nothing is beside it. Errors are right; panics, hangs and memory are what is sought.
 pub fn image(format: &str, bytes: &[u8]) {
     let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
-    let Ok(opened) = open_source(Box::new(bytes.to_vec()), Path::new("/nowhere/fuzz"), &options) else { return };
+    let Ok(opened) = open_source(Box::new(bytes.to_vec()), Path::new("/nowhere/fuzz"), &options) else {
+        return;
+    };
     let disk = Disk::new(opened, Options { cache: 1 << 20, bad: BadPolicy::Zero, ..Options::default() });
     let mut buf = vec![0; 64 << 10];
     let last = disk.size().saturating_sub(buf.len() as u64);

@@ -1,0 +1,171 @@
+//! How an image is made: a source is read, packed on every core, and written in order.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+use cdi_base::error::Error;
+use cdi_base::workers;
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::writer::{Store, Writer};
+use cdi_image::disk::Disk;
+use cdi_image::facts::{Facts, rfc3339};
+
+use crate::buffer::Buffer;
+use crate::hash::Hashes;
+use crate::hash_check::Claims;
+use crate::image_sink::Sink;
+use crate::options::{Made, Options, TOOL, new_image};
+use crate::pack::{Done, Part, Shared};
+use crate::{jobs, pack};
+
+/// Makes an image of `source` in `store`, which is empty. `step` is told of each few bytes of the disk that are
+/// done, and may end it all with an error. `source` must give suspect bytes and errors for bad ones.
+pub fn create(
+    source: &Disk,
+    store: Box<dyn Store>,
+    path: &Path,
+    options: &Options,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<Made, Error> {
+    let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
+    let physical = options.physical_sector.unwrap_or_else(|| source.sector());
+    let new = new_image(source.size(), options.chunk, source.sector(), physical)?;
+    let mut facts = Facts {
+        size_bytes: geometry.disk_size,
+        logical_sector_bytes: new.logical_sector,
+        physical_sector_bytes: new.physical_sector,
+        created: Some(rfc3339(SystemTime::now())),
+        tool: Some(TOOL.into()),
+        ..options.facts.clone()
+    };
+    let shared = Shared::new(options.clone());
+    let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
+    let mut claims = Claims::new(source.image().claims());
+    workers::ordered(
+        options.threads,
+        jobs::jobs(source, geometry),
+        || None,
+        |packer, job| pack::work(source, geometry, &shared, packer, job),
+        |done: Done| {
+            let disk = done.disk.clone();
+            for part in &done.parts {
+                match part {
+                    Part::Fill { disk, pattern } => claims.fill(disk.start, disk.end - disk.start, *pattern),
+                    Part::Missing { disk, .. } => claims.zeros(disk.start, disk.end - disk.start),
+                    Part::Bytes(bytes) => claims.bytes(bytes.start, &bytes.raw),
+                }
+            }
+            sink.take(done)?;
+            // As far as it goes, so that what is read and what is not tried yet never make more ranges than there are.
+            sink.writer.copy_map(source.bad(), disk.clone())?;
+            step(disk.end - disk.start)
+        },
+    )?;
+    let (mut writer, mut made, hashes) = sink.finish();
+    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    }
+    facts.finished = Some(rfc3339(SystemTime::now()));
+    if made.failed_bytes == 0 {
+        made.checked = claims.finish();
+    }
+    made.missing_bytes = writer.bad().missing();
+    writer.set_facts(facts.clone());
+    made.image_bytes = writer.finish()?;
+    made.facts = facts;
+    Ok(made)
+}
+
+/// Makes an image in `store`, which is empty, of all that `source` has to give: the bytes of a disk in sectors of `sector`
+/// bytes, whose end nobody knows before it comes. `step` is told of each few bytes that are done, and may end it all with an
+/// error.
+pub fn create_from_stream(
+    mut source: impl Read + Send,
+    sector: u32,
+    store: Box<dyn Store>,
+    path: &Path,
+    options: &Options,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<Made, Error> {
+    let failed = |e| Error::failed("stdin cannot be read").because(e);
+    let shared = Shared::new(options.clone());
+    let first = read_block(&mut source, &shared);
+    step(0)?;
+    let first = first.map_err(failed)?;
+    if first.is_empty() {
+        return Err(Error::failed("there is nothing on stdin"));
+    }
+    let physical = options.physical_sector.unwrap_or(sector);
+    let new = new_image(first.len() as u64, options.chunk, sector, physical)?;
+    let mut facts = Facts {
+        size_bytes: first.len() as u64,
+        logical_sector_bytes: new.logical_sector,
+        physical_sector_bytes: new.physical_sector,
+        created: Some(rfc3339(SystemTime::now())),
+        tool: Some(TOOL.into()),
+        ..options.facts.clone()
+    };
+    let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
+    // Where chunks begin does not depend on where the disk ends.
+    let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
+    let mut at = 0;
+    let mut next = Some(Ok(first));
+    let blocks = std::iter::from_fn(|| {
+        let block = next.take().unwrap_or_else(|| read_block(&mut source, &shared));
+        let start = at;
+        match &block {
+            Ok(block) if block.is_empty() => return None,
+            Ok(block) => at += block.len() as u64,
+            // Nothing comes after an error.
+            Err(_) => next = Some(Ok(Buffer::default())),
+        }
+        Some((start, block))
+    });
+    workers::ordered(
+        options.threads,
+        blocks,
+        || None,
+        |packer, (start, block)| block.map(|raw| pack::pack(endless, &shared, packer, start, raw)),
+        |bytes| {
+            if bytes.is_err() {
+                step(0)?;
+            }
+            let bytes = bytes.map_err(failed)?;
+            let (start, len) = (bytes.start, bytes.raw.len() as u64);
+            if start > 0 {
+                sink.writer.grow(start + len)?;
+            }
+            sink.bytes(bytes)?;
+            step(len)
+        },
+    )?;
+    let (mut writer, mut made, hashes) = sink.finish();
+    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
+        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    }
+    facts.size_bytes = writer.geometry().disk_size;
+    facts.finished = Some(rfc3339(SystemTime::now()));
+    writer.set_facts(facts.clone());
+    // The superblock before the last one knows the disk's size, too.
+    writer.checkpoint()?;
+    made.image_bytes = writer.finish()?;
+    made.facts = facts;
+    Ok(made)
+}
+
+/// Reads a mebibyte, or what is left.
+fn read_block(source: &mut impl Read, shared: &Shared) -> std::io::Result<Buffer> {
+    let mut block = shared.buffer(1 << 20);
+    let mut done = 0;
+    while done < block.len() {
+        match source.read(&mut block[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    block.set_len(done);
+    Ok(block)
+}

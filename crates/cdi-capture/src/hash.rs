@@ -1,0 +1,185 @@
+//! The two hashes of a disk (docs/FORMAT.md, "Hashes"), fed with its bytes in order.
+
+use std::ops::Range;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
+use cdi_base::workers;
+use cdi_image::disk::Disk;
+use cdi_image::disk::runs::{Run, RunKind, runs};
+use cdi_image::facts::Facts;
+use cdi_image::stored_hashes::hex;
+use sha2::{Digest, Sha256};
+
+use super::hash_check::{Checked, Claims};
+
+/// Both hashes, or those of them that are wanted, under way.
+pub struct Hashes {
+    stored: Option<blake3::Hasher>,
+    filled: Option<Sha256>,
+    /// The run of held bytes that is being hashed.
+    run: Range<u64>,
+}
+
+/// Is told of a run, with the error where it could not be read.
+pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
+
+/// How many zeros are hashed in one piece, in bytes: between two of them the user can interrupt.
+const ZEROS_AT_ONCE: u64 = 64 << 20;
+
+/// Reads all of `disk`, on every core, into `hashes`, and hashes what its image claims of it. `each` is told of each run in
+/// its order (one that could not be read is hashed as missing), and may end it all.
+pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
+    let is_free = hashes.stored.is_none() && hashes.filled.is_none() && disk.image().claims().is_empty();
+    let mut claims = Claims::new(disk.image().claims());
+    let read = |(): &mut (), run: Run| {
+        // Only what is held is read: also of nothing, within a hole, a read would fail.
+        if run.kind != RunKind::Held {
+            return (run, Ok(Vec::new()));
+        }
+        let mut bytes = vec![0; index(run.disk.end - run.disk.start)];
+        let result = disk.read_at(&mut bytes, run.disk.start);
+        (run, result.map(|()| bytes))
+    };
+    workers::ordered(
+        workers::cores(),
+        runs(disk),
+        || (),
+        read,
+        |(run, result)| {
+            let len = run.disk.end - run.disk.start;
+            match (&result, run.kind) {
+                (Ok(bytes), RunKind::Held) => {
+                    hashes.held(bytes);
+                    claims.bytes(run.disk.start, bytes);
+                }
+                (Ok(_), RunKind::Zeros) if is_free => {}
+                (Ok(_), RunKind::Zeros) => {
+                    let mut at = run.disk.start;
+                    while at < run.disk.end {
+                        let end = run.disk.end.min(at + ZEROS_AT_ONCE);
+                        hashes.fill(&[0; 8], end - at);
+                        claims.zeros(at, end - at);
+                        each(&Run { disk: at..end, kind: run.kind }, None)?;
+                        at = end;
+                    }
+                    return Ok(());
+                }
+                _ => {
+                    hashes.missing(len);
+                    claims.zeros(run.disk.start, len);
+                }
+            }
+            each(&run, result.err())
+        },
+    )?;
+    Ok((hashes, claims.finish()))
+}
+
+const ZEROS: &[u8] = &[0; 64 << 10];
+
+impl Hashes {
+    /// Hashes of nothing yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Hashes {
+        Hashes { stored: Some(blake3::Hasher::new()), filled: Some(Sha256::new()), run: 0..0 }
+    }
+
+    /// The same, of those only that `facts` have.
+    pub fn wanted(facts: &Facts) -> Hashes {
+        let Hashes { stored, filled, run } = Hashes::new();
+        Hashes {
+            stored: stored.filter(|_| facts.blake3_stored.is_some()),
+            filled: filled.filter(|_| facts.sha256_zero_filled.is_some()),
+            run,
+        }
+    }
+
+    /// Of how many bytes of the disk they are so far.
+    pub fn at(&self) -> u64 {
+        self.run.end
+    }
+
+    /// The next bytes of the disk, which the image holds.
+    pub fn held(&mut self, bytes: &[u8]) {
+        if let Some(stored) = &mut self.stored {
+            stored.update(bytes);
+        }
+        if let Some(filled) = &mut self.filled {
+            filled.update(bytes);
+        }
+        self.run.end += bytes.len() as u64;
+    }
+
+    /// The next `len` bytes of the disk are `pattern` over and over; the image holds them.
+    pub fn fill(&mut self, pattern: &[u8; 8], len: u64) {
+        let other: Vec<u8>;
+        let block = if *pattern == [0; 8] {
+            ZEROS
+        } else {
+            other = pattern.repeat(ZEROS.len() / 8);
+            &other
+        };
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(block.len() as u64);
+            self.held(&block[..index(part)]);
+            left -= part;
+        }
+    }
+
+    /// The next `len` bytes of the disk are missing.
+    pub fn missing(&mut self, len: u64) {
+        self.end_run();
+        self.run = self.run.end + len..self.run.end + len;
+        let Some(filled) = &mut self.filled else { return };
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(ZEROS.len() as u64);
+            filled.update(&ZEROS[..index(part)]);
+            left -= part;
+        }
+    }
+
+    fn end_run(&mut self) {
+        if let Some(stored) = self.stored.as_mut().filter(|_| !self.run.is_empty()) {
+            stored.update(&self.run.start.to_le_bytes());
+            stored.update(&(self.run.end - self.run.start).to_le_bytes());
+        }
+    }
+
+    /// BLAKE3 of the stored view and SHA-256 of the zero-filled view, in hex, of hashes that are [`Hashes::new`].
+    pub fn finish(self) -> (String, String) {
+        let (stored, filled) = self.results();
+        (stored.unwrap_or_default(), filled.unwrap_or_default())
+    }
+
+    /// The same, as far as they are wanted.
+    pub fn results(mut self) -> (Option<String>, Option<String>) {
+        self.end_run();
+        let sha = self.filled.map(|sha| hex(&sha.finalize()));
+        (self.stored.map(|stored| stored.finalize().to_hex().to_string()), sha)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_view_is_each_run_followed_by_where_it_was() {
+        let mut hashes = Hashes::new();
+        hashes.held(b"ab");
+        hashes.held(b"cdefgh");
+        hashes.missing(8);
+        hashes.fill(b"01234567", 16);
+        let mut by_hand = blake3::Hasher::new();
+        by_hand.update(b"abcdefgh");
+        by_hand.update(&[0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        by_hand.update(b"0123456701234567");
+        by_hand.update(&[16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+        let sha = Sha256::digest(b"abcdefgh\0\0\0\0\0\0\0\x000123456701234567");
+        let sha: String = sha.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hashes.finish(), (by_hand.finalize().to_hex().to_string(), sha));
+    }
+}

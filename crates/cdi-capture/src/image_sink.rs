@@ -1,0 +1,141 @@
+//! What takes the workers' results in, in their order: hashes them, and writes them.
+
+use std::ops::Range;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_image::badmap::{BadRange, Reason, Status};
+use cdi_image::cdimg::writer::Writer;
+use cdi_image::codec::{Codec, Packer};
+
+use super::hash::Hashes;
+use super::options::Made;
+use super::pack::{Bytes, Done, How, Name, Part, Piece, Shared, pack_into};
+
+pub(super) struct Sink<'a> {
+    pub writer: Writer,
+    /// As long as everything comes in the order of the disk.
+    hashes: Option<Hashes>,
+    shared: &'a Shared,
+    packer: Option<Packer>,
+    pub made: Made,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(writer: Writer, shared: &'a Shared) -> Sink<'a> {
+        let hashes = Some(Hashes::new());
+        Sink { writer, hashes, shared, packer: None, made: Made::default() }
+    }
+
+    /// The writer, what was made, and the hashes if all of the disk came in order.
+    pub(super) fn finish(self) -> (Writer, Made, Option<Hashes>) {
+        let size = self.writer.geometry().disk_size;
+        (self.writer, self.made, self.hashes.filter(|h| h.at() == size))
+    }
+
+    /// Takes in what became of a part of the disk.
+    pub(super) fn take(&mut self, done: Done) -> Result<(), Error> {
+        for part in done.parts {
+            match part {
+                Part::Fill { disk, pattern } => self.fill(disk, pattern)?,
+                Part::Missing { disk, failed } => self.missing(disk, failed)?,
+                Part::Bytes(bytes) => self.bytes(bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn hash(&mut self, start: u64, feed: impl FnOnce(&mut Hashes)) {
+        match &mut self.hashes {
+            Some(hashes) if hashes.at() == start => feed(hashes),
+            _ => self.hashes = None,
+        }
+    }
+
+    /// A run of the disk is `pattern` over and over.
+    pub(super) fn fill(&mut self, disk: Range<u64>, pattern: [u8; 8]) -> Result<(), Error> {
+        let len = disk.end - disk.start;
+        self.hash(disk.start, |hashes| hashes.fill(&pattern, len));
+        self.made.fill_bytes += len;
+        self.writer.put_fill(disk, pattern)
+    }
+
+    fn missing(&mut self, disk: Range<u64>, failed: Option<ReadError>) -> Result<(), Error> {
+        let len = disk.end - disk.start;
+        self.hash(disk.start, |hashes| hashes.missing(len));
+        let Some(error) = failed else { return Ok(()) };
+        self.made.failed_bytes += len;
+        self.writer.set_status(match error {
+            ReadError::Io { errno } => {
+                let reason = Some(Reason::errno(errno.unsigned_abs()));
+                BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
+            }
+            // The source's file is damaged: that says nothing of the disk.
+            _ => BadRange::new(disk, Status::NonTried),
+        })
+    }
+
+    /// Bytes of the disk were read and packed.
+    pub(super) fn bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
+        self.hash(bytes.start, |hashes| hashes.held(&bytes.raw));
+        self.put(&bytes)?;
+        self.shared.give_back(bytes.raw, bytes.packed);
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &Bytes) -> Result<(), Error> {
+        let mut at = 0;
+        for Piece { len, how } in &bytes.pieces {
+            let start = bytes.start + at as u64;
+            let raw = &bytes.raw[at..at + len];
+            at += len;
+            match how {
+                How::Fill(pattern) => {
+                    self.made.fill_bytes += *len as u64;
+                    self.writer.put_fill(start..start + *len as u64, *pattern)?;
+                }
+                How::Packed(name, codec, range) => {
+                    self.put_data(*name, start, raw, *codec, &bytes.packed[range.clone()])?;
+                }
+                How::Stored(name) => self.put_data(*name, start, raw, Codec::Stored, raw)?,
+                How::Same(name) => match self.shared.entry(name) {
+                    Some(entry) => {
+                        self.made.shared_bytes += *len as u64;
+                        self.writer.put_same(start, length(raw)?, entry)?;
+                    }
+                    None => self.put_first(*name, start, raw)?,
+                },
+                How::Failed(e) => return Err(Error::failed(format!("a chunk cannot be packed: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The other one of two that are the same is not in the image: it comes later on the disk, was only begun first.
+    fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
+        let mut packed = Vec::new();
+        let codec = pack_into(&self.shared.options, &mut self.packer, raw, &mut packed)
+            .map_err(|e| Error::failed("a chunk cannot be packed").because(e))?;
+        match codec {
+            Some(codec) => self.put_data(name, start, raw, codec, &packed),
+            None => self.put_data(name, start, raw, Codec::Stored, raw),
+        }
+    }
+
+    fn put_data(
+        &mut self,
+        name: Name,
+        start: u64,
+        raw: &[u8],
+        codec: Codec,
+        stored: &[u8],
+    ) -> Result<(), Error> {
+        self.made.packed_bytes += raw.len() as u64;
+        let entry = self.writer.put_data(start, length(raw)?, codec, stored)?;
+        self.shared.set_entry(name, entry);
+        Ok(())
+    }
+}
+
+fn length(raw: &[u8]) -> Result<u32, Error> {
+    u32::try_from(raw.len()).map_err(|_| Error::failed("a run is longer than a chunk"))
+}

@@ -1,0 +1,14 @@
+//! Makes `.cdimg` images: of failing disks, from other images, from damaged ones.
+
+pub mod buffer;
+pub mod compact;
+pub mod convert;
+pub mod guard;
+pub mod hash;
+pub mod hash_check;
+mod image_sink;
+mod jobs;
+pub mod options;
+mod pack;
+pub mod repair;
+pub mod rescue;

@@ -1,0 +1,81 @@
+//! What all that makes images has in common: how one is to be made, and what was made.
+
+use cdi_base::error::Error;
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::layout::Superblock;
+use cdi_image::cdimg::writer::NewImage;
+use cdi_image::codec::Codec;
+use cdi_image::facts::Facts;
+use cdi_system::random;
+
+use crate::hash_check::Checked;
+
+/// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
+pub const DEFAULT_CHUNK: u32 = 32 << 10;
+
+/// What an image says made it.
+pub const TOOL: &str = concat!("cdi ", env!("CARGO_PKG_VERSION"));
+
+/// How an image is to be made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How chunks are packed.
+    pub codec: Codec,
+    /// At which level.
+    pub level: i32,
+    /// The size of a chunk in bytes.
+    pub chunk: u32,
+    /// The physical sector size of the disk in bytes, if it is not the logical one.
+    pub physical_sector: Option<u32>,
+    /// Facts that the user tells.
+    pub facts: Facts,
+    /// How many threads pack.
+    pub threads: usize,
+    /// Whether the hashes of the disk are made also if the image has to be read for it.
+    pub hash: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Made {
+    /// The length of the image file in bytes.
+    pub image_bytes: u64,
+    /// Bytes of the disk that are stored as chunks.
+    pub packed_bytes: u64,
+    /// Bytes of the disk that are the same as others and share their chunk.
+    pub shared_bytes: u64,
+    /// Bytes of the disk that are zeros or another pattern.
+    pub fill_bytes: u64,
+    /// Bytes of the disk that the image does not hold.
+    pub missing_bytes: u64,
+    /// Of these, bytes whose reading failed just now.
+    pub failed_bytes: u64,
+    /// The facts as they stand in the image.
+    pub facts: Facts,
+    /// The hashes that the source's image stores of its disk, held against what was read. None if not all could be read.
+    pub checked: Vec<Checked>,
+}
+
+/// A new image of a disk of `size` bytes in chunks of `chunk` bytes, with a name that no other image has.
+pub fn new_image(
+    size: u64,
+    chunk: u32,
+    logical_sector: u32,
+    physical_sector: u32,
+) -> Result<NewImage, Error> {
+    let random = random()?;
+    Ok(NewImage {
+        geometry: Geometry { disk_size: size, chunk_size: chunk },
+        logical_sector,
+        physical_sector,
+        uuid: std::array::from_fn(|i| random[i]),
+        salt: u64::from_le_bytes(std::array::from_fn(|i| random[16 + i])).max(1),
+    })
+}
+
+/// An image of the same disk as the one with this superblock, by the same name.
+pub(crate) fn image_like(old: &Superblock) -> Result<NewImage, Error> {
+    let (logical, physical) = (old.logical_sector.get(), old.physical_sector.get());
+    let new = new_image(old.disk_size.get(), old.chunk_size.get(), logical, physical)?;
+    Ok(NewImage { uuid: old.uuid, ..new })
+}

@@ -1,0 +1,284 @@
+//! What the workers do: read a part of the disk, and pack its chunks.
+
+use std::io;
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cdi_base::error::ReadError;
+use cdi_base::units::index;
+use cdi_image::cdimg::index::Geometry;
+use cdi_image::cdimg::layout::RawEntry;
+use cdi_image::codec::{Codec, Packer};
+use cdi_image::disk::Disk;
+use lru::LruCache;
+
+use super::buffer::Buffer;
+use super::jobs::Job;
+use super::options::Options;
+
+/// How many chunks are remembered to find equal ones: some 32 MiB of memory.
+const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
+/// How many buffers are kept to be used again.
+const SPARE: usize = 16;
+
+/// What names a chunk's bytes: BLAKE3, because whoever made the disk may have chosen them.
+pub(super) type Name = [u8; 32];
+
+/// What the workers and the sink have in common.
+pub(super) struct Shared {
+    pub options: Options,
+    /// Chunks that are in the image or, without an entry, on their way there.
+    known: Mutex<LruCache<Name, Option<RawEntry>>>,
+    spare: Mutex<Vec<Buffer>>,
+    spare_packed: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What became of a part of the disk.
+pub(super) struct Done {
+    pub disk: Range<u64>,
+    /// In order; together they are `disk`.
+    pub parts: Vec<Part>,
+}
+
+pub(super) enum Part {
+    Fill { disk: Range<u64>, pattern: [u8; 8] },
+    Missing { disk: Range<u64>, failed: Option<ReadError> },
+    Bytes(Bytes),
+}
+
+/// Bytes of the disk that were read in one piece.
+pub(super) struct Bytes {
+    pub start: u64,
+    pub raw: Buffer,
+    /// What of them is packed, one piece behind the other.
+    pub packed: Vec<u8>,
+    /// In order; together they are `raw`. None is in two chunks.
+    pub pieces: Vec<Piece>,
+}
+
+pub(super) struct Piece {
+    pub len: usize,
+    pub how: How,
+}
+
+pub(super) enum How {
+    Fill([u8; 8]),
+    /// As a codec made it: a part of what is packed.
+    Packed(Name, Codec, Range<usize>),
+    /// Better left as it is.
+    Stored(Name),
+    /// The same as another, which comes earlier or is on its way.
+    Same(Name),
+    /// The codec failed.
+    Failed(io::Error),
+}
+
+impl Shared {
+    pub(super) fn new(options: Options) -> Shared {
+        let known = Mutex::new(LruCache::new(REMEMBERED));
+        Shared { options, known, spare: Mutex::default(), spare_packed: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, LruCache<Name, Option<RawEntry>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether these bytes are known already. If not, they are from now on.
+    fn is_known(&self, name: &Name) -> bool {
+        let mut known = self.known();
+        known.get(name).is_some() || known.put(*name, None).is_some()
+    }
+
+    pub(super) fn entry(&self, name: &Name) -> Option<RawEntry> {
+        self.known().get(name).copied().flatten()
+    }
+
+    pub(super) fn set_entry(&self, name: Name, entry: RawEntry) {
+        self.known().put(name, Some(entry));
+    }
+
+    /// A buffer of `len` bytes with anything in it.
+    pub(super) fn buffer(&self, len: usize) -> Buffer {
+        let mut buffer = take(&self.spare);
+        buffer.set_len(len);
+        buffer
+    }
+
+    /// The memory of bytes that have been written.
+    pub(super) fn give_back(&self, raw: Buffer, packed: Vec<u8>) {
+        keep(&self.spare, raw);
+        keep(&self.spare_packed, packed);
+    }
+}
+
+fn take<T: Default>(spare: &Mutex<Vec<T>>) -> T {
+    spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+}
+
+fn keep<T>(spare: &Mutex<Vec<T>>, one: T) {
+    let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+    if spare.len() < SPARE {
+        spare.push(one);
+    }
+}
+
+/// Does a job.
+pub(super) fn work(
+    source: &Disk,
+    geometry: Geometry,
+    shared: &Shared,
+    packer: &mut Option<Packer>,
+    job: Job,
+) -> Done {
+    match job {
+        Job::Fill(disk, pattern) => Done { parts: vec![Part::Fill { disk: disk.clone(), pattern }], disk },
+        Job::Missing(disk) => Done { parts: vec![Part::Missing { disk: disk.clone(), failed: None }], disk },
+        Job::Read(disk) => {
+            let mut parts = Vec::new();
+            let mut at = disk.start;
+            for run in source.bad().held(disk.clone()) {
+                if run.start > at {
+                    parts.push(Part::Missing { disk: at..run.start, failed: None });
+                }
+                at = run.end;
+                read_run(source, shared, run, &mut |range, got| {
+                    parts.push(match got {
+                        Ok(raw) => Part::Bytes(pack(geometry, shared, packer, range.start, raw)),
+                        Err(e) => Part::Missing { disk: range, failed: Some(e) },
+                    });
+                });
+            }
+            if at < disk.end {
+                parts.push(Part::Missing { disk: at..disk.end, failed: None });
+            }
+            Done { disk, parts }
+        }
+    }
+}
+
+/// Reads `run`; where that fails, in smaller pieces. `give` gets runs that were read and runs that were not, in order.
+fn read_run(
+    source: &Disk,
+    shared: &Shared,
+    run: Range<u64>,
+    give: &mut dyn FnMut(Range<u64>, Result<Buffer, ReadError>),
+) {
+    let read = |range: &Range<u64>| {
+        let mut buf = shared.buffer(index(range.end - range.start));
+        source.read_at(&mut buf, range.start).map(|()| buf)
+    };
+    let error = match read(&run) {
+        Ok(bytes) => return give(run, Ok(bytes)),
+        Err(error) => error,
+    };
+    // A sector that cannot be read costs itself; damage of the source's file costs its chunk, which lies in one extent.
+    let sector = u64::from(source.sector());
+    let piece_end = |at: u64| match error {
+        ReadError::Corrupt { .. } | ReadError::Unmapped { .. } => {
+            source.image().map(at).map_or(run.end, |extent| extent.disk.end.max(at + 1))
+        }
+        _ => at - at % sector + sector,
+    };
+    let mut good: Vec<u8> = Vec::new();
+    let mut bad: Option<(Range<u64>, ReadError)> = None;
+    let mut at = run.start;
+    while at < run.end {
+        let piece = at..piece_end(at).min(run.end);
+        at = piece.end;
+        match read(&piece) {
+            Ok(bytes) => {
+                if let Some((range, e)) = bad.take() {
+                    give(range, Err(e));
+                }
+                good.extend_from_slice(&bytes);
+                keep(&shared.spare, bytes);
+            }
+            Err(e) => {
+                if !good.is_empty() {
+                    let bytes = std::mem::take(&mut good);
+                    give(piece.start - bytes.len() as u64..piece.start, Ok(bytes.into()));
+                }
+                match &mut bad {
+                    Some((range, _)) => range.end = piece.end,
+                    None => bad = Some((piece, e)),
+                }
+            }
+        }
+    }
+    if let Some((range, e)) = bad {
+        give(range, Err(e));
+    }
+    if !good.is_empty() {
+        give(run.end - good.len() as u64..run.end, Ok(good.into()));
+    }
+}
+
+/// Packs bytes of the disk, chunk by chunk.
+pub(super) fn pack(
+    geometry: Geometry,
+    shared: &Shared,
+    packer: &mut Option<Packer>,
+    start: u64,
+    raw: Buffer,
+) -> Bytes {
+    let mut packed = take(&shared.spare_packed);
+    packed.clear();
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut at = 0;
+    while at < raw.len() {
+        let offset = start + at as u64;
+        let chunk = geometry.bytes(geometry.chunk_of(offset), 1);
+        let piece = &raw[at..raw.len().min(at + index(chunk.end - offset))];
+        at += piece.len();
+        let how = pack_piece(shared, packer, offset, piece, &mut packed);
+        match (&how, pieces.last_mut()) {
+            (How::Fill(pattern), Some(Piece { len, how: How::Fill(before) })) if pattern == before => {
+                *len += piece.len();
+            }
+            _ => pieces.push(Piece { len: piece.len(), how }),
+        }
+    }
+    Bytes { start, raw, packed, pieces }
+}
+
+fn pack_piece(
+    shared: &Shared,
+    packer: &mut Option<Packer>,
+    offset: u64,
+    piece: &[u8],
+    packed: &mut Vec<u8>,
+) -> How {
+    if let Some(pattern) = pattern_of(piece).filter(|_| offset.is_multiple_of(8)) {
+        return How::Fill(pattern);
+    }
+    let name = *blake3::hash(piece).as_bytes();
+    if shared.is_known(&name) {
+        return How::Same(name);
+    }
+    let from = packed.len();
+    match pack_into(&shared.options, packer, piece, packed) {
+        Ok(Some(codec)) => How::Packed(name, codec, from..packed.len()),
+        Ok(None) => How::Stored(name),
+        Err(e) => How::Failed(e),
+    }
+}
+
+/// Packs `piece` to the end of `packed`. None, and nothing there, if it is better stored.
+pub(super) fn pack_into(
+    options: &Options,
+    packer: &mut Option<Packer>,
+    piece: &[u8],
+    packed: &mut Vec<u8>,
+) -> io::Result<Option<Codec>> {
+    if packer.is_none() {
+        *packer = Some(Packer::new(options.codec, options.level)?);
+    }
+    packer.as_mut().map_or(Ok(None), |packer| packer.pack_to(piece, packed))
+}
+
+/// The eight bytes that `raw` is made of, if it is.
+fn pattern_of(raw: &[u8]) -> Option<[u8; 8]> {
+    let pattern = *raw.first_chunk::<8>()?;
+    (raw[8..] == raw[..raw.len() - 8]).then_some(pattern)
+}

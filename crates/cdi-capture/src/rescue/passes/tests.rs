@@ -1,0 +1,309 @@
+//! The passes over a simulated drive.
+
+#![allow(clippy::single_range_in_vec_init)]
+
+use std::collections::BTreeMap;
+
+use cdi_image::badmap::Reason;
+
+use super::*;
+
+const SECTOR: u64 = 512;
+
+fn plan(sectors: u64) -> Plan {
+    Plan {
+        size: sectors * SECTOR,
+        sector: SECTOR,
+        unit: SECTOR,
+        cluster: CLUSTER,
+        most: MOST,
+        domain: vec![0..sectors * SECTOR],
+        trim: true,
+        scrape: true,
+        retries: Some(0),
+        direction: Direction::Forwards,
+        least_rate: None,
+    }
+}
+
+fn untried(plan: &Plan) -> BadBlocks {
+    BadBlocks::from_unsorted([BadRange::new(0..plan.size, Status::NonTried)])
+}
+
+/// A disk with bad sectors; how often each sector was read, and in which pass first.
+struct Drive {
+    bad: Vec<bool>,
+    tries: Vec<u32>,
+    order: Vec<(Pass, Range<u64>)>,
+    /// Milliseconds that a read takes which touches a sector.
+    slow: BTreeMap<u64, u64>,
+}
+
+impl Drive {
+    fn new(sectors: u64, bad: &[Range<u64>]) -> Drive {
+        let is_bad = |s: &u64| bad.iter().any(|b| b.contains(s));
+        let bad = (0..sectors).map(|s| is_bad(&s)).collect();
+        Drive {
+            bad,
+            tries: vec![0; usize::try_from(sectors).unwrap()],
+            order: Vec::new(),
+            slow: BTreeMap::new(),
+        }
+    }
+
+    fn read(&mut self, pass: Pass, read: &Read) -> Outcome {
+        let sectors = usize::try_from(read.range.start / SECTOR).unwrap()
+            ..usize::try_from(read.range.end.div_ceil(SECTOR)).unwrap();
+        assert!(!sectors.is_empty());
+        if !read.check {
+            self.tries[sectors.clone()].iter_mut().for_each(|t| *t += 1);
+            self.order.push((pass, read.range.clone()));
+        }
+        let fails = self.bad[sectors.clone()].iter().any(|b| *b);
+        let slow = self.slow.range(sectors.start as u64..sectors.end as u64).map(|(_, ms)| *ms).max();
+        let took =
+            Duration::from_micros(slow.map_or((read.range.end - read.range.start) / 100, |ms| ms * 1000));
+        let good = if fails { 0 } else { read.range.end - read.range.start };
+        Outcome { good, reason: fails.then_some(Reason::errno(5)), took }
+    }
+
+    fn run(&mut self, passes: &mut Passes) -> Next {
+        for _ in 0..10_000_000 {
+            match passes.next_read() {
+                Next::Read(read) => {
+                    let outcome = self.read(passes.pass().0, &read);
+                    passes.got(&read, &outcome);
+                }
+                end => return end,
+            }
+        }
+        panic!("no end");
+    }
+
+    fn is_right(&self, passes: &Passes) {
+        for (sector, bad) in self.bad.iter().enumerate() {
+            let status = passes.areas().around(sector as u64 * SECTOR).map(|a| a.status);
+            assert_eq!(status, bad.then_some(Status::Bad), "sector {sector}");
+        }
+    }
+}
+
+fn random_ranges(seed: u64, sectors: u64) -> Vec<Range<u64>> {
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let count = next(20);
+    (0..count)
+        .map(|_| {
+            let (start, most) = (next(sectors), [1, 3, 40, 700][usize::try_from(next(4)).unwrap()]);
+            start..(start + 1 + next(most)).min(sectors)
+        })
+        .collect()
+}
+
+#[test]
+fn each_sector_is_tried_at_most_twice_and_all_that_is_good_is_read() {
+    for seed in 0..300 {
+        let sectors = 1 + seed * 977 % 70_000;
+        let mut plan = plan(sectors);
+        if seed % 3 == 1 {
+            plan.direction = Direction::Backwards;
+        }
+        let mut drive = Drive::new(sectors, &random_ranges(seed, sectors));
+        let mut passes = Passes::new(plan.clone(), &untried(&plan));
+        assert_eq!(drive.run(&mut passes), Next::Finished);
+        drive.is_right(&passes);
+        for (sector, tries) in drive.tries.iter().enumerate() {
+            assert!((1..=2).contains(tries), "seed {seed}: sector {sector} was tried {tries} times");
+        }
+    }
+}
+
+#[test]
+fn in_physical_sectors_a_failure_costs_its_physical_sector_until_it_is_retried() {
+    let mut plan = Plan { unit: 4096, ..plan(80_000) };
+    let mut drive = Drive::new(80_000, &[5003..5004, 20_000..20_100]);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    drive.run(&mut passes);
+    let areas: Vec<_> = passes.areas().iter().map(|a| (a.start / 512, a.end / 512, a.tries)).collect();
+    assert_eq!(areas, [(5000, 5008, 2), (20_000, 20_104, 2)]);
+    plan.retries = Some(1);
+    let mut drive = Drive::new(80_000, &[5003..5004, 20_000..20_100]);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    drive.run(&mut passes);
+    drive.is_right(&passes);
+    assert!(passes.areas().iter().all(|a| a.tries == 3));
+}
+
+#[test]
+fn what_is_good_is_read_before_what_is_bad_is_scraped() {
+    let mut drive = Drive::new(400_000, &[100_000..110_000, 300_000..300_001]);
+    let plan = plan(400_000);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    drive.run(&mut passes);
+    let copied: u64 = drive
+        .order
+        .iter()
+        .filter(|(pass, _)| matches!(pass, Pass::Copying(_)))
+        .map(|(_, r)| r.end - r.start)
+        .sum();
+    assert_eq!(copied, 400_000 * 512);
+    // Into the 5 MB that are bad the first pass looked only a few times.
+    let inside = |r: &Range<u64>| r.start < 110_000 * 512 && r.end > 100_000 * 512;
+    let looks = drive.order.iter().filter(|(pass, r)| *pass == Pass::Copying(1) && inside(r)).count();
+    assert!((1..12).contains(&looks), "{looks} reads");
+    drive.is_right(&passes);
+}
+
+#[test]
+fn slow_areas_are_left_for_later() {
+    let mut drive = Drive::new(4_000_000, &[]);
+    // Half a minute of reading, then an area in which every read takes a second.
+    drive.slow = (3_000_000..3_100_000).map(|s| (s, 1100)).collect();
+    let plan = plan(4_000_000);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    for ms in drive.slow.values_mut().take(1) {
+        *ms = 31_000;
+    }
+    drive.run(&mut passes);
+    assert!(passes.areas().is_empty());
+    let slow = |r: &Range<u64>| r.start >= 3_000_000 * 512 && r.start < 3_100_000 * 512;
+    let first = drive.order.iter().filter(|(pass, r)| *pass == Pass::Copying(1) && slow(r)).count();
+    let rest = drive.order.iter().filter(|(_, r)| slow(r)).count();
+    assert!(first < rest / 2, "{first} of {rest}");
+    let after = drive.order.iter().position(|(_, r)| r.start >= 3_100_000 * 512).unwrap();
+    let last = drive.order.iter().rposition(|(_, r)| slow(r)).unwrap();
+    assert!(after < last);
+}
+
+#[test]
+fn retries_are_counted_and_alternate() {
+    let plan = Plan { retries: Some(3), ..plan(1000) };
+    let mut drive = Drive::new(1000, &[400..410]);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    drive.run(&mut passes);
+    assert!(drive.tries[400..410].iter().all(|t| *t == 5), "{:?}", &drive.tries[400..410]);
+    assert_eq!(passes.areas().iter().map(|a| a.tries).collect::<Vec<_>>(), [5]);
+    let retried: Vec<u64> = drive
+        .order
+        .iter()
+        .filter(|(pass, _)| matches!(pass, Pass::Retrying(_)))
+        .map(|(_, r)| r.start / 512)
+        .collect();
+    assert_eq!((retried[0], retried[9], retried[10], retried[19], retried[20]), (400, 409, 409, 400, 400));
+}
+
+#[test]
+fn a_drive_that_dies_is_told_from_bad_sectors() {
+    let plan = plan(400_000);
+    let mut drive = Drive::new(400_000, &[10_000..10_300]);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    for _ in 0..300 {
+        let Next::Read(read) = passes.next_read() else { panic!() };
+        let outcome = drive.read(passes.pass().0, &read);
+        passes.got(&read, &outcome);
+    }
+    let before: Vec<BadRange> = passes.areas().iter().copied().collect();
+    assert!(passes.areas().bytes(Status::NonTried) > 0 || passes.areas().left() > 0);
+    drive.bad.fill(true);
+    assert_eq!(drive.run(&mut passes), Next::Dead);
+    // Nothing was marked that was not before.
+    let after: Vec<BadRange> = passes.areas().iter().copied().collect();
+    assert_eq!(before, after);
+    assert_eq!(passes.next_read(), Next::Dead);
+}
+
+#[test]
+fn a_drive_that_is_dead_when_it_is_gone_on_with_is_known_by_what_was_read_before() {
+    let plan = plan(40_000);
+    // Only a little at the end was read, by an earlier run.
+    let map = BadBlocks::from_unsorted([BadRange::new(0..39_000 * 512, Status::NonTried)]);
+    let mut drive = Drive::new(40_000, &[0..40_000]);
+    let mut passes = Passes::new(plan, &map);
+    assert_eq!(drive.run(&mut passes), Next::Dead);
+    assert_eq!(passes.areas().bytes(Status::NonTried), 39_000 * 512);
+    assert!(drive.tries.iter().map(|t| u64::from(*t)).sum::<u64>() < 16 * 128 + 1);
+}
+
+#[test]
+fn the_last_errors_of_a_dead_drive_are_taken_back_however_it_ends() {
+    let plan = plan(40_000);
+    let mut drive = Drive::new(40_000, &[20_000..40_000]);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    // Up to the third error; then all ends.
+    while passes.areas().bytes(Status::NonTrimmed) < 3 * CLUSTER {
+        let Next::Read(read) = passes.next_read() else { panic!() };
+        let outcome = drive.read(passes.pass().0, &read);
+        passes.got(&read, &outcome);
+    }
+    drive.bad.fill(true);
+    assert!(passes.settle());
+    assert_eq!(drive.run(&mut passes), Next::Dead);
+    assert_eq!(passes.areas().bytes(Status::NonTrimmed), 0);
+    assert!(!passes.settle());
+}
+
+#[test]
+fn what_was_read_before_an_error_stays_read() {
+    let plan = Plan { unit: 4096, ..plan(4000) };
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    let mut dead = false;
+    for _ in 0..10_000 {
+        let Next::Read(read) = passes.next_read() else { break };
+        // The first sector of each read comes, the rest fails; later all fails.
+        let good = if dead { 0 } else { SECTOR.min(read.range.end - read.range.start) };
+        let whole = good == read.range.end - read.range.start;
+        let reason = (!whole).then_some(Reason::errno(5));
+        let before = passes.areas().left();
+        passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+        assert!(passes.areas().left() <= before);
+        dead |= passes.pass().0 == Pass::Scraping;
+    }
+    let left = passes.areas().left();
+    assert_eq!(passes.next_read(), Next::Dead);
+    assert_eq!(passes.areas().left(), left, "what was read became unread");
+}
+
+#[test]
+fn what_was_begun_is_gone_on_with() {
+    for stop in [1, 10, 100, 1000, 2000] {
+        let plan = plan(50_000);
+        let mut drive = Drive::new(50_000, &random_ranges(stop, 50_000));
+        let mut map = untried(&plan);
+        loop {
+            let mut passes = Passes::new(plan.clone(), &map);
+            let mut end = None;
+            for _ in 0..stop {
+                match passes.next_read() {
+                    Next::Read(read) => {
+                        let outcome = drive.read(passes.pass().0, &read);
+                        passes.got(&read, &outcome);
+                    }
+                    other => end = Some(other),
+                }
+            }
+            map = BadBlocks::from_unsorted(passes.areas().iter().copied());
+            if end.is_some() {
+                drive.is_right(&passes);
+                break;
+            }
+        }
+        assert!(drive.tries.iter().all(|t| (1..=2).contains(t)), "stop {stop}");
+    }
+}
+
+#[test]
+fn only_the_domain_is_read() {
+    let plan = Plan { domain: vec![512 * 10..512 * 20, 512 * 1000..512 * 30_000], ..plan(50_000) };
+    let mut drive = Drive::new(50_000, std::slice::from_ref(&(1500..1502)));
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    drive.run(&mut passes);
+    for (sector, tries) in drive.tries.iter().enumerate() {
+        let wanted = (10..20).contains(&sector) || (1000..30_000).contains(&sector);
+        assert_eq!(*tries > 0, wanted, "sector {sector}");
+    }
+}

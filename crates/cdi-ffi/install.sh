@@ -1,0 +1,45 @@
+#!/bin/sh
+# Builds the C library and installs it: install.sh [PREFIX], by default /usr/local. DESTDIR is put before it, as packagers
+# expect. PROFILE says what is built, by default release. Prints the files that it wrote.
+set -eu
+prefix=${1:-/usr/local}
+profile=${PROFILE:-release}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1)
+
+case $profile in release) flag=--release out=release ;; *) flag= out=debug ;; esac
+# shellcheck disable=SC2086
+"${CARGO:-cargo}" build -q $flag --manifest-path "$root/Cargo.toml" -p cdi-ffi --target-dir "$target"
+
+to=${DESTDIR:-}$prefix
+mkdir -p "$to/include" "$to/lib/pkgconfig"
+put() {
+    cp "$1" "$2"
+    echo "$2"
+}
+put "$root/include/cdi.h" "$to/include/cdi.h"
+put "$target/$out/libcdi.a" "$to/lib/libcdi.a"
+case $(uname -s) in
+Darwin) put "$target/$out/libcdi.dylib" "$to/lib/libcdi.dylib" ;;
+*)
+    put "$target/$out/libcdi.so" "$to/lib/libcdi.so.$version"
+    # Before 1.0 each minor version may change the interface.
+    so=libcdi.so.${version%.*}
+    ln -sf "libcdi.so.$version" "$to/lib/$so"
+    ln -sf "$so" "$to/lib/libcdi.so"
+    ;;
+esac
+cat >"$to/lib/pkgconfig/cdi.pc" <<END
+prefix=$prefix
+libdir=\${prefix}/lib
+includedir=\${prefix}/include
+
+Name: cdi
+Description: Reads disk images, and fails where the disk had bad sectors
+Version: $version
+Libs: -L\${libdir} -lcdi
+Libs.private: -lm -lpthread -ldl
+Cflags: -I\${includedir}
+END
+echo "$to/lib/pkgconfig/cdi.pc"

@@ -1,0 +1,224 @@
+//! The blocks of a mapfile between the file and the map: whatever their order, in as much memory as the map will take.
+
+use std::ops::Range;
+
+use cdi_base::units::human;
+
+use crate::badmap::{BadBlocks, BadRange, Status};
+
+/// Blocks as they are read.
+#[derive(Debug)]
+pub(super) enum Blocks {
+    /// As long as they come in order, as they mostly do: what is not finished up to `covered`, gaps among it.
+    InOrder { ranges: Vec<BadRange>, covered: u64 },
+    /// As the file has them: a gap is what no block is about. Of finished ones only the place is kept.
+    Any { unfinished: Vec<BadRange>, finished: Vec<Range<u64>> },
+}
+
+impl Default for Blocks {
+    fn default() -> Blocks {
+        Blocks::InOrder { ranges: Vec::new(), covered: 0 }
+    }
+}
+
+/// What no block is about. It is told from blocks that are not tried by its tries, which blocks do not have.
+fn gap(range: Range<u64>) -> BadRange {
+    BadRange { tries: u8::MAX, ..BadRange::new(range, Status::NonTried) }
+}
+
+/// Adds a block to a list, or to the last one in it.
+fn push(blocks: &mut Vec<BadRange>, block: BadRange) {
+    match blocks.last_mut() {
+        Some(last) if last.end == block.start && last.like(&block) => last.end = block.end,
+        _ => blocks.push(block),
+    }
+}
+
+impl Blocks {
+    /// Takes in a block.
+    pub(super) fn add(&mut self, block: BadRange) {
+        if let Blocks::InOrder { ranges, covered } = self {
+            if block.start >= *covered {
+                if block.start > *covered {
+                    push(ranges, gap(*covered..block.start));
+                }
+                *covered = block.end;
+                if block.status != Status::Finished {
+                    push(ranges, block);
+                }
+                return;
+            }
+            // It is an earlier place: what was finished so far has to be told from gaps.
+            let (mut finished, mut at) = (Vec::new(), 0);
+            for r in ranges.iter() {
+                if r.start > at {
+                    finished.push(at..r.start);
+                }
+                at = r.end;
+            }
+            if *covered > at {
+                finished.push(at..*covered);
+            }
+            ranges.retain(|r| r.tries == 0);
+            *self = Blocks::Any { unfinished: std::mem::take(ranges), finished };
+        }
+        if let Blocks::Any { unfinished, finished } = self {
+            match finished.last_mut() {
+                _ if block.status != Status::Finished => {
+                    grow(unfinished);
+                    push(unfinished, block);
+                }
+                Some(last) if last.end == block.start => last.end = block.end,
+                _ => {
+                    grow(finished);
+                    finished.push(block.start..block.end);
+                }
+            }
+        }
+    }
+
+    /// How many blocks or gaps are not finished.
+    pub(super) fn unfinished(&self) -> usize {
+        match self {
+            Blocks::InOrder { ranges, .. } => ranges.len(),
+            // Of finished ones there may be as many, but no more.
+            Blocks::Any { unfinished, finished } => unfinished.len().max(finished.len()),
+        }
+    }
+
+    /// The map of a disk of `size` bytes, and remarks.
+    pub(super) fn map(self, size: u64) -> (BadBlocks, Vec<String>) {
+        match self {
+            Blocks::Any { unfinished, finished } => settled(unfinished, finished, size),
+            Blocks::InOrder { mut ranges, covered } => {
+                if covered < size {
+                    push(&mut ranges, gap(covered..size));
+                }
+                ranges.truncate(ranges.partition_point(|r| r.start < size));
+                if let Some(last) = ranges.last_mut() {
+                    last.end = last.end.min(size);
+                }
+                let mut gap_bytes = 0;
+                for r in ranges.iter_mut().filter(|r| r.tries > 0) {
+                    gap_bytes += r.len();
+                    r.tries = 0;
+                }
+                (BadBlocks::from_ordered(ranges), gap_remark(gap_bytes).into_iter().collect())
+            }
+        }
+    }
+}
+
+fn gap_remark(bytes: u64) -> Option<String> {
+    let size = human(bytes);
+    let remark = format!("the mapfile does not speak of {size} of the disk; they count as non-tried");
+    (bytes > 0).then_some(remark)
+}
+
+/// Makes room for one more, step by step: a list that doubles would take twice the memory that is needed.
+fn grow<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len().clamp(1 << 10, 1 << 18));
+    }
+}
+
+/// The map of blocks in any order: what none is about is non-tried, and where two disagree the less processed status holds.
+/// What was done is remarked.
+fn settled(
+    mut unfinished: Vec<BadRange>,
+    mut finished: Vec<Range<u64>>,
+    size: u64,
+) -> (BadBlocks, Vec<String>) {
+    // In order of position, and among equals the worse first, to see gaps and contradictions.
+    unfinished.sort_unstable_by_key(|b| (b.start, b.status, b.end));
+    finished.sort_unstable_by_key(|r| (r.start, r.end));
+    let mut gaps = Vec::new();
+    let (mut covered, mut gap_bytes, mut contradiction) = (0, 0, false);
+    // How far the finished ones go so far, and the others, with the status of the one that goes farthest.
+    let (mut read, mut failed) = (0, (0, Status::Finished));
+    let (mut some, mut others) = (finished.iter().peekable(), unfinished.iter().peekable());
+    loop {
+        let is_finished = match (some.peek(), others.peek()) {
+            (None, None) => break,
+            (Some(f), Some(u)) => f.start < u.start,
+            (f, _) => f.is_some(),
+        };
+        let range = if is_finished {
+            let range = some.next().cloned().unwrap_or_default();
+            contradiction |= range.start < failed.0;
+            read = range.end.max(read);
+            range
+        } else {
+            let Some(b) = others.next() else { break };
+            contradiction |= b.start < read || (b.start < failed.0 && b.status != failed.1);
+            if b.end >= failed.0 {
+                failed = (b.end, b.status);
+            }
+            b.start..b.end
+        };
+        let (start, end) = (range.start.min(size), range.end.min(size));
+        if start > covered {
+            gaps.push(BadRange::new(covered..start, Status::NonTried));
+            gap_bytes += start - covered;
+        }
+        covered = covered.max(end);
+    }
+    if covered < size {
+        gaps.push(BadRange::new(covered..size, Status::NonTried));
+        gap_bytes += size - covered;
+    }
+    let mut remarks: Vec<String> = gap_remark(gap_bytes).into_iter().collect();
+    if contradiction {
+        remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
+    }
+    drop(finished);
+    unfinished.retain(|b| b.start < size);
+    unfinished.iter_mut().for_each(|b| b.end = b.end.min(size));
+    unfinished.reserve_exact(gaps.len());
+    unfinished.append(&mut gaps);
+    (BadBlocks::from_vec(unfinished), remarks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_in_any_order_agree_with_a_plain_vector() {
+        let mut random = 7u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 33) % below
+        };
+        for _ in 0..2000 {
+            let mut blocks = Blocks::default();
+            let mut plain = [None::<Status>; 80];
+            for _ in 0..next(12) {
+                let start = next(70);
+                let end = start + 1 + next(10);
+                let status = match next(4) {
+                    0 => Status::Finished,
+                    1 => Status::Bad,
+                    2 => Status::NonTried,
+                    _ => Status::NonScraped,
+                };
+                blocks.add(BadRange::new(start..end, status));
+                for at in start..end {
+                    let here = &mut plain[usize::try_from(at).unwrap()];
+                    *here = Some(here.map_or(status, |before| before.min(status)));
+                }
+            }
+            let (map, _) = blocks.map(64);
+            for (at, expect) in plain.iter().take(64).enumerate() {
+                let got = map
+                    .next(at as u64)
+                    .filter(|r| r.start <= at as u64)
+                    .map_or(Status::Finished, |r| r.status);
+                assert_eq!(got, expect.unwrap_or(Status::NonTried), "at {at}: {map:?}");
+            }
+            let apart =
+                |w: &[BadRange]| w[0].end < w[1].start || (w[0].end == w[1].start && !w[0].like(&w[1]));
+            assert!(map.ranges().windows(2).all(apart), "not merged: {map:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! HDDSuperClone's and OpenSuperClone's progress logs: what ddrescue's mapfile is to ddrescue, counted in sectors.
+//!
+//! Facts: what both programs write and read. Comments begin with `#`; some of them are settings (`# sectorsize 512`). A line
+//! `position status` tells where the program stands; the others are `position size status info error`.
+
+use std::ops::Range;
+
+use super::Status;
+use super::ddrescue::Listed;
+
+/// What a log is that has no line about where the program stands.
+pub(crate) const DOMAIN: &str =
+    "this log lists a domain, and not what was read: it does not say where it stands";
+
+/// What a log has said so far.
+#[derive(Default)]
+pub(crate) struct Log {
+    /// Within these comments, what is said is about the drive.
+    about_drive: bool,
+    sector: Option<u64>,
+    sector_adjusted: Option<u64>,
+    /// Positions are the source's. It may have been copied from another place on, and to another.
+    from: u64,
+    to: u64,
+}
+
+impl Log {
+    /// Takes in a line if it is a comment. Whether it is one.
+    pub(crate) fn comment(&mut self, line: &str) -> bool {
+        let mut words = line.trim_start_matches(['#', ' ', '\t']).split_ascii_whitespace();
+        let first = words.next().unwrap_or("");
+        let was_about_drive = self.about_drive;
+        self.about_drive |= matches!(first, "startsmart" | "startanalyze" | "startanalyse");
+        self.about_drive &= !matches!(first, "endsmart" | "endanalyze" | "endanalyse");
+        let comment = line.trim_start().starts_with('#');
+        if comment && let Some(value) = words.next().and_then(|word| word.parse().ok()) {
+            match first {
+                "sectorsize" => self.sector = self.sector.or(Some(value)),
+                "sectorsizeadjust" => self.sector_adjusted = self.sector_adjusted.or(Some(value)),
+                "inputoffset" => self.from = value,
+                "outputoffset" => self.to = value,
+                _ => {}
+            }
+        }
+        comment || was_about_drive || self.about_drive
+    }
+
+    /// Takes in a line about a block.
+    pub(crate) fn block(&self, words: &[&str], listed: &mut Listed) -> Result<(), String> {
+        let sector = self.sector.unwrap_or(512);
+        if self.sector_adjusted.is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
+            return Err(
+                "the image's sectors are of another size than the disk's (sectorsizeadjust); that is not read"
+                    .into(),
+            );
+        }
+        if !(1..=1 << 20).contains(&sector) {
+            return Err(format!("a sector size of {sector} bytes cannot be"));
+        }
+        let [position, len, status, _, _] = words else {
+            return Err("a line about a block is: position size status info error".into());
+        };
+        let value = |word: &str| super::ddrescue::parse_number(word).ok_or("this is not a number");
+        let (position, len, status) = (value(position)?, value(len)?, value(status)?);
+        // The other bits tell of passes and of heads. Dividing is what ddrescue calls trimming.
+        let status = match status & 0x70 {
+            0x00 => Status::NonTried,
+            0x10 | 0x20 => Status::NonTrimmed,
+            0x30 => Status::NonScraped,
+            0x40 => Status::Bad,
+            0x70 => Status::Finished,
+            _ => return Err("the status is not one that is known".into()),
+        };
+        let bytes = bytes(position, len, self.from, self.to, sector).ok_or("the block ends past 2^63")?;
+        if bytes.is_empty() { Ok(()) } else { listed.add(bytes.start, bytes.end, status) }
+    }
+}
+
+/// The bytes of the image that some sectors of the source are.
+fn bytes(position: u64, len: u64, from: u64, to: u64, sector: u64) -> Option<Range<u64>> {
+    let end = position.checked_add(len)?;
+    let place = |at: u64| at.max(from).checked_sub(from)?.checked_add(to)?.checked_mul(sector);
+    Some(place(position)?..place(end)?).filter(|r| i64::try_from(r.end).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::badmap::ddrescue::tests::parse;
+
+    const LOG: &str = "# Disk progress log file created by HDDSuperClone version 2.3\n#\n# sectorsize  \t512\n\
+        # inputoffset \t2\n# startsmart\nID 5 reallocated\n# endsmart\n# outputoffset \t0\n# current position status\n0x000010 \t0x7f\n\
+        0x000000 \t0x000004 \t0x7f \t0x0 \t0x0\n0x000004 \t0x000001 \t0x40 \t0x0 \t0x31100\n\
+        0x000005 \t0x000001 \t0x90 \t0x80 \t0x5140\n6 1 0x20 0 0\n7 1 0x30 0 0\n8 2 0 0 0\n0xa 0x6 0x7f 0 0\n";
+
+    #[test]
+    fn blocks_are_sectors_behind_the_offset() {
+        use Status::*;
+        let (map, remarks) = parse(LOG).unwrap().map(14 * 512, 512);
+        let sectors: Vec<_> = map.ranges().iter().map(|r| (r.start / 512, r.end / 512, r.status)).collect();
+        assert_eq!(sectors, [(2, 3, Bad), (3, 5, NonTrimmed), (5, 6, NonScraped), (6, 8, NonTried)]);
+        assert!(remarks.is_empty(), "{remarks:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        for (line, word) in [
+            ("0 1 0x7f 0", "position size status info error"),
+            ("0 x 0x7f 0 0", "not a number"),
+            ("0 1 0x50 0 0", "not one that is known"),
+            ("0xffffffffffffffff 2 0 0 0", "past 2^63"),
+        ] {
+            let error = parse(&format!("0 0x7f\n{line}\n")).unwrap_err();
+            assert!(error.contains(word) && error.starts_with("line 2"), "{line}: {error}");
+        }
+        assert!(parse("0 1 0 0 0\n").is_err_and(|e| e.contains("domain")));
+    }
+}

@@ -1,0 +1,220 @@
+//! The nodes of the index as they lie in the file: fetched, checked, and a bounded number of them kept.
+
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cdi_base::error::{Flaw, ReadError};
+use cdi_base::units::index;
+use lru::LruCache;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::layout::*;
+use super::record::array;
+use crate::codec::Codec;
+use crate::input::Input;
+
+/// Where nodes are fetched from.
+pub trait Nodes {
+    /// The entries of the node at `entry`, which must be `count`, each checked by itself.
+    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError>;
+    /// The pieces at `entry`, of a chunk of `chunk_len` bytes, checked: in order, inside the chunk.
+    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError>;
+}
+
+/// Checks an entry by itself: what it says must be possible in a file of `file_len` bytes.
+pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
+    let fits = e.at.get() >= RECORDS_AT
+        && e.at.get().checked_add(u64::from(e.stored.get())).is_some_and(|x| x <= file_len);
+    if e.zero.get() != 0 || (e.kind != ENTRY_DATA && e.codec != 0) {
+        return Err("an index entry has a value where there must be zero");
+    }
+    match e.kind {
+        ENTRY_UNREAD if *e == RawEntry::UNREAD => Ok(()),
+        ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
+        ENTRY_UNREAD | ENTRY_FILL => Err("an index entry without a payload has one"),
+        ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
+        ENTRY_DATA if e.stored.get() > CHUNK_MOST || e.stored.get() == 0 => {
+            Err("a chunk's stored length cannot be")
+        }
+        ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
+        ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES => Ok(()),
+        _ => Err("an index entry is of an unknown kind"),
+    }
+}
+
+/// The entries of a node whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
+pub fn decode_node(bytes: &[u8], at: u64, file_len: u64) -> Result<Arc<[RawEntry]>, Flaw> {
+    let entries: Vec<RawEntry> = array(bytes, at, "a node")?;
+    for (i, e) in entries.iter().enumerate() {
+        check_entry(e, file_len).map_err(|what| Flaw::at(at + (i * ENTRY_LEN) as u64, what))?;
+    }
+    Ok(entries.into())
+}
+
+/// The pieces whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
+pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Result<Arc<[RawPiece]>, Flaw> {
+    let pieces: Vec<RawPiece> = array(bytes, at, "a list of pieces")?;
+    let mut end = 0;
+    for (i, p) in pieces.iter().enumerate() {
+        let fail = |what| Flaw::at(at + (i * PIECE_LEN) as u64, what);
+        check_entry(&p.entry, file_len).map_err(fail)?;
+        if p.start.get() < end
+            || p.len.get() == 0
+            || p.start.get().checked_add(p.len.get()).is_none_or(|e| e > chunk_len)
+        {
+            return Err(fail("pieces overlap, are out of order, or leave their chunk"));
+        }
+        end = p.start.get() + p.len.get();
+        match p.entry.kind {
+            ENTRY_FILL if p.skip.get() == 0 && p.unpacked.get() == 0 => {}
+            ENTRY_DATA
+                if p.unpacked.get() <= CHUNK_MOST
+                    && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.unpacked.get()) => {}
+            _ => return Err(fail("a piece does not lie within its payload")),
+        }
+    }
+    Ok(pieces.into())
+}
+
+/// A payload's name: all that is said of it.
+type Key = (u64, u32, u64);
+
+fn key(entry: &RawEntry) -> Key {
+    (entry.at.get(), entry.stored.get(), entry.sum.get())
+}
+
+/// The nodes of an image's file, a bounded number of them cached.
+pub struct CachedNodes {
+    input: Arc<Input>,
+    nodes: Mutex<LruCache<Key, Arc<[RawEntry]>>>,
+    pieces: Mutex<LruCache<Key, Arc<[RawPiece]>>>,
+}
+
+/// How many nodes (12 KiB each) and lists of pieces are kept: all of a disk of 16 GiB in chunks of 32 KiB.
+pub(super) const NODES_KEPT: NonZero<usize> = NonZero::new(1024).expect("not 0");
+
+impl CachedNodes {
+    /// The nodes in `input`.
+    pub fn new(input: Arc<Input>) -> CachedNodes {
+        let (nodes, pieces) = (Mutex::new(LruCache::new(NODES_KEPT)), Mutex::new(LruCache::new(NODES_KEPT)));
+        CachedNodes { input, nodes, pieces }
+    }
+
+    fn payload(&self, entry: &RawEntry, longest: usize) -> Result<Vec<u8>, ReadError> {
+        let at = entry.at.get();
+        let len = entry.stored.get() as usize;
+        if len > longest {
+            return Err(ReadError::Corrupt { at });
+        }
+        let mut bytes = vec![0; len];
+        self.input.read_exact_at(Input::MAIN, &mut bytes, at)?;
+        if xxh3_64(&bytes) != entry.sum.get() {
+            return Err(ReadError::Corrupt { at });
+        }
+        Ok(bytes)
+    }
+}
+
+/// A list of pieces has at most one a byte pair of the smallest sector; in truth far fewer.
+const MOST_PIECES: usize = CHUNK_MOST as usize / 256;
+
+impl Nodes for CachedNodes {
+    fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
+        let at = entry.at.get();
+        if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
+            return if node.len() == count { Ok(Arc::clone(node)) } else { Err(ReadError::Corrupt { at }) };
+        }
+        let bytes = self.payload(entry, index(FANOUT) * ENTRY_LEN)?;
+        let node = decode_node(&bytes, at, self.input.len()).map_err(|f| ReadError::Corrupt { at: f.at })?;
+        if node.len() != count {
+            return Err(ReadError::Corrupt { at });
+        }
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&node));
+        Ok(node)
+    }
+
+    fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
+        let at = entry.at.get();
+        if let Some(pieces) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
+            let inside = pieces.last().is_none_or(|p| p.start.get() + p.len.get() <= chunk_len);
+            return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
+        }
+        let bytes = self.payload(entry, MOST_PIECES * PIECE_LEN)?;
+        let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
+            .map_err(|f| ReadError::Corrupt { at: f.at })?;
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&pieces));
+        Ok(pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+    use zerocopy::byteorder::little_endian::U32;
+
+    use super::*;
+
+    const FILE: u64 = 1 << 30;
+
+    fn data() -> RawEntry {
+        RawEntry::payload(ENTRY_DATA, Codec::Zstd as u8, RECORDS_AT, 1000, 7)
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_is_refused_with_the_reason() {
+        let word = |e: RawEntry| check_entry(&e, FILE).unwrap_err();
+        assert_eq!(check_entry(&data(), FILE), Ok(()));
+        assert_eq!(check_entry(&RawEntry { stored: U32::new(CHUNK_MOST), ..data() }, FILE), Ok(()));
+        for at in [0, RECORDS_AT - 1, FILE - 999, u64::MAX] {
+            assert_eq!(word(RawEntry { at: at.into(), ..data() }), "an index entry points outside the file");
+        }
+        for stored in [0, CHUNK_MOST + 1] {
+            assert_eq!(
+                word(RawEntry { stored: stored.into(), ..data() }),
+                "a chunk's stored length cannot be"
+            );
+        }
+        assert_eq!(word(RawEntry { codec: 3, ..data() }), "an index entry has an unknown codec");
+        for kind in [5, 255] {
+            assert_eq!(word(RawEntry { kind, codec: 0, ..data() }), "an index entry is of an unknown kind");
+        }
+        for kind in [ENTRY_UNREAD, ENTRY_FILL] {
+            assert_eq!(
+                word(RawEntry { kind, codec: 0, ..data() }),
+                "an index entry without a payload has one"
+            );
+        }
+        let zero = "an index entry has a value where there must be zero";
+        assert_eq!(word(RawEntry { zero: 1.into(), ..data() }), zero);
+        assert_eq!(word(RawEntry { kind: ENTRY_NODE, ..data() }), zero);
+    }
+
+    #[test]
+    fn pieces_that_cannot_be_are_refused_with_the_reason() {
+        let piece = |start: u32, len: u32, skip: u32, unpacked: u32| RawPiece {
+            start: start.into(),
+            len: len.into(),
+            skip: skip.into(),
+            unpacked: unpacked.into(),
+            entry: data(),
+        };
+        let decode = |pieces: &[RawPiece]| decode_pieces(pieces.as_bytes(), 500, FILE, 4096);
+        assert_eq!(decode(&[piece(0, 512, 0, 512), piece(1024, 512, 512, 1024)]).unwrap().len(), 2);
+        let order = "pieces overlap, are out of order, or leave their chunk";
+        for wrong in [
+            vec![piece(0, 512, 0, 512), piece(511, 512, 0, 512)],
+            vec![piece(512, 512, 0, 512), piece(0, 512, 0, 512)],
+            vec![piece(0, 0, 0, 0)],
+            vec![piece(0, 4097, 0, 4097)],
+            vec![piece(u32::MAX, 2, 0, 2)],
+        ] {
+            assert_eq!(decode(&wrong).unwrap_err().what, order);
+        }
+        let within = "a piece does not lie within its payload";
+        for wrong in [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, CHUNK_MOST + 1)] {
+            assert_eq!(decode(&[wrong]).unwrap_err(), Flaw::at(500, within));
+        }
+        let whole = decode_pieces(&[0; PIECE_LEN + 1], 500, FILE, 4096).unwrap_err();
+        assert_eq!(whole.what, "a list of pieces: 41 bytes are not a whole number of entries");
+    }
+}

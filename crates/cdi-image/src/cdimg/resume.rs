@@ -1,0 +1,86 @@
+//! Going on with an image that is there already.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdi_base::error::Error;
+use cdi_base::units::index;
+use zerocopy::byteorder::little_endian::U32;
+
+use super::layout::*;
+use super::nodes::CachedNodes;
+use super::reader::{TakenIn, take_in};
+use super::record;
+use super::scan::{Step, Told, Walk};
+use super::store::Store;
+use super::superblock::{is_sound_in, superblocks};
+use super::writer::{MOST_HELD, Writer};
+use crate::input::Input;
+
+impl Writer {
+    /// Goes on with the image in `input`, which is the file that `store` writes. Its state becomes "acquiring"; what a
+    /// crash left at its end is cut off. Gives also what the user should know.
+    pub fn resume(
+        store: Box<dyn Store>,
+        input: &Arc<Input>,
+        path: &Path,
+    ) -> Result<(Writer, Vec<String>), Error> {
+        let nodes = CachedNodes::new(Arc::clone(input));
+        let mut taken = take_in(input, &nodes)?;
+        let slot = index(taken.superblock.generation.get() % 2);
+        if !superblocks(input)[slot].1.is_some_and(|s| is_sound_in(slot, &s)) {
+            let what = "the newest superblock is damaged: it is not gone on with";
+            return Err(Error::bad_image(what).at(path).hint("'cdi repair' makes a sound image of it"));
+        }
+        if taken.superblock.state == STATE_ACQUIRING {
+            take_in_behind(input, &nodes, &mut taken)?;
+            if taken.end < input.len() {
+                let len = input.len() - taken.end;
+                taken.remarks.push(format!("{len} bytes at the end that are no whole record were cut off"));
+            }
+        }
+        let TakenIn { mut superblock, told, map_written, end, epoch, remarks, .. } = taken;
+        superblock.state = STATE_ACQUIRING;
+        superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
+            Error::bad_image("it was gone on with too often").at(path).hint("'cdi compact' makes it new")
+        })?);
+        let Told { index, bad, mut facts } = told;
+        // From now on they are those of something else.
+        let earlier = (facts.blake3_stored.take(), facts.sha256_zero_filled.take());
+        let mut writer = Writer {
+            index,
+            bad,
+            map_written,
+            end,
+            earlier_hashes: earlier.0.zip(earlier.1),
+            ..Writer::of(store, path, superblock, facts)
+        };
+        writer.store.cut(end).map_err(|e| writer.io_error("the image cannot be cut off", e))?;
+        writer.sync()?;
+        writer.checkpoint()?;
+        Ok((writer, remarks))
+    }
+}
+
+/// Takes in the bytes in sound records that lie behind damage: a crash may lose a part of what was written last, and not
+/// what was written after it. What such records say of the map is left out, for it may be of bytes that are lost.
+fn take_in_behind(input: &Input, nodes: &CachedNodes, into: &mut TakenIn) -> Result<(), Error> {
+    let mut walk = Walk::new(input, into.superblock.salt.get(), into.end..input.len());
+    let mut taken = 0;
+    while let Some(step) = walk.step()? {
+        let Step::Header(at, header) = step else { continue };
+        if header.epoch.get() < into.epoch || into.told.index.held() > MOST_HELD {
+            continue;
+        }
+        let Some(record) = record::with_payload(input, at, header)? else { continue };
+        let bytes = matches!(record.kind(), Some(RecordType::Data | RecordType::Same | RecordType::Fill));
+        if bytes && into.told.take(&record, nodes, input.len()).is_ok() {
+            taken += 1;
+        }
+        (into.end, into.epoch) = (header.next(at).min(input.len()), header.epoch.get());
+    }
+    if taken > 0 {
+        into.remarks.push(format!("{taken} records behind a damaged part were taken in"));
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Bits, and the Huffman codes of MAME's images.
+//!
+//! Facts: MAME's own reader (src/lib/util/huffman.cpp), as documented by those who have written others.
+
+/// Reads bits, the highest of a byte first.
+#[derive(Debug, Clone)]
+pub(crate) struct Bits<'a> {
+    bytes: &'a [u8],
+    at: u64,
+}
+
+impl<'a> Bits<'a> {
+    /// From bit `at` of `bytes` on.
+    pub(crate) fn new(bytes: &'a [u8], at: u64) -> Bits<'a> {
+        Bits { bytes, at }
+    }
+
+    /// The number of the next bit.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The next `count` bits, which are at most 48, as a number; none behind the end.
+    pub(crate) fn take(&mut self, count: u8) -> Option<u64> {
+        if self.at + u64::from(count) > self.bytes.len() as u64 * 8 {
+            return None;
+        }
+        let bits = self.peek(count);
+        self.at += u64::from(count);
+        Some(bits)
+    }
+
+    /// The same without moving on, and with zeros behind the end.
+    fn peek(&self, count: u8) -> u64 {
+        let first = usize::try_from(self.at / 8).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(first..).unwrap_or_default();
+        let mut word = [0; 8];
+        let len = rest.len().min(8);
+        word[..len].copy_from_slice(&rest[..len]);
+        let shifted = u64::from_be_bytes(word) << (self.at % 8);
+        if count == 0 { 0 } else { shifted >> (64 - u32::from(count)) }
+    }
+}
+
+/// The longest code, in bits.
+const LONGEST: u8 = 16;
+
+/// A canonical code: which bits stand for which symbol.
+#[derive(Debug)]
+pub(crate) struct Code {
+    /// The longest code that is in use, in bits.
+    longest: u8,
+    /// By the next `longest` bits: the symbol, and how many of the bits are its code's. None: 0.
+    symbols: Vec<(u16, u8)>,
+}
+
+impl Code {
+    /// The code whose symbols have codes of these lengths (0: the symbol is not in use). The longest codes come first in
+    /// the order of numbers, unlike deflate's. None if there can be no such code.
+    fn new(lengths: &[u8]) -> Option<Code> {
+        let longest = lengths.iter().copied().max().filter(|l| (1..=LONGEST).contains(l))?;
+        let mut symbols = vec![(0, 0); 1 << longest];
+        let mut next = 0usize;
+        for length in (1..=longest).rev() {
+            for (symbol, _) in lengths.iter().enumerate().filter(|(_, l)| **l == length) {
+                let each = 1 << (longest - length);
+                let slots = symbols.get_mut(next * each..(next + 1) * each)?;
+                slots.fill((u16::try_from(symbol).ok()?, length));
+                next += 1;
+            }
+            if !next.is_multiple_of(2) && length != 1 {
+                return None;
+            }
+            next /= 2;
+        }
+        Some(Code { longest, symbols })
+    }
+
+    /// The code of the kinds of hunks in a map: 16 symbols, with runs of the same length in short.
+    pub(crate) fn of_kinds(bits: &mut Bits<'_>) -> Option<Code> {
+        let mut lengths = Vec::new();
+        while lengths.len() < 16 {
+            match bits.take(4)? {
+                1 => match bits.take(4)? {
+                    1 => lengths.push(1),
+                    length => {
+                        let times = usize::try_from(bits.take(4)?).ok()? + 3;
+                        lengths.extend(vec![u8::try_from(length).ok()?; times]);
+                    }
+                },
+                length => lengths.push(u8::try_from(length).ok()?),
+            }
+        }
+        if lengths.len() > 16 || lengths.iter().any(|l| *l > 8) {
+            return None;
+        }
+        Code::new(&lengths)
+    }
+
+    /// The code of bytes: 256 symbols, whose lengths are packed by another, small code.
+    fn of_bytes(bits: &mut Bits<'_>) -> Option<Code> {
+        let mut small = [0; 24];
+        small[0] = u8::try_from(bits.take(3)?).ok().filter(|l| *l < 7)?;
+        let first = usize::try_from(bits.take(3)?).ok()? + 1;
+        for length in &mut small[first..] {
+            match u8::try_from(bits.take(3)?).ok()? {
+                7 => break,
+                told => *length = told,
+            }
+        }
+        let code = Code::new(&small)?;
+        let (mut lengths, mut last) = (Vec::with_capacity(256), 0);
+        while lengths.len() < 256 {
+            match code.symbol(bits)? {
+                0 => {
+                    let mut times = bits.take(3)? + 2;
+                    if times == 9 {
+                        times += bits.take(8)?;
+                    }
+                    let times = usize::try_from(times).ok()?.min(256 - lengths.len());
+                    lengths.extend(vec![last; times]);
+                }
+                other => {
+                    last = u8::try_from(other).ok()? - 1;
+                    lengths.push(last);
+                }
+            }
+        }
+        Code::new(&lengths)
+    }
+
+    /// The next symbol.
+    pub(crate) fn symbol(&self, bits: &mut Bits<'_>) -> Option<u16> {
+        let slot = usize::try_from(bits.peek(self.longest)).ok()?;
+        let (symbol, length) = self.symbols[slot];
+        (length != 0).then_some(())?;
+        bits.take(length)?;
+        Some(symbol)
+    }
+}
+
+/// Fills `out` from a code of bytes and as many symbols.
+pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
+    let mut bits = Bits::new(packed, 0);
+    let code = Code::of_bytes(&mut bits)?;
+    for byte in out {
+        *byte = u8::try_from(code.symbol(&mut bits)?).ok()?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_codes_are_the_lowest_numbers() {
+        // Lengths 1, 2, 2: the two long ones are 00 and 01, the short one is 1.
+        let code = Code::new(&[1, 2, 2]).unwrap();
+        let mut bits = Bits::new(&[0b1000_1100, 0], 0);
+        let got: Vec<_> = std::iter::from_fn(|| code.symbol(&mut bits)).take(5).collect();
+        assert_eq!(got, [0, 1, 2, 0, 1]);
+        assert!(Code::new(&[2, 2, 2]).is_none(), "an odd number of codes");
+        assert!(Code::new(&[1, 1, 1]).is_none(), "more codes than there can be");
+        assert!(Code::new(&[0, 0]).is_none());
+        // One symbol alone has the code 0, and 1 stands for nothing.
+        let one = Code::new(&[0, 1]).unwrap();
+        assert_eq!(one.symbol(&mut Bits::new(&[0], 0)), Some(1));
+        assert_eq!(one.symbol(&mut Bits::new(&[0x80], 0)), None);
+        assert_eq!(one.symbol(&mut Bits::new(&[], 0)), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! Readahead: who reads in sequence, and what he will want next.
+//!
+//! The kernel's own readahead ends at 128 KiB where we may not raise it, and readers with O_DIRECT have none. So
+//! chunks that a sequential reader will ask for are unpacked on other cores before he does.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// How many sequential readers are told apart.
+const STREAMS: usize = 16;
+/// Requests of one reader come out of order when several threads serve them; by so much, in bytes.
+const SLACK: u64 = 2 << 20;
+/// What is asked for at a time, in bytes. A larger chunk is unpacked once all the same.
+const STEP: u64 = 64 << 10;
+/// How much a reader must have read in sequence before anything is read ahead for him, and how far ahead that goes at
+/// most, in bytes. In between it goes as far as he came.
+const WINDOW: (u64, u64) = (256 << 10, 2 << 20);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Stream {
+    /// Where the next read is expected.
+    next: u64,
+    /// How many reads came in sequence, and how many bytes.
+    length: u32,
+    bytes: u64,
+    /// Up to where chunks were asked for.
+    asked: u64,
+    /// When it was used last.
+    used: u64,
+}
+
+/// The readers of one disk, and the threads that read ahead for them.
+pub struct Ahead {
+    streams: Mutex<(u64, [Stream; STREAMS])>,
+    queue: SyncSender<Range<u64>>,
+    size: u64,
+    most: u64,
+}
+
+impl Ahead {
+    /// Starts `threads` threads that call `fetch` with ranges of a disk of `size` bytes. At most `budget` bytes
+    /// are read ahead. The threads end when this is dropped.
+    pub fn start(
+        threads: usize,
+        size: u64,
+        budget: u64,
+        fetch: Arc<dyn Fn(Range<u64>) + Send + Sync>,
+    ) -> std::io::Result<Ahead> {
+        let (queue, jobs) = sync_channel((WINDOW.1 / STEP) as usize);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for i in 0..threads {
+            let (jobs, fetch) = (Arc::clone(&jobs), Arc::clone(&fetch));
+            thread::Builder::new().name(format!("readahead-{i}")).spawn(move || work(&jobs, &*fetch))?;
+        }
+        Ok(Ahead {
+            streams: Mutex::new((0, [Stream::default(); STREAMS])),
+            queue,
+            size,
+            most: WINDOW.1.min(budget),
+        })
+    }
+
+    /// Takes note of a read of `len` bytes at `offset`. Whether it is part of a sequential stream. If it is not `alone`,
+    /// nothing is read ahead: where a stream's reads come several at once (the kernel reads ahead itself), they keep the
+    /// cores busy.
+    pub fn note(&self, offset: u64, len: u64, alone: bool) -> bool {
+        let end = offset + len;
+        let mut guard = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let (clock, streams) = &mut *guard;
+        *clock += 1;
+        let near =
+            |s: &Stream| s.length > 0 && offset.abs_diff(s.next) <= if s.length > 1 { SLACK } else { 0 };
+        let Some(stream) = streams.iter_mut().find(|s| near(s)) else {
+            if let Some(oldest) = streams.iter_mut().min_by_key(|s| s.used) {
+                *oldest = Stream { next: end, length: 1, bytes: len, asked: end, used: *clock };
+            }
+            return false;
+        };
+        stream.used = *clock;
+        stream.length = stream.length.saturating_add(1);
+        stream.next = stream.next.max(end);
+        stream.bytes = stream.bytes.saturating_add(len);
+        if stream.bytes < WINDOW.0 {
+            return false;
+        }
+        if !alone {
+            return true;
+        }
+        let target = (stream.next + stream.bytes.min(self.most)).min(self.size);
+        let from = stream.asked.max(stream.next);
+        stream.asked = from.max(target);
+        drop(guard);
+        let mut at = from;
+        while at < target {
+            let end = ((at / STEP + 1) * STEP).min(target);
+            match self.queue.try_send(at..end) {
+                Ok(()) => at = end,
+                // The threads have enough to do, and what they do is what was asked for first.
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => break,
+            }
+        }
+        true
+    }
+}
+
+fn work(jobs: &Mutex<Receiver<Range<u64>>>, fetch: &(dyn Fn(Range<u64>) + Send + Sync)) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(range) = job else { return };
+        // A panic in a parser costs this chunk its readahead; the reader will get the error.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(range)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn ahead(size: u64) -> (Ahead, Arc<Mutex<BTreeSet<u64>>>) {
+        let fetched = Arc::new(Mutex::new(BTreeSet::new()));
+        let to = Arc::clone(&fetched);
+        let fetch = Arc::new(move |range: Range<u64>| {
+            to.lock().unwrap().insert(range.start);
+        });
+        (Ahead::start(2, size, u64::MAX, fetch).unwrap(), fetched)
+    }
+
+    fn wait_for(fetched: &Mutex<BTreeSet<u64>>, what: impl Fn(&BTreeSet<u64>) -> bool) {
+        let start = Instant::now();
+        while !what(&fetched.lock().unwrap()) {
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", fetched.lock().unwrap());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn enough_in_a_row_makes_a_stream_and_a_seek_does_not() {
+        let (ahead, fetched) = ahead(1 << 30);
+        const READ: u64 = 128 << 10;
+        assert!(!ahead.note(0, READ, true));
+        assert!(!ahead.note(100 << 20, READ, true));
+        assert!(!ahead.note(50 << 20, READ, true));
+        // A few small reads that happen to adjoin are none either.
+        assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, true)));
+        thread::sleep(Duration::from_millis(20));
+        assert!(fetched.lock().unwrap().is_empty());
+        assert!(ahead.note(READ, READ, true));
+        wait_for(&fetched, |f| f.contains(&(2 * READ)) && f.contains(&(3 * READ)));
+        // The farther it goes, the farther ahead.
+        assert!(ahead.note(2 * READ, 2 * READ, true));
+        wait_for(&fetched, |f| f.contains(&(7 * READ)));
+        // Those who come many at once need nobody.
+        assert!(ahead.note(4 * READ, 8 * READ, false));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!fetched.lock().unwrap().contains(&(12 * READ)));
+    }
+
+    #[test]
+    fn nothing_past_the_end_is_fetched() {
+        let (ahead, fetched) = ahead(300 << 10);
+        ahead.note(0, 128 << 10, true);
+        ahead.note(128 << 10, 128 << 10, true);
+        wait_for(&fetched, |f| !f.is_empty());
+        thread::sleep(Duration::from_millis(20));
+        assert!(fetched.lock().unwrap().iter().all(|at| *at < 300 << 10));
+    }
+}

@@ -1,0 +1,265 @@
+//! Unpacked chunks, kept while they are likely to be asked for again.
+//!
+//! The `lru` crate orders them; the byte budget, the shards and the single flight (a chunk that several readers
+//! want at once is unpacked once) are here. No lock is held while a chunk is loaded.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use cdi_base::error::ReadError;
+use lru::LruCache;
+
+use super::buffers::give;
+use crate::extent::Packed;
+
+/// A chunk's name: all that is said of it. An entry that tells of the same place with another checksum is another
+/// chunk, and is checked by itself.
+pub type Key = Packed;
+
+/// An unpacked chunk.
+pub type Chunk = Arc<Vec<u8>>;
+
+/// The cache.
+pub struct Cache {
+    shards: Vec<Shard>,
+    hits: AtomicU64,
+}
+
+struct Shard {
+    budget: usize,
+    state: Mutex<State>,
+    loaded: Condvar,
+}
+
+struct State {
+    chunks: LruCache<Key, Chunk>,
+    bytes: usize,
+    loading: HashSet<Key>,
+}
+
+impl Cache {
+    /// A cache that keeps at most `budget` bytes. Chunks are at most `largest` bytes each.
+    pub fn new(budget: usize, largest: usize) -> Cache {
+        // A shard that holds fewer than eight chunks would throw out what is about to be used.
+        let count = (budget / largest.max(1) / 8).clamp(1, 8);
+        let shard = || Shard {
+            budget: budget / count,
+            state: Mutex::new(State { chunks: LruCache::unbounded(), bytes: 0, loading: HashSet::new() }),
+            loaded: Condvar::new(),
+        };
+        Cache { shards: (0..count).map(|_| shard()).collect(), hits: AtomicU64::new(0) }
+    }
+
+    fn shard(&self, key: &Key) -> &Shard {
+        // Fibonacci hashing: neighbouring chunks go to different shards.
+        let hash = (key.at ^ u64::from(key.file.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        &self.shards[hash as usize % self.shards.len()]
+    }
+
+    /// The chunk of `key`, loaded by `load` if nobody has it and nobody else is loading it. An error is not kept:
+    /// the next reader tries again.
+    pub fn get(
+        &self,
+        key: &Key,
+        load: impl FnOnce() -> Result<Vec<u8>, ReadError>,
+    ) -> Result<Chunk, ReadError> {
+        let shard = self.shard(key);
+        let mut state = shard.lock();
+        loop {
+            if let Some(chunk) = self.look(&mut state, key) {
+                return Ok(chunk);
+            }
+            if state.loading.insert(*key) {
+                break;
+            }
+            state = shard.loaded.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        // Gives the key free again whatever happens, a panic in `load` included.
+        let flight = Flight { shard, key: *key };
+        load().map(|chunk| flight.land(chunk))
+    }
+
+    /// The chunk of `key`, if it is there or being loaded.
+    pub fn get_if_there(&self, key: &Key) -> Option<Chunk> {
+        let shard = self.shard(key);
+        let mut state = shard.lock();
+        loop {
+            let found = self.look(&mut state, key);
+            if found.is_some() || !state.loading.contains(key) {
+                return found;
+            }
+            state = shard.loaded.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn look(&self, state: &mut State, key: &Key) -> Option<Chunk> {
+        let found = state.chunks.get(key).map(Arc::clone);
+        if found.is_some() {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Begins to load the chunk of `key`, unless it is there or being loaded. Who begins must not wait for another.
+    pub fn begin(&self, key: &Key) -> Option<Flight<'_>> {
+        let shard = self.shard(key);
+        let mut state = shard.lock();
+        let new = !state.chunks.contains(key) && state.loading.insert(*key);
+        drop(state);
+        // Made only if it is to be: when one is dropped, it takes the lock and ends the loading.
+        new.then(|| Flight { shard, key: *key })
+    }
+
+    /// Says that a chunk is done with: it is the first to be thrown out. A scan of the disk so does not empty the
+    /// cache of what others use.
+    pub fn demote(&self, key: &Key) {
+        self.shard(key).lock().chunks.demote(key);
+    }
+
+    /// How often a chunk was there.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes are kept now.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().bytes).sum()
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk that is being loaded. Whoever wants it waits until this is gone.
+pub struct Flight<'a> {
+    shard: &'a Shard,
+    key: Key,
+}
+
+impl Flight<'_> {
+    /// Puts the chunk in.
+    pub fn land(self, chunk: Vec<u8>) -> Chunk {
+        let chunk = Arc::new(chunk);
+        let mut out = Vec::new();
+        let mut state = self.shard.lock();
+        state.bytes += chunk.len();
+        if let Some((_, old)) = state.chunks.push(self.key, Arc::clone(&chunk)) {
+            state.bytes -= old.len();
+            out.push(old);
+        }
+        while state.bytes > self.shard.budget && state.chunks.len() > 1 {
+            let Some((_, old)) = state.chunks.pop_lru() else { break };
+            state.bytes -= old.len();
+            out.push(old);
+        }
+        drop(state);
+        // What had to go for it: its memory is used again, without the lock.
+        out.into_iter().filter_map(Arc::into_inner).for_each(give);
+        chunk
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.shard.lock().loading.remove(&self.key);
+        self.shard.loaded.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::codec::{Codec, Sum};
+    use crate::extent::FileNo;
+
+    fn key(at: u64) -> Key {
+        Packed { file: FileNo(0), at, len: 1, skip: 0, unpacked: 1, codec: Codec::Stored, sum: Sum::None }
+    }
+
+    fn chunk(len: usize) -> Vec<u8> {
+        vec![7; len]
+    }
+
+    #[test]
+    fn sixteen_readers_of_one_chunk_load_it_once() {
+        let cache = Cache::new(1 << 20, 4096);
+        let (loads, start) = (AtomicUsize::new(0), Barrier::new(16));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    start.wait();
+                    let got = cache.get(&key(5), || {
+                        loads.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        Ok(chunk(4096))
+                    });
+                    assert_eq!(got.unwrap().len(), 4096);
+                });
+            }
+        });
+        assert_eq!(loads.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_is_begun_is_waited_for_and_begun_once() {
+        let cache = Cache::new(1 << 20, 4096);
+        let flight = cache.begin(&key(1)).unwrap();
+        assert!(cache.begin(&key(1)).is_none());
+        assert!(cache.get_if_there(&key(2)).is_none());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| cache.get_if_there(&key(1)).unwrap().len());
+            std::thread::sleep(Duration::from_millis(20));
+            flight.land(chunk(9));
+            assert_eq!(waits.join().unwrap(), 9);
+        });
+        assert!(cache.begin(&key(1)).is_none(), "it is there");
+        // One that does not land is as if it had not been.
+        drop(cache.begin(&key(3)).unwrap());
+        assert!(cache.get_if_there(&key(3)).is_none() && cache.begin(&key(3)).is_some());
+    }
+
+    #[test]
+    fn an_error_and_a_panic_leave_the_key_free() {
+        let cache = Cache::new(1 << 20, 4096);
+        let error = cache.get(&key(1), || Err(ReadError::Corrupt { at: 1 }));
+        assert_eq!(error.unwrap_err(), ReadError::Corrupt { at: 1 });
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cache.get(&key(1), || panic!("decoder"))
+        }));
+        assert!(panic.is_err());
+        assert!(cache.get(&key(1), || Ok(chunk(1))).is_ok());
+    }
+
+    #[test]
+    fn the_budget_holds_and_what_is_demoted_goes_first() {
+        let cache = Cache::new(40_000, 4096);
+        assert_eq!(cache.shards.len(), 1);
+        for at in 0..9 {
+            cache.get(&key(at), || Ok(chunk(4096))).unwrap();
+        }
+        cache.get(&key(0), || unreachable!()).unwrap();
+        cache.demote(&key(8));
+        for at in 100..101 {
+            cache.get(&key(at), || Ok(chunk(4096))).unwrap();
+        }
+        assert!(cache.bytes() <= 40_000);
+        cache.get(&key(1), || unreachable!("the oldest that is in use stays")).unwrap();
+        let mut loaded = false;
+        cache
+            .get(&key(8), || {
+                loaded = true;
+                Ok(chunk(4096))
+            })
+            .unwrap();
+        assert!(loaded, "the demoted chunk was thrown out");
+    }
+}

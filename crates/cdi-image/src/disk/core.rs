@@ -1,0 +1,214 @@
+//! How the bytes of a disk are had from its image: mapped, read, unpacked, kept.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use cdi_base::error::ReadError;
+use cdi_base::units::index;
+
+use super::batch::Batch;
+use super::cache::{Cache, Chunk, Flight};
+use super::stats::Reads;
+use super::{BadPolicy, Options, batch, buffers};
+use crate::badmap::BadBlocks;
+use crate::codec::unpack;
+use crate::extent::{Extent, LONGEST_CHUNK, Origin, Packed};
+use crate::image::{Format, Image};
+use crate::input::Input;
+
+/// A read of so many bytes or more is a stream's, in bytes: its chunks are unpacked to where they are wanted, and not
+/// kept.
+const STREAM: usize = 256 << 10;
+
+pub(super) struct Core {
+    pub(super) image: Box<dyn Image>,
+    pub(super) input: Arc<Input>,
+    pub(super) format: &'static Format,
+    pub(super) options: Options,
+    /// The ranges that a read does not get from the image, in whole sectors. None: they are those of the image's map.
+    pub(super) failing: Option<BadBlocks>,
+    pub(super) sector: u32,
+    pub(super) cache: Cache,
+    /// How many reads are under way.
+    pub(super) reading: AtomicUsize,
+    /// How many chunks were unpacked; how many reads failed because one is damaged, or the image's file cannot be read.
+    pub(super) unpacked: AtomicU64,
+    pub(super) corrupt: AtomicU64,
+    pub(super) unreadable: AtomicU64,
+    pub(super) reads: Reads,
+}
+
+impl Core {
+    /// The ranges that a read does not get from the image: whole sectors.
+    pub(super) fn failing(&self) -> &BadBlocks {
+        self.failing.as_ref().unwrap_or_else(|| self.image.bad())
+    }
+
+    /// What the format says of `offset`, held against what a format must say.
+    pub(super) fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let extent = self.image.map(offset)?;
+        let inside = extent.disk.contains(&offset);
+        let fits = match extent.origin {
+            Origin::Packed(p) => {
+                p.unpacked <= LONGEST_CHUNK
+                    && p.len <= 2 * LONGEST_CHUNK
+                    && extent.disk.end - extent.disk.start <= u64::from(p.unpacked.saturating_sub(p.skip))
+            }
+            _ => true,
+        };
+        if inside && fits { Ok(extent) } else { Err(ReadError::Unmapped { offset }) }
+    }
+
+    /// Fills `buf` from bytes that the image must hold.
+    pub(super) fn read_held(&self, buf: &mut [u8], offset: u64, sequential: bool) -> Result<(), ReadError> {
+        let end = offset + buf.len() as u64;
+        let stream = sequential || buf.len() >= STREAM;
+        let (mut batch, mut places) = (Batch::default(), Vec::new());
+        let mut at = offset;
+        while at < end {
+            let extent = self.map(at)?;
+            let stop = extent.disk.end.min(end);
+            let place = index(at - offset)..index(stop - offset);
+            let out = &mut buf[place.clone()];
+            match extent.origin {
+                // The map says that it was read, and there are no bytes: damage, not a bad sector.
+                Origin::Unread => return Err(ReadError::Unmapped { offset: at }),
+                Origin::Fill(pattern) => fill(out, &pattern, at),
+                Origin::Stored { file, at: start } => {
+                    self.input.read_exact_at(file, out, start + (at - extent.disk.start))?;
+                }
+                Origin::Packed(packed) => {
+                    let name = Packed { skip: 0, ..packed };
+                    let whole = packed.skip == 0 && out.len() == packed.unpacked as usize;
+                    let there = if stream && whole { self.cache.get_if_there(&name) } else { None };
+                    if stream && whole && there.is_none() {
+                        if !batch.takes(&name) {
+                            self.unpack_to(&batch, buf, &places)?;
+                            batch.clear();
+                            places.clear();
+                        }
+                        batch.push(name);
+                        places.push(place);
+                    } else {
+                        let chunk = there.map_or_else(|| self.chunk(&packed), Ok)?;
+                        let skip = packed.skip as usize + index(at - extent.disk.start);
+                        let bytes = chunk.get(skip..skip + out.len());
+                        out.copy_from_slice(bytes.ok_or(ReadError::Corrupt { at: packed.at })?);
+                        if sequential && stop == extent.disk.end {
+                            self.cache.demote(&name);
+                        }
+                    }
+                }
+            }
+            at = stop;
+        }
+        self.unpack_to(&batch, buf, &places)
+    }
+
+    /// Unpacks the chunks of a batch to their places in `buf`.
+    fn unpack_to(&self, batch: &Batch, buf: &mut [u8], places: &[Range<usize>]) -> Result<(), ReadError> {
+        let mut result = Ok(());
+        batch.read(&self.input, &mut |n, chunk, stored| {
+            let unpacked = stored.and_then(|stored| self.unpack(chunk, stored, &mut buf[places[n].clone()]));
+            result = result.and(unpacked);
+        });
+        result
+    }
+
+    fn unpack(&self, chunk: &Packed, stored: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
+        self.unpacked.fetch_add(1, Ordering::Relaxed);
+        match unpack(chunk.codec, stored, out) {
+            Ok(()) if chunk.sum.holds_unpacked(out) => Ok(()),
+            _ => Err(ReadError::Corrupt { at: chunk.at }),
+        }
+    }
+
+    /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
+    pub(super) fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
+        let name = Packed { skip: 0, ..*packed };
+        self.cache.get(&name, || {
+            batch::read(&self.input, &name, |stored| {
+                let mut chunk = buffers::take(name.unpacked as usize);
+                self.unpack(&name, stored?, &mut chunk).map(|()| chunk)
+            })
+        })
+    }
+
+    /// Says why a read failed, where that is the image's fault and not the disk's. What is read again and again is said
+    /// the first few times, then now and then.
+    pub(super) fn tell(&self, e: ReadError) {
+        let (count, what) = match e {
+            ReadError::Corrupt { at } => {
+                (&self.corrupt, format!("the chunk at byte {at} is damaged; reads of it fail"))
+            }
+            ReadError::Io { .. } => (&self.unreadable, format!("cannot be read: {e}")),
+            _ => return,
+        };
+        let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= 10 || count.is_power_of_two() {
+            log::warn!("{}: {what}", self.input.path().display());
+        }
+    }
+
+    /// Unpacks the chunks of a range that are not in the cache, into it. What cannot be read is left to who asks for it.
+    pub(super) fn prefetch(&self, range: Range<u64>) {
+        let mut batch = Batch::default();
+        let mut flights = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let Ok(extent) = self.map(at) else { break };
+            at = extent.disk.end;
+            let Origin::Packed(packed) = extent.origin else { continue };
+            let name = Packed { skip: 0, ..packed };
+            if let Some(flight) = self.cache.begin(&name) {
+                if !batch.takes(&name) {
+                    self.land(&batch, &mut flights);
+                    batch.clear();
+                }
+                batch.push(name);
+                flights.push(Some(flight));
+            }
+        }
+        self.land(&batch, &mut flights);
+    }
+
+    fn land(&self, batch: &Batch, flights: &mut Vec<Option<Flight<'_>>>) {
+        batch.read(&self.input, &mut |n, name, stored| {
+            let Ok(stored) = stored else { return };
+            let mut chunk = buffers::take(name.unpacked as usize);
+            if self.unpack(name, stored, &mut chunk).is_ok()
+                && let Some(flight) = flights[n].take()
+            {
+                flight.land(chunk);
+            }
+        });
+        flights.clear();
+    }
+
+    /// Fills `buf`, which lies in failing sectors, as the policy says.
+    pub(super) fn fill_bad(&self, buf: &mut [u8], offset: u64) {
+        match &self.options.bad {
+            BadPolicy::Error | BadPolicy::Zero => buf.fill(0),
+            BadPolicy::Pattern(text) => {
+                let sector = u64::from(self.sector);
+                for (i, byte) in buf.iter_mut().enumerate() {
+                    let in_sector = (offset + i as u64) % sector;
+                    *byte = text[index(in_sector) % text.len()];
+                }
+            }
+        }
+    }
+}
+
+/// Fills `buf`, which lies at `offset` of the disk, with `pattern`, which begins at every multiple of 8.
+pub fn fill(buf: &mut [u8], pattern: &[u8; 8], offset: u64) {
+    if pattern.iter().all(|b| *b == pattern[0]) {
+        return buf.fill(pattern[0]);
+    }
+    let mut turned = *pattern;
+    turned.rotate_left((offset % 8) as usize);
+    for part in buf.chunks_mut(8) {
+        part.copy_from_slice(&turned[..part.len()]);
+    }
+}

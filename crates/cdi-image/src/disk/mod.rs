@@ -1,0 +1,296 @@
+//! What a disk is: bytes by offset, or the reason why not. The one read loop, for every format and every front end.
+//!
+//! Bad sectors are applied here and nowhere else.
+
+pub mod ahead;
+mod batch;
+pub mod buffers;
+pub mod cache;
+mod core;
+pub mod runs;
+pub mod stats;
+
+use core::Core;
+pub use core::fill;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use ahead::Ahead;
+use cache::Cache;
+use cdi_base::error::ReadError;
+use cdi_base::units::{SECTOR, index};
+use stats::{Reads, Stats};
+
+use crate::badmap::{BadBlocks, BadRange, Status};
+use crate::extent::{Extent, FileNo, Origin, Packed};
+use crate::facts::Facts;
+use crate::image::{Format, Image, Opened};
+use crate::input::Input;
+
+/// What a read of a bad sector gives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BadPolicy {
+    /// An error, as the disk gave.
+    #[default]
+    Error,
+    /// Zeros.
+    Zero,
+    /// A text, over and over, beginning anew in each sector. Not empty.
+    Pattern(Vec<u8>),
+}
+
+/// How a disk is to be read.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What a read of a bad sector gives.
+    pub bad: BadPolicy,
+    /// Whether suspect bytes are given, or count as bad.
+    pub read_suspect: bool,
+    /// How many bytes of unpacked chunks are kept.
+    pub cache: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { bad: BadPolicy::Error, read_suspect: false, cache: 64 << 20 }
+    }
+}
+
+/// A disk that can be read.
+pub struct Disk {
+    core: Arc<Core>,
+    ahead: OnceLock<Ahead>,
+}
+
+impl Disk {
+    /// The disk that `opened` is an image of.
+    pub fn new(opened: Opened, options: Options) -> Disk {
+        let Opened { image, input, format } = opened;
+        let sector = match image.facts().logical_sector_bytes {
+            0 => SECTOR,
+            bytes => bytes,
+        };
+        let fails = |r: &&BadRange| r.status != Status::Suspect || !options.read_suspect;
+        let bad = image.bad();
+        let same = bad.ranges().iter().all(|r| fails(&r)) && bad.is_rounded(sector, image.size());
+        let failing = (!same).then(|| {
+            let failing = bad.ranges().iter().filter(fails).copied();
+            BadBlocks::from_unsorted(failing).rounded(sector, image.size())
+        });
+        let cache = Cache::new(options.cache, 128 << 10);
+        let core = Core {
+            image,
+            input,
+            format,
+            options,
+            failing,
+            sector,
+            cache,
+            reading: AtomicUsize::new(0),
+            unpacked: AtomicU64::new(0),
+            corrupt: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
+            reads: Reads::default(),
+        };
+        Disk { core: Arc::new(core), ahead: OnceLock::new() }
+    }
+
+    /// Starts reading ahead on `threads` threads, the image's index first. Not before the process has forked.
+    pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
+        let core = Arc::clone(&self.core);
+        let warm = move || {
+            // A panic in a parser costs the head start; readers will get the error.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.image.warm()));
+        };
+        std::thread::Builder::new().name("index".into()).spawn(warm)?;
+        let core = Arc::clone(&self.core);
+        let budget = self.core.options.cache as u64 / 2;
+        let ahead = Ahead::start(threads, self.size(), budget, Arc::new(move |range| core.prefetch(range)))?;
+        let _ = self.ahead.set(ahead);
+        Ok(())
+    }
+
+    /// Fills `buf` from `offset`, or says why not; `buf` holds nothing of use then.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        let start = Instant::now();
+        let result = self.read(buf, offset);
+        self.core.reads.note(buf.len(), start.elapsed(), result.is_err());
+        result.inspect_err(|e| self.core.tell(*e))
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        let len = buf.len() as u64;
+        let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
+        let core = &*self.core;
+        if core.options.bad == BadPolicy::Error
+            && let Some(bad) = core.failing().next(offset).filter(|r| r.start < end)
+        {
+            let first = bad.start.max(offset);
+            return Err(ReadError::Bad {
+                sector: first / u64::from(core.sector),
+                good: index(first - offset),
+            });
+        }
+        let under_way = UnderWay::new(&core.reading);
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.alone));
+        let mut at = offset;
+        while at < end {
+            let out = &mut buf[index(at - offset)..];
+            at = match core.failing().next(at) {
+                Some(bad) if bad.start <= at => {
+                    let stop = bad.end.min(end);
+                    core.fill_bad(&mut out[..index(stop - at)], at);
+                    stop
+                }
+                next => {
+                    let stop = next.map_or(end, |bad| bad.start.min(end));
+                    core.read_held(&mut out[..index(stop - at)], at, sequential)?;
+                    stop
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` from `offset` with what the image's files hold there, bad or not, and with zeros where they hold nothing or
+    /// cannot be read.
+    pub fn read_whatever_is_stored(&self, buf: &mut [u8], offset: u64) {
+        let end = (offset + buf.len() as u64).min(self.size());
+        let mut at = offset;
+        while at < end {
+            // Where the index is damaged the rest is zeros.
+            let stop = self.core.map(at).map_or(end, |extent| extent.disk.end.min(end));
+            let out = &mut buf[index(at - offset)..index(stop - offset)];
+            if self.core.read_held(out, at, false).is_err() {
+                out.fill(0);
+            }
+            at = stop;
+        }
+    }
+
+    /// Whether a read of `range` gives zeros, and the image says so without reading.
+    pub fn is_zeros(&self, range: Range<u64>) -> bool {
+        let failing = self.core.failing().next(range.start).is_some_and(|bad| bad.start < range.end);
+        range.end <= self.size()
+            && !failing
+            && self.core.map(range.start).is_ok_and(|e| e.origin.is_zero() && e.disk.end >= range.end)
+    }
+
+    /// The extents of `range`, in order, cut to it. After an error there are no more.
+    pub fn extents(&self, range: Range<u64>) -> impl Iterator<Item = Result<Extent, ReadError>> + '_ {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            if at >= range.end {
+                return None;
+            }
+            let next = self.core.map(at).map(|extent| {
+                let cut = at..extent.disk.end.min(range.end);
+                Extent { origin: advance(&extent.origin, at - extent.disk.start), disk: cut }
+            });
+            at = next.as_ref().map_or(u64::MAX, |e| e.disk.end);
+            Some(next)
+        })
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.core.image.size()
+    }
+
+    /// The logical sector size in bytes; 512 where the image does not say.
+    pub fn sector(&self) -> u32 {
+        self.core.sector
+    }
+
+    /// What could not be read of the disk, by the image.
+    pub fn bad(&self) -> &BadBlocks {
+        self.core.image.bad()
+    }
+
+    /// Where reads fail or are filled: whole sectors, without suspect ranges if they are to be read.
+    pub fn failing(&self) -> &BadBlocks {
+        self.core.failing()
+    }
+
+    /// Whether any read of this disk fails for a bad sector.
+    pub fn has_failing_reads(&self) -> bool {
+        self.core.options.bad == BadPolicy::Error && !self.core.failing().is_empty()
+    }
+
+    /// What is known about the disk.
+    pub fn facts(&self) -> &Facts {
+        self.core.image.facts()
+    }
+
+    /// The image.
+    pub fn image(&self) -> &dyn Image {
+        &*self.core.image
+    }
+
+    /// The image's files.
+    pub fn input(&self) -> &Input {
+        &self.core.input
+    }
+
+    /// What tells this image from every other, and does so again when it is opened anew: a hash of its format, length
+    /// and time, and of its first bytes, where formats keep what is their own.
+    pub fn identity(&self) -> [u8; 32] {
+        let input = self.input();
+        let mut start = vec![0; index(input.len().min(4096))];
+        // What cannot be read is nobody's.
+        let _ = input.read_exact_at(FileNo(0), &mut start, 0);
+        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.format().name.as_bytes()).update(&input.len().to_be_bytes());
+        hash.update(&input.modified().map_or(0, since).to_be_bytes()).update(&start);
+        *hash.finalize().as_bytes()
+    }
+
+    /// The format of the image.
+    pub fn format(&self) -> &'static Format {
+        self.core.format
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            cache_hits: self.core.cache.hits(),
+            cache_bytes: self.core.cache.bytes() as u64,
+            chunks_unpacked: self.core.unpacked.load(Ordering::Relaxed),
+            chunks_damaged: self.core.corrupt.load(Ordering::Relaxed),
+            ..self.core.reads.stats()
+        }
+    }
+}
+
+/// A read that is under way.
+struct UnderWay<'a> {
+    reading: &'a AtomicUsize,
+    /// Whether it was the only one when it began.
+    alone: bool,
+}
+
+impl UnderWay<'_> {
+    fn new(reading: &AtomicUsize) -> UnderWay<'_> {
+        UnderWay { reading, alone: reading.fetch_add(1, Ordering::Relaxed) == 0 }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.reading.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The origin of what comes `by` bytes after the start of an extent.
+fn advance(origin: &Origin, by: u64) -> Origin {
+    match *origin {
+        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
+        Origin::Packed(p) => {
+            Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
+        }
+        ref other => other.clone(),
+    }
+}

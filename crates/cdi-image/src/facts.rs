@@ -1,0 +1,94 @@
+//! What is known about a disk and about how its image was made: small, printable, extensible.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The facts of an image. In a `.cdimg` they are a JSON object with these names; names that a reader does not
+/// know are kept in `more`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The size of the disk in bytes.
+    #[serde(default)]
+    pub size_bytes: u64,
+    /// The logical sector size of the disk in bytes; 0 where the format does not say.
+    #[serde(default)]
+    pub logical_sector_bytes: u32,
+    /// The physical sector size of the disk in bytes; 0 where the format does not say.
+    #[serde(default)]
+    pub physical_sector_bytes: u32,
+    /// The disk's model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The disk's serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// What the image was made from: a device, a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Whatever the person who made it wants to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// When the making of the image began: RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// The program that made it, with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// BLAKE3 of the stored view (docs/FORMAT.md, "Hashes"), in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3_stored: Option<String>,
+    /// SHA-256 of the disk with zeros where nothing could be read, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256_zero_filled: Option<String>,
+    /// Whatever else an image says.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
+}
+
+/// A moment as RFC 3339 in UTC, whole seconds.
+pub fn rfc3339(time: std::time::SystemTime) -> String {
+    let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's "civil from days", for dates after 1970.
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn dates_are_what_date_says() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn unknown_facts_are_kept() {
+        let facts: Facts =
+            serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
+        assert_eq!(facts.more["wwn"], "0x5000");
+        let text = serde_json::to_string(&facts).unwrap();
+        assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);
+    }
+}

@@ -1,0 +1,79 @@
+//! What an AFF4 volume says of its disk: facts, cases, hashes.
+
+use super::volume::Volume;
+use crate::facts::Facts;
+use crate::image::OpenOptions;
+use crate::stored_hashes::{Claim, Kind};
+
+/// What is told of the disk.
+pub(super) fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Facts {
+    let text =
+        |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
+    let sector = volume.number(image, &["blockSize"]).and_then(|s| u32::try_from(s).ok());
+    let sector = sector.filter(|s| s.is_power_of_two() && (512..=65536).contains(s)).unwrap_or(0);
+    let mut facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(sector),
+        model: text(&["diskModel", "model"]),
+        serial: text(&["diskSerial", "serial"]),
+        ..Facts::default()
+    };
+    for (name, value) in [
+        ("make", text(&["diskMake", "make"])),
+        ("firmware", text(&["diskFirmware", "firmwareString"])),
+        ("interface", text(&["diskInterfaceType"])),
+        ("device", text(&["diskDeviceName", "deviceName"])),
+        ("completed", text(&["acquisitionCompletionState"])),
+    ] {
+        facts.more.extend(value.map(|v| (name.to_owned(), v.into())));
+    }
+    // Cases are told of beside the image.
+    let mut cases: Vec<_> = volume
+        .subjects
+        .iter()
+        .filter(|(_, p)| p.contains_key("caseName") || p.contains_key("notes"))
+        .collect();
+    cases.sort_by_key(|(subject, _)| (*subject).clone());
+    for (subject, _) in cases {
+        for (property, name) in [
+            ("caseName", "case_name"),
+            ("caseDescription", "description"),
+            ("examiner", "examiner"),
+            ("caseNumber", "case_number"),
+        ] {
+            if let Some(value) = volume.property(subject, &[property]) {
+                facts.more.entry(name.to_owned()).or_insert_with(|| value.into());
+            }
+        }
+        facts.notes.extend(volume.property(subject, &["notes"]).map(str::to_owned));
+    }
+    facts
+}
+
+/// Kinds of hashes, as AFF4 names them.
+fn kind_of(name: &str) -> Option<Kind> {
+    Some(match name {
+        "MD5" => Kind::Md5,
+        "SHA1" => Kind::Sha1,
+        "SHA256" => Kind::Sha256,
+        _ => return None,
+    })
+}
+
+/// The hashes of a subject that are known here.
+pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(Kind, Vec<u8>)> {
+    let told = volume.subjects.get(subject).and_then(|p| p.get("hash"));
+    let bytes = |text: &str| {
+        let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
+        (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()
+    };
+    told.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
+}
+
+/// Hashes of the disk. Over what could not be read they are of a text in its place, and are not checked then.
+pub(super) fn claims(volume: &Volume, image: &str, data: &str, size: u64, whole: bool) -> Vec<Claim> {
+    let mut of = vec![image];
+    of.extend(Some(data).filter(|data| *data != image && volume.is(data, &["Map", "ImageStream"])));
+    let found = of.into_iter().flat_map(|subject| hashes(volume, subject));
+    found.filter(|_| whole).map(|(kind, value)| Claim::of_disk(size, kind, value)).collect()
+}

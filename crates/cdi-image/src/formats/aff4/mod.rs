@@ -1,0 +1,357 @@
+//! AFF4 images: maps and streams, striped over volumes or not, and those of before the standard.
+//!
+//! Facts: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is a zip
+//! file, whose `information.turtle` says what is in it. A map leads from the disk to streams; what could not be read is a
+//! target of its own.
+
+mod map;
+mod metadata;
+mod stream;
+mod volume;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::{SECTOR, index};
+use map::{Run, Target};
+use metadata::{claims, facts, hashes};
+use stream::Stream;
+use volume::Volume;
+
+use crate::bytes::flaw;
+use crate::badmap::{BadBlocks, BadRange, Status};
+use crate::codec::unpack;
+use crate::details::About;
+use crate::extent::{Extent, Origin, Packed};
+use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::input::Input;
+use crate::stored_hashes::{Hasher, hex};
+
+/// AFF4's images.
+pub const FORMAT: Format = Format {
+    name: "aff4",
+    summary: "AFF4 images: maps and streams, striped ones, those before the standard",
+    integrity: "hashes of its streams, or of the disk, where the writer made them, which 'verify' checks",
+    suffixes: &["aff4", "af4"],
+    probe: |input| volume::name(input, Input::MAIN).is_some(),
+    open,
+};
+
+/// How many files beside the image are looked at for the other volumes of a striped set.
+const MOST_LOOKED_AT: usize = 4096;
+/// How many streams a disk may be in.
+const MOST_STREAMS: usize = 4096;
+/// The longest list of a map's targets, in bytes, and how many there may be.
+const LONGEST_TARGETS: u64 = 1 << 20;
+
+struct Aff4 {
+    input: Arc<Input>,
+    volumes: Vec<Volume>,
+    streams: Vec<Stream>,
+    targets: Vec<Found>,
+    /// What no run speaks of.
+    gap: Found,
+    runs: Vec<Run>,
+    about: About,
+}
+
+/// A target, found.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Stream(usize),
+    Byte(u8),
+    Missing(Status),
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let volume = Volume::open(&input, Input::MAIN)?;
+    let mut remarks = Vec::new();
+    let image = image(&volume, &mut remarks)?;
+    let data = volume.property(&image, &["dataStream"]).unwrap_or(&image).to_owned();
+    let mut opening = Opening { input: &input, volumes: vec![volume], streams: Vec::new(), others: None };
+    let (targets, runs, gap, size);
+    if opening.volumes[0].member(&format!("{data}/map")).is_some() {
+        (targets, runs, gap, size) = opening.map(&data, &image)?;
+    } else {
+        let found = opening.target(Target::Stream(data.clone()))?;
+        let Found::Stream(n) = found else { return flaw(0, "there is no stream") };
+        let whole = opening.streams[n].size;
+        size = opening.volumes[0].number(&image, &["size"]).unwrap_or(whole);
+        runs = vec![Run { disk: 0..whole.min(size), at: 0, target: 0 }];
+        (targets, gap) = (vec![found], Found::Byte(0));
+    }
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(0, format!("a disk of {size} bytes cannot be"));
+    }
+    let Opening { volumes, streams, .. } = opening;
+    if volumes.len() > 1 {
+        remarks.push(format!("the disk is striped over {} volumes", volumes.len()));
+    }
+    let missing = runs.iter().filter_map(|run| match targets.get(run.target) {
+        Some(Found::Missing(status)) => Some(BadRange::new(run.disk.clone(), *status)),
+        _ => None,
+    });
+    // What no run speaks of may be missing, too.
+    let mut gaps = Vec::new();
+    if let Found::Missing(status) = gap {
+        let mut at = 0;
+        for run in &runs {
+            gaps.push(BadRange::new(at..run.disk.start, status));
+            at = run.disk.end;
+        }
+        gaps.push(BadRange::new(at..size, status));
+        gaps.retain(|gap| gap.start < gap.end);
+    }
+    let missing = missing.chain(gaps);
+    let facts = facts(&volumes[0], &image, size, options);
+    // Runs need not be whole sectors.
+    let sector = match facts.logical_sector_bytes {
+        0 => SECTOR,
+        sector => sector,
+    };
+    let bad = BadBlocks::from_unsorted(missing).rounded(sector, size);
+    let claims = claims(&volumes[0], &image, &data, size, bad.is_empty());
+    Ok(Box::new(Aff4 {
+        input: Arc::clone(&input),
+        volumes,
+        streams,
+        targets,
+        gap,
+        runs,
+        about: About { bad, claims, facts, remarks, ..About::default() },
+    }))
+}
+
+/// The name of the image in a volume: what has a stream of data, or in older volumes the map that is an image.
+fn image(volume: &Volume, remarks: &mut Vec<String>) -> Result<String, Error> {
+    let mut images: Vec<&String> =
+        volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
+    if images.is_empty() {
+        let is_map = |s: &&String| volume.is(s, &["map", "Map"]) && volume.is(s, &["Image"]);
+        images = volume.subjects.keys().filter(is_map).collect();
+    }
+    // A disk before anything else, and in an order that is the same each time.
+    images.sort_by_key(|s| (!volume.is(s, &["DiskImage"]), (*s).clone()));
+    let Some(first) = images.first() else {
+        let encrypted = volume.subjects.keys().any(|s| volume.is(s, &["EncryptedStream"]));
+        let logical = volume.subjects.keys().any(|s| volume.is(s, &["FileImage"]));
+        return Err(Error::bad_image(match (encrypted, logical) {
+            (true, _) => "is an encrypted AFF4 volume; that is not read",
+            (_, true) => "holds files and not a disk (AFF4-L); there is no disk to be had from it",
+            _ => "holds no image of a disk",
+        }));
+    };
+    if images.len() > 1 {
+        remarks.push(format!("the volume holds {} images; this is {first}", images.len()));
+    }
+    Ok((*first).clone())
+}
+
+/// What is found while an image is opened.
+struct Opening<'a> {
+    input: &'a Input,
+    volumes: Vec<Volume>,
+    streams: Vec<Stream>,
+    /// The files beside the image that are volumes, by their names, once that was asked.
+    others: Option<Vec<(String, crate::extent::FileNo)>>,
+}
+
+impl Opening<'_> {
+    fn map(&mut self, urn: &str, image: &str) -> Result<(Vec<Found>, Vec<Run>, Found, u64), Error> {
+        let volume = &self.volumes[0];
+        let part = |name: &str| {
+            let member = volume.member(&format!("{urn}/{name}"));
+            member.ok_or_else(|| Error::bad_image(format!("the image's map has no '{name}'")))
+        };
+        let (map, names) = (part("map")?, part("idx")?);
+        let Some(size) = volume.number(urn, &["size"]).or_else(|| volume.number(image, &["size"])) else {
+            return flaw(map.at, "nothing tells how large the disk is");
+        };
+        let names = volume.bytes(self.input, names, LONGEST_TARGETS)?;
+        let names = String::from_utf8_lossy(&names).into_owned();
+        let gap = volume.property(urn, &["mapGapDefaultStream"]).map_or(Target::Byte(0), Target::of);
+        let runs = map::read(self.input, map, names.lines().count(), size)?;
+        // A target that nothing leads to need not be there.
+        let mut used = vec![false; names.lines().count()];
+        runs.iter().for_each(|run| used[run.target] = true);
+        let mut targets = Vec::new();
+        for (name, used) in names.lines().zip(used) {
+            targets.push(if used { self.target(Target::of(name.trim()))? } else { Found::Byte(0) });
+        }
+        let gap = self.target(gap)?;
+        Ok((targets, runs, gap, size))
+    }
+
+    fn target(&mut self, target: Target) -> Result<Found, Error> {
+        let urn = match target {
+            Target::Byte(byte) => return Ok(Found::Byte(byte)),
+            Target::Unreadable => return Ok(Found::Missing(Status::Bad)),
+            Target::Unknown => return Ok(Found::Missing(Status::NonTried)),
+            Target::Stream(urn) => urn,
+        };
+        let number = self.holder(&urn)?;
+        if let Some(n) = self.streams.iter().position(|s| s.urn == urn) {
+            return Ok(Found::Stream(n));
+        }
+        if self.streams.len() >= MOST_STREAMS {
+            return flaw(0, format!("more than {MOST_STREAMS} streams are not read"));
+        }
+        let stream = Stream::open(self.input, &self.volumes[number], number, &urn)?;
+        self.streams.push(stream);
+        Ok(Found::Stream(self.streams.len() - 1))
+    }
+
+    /// Which volume holds a stream: one that is open, or the one beside the image that is told of.
+    fn holder(&mut self, urn: &str) -> Result<usize, Error> {
+        let holds = |v: &Volume| {
+            v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0)
+        };
+        if let Some(n) = self.volumes.iter().position(holds) {
+            return Ok(n);
+        }
+        let told = self.volumes[0].property(urn, &["stored"]).unwrap_or_default().to_owned();
+        if told == self.volumes[0].urn || told.is_empty() {
+            return flaw(0, format!("the stream {urn} is not in the image"));
+        }
+        if self.volumes.iter().any(|v| v.urn == told) {
+            return flaw(0, format!("the stream {urn} is not in the volume {told}, which should have it"));
+        }
+        if self.others.is_none() {
+            let mut others = Vec::new();
+            let mut names = self.input.names(Path::new(""))?.unwrap_or_default();
+            // Those that are called so first, and in an order that is the same each time.
+            let is_called_so = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
+            names.sort_by_key(|name| (!is_called_so(name), name.clone()));
+            for name in names.iter().take(MOST_LOOKED_AT) {
+                // What cannot be looked at is not what is sought.
+                let Ok(Some(file)) = self.input.beside(Path::new(name)) else { continue };
+                others.extend(volume::name(self.input, file).map(|urn| (urn, file)));
+            }
+            self.others = Some(others);
+        }
+        let others = self.others.as_deref().unwrap_or_default();
+        let Some((_, file)) = others.iter().find(|(urn, _)| *urn == told) else {
+            return Err(Error::bad_image(format!(
+                "a part of the disk is in the volume {told}, which is missing"
+            ))
+            .hint("put all volumes of the set beside the image"));
+        };
+        let path = self.input.path_of(*file);
+        self.volumes.push(Volume::open(self.input, *file).map_err(|e| e.at(&path))?);
+        Ok(self.volumes.len() - 1)
+    }
+}
+
+impl Aff4 {
+    fn origin(&self, found: Found, run: &Run, offset: u64) -> Result<Extent, ReadError> {
+        let whole = |origin| Ok(Extent { disk: run.disk.clone(), origin });
+        let stream = match found {
+            Found::Byte(byte) => return whole(Origin::Fill([byte; 8])),
+            Found::Missing(_) => return whole(Origin::Unread),
+            Found::Stream(n) => &self.streams[n],
+        };
+        let at = run.at + (offset - run.disk.start);
+        if at >= stream.size {
+            return Err(ReadError::Unmapped { offset });
+        }
+        let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
+        // As much of the chunk before and behind as the run has of it.
+        let before = (at - chunk.start).min(offset - run.disk.start);
+        let disk = offset - before..run.disk.end.min(offset + (chunk.end - at));
+        let skip = at - chunk.start - before;
+        let origin = match origin {
+            Origin::Packed(p) => {
+                Origin::Packed(Packed { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p })
+            }
+            Origin::Stored { file, at } => Origin::Stored { file, at: at + skip },
+            other => other,
+        };
+        Ok(Extent { disk, origin })
+    }
+
+    /// Reads a stream from its beginning to its end.
+    fn each_chunk(&self, stream: &Stream, each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), ReadError> {
+        let mut at = 0;
+        let (mut stored, mut bytes) = (Vec::new(), Vec::new());
+        while at < stream.size {
+            let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
+            let len = index(chunk.end - chunk.start);
+            match origin {
+                Origin::Packed(p) => {
+                    stored.resize(p.len as usize, 0);
+                    bytes.resize(p.unpacked as usize, 0);
+                    self.input.read_exact_at(p.file, &mut stored, p.at)?;
+                    unpack(p.codec, &stored, &mut bytes).map_err(|_| ReadError::Corrupt { at: p.at })?;
+                }
+                Origin::Stored { file, at } => {
+                    bytes.resize(len, 0);
+                    self.input.read_exact_at(file, &mut bytes, at)?;
+                }
+                _ => return Err(ReadError::Unmapped { offset: at }),
+            }
+            if !each(&bytes[..len]) {
+                return Ok(());
+            }
+            at = chunk.end;
+        }
+        Ok(())
+    }
+}
+
+impl Image for Aff4 {
+    fn size(&self) -> u64 {
+        self.about.facts.size_bytes
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let next = self.runs.partition_point(|r| r.disk.end <= offset);
+        match self.runs.get(next).filter(|r| r.disk.start <= offset) {
+            Some(run) => self.origin(self.targets[run.target], run, offset),
+            None => {
+                let start = next.checked_sub(1).map_or(0, |before| self.runs[before].disk.end);
+                let end = self.runs.get(next).map_or(self.size(), |r| r.disk.start);
+                // A stream in a gap is read at the disk's own offset.
+                self.origin(self.gap, &Run { disk: start..end, at: start, target: 0 }, offset)
+            }
+        }
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        // Hashes of streams: what is in them before the map makes a disk of it.
+        for stream in &self.streams {
+            let told = hashes(&self.volumes[stream.volume], &stream.urn);
+            if told.is_empty() {
+                continue;
+            }
+            let mut hashers: Vec<Hasher> = told.iter().map(|(kind, _)| Hasher::new(*kind)).collect();
+            let mut ended = Ok(());
+            let read = self.each_chunk(stream, &mut |bytes| {
+                hashers.iter_mut().for_each(|h| h.update(bytes));
+                ended = go_on();
+                ended.is_ok()
+            });
+            ended?;
+            // What cannot be read is told where the disk is read.
+            if read.is_err() {
+                continue;
+            }
+            for ((kind, value), hasher) in told.into_iter().zip(hashers) {
+                let is = hasher.finish();
+                if is != value {
+                    let (kind, is, value) = (kind.name(), hex(&is), hex(&value));
+                    let what = format!(
+                        "the {kind} of the stream {} is {is}, and the image says {value}",
+                        stream.urn
+                    );
+                    report(Flaw::at(0, what), "unknown: some byte of the disk is not what it was");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

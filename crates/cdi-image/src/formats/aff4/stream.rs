@@ -1,0 +1,184 @@
+//! Streams of an AFF4 image: chunks in bevies, each with an index beside it.
+
+use std::ops::Range;
+
+use cdi_base::error::{Error, ReadError};
+
+use super::volume::{Member, Volume, entry};
+use crate::codec::{Codec, Sum};
+use crate::extent::{LONGEST_CHUNK, Origin, Packed};
+use crate::bytes::{flaw, le32, le64};
+use crate::input::Input;
+
+/// How many chunks are looked at to see in which dialect a writer has packed them.
+const LOOKED_AT: u64 = 64;
+
+/// A stream, and what its chunks are.
+pub(super) struct Stream {
+    pub urn: String,
+    /// Which of the volumes holds it.
+    pub volume: usize,
+    pub size: u64,
+    pub chunk: u64,
+    per_bevy: u64,
+    codec: Codec,
+    /// How many bytes stand before the packed ones of each chunk.
+    prefix: u32,
+    /// Whether indices are of the kind before the standard: where chunks end, in 32 bits.
+    old: bool,
+}
+
+/// A chunk: its place, and whether it is packed.
+struct Chunk {
+    member: Member,
+    at: u64,
+    len: u64,
+}
+
+impl Stream {
+    /// The stream of this name, which volume `number` describes.
+    pub(super) fn open(input: &Input, volume: &Volume, number: usize, urn: &str) -> Result<Stream, Error> {
+        let chunk = volume.number(urn, &["chunkSize", "chunk_size"]).unwrap_or(32 << 10);
+        let per_bevy = volume
+            .number(urn, &["chunksInSegment", "chunks_in_segment", "chunks_per_segment"])
+            .unwrap_or(1024);
+        let Some(size) = volume.number(urn, &["size"]) else {
+            return flaw(0, format!("nothing tells how long the stream {urn} is"));
+        };
+        if !(1..=u64::from(LONGEST_CHUNK)).contains(&chunk) || !(1..=1 << 32).contains(&per_bevy) {
+            return flaw(0, format!("chunks of {chunk} bytes, {per_bevy} in a bevy, are not read ({urn})"));
+        }
+        let method = volume.property(urn, &["compressionMethod", "CompressionMethod", "compression"]);
+        let method = method.unwrap_or("").to_ascii_lowercase();
+        let codec = match method.as_str() {
+            m if m.contains("snappy") => Codec::Snappy,
+            m if m.contains("lz4") => Codec::Lz4,
+            m if m.contains("rfc1951") => Codec::DeflateUnended,
+            m if m.contains("rfc1950") || m.contains("deflatecompressor") => Codec::ZlibPadded,
+            m if m.is_empty() || m.contains("null") || m.contains("stored") => Codec::Stored,
+            other => return flaw(0, format!("the compression '{other}' is not known ({urn})")),
+        };
+        let old = volume.member(&format!("{urn}/00000000.index")).is_none();
+        let mut stream =
+            Stream { urn: urn.into(), volume: number, size, chunk, per_bevy, codec, prefix: 0, old };
+        stream.see_dialect(input, volume, method.is_empty());
+        Ok(stream)
+    }
+
+    /// Some writers pack otherwise than they say: zlib where they say deflate, or nothing; LZ4 with its length before it.
+    fn see_dialect(&mut self, input: &Input, volume: &Volume, silent: bool) {
+        let count = self.size.div_ceil(self.chunk);
+        let last = count.saturating_sub(1);
+        let heads = (0..count.min(LOOKED_AT)).chain(Some(last).filter(|n| *n >= LOOKED_AT)).filter_map(|n| {
+            let chunk = self.find(input, volume, n).ok().filter(|c| c.len < self.chunk && c.len >= 4)?;
+            let mut head = [0; 4];
+            input.read_exact_at(chunk.member.file, &mut head, chunk.member.at + chunk.at).ok()?;
+            Some(head)
+        });
+        let heads: Vec<[u8; 4]> = heads.collect();
+        let all = |is: &dyn Fn(&[u8; 4]) -> bool| !heads.is_empty() && heads.iter().all(is);
+        let zlib = |h: &[u8; 4]| h[0] & 0x0F == 8 && u16::from_be_bytes([h[0], h[1]]).is_multiple_of(31);
+        match self.codec {
+            Codec::DeflateUnended if all(&zlib) => self.codec = Codec::ZlibPadded,
+            Codec::Stored if silent && all(&zlib) => self.codec = Codec::ZlibPadded,
+            Codec::Lz4 if all(&|h| u64::from(le32(h, 0)) == self.chunk) => self.prefix = 4,
+            _ => {}
+        }
+    }
+
+    /// Where a chunk is.
+    fn find(&self, input: &Input, volume: &Volume, number: u64) -> Result<Chunk, ReadError> {
+        let unmapped = ReadError::Unmapped { offset: number.saturating_mul(self.chunk) };
+        let (bevy, n) = (number / self.per_bevy, number % self.per_bevy);
+        let name = format!("{}/{bevy:08}", self.urn);
+        let member = volume.member(&name).ok_or(unmapped)?;
+        let index = if self.old { format!("{name}/index") } else { format!("{name}.index") };
+        let index = volume.member(&index).ok_or(unmapped)?;
+        let (at, len) = if self.old {
+            let mut end = [0; 4];
+            entry(input, index, n, &mut end)?;
+            let end = u64::from(u32::from_le_bytes(end));
+            let mut first = [0; 4];
+            entry(input, index, 0, &mut first)?;
+            if first == [0; 4] {
+                // A variant whose numbers are where chunks begin.
+                let mut next = [0; 4];
+                let stop = match entry(input, index, n + 1, &mut next) {
+                    Ok(()) => u64::from(u32::from_le_bytes(next)),
+                    Err(_) => member.len,
+                };
+                (end, stop.checked_sub(end))
+            } else {
+                let mut before = [0; 4];
+                if n > 0 {
+                    entry(input, index, n - 1, &mut before)?;
+                }
+                let start = u64::from(u32::from_le_bytes(before));
+                (start, end.checked_sub(start))
+            }
+        } else {
+            let mut told = [0; 12];
+            entry(input, index, n, &mut told)?;
+            (le64(&told, 0), Some(u64::from(le32(&told, 8))))
+        };
+        let corrupt = ReadError::Corrupt { at: index.at };
+        let len =
+            len.filter(|len| at.checked_add(*len).is_some_and(|end| end <= member.len)).ok_or(corrupt)?;
+        Ok(Chunk { member, at, len })
+    }
+
+    /// The chunk around `offset` of the stream: its range there, and where its bytes are.
+    pub(super) fn map(
+        &self,
+        input: &Input,
+        volume: &Volume,
+        offset: u64,
+    ) -> Result<(Range<u64>, Origin), ReadError> {
+        let number = offset / self.chunk;
+        let start = number * self.chunk;
+        let range = start..start.saturating_add(self.chunk).min(self.size);
+        let Chunk { member, at, len } = self.find(input, volume, number)?;
+        let (file, at) = (member.file, member.at + at);
+        let corrupt = ReadError::Corrupt { at };
+        let held = range.end - range.start;
+        if len == self.chunk || self.codec == Codec::Stored {
+            // The last chunk may be padded or not.
+            let whole = len == self.chunk || len == held;
+            return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
+        }
+        let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
+        let len =
+            u32::try_from(len).ok().filter(|len| (1..=2 * LONGEST_CHUNK).contains(len)).ok_or(corrupt)?;
+        let mut unpacked = u32::try_from(self.chunk).map_err(|_| corrupt)?;
+        let mut codec = self.codec;
+        if held < self.chunk {
+            // The last one was packed with its padding or without.
+            match codec {
+                Codec::Snappy => {
+                    let mut head = vec![0; len.min(8) as usize];
+                    input.read_exact_at(file, &mut head, at)?;
+                    let told = snappy_len(&head).filter(|told| u64::from(*told) >= held && *told <= unpacked);
+                    unpacked = told.ok_or(corrupt)?;
+                }
+                Codec::ZlibPadded => codec = Codec::ZlibUnended,
+                _ => {}
+            }
+            if matches!(codec, Codec::ZlibUnended | Codec::DeflateUnended) {
+                unpacked = u32::try_from(held).map_err(|_| corrupt)?;
+            }
+        }
+        Ok((range, Origin::Packed(Packed { file, at, len, skip: 0, unpacked, codec, sum: Sum::None })))
+    }
+}
+
+/// How long a snappy block says that it is unpacked: seven bits of a byte at a time, the lowest first.
+fn snappy_len(head: &[u8]) -> Option<u32> {
+    let mut len = 0u64;
+    for (n, byte) in head.iter().take(5).enumerate() {
+        len |= u64::from(byte & 0x7F) << (7 * n);
+        if byte & 0x80 == 0 {
+            return u32::try_from(len).ok();
+        }
+    }
+    None
+}

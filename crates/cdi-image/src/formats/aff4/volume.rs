@@ -1,0 +1,273 @@
+//! An AFF4 volume: a zip file whose members are stored as they are, and what its information says.
+
+use std::collections::HashMap;
+use std::io;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
+use oxrdf::Term;
+use oxttl::TurtleParser;
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::codec::{Codec, unpack};
+use crate::extent::FileNo;
+use crate::bytes::{flaw, le64};
+use crate::input::Input;
+
+/// The longest directory, and the longest information, in bytes: of an image of 64 TiB.
+const LONGEST_DIRECTORY: u64 = 32 << 20;
+const LONGEST_INFORMATION: u64 = 16 << 20;
+/// How much of what it says is kept, in bytes.
+const MOST_KEPT: usize = 48 << 20;
+/// The vocabulary of the standard, and that of before it.
+const SCHEMAS: [&str; 2] = ["http://aff4.org/Schema#", "http://afflib.org/2009/aff4#"];
+const TYPE: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type";
+
+/// A member of the zip file: where it is and how long, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member {
+    pub file: FileNo,
+    pub at: u64,
+    pub len: u64,
+    packing: Packing,
+}
+
+/// How a member is packed. Of packed ones only the information is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Stored,
+    /// By deflate, from so many bytes.
+    Deflated(u64),
+    Other,
+}
+
+/// What is told of a subject: by the name of the property, values with their types.
+pub(super) type Properties = HashMap<String, Vec<Value>>;
+
+/// A value, and for text its type without its schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub text: String,
+    pub kind: String,
+}
+
+pub(super) struct Volume {
+    /// The volume's own name.
+    pub urn: String,
+    members: HashMap<String, Member>,
+    pub subjects: HashMap<String, Properties>,
+}
+
+/// One of an image's files, as something that can be read and sought in.
+struct File<'a> {
+    input: &'a Input,
+    file: FileNo,
+    at: u64,
+}
+
+impl io::Read for File<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.input.len_of(self.file).saturating_sub(self.at);
+        let len = index(left.min(buf.len() as u64));
+        self.input.read_exact_at(self.file, &mut buf[..len], self.at).map_err(io::Error::other)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+impl io::Seek for File<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let len = self.input.len_of(self.file);
+        let to = match to {
+            io::SeekFrom::Start(at) => Some(at),
+            io::SeekFrom::End(by) => len.checked_add_signed(by),
+            io::SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+/// The volume's own name, which stands in the zip file's comment; None if it is no AFF4 volume.
+pub(super) fn name(input: &Input, file: FileNo) -> Option<String> {
+    // The end record is 22 bytes, and the name 43; some writers have a zero behind it.
+    let len = input.len_of(file);
+    for comment in [43, 44] {
+        let at = len.checked_sub(22 + comment)?;
+        let end = input.bytes_of(file, at, index(22 + comment), "the end of the zip file").ok()?;
+        let is_it =
+            end.starts_with(b"PK\x05\x06") && u64::from(u16::from_le_bytes([end[20], end[21]])) == comment;
+        if let (true, Some(urn)) = (is_it, end.get(22..65).filter(|urn| urn.starts_with(b"aff4://"))) {
+            return Some(String::from_utf8_lossy(urn).into_owned());
+        }
+    }
+    None
+}
+
+impl Volume {
+    pub(super) fn open(input: &Input, file: FileNo) -> Result<Volume, Error> {
+        let damaged = |e: zip::result::ZipError| {
+            Error::bad_image(format!("the zip file that the image is in: {e}")).at(&input.path_of(file))
+        };
+        // The end record tells how long the directory is; what the crate keeps of it is some times as much.
+        let tail = input.len_of(file).saturating_sub(66 << 10);
+        let end = input.bytes_of(file, tail, index(input.len_of(file) - tail), "the end of the zip file")?;
+        if let Some(at) = end.windows(4).rposition(|w| w == b"PK\x05\x06")
+            && let Some(len) = end.get(at + 12..at + 16)
+        {
+            let mut len = u64::from(u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
+            if len == u64::from(u32::MAX) {
+                // The longer form of the record stands before it.
+                let record = end[..at].windows(4).rposition(|w| w == b"PK\x06\x06");
+                len = record.map_or(u64::MAX, |record| le64(&end, record + 40));
+            }
+            if len > LONGEST_DIRECTORY {
+                return flaw(tail + at as u64, format!("a directory of {len} bytes is too long"));
+            }
+        }
+        let mut zip = ZipArchive::new(File { input, file, at: 0 }).map_err(damaged)?;
+        let mut members = HashMap::new();
+        for n in 0..zip.len() {
+            let member = zip.by_index_raw(n).map_err(damaged)?;
+            let Some(at) = member.data_start() else { continue };
+            let len = member.compressed_size();
+            let packing = match member.compression() {
+                CompressionMethod::Stored => Packing::Stored,
+                CompressionMethod::DEFLATE => Packing::Deflated(member.size()),
+                _ => Packing::Other,
+            };
+            members.insert(decoded(&member.name().map_err(damaged)?), Member { file, at, len, packing });
+        }
+        let mut volume = Volume { urn: String::new(), members, subjects: HashMap::new() };
+        volume.urn = match volume.members.get("container.description") {
+            Some(member) => {
+                String::from_utf8_lossy(&volume.bytes(input, *member, 1024)?).trim_end_matches('\0').into()
+            }
+            None => name(input, file).unwrap_or_default(),
+        };
+        let Some(information) = volume.members.get("information.turtle").copied() else {
+            return Err(
+                Error::bad_image("has no information.turtle: this is no AFF4 image").at(&input.path_of(file))
+            );
+        };
+        let text = volume.bytes(input, information, LONGEST_INFORMATION)?;
+        let mut kept = 0;
+        for triple in TurtleParser::new().lenient().for_slice(&text) {
+            let triple = triple.or_else(|e| flaw(information.at, format!("information.turtle: {e}")))?;
+            let name = |iri: &str| {
+                let short = SCHEMAS.iter().find_map(|schema| iri.strip_prefix(schema));
+                short.unwrap_or(if iri == TYPE { "type" } else { iri }).to_owned()
+            };
+            let value = match &triple.object {
+                Term::NamedNode(node) => Value { text: node.as_str().into(), kind: String::new() },
+                Term::Literal(l) => Value { text: l.value().into(), kind: name(l.datatype().as_str()) },
+                _ => continue,
+            };
+            // A blank subject tells of nothing that could be asked for.
+            let oxrdf::NamedOrBlankNode::NamedNode(subject) = &triple.subject else { continue };
+            // A long prefix makes much of a short text.
+            kept += subject.as_str().len() + triple.predicate.as_str().len() + value.text.len();
+            if kept > MOST_KEPT {
+                return flaw(information.at, "information.turtle says too much");
+            }
+            let properties = volume.subjects.entry(subject.as_str().to_owned()).or_default();
+            properties.entry(name(triple.predicate.as_str())).or_default().push(value);
+        }
+        Ok(volume)
+    }
+
+    /// All of a member, which may have at most `most` bytes.
+    pub(super) fn bytes(&self, input: &Input, member: Member, most: u64) -> Result<Vec<u8>, Error> {
+        let unpacked = match member.packing {
+            Packing::Stored => member.len,
+            Packing::Deflated(len) => len,
+            Packing::Other => u64::MAX,
+        };
+        if member.len > most || unpacked > most {
+            return flaw(member.at, format!("a member of {} bytes is too long, or packed", member.len));
+        }
+        let bytes = input.bytes_of(member.file, member.at, index(member.len), "a member of the zip file")?;
+        if member.packing == Packing::Stored {
+            return Ok(bytes);
+        }
+        let mut out = vec![0; index(unpacked)];
+        match unpack(Codec::Deflate, &bytes, &mut out) {
+            Ok(()) => Ok(out),
+            Err(_) => flaw(member.at, "a packed member does not unpack"),
+        }
+    }
+
+    /// The member of this name. Names of what belongs to the volume may be short.
+    pub(super) fn member(&self, urn: &str) -> Option<Member> {
+        let short = || urn.strip_prefix(self.urn.as_str()).map(|rest| rest.trim_start_matches('/'));
+        self.members
+            .get(urn)
+            .or_else(|| self.members.get(short()?))
+            .copied()
+            .filter(|m| m.packing == Packing::Stored)
+    }
+
+    /// A property of a subject: its first value.
+    pub(super) fn property(&self, subject: &str, names: &[&str]) -> Option<&str> {
+        let properties = self.subjects.get(subject)?;
+        names.iter().find_map(|name| Some(properties.get(*name)?.first()?.text.as_str()))
+    }
+
+    /// The same, as a number.
+    pub(super) fn number(&self, subject: &str, names: &[&str]) -> Option<u64> {
+        self.property(subject, names)?.parse().ok()
+    }
+
+    /// Whether a subject is of one of these types.
+    pub(super) fn is(&self, subject: &str, types: &[&str]) -> bool {
+        let told = self.subjects.get(subject).and_then(|p| p.get("type"));
+        told.is_some_and(|told| {
+            told.iter().any(|t| types.iter().any(|name| without_schema(&t.text) == *name))
+        })
+    }
+}
+
+/// The name of something without the schema that it is of.
+pub(super) fn without_schema(iri: &str) -> &str {
+    SCHEMAS.iter().find_map(|schema| iri.strip_prefix(schema)).unwrap_or(iri)
+}
+
+/// A member's name with its escapes (%3A) resolved.
+fn decoded(name: &str) -> String {
+    let (mut out, mut rest) = (Vec::new(), name.as_bytes());
+    while let Some((first, behind)) = rest.split_first() {
+        let hex = |at: usize| behind.get(at).and_then(|b| char::from(*b).to_digit(16));
+        let byte = if *first == b'%' { hex(0).zip(hex(1)).map(|(a, b)| a << 4 | b) } else { None };
+        match byte.and_then(|b| u8::try_from(b).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Reads numbers of a member at `n`, which count `len` bytes each; fails where the member is too short.
+pub(super) fn entry(input: &Input, member: Member, n: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    let len = buf.len() as u64;
+    let at = n.checked_mul(len).filter(|at| at.checked_add(len).is_some_and(|end| end <= member.len));
+    let at = at.ok_or(ReadError::Corrupt { at: member.at })?;
+    input.read_exact_at(member.file, buf, member.at + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoded;
+
+    #[test]
+    fn escapes_in_names_are_resolved() {
+        assert_eq!(decoded("aff4%3A%2F%2Fx/00000000"), "aff4://x/00000000");
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz%4"), "%zz%4");
+    }
+}

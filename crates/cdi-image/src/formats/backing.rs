@@ -1,0 +1,66 @@
+//! What lies below a qcow2: a disk of any format that QEMU knows and that is read here.
+
+use cdi_base::error::{Error, ReadError};
+
+use crate::bytes::flaw;
+use super::chain::{Layer, zeros};
+use super::{qcow2, vdi, vhd, vhdx, vmdk};
+use crate::extent::{Extent, FileNo, Origin};
+use crate::input::Input;
+
+/// A raw disk.
+struct Raw(FileNo, u64);
+
+impl Layer for Raw {
+    fn size(&self) -> u64 {
+        self.1
+    }
+
+    fn map(&self, _: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.1 {
+            return Ok(zeros(offset, end));
+        }
+        Ok(Extent { disk: offset..end.min(self.1), origin: Origin::Stored { file: self.0, at: offset } })
+    }
+}
+
+/// Opens `file` as a disk of the format that QEMU calls `format`; if that is not known, as its magic says.
+pub(super) fn open(
+    input: &Input,
+    file: FileNo,
+    format: Option<&str>,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Box<dyn Layer>, Error> {
+    let begins = |at: u64, magic: &[u8]| {
+        input.bytes_of(file, at, magic.len(), "the header").is_ok_and(|bytes| bytes == magic)
+    };
+    let format = format.unwrap_or_else(|| {
+        // As QEMU does it: a fixed VHD, whose magic is at its end, is raw.
+        let magics: [(u64, &[u8], &str); 7] = [
+            (0, b"QFI\xfb", "qcow2"),
+            (0, b"KDMV", "vmdk"),
+            (0, b"COWD", "vmdk"),
+            (0, b"# Disk DescriptorFile", "vmdk"),
+            (0, b"conectix", "vpc"),
+            (0, b"vhdxfile", "vhdx"),
+            (64, &[0x7F, 0x10, 0xDA, 0xBE], "vdi"),
+        ];
+        magics.into_iter().find(|(at, magic, _)| begins(*at, magic)).map_or("raw", |(.., name)| name)
+    });
+    Ok(match format {
+        "raw" | "file" | "host_device" => Box::new(Raw(file, input.len_of(file))),
+        "qcow2" if begins(0, b"QFI\xfb") => Box::new(qcow2::open_layer(input, file, depth, remarks)?),
+        "vmdk" => Box::new(vmdk::open_layer(input, file, depth, remarks)?),
+        "vpc" => Box::new(vhd::open_layer(input, file, depth, remarks)?),
+        "vhdx" => Box::new(vhdx::open_layer(input, file, depth, remarks)?),
+        "vdi" => Box::new(vdi::open_layer(input, file)?),
+        "qcow2" => return flaw(0, "this is not a qcow2 image"),
+        other => {
+            let what = format!("is a backing file of the format '{other}', which is not read as one");
+            return Err(Error::bad_image(what).hint(format!(
+                "'qemu-img convert -f {other} -O qcow2 FILE NEW' and 'qemu-img rebase -u' make it one that is"
+            )));
+        }
+    })
+}

@@ -1,0 +1,131 @@
+//! Chains of images: a difference, and what lies below it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path};
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
+
+use crate::extent::{Extent, FileNo, Origin, Packed};
+use crate::input::Input;
+
+/// A disk that another image builds upon, of whatever format.
+pub(super) trait Layer: Send + Sync {
+    /// The size of the disk in bytes.
+    fn size(&self) -> u64;
+
+    /// What this layer, or one below it, has at `offset`; may say more of what is before it, or after `end`. After the end of
+    /// the disk there are zeros.
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError>;
+}
+
+/// Fills a buffer from an offset of a file.
+type Read<'a> = dyn Fn(&mut [u8], u64) -> Result<(), ReadError> + 'a;
+
+/// In what pieces a table is read where many entries may be alike, in bytes: few where the run is short, and never more
+/// than all of these for one call.
+const PIECES: [usize; 3] = [256, 4 << 10, 60 << 10];
+
+/// How many of the `count` entries of `width` bytes from `at` on are as `is` wants them, as far as it looks at them: at most
+/// 64 KiB.
+pub(super) fn alike(
+    read: &Read<'_>,
+    at: u64,
+    count: u64,
+    width: usize,
+    is: &dyn Fn(&[u8]) -> bool,
+) -> Result<u64, ReadError> {
+    let mut found = 0;
+    for piece in PIECES {
+        let entries = (count - found).min((piece / width) as u64);
+        let mut bytes = vec![0; index(entries) * width];
+        match read(&mut bytes, at + found * width as u64) {
+            // What was found so far is known.
+            Err(_) if found > 0 => break,
+            other => other?,
+        }
+        let same = bytes.chunks_exact(width).take_while(|entry| is(entry)).count() as u64;
+        found += same;
+        if same < entries || found == count {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// How many parents a disk may have, one behind the other.
+const DEEPEST: usize = 16;
+
+/// One more than `depth`, if a chain may be so deep. A chain that comes back to itself ends here.
+pub(super) fn deeper(depth: usize) -> Result<usize, Error> {
+    if depth < DEEPEST {
+        return Ok(depth + 1);
+    }
+    Err(Error::bad_image(format!("more than {DEEPEST} parents, one behind the other, are not read")))
+}
+
+/// Finds the parent of a differencing image, by the path that it names.
+pub(super) fn parent(input: &Input, path: &Path) -> Result<FileNo, Error> {
+    find(input, path)?.ok_or_else(|| missing("the parent of this differencing image", path))
+}
+
+/// The last part of a path, which may be one of another system.
+fn last(path: &Path) -> &Path {
+    let parts = path.as_os_str().as_bytes().rsplit(|b| matches!(b, b'/' | b'\\'));
+    Path::new(OsStr::from_bytes(parts.into_iter().next().unwrap_or_default()))
+}
+
+/// Finds the file that an image names by a path: where the path leads, if that may be read, else the file of that name
+/// next to the image. The path may be one of another system.
+pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> {
+    let there = input.beside(path);
+    let last = last(path);
+    let is_name = matches!(last.components().next(), Some(Component::Normal(_)));
+    if matches!(there, Ok(Some(_))) || last == path || !is_name {
+        return there;
+    }
+    let Some(file) = input.beside(last)? else { return Ok(None) };
+    let id = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
+    let found = id(&input.path_of(file));
+    if found == id(input.path()) {
+        // An image next to its parent's directory, and called like the parent.
+        return Ok(None);
+    }
+    let dir = input.path().parent().unwrap_or(Path::new(""));
+    if id(&dir.join(path)).is_some_and(|named| Some(named) != found) {
+        let what = format!(
+            "the image names '{}', which is there, and '{}' next to the image is another file",
+            path.display(),
+            last.display()
+        );
+        let hint = "--allow-parent DIR takes the one that is named; without it, only files next to the image are read";
+        return Err(Error::bad_image(what).at(input.path()).hint(hint));
+    }
+    Ok(Some(file))
+}
+
+/// The error for a file that is not there: `what` says what it is.
+pub(super) fn missing(what: &str, path: &Path) -> Error {
+    Error::bad_image(format!("{what}, '{}', is not next to the image", path.display()))
+        .hint(format!("put '{}' there, or name its directory: --allow-parent DIR", last(path).display()))
+}
+
+/// The part of an extent from `offset` to `end`.
+pub(super) fn cut(extent: Extent, offset: u64, end: u64) -> Extent {
+    let by = offset.saturating_sub(extent.disk.start);
+    let origin = match extent.origin {
+        Origin::Packed(p) => {
+            Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
+        }
+        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
+        other => other,
+    };
+    Extent { disk: extent.disk.start.max(offset)..extent.disk.end.min(end), origin }
+}
+
+/// Zeros from `offset` to `end`.
+pub(super) fn zeros(offset: u64, end: u64) -> Extent {
+    Extent { disk: offset..end, origin: Origin::Fill([0; 8]) }
+}

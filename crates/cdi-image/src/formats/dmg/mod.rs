@@ -1,0 +1,252 @@
+//! Apple's disk images (`.dmg`, UDIF): zlib, bzip2, LZFSE, XZ, ADC, plain.
+//!
+//! Facts: the libmodi project's documentation of the format, qemu's reader, and images by several versions of hdiutil. All
+//! numbers are big-endian. The file ends with a trailer of 512 bytes ("koly"), which tells where a property list is; that
+//! has a table of chunks ("mish") for each part of the disk. What no table speaks of is zeros.
+
+mod fork;
+mod tables;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::{SECTOR, index};
+
+use crate::bytes::{be32, be64, flaw};
+use crate::codec::{Codec, Sum, crc32};
+use crate::details::About;
+use crate::extent::{Extent, Origin, Packed};
+use crate::facts::Facts;
+use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::input::Input;
+use crate::stored_hashes::{Claim, Kind};
+
+/// Apple's disk images.
+pub const FORMAT: Format = Format {
+    name: "dmg",
+    summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, plain",
+    integrity: "CRC-32 of each part of the disk and of the file, which 'verify' checks; zlib, bzip2 and XZ check each chunk",
+    suffixes: &["dmg"],
+    probe: |input| encrypted(input) || matches!(trailer(input), Ok(Some(_))),
+    open,
+};
+
+const TRAILER: usize = 512;
+/// The signature, version 4, and the length of the trailer.
+const MAGIC: &[u8] = b"koly\0\0\0\x04\0\0\x02\0";
+/// The only kind of checksum that is known.
+const CRC32: u32 = 2;
+
+struct Dmg {
+    input: Arc<Input>,
+    size: u64,
+    /// By their place on the disk, none empty, none over another.
+    runs: Vec<Run>,
+    /// The CRC-32 of the file's data, and of the tables' checksums: where it is, and what it is.
+    data_crc: Option<(Range<u64>, u32)>,
+    master_crc: Option<(u64, u32)>,
+    about: About,
+}
+
+/// A run of the disk, in bytes.
+struct Run {
+    disk: Range<u64>,
+    from: From,
+}
+
+enum From {
+    Zeros,
+    /// Zeros too: what the file system does not use, and nobody has looked at.
+    Free,
+    Plain {
+        at: u64,
+    },
+    Packed {
+        at: u64,
+        len: u32,
+        codec: Codec,
+    },
+}
+
+/// Whether the image is encrypted: the newer kind says so at its start, the older one at its end.
+fn encrypted(input: &Input) -> bool {
+    let says = |at: u64, what: &[u8]| input.bytes(at, 8, "the header").is_ok_and(|b| b == what);
+    says(0, b"encrcdsa") || input.len().checked_sub(8).is_some_and(|at| says(at, b"cdsaencr"))
+}
+
+/// The trailer and where it is: at the end, or with less than its own length of padding behind it.
+fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
+    let start = input.len().saturating_sub(2 * TRAILER as u64 - 1);
+    let end = input.bytes(start, index(input.len() - start), "the end of the file")?;
+    let found = end.windows(TRAILER).rposition(|w| w.starts_with(MAGIC));
+    Ok(found.map(|n| (start + n as u64, end[n..n + TRAILER].to_vec())))
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    if encrypted(&input) {
+        return Err(Error::bad_image("is an encrypted disk image; that is not read").hint(
+            "on a Mac, 'hdiutil convert IMAGE -format UDRO -o PLAIN' asks for the password and decrypts it",
+        ));
+    }
+    let Some((at, trailer)) = trailer(&input)? else {
+        return Err(Error::bad_image("has no trailer: it is cut off, or a raw disk in a .dmg")
+            .hint("if it is a raw disk (read/write images are), say --format raw"));
+    };
+    if be32(&trailer, 60) > 1 {
+        let what = format!("the image is in {} segments; that is not read", be32(&trailer, 60));
+        return flaw(at + 60, what);
+    }
+    let (data, data_len) = (be64(&trailer, 24), be64(&trailer, 32));
+    let inside = |at: u64, len: u64| at.checked_add(len).is_some_and(|end| end <= input.len());
+    if !inside(data, data_len) {
+        let what = format!("the data ({data_len} bytes from byte {data} on) do not lie in the file");
+        return flaw(at + 24, what);
+    }
+    let sectors = be64(&trailer, 492);
+    let mut remarks = Vec::new();
+    let tables = tables::read(&input, at, &trailer)?;
+    let (mut runs, mut claims) = (Vec::new(), Vec::new());
+    if tables.is_empty() {
+        // A read/write image: the data are the disk.
+        if sectors != 0 && sectors.checked_mul(SECTOR.into()) != Some(data_len) {
+            let what =
+                format!("there are no tables of chunks, and {data_len} bytes are not {sectors} sectors");
+            return flaw(at + 216, what);
+        }
+        runs.push(Run { disk: 0..data_len, from: From::Plain { at: data } });
+    }
+    for table in &tables {
+        let from = runs.len();
+        table.runs(&input, data, &mut runs)?;
+        let held: u64 = runs[from..].iter().map(|r| r.disk.end - r.disk.start).sum();
+        if held != table.disk.end - table.disk.start {
+            return flaw(at, format!("the table of '{}' does not tell of all of its sectors", table.name));
+        }
+        // Free space is not in it.
+        let mut counted: Vec<Range<u64>> = Vec::new();
+        for run in runs[from..].iter().filter(|r| !matches!(r.from, From::Free) && !r.disk.is_empty()) {
+            match counted.last_mut().filter(|last| last.end == run.disk.start) {
+                Some(last) => last.end = run.disk.end,
+                None => counted.push(run.disk.clone()),
+            }
+        }
+        claims.extend(table.crc.map(|crc| Claim {
+            of: format!("partition '{}'", table.name.trim()),
+            disk: counted,
+            after: Vec::new(),
+            kind: Kind::Crc32,
+            value: crc.to_be_bytes().into(),
+        }));
+    }
+    runs.retain(|r| !r.disk.is_empty());
+    runs.sort_by_key(|r| r.disk.start);
+    if let Some([_, b]) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
+        return flaw(at, format!("two chunks of the tables hold the disk's byte {}", b.disk.start));
+    }
+    let held = runs.last().map_or(0, |r| r.disk.end);
+    let told = sectors.checked_mul(SECTOR.into()).filter(|size| i64::try_from(*size).is_ok());
+    let Some(told) = told else { return flaw(at + 492, format!("a disk of {sectors} sectors cannot be")) };
+    if told != 0 && held > told {
+        remarks.push(format!("the image says that the disk has {told} bytes, and holds {held}"));
+    }
+    let size = told.max(held);
+    if size == 0 {
+        return flaw(at + 492, "there is no disk in it");
+    }
+    let facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
+        ..Facts::default()
+    };
+    let crc_at = |at: usize| (be32(&trailer, at) == CRC32).then(|| be32(&trailer, at + 8));
+    let data_crc = crc_at(80).map(|crc| (data..data + data_len, crc));
+    let master_crc = crc_at(352).filter(|_| !tables.is_empty()).map(|crc| (at + 352, crc));
+    Ok(Box::new(Dmg {
+        input,
+        size,
+        runs,
+        data_crc,
+        master_crc,
+        about: About { claims, facts, remarks, ..About::default() },
+    }))
+}
+
+impl Image for Dmg {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let next = self.runs.partition_point(|r| r.disk.end <= offset);
+        let Some(run) = self.runs.get(next).filter(|r| r.disk.start <= offset) else {
+            let end = self.runs.get(next).map_or(self.size, |r| r.disk.start);
+            return Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) });
+        };
+        let origin = match run.from {
+            From::Zeros | From::Free => Origin::Fill([0; 8]),
+            From::Plain { at } => Origin::Stored { file: Input::MAIN, at },
+            From::Packed { at, len, codec } => {
+                let unpacked = u32::try_from(run.disk.end - run.disk.start).unwrap_or(u32::MAX);
+                Origin::Packed(Packed {
+                    file: Input::MAIN,
+                    at,
+                    len,
+                    skip: 0,
+                    unpacked,
+                    codec,
+                    sum: Sum::None,
+                })
+            }
+        };
+        Ok(Extent { disk: run.disk.clone(), origin })
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        let cost = "some byte of the file is not what was written; a part whose own checksum holds is right";
+        if let Some((data, told)) = &self.data_crc {
+            match self.crc_of(data.clone(), go_on)? {
+                Ok(got) if got == *told => {}
+                Ok(got) => {
+                    let what =
+                        format!("the CRC-32 of the data is {got:08x}, and the trailer says {told:08x}");
+                    report(Flaw::at(data.start, what), cost);
+                }
+                Err(e) => report(Flaw::at(data.start, format!("the data: {e}")), cost),
+            }
+        }
+        if let Some((at, told)) = self.master_crc {
+            let mut crc = crc32();
+            self.about.claims.iter().for_each(|c| crc.update(&c.value));
+            let got = crc.finalize();
+            if got != told {
+                let what =
+                    format!("the CRC-32 of all checksums is {got:08x}, and the trailer says {told:08x}");
+                report(Flaw::at(at, what), "a checksum in the tables is not what was written");
+            }
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Dmg {
+    /// The outer error is that of `go_on`, the inner one the file's.
+    fn crc_of(&self, data: Range<u64>, go_on: &mut GoOn<'_>) -> Result<Result<u32, ReadError>, Error> {
+        let (mut crc, mut at) = (crc32(), data.start);
+        let mut buffer = vec![0; 1 << 20];
+        while at < data.end {
+            let len = index((data.end - at).min(buffer.len() as u64));
+            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut buffer[..len], at) {
+                return Ok(Err(e));
+            }
+            crc.update(&buffer[..len]);
+            at += len as u64;
+            go_on()?;
+        }
+        Ok(Ok(crc.finalize()))
+    }
+}

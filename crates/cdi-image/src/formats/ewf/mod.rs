@@ -1,0 +1,361 @@
+//! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
+//!
+//! Facts: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
+//! images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the chunks of
+//! the disk lie in "sectors" sections, their offsets in the "table" that follows each, and again in "table2". A chunk is
+//! a zlib stream, or bytes and their Adler-32.
+
+pub(super) mod errors;
+mod sections;
+pub(super) mod segments;
+pub(super) mod tail;
+pub(super) mod texts;
+
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::index;
+use lru::LruCache;
+use sections::{Gathered, Media};
+
+use crate::bytes::{flaw, le32};
+use crate::badmap::{BadBlocks, BadRange};
+use crate::codec::{Codec, Sum, adler32, unpack};
+use crate::details::About;
+use crate::extent::{Extent, FileNo, Origin, Packed};
+use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::input::Input;
+use crate::stored_hashes::Claim;
+
+/// EnCase's images.
+pub const FORMAT: Format = Format {
+    name: "ewf",
+    summary: "EnCase's and SMART's images (E01, S01) with all their segments",
+    integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole where they were stored",
+    suffixes: &["e01", "s01"],
+    probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == ADCRYPT),
+    open,
+};
+
+const MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
+/// What an image begins with that AccessData's programs have encrypted.
+const ADCRYPT: &[u8] = b"ADCRYPT\0";
+/// The length of a file's header, and of a section's.
+const HEADER: u64 = 13;
+const SECTION: usize = 76;
+/// The longest text about the disk that is read, packed or not, in bytes.
+const LONGEST_TEXT: usize = 1 << 20;
+/// How many entries a table has at most.
+const MOST_ENTRIES: u32 = 1 << 20;
+/// How many tables are kept in memory.
+const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
+/// By how much more than its own length a packed chunk may be longer, in bytes.
+const SURPLUS: u32 = 64 << 10;
+/// How many chunks are tried at opening where the first is not sound.
+const MOST_TRIED: u64 = 64;
+/// A chunk's offset has this bit if it is compressed.
+const COMPRESSED: u32 = 1 << 31;
+
+/// A table of chunk offsets, as it lies in a file.
+struct Table {
+    /// The number of its first chunk, and how many it has.
+    first: u64,
+    count: u32,
+    file: FileNo,
+    /// Where its entries are, and where their copy is.
+    entries: u64,
+    copy: Option<u64>,
+    /// Whether their checksum stands behind them; SMART's has none.
+    signed: bool,
+    /// What their offsets are counted from, and where the last chunk ends.
+    base: u64,
+    end: u64,
+}
+
+/// The chunks of a table: where each begins, and whether it is compressed; then where the last one ends.
+type Chunks = Arc<[(u64, bool)]>;
+
+struct Ewf {
+    input: Arc<Input>,
+    size: u64,
+    chunk: u64,
+    tables: Vec<Table>,
+    kept: Mutex<LruCache<usize, Chunks>>,
+    /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
+    last: Option<u32>,
+    about: About,
+}
+
+fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    if input.bytes(0, ADCRYPT.len(), "the header")? == ADCRYPT {
+        return Err(Error::bad_image("is encrypted by FTK's AD encryption; that is not read").hint(
+            "open it in FTK Imager with its password or certificate, and export it without encryption",
+        ));
+    }
+    let mut gathered = Gathered::default();
+    let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
+        gathered.segment(&input, file, number, after_gap)
+    })?;
+    let Gathered { tables, chunks, media, mut facts, hashes, ranges, remarks, .. } = gathered;
+    let Some(Media { sectors, sector, chunk, .. }) = media else {
+        let error = gaps.first_error(&input);
+        return error.map_or_else(|| flaw(HEADER, "no section tells the size of the disk"), Err);
+    };
+    let size = sectors * u64::from(sector);
+    // One chunk more may hold the rest of a source that was not whole sectors.
+    if chunks > size.div_ceil(chunk) + 1 {
+        let what = format!("the segments list {chunks} chunks, and the disk has {}", size.div_ceil(chunk));
+        let error = Error::bad_image(what);
+        return Err(
+            error.hint("segments of another disk are among them: put the image into a directory of its own")
+        );
+    }
+    facts.size_bytes = size;
+    facts.logical_sector_bytes = if sector.is_power_of_two() && sector >= 512 { sector } else { 0 };
+    let bad = BadBlocks::from_unsorted(ranges.into_iter().map(|r| BadRange {
+        start: (r.start * u64::from(sector)).min(size),
+        end: (r.end * u64::from(sector)).min(size),
+        ..r
+    }));
+    let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
+    let about = About { bad, claims, facts, remarks, ..About::default() };
+    let kept = Mutex::new(LruCache::new(TABLES_KEPT));
+    let mut image = Ewf { input, size, chunk, tables, kept, last: None, about };
+    image.look_at_tail(sector.into());
+    image.refuse_encrypted()?;
+    let held = image.held(chunks).saturating_mul(chunk).min(size);
+    let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
+    // Of what is not there nothing can be judged.
+    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
+    if !image.about.bad.is_empty() {
+        let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
+        let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
+        image.about.bad = bad;
+        image.about.remarks.push(remark);
+    }
+    gaps.report(lost, false, &mut image.about);
+    Ok(Box::new(image))
+}
+
+/// The name of segment `number` of the image whose first one is `first`: E01 to E99, then EAA to EZZ, FAA to ZZZ.
+fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
+    let suffix = first.extension()?.to_str()?;
+    let letter = suffix.bytes().next()?;
+    let small = letter.is_ascii_lowercase();
+    let suffix = if number <= 99 {
+        format!("{}{number:02}", char::from(letter))
+    } else {
+        let n = number - 100;
+        let letters = [n / 676, n / 26 % 26, n % 26];
+        let first = u32::from(letter.to_ascii_uppercase()) + letters[0];
+        let last = |n: u32| char::from_u32(u32::from(b'A') + n);
+        let text: String =
+            [char::from_u32(first).filter(|c| *c <= 'Z')?, last(letters[1])?, last(letters[2])?]
+                .into_iter()
+                .collect();
+        if small { text.to_ascii_lowercase() } else { text }
+    };
+    Some(Path::new(first.file_name()?).with_extension(suffix))
+}
+
+impl Ewf {
+    /// How many chunks, of those that the tables list, lie in the files: where a segment is cut off that has its chunks
+    /// after their table, the table lists more.
+    fn held(&self, listed: u64) -> u64 {
+        let Some((number, table)) = self.tables.iter().enumerate().next_back() else { return listed };
+        let len = self.input.len_of(table.file);
+        match self.chunks(number) {
+            Ok(chunks) if table.end >= len => {
+                // A chunk ends where the next one begins, or for all that is known with the file.
+                let whole = chunks.windows(2).take_while(|pair| pair[1].0 <= len && pair[0].0 < pair[1].0);
+                let whole = whole.count() as u64;
+                let count = u64::from(table.count);
+                let cut = whole == count && !self.is_sound(table.first + count - 1);
+                table.first + if cut { whole - 1 } else { whole }
+            }
+            _ => listed,
+        }
+    }
+
+    /// Whether a chunk passes its check.
+    fn is_sound(&self, chunk: u64) -> bool {
+        chunk
+            .checked_mul(self.chunk)
+            .filter(|at| *at < self.size)
+            .is_none_or(|at| self.unpacked(at, &mut Vec::new()))
+    }
+
+    /// Finds out how much the disk's last chunk holds, and what comes after the disk.
+    fn look_at_tail(&mut self, sector: u64) {
+        let chunk = self.size / self.chunk;
+        let Some((table, compressed, at, len)) = self.place(chunk).ok() else { return };
+        let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
+        let mut stored = vec![0; index(len.min(2 * self.chunk + u64::from(SURPLUS)))];
+        if self.input.read_exact_at(table, &mut stored, at).is_err() {
+            return;
+        }
+        let wanted = self.size % self.chunk;
+        self.last = tail::note(&mut self.about, sector, codec, &stored, wanted, self.chunk);
+    }
+
+    /// Refuses an image whose structures are sound and of whose chunks none is: X-Ways encrypts them, and no mark says so.
+    fn refuse_encrypted(&self) -> Result<(), Error> {
+        let count =
+            self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
+        let step = count.div_ceil(MOST_TRIED).max(1);
+        let (mut tried, mut seen) = (0u32, [0u32; 256]);
+        for chunk in (0..count).step_by(index(step)) {
+            let Ok((file, compressed, at, len)) = self.place(chunk) else { continue };
+            if self.unpacked(chunk * self.chunk, &mut Vec::new()) {
+                return Ok(());
+            }
+            let mut start = vec![0; index(len.min(4096))];
+            if self.input.read_exact_at(file, &mut start, at).is_err() {
+                continue;
+            }
+            // A zlib stream that begins as one is damaged, and no more.
+            if compressed
+                && start[0] & 0x0F == 8
+                && (u32::from(start[0]) << 8 | u32::from(start[1])) % 31 == 0
+            {
+                return Ok(());
+            }
+            start.iter().for_each(|byte| seen[usize::from(*byte)] += 1);
+            tried += 1;
+        }
+        let bytes: u32 = seen.iter().sum();
+        // Of random bytes none comes up much more often than the others.
+        let is_random = bytes >= 4096 && seen.iter().all(|n| *n > 0 && *n < bytes / 256 * 3);
+        if tried < 2 || !is_random {
+            return Ok(());
+        }
+        Err(Error::bad_image(format!(
+            "is encrypted, or damaged throughout: its structures are sound, but of {tried} chunks looked at none passes its \
+             check, and all look random"
+        ))
+        .hint(
+            "if X-Ways encrypted it, open it there with its password and make an image without encryption; cdi reads no \
+             encrypted E01",
+        ))
+    }
+
+    /// Where a chunk is: file, whether it is compressed, offset, and how far it is to the next one, more than 4 bytes.
+    fn place(&self, chunk: u64) -> Result<(FileNo, bool, u64, u64), ReadError> {
+        let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
+        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
+        let table = self.tables.get(number).ok_or(unmapped)?;
+        let chunks = self.chunks(number)?;
+        let at = index(chunk - table.first);
+        let [(start, compressed), (end, _)] = chunks[at..at + 2] else { return Err(unmapped) };
+        let len = end.checked_sub(start).filter(|len| *len > 4).ok_or(ReadError::Corrupt { at: start })?;
+        Ok((table.file, compressed, start, len))
+    }
+
+    /// Whether the chunk around `offset` can be had; it is in `chunk` then.
+    fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+        let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
+        if p.len > 2 * crate::extent::LONGEST_CHUNK {
+            return false;
+        }
+        let mut stored = vec![0; p.len as usize];
+        chunk.clear();
+        chunk.resize(p.unpacked as usize, 0);
+        self.input.read_exact_at(p.file, &mut stored, p.at).is_ok() && unpack(p.codec, &stored, chunk).is_ok()
+    }
+
+    /// Where the chunks of a table are: from it or, if it is damaged, from its copy.
+    fn chunks(&self, number: usize) -> Result<Chunks, ReadError> {
+        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = lock().get(&number) {
+            return Ok(Arc::clone(kept));
+        }
+        let table = &self.tables[number];
+        let chunks = self.read_chunks(table, table.entries).or_else(|e| match table.copy {
+            Some(copy) => self.read_chunks(table, copy),
+            None => Err(e),
+        })?;
+        lock().put(number, Arc::clone(&chunks));
+        Ok(chunks)
+    }
+
+    fn read_chunks(&self, table: &Table, at: u64) -> Result<Chunks, ReadError> {
+        let len = table.count as usize * 4;
+        let mut bytes = vec![0; if table.signed { len + 4 } else { len }];
+        self.input.read_exact_at(table.file, &mut bytes, at)?;
+        if table.signed && adler32(&bytes[..len]) != le32(&bytes, len) {
+            return Err(ReadError::Corrupt { at });
+        }
+        // EnCase 6.7 let offsets grow into the bit that says "compressed"; from there on nothing is.
+        let (mut before, mut overflown) = (0, false);
+        let mut chunks: Vec<(u64, bool)> = bytes[..len]
+            .chunks_exact(4)
+            .map(|e| {
+                let entry = le32(e, 0);
+                overflown |= entry & !COMPRESSED < before;
+                before = if overflown { 0 } else { entry & !COMPRESSED };
+                let offset = if overflown { entry } else { entry & !COMPRESSED };
+                (table.base.saturating_add(offset.into()), !overflown && entry & COMPRESSED != 0)
+            })
+            .collect();
+        chunks.push((table.end, false));
+        Ok(chunks.into())
+    }
+}
+
+impl Image for Ewf {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let chunk = offset / self.chunk;
+        let (file, compressed, at, len) = self.place(chunk)?;
+        let disk = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.size);
+        let unpacked = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
+        let is_last = disk.end == self.size;
+        let unpacked = self.last.filter(|_| is_last).unwrap_or(unpacked);
+        let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
+        // What is behind a chunk up to the next one is not its own.
+        let most = if compressed { 2 * unpacked + SURPLUS } else { unpacked + 4 };
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(most);
+        let packed = Packed { file, at, len, skip: 0, unpacked, codec, sum: Sum::None };
+        Ok(Extent { disk, origin: Origin::Packed(packed) })
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        for table in &self.tables {
+            for at in [Some(table.entries), table.copy].into_iter().flatten() {
+                if let Err(e) = self.read_chunks(table, at) {
+                    report(Flaw::at(at, format!("a table is damaged: {e}")), "nothing if its copy is sound");
+                }
+                go_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_named_as_encase_names_them() {
+        let name = |n| {
+            segment_name(Path::new("/x/disk.E01"), n).map(|p| p.display().to_string()).unwrap_or_default()
+        };
+        assert_eq!(
+            [name(2), name(99), name(100), name(101), name(126), name(775), name(776), name(14_971)],
+            ["disk.E02", "disk.E99", "disk.EAA", "disk.EAB", "disk.EBA", "disk.EZZ", "disk.FAA", "disk.ZZZ"]
+        );
+        assert_eq!(name(14_972), "");
+        assert_eq!(segment_name(Path::new("d.e01"), 100), Some("d.eaa".into()));
+        assert_eq!(segment_name(Path::new("d.s01"), 12), Some("d.s12".into()));
+    }
+}

@@ -1,0 +1,328 @@
+//! The sections of an EWF image's segments, walked over once.
+
+use cdi_base::error::{Error, Flaw};
+use cdi_base::units::index;
+
+use super::segments::Segment;
+use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table, texts};
+use crate::badmap::{BadRange, MOST_RANGES, Status};
+use crate::codec::{Codec, adler32, expand};
+use crate::extent::{FileNo, LONGEST_CHUNK};
+use crate::facts::Facts;
+use crate::bytes::{flaw, le32, le64};
+use crate::input::Input;
+use crate::stored_hashes::{Kind, hex};
+
+/// How long the section about the disk is.
+const LONG: u64 = 1052;
+const SHORT: u64 = 94;
+
+/// A section of a segment.
+struct Section {
+    file: FileNo,
+    name: String,
+    /// Where its payload is.
+    data: std::ops::Range<u64>,
+}
+
+/// What is gathered while the sections are walked over.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub tables: Vec<Table>,
+    pub chunks: u64,
+    /// Where the last "sectors" section ends, until its table comes.
+    sectors_end: Option<u64>,
+    /// Whether the last table had any entries.
+    has_table: bool,
+    /// What is wrong with a table whose copy has not come yet.
+    damaged: Option<Error>,
+    /// Whether a segment before this one has a gap: which chunks a table then lists is not known.
+    after_gap: bool,
+    pub media: Option<Media>,
+    pub facts: Facts,
+    /// Of the whole disk.
+    pub hashes: Vec<(Kind, Vec<u8>)>,
+    pub ranges: Vec<BadRange>,
+    pub remarks: Vec<String>,
+}
+
+pub(super) struct Media {
+    pub sectors: u64,
+    pub sector: u32,
+    pub chunk: u64,
+    /// The name of the set of segments, which older programs leave out.
+    set: [u8; 16],
+    /// Whether it is of the form that has no checksums behind tables.
+    is_short: bool,
+}
+
+impl Media {
+    /// Whether both may be of the same set of segments.
+    fn is_same(&self, other: &Media) -> bool {
+        let named = [self.set, other.set].iter().all(|set| *set != [0; 16]);
+        (self.sectors, self.sector, self.chunk) == (other.sectors, other.sector, other.chunk)
+            && (!named || self.set == other.set)
+    }
+}
+
+impl Gathered {
+    /// Walks over a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    pub(super) fn segment(
+        &mut self,
+        input: &Input,
+        file: FileNo,
+        number: u32,
+        after_gap: bool,
+    ) -> Result<Segment, Error> {
+        self.after_gap |= after_gap;
+        (self.sectors_end, self.damaged) = (None, None);
+        let walked = Gathered::header(input, file, number).and_then(|()| self.sections(input, file));
+        match walked {
+            Ok(true) => Ok(Segment::Next),
+            Ok(false) => Ok(Segment::Last),
+            // Without these nothing can be read.
+            Err(e) if number == 1 && self.media.is_none() => Err(e),
+            Err(e) => Ok(Segment::Damaged(e)),
+        }
+    }
+
+    fn header(input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
+        let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
+        if !header.starts_with(MAGIC) {
+            return flaw(0, "this is not a segment of an EWF image");
+        }
+        let is = u32::from(u16::from_le_bytes([header[9], header[10]]));
+        if is != number {
+            let error = Error::from(Flaw::at(9, format!("this is segment {is}, and not segment {number}")));
+            return Err(if number == 1 { error.hint("name the first segment") } else { error });
+        }
+        Ok(())
+    }
+
+    /// Reads the sections up to the last one. Whether that says that another segment follows.
+    fn sections(&mut self, input: &Input, file: FileNo) -> Result<bool, Error> {
+        let file_len = input.len_of(file);
+        let mut at = HEADER;
+        loop {
+            let head = input.bytes_of(file, at, SECTION, "a section")?;
+            if adler32(&head[..SECTION - 4]) != le32(&head, SECTION - 4) {
+                return flaw(at, "the checksum of this section's head is wrong");
+            }
+            let name: String = head[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+            let (next, size) = (le64(&head, 16), le64(&head, 24));
+            let start = at + SECTION as u64;
+            // Some programs leave the size out.
+            let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
+            let last = next == at || name == "done" || name == "next";
+            let limit = if last { file_len } else { next.min(file_len) };
+            let section = Section { file, name, data: start..end.min(limit).max(start) };
+            self.section(input, &section)?;
+            let name = section.name;
+            if last {
+                return Ok(name == "next");
+            }
+            if next < start {
+                return flaw(at, format!("the section behind '{name}' cannot begin at byte {next}"));
+            }
+            if next > file_len {
+                let what = format!(
+                    "the section '{name}' should end at byte {next}, and the file has {file_len} bytes"
+                );
+                return flaw(at, what);
+            }
+            at = next;
+        }
+    }
+
+    fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        if self.after_gap && matches!(section.name.as_str(), "sectors" | "table" | "table2") {
+            return Ok(());
+        }
+        if section.name == "table2" && self.damaged.take().is_some() {
+            return self.table(input, section);
+        }
+        if let Some(e) = self.damaged.take() {
+            return Err(e);
+        }
+        match section.name.as_str() {
+            // The first one counts.
+            "volume" | "disk" if self.media.is_none() => self.media = Some(Gathered::volume(input, section)?),
+            // Segments of another acquisition may have the same name.
+            "data" => {
+                let other = Gathered::volume(input, section).ok();
+                let is_other =
+                    self.media.as_ref().zip(other).is_some_and(|(media, other)| !media.is_same(&other));
+                if is_other {
+                    return flaw(section.data.start, "this segment is of another set than the first one");
+                }
+            }
+            "header" | "header2" => {
+                // Some programs write the same twice; that nothing can be made of it is no reason to refuse the disk.
+                if let Some(text) = self.text(input, section) {
+                    self.told(&text);
+                }
+            }
+            "sectors" => self.sectors_end = Some(section.data.end),
+            // Its copy may stand in for it.
+            "table" => self.damaged = self.table(input, section).err(),
+            "table2" => {
+                let table = self.tables.last_mut().filter(|t| t.file == section.file && self.has_table);
+                if let Some(table) = table {
+                    table.copy = Some(section.data.start + 24);
+                }
+            }
+            "error2" => self.errors(input, section)?,
+            "hash" | "digest" => self.hashes(input, section),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// MD5 in both kinds, SHA-1 in "digest". Where they cannot be read there are none.
+    fn hashes(&mut self, input: &Input, section: &Section) {
+        let len = if section.name == "digest" { 76 } else { 32 };
+        let Ok(bytes) = input.bytes_of(section.file, section.data.start, len + 4, "the hashes") else {
+            return;
+        };
+        if adler32(&bytes[..len]) != le32(&bytes, len) {
+            self.remarks.push("the hashes that the image holds are damaged".into());
+            return;
+        }
+        for (kind, name, value) in
+            [(Kind::Md5, "md5_stored", &bytes[..16]), (Kind::Sha1, "sha1_stored", &bytes[16..36])]
+        {
+            let is_there = value.iter().any(|b| *b != 0) && (kind == Kind::Md5 || section.name == "digest");
+            let first = !self.facts.more.contains_key(name);
+            if is_there && first {
+                self.facts.more.insert(name.into(), hex(value).into());
+                self.hashes.push((kind, value.into()));
+            }
+        }
+    }
+
+    /// Reads the section about the disk. Later segments have a copy.
+    fn volume(input: &Input, section: &Section) -> Result<Media, Error> {
+        let at = section.data.start;
+        let len = section.data.end - at;
+        // EnCase's is long; SMART's, and that of the format's first description, has but 32 bits for sectors.
+        let is_short = len < LONG;
+        let len = index(if is_short { SHORT } else { LONG });
+        let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
+        if adler32(&bytes[..len - 4]) != le32(&bytes, len - 4) {
+            return flaw(at, "the checksum of the section about the disk is wrong");
+        }
+        let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
+        let sectors = if is_short { le32(&bytes, 16).into() } else { le64(&bytes, 16) };
+        let chunk = u64::from(per_chunk) * u64::from(sector);
+        let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
+        if size.is_none() {
+            return flaw(at, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
+        }
+        if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
+            return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
+        }
+        let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
+        Ok(Media { sectors, sector, chunk, set, is_short })
+    }
+
+    fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.data.start;
+        let head = input.bytes_of(section.file, at, 24, "a table")?;
+        let count = le32(&head, 0);
+        if adler32(&head[..20]) != le32(&head, 20) {
+            return flaw(at, "the checksum of a table's head is wrong");
+        }
+        if count > MOST_ENTRIES {
+            return flaw(at, format!("a table of {count} chunks cannot be"));
+        }
+        let signed = self.media.as_ref().is_none_or(|media| !media.is_short);
+        let len = u64::from(count) * 4 + if signed { 4 } else { 0 };
+        if at.saturating_add(24 + len) > input.len_of(section.file) {
+            return flaw(at, format!("a table of {count} chunks does not lie in the file"));
+        }
+        self.has_table = count > 0;
+        if count == 0 {
+            return Ok(());
+        }
+        // Older forms keep the chunks behind the table, in the same section.
+        let end = self.sectors_end.take().unwrap_or(section.data.end);
+        self.tables.push(Table {
+            first: self.chunks,
+            count,
+            file: section.file,
+            entries: at + 24,
+            copy: None,
+            signed,
+            base: le64(&head, 8),
+            end,
+        });
+        self.chunks += u64::from(count);
+        Ok(())
+    }
+
+    fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.data.start;
+        let head = input.bytes_of(section.file, at, 520, "the list of read errors")?;
+        let count = le32(&head, 0) as usize;
+        if adler32(&head[..516]) != le32(&head, 516) {
+            return flaw(at, "the checksum of the list of read errors is wrong");
+        }
+        if count > MOST_RANGES {
+            return flaw(at, format!("a list of {count} read errors is too long"));
+        }
+        let entries = input.bytes_of(section.file, at + 520, count * 8 + 4, "the list of read errors")?;
+        if adler32(&entries[..count * 8]) != le32(&entries, count * 8) {
+            return flaw(at + 520, "the checksum of the list of read errors is wrong");
+        }
+        // In sectors for now: their size may be told later.
+        self.ranges = entries[..count * 8]
+            .chunks_exact(8)
+            .map(|e| {
+                let first = u64::from(le32(e, 0));
+                BadRange::new(first..first + u64::from(le32(e, 4)), Status::Suspect)
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The text of a header section: zlib, of UTF-16 in "header2".
+    fn text(&self, input: &Input, section: &Section) -> Option<String> {
+        let len =
+            usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= LONGEST_TEXT)?;
+        let packed = input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
+        let bytes = expand(Codec::Zlib, &packed, LONGEST_TEXT)?;
+        if section.name == "header" {
+            return Some(bytes.iter().map(|b| char::from(*b)).collect());
+        }
+        texts::utf16(&bytes)
+    }
+
+    /// Takes in what the text says.
+    fn told(&mut self, text: &str) {
+        for (name, value) in texts::values(text) {
+            let more = match name.as_str() {
+                "md" => {
+                    self.facts.model = Some(value);
+                    continue;
+                }
+                "sn" => {
+                    self.facts.serial = Some(value);
+                    continue;
+                }
+                "t" => {
+                    self.facts.notes = vec![value];
+                    continue;
+                }
+                "c" => "case_number",
+                "n" => "evidence_number",
+                "a" => "description",
+                "e" => "examiner",
+                "av" => "acquired_with",
+                "ov" => "acquired_on",
+                "m" => "acquired",
+                _ => continue,
+            };
+            self.facts.more.insert(more.into(), value.into());
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The sections of an EWF2 image's segments.
+
+use cdi_base::error::{Error, Flaw};
+use cdi_base::units::index;
+
+use super::{MAGIC, Table};
+use crate::badmap::{BadRange, MOST_RANGES, Status};
+use crate::codec::{Codec, adler32, expand};
+use crate::extent::FileNo;
+use crate::facts::Facts;
+use crate::bytes::{flaw, le32, le64};
+use crate::formats::ewf::segments::Segment;
+use crate::formats::ewf::texts;
+use crate::input::Input;
+use crate::stored_hashes::{Kind, hex};
+
+/// The length of a segment's header, of a section's head, and of a table's.
+const HEADER: u64 = 32;
+const HEAD: u64 = 64;
+const TABLE_HEAD: usize = 32;
+/// How many sections a segment may have, and how long a text about the disk may be, packed or not, in bytes.
+const MOST_SECTIONS: usize = 1 << 20;
+const LONGEST_TEXT: usize = 1 << 20;
+/// How many entries a table has at most.
+const MOST_ENTRIES: u32 = 1 << 20;
+/// How many chunks a disk has at most: 2^63 bytes of 512 each.
+const MOST_CHUNKS: u64 = 1 << 54;
+/// Kinds of sections.
+const DEVICE: u32 = 1;
+const CASE: u32 = 2;
+const SECTORS: u32 = 3;
+const TABLE: u32 = 4;
+const ERRORS: u32 = 5;
+const MD5: u32 = 8;
+const SHA1: u32 = 9;
+const KEYS: u32 = 11;
+const NEXT: u32 = 13;
+const DONE: u32 = 15;
+/// A section's flag: it is encrypted.
+const ENCRYPTED: u32 = 2;
+
+/// A section: what it is, and where its data are.
+struct Section {
+    file: FileNo,
+    kind: u32,
+    at: u64,
+    len: u64,
+}
+
+/// What the texts tell of the disk.
+#[derive(Default)]
+pub(super) struct Media {
+    pub sectors: u64,
+    pub sector: u64,
+    pub per_chunk: u64,
+    pub chunks: u64,
+}
+
+/// What is gathered while the sections are walked over.
+pub(super) struct Gathered {
+    pub tables: Vec<Table>,
+    pub chunks: u64,
+    /// Where the last section of chunks begins, until its table comes.
+    sectors: u64,
+    pub codec: Codec,
+    /// Whether a segment before this one is missing, or not whole.
+    after_gap: bool,
+    /// The name of the set of segments.
+    set: [u8; 16],
+    pub media: Media,
+    pub facts: Facts,
+    /// Of the whole disk.
+    pub hashes: Vec<(Kind, Vec<u8>)>,
+    pub ranges: Vec<BadRange>,
+    pub remarks: Vec<String>,
+}
+
+impl Default for Gathered {
+    fn default() -> Gathered {
+        Gathered {
+            tables: Vec::new(),
+            chunks: 0,
+            sectors: 0,
+            codec: Codec::ZlibPadded,
+            after_gap: false,
+            set: [0; 16],
+            media: Media::default(),
+            facts: Facts::default(),
+            hashes: Vec::new(),
+            ranges: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
+impl Gathered {
+    /// Reads a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    pub(super) fn segment(
+        &mut self,
+        input: &Input,
+        file: FileNo,
+        number: u32,
+        after_gap: bool,
+    ) -> Result<Segment, Error> {
+        self.after_gap = after_gap;
+        let header = self.header(input, file, number);
+        // What is not known for the first segment is known for none.
+        if number == 1 {
+            header?;
+        } else if let Err(e) = header {
+            return Ok(Segment::Damaged(e));
+        }
+        let (sections, goes_on) = match sections(input, file) {
+            Ok(found) => found,
+            Err(Broken::Encrypted(e)) => return Err(e),
+            Err(Broken::Damaged(e)) => return Ok(Segment::Damaged(e)),
+        };
+        for section in sections.iter().rev() {
+            if let Err(e) = self.section(input, section) {
+                return Ok(Segment::Damaged(e));
+            }
+        }
+        Ok(if goes_on { Segment::Next } else { Segment::Last })
+    }
+
+    fn header(&mut self, input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
+        let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
+        if !header.starts_with(MAGIC) {
+            return flaw(0, "this is not a segment of an EWF2 image");
+        }
+        let is = le32(&header, 12);
+        if is != number {
+            let error = Error::from(Flaw::at(12, format!("this is segment {is}, and not segment {number}")));
+            return Err(if number == 1 { error.hint("name the first segment") } else { error });
+        }
+        // Segments of another acquisition may have the same name.
+        if number > 1 && header[16..32] != self.set {
+            return flaw(16, "this segment is of another set than the first one");
+        }
+        let codec = match u16::from_le_bytes([header[10], header[11]]) {
+            0 | 1 => Codec::ZlibPadded,
+            2 => Codec::Bzip2,
+            other => return flaw(10, format!("compression {other} is not known; zlib and bzip2 are")),
+        };
+        if number > 1 && codec != self.codec {
+            return flaw(10, "this segment is compressed in another way than the first one");
+        }
+        (self.set, self.codec) = (*header[16..].first_chunk().unwrap_or(&[0; 16]), codec);
+        Ok(())
+    }
+
+    fn section(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        match section.kind {
+            DEVICE | CASE => {
+                if let Some(text) = self.text(input, section) {
+                    self.told(&text);
+                }
+            }
+            SECTORS => self.sectors = section.at,
+            TABLE => self.table(input, section)?,
+            ERRORS => self.errors(input, section)?,
+            MD5 => self.hash(input, section, Kind::Md5, "md5_stored", 16),
+            SHA1 => self.hash(input, section, Kind::Sha1, "sha1_stored", 20),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.at;
+        let head = input.bytes_of(section.file, at, TABLE_HEAD, "a table")?;
+        if adler32(&head[..16]) != le32(&head, 16) {
+            return flaw(at, "the checksum of a table's head is wrong");
+        }
+        let (first, count) = (le64(&head, 0), le32(&head, 8));
+        // After a missing segment a table comes that tells where it goes on.
+        let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MOST_CHUNKS);
+        if count > MOST_ENTRIES || !fits {
+            return flaw(at, format!("a table of {count} chunks from chunk {first} on cannot be here"));
+        }
+        if count > 0 {
+            let entries = at + TABLE_HEAD as u64;
+            self.tables.push(Table { first, count, file: section.file, entries, chunks: self.sectors });
+            self.chunks = first + u64::from(count);
+        }
+        Ok(())
+    }
+
+    fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
+        let at = section.at;
+        let head = input.bytes_of(section.file, at, TABLE_HEAD, "the list of read errors")?;
+        let count = le32(&head, 0) as usize;
+        if adler32(&head[..16]) != le32(&head, 16) {
+            return flaw(at, "the checksum of the list of read errors is wrong");
+        }
+        if count > MOST_RANGES {
+            return flaw(at, format!("a list of {count} read errors is too long"));
+        }
+        let at = at + TABLE_HEAD as u64;
+        let entries = input.bytes_of(section.file, at, count * 16 + 4, "the list of read errors")?;
+        if adler32(&entries[..count * 16]) != le32(&entries, count * 16) {
+            return flaw(at, "the checksum of the list of read errors is wrong");
+        }
+        // In sectors for now.
+        let range = |e: &[u8]| {
+            let first = le64(e, 0);
+            BadRange::new(first..first.saturating_add(le32(e, 8).into()), Status::Suspect)
+        };
+        self.ranges = entries[..count * 16].chunks_exact(16).map(range).collect();
+        Ok(())
+    }
+
+    /// Where a hash cannot be read there is none.
+    fn hash(&mut self, input: &Input, section: &Section, kind: Kind, name: &str, len: usize) {
+        let Ok(bytes) = input.bytes_of(section.file, section.at, len + 4, "a hash") else { return };
+        if adler32(&bytes[..len]) != le32(&bytes, len) {
+            self.remarks.push(format!("the {} that the image holds is damaged", kind.name()));
+            return;
+        }
+        let value = bytes[..len].to_vec();
+        self.facts.more.insert(name.into(), hex(&value).into());
+        self.hashes.push((kind, value));
+    }
+
+    /// The text of a section: UTF-16, packed.
+    fn text(&self, input: &Input, section: &Section) -> Option<String> {
+        let len = usize::try_from(section.len).ok().filter(|l| *l <= LONGEST_TEXT)?;
+        let packed = input.bytes_of(section.file, section.at, len, "the text about the disk").ok()?;
+        texts::utf16(&expand(self.codec, &packed, LONGEST_TEXT)?)
+    }
+
+    /// Takes in what a text says.
+    fn told(&mut self, text: &str) {
+        for (name, value) in texts::values(text) {
+            let number = || value.parse().unwrap_or(0);
+            match name.as_str() {
+                "ts" => self.media.sectors = number(),
+                "bp" => self.media.sector = number(),
+                "sb" => self.media.per_chunk = number(),
+                "tb" => self.media.chunks = number(),
+                "md" => self.facts.model = Some(value),
+                "sn" => self.facts.serial = Some(value),
+                "nt" => self.facts.notes = vec![value],
+                _ => {
+                    let name = match name.as_str() {
+                        "lb" => "label",
+                        "nm" => "description",
+                        "cn" => "case_number",
+                        "en" => "evidence_number",
+                        "ex" => "examiner",
+                        "av" => "acquired_with",
+                        "os" => "acquired_on",
+                        "at" => "acquired",
+                        _ => continue,
+                    };
+                    self.facts.more.insert(name.into(), value.into());
+                }
+            }
+        }
+    }
+}
+
+/// Why the sections of a segment cannot be read.
+enum Broken {
+    Encrypted(Error),
+    Damaged(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(e: Error) -> Broken {
+        Broken::Damaged(e)
+    }
+}
+
+/// The sections of a segment, the last one first; and whether the image goes on in another segment.
+fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Broken> {
+    let flaw = |at: u64, what: &str| Err(Broken::from(Error::from(Flaw::at(at, what))));
+    let mut found = Vec::new();
+    let Some(mut at) = input.len_of(file).checked_sub(HEAD) else {
+        return flaw(0, "the segment is cut off");
+    };
+    loop {
+        let head = input.bytes_of(file, at, index(HEAD), "a section's head")?;
+        if adler32(&head[..60]) != le32(&head, 60) {
+            return flaw(at, "the checksum of this section's head is wrong, or the segment is cut off");
+        }
+        let (kind, flags, before, len) = (le32(&head, 0), le32(&head, 4), le64(&head, 8), le64(&head, 16));
+        if kind == KEYS || flags & ENCRYPTED != 0 {
+            let what = Flaw::at(at, "the image is encrypted; that is not read");
+            return Err(Broken::Encrypted(what.into()));
+        }
+        let start = if before == 0 { HEADER } else { before.saturating_add(HEAD) };
+        let place = at.checked_sub(len).filter(|place| *place >= start && before < at);
+        let Some(place) = place else {
+            return flaw(at, &format!("a section of {len} bytes behind byte {start} cannot be here"));
+        };
+        found.push(Section { file, kind, at: place, len });
+        if before == 0 {
+            break;
+        }
+        if found.len() > MOST_SECTIONS {
+            return flaw(at, "too many sections");
+        }
+        at = before;
+    }
+    match found[0].kind {
+        NEXT => Ok((found, true)),
+        DONE => Ok((found, false)),
+        _ => flaw(input.len_of(file) - HEAD, "the segment has no end: it is cut off, or was never finished"),
+    }
+}

@@ -1,0 +1,35 @@
+//! The formats of other programs: a file or a folder each, and what they share.
+
+#[cfg(feature = "aff4")]
+pub mod aff4;
+#[cfg(feature = "vm")]
+mod backing;
+mod chain;
+#[cfg(feature = "chd")]
+pub mod chd;
+#[cfg(feature = "apple")]
+pub mod dmg;
+#[cfg(feature = "ewf")]
+pub mod ewf;
+#[cfg(feature = "ewf")]
+pub mod ewf2;
+pub mod iboredimg;
+#[cfg(feature = "apple")]
+mod property_list;
+#[cfg(feature = "vm")]
+pub mod qcow2;
+pub mod raw;
+#[cfg(feature = "apple")]
+pub mod sparsebundle;
+#[cfg(feature = "apple")]
+pub mod sparseimage;
+pub(crate) mod unsupported;
+#[cfg(feature = "vm")]
+pub mod vdi;
+#[cfg(feature = "vm")]
+pub mod vhd;
+#[cfg(feature = "vm")]
+pub mod vhdx;
+#[cfg(feature = "vm")]
+pub mod vmdk;
+pub mod zstd_seekable;

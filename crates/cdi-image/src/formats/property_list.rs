@@ -1,0 +1,56 @@
+//! Apple's lists of properties, in XML, as images have them.
+
+pub(crate) use plist::Dictionary;
+
+/// How deep a list may be nested: an image's is four deep.
+const DEEPEST: usize = 32;
+/// How many tags it may have: an image's has some for each part of the disk.
+const MOST_TAGS: usize = 1 << 18;
+
+/// Reads a list. Those that images have are flat and define no entities; a deep one would cost the stack.
+pub(crate) fn read(text: &[u8]) -> Result<plist::Value, String> {
+    // Each element costs some hundred bytes.
+    if text.iter().filter(|b| **b == b'<').count() > MOST_TAGS {
+        return Err(format!("the property list has more than {MOST_TAGS} tags"));
+    }
+    let mut depth = 0usize;
+    for (at, _) in text.iter().enumerate().filter(|(_, b)| **b == b'<') {
+        let rest = &text[at..];
+        let is = |word: &[u8]| rest.starts_with(word);
+        if is(b"<!ENTITY") {
+            return Err("the property list defines entities; that is not read".into());
+        }
+        // In these, what looks like a tag is none.
+        if is(b"<!--") || is(b"<![CDATA[") || (is(b"<?") && at > 3) {
+            return Err("the property list has comments or instructions; that is not read".into());
+        }
+        if is(b"<dict") || is(b"<array") {
+            let tag = &rest[..rest.len().min(64)];
+            let empty = tag.split(|b| *b == b'>').next().is_some_and(|tag| tag.ends_with(b"/"));
+            depth += usize::from(!empty);
+            if depth > DEEPEST {
+                return Err(format!("the property list is nested more than {DEEPEST} deep"));
+            }
+        } else if is(b"</dict") || is(b"</array") {
+            depth = depth.saturating_sub(1);
+        }
+    }
+    plist::Value::from_reader_xml(text).map_err(|e| format!("the property list: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+
+    #[test]
+    fn a_property_list_may_not_be_a_bomb() {
+        let deep = format!("<plist>{}", "<array>".repeat(100_000));
+        assert!(read(deep.as_bytes()).is_err_and(|e| e.contains("more than 32 deep")));
+        let laughs = b"<!DOCTYPE x [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;\">]><plist>&b;</plist>";
+        assert!(read(laughs).is_err_and(|e| e.contains("entities")));
+        let hidden = format!("<plist>{}{}", "<array><!--</array>-->".repeat(1000), "</array>".repeat(1000));
+        assert!(read(hidden.as_bytes()).is_err_and(|e| e.contains("comments")));
+        assert!(read("<dict".repeat(200_000).as_bytes()).is_err());
+        assert!(read(b"").is_err());
+    }
+}

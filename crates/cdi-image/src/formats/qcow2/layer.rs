@@ -1,0 +1,193 @@
+//! Where the bytes of a qcow2's disk are: its two levels of tables, and what lies below.
+
+use cdi_base::error::ReadError;
+
+use super::{COMPRESSED, COPIED, OFFSET, Qcow2};
+use crate::codec::Sum;
+use crate::extent::{Extent, Origin, Packed};
+use crate::bytes::be64;
+use crate::formats::chain::{Layer, alike, cut, zeros};
+use crate::input::Input;
+
+impl Qcow2 {
+    fn entry(&self, input: &Input, at: u64) -> Result<u64, ReadError> {
+        let mut entry = [0; 8];
+        input.read_exact_at(self.file, &mut entry, at)?;
+        Ok(u64::from_be_bytes(entry))
+    }
+
+    /// Where the run ends of entries of a table that are as `is` wants them: the first of `count` is at `at`, has `width`
+    /// bytes, and stands for the `each` bytes of the disk around `offset`.
+    fn run(
+        &self,
+        input: &Input,
+        (at, count, width): (u64, u64, usize),
+        (offset, each): (u64, u64),
+        is: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<u64, ReadError> {
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let alike = alike(&read, at, count, width, is)?.max(1);
+        Ok((offset & !(each - 1)).saturating_add(alike.saturating_mul(each)))
+    }
+
+    /// Whether nothing is below at `offset`: what is not in this file is zeros there, too.
+    fn is_deepest(&self, offset: u64) -> bool {
+        self.backing.as_ref().is_none_or(|layer| offset >= layer.size())
+    }
+
+    /// The same as [`Layer::map`] in a cluster with subclusters, whose entry is at `at`, with `left` entries in its table.
+    fn map_parts(
+        &self,
+        input: &Input,
+        (entry, at, left): (u64, u64, u64),
+        offset: u64,
+        limit: u64,
+    ) -> Result<Extent, ReadError> {
+        // The lower half says which are held, the upper one which are zeros.
+        const ZEROS: u64 = 0xFFFF_FFFF << 32;
+        const BOTH: u64 = 1 << 32 | 1;
+        let cluster = 1u64 << self.cluster_bits;
+        let start = offset & !(cluster - 1);
+        let bitmap = self.entry(input, at + 8)?;
+        let is_deepest = self.is_deepest(offset);
+        if bitmap == 0 || bitmap == ZEROS {
+            let is = |entry: &[u8]| {
+                let other = be64(entry, 8);
+                let same = other == bitmap || (is_deepest && other & !ZEROS == 0);
+                same && be64(entry, 0) & COMPRESSED == 0
+            };
+            let stop = self.run(input, (at, left, 16), (offset, cluster), &is)?.min(limit);
+            return if bitmap == 0 { self.below(input, offset, stop) } else { Ok(zeros(offset, stop)) };
+        }
+        let part = cluster / 32;
+        let n = (offset - start) / part;
+        let kind = bitmap >> n & BOTH;
+        let same = (n..32).take_while(|n| bitmap >> n & BOTH == kind).count() as u64;
+        let end = limit.min(start.saturating_add((n + same) * part));
+        match kind {
+            0 => self.below(input, offset, end),
+            1 if self.is_held(entry) => self.stored(input, entry & OFFSET, at, offset, start, end),
+            1 | BOTH => Err(ReadError::Corrupt { at }),
+            _ => Ok(zeros(offset, end)),
+        }
+    }
+
+    /// Whether an entry of the second table says where its cluster is. In a file that holds nothing else that may be 0.
+    fn is_held(&self, entry: u64) -> bool {
+        entry & OFFSET != 0 || (self.data != self.file && entry & COPIED != 0)
+    }
+
+    fn stored(
+        &self,
+        input: &Input,
+        place: u64,
+        entry_at: u64,
+        offset: u64,
+        start: u64,
+        end: u64,
+    ) -> Result<Extent, ReadError> {
+        // The last cluster of a file may be short: what is not there was never written.
+        let left = input.len_of(self.data).checked_sub(place).filter(|left| *left > offset - start);
+        let Some(left) = left else { return Err(ReadError::Corrupt { at: entry_at }) };
+        let end = end.min(start.saturating_add(left));
+        let at = place + (offset - start);
+        Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.data, at } })
+    }
+
+    fn compressed(
+        &self,
+        input: &Input,
+        entry: u64,
+        entry_at: u64,
+        disk: std::ops::Range<u64>,
+    ) -> Result<Extent, ReadError> {
+        let corrupt = ReadError::Corrupt { at: entry_at };
+        // In a file that holds nothing else nothing is compressed.
+        if self.data != self.file {
+            return Err(corrupt);
+        }
+        let place_bits = 62 - (self.cluster_bits - 8);
+        let place = entry & ((1 << place_bits) - 1);
+        let sectors = (entry & !(3 << 62)) >> place_bits;
+        let len = (sectors + 1) * 512 - place % 512;
+        // It is counted in sectors; the last one may be cut off by the end of the file.
+        let len = len.min(input.len_of(self.file).checked_sub(place).ok_or(corrupt)?);
+        let packed = Packed {
+            file: self.file,
+            at: place,
+            len: u32::try_from(len).map_err(|_| corrupt)?,
+            skip: 0,
+            unpacked: 1 << self.cluster_bits,
+            codec: self.codec,
+            sum: Sum::None,
+        };
+        if packed.len == 0 {
+            return Err(corrupt);
+        }
+        Ok(Extent { disk, origin: Origin::Packed(packed) })
+    }
+
+    fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        match &self.backing {
+            // A compressed cluster below is told as a whole; here only a part of it may be wanted.
+            Some(layer) if offset < layer.size() => Ok(cut(layer.map(input, offset, end)?, offset, end)),
+            _ => Ok(zeros(offset, end)),
+        }
+    }
+}
+
+impl Layer for Qcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.size {
+            return Ok(zeros(offset, end));
+        }
+        let bits = self.cluster_bits;
+        let entry_bits = if self.subclusters { 4 } else { 3 };
+        let cluster = 1u64 << bits;
+        let start = offset & !(cluster - 1);
+        let limit = end.min(self.size);
+        let end = limit.min(start.saturating_add(cluster));
+        let table_bits = 2 * bits - entry_bits;
+        let l1_index = offset >> table_bits;
+        if l1_index >= self.l1_len {
+            return Err(ReadError::Unmapped { offset });
+        }
+        let l1_at = self.l1 + l1_index * 8;
+        let l2 = self.entry(input, l1_at)? & OFFSET;
+        if l2 == 0 {
+            let is = |entry: &[u8]| be64(entry, 0) & OFFSET == 0;
+            let table = (l1_at, self.l1_len - l1_index, 8);
+            let stop = self.run(input, table, (offset, 1 << table_bits), &is)?;
+            return self.below(input, offset, stop.min(limit));
+        }
+        let l2_len = 1u64 << (bits - entry_bits);
+        let l2_index = (offset >> bits) & (l2_len - 1);
+        let at = l2 + (l2_index << entry_bits);
+        let left = l2_len - l2_index;
+        let entry = self.entry(input, at)?;
+        if entry & COMPRESSED != 0 {
+            return self.compressed(input, entry, at, start..end);
+        }
+        if self.subclusters {
+            return self.map_parts(input, (entry, at, left), offset, limit);
+        }
+        // Version 2 writes no zero clusters, and its readers never saw the bit.
+        let is_zeros = |entry: u64| entry & 1 != 0;
+        if !is_zeros(entry) && self.is_held(entry) {
+            return self.stored(input, entry & OFFSET, at, offset, start, end);
+        }
+        let is_deepest = self.is_deepest(offset);
+        let is = |other: &[u8]| {
+            let other = be64(other, 0);
+            let absent = !self.is_held(other);
+            let same = if is_zeros(entry) { is_zeros(other) } else { absent && !is_zeros(other) };
+            other & COMPRESSED == 0 && (same || (is_deepest && (absent || is_zeros(other))))
+        };
+        let stop = self.run(input, (at, left, 8), (offset, cluster), &is)?.min(limit);
+        if is_zeros(entry) { Ok(zeros(offset, stop)) } else { self.below(input, offset, stop) }
+    }
+}

@@ -1,0 +1,180 @@
+//! QEMU's disks (`.qcow2`), versions 2 and 3: zlib and zstd clusters, zeros, subclusters, backing files and external data
+//! files next to the image.
+//!
+//! Facts: QEMU's specification, docs/interop/qcow2.txt. All numbers are big-endian. Two levels of tables lead from a
+//! cluster of the disk to one of the file. The disk is that of the active layer; internal snapshots are only listed.
+
+mod files;
+mod layer;
+
+use std::sync::Arc;
+
+use cdi_base::error::{Error, ReadError};
+use files::{backing, data_file};
+
+use crate::bytes::{be32, be64, flaw};
+use super::chain::Layer;
+use crate::codec::Codec;
+use crate::details::About;
+use crate::extent::{Extent, FileNo};
+use crate::facts::Facts;
+use crate::image::{Format, Image, OpenOptions};
+use crate::input::Input;
+
+/// QEMU's images.
+pub const FORMAT: Format = Format {
+    name: "qcow2",
+    summary: "QEMU's qcow2, versions 2 and 3, with backing and data files next to the image",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["qcow2"],
+    // Version 1 is another format, and not read.
+    probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b.starts_with(MAGIC) && be32(&b, 4) != 1),
+    open,
+};
+
+const MAGIC: &[u8] = b"QFI\xfb";
+/// The bits of an entry that are the offset of a cluster.
+const OFFSET: u64 = 0x00FF_FFFF_FFFF_FE00;
+const COMPRESSED: u64 = 1 << 62;
+/// Features that a reader must know: what was not closed, what is damaged, data in another file, how clusters are
+/// compressed, subclusters.
+const DIRTY: u64 = 1;
+const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+const COMPRESSION: u64 = 1 << 3;
+const SUBCLUSTERS: u64 = 1 << 4;
+const MOST_SNAPSHOTS: u32 = 65_536;
+
+/// In an entry of the second table: this is its cluster, also where the offset is 0.
+const COPIED: u64 = 1 << 63;
+
+/// One file of a chain.
+pub(super) struct Qcow2 {
+    file: FileNo,
+    /// The file that its clusters are in: itself, or one that holds nothing else.
+    data: FileNo,
+    size: u64,
+    cluster_bits: u32,
+    /// Where the first table is, and how many entries it has.
+    l1: u64,
+    l1_len: u64,
+    /// Whether an entry of the second has 16 bytes, for 32 subclusters.
+    subclusters: bool,
+    codec: Codec,
+    backing: Option<Box<dyn Layer>>,
+}
+
+/// An image and what lies below it.
+struct Chain {
+    input: Arc<Input>,
+    top: Qcow2,
+    about: About,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let mut remarks = Vec::new();
+    let top = open_layer(&input, Input::MAIN, 0, &mut remarks)?;
+    let mut facts = Facts {
+        size_bytes: top.size,
+        logical_sector_bytes: options.sector_size.unwrap_or(512),
+        ..Facts::default()
+    };
+    let snapshots = snapshots(&input);
+    if !snapshots.is_empty() {
+        remarks.push(format!("the image has {} internal snapshots, which are not shown", snapshots.len()));
+        facts.more.insert("snapshots".into(), snapshots.into());
+    }
+    Ok(Box::new(Chain { input, top, about: About { facts, remarks, ..About::default() } }))
+}
+
+pub(super) fn open_layer(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Qcow2, Error> {
+    let header = input.bytes_of(file, 0, 104, "the header")?;
+    let version = be32(&header, 4);
+    if !(2..=3).contains(&version) {
+        return flaw(4, format!("version {version} is not known; versions 2 and 3 are"));
+    }
+    let (features, header_len) =
+        if version == 3 { (be64(&header, 72), u64::from(be32(&header, 100))) } else { (0, 72) };
+    if be32(&header, 32) != 0 {
+        return flaw(32, "the image is encrypted; that is not read");
+    }
+    let unknown = features & !(DIRTY | CORRUPT | DATA_FILE | COMPRESSION | SUBCLUSTERS);
+    if unknown != 0 {
+        return flaw(72, format!("the image needs features that this program does not know ({unknown:#x})"));
+    }
+    if features & CORRUPT != 0 {
+        remarks.push("the image is marked as damaged by the program that wrote it".into());
+    }
+    let codec = if features & COMPRESSION != 0 {
+        match input.bytes_of(file, 104, 1, "the compression type")?[0] {
+            0 => Codec::DeflateUnended,
+            1 => Codec::ZstdPadded,
+            other => return flaw(104, format!("compression type {other} is not known")),
+        }
+    } else {
+        Codec::DeflateUnended
+    };
+    let (cluster_bits, size) = (be32(&header, 20), be64(&header, 24));
+    if !(9..=21).contains(&cluster_bits) {
+        return flaw(20, format!("clusters of 2^{cluster_bits} bytes cannot be"));
+    }
+    let subclusters = features & SUBCLUSTERS != 0;
+    if subclusters && cluster_bits < 14 {
+        return flaw(20, format!("clusters of 2^{cluster_bits} bytes have no subclusters"));
+    }
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(24, format!("a disk of {size} bytes cannot be"));
+    }
+    let (l1, l1_len) = (be64(&header, 40), u64::from(be32(&header, 36)));
+    let covered = 1u64 << (2 * cluster_bits - if subclusters { 4 } else { 3 });
+    if l1_len < size.div_ceil(covered) {
+        return flaw(36, format!("a table of {l1_len} entries is too short for a disk of {size} bytes"));
+    }
+    if l1.checked_add(l1_len * 8).is_none_or(|end| end > input.len_of(file)) {
+        return flaw(40, format!("the table at byte {l1} does not lie in the file"));
+    }
+    let data = if features & DATA_FILE != 0 { data_file(input, file, header_len, remarks)? } else { file };
+    let backing = backing(input, file, &header, header_len, depth, remarks)?;
+    Ok(Qcow2 { file, data, size, cluster_bits, l1, l1_len, subclusters, codec, backing })
+}
+
+/// The names of the internal snapshots, as far as they can be read.
+fn snapshots(input: &Input) -> Vec<String> {
+    let Ok(header) = input.bytes(60, 12, "the list of snapshots") else { return Vec::new() };
+    let (count, mut at) = (be32(&header, 0).min(MOST_SNAPSHOTS), be64(&header, 4));
+    let mut names = Vec::new();
+    for _ in 0..count {
+        let Ok(head) = input.bytes(at, 40, "a snapshot") else { break };
+        let length = |at: usize| u64::from(u16::from_be_bytes([head[at], head[at + 1]]));
+        let (id, name, extra) = (length(12), length(14), u64::from(be32(&head, 36)));
+        let Some(name_at) = at.checked_add(40 + extra + id) else { break };
+        let Ok(bytes) = input.bytes(name_at, usize::try_from(name).unwrap_or(0), "a snapshot's name") else {
+            break;
+        };
+        names.push(String::from_utf8_lossy(&bytes).into_owned());
+        at = match name_at.checked_add(name).and_then(|end| end.checked_next_multiple_of(8)) {
+            Some(next) => next,
+            None => break,
+        };
+    }
+    names
+}
+
+impl Image for Chain {
+    fn size(&self) -> u64 {
+        self.top.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        self.top.map(&self.input, offset, self.top.size)
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

@@ -1,0 +1,187 @@
+//! Apple's sparse bundles: a folder with a list of properties and the disk in bands, a file each.
+//!
+//! Facts: bundles by hdiutil and Time Machine. `Info.plist` tells the size of the disk and of a band; band n is the file
+//! `bands/HEX`. A band that is not there, and what a shorter one does not have, is zeros. `token` begins like an encrypted
+//! image if the bundle is one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::{SECTOR, index};
+
+use crate::bytes::flaw;
+use super::chain::zeros;
+use super::property_list;
+use crate::details::About;
+use crate::extent::{Extent, FileNo, Origin};
+use crate::facts::Facts;
+use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::input::Input;
+
+/// Sparse bundles.
+pub const FORMAT: Format = Format {
+    name: "sparsebundle",
+    summary: "Apple's sparse bundles: folders with the disk in bands",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["sparsebundle"],
+    probe: |input| input.is_folder(),
+    open,
+};
+
+/// The longest list of properties that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+struct Bundle {
+    input: Arc<Input>,
+    size: u64,
+    band: u64,
+    /// The numbers of the bands that there are, in order.
+    there: Vec<u64>,
+    /// Those that have been read so far.
+    opened: Mutex<HashMap<u64, FileNo>>,
+    about: About,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let mut remarks = Vec::new();
+    if input.is_copy() {
+        remarks.push("Info.plist is missing; its copy, Info.bckup, was used".into());
+    }
+    let list = match list(&input, Input::MAIN) {
+        Ok(list) => list,
+        // What is damaged in one may be sound in the other.
+        Err(e) => {
+            let copy =
+                if input.is_copy() { None } else { input.beside("Info.bckup".as_ref()).ok().flatten() };
+            let copied = copy.and_then(|copy| list(&input, copy).ok());
+            remarks.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
+            copied.ok_or(e)?
+        }
+    };
+    let number = |key: &str| list.get(key).and_then(|v| v.as_unsigned_integer()).unwrap_or(0);
+    let (size, band) = (number("size"), number("band-size"));
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(0, format!("a disk of {size} bytes cannot be"));
+    }
+    if band == 0 || band % u64::from(SECTOR) != 0 || i64::try_from(band).is_err() {
+        return flaw(0, format!("bands of {band} bytes cannot be"));
+    }
+    if let Some(token) = input.beside("token".as_ref())?
+        && input.bytes_of(token, 0, 8, "the token").is_ok_and(|b| b == b"encrcdsa")
+    {
+        return Err(Error::bad_image("is an encrypted sparse bundle; that is not read").hint(
+            "on a Mac, 'hdiutil convert BUNDLE -format UDRO -o PLAIN' asks for the password and decrypts it",
+        ));
+    }
+    let Some(names) = input.names("bands".as_ref())? else {
+        return Err(Error::bad_image("has no folder 'bands': a part of the bundle is missing"));
+    };
+    let mut there: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    there.sort_unstable();
+    there.dedup();
+    let inside = there.partition_point(|n| *n < size.div_ceil(band));
+    let behind = there.len() - inside;
+    there.truncate(inside);
+    if behind > 0 {
+        remarks.push(format!("{behind} bands are behind the end of the disk, and left out"));
+    }
+    if there.is_empty() {
+        remarks.push("there are no bands: all of the disk is zeros".into());
+    }
+    let facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
+        ..Facts::default()
+    };
+    Ok(Box::new(Bundle {
+        input,
+        size,
+        band,
+        there,
+        opened: Mutex::default(),
+        about: About { facts, remarks, ..About::default() },
+    }))
+}
+
+/// Reads the property list of a sparse bundle.
+fn list(input: &Input, file: FileNo) -> Result<property_list::Dictionary, Error> {
+    let len = input.len_of(file);
+    if len > LONGEST {
+        return flaw(0, "too long for a list of properties");
+    }
+    let text = input.bytes_of(file, 0, index(len), "the list of properties")?;
+    let list = property_list::read(&text).or_else(|e| flaw(0, e))?;
+    let list = list.into_dictionary().unwrap_or_default();
+    let kind = list.get("diskimage-bundle-type").and_then(|v| v.as_string()).unwrap_or_default();
+    if kind != "com.apple.diskimage.sparsebundle" {
+        return flaw(0, format!("this is not a sparse bundle: its type is '{kind}'"));
+    }
+    Ok(list)
+}
+
+/// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
+fn number_of(name: &str) -> Option<u64> {
+    // In capitals it is a band, too; that it is not found by its name is then an error, and not zeros.
+    u64::from_str_radix(name, 16).ok().filter(|n| format!("{n:x}").eq_ignore_ascii_case(name))
+}
+
+impl Bundle {
+    fn file(&self, band: u64) -> Result<FileNo, ReadError> {
+        let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = lock().get(&band) {
+            return Ok(*file);
+        }
+        let name = format!("{band:x}");
+        // It was there when the bundle was opened.
+        let file = self
+            .input
+            .beside_in("bands", name.as_ref())
+            .ok()
+            .flatten()
+            .ok_or(ReadError::Unmapped { offset: band * self.band })?;
+        Ok(*lock().entry(band).or_insert(file))
+    }
+}
+
+impl Image for Bundle {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let band = offset / self.band;
+        let next = self.there.partition_point(|n| *n < band);
+        if self.there.get(next) != Some(&band) {
+            let end = self.there.get(next).map_or(self.size, |n| (n * self.band).min(self.size));
+            return Ok(zeros(offset, end));
+        }
+        let file = self.file(band)?;
+        let start = band * self.band;
+        let end = self.size.min(start + self.band);
+        let held = end.min(start.saturating_add(self.input.len_of(file)));
+        if offset >= held {
+            return Ok(zeros(offset, end));
+        }
+        Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        for band in &self.there {
+            match self.file(*band) {
+                Ok(file) if self.input.len_of(file) > self.band => {
+                    let what = format!("band {band:x} is longer than a band");
+                    report(Flaw::at(self.band, what), "nothing: what is too much is not read");
+                }
+                Ok(_) => {}
+                Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
+            }
+            go_on()?;
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

@@ -1,0 +1,138 @@
+//! Apple's sparse images (`.sparseimage`): the disk in bands, in the order in which they were first written.
+//!
+//! Facts: the libmodi project's documentation, apfs-fuse's reader, and a header by hdiutil. All numbers are big-endian. A
+//! node of 4096 bytes tells for each place behind it which band of the disk lies there; behind the last of these is another
+//! node, if more are needed.
+
+use std::sync::Arc;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::{SECTOR, index};
+
+use crate::bytes::{be32, be64, flaw};
+use super::chain::zeros;
+use crate::details::About;
+use crate::extent::{Extent, Origin};
+use crate::facts::Facts;
+use crate::image::{Format, Image, OpenOptions};
+use crate::input::Input;
+
+/// Sparse images.
+pub const FORMAT: Format = Format {
+    name: "sparseimage",
+    summary: "Apple's sparse images",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["sparseimage"],
+    probe: |input| {
+        let begins = |what: &[u8]| input.bytes(0, what.len(), "the header").is_ok_and(|b| b == what);
+        begins(b"sprs\0\0\0\x03")
+    },
+    open,
+};
+
+const NODE: u64 = 4096;
+/// Where the bands are told in the first node, and in the others.
+const FIRST: usize = 64;
+const OTHER: usize = 56;
+
+struct Sparse {
+    size: u64,
+    band: u64,
+    /// Which band of the disk, and where in the file, by the disk's order.
+    bands: Vec<(u64, u64)>,
+    about: About,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let head = input.bytes(0, index(NODE), "the header")?;
+    if !head.starts_with(b"sprs") {
+        return flaw(0, "this is not a sparse image");
+    }
+    if be32(&head, 4) != 3 {
+        return flaw(4, format!("version {} is not known; version 3 is", be32(&head, 4)));
+    }
+    let band = u64::from(be32(&head, 8)) * u64::from(SECTOR);
+    // In older images the long form is not filled in.
+    let sectors = match be64(&head, 28) {
+        0 => be32(&head, 16).into(),
+        sectors => sectors,
+    };
+    let size = sectors.checked_mul(SECTOR.into()).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
+    let Some(size) = size else { return flaw(28, format!("a disk of {sectors} sectors cannot be")) };
+    if band == 0 {
+        return flaw(8, "bands of no bytes cannot be");
+    }
+    let mut bands = Vec::new();
+    let (mut node_at, mut node, mut ids_at, mut next) = (0, head, FIRST, 20);
+    loop {
+        for (slot, id) in node[ids_at..].chunks_exact(4).map(|id| u64::from(be32(id, 0))).enumerate() {
+            let Some(number) = id.checked_sub(1) else { continue };
+            let told_at = node_at + (ids_at + slot * 4) as u64;
+            if number >= size.div_ceil(band) {
+                return flaw(told_at, format!("band {number} is behind the end of the disk"));
+            }
+            let at = (slot as u64).checked_mul(band).and_then(|by| (node_at + NODE).checked_add(by));
+            // Of the disk's last band only what the disk has of it need be there.
+            let needed = band.min(size - number * band);
+            let inside = |at: &u64| at.checked_add(needed).is_some_and(|end| end <= input.len());
+            let Some(at) = at.filter(inside) else {
+                return flaw(told_at, format!("band {number} does not lie in the file: it is cut off"));
+            };
+            bands.push((number, at));
+            if bands.len() as u64 > size.div_ceil(band) {
+                return flaw(told_at, "there are more bands than the disk has");
+            }
+        }
+        let before = node_at;
+        node_at = be64(&node, next);
+        if node_at == 0 {
+            break;
+        }
+        // Only forwards: there are no circles.
+        if node_at < before + NODE {
+            return flaw(before + next as u64, format!("the next node cannot be at byte {node_at}"));
+        }
+        node = input.bytes(node_at, index(NODE), "a node")?;
+        if !node.starts_with(b"sprs") {
+            return flaw(node_at, "there is no node here");
+        }
+        (ids_at, next) = (OTHER, 12);
+    }
+    bands.sort_unstable();
+    if let Some(pair) = bands.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return flaw(0, format!("band {} of the disk is in two places", pair[0].0));
+    }
+    let facts = Facts {
+        size_bytes: size,
+        logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
+        ..Facts::default()
+    };
+    Ok(Box::new(Sparse { size, band, bands, about: About { facts, ..About::default() } }))
+}
+
+impl Image for Sparse {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let band = offset / self.band;
+        let next = self.bands.partition_point(|(number, _)| *number < band);
+        let start = band * self.band;
+        let end = self.size.min(start.saturating_add(self.band));
+        match self.bands.get(next) {
+            Some((number, at)) if *number == band => {
+                let at = at + (offset - start);
+                Ok(Extent { disk: offset..end, origin: Origin::Stored { file: Input::MAIN, at } })
+            }
+            other => {
+                let end = other.map_or(self.size, |(number, _)| number * self.band);
+                Ok(zeros(offset, end))
+            }
+        }
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

@@ -1,0 +1,468 @@
+//! Files that hold a disk and are not read here: each with the program that makes of it what is read. Their names often say
+//! that they are raw images, and their bytes would be taken for the disk's.
+//!
+//! Facts: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
+//! first byte on, file systems and LUKS, is not in the list.
+
+use std::path::Path;
+
+use cdi_base::error::Error;
+
+use crate::bytes::{be32, le32};
+use crate::input::{Input, pieces};
+
+/// How a file of a kind begins.
+enum Sign {
+    /// These bytes at this offset.
+    At(u64, &'static [u8]),
+    /// Whatever the first bytes say, which are up to [`LOOK`] of them, of a file of this length.
+    Looks(fn(&[u8], u64) -> bool),
+}
+use Sign::{At, Looks};
+
+/// How many of a file's bytes are looked at.
+const LOOK: u64 = 1024;
+
+/// A kind of file, by its name, and what to do with it.
+struct Container {
+    name: &'static str,
+    sign: Sign,
+    way_out: &'static str,
+}
+
+const fn container(name: &'static str, sign: Sign, way_out: &'static str) -> Container {
+    Container { name, sign, way_out }
+}
+
+const SEVEN_ZIP: &str = "unpack it: 7z x FILE";
+const WHOLE: &str = "then make an image of it that can be read at any place: cdi create disk.raw NEW.cdimg";
+const QEMU: &str = "convert it: qemu-img convert -O raw FILE disk.raw";
+const FLOPPY: &str = "it holds a floppy disk's tracks; convert it to sectors: 'gw convert FILE disk.img' (Greaseweazle), \
+    HxCFloppyEmulator, or SAMdisk";
+const GAME: &str = "convert it to a plain ISO image: 'maxcso --decompress' or 'dolphin-tool convert'";
+const PARTCLONE: &str = "it holds the used blocks of one partition; restore it: \
+    partclone.restore -C --restore_raw_file -s FILE -o part.raw";
+
+/// All kinds that are known. The first one that fits counts.
+const ALL: &[Container] = &[
+    container("a gzip file", At(0, b"\x1F\x8B\x08"), "unpack it: gzip -dc FILE > disk.raw"),
+    container("an xz file", At(0, b"\xFD7zXZ\0"), "unpack it: xz -dc FILE > disk.raw"),
+    container("a bzip2 file", Looks(bzip2), "unpack it: bzip2 -dc FILE > disk.raw"),
+    container("a zstd file", Looks(zstd), "unpack it: zstd -dc FILE > disk.raw"),
+    container("an lz4 file", At(0, b"\x04\x22\x4D\x18"), "unpack it: lz4 -dc FILE > disk.raw"),
+    container("an lz4 file", At(0, b"\x02\x21\x4C\x18"), "unpack it: lz4 -dc FILE > disk.raw"),
+    container("an lzip file", At(0, b"LZIP\x01"), "unpack it: lzip -dc FILE > disk.raw"),
+    container("an lzop file", At(0, b"\x89LZO\0\r\n\x1A\n"), "unpack it: lzop -dc FILE > disk.raw"),
+    container("an lzma file", Looks(lzma), "unpack it: xz --format=lzma -dc FILE > disk.raw"),
+    container("a compress file (.Z)", At(0, b"\x1F\x9D\x90"), "unpack it: gzip -dc FILE > disk.raw"),
+    container("a zip archive", At(0, b"PK\x03\x04"), "unpack it: unzip FILE"),
+    container("a zip archive in parts", At(0, b"PK\x07\x08"), SEVEN_ZIP),
+    container("an empty zip archive", At(0, b"PK\x05\x06"), "there is nothing in it"),
+    container("a 7-Zip archive", At(0, b"7z\xBC\xAF\x27\x1C"), SEVEN_ZIP),
+    container("a RAR archive", At(0, b"Rar!\x1A\x07"), "unpack it: unrar x FILE, or 7z x FILE"),
+    container("a cabinet archive", At(0, b"MSCF\0\0\0\0"), SEVEN_ZIP),
+    container("an ARJ archive", Looks(arj), SEVEN_ZIP),
+    container("a xar archive", At(0, b"xar!\0\x1C"), SEVEN_ZIP),
+    container(
+        "a tar archive",
+        At(257, b"ustar"),
+        "unpack it: tar -xf FILE (an .ova has the disk's .vmdk in it)",
+    ),
+    container(
+        "a Parallels disk",
+        At(0, b"WithoutFreeSpace"),
+        "convert it: qemu-img convert -f parallels -O raw FILE disk.raw",
+    ),
+    container(
+        "a Parallels disk",
+        At(0, b"WithouFreSpacExt"),
+        "convert it: qemu-img convert -f parallels -O raw FILE disk.raw",
+    ),
+    container("a QED disk", At(0, b"QED\0"), QEMU),
+    container("a qcow disk, version 1", At(0, b"QFI\xFB\0\0\0\x01"), QEMU),
+    container("a Bochs disk", At(0, b"Bochs Virtual HD Image\0"), QEMU),
+    container(
+        "a cloop image",
+        At(0, b"#!/bin/sh\n#V2.0 Format"),
+        "convert it: qemu-img convert -f cloop -O raw FILE disk.raw",
+    ),
+    container("a Proxmox backup (VMA)", At(0, b"VMA\0"), "unpack it on a Proxmox host: vma extract FILE DIR"),
+    container("an Android sparse image", At(0, b"\x3A\xFF\x26\xED"), "convert it: simg2img FILE disk.raw"),
+    container(
+        "an Apple sparse image (ASIF)",
+        At(0, b"shdw"),
+        "convert it on a Mac with macOS 26: diskutil image create from FILE disk.dmg --format RAW",
+    ),
+    container(
+        "an encrypted Apple disk image",
+        At(0, b"encrcdsa"),
+        "decrypt it on a Mac: hdiutil convert FILE -format UDRO -o plain",
+    ),
+    container(
+        "a DiskCopy image",
+        Looks(disk_copy),
+        "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or leave out its first 84 bytes: tail -c +85 FILE",
+    ),
+    container(
+        "an AFF image, version 1 to 3",
+        At(0, b"AFF10\r\n\0"),
+        "convert it: affconvert -r -e raw FILE (afflib-tools)",
+    ),
+    container(
+        "an AD1 file",
+        At(0, b"ADSEGMENTEDFILE\0"),
+        "it holds files and no disk: open it in FTK Imager",
+    ),
+    container(
+        "a logical evidence file (L01)",
+        At(0, b"LVF\x09\r\n\xFF\0"),
+        "it holds files and no disk: export them by 'ewfexport' or EnCase",
+    ),
+    container(
+        "a logical evidence file (Lx01)",
+        At(0, b"LEF2\r\n\x81\0"),
+        "it holds files and no disk: export them by EnCase",
+    ),
+    container(
+        "an image encrypted by AccessData (ADCRYPT)",
+        At(0, b"ADCRYPT\0"),
+        "it is encrypted: FTK Imager, 'Decrypt AD1/E01', makes a plain one",
+    ),
+    container("a partclone image", At(0, b"partclone-image"), PARTCLONE),
+    container(
+        "an ntfsclone image",
+        At(0, b"\0ntfsclone-image"),
+        "restore it: ntfsclone --restore-image --overwrite part.raw FILE",
+    ),
+    container("a Partimage file", At(0, b"PaRtImAgE-VoLuMe"), "restore it: partimage restore part.raw FILE"),
+    container(
+        "a FSArchiver file",
+        At(0, b"FsA0"),
+        "it holds files and no disk: fsarchiver restfs FILE id=0,dest=PARTITION",
+    ),
+    container(
+        "a Windows image (WIM)",
+        At(0, b"MSWIM\0\0\0"),
+        "it holds files and no disk: wimapply FILE DIR (wimtools)",
+    ),
+    container(
+        "a Windows image (WIM)",
+        At(0, b"WLPWM\0\0\0"),
+        "it holds files and no disk: wimapply FILE DIR (wimtools)",
+    ),
+    container(
+        "a Norton Ghost image",
+        Looks(ghost),
+        "restore it with Ghost, or convert it with Ghost Explorer",
+    ),
+    container("an Acronis backup", At(0, b"\xCE\x24\xB9\xA2"), "restore it with Acronis True Image"),
+    container(
+        "a CD's raw sectors of 2352 bytes",
+        Looks(compact_disc),
+        "make sectors of 2048 bytes of it: bchunk, or ccd2iso FILE disk.iso",
+    ),
+    container("an Aaru image", At(0, b"AARUFRMT"), "convert it: aaru image convert FILE disk.raw"),
+    container("an Aaru image", At(0, b"DICMFRMT"), "convert it: aaru image convert FILE disk.raw"),
+    container("a PowerISO image (DAA)", At(0, b"DAA\0"), "convert it with PowerISO, or daa2iso"),
+    container("a zipped ISO image (ISZ)", At(0, b"IsZ!"), "convert it with UltraISO, or isz-tool"),
+    container(
+        "a file encrypted by openssl",
+        At(0, b"Salted__"),
+        "decrypt it: openssl enc -d … -in FILE -out disk.raw",
+    ),
+    container(
+        "a file encrypted by age",
+        At(0, b"age-encryption.org/"),
+        "decrypt it: age -d -o disk.raw FILE",
+    ),
+    container(
+        "an Apple encrypted archive",
+        At(0, b"AEA1"),
+        "decrypt it on a Mac: aea decrypt -i FILE -o disk.raw",
+    ),
+    container("an Apple archive", At(0, b"AA01"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
+    container("an Apple archive", At(0, b"YAA1"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
+    container("a pbzx file", At(0, b"pbzx"), "unpack it on a Mac, or: pbzx -n FILE"),
+    container("an Acronis backup", At(0, b"\xB4\x6E\x68\x44"), "restore it with Acronis True Image"),
+    container(
+        "a memory dump (LiME)",
+        At(0, b"EMiL"),
+        "it holds a machine's memory and no disk: open it in Volatility",
+    ),
+    container(
+        "a Windows memory dump",
+        At(0, b"PAGEDU64"),
+        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+    ),
+    container(
+        "a Windows memory dump",
+        At(0, b"PAGEDUMP"),
+        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+    ),
+    container("an Android update payload", At(0, b"CrAU"), "unpack it: payload-dumper FILE"),
+    container(
+        "a Windows full flash image (FFU)",
+        At(4, b"SignedImage "),
+        "convert it: ffu2img FILE disk.raw",
+    ),
+    container("a cpio archive", At(0, b"070701"), "unpack it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070702"), "unpack it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070707"), "unpack it: cpio -id < FILE"),
+    container("an lrzip file", At(0, b"LRZI\0"), "unpack it: lrzip -d -o disk.raw FILE"),
+    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "unpack it: zpaq extract FILE"),
+    container("a snappy file", At(0, b"\xFF\x06\0\0sNaPpY"), "unpack it: snzip -dc FILE > disk.raw"),
+    container("an LHA archive", Looks(lha), SEVEN_ZIP),
+    container("an ACE archive", At(7, b"**ACE**"), "unpack it: unace x FILE"),
+    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "unpack it: zoo x FILE"),
+    container("a StuffIt archive", At(0, b"StuffIt "), "unpack it: unar FILE"),
+    container("a StuffIt archive", At(0, b"SIT!"), "unpack it: unar FILE"),
+    container(
+        "an AppleSingle file",
+        At(0, b"\0\x05\x16\0\0\x02\0\0"),
+        "take the data fork out of it: unar FILE",
+    ),
+    container(
+        "a btrfs stream",
+        At(0, b"btrfs-stream\0"),
+        "it holds files and no disk: btrfs receive -f FILE DIR",
+    ),
+    container("a mainframe disk (CKD)", At(0, b"CKD_P370"), "open it in Hercules"),
+    container("a mainframe disk (CKD)", At(0, b"CKD_C370"), "open it in Hercules"),
+    container("a User Mode Linux copy-on-write file", At(0, b"MOOO"), "merge it: uml_moo FILE disk.raw"),
+    container("a User Mode Linux copy-on-write file", At(0, b"OOOM"), "merge it: uml_moo FILE disk.raw"),
+    container("an Apple II disk (2MG)", At(0, b"2IMG"), FLOPPY),
+    container("a WOZ floppy image", At(0, b"WOZ1\xFF\n\r\n"), FLOPPY),
+    container("a WOZ floppy image", At(0, b"WOZ2\xFF\n\r\n"), FLOPPY),
+    container("a MOOF floppy image", At(0, b"MOOF\xFF\n\r\n"), FLOPPY),
+    container("an A2R flux image", At(0, b"A2R2\xFF\n\r\n"), FLOPPY),
+    container("an A2R flux image", At(0, b"A2R3\xFF\n\r\n"), FLOPPY),
+    container("a MAME floppy image (MFI)", At(0, b"MESSFLOPPYIMAGE\0"), FLOPPY),
+    container("a MAME floppy image (MFI)", At(0, b"MAMEFLOPPYIMAGE\0"), FLOPPY),
+    container("an 86F floppy image", At(0, b"86BF"), FLOPPY),
+    container("an FDI floppy image", At(0, b"Formatted Disk Image file\r\n"), FLOPPY),
+    container("an STX floppy image", At(0, b"RSY\0\x03\0"), FLOPPY),
+    container("a UDI floppy image", At(0, b"UDI!"), FLOPPY),
+    container(
+        "a T98-Next disk (NHD)",
+        At(0, b"T98HDDIMAGE.R0\0"),
+        "convert it: the disk follows the header, whose length is at byte 272",
+    ),
+    container("an HDF disk of RS-IDE", At(0, b"RS-IDE\x1A"), "convert it: hdfmonkey rebuild FILE disk.raw"),
+    container("a CISO image", At(0, b"CISO"), GAME),
+    container("a ZISO image", At(0, b"ZISO"), GAME),
+    container("a DAX image", At(0, b"DAX\0"), GAME),
+    container("a GCZ image", At(0, b"\x01\xC0\x0B\xB1"), GAME),
+    container("a WIA image", At(0, b"WIA\x01"), GAME),
+    container("an RVZ image", At(0, b"RVZ\x01"), GAME),
+    container("a WBFS image", At(0, b"WBFS"), GAME),
+    container("an ECM file", At(0, b"ECM\0"), "unpack it: unecm FILE"),
+    container(
+        "an Alcohol 120% description (MDS)",
+        At(0, b"MEDIA DESCRIPTOR\x01"),
+        "name the .mdf next to it",
+    ),
+    container("an ImageDisk file (IMD)", At(0, b"IMD 1."), FLOPPY),
+    container("a TeleDisk file (TD0)", Looks(teledisk), FLOPPY),
+    container("an Amstrad CPC disk", At(0, b"MV - CPC"), FLOPPY),
+    container("an Amstrad CPC disk", At(0, b"EXTENDED CPC DSK File"), FLOPPY),
+    container("an HFE floppy image", At(0, b"HXCPICFE"), FLOPPY),
+    container("an HFE floppy image", At(0, b"HXCHFEV3"), FLOPPY),
+    container("a SuperCard Pro flux image", Looks(supercard), FLOPPY),
+    container("an IPF floppy image", At(0, b"CAPS\0\0\0\x0C"), FLOPPY),
+    container("a DMS file", At(0, b"DMS!"), FLOPPY),
+    container("ddrescue's mapfile", At(0, b"# Mapfile. Created by "), MAP),
+    container("ddrescue's logfile", At(0, b"# Rescue Logfile. Created by "), MAP),
+];
+
+const TAR: &str = "a tar archive";
+const MAP: &str = "name the image that it is the map of; --mapfile takes the map";
+
+/// Says what a file is that holds a disk and is not read here, and the way out; nothing of a file that is not known.
+pub(crate) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
+    if input.is_device() || input.is_folder() {
+        return None;
+    }
+    let len = usize::try_from(input.len().min(LOOK)).ok()?;
+    let start = input.bytes(0, len, "the header").ok()?;
+    let fits = |container: &&Container| match container.sign {
+        At(at, bytes) => {
+            usize::try_from(at).is_ok_and(|at| start.get(at..).is_some_and(|s| s.starts_with(bytes)))
+        }
+        Looks(is) => is(&start, input.len()),
+    };
+    let found = ALL.iter().find(fits).filter(|found| !(named_raw && found.name == TAR))?;
+    let out = output_name(input.path());
+    let file = quoted(&input.path().display().to_string());
+    // The file's own name last: it may be that of an example.
+    let way_out = found.way_out.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
+    let mut hint = if found.way_out.contains("disk.raw") {
+        format!("{way_out}; {}", WHOLE.replace("disk.raw", &out))
+    } else {
+        way_out
+    };
+    if let Some(other) = pieces::neighbour(input) {
+        hint = format!(
+            "if it and '{other}' are pieces of one file, join them first: cat … > joined; then {hint}"
+        );
+    }
+    Some(Error::bad_image(format!("is {}, and not the disk that is in it", found.name)).hint(hint))
+}
+
+/// A name for what comes out of a file: one that nothing has.
+fn output_name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let names = (0..).map(|n: u32| match n {
+        0 => format!("{stem}-plain.raw"),
+        n => format!("{stem}-plain-{n}.raw"),
+    });
+    let free = names.take(100).find(|name| !file.with_file_name(name).exists() && !Path::new(name).exists());
+    quoted(&free.unwrap_or_else(|| "NEW.raw".into()))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let dashed = if word.starts_with('-') { "./" } else { "" };
+    format!("'{dashed}{}'", word.replace('\'', "'\\''"))
+}
+
+fn bzip2(start: &[u8], _: u64) -> bool {
+    start.starts_with(b"BZh")
+        && start.get(3).is_some_and(|level| (b'1'..=b'9').contains(level))
+        && matches!(start.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"))
+}
+
+/// A frame, or one that is to be skipped over and a frame after it.
+fn zstd(start: &[u8], _: u64) -> bool {
+    const FRAME: &[u8] = b"\x28\xB5\x2F\xFD";
+    let skippable = start.len() >= 8 && le32(start, 0) & !0xF == 0x184D_2A50;
+    let next = if skippable { 8 + le32(start, 4) as usize } else { 0 };
+    start.get(next..).is_some_and(|rest| rest.starts_with(FRAME))
+}
+
+/// Properties of LZMA's own, a dictionary of a power of two, and a length that is not known or could be.
+fn lzma(start: &[u8], _: u64) -> bool {
+    let Some(head) = start.get(..13) else { return false };
+    let dictionary = le32(head, 1);
+    let len = u64::from(le32(head, 5)) | u64::from(le32(head, 9)) << 32;
+    head[0] == 0x5D
+        && dictionary.is_power_of_two()
+        && dictionary >= 1 << 12
+        && (len == u64::MAX || len < 1 << 48 && len > 0)
+}
+
+fn arj(start: &[u8], _: u64) -> bool {
+    // The header's length, and in it that of what is always there.
+    start.len() > 34 && start.starts_with(b"\x60\xEA") && (30..=34).contains(&start[4]) && start[3] <= 0x0A
+}
+
+/// DiskCopy 4.2: a name, the lengths of data and tags, which end the file, and the number 256.
+fn disk_copy(start: &[u8], len: u64) -> bool {
+    start.len() >= 84
+        && (1..=63).contains(&start[0])
+        && start[82..84] == [1, 0]
+        && be32(start, 64) > 0
+        && 84 + u64::from(be32(start, 64)) + u64::from(be32(start, 68)) == len
+}
+
+/// Twelve bytes that begin each sector of a CD, and a mode that there is.
+fn compact_disc(start: &[u8], len: u64) -> bool {
+    let sync = start.len() > 16 && start[0] == 0 && start[11] == 0 && start[1..11].iter().all(|b| *b == 0xFF);
+    sync && start[15] <= 2 && len >= 2352
+}
+
+fn lha(start: &[u8], _: u64) -> bool {
+    start.len() > 21 && &start[2..5] == b"-lh" && start[6] == b'-' && start[20] <= 3
+}
+
+fn ghost(start: &[u8], _: u64) -> bool {
+    start.len() > 3 && start.starts_with(b"\xFE\xEF") && start[2] <= 9 && start[3] <= 10
+}
+
+fn teledisk(start: &[u8], _: u64) -> bool {
+    start.len() > 12
+        && matches!(&start[..3], b"TD\0" | b"td\0")
+        && (10..=21).contains(&start[4])
+        && start[5] <= 6
+}
+
+fn supercard(start: &[u8], _: u64) -> bool {
+    // Tracks from the first to the last of at most 168, and cells of 0 or 16 bits.
+    start.len() > 16
+        && start.starts_with(b"SCP")
+        && start[6] <= start[7]
+        && start[7] <= 167
+        && matches!(start[9], 0 | 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn found(start: &[u8], len: usize) -> Option<String> {
+        let mut bytes = start.to_vec();
+        bytes.resize(len.max(start.len()), 0);
+        let input = Input::new(Box::new(bytes), Path::new("disk.img")).unwrap();
+        recognised(&input, false).map(|e| format!("{e} ({})", e.hint.as_deref().unwrap_or_default()))
+    }
+
+    #[test]
+    fn every_magic_is_found_and_says_the_way_out() {
+        for container in ALL {
+            if let At(at, magic) = container.sign {
+                let mut bytes = vec![0; usize::try_from(at).unwrap()];
+                bytes.extend_from_slice(magic);
+                let said = found(&bytes, 4096).unwrap();
+                assert!(said.contains(container.name), "{said}");
+                assert!(!said.contains("FILE"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_plain_magic_is_found_by_its_fields() {
+        assert!(found(b"BZh91AY&SY", 100).is_some_and(|s| s.contains("bzip2")));
+        assert!(
+            found(b"\x50\x2A\x4D\x18\x04\0\0\0abcd\x28\xB5\x2F\xFD", 100).is_some_and(|s| s.contains("zstd"))
+        );
+        assert!(
+            found(b"\x5D\0\0\x80\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 100).is_some_and(|s| s.contains("lzma"))
+        );
+        let mut floppy = vec![0; 84];
+        floppy[..5].copy_from_slice(b"\x04disk");
+        floppy[64..68].copy_from_slice(&819_200u32.to_be_bytes());
+        floppy[82] = 1;
+        assert!(found(&floppy, 84 + 819_200).is_some_and(|s| s.contains("DiskCopy")));
+        assert_eq!(found(&floppy, 84 + 819_201), None);
+    }
+
+    #[test]
+    fn what_lies_on_disks_is_a_disk() {
+        let mut random = 1u64;
+        for _ in 0..2000 {
+            let sector: Vec<u8> = (0..512)
+                .map(|_| {
+                    random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    u8::try_from(random >> 56).unwrap()
+                })
+                .collect();
+            assert_eq!(found(&sector, 4096), None);
+        }
+        for start in [
+            &b"LUKS\xBA\xBE"[..],
+            b"\xEB\x58\x90MSDOS5.0",
+            b"\xEB\x52\x90NTFS    ",
+            b"hsqs",
+            b"",
+            b"NXSB",
+            b"LABELONE",
+        ] {
+            assert_eq!(found(start, 4096), None);
+        }
+    }
+}

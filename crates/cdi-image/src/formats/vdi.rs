@@ -1,0 +1,172 @@
+//! VirtualBox's disks (`.vdi`): dynamic and fixed.
+//!
+//! Facts: VirtualBox's own header (VDICore.h), and what qemu-img writes and reads. All numbers are little-endian. A header
+//! of 512 bytes, a table of blocks, the blocks.
+
+use std::sync::Arc;
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::index;
+
+use crate::bytes::{flaw, le32, le64};
+use super::chain;
+use super::chain::{Layer as _, zeros};
+use crate::details::About;
+use crate::extent::{Extent, FileNo, Origin};
+use crate::facts::Facts;
+use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::input::Input;
+
+/// VDI images.
+pub const FORMAT: Format = Format {
+    name: "vdi",
+    summary: "VirtualBox's VDI: dynamic and fixed",
+    integrity: "this format has no checksums: damage cannot be noticed",
+    suffixes: &["vdi"],
+    probe: |input| input.bytes(64, 4, "the header").is_ok_and(|b| b == MAGIC),
+    open,
+};
+
+const MAGIC: [u8; 4] = 0xBEDA_107Fu32.to_le_bytes();
+const HEADER: usize = 512;
+/// Entries of the table of blocks without a block: never written, and known to be zeros.
+const UNUSED: u32 = u32::MAX;
+const ZERO: u32 = u32::MAX - 1;
+
+/// In how many blocks of a file doubles are looked for: 64 TiB of blocks of the usual size.
+const MOST_CHECKED: u64 = 1 << 26;
+
+/// A disk: where its blocks are.
+pub(super) struct Layer {
+    file: FileNo,
+    size: u64,
+    /// Where the table and the blocks are, and how long a block is, in bytes.
+    table: u64,
+    data: u64,
+    block: u64,
+}
+
+struct Vdi {
+    input: Arc<Input>,
+    top: Layer,
+    about: About,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let top = open_layer(&input, Input::MAIN)?;
+    let facts = Facts {
+        size_bytes: top.size,
+        logical_sector_bytes: options.sector_size.unwrap_or(512),
+        ..Facts::default()
+    };
+    Ok(Box::new(Vdi { input, top, about: About { facts, ..About::default() } }))
+}
+
+pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {
+    let header = input.bytes_of(file, 0, HEADER, "the header")?;
+    if header[64..68] != MAGIC {
+        return flaw(64, "this is not a VDI image");
+    }
+    let version = le32(&header, 68);
+    if version >> 16 != 1 {
+        return flaw(
+            68,
+            format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
+        );
+    }
+    match le32(&header, 76) {
+        1 | 2 => {}
+        4 => {
+            return flaw(
+                76,
+                "this is a difference to another image, and a VDI does not tell which file that is",
+            );
+        }
+        kind => return flaw(76, format!("image type {kind} is not known")),
+    }
+    let size = le64(&header, 368);
+    let (table, data) = (u64::from(le32(&header, 340)), u64::from(le32(&header, 344)));
+    let (block, extra, count) =
+        (u64::from(le32(&header, 376)), le32(&header, 380), u64::from(le32(&header, 384)));
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(368, format!("a disk of {size} bytes cannot be"));
+    }
+    if !block.is_power_of_two() || !(512..=1 << 30).contains(&block) || extra != 0 {
+        return flaw(376, format!("blocks of {block} bytes with {extra} more are not read"));
+    }
+    if count < size.div_ceil(block) {
+        return flaw(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
+    }
+    if table.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
+        return flaw(340, format!("the table of blocks at byte {table} does not lie in the file"));
+    }
+    Ok(Layer { file, size, table, data, block })
+}
+
+impl chain::Layer for Layer {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.size {
+            return Ok(zeros(offset, end));
+        }
+        let block = offset / self.block;
+        let disk = block * self.block..((block + 1) * self.block).min(self.size);
+        let entry_at = self.table + block * 4;
+        let mut entry = [0; 4];
+        input.read_exact_at(self.file, &mut entry, entry_at)?;
+        let entry = u32::from_le_bytes(entry);
+        if entry == UNUSED || entry == ZERO {
+            let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+            let is = |entry: &[u8]| matches!(le32(entry, 0), UNUSED | ZERO);
+            let count = chain::alike(&read, entry_at, self.size.div_ceil(self.block) - block, 4, &is)?.max(1);
+            return Ok(zeros(disk.start, disk.start.saturating_add(count * self.block).min(self.size)));
+        }
+        let at = self.data + u64::from(entry) * self.block;
+        if at + (disk.end - disk.start) > input.len_of(self.file) {
+            return Err(ReadError::Corrupt { at: entry_at });
+        }
+        Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } })
+    }
+}
+
+impl Image for Vdi {
+    fn size(&self) -> u64 {
+        self.top.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        self.top.map(&self.input, offset, self.top.size)
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+        // Two places of the disk in one block of the file: one of them is not right.
+        // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
+        let blocks = self.input.len() / self.top.block + 1;
+        if blocks > MOST_CHECKED {
+            return Ok(());
+        }
+        let mut seen = vec![false; index(blocks)];
+        for at in (0..self.top.size.div_ceil(self.top.block)).map(|n| self.top.table + n * 4) {
+            go_on()?;
+            let mut entry = [0; 4];
+            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {
+                report(Flaw::at(at, format!("the table of blocks: {e}")), "the rest was not looked at");
+                break;
+            }
+            let entry = u32::from_le_bytes(entry);
+            if entry < ZERO && seen.get_mut(entry as usize).is_some_and(|seen| std::mem::replace(seen, true))
+            {
+                let what = format!("block {entry} of the file is used twice");
+                report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
+            }
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

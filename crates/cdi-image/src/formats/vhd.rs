@@ -1,0 +1,270 @@
+//! Virtual PC's and Hyper-V's older disks (`.vhd`): fixed, dynamic, and differencing with their parents.
+//!
+//! Facts: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, 2006). All numbers are big-endian. A
+//! footer of 512 bytes ends the file; a dynamic disk begins with a copy of it, has a header and a table of blocks; a
+//! block is a bitmap of its sectors and the sectors. In a differencing disk a sector whose bit is 0 is the parent's.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::index;
+
+use crate::bytes::{be32, be64, flaw};
+use super::chain;
+use super::chain::{Layer as _, deeper, zeros};
+use crate::details::About;
+use crate::extent::{Extent, FileNo, Origin};
+use crate::facts::Facts;
+use crate::image::{Format, Image, OpenOptions};
+use crate::input::Input;
+
+/// VHD images.
+pub const FORMAT: Format = Format {
+    name: "vhd",
+    summary: "Virtual PC's and Hyper-V's VHD: fixed, dynamic, differencing with its parents",
+    integrity: "checksums of its headers only: damage of the disk's bytes cannot be noticed",
+    suffixes: &["vhd", "vpc"],
+    probe: |input| {
+        let cookie_at = |at: u64| input.bytes(at, COOKIE.len(), "the footer").is_ok_and(|b| b == COOKIE);
+        let footers = [FOOTER, SHORT].map(|len| input.len().checked_sub(len as u64));
+        cookie_at(0) || footers.into_iter().flatten().any(cookie_at)
+    },
+    open,
+};
+
+const COOKIE: &[u8] = b"conectix";
+const FOOTER: usize = 512;
+/// The length of the footer that Virtual PC wrote before 2004; its last byte is taken for 0.
+const SHORT: usize = 511;
+const HEADER: usize = 1024;
+/// An entry of the table of blocks that is not there.
+const UNUSED: u32 = u32::MAX;
+const SECTOR: u64 = 512;
+
+/// One file of a chain of disks.
+pub(super) struct Layer {
+    file: FileNo,
+    uuid: [u8; 16],
+    size: u64,
+    blocks: Option<Blocks>,
+    parent: Option<Box<Layer>>,
+}
+
+/// The blocks of a dynamic disk.
+struct Blocks {
+    /// Where their table is, how many entries it has, and how long a block is, in bytes.
+    table: u64,
+    count: u64,
+    len: u64,
+    /// How long the bitmap is that comes before a block.
+    bitmap: u64,
+}
+
+struct Vhd {
+    input: Arc<Input>,
+    top: Layer,
+    about: About,
+}
+
+/// The one's complement of the sum of all bytes but those of the checksum itself.
+fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, b| sum.wrapping_add(u32::from(*b)));
+    !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let mut remarks = Vec::new();
+    let top = open_layer(&input, Input::MAIN, 0, &mut remarks)?;
+    let facts = Facts {
+        size_bytes: top.size,
+        logical_sector_bytes: options.sector_size.unwrap_or(512),
+        ..Facts::default()
+    };
+    Ok(Box::new(Vhd { input, top, about: About { facts, remarks, ..About::default() } }))
+}
+
+/// The footer, or where that is damaged the copy at the start.
+fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
+    let last = input.len_of(file).saturating_sub(FOOTER as u64);
+    let sound = |at: u64, len: usize| {
+        let mut bytes = input.bytes_of(file, at, len, "the footer").ok()?;
+        bytes.resize(FOOTER, 0);
+        (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == be32(&bytes, 64)).then_some((at, bytes))
+    };
+    let short = input.len_of(file).checked_sub(SHORT as u64);
+    match sound(last, FOOTER).or_else(|| sound(short?, SHORT)) {
+        Some(footer) => Ok(footer),
+        None => {
+            let copy = sound(0, FOOTER)
+                .ok_or_else(|| Error::from(Flaw::at(last, "there is no sound footer, nor its copy")))?;
+            remarks
+                .push("the footer at the end is missing or damaged; its copy at the start was used".into());
+            Ok(copy)
+        }
+    }
+}
+
+pub(super) fn open_layer(
+    input: &Input,
+    file: FileNo,
+    depth: usize,
+    remarks: &mut Vec<String>,
+) -> Result<Layer, Error> {
+    let (at, footer) = footer(input, file, remarks)?;
+    let (version, size) = (be32(&footer, 12), be64(&footer, 48));
+    if version >> 16 != 1 {
+        return flaw(
+            at + 12,
+            format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
+        );
+    }
+    if size == 0 || i64::try_from(size).is_err() {
+        return flaw(at + 48, format!("a disk of {size} bytes cannot be"));
+    }
+    let uuid = *footer[68..].first_chunk().unwrap_or(&[0; 16]);
+    let layer = |blocks, parent| Layer { file, uuid, size, blocks, parent };
+    match be32(&footer, 60) {
+        2 => {
+            if size > at {
+                return flaw(
+                    at + 48,
+                    format!("the disk has {size} bytes, and the file holds {at}: it is cut off"),
+                );
+            }
+            Ok(layer(None, None))
+        }
+        kind @ (3 | 4) => {
+            let header_at = be64(&footer, 16);
+            let header = input.bytes_of(file, header_at, HEADER, "the header of a dynamic disk")?;
+            if !header.starts_with(b"cxsparse") || checksum(&header, 36) != be32(&header, 36) {
+                return flaw(header_at, "the header of the dynamic disk is damaged");
+            }
+            let blocks = blocks(input, file, header_at, &header, size)?;
+            let parent =
+                if kind == 4 { Some(Box::new(parent(input, &header, depth, remarks)?)) } else { None };
+            Ok(layer(Some(blocks), parent))
+        }
+        kind => flaw(at + 60, format!("disk type {kind} is not known")),
+    }
+}
+
+fn blocks(input: &Input, file: FileNo, at: u64, header: &[u8], size: u64) -> Result<Blocks, Error> {
+    let (table, count, len) = (be64(header, 16), u64::from(be32(header, 28)), u64::from(be32(header, 32)));
+    if !len.is_power_of_two() || !(SECTOR..=1 << 30).contains(&len) {
+        return flaw(at + 32, format!("blocks of {len} bytes cannot be"));
+    }
+    if count < size.div_ceil(len) {
+        return flaw(at + 28, format!("a table of {count} blocks is too short for a disk of {size} bytes"));
+    }
+    if table.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
+        return flaw(at + 16, format!("the table of blocks at byte {table} does not lie in the file"));
+    }
+    let bitmap = len.div_ceil(SECTOR).div_ceil(8).next_multiple_of(SECTOR);
+    Ok(Blocks { table, count, len, bitmap })
+}
+
+/// The parent of a differencing disk: a file beside it with the name that it tells, and the identity.
+fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+    let units: Vec<u16> = header[64..576]
+        .chunks_exact(2)
+        .map(|b| u16::from_be_bytes([b[0], b[1]]))
+        .take_while(|u| *u != 0)
+        .collect();
+    let told = String::from_utf16_lossy(&units);
+    let file = chain::parent(input, told.as_ref())?;
+    let name = input.path_of(file).display().to_string();
+    let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(Path::new(&name)))?;
+    if parent.uuid[..] != header[40..56] {
+        let what =
+            format!("'{name}' is not the disk that this is the difference to: its identity is another");
+        return Err(Error::bad_image(what));
+    }
+    remarks.push(format!("this is a difference; the rest comes from {name}"));
+    Ok(parent)
+}
+
+impl chain::Layer for Layer {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        if offset >= self.size {
+            // A parent may be shorter.
+            return Ok(zeros(offset, end));
+        }
+        let Some(blocks) = &self.blocks else {
+            let disk = offset..end.min(self.size);
+            return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at: offset } });
+        };
+        let (block, start) = (offset / blocks.len, offset - offset % blocks.len);
+        let limit = end.min(self.size);
+        let end = limit.min(start + blocks.len);
+        if block >= blocks.count {
+            return Err(ReadError::Unmapped { offset });
+        }
+        let entry_at = blocks.table + block * 4;
+        let mut entry = [0; 4];
+        input.read_exact_at(self.file, &mut entry, entry_at)?;
+        let entry = u32::from_be_bytes(entry);
+        if entry == UNUSED {
+            let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+            let is = |entry: &[u8]| be32(entry, 0) == UNUSED;
+            let count = chain::alike(&read, entry_at, blocks.count - block, 4, &is)?.max(1);
+            let stop = start.saturating_add(count.saturating_mul(blocks.len));
+            return self.below(input, offset, stop.min(limit));
+        }
+        let at = u64::from(entry) * SECTOR;
+        let data = at + blocks.bitmap;
+        if data + (end - start) > input.len_of(self.file) {
+            return Err(ReadError::Corrupt { at: entry_at });
+        }
+        if self.parent.is_none() {
+            let at = data + (offset - start);
+            return Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } });
+        }
+        // The run of sectors that are all here, or all in the parent.
+        let mut bitmap = vec![0; index(blocks.bitmap)];
+        input.read_exact_at(self.file, &mut bitmap, at)?;
+        let is_here = |at: u64| {
+            let sector = (at - start) / SECTOR;
+            bitmap[index(sector / 8)] & (0x80 >> (sector % 8)) != 0
+        };
+        let here = is_here(offset);
+        let mut stop = offset - offset % SECTOR + SECTOR;
+        while stop < end && is_here(stop) == here {
+            stop += SECTOR;
+        }
+        let stop = stop.min(end);
+        if here {
+            let at = data + (offset - start);
+            Ok(Extent { disk: offset..stop, origin: Origin::Stored { file: self.file, at } })
+        } else {
+            self.below(input, offset, stop)
+        }
+    }
+}
+
+impl Layer {
+    fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+        match &self.parent {
+            Some(parent) => parent.map(input, offset, end),
+            None => Ok(zeros(offset, end)),
+        }
+    }
+}
+
+impl Image for Vhd {
+    fn size(&self) -> u64 {
+        self.top.size
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        self.top.map(&self.input, offset, self.top.size)
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

@@ -1,0 +1,176 @@
+//! The log of a VHDX: what was written to its structures, and perhaps not yet to their places. The file is not touched; the
+//! log's sectors are laid over it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
+
+use super::{SIGNED, crc32c_of};
+use crate::extent::FileNo;
+use crate::bytes::{flaw, le32, le64};
+use crate::input::Input;
+
+/// The sectors that a log consists of and speaks of, in bytes.
+const SECTOR: u64 = 4096;
+const SECTOR_LEN: usize = 4096;
+/// The longest log that is read, in bytes. Windows makes them 1 MiB.
+const LONGEST: u64 = 8 << 20;
+/// How often, all in all, a log is read over to find what counts.
+const MOST_READ: u64 = 64;
+/// The length of an entry's head, and of a descriptor.
+const HEAD: usize = 64;
+const DESCRIPTOR: usize = 32;
+
+/// What the log lays over the file.
+#[derive(Default)]
+pub(super) struct Overlay {
+    sectors: BTreeMap<u64, [u8; SECTOR_LEN]>,
+    /// Ranges of zeros, and before which sectors they were written: a later sector counts more.
+    zeros: Vec<Range<u64>>,
+}
+
+/// One entry of the log, whole and sound.
+struct Entry {
+    bytes: Vec<u8>,
+    sequence: u64,
+    tail: u64,
+}
+
+impl Overlay {
+    /// Reads a file, and what lies over it.
+    pub(super) fn read(&self, input: &Input, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
+        let end = at.saturating_add(buf.len() as u64);
+        // The log may speak of more than the file has by now.
+        let held = index(input.len_of(file).clamp(at, end) - at);
+        if held < buf.len() && self.sectors.is_empty() {
+            return Err(ReadError::Corrupt { at });
+        }
+        buf[held..].fill(0);
+        if held > 0 {
+            input.read_exact_at(file, &mut buf[..held], at)?;
+        }
+        for zeros in self.zeros.iter().filter(|z| z.start < end && z.end > at) {
+            let (from, to) = (zeros.start.max(at), zeros.end.min(end));
+            buf[index(from - at)..index(to - at)].fill(0);
+        }
+        for (start, sector) in self.sectors.range(at.saturating_sub(SECTOR - 1)..end) {
+            let (from, to) = (at.max(*start), end.min(start + SECTOR));
+            buf[index(from - at)..index(to - at)]
+                .copy_from_slice(&sector[index(from - start)..index(to - start)]);
+        }
+        Ok(())
+    }
+
+    /// Whether the log speaks of anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sectors.is_empty() && self.zeros.is_empty()
+    }
+
+    /// What the log at `place` of the file holds for the image whose head has the name `guid`.
+    pub(super) fn of(input: &Input, file: FileNo, place: Range<u64>, guid: &[u8]) -> Result<Overlay, Error> {
+        let len = place.end - place.start;
+        if len > LONGEST || !len.is_multiple_of(SECTOR) || len == 0 {
+            return flaw(place.start, format!("a log of {len} bytes is not read"));
+        }
+        let log = input.bytes_of(file, place.start, index(len), "the log")?;
+        // The newest run of entries, one behind the other: it ends with the highest number.
+        let mut newest: Vec<Entry> = Vec::new();
+        // Each sector may claim to begin an entry; a sound log is read a few times over at most.
+        let mut left = MOST_READ * len;
+        let mut entry = |start| {
+            left = left.saturating_sub(claimed(&log, start));
+            if left > 0 { entry(&log, start, guid) } else { None }
+        };
+        for start in (0..len).step_by(SECTOR_LEN) {
+            let Some(first) = entry(start) else { continue };
+            let mut at = start;
+            let mut run = vec![first];
+            while let Some(last) = run.last()
+                && run.iter().map(|e| e.bytes.len() as u64).sum::<u64>() < len
+            {
+                at = (at + last.bytes.len() as u64) % len;
+                match entry(at).filter(|next| last.sequence.checked_add(1) == Some(next.sequence)) {
+                    Some(next) => run.push(next),
+                    None => break,
+                }
+            }
+            // The newest entry tells where the oldest is that still counts.
+            let is_whole = run.last().is_some_and(|last| last.tail == start);
+            let sequence = |run: &[Entry]| run.last().map_or(0, |e| e.sequence);
+            if is_whole && sequence(&run) > sequence(&newest) {
+                newest = run;
+            }
+        }
+        if newest.is_empty() {
+            return flaw(place.start, "the log should be replayed, and holds nothing that is whole");
+        }
+        let mut overlay = Overlay::default();
+        newest.iter().for_each(|entry| overlay.take(&entry.bytes));
+        Ok(overlay)
+    }
+
+    fn take(&mut self, entry: &[u8]) {
+        let count = le32(entry, 24) as usize;
+        let mut data = (HEAD + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
+        for d in entry[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+            let (a, place) = (le64(d, 8), le64(d, 16));
+            if d.starts_with(b"zero") {
+                let range = place..place.saturating_add(a);
+                self.sectors.retain(|at, _| !range.contains(at));
+                self.zeros.push(range);
+                continue;
+            }
+            // Its first eight and last four bytes are in the descriptor, for they were needed to sign the sector.
+            let mut sector = [0; SECTOR_LEN];
+            sector[..8].copy_from_slice(&d[8..16]);
+            sector[8..4092].copy_from_slice(&entry[data + 8..data + 4092]);
+            sector[4092..].copy_from_slice(&d[4..8]);
+            self.sectors.insert(place, sector);
+            data += SECTOR_LEN;
+        }
+    }
+}
+
+/// How long an entry at `start` would be.
+fn claimed(log: &[u8], start: u64) -> u64 {
+    let head = log.get(index(start)..).filter(|head| head.starts_with(b"loge"));
+    head.map_or(0, |head| u64::from(le32(head, 8)).min(log.len() as u64))
+}
+
+/// The entry at `start` of the log, which goes round, if it is whole.
+fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
+    let start = index(start);
+    let head = log.get(start..start + HEAD)?;
+    let len = le32(head, 8) as usize;
+    let (count, sequence) = (le32(head, 24) as usize, le64(head, 16));
+    if !head.starts_with(b"loge") || &head[32..48] != guid || sequence == 0 {
+        return None;
+    }
+    if len == 0 || len > log.len() || !len.is_multiple_of(SECTOR_LEN) {
+        return None;
+    }
+    let first = (log.len() - start).min(len);
+    let bytes = [&log[start..start + first], &log[..len - first]].concat();
+    let descriptors = HEAD.checked_add(count.checked_mul(DESCRIPTOR)?)?;
+    if crc32c_of(&bytes, SIGNED) != le32(head, 4) || descriptors > len {
+        return None;
+    }
+    let mut data = descriptors.next_multiple_of(SECTOR_LEN);
+    for d in bytes[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+        if le64(d, 24) != sequence || !le64(d, 16).is_multiple_of(SECTOR) {
+            return None;
+        }
+        if d.starts_with(b"zero") {
+            continue;
+        }
+        let sector = bytes.get(data..data + SECTOR_LEN)?;
+        let told = u64::from(le32(sector, 4)) << 32 | u64::from(le32(sector, 4092));
+        if !d.starts_with(b"desc") || !sector.starts_with(b"data") || told != sequence {
+            return None;
+        }
+        data += SECTOR_LEN;
+    }
+    Some(Entry { sequence, tail: u64::from(le32(head, 12)), bytes })
+}

@@ -1,0 +1,150 @@
+//! Raw disks in zstd's seekable format (`.zst` by zeekstd, t2sz and the like): frames that are packed by themselves, and a
+//! table of them at the end.
+//!
+//! Facts: "Zstandard Seekable Format", version 0.1.0 (zstd, contrib/seekable_format). All numbers are little-endian. The
+//! last nine bytes tell how many frames there are and whether each has a checksum; their lengths stand before that.
+
+use std::sync::Arc;
+
+use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
+
+use crate::bytes::{flaw, le32};
+use crate::codec::{Codec, Sum};
+use crate::details::About;
+use crate::extent::{Extent, LONGEST_CHUNK, Origin, Packed};
+use crate::image::{Format, Image, OpenOptions};
+use crate::input::Input;
+
+/// Raw disks in zstd's seekable format.
+pub const FORMAT: Format = Format {
+    name: "zstd",
+    summary: "raw disks in zstd's seekable format",
+    integrity: "a 32-bit checksum of each frame, if the writer made them",
+    suffixes: &["zst", "zstd"],
+    probe: |input| {
+        let footer = input.len().checked_sub(FOOTER).and_then(|at| input.bytes(at, index(FOOTER), "").ok());
+        footer.is_some_and(|f| f.ends_with(&SEEKABLE))
+            && input.bytes(0, 4, "").is_ok_and(|b| b == ZSTD || b.ends_with(&[0x2A, 0x4D, 0x18]))
+    },
+    open,
+};
+
+const ZSTD: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
+const SEEKABLE: [u8; 4] = 0x8F92_EAB1u32.to_le_bytes();
+/// The head of the frame that the table is in, which other readers skip.
+const SKIPPED: [u8; 4] = 0x184D_2A5Eu32.to_le_bytes();
+const FOOTER: u64 = 9;
+/// The most frames that the format allows.
+const MOST: u64 = 0x800_0000;
+/// Of every so many frames the place is kept in memory; the others are counted from there.
+const STEP: u64 = 1024;
+
+struct Seekable {
+    input: Arc<Input>,
+    /// Where the entries are, how many, and how long each is.
+    table: u64,
+    count: u64,
+    entry: u64,
+    /// Where every STEPth frame begins: on the disk, in the file. The last are the ends of all.
+    steps: Vec<(u64, u64)>,
+    about: About,
+}
+
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let Some(at) = input.len().checked_sub(FOOTER) else { return flaw(0, "too short for a zstd file") };
+    let footer = input.bytes(at, index(FOOTER), "the footer")?;
+    if !footer.ends_with(&SEEKABLE) {
+        return Err(Error::bad_image("is packed by zstd in one piece, and cannot be read at random")
+            .hint("'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random"));
+    }
+    let (count, flags) = (u64::from(le32(&footer, 0)), footer[4]);
+    if flags & 0x7C != 0 {
+        return flaw(at + 4, format!("flags {flags:#x} are not known"));
+    }
+    if count > MOST {
+        return flaw(at, format!("{count} frames are more than the format allows"));
+    }
+    let entry = if flags & 0x80 != 0 { 12 } else { 8 };
+    let Some(table) = at.checked_sub(count * entry).filter(|table| *table >= 8) else {
+        return flaw(at, format!("a table of {count} frames does not fit into the file"));
+    };
+    let head = input.bytes(table - 8, 8, "the head of the table")?;
+    if !head.starts_with(&SKIPPED) || u64::from(le32(&head, 4)) != count * entry + FOOTER {
+        return flaw(table - 8, "the head of the table of frames is damaged");
+    }
+    let mut image = Seekable { input, table, count, entry, steps: Vec::new(), about: About::default() };
+    let (mut disk, mut file) = (0, 0);
+    for first in (0..count).step_by(index(STEP)) {
+        image.steps.push((disk, file));
+        for (n, frame) in image.frames(first).or_else(|e| flaw(table, e.to_string()))?.iter().enumerate() {
+            // Both are 32 bits, and there are at most 2^27.
+            (disk, file) = (disk + u64::from(frame.unpacked), file + u64::from(frame.packed));
+            if frame.unpacked > LONGEST_CHUNK {
+                let what = format!("a frame of {} bytes is too long to be read at random", frame.unpacked);
+                let at = table + (first + n as u64) * entry;
+                return Err(Error::from(cdi_base::error::Flaw::at(at, what)).hint(
+                    "'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random",
+                ));
+            }
+        }
+    }
+    image.steps.push((disk, file));
+    if file > table - 8 {
+        return flaw(table, "the frames that the table tells of are longer than the file");
+    }
+    if disk == 0 || i64::try_from(disk).is_err() {
+        return flaw(table, format!("a disk of {disk} bytes cannot be"));
+    }
+    image.about.facts.size_bytes = disk;
+    image.about.facts.logical_sector_bytes = options.sector_size.unwrap_or(0);
+    Ok(Box::new(image))
+}
+
+/// A frame, as the table tells of it.
+struct Frame {
+    packed: u32,
+    unpacked: u32,
+    sum: Sum,
+}
+
+impl Seekable {
+    /// The frames from `first` on, which begins a step.
+    fn frames(&self, first: u64) -> Result<Vec<Frame>, ReadError> {
+        let count = STEP.min(self.count - first);
+        let mut bytes = vec![0; index(count * self.entry)];
+        self.input.read_exact_at(Input::MAIN, &mut bytes, self.table + first * self.entry)?;
+        let frame = |e: &[u8]| Frame {
+            packed: le32(e, 0),
+            unpacked: le32(e, 4),
+            sum: if self.entry == 12 { Sum::Xxh64Unpacked(le32(e, 8)) } else { Sum::None },
+        };
+        Ok(bytes.chunks_exact(index(self.entry)).map(frame).collect())
+    }
+}
+
+impl Image for Seekable {
+    fn size(&self) -> u64 {
+        self.about.facts.size_bytes
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        let step = self.steps.partition_point(|(disk, _)| *disk <= offset).saturating_sub(1);
+        let (mut disk, mut at) = self.steps[step];
+        for frame in self.frames(step as u64 * STEP)? {
+            let end = disk + u64::from(frame.unpacked);
+            if offset < end {
+                let Frame { packed: len, unpacked, sum } = frame;
+                let codec = Codec::ZstdPadded;
+                let packed = Packed { file: Input::MAIN, at, len, skip: 0, unpacked, codec, sum };
+                return Ok(Extent { disk: disk..end, origin: Origin::Packed(packed) });
+            }
+            (disk, at) = (end, at + u64::from(frame.packed));
+        }
+        Err(ReadError::Unmapped { offset })
+    }
+
+    fn about(&self) -> &About {
+        &self.about
+    }
+}

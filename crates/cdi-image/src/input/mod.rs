@@ -1,0 +1,288 @@
+//! The gate: an image's files, opened once, read only by position, never past their end.
+//!
+//! A format never opens a file. What it may read is here, and a file that the user did not name is not.
+
+pub(crate) mod pieces;
+mod siblings;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cdi_base::error::{Error, Flaw, ReadError};
+use siblings::Parts;
+
+use super::extent::FileNo;
+
+/// Something that can be read by position: a file, or in tests something that fails when it is told to.
+pub trait ReadAt: Send + Sync {
+    /// As `pread`: may read less than asked, and 0 at the end.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// The first byte from `at` on that may be data, and the first hole after it. Without holes: `at` and the end.
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        Ok(at..end)
+    }
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, at)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let meta = self.metadata()?;
+        if meta.is_file() {
+            return Ok(meta.len());
+        }
+        // A block device: its size is where its end is. (Positioned reads do not mind where the file stands.)
+        io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        use nix::unistd::{Whence, lseek};
+        let seek = |from: u64, whence| -> io::Result<u64> {
+            let from = i64::try_from(from).map_err(io::Error::other)?;
+            match lseek(self, from, whence) {
+                Ok(to) => u64::try_from(to).map_err(io::Error::other),
+                // A hole up to the end; or the file has become shorter, and what is gone is no hole: reading it fails.
+                Err(nix::errno::Errno::ENXIO) if self.metadata()?.len() < end => Ok(at),
+                Err(nix::errno::Errno::ENXIO) => Ok(end),
+                // A file system that does not know about holes has none.
+                Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTSUP) => {
+                    Ok(if matches!(whence, Whence::SeekData) { at } else { end })
+                }
+                Err(e) => Err(e.into()),
+            }
+        };
+        let data = seek(at, Whence::SeekData)?.clamp(at, end);
+        let hole = if data < end { seek(data, Whence::SeekHole)?.clamp(data, end) } else { end };
+        let hole = if hole == data { end } else { hole };
+        Ok(data..hole)
+    }
+}
+
+/// The files that stand for an image which is a directory: its property list, and the copy that Apple keeps of it.
+const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
+
+/// An image's files.
+pub struct Input {
+    source: Box<dyn ReadAt>,
+    path: PathBuf,
+    len: u64,
+    device: bool,
+    folder: bool,
+    is_copy: bool,
+    modified: Option<SystemTime>,
+    parts: Parts,
+}
+
+impl Input {
+    /// Opens the file at `path` for reading.
+    pub fn open(path: &Path) -> Result<Input, Error> {
+        let open = |e| Error::io("cannot be opened", path, e);
+        // A pipe that nobody writes to would hold us up.
+        let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(open)?;
+        let meta = file.metadata().map_err(open)?;
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            return Input::open_folder(path);
+        }
+        let device = kind.is_block_device() || kind.is_char_device();
+        if !kind.is_file() && !device {
+            return Err(Error::bad_image("is neither a file nor a device").at(path));
+        }
+        let mut input = Input::new(Box::new(file), path)?;
+        input.device = device;
+        input.modified = meta.modified().ok();
+        Ok(input)
+    }
+
+    /// Opens an image that is a directory: Apple's bundles. Its property list stands for it, or that one's copy; all other
+    /// files are next to it.
+    fn open_folder(path: &Path) -> Result<Input, Error> {
+        // Not a link that leads elsewhere.
+        let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+        let Some(list) = LISTS.into_iter().find(is_there) else {
+            return Err(Error::bad_image("is a directory, not an image").at(path));
+        };
+        let mut input = Input::open(&path.join(list))?;
+        (input.path, input.folder) = (path.to_owned(), true);
+        input.is_copy = list != LISTS[0];
+        Ok(input)
+    }
+
+    /// The file at `path`, read through `source`.
+    pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
+        let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
+        let parts = Parts::new(path);
+        let (device, folder, is_copy) = (false, false, false);
+        Ok(Input { source, path: path.to_owned(), len, device, folder, is_copy, modified: None, parts })
+    }
+
+    /// When the file was last written to, where that is known.
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
+
+    /// The path that the user gave.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length in bytes, as it was when the file was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it is a device and not a file.
+    pub fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Whether it is a folder, whose list of properties is the image's own file.
+    pub fn is_folder(&self) -> bool {
+        self.folder
+    }
+
+    /// Whether it is a directory whose property list is missing, and a copy of it stands for it.
+    pub fn is_copy(&self) -> bool {
+        self.is_copy
+    }
+
+    /// The file number of the image's own file.
+    pub const MAIN: FileNo = FileNo(0);
+
+    /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere
+    /// is an error, also one that leads below the image's directory.
+    pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
+        self.parts.find(name)
+    }
+
+    /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that have
+    /// directories. `dir` must not come from the image.
+    pub fn beside_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
+        self.parts.find_in(Path::new(dir), name)
+    }
+
+    /// Lists the names in the directory `name` next to the image, if there is one.
+    pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
+        self.parts.names(name)
+    }
+
+    /// Lets the image's other files be in these directories, too.
+    pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
+        folders.iter().try_for_each(|folder| self.parts.allow(folder))
+    }
+
+    /// The length of one of the image's files in bytes, as it was when it was found.
+    pub fn len_of(&self, file: FileNo) -> u64 {
+        if file == Self::MAIN { self.len } else { self.parts.len(file) }
+    }
+
+    /// Where one of the image's files is.
+    pub fn path_of(&self, file: FileNo) -> PathBuf {
+        self.parts.path(file).unwrap_or_else(|| self.path.clone())
+    }
+
+    /// Returns where all files are that the image has asked for so far, its own first.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()
+    }
+
+    /// Fills `buf` from `at`, or fails: there is no short read.
+    pub fn read_exact_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
+        if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len_of(file)) {
+            return Err(ReadError::Corrupt { at });
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let (rest, here) = (&mut buf[done..], at + done as u64);
+            let read = if file == Self::MAIN {
+                match self.source.read_at(rest, here) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    other => other?,
+                }
+            } else {
+                self.parts.read_at(file, rest, here)?
+            };
+            // The file has become shorter since it was opened.
+            if read == 0 {
+                return Err(ReadError::Corrupt { at: here });
+            }
+            done += read;
+        }
+        Ok(())
+    }
+
+    /// `len` bytes from `at` on. For a format's own structures: the caller bounds `len`, and `what` names them.
+    pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
+        self.bytes_of(Self::MAIN, at, len, what)
+    }
+
+    /// The same, of any of the image's files.
+    pub fn bytes_of(&self, file: FileNo, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
+        let file_len = self.len_of(file);
+        if at.checked_add(len as u64).is_none_or(|end| end > file_len) {
+            return Err(Flaw::at(
+                at,
+                format!("{what} ({len} bytes) would end past the end of the file ({file_len} bytes)"),
+            )
+            .into());
+        }
+        let mut bytes = vec![0; len];
+        self.read_exact_at(file, &mut bytes, at).map_err(|e| match e {
+            ReadError::Io { errno } => Error::failed(format!("{what} at byte {at} cannot be read"))
+                .because(io::Error::from_raw_os_error(errno)),
+            other => Flaw::at(at, format!("{what}: {other}")).into(),
+        })?;
+        Ok(bytes)
+    }
+
+    /// The data around or after `at`; what lies between `at` and its start is a hole in the file.
+    pub fn data_run(&self, at: u64) -> Result<std::ops::Range<u64>, ReadError> {
+        if self.device {
+            return Ok(at..self.len);
+        }
+        Ok(self.source.data_run(at, self.len)?)
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        (**self).read_at(buf, at)
+    }
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+        (**self).data_run(at, end)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let rest = usize::try_from(at).ok().and_then(|at| self.get(at..)).unwrap_or(&[]);
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(Vec::len(self) as u64)
+    }
+}

@@ -1,0 +1,129 @@
+//! Opens an image: the list of formats, and which of them a file is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdi_base::error::Error;
+
+use crate::cdimg;
+use crate::formats::*;
+use crate::image::{Format, Mapfile, OpenOptions, Opened};
+use crate::input::{Input, ReadAt, pieces};
+
+/// Every format that can be read.
+pub const FORMATS: &[&Format] = &[
+    &cdimg::FORMAT,
+    #[cfg(feature = "aff4")]
+    &aff4::FORMAT,
+    #[cfg(feature = "chd")]
+    &chd::FORMAT,
+    #[cfg(feature = "apple")]
+    &dmg::FORMAT,
+    #[cfg(feature = "ewf")]
+    &ewf::FORMAT,
+    #[cfg(feature = "ewf")]
+    &ewf2::FORMAT,
+    &iboredimg::FORMAT,
+    #[cfg(feature = "vm")]
+    &qcow2::FORMAT,
+    #[cfg(feature = "apple")]
+    &sparsebundle::FORMAT,
+    #[cfg(feature = "apple")]
+    &sparseimage::FORMAT,
+    #[cfg(feature = "vm")]
+    &vdi::FORMAT,
+    #[cfg(feature = "vm")]
+    &vhd::FORMAT,
+    #[cfg(feature = "vm")]
+    &vhdx::FORMAT,
+    #[cfg(feature = "vm")]
+    &vmdk::FORMAT,
+    &zstd_seekable::FORMAT,
+    &raw::FORMAT,
+];
+
+/// Opens the image at `path`.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
+    open_input(Input::open(path)?, options)
+}
+
+/// Opens the image that is read through `source`, as if it lay at `path`. Tests use it to make reads fail.
+pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
+    open_input(Input::new(source, path)?, options)
+}
+
+fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
+    let path = input.path().to_owned();
+    input.allow(&options.allowed)?;
+    let format = choose(&input, options).map_err(|e| e.at(&path))?;
+    let mapfile = matches!(options.mapfile, Mapfile::File(_));
+    let given = [("--mapfile", mapfile), ("--badblocks", options.badblocks.is_some())];
+    if let Some((name, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
+        return Err(
+            Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path)
+        );
+    }
+    let input = Arc::new(input);
+    let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;
+    Ok(Opened { image, input, format })
+}
+
+/// Chooses the format: what the user says, else by the magic. A file without a magic is raw only if its name says so, and a
+/// file whose name says raw but which begins like an image is refused: anybody who controls what is on a raw disk must not
+/// choose the parser.
+fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
+    if let Some(name) = &options.format {
+        return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
+            let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
+            Error::usage(format!("there is no format '{name}' (there are: {})", names.join(", ")))
+        });
+    }
+    let named = match named_by(input.path()) {
+        None if pieces::is_first(input)? => Some(&raw::FORMAT),
+        named => named,
+    };
+    let magic = FORMATS.iter().copied().find(|f| (f.probe)(input));
+    match (magic, named) {
+        (Some(magic), Some(named)) if magic.name != named.name => Err(Error::bad_image(format!(
+            "its name says {}, but it begins like a {} image",
+            named.name, magic.name
+        ))
+        .hint(format!("say which it is: --format {} or --format {}", named.name, magic.name))),
+        // Nor must what is on a device.
+        (Some(magic), None) if input.is_device() => {
+            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name)).hint(
+                format!("say which it is: --format raw for the device itself, or --format {}", magic.name),
+            ))
+        }
+        (Some(format), _) => Ok(format),
+        (None, named) => {
+            let raw = named.is_some_and(|f| f.name == raw::FORMAT.name);
+            if let Some(error) = unsupported::recognised(input, raw) {
+                return Err(error);
+            }
+            let listed = matches!(options.mapfile, Mapfile::File(_)) || options.badblocks.is_some();
+            match named {
+                Some(format) => Ok(format),
+                None if input.is_device() || listed => Ok(&raw::FORMAT),
+                None => {
+                    let error = Error::bad_image("not an image of any format that is known here");
+                    Err(match pieces::neighbour(input) {
+                        // What is one of several must not be taken for all.
+                        Some(other) => error.hint(format!(
+                            "if it and '{other}' are pieces of one disk, join them, in order, into one file: cat … > disk.raw"
+                        )),
+                        None => error.hint(
+                            "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
+                        ),
+                    })
+                }
+            }
+        }
+    }
+}
+
+/// Returns the format that a file's name says it is, by its suffix.
+pub fn named_by(path: &Path) -> Option<&'static Format> {
+    let suffix = path.extension().and_then(|s| s.to_str())?.to_ascii_lowercase();
+    FORMATS.iter().copied().find(|f| f.suffixes.contains(&suffix.as_str()))
+}

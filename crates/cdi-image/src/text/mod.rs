@@ -1,0 +1,4 @@
+//! Long texts that are never in memory as a whole: read line by line, and made while they are read.
+
+pub(crate) mod lines;
+pub mod listing;

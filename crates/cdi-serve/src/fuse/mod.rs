@@ -1,0 +1,342 @@
+//! The folder as a FUSE file system: Linux's, and macFUSE's where it was built in. Nothing else knows fuser.
+//!
+//! The settings are the measured ones of docs/SEMANTICS.md: a cached file (never `FOPEN_DIRECT_IO`), asynchronous
+//! direct I/O, several threads each with a descriptor of its own; and never a short reply. macFUSE gives events to one
+//! thread only, so there reads are answered by threads of ours behind it.
+
+mod options;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use cdi_base::error::Error;
+use cdi_base::{error, workers};
+use cdi_system::mounted_at;
+use fuser::{
+    AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
+};
+
+use super::transport::{Place, Serving, Transport};
+use super::tree::{Id, Kind, ROOT, Tree};
+
+/// FUSE.
+pub struct Fuse;
+
+/// Entries do not change, but for `device`, which comes and goes.
+const TTL: Duration = Duration::from_secs(3600);
+const TTL_DEVICE: Duration = Duration::ZERO;
+/// How long macFUSE may take to mount, and how often it is looked whether it has.
+const MOUNTING: Duration = Duration::from_secs(20);
+const MOUNTING_LOOK: Duration = Duration::from_millis(50);
+
+impl Transport for Fuse {
+    fn name(&self) -> &'static str {
+        "fuse"
+    }
+
+    fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
+        let dir = place.dir;
+        let pool =
+            if cfg!(target_os = "linux") { None } else { Some(pool(&tree).map_err(|e| refused(dir, e))?) };
+        let filesystem = Shown {
+            tree: Arc::clone(&tree),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            pool,
+        };
+        let mut mounted = Err(io::ErrorKind::Unsupported.into());
+        for config in options::attempts(&tree, place) {
+            mounted = mount(filesystem.clone(), dir, &config);
+            match &mounted {
+                Ok(_) => break,
+                Err(e) => log::info!("not mounted with {:?}: {e}", config.mount_options),
+            }
+        }
+        mounted.map(|end| Box::new(Running { end }) as Box<dyn Serving>).map_err(|e| refused(dir, e))
+    }
+}
+
+/// Mounts, and serves on threads of fuser's. What is received is how it ended.
+fn mount(filesystem: Shown, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
+    let session = Session::new(filesystem, dir, config)?.spawn()?;
+    // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
+    // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
+    let (ended, end) = channel();
+    let keeper = move || {
+        // All of it, not only the part that is used below: the rest would be dropped, and unmount.
+        let session = session;
+        let result = session
+            .guard
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread of the front end panicked")));
+        let _ = ended.send(result);
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
+    // Linux has mounted it by now. macFUSE mounts when the session answers, and whether it did is seen in the list only.
+    if !cfg!(target_os = "linux") {
+        let start = Instant::now();
+        while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_ours())) {
+            match end.recv_timeout(MOUNTING_LOOK) {
+                Ok(result) => {
+                    return Err(result.err().unwrap_or_else(|| io::Error::other("macFUSE did not mount it")));
+                }
+                Err(RecvTimeoutError::Timeout) if start.elapsed() < MOUNTING => {}
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+    Ok(end)
+}
+
+fn refused(dir: &Path, e: io::Error) -> Error {
+    let error = Error::new(error::Kind::Unavailable, "cannot be mounted here").at(dir);
+    let error = match e.kind() {
+        io::ErrorKind::NotFound if !Path::new(FUSE).exists() => {
+            error.hint("load the kernel's fuse module: modprobe fuse; in a container, pass it in: --device /dev/fuse")
+        }
+        io::ErrorKind::PermissionDenied if is_closed_to_us() => {
+            error.hint("only root may open /dev/fuse here, and every user should: chmod 666 /dev/fuse")
+        }
+        io::ErrorKind::PermissionDenied => error.hint(
+            "an ordinary user needs fusermount3 (package fuse3), a mount point of his own, and for --allow-other \
+             'user_allow_other' in /etc/fuse.conf",
+        ),
+        _ => error.hint("'cdi doctor' says what this system lacks"),
+    };
+    error.because(e)
+}
+
+/// What FUSE is asked for by.
+const FUSE: &str = "/dev/fuse";
+
+/// Whether this user may not open the device that all of FUSE goes through.
+fn is_closed_to_us() -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open(FUSE);
+    opened.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+}
+
+struct Running {
+    end: Receiver<io::Result<()>>,
+}
+
+impl Serving for Running {
+    fn wait(self: Box<Self>) -> Result<(), Error> {
+        match self.end.recv() {
+            Ok(Ok(())) | Err(_) => Ok(()),
+            // The connection was aborted: that is how a forced unmount looks from here.
+            Ok(Err(e)) if e.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32) => Ok(()),
+            Ok(Err(e)) => Err(Error::failed("the FUSE session ended with an error").because(e)),
+        }
+    }
+}
+
+/// A read that waits for one of our threads.
+struct Read {
+    id: Id,
+    offset: u64,
+    size: usize,
+    reply: ReplyData,
+}
+
+/// Threads that answer reads, so that the one thread that takes events is never held up by unpacking.
+fn pool(tree: &Arc<Tree>) -> io::Result<SyncSender<Read>> {
+    let (reads, next) = sync_channel::<Read>(64);
+    let next = Arc::new(Mutex::new(next));
+    for _ in 0..workers::cores().clamp(2, 16) {
+        let (tree, next) = (Arc::clone(tree), Arc::clone(&next));
+        let work = move || {
+            loop {
+                let read = next.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(read) = read else { return };
+                answer(&tree, read);
+            }
+        };
+        thread::Builder::new().name("fuse-read".into()).spawn(work)?;
+    }
+    Ok(reads)
+}
+
+/// Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
+fn answer(tree: &Tree, read: Read) {
+    tree.read_for(read.id, read.offset, read.size, |bytes| match bytes {
+        Ok(bytes) => read.reply.data(bytes),
+        Err(e) => read.reply.error(Errno::from_i32(e.errno(tree.errno))),
+    });
+}
+
+#[derive(Clone)]
+struct Shown {
+    tree: Arc<Tree>,
+    uid: u32,
+    gid: u32,
+    /// Who answers reads, if the threads that take events do not.
+    pool: Option<SyncSender<Read>>,
+}
+
+impl Shown {
+    fn attr(&self, id: Id) -> Option<FileAttr> {
+        let tree = &self.tree;
+        let shown = tree.kind(id)?;
+        let (kind, size) = match shown {
+            Kind::Folder => (FileType::Directory, 0),
+            Kind::File(size) => (FileType::RegularFile, size),
+            Kind::Link(size) => (FileType::Symlink, size),
+        };
+        let (time, changed) = (tree.time(id), tree.changed(id));
+        Some(FileAttr {
+            ino: INodeNo(id.0),
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: changed,
+            crtime: time,
+            kind,
+            // Twelve bits at most.
+            perm: u16::try_from(tree.mode(shown)).unwrap_or(0),
+            nlink: tree.links(id),
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 128 << 10,
+            flags: 0,
+        })
+    }
+
+    fn ttl(id: Id) -> Duration {
+        if id == super::tree::DEVICE || id == ROOT { TTL_DEVICE } else { TTL }
+    }
+}
+
+impl Filesystem for Shown {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // A kernel that lacks one of these only serves slower.
+        #[cfg(target_os = "linux")]
+        let _ = config.add_capabilities(fuser::InitFlags::FUSE_ASYNC_DIO);
+        #[cfg(target_os = "linux")]
+        let _ = config.add_capabilities(fuser::InitFlags::FUSE_PARALLEL_DIROPS);
+        let _ = config.set_max_background(64);
+        let _ = config.set_max_readahead(1 << 20);
+        // Nobody writes; a small buffer for each thread is enough.
+        let _ = config.set_max_write(1 << 20);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // fuser tells macFUSE that case does not matter; all our names are in lower case.
+        let name =
+            name.to_str().map(|n| if cfg!(target_os = "macos") { n.to_ascii_lowercase() } else { n.into() });
+        let id = name.filter(|_| parent.0 == ROOT.0).and_then(|name| self.tree.lookup(&name));
+        match id.and_then(|id| Some((id, self.attr(id)?))) {
+            Some((id, attr)) => reply.entry(&Self::ttl(id), &attr, Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attr(Id(ino.0)) {
+            Some(attr) => reply.attr(&Self::ttl(Id(ino.0)), &attr),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.tree.device().filter(|_| ino.0 == super::tree::DEVICE.0) {
+            Some(device) => reply.data(device.as_os_str().as_encoded_bytes()),
+            None => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Nothing is to be flushed when it is closed; and if it is this process that is killed while it has the file open,
+        // nobody would be there to answer, and it could not end.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let read = Read { id: Id(ino.0), offset, size: size as usize, reply };
+        match &self.pool {
+            None => answer(&self.tree, read),
+            Some(pool) => {
+                if let Err(refused) = pool.send(read) {
+                    refused.0.reply.error(Errno::EIO);
+                }
+            }
+        }
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let here = [(ROOT, "."), (ROOT, "..")];
+        let all = here.into_iter().chain(self.tree.list());
+        for (next, (id, name)) in (1..).zip(all).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            let kind = match id {
+                ROOT => FileType::Directory,
+                super::tree::DEVICE => FileType::Symlink,
+                _ => FileType::RegularFile,
+            };
+            if reply.add(INodeNo(id.0), next, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let blocks = self.tree.disk().size().div_ceil(4096);
+        reply.statfs(blocks, 0, 0, self.tree.list().len() as u64 + 1, 0, 4096, 255, 4096);
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    // "Not implemented" once, and the kernel does not ask again.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(Errno::NO_XATTR);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+    #[cfg(target_os = "macos")]
+    fn setvolname(&self, _: &Request, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    #[cfg(target_os = "macos")]
+    fn exchange(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: u64, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    #[cfg(target_os = "macos")]
+    fn getxtimes(&self, _: &Request, ino: INodeNo, reply: fuser::ReplyXTimes) {
+        reply.xtimes(std::time::SystemTime::UNIX_EPOCH, self.tree.time(Id(ino.0)));
+    }
+}

@@ -1,0 +1,90 @@
+//! How the kernel is asked to mount: Linux's FUSE and macFUSE want different things.
+
+use std::fs::File;
+use std::process::Command;
+
+use cdi_base::workers;
+use cdi_system::{FUSE_TYPE, MACFUSE_SOURCE, ask};
+use fuser::{Config, MountOption, SessionACL};
+
+use crate::transport::Place;
+use crate::tree::Tree;
+
+/// The ways to ask, the best first. Where the first is refused the next is tried.
+pub(super) fn attempts(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
+    if cfg!(target_os = "macos") { macos(tree, place) } else { vec![linux(tree, place)] }
+}
+
+/// What holds everywhere.
+fn plain(source: &str) -> Vec<MountOption> {
+    // A comma would end the option where it is passed on.
+    let fsname: String =
+        source.chars().map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c }).collect();
+    vec![
+        MountOption::FSName(fsname),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::DefaultPermissions,
+    ]
+}
+
+fn linux(tree: &Tree, place: &Place<'_>) -> Config {
+    let mut config = Config::default();
+    config.mount_options = plain(&place.image.to_string_lossy());
+    config.mount_options.push(MountOption::NoExec);
+    // fuser gives the subtype to fusermount, but not to the kernel when it mounts by itself, as root.
+    let subtype = FUSE_TYPE.trim_start_matches("fuse.");
+    config.mount_options.push(if nix::unistd::geteuid().is_root() {
+        MountOption::CUSTOM(format!("subtype={subtype}"))
+    } else {
+        MountOption::Subtype(subtype.into())
+    });
+    config.acl = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(workers::cores().clamp(4, 16));
+    // Each thread opens /dev/fuse again for itself. An ordinary user who may not still has the descriptor that
+    // fusermount3 gave him.
+    config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    config
+}
+
+/// macFUSE: what must be, and twice more what is only better. Its kernel extension takes events on one thread.
+fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
+    let custom = |text: String| MountOption::CUSTOM(text);
+    let mut needed = plain(&format!("{MACFUSE_SOURCE}{}", place.image.display()));
+    // A slow source must not make macOS offer to eject the disk; after a minute it would.
+    needed.push(custom("daemon_timeout=600".into()));
+    if tree.disk().has_failing_reads() {
+        // The cache reads clusters, and an error anywhere in one costs all of it. Without it each read is what the reader
+        // asked for.
+        needed.push(custom("direct_io".into()));
+    }
+    let name = place.image.file_stem().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().map(|c| if c == ',' || c.is_control() { '_' } else { c }).collect();
+    let mut better = needed.clone();
+    better.extend(["noappledouble", "noatime", "nobrowse"].map(|o| custom(o.into())));
+    better.extend([custom(format!("volname={name}")), custom("iosize=131072".into())]);
+    let mut best = better.clone();
+    best.push(custom("local".into()));
+    // What reads the file for the block device may be another user: root.
+    let others = match tree.allow_other {
+        true => SessionACL::All,
+        false if is_administrator() => SessionACL::RootAndOwner,
+        false => SessionACL::Owner,
+    };
+    let config = |options: &[MountOption], acl| {
+        let mut config = Config::default();
+        config.mount_options = options.to_vec();
+        config.acl = acl;
+        config
+    };
+    let least = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
+    vec![config(&best, others), config(&better, others), config(&needed, least)]
+}
+
+/// Whether macFUSE lets this user share a mount: root, and whoever is in the group of administrators (80).
+fn is_administrator() -> bool {
+    let groups =
+        ask(Command::new("id").arg("-G"), std::time::Duration::from_secs(10), "").unwrap_or_default();
+    nix::unistd::geteuid().is_root() || groups.split(u8::is_ascii_whitespace).any(|g| g == b"80")
+}

@@ -1,0 +1,19 @@
+//! Shows a disk image: as a folder by FUSE, NFS or FSKit, and as a network block device by NBD.
+
+// Either server uses only its share of what they have in common.
+#![cfg_attr(not(all(feature = "nbd", feature = "nfs")), allow(dead_code, unreachable_pub))]
+
+pub mod fskit;
+#[cfg(feature = "fuse")]
+pub mod fuse;
+mod mounted;
+#[cfg(feature = "nbd")]
+pub mod nbd;
+#[cfg(any(feature = "nbd", feature = "nfs"))]
+mod net;
+#[cfg(feature = "nfs")]
+pub mod nfs;
+pub mod texts;
+pub mod transport;
+pub mod transports;
+pub mod tree;

@@ -1,0 +1,336 @@
+//! What is answered: the procedures of NFS version 3 (RFC 1813) over the folder, and those of its MOUNT protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::reads::NoBytes;
+use super::rpc::Refusal;
+use super::xdr::{Call, Garbage, Reply};
+use super::{Export, HANDLE, LARGEST};
+use crate::net::Peer;
+use crate::tree::{Id, Kind, ROOT};
+
+pub(super) const NFS: u32 = 100_003;
+pub(super) const MOUNT: u32 = 100_005;
+/// The version of both that is spoken.
+pub(super) const VERSION: u32 = 3;
+
+/// The longest name, and the longest path, in bytes.
+const NAME: u32 = 255;
+const PATH: usize = 1024;
+
+const OK: u32 = 0;
+const NOENT: u32 = 2;
+const IO: u32 = 5;
+const ACCES: u32 = 13;
+const NOTDIR: u32 = 20;
+const ISDIR: u32 = 21;
+const INVAL: u32 = 22;
+const ROFS: u32 = 30;
+const STALE: u32 = 70;
+const TOOSMALL: u32 = 10_005;
+/// "Try again later."
+const JUKEBOX: u32 = 10_008;
+
+impl From<Garbage> for Refusal {
+    fn from(_: Garbage) -> Refusal {
+        Refusal::GarbageArguments
+    }
+}
+
+/// Who calls.
+pub(super) struct Caller<'a> {
+    /// The other end of the connection.
+    pub peer: &'a Arc<Peer>,
+    /// When the call came.
+    pub since: Instant,
+    /// The user, if the call says which.
+    pub user: Option<u32>,
+}
+
+impl Export {
+    /// A procedure of MOUNT: the reply, behind what accepts the call. Whether the caller knew the export's name.
+    pub(super) fn mount(
+        &self,
+        procedure: u32,
+        call: &mut Call<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<bool, Refusal> {
+        let knows = |path: &[u8]| {
+            // Compared as hashes, whose comparison takes the same time wherever they differ.
+            let path = path.strip_suffix(b"/").unwrap_or(path);
+            blake3::hash(path) == blake3::hash(self.path.as_bytes())
+        };
+        match procedure {
+            // NULL; DUMP and EXPORT tell nobody anything.
+            0 => {}
+            2 | 5 => {
+                reply.bool(false);
+            }
+            1 => {
+                let known = knows(call.bytes(PATH)?) && self.open.load(Ordering::SeqCst);
+                if known {
+                    // The flavours of authentication: AUTH_UNIX, AUTH_NONE.
+                    reply.u32(OK).bytes(&self.handle(ROOT)).u32(2).u32(1).u32(0);
+                } else {
+                    reply.u32(ACCES);
+                }
+                return Ok(known);
+            }
+            3 => {
+                let known = knows(call.bytes(PATH)?);
+                if known {
+                    self.look_whether_mounted();
+                }
+                return Ok(known);
+            }
+            4 => {}
+            _ => return Err(Refusal::ProcedureUnavailable),
+        }
+        Ok(false)
+    }
+
+    /// A procedure of NFS: the reply, behind what accepts the call. Whether the caller had a handle of ours.
+    pub(super) fn nfs(
+        &self,
+        procedure: u32,
+        caller: &Caller<'_>,
+        call: &mut Call<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<bool, Refusal> {
+        if procedure == 0 {
+            return Ok(false);
+        }
+        // How many words, all "nothing is told", follow an error: no attributes, before and after.
+        let untold = match procedure {
+            1 => 0,
+            3..=6 | 16..=20 => 1,
+            2 | 7..=13 | 21 => 2,
+            14 => 4,
+            15 => 3,
+            _ => return Err(Refusal::ProcedureUnavailable),
+        };
+        let handle = call.bytes(64)?;
+        let found = self.id(handle);
+        let result = match found {
+            None => Err(STALE),
+            // Between two connections of the kernel's the older may not be seen to have ended.
+            Some(_) if !self.admits(caller.peer) => Err(JUKEBOX),
+            Some(_) if matches!(procedure, 2 | 7..=15 | 21) => Err(ROFS),
+            // What a folder or a file system is like, everybody may know; it is the same for every image.
+            Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
+            Some(id) => match procedure {
+                1 => self.getattr(id, reply),
+                3 => self.lookup(id, call.bytes(PATH)?, reply),
+                4 => self.access(id, caller, call.u32()?, reply),
+                5 => self.readlink(id, reply),
+                6 => self.read(id, caller.since, call.u64()?, call.u32()?, reply),
+                16 => {
+                    let (cookie, _, count) = (call.u64()?, call.u64()?, call.u32()?);
+                    self.readdir(id, cookie, count, false, reply)
+                }
+                17 => {
+                    let (cookie, _, _, count) = (call.u64()?, call.u64()?, call.u32()?, call.u32()?);
+                    self.readdir(id, cookie, count, true, reply)
+                }
+                18 => self.fsstat(id, reply),
+                19 => self.fsinfo(id, reply),
+                _ => self.pathconf(id, reply),
+            },
+        };
+        if let Err(error) = result {
+            reply.u32(error);
+            (0..untold).for_each(|_| {
+                reply.bool(false);
+            });
+        }
+        Ok(found.is_some() && result != Err(JUKEBOX))
+    }
+
+    fn getattr(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
+        let kind = self.tree.kind(id).ok_or(STALE)?;
+        reply.u32(OK);
+        self.attributes(id, kind, reply);
+        Ok(())
+    }
+
+    fn attributes(&self, id: Id, kind: Kind, reply: &mut Reply<'_>) {
+        let tree = &self.tree;
+        // The type's number, and the size.
+        let (number, size) = match kind {
+            Kind::File(size) => (1, size),
+            Kind::Folder => (2, 0),
+            Kind::Link(size) => (5, size),
+        };
+        reply.u32(number).u32(tree.mode(kind)).u32(tree.links(id)).u32(self.user).u32(self.group);
+        reply.u64(size).u64(size).u64(0).u64(self.fsid).u64(id.0);
+        let (time, changed) = (tree.time(id), tree.changed(id));
+        for time in [time, time, changed] {
+            let since: std::time::Duration = since_epoch(time);
+            reply.u32(u32::try_from(since.as_secs()).unwrap_or(u32::MAX)).u32(since.subsec_nanos());
+        }
+    }
+
+    /// Attributes that go with an answer, if the entry is still there.
+    fn told(&self, id: Id, reply: &mut Reply<'_>) {
+        let kind = self.tree.kind(id);
+        reply.bool(kind.is_some());
+        if let Some(kind) = kind {
+            self.attributes(id, kind, reply);
+        }
+    }
+
+    fn lookup(&self, id: Id, name: &[u8], reply: &mut Reply<'_>) -> Result<(), u32> {
+        if id != ROOT {
+            return Err(NOTDIR);
+        }
+        let found = match name {
+            b"." | b".." => Some(ROOT),
+            name => std::str::from_utf8(name).ok().and_then(|name| self.tree.lookup(name)),
+        };
+        let found = found.ok_or(NOENT)?;
+        reply.u32(OK).bytes(&self.handle(found));
+        self.told(found, reply);
+        self.told(id, reply);
+        Ok(())
+    }
+
+    fn access(&self, id: Id, caller: &Caller<'_>, wanted: u32, reply: &mut Reply<'_>) -> Result<(), u32> {
+        const READ: u32 = 1;
+        const LOOKUP: u32 = 2;
+        const EXECUTE: u32 = 32;
+        let may = match self.tree.kind(id).ok_or(STALE)? {
+            _ if !self.permits(caller) => 0,
+            Kind::Folder => READ | LOOKUP | EXECUTE,
+            _ => READ,
+        };
+        reply.u32(OK);
+        self.told(id, reply);
+        reply.u32(wanted & may);
+        Ok(())
+    }
+
+    fn readlink(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
+        let device = self.tree.device().filter(|_| id == crate::tree::DEVICE).ok_or(INVAL)?;
+        reply.u32(OK);
+        self.told(id, reply);
+        reply.bytes(device.as_os_str().as_encoded_bytes());
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        id: Id,
+        since: Instant,
+        offset: u64,
+        count: u32,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), u32> {
+        let size = match self.tree.kind(id).ok_or(STALE)? {
+            Kind::File(size) => size,
+            Kind::Folder => return Err(ISDIR),
+            Kind::Link(_) => return Err(INVAL),
+        };
+        let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(LARGEST);
+        // Whole or an error: what comes before a bad sector is had by a smaller read.
+        let bytes = self.reads.read(id, offset, len as usize, since).map_err(|none| match none {
+            NoBytes::Error(_) => IO,
+            NoBytes::Later => JUKEBOX,
+        })?;
+        reply.u32(OK);
+        self.told(id, reply);
+        reply.u32(len).bool(offset.saturating_add(len.into()) >= size).bytes(&bytes);
+        Ok(())
+    }
+
+    fn readdir(&self, id: Id, cookie: u64, most: u32, plus: bool, reply: &mut Reply<'_>) -> Result<(), u32> {
+        if id != ROOT {
+            return Err(NOTDIR);
+        }
+        let before = reply.0.len();
+        reply.u32(OK);
+        self.told(id, reply);
+        reply.u64(0);
+        let limit = before + (most.min(LARGEST) as usize).saturating_sub(8);
+        let first = reply.0.len();
+        let all = [(ROOT, "."), (ROOT, "..")].into_iter().chain(self.tree.list());
+        let mut whole = true;
+        for (next, (id, name)) in (1..).zip(all).skip(usize::try_from(cookie).unwrap_or(usize::MAX)) {
+            let start = reply.0.len();
+            reply.bool(true).u64(id.0).bytes(name.as_bytes()).u64(next);
+            if plus {
+                self.told(id, reply);
+                reply.bool(true).bytes(&self.handle(id));
+            }
+            if reply.0.len() > limit {
+                reply.0.truncate(start);
+                whole = false;
+                break;
+            }
+        }
+        if !whole && reply.0.len() == first {
+            reply.0.truncate(before);
+            return Err(TOOSMALL);
+        }
+        reply.bool(false).bool(whole);
+        Ok(())
+    }
+
+    fn fsstat(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
+        reply.u32(OK);
+        self.told(id, reply);
+        // Bytes: all, free, free for the caller; files: the same; for how long that holds.
+        reply.u64(self.tree.disk().size()).u64(0).u64(0);
+        reply.u64(self.tree.list().len() as u64 + 1).u64(0).u64(0).u32(0);
+        Ok(())
+    }
+
+    fn fsinfo(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
+        /// Symbolic links; the same for every file.
+        const PROPERTIES: u32 = 2 | 8;
+        reply.u32(OK);
+        self.told(id, reply);
+        let preferred = self.read_size();
+        // Reading: the most, what is best, a multiple; the same for writing, though nobody can; folders.
+        for _ in 0..2 {
+            reply.u32(LARGEST).u32(preferred).u32(512);
+        }
+        reply.u32(64 << 10);
+        reply.u64(i64::MAX.cast_unsigned()).u32(0).u32(1).u32(PROPERTIES);
+        Ok(())
+    }
+
+    fn pathconf(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
+        reply.u32(OK);
+        self.told(id, reply);
+        // Links, the longest name; too long a name is an error, nobody gives files away, names differ by case and keep it.
+        reply.u32(2).u32(NAME).bool(true).bool(true).bool(false).bool(true);
+        Ok(())
+    }
+
+    /// A handle: what names the entry, and what proves that it came from us. The same after a restart.
+    pub(super) fn handle(&self, id: Id) -> [u8; HANDLE] {
+        let mut handle = [0; HANDLE];
+        handle[..32].copy_from_slice(blake3::keyed_hash(&self.key, &id.0.to_be_bytes()).as_bytes());
+        handle[32..].copy_from_slice(&id.0.to_be_bytes());
+        handle
+    }
+
+    fn id(&self, handle: &[u8]) -> Option<Id> {
+        let (proof, id) = handle.split_at_checked(32)?;
+        let proof: [u8; 32] = proof.try_into().ok()?;
+        let id: [u8; 8] = id.try_into().ok()?;
+        // In the same time wherever they differ.
+        let right = blake3::keyed_hash(&self.key, &id) == blake3::Hash::from_bytes(proof);
+        Some(Id(u64::from_be_bytes(id))).filter(|id| right && self.tree.kind(*id).is_some())
+    }
+
+    fn permits(&self, caller: &Caller<'_>) -> bool {
+        self.tree.allow_other || caller.user.is_some_and(|user| user == 0 || user == self.user)
+    }
+}
+
+fn since_epoch(time: SystemTime) -> std::time::Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}

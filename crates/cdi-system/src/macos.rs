@@ -1,0 +1,226 @@
+//! macOS tells by its programs: its calls for this (getfsstat, libproc) are not to be had without `unsafe`.
+
+use std::ffi::OsString;
+#[cfg(target_os = "macos")]
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use cdi_base::error::Error;
+
+use super::{DiskFacts, Holder, Layer, MountInfo, ask};
+
+/// mount(8) and ps(1) answer from the kernel's tables and ask no file system, so a hung one does not hang them.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Every mount, in the order in which they were made.
+pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
+    ask(&mut Command::new("/sbin/mount"), PATIENCE, "").map(|text| parse_mounts(&text))
+}
+
+/// `SOURCE on MOUNTPOINT (TYPE, option, …)`, nothing escaped. A source may hold ` on /`, too: then the line is read in
+/// each way that it can be.
+fn parse_mounts(text: &[u8]) -> Vec<MountInfo> {
+    const ON: &[u8] = b" on /";
+    let mut mounts = Vec::new();
+    for line in text.split(|b| *b == b'\n') {
+        let Some(options) = line.windows(2).rposition(|w| w == b" (") else { continue };
+        let fstype = line[options + 2..].split(|b| matches!(b, b',' | b')')).next().unwrap_or_default();
+        let head = &line[..options];
+        for at in (0..head.len()).filter(|at| head[*at..].starts_with(ON)) {
+            mounts.push(MountInfo {
+                device: String::new(),
+                mountpoint: PathBuf::from(OsString::from_vec(head[at + ON.len() - 1..].to_vec())),
+                fstype: String::from_utf8_lossy(fstype).into_owned(),
+                source: String::from_utf8_lossy(&head[..at]).into_owned(),
+                upper: None,
+            });
+        }
+    }
+    mounts
+}
+
+/// Nobody, as far as is known without asking: here the kernel's and hdiutil's own refusal (busy) tells.
+pub fn holders(_: &Path, _: i32) -> Vec<Holder> {
+    Vec::new()
+}
+
+/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
+pub fn is_stopped(pid: i32) -> bool {
+    let mut ps = Command::new("/bin/ps");
+    ps.args(["-o", "stat=", "-p"]).arg(pid.to_string());
+    ask(&mut ps, PATIENCE, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
+}
+
+/// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
+pub(super) fn ignored_signals() -> Vec<i32> {
+    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), PATIENCE, "");
+    listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
+}
+
+fn parse_traps(text: &str) -> Vec<i32> {
+    let ignored = text.lines().filter_map(|line| line.strip_prefix("trap -- '' "));
+    let number = |name: &str| {
+        let name = name.trim();
+        let name = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
+        name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    };
+    ignored.filter_map(number).collect()
+}
+
+/// What is known of the device at `path`.
+pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
+    let mut diskutil = Command::new("/usr/sbin/diskutil");
+    diskutil.args(["info", "-plist"]).arg(path);
+    let list = ask(&mut diskutil, PATIENCE, "").map_err(|e| e.at(path))?;
+    parse_info(&list).ok_or_else(|| Error::failed("diskutil does not tell the size of this device").at(path))
+}
+
+/// diskutil(8), `info -plist`.
+fn parse_info(list: &[u8]) -> Option<DiskFacts> {
+    let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok()?;
+    let list = list.as_dictionary()?;
+    let number = |names: &[&str]| names.iter().find_map(|name| list.get(name)?.as_unsigned_integer());
+    let text = |name: &str| {
+        let text = list.get(name).and_then(|value| value.as_string()).map(|text| text.trim().to_owned());
+        text.filter(|text| !text.is_empty())
+    };
+    let sector = u32::try_from(number(&["DeviceBlockSize"]).unwrap_or(512)).ok()?;
+    Some(DiskFacts {
+        size: number(&["IOKitSize", "TotalSize", "Size"])?,
+        logical: sector,
+        physical: sector,
+        model: text("MediaName"),
+        serial: None,
+        sequence: text("DeviceTreePath"),
+    })
+}
+
+/// Returns the path of an open file, as it is by now: fcntl(2), F_GETPATH.
+#[cfg(target_os = "macos")]
+pub fn path_of_open(file: &File) -> Option<PathBuf> {
+    let mut path = PathBuf::new();
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETPATH(&mut path)).ok()?;
+    Some(path)
+}
+
+/// Returns what the file or device at `path` lies on, itself included if it is a device: the slices and the disk of its file
+/// system and, of an APFS container, those of its physical stores. What is not known is left out.
+pub fn layers_below(path: &Path) -> Vec<Layer> {
+    let mut found = Vec::new();
+    let device = match path.strip_prefix("/dev") {
+        Ok(name) => Some(name.to_string_lossy().into_owned()),
+        Err(_) => {
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            let mounts = mountinfo().unwrap_or_default();
+            let on = mounts.iter().filter(|m| path.starts_with(&m.mountpoint));
+            let on = on.max_by_key(|m| m.mountpoint.components().count());
+            on.and_then(|m| m.source.strip_prefix("/dev/").map(str::to_owned))
+        }
+    };
+    let mut devices: Vec<String> = device.into_iter().collect();
+    while let Some(device) = devices.pop() {
+        let all = slices(&device);
+        if all.first().is_none_or(|d| found.contains(&Layer::Device(d.clone()))) {
+            continue;
+        }
+        if let Some(disk) = all.last() {
+            let mut diskutil = Command::new("/usr/sbin/diskutil");
+            diskutil.args(["info", "-plist"]).arg(disk);
+            devices.extend(
+                ask(&mut diskutil, PATIENCE, "").map(|list| physical_stores(&list)).unwrap_or_default(),
+            );
+        }
+        found.extend(all.into_iter().map(Layer::Device));
+    }
+    found
+}
+
+/// `disk3s1s1` and what it is a slice of: `disk3s1`, `disk3`. The raw device of a disk is the same disk.
+fn slices(device: &str) -> Vec<String> {
+    let name = device.strip_prefix('r').unwrap_or(device);
+    let Some(mut rest) =
+        name.strip_prefix("disk").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    else {
+        return Vec::new();
+    };
+    let mut found = vec![format!("disk{rest}")];
+    while let Some((before, _)) = rest.rsplit_once('s') {
+        rest = before;
+        found.push(format!("disk{rest}"));
+    }
+    found
+}
+
+/// The devices that an APFS container lies on, as `diskutil info -plist` lists them.
+fn physical_stores(list: &[u8]) -> Vec<String> {
+    let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok();
+    let stores = list.as_ref().and_then(|l| l.as_dictionary()?.get("APFSPhysicalStores")?.as_array());
+    let name = |store: &plist::Value| match store {
+        plist::Value::String(name) => Some(name.clone()),
+        store => store.as_dictionary()?.get("APFSPhysicalStore")?.as_string().map(str::to_owned),
+    };
+    stores.into_iter().flatten().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_told_of() {
+        let list = br#"<?xml version="1.0" encoding="UTF-8"?>
+<plist version="1.0"><dict><key>DeviceBlockSize</key><integer>512</integer>
+<key>IOKitSize</key><integer>8010194944</integer><key>MediaName</key><string>Flash Disk </string>
+<key>DeviceTreePath</key><string>IODeviceTree:/PCI0</string></dict></plist>"#;
+        let facts = parse_info(list).unwrap();
+        assert_eq!(
+            (facts.size, facts.logical, facts.model.as_deref()),
+            (8_010_194_944, 512, Some("Flash Disk"))
+        );
+        assert_eq!(parse_info(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_shell_lists_what_it_was_started_to_ignore() {
+        assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", "trap '' HUP; bash -c trap"]);
+        if let Ok(text) = ask(&mut shell, PATIENCE, "") {
+            assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
+        }
+    }
+
+    #[test]
+    fn a_slice_lies_on_its_disk_and_a_container_on_its_stores() {
+        assert_eq!(slices("disk3s1s1"), ["disk3s1s1", "disk3s1", "disk3"]);
+        assert_eq!(slices("rdisk12"), ["disk12"]);
+        assert!(slices("null").is_empty() && slices("disks").is_empty());
+        let list = br#"<plist version="1.0"><dict><key>APFSPhysicalStores</key><array>
+<dict><key>APFSPhysicalStore</key><string>disk0s2</string></dict></array></dict></plist>"#;
+        assert_eq!(physical_stores(list), ["disk0s2"]);
+    }
+
+    #[test]
+    fn the_list_of_mounts_is_read() {
+        let text = b"/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
+map auto_home on /System/Volumes/Data/home (autofs, automounted, nobrowse)
+127.0.0.1:/cdi-00ff on /private/tmp/a (b) c (nfs, nodev, nosuid, read-only, mounted by me)
+cdi:/Users/me/put on /shelf/x.cdimg on /Volumes/x (macfuse, nodev)
+
+nonsense
+";
+        let mounts = parse_mounts(text);
+        let told: Vec<_> = mounts.iter().map(|m| (&*m.source, m.mountpoint.to_str(), &*m.fstype)).collect();
+        let expect = [
+            ("/dev/disk3s1s1", Some("/"), "apfs"),
+            ("map auto_home", Some("/System/Volumes/Data/home"), "autofs"),
+            ("127.0.0.1:/cdi-00ff", Some("/private/tmp/a (b) c"), "nfs"),
+            ("cdi:/Users/me/put", Some("/shelf/x.cdimg on /Volumes/x"), "macfuse"),
+            ("cdi:/Users/me/put on /shelf/x.cdimg", Some("/Volumes/x"), "macfuse"),
+        ];
+        assert_eq!(told, expect);
+    }
+}

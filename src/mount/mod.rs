@@ -1,0 +1,5 @@
+//! A mount from its beginning to its end: the process that serves it, what is recorded of it, and its teardown.
+
+pub mod daemon;
+pub mod record;
+pub mod teardown;
