@@ -13,6 +13,7 @@ use cdi_base::error::{Error, Kind};
 use clap::Parser;
 
 use crate::cli::Cli;
+use crate::cli::report::exit_code;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             let what = e.render().to_string().trim().trim_start_matches("error: ").to_owned();
             let ui = Ui { json: true, quiet: false };
             ui.error(&Error::usage(what));
-            return ExitCode::from(Kind::Usage.exit_code());
+            return ExitCode::from(exit_code(Kind::Usage));
         }
     };
     ui::start_log(cli.verbose);
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             ui.error(&error);
-            ExitCode::from(error.kind.exit_code())
+            ExitCode::from(exit_code(error.kind))
         }
     }
 }

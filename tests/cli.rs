@@ -46,7 +46,7 @@ fn create_and_extract() {
     let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
     lab.cdi(["extract", "--bad", "zero", "disk.cdimg", "zero.raw"]).ends(4);
     let sum = crate::common::run("sha256sum", [lab.path("zero.raw")]);
-    assert_eq!(info["facts"]["sha256_zero_filled"].as_str().unwrap(), sum.split(' ').next().unwrap());
+    assert_eq!(info["metadata"]["sha256_zero_filled"].as_str().unwrap(), sum.split(' ').next().unwrap());
     // Without bad sectors all is well, and the file is as sparse as it can be.
     let mut zeros = disk(4 << 20);
     zeros[1 << 20..3 << 20].fill(0);
@@ -169,8 +169,8 @@ fn map_forms() {
     let bad = lab.cdi(["map", "--bad", "--json", "disk.cdimg"]).ends(0).json();
     assert_eq!(bad["ranges"][1]["first_sector"], 1000);
     assert_eq!(bad["ranges"][1]["sectors"], 24);
-    assert_eq!(bad["ranges"][1]["status"], "bad");
-    assert_eq!(bad["blocks"]["bad"]["bytes"], 26 * 512);
+    assert_eq!(bad["ranges"][1]["status"], "bad-sector");
+    assert_eq!(bad["blocks"]["bad-sector"]["bytes"], 26 * 512);
     let extents = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
     let extents = extents["extents"].as_array().unwrap().clone();
     let mut at = 0;
@@ -198,7 +198,7 @@ fn verify_damage() {
     let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
     assert!(ran.out.contains("costs: disk bytes 393216 to 425984"), "{}", ran.out);
     let report = lab.cdi(["verify", "--json", "disk.cdimg"]).ends(4).json();
-    assert_eq!((&report["sound"], &report["lost_bytes"]), (&false.into(), &32_768.into()));
+    assert_eq!((&report["ok"], &report["lost_bytes"]), (&false.into(), &32_768.into()));
     // Extracting goes around it, says so, and calls it non-tried in the map.
     let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
     assert!(ran.err.contains("32.0 KiB could not be read because the image is damaged"), "{}", ran.err);
@@ -380,7 +380,7 @@ fn again() {
         .ends(4);
     let (a, b) =
         (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
-    assert_eq!(a["facts"]["blake3_stored"], b["facts"]["blake3_stored"]);
+    assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"]);
     assert_eq!(a["blocks"], b["blocks"]);
-    assert_eq!(b["facts"]["notes"][0], "second");
+    assert_eq!(b["metadata"]["notes"][0], "second");
 }

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::writer::{NewImage, Store, Writer};
-use cdi_image::codec::{Codec, Packer};
+use cdi_image::codec::{Codec, Compressor};
 use cdi_image::disk::{Disk, Options};
-use cdi_image::facts::Facts;
 use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
+use cdi_image::metadata::Metadata;
 use cdi_image::open::open_source;
 
 use crate::Test;
@@ -108,8 +108,9 @@ fn capture(
         let (start, end) = (first * SECTOR, (first + count) * SECTOR);
         match random.below(8) {
             0..=4 => {
-                let packed = Packer::new(Codec::Zstd, 3).unwrap().pack(&truth[start..end]).unwrap();
-                let (codec, bytes) = packed.unwrap_or((Codec::Stored, truth[start..end].to_vec()));
+                let compressed =
+                    Compressor::new(Codec::Zstd, 3).unwrap().compress(&truth[start..end]).unwrap();
+                let (codec, bytes) = compressed.unwrap_or((Codec::Stored, truth[start..end].to_vec()));
                 writer.put_data(start as u64, (end - start) as u32, codec, &bytes).unwrap();
                 done[first..first + count].fill(true);
             }
@@ -118,7 +119,7 @@ fn capture(
                 if done[first..first + count].iter().all(|d| !d) {
                     let bad = BadRange::new(start as u64..end as u64, Status::Bad);
                     writer.set_status(BadRange { tries: 1, reason: Some(Reason::errno(5)), ..bad }).unwrap();
-                    writer.tell_map(start as u64..end as u64).unwrap();
+                    writer.write_map_update(start as u64..end as u64).unwrap();
                 }
             }
             6 => {
@@ -225,12 +226,12 @@ fn crashes() {
         uuid: [5; 16],
         salt: 77,
     };
-    let facts = Facts { size_bytes: truth.len() as u64, ..Facts::default() };
+    let metadata = Metadata { size_bytes: truth.len() as u64, ..Metadata::default() };
     for seed in 0..12 {
         let random = &mut Random::new(seed);
         let store = Logged::default();
         let path = Path::new("crash.cdimg");
-        let mut writer = Writer::create(Box::new(store.clone()), path, &new, facts.clone()).unwrap();
+        let mut writer = Writer::create(Box::new(store.clone()), path, &new, metadata.clone()).unwrap();
         let begun = store.done();
         let mut safe: Safe = vec![(begun, vec![false; SECTORS])];
         capture(&mut writer, &truth, random, &store, &mut safe, 60);

@@ -10,7 +10,7 @@ use crate::format::{compare, fixture_disk, fixtures_list, open};
 pub const TESTS: &[Test] = &[("twenty_thousand_damages_and_no_wrong_byte", &[], damages)];
 
 const DAMAGES: u64 = 20_000;
-const MOST_MEMORY: u64 = 256 << 20;
+const MAX_MEMORY: u64 = 256 << 20;
 
 fn damages() {
     let truth = fixture_disk();
@@ -28,7 +28,7 @@ fn damages() {
         });
     }
     let grown = peak_memory().saturating_sub(before);
-    assert!(grown < MOST_MEMORY, "{grown} bytes of memory more than before");
+    assert!(grown < MAX_MEMORY, "{grown} bytes of memory more than before");
 }
 
 fn one(name: &str, fixture: &[u8], truth: &[u8], seed: u64) {

@@ -43,11 +43,11 @@ fn tables() {
     }
     let structs = [
         fields!(Superblock: magic version state zero1 must_understand may_ignore uuid salt generation disk_size chunk_size
-            logical_sector physical_sector epoch committed_end root map_at facts_at events_at
+            logical_sector physical_sector epoch committed_end root map_at metadata_at events_at
             zero2 sum),
-        fields!(RecordHeader: magic salt disk_at disk_len payload_sum stored unpacked epoch kind codec detail sum),
+        fields!(RecordHeader: magic salt disk_at disk_len payload_sum stored uncompressed epoch kind codec detail sum),
         fields!(RawEntry: at sum stored kind codec zero),
-        fields!(RawPiece: start len skip unpacked entry),
+        fields!(RawPiece: start len skip uncompressed entry),
         fields!(RawRange: start len status tries reason_kind zero reason),
     ];
     let text = read("docs/FORMAT.md");

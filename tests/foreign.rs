@@ -27,7 +27,7 @@ pub const TESTS: &[Test] = &[
     ("sparse_images_and_bundles", &[], sparse),
     ("ex01_with_patterns_and_read_errors", &[], ex01),
     ("attached_its_read_errors_fail", &[Need::Fuse, Need::Loop, Need::Program("ddrescue")], attached),
-    ("aff4_in_every_packing_with_its_holes", &[], aff4),
+    ("aff4_in_every_compression_with_its_holes", &[], aff4),
     ("zstd_seekable", &[], zstd),
     ("lists_of_bad_blocks_and_logs", &[], lists),
     ("a_vhdx_with_a_log_and_one_with_a_parent", QEMU, vhdx),
@@ -90,15 +90,15 @@ fn dmg() {
         let whole = makers::dmg(&truth, tables);
         lab.write("a.dmg", &whole);
         assert!(extracted(&lab, "a.dmg", 0) == truth);
-        assert_eq!(verified(&lab, "a.dmg", 0)["claims"][0]["holds"], true);
+        assert_eq!(verified(&lab, "a.dmg", 0)["stored_hashes"][0]["matches"], true);
         // A byte of a plain chunk, which nothing checks but the sums of the whole.
         let at = whole.windows(16).position(|w| w == &truth[4 << 16..][..16]).unwrap();
         let mut broken = whole.clone();
         broken[at + 100] ^= 1;
         lab.write("b.dmg", &broken);
         let told = verified(&lab, "b.dmg", 4);
-        assert_eq!(told["claims"][0]["holds"], false);
-        assert!(told["flaws"][0]["what"].as_str().unwrap().contains("the CRC-32 of the data"));
+        assert_eq!(told["stored_hashes"][0]["matches"], false);
+        assert!(told["errors"][0]["what"].as_str().unwrap().contains("the CRC-32 of the data"));
         // A trailer with a little behind it, and none at all.
         lab.write("c.dmg", [&whole[..], &[0; 300]].concat());
         assert!(extracted(&lab, "c.dmg", 0) == truth);
@@ -124,7 +124,7 @@ fn dmg_samples() {
         let told = verified(&lab, sample(name).to_str().unwrap(), 0);
         assert_eq!(told["sha256_zero_filled"], serde_json::Value::Null, "{name} stores none");
         assert_eq!(hex(&Sha256::digest(extracted(&lab, sample(name).to_str().unwrap(), 0))), sum, "{name}");
-        assert!(told["claims"].as_array().unwrap().iter().all(|c| c["holds"] == true), "{name}");
+        assert!(told["stored_hashes"].as_array().unwrap().iter().all(|c| c["matches"] == true), "{name}");
     }
     let ran = lab.cdi(["info".as_ref(), sample("input_aes256.dmg").as_os_str()]).ends(3);
     assert!(
@@ -196,7 +196,7 @@ fn ex01() {
     truth[100 * 512..104 * 512].fill(0);
     truth.truncate((1 << 20) - 3 * 512);
     lab.write("a.Ex01", makers::ex01(&truth, &[(100, 4), (600, 2)]));
-    assert_eq!(verified(&lab, "a.Ex01", 0)["claims"][0]["holds"], true);
+    assert_eq!(verified(&lab, "a.Ex01", 0)["stored_hashes"][0]["matches"], true);
     let bad = lab.cdi(["map", "--bad", "--json", "a.Ex01"]).ends(0).json();
     let told: Vec<_> = bad["ranges"]
         .as_array()
@@ -205,12 +205,15 @@ fn ex01() {
         .map(|r| (r["first_sector"].clone(), r["status"].clone()))
         .collect();
     // What was zeroed cannot be told from what could not be read; what was not is suspect.
-    assert_eq!(told, [(100.into(), "bad".into()), (600.into(), "suspect".into())]);
+    assert_eq!(told, [(100.into(), "bad-sector".into()), (600.into(), "suspect".into())]);
     let info = lab.cdi(["info", "--json", "a.Ex01"]).ends(0).json();
-    assert_eq!((&info["facts"]["serial"], &info["facts"]["case_number"]), (&"SER1".into(), &"CASE".into()));
+    assert_eq!(
+        (&info["metadata"]["serial"], &info["metadata"]["case_number"]),
+        (&"SER1".into(), &"CASE".into())
+    );
     lab.cdi(["create", "a.Ex01", "a.cdimg"]).ends(4);
     let info = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
-    assert_eq!(info["facts"]["md5_stored"].as_str().unwrap().len(), 32, "hashes are kept");
+    assert_eq!(info["metadata"]["md5_stored"].as_str().unwrap().len(), 32, "hashes are kept");
     lab.write("b.Ex01", [b"LEF2\r\n\x81\0", &[0; 56][..]].concat());
     assert!(lab.cdi(["info", "b.Ex01"]).ends(3).err.contains("holds files and not a disk"));
 }
@@ -260,7 +263,7 @@ fn aff4() {
     broken[at + 1] ^= 0x20;
     lab.write("b.aff4", broken);
     let told = verified(&lab, "b.aff4", 4);
-    assert!(told["flaws"][0]["what"].as_str().unwrap().contains("the MD5 of the stream"), "{told}");
+    assert!(told["errors"][0]["what"].as_str().unwrap().contains("the MD5 of the stream"), "{told}");
 }
 
 fn zstd() {
@@ -270,10 +273,10 @@ fn zstd() {
         lab.write("a.zst", makers::zstd_seekable(&truth, frame));
         assert!(extracted(&lab, "a.zst", 0) == truth, "{frame}");
     }
-    // Packed in one piece: what to do is said.
+    // CompressedChunk in one piece: what to do is said.
     lab.write("b.zst", zstd::bulk::compress(&truth, 1).unwrap());
     lab.write("b.raw.gz", b"\x1F\x8B\x08\0\0\0\0\0\0\x03");
-    for (name, word) in [("b.zst", "unpack it: zstd -dc"), ("b.raw.gz", "gzip -dc")] {
+    for (name, word) in [("b.zst", "decompress it: zstd -dc"), ("b.raw.gz", "gzip -dc")] {
         let ran = lab.cdi(["info", name]).ends(3);
         assert!(ran.err.contains("and not the disk that is in it") && ran.err.contains(word), "{}", ran.err);
     }
@@ -446,7 +449,7 @@ fn chd_image() -> Vec<u8> {
 fn chd() {
     let lab = Lab::new();
     let mut truth = disk(4 << 20);
-    // What sounds is packed by FLAC; what repeats is told once.
+    // What sounds is compressed by FLAC; what repeats is told once.
     for (n, sample) in truth[1 << 20..2 << 20].chunks_exact_mut(2).enumerate() {
         let wave = (((n / 2) as f64 / 30.0).sin() * 9000.0) as i16;
         sample.copy_from_slice(&wave.to_le_bytes());
@@ -466,8 +469,8 @@ fn chd() {
     ] {
         chd_make(&lab, "a.chd", words);
         assert!(extracted(&lab, "a.chd", 0) == truth, "{words:?}");
-        let claims = verified(&lab, "a.chd", 0)["claims"].clone();
-        assert!(words == ["-c", "none"] || claims[0]["holds"] == true, "{words:?}: {claims}");
+        let stored_hashes = verified(&lab, "a.chd", 0)["stored_hashes"].clone();
+        assert!(words == ["-c", "none"] || stored_hashes[0]["matches"] == true, "{words:?}: {stored_hashes}");
     }
     // A child, and the same without its parent.
     chd_make(&lab, "parent.chd", &[]);
@@ -477,7 +480,7 @@ fn chd() {
     chd_make(&lab, "child.chd", &["-op", &parent]);
     fs::remove_file(lab.path("a.chd")).unwrap();
     assert!(extracted(&lab, "child.chd", 0) == truth);
-    assert_eq!(verified(&lab, "child.chd", 0)["claims"][0]["holds"], true);
+    assert_eq!(verified(&lab, "child.chd", 0)["stored_hashes"][0]["matches"], true);
     fs::create_dir(lab.path("away")).unwrap();
     fs::rename(&parent, lab.path("away/parent.chd")).unwrap();
     assert!(lab.cdi(["info", "child.chd"]).ends(3).err.contains("needs its parent"));

@@ -88,7 +88,7 @@ fn fixtures() {
         assert_eq!(compare(&disk, &truth, &name), FIXTURE_SECTORS - bad, "{name}");
         assert_eq!(disk.bad().count(Status::Bad).bytes, bad * 512, "{name}");
         disk.image().check(&mut |flaw, _| panic!("{name}: {flaw}"), &mut || Ok(())).unwrap();
-        assert_eq!(disk.facts().serial.as_deref(), Some("FIXTURE-1"), "{name}");
+        assert_eq!(disk.metadata().serial.as_deref(), Some("FIXTURE-1"), "{name}");
     }
 }
 
@@ -137,7 +137,7 @@ fn poked_superblocks() {
             offset_of!(Superblock, physical_sector),
             4096,
             4,
-            "the facts say sectors of 512 bytes, the superblock 4096",
+            "the metadata say sectors of 512 bytes, the superblock 4096",
         ),
         (offset_of!(Superblock, committed_end), len - 4, 8, "the records cannot end at byte"),
         (offset_of!(Superblock, chunk_size), 0, 4, "a chunk size of 0 bytes cannot be"),
@@ -150,8 +150,8 @@ fn poked_superblocks() {
         (offset_of!(Superblock, committed_end), 0, 8, "the records end before they begin"),
         (offset_of!(Superblock, committed_end), len + 1, 8, "the file is cut off"),
         (offset_of!(Superblock, committed_end), u64::MAX, 8, "the file is cut off"),
-        (offset_of!(Superblock, facts_at), 0, 8, "a record that lies at byte 0 cannot be"),
-        (offset_of!(Superblock, facts_at), u64::MAX, 8, "cannot be"),
+        (offset_of!(Superblock, metadata_at), 0, 8, "a record that lies at byte 0 cannot be"),
+        (offset_of!(Superblock, metadata_at), u64::MAX, 8, "cannot be"),
         (offset_of!(Superblock, map_at), 1, 8, "a record that lies at byte 1 cannot be"),
         (offset_of!(Superblock, map_at), 131_080, 8, "there should be a Map record here"),
         (offset_of!(Superblock, root), u64::MAX, 8, "an index entry points outside the file"),
@@ -167,21 +167,24 @@ fn poked_superblocks() {
             Err(e) => {
                 assert!(e.to_string().contains(expect), "field at {field} = {value}: {e}");
                 assert!(e.to_string().contains("at byte"), "{e}");
-                assert_eq!(e.kind.exit_code(), 3, "{e}");
+                assert_eq!(e.kind, cdi_base::error::Kind::BadImage, "{e}");
             }
         }
     }
-    // Facts that are lost cost the facts, not the disk.
+    // Metadata that are lost cost the metadata, not the disk.
     for lost in [131_072u64, 131_080] {
         let mut bytes = fixture.clone();
-        poke(&mut bytes, offset_of!(Superblock, facts_at), &lost.to_le_bytes());
+        poke(&mut bytes, offset_of!(Superblock, metadata_at), &lost.to_le_bytes());
         let disk = open(bytes).unwrap();
         assert!(
-            disk.image().remarks()[0].contains("the facts about the disk are lost"),
+            disk.image().warnings()[0].contains("the metadata about the disk are lost"),
             "{:?}",
-            disk.image().remarks()
+            disk.image().warnings()
         );
-        assert_eq!((disk.sector(), compare(&disk, &fixture_disk(), "facts")), (512, FIXTURE_SECTORS - 304));
+        assert_eq!(
+            (disk.sector(), compare(&disk, &fixture_disk(), "metadata")),
+            (512, FIXTURE_SECTORS - 304)
+        );
     }
     // What a reader may ignore changes nothing.
     let mut bytes = fixture.clone();
@@ -280,8 +283,8 @@ fn early_copy() {
         bytes[lost..lost + 4096].fill(0);
         let disk = open(bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
         compare(&disk, &truth, &name);
-        let remarks = disk.image().remarks();
-        assert!(remarks.iter().any(|r| r.contains("unfinished")), "{name}: {remarks:?}");
+        let warnings = disk.image().warnings();
+        assert!(warnings.iter().any(|r| r.contains("unfinished")), "{name}: {warnings:?}");
     }
 }
 
@@ -293,7 +296,7 @@ fn hostile_records() {
     superblock.disk_size = size.into();
     superblock.root = RawEntry::UNREAD;
     superblock.map_at = 0.into();
-    superblock.facts_at = RECORDS_AT.into();
+    superblock.metadata_at = RECORDS_AT.into();
     superblock.committed_end = (RECORDS_AT + 8).into();
     superblock.state = STATE_ACQUIRING;
     superblock.generation = 1.into();
@@ -303,7 +306,7 @@ fn hostile_records() {
         let head = Head {
             kind: RecordType::Fill,
             codec: Codec::Stored,
-            unpacked: 8,
+            uncompressed: 8,
             disk_at: i * (size / 50_000) / 512 * 512 + 512,
             disk_len: 1 << 40,
             detail: 0,

@@ -61,7 +61,7 @@ fn samples() {
             ranges.iter().map(|r| (r["first_sector"].as_u64(), r["sectors"].as_u64())).collect();
         let expect = [(2048, 128), (4096, 512), (8192, 16)].map(|(a, b)| (Some(a), Some(b)));
         assert_eq!(told, expect, "{name}");
-        assert!(ranges.iter().all(|r| r["status"] == "bad"));
+        assert!(ranges.iter().all(|r| r["status"] == "bad-sector"));
     }
 }
 
@@ -145,7 +145,7 @@ fn qemu() {
     }
     run("qemu-img", ["snapshot", "-c", "before"].into_iter().map(str::to_owned).chain([path("0.qcow2")]));
     let info = lab.cdi(["info", "--json", "0.qcow2"]).ends(0).json();
-    assert_eq!(info["facts"]["snapshots"][0], "before");
+    assert_eq!(info["metadata"]["snapshots"][0], "before");
 }
 
 /// The one's complement of the sum of all bytes, with the checksum's own taken for zeros, put in its place.

@@ -73,11 +73,11 @@ fn image(data: &[u8], version: u8, method: u8, chunk: usize) -> Vec<u8> {
     let chunks: Vec<&[u8]> = data.chunks(chunk).collect();
     for part in chunks.iter().rev() {
         offsets.push(file.len() as u64);
-        let packed = if method == 1 { zlib(part, version == 2) } else { run_length(part) };
+        let compressed = if method == 1 { zlib(part, version == 2) } else { run_length(part) };
         if version == 2 {
-            file.extend_from_slice(&(packed.len() as u64).to_le_bytes());
+            file.extend_from_slice(&(compressed.len() as u64).to_le_bytes());
         }
-        file.extend_from_slice(&packed);
+        file.extend_from_slice(&compressed);
     }
     let table = file.len() as u64;
     offsets.iter().rev().for_each(|o| file.extend_from_slice(&o.to_le_bytes()));
@@ -107,14 +107,14 @@ fn versions() {
         lab.cdi(["verify", "d.iboredimg"]).ends(0);
         let info = lab.cdi(["info", "--json", "d.iboredimg"]).ends(0).json();
         assert_eq!(
-            (&info["format"], &info["facts"]["disk_info"]["model"]),
+            (&info["format"], &info["metadata"]["disk_info"]["model"]),
             (&"iboredimg".into(), &"an old disk".into())
         );
-        assert_eq!(info["facts"]["physical_sector_bytes"], 4096);
+        assert_eq!(info["metadata"]["physical_sector_bytes"], 4096);
         // It becomes a .cdimg, with what is known of it.
         lab.cdi(["create", "--force", "d.iboredimg", "d.cdimg"]).ends(0);
         let made = lab.cdi(["info", "--json", "d.cdimg"]).ends(0).json();
-        assert_eq!(made["facts"]["disk_info"]["model"], "an old disk");
+        assert_eq!(made["metadata"]["disk_info"]["model"], "an old disk");
         lab.cdi(["extract", "--force", "d.cdimg", "out.raw"]).ends(0);
         assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{what}");
     }
@@ -145,12 +145,12 @@ fn refused() {
         bytes[*at..at + value.len()].copy_from_slice(value);
         let error = open(bytes).err().unwrap_or_else(|| panic!("{words}: opened"));
         assert!(error.to_string().contains(words), "{error}");
-        assert_eq!(error.kind.exit_code(), 3);
+        assert_eq!(error.kind, cdi_base::error::Kind::BadImage);
     }
     // Information that is lost costs itself.
     let mut bytes = fixture.clone();
     bytes[0x70..0x78].fill(0xFF);
-    assert!(open(bytes).unwrap().image().remarks()[0].contains("the information about the disk"));
+    assert!(open(bytes).unwrap().image().warnings()[0].contains("the information about the disk"));
     assert!(open(fixture[..100].to_vec()).is_err());
 }
 

@@ -345,7 +345,7 @@ fn zeros() {
         }
         let start = Instant::now();
         let json = lab.cdi(["verify", "--json", image]).ends(0).json();
-        assert!(json["blake3_stored"].is_null() && json["sha256_zero_filled"].is_null(), "{json}");
+        assert!(json["blake3_rescued"].is_null() && json["sha256_zero_filled"].is_null(), "{json}");
         lab.cdi(["-q", "extract", "--force", image, "out.raw"]).ends(0);
         assert!(start.elapsed() < Duration::from_secs(5), "{image}: {:?}", start.elapsed());
         assert!(fs::metadata(lab.path("out.raw")).unwrap().len() >= 64 << 30);
@@ -365,8 +365,8 @@ fn zeros() {
     qemu_img(&lab, &["create", "-q", "-f", "qcow2", "@d.qcow2", "200M"]);
     lab.cdi(["-q", "create", "d.qcow2", "d.cdimg"]).ends(0);
     let json = lab.cdi(["verify", "--json", "d.cdimg"]).ends(0).json();
-    let facts = lab.cdi(["info", "--json", "d.cdimg"]).ends(0).json()["facts"].clone();
-    for name in ["blake3_stored", "sha256_zero_filled"] {
-        assert!(json[name].is_string() && json[name] == facts[name], "{json}");
+    let metadata = lab.cdi(["info", "--json", "d.cdimg"]).ends(0).json()["metadata"].clone();
+    for name in ["blake3_rescued", "sha256_zero_filled"] {
+        assert!(json[name].is_string() && json[name] == metadata[name], "{json}");
     }
 }

@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &[
 fn served(lab: &Lab) -> usize {
     let list = lab.cdi(["list", "--json"]).ends(0).json();
     let mounts = list["mounts"].as_array().unwrap().clone();
-    assert!(mounts.iter().all(|m| m["served"] == true), "{mounts:?}");
+    assert!(mounts.iter().all(|m| m["alive"] == true), "{mounts:?}");
     mounts.len()
 }
 
@@ -86,7 +86,7 @@ fn at_once() {
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
         // Until it is dead it serves.
-        wait_until("it is dead", || lab.cdi(["list", "--json"]).json()["mounts"][0]["served"] == false);
+        wait_until("it is dead", || lab.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
         let mut all =
             vec![lab.command().args(["attach", "disk.cdimg"]).stdout(Stdio::null()).spawn().unwrap()];
         for i in 0..4 {

@@ -8,9 +8,9 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use cdi_base::error::{Error, Kind};
-use cdi_image::cdimg::layout::{MOST_FACTS, RecordType};
+use cdi_image::cdimg::layout::{MAX_METADATA, RecordType};
 use cdi_image::cdimg::record::{Head, Record, encode};
-use cdi_image::cdimg::scan::decode_facts;
+use cdi_image::cdimg::scan::decode_metadata;
 use cdi_image::codec::Codec;
 use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
@@ -60,9 +60,12 @@ fn texts() {
     assert!(part == json[3_333_333..3_433_333]);
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let ranges = value["ranges"].as_array().unwrap();
-    assert_eq!((value["blocks"]["bad"]["ranges"].as_u64(), ranges.len() as u64), (Some(RANGES), RANGES));
+    assert_eq!(
+        (value["blocks"]["bad-sector"]["ranges"].as_u64(), ranges.len() as u64),
+        (Some(RANGES), RANGES)
+    );
     let expect = serde_json::json!({
-        "first_sector": 2468, "sectors": 1, "offset_bytes": 2468 * 512, "length_bytes": 512, "status": "bad"
+        "first_sector": 2468, "sectors": 1, "offset_bytes": 2468 * 512, "length_bytes": 512, "status": "bad-sector"
     });
     assert_eq!(ranges[1234], expect);
     let map = fs::read_to_string(lab.path("mnt/badblocks.map")).unwrap();
@@ -106,7 +109,7 @@ fn many_lost() {
     assert_eq!(said["lost_bytes"].as_u64(), Some(bytes));
     let blocks = &lab.cdi(["info", "--json", "out.cdimg"]).json()["blocks"];
     assert_eq!(
-        (blocks["bad"]["ranges"].as_u64(), blocks["non-tried"]["bytes"].as_u64()),
+        (blocks["bad-sector"]["ranges"].as_u64(), blocks["non-tried"]["bytes"].as_u64()),
         (Some(RANGES), Some(bytes))
     );
 }
@@ -125,15 +128,15 @@ fn notes() {
     lab.cdi(["info", "disk.cdimg"]).ends(0);
     // A reader looks at the length before anything else.
     let head = Head {
-        kind: RecordType::Facts,
+        kind: RecordType::Metadata,
         codec: Codec::Stored,
-        unpacked: MOST_FACTS + 1,
+        uncompressed: MAX_METADATA + 1,
         disk_at: 0,
         disk_len: 0,
         detail: 0,
     };
     let record = Record { at: 0, header: encode(head, 1, 1, b"{}"), stored: b"{}".to_vec() };
-    assert!(decode_facts(&record).unwrap_err().what.contains("longer than"));
+    assert!(decode_metadata(&record).unwrap_err().what.contains("longer than"));
 }
 
 fn ended() {

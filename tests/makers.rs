@@ -185,10 +185,10 @@ pub fn sparsebundle(disk: &[u8]) -> Vec<(String, Vec<u8>)> {
 pub fn zstd_seekable(disk: &[u8], frame: usize) -> Vec<u8> {
     let (mut file, mut table) = (Vec::new(), Vec::new());
     for part in disk.chunks(frame) {
-        let packed = zstd::bulk::compress(part, 3).unwrap();
+        let compressed = zstd::bulk::compress(part, 3).unwrap();
         let sum = xxhash_rust::xxh64::xxh64(part, 0) as u32;
-        [packed.len() as u32, part.len() as u32, sum].iter().for_each(|n| table.extend(n.to_le_bytes()));
-        file.extend(packed);
+        [compressed.len() as u32, part.len() as u32, sum].iter().for_each(|n| table.extend(n.to_le_bytes()));
+        file.extend(compressed);
     }
     let count = (table.len() / 12) as u32;
     [0x184D_2A5E, table.len() as u32 + 9].iter().for_each(|n: &u32| file.extend(n.to_le_bytes()));
@@ -297,14 +297,14 @@ fn ex01_segment(
     file
 }
 
-/// How an AFF4 image's chunks are packed.
+/// How an AFF4 image's chunks are compressed.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Aff4 {
     Snappy,
     Lz4,
     Deflate,
     Stored,
-    /// As it was before the standard: other names, other indices. Packed by snappy.
+    /// As it was before the standard: other names, other indices. CompressedChunk by snappy.
     Old,
 }
 
@@ -342,7 +342,7 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
     member("container.description".into(), volume.as_bytes());
     let escaped = |urn: &str| urn.replace(':', "%3A").replacen("//", "%2F%2F", 1);
     for (n, bevy) in data.chunks(CHUNK * PER_BEVY).enumerate() {
-        let (mut packed, mut index) = (Vec::new(), Vec::new());
+        let (mut compressed, mut index) = (Vec::new(), Vec::new());
         for chunk in bevy.chunks(CHUNK) {
             let mut one = match how {
                 Aff4::Snappy | Aff4::Old => snap::raw::Encoder::new().compress_vec(chunk).unwrap(),
@@ -359,15 +359,15 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
                 one = chunk.to_vec();
             }
             if how != Aff4::Old {
-                index.extend((packed.len() as u64).to_le_bytes());
+                index.extend((compressed.len() as u64).to_le_bytes());
                 index.extend((one.len() as u32).to_le_bytes());
             }
-            packed.extend(one);
+            compressed.extend(one);
             if how == Aff4::Old {
-                index.extend((packed.len() as u32).to_le_bytes());
+                index.extend((compressed.len() as u32).to_le_bytes());
             }
         }
-        member(format!("{}/{n:08}", escaped(stream)), &packed);
+        member(format!("{}/{n:08}", escaped(stream)), &compressed);
         let suffix = if how == Aff4::Old { "/index" } else { ".index" };
         member(format!("{}/{n:08}{suffix}", escaped(stream)), &index);
     }

@@ -9,13 +9,13 @@ use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::{RECORDS_AT, RawEntry};
 use cdi_image::cdimg::writer::{NewImage, Store, Writer};
-use cdi_image::codec::{Codec, Packer, Sum};
-use cdi_image::details::About;
+use cdi_image::codec::{Codec, Compressor, Sum};
+use cdi_image::details::ImageDetails;
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::extent::{Extent, Origin, Packed};
-use cdi_image::facts::Facts;
+use cdi_image::extent::{CompressedChunk, Extent, Origin};
 use cdi_image::image::{Image, OpenOptions, Opened};
 use cdi_image::input::Input;
+use cdi_image::metadata::Metadata;
 use cdi_image::open::open_source;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
     ("every_failing_write_is_an_error_and_no_wrong_byte", &[], failing_writes),
     ("every_failing_read_is_an_error_or_right", &[], failing_reads),
     ("an_entry_that_lies_is_not_answered_from_the_cache", &[], liar),
-    ("a_list_as_long_as_an_image_claims_takes_no_memory", &[], claims),
+    ("a_list_as_long_as_an_image_claims_takes_no_memory", &[], stored_hashes),
     ("an_index_of_an_8_tib_disk_opens_at_once", &[], huge_index),
 ];
 
@@ -128,7 +128,7 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_b
         versions: vec![vec![]; sectors],
         heads: Vec::new(),
     };
-    let facts = Facts { size_bytes: size, ..Facts::default() };
+    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
     let new = NewImage {
         geometry: Geometry { disk_size: size, chunk_size: chunk },
         logical_sector: 512,
@@ -138,7 +138,7 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_b
     };
     let bytes = std::sync::Arc::clone(&store.bytes);
     let result = (|| {
-        let mut writer = Writer::create(Box::new(store), Path::new("model.cdimg"), &new, facts)?;
+        let mut writer = Writer::create(Box::new(store), Path::new("model.cdimg"), &new, metadata)?;
         let mut known: Vec<(Vec<u8>, RawEntry)> = Vec::new();
         for _ in 0..random.below(120) {
             truth.heads.push(bytes.lock().unwrap()[..RECORDS_AT as usize].to_vec());
@@ -156,9 +156,10 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_b
                         .map(|i| if kinds == 0 { random.next() as u8 } else { (i / 64) as u8 ^ kinds as u8 })
                         .collect();
                     let codec = [Codec::Zstd, Codec::Deflate, Codec::Stored][random.below(3) as usize];
-                    let packed = Packer::new(codec, codec.levels().1).unwrap().pack(&data).unwrap();
-                    let (codec, packed) = packed.unwrap_or((Codec::Stored, data.clone()));
-                    let entry = writer.put_data(range.start, data.len() as u32, codec, &packed)?;
+                    let compressed =
+                        Compressor::new(codec, codec.levels().1).unwrap().compress(&data).unwrap();
+                    let (codec, compressed) = compressed.unwrap_or((Codec::Stored, data.clone()));
+                    let entry = writer.put_data(range.start, data.len() as u32, codec, &compressed)?;
                     truth.put(start, &data);
                     known.push((data, entry));
                 }
@@ -250,7 +251,7 @@ fn random_images() {
         let bytes = store.bytes.lock().unwrap().clone();
         let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         disk.start_readahead(2).unwrap();
-        assert!(disk.image().remarks().is_empty(), "seed {seed}: {:?}", disk.image().remarks());
+        assert!(disk.image().warnings().is_empty(), "seed {seed}: {:?}", disk.image().warnings());
         disk.image().check(&mut |flaw, _| panic!("seed {seed}: {flaw}"), &mut || Ok(())).unwrap();
         compare(&disk, &truth, seed);
     }
@@ -263,7 +264,7 @@ fn unfinished_images() {
         result.unwrap();
         let bytes = store.bytes.lock().unwrap().clone();
         let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert!(disk.image().remarks()[0].contains("unfinished"));
+        assert!(disk.image().warnings()[0].contains("unfinished"));
         compare(&disk, &truth, seed);
     }
 }
@@ -282,12 +283,12 @@ fn rolled_forward() {
             let head = &truth.heads[random.below(truth.heads.len() as u64) as usize];
             bytes[..head.len()].copy_from_slice(head);
             let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-            let remarks = disk.image().remarks();
+            let warnings = disk.image().warnings();
             assert!(
-                remarks[0].contains("unfinished") && !remarks.iter().any(|r| r.contains("left out")),
-                "{remarks:?}"
+                warnings[0].contains("unfinished") && !warnings.iter().any(|r| r.contains("left out")),
+                "{warnings:?}"
             );
-            taken += usize::from(remarks.iter().any(|r| r.contains("were taken in")));
+            taken += usize::from(warnings.iter().any(|r| r.contains("were taken in")));
             compare(&disk, &truth, seed);
         }
     }
@@ -375,7 +376,7 @@ fn failing_reads() {
 /// An image of which the second chunk says of the first one's place that another checksum is right.
 struct Liar {
     sum: u64,
-    about: About,
+    details: ImageDetails,
 }
 
 impl Image for Liar {
@@ -386,17 +387,17 @@ impl Image for Liar {
         let chunk = offset / 4096;
         let sum = Sum::Xxh3(self.sum ^ chunk);
         let (file, codec) = (Input::MAIN, Codec::Stored);
-        let packed = Packed { file, at: 0, len: 4096, skip: 0, unpacked: 4096, codec, sum };
-        Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Packed(packed) })
+        let compressed = CompressedChunk { file, at: 0, len: 4096, skip: 0, uncompressed: 4096, codec, sum };
+        Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Compressed(compressed) })
     }
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 
 fn liar() {
     let bytes = vec![0x5A; 4096];
-    let image = Liar { sum: xxh3_64(&bytes), about: About::default() };
+    let image = Liar { sum: xxh3_64(&bytes), details: ImageDetails::default() };
     let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
     let opened = Opened { image: Box::new(image), input, format: cdi_image::open::FORMATS[0] };
     let disk = Disk::new(opened, Options::default());
@@ -409,7 +410,7 @@ fn liar() {
     assert_eq!(disk.stats().chunks_damaged, 2);
 }
 
-fn claims() {
+fn stored_hashes() {
     let lab = Lab::new();
     let size = 1u64 << 60;
     let new = NewImage {
@@ -419,10 +420,10 @@ fn claims() {
         uuid: [1; 16],
         salt: 1,
     };
-    let path = lab.path("claims.cdimg");
+    let path = lab.path("stored_hashes.cdimg");
     let file = std::fs::File::create_new(&path).unwrap();
-    let facts = Facts { size_bytes: size, ..Facts::default() };
-    Writer::create(Box::new(file), &path, &new, facts).unwrap().finish().unwrap();
+    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
+    Writer::create(Box::new(file), &path, &new, metadata).unwrap().finish().unwrap();
     for words in [&["map", "--export-badblocks"][..], &["map", "--export-badblocks", "--json"]] {
         let mut command = lab.command();
         let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
@@ -443,7 +444,7 @@ fn claims() {
 fn huge_index() {
     let store = Memory::default();
     let size = 8u64 << 40;
-    let facts = Facts { size_bytes: size, ..Facts::default() };
+    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
     let new = NewImage {
         geometry: Geometry { disk_size: size, chunk_size: 64 << 10 },
         logical_sector: 512,
@@ -451,7 +452,8 @@ fn huge_index() {
         uuid: [9; 16],
         salt: 99,
     };
-    let mut writer = Writer::create(Box::new(store.clone()), Path::new("huge.cdimg"), &new, facts).unwrap();
+    let mut writer =
+        Writer::create(Box::new(store.clone()), Path::new("huge.cdimg"), &new, metadata).unwrap();
     writer.put_fill(0..size, [0; 8]).unwrap();
     let data = vec![0x5A; 64 << 10];
     // Far apart, so that each has nodes of its own.

@@ -297,12 +297,12 @@ fn comes(what: &str, is_so: impl Fn() -> bool) {
 }
 
 fn greedy() {
-    const LONGEST: u32 = 32 << 20;
+    const MAX_LEN: u32 = 32 << 20;
     let lab = Lab::new();
-    fs::File::create(lab.path("disk.raw")).unwrap().set_len(u64::from(LONGEST)).unwrap();
+    fs::File::create(lab.path("disk.raw")).unwrap().set_len(u64::from(MAX_LEN)).unwrap();
     // Bytes that have to be read, and memory that has to be there for them.
     let raw = fs::File::options().write(true).open(lab.path("disk.raw")).unwrap();
-    (0..LONGEST / 4096).for_each(|i| {
+    (0..MAX_LEN / 4096).for_each(|i| {
         std::os::unix::fs::FileExt::write_all_at(&raw, b"x", u64::from(i) * 4096).unwrap();
     });
     for structured in [false, true] {
@@ -311,7 +311,7 @@ fn greedy() {
         let mut greedy: Vec<Client> =
             (0..32).map(|_| Client::try_connect(&lab, structured).unwrap()).collect();
         for client in &mut greedy {
-            (0..32).for_each(|n| client.send(if structured { 1 << 2 } else { 0 }, 0, n, 0, LONGEST));
+            (0..32).for_each(|n| client.send(if structured { 1 << 2 } else { 0 }, 0, n, 0, MAX_LEN));
         }
         comes("another client gets a place", || Client::reads_at_all(&lab));
         let most = peak_memory(server.child.id());

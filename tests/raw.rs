@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = &[
     ("pieces_that_do_not_fit_are_refused", &[], unfit),
     ("neighbours_are_not_pieces", &[], neighbours),
     ("a_hole_is_seen_however_it_is_counted", &[], holes),
-    ("a_map_next_to_an_image_is_used", &[], map_beside),
+    ("a_map_next_to_an_image_is_used", &[], adjacent_map),
     ("a_map_that_does_not_fit_is_said", &[], unfit_map),
     ("containers_are_refused_by_name", &[], containers),
     ("stdin_becomes_an_image", &[], stdin),
@@ -41,8 +41,11 @@ fn short() {
     lab.write("disk.mapping", "0 +\n0 614400 +\n614400 5120 -\n619520 429056 ?\n");
     let words = ["disk.img", "--mapfile", "disk.mapping"];
     let status = |name: &str| name.to_owned();
-    let expect =
-        vec![(1000, 200, status("non-tried")), (1200, 10, status("bad")), (1210, 838, status("non-tried"))];
+    let expect = vec![
+        (1000, 200, status("non-tried")),
+        (1200, 10, status("bad-sector")),
+        (1210, 838, status("non-tried")),
+    ];
     assert_eq!(bad_of(&lab, &words), expect);
     // 100 KiB that were read are not there: that is said, and is no success.
     let ran = lab.cdi([&["info", "--json"], &words[..]].concat()).ends(4);
@@ -96,7 +99,7 @@ fn short_lists() {
     lab.write("d.raw", &truth[..1 << 19]);
     let log = "# sectorsize 512\n0x800 0x7f\n0x0 0x400 0x7f 0x0 0x0\n0x400 0x10 0x40 0x0 0x0\n0x410 0x3f0 0x0 0x0 0x0\n";
     lab.write("d.log", log);
-    let expect = vec![(1024, 16, "bad".to_owned()), (1040, 1008, "non-tried".into())];
+    let expect = vec![(1024, 16, "bad-sector".to_owned()), (1040, 1008, "non-tried".into())];
     assert_eq!(bad_of(&lab, &["d.raw", "--mapfile", "d.log"]), expect);
     // Next to the image it is found, too.
     assert_eq!(bad_of(&lab, &["d.raw"]), expect);
@@ -105,7 +108,7 @@ fn short_lists() {
     let words = ["d.raw", "--mapfile", "none"];
     assert_eq!(bad_of(&lab, &words), []);
     let words = ["d.raw", "--badblocks", "list", "--block-size", "1024"];
-    assert_eq!(bad_of(&lab, &words), [(1024, 16, "bad".into())]);
+    assert_eq!(bad_of(&lab, &words), [(1024, 16, "bad-sector".into())]);
     let info = lab.cdi([&["info", "--json"], &words[..]].concat()).ends(0).json();
     assert_eq!(info["size_bytes"].as_u64(), Some((1 << 19) + 8192));
     // With a block size that is not the list's, the numbers are anywhere.
@@ -304,7 +307,7 @@ fn holes() {
     lab.cdi(["info", "alone.raw"]).ends(0);
 }
 
-fn map_beside() {
+fn adjacent_map() {
     let lab = Lab::new();
     let truth = disk(1 << 20);
     lab.write("d.raw", &truth);
@@ -313,7 +316,7 @@ fn map_beside() {
         lab.write(name, &map);
         let ran = lab.cdi(["info", "d.raw"]).ends(0);
         assert!(ran.err.contains(name), "{}", ran.err);
-        assert_eq!(bad_of(&lab, &["d.raw"]), [(100, 2, "bad".into())], "{name}");
+        assert_eq!(bad_of(&lab, &["d.raw"]), [(100, 2, "bad-sector".into())], "{name}");
         lab.cdi(["create", "--force", "d.raw", "x.cdimg"]).ends(4);
         lab.cdi(["create", "--force", "d.raw", "x.cdimg", "--mapfile", "none"]).ends(0);
         // A disk that is read is none that has been imaged.
@@ -330,7 +333,7 @@ fn map_beside() {
         lab.write(&format!("p.{n:03}"), piece);
     }
     lab.write("p.map", &map);
-    assert_eq!(bad_of(&lab, &["p.000"]), [(100, 2, "bad".into())]);
+    assert_eq!(bad_of(&lab, &["p.000"]), [(100, 2, "bad-sector".into())]);
     // With it, in order: stdout has what the file has, and no success.
     let ran = lab.command().args(["extract", "-q", "p.000", "-"]).output().unwrap();
     assert!(ran.status.code() == Some(4) && ran.stdout == truth);
@@ -353,7 +356,7 @@ fn unfit_map() {
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
     fs::File::options().write(true).open(lab.path("d.map")).unwrap().set_modified(old).unwrap();
     said("is older than the image", 0);
-    assert_eq!(bad_of(&lab, &["d.raw"]), [(100, 2, "bad".into())]);
+    assert_eq!(bad_of(&lab, &["d.raw"]), [(100, 2, "bad-sector".into())]);
 }
 
 fn containers() {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, Plan};
+use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, RescuePlan};
 use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 
 use crate::Test;
@@ -188,7 +188,7 @@ fn as_ddrescue() {
     for range in bad["ranges"].as_array().unwrap() {
         assert_eq!(
             (&range["status"], &range["reason"]["errno"], &range["tries"]),
-            (&"bad".into(), &5.into(), &2.into())
+            (&"bad-sector".into(), &5.into(), &2.into())
         );
     }
     // The same from behind, without trimming and scraping, and with retries.
@@ -253,7 +253,7 @@ fn as_its_passes() {
         };
         let theirs: Vec<_> = log.lines().filter(|l| l.starts_with("0x")).map(read).collect();
 
-        let plan = Plan {
+        let plan = RescuePlan {
             size: sectors * 512,
             sector: 512,
             unit: 512,
@@ -281,7 +281,7 @@ fn as_its_passes() {
         }
         let left = BadBlocks::from_unsorted(passes.areas().iter().copied());
         let mut text = Vec::new();
-        let mapfile = cdi_image::badmap::ddrescue::Mapfile { map: &left, size: sectors * 512 };
+        let mapfile = cdi_image::badmap::mapfile::Mapfile { map: &left, size: sectors * 512 };
         cdi_image::text::listing::write(&mapfile, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         let their_map = blocks(&fs::read_to_string(&map).unwrap());
@@ -339,7 +339,7 @@ fn hanging() {
     // Its display goes on: it says that it waits.
     std::thread::sleep(Duration::from_millis(2500));
     let info = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
-    assert!(info["remarks"][0].as_str().unwrap().contains("unfinished"));
+    assert!(info["warnings"][0].as_str().unwrap().contains("unfinished"));
     let start = Instant::now();
     run("kill", ["-INT".to_owned(), child.id().to_string()]);
     let ran = ended(child).ends(130);
@@ -432,10 +432,10 @@ fn killed() {
     }
     assert!(kills > 3, "it was killed {kills} times only");
     assert_eq!(map_of(&lab, "a.cdimg"), map_of(&lab, "whole.cdimg"));
-    let facts =
-        |image| lab.cdi(["info", "--json", image]).ends(0).json()["facts"]["sha256_zero_filled"].clone();
-    assert!(facts("a.cdimg").is_string());
-    assert_eq!(facts("a.cdimg"), facts("whole.cdimg"));
+    let metadata =
+        |image| lab.cdi(["info", "--json", image]).ends(0).json()["metadata"]["sha256_zero_filled"].clone();
+    assert!(metadata("a.cdimg").is_string());
+    assert_eq!(metadata("a.cdimg"), metadata("whole.cdimg"));
     let reads = disk.reads(since);
     let most =
         reads.iter().filter(|(s, _)| BAD.iter().any(|(f, n)| (*f..f + n).contains(s))).map(|(_, n)| *n).max();
@@ -509,7 +509,7 @@ fn unfinished() {
     let ran = lab.cdi(["create", disk.path(), "disk.cdimg", "--max-errors", "0", "--json"]).ends(4).json();
     assert_eq!(ran["ended"], "too-many-errors");
     let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
-    assert!(info["remarks"][0].as_str().unwrap().contains("unfinished"), "{info}");
+    assert!(info["warnings"][0].as_str().unwrap().contains("unfinished"), "{info}");
     // The word that reads a disk in use does not throw it away.
     let ran = lab.cdi(["create", disk.path(), "disk.cdimg", "--force"]).ends(5);
     assert!(ran.err.contains("--resume"), "{}", ran.err);
@@ -543,7 +543,7 @@ fn domain() {
     let before = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
     lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
     let after = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
-    assert_eq!(before["facts"]["sha256_zero_filled"], after["facts"]["sha256_zero_filled"]);
+    assert_eq!(before["metadata"]["sha256_zero_filled"], after["metadata"]["sha256_zero_filled"]);
     for words in [
         &["--input-position", "64M"][..],
         &["--input-position", "100"],
@@ -624,7 +624,10 @@ fn drawn() {
     assert!(cells.starts_with('X') && cells.ends_with('X') && cells.contains(&"X".repeat(8)), "{text}");
     assert!(text.contains("# finished") && text.contains("X bad") && !text.contains('\u{1b}'), "{text}");
     let json = lab.cdi(["map", "--json", "a.cdimg"]).ends(0).json();
-    assert_eq!((json["cells"].as_str(), json["blocks"]["bad"].as_u64()), (Some(&*cells), Some(610 * 512)));
+    assert_eq!(
+        (json["cells"].as_str(), json["blocks"]["bad-sector"].as_u64()),
+        (Some(&*cells), Some(610 * 512))
+    );
     lab.cdi(["map", "a.cdimg", "--picture", "a.svg"]).ends(0);
     let svg = fs::read_to_string(lab.path("a.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("finished") && svg.ends_with("</svg>\n"));

@@ -92,7 +92,7 @@ fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
     let json = ran.json();
     assert_eq!(json["lost_bytes"], lost, "{json}");
     if lost > 0 {
-        assert_eq!(json["claims"], json!([]));
+        assert_eq!(json["stored_hashes"], json!([]));
     }
     ran.err
 }
@@ -127,7 +127,7 @@ fn missing() {
             fs::remove_file(&files[left]).unwrap();
             held.insert(0, right_or_lost(&files[0], &truth));
             let info = lab.cdi(["info".as_ref(), "--json".as_ref(), files[0].as_os_str()]).ends(4);
-            assert_eq!(info.json()["facts"]["missing_segments"], json!([name(&files[left])]));
+            assert_eq!(info.json()["metadata"]["missing_segments"], json!([name(&files[left])]));
             let err = verified(&lab, &files[0], len - held[0]);
             assert!(err.contains(&name(&files[left])) && err.contains("its last one was not read"), "{err}");
         }
@@ -239,21 +239,22 @@ fn odd_source() {
         let raw = lab.write("odd.bin", truth).to_str().unwrap().to_owned();
         let sectors = &truth[..len / 512 * 512];
         for format in ["encase1", "encase5", "encase6", "smart", "ftk", "linen5", "ewf", "ewfx"] {
-            for packed in ["none", "deflate:best"] {
-                let target = lab.path(&format!("{format}-{len}-{packed}"));
-                let words = ["-q", "-u", "-f", format, "-c", packed, "-t", target.to_str().unwrap(), &raw];
+            for compressed in ["none", "deflate:best"] {
+                let target = lab.path(&format!("{format}-{len}-{compressed}"));
+                let words =
+                    ["-q", "-u", "-f", format, "-c", compressed, "-t", target.to_str().unwrap(), &raw];
                 run("ewfacquire", words);
                 let mut names = ["E01", "e01", "s01"].into_iter().map(|x| target.with_extension(x));
                 let image = names.find(|p| p.exists()).unwrap();
                 assert_eq!(right_or_lost(&image, sectors), sectors.len() as u64);
                 let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(0);
                 let told = format!("holds {} bytes after the last whole sector", len % 512);
-                assert!(ran.err.contains(&told), "{format} {packed}: {}", ran.err);
+                assert!(ran.err.contains(&told), "{format} {compressed}: {}", ran.err);
                 // The hash that was stored covers them.
-                assert_eq!(ran.json()["claims"][0]["holds"], true, "{format} {packed}");
+                assert_eq!(ran.json()["stored_hashes"][0]["matches"], true, "{format} {compressed}");
                 let exported = lab.path("exported").to_str().unwrap().to_owned();
                 run("ewfexport", ["-q", "-u", "-f", "raw", "-t", &exported, image.to_str().unwrap()]);
-                assert!(fs::read(lab.path("exported.raw")).unwrap() == sectors, "{format} {packed}");
+                assert!(fs::read(lab.path("exported.raw")).unwrap() == sectors, "{format} {compressed}");
                 fs::remove_file(lab.path("exported.raw")).unwrap();
             }
         }
@@ -278,9 +279,9 @@ fn noise(bytes: &mut [u8], seed: u64) {
 fn encrypted() {
     let lab = Lab::new();
     let raw = lab.write("disk.raw", disk(1 << 20)).to_str().unwrap().to_owned();
-    for packed in ["none", "deflate:best"] {
-        let target = lab.path(packed).to_str().unwrap().to_owned();
-        run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", "-c", packed, &raw]);
+    for compressed in ["none", "deflate:best"] {
+        let target = lab.path(compressed).to_str().unwrap().to_owned();
+        run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", "-c", compressed, &raw]);
         let whole = fs::read(format!("{target}.E01")).unwrap();
         let section = |name: &[u8]| {
             let is = |w: &[u8]| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0);

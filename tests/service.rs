@@ -131,9 +131,9 @@ fn images() {
 
     // Taken away by hand it stays away, until the configuration is read again.
     lab.cdi(["unmount", "b"]).ends(0);
-    wait_for(&lab, &["up", "taken-away", "up"]);
+    wait_for(&lab, &["up", "detached", "up"]);
     std::thread::sleep(Duration::from_millis(2500));
-    assert_eq!(phases(&lab), ["up", "taken-away", "up"]);
+    assert_eq!(phases(&lab), ["up", "detached", "up"]);
     lab.cdi(["service", "start", "--config", "service.json"]).ends(0);
     wait_for(&lab, &["up", "up", "up"]);
 

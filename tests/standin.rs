@@ -150,7 +150,7 @@ fn busy() {
     mac.lab.write("mac/busy", "1\n".repeat(100));
     let ran = mac.cdi(["detach", "disk.cdimg"]).ends(5);
     assert!(ran.err.contains("Resource busy") && ran.err.contains("--force"), "{}", ran.err);
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["served"], true);
+    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
     mac.log();
     mac.cdi(["detach", "disk.cdimg", "--force"]).ends(0);
     assert!(mac.log().ends_with("hdiutil detach /dev/disk4 -force\n"));
@@ -250,7 +250,7 @@ fn death() {
     mac.attach(&[]).ends(0);
     let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
     run("kill", ["-KILL".to_owned(), pid.to_string()]);
-    wait_until("it is dead", || mac.cdi(["list", "--json"]).json()["mounts"][0]["served"] == false);
+    wait_until("it is dead", || mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
     mac.log();
     assert_eq!(mac.attach(&[]).ends(0).out, "/dev/disk4\n");
     let log = mac.log();
@@ -294,7 +294,7 @@ fn unknown() {
     mac.cdi(["detach", "disk.cdimg"]).ends(6);
     assert!(!mac.log().contains("detach"));
     fs::remove_file(mac.lab.path("mac/mute")).unwrap();
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["served"], true);
+    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
     mac.cdi(["detach", "disk.cdimg"]).ends(0);
     mac.is_clean();
 }

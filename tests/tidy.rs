@@ -71,7 +71,7 @@ fn layers() {
                 "bytes",
                 "text",
                 "codec",
-                "facts",
+                "metadata",
                 "stored_hashes",
                 "extent",
                 "input",
@@ -94,7 +94,10 @@ fn layers() {
         for (name, text) in sources(root.trim_end_matches('/')) {
             let own = name[root.len()..].split(['/', '.']).next().unwrap();
             let Some(rank) = order.iter().position(|m| *m == own) else {
-                assert!(["lib", "main", "build"].contains(&own), "{name}: where does {own} stand among {order:?}?");
+                assert!(
+                    ["lib", "main", "build"].contains(&own),
+                    "{name}: where does {own} stand among {order:?}?"
+                );
                 continue;
             };
             let code = |l: &&(usize, &str)| !l.1.trim_start().starts_with("//");

@@ -1,6 +1,6 @@
 //! How the folder is listed: by cookies that begin anywhere.
 
-use cdi_serve::tree::{Id, Kind, ROOT};
+use cdi_serve::tree::{EntryKind, Id, ROOT};
 
 use crate::errno::Refused;
 use crate::volume::{Attributes, Volume};
@@ -21,7 +21,7 @@ pub struct Entry {
     /// Its name.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Its number.
     pub id: Id,
     /// The cookie that goes on behind it.
@@ -39,14 +39,14 @@ pub enum NotListed {
     Refused(Refused),
 }
 
-/// Lists the folder `id` from `from` on: `pack` takes the entries one after another, until it has no more room and
+/// Lists the folder `id` from `from` on: `compress` takes the entries one after another, until it has no more room and
 /// says `false`. "." and ".." are for callers that want no attributes; to others the kernel tells them itself.
 pub fn list(
     volume: &Volume,
     id: Id,
     from: u64,
     with_attributes: bool,
-    mut pack: impl FnMut(&Entry) -> bool,
+    mut compress: impl FnMut(&Entry) -> bool,
 ) -> Result<u64, NotListed> {
     volume.folder(id).map_err(|e| NotListed::Refused(e.into()))?;
     let all: Vec<_> = DOTS.into_iter().chain(volume.tree().list()).zip(1..).collect();
@@ -64,7 +64,7 @@ pub fn list(
             next,
             attributes: with_attributes.then_some(attributes),
         };
-        if !pack(&entry) {
+        if !compress(&entry) {
             break;
         }
     }
@@ -156,7 +156,7 @@ mod tests {
             true
         })
         .unwrap();
-        assert_eq!(seen, [("device", Kind::Link(10))]);
+        assert_eq!(seen, [("device", EntryKind::Link(10))]);
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl From<Errno> for Refused {
 impl From<Error> for Refused {
     fn from(error: Error) -> Refused {
         let mut why = error.to_string();
-        for part in [error.source.as_ref().map(ToString::to_string), error.hint.clone()].into_iter().flatten()
+        for part in
+            [error.source.as_ref().map(ToString::to_string), error.advice.first().map(ToString::to_string)]
+                .into_iter()
+                .flatten()
         {
             why = format!("{why}; {part}");
         }

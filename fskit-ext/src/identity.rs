@@ -8,7 +8,7 @@ use std::path::Path;
 use cdi_image::disk::Disk;
 
 /// The longest name of a volume, in bytes of UTF-8. Finder shows no more of it anyway.
-pub const LONGEST_NAME: usize = 127;
+pub const MAX_NAME: usize = 127;
 
 /// A UUID. FSKit wants the same one for the container (the image) and its only volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl fmt::Display for Uuid {
 pub fn uuid(disk: &Disk) -> Uuid {
     let mut hasher = blake3::Hasher::new_derive_key("org.cdimg.cdi.fskit volume UUID 1");
     hasher.update(&disk.identity());
-    if let Ok(about) = disk.input().path().metadata() {
-        hasher.update(&about.dev().to_be_bytes()).update(&about.ino().to_be_bytes());
+    if let Ok(metadata) = disk.input().path().metadata() {
+        hasher.update(&metadata.dev().to_be_bytes()).update(&metadata.ino().to_be_bytes());
     }
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -44,7 +44,7 @@ pub fn name(image: &Path) -> String {
     let stem = image.file_stem().unwrap_or_default().to_string_lossy();
     let mut name: String =
         stem.chars().map(|c| if matches!(c, '/' | ':') || c.is_control() { '-' } else { c }).collect();
-    while name.len() > LONGEST_NAME {
+    while name.len() > MAX_NAME {
         name.pop();
     }
     let name = name.trim();

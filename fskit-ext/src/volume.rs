@@ -9,7 +9,7 @@ use cdi_base::workers;
 use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
-use cdi_serve::tree::{Id, Kind, ROOT, Tree};
+use cdi_serve::tree::{EntryKind, Id, ROOT, Tree};
 
 use crate::errno::{Errno, Refused};
 use crate::identity::{self, Uuid};
@@ -21,10 +21,10 @@ pub const BLOCK: u32 = 4096;
 pub const IO_SIZE: u32 = 128 << 10;
 
 /// How many names an item has at most: the disk has two.
-pub const MOST_LINKS: u32 = 2;
+pub const MAX_LINKS: u32 = 2;
 
 /// The longest name that an item may be asked for by, in bytes.
-pub const LONGEST_NAME: u32 = 255;
+pub const MAX_NAME: u32 = 255;
 
 /// What the system says the type of the file system is.
 pub const TYPE_NAME: &str = "cdi";
@@ -38,7 +38,7 @@ pub fn file_id(id: Id) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     /// What it is, and its size.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Who may do what. Nobody may write.
     pub mode: u32,
     /// How many names it has.
@@ -125,8 +125,8 @@ impl Volume {
     pub fn attributes(&self, id: Id) -> Result<Attributes, Errno> {
         let kind = self.tree.kind(id).ok_or(Errno::ENOENT)?;
         let size = match kind {
-            Kind::Folder => 0,
-            Kind::File(size) | Kind::Link(size) => size,
+            EntryKind::Folder => 0,
+            EntryKind::File(size) | EntryKind::Link(size) => size,
         };
         Ok(Attributes {
             kind,
@@ -157,7 +157,7 @@ impl Volume {
     /// Whether `id` is a folder.
     pub fn folder(&self, id: Id) -> Result<(), Errno> {
         match self.tree.kind(id) {
-            Some(Kind::Folder) => Ok(()),
+            Some(EntryKind::Folder) => Ok(()),
             Some(_) => Err(Errno::ENOTDIR),
             None => Err(Errno::ENOENT),
         }
@@ -167,9 +167,9 @@ impl Volume {
     /// nothing of use is in `buf`. A kernel that gets less than it asked for takes it for the end.
     pub fn read(&self, id: Id, offset: i64, buf: &mut [u8]) -> Result<usize, Errno> {
         let size = match self.tree.kind(id) {
-            Some(Kind::File(size)) => size,
-            Some(Kind::Folder) => return Err(Errno::EISDIR),
-            Some(Kind::Link(_)) => return Err(Errno::EINVAL),
+            Some(EntryKind::File(size)) => size,
+            Some(EntryKind::Folder) => return Err(Errno::EISDIR),
+            Some(EntryKind::Link(_)) => return Err(Errno::EINVAL),
             None => return Err(Errno::ENOENT),
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
@@ -184,7 +184,7 @@ impl Volume {
     /// Where the link `id` points.
     pub fn link(&self, id: Id) -> Result<Vec<u8>, Errno> {
         match (self.tree.kind(id), self.tree.device()) {
-            (Some(Kind::Link(_)), Some(device)) => Ok(device.into_os_string().into_encoded_bytes()),
+            (Some(EntryKind::Link(_)), Some(device)) => Ok(device.into_os_string().into_encoded_bytes()),
             (None, _) => Err(Errno::ENOENT),
             _ => Err(Errno::EINVAL),
         }

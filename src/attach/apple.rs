@@ -1,5 +1,5 @@
 //! What hdiutil and diskutil have in common: the device that they make is found in what they print, held against what was
-//! asked for, and taken away with patience.
+//! asked for, and taken away with timeout.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +24,7 @@ pub struct Apple {
 /// How long a program may take: the system looks for partitions and file systems, and reads them through us.
 const WORK: Duration = Duration::from_secs(120);
 /// How long a device that is busy is asked again to go: what looks at every new disk lets go of it soon.
-const PATIENCE: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Apple {
     fn run(&self, command: &mut Command) -> Result<Vec<u8>, Error> {
@@ -78,11 +78,11 @@ impl Attacher for Apple {
 
     fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error> {
         let start = Instant::now();
-        let patience = if force { PATIENCE / 4 } else { PATIENCE };
+        let timeout = if force { TIMEOUT / 4 } else { TIMEOUT };
         // A number may be somebody else's by now: what does not show the file is left alone.
         let is_ours = || macos_output::devices(file).map(|all| all.iter().any(|d| d == device));
         while is_ours()? {
-            let late = start.elapsed() > patience;
+            let late = start.elapsed() > timeout;
             let mut answer = Ok(Vec::new());
             for mut command in (self.detach)(device, force && late) {
                 answer = self.run(&mut command);

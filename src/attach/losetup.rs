@@ -25,7 +25,7 @@ const CONTROL: &str = "/dev/loop-control";
 /// How far the kernel reads a device without bad sectors ahead, in bytes.
 const READAHEAD: u64 = 4 << 20;
 /// How long a device may take to go, once nobody has it open.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long losetup may take: with --partscan it reads the device.
 const PROGRAM: Duration = Duration::from_secs(120);
 
@@ -154,7 +154,7 @@ impl Attacher for Losetup {
             if !ours() {
                 break;
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 let busy =
                     Error::new(Kind::Busy, "is still in use, and goes when it no longer is").at(device);
                 return Err(match cleared {
@@ -196,9 +196,7 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
 
 fn run(losetup: &mut Command) -> Result<String, Error> {
     let said = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
-        if e.hint.is_some() {
-            e
-        } else if !nix::unistd::geteuid().is_root() {
+        if !nix::unistd::geteuid().is_root() {
             e.hint("attaching a block device needs root: sudo cdi attach …")
         } else if let Some(node) = missing_node() {
             e.hint(node)

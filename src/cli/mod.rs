@@ -1,6 +1,7 @@
 //! Every word that a user can type. The comments are the help; man pages and completions come from here, too.
 
 mod making;
+pub mod report;
 pub(crate) mod values;
 
 use std::ffi::OsString;
@@ -25,7 +26,7 @@ use values::{cache_size, list_block_size, readahead, sector_size};
 missing, 5 busy, 6 this system lacks something, 130 interrupted."
 )]
 pub struct Cli {
-    /// Print one JSON object on stdout; errors, remarks and progress as JSON lines on stderr
+    /// Print one JSON object on stdout; errors, warnings and progress as JSON lines on stderr
     #[arg(long, global = true)]
     pub json: bool,
     /// Say nothing but errors
@@ -44,7 +45,7 @@ pub struct Cli {
 pub enum Verb {
     /// Make a .cdimg from a raw image, with or without a ddrescue mapfile, or from another image
     Create(Create),
-    /// Show what an image is: size, facts, how much is bad
+    /// Show what an image is: size, metadata, how much is bad
     Info(Info),
     /// Draw a disk's blocks, list them, or write them as a ddrescue mapfile
     Map(Map),
@@ -66,7 +67,7 @@ pub enum Verb {
     Detach(Down),
     /// List what is mounted and attached
     List,
-    /// Tell what mounts have done so far: reads, their times, what was unpacked
+    /// Tell what mounts have done so far: reads, their times, what was uncompressed
     Stats(Stats),
     /// Attach an image, run a command with the device for each {}, and clean up
     Exec(Exec),
@@ -130,7 +131,7 @@ impl HowToOpen {
     /// Returns which map of a raw image is meant.
     pub fn mapfile(&self) -> Mapfile {
         match &self.mapfile {
-            None => Mapfile::Beside,
+            None => Mapfile::Adjacent,
             Some(word) if word.as_os_str() == "none" => Mapfile::None,
             Some(path) => Mapfile::File(path.clone()),
         }
@@ -220,7 +221,7 @@ pub struct Reads {
     /// What a read of a suspect sector gives: 'error', as of a bad one, or 'read', the bytes that there are
     #[arg(long, value_enum, default_value_t = Suspect::Error)]
     pub suspect: Suspect,
-    /// How much memory unpacked chunks may take
+    /// How much memory uncompressed chunks may take
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = cache_size)]
     pub cache: usize,
 }

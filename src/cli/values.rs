@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use cdi_base::units::parse_size;
-use cdi_image::cdimg::layout::{CHUNK_LEAST, CHUNK_MOST};
+use cdi_image::cdimg::layout::{CHUNK_LEAST, CHUNK_MAX};
 use cdi_image::codec::Codec;
 use clap::ValueEnum;
 
@@ -126,7 +126,7 @@ pub(crate) fn sector_size(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, CHUNK_LEAST..=CHUNK_MOST).ok_or("a chunk size is a power of two from 4k to 1M".into())
+    power_of_two(text, CHUNK_LEAST..=CHUNK_MAX).ok_or("a chunk size is a power of two from 4k to 1M".into())
 }
 
 fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {

@@ -39,7 +39,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     };
     let input = Arc::new(Input::open(path)?);
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
-    image.remarks().iter().for_each(|r| ui.remark(r));
+    image.warnings().iter().for_each(|r| ui.warning(r));
     if image.has_more()? {
         let what =
             "something in it is damaged, and an image written anew would have less of it than there is";

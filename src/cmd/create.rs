@@ -14,14 +14,14 @@ use cdi_capture::guard::{Guard, Over, refuse_other_name};
 use cdi_capture::options::{Made, Options};
 use cdi_image::cdimg;
 use cdi_image::codec::Codec;
-use cdi_image::facts::Facts;
 use cdi_image::image::Mapfile;
+use cdi_image::metadata::Metadata;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, guard, hashes_hold, imaging, open_disk, plain_reads, protect_shown, worker_process,
+    End, Interrupt, guard, hashes_match, imaging, open_disk, plain_reads, protect_shown, worker_process,
 };
 use crate::cli;
 use crate::cli::{Create, Rescue};
@@ -40,11 +40,11 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         level,
         chunk: args.chunk,
         physical_sector: args.physical_sector_size,
-        facts: Facts {
+        metadata: Metadata {
             model: args.model.clone(),
             serial: args.serial.clone(),
             notes: args.notes.clone(),
-            ..Facts::default()
+            ..Metadata::default()
         },
         threads: workers::cores(),
         hash: !args.rescue.no_hash,
@@ -63,14 +63,14 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let source = open_disk(&image, plain_reads(), ui)?;
     let sector = u64::from(source.sector());
     if source.size() % sector != 0 {
-        ui.remark(format!(
+        ui.warning(format!(
             "{} bytes are not a whole number of sectors of {sector}: the last one is short",
             source.size()
         ));
     }
-    let known = source.facts().clone();
-    let told = options.facts;
-    options.facts = Facts {
+    let known = source.metadata().clone();
+    let told = options.metadata;
+    options.metadata = Metadata {
         model: told.model.or(known.model),
         serial: told.serial.or(known.serial),
         source: Some(
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         ),
         notes: known.notes.into_iter().chain(told.notes).collect(),
         more: known.more,
-        ..Facts::default()
+        ..Metadata::default()
     };
     options.physical_sector =
         options.physical_sector.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
@@ -96,7 +96,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
 
     let end = tell(args, source.size(), &made, &took, ui);
-    let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.remark(c)).count() > 0;
+    let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
@@ -113,7 +113,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     if stdin.is_terminal() {
         return Err(Error::usage("stdin is a terminal: the disk comes from a pipe or a file"));
     }
-    options.facts.source = Some("stdin".into());
+    options.metadata.source = Some("stdin".into());
     let interrupt = Interrupt::new()?;
     let mut guard = Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
     protect_shown(&mut guard);
@@ -132,9 +132,9 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let made = convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
     let took = progress.finish();
     target.finish()?;
-    let size = made.facts.size_bytes;
+    let size = made.metadata.size_bytes;
     if size % u64::from(sector) != 0 {
-        ui.remark(format!(
+        ui.warning(format!(
             "{size} bytes are not a whole number of sectors of {sector}: the last one is short"
         ));
     }
@@ -170,13 +170,13 @@ fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
         "image": args.image.display().to_string(),
         "size_bytes": size,
         "image_bytes": made.image_bytes,
-        "packed_bytes": made.packed_bytes,
+        "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
         "missing_bytes": made.missing_bytes,
         "failed_bytes": made.failed_bytes,
-        "facts": made.facts,
-        "hashes_hold": hashes_hold(&made.checked),
+        "metadata": made.metadata,
+        "hashes_match": hashes_match(&made.checked),
     }));
     let share = made.image_bytes as f64 * 100.0 / size as f64;
     ui.say(format!(
@@ -186,7 +186,7 @@ fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
         human(made.image_bytes)
     ));
     if made.failed_bytes > 0 {
-        ui.remark(format!(
+        ui.warning(format!(
             "{} could not be read just now and are bad in the image",
             human(made.failed_bytes)
         ));

@@ -13,7 +13,7 @@ use cdi_capture::guard::{Guard, Over};
 use cdi_capture::options::{DEFAULT_CHUNK, Options as CaptureOptions};
 use cdi_image::codec::Codec;
 use cdi_image::disk::Options;
-use cdi_image::facts::Facts;
+use cdi_image::metadata::Metadata;
 use cdi_serve::tree::DISK_NAME;
 use serde_json::{Value, json};
 
@@ -64,14 +64,15 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
 
     let how = HowToOpen { mapfile: Some(map), ..HowToOpen::default() };
     let source = open_disk(&cli::Image { image: raw, how }, super::plain_reads(), ui)?;
-    let facts = Facts { serial: Some("DEMO-1".into()), source: Some("cdi demo".into()), ..Facts::default() };
+    let metadata =
+        Metadata { serial: Some("DEMO-1".into()), source: Some("cdi demo".into()), ..Metadata::default() };
     let (codec, threads) = (Codec::Zstd, workers::cores());
     let options = CaptureOptions {
         codec,
         level: codec.levels().1,
         chunk: DEFAULT_CHUNK,
         physical_sector: None,
-        facts,
+        metadata,
         threads,
         hash: true,
     };
@@ -168,7 +169,7 @@ fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String
         return Err(Error::failed("does not name the bad sector: this must never happen").at(&bad));
     }
     Ok(json!({
-        "shown_at": dir.display().to_string(), "device": device.map(|d| d.display().to_string()), "bad_sector": bad_sector,
+        "mountpoint": dir.display().to_string(), "device": device.map(|d| d.display().to_string()), "bad_sector": bad_sector,
         "good_file_bytes": good, "failing_file_bytes_before_error": before, "error": error.to_string(),
         "ranges": map["ranges"],
     }))

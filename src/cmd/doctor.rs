@@ -10,11 +10,12 @@ use cdi_system::{ask, has_program};
 use serde_json::{Value, json};
 
 use super::End;
+use crate::cli::report::exit_code;
 use crate::mount::record::runtime_dir;
 use crate::ui::Ui;
 
 /// How long a program may take to say what it is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Finding {
     what: &'static str,
@@ -32,7 +33,7 @@ impl Finding {
         let way_out = if self.ok { "" } else { self.way_out };
         json!({
             "what": self.what, "needed_for": self.needed_for, "ok": self.ok, "optional": self.optional,
-            "found": self.found, "way_out": way_out,
+            "found": self.found, "fix": way_out,
         })
     }
 }
@@ -63,7 +64,7 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
     if findings.iter().all(|f| f.ok || f.optional) {
         return Ok(End::Done);
     }
-    Ok(End::Code(cdi_base::error::Kind::Unavailable.exit_code()))
+    Ok(End::Code(exit_code(cdi_base::error::Kind::Unavailable)))
 }
 
 fn findings() -> Vec<Finding> {
@@ -96,7 +97,7 @@ fn macos(all: &mut Vec<Finding>) {
     let nfs = has_program("mount_nfs");
     all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), way_out));
     // Either makes a block device.
-    let image = ask(Command::new("diskutil").args(["image", "help"]), PATIENCE, "").is_ok();
+    let image = ask(Command::new("diskutil").args(["image", "help"]), TIMEOUT, "").is_ok();
     let hdiutil = has_program("hdiutil");
     let found = match (hdiutil, image) {
         (true, true) => "hdiutil; diskutil image behind it",
@@ -137,7 +138,7 @@ fn fskit(release: &str) -> Finding {
         return finding(what, needed_for, false, "this macOS cannot mount image files so".into(), way_out);
     }
     let text = |command: &mut Command| {
-        ask(command, PATIENCE, "").map(|text| String::from_utf8_lossy(&text).into_owned()).ok()
+        ask(command, TIMEOUT, "").map(|text| String::from_utf8_lossy(&text).into_owned()).ok()
     };
     let listed = text(Command::new("pluginkit").args(["-m", "-A", "-D", "-i", ID])).unwrap_or_default();
     if !listed.contains(ID) {
@@ -227,7 +228,7 @@ fn finding(
 
 /// The first line that a program prints of its version, if it can be run.
 fn version(name: &str, flag: &str) -> Option<String> {
-    let text = ask(Command::new(name).arg(flag), PATIENCE, "").ok()?;
+    let text = ask(Command::new(name).arg(flag), TIMEOUT, "").ok()?;
     Some(String::from_utf8_lossy(&text).lines().next().unwrap_or(name).to_owned())
 }
 

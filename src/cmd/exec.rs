@@ -12,7 +12,7 @@ use super::End;
 use super::mount::plan;
 use crate::cli::Exec;
 use crate::mount::daemon;
-use crate::mount::daemon::Plan;
+use crate::mount::daemon::MountPlan;
 use crate::mount::teardown::down;
 use crate::ui::{Ui, go_on_unheard};
 use crate::{attach, cli};
@@ -24,7 +24,7 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
         attach::ready(device.with.map(cli::With::name))?;
     }
     let plan = plan(&args.image, None, &args.reads, &args.access, device, ui)?;
-    let mut up = daemon::up(Plan { exec: true, ..plan })?;
+    let mut up = daemon::up(MountPlan { exec: true, ..plan })?;
     go_on_unheard();
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =
@@ -32,7 +32,7 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     let status =
         Command::new(&words[0]).args(&words[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
     let cleaned = down(&mut up.record, false).or_else(|busy| {
-        ui.remark(format!("{busy}; taken away all the same"));
+        ui.warning(format!("{busy}; taken away all the same"));
         down(&mut up.record, true)
     });
     let status =

@@ -14,9 +14,9 @@ use cdi_base::error::{Error, Kind, ReadError};
 use cdi_base::units::{human, index};
 use cdi_base::workers;
 use cdi_capture::guard::{refuse_foreign_map, refuse_other_name};
-use cdi_capture::hash_check::{Checked, Claims};
-use cdi_image::badmap::builder::ChangingMap;
-use cdi_image::badmap::ddrescue::Mapfile;
+use cdi_capture::hash_check::{Checked, HashChecks};
+use cdi_image::badmap::builder::BadMapBuilder;
+use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
 use cdi_image::disk::runs::{Run, RunKind, runs};
 use cdi_image::disk::{BadPolicy, Disk, Options};
@@ -24,7 +24,7 @@ use cdi_image::formats::raw;
 use cdi_image::text::listing;
 use serde_json::json;
 
-use super::{End, Interrupt, guard, hashes_hold, open_disk, plain_reads};
+use super::{End, Interrupt, guard, hashes_match, open_disk, plain_reads};
 use crate::cli::{Bad, Extract};
 use crate::ui::Ui;
 
@@ -56,12 +56,12 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         "size_bytes": disk.size(),
         "missing_bytes": missing,
         "lost_bytes": lost,
-        "hashes_hold": hashes_hold(&checked),
+        "hashes_match": hashes_match(&checked),
     }));
-    let wrong = checked.iter().filter(|c| !c.holds()).inspect(|c| ui.remark(c)).count() > 0;
+    let wrong = checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
-        ui.remark(format!(
+        ui.warning(format!(
             "{} could not be read because the image is damaged, and are zeros; 'cdi verify' tells more",
             human(lost)
         ));
@@ -168,12 +168,12 @@ fn copy_all<'a>(
 ) -> Result<AllCopied<'a>, Error> {
     let interrupt = Interrupt::new()?;
     let mut map = Cow::Borrowed(disk.bad());
-    let mut damaged = ChangingMap::default();
+    let mut damaged = BadMapBuilder::default();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
     // What the image says of its hashes is held against what is read, as long as it is at hand.
-    let mut claims = Claims::new(disk.image().claims());
-    let claimed = !disk.image().claims().is_empty();
+    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
+    let claimed = !disk.image().stored_hashes().is_empty();
     let copy = |buf: &mut Vec<u8>, run: Run| {
         let whole = missing == Missing::WrittenOver;
         let done = match run.kind {
@@ -201,9 +201,9 @@ fn copy_all<'a>(
     workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
         let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
         if bytes.is_empty() {
-            claims.zeros(run.disk.start, run.disk.end - run.disk.start);
+            stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start);
         } else {
-            claims.bytes(run.disk.start, &bytes);
+            stored_hashes.bytes(run.disk.start, &bytes);
         }
         if let Err(e) = done {
             lost += lost_now(args, &run, e)?;
@@ -216,7 +216,7 @@ fn copy_all<'a>(
     if lost > 0 {
         map.to_mut().apply(damaged.settle().ranges());
     }
-    Ok(AllCopied { checked: claims.finish(), map, lost, took: progress.finish() })
+    Ok(AllCopied { checked: stored_hashes.finish(), map, lost, took: progress.finish() })
 }
 
 fn cannot_be_written(out: &Path, e: io::Error) -> Error {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 use cdi_base::units::human;
 use cdi_capture::guard::Over;
@@ -14,18 +15,18 @@ use cdi_capture::options::TOOL;
 use cdi_capture::options::{Options, new_image};
 use cdi_capture::rescue;
 use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::passes::{CLUSTER, MOST, Plan};
+use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
 use cdi_capture::rescue::rate::per_second;
 use cdi_capture::rescue::same::compare;
 use cdi_capture::rescue::source::Source;
 use cdi_capture::rescue::{Limits, Tell};
-use cdi_image::badmap::{Status, ddrescue};
-use cdi_image::cdimg::writer::{Writer, check_facts};
+use cdi_image::badmap::{Status, load};
+use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{FORMAT, reader};
 use cdi_image::disk::Disk;
-use cdi_image::facts::{Facts, rfc3339};
 use cdi_image::image::{Image, Mapfile, Opened};
 use cdi_image::input::Input;
+use cdi_image::metadata::{Metadata, rfc3339};
 use cdi_system::output_file::{lock, open_locked};
 use cdi_system::placement::{LOOK_EVERY, Placed};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
@@ -57,23 +58,23 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     refuse_own_disk(args, ui)?;
     // The image first: the process that wrote it and is being ended has it, and the disk, for a moment more.
     let old = if args.rescue.resume { Some(locked_image(args)?) } else { None };
-    let wait = if old.is_some() { PATIENCE } else { Duration::ZERO };
+    let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
     let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size, wait)?);
     // All that can be wrong is found before anything is changed.
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
-            let (map, remarks) = ddrescue::load(path, source.facts().size, source.facts().logical)?;
-            remarks.iter().for_each(|r| ui.remark(r));
+            let (map, warnings) = load::load(path, source.metadata().size, source.metadata().logical)?;
+            warnings.iter().for_each(|r| ui.warning(r));
             Some(map)
         }
         None => None,
     };
     let old = old.map(|file| old_image(args, file, &source, interrupt)).transpose()?;
     let fresh = old.is_none();
-    let size = old.as_ref().map_or(source.facts().size, |old| old.size.min(source.facts().size));
-    if source.facts().size > size {
-        let more = human(source.facts().size - size);
-        ui.remark(format!("the last {more} of the disk are not in the image, which is of a smaller one"));
+    let size = old.as_ref().map_or(source.metadata().size, |old| old.size.min(source.metadata().size));
+    if source.metadata().size > size {
+        let more = human(source.metadata().size - size);
+        ui.warning(format!("the last {more} of the disk are not in the image, which is of a smaller one"));
     }
     let domain = domain(&args.rescue, &source, size, ui)?;
     let (mut writer, file) = match old {
@@ -91,19 +92,19 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         json!({
             "tool": TOOL,
             "source": source.path().display().to_string(),
-            "model": source.facts().model,
-            "serial": source.facts().serial,
+            "model": source.metadata().model,
+            "serial": source.metadata().serial,
             "options": std::env::args().skip(1).collect::<Vec<_>>(),
         }),
     ));
     let (logical, physical) = writer.sectors();
-    let plan = Plan {
+    let plan = RescuePlan {
         size: writer.geometry().disk_size,
         // A disk that shows larger sectors than it did is read in those.
-        sector: logical.max(source.facts().logical).into(),
-        unit: physical.max(source.facts().physical).into(),
+        sector: logical.max(source.metadata().logical).into(),
+        unit: physical.max(source.metadata().physical).into(),
         cluster: CLUSTER,
-        most: MOST,
+        most: MAX,
         domain,
         trim: !args.rescue.no_trim,
         scrape: !args.rescue.no_scrape,
@@ -140,10 +141,10 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
     // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
     let _ = file.unlock();
-    let ended = result.map_err(|e| match placed.way_on() {
-        Some(way_on) => e.hint(way_on),
-        None if e.hint.is_none() => e.hint("the image is as it was read so far; --resume goes on with it"),
-        None => e,
+    let ended = result.map_err(|e| match placed.where_it_is() {
+        // What else was to be said of it held for the file under its name.
+        Some(place) => Error { advice: vec![place], ..e },
+        None => e.hint(Advice::Resume(None)),
     })?;
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
@@ -167,11 +168,11 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
 }
 
 /// How long a disk is waited for that the process has which was imaging it until now.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The parts of the disk that are wanted.
 fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
-    let sector = u64::from(source.facts().logical);
+    let sector = u64::from(source.metadata().logical);
     let start = rescue.input_position.unwrap_or(0);
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
     if start >= end {
@@ -184,8 +185,8 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
         return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
     }
     let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
-    let (map, remarks) = ddrescue::load(path, size, source.facts().logical)?;
-    remarks.iter().for_each(|r| ui.remark(r));
+    let (map, warnings) = load::load(path, size, source.metadata().logical)?;
+    warnings.iter().for_each(|r| ui.warning(r));
     let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
         Err(Error::usage("calls nothing of this disk finished").at(path))
@@ -196,20 +197,20 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
 
 /// Begins a new image, under its own name from the start: it can be attached, and gone on with.
 fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, File), Error> {
-    let known = source.facts();
+    let known = source.metadata();
     let sector = known.logical;
     let physical = options.physical_sector.unwrap_or(known.physical).max(sector);
-    let facts = Facts {
-        model: options.facts.model.clone().or(known.model.clone()),
-        serial: options.facts.serial.clone().or(known.serial.clone()),
+    let metadata = Metadata {
+        model: options.metadata.model.clone().or(known.model.clone()),
+        serial: options.metadata.serial.clone().or(known.serial.clone()),
         source: Some(source.path().display().to_string()),
         size_bytes: known.size,
         logical_sector_bytes: sector,
         physical_sector_bytes: physical,
         created: Some(rfc3339(SystemTime::now())),
         tool: Some(TOOL.into()),
-        notes: options.facts.notes.clone(),
-        ..Facts::default()
+        notes: options.metadata.notes.clone(),
+        ..Metadata::default()
     };
     let new = new_image(known.size, options.chunk, sector, physical)?;
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
@@ -223,7 +224,7 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     })?;
     lock(&file, &args.image)?;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
-    let writer = Writer::create(Box::new(file), &args.image, &new, facts)?;
+    let writer = Writer::create(Box::new(file), &args.image, &new, metadata)?;
     target.finish()?;
     Ok((writer, copy))
 }
@@ -264,15 +265,15 @@ fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interr
 fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, File), Error> {
     let path = &args.image;
     let copy = old.file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
-    let (mut writer, remarks) =
+    let (mut writer, warnings) =
         Writer::resume(Box::new(old.file), &old.input, path).map_err(|e| e.at(path))?;
-    remarks.iter().for_each(|r| ui.remark(r));
-    let mut facts = writer.facts().clone();
-    facts.model = args.model.clone().or(facts.model).or(source.facts().model.clone());
-    facts.serial = args.serial.clone().or(facts.serial).or(source.facts().serial.clone());
-    facts.notes.extend(args.notes.iter().cloned());
-    check_facts(&facts).map_err(|e| e.at(path))?;
-    writer.set_facts(facts);
+    warnings.iter().for_each(|r| ui.warning(r));
+    let mut metadata = writer.metadata().clone();
+    metadata.model = args.model.clone().or(metadata.model).or(source.metadata().model.clone());
+    metadata.serial = args.serial.clone().or(metadata.serial).or(source.metadata().serial.clone());
+    metadata.notes.extend(args.notes.iter().cloned());
+    check_metadata(&metadata).map_err(|e| e.at(path))?;
+    writer.set_metadata(metadata);
     Ok((writer, copy))
 }
 
@@ -280,9 +281,9 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
     let (view, made) = (&ended.view, &ended.made);
     let said = ui.json(&json!({
         "image": args.image.display().to_string(),
-        "size_bytes": source.facts().size,
+        "size_bytes": source.metadata().size,
         "image_bytes": made.image_bytes,
-        "packed_bytes": made.packed_bytes,
+        "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
         "ended": ended.end.name(),
@@ -294,7 +295,7 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         "read_bytes": view.read,
         "failed_reads": view.errors,
         "seconds": took.as_secs_f64(),
-        "facts": made.facts,
+        "metadata": made.metadata,
     }));
     if said {
         return;
@@ -320,12 +321,12 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         _ => {}
     }
     if view.left.iter().any(|(_, bytes)| *bytes > 0) {
-        let facts = &made.facts;
-        if facts.physical_sector_bytes > facts.logical_sector_bytes && args.rescue.retries == 0 {
+        let metadata = &made.metadata;
+        if metadata.physical_sector_bytes > metadata.logical_sector_bytes && args.rescue.retries == 0 {
             ui.say(format!(
                 "what failed was read in physical sectors of {} bytes: '--resume --retries 1' tries each {} bytes by \
                  themselves, and may get more",
-                facts.physical_sector_bytes, facts.logical_sector_bytes
+                metadata.physical_sector_bytes, metadata.logical_sector_bytes
             ));
         }
         ui.say("'cdi map' shows where; 'cdi create --resume --retries 3' tries bad sectors again");

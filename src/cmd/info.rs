@@ -21,7 +21,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     if ui.json(&texts::info(&disk)) {
         return Ok(end);
     }
-    let facts = disk.facts();
+    let metadata = disk.metadata();
     let size = disk.size();
     // What an image says of itself stays on its line, and does not drive the terminal.
     let tame = |text: &str| printable(text).replace(['\n', '\t'], " ");
@@ -38,23 +38,23 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         ),
     );
     for (name, value) in [
-        ("model", &facts.model),
-        ("serial", &facts.serial),
-        ("source", &facts.source),
-        ("created", &facts.created),
-        ("finished", &facts.finished),
-        ("made by", &facts.tool),
-        ("blake3", &facts.blake3_stored),
-        ("sha256", &facts.sha256_zero_filled),
+        ("model", &metadata.model),
+        ("serial", &metadata.serial),
+        ("source", &metadata.source),
+        ("created", &metadata.created),
+        ("finished", &metadata.finished),
+        ("made by", &metadata.tool),
+        ("blake3", &metadata.blake3_rescued),
+        ("sha256", &metadata.sha256_zero_filled),
     ] {
         if let Some(value) = value {
             line(name, value.clone());
         }
     }
-    for note in &facts.notes {
+    for note in &metadata.notes {
         line("note", note.clone());
     }
-    for (name, value) in &facts.more {
+    for (name, value) in &metadata.more {
         line(name, value.to_string());
     }
     let listed: u64 = disk.bad().ranges().iter().map(BadRange::len).sum();
@@ -103,8 +103,8 @@ fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
 }
 
 fn sector_text(disk: &Disk) -> String {
-    let facts = disk.facts();
-    match (facts.logical_sector_bytes, facts.physical_sector_bytes) {
+    let metadata = disk.metadata();
+    match (metadata.logical_sector_bytes, metadata.physical_sector_bytes) {
         (0, _) => format!("{} bytes (assumed)", disk.sector()),
         (logical, physical) if physical != 0 && physical != logical => {
             format!("{logical} bytes (physical: {physical})")

@@ -6,7 +6,7 @@ use cdi_base::error::{Error, ReadError};
 use cdi_base::units::human;
 use cdi_capture::guard::refuse_lesser_map;
 use cdi_image::badmap::cells::cells;
-use cdi_image::badmap::ddrescue::Mapfile;
+use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{Reason, Status};
 use cdi_image::disk::Disk;
 use cdi_image::extent::{Extent, Origin};
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let guard = || guard(args.over, image, Some(&disk));
     if let Some(path) = &args.export_mapfile {
         if disk.format().name == raw::FORMAT.name && disk.bad().is_empty() {
-            ui.remark("the image has no map: all of it counts as finished");
+            ui.warning("the image has no map: all of it counts as finished");
         }
         let text = Mapfile { map: disk.bad(), size: disk.size() };
         if path.as_os_str() == "-" {
@@ -179,9 +179,9 @@ fn words(origin: &Origin) -> (&'static str, String) {
         Origin::Fill([0, 0, 0, 0, 0, 0, 0, 0]) => ("zero", String::new()),
         Origin::Fill(pattern) => ("fill", pattern.iter().map(|b| format!("{b:02x}")).collect()),
         Origin::Stored { at, .. } => ("stored", format!("at {at}")),
-        Origin::Packed(p) => {
+        Origin::Compressed(p) => {
             let skip = if p.skip > 0 { format!(", from byte {}", p.skip) } else { String::new() };
-            ("packed", format!("at {} ({} bytes of {}{skip})", p.at, p.len, p.codec.name()))
+            ("compressed", format!("at {} ({} bytes of {}{skip})", p.at, p.len, p.codec.name()))
         }
     }
 }
@@ -192,9 +192,9 @@ fn extent_json(e: &Extent) -> Value {
         Origin::Unread => {}
         Origin::Fill(pattern) => value["pattern"] = pattern.iter().map(|b| format!("{b:02x}")).collect(),
         Origin::Stored { at, .. } => value["file_offset_bytes"] = json!(at),
-        Origin::Packed(p) => {
+        Origin::Compressed(p) => {
             value["file_offset_bytes"] = json!(p.at);
-            value["packed_bytes"] = json!(p.len);
+            value["compressed_bytes"] = json!(p.len);
             value["skip_bytes"] = json!(p.skip);
             value["codec"] = json!(p.codec.name());
         }

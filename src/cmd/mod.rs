@@ -34,6 +34,7 @@ use cdi_image::open;
 use cdi_system::{ending_signals, mountinfo};
 
 use crate::cli;
+use crate::cli::report::exit_code;
 use crate::mount::record::records_if_any;
 use crate::ui::Ui;
 
@@ -52,13 +53,13 @@ impl End {
     fn code(self) -> u8 {
         match self {
             End::Done => 0,
-            End::DataMissing => Kind::DataMissing.exit_code(),
+            End::DataMissing => exit_code(Kind::DataMissing),
             End::Code(code) => code,
         }
     }
 }
 
-/// Opens the image that was named, tells its remarks, and gives its disk.
+/// Opens the image that was named, tells its warnings, and gives its disk.
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
     let how = OpenOptions {
         format: image.how.format.clone(),
@@ -68,8 +69,8 @@ fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Erro
         allowed: image.how.allow_parent.clone(),
     };
     let opened = open::open(&image.image, &how)?;
-    for remark in opened.image.remarks() {
-        ui.remark(remark);
+    for warning in opened.image.warnings() {
+        ui.warning(warning);
     }
     Ok(Disk::new(opened, options))
 }
@@ -136,7 +137,7 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
 }
 
 /// Whether the hashes that an image stores hold, for JSON; null if there are none, or they were not made.
-fn hashes_hold(checked: &[Checked]) -> Option<bool> {
+fn hashes_match(checked: &[Checked]) -> Option<bool> {
     (!checked.is_empty()).then(|| checked.iter().all(Checked::holds))
 }
 

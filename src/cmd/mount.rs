@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::{End, open_disk};
 use crate::cli::{Access, Attach, DeviceOptions, ErrnoName, Mount, Reads};
-use crate::mount::daemon::Plan;
-use crate::mount::record::{Record, exclusive, records, runtime_dir};
+use crate::mount::daemon::MountPlan;
+use crate::mount::record::{MountRecord, exclusive, records, runtime_dir};
 use crate::mount::{daemon, teardown};
 use crate::ui::{Ui, go_on_unheard, printable};
 use crate::{attach, cli};
@@ -36,7 +36,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     let plan = plan(&args.image, args.dir.as_deref(), &args.reads, &args.access, Some(&args.device), ui)?;
     // From here on no other command attaches.
     refuse_attached(args).inspect_err(|_| {
-        if plan.made_dir {
+        if plan.created_dir {
             let _ = fs::remove_dir(&plan.dir);
         }
     })?;
@@ -57,7 +57,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
 fn refuse_attached(args: &Attach) -> Result<(), Error> {
     let (None, Ok(image)) = (&args.dir, args.image.image.canonicalize()) else { return Ok(()) };
     let is_attached =
-        |r: &Record| r.image == image && (r.device.is_some() || r.with.is_some()) && r.is_served();
+        |r: &MountRecord| r.image == image && (r.device.is_some() || r.with.is_some()) && r.is_served();
     let Some(record) = records()?.into_iter().find(is_attached) else { return Ok(()) };
     // Not the old device: it may have been attached with other options.
     let what = match record.device {
@@ -68,8 +68,8 @@ fn refuse_attached(args: &Attach) -> Result<(), Error> {
     Err(error.hint("detach it first, or name a directory for a second device"))
 }
 
-fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Result<End, Error> {
-    let made_dir = plan.made_dir.then(|| plan.dir.clone());
+fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, tell: impl Fn(&MountRecord)) -> Result<End, Error> {
+    let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
         let up = daemon::up(plan)?;
         go_on_unheard();
@@ -84,7 +84,7 @@ fn bring_up(plan: Plan, foreground: bool, ui: &Ui, tell: impl Fn(&Record)) -> Re
         }
         Err(e) => {
             // The daemon has cleaned up unless it died.
-            if let Some(dir) = made_dir.filter(|d| matches!(mounted_at(d), Ok(None))) {
+            if let Some(dir) = created_dir.filter(|d| matches!(mounted_at(d), Ok(None))) {
                 let _ = fs::remove_dir(dir);
             }
             Err(e)
@@ -100,7 +100,7 @@ pub(super) fn plan(
     access: &Access,
     device: Option<&DeviceOptions>,
     ui: &Ui,
-) -> Result<Plan, Error> {
+) -> Result<MountPlan, Error> {
     // Opened before others are held off: an image may be where reading hangs.
     let disk = open_disk(image, reads.into(), ui)?;
     let exclusive = exclusive()?;
@@ -121,7 +121,7 @@ pub(super) fn plan(
             );
         }
         if tail != 0 {
-            ui.remark(format!(
+            ui.warning(format!(
                 "{} bytes are not whole sectors of {SECTOR}: the device ends {tail} bytes early, disk.raw has them all",
                 disk.size()
             ));
@@ -139,7 +139,7 @@ pub(super) fn plan(
         readahead: d.readahead,
         mount: d.mount,
     });
-    let (dir, made_dir) = match dir {
+    let (dir, created_dir) = match dir {
         Some(dir) => given_dir(dir, &path)?,
         None => (own_dir(&path)?, true),
     };
@@ -147,7 +147,7 @@ pub(super) fn plan(
         let what =
             "every user of this Mac could read it there: on a mount of FSKit's each counts as the owner";
         let hint = "name a folder in one that is yours alone (chmod 700), or say --allow-other";
-        if made_dir {
+        if created_dir {
             let _ = fs::remove_dir(&dir);
         }
         return Err(Error::usage(what).at(&dir).hint(hint));
@@ -157,11 +157,11 @@ pub(super) fn plan(
         ErrnoName::Medium => ErrnoStyle::Medium,
     };
     let allow_other = access.allow_other;
-    let plan = Plan {
+    let plan = MountPlan {
         disk,
         image: path,
         dir,
-        made_dir,
+        created_dir,
         errno,
         allow_other,
         via,
@@ -255,9 +255,9 @@ fn own_dir(image: &Path) -> Result<PathBuf, Error> {
 
 pub(super) fn list(ui: &Ui) -> Result<End, Error> {
     let mounts: Vec<_> = records()?.into_iter().map(|r| (r.is_served(), r)).collect();
-    let described = |(served, record): &(bool, Record)| {
+    let described = |(served, record): &(bool, MountRecord)| {
         let mut value = serde_json::to_value(record).unwrap_or_default();
-        value["served"] = json!(served);
+        value["alive"] = json!(served);
         value
     };
     let table: Vec<_> = mounts.iter().map(described).collect();

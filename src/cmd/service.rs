@@ -4,6 +4,7 @@ use cdi_base::error::Error;
 use serde_json::json;
 
 use super::End;
+use crate::cli::report::exit_code;
 use crate::cli::{Service, ServiceVerb};
 use crate::service::state::{Phase, State};
 use crate::service::{config, config_path, install, supervisor};
@@ -64,7 +65,7 @@ fn status(ui: &Ui) -> Result<End, Error> {
     let well = state
         .as_ref()
         .is_some_and(|s| s.config_error.is_none() && s.images.iter().all(|i| i.phase == Phase::Up));
-    let end = if well { End::Done } else { End::Code(cdi_base::error::Kind::Failed.exit_code()) };
+    let end = if well { End::Done } else { End::Code(exit_code(cdi_base::error::Kind::Failed)) };
     if ui.json(&json!({ "running": state.is_some(), "service": state })) {
         return Ok(end);
     }

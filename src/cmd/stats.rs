@@ -11,13 +11,13 @@ use serde_json::json;
 
 use super::End;
 use crate::cli;
-use crate::mount::record::{Record, find, records};
+use crate::mount::record::{MountRecord, find, records};
 use crate::ui::{Ui, printable};
 
 /// How long a daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer that is listened to, in bytes.
-const LONGEST: u64 = 64 << 10;
+const MAX_LEN: u64 = 64 << 10;
 
 pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
     let found = match &args.target {
@@ -35,10 +35,10 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
             Ok(stats) => all.push((record, stats)),
             // One that is named has to answer; of many, those that do are told.
             Err(e) if args.target.is_some() => return Err(e),
-            Err(e) => ui.remark(e),
+            Err(e) => ui.warning(e),
         }
     }
-    let value = |(record, stats): &(&Record, Stats)| {
+    let value = |(record, stats): &(&MountRecord, Stats)| {
         let mut value = serde_json::to_value(stats).unwrap_or_default();
         value["image"] = json!(record.image.display().to_string());
         value["mountpoint"] = json!(record.mountpoint.display().to_string());
@@ -55,11 +55,11 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
         ui.data(format!("  reads     {}, {}, {} failed", s.reads, human(s.read_bytes), s.read_errors));
         ui.data(format!(
             "  times     half within {} us, 90 % {} us, 99 % {} us, the longest {} us",
-            s.p50_us, s.p90_us, s.p99_us, s.longest_us
+            s.p50_us, s.p90_us, s.p99_us, s.max_us
         ));
         ui.data(format!(
-            "  chunks    {} unpacked, {} found unpacked, {} found damaged",
-            s.chunks_unpacked, s.cache_hits, s.chunks_damaged
+            "  chunks    {} uncompressed, {} found uncompressed, {} found damaged",
+            s.chunks_decompressed, s.cache_hits, s.chunks_damaged
         ));
         ui.data(format!("  cache     {}", human(s.cache_bytes)));
     }
@@ -69,7 +69,7 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-fn ask(record: &Record) -> Result<Stats, Error> {
+fn ask(record: &MountRecord) -> Result<Stats, Error> {
     let socket = record.stats()?;
     let silent = |e: std::io::Error| {
         let error = Error::new(Kind::Unavailable, "its daemon does not tell").at(&record.mountpoint);
@@ -77,8 +77,8 @@ fn ask(record: &Record) -> Result<Stats, Error> {
         error.because(e).hint(hint)
     };
     let mut stream = UnixStream::connect(&socket).map_err(silent)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(silent)?;
     let mut text = Vec::new();
-    stream.by_ref().take(LONGEST).read_to_end(&mut text).map_err(silent)?;
+    stream.by_ref().take(MAX_LEN).read_to_end(&mut text).map_err(silent)?;
     serde_json::from_slice(&text).map_err(|e| silent(e.into()))
 }

@@ -28,6 +28,6 @@ pub(super) fn run(args: &Down, ui: &Ui) -> Result<End, Error> {
         // Done already: a second time is fine.
         ui.say(format!("{}: is unmounted already", args.target.display()));
     }
-    ui.json(&json!({ "target": args.target.display().to_string(), "taken_away": records }));
+    ui.json(&json!({ "target": args.target.display().to_string(), "unmounted": records }));
     Ok(End::Done)
 }

@@ -6,7 +6,7 @@ use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::human;
 use cdi_capture::hash::{Hashes, hash};
 use cdi_capture::hash_check::Checked;
-use cdi_image::stored_hashes::{Claim, hex};
+use cdi_image::stored_hashes::{StoredHash, hex};
 use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};
@@ -22,7 +22,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
             let place = at.map_or(String::new(), |at| format!("at byte {at}: "));
             ui.data(format!("flaw: {place}{what}; costs: {cost}"));
         }
-        flaws.push(json!({ "file_offset_bytes": at, "what": what, "costs": cost }));
+        flaws.push(json!({ "file_offset_bytes": at, "what": what, "affects": cost }));
     };
     disk.image()
         .check(&mut |flaw: Flaw, cost| tell(Some(flaw.at), &flaw.what, cost), &mut || interrupt.check())?;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     // Every byte of the disk, on every core; the hashes take them in order.
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let (hashes, claims) = hash(&disk, Hashes::wanted(disk.facts()), &mut |run, error| {
+    let (hashes, stored_hashes) = hash(&disk, Hashes::wanted(disk.metadata()), &mut |run, error| {
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -65,8 +65,8 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let (blake3, sha256) = hashes.results();
     if lost.is_empty() {
         for (name, stored, got) in [
-            ("BLAKE3 of the stored view", &disk.facts().blake3_stored, &blake3),
-            ("SHA-256 of the zero-filled view", &disk.facts().sha256_zero_filled, &sha256),
+            ("BLAKE3 of the stored view", &disk.metadata().blake3_rescued, &blake3),
+            ("SHA-256 of the zero-filled view", &disk.metadata().sha256_zero_filled, &sha256),
         ] {
             if stored
                 .as_ref()
@@ -80,8 +80,8 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
                 );
             }
         }
-        for checked in claims.iter().filter(|c| !c.holds()) {
-            let Claim { of, kind, value, .. } = &checked.claim;
+        for checked in stored_hashes.iter().filter(|c| !c.holds()) {
+            let StoredHash { of, kind, value, .. } = &checked.stored;
             tell(
                 None,
                 &format!("the {} of {of} is {}, and the image says {}", kind.name(), checked.got, hex(value)),
@@ -93,25 +93,25 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
     let missing = disk.bad().missing();
     ui.json(&json!({
         "image": args.image.display().to_string(),
-        "sound": sound,
-        "flaws": flaws,
+        "ok": sound,
+        "errors": flaws,
         "lost_bytes": lost_bytes,
         "missing_bytes": missing,
-        "blake3_stored": blake3,
+        "blake3_rescued": blake3,
         "sha256_zero_filled": sha256,
-        "claims": claims.iter().map(|c| json!({
-            "of": c.claim.of,
-            "start_byte": c.claim.disk.first().map(|run| run.start),
-            "end_byte": c.claim.disk.last().map(|run| run.end),
-            "hash": c.claim.kind.name(),
-            "value": hex(&c.claim.value),
-            "holds": lost.is_empty().then(|| c.holds()),
+        "stored_hashes": stored_hashes.iter().map(|c| json!({
+            "of": c.stored.of,
+            "start_byte": c.stored.disk.first().map(|run| run.start),
+            "end_byte": c.stored.disk.last().map(|run| run.end),
+            "hash": c.stored.kind.name(),
+            "value": hex(&c.stored.value),
+            "matches": lost.is_empty().then(|| c.holds()),
         })).collect::<Vec<_>>(),
     }));
     if sound {
         ui.say(format!("{}: sound ({}; {took})", args.image.display(), disk.format().integrity));
-        for Checked { claim, got } in &claims {
-            ui.say(format!("the {} of {} holds: {got}", claim.kind.name(), claim.of));
+        for Checked { stored, got } in &stored_hashes {
+            ui.say(format!("the {} of {} holds: {got}", stored.kind.name(), stored.of));
         }
         if missing > 0 {
             ui.say(format!("{} of the disk were never read; that is not damage", human(missing)));

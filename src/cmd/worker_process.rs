@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{End, Interrupt};
+use crate::cli::report::exit_code;
 use crate::ui::Ui;
 
 /// Set for the process that does the work: its stdin is a socket that leads to the other one.
@@ -28,7 +29,7 @@ const KEPT: &str = "CDI_KEPT";
 /// Does `work` in a process of its own, and waits for it.
 pub(super) fn keep(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
     if std::env::var_os(KEPT).is_some() {
-        return be_kept(ui, work);
+        return run_as_worker(ui, work);
     }
     // Without the other process it works as well, as long as the disk answers.
     match start() {
@@ -90,7 +91,7 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     }
 }
 
-fn be_kept(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
+fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
     let interrupt = Interrupt::new()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let mut socket = socket.map_err(|e| Error::failed("stdin is gone").because(e))?;
@@ -105,7 +106,7 @@ fn be_kept(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Resu
         Ok(end) => end.code(),
         Err(e) => {
             ui.error(&e);
-            e.kind.exit_code()
+            exit_code(e.kind)
         }
     };
     // Whoever reads what we print is not to wait for a process that cannot end.

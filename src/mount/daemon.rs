@@ -5,7 +5,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -13,8 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cdi_base::error::{ErrnoStyle, Error, Kind};
-use cdi_base::units::index;
+use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_serve::transport::Place;
@@ -28,11 +26,13 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use crate::attach;
-use crate::mount::record::{Record, SERVICE};
+use crate::cli::report::{Report, exit_code};
+use crate::mount::record::{MountRecord, SERVICE};
+use crate::mount::self_test::{self_test, test_device};
 use crate::mount::teardown::down;
 
 /// What is to be brought up.
-pub struct Plan {
+pub struct MountPlan {
     /// The disk; its readahead not started.
     pub disk: Disk,
     /// The image, an absolute path.
@@ -40,7 +40,7 @@ pub struct Plan {
     /// The folder to mount at, an absolute path without symbolic links. It is there.
     pub dir: PathBuf,
     /// Whether we made the folder.
-    pub made_dir: bool,
+    pub created_dir: bool,
     /// Which errno bad sectors are answered with.
     pub errno: ErrnoStyle,
     /// Whether other users may read.
@@ -57,17 +57,17 @@ pub struct Plan {
     pub exclusive: File,
 }
 
-impl Plan {
-    fn record(&self, via: &str) -> Record {
-        Record {
+impl MountPlan {
+    fn record(&self, via: &str) -> MountRecord {
+        MountRecord {
             image: self.image.clone(),
             mountpoint: self.dir.clone(),
             device: None,
             exec: self.exec,
             pid: std::process::id().cast_signed(),
-            made_dir: self.made_dir,
+            created_dir: self.created_dir,
             via: via.into(),
-            words: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
+            argv: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
             // What has thousands of files is not written over by name.
@@ -92,7 +92,7 @@ impl Plan {
 /// A disk that is being served by this process.
 pub struct Up {
     /// The record of it.
-    pub record: Record,
+    pub record: MountRecord,
     tree: Arc<Tree>,
     events: Receiver<Event>,
     _lock: File,
@@ -109,7 +109,7 @@ enum Event {
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Brings a disk up in this process. What was made is taken away again if that fails.
-pub fn up(plan: Plan) -> Result<Up, Error> {
+pub fn up(plan: MountPlan) -> Result<Up, Error> {
     let transport = transport(plan.via)?;
     let mut record = plan.record(transport.name());
     let lock = record.lock()?;
@@ -128,7 +128,7 @@ pub fn up(plan: Plan) -> Result<Up, Error> {
 }
 
 /// What comes to be is put into `record` before it does, so that it can be cleaned up by that.
-fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
+fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
     allow_files();
     let (send, events) = channel();
     let signals = send.clone();
@@ -161,7 +161,7 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Even
         test_device(&tree, record.device.as_deref().unwrap_or(&file))?;
     }
     if transport.serves_itself()
-        && let Err(e) = tell_stats(&tree, &record.stats()?)
+        && let Err(e) = serve_stats(&tree, &record.stats()?)
     {
         // Nobody will know how it does. It does all the same.
         log::warn!("'cdi stats' will not tell of this mount: {e}");
@@ -172,7 +172,7 @@ fn bring_up(plan: Plan, record: &mut Record) -> Result<(Arc<Tree>, Receiver<Even
 }
 
 /// Tells whoever connects to the socket what the disk has done so far: JSON, and the end.
-fn tell_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
+fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
     let failed = |e| Error::io("cannot be listened at", socket, e);
     // One that a daemon before this one has left.
     match fs::remove_file(socket) {
@@ -197,64 +197,6 @@ fn raise_readahead(dir: &Path) {
     if let Ok(Some(mount)) = mounted_at(dir) {
         let _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), "4096");
     }
-}
-
-/// Reads through the mount what was read without it: the first bytes of the disk that do not fail.
-fn self_test(tree: &Tree, file: &Path) -> Result<(), Error> {
-    let failed = |e| Error::io("is mounted, but cannot be read", file, e);
-    let shown = File::open(file).map_err(failed)?;
-    let size = shown.metadata().map_err(failed)?.len();
-    if size != tree.disk().size() {
-        let what = format!("is mounted, but shows {size} bytes and not {}", tree.disk().size());
-        return Err(Error::failed(what).at(file));
-    }
-    let Some((at, expect)) = sound_bytes(tree) else { return Ok(()) };
-    let mut got = vec![0; expect.len()];
-    shown.read_exact_at(&mut got, at).map_err(failed)?;
-    if got == expect { Ok(()) } else { Err(Error::failed("is mounted, but gives wrong bytes").at(file)) }
-}
-
-/// The same through the block device, where this user may read it.
-fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
-    let Some((at, mut expect)) = sound_bytes(tree) else { return Ok(()) };
-    // A tail that is no whole sector is not on the device.
-    expect.truncate(expect.len() - expect.len() % 4096);
-    let shown = match File::open(device) {
-        Ok(shown) => shown,
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
-            ) =>
-        {
-            log::info!("{} was not read to see whether it is right: {e}", device.display());
-            return Ok(());
-        }
-        Err(e) => return Err(Error::io("is attached, but cannot be opened", device, e)),
-    };
-    let mut got = vec![0; expect.len()];
-    shown.read_exact_at(&mut got, at).map_err(|e| Error::io("is attached, but cannot be read", device, e))?;
-    if got == expect { Ok(()) } else { Err(Error::failed("is attached, but gives wrong bytes").at(device)) }
-}
-
-/// The first bytes that do not fail, and where they are, if there are any. As many as a kernel reads at once: what comes
-/// before a bad sector in the same page would fail, too.
-fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
-    const PAGES: u64 = 64 << 10;
-    let disk = tree.disk();
-    let mut at = 0;
-    while at < disk.size() {
-        let pages = at..(at + PAGES).min(disk.size());
-        match disk.failing().next(at).filter(|_| disk.has_failing_reads()) {
-            Some(bad) if bad.start < pages.end => at = bad.end.next_multiple_of(PAGES),
-            _ => {
-                let mut bytes = vec![0; index(pages.end - pages.start)];
-                // If it is the image that is damaged, readers will be told.
-                return disk.read_at(&mut bytes, at).is_ok().then_some((at, bytes));
-            }
-        }
-    }
-    None
 }
 
 impl Up {
@@ -317,12 +259,12 @@ impl Up {
 /// What the daemon tells the command that started it.
 #[derive(Serialize, Deserialize)]
 enum Message {
-    Up(Record),
-    Failed { exit: u8, what: String, path: Option<PathBuf>, hint: Option<String> },
+    Up(MountRecord),
+    Failed(Report),
 }
 
 /// Brings a disk up in a process of its own, which stays in the background.
-pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
+pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
     let failed = |e: io::Error| Error::failed("a daemon cannot be started").because(e);
     let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
     let record = plan.record("");
@@ -338,9 +280,7 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
             from_daemon.read_to_end(&mut text).map_err(failed)?;
             match serde_json::from_slice(&text) {
                 Ok(Message::Up(record)) => Ok(record),
-                Ok(Message::Failed { exit, what, path, hint }) => {
-                    Err(Error { kind: kind_of(exit), what, path, hint, source: None })
-                }
+                Ok(Message::Failed(report)) => Err(report.into_error()),
                 Err(_) => {
                     let said = fs::read_to_string(&log_path).unwrap_or_default();
                     let said = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
@@ -356,16 +296,7 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
                 .and_then(|_| up(plan));
             let message = match &up {
                 Ok(up) => Message::Up(up.record.clone()),
-                Err(e) => {
-                    let causes = std::error::Error::source(e).map(|s| format!(": {s}")).unwrap_or_default();
-                    let what = format!("{}{causes}", e.what);
-                    Message::Failed {
-                        exit: e.kind.exit_code(),
-                        what,
-                        path: e.path.clone(),
-                        hint: e.hint.clone(),
-                    }
-                }
+                Err(e) => Message::Failed(Report::of(e)),
             };
             let told = serde_json::to_vec(&message)
                 .map_err(io::Error::from)
@@ -377,12 +308,12 @@ pub fn up_in_background(plan: Plan) -> Result<Record, Error> {
                 (Ok(mut up), Err(e)) => down(&mut up.record, true).and(Err(failed(e))),
                 (Err(e), _) => Err(e),
             };
-            // Not by returning: fuser's session must not be dropped, see serve/fuse.rs.
+            // Not by returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.
             match end {
                 Ok(()) => std::process::exit(0),
                 Err(e) => {
                     log::error!("{e}");
-                    std::process::exit(e.kind.exit_code().into())
+                    std::process::exit(exit_code(e.kind).into())
                 }
             }
         }
@@ -406,10 +337,4 @@ fn close_inherited() {
     for number in INHERITED.get().into_iter().flatten() {
         let _ = nix::unistd::close(*number);
     }
-}
-
-fn kind_of(exit: u8) -> Kind {
-    let kinds =
-        [Kind::Usage, Kind::BadImage, Kind::DataMissing, Kind::Busy, Kind::Unavailable, Kind::Interrupted];
-    kinds.into_iter().find(|k| k.exit_code() == exit).unwrap_or(Kind::Failed)
 }

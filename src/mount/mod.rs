@@ -2,4 +2,5 @@
 
 pub mod daemon;
 pub mod record;
+mod self_test;
 pub mod teardown;

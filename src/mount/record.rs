@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// A mount of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct MountRecord {
     /// The image, an absolute path.
     #[serde(with = "path_text")]
     pub image: PathBuf,
@@ -30,12 +30,12 @@ pub struct Record {
     /// The process that serves it.
     pub pid: i32,
     /// Whether we made the folder and are to remove it.
-    pub made_dir: bool,
+    pub created_dir: bool,
     /// The front end: `fuse`, `nfs`.
     pub via: String,
     /// The words of the command that made it, behind the program's name.
     #[serde(default)]
-    pub words: Vec<String>,
+    pub argv: Vec<String>,
     /// Whether the service runs it.
     #[serde(default)]
     pub service: bool,
@@ -53,7 +53,7 @@ pub struct Record {
 /// What tells a child of the service that it is one.
 pub const SERVICE: &str = "CDI_SERVICE";
 
-impl Record {
+impl MountRecord {
     fn stem(&self) -> Result<PathBuf, Error> {
         Ok(runtime_dir()?.join(stem(&self.mountpoint)))
     }
@@ -76,7 +76,7 @@ impl Record {
     }
 
     /// What is written of this folder now, if something is.
-    fn stored(&self) -> Result<Option<Record>, Error> {
+    fn stored(&self) -> Result<Option<MountRecord>, Error> {
         let text = fs::read(self.stem()?.with_extension("json")).ok();
         Ok(text.and_then(|t| serde_json::from_slice(&t).ok()))
     }
@@ -103,7 +103,7 @@ impl Record {
     pub fn remember(&self) -> Result<(), Error> {
         let path = runtime_dir()?.join(PAST);
         let failed = |e| Error::io("cannot be written", &path, e);
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() > LONGEST_PAST) {
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_PAST) {
             fs::remove_file(&path).map_err(failed)?;
         }
         let names = self.device.iter().chain([&self.image, &self.mountpoint]);
@@ -235,24 +235,24 @@ pub fn secret() -> Result<[u8; 32], Error> {
 }
 
 /// Every record, as [`records`], but for those who only look: nothing is made for it, and what cannot be read is nothing.
-pub fn records_if_any() -> Vec<Record> {
+pub fn records_if_any() -> Vec<MountRecord> {
     if runtime_path().is_dir() { records().unwrap_or_default() } else { Vec::new() }
 }
 
 /// Every record, by mount point.
-pub fn records() -> Result<Vec<Record>, Error> {
+pub fn records() -> Result<Vec<MountRecord>, Error> {
     let dir = runtime_dir()?;
     let entries = fs::read_dir(&dir).map_err(|e| Error::io("cannot be read", &dir, e))?;
     let jsons = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "json"));
     // A record that cannot be read is none of ours.
-    let mut records: Vec<Record> =
+    let mut records: Vec<MountRecord> =
         jsons.filter_map(|p| serde_json::from_slice(&fs::read(p).ok()?).ok()).collect();
     records.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
     Ok(records)
 }
 
 /// The records that `target` names: a mounted folder, an image, or a device.
-pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
+pub fn find(target: &Path) -> Result<Vec<MountRecord>, Error> {
     let records = records()?;
     // The folder itself is not resolved: if its daemon hangs, so would we. Its parent is not on the mount.
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
@@ -263,10 +263,10 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
         _ => absolute.clone(),
     };
     // What lies in a mounted folder names it, too.
-    let names = |r: &Record, path: &Path| {
+    let names = |r: &MountRecord, path: &Path| {
         path.starts_with(&r.mountpoint) || r.image == path || r.device.as_deref() == Some(path)
     };
-    let mut found: Vec<Record> =
+    let mut found: Vec<MountRecord> =
         records.iter().filter(|r| names(r, &resolved) || names(r, &absolute)).cloned().collect();
     if found.is_empty()
         && !records.iter().any(|r| resolved.starts_with(&r.mountpoint))
@@ -280,7 +280,7 @@ pub fn find(target: &Path) -> Result<Vec<Record>, Error> {
 /// The images, devices and directories that were mounted and are not any more, each with a zero byte after it.
 const PAST: &str = "past";
 /// How long that list may become before it begins again, in bytes.
-const LONGEST_PAST: u64 = 64 << 10;
+const MAX_PAST: u64 = 64 << 10;
 
 /// Whether `target` names something that was mounted since the system started, and has been unmounted.
 pub fn was_there(target: &Path) -> bool {

@@ -20,10 +20,10 @@ use nix::unistd::Pid;
 
 use crate::attach;
 use crate::attach::Attacher;
-use crate::mount::record::{Record, records, runtime_dir};
+use crate::mount::record::{MountRecord, records, runtime_dir};
 
 /// How long the daemon may take to end after its mount is gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long something may be in use before that counts.
 const LOOKERS: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const LOOKERS: Duration = Duration::from_secs(1);
 /// Takes everything away that `record` tells of. With `force`, also what is in use: its users get errors.
 /// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway. What is gone when something
 /// else stays is no longer in the record, nor in the file that keeps it.
-pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
+pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
@@ -114,7 +114,7 @@ pub fn down(record: &mut Record, force: bool) -> Result<(), Error> {
         // With its record, so that the next command tries again.
         return Err(stays);
     }
-    if record.made_dir {
+    if record.created_dir {
         match fs::remove_dir(&record.mountpoint) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 log::info!("{} stays: {e}", record.mountpoint.display())
@@ -138,7 +138,7 @@ pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
 }
 
 /// The devices that show the mounted disk, and the recorded one if it is still ours.
-fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Result<Vec<PathBuf>, Error> {
+fn devices(attacher: &dyn Attacher, record: &MountRecord, disk: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut devices = attacher.devices(disk)?;
     // After a lazy unmount the kernel has forgotten where the file was.
     let forgotten = Path::new("/").join(DISK_NAME);
@@ -151,7 +151,7 @@ fn devices(attacher: &dyn Attacher, record: &Record, disk: &Path) -> Result<Vec<
 }
 
 fn refuse_if_used(
-    record: &Record,
+    record: &MountRecord,
     attacher: Option<&dyn Attacher>,
     devices: &[PathBuf],
 ) -> Result<(), Error> {
@@ -179,7 +179,7 @@ fn refuse_if_used(
 
 /// Ends Linux's FUSE connection, and with it every read that waits for it. Elsewhere, and over NFS, the server is left
 /// alone until device and mount are gone: without it, reads would wait until the client gives up.
-fn abort(record: &Record, by_daemon: bool) {
+fn abort(record: &MountRecord, by_daemon: bool) {
     if record.via != "fuse" || !cfg!(target_os = "linux") {
         return;
     }
@@ -198,7 +198,7 @@ fn abort(record: &Record, by_daemon: bool) {
     }
     if !by_daemon && record.is_served() {
         let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
-        wait_until(PATIENCE, || !record.is_served());
+        wait_until(TIMEOUT, || !record.is_served());
     }
 }
 
@@ -245,7 +245,7 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
             diskutil.arg("unmount").args(lazily.then_some("force")).arg(mountpoint);
             let asked = !matches!(refused, Errno::EINVAL | Errno::ENOENT)
                 && !matches!(mounted_at(mountpoint), Ok(None));
-            match asked && ask(&mut diskutil, 6 * PATIENCE, "").is_ok() {
+            match asked && ask(&mut diskutil, 6 * TIMEOUT, "").is_ok() {
                 true => Ok(()),
                 false => Err(refused),
             }
@@ -268,7 +268,7 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
 }
 
 /// Sees the daemon off. Its mount is gone, so it ends by itself unless it is stopped or stuck.
-fn end_daemon(record: &Record) -> Result<(), Error> {
+fn end_daemon(record: &MountRecord) -> Result<(), Error> {
     let pid = Pid::from_raw(record.pid);
     for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
         if let Some(signal) = signal
@@ -276,12 +276,12 @@ fn end_daemon(record: &Record) -> Result<(), Error> {
         {
             let _ = kill(pid, signal);
         }
-        let patience = if is_stopped(record.pid) { Duration::ZERO } else { PATIENCE };
-        if wait_until(patience, || !record.is_served()) {
+        let timeout = if is_stopped(record.pid) { Duration::ZERO } else { TIMEOUT };
+        if wait_until(timeout, || !record.is_served()) {
             return Ok(());
         }
     }
-    let left = wait_until(PATIENCE, || !record.is_served());
+    let left = wait_until(TIMEOUT, || !record.is_served());
     if left {
         Ok(())
     } else {
@@ -289,13 +289,13 @@ fn end_daemon(record: &Record) -> Result<(), Error> {
     }
 }
 
-fn wait_until(patience: Duration, done: impl Fn() -> bool) -> bool {
+fn wait_until(timeout: Duration, done: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if done() {
             return true;
         }
-        if start.elapsed() >= patience {
+        if start.elapsed() >= timeout {
             return false;
         }
         sleep(Duration::from_millis(10));

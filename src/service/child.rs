@@ -10,17 +10,19 @@ use std::time::SystemTime;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde::Deserialize;
+
+use crate::cli::report::Report;
 
 use super::config::Entry;
-use crate::mount::record::{Record, SERVICE};
+use crate::mount::record::{MountRecord, SERVICE};
 
 /// What the service hears.
 pub(super) enum Event {
     /// A signal for the service.
     Signal(i32),
     /// A child says that its disk is shown.
-    Up(u64, Box<Record>),
+    Up(u64, Box<MountRecord>),
     /// A child says why it cannot go on.
     Error(u64, String),
     /// The image's file, if it is there: its length and time.
@@ -58,6 +60,12 @@ pub(super) fn start(id: u64, program: &Path, entry: &Entry, send: Sender<Event>)
     started.map(|_| pid)
 }
 
+/// An error as a child writes it to stderr.
+#[derive(Deserialize)]
+struct Said {
+    error: Report,
+}
+
 /// Hears what a child says on stderr: what it cannot do for the status, everything for the log.
 fn listen(id: u64, image: &Path, err: Option<impl Read>, send: &Sender<Event>) {
     let Some(err) = err else { return };
@@ -66,18 +74,12 @@ fn listen(id: u64, image: &Path, err: Option<impl Read>, send: &Sender<Event>) {
     // A line is at most as long as one may be; the rest of a longer one is a line of its own.
     while lines.by_ref().take(64 << 10).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        match serde_json::from_str::<Value>(&text).map(|v| v["error"].clone()) {
-            Ok(Value::Object(error)) => {
-                let word = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
-                let causes = error.get("causes").and_then(Value::as_array).into_iter().flatten();
-                let mut why = word("message").to_owned();
-                causes.filter_map(Value::as_str).for_each(|cause| why += &format!(": {cause}"));
-                if !word("hint").is_empty() {
-                    why += &format!(" (hint: {})", word("hint"));
-                }
-                let _ = send.send(Event::Error(id, why));
+        match serde_json::from_str::<Said>(&text) {
+            Ok(Said { error }) => {
+                let hint = error.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+                let _ = send.send(Event::Error(id, error.line() + &hint));
             }
-            _ => log::warn!("{}: {text}", image.display()),
+            Err(_) => log::warn!("{}: {text}", image.display()),
         }
         line.clear();
     }
@@ -92,7 +94,7 @@ fn wait(
     send: &Sender<Event>,
 ) {
     if let Some(out) = out {
-        let mut said = serde_json::Deserializer::from_reader(BufReader::new(out)).into_iter::<Record>();
+        let mut said = serde_json::Deserializer::from_reader(BufReader::new(out)).into_iter::<MountRecord>();
         if let Some(Ok(record)) = said.next() {
             let _ = send.send(Event::Up(id, Box::new(record)));
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::home;
 use crate::cli::{Bad, ErrnoName, Suspect, Via, With, values};
-use crate::mount::record::Record;
+use crate::mount::record::MountRecord;
 
 /// What a new configuration begins as.
 pub const EMPTY: &str = "{\n  \"version\": 1,\n  \"images\": []\n}\n";
@@ -229,7 +229,7 @@ impl TryFrom<Raw> for Entry {
 
 impl Entry {
     /// The entry of what an earlier service showed, as far as its record tells.
-    pub(super) fn of(record: &Record) -> Entry {
+    pub(super) fn of(record: &MountRecord) -> Entry {
         Entry {
             image: record.image.clone(),
             dir: Some(record.mountpoint.clone()),

@@ -19,7 +19,7 @@ const LAUNCHD: &str = include_str!("../../launchd/org.cdimg.cdi.plist");
 const SYSTEMD: &str = include_str!("../../systemd/cdi.service");
 
 /// How long the manager may take: stopping waits until everything is detached.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 /// How long launchd may take to accept a job that it has just let go of.
 const RELOADING: Duration = Duration::from_secs(15);
 
@@ -104,7 +104,7 @@ impl Manager {
         let file = file.canonicalize().map_err(|e| Error::io("cannot be resolved", &file, e))?;
         match self {
             Manager::Launchd => {
-                ask(Command::new("plutil").arg("-lint").arg(&file), PATIENCE, "it is a part of macOS")?;
+                ask(Command::new("plutil").arg("-lint").arg(&file), TIMEOUT, "it is a part of macOS")?;
             }
             Manager::Systemd { .. } => {
                 self.systemctl(&["daemon-reload"])?;
@@ -180,7 +180,7 @@ impl Manager {
                 let mut answer = Ok(());
                 let start = Instant::now();
                 while is_loaded() {
-                    if start.elapsed() > PATIENCE {
+                    if start.elapsed() > TIMEOUT {
                         return answer.and(Err(Error::failed("launchd does not let go of the service")));
                     }
                     answer = launchctl(&["bootout", &target()]);
@@ -201,7 +201,7 @@ impl Manager {
     }
 
     fn systemctl(self, args: &[&str]) -> Result<(), Error> {
-        ask(self.systemctl_command().args(args), PATIENCE, "").map(|_| ())
+        ask(self.systemctl_command().args(args), TIMEOUT, "").map(|_| ())
     }
 }
 
@@ -255,7 +255,7 @@ fn is_loaded() -> bool {
 }
 
 fn launchctl(args: &[&str]) -> Result<(), Error> {
-    ask(Command::new("launchctl").args(args), PATIENCE, "").map(|_| ())
+    ask(Command::new("launchctl").args(args), TIMEOUT, "").map(|_| ())
 }
 
 /// launchd's property list. It knows no `~` and no variables, so all paths are whole.

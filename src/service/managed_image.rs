@@ -16,14 +16,14 @@ use super::child;
 use super::child::Event;
 use super::config::Entry;
 use super::state::{ImageState, Phase};
-use crate::mount::record::{Record, exclusive, records};
+use crate::mount::record::{MountRecord, exclusive, records};
 use crate::mount::teardown::clean_up_after_the_dead;
 
 /// How often it is looked whether an image has come or changed, and whether what was taken over is alive.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long after a failure it is tried again: doubled each time, up to the longest.
 const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_LEN: Duration = Duration::from_secs(60);
 /// What was up for so long has not failed at once: its failures are forgotten.
 const SETTLED: Duration = Duration::from_secs(60);
 /// How long an image may stay because it is in use when the service ends, and when its process is killed.
@@ -32,7 +32,7 @@ const PATIENT: Duration = Duration::from_secs(40);
 
 /// An image, and what is done about it. Nothing here touches the image's file or waits for another command: either may
 /// hang, and one image is not to stop the others.
-pub(super) struct Slot {
+pub(super) struct ManagedImage {
     /// Told apart from every other, also from an earlier one of the same image.
     pub id: u64,
     pub entry: Entry,
@@ -48,15 +48,15 @@ pub(super) struct Slot {
     logged: Option<String>,
     up_since: Option<Instant>,
     /// What was up before the service was, and is no child of it.
-    taken_over: Option<Record>,
+    taken_over: Option<MountRecord>,
     /// Whether the configuration still names it.
     pub wanted: bool,
     /// Since when it is being taken away, and how many signals it got.
     pub stopping: Option<(Instant, u8)>,
 }
 
-/// Cleans up what processes that died have left, on a thread of its own. Waits for that no longer than `patience`.
-pub(super) fn clean_up(patience: Duration) {
+/// Cleans up what processes that died have left, on a thread of its own. Waits for that no longer than `timeout`.
+pub(super) fn clean_up(timeout: Duration) {
     let (done, end) = channel();
     let work = move || {
         let cleaned = exclusive().map(|_exclusive| clean_up_after_the_dead());
@@ -67,19 +67,19 @@ pub(super) fn clean_up(patience: Duration) {
     };
     match workers::spawn("clean-up", work) {
         Ok(()) => {
-            let _ = end.recv_timeout(patience);
+            let _ = end.recv_timeout(timeout);
         }
         Err(e) => log::error!("{e}"),
     }
 }
 
 /// What a service runs, and is still served.
-pub(super) fn of_services() -> Result<Vec<Record>, Error> {
+pub(super) fn of_services() -> Result<Vec<MountRecord>, Error> {
     Ok(records()?.into_iter().filter(|r| r.service && r.is_served()).collect())
 }
 
-impl Slot {
-    pub(super) fn new(id: u64, entry: Entry) -> Slot {
+impl ManagedImage {
+    pub(super) fn new(id: u64, entry: Entry) -> ManagedImage {
         let state = ImageState {
             image: entry.image.clone(),
             phase: Phase::Waiting,
@@ -91,7 +91,7 @@ impl Slot {
             taken_over: false,
         };
         let now = Instant::now();
-        Slot {
+        ManagedImage {
             id,
             entry,
             state,
@@ -108,26 +108,26 @@ impl Slot {
     }
 
     /// What an earlier service showed and this one is not to: it goes.
-    pub(super) fn outdated(id: u64, record: Record) -> Slot {
-        let mut slot = Slot::new(id, Entry::of(&record));
+    pub(super) fn outdated(id: u64, record: MountRecord) -> ManagedImage {
+        let mut slot = ManagedImage::new(id, Entry::of(&record));
         slot.take_over(record);
         slot.stop();
         slot
     }
 
-    fn take_over(&mut self, record: Record) {
+    fn take_over(&mut self, record: MountRecord) {
         self.up(&record);
         self.taken_over = Some(record);
     }
 
     /// How it stands with it.
-    pub(super) fn told(&self) -> ImageState {
+    pub(super) fn snapshot(&self) -> ImageState {
         ImageState { taken_over: self.taken_over.is_some(), ..self.state.clone() }
     }
 
     /// Has it tried at once.
     pub(super) fn hurry(&mut self) {
-        if matches!(self.state.phase, Phase::TakenAway | Phase::Failed) {
+        if matches!(self.state.phase, Phase::Detached | Phase::Failed) {
             self.state.phase = Phase::Waiting;
             self.look = Instant::now();
         }
@@ -141,7 +141,7 @@ impl Slot {
             Phase::Waiting => Some(self.look.saturating_duration_since(now)),
             Phase::Stopping => Some(Duration::from_millis(500)),
             Phase::Up if self.taken_over.is_some() => Some(LOOK),
-            Phase::Up | Phase::Starting | Phase::TakenAway => None,
+            Phase::Up | Phase::Starting | Phase::Detached => None,
         }
     }
 
@@ -202,7 +202,7 @@ impl Slot {
     /// Brings it up; or takes it over, if a service before this one has, in the same way.
     pub(super) fn start(&mut self, program: &Path, send: Sender<Event>) {
         let words = self.words();
-        let shown = of_services().unwrap_or_default().into_iter().find(|r| r.words == words);
+        let shown = of_services().unwrap_or_default().into_iter().find(|r| r.argv == words);
         match shown {
             Some(record) if record.ready => return self.take_over(record),
             // It is still coming up, or does not: that will be seen.
@@ -218,7 +218,7 @@ impl Slot {
     }
 
     /// Hears that it is up.
-    pub(super) fn up(&mut self, record: &Record) {
+    pub(super) fn up(&mut self, record: &MountRecord) {
         let text = |path: &Path| path.display().to_string();
         self.state.pid = Some(record.pid);
         self.state.mountpoint = Some(text(&record.mountpoint));
@@ -249,7 +249,7 @@ impl Slot {
         }
         match status {
             Ok(status) if status.success() => {
-                self.state.phase = Phase::TakenAway;
+                self.state.phase = Phase::Detached;
                 self.state.why = Some("somebody took it away".into());
                 log::info!("{} was taken away", self.entry.image.display());
             }
@@ -270,7 +270,7 @@ impl Slot {
             log::error!("{}: {why}", self.entry.image.display());
             self.logged = Some(why.clone());
         }
-        let pause = SHORTEST.saturating_mul(1 << self.state.failures.min(10)).min(LONGEST);
+        let pause = SHORTEST.saturating_mul(1 << self.state.failures.min(10)).min(MAX_LEN);
         self.state.failures += 1;
         self.state.phase = Phase::Failed;
         self.state.why = Some(why);
@@ -315,7 +315,7 @@ impl Slot {
     fn signal(&self, signal: Signal) {
         // The number of what was taken over may be another's by now; a child's is not before it was waited for.
         if let Some(pid) = self.state.pid
-            && self.taken_over.as_ref().is_none_or(Record::is_served)
+            && self.taken_over.as_ref().is_none_or(MountRecord::is_served)
         {
             let _ = kill(Pid::from_raw(pid), signal);
         }

@@ -22,7 +22,7 @@ pub enum Phase {
     /// It could not be brought up, or came down; it is tried again.
     Failed,
     /// Somebody took it away by hand, and it stays away until the configuration is read again.
-    TakenAway,
+    Detached,
     /// It is being taken away.
     Stopping,
 }
@@ -35,7 +35,7 @@ impl Phase {
             Phase::Starting => "starting",
             Phase::Up => "up",
             Phase::Failed => "failed",
-            Phase::TakenAway => "taken-away",
+            Phase::Detached => "detached",
             Phase::Stopping => "stopping",
         }
     }

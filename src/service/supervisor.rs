@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use super::child::Event;
 use super::config;
 use super::config::Config;
-use super::managed_image::{Slot, clean_up, of_services};
+use super::managed_image::{ManagedImage, clean_up, of_services};
 use super::state::{State, lock};
 
 /// How long cleaning up may take at the end: launchd and systemd wait for a minute in all.
@@ -27,7 +27,7 @@ struct Supervisor {
     program: PathBuf,
     config: PathBuf,
     config_error: Option<String>,
-    slots: Vec<Slot>,
+    slots: Vec<ManagedImage>,
     next_id: u64,
     send: Sender<Event>,
     ending: bool,
@@ -81,7 +81,7 @@ impl Supervisor {
             let now = Instant::now();
             self.slots.iter_mut().for_each(|slot| slot.step(now, &self.send));
             self.slots.retain(|slot| slot.wanted || slot.stopping.is_some());
-            self.tell();
+            self.publish_state();
             if self.ending && self.slots.is_empty() {
                 clean_up(AT_THE_END);
                 return Ok(());
@@ -98,7 +98,7 @@ impl Supervisor {
     }
 
     /// Writes what it tells of itself, if that has changed. That nobody can be told is no reason to end.
-    fn tell(&mut self) {
+    fn publish_state(&mut self) {
         let state = self.state();
         if self.told.as_ref() == Some(&state) {
             return;
@@ -127,7 +127,7 @@ impl Supervisor {
             Event::Signal(SIGHUP) => {}
             Event::Signal(_) => {
                 self.ending = true;
-                self.slots.iter_mut().for_each(Slot::stop);
+                self.slots.iter_mut().for_each(ManagedImage::stop);
             }
             Event::Up(id, record) => {
                 if let Some(slot) = self.slot(id) {
@@ -152,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+    fn slot(&mut self, id: u64) -> Option<&mut ManagedImage> {
         self.slots.iter_mut().find(|slot| slot.id == id)
     }
 
@@ -170,7 +170,7 @@ impl Supervisor {
         for entry in config.images {
             if !self.slots.iter().any(|slot| slot.wanted && slot.entry == entry) {
                 self.next_id += 1;
-                self.slots.push(Slot::new(self.next_id, entry));
+                self.slots.push(ManagedImage::new(self.next_id, entry));
             }
         }
     }
@@ -178,7 +178,7 @@ impl Supervisor {
     fn start(&mut self, id: u64) {
         let Some(entry) = self.slot(id).map(|slot| slot.entry.clone()) else { return };
         // An earlier entry for the same image or folder has to be gone first.
-        let in_the_way = |other: &Slot| {
+        let in_the_way = |other: &ManagedImage| {
             let same_dir = entry.dir.is_some() && other.entry.dir == entry.dir;
             other.id != id && (other.entry.image == entry.image || same_dir)
         };
@@ -192,11 +192,11 @@ impl Supervisor {
 
     /// What an earlier service showed and this one is not to, or not so, goes.
     fn end_outdated(&mut self) {
-        let wanted: Vec<_> = self.slots.iter().map(Slot::words).collect();
-        let outdated = of_services().unwrap_or_default().into_iter().filter(|r| !wanted.contains(&r.words));
+        let wanted: Vec<_> = self.slots.iter().map(ManagedImage::words).collect();
+        let outdated = of_services().unwrap_or_default().into_iter().filter(|r| !wanted.contains(&r.argv));
         for record in outdated {
             self.next_id += 1;
-            self.slots.push(Slot::outdated(self.next_id, record));
+            self.slots.push(ManagedImage::outdated(self.next_id, record));
         }
     }
 
@@ -205,7 +205,7 @@ impl Supervisor {
             pid: std::process::id().cast_signed(),
             config: self.config.clone(),
             config_error: self.config_error.clone(),
-            images: self.slots.iter().map(Slot::told).collect(),
+            images: self.slots.iter().map(ManagedImage::snapshot).collect(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cdi_base::error::{Error, Kind, way_out};
+use cdi_base::error::{Error, Kind};
 use cdi_base::printable;
 pub use cdi_base::printable::printable;
 use cdi_base::units::human;
@@ -22,6 +22,8 @@ use cdi_image::text::listing::Listing;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use crate::cli::report::{Report, exit_code};
 
 /// How the user wants to be spoken to.
 #[derive(Debug, Clone, Copy)]
@@ -116,45 +118,25 @@ impl Ui {
     }
 
     /// Something that the user should know though all goes on.
-    pub fn remark(&self, text: impl Display) {
+    pub fn warning(&self, text: impl Display) {
         if self.quiet {
         } else if self.json {
-            write_json(&json!({ "remark": text.to_string() }));
+            write_json(&json!({ "warning": text.to_string() }));
         } else {
-            write_stderr(&format!("remark: {}\n", printable(&text.to_string())));
+            write_stderr(&format!("warning: {}\n", printable(&text.to_string())));
         }
     }
 
     /// An error, with what caused it and the way out.
     pub fn error(&self, error: &Error) {
-        let mut causes = Vec::new();
-        let mut hint = error.hint.as_deref();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            // What the system says may mean the same whatever was done.
-            hint = hint.or_else(|| way_out(cause.downcast_ref()?));
-            source = cause.source();
-        }
+        let report = Report::of(error);
         if self.json {
-            let value = json!({ "error": {
-                "kind": error.kind.name(),
-                "exit": error.kind.exit_code(),
-                "message": error.to_string(),
-                "path": error.path.as_ref().map(|p| p.display().to_string()),
-                "causes": causes,
-                "hint": hint,
-            }});
-            write_json(&value);
+            write_json(&json!({ "error": report }));
             return;
         }
-        let mut text = format!("cdi: {}", printable(&error.to_string()));
-        for cause in causes {
-            text.push_str(&format!(": {}", printable(&cause)));
-        }
-        text.push('\n');
-        if let Some(hint) = hint {
-            text.push_str(&format!("hint: {}\n", printable(hint)));
+        let mut text = format!("cdi: {}\n", printable(&report.line()));
+        if let Some(hint) = report.hint {
+            text.push_str(&format!("hint: {}\n", printable(&hint)));
         }
         write_stderr(&text);
     }
@@ -280,7 +262,7 @@ fn written(result: io::Result<()>) {
             return log::warn!("stdout could not be written: {e}");
         }
         // Whoever read our output has seen enough.
-        let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { Kind::Failed.exit_code() };
+        let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { exit_code(Kind::Failed) };
         std::process::exit(code.into());
     }
 }

@@ -59,11 +59,11 @@ pub fn legend(statuses: &[Status], colours: bool) -> String {
 }
 
 /// A picture as SVG: its title, lines of text, and the cells in rows of `columns`.
-pub fn svg(title: &str, facts: &[(Status, String)], cells: &[Status], columns: usize) -> String {
+pub fn svg(title: &str, metadata: &[(Status, String)], cells: &[Status], columns: usize) -> String {
     const CELL: usize = 10;
     let rows = cells.len().div_ceil(columns);
     let (width, top) = (columns * CELL + 40, 50);
-    let height = top + rows * CELL + 30 + facts.len() * 20;
+    let height = top + rows * CELL + 30 + metadata.len() * 20;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"13\">\n<title>{0}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
@@ -78,7 +78,7 @@ pub fn svg(title: &str, facts: &[(Status, String)], cells: &[Status], columns: u
             column += run.len();
         }
     }
-    for (i, (status, text)) in facts.iter().enumerate() {
+    for (i, (status, text)) in metadata.iter().enumerate() {
         let y = top + rows * CELL + 20 + i * 20;
         draw(&mut svg, *status, 20, y, 2, CELL);
         let _ = writeln!(svg, "<text x=\"50\" y=\"{}\">{}</text>", y + CELL, escape(text));

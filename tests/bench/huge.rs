@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::writer::{NewImage, Writer};
-use cdi_image::codec::{Codec, Packer};
-use cdi_image::facts::Facts;
+use cdi_image::codec::{Codec, Compressor};
+use cdi_image::metadata::Metadata;
 
 const CHUNK: u32 = 64 << 10;
 
@@ -80,12 +80,12 @@ fn measure(dir: &std::path::Path, size: u64) {
 }
 
 fn write(path: &std::path::Path, size: u64) {
-    let facts = Facts { size_bytes: size, ..Facts::default() };
+    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
     let geometry = Geometry { disk_size: size, chunk_size: CHUNK };
     let new = NewImage { geometry, logical_sector: 512, physical_sector: 4096, uuid: [1; 16], salt: 1 };
     let file = fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    let mut writer = Writer::create(Box::new(file), path, &new, facts).unwrap();
-    let mut packer = Packer::new(Codec::Zstd, 3).unwrap();
+    let mut writer = Writer::create(Box::new(file), path, &new, metadata).unwrap();
+    let mut compressor = Compressor::new(Codec::Zstd, 3).unwrap();
     let mut payloads = Vec::new();
     for chunk in 0..size / u64::from(CHUNK) {
         let at = chunk * u64::from(CHUNK);
@@ -94,8 +94,8 @@ fn write(path: &std::path::Path, size: u64) {
                 .flat_map(|i| (i / 3 * (chunk as u32 + 1)).to_le_bytes())
                 .take(CHUNK as usize)
                 .collect();
-            let (codec, packed) = packer.pack(&data).unwrap().unwrap_or((Codec::Stored, data));
-            payloads.push(writer.put_data(at, CHUNK, codec, &packed).unwrap());
+            let (codec, compressed) = compressor.compress(&data).unwrap().unwrap_or((Codec::Stored, data));
+            payloads.push(writer.put_data(at, CHUNK, codec, &compressed).unwrap());
         } else {
             writer.put_same(at, CHUNK, payloads[(chunk % 997) as usize]).unwrap();
         }

@@ -1,62 +1,44 @@
 //! What can go wrong, as two types: [`Error`] for people and scripts, [`ReadError`] for readers of a disk.
 //!
-//! The kind of an [`Error`] *is* the exit code of the program (`docs/CLI.md` promises it to scripts);
-//! [`ReadError::errno`] is the only place where a failed read becomes an errno.
+//! [`ReadError::errno`] is the only place where a failed read becomes an errno. Which exit code a [`Kind`] is, is for the
+//! program to say.
 
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
 
-/// Why a command ended as it did. The numbers are the exit codes of the program.
+use crate::advice::Advice;
+
+/// What kind of an error it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Kind {
     /// Something failed that none of the other kinds describes better.
-    Failed = 1,
-    /// The command line asks for something that does not make sense.
-    Usage = 2,
+    Failed,
+    /// What was asked for does not make sense.
+    Usage,
     /// The image cannot be used: unknown, not supported, or damaged.
-    BadImage = 3,
+    BadImage,
     /// The work was done, but some of the disk's data is missing.
-    DataMissing = 4,
-    /// Something is in use, or is already there.
-    Busy = 5,
+    DataMissing,
+    /// Something is in use, or exists already.
+    Busy,
     /// This system lacks something: a driver, a program, a permission.
-    Unavailable = 6,
-    /// The user interrupted the command.
-    Interrupted = 130,
-}
-
-impl Kind {
-    /// The exit code of this kind.
-    pub fn exit_code(self) -> u8 {
-        self as u8
-    }
-
-    /// The name of this kind in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Failed => "failed",
-            Kind::Usage => "usage",
-            Kind::BadImage => "bad_image",
-            Kind::DataMissing => "data_missing",
-            Kind::Busy => "busy",
-            Kind::Unavailable => "unavailable",
-            Kind::Interrupted => "interrupted",
-        }
-    }
+    Unavailable,
+    /// The user interrupted it.
+    Interrupted,
 }
 
 /// An error as a person reads it: which file, what, why, and the way out.
 #[derive(Debug)]
 pub struct Error {
-    /// The kind, which is the exit code.
+    /// The kind.
     pub kind: Kind,
     /// What went wrong, in lower case and without a full stop.
     pub what: String,
     /// The file or device that it is about.
     pub path: Option<PathBuf>,
-    /// What the user can do about it.
-    pub hint: Option<String>,
+    /// What can be done about it, in that order. Usually one piece of advice, or none.
+    pub advice: Vec<Advice>,
     /// What caused it.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -64,7 +46,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` that says `what`.
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), path: None, hint: None, source: None }
+        Error { kind, what: what.into(), path: None, advice: Vec::new(), source: None }
     }
 
     /// An error of [`Kind::Failed`].
@@ -88,23 +70,31 @@ impl Error {
             io::ErrorKind::ResourceBusy => Kind::Busy,
             _ => Kind::Failed,
         };
-        let hint = way_out(&source);
+        let advice = advice_for(&source);
         let error = Error::new(kind, what).at(path).because(source);
-        match hint {
-            Some(hint) => error.hint(hint),
+        match advice {
+            Some(advice) => error.hint(advice),
             None => error,
         }
     }
 
-    /// The same error, about `path`.
+    /// The same error, about `path`, if it is not about another one already: who is nearest to an error knows best.
     pub fn at(mut self, path: &Path) -> Error {
         self.path.get_or_insert_with(|| path.to_owned());
         self
     }
 
-    /// The same error, with a way out.
-    pub fn hint(mut self, hint: impl Into<String>) -> Error {
-        self.hint = Some(hint.into());
+    /// The same error with this advice, if it has none yet.
+    pub fn hint(mut self, advice: impl Into<Advice>) -> Error {
+        if self.advice.is_empty() {
+            self.advice.push(advice.into());
+        }
+        self
+    }
+
+    /// The same error with this advice after what it has.
+    pub fn then(mut self, advice: impl Into<Advice>) -> Error {
+        self.advice.push(advice.into());
         self
     }
 
@@ -116,7 +106,7 @@ impl Error {
 }
 
 /// Returns what to do about an error of the system that means the same wherever it comes up.
-pub fn way_out(e: &io::Error) -> Option<&'static str> {
+pub fn advice_for(e: &io::Error) -> Option<&'static str> {
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room, or put the file on another file system")

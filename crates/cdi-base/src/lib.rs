@@ -3,6 +3,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("offsets on a disk are 64 bits, and so must be a pointer");
 
+pub mod advice;
 pub mod error;
 pub mod printable;
 pub mod units;

@@ -6,14 +6,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::index;
 use cdi_image::cdimg::layout::{RawEntry, STATE_COMPLETE};
 use cdi_image::cdimg::reader::CdiImage;
 use cdi_image::cdimg::writer::{Store, Writer};
-use cdi_image::codec::{Codec, Packer, unpack};
+use cdi_image::codec::{Codec, Compressor, decompress};
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::extent::{Extent, Origin, Packed};
+use cdi_image::extent::{CompressedChunk, Extent, Origin};
 use cdi_image::image::{Image, Opened};
 use cdi_image::input::Input;
 use lru::LruCache;
@@ -34,7 +35,7 @@ pub fn compact(
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let old = *image.superblock();
-    let mut writer = Writer::create(store, path, &image_like(&old)?, image.facts().clone())?;
+    let mut writer = Writer::create(store, path, &image_like(&old)?, image.metadata().clone())?;
     image.events(&mut |line| writer.note_line(line), &mut || step(0))?;
     writer.note(&event("compacted", serde_json::json!({ "tool": super::options::TOOL })));
     let opened =
@@ -45,8 +46,8 @@ pub fn compact(
         disk: &disk,
         writer,
         known: LruCache::new(REMEMBERED),
-        packed: LruCache::new(REMEMBERED),
-        packer: Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
+        compressed: LruCache::new(REMEMBERED),
+        compressor: Compressor::new(Codec::Zstd, Codec::Zstd.levels().1)
             .map_err(|e| Error::failed("zstd does not work").because(e))?,
     };
     copy.all(u64::from(old.chunk_size.get()), step)?;
@@ -57,10 +58,10 @@ struct Copy<'a> {
     disk: &'a Disk,
     writer: Writer,
     /// Payloads of the old image, by all that is said of them, and where they are in the new one.
-    known: LruCache<Packed, RawEntry>,
-    /// Runs that were packed anew, by the BLAKE3 of their bytes.
-    packed: LruCache<[u8; 32], RawEntry>,
-    packer: Packer,
+    known: LruCache<CompressedChunk, RawEntry>,
+    /// Runs that were compressed anew, by the BLAKE3 of their bytes.
+    compressed: LruCache<[u8; 32], RawEntry>,
+    compressor: Compressor,
 }
 
 impl Copy<'_> {
@@ -81,17 +82,17 @@ impl Copy<'_> {
                     self.writer.put_fill(at..until, pattern)?;
                     until
                 }
-                Origin::Packed(packed)
+                Origin::Compressed(compressed)
                     if extent.disk == (at..end)
-                        && packed.skip == 0
-                        && u64::from(packed.unpacked) == end - at
+                        && compressed.skip == 0
+                        && u64::from(compressed.uncompressed) == end - at
                         && self.is_held(&extent) =>
                 {
-                    self.copy(at, packed)?;
+                    self.copy(at, compressed)?;
                     end
                 }
                 _ => {
-                    self.pack(at..end)?;
+                    self.compress(at..end)?;
                     end
                 }
             };
@@ -108,42 +109,45 @@ impl Copy<'_> {
     }
 
     /// Copies a chunk as it is.
-    fn copy(&mut self, at: u64, packed: Packed) -> Result<(), Error> {
-        if let Some(entry) = self.known.get(&packed) {
-            return self.writer.put_same(at, packed.unpacked, *entry);
+    fn copy(&mut self, at: u64, compressed: CompressedChunk) -> Result<(), Error> {
+        if let Some(entry) = self.known.get(&compressed) {
+            return self.writer.put_same(at, compressed.uncompressed, *entry);
         }
-        let mut stored = vec![0; packed.len as usize];
-        let read = self.disk.input().read_exact_at(packed.file, &mut stored, packed.at);
+        let mut stored = vec![0; compressed.len as usize];
+        let read = self.disk.input().read_exact_at(compressed.file, &mut stored, compressed.at);
         read.map_err(|e| self.damaged(at, e))?;
         // What is not right must not get a right checksum.
-        let mut bytes = vec![0; packed.unpacked as usize];
-        let right = packed.sum.holds(&stored) && unpack(packed.codec, &stored, &mut bytes).is_ok();
+        let mut bytes = vec![0; compressed.uncompressed as usize];
+        let right =
+            compressed.sum.holds(&stored) && decompress(compressed.codec, &stored, &mut bytes).is_ok();
         if !right {
-            return Err(self.damaged(at, ReadError::Corrupt { at: packed.at }));
+            return Err(self.damaged(at, ReadError::Corrupt { at: compressed.at }));
         }
-        let entry = self.writer.put_data(at, packed.unpacked, packed.codec, &stored)?;
-        self.known.put(packed, entry);
+        let entry = self.writer.put_data(at, compressed.uncompressed, compressed.codec, &stored)?;
+        self.known.put(compressed, entry);
         Ok(())
     }
 
-    /// Packs what there is of a chunk.
-    fn pack(&mut self, chunk: Range<u64>) -> Result<(), Error> {
+    /// Compresses what there is of a chunk.
+    fn compress(&mut self, chunk: Range<u64>) -> Result<(), Error> {
         for run in self.disk.bad().held(chunk) {
             let mut bytes = vec![0; index(run.end - run.start)];
             self.disk.read_at(&mut bytes, run.start).map_err(|e| self.damaged(run.start, e))?;
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let name = *blake3::hash(&bytes).as_bytes();
-            if let Some(entry) = self.packed.get(&name) {
+            if let Some(entry) = self.compressed.get(&name) {
                 self.writer.put_same(run.start, len, *entry)?;
                 continue;
             }
-            let packed =
-                self.packer.pack(&bytes).map_err(|e| Error::failed("zstd does not work").because(e))?;
-            let entry = match packed {
-                Some((codec, packed)) => self.writer.put_data(run.start, len, codec, &packed)?,
+            let compressed = self
+                .compressor
+                .compress(&bytes)
+                .map_err(|e| Error::failed("zstd does not work").because(e))?;
+            let entry = match compressed {
+                Some((codec, compressed)) => self.writer.put_data(run.start, len, codec, &compressed)?,
                 None => self.writer.put_data(run.start, len, Codec::Stored, &bytes)?,
             };
-            self.packed.put(name, entry);
+            self.compressed.put(name, entry);
         }
         Ok(())
     }
@@ -152,6 +156,7 @@ impl Copy<'_> {
         Error::bad_image(format!("what it holds of the disk at byte {at} cannot be read"))
             .at(self.disk.input().path())
             .because(e)
-            .hint("nothing was changed; 'cdi repair' saves what is sound")
+            .hint("nothing was changed")
+            .then(Advice::Repair)
     }
 }

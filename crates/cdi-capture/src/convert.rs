@@ -1,4 +1,4 @@
-//! How an image is made: a source is read, packed on every core, and written in order.
+//! How an image is made: a source is read, compressed on every core, and written in order.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,15 +9,15 @@ use cdi_base::workers;
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::writer::{Store, Writer};
 use cdi_image::disk::Disk;
-use cdi_image::facts::{Facts, rfc3339};
+use cdi_image::metadata::{Metadata, rfc3339};
 
 use crate::buffer::Buffer;
+use crate::compress::{Done, Part, Shared};
 use crate::hash::Hashes;
-use crate::hash_check::Claims;
-use crate::image_sink::Sink;
+use crate::hash_check::HashChecks;
+use crate::image_sink::ImageSink;
 use crate::options::{Made, Options, TOOL, new_image};
-use crate::pack::{Done, Part, Shared};
-use crate::{jobs, pack};
+use crate::{compress, jobs};
 
 /// Makes an image of `source` in `store`, which is empty. `step` is told of each few bytes of the disk that are
 /// done, and may end it all with an error. `source` must give suspect bytes and errors for bad ones.
@@ -31,29 +31,31 @@ pub fn create(
     let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
     let physical = options.physical_sector.unwrap_or_else(|| source.sector());
     let new = new_image(source.size(), options.chunk, source.sector(), physical)?;
-    let mut facts = Facts {
+    let mut metadata = Metadata {
         size_bytes: geometry.disk_size,
         logical_sector_bytes: new.logical_sector,
         physical_sector_bytes: new.physical_sector,
         created: Some(rfc3339(SystemTime::now())),
         tool: Some(TOOL.into()),
-        ..options.facts.clone()
+        ..options.metadata.clone()
     };
     let shared = Shared::new(options.clone());
-    let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
-    let mut claims = Claims::new(source.image().claims());
+    let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
+    let mut stored_hashes = HashChecks::new(source.image().stored_hashes());
     workers::ordered(
         options.threads,
         jobs::jobs(source, geometry),
         || None,
-        |packer, job| pack::work(source, geometry, &shared, packer, job),
+        |compressor, job| compress::work(source, geometry, &shared, compressor, job),
         |done: Done| {
             let disk = done.disk.clone();
             for part in &done.parts {
                 match part {
-                    Part::Fill { disk, pattern } => claims.fill(disk.start, disk.end - disk.start, *pattern),
-                    Part::Missing { disk, .. } => claims.zeros(disk.start, disk.end - disk.start),
-                    Part::Bytes(bytes) => claims.bytes(bytes.start, &bytes.raw),
+                    Part::Fill { disk, pattern } => {
+                        stored_hashes.fill(disk.start, disk.end - disk.start, *pattern)
+                    }
+                    Part::Missing { disk, .. } => stored_hashes.zeros(disk.start, disk.end - disk.start),
+                    Part::Bytes(bytes) => stored_hashes.bytes(bytes.start, &bytes.raw),
                 }
             }
             sink.take(done)?;
@@ -64,16 +66,16 @@ pub fn create(
     )?;
     let (mut writer, mut made, hashes) = sink.finish();
     if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
-        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
-    facts.finished = Some(rfc3339(SystemTime::now()));
+    metadata.finished = Some(rfc3339(SystemTime::now()));
     if made.failed_bytes == 0 {
-        made.checked = claims.finish();
+        made.checked = stored_hashes.finish();
     }
     made.missing_bytes = writer.bad().missing();
-    writer.set_facts(facts.clone());
+    writer.set_metadata(metadata.clone());
     made.image_bytes = writer.finish()?;
-    made.facts = facts;
+    made.metadata = metadata;
     Ok(made)
 }
 
@@ -98,15 +100,15 @@ pub fn create_from_stream(
     }
     let physical = options.physical_sector.unwrap_or(sector);
     let new = new_image(first.len() as u64, options.chunk, sector, physical)?;
-    let mut facts = Facts {
+    let mut metadata = Metadata {
         size_bytes: first.len() as u64,
         logical_sector_bytes: new.logical_sector,
         physical_sector_bytes: new.physical_sector,
         created: Some(rfc3339(SystemTime::now())),
         tool: Some(TOOL.into()),
-        ..options.facts.clone()
+        ..options.metadata.clone()
     };
-    let mut sink = Sink::new(Writer::create(store, path, &new, facts.clone())?, &shared);
+    let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
     // Where chunks begin does not depend on where the disk ends.
     let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
     let mut at = 0;
@@ -126,7 +128,9 @@ pub fn create_from_stream(
         options.threads,
         blocks,
         || None,
-        |packer, (start, block)| block.map(|raw| pack::pack(endless, &shared, packer, start, raw)),
+        |compressor, (start, block)| {
+            block.map(|raw| compress::compress(endless, &shared, compressor, start, raw))
+        },
         |bytes| {
             if bytes.is_err() {
                 step(0)?;
@@ -142,15 +146,15 @@ pub fn create_from_stream(
     )?;
     let (mut writer, mut made, hashes) = sink.finish();
     if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
-        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
-    facts.size_bytes = writer.geometry().disk_size;
-    facts.finished = Some(rfc3339(SystemTime::now()));
-    writer.set_facts(facts.clone());
+    metadata.size_bytes = writer.geometry().disk_size;
+    metadata.finished = Some(rfc3339(SystemTime::now()));
+    writer.set_metadata(metadata.clone());
     // The superblock before the last one knows the disk's size, too.
     writer.checkpoint()?;
     made.image_bytes = writer.finish()?;
-    made.facts = facts;
+    made.metadata = metadata;
     Ok(made)
 }
 

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
-use cdi_image::badmap::ddrescue::Listed;
-use cdi_image::badmap::{BadBlocks, BadRange, Status, ddrescue};
+use cdi_image::badmap::{BadBlocks, BadRange, Status, load, mapfile};
 use cdi_image::cdimg;
 use cdi_image::cdimg::layout::STATE_ACQUIRING;
 use cdi_image::disk::Disk;
@@ -116,7 +116,7 @@ impl Guard {
         if !meta.is_file() {
             return Ok(());
         }
-        if !self.writes_map && self.over.force && Listed::read(out).is_ok() {
+        if !self.writes_map && self.over.force && load::read(out).is_ok() {
             let error = Error::new(Kind::Busy, "is a map of bad blocks").at(out);
             return Err(error.hint("it may be all that is known of a disk: remove it if you mean it"));
         }
@@ -142,17 +142,17 @@ impl Guard {
     }
 
     fn refuse_unfinished(&self, path: &Path, out: &Path) -> Result<(), Error> {
-        let (what, hint) = match state_of(path) {
+        let (what, advice) = match state_of(path) {
             _ if self.over.discard_unfinished => return Ok(()),
             State::Other => return Ok(()),
-            State::Unfinished => {
-                ("is an image of a disk that is not finished", "'cdi create --resume' finishes it")
-            }
-            State::Damaged => ("is a .cdimg that cannot be opened", "'cdi repair' saves what is left of it"),
+            State::Unfinished => ("is an image of a disk that is not finished", Advice::Resume(None)),
+            State::Damaged => ("is a .cdimg that cannot be opened", Advice::Repair),
         };
         Err(Error::new(Kind::Busy, what)
             .at(out)
-            .hint(format!("{hint}; --discard-unfinished throws it away; nothing was changed")))
+            .hint("nothing was changed")
+            .then(advice)
+            .then(Advice::DiscardUnfinished))
     }
 
     /// Whether files that are there already may be written over.
@@ -184,9 +184,9 @@ fn state_of(path: &Path) -> State {
         };
     }
     // A raw image that another program has not finished. What was extracted here can be extracted again.
-    let Some(map) = raw::has_map_beside(path).filter(|map| !is_made_here(map)) else { return State::Other };
+    let Some(map) = raw::adjacent_map(path).filter(|map| !is_made_here(map)) else { return State::Other };
     let size = input.len();
-    let unfinished = Listed::read(&map).is_ok_and(|listed| {
+    let unfinished = load::read(&map).is_ok_and(|listed| {
         let size = listed.end().at_least().max(size);
         left(&listed.map(size, 1).0)
     });
@@ -197,12 +197,12 @@ fn state_of(path: &Path) -> State {
 fn is_made_here(map: &Path) -> bool {
     let mut start = Vec::new();
     let read = fs::File::open(map).and_then(|file| file.take(256).read_to_end(&mut start));
-    read.is_ok() && ddrescue::is_made_here(&start)
+    read.is_ok() && mapfile::is_made_here(&start)
 }
 
 /// Refuses to write the map of a raw file that is extracted over a mapfile that another program has written.
 pub fn refuse_foreign_map(out: &Path) -> Result<(), Error> {
-    if Listed::read(out).is_err() || is_made_here(out) {
+    if load::read(out).is_err() || is_made_here(out) {
         return Ok(());
     }
     let error = Error::new(Kind::Busy, "is a mapfile of another program's").at(out);
@@ -226,7 +226,7 @@ pub fn refuse_other_name(out: &Path, format: &'static Format) -> Result<(), Erro
 /// Refuses to write the map of `disk` over a mapfile that says more of it: it may be all that is known of a disk that is dead
 /// by now. One that was written here may be written over by an image that knows more by now.
 pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
-    let Ok(old) = Listed::read(out) else { return Ok(()) };
+    let Ok(old) = load::read(out) else { return Ok(()) };
     let knows = disk.format().name != raw::FORMAT.name || !disk.bad().is_empty();
     let may_finish = knows && is_made_here(out);
     // Of what lies past the end of the disk, its map says nothing.
@@ -234,7 +234,7 @@ pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
     let past = BadRange::new(disk.size()..end, Status::NonTried);
     let map = BadBlocks::from_unsorted(disk.bad().ranges().iter().copied().chain([past]));
     let (old, _) = old.map(end, 1);
-    if ddrescue::says_less(&map, &old, may_finish) {
+    if mapfile::says_less(&map, &old, may_finish) {
         let error =
             Error::new(Kind::Busy, "is a mapfile that says more than the one that would be written").at(out);
         return Err(error.hint("write it under another name, or move this one away; nothing was changed"));

@@ -7,11 +7,11 @@ use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::{Run, RunKind, runs};
-use cdi_image::facts::Facts;
+use cdi_image::metadata::Metadata;
 use cdi_image::stored_hashes::hex;
 use sha2::{Digest, Sha256};
 
-use super::hash_check::{Checked, Claims};
+use super::hash_check::{Checked, HashChecks};
 
 /// Both hashes, or those of them that are wanted, under way.
 pub struct Hashes {
@@ -30,8 +30,9 @@ const ZEROS_AT_ONCE: u64 = 64 << 20;
 /// Reads all of `disk`, on every core, into `hashes`, and hashes what its image claims of it. `each` is told of each run in
 /// its order (one that could not be read is hashed as missing), and may end it all.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
-    let is_free = hashes.stored.is_none() && hashes.filled.is_none() && disk.image().claims().is_empty();
-    let mut claims = Claims::new(disk.image().claims());
+    let is_free =
+        hashes.stored.is_none() && hashes.filled.is_none() && disk.image().stored_hashes().is_empty();
+    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
     let read = |(): &mut (), run: Run| {
         // Only what is held is read: also of nothing, within a hole, a read would fail.
         if run.kind != RunKind::Held {
@@ -51,7 +52,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
             match (&result, run.kind) {
                 (Ok(bytes), RunKind::Held) => {
                     hashes.held(bytes);
-                    claims.bytes(run.disk.start, bytes);
+                    stored_hashes.bytes(run.disk.start, bytes);
                 }
                 (Ok(_), RunKind::Zeros) if is_free => {}
                 (Ok(_), RunKind::Zeros) => {
@@ -59,7 +60,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
                     while at < run.disk.end {
                         let end = run.disk.end.min(at + ZEROS_AT_ONCE);
                         hashes.fill(&[0; 8], end - at);
-                        claims.zeros(at, end - at);
+                        stored_hashes.zeros(at, end - at);
                         each(&Run { disk: at..end, kind: run.kind }, None)?;
                         at = end;
                     }
@@ -67,13 +68,13 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
                 }
                 _ => {
                     hashes.missing(len);
-                    claims.zeros(run.disk.start, len);
+                    stored_hashes.zeros(run.disk.start, len);
                 }
             }
             each(&run, result.err())
         },
     )?;
-    Ok((hashes, claims.finish()))
+    Ok((hashes, stored_hashes.finish()))
 }
 
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -85,12 +86,12 @@ impl Hashes {
         Hashes { stored: Some(blake3::Hasher::new()), filled: Some(Sha256::new()), run: 0..0 }
     }
 
-    /// The same, of those only that `facts` have.
-    pub fn wanted(facts: &Facts) -> Hashes {
+    /// The same, of those only that `metadata` have.
+    pub fn wanted(metadata: &Metadata) -> Hashes {
         let Hashes { stored, filled, run } = Hashes::new();
         Hashes {
-            stored: stored.filter(|_| facts.blake3_stored.is_some()),
-            filled: filled.filter(|_| facts.sha256_zero_filled.is_some()),
+            stored: stored.filter(|_| metadata.blake3_rescued.is_some()),
+            filled: filled.filter(|_| metadata.sha256_zero_filled.is_some()),
             run,
         }
     }

@@ -5,25 +5,25 @@ use std::ops::Range;
 use cdi_base::error::{Error, ReadError};
 use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::writer::Writer;
-use cdi_image::codec::{Codec, Packer};
+use cdi_image::codec::{Codec, Compressor};
 
+use super::compress::{Bytes, Done, How, Name, Part, Piece, Shared, compress_into};
 use super::hash::Hashes;
 use super::options::Made;
-use super::pack::{Bytes, Done, How, Name, Part, Piece, Shared, pack_into};
 
-pub(super) struct Sink<'a> {
+pub(super) struct ImageSink<'a> {
     pub writer: Writer,
     /// As long as everything comes in the order of the disk.
     hashes: Option<Hashes>,
     shared: &'a Shared,
-    packer: Option<Packer>,
+    compressor: Option<Compressor>,
     pub made: Made,
 }
 
-impl<'a> Sink<'a> {
-    pub(super) fn new(writer: Writer, shared: &'a Shared) -> Sink<'a> {
+impl<'a> ImageSink<'a> {
+    pub(super) fn new(writer: Writer, shared: &'a Shared) -> ImageSink<'a> {
         let hashes = Some(Hashes::new());
-        Sink { writer, hashes, shared, packer: None, made: Made::default() }
+        ImageSink { writer, hashes, shared, compressor: None, made: Made::default() }
     }
 
     /// The writer, what was made, and the hashes if all of the disk came in order.
@@ -74,11 +74,11 @@ impl<'a> Sink<'a> {
         })
     }
 
-    /// Bytes of the disk were read and packed.
+    /// Bytes of the disk were read and compressed.
     pub(super) fn bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.hash(bytes.start, |hashes| hashes.held(&bytes.raw));
         self.put(&bytes)?;
-        self.shared.give_back(bytes.raw, bytes.packed);
+        self.shared.give_back(bytes.raw, bytes.compressed);
         Ok(())
     }
 
@@ -93,8 +93,8 @@ impl<'a> Sink<'a> {
                     self.made.fill_bytes += *len as u64;
                     self.writer.put_fill(start..start + *len as u64, *pattern)?;
                 }
-                How::Packed(name, codec, range) => {
-                    self.put_data(*name, start, raw, *codec, &bytes.packed[range.clone()])?;
+                How::CompressedChunk(name, codec, range) => {
+                    self.put_data(*name, start, raw, *codec, &bytes.compressed[range.clone()])?;
                 }
                 How::Stored(name) => self.put_data(*name, start, raw, Codec::Stored, raw)?,
                 How::Same(name) => match self.shared.entry(name) {
@@ -104,7 +104,7 @@ impl<'a> Sink<'a> {
                     }
                     None => self.put_first(*name, start, raw)?,
                 },
-                How::Failed(e) => return Err(Error::failed(format!("a chunk cannot be packed: {e}"))),
+                How::Failed(e) => return Err(Error::failed(format!("a chunk cannot be compressed: {e}"))),
             }
         }
         Ok(())
@@ -112,11 +112,11 @@ impl<'a> Sink<'a> {
 
     /// The other one of two that are the same is not in the image: it comes later on the disk, was only begun first.
     fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
-        let mut packed = Vec::new();
-        let codec = pack_into(&self.shared.options, &mut self.packer, raw, &mut packed)
-            .map_err(|e| Error::failed("a chunk cannot be packed").because(e))?;
+        let mut compressed = Vec::new();
+        let codec = compress_into(&self.shared.options, &mut self.compressor, raw, &mut compressed)
+            .map_err(|e| Error::failed("a chunk cannot be compressed").because(e))?;
         match codec {
-            Some(codec) => self.put_data(name, start, raw, codec, &packed),
+            Some(codec) => self.put_data(name, start, raw, codec, &compressed),
             None => self.put_data(name, start, raw, Codec::Stored, raw),
         }
     }
@@ -129,7 +129,7 @@ impl<'a> Sink<'a> {
         codec: Codec,
         stored: &[u8],
     ) -> Result<(), Error> {
-        self.made.packed_bytes += raw.len() as u64;
+        self.made.compressed_bytes += raw.len() as u64;
         let entry = self.writer.put_data(start, length(raw)?, codec, stored)?;
         self.shared.set_entry(name, entry);
         Ok(())

@@ -18,8 +18,8 @@ pub(super) enum Job {
 
 /// How much is read in one piece, and the longest part in which nothing is read (between two the user can interrupt), in
 /// bytes: multiples of every chunk size.
-const LONGEST_READ: u64 = 1 << 20;
-const LONGEST: u64 = 64 << 20;
+const MAX_READ: u64 = 1 << 20;
+const MAX_LEN: u64 = 64 << 20;
 
 /// Cuts the disk into jobs.
 pub(super) fn jobs(source: &Disk, geometry: Geometry) -> impl Iterator<Item = Job> + Send + '_ {
@@ -30,7 +30,7 @@ pub(super) fn jobs(source: &Disk, geometry: Geometry) -> impl Iterator<Item = Jo
             return None;
         }
         // Where a run that began at `at` may end: on a chunk's border, or with the disk.
-        let border = |end: u64| match end.min(at + LONGEST) {
+        let border = |end: u64| match end.min(at + MAX_LEN) {
             end if end >= geometry.disk_size => geometry.disk_size,
             end => end - end % chunk,
         };
@@ -60,5 +60,5 @@ pub(super) fn jobs(source: &Disk, geometry: Geometry) -> impl Iterator<Item = Jo
 
 /// Where a read from `at` on ends that is to go to `until`, but at least over a chunk.
 fn read_end(at: u64, chunk: u64, until: u64) -> u64 {
-    until.clamp(at + chunk, at + LONGEST_READ)
+    until.clamp(at + chunk, at + MAX_READ)
 }

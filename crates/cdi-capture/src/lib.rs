@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod compact;
+mod compress;
 pub mod convert;
 pub mod guard;
 pub mod hash;
@@ -9,6 +10,5 @@ pub mod hash_check;
 mod image_sink;
 mod jobs;
 pub mod options;
-mod pack;
 pub mod repair;
 pub mod rescue;

@@ -5,7 +5,7 @@ use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::Superblock;
 use cdi_image::cdimg::writer::NewImage;
 use cdi_image::codec::Codec;
-use cdi_image::facts::Facts;
+use cdi_image::metadata::Metadata;
 use cdi_system::random;
 
 use crate::hash_check::Checked;
@@ -19,7 +19,7 @@ pub const TOOL: &str = concat!("cdi ", env!("CARGO_PKG_VERSION"));
 /// How an image is to be made.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How chunks are packed.
+    /// How chunks are compressed.
     pub codec: Codec,
     /// At which level.
     pub level: i32,
@@ -27,9 +27,9 @@ pub struct Options {
     pub chunk: u32,
     /// The physical sector size of the disk in bytes, if it is not the logical one.
     pub physical_sector: Option<u32>,
-    /// Facts that the user tells.
-    pub facts: Facts,
-    /// How many threads pack.
+    /// Metadata that the user tells.
+    pub metadata: Metadata,
+    /// How many threads compress.
     pub threads: usize,
     /// Whether the hashes of the disk are made also if the image has to be read for it.
     pub hash: bool,
@@ -41,7 +41,7 @@ pub struct Made {
     /// The length of the image file in bytes.
     pub image_bytes: u64,
     /// Bytes of the disk that are stored as chunks.
-    pub packed_bytes: u64,
+    pub compressed_bytes: u64,
     /// Bytes of the disk that are the same as others and share their chunk.
     pub shared_bytes: u64,
     /// Bytes of the disk that are zeros or another pattern.
@@ -50,8 +50,8 @@ pub struct Made {
     pub missing_bytes: u64,
     /// Of these, bytes whose reading failed just now.
     pub failed_bytes: u64,
-    /// The facts as they stand in the image.
-    pub facts: Facts,
+    /// The metadata as they stand in the image.
+    pub metadata: Metadata,
     /// The hashes that the source's image stores of its disk, held against what was read. None if not all could be read.
     pub checked: Vec<Checked>,
 }

@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::SECTOR;
-use cdi_image::badmap::{BadRange, MOST_RANGES, Status};
+use cdi_image::badmap::{BadRange, MAX_RANGES, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::*;
 use cdi_image::cdimg::nodes::check_entry;
 use cdi_image::cdimg::record::Record;
-use cdi_image::cdimg::scan::{Step, Walk, decode_events, decode_facts, decode_map};
+use cdi_image::cdimg::scan::{Step, Walk, decode_events, decode_map, decode_metadata};
 use cdi_image::cdimg::superblock::check_disk;
-use cdi_image::cdimg::writer::{Writer, check_facts};
+use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{reader, record};
-use cdi_image::codec::{Codec, Sum, unpack};
+use cdi_image::codec::{Codec, Sum, decompress};
 use cdi_image::extent::Origin;
-use cdi_image::facts::Facts;
 use cdi_image::image::Image;
 use cdi_image::input::Input;
+use cdi_image::metadata::Metadata;
 use lru::LruCache;
 
 use super::options::image_like;
@@ -54,7 +54,7 @@ pub struct Repaired {
 
 /// How many records of parts of sectors are taken in: each adds two pieces to a chunk, which has at most 2,048 sectors,
 /// and may have 4,096 pieces.
-const MOST_PARTS: u32 = 1000;
+const MAX_PARTS: u32 = 1000;
 /// How many payloads are remembered to find those that are shared.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
@@ -70,8 +70,8 @@ pub fn repair(
     let again = |e| Error::io("cannot be opened twice", path, e);
     let store = || file.try_clone().map(Box::new).map_err(again);
     let new = image_like(&head)?;
-    let facts = Facts { size_bytes: head.disk_size.get(), ..Facts::default() };
-    let writer = Writer::create(store()?, path, &new, facts)?;
+    let metadata = Metadata { size_bytes: head.disk_size.get(), ..Metadata::default() };
+    let writer = Writer::create(store()?, path, &new, metadata)?;
     let mut salvage = Salvage {
         input,
         geometry: new.geometry,
@@ -98,13 +98,13 @@ pub fn repair(
         step(input.len())?;
         writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
     }
-    let mut facts = writer.facts().clone();
+    let mut metadata = writer.metadata().clone();
     let whole =
         repaired.lost.is_empty() && repaired.damaged == 0 && repaired.gap_bytes == 0 && repaired.cut_off == 0;
     if let Some((blake3, sha256)) = writer.earlier_hashes().filter(|_| whole) {
-        (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
     }
-    writer.set_facts(facts);
+    writer.set_metadata(metadata);
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     writer.note(&event("repaired", serde_json::json!({ "tool": super::options::TOOL, "lost_bytes": lost })));
     repaired.missing_bytes = writer.bad().missing();
@@ -167,12 +167,12 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
 /// What the map calls finished, and the index has no bytes for.
 fn lost(
     image: &reader::CdiImage,
-    go_on: &mut dyn FnMut() -> Result<(), Error>,
+    check_cancelled: &mut dyn FnMut() -> Result<(), Error>,
 ) -> Result<Vec<Range<u64>>, Error> {
     let (size, mut at) = (image.size(), 0);
     let mut lost: Vec<Range<u64>> = Vec::new();
     while at < size {
-        go_on()?;
+        check_cancelled()?;
         let extent =
             image.map(at).map_err(|e| Error::failed("what was written cannot be read back").because(e))?;
         if extent.origin == Origin::Unread {
@@ -182,7 +182,7 @@ fn lost(
                     _ => lost.push(run),
                 }
             }
-            if lost.len() > MOST_RANGES {
+            if lost.len() > MAX_RANGES {
                 return Err(Error::failed("more is lost, in more places, than a .cdimg can tell"));
             }
         }
@@ -243,16 +243,17 @@ impl Salvage<'_> {
         if !(whole(disk.start) && whole(disk.end)) {
             self.parts += 1;
         }
-        let inside = disk.end <= self.geometry.disk_size && self.parts <= MOST_PARTS;
+        let inside = disk.end <= self.geometry.disk_size && self.parts <= MAX_PARTS;
         let within_chunk = inside
             && !disk.is_empty()
             && self.geometry.chunk_of(disk.start) == self.geometry.chunk_of(disk.end - 1);
         let len = u32::try_from(h.disk_len.get()).unwrap_or(u32::MAX);
         match record.kind() {
             Some(RecordType::Data) => {
-                let codec = Codec::from_number(h.codec).filter(|_| within_chunk && h.unpacked.get() == len);
+                let codec =
+                    Codec::from_number(h.codec).filter(|_| within_chunk && h.uncompressed.get() == len);
                 // An entry must name at least a byte.
-                let Some(codec) = codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= CHUNK_MOST)
+                let Some(codec) = codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= CHUNK_MAX)
                 else {
                     return Ok(false);
                 };
@@ -274,14 +275,14 @@ impl Salvage<'_> {
                 Ok((_, ranges)) => self.writer.replace_map(disk, &ranges).map(|()| true),
                 Err(_) => Ok(false),
             },
-            Some(RecordType::Facts) => match decode_facts(record) {
-                Ok(facts) if check_facts(&facts).is_ok() => {
-                    let sizes = self.writer.facts().clone();
-                    self.writer.set_facts(Facts {
+            Some(RecordType::Metadata) => match decode_metadata(record) {
+                Ok(metadata) if check_metadata(&metadata).is_ok() => {
+                    let sizes = self.writer.metadata().clone();
+                    self.writer.set_metadata(Metadata {
                         size_bytes: sizes.size_bytes,
                         logical_sector_bytes: 0,
                         physical_sector_bytes: 0,
-                        ..facts
+                        ..metadata
                     });
                     Ok(true)
                 }
@@ -323,7 +324,7 @@ impl Salvage<'_> {
         let codec = Codec::from_number(entry.codec);
         let codec = codec.filter(|_| Sum::Xxh3(entry.sum.get()).holds(&stored));
         let mut bytes = vec![0; len as usize];
-        let Some(codec) = codec.filter(|codec| unpack(*codec, &stored, &mut bytes).is_ok()) else {
+        let Some(codec) = codec.filter(|codec| decompress(*codec, &stored, &mut bytes).is_ok()) else {
             return Ok(false);
         };
         let new = self.writer.put_data(start, len, codec, &stored)?;

@@ -38,8 +38,8 @@ fn open(path: &Path, how: &OpenOptions, options: Options) -> Result<(CdiDisk, St
     let disk = Disk::new(open::open(path, how)?, options);
     let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
-    let remarks = disk.image().remarks().join("\n");
-    Ok((CdiDisk(disk), remarks))
+    let warnings = disk.image().warnings().join("\n");
+    Ok((CdiDisk(disk), warnings))
 }
 
 /// The text at `text`, or none for NULL.
@@ -82,7 +82,7 @@ unsafe fn understood(options: *const CdiOptions) -> Result<(OpenOptions, Options
     let (format, mapfile, badblocks) = unsafe { (text(own.format), text(own.mapfile), text(own.badblocks)) };
     how.format = format.map(|f| f.to_string_lossy().into_owned());
     how.mapfile = match mapfile {
-        None => Mapfile::Beside,
+        None => Mapfile::Adjacent,
         Some(name) if name == "none" => Mapfile::None,
         Some(path) => Mapfile::File(path.into()),
     };
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn cdi_open_with(
         },
     };
     let (disk, said) = match opened {
-        Ok((disk, remarks)) => (Box::into_raw(Box::new(disk)), remarks),
+        Ok((disk, warnings)) => (Box::into_raw(Box::new(disk)), warnings),
         Err(why) => (std::ptr::null_mut(), why),
     };
     // SAFETY: as the caller holds.

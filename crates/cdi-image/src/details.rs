@@ -3,19 +3,19 @@
 use std::ops::Range;
 
 use super::badmap::BadBlocks;
-use super::facts::Facts;
-use super::stored_hashes::Claim;
+use super::metadata::Metadata;
+use super::stored_hashes::StoredHash;
 
 /// What a format has found out at opening. Most formats have no place for some of it.
-pub struct About {
+pub struct ImageDetails {
     /// What is known about the disk and about how the image was made. The sizes stand here.
-    pub facts: Facts,
+    pub metadata: Metadata,
     /// What the user should know about this file, though it could be opened.
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
     /// What could not be read of the disk when the image was made, and what was not tried.
     pub bad: BadBlocks,
     /// The hashes that the image holds of its disk.
-    pub claims: Vec<Claim>,
+    pub stored_hashes: Vec<StoredHash>,
     /// Whether some of the image's files are missing or cut off. Nothing of the disk need be lost: a list of its bad sectors
     /// may have been in them.
     pub incomplete: bool,
@@ -24,13 +24,13 @@ pub struct About {
     pub lost: Vec<Range<u64>>,
 }
 
-impl Default for About {
-    fn default() -> About {
-        About {
-            facts: Facts::default(),
-            remarks: Vec::new(),
+impl Default for ImageDetails {
+    fn default() -> ImageDetails {
+        ImageDetails {
+            metadata: Metadata::default(),
+            warnings: Vec::new(),
             bad: BadBlocks::none(),
-            claims: Vec::new(),
+            stored_hashes: Vec::new(),
             lost: Vec::new(),
             incomplete: false,
         }

@@ -31,24 +31,24 @@ pub enum Origin {
         /// The offset in the file of the extent's first byte.
         at: u64,
     },
-    /// In a packed chunk of the file.
-    Packed(Packed),
+    /// In a compressed chunk of the file.
+    Compressed(CompressedChunk),
 }
 
-/// A packed chunk, and where in it an extent begins.
+/// A compressed chunk, and where in it an extent begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Packed {
+pub struct CompressedChunk {
     /// The file that holds the chunk.
     pub file: FileNo,
     /// The offset of the chunk in the file.
     pub at: u64,
     /// The length of the chunk in the file.
     pub len: u32,
-    /// How many unpacked bytes come before the extent's first byte.
+    /// How many uncompressed bytes come before the extent's first byte.
     pub skip: u32,
-    /// The length of the chunk when it is unpacked.
-    pub unpacked: u32,
-    /// How it is packed.
+    /// The length of the chunk when it is uncompressed.
+    pub uncompressed: u32,
+    /// How it is compressed.
     pub codec: Codec,
     /// The checksum of the chunk as it lies in the file.
     pub sum: Sum,
@@ -61,5 +61,5 @@ impl Origin {
     }
 }
 
-/// No packed chunk of any format may be longer than this when it is unpacked.
-pub const LONGEST_CHUNK: u32 = 16 << 20;
+/// No compressed chunk of any format may be longer than this when it is uncompressed.
+pub const MAX_CHUNK: u32 = 16 << 20;

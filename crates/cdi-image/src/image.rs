@@ -10,11 +10,11 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 
 use crate::badmap::BadBlocks;
-use crate::details::About;
+use crate::details::ImageDetails;
 use crate::extent::Extent;
-use crate::facts::Facts;
 use crate::input::Input;
-use crate::stored_hashes::Claim;
+use crate::metadata::Metadata;
+use crate::stored_hashes::StoredHash;
 
 /// A disk image's index, opened. It knows where the bytes of the disk are.
 pub trait Image: Send + Sync {
@@ -25,52 +25,56 @@ pub trait Image: Send + Sync {
     fn map(&self, offset: u64) -> Result<Extent, ReadError>;
 
     /// What was found out at opening.
-    fn about(&self) -> &About;
+    fn details(&self) -> &ImageDetails;
 
     /// What could not be read of the disk when the image was made, and what was not tried.
     fn bad(&self) -> &BadBlocks {
-        &self.about().bad
+        &self.details().bad
     }
 
     /// What is known about the disk and about how the image was made.
-    fn facts(&self) -> &Facts {
-        &self.about().facts
+    fn metadata(&self) -> &Metadata {
+        &self.details().metadata
     }
 
     /// What the user should know about this file, though it could be opened.
-    fn remarks(&self) -> &[String] {
-        &self.about().remarks
+    fn warnings(&self) -> &[String] {
+        &self.details().warnings
     }
 
     /// The hashes that the image holds of its disk, as far as the format has any.
-    fn claims(&self) -> &[Claim] {
-        &self.about().claims
+    fn stored_hashes(&self) -> &[StoredHash] {
+        &self.details().stored_hashes
     }
 
     /// Whether some of its files are missing or cut off: what it says of the disk may not be all.
     fn is_incomplete(&self) -> bool {
-        self.about().incomplete || !self.lost().is_empty()
+        self.details().incomplete || !self.lost().is_empty()
     }
 
     /// What its maker had read of the disk, and the files that are here do not hold: ranges in bytes, in order.
     fn lost(&self) -> &[Range<u64>] {
-        &self.about().lost
+        &self.details().lost
     }
 
     /// Reads what of its index readers will want, if it keeps that and has not read it at opening. Errors are left to
     /// them.
     fn warm(&self) {}
 
-    /// Gives what happened while the image was made, in that order: lines of JSON. `go_on` is called often. An error of
+    /// Gives what happened while the image was made, in that order: lines of JSON. `check_cancelled` is called often. An error of
     /// either ends it.
-    fn events(&self, _each: &mut Each<'_>, _go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn events(&self, _each: &mut Each<'_>, _check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
         Ok(())
     }
 
     /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
-    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller. `go_on` is called
+    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller. `check_cancelled` is called
     /// often, and its error ends it.
-    fn check(&self, _report: &mut dyn FnMut(Flaw, &str), _go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        _report: &mut dyn FnMut(Flaw, &str),
+        _check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -79,7 +83,7 @@ pub trait Image: Send + Sync {
 pub type Each<'a> = dyn FnMut(&str) -> Result<(), Error> + 'a;
 
 /// An error when a long work is to end, because the user interrupts it.
-pub type GoOn<'a> = dyn FnMut() -> Result<(), Error> + 'a;
+pub type CheckCancelled<'a> = dyn FnMut() -> Result<(), Error> + 'a;
 
 /// A format: how it is recognised and how it is opened.
 pub struct Format {
@@ -120,7 +124,7 @@ pub struct OpenOptions {
 pub enum Mapfile {
     /// One that lies next to the image and is called after it, if there is one.
     #[default]
-    Beside,
+    Adjacent,
     /// None, whatever lies next to it.
     None,
     /// This one.

@@ -1,13 +1,15 @@
 //! Opens an image: the list of formats, and which of them a file is.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 
 use crate::cdimg;
 use crate::formats::*;
-use crate::image::{Format, Mapfile, OpenOptions, Opened};
+use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::{Input, ReadAt, pieces};
 
 /// Every format that can be read.
@@ -57,15 +59,24 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     input.allow(&options.allowed)?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     let mapfile = matches!(options.mapfile, Mapfile::File(_));
-    let given = [("--mapfile", mapfile), ("--badblocks", options.badblocks.is_some())];
-    if let Some((name, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
+    let given = [("a mapfile", mapfile), ("a list of bad blocks", options.badblocks.is_some())];
+    if let Some((list, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
         return Err(
-            Error::usage(format!("{name} is for raw images; this is a {} image", format.name)).at(&path)
+            Error::usage(format!("{list} is for raw images; this is a {} image", format.name)).at(&path)
         );
     }
     let input = Arc::new(input);
-    let image = (format.open)(Arc::clone(&input), options).map_err(|e| e.at(&path))?;
+    let image = guarded(format, &input, options).map_err(|e| e.at(&path))?;
     Ok(Opened { image, input, format })
+}
+
+/// Reads the index. A panic of a parser is an error of this image.
+fn guarded(format: &Format, input: &Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    let open = AssertUnwindSafe(|| (format.open)(Arc::clone(input), options));
+    catch_unwind(open).unwrap_or_else(|_| {
+        let what = format!("the reader of {} images failed on it: a bug in cdi", format.name);
+        Err(Error::bad_image(what))
+    })
 }
 
 /// Chooses the format: what the user says, else by the magic. A file without a magic is raw only if its name says so, and a
@@ -88,12 +99,11 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             "its name says {}, but it begins like a {} image",
             named.name, magic.name
         ))
-        .hint(format!("say which it is: --format {} or --format {}", named.name, magic.name))),
+        .hint(Advice::NameFormat(vec![named.name, magic.name]))),
         // Nor must what is on a device.
         (Some(magic), None) if input.is_device() => {
-            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name)).hint(
-                format!("say which it is: --format raw for the device itself, or --format {}", magic.name),
-            ))
+            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name))
+                .hint(Advice::NameFormat(vec!["raw", magic.name])))
         }
         (Some(format), _) => Ok(format),
         (None, named) => {
@@ -112,9 +122,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
                         Some(other) => error.hint(format!(
                             "if it and '{other}' are pieces of one disk, join them, in order, into one file: cat … > disk.raw"
                         )),
-                        None => error.hint(
-                            "'cdi formats' lists the formats; for a raw image without a telling name, say --format raw",
-                        ),
+                        None => error.hint(Advice::ListFormats),
                     })
                 }
             }

@@ -10,7 +10,7 @@ use super::codec::{Crc32, crc32};
 
 /// A hash of the disk, or of parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct StoredHash {
     /// What it is of, for a person: "the disk", "partition 'disk image (Apple_HFS : 3)'".
     pub of: String,
     /// The runs of the disk that it covers, in order. Whatever could not be read counts as zeros.
@@ -18,15 +18,15 @@ pub struct Claim {
     /// Bytes after the end of the disk that the image holds: the hash may cover them, too.
     pub after: Vec<u8>,
     /// How it is made.
-    pub kind: Kind,
+    pub kind: HashKind,
     /// The hash.
     pub value: Vec<u8>,
 }
 
-impl Claim {
+impl StoredHash {
     /// A hash of all of a disk of `size` bytes.
-    pub fn of_disk(size: u64, kind: Kind, value: Vec<u8>) -> Claim {
-        Claim {
+    pub fn of_disk(size: u64, kind: HashKind, value: Vec<u8>) -> StoredHash {
+        StoredHash {
             of: "the disk".into(),
             disk: std::iter::once(0..size).collect(),
             after: Vec::new(),
@@ -38,7 +38,7 @@ impl Claim {
 
 /// How a hash is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum HashKind {
     /// CRC-32 (as of zip and Ethernet), four bytes, the highest first.
     Crc32,
     /// MD5.
@@ -49,14 +49,14 @@ pub enum Kind {
     Sha256,
 }
 
-impl Kind {
+impl HashKind {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Crc32 => "CRC-32",
-            Kind::Md5 => "MD5",
-            Kind::Sha1 => "SHA-1",
-            Kind::Sha256 => "SHA-256",
+            HashKind::Crc32 => "CRC-32",
+            HashKind::Md5 => "MD5",
+            HashKind::Sha1 => "SHA-1",
+            HashKind::Sha256 => "SHA-256",
         }
     }
 }
@@ -80,12 +80,12 @@ enum State {
 
 impl Hasher {
     /// A hash of nothing yet.
-    pub fn new(kind: Kind) -> Hasher {
+    pub fn new(kind: HashKind) -> Hasher {
         Hasher(match kind {
-            Kind::Crc32 => State::Crc32(crc32()),
-            Kind::Md5 => State::Md5(Md5::new()),
-            Kind::Sha1 => State::Sha1(Sha1::new()),
-            Kind::Sha256 => State::Sha256(Sha256::new()),
+            HashKind::Crc32 => State::Crc32(crc32()),
+            HashKind::Md5 => State::Md5(Md5::new()),
+            HashKind::Sha1 => State::Sha1(Sha1::new()),
+            HashKind::Sha256 => State::Sha256(Sha256::new()),
         })
     }
 
@@ -99,7 +99,7 @@ impl Hasher {
         }
     }
 
-    /// The hash, as a [`Claim`] has it.
+    /// The hash, as a [`StoredHash`] has it.
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
             State::Crc32(state) => state.finalize().to_be_bytes().into(),

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_system::{FSKIT_TYPE, ask};
 
@@ -37,8 +38,7 @@ impl Transport for Fskit {
         // Unless told otherwise it asks for the right to write, and the desktop would try to.
         mount.args(["-F", "-o", "rdonly,nobrowse", "-t", FSKIT_TYPE]).arg(place.image).arg(place.dir);
         ask(&mut mount, MOUNTING, "it is a part of macOS").map_err(|e| {
-            let hint = "'cdi doctor' tells whether the extension is there and switched on; docs/MACOS.md how";
-            e.at(place.dir).hint(hint)
+            e.at(place.dir).hint("the extension must be installed and switched on").then(Advice::CheckSystem)
         })?;
         Ok(Box::new(Mounted::new(place.dir, None)?))
     }

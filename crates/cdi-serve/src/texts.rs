@@ -15,10 +15,10 @@ pub fn info(disk: &Disk) -> Value {
         "integrity": disk.format().integrity,
         "size_bytes": disk.size(),
         "logical_sector_bytes": disk.sector(),
-        "remarks": disk.image().remarks(),
+        "warnings": disk.image().warnings(),
         "blocks": counts(disk),
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
-        "facts": disk.facts(),
+        "metadata": disk.metadata(),
     })
 }
 

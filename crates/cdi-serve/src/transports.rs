@@ -14,7 +14,7 @@ const TRANSPORTS: &[&dyn Transport] = &[
     #[cfg(all(target_os = "linux", feature = "fuse"))]
     &fuse::Fuse,
     #[cfg(feature = "nfs")]
-    &nfs::Loopback,
+    &nfs::Nfs,
     &fskit::Fskit,
     #[cfg(all(target_os = "macos", feature = "fuse"))]
     &fuse::Fuse,
@@ -25,6 +25,6 @@ pub fn transport(via: Option<&str>) -> Result<&'static dyn Transport, Error> {
     let found = TRANSPORTS.iter().find(|t| via.is_none_or(|via| via == t.name()));
     found.copied().ok_or_else(|| {
         let error = Error::new(Kind::Unavailable, "this build cannot mount that way");
-        error.hint("FUSE on macOS needs macFUSE, and a build with --features macfuse")
+        error.hint("FUSE on macOS needs macFUSE, and a build for it")
     })
 }

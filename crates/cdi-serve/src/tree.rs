@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use cdi_base::error::{ErrnoStyle, ReadError};
 use cdi_base::printable;
-use cdi_image::badmap::ddrescue::Mapfile;
+use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::disk::Disk;
 use cdi_image::disk::buffers::with_reply;
 use cdi_image::text::listing::Index;
@@ -15,7 +15,7 @@ use crate::texts;
 
 /// What a front end shows of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// The folder itself.
     Folder,
     /// A plain file of so many bytes.
@@ -125,11 +125,11 @@ impl Tree {
     }
 
     /// The permissions of an entry of this kind: reading, for the owner or for everybody.
-    pub fn mode(&self, kind: Kind) -> u32 {
+    pub fn mode(&self, kind: EntryKind) -> u32 {
         let everybody = match kind {
-            Kind::Folder => 0o555,
-            Kind::File(_) => 0o444,
-            Kind::Link(_) => return 0o777,
+            EntryKind::Folder => 0o555,
+            EntryKind::File(_) => 0o444,
+            EntryKind::Link(_) => return 0o777,
         };
         if self.allow_other { everybody } else { everybody & 0o700 }
     }
@@ -156,15 +156,15 @@ impl Tree {
     }
 
     /// What an entry is, if it is there.
-    pub fn kind(&self, id: Id) -> Option<Kind> {
+    pub fn kind(&self, id: Id) -> Option<EntryKind> {
         Some(match id {
-            ROOT => Kind::Folder,
-            DISK => Kind::File(self.disk.size()),
-            DEVICE => Kind::Link(self.device()?.as_os_str().len() as u64),
-            BADBLOCKS => Kind::File(self.badblocks().0.size()),
-            MAPFILE => Kind::File(self.mapfile().0.size()),
-            INFO => Kind::File(self.info.len() as u64),
-            NEVER_INDEX => Kind::File(0),
+            ROOT => EntryKind::Folder,
+            DISK => EntryKind::File(self.disk.size()),
+            DEVICE => EntryKind::Link(self.device()?.as_os_str().len() as u64),
+            BADBLOCKS => EntryKind::File(self.badblocks().0.size()),
+            MAPFILE => EntryKind::File(self.mapfile().0.size()),
+            INFO => EntryKind::File(self.info.len() as u64),
+            NEVER_INDEX => EntryKind::File(0),
             _ => return None,
         })
     }
@@ -197,7 +197,7 @@ impl Tree {
 
     /// How many of `len` bytes from `offset` on an entry has.
     fn there(&self, id: Id, offset: u64, len: usize) -> usize {
-        let size = if let Some(Kind::File(size)) = self.kind(id) { size } else { 0 };
+        let size = if let Some(EntryKind::File(size)) = self.kind(id) { size } else { 0 };
         usize::try_from(size.saturating_sub(offset)).map_or(len, |left| left.min(len))
     }
 

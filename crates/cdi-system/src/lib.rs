@@ -26,11 +26,11 @@ use cdi_base::error::{Error, Kind};
 #[cfg(target_os = "linux")]
 use linux::ignored_signals;
 #[cfg(target_os = "linux")]
-pub use linux::{disk_facts, holders, is_stopped, layers_below, mountinfo, path_of_open};
+pub use linux::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of_open};
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
-pub use macos::{disk_facts, holders, is_stopped, layers_below, mountinfo, path_of_open};
+pub use macos::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of_open};
 
 /// The type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";
@@ -87,7 +87,7 @@ pub struct Holder {
 
 /// What the system knows of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DiskFacts {
+pub struct DiskInfo {
     /// Its size in bytes.
     pub size: u64,
     /// Its logical sector size in bytes.
@@ -157,13 +157,13 @@ pub fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
-/// Asks a program: what it prints on stdout. It is ended if it takes longer than `patience`.
+/// Asks a program: what it prints on stdout. It is ended if it takes longer than `timeout`.
 /// [`Kind::Unavailable`] if there is no such program, with `hint`, or if it fails, with what it says.
-pub fn ask(command: &mut Command, patience: Duration, hint: &str) -> Result<Vec<u8>, Error> {
+pub fn ask(command: &mut Command, timeout: Duration, hint: &str) -> Result<Vec<u8>, Error> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = run(command, patience).map_err(|e| match e.kind() {
+    let output = run(command, timeout).map_err(|e| match e.kind() {
         io::ErrorKind::TimedOut => {
-            Error::failed(format!("{name} did not answer within {} s", patience.as_secs()))
+            Error::failed(format!("{name} did not answer within {} s", timeout.as_secs()))
         }
         _ => Error::new(Kind::Unavailable, format!("{name} cannot be run")).because(e).hint(hint),
     })?;
@@ -177,8 +177,8 @@ pub fn ask(command: &mut Command, patience: Duration, hint: &str) -> Result<Vec<
     Err(Error::new(Kind::Unavailable, format!("{name}: {said}")))
 }
 
-/// Runs a program to its end, or ends it after `patience`.
-fn run(command: &mut Command, patience: Duration) -> io::Result<Output> {
+/// Runs a program to its end, or ends it after `timeout`.
+fn run(command: &mut Command, timeout: Duration) -> io::Result<Output> {
     // In a process group of its own: a Ctrl-C is ours to answer.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
@@ -190,7 +190,7 @@ fn run(command: &mut Command, patience: Duration) -> io::Result<Output> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if start.elapsed() > patience {
+        if start.elapsed() > timeout {
             let _ = child.kill();
             let _ = child.wait();
             return Err(io::ErrorKind::TimedOut.into());
@@ -232,7 +232,7 @@ mod tests {
         let failed = ask(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), Duration::from_secs(20), "");
         assert_eq!(failed.unwrap_err().what, "sh: no");
         let absent = ask(&mut Command::new("no-such-program"), Duration::from_secs(1), "get it").unwrap_err();
-        assert_eq!((absent.kind, absent.hint.as_deref()), (Kind::Unavailable, Some("get it")));
+        assert_eq!((absent.kind, absent.advice), (Kind::Unavailable, vec!["get it".into()]));
     }
 
     #[test]

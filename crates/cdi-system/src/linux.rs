@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cdi_base::error::Error;
 
-use super::{DiskFacts, Holder, Layer, MountInfo};
+use super::{DiskInfo, Holder, Layer, MountInfo};
 
 /// Every mount, in the order in which they were made.
 pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
@@ -82,7 +82,7 @@ pub(super) fn ignored_signals() -> Vec<i32> {
 }
 
 /// What is known of the block device at `path`. A partition's model and serial number are its disk's.
-pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
+pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let device = fs::metadata(path).map_err(|e| Error::io("cannot be looked at", path, e))?.rdev();
     let number = number(device);
     // sysfs-block: a partition lies in the folder of its disk.
@@ -102,7 +102,7 @@ pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
     let told = |name: &str| udev.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
     let page = fs::read(disk.join("device/vpd_pg80")).ok();
     let page = page.and_then(|page| Some(String::from_utf8_lossy(page.get(4..)?).trim().to_owned()));
-    Ok(DiskFacts {
+    Ok(DiskInfo {
         size: number_in(own.join("size")).saturating_mul(512),
         logical: sector("logical_block_size"),
         physical: sector("physical_block_size"),

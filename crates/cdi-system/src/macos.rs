@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use cdi_base::error::Error;
 
-use super::{DiskFacts, Holder, Layer, MountInfo, ask};
+use super::{DiskInfo, Holder, Layer, MountInfo, ask};
 
 /// mount(8) and ps(1) answer from the kernel's tables and ask no file system, so a hung one does not hang them.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Every mount, in the order in which they were made.
 pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
-    ask(&mut Command::new("/sbin/mount"), PATIENCE, "").map(|text| parse_mounts(&text))
+    ask(&mut Command::new("/sbin/mount"), TIMEOUT, "").map(|text| parse_mounts(&text))
 }
 
 /// `SOURCE on MOUNTPOINT (TYPE, option, …)`, nothing escaped. A source may hold ` on /`, too: then the line is read in
@@ -51,12 +51,12 @@ pub fn holders(_: &Path, _: i32) -> Vec<Holder> {
 pub fn is_stopped(pid: i32) -> bool {
     let mut ps = Command::new("/bin/ps");
     ps.args(["-o", "stat=", "-p"]).arg(pid.to_string());
-    ask(&mut ps, PATIENCE, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
+    ask(&mut ps, TIMEOUT, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
 }
 
 /// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
 pub(super) fn ignored_signals() -> Vec<i32> {
-    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), PATIENCE, "");
+    let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), TIMEOUT, "");
     listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
 }
 
@@ -71,15 +71,15 @@ fn parse_traps(text: &str) -> Vec<i32> {
 }
 
 /// What is known of the device at `path`.
-pub fn disk_facts(path: &Path) -> Result<DiskFacts, Error> {
+pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");
     diskutil.args(["info", "-plist"]).arg(path);
-    let list = ask(&mut diskutil, PATIENCE, "").map_err(|e| e.at(path))?;
+    let list = ask(&mut diskutil, TIMEOUT, "").map_err(|e| e.at(path))?;
     parse_info(&list).ok_or_else(|| Error::failed("diskutil does not tell the size of this device").at(path))
 }
 
 /// diskutil(8), `info -plist`.
-fn parse_info(list: &[u8]) -> Option<DiskFacts> {
+fn parse_info(list: &[u8]) -> Option<DiskInfo> {
     let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok()?;
     let list = list.as_dictionary()?;
     let number = |names: &[&str]| names.iter().find_map(|name| list.get(name)?.as_unsigned_integer());
@@ -88,7 +88,7 @@ fn parse_info(list: &[u8]) -> Option<DiskFacts> {
         text.filter(|text| !text.is_empty())
     };
     let sector = u32::try_from(number(&["DeviceBlockSize"]).unwrap_or(512)).ok()?;
-    Some(DiskFacts {
+    Some(DiskInfo {
         size: number(&["IOKitSize", "TotalSize", "Size"])?,
         logical: sector,
         physical: sector,
@@ -130,7 +130,7 @@ pub fn layers_below(path: &Path) -> Vec<Layer> {
             let mut diskutil = Command::new("/usr/sbin/diskutil");
             diskutil.args(["info", "-plist"]).arg(disk);
             devices.extend(
-                ask(&mut diskutil, PATIENCE, "").map(|list| physical_stores(&list)).unwrap_or_default(),
+                ask(&mut diskutil, TIMEOUT, "").map(|list| physical_stores(&list)).unwrap_or_default(),
             );
         }
         found.extend(all.into_iter().map(Layer::Device));
@@ -175,9 +175,9 @@ mod tests {
 <plist version="1.0"><dict><key>DeviceBlockSize</key><integer>512</integer>
 <key>IOKitSize</key><integer>8010194944</integer><key>MediaName</key><string>Flash Disk </string>
 <key>DeviceTreePath</key><string>IODeviceTree:/PCI0</string></dict></plist>"#;
-        let facts = parse_info(list).unwrap();
+        let metadata = parse_info(list).unwrap();
         assert_eq!(
-            (facts.size, facts.logical, facts.model.as_deref()),
+            (metadata.size, metadata.logical, metadata.model.as_deref()),
             (8_010_194_944, 512, Some("Flash Disk"))
         );
         assert_eq!(parse_info(b"nothing"), None);
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
         let mut shell = Command::new("bash");
         shell.args(["-c", "trap '' HUP; bash -c trap"]);
-        if let Ok(text) = ask(&mut shell, PATIENCE, "") {
+        if let Ok(text) = ask(&mut shell, TIMEOUT, "") {
             assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
         }
     }

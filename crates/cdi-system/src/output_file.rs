@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 
 use super::placement::{LOOK_EVERY, Placed};
@@ -28,11 +29,7 @@ impl OutputFile {
     /// Begins the file that is to be at `path`. With `force` it may take the place of a plain file that is there. What else
     /// must not be written over is for the caller to say.
     pub fn create(path: &Path, force: bool) -> Result<(OutputFile, File), Error> {
-        let exists = || {
-            Error::new(Kind::Busy, "is there already")
-                .at(path)
-                .hint("--force writes over it; nothing was changed")
-        };
+        let exists = || Error::new(Kind::Busy, "file exists").at(path).hint(Advice::Overwrite);
         match fs::symlink_metadata(path) {
             Ok(_) if !force => return Err(exists()),
             Ok(meta) if !meta.is_file() => {
@@ -124,7 +121,7 @@ impl OutputFile {
 }
 
 /// How long an image is waited for that somebody writes: he may be about to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a file that nobody else is writing, and keeps others from it as long as it is open.
 pub fn open_locked(path: &Path, write: bool) -> Result<File, Error> {
@@ -146,7 +143,7 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Error> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+            Err(TryLockError::WouldBlock) if start.elapsed() < TIMEOUT => {
                 thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => {

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 
 use crate::path_of_open;
@@ -66,18 +67,14 @@ impl Placed {
         Err(Error::failed(what).at(&self.path))
     }
 
-    /// Says where what was written is, as a hint for the user, if it is not where it should be. A file without a name is
+    /// Says where what was written is, as advice for the user, if it is not where it should be. A file without a name is
     /// copied: when it is closed it is gone.
-    pub fn way_on(&self) -> Option<String> {
+    pub fn where_it_is(&self) -> Option<Advice> {
         Some(match self.place() {
             Place::Here => return None,
-            Place::Elsewhere(path) => {
-                format!("the image is at {} now; --resume goes on with it there", path.display())
-            }
+            Place::Elsewhere(path) => Advice::Resume(Some(path)),
             Place::Deleted => match self.save() {
-                Some(saved) => {
-                    format!("what was read so far was saved as {}; --resume goes on with it", saved.display())
-                }
+                Some(saved) => Advice::Resume(Some(saved)),
                 None => {
                     "the image was deleted, and there was no room to save what was read: it is lost".into()
                 }
@@ -87,6 +84,7 @@ impl Placed {
                 format!(
                     "the image has another name by now, or its file system was unmounted: find / -inum {inode}"
                 )
+                .into()
             }
         })
     }

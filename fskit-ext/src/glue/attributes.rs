@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cdi_serve::tree::{Id, Kind};
+use cdi_serve::tree::{EntryKind, Id};
 use objc2::encode::{Encode, Encoding};
 use objc2::msg_send;
 use objc2::rc::Retained;
@@ -31,11 +31,11 @@ fn timespec(since_1970: Duration) -> Timespec {
 }
 
 /// The type of an item.
-pub(super) fn item_type(kind: Kind) -> FSItemType {
+pub(super) fn item_type(kind: EntryKind) -> FSItemType {
     match kind {
-        Kind::Folder => FSItemType::Directory,
-        Kind::File(_) => FSItemType::File,
-        Kind::Link(_) => FSItemType::Symlink,
+        EntryKind::Folder => FSItemType::Directory,
+        EntryKind::File(_) => FSItemType::File,
+        EntryKind::Link(_) => FSItemType::Symlink,
     }
 }
 

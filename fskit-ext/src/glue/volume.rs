@@ -15,7 +15,7 @@ use super::filesystem::ns_uuid;
 use super::resource::Access;
 use super::shown::{Shown, file_name, known};
 use crate::errno::{Errno, Refused};
-use crate::volume::{BLOCK, IO_SIZE, LONGEST_NAME, MOST_LINKS, Statistics, TYPE_NAME, Volume};
+use crate::volume::{BLOCK, IO_SIZE, MAX_LINKS, MAX_NAME, Statistics, TYPE_NAME, Volume};
 
 define_class!(
     // SAFETY: FSVolume is made to be subclassed, its designated initializer is called by `new`, and there is no `Drop`.
@@ -39,12 +39,12 @@ define_class!(
     unsafe impl FSVolumePathConfOperations for ShownVolume {
         #[unsafe(method(maximumLinkCount))]
         fn maximum_link_count(&self) -> isize {
-            MOST_LINKS as isize
+            MAX_LINKS as isize
         }
 
         #[unsafe(method(maximumNameLength))]
         fn maximum_name_length(&self) -> isize {
-            LONGEST_NAME as isize
+            MAX_NAME as isize
         }
 
         #[unsafe(method(restrictsOwnershipChanges))]

@@ -136,12 +136,12 @@ fn attributes_are_complete_and_stay_the_same() {
             assert_eq!(a.mode & 0o222, 0);
             assert_eq!(a.file_id, id.0 + 1);
             if id == ROOT {
-                assert_eq!((a.kind, a.link_count, a.parent_id), (Kind::Folder, 2, 1));
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Folder, 2, 1));
                 assert_eq!(a.mode, 0o500);
             } else {
                 let names = first.tree().list().iter().filter(|(other, _)| *other == id).count();
-                assert!(a.link_count <= MOST_LINKS && a.link_count as usize == names);
-                assert_eq!((a.kind, a.parent_id), (Kind::File(a.size), 2));
+                assert!(a.link_count <= MAX_LINKS && a.link_count as usize == names);
+                assert_eq!((a.kind, a.parent_id), (EntryKind::File(a.size), 2));
                 assert_eq!(a.mode, 0o400);
                 assert!(a.alloc_size >= a.size && a.alloc_size < a.size + 512 && a.alloc_size % 512 == 0);
             }
@@ -185,7 +185,7 @@ fn a_device_is_a_link_while_there_is_one() {
     assert_eq!(volume.link(DISK), Err(Errno::EINVAL));
     volume.tree().set_device(Some(Path::new("/dev/disk7")));
     assert_eq!(volume.link(DEVICE), Ok(b"/dev/disk7".to_vec()));
-    assert_eq!(volume.attributes(DEVICE).unwrap().kind, Kind::Link(10));
+    assert_eq!(volume.attributes(DEVICE).unwrap().kind, EntryKind::Link(10));
     assert_eq!(volume.read(DEVICE, 0, &mut [0; 4]), Err(Errno::EINVAL));
 }
 

@@ -44,16 +44,12 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
         return Err(Error::usage(what).at(out).hint("nothing was written"));
     }
     let copied = copy_all(args, disk, &file, Missing::WrittenOver, &mut || Ok(()), ui);
-    let copied = copied.map_err(|e| match e.hint {
-        None => e.hint(format!(
-            "a part of the disk is on {} by now, and the rest of what was there",
-            out.display()
-        )),
-        Some(_) => e,
+    let copied = copied.map_err(|e| {
+        e.hint(format!("a part of the disk is on {} by now, and the rest of what was there", out.display()))
     })?;
     file.sync_all().map_err(|e| cannot_be_written(out, e))?;
     if size > disk.size() {
-        ui.remark(format!("the last {} of the device are as they were", human(size - disk.size())));
+        ui.warning(format!("the last {} of the device are as they were", human(size - disk.size())));
     }
     Ok(Copied { lost: copied.lost, took: copied.took, mapfile: None, checked: copied.checked })
 }

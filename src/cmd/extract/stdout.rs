@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use cdi_base::error::Error;
 use cdi_base::units::index;
 use cdi_base::workers;
-use cdi_capture::hash_check::Claims;
+use cdi_capture::hash_check::HashChecks;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::{Run, RunKind, runs};
 use nix::errno::Errno;
@@ -36,7 +36,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         (run, read.map(|()| bytes))
     };
     let mut lost = 0;
-    let mut claims = Claims::new(disk.image().claims());
+    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
     let mut buf = Vec::new();
     workers::ordered(
         workers::cores(),
@@ -51,8 +51,8 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
                 _ => Error::failed("stdout cannot be written").because(e),
             };
             match &read {
-                Ok(bytes) if run.kind == RunKind::Held => claims.bytes(run.disk.start, bytes),
-                _ => claims.zeros(run.disk.start, run.disk.end - run.disk.start),
+                Ok(bytes) if run.kind == RunKind::Held => stored_hashes.bytes(run.disk.start, bytes),
+                _ => stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start),
             }
             match read {
                 Ok(bytes) if run.kind == RunKind::Held => {
@@ -78,7 +78,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
             interrupt.check()
         },
     )?;
-    Ok(Copied { lost, took: progress.finish(), mapfile: None, checked: claims.finish() })
+    Ok(Copied { lost, took: progress.finish(), mapfile: None, checked: stored_hashes.finish() })
 }
 
 /// Stdout, which the next program may be slow to read: in between, the user may not want it any more.

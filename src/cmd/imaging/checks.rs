@@ -44,7 +44,7 @@ pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
         return Err(Error::usage(what).at(&args.image).hint("put the image on another disk"));
     }
     if own.iter().any(shares) {
-        ui.remark(format!(
+        ui.warning(format!(
             "the image lies on the same drive as {}, on another part of it",
             args.source.display()
         ));
@@ -60,10 +60,10 @@ pub(super) fn is_device(path: &Path) -> bool {
 
 /// Where a raw image has a map, its bytes alone are not the disk.
 pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
-    if is_device(&args.source) || args.how.mapfile() != Mapfile::Beside {
+    if is_device(&args.source) || args.how.mapfile() != Mapfile::Adjacent {
         return Ok(());
     }
-    match raw::has_map_beside(&args.source) {
+    match raw::adjacent_map(&args.source) {
         Some(map) => {
             let what =
                 format!("has a map next to it, {}: it is an image, and not a disk to be read", map.display());
@@ -76,22 +76,22 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
 
 /// Refuses to go on with another disk than the one that the image is of.
 pub(super) fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error> {
-    let (facts, known) = (image.facts(), source.facts());
+    let (metadata, known) = (image.metadata(), source.metadata());
     let size = image.size();
     let sector = image.superblock().logical_sector.get();
     let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
     let what = if size != known.size {
         format!("has {} bytes, and the image is of a disk of {size}", known.size)
-    } else if differ(&facts.serial, &known.serial) {
+    } else if differ(&metadata.serial, &known.serial) {
         let serial = |s: &Option<String>| s.clone().unwrap_or_default();
         format!(
             "has the serial number {}, and the image is of {}",
             serial(&known.serial),
-            serial(&facts.serial)
+            serial(&metadata.serial)
         )
-    } else if differ(&facts.model, &known.model) && (facts.serial.is_none() || known.serial.is_none()) {
+    } else if differ(&metadata.model, &known.model) && (metadata.serial.is_none() || known.serial.is_none()) {
         let model = |m: &Option<String>| m.clone().unwrap_or_default();
-        format!("is a {}, and the image is of a {}", model(&known.model), model(&facts.model))
+        format!("is a {}, and the image is of a {}", model(&known.model), model(&metadata.model))
     } else if !sector.is_multiple_of(known.logical) {
         format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical)
     } else {

@@ -16,27 +16,27 @@ use super::pool::Pool;
 use super::progress::View;
 use super::reader::{End, Found, Pieces, lock};
 use super::{Limits, event};
-use crate::image_sink::Sink;
-use crate::pack::Bytes;
+use crate::compress::Bytes;
+use crate::image_sink::ImageSink;
 
 /// So long after a checkpoint there is another one.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
 /// How often what was read, and what could not be, goes to the file, so that a program which is killed loses no more.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a read that is under way is waited for when all is to end.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// How many errors are told one by one between two checkpoints.
-const MOST_EVENTS: u32 = 1000;
+const MAX_EVENTS: u32 = 1000;
 
 /// What was found, in its order, on its way to the sink.
 enum Pending {
-    Packing(Receiver<Bytes>),
+    Compression(Receiver<Bytes>),
     Found(Found),
 }
 
 /// The thread that waits for all others: it takes what was read, in its order, and writes.
-pub(super) struct Run<'a> {
-    sink: Sink<'a>,
+pub(super) struct Coordinator<'a> {
+    sink: ImageSink<'a>,
     /// What the reader has read and not handed on yet.
     pieces: Arc<Mutex<Pieces>>,
     pending: VecDeque<Pending>,
@@ -53,10 +53,10 @@ pub(super) struct Run<'a> {
     asked: bool,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Coordinator<'a> {
     /// Begins, with what the reader gathers its small pieces in.
-    pub(super) fn new(sink: Sink<'a>, pieces: &Arc<Mutex<Pieces>>) -> Run<'a> {
-        Run {
+    pub(super) fn new(sink: ImageSink<'a>, pieces: &Arc<Mutex<Pieces>>) -> Coordinator<'a> {
+        Coordinator {
             sink,
             pieces: Arc::clone(pieces),
             pending: VecDeque::new(),
@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
     }
 
     /// What was written to, and why the reading ended.
-    pub(super) fn finish(mut self) -> (Sink<'a>, Option<End>) {
+    pub(super) fn finish(mut self) -> (ImageSink<'a>, Option<End>) {
         self.note_uncounted();
         (self.sink, self.end)
     }
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         let mut stopped: Option<(Instant, Result<End, Error>)> = None;
         loop {
             self.take_finished()?;
-            let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > PATIENCE);
+            let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > TIMEOUT);
             if self.pending.is_empty() && (self.end.is_some() || waited_enough) {
                 break;
             }
@@ -160,7 +160,9 @@ impl<'a> Run<'a> {
 
     fn receive(&mut self, found: Found, pool: &Pool) {
         match found {
-            Found::Bytes(start, raw) => self.pending.push_back(Pending::Packing(pool.pack(start, raw))),
+            Found::Bytes(start, raw) => {
+                self.pending.push_back(Pending::Compression(pool.compress(start, raw)))
+            }
             other => {
                 self.ending |= matches!(other, Found::End(_));
                 self.pending.push_back(Pending::Found(other));
@@ -173,13 +175,13 @@ impl<'a> Run<'a> {
         while let Some(first) = self.pending.pop_front() {
             match first {
                 Pending::Found(found) => self.take(found)?,
-                Pending::Packing(result) => match result.try_recv() {
+                Pending::Compression(result) => match result.try_recv() {
                     Ok(bytes) => self.sink.bytes(bytes)?,
                     Err(TryRecvError::Empty) => {
-                        self.pending.push_front(Pending::Packing(result));
+                        self.pending.push_front(Pending::Compression(result));
                         return Ok(());
                     }
-                    Err(_) => return Err(Error::failed("a thread that packs has failed")),
+                    Err(_) => return Err(Error::failed("a thread that compresses has failed")),
                 },
             }
         }
@@ -190,10 +192,10 @@ impl<'a> Run<'a> {
         match self.pending.pop_front() {
             None => thread::sleep(Duration::from_millis(2)),
             Some(Pending::Found(found)) => self.take(found)?,
-            Some(Pending::Packing(result)) => match result.recv_timeout(TICK) {
+            Some(Pending::Compression(result)) => match result.recv_timeout(TICK) {
                 Ok(bytes) => self.sink.bytes(bytes)?,
-                Err(RecvTimeoutError::Timeout) => self.pending.push_front(Pending::Packing(result)),
-                Err(_) => return Err(Error::failed("a thread that packs has failed")),
+                Err(RecvTimeoutError::Timeout) => self.pending.push_front(Pending::Compression(result)),
+                Err(_) => return Err(Error::failed("a thread that compresses has failed")),
             },
         }
         Ok(())
@@ -202,7 +204,7 @@ impl<'a> Run<'a> {
     fn take(&mut self, found: Found) -> Result<(), Error> {
         match found {
             Found::Hole(disk) => self.sink.fill(disk, [0; 8])?,
-            Found::Told(changes) => {
+            Found::ReplayedState(changes) => {
                 for what in changes {
                     self.sink.writer.set_status(what)?;
                     let hull = self.changed.take().unwrap_or(what.start..what.end);
@@ -212,14 +214,14 @@ impl<'a> Run<'a> {
             Found::Event(event) => {
                 let error = event["event"] == "read-error";
                 self.events += u32::from(error);
-                if error && self.events > MOST_EVENTS {
+                if error && self.events > MAX_EVENTS {
                     self.uncounted += 1;
                 } else {
                     self.sink.writer.note(&event);
                 }
             }
             Found::End(end) => self.end = Some(end),
-            Found::Bytes(..) => debug_assert!(false, "bytes are packed first"),
+            Found::Bytes(..) => debug_assert!(false, "bytes are compressed first"),
         }
         Ok(())
     }
@@ -241,7 +243,7 @@ impl<'a> Run<'a> {
         }
         match self.changed.take() {
             Some(range) => {
-                if !self.sink.writer.tell_map(range.clone())? {
+                if !self.sink.writer.write_map_update(range.clone())? {
                     self.changed = Some(range);
                     self.sink.writer.write_out()?;
                 }

@@ -8,10 +8,10 @@ use std::ops::Range;
 use cdi_image::badmap::BadRange;
 
 use super::areas::Areas;
-use super::plan::Plan;
+use super::plan::RescuePlan;
 
 /// What is known of the drive's health.
-pub(super) struct Alive {
+pub(super) struct DriveHealth {
     /// Places that were read.
     good: Vec<Range<u64>>,
     /// How many reads were good, and numbers that look random.
@@ -32,12 +32,12 @@ const REMEMBERED: usize = 8;
 const CHECKED: usize = 3;
 /// After so many errors in a row there is a check; each time after twice as many, up to the second number.
 const FIRST: u32 = 16;
-const MOST: u32 = 256;
+const MAX: u32 = 256;
 
-impl Alive {
+impl DriveHealth {
     /// A drive of which all that is not in `areas` has been read.
-    pub(super) fn new(plan: &Plan, areas: &Areas) -> Alive {
-        let mut alive = Alive {
+    pub(super) fn new(plan: &RescuePlan, areas: &Areas) -> DriveHealth {
+        let mut alive = DriveHealth {
             good: Vec::new(),
             count: 0,
             random: plan.size | 1,
@@ -86,7 +86,7 @@ impl Alive {
         self.streak.extend(before);
         self.errors += 1;
         if self.errors >= self.due {
-            self.due = self.errors + (self.errors).min(MOST);
+            self.due = self.errors + (self.errors).min(MAX);
             self.begin_check();
         }
     }

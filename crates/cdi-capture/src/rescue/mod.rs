@@ -1,4 +1,4 @@
-//! Imaging a disk that may be failing: one thread reads it, pass by pass; others pack; the calling one writes, makes
+//! Imaging a disk that may be failing: one thread reads it, pass by pass; others compress; the calling one writes, makes
 //! checkpoints, and shows how it stands. None of them waits for a read that hangs.
 
 pub mod areas;
@@ -19,15 +19,16 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 use cdi_base::workers;
 use cdi_image::cdimg::writer::Writer;
 use cdi_image::disk::{BadPolicy, Disk};
-use cdi_image::facts::rfc3339;
 use cdi_image::image::OpenOptions;
+use cdi_image::metadata::rfc3339;
 use cdi_image::open;
-use coordinator::Run;
-use passes::{Passes, Plan};
+use coordinator::Coordinator;
+use passes::{Passes, RescuePlan};
 use pool::Pool;
 use progress::View;
 pub use reader::End;
@@ -35,10 +36,10 @@ use reader::{Reader, lock};
 use serde_json::{Value, json};
 use source::Source;
 
+use super::compress::Shared;
 use super::hash::hash;
-use super::image_sink::Sink;
+use super::image_sink::ImageSink;
 use super::options::{Made, Options};
-use super::pack::Shared;
 
 /// What ends the reading before all is read.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +76,7 @@ pub fn rescue(
     mut writer: Writer,
     path: &Path,
     options: &Options,
-    plan: Plan,
+    plan: RescuePlan,
     limits: &Limits,
     watch: &mut dyn FnMut(Tell<'_>) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
@@ -100,11 +101,11 @@ pub fn rescue(
         run: Arc::clone(&pieces),
     };
     let earlier = writer.earlier_hashes();
-    let mut facts = writer.facts().clone();
+    let mut metadata = writer.metadata().clone();
     writer.keep_reserve()?;
     workers::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
-    let mut run = Run::new(Sink::new(writer, &shared), &pieces);
+    let mut run = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
     let result = run.go(&found, &pool, &stop, limits, &mut || {
         let view = lock(&view).clone();
         watch(Tell::Reading(&view)).map(|()| view)
@@ -120,16 +121,13 @@ pub fn rescue(
             // The room that was kept is for this.
             writer.note(&event("ended", json!({ "why": "full" })));
             writer.leave()?;
-            let way_out = e.hint.clone().unwrap_or_else(|| "make room".into());
-            return Err(
-                e.hint(format!("{way_out}; then --resume goes on: all that was read is in the image"))
-            );
+            return Err(e.hint("make room").then(Advice::Resume(None)));
         }
         Err(e) if asked => {
             writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
             return Err(match e.kind {
-                Kind::Interrupted => e.hint("the image is as it was read so far; go on with --resume"),
+                Kind::Interrupted => e.then(Advice::Resume(None)),
                 _ => e,
             });
         }
@@ -150,26 +148,25 @@ pub fn rescue(
                 match done {
                     Err(e) if e.kind == Kind::Interrupted => {
                         writer.leave()?;
-                        return Err(e.hint("all is read; --resume makes the hashes"));
+                        return Err(e
+                            .then("the whole disk is read; only its hashes are missing")
+                            .then(Advice::Resume(None)));
                     }
                     done => Some(done?.finish()),
                 }
             }
         };
         if let Some((blake3, sha256)) = hashes {
-            (facts.blake3_stored, facts.sha256_zero_filled) = (Some(blake3), Some(sha256));
+            (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
         }
-        facts.finished = Some(rfc3339(SystemTime::now()));
-        writer.set_facts(facts.clone());
+        metadata.finished = Some(rfc3339(SystemTime::now()));
+        writer.set_metadata(metadata.clone());
     }
     writer.note(&event("ended", json!({ "why": end.name() })));
     let missing_bytes = writer.bad().missing();
     let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
-    let image_bytes = written.map_err(|e| match e.hint.clone() {
-        Some(way_out) => e.hint(format!("{way_out}; then --resume goes on with what was written so far")),
-        None => e.hint("what was written so far is there; --resume goes on with it"),
-    })?;
-    Ok(Ended { end, made: Made { missing_bytes, image_bytes, facts, ..made }, view })
+    let image_bytes = written.map_err(|e| e.then(Advice::Resume(None)))?;
+    Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view })
 }
 
 /// An event for the image's log, of now.

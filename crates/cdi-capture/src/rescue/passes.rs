@@ -11,16 +11,16 @@ use std::time::Duration;
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
 
 use super::areas::{Areas, Direction};
-use super::drive_health::Alive;
-pub use super::plan::{Next, Outcome, Pass, Plan, Read};
+use super::drive_health::DriveHealth;
+pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan};
 use super::rate::{Rate, per_second};
 
 /// How much is read at once near errors, in bytes: ddrescue's cluster.
 pub const CLUSTER: u64 = 64 << 10;
 /// How much is read at once where there are no errors, in bytes.
-pub const MOST: u64 = 1 << 20;
+pub const MAX: u64 = 1 << 20;
 /// The longest hole that is taken in one piece, in bytes: it is hashed.
-const LONGEST_HOLE: u64 = 64 << 20;
+const MAX_HOLE: u64 = 64 << 20;
 /// After so many bytes without an error, reads become larger.
 const CLEAN: u64 = 16 << 20;
 /// An area is not called slow before so much reading.
@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// The passes over a disk, under way.
 pub struct Passes {
-    plan: Plan,
+    plan: RescuePlan,
     areas: Areas,
     pass: Pass,
     direction: Direction,
@@ -43,7 +43,7 @@ pub struct Passes {
     rate: Rate,
     /// The block that is being trimmed, what is left of it, and at which edge.
     trimmed: Option<(Range<u64>, Edge)>,
-    alive: Alive,
+    alive: DriveHealth,
     changes: Vec<BadRange>,
 }
 
@@ -55,9 +55,9 @@ enum Edge {
 
 impl Passes {
     /// Passes over what `map` does not call finished.
-    pub fn new(plan: Plan, map: &BadBlocks) -> Passes {
+    pub fn new(plan: RescuePlan, map: &BadBlocks) -> Passes {
         let areas = Areas::new(map, &plan.domain);
-        let alive = Alive::new(&plan, &areas);
+        let alive = DriveHealth::new(&plan, &areas);
         let mut passes = Passes {
             direction: plan.direction.turned(),
             size: plan.cluster,
@@ -88,7 +88,7 @@ impl Passes {
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &RescuePlan {
         &self.plan
     }
 
@@ -190,8 +190,8 @@ impl Passes {
                 Direction::Forwards => piece.start.checked_sub(1),
                 Direction::Backwards => Some(piece.end),
             };
-            let beside_unread = beside.is_some_and(|at| self.areas.around(at).is_some());
-            if (pass == 3 || pass == 4) && beside_unread {
+            let unread_sibling = beside.is_some_and(|at| self.areas.around(at).is_some());
+            if (pass == 3 || pass == 4) && unread_sibling {
                 self.leave(&area);
                 continue;
             }
@@ -258,7 +258,7 @@ impl Passes {
     pub fn stretched(&self, read: &Read, to: u64) -> Read {
         let copying = matches!(self.pass, Pass::Copying(_)) && self.direction == Direction::Forwards;
         let area = self.areas.around(read.range.start).filter(|_| copying && !read.check);
-        let to = to.min(read.range.start.saturating_add(LONGEST_HOLE));
+        let to = to.min(read.range.start.saturating_add(MAX_HOLE));
         let end = area.map_or(read.range.end, |area| area.end.min(to).max(read.range.end));
         Read { range: read.range.start..end, check: read.check }
     }

@@ -9,7 +9,7 @@ use super::areas::Direction;
 
 /// How the passes are to go.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct RescuePlan {
     /// The size of the disk in bytes; skips are parts of it.
     pub size: u64,
     /// The logical sector size in bytes: what is retried.

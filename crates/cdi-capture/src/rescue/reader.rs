@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::units::index;
 use cdi_image::badmap::cells::cells;
@@ -18,7 +19,7 @@ use super::passes::{Next, Outcome, Pass, Passes, Read};
 use super::progress::{CELLS, View};
 use super::source::{Failure, Source};
 use crate::buffer::Buffer;
-use crate::pack::Shared;
+use crate::compress::Shared;
 
 /// What the reader has found, in the order in which it was.
 pub(super) enum Found {
@@ -27,7 +28,7 @@ pub(super) enum Found {
     /// Zeros that are a hole in a file.
     Hole(Range<u64>),
     /// What is known now of sectors that could not be read.
-    Told(Vec<BadRange>),
+    ReplayedState(Vec<BadRange>),
     /// Something for the log.
     Event(Value),
     /// The reader has ended.
@@ -91,7 +92,7 @@ pub(super) struct Reader {
 }
 
 /// Nobody listens any more.
-struct Unheard;
+struct CoordinatorGone;
 
 impl Reader {
     /// Reads until there is an end.
@@ -112,7 +113,7 @@ impl Reader {
         view.cells = cells(self.passes.areas().iter(), self.passes.plan().size, CELLS);
     }
 
-    fn read_all(&mut self) -> Result<End, Unheard> {
+    fn read_all(&mut self) -> Result<End, CoordinatorGone> {
         let mut errors = 0;
         let mut pass = Pass::Finished;
         let mut seen: Option<Instant> = None;
@@ -123,11 +124,11 @@ impl Reader {
             }
             // Errors that came last may have been the drive's end; before that is known they are not left as they are.
             if ending.is_some() && !self.passes.settle() {
-                self.tell_changes()?;
+                self.write_map_changes()?;
                 return Ok(ending.take().unwrap_or(End::Stopped));
             }
             let next = self.passes.next_read();
-            self.tell_changes()?;
+            self.write_map_changes()?;
             let read = match next {
                 Next::Read(read) => read,
                 Next::Finished => return Ok(End::Finished),
@@ -161,7 +162,7 @@ impl Reader {
     }
 
     /// Does a read, and hands on what came of it.
-    fn read(&mut self, read: &Read, start: Instant) -> Result<Result<(), End>, Unheard> {
+    fn read(&mut self, read: &Read, start: Instant) -> Result<Result<(), End>, CoordinatorGone> {
         if let Some(to) = self.source.hole_to(read.range.start).filter(|to| *to >= read.range.end) {
             let hole = self.passes.stretched(read, to);
             let len = hole.range.end - hole.range.start;
@@ -243,7 +244,7 @@ impl Reader {
                         self.passes.plan().sector
                     );
                     let error = Error::failed(what).at(self.source.path()).because(e);
-                    return Err(End::Failed(error.hint("--sector-size says it")));
+                    return Err(End::Failed(error.hint(Advice::SectorSize)));
                 }
                 Failure::Again => {
                     return Err(End::Failed(
@@ -255,8 +256,8 @@ impl Reader {
         Ok((done as u64, None))
     }
 
-    /// Hands bytes on to be packed; small pieces that adjoin within a chunk go together.
-    fn hand_on(&mut self, start: u64, buffer: Buffer) -> Result<(), Unheard> {
+    /// Hands bytes on to be compressed; small pieces that adjoin within a chunk go together.
+    fn hand_on(&mut self, start: u64, buffer: Buffer) -> Result<(), CoordinatorGone> {
         let chunk = u64::from(self.shared.options.chunk);
         let end = start + buffer.len() as u64;
         if start / chunk != (end - 1) / chunk || buffer.len() as u64 == chunk {
@@ -281,7 +282,7 @@ impl Reader {
         Ok(())
     }
 
-    fn hand_on_run(&mut self) -> Result<(), Unheard> {
+    fn hand_on_run(&mut self) -> Result<(), CoordinatorGone> {
         let run = lock(&self.run).take();
         match run {
             Some((start, bytes)) => self.send(Found::Bytes(start, bytes.into())),
@@ -289,9 +290,9 @@ impl Reader {
         }
     }
 
-    fn tell_changes(&mut self) -> Result<(), Unheard> {
+    fn write_map_changes(&mut self) -> Result<(), CoordinatorGone> {
         let changes = self.passes.changes();
-        if changes.is_empty() { Ok(()) } else { self.send(Found::Told(changes)) }
+        if changes.is_empty() { Ok(()) } else { self.send(Found::ReplayedState(changes)) }
     }
 
     /// Tells of a read that took so long.
@@ -300,16 +301,16 @@ impl Reader {
         name: &str,
         mut what: Value,
         (read, took): (&Read, Duration),
-    ) -> Result<(), Unheard> {
+    ) -> Result<(), CoordinatorGone> {
         what["offset_bytes"] = json!(read.range.start);
         what["length_bytes"] = json!(read.range.end - read.range.start);
         what["milliseconds"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         self.send(Found::Event(event(name, what)))
     }
 
-    fn send(&self, found: Found) -> Result<(), Unheard> {
+    fn send(&self, found: Found) -> Result<(), CoordinatorGone> {
         let start = Instant::now();
-        self.found.send(found).map_err(|_| Unheard)?;
+        self.found.send(found).map_err(|_| CoordinatorGone)?;
         // That nobody took it is not the disk's fault.
         let waited = start.elapsed();
         if waited > Duration::from_millis(1) {

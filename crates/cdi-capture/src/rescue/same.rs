@@ -19,9 +19,9 @@ use crate::buffer::Buffer;
 const PLACES: u64 = 16;
 /// How much of each, in bytes, and where it begins: at a multiple of this. No disk has larger sectors but a few.
 const BLOCK: u64 = 4096;
-/// How many extents of the image are looked at to find bytes that are not all the same, and how many of them are unpacked.
+/// How many extents of the image are looked at to find bytes that are not all the same, and how many of them are uncompressed.
 const LOOKED_AT: usize = 1 << 17;
-const UNPACKED: usize = 64;
+const UNCOMPRESSED: usize = 64;
 /// How long the disk may take for all of them. One that hangs tells nothing.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -32,7 +32,7 @@ pub fn compare(
     source: &Arc<Source>,
     step: &mut dyn FnMut() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let places = places(image, source.facts().size)?;
+    let places = places(image, source.metadata().size)?;
     let (send, receive) = channel();
     let reader = Arc::clone(source);
     let wanted: Vec<u64> = places.iter().map(|(at, _)| *at).collect();
@@ -111,15 +111,15 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
 
 /// The first block of a range whose bytes are not all the same, as far as is looked.
 fn telling(image: &Disk, range: Range<u64>) -> Option<(u64, Vec<u8>)> {
-    let mut unpacked = 0;
+    let mut uncompressed = 0;
     for extent in image.extents(range.clone()).take(LOOKED_AT) {
         let extent = extent.ok()?;
         if matches!(extent.origin, Origin::Fill(_) | Origin::Unread) {
             continue;
         }
         let at = extent.disk.start.next_multiple_of(BLOCK);
-        unpacked += 1;
-        if at + BLOCK > range.end || unpacked > UNPACKED {
+        uncompressed += 1;
+        if at + BLOCK > range.end || uncompressed > UNCOMPRESSED {
             return None;
         }
         if let Some(place) = block(image, at).filter(|(_, bytes)| bytes.iter().any(|b| *b != bytes[0])) {

@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 use cdi_base::units::SECTOR;
 use cdi_image::input::ReadAt;
-use cdi_system::{DiskFacts, disk_facts};
+use cdi_system::{DiskInfo, disk_info};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
@@ -20,7 +21,7 @@ pub struct Source {
     file: File,
     path: PathBuf,
     device: bool,
-    facts: DiskFacts,
+    metadata: DiskInfo,
 }
 
 /// What an error of a read means.
@@ -64,29 +65,29 @@ impl Source {
         }
         let path = if device { unbuffered(path) } else { path.to_owned() };
         let file = if device { open_device(&path, force, wait)? } else { File::open(&path).map_err(look)? };
-        let mut facts = if device { disk_facts(&path)? } else { DiskFacts::default() };
+        let mut metadata = if device { disk_info(&path)? } else { DiskInfo::default() };
         if !device {
-            facts.size = ReadAt::len(&file).map_err(look)?;
+            metadata.size = ReadAt::len(&file).map_err(look)?;
         }
         if let Some(sector) = sector {
-            facts.logical = sector;
+            metadata.logical = sector;
         }
-        facts.logical = facts.logical.max(SECTOR);
-        facts.physical = facts.physical.max(facts.logical);
-        if facts.size == 0 {
+        metadata.logical = metadata.logical.max(SECTOR);
+        metadata.physical = metadata.physical.max(metadata.logical);
+        if metadata.size == 0 {
             let what = if device { "has no medium in it, or none that can be read" } else { "is empty" };
             return Err(Error::failed(what).at(&path));
         }
-        if device && !facts.size.is_multiple_of(facts.logical.into()) {
-            let what = format!("its size is not a whole number of sectors of {} bytes", facts.logical);
+        if device && !metadata.size.is_multiple_of(metadata.logical.into()) {
+            let what = format!("its size is not a whole number of sectors of {} bytes", metadata.logical);
             return Err(Error::usage(what).at(&path));
         }
-        Ok(Source { file, path, device, facts })
+        Ok(Source { file, path, device, metadata })
     }
 
     /// What is known of it; the sizes are those that count.
-    pub fn facts(&self) -> &DiskFacts {
-        &self.facts
+    pub fn metadata(&self) -> &DiskInfo {
+        &self.metadata
     }
 
     /// Where it is.
@@ -109,7 +110,7 @@ impl Source {
         if self.device {
             return None;
         }
-        let data: Range<u64> = self.file.data_run(at, self.facts.size).ok()?;
+        let data: Range<u64> = self.file.data_run(at, self.metadata.size).ok()?;
         (data.start > at).then_some(data.start)
     }
 
@@ -118,16 +119,16 @@ impl Source {
         if !self.device {
             return std::fs::metadata(&self.path).is_ok();
         }
-        let now = match disk_facts(&self.path) {
+        let now = match disk_info(&self.path) {
             Ok(now) => now,
             // A program that does not answer says nothing of the disk.
             Err(e) => return cfg!(target_os = "macos") && e.kind == Kind::Failed,
         };
         let other = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
         // The serial number may have been told later than the disk was opened.
-        now.size == self.facts.size
-            && !other(&now.sequence, &self.facts.sequence)
-            && (now.sequence.is_some() || !other(&now.serial, &self.facts.serial))
+        now.size == self.metadata.size
+            && !other(&now.sequence, &self.metadata.sequence)
+            && (now.sequence.is_some() || !other(&now.serial, &self.metadata.serial))
     }
 }
 
@@ -158,11 +159,13 @@ fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> 
             Kind::Busy if !wait.is_zero() => error.hint(
                 "it is in use: perhaps by an earlier read of ours that has not come back; switching the drive off and on ends that",
             ),
-            Kind::Busy => error.hint(if cfg!(target_os = "macos") {
-                "it is in use: 'diskutil unmountDisk' unmounts it; --force reads it all the same"
-            } else {
-                "it is in use: mounted, or part of something; --force reads it all the same"
-            }),
+            Kind::Busy => error
+                .hint(if cfg!(target_os = "macos") {
+                    "it is in use: 'diskutil unmountDisk' unmounts it"
+                } else {
+                    "it is in use: mounted, or part of something"
+                })
+                .then(Advice::ReadInUse),
             _ if denied => {
                 Error { kind: Kind::Unavailable, ..error }.hint("reading a device needs root: try sudo")
             }

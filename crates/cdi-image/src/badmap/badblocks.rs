@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 
-use super::{BadBlocks, BadRange, MOST_RANGES, Status};
+use super::{BadBlocks, BadRange, MAX_RANGES, Status};
 use crate::text::lines::each_line;
 
 /// Reads the list at `path`, of blocks of `block` bytes, for an image of `len` bytes of a disk with sectors of `sector` bytes.
@@ -20,7 +21,7 @@ fn hinted(e: Error) -> Error {
     if e.kind != Kind::BadImage {
         return e;
     }
-    e.hint("--block-size is what badblocks was given by -b, or 1024 where it was given none")
+    e.hint(Advice::BlockSize)
 }
 
 /// The runs of blocks that a list has so far.
@@ -46,8 +47,8 @@ impl List {
             Some(last) => last.end = end,
             None => self.ranges.push(BadRange::new(start..end, Status::Bad)),
         }
-        if self.ranges.len() > MOST_RANGES {
-            return Err(format!("more than {MOST_RANGES} runs of blocks"));
+        if self.ranges.len() > MAX_RANGES {
+            return Err(format!("more than {MAX_RANGES} runs of blocks"));
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use super::{BadBlocks, BadRange, Status};
 /// So many changes are made one by one, each in its place.
 const FEW: usize = 8;
 /// So many changes are gathered at most.
-const MOST_CHANGES: usize = 1 << 16;
+const MAX_CHANGES: usize = 1 << 16;
 
 /// A map that changes while an image is made or its records are taken in. Changes are gathered, because they mostly come
 /// in order, and made all at once: a map may have millions of ranges.
 #[derive(Debug, Default)]
-pub struct ChangingMap {
+pub struct BadMapBuilder {
     map: BadBlocks,
     /// What was not made yet: in order and without overlaps, or nothing but "finished", whose order makes no difference.
     changes: Vec<BadRange>,
@@ -22,10 +22,10 @@ pub struct ChangingMap {
     mixed: bool,
 }
 
-impl ChangingMap {
+impl BadMapBuilder {
     /// Begins with `map`.
-    pub fn new(map: BadBlocks) -> ChangingMap {
-        ChangingMap { map, ..ChangingMap::default() }
+    pub fn new(map: BadBlocks) -> BadMapBuilder {
+        BadMapBuilder { map, ..BadMapBuilder::default() }
     }
 
     /// Says that bytes were put at `range`: it is finished, but for what is suspect.
@@ -46,7 +46,7 @@ impl ChangingMap {
             }
             let follows = last.end <= what.start && !self.unordered;
             let any_order = finishes && !self.mixed;
-            if !(follows || any_order) || self.changes.len() >= MOST_CHANGES {
+            if !(follows || any_order) || self.changes.len() >= MAX_CHANGES {
                 self.settle();
             } else {
                 self.unordered |= !follows;
@@ -114,7 +114,7 @@ mod tests {
         };
         for _ in 0..300 {
             let mut plain = [NonTried; 100];
-            let mut map = ChangingMap::new(BadBlocks::from_unsorted([BadRange::new(0..100, NonTried)]));
+            let mut map = BadMapBuilder::new(BadBlocks::from_unsorted([BadRange::new(0..100, NonTried)]));
             for _ in 0..20 {
                 let start = next(100);
                 let end = start + 1 + next(100 - start);

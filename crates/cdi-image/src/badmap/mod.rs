@@ -4,9 +4,13 @@
 //! A range that is not listed is finished: read, and right.
 
 pub(crate) mod badblocks;
+mod blocks;
 pub mod builder;
 pub mod cells;
-pub mod ddrescue;
+mod ddrescue;
+pub mod listed;
+pub mod load;
+pub mod mapfile;
 mod superclone;
 
 use std::cmp::{Ordering, Reverse};
@@ -28,6 +32,7 @@ pub enum Status {
     /// A read over it failed; its sectors have not been tried one by one.
     NonScraped = 3,
     /// Each of its sectors was tried by itself and failed.
+    #[serde(rename = "bad-sector")]
     Bad = 4,
     /// There are bytes, but whoever made the image says that they may be wrong.
     Suspect = 5,
@@ -51,7 +56,7 @@ impl Status {
             Status::NonTried => "non-tried",
             Status::NonTrimmed => "non-trimmed",
             Status::NonScraped => "non-scraped",
-            Status::Bad => "bad",
+            Status::Bad => "bad-sector",
             Status::Suspect => "suspect",
             Status::Finished => "finished",
         }
@@ -87,7 +92,7 @@ impl Reason {
     }
 }
 
-/// An errno, by Linux's numbers. It is packed so that a [`BadRange`] is small.
+/// An errno, by Linux's numbers. It is compressed so that a [`BadRange`] is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[repr(Rust, packed)]
 pub struct Errno(u32);
@@ -160,7 +165,7 @@ pub struct BadBlocks {
 }
 
 /// A map may not have more ranges than this (96 MiB of memory): the only thing a hostile image could make grow.
-pub const MOST_RANGES: usize = 1 << 22;
+pub const MAX_RANGES: usize = 1 << 22;
 
 impl BadBlocks {
     /// A map in which everything is finished.

@@ -1,12 +1,12 @@
 //! HDDSuperClone's and OpenSuperClone's progress logs: what ddrescue's mapfile is to ddrescue, counted in sectors.
 //!
-//! Facts: what both programs write and read. Comments begin with `#`; some of them are settings (`# sectorsize 512`). A line
+//! Sources: what both programs write and read. Comments begin with `#`; some of them are settings (`# sectorsize 512`). A line
 //! `position status` tells where the program stands; the others are `position size status info error`.
 
 use std::ops::Range;
 
 use super::Status;
-use super::ddrescue::Listed;
+use super::listed::{Listed, parse_number};
 
 /// What a log is that has no line about where the program stands.
 pub(crate) const DOMAIN: &str =
@@ -60,7 +60,7 @@ impl Log {
         let [position, len, status, _, _] = words else {
             return Err("a line about a block is: position size status info error".into());
         };
-        let value = |word: &str| super::ddrescue::parse_number(word).ok_or("this is not a number");
+        let value = |word: &str| parse_number(word).ok_or("this is not a number");
         let (position, len, status) = (value(position)?, value(len)?, value(status)?);
         // The other bits tell of passes and of heads. Dividing is what ddrescue calls trimming.
         let status = match status & 0x70 {
@@ -86,7 +86,7 @@ fn bytes(position: u64, len: u64, from: u64, to: u64, sector: u64) -> Option<Ran
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::badmap::ddrescue::tests::parse;
+    use crate::badmap::load::tests::parse;
 
     const LOG: &str = "# Disk progress log file created by HDDSuperClone version 2.3\n#\n# sectorsize  \t512\n\
         # inputoffset \t2\n# startsmart\nID 5 reallocated\n# endsmart\n# outputoffset \t0\n# current position status\n0x000010 \t0x7f\n\
@@ -96,10 +96,10 @@ mod tests {
     #[test]
     fn blocks_are_sectors_behind_the_offset() {
         use Status::*;
-        let (map, remarks) = parse(LOG).unwrap().map(14 * 512, 512);
+        let (map, warnings) = parse(LOG).unwrap().map(14 * 512, 512);
         let sectors: Vec<_> = map.ranges().iter().map(|r| (r.start / 512, r.end / 512, r.status)).collect();
         assert_eq!(sectors, [(2, 3, Bad), (3, 5, NonTrimmed), (5, 6, NonScraped), (6, 8, NonTried)]);
-        assert!(remarks.is_empty(), "{remarks:?}");
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use zerocopy::byteorder::little_endian::U32;
 use super::layout::*;
 use super::nodes::Nodes;
 use crate::codec::{Codec, Sum};
-use crate::extent::{Extent, Origin, Packed};
+use crate::extent::{CompressedChunk, Extent, Origin};
 use crate::input::Input;
 
 /// The sizes that the shape of the tree follows from.
@@ -156,7 +156,7 @@ impl Index {
         }
     }
 
-    /// Says that the run of `len` bytes from `start` on, within one chunk, is the payload at `entry`, which unpacks
+    /// Says that the run of `len` bytes from `start` on, within one chunk, is the payload at `entry`, which decompresses
     /// to exactly that run.
     pub fn set_data(
         &mut self,
@@ -172,7 +172,7 @@ impl Index {
             start: U32::new(chunk_len(&(disk.start..start))),
             len: U32::new(len),
             skip: U32::ZERO,
-            unpacked: U32::new(len),
+            uncompressed: U32::new(len),
             entry,
         };
         let height = self.geometry.levels();
@@ -199,7 +199,7 @@ impl Index {
             start: U32::ZERO,
             len: U32::ZERO,
             skip: U32::ZERO,
-            unpacked: U32::ZERO,
+            uncompressed: U32::ZERO,
             entry: RawEntry::fill(pattern),
         };
         let height = self.geometry.levels();
@@ -240,14 +240,14 @@ fn chunk_len(disk: &Range<u64>) -> u32 {
     u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX)
 }
 
-fn payload(entry: &RawEntry, skip: u32, unpacked: u32) -> Origin {
+fn payload(entry: &RawEntry, skip: u32, uncompressed: u32) -> Origin {
     let (at, len) = (entry.at.get(), entry.stored.get());
-    Origin::Packed(Packed {
+    Origin::Compressed(CompressedChunk {
         file: Input::MAIN,
         at,
         len,
         skip,
-        unpacked,
+        uncompressed,
         codec: Codec::from_number(entry.codec).unwrap_or(Codec::Stored),
         sum: Sum::Xxh3(entry.sum.get()),
     })
@@ -266,7 +266,7 @@ fn find_piece(pieces: &[RawPiece], disk: Range<u64>, offset: u64) -> Extent {
             let origin = if p.entry.kind == ENTRY_FILL {
                 Origin::Fill(p.entry.pattern())
             } else {
-                payload(&p.entry, p.skip.get(), p.unpacked.get())
+                payload(&p.entry, p.skip.get(), p.uncompressed.get())
             };
             Extent { disk: bounds(p), origin }
         }

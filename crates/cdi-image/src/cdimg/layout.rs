@@ -18,16 +18,16 @@ pub const SUPERBLOCK_AT: [u64; 2] = [0, 64 << 10];
 pub const RECORDS_AT: u64 = 128 << 10;
 /// Records begin at multiples of this many bytes.
 pub const RECORD_ALIGN: u64 = 8;
-/// No FACTS record has a longer payload when it is unpacked, in bytes.
-pub const MOST_FACTS: u32 = 1 << 20;
+/// No METADATA record has a longer payload when it is uncompressed, in bytes.
+pub const MAX_METADATA: u32 = 1 << 20;
 /// No image has more EVENTS records.
-pub const MOST_EVENTS_RECORDS: usize = 1 << 22;
-/// No record has a longer payload, as stored or unpacked. (Chunks are at most [`CHUNK_MOST`].)
-pub const LONGEST_PAYLOAD: u32 = crate::extent::LONGEST_CHUNK;
+pub const MAX_EVENTS_RECORDS: usize = 1 << 22;
+/// No record has a longer payload, as stored or uncompressed. (Chunks are at most [`CHUNK_MAX`].)
+pub const MAX_PAYLOAD: u32 = crate::extent::MAX_CHUNK;
 /// The smallest chunk, in bytes.
 pub const CHUNK_LEAST: u32 = 4 << 10;
 /// The largest chunk, in bytes.
-pub const CHUNK_MOST: u32 = 1 << 20;
+pub const CHUNK_MAX: u32 = 1 << 20;
 /// How many entries a node of the index has, at most.
 pub const FANOUT: u64 = 512;
 
@@ -55,7 +55,7 @@ pub struct Superblock {
     pub generation: U64,
     /// The size of the disk in bytes, not 0.
     pub disk_size: U64,
-    /// The size of a chunk in bytes: a power of two from [`CHUNK_LEAST`] to [`CHUNK_MOST`].
+    /// The size of a chunk in bytes: a power of two from [`CHUNK_LEAST`] to [`CHUNK_MAX`].
     pub chunk_size: U32,
     /// The logical sector size of the disk in bytes: a power of two from 512 to 65536.
     pub logical_sector: U32,
@@ -69,8 +69,8 @@ pub struct Superblock {
     pub root: RawEntry,
     /// Where the last MAP record begins, in bytes; 0 if everything is finished.
     pub map_at: U64,
-    /// Where the last FACTS record begins, in bytes.
-    pub facts_at: U64,
+    /// Where the last METADATA record begins, in bytes.
+    pub metadata_at: U64,
     /// Where the last EVENTS record begins, in bytes; 0 if there is none.
     pub events_at: U64,
     /// Zero.
@@ -100,13 +100,13 @@ pub struct RecordHeader {
     pub payload_sum: U64,
     /// The length of the payload as stored, in bytes.
     pub stored: U32,
-    /// The length of the payload when it is unpacked, in bytes.
-    pub unpacked: U32,
+    /// The length of the payload when it is uncompressed, in bytes.
+    pub uncompressed: U32,
     /// Which run of the program wrote it: never falls from record to record.
     pub epoch: U32,
     /// The type, one of [`RecordType`].
     pub kind: u8,
-    /// How the payload is packed, by [`crate::codec::Codec`]'s numbers.
+    /// How the payload is compressed, by [`crate::codec::Codec`]'s numbers.
     pub codec: u8,
     /// NODE: the level, 0 at the leaves. Otherwise 0.
     pub detail: U16,
@@ -130,8 +130,8 @@ pub enum RecordType {
     Node = 5,
     /// The pieces of one chunk.
     Pieces = 6,
-    /// The facts, as JSON.
-    Facts = 7,
+    /// The metadata, as JSON.
+    Metadata = 7,
     /// A copy of the superblock that was written after it.
     Checkpoint = 8,
     /// What happened while the image was made: lines of JSON. May be ignored.
@@ -142,7 +142,7 @@ impl RecordType {
     /// The type with this number.
     pub fn from_number(number: u8) -> Option<RecordType> {
         use RecordType::*;
-        [Data, Fill, Same, Map, Node, Pieces, Facts, Checkpoint, Events]
+        [Data, Fill, Same, Map, Node, Pieces, Metadata, Checkpoint, Events]
             .into_iter()
             .find(|t| *t as u8 == number)
     }
@@ -164,7 +164,7 @@ pub struct RawEntry {
     pub stored: U32,
     /// One of the `ENTRY_` constants.
     pub kind: u8,
-    /// DATA: how the payload is packed. Otherwise 0.
+    /// DATA: how the payload is compressed. Otherwise 0.
     pub codec: u8,
     /// Zero.
     pub zero: U16,
@@ -196,10 +196,10 @@ pub struct RawPiece {
     pub start: U32,
     /// Its length in bytes.
     pub len: U32,
-    /// DATA: how many unpacked bytes of the payload come before it.
+    /// DATA: how many uncompressed bytes of the payload come before it.
     pub skip: U32,
-    /// DATA: the length of the payload when it is unpacked.
-    pub unpacked: U32,
+    /// DATA: the length of the payload when it is uncompressed.
+    pub uncompressed: U32,
     /// Where its bytes are: DATA or FILL.
     pub entry: RawEntry,
 }
@@ -275,8 +275,8 @@ impl RecordHeader {
         self.magic == RECORD_MAGIC
             && self.salt.get() == salt
             && self.sum.get() == xxh3_64(&self.as_bytes()[..HEADER_LEN - 8])
-            && self.stored.get() <= LONGEST_PAYLOAD
-            && self.unpacked.get() <= LONGEST_PAYLOAD
+            && self.stored.get() <= MAX_PAYLOAD
+            && self.uncompressed.get() <= MAX_PAYLOAD
     }
 
     /// Where the next record begins if this one begins at `at`.

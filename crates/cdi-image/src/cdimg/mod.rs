@@ -1,13 +1,12 @@
 //! Our own format, `.cdimg`: specified in `docs/FORMAT.md`.
 
-mod checkpoint;
+mod append;
 pub mod index;
 pub mod layout;
 pub mod nodes;
 pub mod reader;
 pub mod record;
 mod reserve;
-pub mod resume;
 pub mod scan;
 pub mod store;
 pub mod superblock;

@@ -33,7 +33,7 @@ pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
         ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
         ENTRY_UNREAD | ENTRY_FILL => Err("an index entry without a payload has one"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
-        ENTRY_DATA if e.stored.get() > CHUNK_MOST || e.stored.get() == 0 => {
+        ENTRY_DATA if e.stored.get() > CHUNK_MAX || e.stored.get() == 0 => {
             Err("a chunk's stored length cannot be")
         }
         ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
@@ -66,10 +66,10 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
         }
         end = p.start.get() + p.len.get();
         match p.entry.kind {
-            ENTRY_FILL if p.skip.get() == 0 && p.unpacked.get() == 0 => {}
+            ENTRY_FILL if p.skip.get() == 0 && p.uncompressed.get() == 0 => {}
             ENTRY_DATA
-                if p.unpacked.get() <= CHUNK_MOST
-                    && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.unpacked.get()) => {}
+                if p.uncompressed.get() <= CHUNK_MAX
+                    && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.uncompressed.get()) => {}
             _ => return Err(fail("a piece does not lie within its payload")),
         }
     }
@@ -116,7 +116,7 @@ impl CachedNodes {
 }
 
 /// A list of pieces has at most one a byte pair of the smallest sector; in truth far fewer.
-const MOST_PIECES: usize = CHUNK_MOST as usize / 256;
+const MAX_PIECES: usize = CHUNK_MAX as usize / 256;
 
 impl Nodes for CachedNodes {
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
@@ -139,7 +139,7 @@ impl Nodes for CachedNodes {
             let inside = pieces.last().is_none_or(|p| p.start.get() + p.len.get() <= chunk_len);
             return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
         }
-        let bytes = self.payload(entry, MOST_PIECES * PIECE_LEN)?;
+        let bytes = self.payload(entry, MAX_PIECES * PIECE_LEN)?;
         let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
             .map_err(|f| ReadError::Corrupt { at: f.at })?;
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&pieces));
@@ -164,11 +164,11 @@ mod tests {
     fn an_entry_that_cannot_be_is_refused_with_the_reason() {
         let word = |e: RawEntry| check_entry(&e, FILE).unwrap_err();
         assert_eq!(check_entry(&data(), FILE), Ok(()));
-        assert_eq!(check_entry(&RawEntry { stored: U32::new(CHUNK_MOST), ..data() }, FILE), Ok(()));
+        assert_eq!(check_entry(&RawEntry { stored: U32::new(CHUNK_MAX), ..data() }, FILE), Ok(()));
         for at in [0, RECORDS_AT - 1, FILE - 999, u64::MAX] {
             assert_eq!(word(RawEntry { at: at.into(), ..data() }), "an index entry points outside the file");
         }
-        for stored in [0, CHUNK_MOST + 1] {
+        for stored in [0, CHUNK_MAX + 1] {
             assert_eq!(
                 word(RawEntry { stored: stored.into(), ..data() }),
                 "a chunk's stored length cannot be"
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn pieces_that_cannot_be_are_refused_with_the_reason() {
-        let piece = |start: u32, len: u32, skip: u32, unpacked: u32| RawPiece {
+        let piece = |start: u32, len: u32, skip: u32, uncompressed: u32| RawPiece {
             start: start.into(),
             len: len.into(),
             skip: skip.into(),
-            unpacked: unpacked.into(),
+            uncompressed: uncompressed.into(),
             entry: data(),
         };
         let decode = |pieces: &[RawPiece]| decode_pieces(pieces.as_bytes(), 500, FILE, 4096);
@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(decode(&wrong).unwrap_err().what, order);
         }
         let within = "a piece does not lie within its payload";
-        for wrong in [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, CHUNK_MOST + 1)] {
+        for wrong in [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, CHUNK_MAX + 1)] {
             assert_eq!(decode(&[wrong]).unwrap_err(), Flaw::at(500, within));
         }
         let whole = decode_pieces(&[0; PIECE_LEN + 1], 500, FILE, 4096).unwrap_err();

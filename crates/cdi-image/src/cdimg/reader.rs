@@ -9,21 +9,21 @@ use super::index::Index;
 use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
-use super::scan::{Step, Told, Walk, decode_facts, decode_map, map_sum, read_events};
+use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum, read_events};
 use super::superblock::{check, choose, geometry, is_sound_in, last_checkpoint, superblocks};
-use super::writer::{MOST_HELD, MOST_UNCOMMITTED};
-use crate::badmap::builder::ChangingMap;
-use crate::badmap::{BadBlocks, BadRange, MOST_RANGES};
-use crate::details::About;
+use super::writer::{MAX_HELD, MAX_UNCOMMITTED};
+use crate::badmap::builder::BadMapBuilder;
+use crate::badmap::{BadBlocks, BadRange, MAX_RANGES};
+use crate::details::ImageDetails;
 use crate::extent::Extent;
-use crate::facts::Facts;
-use crate::image::{Each, Format, GoOn, Image, OpenOptions};
+use crate::image::{CheckCancelled, Each, Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// Our own format.
 pub const FORMAT: Format = Format {
     name: "cdimg",
-    summary: "cdi's own: compressed chunks, a bad-block map, facts; survives being cut off and damaged",
+    summary: "cdi's own: compressed chunks, a bad-block map, metadata; survives being cut off and damaged",
     integrity: "64-bit checksums on everything; BLAKE3 and SHA-256 of the whole disk",
     suffixes: &["cdimg"],
     probe: |input| {
@@ -42,20 +42,20 @@ pub struct CdiImage {
     end: u64,
     /// Whether a part of it was lost that is not the disk's bytes.
     lost: bool,
-    about: About,
+    details: ImageDetails,
 }
 
 /// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
-pub(super) const MOST_UNCOMMITTED_MAPS: usize = 64;
+pub(super) const MAX_UNCOMMITTED_MAPS: usize = 64;
 
 /// Opens the image in `input`.
 pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let nodes = CachedNodes::new(Arc::clone(&input));
-    let TakenIn { superblock, told, mut remarks, end, lost, .. } = take_in(&input, &nodes)?;
+    let TakenIn { superblock, told, mut warnings, end, lost, .. } = take_in(&input, &nodes)?;
     if superblock.state == STATE_ACQUIRING {
-        remarks.insert(0, "this image is unfinished: the making of it was interrupted, or goes on".into());
+        warnings.insert(0, "this image is unfinished: the making of it was interrupted, or goes on".into());
     }
-    let Told { index, bad, facts } = told;
+    let ReplayedState { index, bad, metadata } = told;
     let bad = bad.into_map();
     Ok(CdiImage {
         input,
@@ -64,69 +64,70 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
         index,
         end,
         lost,
-        about: About { bad, facts, remarks, ..About::default() },
+        details: ImageDetails { bad, metadata, warnings, ..ImageDetails::default() },
     })
 }
 
 /// All that an image's file says of the disk.
 pub(super) struct TakenIn {
     pub superblock: Superblock,
-    pub told: Told,
+    pub told: ReplayedState,
     /// The sum of the map that the superblock leads to, if there is one.
     pub map_written: Option<u128>,
     /// Where the records end, in bytes.
     pub end: u64,
     /// The highest epoch of a record.
     pub epoch: u32,
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
     /// Whether a part of it was lost that is not the disk's bytes.
     pub lost: bool,
 }
 
 /// Reads the newest superblock that is sound, what it points at, and the records that came after it.
 pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error> {
-    let mut remarks = Vec::new();
-    let superblock = choose(input, &mut remarks)?;
+    let mut warnings = Vec::new();
+    let superblock = choose(input, &mut warnings)?;
     check(&superblock, input)?;
     let mut lost = false;
-    let facts = read_facts(input, &superblock).unwrap_or_else(|e| {
-        remarks.push(format!("the facts about the disk are lost: {e}"));
+    let metadata = read_metadata(input, &superblock).unwrap_or_else(|e| {
+        warnings.push(format!("the metadata about the disk are lost: {e}"));
         lost = true;
-        Facts::default()
+        Metadata::default()
     });
     let map = read_map(input, &superblock)?;
     let map_written = (superblock.map_at.get() != 0).then(|| map_sum(&map));
-    let bad = ChangingMap::new(map);
-    let told = Told { index: Index::new(geometry(&superblock), superblock.root), bad, facts };
+    let bad = BadMapBuilder::new(map);
+    let told = ReplayedState { index: Index::new(geometry(&superblock), superblock.root), bad, metadata };
     let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
-    let mut taken = TakenIn { superblock, told, map_written, end, epoch, remarks, lost };
+    let mut taken = TakenIn { superblock, told, map_written, end, epoch, warnings, lost };
     if superblock.state == STATE_ACQUIRING {
         roll_forward(input, nodes, &mut taken)?;
     }
-    agree(&mut taken.told.facts, &superblock)?;
+    agree(&mut taken.told.metadata, &superblock)?;
     Ok(taken)
 }
 
-fn read_facts(input: &Input, superblock: &Superblock) -> Result<Facts, Error> {
-    let record = record::read(input, superblock.facts_at.get(), superblock.salt.get(), RecordType::Facts)?;
-    Ok(decode_facts(&record)?)
+fn read_metadata(input: &Input, superblock: &Superblock) -> Result<Metadata, Error> {
+    let record =
+        record::read(input, superblock.metadata_at.get(), superblock.salt.get(), RecordType::Metadata)?;
+    Ok(decode_metadata(&record)?)
 }
 
-/// The sizes in the facts are the superblock's, where they stand there at all.
-fn agree(facts: &mut Facts, superblock: &Superblock) -> Result<(), Error> {
-    let at = superblock.facts_at.get();
+/// The sizes in the metadata are the superblock's, where they stand there at all.
+fn agree(metadata: &mut Metadata, superblock: &Superblock) -> Result<(), Error> {
+    let at = superblock.metadata_at.get();
     let size = superblock.disk_size.get();
-    if facts.size_bytes != 0 && facts.size_bytes != size {
-        let what = format!("the facts say {} bytes, the superblock {size}", facts.size_bytes);
+    if metadata.size_bytes != 0 && metadata.size_bytes != size {
+        let what = format!("the metadata say {} bytes, the superblock {size}", metadata.size_bytes);
         return Err(Flaw::at(at, what).into());
     }
-    facts.size_bytes = size;
+    metadata.size_bytes = size;
     for (fact, sector) in [
-        (&mut facts.logical_sector_bytes, superblock.logical_sector.get()),
-        (&mut facts.physical_sector_bytes, superblock.physical_sector.get()),
+        (&mut metadata.logical_sector_bytes, superblock.logical_sector.get()),
+        (&mut metadata.physical_sector_bytes, superblock.physical_sector.get()),
     ] {
         if *fact != 0 && *fact != sector {
-            let what = format!("the facts say sectors of {fact} bytes, the superblock {sector}");
+            let what = format!("the metadata say sectors of {fact} bytes, the superblock {sector}");
             return Err(Flaw::at(at, what).into());
         }
         *fact = sector;
@@ -146,7 +147,7 @@ fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> 
         // Each step goes back in the file and on the disk, so that the chain ends.
         if before >= at
             || start.checked_add(record.header.disk_len.get()) != Some(end)
-            || backwards.len() + ranges.len() > MOST_RANGES
+            || backwards.len() + ranges.len() > MAX_RANGES
         {
             return Err(Flaw::at(at, "the records of the bad-block map do not fit together").into());
         }
@@ -176,14 +177,13 @@ fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut TakenIn) -> Result<
         }
         if let Err(e) = into.told.take(&record, nodes, input.len()) {
             let what = format!("what comes after byte {at} was left out, because it does not fit: {e}");
-            into.remarks.push(what);
+            into.warnings.push(what);
             into.lost = true;
             break;
         }
         taken += 1;
         maps += usize::from(record.kind() == Some(RecordType::Map));
-        if taken > MOST_UNCOMMITTED || maps > MOST_UNCOMMITTED_MAPS || into.told.index.held() > 2 * MOST_HELD
-        {
+        if taken > MAX_UNCOMMITTED || maps > MAX_UNCOMMITTED_MAPS || into.told.index.held() > 2 * MAX_HELD {
             let what = "more has come after the last checkpoint than a program that makes checkpoints leaves";
             return Err(Flaw::at(at, what).into());
         }
@@ -192,7 +192,7 @@ fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut TakenIn) -> Result<
     }
     if taken > 0 {
         let size = human(at - committed);
-        into.remarks.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
+        into.warnings.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
     }
     Ok(())
 }
@@ -216,32 +216,36 @@ impl Image for CdiImage {
         }
     }
 
-    fn events(&self, each: &mut Each<'_>, go_on: &mut GoOn<'_>) -> Result<(), Error> {
-        read_events(&self.input, &self.superblock, each, go_on)
+    fn events(&self, each: &mut Each<'_>, check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
+        read_events(&self.input, &self.superblock, each, check_cancelled)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
-        if let Err(e) = self.events(&mut |_| Ok(()), go_on) {
-            go_on()?;
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        if let Err(e) = self.events(&mut |_| Ok(()), check_cancelled) {
+            check_cancelled()?;
             report(
                 Flaw::at(self.superblock.events_at.get(), e.to_string()),
                 "what happened while it was made",
             );
         }
-        if let Err(e) = self.check_records(report, go_on) {
-            go_on()?;
+        if let Err(e) = self.check_records(report, check_cancelled) {
+            check_cancelled()?;
             report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
         }
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 
 impl CdiImage {
-    /// Whether something of it was lost that an image written anew would not have: facts, or sound records behind
+    /// Whether something of it was lost that an image written anew would not have: metadata, or sound records behind
     /// damage, which are not taken in here.
     pub fn has_more(&self) -> Result<bool, Error> {
         if self.lost || self.superblock.state == STATE_COMPLETE {
@@ -264,17 +268,21 @@ impl CdiImage {
     }
 
     /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
-    fn check_records(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check_records(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
             if !found.is_some_and(|s| is_sound_in(slot, &s)) {
                 let cost = "nothing yet: the other one, or the copy at the end, is sound";
                 report(Flaw::at(at, "a superblock is damaged"), cost);
             }
         }
-        let mut told = Told {
+        let mut told = ReplayedState {
             index: Index::new(self.index.geometry(), RawEntry::UNREAD),
-            bad: ChangingMap::default(),
-            facts: Facts::default(),
+            bad: BadMapBuilder::default(),
+            metadata: Metadata::default(),
         };
         let end = if self.superblock.state == STATE_COMPLETE {
             self.superblock.committed_end.get()
@@ -284,7 +292,7 @@ impl CdiImage {
         let mut walk = Walk::new(&self.input, self.superblock.salt.get(), RECORDS_AT..end);
         let mut last = 0;
         while let Some(step) = walk.step()? {
-            go_on()?;
+            check_cancelled()?;
             match step {
                 Step::Searching(_) => {}
                 Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {

@@ -5,8 +5,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::layout::{HEADER_LEN, LONGEST_PAYLOAD, RECORD_MAGIC, RecordHeader, RecordType};
-use crate::codec::{Codec, unpack};
+use super::layout::{HEADER_LEN, MAX_PAYLOAD, RECORD_MAGIC, RecordHeader, RecordType};
+use crate::codec::{Codec, decompress};
 use crate::input::Input;
 
 /// A record as it lies in the file, its header and checksum found right.
@@ -31,13 +31,13 @@ impl Record {
         self.at + HEADER_LEN as u64
     }
 
-    /// Its payload, unpacked.
+    /// Its payload, uncompressed.
     pub fn payload(&self) -> Result<Vec<u8>, Flaw> {
         let codec = Codec::from_number(self.header.codec)
             .ok_or_else(|| Flaw::at(self.at, format!("unknown codec {}", self.header.codec)))?;
-        let mut out = vec![0; self.header.unpacked.get() as usize];
-        unpack(codec, &self.stored, &mut out)
-            .map_err(|_| Flaw::at(self.at, format!("its {} payload does not unpack", codec.name())))?;
+        let mut out = vec![0; self.header.uncompressed.get() as usize];
+        decompress(codec, &self.stored, &mut out)
+            .map_err(|_| Flaw::at(self.at, format!("its {} payload does not decompress", codec.name())))?;
         Ok(out)
     }
 }
@@ -85,10 +85,10 @@ pub fn with_payload(input: &Input, at: u64, header: RecordHeader) -> Result<Opti
 pub struct Head {
     /// Its type.
     pub kind: RecordType,
-    /// How its payload is packed.
+    /// How its payload is compressed.
     pub codec: Codec,
-    /// The length of its payload when unpacked, in bytes.
-    pub unpacked: u32,
+    /// The length of its payload when uncompressed, in bytes.
+    pub uncompressed: u32,
     /// The first byte of the disk that it speaks of.
     pub disk_at: u64,
     /// How many bytes of the disk it speaks of.
@@ -99,7 +99,7 @@ pub struct Head {
 
 /// The header of a record with `payload`.
 pub fn encode(head: Head, salt: u64, epoch: u32, payload: &[u8]) -> RecordHeader {
-    debug_assert!(payload.len() <= LONGEST_PAYLOAD as usize);
+    debug_assert!(payload.len() <= MAX_PAYLOAD as usize);
     RecordHeader {
         magic: RECORD_MAGIC,
         salt: U64::new(salt),
@@ -107,7 +107,7 @@ pub fn encode(head: Head, salt: u64, epoch: u32, payload: &[u8]) -> RecordHeader
         disk_len: U64::new(head.disk_len),
         payload_sum: U64::new(xxh3_64(payload)),
         stored: U32::new(u32::try_from(payload.len()).unwrap_or(u32::MAX)),
-        unpacked: U32::new(head.unpacked),
+        uncompressed: U32::new(head.uncompressed),
         epoch: U32::new(epoch),
         kind: head.kind as u8,
         codec: head.codec as u8,

@@ -2,10 +2,7 @@
 
 use std::io;
 
-use cdi_base::error::Error;
-
-use super::layout::ENTRY_LEN;
-use super::writer::Writer;
+use super::store::Store;
 
 /// Room that is kept free behind the records, so that a full disk does not keep the last checkpoint from being
 /// written.
@@ -21,60 +18,39 @@ pub(super) struct Reserve {
 
 /// How much is reserved at once, in bytes.
 const STEP: u64 = 64 << 20;
-/// What a checkpoint takes at most: the nodes that may have changed, and a long map.
-const MOST: u64 = 64 << 20;
 
 /// Whether an error of a write means that there is no more room.
-pub(super) fn means_full(e: &io::Error) -> bool {
+fn means_full(e: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-impl Writer {
-    /// Keeps room for a checkpoint from now on: when the disk is full, [`Writer::is_full`] says so, and one checkpoint
-    /// more can be made.
-    pub fn keep_reserve(&mut self) -> Result<(), Error> {
-        let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
-        let len = nodes.saturating_add(256 << 10).min(MOST);
-        self.reserve = Some(Reserve { len, to: self.end, full: false });
-        self.make_room(0)
+impl Reserve {
+    /// Keeps `len` bytes free behind the records of a file that has room up to `to`.
+    pub(super) fn new(len: u64, to: u64) -> Reserve {
+        Reserve { len, to, full: false }
     }
 
-    /// Whether the last error was that there is no more room for the image.
-    pub fn is_full(&self) -> bool {
-        self.reserve.as_ref().is_some_and(|r| r.full)
+    /// Whether there was no room any more.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
-    /// Sees to it that `more` bytes can be written, and a checkpoint behind them.
-    pub(super) fn make_room(&mut self, more: usize) -> Result<(), Error> {
-        // A checkpoint is what the room is kept for.
-        let Some(Reserve { len, to, full }) = self.reserve.filter(|_| !self.in_checkpoint) else {
-            return Ok(());
-        };
-        let least = self.end + more as u64 + len;
+    /// Sees to it that the file can be written up to `end`, and what is reserved behind that. It is written up to `written`.
+    pub(super) fn make_room(&mut self, store: &mut dyn Store, written: u64, end: u64) -> io::Result<()> {
+        let least = end + self.len;
         // Once it is full, what was kept is used up.
-        if to >= least || full {
+        if self.to >= least || self.full {
             return Ok(());
         }
-        let mut reserve = |to| self.store.reserve(self.end - self.buffer.len() as u64, to).map(|()| to);
+        let mut reserve = |to| store.reserve(written, to).map(|()| to);
         let got = reserve(least + STEP).or_else(|_| reserve(least));
-        let full = got.is_err();
-        self.reserve = Some(Reserve { len, to: *got.as_ref().unwrap_or(&to), full });
-        got.map(|_| ()).map_err(|e| self.io_error("there is no more room for the image", e))
+        self.full = got.is_err();
+        got.map(|to| self.to = to)
     }
 
     /// Remembers that there is no more room, if an error of a write says so.
-    pub(super) fn note_if_full(&mut self, e: &io::Error) {
-        if let Some(reserve) = &mut self.reserve {
-            reserve.full |= means_full(e);
-        }
-    }
-
-    /// Gives back the room that was kept.
-    pub(super) fn give_back(&mut self) {
-        if self.reserve.take().is_some() {
-            // That it cannot be given back is nobody's loss but of room.
-            let _ = self.store.cut(self.end);
-        }
+    pub(super) fn note(&mut self, e: &io::Error) {
+        self.full |= means_full(e);
     }
 }

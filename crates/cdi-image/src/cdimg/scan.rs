@@ -16,11 +16,11 @@ use super::layout::*;
 use super::nodes::{Nodes, check_entry};
 use super::record;
 use super::record::{Record, array};
-use crate::badmap::builder::ChangingMap;
-use crate::badmap::{BadBlocks, BadRange, MOST_RANGES, Reason, Status};
-use crate::facts::Facts;
-use crate::image::{Each, GoOn};
+use crate::badmap::builder::BadMapBuilder;
+use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Reason, Status};
+use crate::image::{CheckCancelled, Each};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// What walking over a file finds next.
 #[derive(Debug)]
@@ -105,16 +105,16 @@ impl<'a> Walk<'a> {
 }
 
 /// What records say of the disk, put together in their order.
-pub struct Told {
+pub struct ReplayedState {
     /// Where the bytes are.
     pub index: Index,
     /// What is not finished.
-    pub bad: ChangingMap,
-    /// The facts.
-    pub facts: Facts,
+    pub bad: BadMapBuilder,
+    /// The metadata.
+    pub metadata: Metadata,
 }
 
-impl Told {
+impl ReplayedState {
     /// Takes in what `record` says.
     pub fn take(&mut self, record: &Record, nodes: &dyn Nodes, file_len: u64) -> Result<(), Error> {
         let h = &record.header;
@@ -141,7 +141,7 @@ impl Told {
                     RawEntry::read_from_bytes(&record.payload()?)
                         .map_err(|_| fail("a SAME record must hold one entry"))?
                 };
-                if entry.kind != ENTRY_DATA || (kind == RecordType::Data && h.unpacked.get() != len) {
+                if entry.kind != ENTRY_DATA || (kind == RecordType::Data && h.uncompressed.get() != len) {
                     return Err(fail("a record's length is not that of its bytes"));
                 }
                 check_entry(&entry, file_len).map_err(fail)?;
@@ -160,11 +160,11 @@ impl Told {
             Some(RecordType::Map) => {
                 let (_, ranges) = decode_map(record)?;
                 self.bad.replace(disk, &ranges);
-                if self.bad.is_longer_than(MOST_RANGES) {
+                if self.bad.is_longer_than(MAX_RANGES) {
                     return Err(fail("the bad-block map has too many ranges"));
                 }
             }
-            Some(RecordType::Facts) => self.facts = decode_facts(record)?,
+            Some(RecordType::Metadata) => self.metadata = decode_metadata(record)?,
             Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Events) => {}
             None if h.kind >= FIRST_IGNORABLE_TYPE => {}
             None => return Err(fail(&format!("record type {} is not known to this version", h.kind))),
@@ -178,7 +178,7 @@ pub fn read_events(
     input: &Input,
     superblock: &Superblock,
     each: &mut Each<'_>,
-    go_on: &mut GoOn<'_>,
+    check_cancelled: &mut CheckCancelled<'_>,
 ) -> Result<(), Error> {
     let record_at = |at| record::read(input, at, superblock.salt.get(), RecordType::Events);
     let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
@@ -188,21 +188,21 @@ pub fn read_events(
         if before >= at {
             return Err(Flaw::at(at, "the chain of EVENTS records does not go back").into());
         }
-        if chain.len() >= MOST_EVENTS_RECORDS {
+        if chain.len() >= MAX_EVENTS_RECORDS {
             return Err(
-                Flaw::at(at, format!("there are more than {MOST_EVENTS_RECORDS} EVENTS records")).into()
+                Flaw::at(at, format!("there are more than {MAX_EVENTS_RECORDS} EVENTS records")).into()
             );
         }
-        go_on()?;
+        check_cancelled()?;
         chain.push(at);
         at = before;
     }
     for at in chain.into_iter().rev() {
         for line in decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()) {
-            go_on()?;
+            check_cancelled()?;
             each(line)?;
         }
-        go_on()?;
+        check_cancelled()?;
     }
     Ok(())
 }
@@ -216,13 +216,13 @@ pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
     Ok((u64::from_le_bytes(*before), String::from_utf8_lossy(lines).into_owned()))
 }
 
-/// The facts in a FACTS record.
-pub fn decode_facts(record: &Record) -> Result<Facts, Flaw> {
-    if record.header.unpacked.get() > MOST_FACTS {
-        return Err(Flaw::at(record.at, format!("the facts are longer than {MOST_FACTS} bytes")));
+/// The metadata in a METADATA record.
+pub fn decode_metadata(record: &Record) -> Result<Metadata, Flaw> {
+    if record.header.uncompressed.get() > MAX_METADATA {
+        return Err(Flaw::at(record.at, format!("the metadata are longer than {MAX_METADATA} bytes")));
     }
     serde_json::from_slice(&record.payload()?)
-        .map_err(|e| Flaw::at(record.at, format!("the facts are not JSON: {e}")))
+        .map_err(|e| Flaw::at(record.at, format!("the metadata are not JSON: {e}")))
 }
 
 /// The payload of a MAP record of `ranges`, with where the record before it in the map begins (0: there is none).
@@ -302,7 +302,7 @@ mod tests {
         let head = Head {
             kind: RecordType::Map,
             codec: Codec::Stored,
-            unpacked: u32::try_from(stored.len()).unwrap(),
+            uncompressed: u32::try_from(stored.len()).unwrap(),
             disk_at: disk.start,
             disk_len: disk.end - disk.start,
             detail: 0,
@@ -336,7 +336,7 @@ mod tests {
         }
         let mut short = map(0..4096, 0, &[]);
         short.stored.truncate(7);
-        short.header.unpacked = U32::new(7);
+        short.header.uncompressed = U32::new(7);
         assert_eq!(decode_map(&short).unwrap_err().what, "a MAP record is too short");
     }
 }

@@ -1,5 +1,6 @@
 //! The superblocks of a `.cdimg`: which of them holds, and whether what it says can be.
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::{human, index};
 use zerocopy::FromBytes;
@@ -43,7 +44,7 @@ pub(super) fn geometry(superblock: &Superblock) -> Geometry {
 /// The sound superblock with the highest generation. The copy at the end of the file stands in for one that was
 /// written and is damaged, and only for that: after a crash, a copy may have reached the disk before what it speaks of,
 /// but then the superblock whose place it was to take is still sound.
-pub(super) fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superblock, Error> {
+pub(super) fn choose(input: &Input, warnings: &mut Vec<String>) -> Result<Superblock, Error> {
     let found = superblocks(input);
     let slots = [0, 1].map(|slot| found[slot].1.filter(|s| is_sound_in(slot, s)));
     let best = slots.iter().flatten().max_by_key(|s| s.generation.get()).copied();
@@ -52,12 +53,13 @@ pub(super) fn choose(input: &Input, remarks: &mut Vec<String>) -> Result<Superbl
         (Some(best), Some(copy))
             if copy.generation.get() > best.generation.get() && copy.salt == best.salt =>
         {
-            remarks.push("the newest superblock is damaged; its copy at the end of the file was used".into());
+            warnings
+                .push("the newest superblock is damaged; its copy at the end of the file was used".into());
             Ok(copy)
         }
         (Some(best), _) => Ok(best),
         (None, Some(copy)) => {
-            remarks.push("both superblocks are damaged; the copy at the end of the file was used".into());
+            warnings.push("both superblocks are damaged; the copy at the end of the file was used".into());
             Ok(copy)
         }
         (None, None) => {
@@ -102,7 +104,7 @@ pub fn check_disk(s: &Superblock) -> Result<(), Error> {
         );
     }
     let chunk = s.chunk_size.get();
-    if !chunk.is_power_of_two() || !(CHUNK_LEAST..=CHUNK_MOST).contains(&chunk) {
+    if !chunk.is_power_of_two() || !(CHUNK_LEAST..=CHUNK_MAX).contains(&chunk) {
         return fail(
             std::mem::offset_of!(Superblock, chunk_size),
             format!("a chunk size of {chunk} bytes cannot be"),
@@ -121,7 +123,7 @@ pub fn check_disk(s: &Superblock) -> Result<(), Error> {
 
 /// The way out for an image that is not whole.
 fn saved(e: Error) -> Error {
-    e.hint("'cdi repair IMAGE NEW.cdimg' saves what is left of it")
+    e.hint(Advice::Repair)
 }
 
 /// Where a superblock belongs.
@@ -151,10 +153,10 @@ pub(super) fn check(s: &Superblock, input: &Input) -> Result<(), Error> {
     }
     for (field, at) in [
         (std::mem::offset_of!(Superblock, map_at), s.map_at.get()),
-        (std::mem::offset_of!(Superblock, facts_at), s.facts_at.get()),
+        (std::mem::offset_of!(Superblock, metadata_at), s.metadata_at.get()),
         (std::mem::offset_of!(Superblock, events_at), s.events_at.get()),
     ] {
-        if (at != 0 || field == std::mem::offset_of!(Superblock, facts_at))
+        if (at != 0 || field == std::mem::offset_of!(Superblock, metadata_at))
             && !(RECORDS_AT..end).contains(&at)
         {
             return fail(field, format!("a record that lies at byte {at} cannot be"));

@@ -3,26 +3,26 @@
 //! Whatever stops the program, the file is an image: what the last checkpoint committed is there, and most of what
 //! came after it. A sync that fails is the end of the writer, for nobody can say what is on the disk then.
 
-use std::io;
+mod checkpoint;
+mod resume;
+
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cdi_base::error::{Error, ReadError};
-use cdi_base::units::index;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
+use super::append::{Appender, len32};
 use super::index::{Geometry, Index};
 use super::layout::*;
-use super::record::{Head, encode};
-use super::reserve::Reserve;
+use super::record::Head;
 pub use super::store::Store;
-use super::store::Written;
 use super::superblock::geometry;
-use crate::badmap::builder::ChangingMap;
-use crate::badmap::{BadBlocks, BadRange, MOST_RANGES, Status};
-use crate::codec::{Codec, Packer};
-use crate::facts::Facts;
+use crate::badmap::builder::BadMapBuilder;
+use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Status};
+use crate::codec::Codec;
+use crate::metadata::Metadata;
 
 /// What a new image is to be.
 #[derive(Debug, Clone)]
@@ -41,53 +41,43 @@ pub struct NewImage {
 
 /// How much memory may hold what has changed in the index before there is a checkpoint. A reader of an unfinished
 /// image takes in what came after the last one, and allows twice as much.
-pub const MOST_HELD: usize = 24 << 20;
+pub const MAX_HELD: usize = 24 << 20;
 /// So many records may come after a checkpoint before there is another one.
-pub const MOST_UNCOMMITTED: usize = 1 << 20;
-/// How much is gathered before it is written.
-const BUFFER: usize = 1 << 20;
-
+pub const MAX_UNCOMMITTED: usize = 1 << 20;
 /// An image that is being made.
 pub struct Writer {
-    pub(super) store: Box<dyn Store>,
-    pub(super) path: PathBuf,
-    pub(super) superblock: Superblock,
-    pub(super) index: Index,
-    pub(super) bad: ChangingMap,
+    out: Appender,
+    superblock: Superblock,
+    index: Index,
+    bad: BadMapBuilder,
     /// The sum of the map as it is in the file, if there is one.
-    pub(super) map_written: Option<u128>,
-    pub(super) facts: Facts,
-    pub(super) facts_written: Option<Facts>,
+    map_written: Option<u128>,
+    metadata: Metadata,
+    metadata_written: Option<Metadata>,
     /// Events that are not in the file yet: lines of JSON.
-    pub(super) events: String,
+    events: String,
     /// How many events were only counted.
-    pub(super) events_dropped: u64,
-    /// Records since the last checkpoint, and how many of them are MAP records.
-    pub(super) uncommitted: usize,
-    pub(super) uncommitted_maps: usize,
-    /// Where the next record begins.
-    pub(super) end: u64,
-    /// What is not in the file yet; it ends at `end`.
-    pub(super) buffer: Vec<u8>,
-    /// Set when a sync has failed: nothing more is written.
-    pub(super) broken: bool,
-    /// What is kept free for the last checkpoint.
-    pub(super) reserve: Option<Reserve>,
-    /// The hashes of an image that is gone on with, as they were.
-    pub(super) earlier_hashes: Option<(String, String)>,
-    /// Whether a checkpoint is being written.
-    pub(super) in_checkpoint: bool,
+    events_dropped: u64,
+    /// How many MAP records came since the last checkpoint.
+    uncommitted_maps: usize,
+    /// The hashes of an image that is resumed, as they were.
+    earlier_hashes: Option<(String, String)>,
 }
 
 impl Writer {
     /// Begins a new image in `store`, which is empty, with everything non-tried. `path` is for messages.
-    pub fn create(store: Box<dyn Store>, path: &Path, new: &NewImage, facts: Facts) -> Result<Writer, Error> {
+    pub fn create(
+        store: Box<dyn Store>,
+        path: &Path,
+        new: &NewImage,
+        metadata: Metadata,
+    ) -> Result<Writer, Error> {
         let size = new.geometry.disk_size;
         if ![new.logical_sector, new.physical_sector].into_iter().all(is_sector_size) {
             let what = format!("a disk with sectors of {} bytes cannot be imaged", new.logical_sector);
             return Err(Error::failed(what).at(path));
         }
-        check_facts(&facts).map_err(|e| e.at(path))?;
+        check_metadata(&metadata).map_err(|e| e.at(path))?;
         let superblock = Superblock {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -102,7 +92,7 @@ impl Writer {
             root: RawEntry::UNREAD,
             ..blank_superblock()
         };
-        let mut writer = Writer::of(store, path, superblock, facts);
+        let mut writer = Writer::of(store, path, superblock, metadata, RECORDS_AT);
         writer.bad.set(BadRange::new(0..size, Status::NonTried));
         // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
         writer.checkpoint()?;
@@ -110,33 +100,32 @@ impl Writer {
         Ok(writer)
     }
 
-    /// A writer that has not written anything yet behind what `superblock` speaks of.
-    pub(super) fn of(store: Box<dyn Store>, path: &Path, superblock: Superblock, facts: Facts) -> Writer {
+    /// A writer that appends to `store` from `end` on, and has not written anything yet.
+    fn of(
+        store: Box<dyn Store>,
+        path: &Path,
+        superblock: Superblock,
+        metadata: Metadata,
+        end: u64,
+    ) -> Writer {
         Writer {
-            store,
-            path: path.to_owned(),
-            superblock,
+            out: Appender::new(store, path, &superblock, end),
             index: Index::new(geometry(&superblock), superblock.root),
-            bad: ChangingMap::default(),
+            superblock,
+            bad: BadMapBuilder::default(),
             map_written: None,
-            facts,
-            facts_written: None,
+            metadata,
+            metadata_written: None,
             events: String::new(),
             events_dropped: 0,
-            uncommitted: 0,
             uncommitted_maps: 0,
-            end: RECORDS_AT,
-            buffer: Vec::new(),
-            broken: false,
-            reserve: None,
-            in_checkpoint: false,
             earlier_hashes: None,
         }
     }
 
     /// Where the next record begins: the length of the file so far, in bytes.
     pub fn end(&self) -> u64 {
-        self.end
+        self.out.end()
     }
 
     /// The map as it is now.
@@ -154,9 +143,9 @@ impl Writer {
         (self.superblock.logical_sector.get(), self.superblock.physical_sector.get())
     }
 
-    /// The facts as they are now.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    /// The metadata as they are now.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// The hashes (BLAKE3, SHA-256) that the image had before it was gone on with. They hold as long as no bytes come.
@@ -165,34 +154,39 @@ impl Writer {
     }
 
     /// Says what is known about the disk from now on. It is written at the next checkpoint.
-    pub fn set_facts(&mut self, facts: Facts) {
-        self.facts = facts;
+    pub fn set_metadata(&mut self, metadata: Metadata) {
+        self.metadata = metadata;
     }
 
     /// Makes the disk longer, while it is not known how long it is: to `size` bytes. It must end on a chunk's border so far.
     /// What is new is non-tried.
     pub fn grow(&mut self, size: u64) -> Result<(), Error> {
         let before = self.superblock.disk_size.get();
-        let Writer { index, store, end, .. } = self;
-        let grown = index.grow(&Written::new(&**store, *end), size);
+        let grown = self.index.grow(&self.out.nodes(), size);
         grown.map_err(|e| self.index_error(e))?;
         self.superblock.disk_size = U64::new(size);
-        self.facts.size_bytes = size;
+        self.metadata.size_bytes = size;
         self.set_status(BadRange::new(before..size, Status::NonTried))
     }
 
-    /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, packed as `packed`. It becomes
+    /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, compressed as `compressed`. It becomes
     /// finished. Gives the entry by which [`Writer::put_same`] can name these bytes.
-    pub fn put_data(&mut self, start: u64, len: u32, codec: Codec, packed: &[u8]) -> Result<RawEntry, Error> {
+    pub fn put_data(
+        &mut self,
+        start: u64,
+        len: u32,
+        codec: Codec,
+        compressed: &[u8],
+    ) -> Result<RawEntry, Error> {
         let head = Head {
             kind: RecordType::Data,
             codec,
-            unpacked: len,
+            uncompressed: len,
             disk_at: start,
             disk_len: len.into(),
             detail: 0,
         };
-        let entry = self.append(ENTRY_DATA, head, packed)?;
+        let entry = self.out.append(ENTRY_DATA, head, compressed)?;
         self.set(start, len, entry)?;
         Ok(entry)
     }
@@ -202,19 +196,18 @@ impl Writer {
         let head = Head {
             kind: RecordType::Same,
             codec: Codec::Stored,
-            unpacked: len32(ENTRY_LEN),
+            uncompressed: len32(ENTRY_LEN),
             disk_at: start,
             disk_len: len.into(),
             detail: 0,
         };
-        self.append(ENTRY_UNREAD, head, entry.as_bytes())?;
+        self.out.append(ENTRY_UNREAD, head, entry.as_bytes())?;
         self.set(start, len, entry)
     }
 
     fn set(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
         self.bad.finish(start..start + u64::from(len));
-        let Writer { index, store, end, .. } = self;
-        let set = index.set_data(&Written::new(&**store, *end), start, len, entry);
+        let set = self.index.set_data(&self.out.nodes(), start, len, entry);
         set.map_err(|e| self.index_error(e))?;
         self.checkpoint_if_much()
     }
@@ -224,15 +217,14 @@ impl Writer {
         let head = Head {
             kind: RecordType::Fill,
             codec: Codec::Stored,
-            unpacked: 8,
+            uncompressed: 8,
             disk_at: range.start,
             disk_len: range.end - range.start,
             detail: 0,
         };
-        self.append(ENTRY_UNREAD, head, &pattern)?;
+        self.out.append(ENTRY_UNREAD, head, &pattern)?;
         self.bad.finish(range.clone());
-        let Writer { index, store, end, .. } = self;
-        let set = index.set_fill(&Written::new(&**store, *end), range, pattern);
+        let set = self.index.set_fill(&self.out.nodes(), range, pattern);
         set.map_err(|e| self.index_error(e))?;
         self.checkpoint_if_much()
     }
@@ -258,107 +250,46 @@ impl Writer {
     }
 
     fn check_map(&mut self) -> Result<(), Error> {
-        if self.bad.is_longer_than(MOST_RANGES) {
+        if self.bad.is_longer_than(MAX_RANGES) {
             let what =
-                format!("the bad-block map has more than {MOST_RANGES} ranges, more than a .cdimg can hold");
-            return Err(Error::failed(what).at(&self.path));
+                format!("the bad-block map has more than {MAX_RANGES} ranges, more than a .cdimg can hold");
+            return Err(Error::failed(what).at(self.out.path()));
         }
         Ok(())
-    }
-
-    /// Appends a record whose payload is packed if that makes it smaller.
-    pub(super) fn append_packed(
-        &mut self,
-        kind: RecordType,
-        disk: Range<u64>,
-        payload: &[u8],
-    ) -> Result<(), Error> {
-        let unpacked = u32::try_from(payload.len()).ok().filter(|len| *len <= LONGEST_PAYLOAD);
-        let unpacked = unpacked
-            .ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
-        let packed = Packer::new(Codec::Zstd, Codec::Zstd.levels().1)
-            .and_then(|mut packer| packer.pack(payload))
-            .map_err(|e| Error::failed("zstd does not work").because(e))?;
-        let (codec, stored) =
-            packed.as_ref().map_or((Codec::Stored, payload), |(codec, bytes)| (*codec, &bytes[..]));
-        let head =
-            Head { kind, codec, unpacked, disk_at: disk.start, disk_len: disk.end - disk.start, detail: 0 };
-        self.append(ENTRY_UNREAD, head, stored).map(|_| ())
-    }
-
-    /// Appends a record and gives the entry of `entry_kind` that names its payload.
-    pub(super) fn append(&mut self, entry_kind: u8, head: Head, payload: &[u8]) -> Result<RawEntry, Error> {
-        if self.broken {
-            return Err(Error::failed("nothing more can be written after a failed sync").at(&self.path));
-        }
-        self.make_room(HEADER_LEN + payload.len() + index(RECORD_ALIGN))?;
-        let header = encode(head, self.superblock.salt.get(), self.superblock.epoch.get(), payload);
-        let codec = if entry_kind == ENTRY_DATA { head.codec as u8 } else { 0 };
-        let entry = RawEntry::payload(
-            entry_kind,
-            codec,
-            self.end + HEADER_LEN as u64,
-            header.stored.get(),
-            header.payload_sum.get(),
-        );
-        self.uncommitted += 1;
-        self.buffer.extend_from_slice(header.as_bytes());
-        self.buffer.extend_from_slice(payload);
-        let next = header.next(self.end);
-        let padding = next - self.end - (HEADER_LEN + payload.len()) as u64;
-        self.buffer.resize(self.buffer.len() + index(padding), 0);
-        self.end = next;
-        if self.buffer.len() >= BUFFER {
-            self.write_out()?;
-        }
-        Ok(entry)
     }
 
     /// Gives what was gathered to the file. Only a checkpoint makes it count after a crash of the system.
     pub fn write_out(&mut self) -> Result<(), Error> {
-        let at = self.end - self.buffer.len() as u64;
-        if at > RECORDS_AT && self.store.file_len().is_ok_and(|len| len < at) {
-            self.broken = true;
-            let what = "was cut off by another program while it was written";
-            return Err(Error::failed(what).at(&self.path).hint("'cdi repair' saves what is left of it"));
-        }
-        if let Err(e) = self.store.write_all_at(&self.buffer, at) {
-            self.note_if_full(&e);
-            return Err(self.io_error("the image cannot be written", e));
-        }
-        self.buffer.clear();
-        Ok(())
+        self.out.write_out()
     }
 
-    pub(super) fn sync(&mut self) -> Result<(), Error> {
-        self.store.sync().map_err(|e| {
-            self.broken = true;
-            self.io_error("the image cannot be synced to the disk; what was written last may be lost", e)
-        })
+    /// Keeps room for a checkpoint from now on: when the disk is full, [`Writer::is_full`] says so, and one checkpoint
+    /// more can be made.
+    pub fn keep_reserve(&mut self) -> Result<(), Error> {
+        // What a checkpoint takes at most: the nodes that may have changed, and a long map.
+        const MAX: u64 = 64 << 20;
+        let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
+        self.out.keep_reserve(nodes.saturating_add(256 << 10).min(MAX))
     }
 
-    pub(super) fn io_error(&self, what: &str, e: io::Error) -> Error {
-        Error::io(what, &self.path, e)
+    /// Whether the last error was that there is no more room for the image.
+    pub fn is_full(&self) -> bool {
+        self.out.is_full()
     }
 
     fn index_error(&self, e: ReadError) -> Error {
-        Error::failed("the index cannot be read back").at(&self.path).because(e)
+        Error::failed("the index cannot be read back").at(self.out.path()).because(e)
     }
 }
 
 /// An error if there is more to say about a disk than an image may hold, with some room for what is found out later.
-pub fn check_facts(facts: &Facts) -> Result<(), Error> {
+pub fn check_metadata(metadata: &Metadata) -> Result<(), Error> {
     const ROOM: usize = 4096;
-    let len = serde_json::to_vec(facts).map_or(usize::MAX, |json| json.len());
-    if len > MOST_FACTS as usize - ROOM {
+    let len = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
+    if len > MAX_METADATA as usize - ROOM {
         let what =
-            format!("what is to be said about the disk has {len} bytes, and an image holds {MOST_FACTS}");
+            format!("what is to be said about the disk has {len} bytes, and an image holds {MAX_METADATA}");
         return Err(Error::usage(what).hint("shorten the notes"));
     }
     Ok(())
-}
-
-/// The length of something that is known to be short.
-pub(super) fn len32(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }

@@ -1,9 +1,9 @@
 //! Apple Data Compression, of disk images before Mac OS X 10.4: plain bytes, and copies of what came before.
 
-/// Fills `out` exactly from `packed`. A first byte of 0x80 or more is followed by so many plain bytes; of 0x40 or more
+/// Fills `out` exactly from `compressed`. A first byte of 0x80 or more is followed by so many plain bytes; of 0x40 or more
 /// it begins a copy of 4 to 67 bytes from up to 64 KiB before; of less, one of 3 to 18 bytes from up to 1 KiB before.
-pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
-    let (mut rest, mut at) = (packed, 0);
+pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
+    let (mut rest, mut at) = (compressed, 0);
     while at < out.len() {
         let (first, behind) = rest.split_first()?;
         let low = usize::from(first & 0x3F);
@@ -40,12 +40,12 @@ mod tests {
     #[test]
     fn plain_bytes_and_both_kinds_of_copies() {
         // "abc", then 8 bytes from 3 before (a copy of itself), then 3 from the first.
-        let packed = [0x82, b'a', b'b', b'c', 0x44, 0, 2, 0x00, 10];
+        let compressed = [0x82, b'a', b'b', b'c', 0x44, 0, 2, 0x00, 10];
         let mut out = [0; 14];
-        unpack(&packed, &mut out).unwrap();
+        decompress(&compressed, &mut out).unwrap();
         assert_eq!(&out, b"abcabcabcababc");
-        assert!(unpack(&packed, &mut [0; 13]).is_none());
-        assert!(unpack(&packed[..8], &mut out).is_none());
-        assert!(unpack(&[0x00, 0], &mut out).is_none(), "nothing is before the first byte");
+        assert!(decompress(&compressed, &mut [0; 13]).is_none());
+        assert!(decompress(&compressed[..8], &mut out).is_none());
+        assert!(decompress(&[0x00, 0], &mut out).is_none(), "nothing is before the first byte");
     }
 }

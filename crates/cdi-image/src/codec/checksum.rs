@@ -14,26 +14,28 @@ pub enum Sum {
     None,
     /// XXH3, 64 bits, seed 0, of the chunk as it lies in the file.
     Xxh3(u64),
-    /// The low half of XXH64, seed 0, of the chunk unpacked.
-    Xxh64Unpacked(u32),
-    /// CRC-16 (polynomial 0x1021, first 0xFFFF) of the chunk unpacked.
-    Crc16Unpacked(u16),
+    /// The low half of XXH64, seed 0, of the chunk uncompressed.
+    Xxh64Uncompressed(u32),
+    /// CRC-16 (polynomial 0x1021, first 0xFFFF) of the chunk uncompressed.
+    Crc16Uncompressed(u16),
 }
 
 impl Sum {
-    /// Whether `packed` has this checksum, if it is one of the chunk as it lies in the file.
-    pub fn holds(self, packed: &[u8]) -> bool {
+    /// Whether `compressed` has this checksum, if it is one of the chunk as it lies in the file.
+    pub fn holds(self, compressed: &[u8]) -> bool {
         match self {
-            Sum::Xxh3(sum) => xxh3_64(packed) == sum,
-            Sum::None | Sum::Xxh64Unpacked(_) | Sum::Crc16Unpacked(_) => true,
+            Sum::Xxh3(sum) => xxh3_64(compressed) == sum,
+            Sum::None | Sum::Xxh64Uncompressed(_) | Sum::Crc16Uncompressed(_) => true,
         }
     }
 
-    /// Whether `unpacked` has this checksum, if it is one of the chunk unpacked.
-    pub fn holds_unpacked(self, unpacked: &[u8]) -> bool {
+    /// Whether `uncompressed` has this checksum, if it is one of the chunk uncompressed.
+    pub fn matches_uncompressed(self, uncompressed: &[u8]) -> bool {
         match self {
-            Sum::Xxh64Unpacked(sum) => xxh64(unpacked, 0).to_le_bytes().starts_with(&sum.to_le_bytes()),
-            Sum::Crc16Unpacked(sum) => CRC16.checksum(unpacked) == sum,
+            Sum::Xxh64Uncompressed(sum) => {
+                xxh64(uncompressed, 0).to_le_bytes().starts_with(&sum.to_le_bytes())
+            }
+            Sum::Crc16Uncompressed(sum) => CRC16.checksum(uncompressed) == sum,
             Sum::None | Sum::Xxh3(_) => true,
         }
     }

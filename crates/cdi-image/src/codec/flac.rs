@@ -1,10 +1,10 @@
-//! Sectors packed as if they were sound: MAME's images do so where it helps.
+//! Sectors compressed as if they were sound: MAME's images do so where it helps.
 
 use claxon::frame::FrameReader;
 
 /// Fills `out` from FLAC frames of 16-bit stereo; the first byte tells in which order a sample's two bytes are.
-pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
-    let (order, frames) = packed.split_first()?;
+pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
+    let (order, frames) = compressed.split_first()?;
     let bytes = match order {
         b'L' => i16::to_le_bytes,
         b'B' => i16::to_be_bytes,

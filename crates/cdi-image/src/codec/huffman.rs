@@ -1,6 +1,6 @@
 //! Bits, and the Huffman codes of MAME's images.
 //!
-//! Facts: MAME's own reader (src/lib/util/huffman.cpp), as documented by those who have written others.
+//! Sources: MAME's own reader (src/lib/util/huffman.cpp), as documented by those who have written others.
 
 /// Reads bits, the highest of a byte first.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl<'a> Bits<'a> {
 }
 
 /// The longest code, in bits.
-const LONGEST: u8 = 16;
+const MAX_LEN: u8 = 16;
 
 /// A canonical code: which bits stand for which symbol.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Code {
     /// The code whose symbols have codes of these lengths (0: the symbol is not in use). The longest codes come first in
     /// the order of numbers, unlike deflate's. None if there can be no such code.
     fn new(lengths: &[u8]) -> Option<Code> {
-        let longest = lengths.iter().copied().max().filter(|l| (1..=LONGEST).contains(l))?;
+        let longest = lengths.iter().copied().max().filter(|l| (1..=MAX_LEN).contains(l))?;
         let mut symbols = vec![(0, 0); 1 << longest];
         let mut next = 0usize;
         for length in (1..=longest).rev() {
@@ -97,7 +97,7 @@ impl Code {
         Code::new(&lengths)
     }
 
-    /// The code of bytes: 256 symbols, whose lengths are packed by another, small code.
+    /// The code of bytes: 256 symbols, whose lengths are compressed by another, small code.
     fn of_bytes(bits: &mut Bits<'_>) -> Option<Code> {
         let mut small = [0; 24];
         small[0] = u8::try_from(bits.take(3)?).ok().filter(|l| *l < 7)?;
@@ -140,8 +140,8 @@ impl Code {
 }
 
 /// Fills `out` from a code of bytes and as many symbols.
-pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
-    let mut bits = Bits::new(packed, 0);
+pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
+    let mut bits = Bits::new(compressed, 0);
     let code = Code::of_bytes(&mut bits)?;
     for byte in out {
         *byte = u8::try_from(code.symbol(&mut bits)?).ok()?;

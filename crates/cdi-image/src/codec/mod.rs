@@ -1,4 +1,4 @@
-//! Codecs and checksums of packed chunks: plain functions over bytes.
+//! Codecs and checksums of compressed chunks: plain functions over bytes.
 
 #[cfg(feature = "apple")]
 mod adc;
@@ -14,21 +14,21 @@ use std::cell::RefCell;
 use std::io::Read;
 
 pub use checksum::{Crc32, Sum, adler32, crc16, crc32};
-pub use compress::Packer;
+pub use compress::Compressor;
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// How a chunk is packed.
+/// How a chunk is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Codec {
-    /// Not packed at all.
+    /// Not compressed at all.
     Stored = 0,
     /// A bare deflate stream (RFC 1951).
     Deflate = 1,
     /// One zstd frame (RFC 8878).
     Zstd = 2,
     // What follows is in images of other programs, and never in a `.cdimg`.
-    /// Not packed; the Adler-32 of the bytes behind them.
+    /// Not compressed; the Adler-32 of the bytes behind them.
     StoredAdler32 = 128,
     /// A zlib stream (RFC 1950) with its checksum.
     Zlib,
@@ -88,7 +88,7 @@ impl Codec {
         }
     }
 
-    /// The levels at which it packs, and the default among them. What is only unpacked has none.
+    /// The levels at which it compresses, and the default among them. What is only uncompressed has none.
     pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
         match self {
             Codec::Deflate => (1..=9, 6),
@@ -98,7 +98,7 @@ impl Codec {
     }
 }
 
-/// A packed chunk did not unpack to what it should.
+/// A compressed chunk did not decompress to what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadStream;
 
@@ -113,18 +113,18 @@ thread_local! {
     static UNLZFSE: RefCell<Box<lzfse_rust::LzfseRingDecoder>> = RefCell::default();
 }
 
-/// Unpacks `packed` into `out`, which it must fill exactly: a stream that gives more or less is an error.
-pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStream> {
+/// Decompresses `compressed` into `out`, which it must fill exactly: a stream that gives more or less is an error.
+pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(), BadStream> {
     match codec {
         Codec::Stored => {
-            if packed.len() != out.len() {
+            if compressed.len() != out.len() {
                 return Err(BadStream);
             }
-            out.copy_from_slice(packed);
+            out.copy_from_slice(compressed);
             Ok(())
         }
         Codec::StoredAdler32 => {
-            let (bytes, sum) = packed.split_last_chunk::<4>().ok_or(BadStream)?;
+            let (bytes, sum) = compressed.split_last_chunk::<4>().ok_or(BadStream)?;
             if bytes.len() != out.len() || adler32(bytes) != u32::from_le_bytes(*sum) {
                 return Err(BadStream);
             }
@@ -133,27 +133,28 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
         }
         Codec::Deflate | Codec::Zlib | Codec::ZlibPadded => {
             let mut inflate = Decompress::new(codec != Codec::Deflate);
-            let status = inflate.decompress(packed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
-            let all_read = codec == Codec::ZlibPadded || inflate.total_in() == packed.len() as u64;
+            let status =
+                inflate.decompress(compressed, out, FlushDecompress::Finish).map_err(|_| BadStream)?;
+            let all_read = codec == Codec::ZlibPadded || inflate.total_in() == compressed.len() as u64;
             let whole = inflate.total_out() == out.len() as u64 && all_read;
             if status == Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
         }
         Codec::ZlibUnended | Codec::DeflateUnended => {
             let mut inflate = Decompress::new(codec == Codec::ZlibUnended);
             // An error behind the last byte that is wanted is none of ours.
-            let _ = inflate.decompress(packed, out, FlushDecompress::None);
+            let _ = inflate.decompress(compressed, out, FlushDecompress::None);
             if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
         }
         Codec::ZstdPadded => {
-            let frame = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(|_| BadStream)?;
-            unpack(Codec::Zstd, packed.get(..frame).ok_or(BadStream)?, out)
+            let frame = zstd::zstd_safe::find_frame_compressed_size(compressed).map_err(|_| BadStream)?;
+            decompress(Codec::Zstd, compressed.get(..frame).ok_or(BadStream)?, out)
         }
         Codec::Zstd => UNZSTD.with_borrow_mut(|context| {
             if context.is_none() {
                 *context = Some(zstd::bulk::Decompressor::new().map_err(|_| BadStream)?);
             }
             let context = context.as_mut().ok_or(BadStream)?;
-            match context.decompress_to_buffer(packed, out) {
+            match context.decompress_to_buffer(compressed, out) {
                 Ok(len) if len == out.len() => Ok(()),
                 _ => Err(BadStream),
             }
@@ -161,12 +162,12 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => {
             let mut stream = bzip2::Decompress::new(false);
-            let status = stream.decompress(packed, out).map_err(|_| BadStream)?;
+            let status = stream.decompress(compressed, out).map_err(|_| BadStream)?;
             // Where the room is full before the end mark was read, another call reads that.
             let status = match status {
                 bzip2::Status::StreamEnd => status,
                 _ => {
-                    let rest = usize::try_from(stream.total_in()).ok().and_then(|n| packed.get(n..));
+                    let rest = usize::try_from(stream.total_in()).ok().and_then(|n| compressed.get(n..));
                     stream.decompress(rest.ok_or(BadStream)?, &mut []).map_err(|_| BadStream)?
                 }
             };
@@ -174,33 +175,33 @@ pub fn unpack(codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), BadStre
             if status == bzip2::Status::StreamEnd && whole { Ok(()) } else { Err(BadStream) }
         }
         #[cfg(feature = "apple")]
-        Codec::Xz => fill(lzma_rust2::XzReader::new_mem_limit(packed, false, XZ_MEMORY), out),
+        Codec::Xz => fill(lzma_rust2::XzReader::new_mem_limit(compressed, false, XZ_MEMORY), out),
         #[cfg(feature = "apple")]
-        Codec::Lzfse => UNLZFSE.with_borrow_mut(|decoder| fill(decoder.reader_bytes(packed), out)),
+        Codec::Lzfse => UNLZFSE.with_borrow_mut(|decoder| fill(decoder.reader_bytes(compressed), out)),
         #[cfg(feature = "apple")]
-        Codec::Adc => adc::unpack(packed, out).ok_or(BadStream),
+        Codec::Adc => adc::decompress(compressed, out).ok_or(BadStream),
         #[cfg(feature = "aff4")]
-        Codec::Lz4 => match lz4_flex::block::decompress_into(packed, out) {
+        Codec::Lz4 => match lz4_flex::block::decompress_into(compressed, out) {
             Ok(len) if len == out.len() => Ok(()),
             _ => Err(BadStream),
         },
         #[cfg(feature = "aff4")]
-        Codec::Snappy => match snap::raw::Decoder::new().decompress(packed, out) {
+        Codec::Snappy => match snap::raw::Decoder::new().decompress(compressed, out) {
             Ok(len) if len == out.len() => Ok(()),
             _ => Err(BadStream),
         },
         #[cfg(feature = "chd")]
         Codec::Lzma => {
-            // lc, lp, pb; a dictionary as long as what it unpacks to is as good as any.
+            // lc, lp, pb; a dictionary as long as what it decompresses to is as good as any.
             let len = u32::try_from(out.len()).map_err(|_| BadStream)?;
-            let stream = lzma_rust2::LzmaReader::new(packed, len.into(), 3, 0, 2, len, None);
+            let stream = lzma_rust2::LzmaReader::new(compressed, len.into(), 3, 0, 2, len, None);
             fill(stream.map_err(|_| BadStream)?, out)
         }
         #[cfg(feature = "chd")]
-        Codec::Flac => flac::unpack(packed, out).ok_or(BadStream),
+        Codec::Flac => flac::decompress(compressed, out).ok_or(BadStream),
         #[cfg(feature = "chd")]
-        Codec::ChdHuffman => huffman::unpack(packed, out).ok_or(BadStream),
-        Codec::IBoredRunLength => run_lengths::unpack(packed, out).ok_or(BadStream),
+        Codec::ChdHuffman => huffman::decompress(compressed, out).ok_or(BadStream),
+        Codec::IBoredRunLength => run_lengths::decompress(compressed, out).ok_or(BadStream),
         // The codecs of formats that are not built in.
         #[allow(unreachable_patterns)]
         _ => Err(BadStream),
@@ -217,13 +218,13 @@ fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     }
 }
 
-/// All that a zlib or bzip2 stream holds, whatever stands behind it, if it is sound and unpacks to at most `most` bytes.
-pub fn expand(codec: Codec, packed: &[u8], most: usize) -> Option<Vec<u8>> {
+/// All that a zlib or bzip2 stream holds, whatever stands behind it, if it is sound and decompresses to at most `most` bytes.
+pub fn expand(codec: Codec, compressed: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut limited: Box<dyn Read> = match codec {
         #[cfg(any(feature = "apple", feature = "ewf"))]
-        Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(packed)),
-        _ => Box::new(flate2::read::ZlibDecoder::new(packed)),
+        Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(compressed)),
+        _ => Box::new(flate2::read::ZlibDecoder::new(compressed)),
     };
     limited.by_ref().take(most as u64).read_to_end(&mut out).ok()?;
     matches!(limited.read(&mut [0]), Ok(0)).then_some(out)

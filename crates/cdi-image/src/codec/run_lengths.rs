@@ -1,14 +1,16 @@
 //! iBored's run lengths.
 
 /// A head of 16 bytes, then segments of 16 bytes and a pattern, which fills a number of bytes.
-pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<()> {
+pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
     let number =
         |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
-    if !packed.starts_with(b"\0RLE") || number(packed, 4)? != packed.len() || number(packed, 8)? != out.len()
+    if !compressed.starts_with(b"\0RLE")
+        || number(compressed, 4)? != compressed.len()
+        || number(compressed, 8)? != out.len()
     {
         return None;
     }
-    let (mut rest, mut left) = (packed.get(16..)?, out);
+    let (mut rest, mut left) = (compressed.get(16..)?, out);
     while !rest.is_empty() {
         let (segment, filled, pattern) = (number(rest, 4)?, number(rest, 8)?, number(rest, 12)?);
         let pattern = rest.get(16..16usize.checked_add(pattern)?)?;

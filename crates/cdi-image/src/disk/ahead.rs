@@ -1,7 +1,7 @@
 //! Readahead: who reads in sequence, and what he will want next.
 //!
 //! The kernel's own readahead ends at 128 KiB where we may not raise it, and readers with O_DIRECT have none. So
-//! chunks that a sequential reader will ask for are unpacked on other cores before he does.
+//! chunks that a sequential reader will ask for are uncompressed on other cores before he does.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -12,7 +12,7 @@ use std::thread;
 const STREAMS: usize = 16;
 /// Requests of one reader come out of order when several threads serve them; by so much, in bytes.
 const SLACK: u64 = 2 << 20;
-/// What is asked for at a time, in bytes. A larger chunk is unpacked once all the same.
+/// What is asked for at a time, in bytes. A larger chunk is uncompressed once all the same.
 const STEP: u64 = 64 << 10;
 /// How much a reader must have read in sequence before anything is read ahead for him, and how far ahead that goes at
 /// most, in bytes. In between it goes as far as he came.

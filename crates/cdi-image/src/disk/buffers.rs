@@ -1,4 +1,4 @@
-//! Memory that is used again. A thread reads and unpacks one chunk after the other; getting memory from the system for
+//! Memory that is used again. A thread reads and decompresses one chunk after the other; getting memory from the system for
 //! each, and having it filled with zeros, would cost more than what is done with it.
 
 use std::cell::{Cell, RefCell};
@@ -31,7 +31,7 @@ pub(super) fn give(buf: Vec<u8>) {
     });
 }
 
-/// Calls `use_it` with `len` bytes of anything, for what is packed.
+/// Calls `use_it` with `len` bytes of anything, for what is compressed.
 pub(super) fn with_scratch<T>(len: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     with(&SCRATCH, len, use_it)
 }

@@ -1,7 +1,7 @@
-//! Unpacked chunks, kept while they are likely to be asked for again.
+//! Uncompressed chunks, kept while they are likely to be asked for again.
 //!
 //! The `lru` crate orders them; the byte budget, the shards and the single flight (a chunk that several readers
-//! want at once is unpacked once) are here. No lock is held while a chunk is loaded.
+//! want at once is uncompressed once) are here. No lock is held while a chunk is loaded.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +11,13 @@ use cdi_base::error::ReadError;
 use lru::LruCache;
 
 use super::buffers::give;
-use crate::extent::Packed;
+use crate::extent::CompressedChunk;
 
 /// A chunk's name: all that is said of it. An entry that tells of the same place with another checksum is another
 /// chunk, and is checked by itself.
-pub type Key = Packed;
+pub type Key = CompressedChunk;
 
-/// An unpacked chunk.
+/// An uncompressed chunk.
 pub type Chunk = Arc<Vec<u8>>;
 
 /// The cache.
@@ -77,8 +77,8 @@ impl Cache {
         }
         drop(state);
         // Gives the key free again whatever happens, a panic in `load` included.
-        let flight = Flight { shard, key: *key };
-        load().map(|chunk| flight.land(chunk))
+        let flight = PendingChunk { shard, key: *key };
+        load().map(|chunk| flight.insert(chunk))
     }
 
     /// The chunk of `key`, if it is there or being loaded.
@@ -103,13 +103,13 @@ impl Cache {
     }
 
     /// Begins to load the chunk of `key`, unless it is there or being loaded. Who begins must not wait for another.
-    pub fn begin(&self, key: &Key) -> Option<Flight<'_>> {
+    pub fn begin(&self, key: &Key) -> Option<PendingChunk<'_>> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         let new = !state.chunks.contains(key) && state.loading.insert(*key);
         drop(state);
         // Made only if it is to be: when one is dropped, it takes the lock and ends the loading.
-        new.then(|| Flight { shard, key: *key })
+        new.then(|| PendingChunk { shard, key: *key })
     }
 
     /// Says that a chunk is done with: it is the first to be thrown out. A scan of the disk so does not empty the
@@ -136,14 +136,14 @@ impl Shard {
 }
 
 /// A chunk that is being loaded. Whoever wants it waits until this is gone.
-pub struct Flight<'a> {
+pub struct PendingChunk<'a> {
     shard: &'a Shard,
     key: Key,
 }
 
-impl Flight<'_> {
+impl PendingChunk<'_> {
     /// Puts the chunk in.
-    pub fn land(self, chunk: Vec<u8>) -> Chunk {
+    pub fn insert(self, chunk: Vec<u8>) -> Chunk {
         let chunk = Arc::new(chunk);
         let mut out = Vec::new();
         let mut state = self.shard.lock();
@@ -164,7 +164,7 @@ impl Flight<'_> {
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for PendingChunk<'_> {
     fn drop(&mut self) {
         self.shard.lock().loading.remove(&self.key);
         self.shard.loaded.notify_all();
@@ -182,7 +182,15 @@ mod tests {
     use crate::extent::FileNo;
 
     fn key(at: u64) -> Key {
-        Packed { file: FileNo(0), at, len: 1, skip: 0, unpacked: 1, codec: Codec::Stored, sum: Sum::None }
+        CompressedChunk {
+            file: FileNo(0),
+            at,
+            len: 1,
+            skip: 0,
+            uncompressed: 1,
+            codec: Codec::Stored,
+            sum: Sum::None,
+        }
     }
 
     fn chunk(len: usize) -> Vec<u8> {
@@ -218,11 +226,11 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| cache.get_if_there(&key(1)).unwrap().len());
             std::thread::sleep(Duration::from_millis(20));
-            flight.land(chunk(9));
+            flight.insert(chunk(9));
             assert_eq!(waits.join().unwrap(), 9);
         });
         assert!(cache.begin(&key(1)).is_none(), "it is there");
-        // One that does not land is as if it had not been.
+        // One that does not insert is as if it had not been.
         drop(cache.begin(&key(3)).unwrap());
         assert!(cache.get_if_there(&key(3)).is_none() && cache.begin(&key(3)).is_some());
     }

@@ -1,4 +1,4 @@
-//! How the bytes of a disk are had from its image: mapped, read, unpacked, kept.
+//! How the bytes of a disk are had from its image: mapped, read, uncompressed, kept.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
 use super::batch::Batch;
-use super::cache::{Cache, Chunk, Flight};
+use super::cache::{Cache, Chunk, PendingChunk};
 use super::stats::Reads;
 use super::{BadPolicy, Options, batch, buffers};
 use crate::badmap::BadBlocks;
-use crate::codec::unpack;
-use crate::extent::{Extent, LONGEST_CHUNK, Origin, Packed};
+use crate::codec::decompress;
+use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image};
 use crate::input::Input;
 
-/// A read of so many bytes or more is a stream's, in bytes: its chunks are unpacked to where they are wanted, and not
+/// A read of so many bytes or more is a stream's, in bytes: its chunks are uncompressed to where they are wanted, and not
 /// kept.
 const STREAM: usize = 256 << 10;
 
@@ -32,8 +32,8 @@ pub(super) struct Core {
     pub(super) cache: Cache,
     /// How many reads are under way.
     pub(super) reading: AtomicUsize,
-    /// How many chunks were unpacked; how many reads failed because one is damaged, or the image's file cannot be read.
-    pub(super) unpacked: AtomicU64,
+    /// How many chunks were uncompressed; how many reads failed because one is damaged, or the image's file cannot be read.
+    pub(super) uncompressed: AtomicU64,
     pub(super) corrupt: AtomicU64,
     pub(super) unreadable: AtomicU64,
     pub(super) reads: Reads,
@@ -50,10 +50,10 @@ impl Core {
         let extent = self.image.map(offset)?;
         let inside = extent.disk.contains(&offset);
         let fits = match extent.origin {
-            Origin::Packed(p) => {
-                p.unpacked <= LONGEST_CHUNK
-                    && p.len <= 2 * LONGEST_CHUNK
-                    && extent.disk.end - extent.disk.start <= u64::from(p.unpacked.saturating_sub(p.skip))
+            Origin::Compressed(p) => {
+                p.uncompressed <= MAX_CHUNK
+                    && p.len <= 2 * MAX_CHUNK
+                    && extent.disk.end - extent.disk.start <= u64::from(p.uncompressed.saturating_sub(p.skip))
             }
             _ => true,
         };
@@ -78,23 +78,23 @@ impl Core {
                 Origin::Stored { file, at: start } => {
                     self.input.read_exact_at(file, out, start + (at - extent.disk.start))?;
                 }
-                Origin::Packed(packed) => {
-                    let name = Packed { skip: 0, ..packed };
-                    let whole = packed.skip == 0 && out.len() == packed.unpacked as usize;
+                Origin::Compressed(compressed) => {
+                    let name = CompressedChunk { skip: 0, ..compressed };
+                    let whole = compressed.skip == 0 && out.len() == compressed.uncompressed as usize;
                     let there = if stream && whole { self.cache.get_if_there(&name) } else { None };
                     if stream && whole && there.is_none() {
                         if !batch.takes(&name) {
-                            self.unpack_to(&batch, buf, &places)?;
+                            self.decompress_to(&batch, buf, &places)?;
                             batch.clear();
                             places.clear();
                         }
                         batch.push(name);
                         places.push(place);
                     } else {
-                        let chunk = there.map_or_else(|| self.chunk(&packed), Ok)?;
-                        let skip = packed.skip as usize + index(at - extent.disk.start);
+                        let chunk = there.map_or_else(|| self.chunk(&compressed), Ok)?;
+                        let skip = compressed.skip as usize + index(at - extent.disk.start);
                         let bytes = chunk.get(skip..skip + out.len());
-                        out.copy_from_slice(bytes.ok_or(ReadError::Corrupt { at: packed.at })?);
+                        out.copy_from_slice(bytes.ok_or(ReadError::Corrupt { at: compressed.at })?);
                         if sequential && stop == extent.disk.end {
                             self.cache.demote(&name);
                         }
@@ -103,34 +103,35 @@ impl Core {
             }
             at = stop;
         }
-        self.unpack_to(&batch, buf, &places)
+        self.decompress_to(&batch, buf, &places)
     }
 
-    /// Unpacks the chunks of a batch to their places in `buf`.
-    fn unpack_to(&self, batch: &Batch, buf: &mut [u8], places: &[Range<usize>]) -> Result<(), ReadError> {
+    /// Decompresses the chunks of a batch to their places in `buf`.
+    fn decompress_to(&self, batch: &Batch, buf: &mut [u8], places: &[Range<usize>]) -> Result<(), ReadError> {
         let mut result = Ok(());
         batch.read(&self.input, &mut |n, chunk, stored| {
-            let unpacked = stored.and_then(|stored| self.unpack(chunk, stored, &mut buf[places[n].clone()]));
-            result = result.and(unpacked);
+            let uncompressed =
+                stored.and_then(|stored| self.decompress(chunk, stored, &mut buf[places[n].clone()]));
+            result = result.and(uncompressed);
         });
         result
     }
 
-    fn unpack(&self, chunk: &Packed, stored: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
-        self.unpacked.fetch_add(1, Ordering::Relaxed);
-        match unpack(chunk.codec, stored, out) {
-            Ok(()) if chunk.sum.holds_unpacked(out) => Ok(()),
+    fn decompress(&self, chunk: &CompressedChunk, stored: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
+        self.uncompressed.fetch_add(1, Ordering::Relaxed);
+        match decompress(chunk.codec, stored, out) {
+            Ok(()) if chunk.sum.matches_uncompressed(out) => Ok(()),
             _ => Err(ReadError::Corrupt { at: chunk.at }),
         }
     }
 
-    /// A packed chunk, unpacked: from the cache, or read, checked and unpacked.
-    pub(super) fn chunk(&self, packed: &Packed) -> Result<Chunk, ReadError> {
-        let name = Packed { skip: 0, ..*packed };
+    /// A compressed chunk, uncompressed: from the cache, or read, checked and uncompressed.
+    pub(super) fn chunk(&self, compressed: &CompressedChunk) -> Result<Chunk, ReadError> {
+        let name = CompressedChunk { skip: 0, ..*compressed };
         self.cache.get(&name, || {
             batch::read(&self.input, &name, |stored| {
-                let mut chunk = buffers::take(name.unpacked as usize);
-                self.unpack(&name, stored?, &mut chunk).map(|()| chunk)
+                let mut chunk = buffers::take(name.uncompressed as usize);
+                self.decompress(&name, stored?, &mut chunk).map(|()| chunk)
             })
         })
     }
@@ -151,39 +152,39 @@ impl Core {
         }
     }
 
-    /// Unpacks the chunks of a range that are not in the cache, into it. What cannot be read is left to who asks for it.
+    /// Decompresses the chunks of a range that are not in the cache, into it. What cannot be read is left to who asks for it.
     pub(super) fn prefetch(&self, range: Range<u64>) {
         let mut batch = Batch::default();
-        let mut flights = Vec::new();
+        let mut pending = Vec::new();
         let mut at = range.start;
         while at < range.end {
             let Ok(extent) = self.map(at) else { break };
             at = extent.disk.end;
-            let Origin::Packed(packed) = extent.origin else { continue };
-            let name = Packed { skip: 0, ..packed };
+            let Origin::Compressed(compressed) = extent.origin else { continue };
+            let name = CompressedChunk { skip: 0, ..compressed };
             if let Some(flight) = self.cache.begin(&name) {
                 if !batch.takes(&name) {
-                    self.land(&batch, &mut flights);
+                    self.insert(&batch, &mut pending);
                     batch.clear();
                 }
                 batch.push(name);
-                flights.push(Some(flight));
+                pending.push(Some(flight));
             }
         }
-        self.land(&batch, &mut flights);
+        self.insert(&batch, &mut pending);
     }
 
-    fn land(&self, batch: &Batch, flights: &mut Vec<Option<Flight<'_>>>) {
+    fn insert(&self, batch: &Batch, pending: &mut Vec<Option<PendingChunk<'_>>>) {
         batch.read(&self.input, &mut |n, name, stored| {
             let Ok(stored) = stored else { return };
-            let mut chunk = buffers::take(name.unpacked as usize);
-            if self.unpack(name, stored, &mut chunk).is_ok()
-                && let Some(flight) = flights[n].take()
+            let mut chunk = buffers::take(name.uncompressed as usize);
+            if self.decompress(name, stored, &mut chunk).is_ok()
+                && let Some(flight) = pending[n].take()
             {
-                flight.land(chunk);
+                flight.insert(chunk);
             }
         });
-        flights.clear();
+        pending.clear();
     }
 
     /// Fills `buf`, which lies in failing sectors, as the policy says.

@@ -24,10 +24,10 @@ use cdi_base::units::{SECTOR, index};
 use stats::{Reads, Stats};
 
 use crate::badmap::{BadBlocks, BadRange, Status};
-use crate::extent::{Extent, FileNo, Origin, Packed};
-use crate::facts::Facts;
+use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
 use crate::image::{Format, Image, Opened};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// What a read of a bad sector gives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,7 +48,7 @@ pub struct Options {
     pub bad: BadPolicy,
     /// Whether suspect bytes are given, or count as bad.
     pub read_suspect: bool,
-    /// How many bytes of unpacked chunks are kept.
+    /// How many bytes of uncompressed chunks are kept.
     pub cache: usize,
 }
 
@@ -68,7 +68,7 @@ impl Disk {
     /// The disk that `opened` is an image of.
     pub fn new(opened: Opened, options: Options) -> Disk {
         let Opened { image, input, format } = opened;
-        let sector = match image.facts().logical_sector_bytes {
+        let sector = match image.metadata().logical_sector_bytes {
             0 => SECTOR,
             bytes => bytes,
         };
@@ -89,7 +89,7 @@ impl Disk {
             sector,
             cache,
             reading: AtomicUsize::new(0),
-            unpacked: AtomicU64::new(0),
+            uncompressed: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
             unreadable: AtomicU64::new(0),
             reads: Reads::default(),
@@ -133,7 +133,7 @@ impl Disk {
                 good: index(first - offset),
             });
         }
-        let under_way = UnderWay::new(&core.reading);
+        let under_way = InFlightRead::new(&core.reading);
         let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.alone));
         let mut at = offset;
         while at < end {
@@ -220,8 +220,8 @@ impl Disk {
     }
 
     /// What is known about the disk.
-    pub fn facts(&self) -> &Facts {
-        self.core.image.facts()
+    pub fn metadata(&self) -> &Metadata {
+        self.core.image.metadata()
     }
 
     /// The image.
@@ -258,7 +258,7 @@ impl Disk {
         Stats {
             cache_hits: self.core.cache.hits(),
             cache_bytes: self.core.cache.bytes() as u64,
-            chunks_unpacked: self.core.unpacked.load(Ordering::Relaxed),
+            chunks_decompressed: self.core.uncompressed.load(Ordering::Relaxed),
             chunks_damaged: self.core.corrupt.load(Ordering::Relaxed),
             ..self.core.reads.stats()
         }
@@ -266,19 +266,19 @@ impl Disk {
 }
 
 /// A read that is under way.
-struct UnderWay<'a> {
+struct InFlightRead<'a> {
     reading: &'a AtomicUsize,
     /// Whether it was the only one when it began.
     alone: bool,
 }
 
-impl UnderWay<'_> {
-    fn new(reading: &AtomicUsize) -> UnderWay<'_> {
-        UnderWay { reading, alone: reading.fetch_add(1, Ordering::Relaxed) == 0 }
+impl InFlightRead<'_> {
+    fn new(reading: &AtomicUsize) -> InFlightRead<'_> {
+        InFlightRead { reading, alone: reading.fetch_add(1, Ordering::Relaxed) == 0 }
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlightRead<'_> {
     fn drop(&mut self) {
         self.reading.fetch_sub(1, Ordering::Relaxed);
     }
@@ -288,9 +288,10 @@ impl Drop for UnderWay<'_> {
 fn advance(origin: &Origin, by: u64) -> Origin {
     match *origin {
         Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
-        Origin::Packed(p) => {
-            Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
-        }
+        Origin::Compressed(p) => Origin::Compressed(CompressedChunk {
+            skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
+            ..p
+        }),
         ref other => other.clone(),
     }
 }

@@ -25,12 +25,12 @@ pub struct Run {
 }
 
 /// The longest run that is read in one piece, in bytes.
-const LONGEST: u64 = 1 << 20;
+const MAX_LEN: u64 = 1 << 20;
 /// The longest run that nothing is read for, but something may be done for each byte, in bytes: between two of them the user
 /// can interrupt.
-const LONGEST_EMPTY: u64 = 64 << 20;
+const MAX_EMPTY: u64 = 64 << 20;
 /// The longest run of zeros, in bytes.
-const LONGEST_ZEROS: u64 = 1 << 40;
+const MAX_ZEROS: u64 = 1 << 40;
 /// How much is given up together where the index does not say where the bytes are.
 const LOST: u64 = 64 << 10;
 
@@ -46,7 +46,7 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
         let run = match missing.peek() {
             Some(r) if r.start <= at => {
                 // What is missing for several reasons is one run, too.
-                let (mut end, longest) = (at, at.saturating_add(LONGEST_EMPTY));
+                let (mut end, longest) = (at, at.saturating_add(MAX_EMPTY));
                 while end < longest
                     && let Some(r) = missing.next_if(|r| r.start <= end && r.end <= longest)
                 {
@@ -61,9 +61,9 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
                 let until = next.map_or(disk.size(), |r| r.start);
                 match disk.image().map(at) {
                     Ok(e) if e.origin.is_zero() => {
-                        Run { disk: at..e.disk.end.min(until).min(at + LONGEST_ZEROS), kind: RunKind::Zeros }
+                        Run { disk: at..e.disk.end.min(until).min(at + MAX_ZEROS), kind: RunKind::Zeros }
                     }
-                    Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + LONGEST), kind: RunKind::Held },
+                    Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + MAX_LEN), kind: RunKind::Held },
                     Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },
                 }
             }

@@ -21,14 +21,14 @@ pub struct Stats {
     /// 99 of 100.
     pub p99_us: u64,
     /// The longest.
-    pub longest_us: u64,
-    /// Chunks that were found unpacked.
+    pub max_us: u64,
+    /// Chunks that were found uncompressed.
     pub cache_hits: u64,
-    /// Chunks that were read and unpacked, also ahead.
-    pub chunks_unpacked: u64,
+    /// Chunks that were read and uncompressed, also ahead.
+    pub chunks_decompressed: u64,
     /// Reads that failed because a chunk is damaged.
     pub chunks_damaged: u64,
-    /// Bytes of unpacked chunks that are kept now.
+    /// Bytes of uncompressed chunks that are kept now.
     pub cache_bytes: u64,
 }
 
@@ -62,7 +62,7 @@ impl Reads {
     pub(super) fn stats(&self) -> Stats {
         let times = self.times.each_ref().map(|t| t.load(Ordering::Relaxed));
         let reads: u64 = times.iter().sum();
-        let longest_us = self.longest.load(Ordering::Relaxed);
+        let max_us = self.longest.load(Ordering::Relaxed);
         let within = |percent: u64| {
             let wanted = (reads * percent).div_ceil(100);
             let mut seen = 0;
@@ -70,7 +70,7 @@ impl Reads {
                 seen += n;
                 seen >= wanted
             });
-            found.map_or(0, most).min(longest_us)
+            found.map_or(0, most).min(max_us)
         };
         Stats {
             reads,
@@ -79,7 +79,7 @@ impl Reads {
             p50_us: within(50),
             p90_us: within(90),
             p99_us: within(99),
-            longest_us,
+            max_us,
             ..Stats::default()
         }
     }
@@ -121,6 +121,6 @@ mod tests {
         (0..10).for_each(|_| reads.note(4096, Duration::from_millis(10), true));
         let stats = reads.stats();
         assert_eq!((stats.reads, stats.read_bytes, stats.read_errors), (1000, 4_096_000, 10));
-        assert_eq!((stats.p50_us, stats.p99_us, stats.longest_us), (127, 127, 10_000));
+        assert_eq!((stats.p50_us, stats.p99_us, stats.max_us), (127, 127, 10_000));
     }
 }

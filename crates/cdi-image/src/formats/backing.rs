@@ -2,9 +2,9 @@
 
 use cdi_base::error::{Error, ReadError};
 
-use crate::bytes::flaw;
 use super::chain::{Layer, zeros};
 use super::{qcow2, vdi, vhd, vhdx, vmdk};
+use crate::bytes::flaw;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::input::Input;
 
@@ -30,7 +30,7 @@ pub(super) fn open(
     file: FileNo,
     format: Option<&str>,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Box<dyn Layer>, Error> {
     let begins = |at: u64, magic: &[u8]| {
         input.bytes_of(file, at, magic.len(), "the header").is_ok_and(|bytes| bytes == magic)
@@ -50,10 +50,10 @@ pub(super) fn open(
     });
     Ok(match format {
         "raw" | "file" | "host_device" => Box::new(Raw(file, input.len_of(file))),
-        "qcow2" if begins(0, b"QFI\xfb") => Box::new(qcow2::open_layer(input, file, depth, remarks)?),
-        "vmdk" => Box::new(vmdk::open_layer(input, file, depth, remarks)?),
-        "vpc" => Box::new(vhd::open_layer(input, file, depth, remarks)?),
-        "vhdx" => Box::new(vhdx::open_layer(input, file, depth, remarks)?),
+        "qcow2" if begins(0, b"QFI\xfb") => Box::new(qcow2::open_layer(input, file, depth, warnings)?),
+        "vmdk" => Box::new(vmdk::open_layer(input, file, depth, warnings)?),
+        "vpc" => Box::new(vhd::open_layer(input, file, depth, warnings)?),
+        "vhdx" => Box::new(vhdx::open_layer(input, file, depth, warnings)?),
         "vdi" => Box::new(vdi::open_layer(input, file)?),
         "qcow2" => return flaw(0, "this is not a qcow2 image"),
         other => {

@@ -5,10 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::index;
 
-use crate::extent::{Extent, FileNo, Origin, Packed};
+use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
 use crate::input::Input;
 
 /// A disk that another image builds upon, of whatever format.
@@ -56,14 +57,14 @@ pub(super) fn alike(
 }
 
 /// How many parents a disk may have, one behind the other.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// One more than `depth`, if a chain may be so deep. A chain that comes back to itself ends here.
 pub(super) fn deeper(depth: usize) -> Result<usize, Error> {
-    if depth < DEEPEST {
+    if depth < MAX_DEPTH {
         return Ok(depth + 1);
     }
-    Err(Error::bad_image(format!("more than {DEEPEST} parents, one behind the other, are not read")))
+    Err(Error::bad_image(format!("more than {MAX_DEPTH} parents, one behind the other, are not read")))
 }
 
 /// Finds the parent of a differencing image, by the path that it names.
@@ -80,13 +81,13 @@ fn last(path: &Path) -> &Path {
 /// Finds the file that an image names by a path: where the path leads, if that may be read, else the file of that name
 /// next to the image. The path may be one of another system.
 pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> {
-    let there = input.beside(path);
+    let there = input.sibling(path);
     let last = last(path);
     let is_name = matches!(last.components().next(), Some(Component::Normal(_)));
     if matches!(there, Ok(Some(_))) || last == path || !is_name {
         return there;
     }
-    let Some(file) = input.beside(last)? else { return Ok(None) };
+    let Some(file) = input.sibling(last)? else { return Ok(None) };
     let id = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
     let found = id(&input.path_of(file));
     if found == id(input.path()) {
@@ -100,8 +101,7 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
             path.display(),
             last.display()
         );
-        let hint = "--allow-parent DIR takes the one that is named; without it, only files next to the image are read";
-        return Err(Error::bad_image(what).at(input.path()).hint(hint));
+        return Err(Error::bad_image(what).at(input.path()).hint(Advice::AllowDirectory));
     }
     Ok(Some(file))
 }
@@ -109,16 +109,18 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
 /// The error for a file that is not there: `what` says what it is.
 pub(super) fn missing(what: &str, path: &Path) -> Error {
     Error::bad_image(format!("{what}, '{}', is not next to the image", path.display()))
-        .hint(format!("put '{}' there, or name its directory: --allow-parent DIR", last(path).display()))
+        .hint(format!("put '{}' there", last(path).display()))
+        .then(Advice::AllowDirectory)
 }
 
 /// The part of an extent from `offset` to `end`.
 pub(super) fn cut(extent: Extent, offset: u64, end: u64) -> Extent {
     let by = offset.saturating_sub(extent.disk.start);
     let origin = match extent.origin {
-        Origin::Packed(p) => {
-            Origin::Packed(Packed { skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)), ..p })
-        }
+        Origin::Compressed(p) => Origin::Compressed(CompressedChunk {
+            skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
+            ..p
+        }),
         Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
         other => other,
     };

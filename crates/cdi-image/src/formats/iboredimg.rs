@@ -1,6 +1,6 @@
 //! iBored's compressed disk image (`.iboredimg`), versions 1 and 2, compressed by zlib or run length.
 //!
-//! Facts: github.com/tempelmann/iBored-compressed-disk-image (README.md, and what its decoder does where that is
+//! Sources: github.com/tempelmann/iBored-compressed-disk-image (README.md, and what its decoder does where that is
 //! silent). All numbers are little-endian. A header of 256 bytes, chunks anywhere behind it, a table of their offsets.
 //! The format knows nothing of bad blocks: what its maker could not read, it holds as zeros.
 
@@ -11,11 +11,11 @@ use cdi_base::units::{human, index};
 
 use crate::bytes::le64;
 use crate::codec::{Codec, Sum};
-use crate::details::About;
-use crate::extent::{Extent, LONGEST_CHUNK, Origin, Packed};
-use crate::facts::Facts;
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// iBored's images.
 pub const FORMAT: Format = Format {
@@ -34,7 +34,7 @@ const IDENT: &[u8] =
 /// The length of the header in bytes.
 const HEADER: u64 = 256;
 /// The longest information about the disk that is read, in bytes.
-const LONGEST_INFO: u32 = 1 << 20;
+const MAX_INFO: u32 = 1 << 20;
 /// The length of the head of a run-length chunk, in bytes.
 const RLE_HEAD: usize = 16;
 
@@ -52,7 +52,7 @@ struct IBored {
     method: Method,
     /// Whether a chunk has its length before it: since version 2.
     lengths: bool,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -75,8 +75,8 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if size == 0 || i64::try_from(size).is_err() {
         return Err(fail(0x60, format!("a disk of {size} bytes cannot be")));
     }
-    if chunk < 512 || chunk > u64::from(LONGEST_CHUNK) {
-        let most = human(LONGEST_CHUNK.into());
+    if chunk < 512 || chunk > u64::from(MAX_CHUNK) {
+        let most = human(MAX_CHUNK.into());
         return Err(fail(
             0x68,
             format!("chunks of {chunk} bytes are not read; of 512 bytes to {most} they are"),
@@ -92,22 +92,22 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         ));
     }
     let block = u32::try_from(number(0x7C) & 0xFFFF_FFFF).unwrap_or(0);
-    let mut facts = Facts { size_bytes: size, ..Facts::default() };
+    let mut metadata = Metadata { size_bytes: size, ..Metadata::default() };
     if block.is_power_of_two() && (512..=65536).contains(&block) {
-        facts.physical_sector_bytes = block;
+        metadata.physical_sector_bytes = block;
     }
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     let (info_at, info_len) = (number(0x70), u32::try_from(number(0x78) & 0xFFFF_FFFF).unwrap_or(0));
     if info_len > 0 {
-        let info = (info_len <= LONGEST_INFO)
+        let info = (info_len <= MAX_INFO)
             .then(|| input.bytes(info_at, index(info_len.into()), "the information about the disk").ok())
             .flatten()
             .and_then(|bytes| {
                 serde_json::from_slice(bytes.trim_ascii_end().strip_suffix(b"\0").unwrap_or(&bytes)).ok()
             });
         match info {
-            Some(info) => _ = facts.more.insert("disk_info".into(), info),
-            None => remarks.push(
+            Some(info) => _ = metadata.more.insert("disk_info".into(), info),
+            None => warnings.push(
                 "the information about the disk cannot be read; the disk itself does not need it".into(),
             ),
         }
@@ -119,7 +119,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         table,
         method,
         lengths: version >= 2,
-        about: About { facts, remarks, ..About::default() },
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
     }))
 }
 
@@ -150,7 +150,7 @@ impl Image for IBored {
             len.ok_or(corrupt)?;
         }
         let want = disk.end - disk.start;
-        let (codec, len, unpacked) = match self.method {
+        let (codec, len, uncompressed) = match self.method {
             Method::Zlib => match len {
                 Some(len) => (Codec::Zlib, len, want),
                 // Where the stream ends nobody says; what follows it is not looked at.
@@ -161,33 +161,33 @@ impl Image for IBored {
             },
             Method::RunLength => {
                 let head: [u8; RLE_HEAD] = self.read(at)?;
-                let [total, unpacked] =
+                let [total, uncompressed] =
                     [4, 8].map(|i| head[i..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b)));
                 let total = u64::from(total);
                 let right =
                     len.is_none_or(|len| total <= len) && total <= self.chunk + self.chunk / 512 + 1024;
-                // The last chunk may be unpacked to a whole one.
-                let unpacked = u64::from(unpacked);
-                if !right || (unpacked != want && unpacked != self.chunk) {
+                // The last chunk may be uncompressed to a whole one.
+                let uncompressed = u64::from(uncompressed);
+                if !right || (uncompressed != want && uncompressed != self.chunk) {
                     return Err(corrupt);
                 }
-                (Codec::IBoredRunLength, total, unpacked)
+                (Codec::IBoredRunLength, total, uncompressed)
             }
         };
         let short = |n: u64| u32::try_from(n).map_err(|_| corrupt);
-        let packed = Packed {
+        let compressed = CompressedChunk {
             file: Input::MAIN,
             at,
             len: short(len)?,
             skip: 0,
-            unpacked: short(unpacked)?,
+            uncompressed: short(uncompressed)?,
             codec,
             sum: Sum::None,
         };
-        Ok(Extent { disk, origin: Origin::Packed(packed) })
+        Ok(Extent { disk, origin: Origin::Compressed(compressed) })
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

@@ -3,15 +3,15 @@
 pub(crate) use plist::Dictionary;
 
 /// How deep a list may be nested: an image's is four deep.
-const DEEPEST: usize = 32;
+const MAX_DEPTH: usize = 32;
 /// How many tags it may have: an image's has some for each part of the disk.
-const MOST_TAGS: usize = 1 << 18;
+const MAX_TAGS: usize = 1 << 18;
 
 /// Reads a list. Those that images have are flat and define no entities; a deep one would cost the stack.
 pub(crate) fn read(text: &[u8]) -> Result<plist::Value, String> {
     // Each element costs some hundred bytes.
-    if text.iter().filter(|b| **b == b'<').count() > MOST_TAGS {
-        return Err(format!("the property list has more than {MOST_TAGS} tags"));
+    if text.iter().filter(|b| **b == b'<').count() > MAX_TAGS {
+        return Err(format!("the property list has more than {MAX_TAGS} tags"));
     }
     let mut depth = 0usize;
     for (at, _) in text.iter().enumerate().filter(|(_, b)| **b == b'<') {
@@ -28,8 +28,8 @@ pub(crate) fn read(text: &[u8]) -> Result<plist::Value, String> {
             let tag = &rest[..rest.len().min(64)];
             let empty = tag.split(|b| *b == b'>').next().is_some_and(|tag| tag.ends_with(b"/"));
             depth += usize::from(!empty);
-            if depth > DEEPEST {
-                return Err(format!("the property list is nested more than {DEEPEST} deep"));
+            if depth > MAX_DEPTH {
+                return Err(format!("the property list is nested more than {MAX_DEPTH} deep"));
             }
         } else if is(b"</dict") || is(b"</array") {
             depth = depth.saturating_sub(1);

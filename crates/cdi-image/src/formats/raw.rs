@@ -11,19 +11,19 @@ use std::time::{Duration, SystemTime};
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::{SECTOR, human};
 
-use crate::badmap::ddrescue::{End, Listed};
-use crate::badmap::{BadBlocks, BadRange, Status, badblocks};
-use crate::details::About;
+use crate::badmap::listed::{End, Listed};
+use crate::badmap::{BadBlocks, BadRange, Status, badblocks, load};
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::facts::Facts;
 use crate::image::{Format, Image, Mapfile, OpenOptions};
 use crate::input::pieces::RAW_SUFFIXES;
 use crate::input::{Input, pieces};
+use crate::metadata::Metadata;
 
 /// Raw images.
 pub const FORMAT: Format = Format {
     name: "raw",
-    summary: "the disk's bytes as they are, in one file or in pieces, with or without a map of bad blocks (--mapfile)",
+    summary: "the disk's bytes as they are, in one file or in pieces, with or without a map of bad blocks",
     integrity: "this format has no checksums: damage cannot be noticed",
     suffixes: RAW_SUFFIXES,
     probe: |_| false,
@@ -35,35 +35,35 @@ struct Raw {
     size: u64,
     /// Where each file ends on the disk, in bytes, and which it is.
     parts: Vec<(u64, FileNo)>,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let parts = pieces::find(&input)?;
     let len = parts.last().map_or(0, |(end, _)| *end);
     let sector = options.sector_size.unwrap_or(SECTOR);
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     if parts.len() > 1 {
-        remarks.push(format!("{} files make up the disk", parts.len()));
+        warnings.push(format!("{} files make up the disk", parts.len()));
     }
     let given = match (&options.mapfile, &options.badblocks) {
-        (Mapfile::File(path), _) => Some((path.clone(), Listed::read(path)?)),
-        (Mapfile::Beside, None) => map_beside(&input, len, &mut remarks)?,
+        (Mapfile::File(path), _) => Some((path.clone(), load::read(path)?)),
+        (Mapfile::Adjacent, None) => find_adjacent_map(&input, len, &mut warnings)?,
         _ => None,
     };
     let (size, bad, lost) = match (given, &options.badblocks) {
         (Some((path, listed)), _) => {
             let size = listed.end().at_least().max(len);
             let (bad, said) = listed.map(size, sector);
-            remarks.extend(said);
+            warnings.extend(said);
             let (bad, lost) = without_file(bad, len, size, sector);
             if size > len {
-                remarks
+                warnings
                     .push(format!("the disk has {size} bytes, by {}, and the image {len}", path.display()));
             }
             if !lost.is_empty() {
                 let bytes = lost.iter().map(|r| r.end - r.start).sum();
-                remarks.push(format!(
+                warnings.push(format!(
                     "{} that {} calls finished are not in the image, and cannot be read: is it cut off, or the map of \
                      another disk?",
                     human(bytes),
@@ -81,13 +81,18 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if size == 0 {
         return Err(Error::bad_image("is empty: there is no disk in it"));
     }
-    let facts = Facts {
+    let metadata = Metadata {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(0),
         source: Some(input.path().display().to_string()),
-        ..Facts::default()
+        ..Metadata::default()
     };
-    Ok(Box::new(Raw { input, size, parts, about: About { bad, facts, remarks, lost, ..About::default() } }))
+    Ok(Box::new(Raw {
+        input,
+        size,
+        parts,
+        details: ImageDetails { bad, metadata, warnings, lost, ..ImageDetails::default() },
+    }))
 }
 
 /// The map of a disk of `size` bytes whose image has `len`: what of the rest the map calls finished is not there. Gives these
@@ -113,10 +118,10 @@ fn without_file(
 const OLDER: Duration = Duration::from_secs(60);
 
 /// Finds the map of an image of `len` bytes next to it, by its name, and says what was found.
-fn map_beside(
+fn find_adjacent_map(
     input: &Input,
     len: u64,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<(PathBuf, Listed)>, Error> {
     if input.is_device() || input.is_folder() {
         return Ok(None);
@@ -124,46 +129,44 @@ fn map_beside(
     let mut found: Option<(PathBuf, Listed)> = None;
     for name in maps_of(input.path()) {
         let shown = name.display();
-        let file = match input.beside(&name) {
+        let file = match input.sibling(&name) {
             Ok(Some(file)) => file,
             Ok(None) => continue,
             // One that leads elsewhere, or is no file, need not be the image's.
             Err(e) => {
-                remarks.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                warnings.push(format!("{shown} lies next to the image and is not used: {}", e.what));
                 continue;
             }
         };
         let path = input.path_of(file);
-        let listed = match Listed::read(&path) {
+        let listed = match load::read(&path) {
             Ok(listed) => listed,
             // Any program may call what it has to say that.
             Err(_) if name.extension().is_some_and(|e| e == "log") => continue,
             Err(e) => {
-                remarks.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                warnings.push(format!("{shown} lies next to the image and is not used: {}", e.what));
                 continue;
             }
         };
         if let Some((used, _)) = &found {
             let used = used.file_name().unwrap_or_default().display();
-            remarks.push(format!("{shown} lies next to the image, too, and is not used: {used} is"));
+            warnings.push(format!("{shown} lies next to the image, too, and is not used: {used} is"));
             continue;
         }
         match listed.end() {
             End::Known(end) if end < len => {
-                remarks.push(format!(
+                warnings.push(format!(
                     "{shown} lies next to the image and is not used: it is the map of a disk of {end} bytes, and the image \
-                     has {len} (--mapfile {shown} uses it all the same)"
+                     has {len}"
                 ));
                 continue;
             }
             _ => {}
         }
-        remarks.push(format!(
-            "the bad blocks are those of {shown}, which lies next to it (--mapfile none: without it)"
-        ));
+        warnings.push(format!("bad sectors are taken from {shown}, found next to the image"));
         let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
         if is_older(time(&path), input.modified()) {
-            remarks.push(format!(
+            warnings.push(format!(
                 "{shown} is older than the image: blocks that it calls bad may have been read since"
             ));
         }
@@ -193,9 +196,9 @@ fn maps_of(image: &Path) -> Vec<PathBuf> {
 }
 
 /// Finds the map that lies next to the raw image or disk file at `path` and would be used for it, if there is one.
-pub fn has_map_beside(path: &Path) -> Option<PathBuf> {
+pub fn adjacent_map(path: &Path) -> Option<PathBuf> {
     let input = Input::open(path).ok()?;
-    map_beside(&input, input.len(), &mut Vec::new()).ok()?.map(|(path, _)| path)
+    find_adjacent_map(&input, input.len(), &mut Vec::new()).ok()?.map(|(path, _)| path)
 }
 
 impl Image for Raw {
@@ -220,8 +223,8 @@ impl Image for Raw {
         })
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 

@@ -1,6 +1,6 @@
 //! Apple's sparse bundles: a folder with a list of properties and the disk in bands, a file each.
 //!
-//! Facts: bundles by hdiutil and Time Machine. `Info.plist` tells the size of the disk and of a band; band n is the file
+//! Sources: bundles by hdiutil and Time Machine. `Info.plist` tells the size of the disk and of a band; band n is the file
 //! `bands/HEX`. A band that is not there, and what a shorter one does not have, is zeros. `token` begins like an encrypted
 //! image if the bundle is one.
 
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 
-use crate::bytes::flaw;
 use super::chain::zeros;
 use super::property_list;
-use crate::details::About;
+use crate::bytes::flaw;
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::facts::Facts;
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// Sparse bundles.
 pub const FORMAT: Format = Format {
@@ -30,7 +30,7 @@ pub const FORMAT: Format = Format {
 };
 
 /// The longest list of properties that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
+const MAX_LEN: u64 = 1 << 20;
 
 struct Bundle {
     input: Arc<Input>,
@@ -40,22 +40,22 @@ struct Bundle {
     there: Vec<u64>,
     /// Those that have been read so far.
     opened: Mutex<HashMap<u64, FileNo>>,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     if input.is_copy() {
-        remarks.push("Info.plist is missing; its copy, Info.bckup, was used".into());
+        warnings.push("Info.plist is missing; its copy, Info.bckup, was used".into());
     }
     let list = match list(&input, Input::MAIN) {
         Ok(list) => list,
         // What is damaged in one may be sound in the other.
         Err(e) => {
             let copy =
-                if input.is_copy() { None } else { input.beside("Info.bckup".as_ref()).ok().flatten() };
+                if input.is_copy() { None } else { input.sibling("Info.bckup".as_ref()).ok().flatten() };
             let copied = copy.and_then(|copy| list(&input, copy).ok());
-            remarks.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
+            warnings.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
             copied.ok_or(e)?
         }
     };
@@ -67,7 +67,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if band == 0 || band % u64::from(SECTOR) != 0 || i64::try_from(band).is_err() {
         return flaw(0, format!("bands of {band} bytes cannot be"));
     }
-    if let Some(token) = input.beside("token".as_ref())?
+    if let Some(token) = input.sibling("token".as_ref())?
         && input.bytes_of(token, 0, 8, "the token").is_ok_and(|b| b == b"encrcdsa")
     {
         return Err(Error::bad_image("is an encrypted sparse bundle; that is not read").hint(
@@ -84,15 +84,15 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let behind = there.len() - inside;
     there.truncate(inside);
     if behind > 0 {
-        remarks.push(format!("{behind} bands are behind the end of the disk, and left out"));
+        warnings.push(format!("{behind} bands are behind the end of the disk, and left out"));
     }
     if there.is_empty() {
-        remarks.push("there are no bands: all of the disk is zeros".into());
+        warnings.push("there are no bands: all of the disk is zeros".into());
     }
-    let facts = Facts {
+    let metadata = Metadata {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
-        ..Facts::default()
+        ..Metadata::default()
     };
     Ok(Box::new(Bundle {
         input,
@@ -100,14 +100,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         band,
         there,
         opened: Mutex::default(),
-        about: About { facts, remarks, ..About::default() },
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
     }))
 }
 
 /// Reads the property list of a sparse bundle.
 fn list(input: &Input, file: FileNo) -> Result<property_list::Dictionary, Error> {
     let len = input.len_of(file);
-    if len > LONGEST {
+    if len > MAX_LEN {
         return flaw(0, "too long for a list of properties");
     }
     let text = input.bytes_of(file, 0, index(len), "the list of properties")?;
@@ -136,7 +136,7 @@ impl Bundle {
         // It was there when the bundle was opened.
         let file = self
             .input
-            .beside_in("bands", name.as_ref())
+            .sibling_in("bands", name.as_ref())
             .ok()
             .flatten()
             .ok_or(ReadError::Unmapped { offset: band * self.band })?;
@@ -166,7 +166,11 @@ impl Image for Bundle {
         Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         for band in &self.there {
             match self.file(*band) {
                 Ok(file) if self.input.len_of(file) > self.band => {
@@ -176,12 +180,12 @@ impl Image for Bundle {
                 Ok(_) => {}
                 Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
             }
-            go_on()?;
+            check_cancelled()?;
         }
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

@@ -1,6 +1,6 @@
 //! Apple's sparse images (`.sparseimage`): the disk in bands, in the order in which they were first written.
 //!
-//! Facts: the libmodi project's documentation, apfs-fuse's reader, and a header by hdiutil. All numbers are big-endian. A
+//! Sources: the libmodi project's documentation, apfs-fuse's reader, and a header by hdiutil. All numbers are big-endian. A
 //! node of 4096 bytes tells for each place behind it which band of the disk lies there; behind the last of these is another
 //! node, if more are needed.
 
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::{SECTOR, index};
 
-use crate::bytes::{be32, be64, flaw};
 use super::chain::zeros;
-use crate::details::About;
+use crate::bytes::{be32, be64, flaw};
+use crate::details::ImageDetails;
 use crate::extent::{Extent, Origin};
-use crate::facts::Facts;
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// Sparse images.
 pub const FORMAT: Format = Format {
@@ -40,7 +40,7 @@ struct Sparse {
     band: u64,
     /// Which band of the disk, and where in the file, by the disk's order.
     bands: Vec<(u64, u64)>,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -102,12 +102,12 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if let Some(pair) = bands.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return flaw(0, format!("band {} of the disk is in two places", pair[0].0));
     }
-    let facts = Facts {
+    let metadata = Metadata {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
-        ..Facts::default()
+        ..Metadata::default()
     };
-    Ok(Box::new(Sparse { size, band, bands, about: About { facts, ..About::default() } }))
+    Ok(Box::new(Sparse { size, band, bands, details: ImageDetails { metadata, ..ImageDetails::default() } }))
 }
 
 impl Image for Sparse {
@@ -132,7 +132,7 @@ impl Image for Sparse {
         }
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

@@ -1,11 +1,12 @@
 //! Files that hold a disk and are not read here: each with the program that makes of it what is read. Their names often say
 //! that they are raw images, and their bytes would be taken for the disk's.
 //!
-//! Facts: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
+//! Sources: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
 //! first byte on, file systems and LUKS, is not in the list.
 
 use std::path::Path;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 
 use crate::bytes::{be32, le32};
@@ -34,8 +35,7 @@ const fn container(name: &'static str, sign: Sign, way_out: &'static str) -> Con
     Container { name, sign, way_out }
 }
 
-const SEVEN_ZIP: &str = "unpack it: 7z x FILE";
-const WHOLE: &str = "then make an image of it that can be read at any place: cdi create disk.raw NEW.cdimg";
+const SEVEN_ZIP: &str = "decompress it: 7z x FILE";
 const QEMU: &str = "convert it: qemu-img convert -O raw FILE disk.raw";
 const FLOPPY: &str = "it holds a floppy disk's tracks; convert it to sectors: 'gw convert FILE disk.img' (Greaseweazle), \
     HxCFloppyEmulator, or SAMdisk";
@@ -45,28 +45,28 @@ const PARTCLONE: &str = "it holds the used blocks of one partition; restore it: 
 
 /// All kinds that are known. The first one that fits counts.
 const ALL: &[Container] = &[
-    container("a gzip file", At(0, b"\x1F\x8B\x08"), "unpack it: gzip -dc FILE > disk.raw"),
-    container("an xz file", At(0, b"\xFD7zXZ\0"), "unpack it: xz -dc FILE > disk.raw"),
-    container("a bzip2 file", Looks(bzip2), "unpack it: bzip2 -dc FILE > disk.raw"),
-    container("a zstd file", Looks(zstd), "unpack it: zstd -dc FILE > disk.raw"),
-    container("an lz4 file", At(0, b"\x04\x22\x4D\x18"), "unpack it: lz4 -dc FILE > disk.raw"),
-    container("an lz4 file", At(0, b"\x02\x21\x4C\x18"), "unpack it: lz4 -dc FILE > disk.raw"),
-    container("an lzip file", At(0, b"LZIP\x01"), "unpack it: lzip -dc FILE > disk.raw"),
-    container("an lzop file", At(0, b"\x89LZO\0\r\n\x1A\n"), "unpack it: lzop -dc FILE > disk.raw"),
-    container("an lzma file", Looks(lzma), "unpack it: xz --format=lzma -dc FILE > disk.raw"),
-    container("a compress file (.Z)", At(0, b"\x1F\x9D\x90"), "unpack it: gzip -dc FILE > disk.raw"),
-    container("a zip archive", At(0, b"PK\x03\x04"), "unpack it: unzip FILE"),
+    container("a gzip file", At(0, b"\x1F\x8B\x08"), "decompress it: gzip -dc FILE > disk.raw"),
+    container("an xz file", At(0, b"\xFD7zXZ\0"), "decompress it: xz -dc FILE > disk.raw"),
+    container("a bzip2 file", Looks(bzip2), "decompress it: bzip2 -dc FILE > disk.raw"),
+    container("a zstd file", Looks(zstd), "decompress it: zstd -dc FILE > disk.raw"),
+    container("an lz4 file", At(0, b"\x04\x22\x4D\x18"), "decompress it: lz4 -dc FILE > disk.raw"),
+    container("an lz4 file", At(0, b"\x02\x21\x4C\x18"), "decompress it: lz4 -dc FILE > disk.raw"),
+    container("an lzip file", At(0, b"LZIP\x01"), "decompress it: lzip -dc FILE > disk.raw"),
+    container("an lzop file", At(0, b"\x89LZO\0\r\n\x1A\n"), "decompress it: lzop -dc FILE > disk.raw"),
+    container("an lzma file", Looks(lzma), "decompress it: xz --format=lzma -dc FILE > disk.raw"),
+    container("a compress file (.Z)", At(0, b"\x1F\x9D\x90"), "decompress it: gzip -dc FILE > disk.raw"),
+    container("a zip archive", At(0, b"PK\x03\x04"), "decompress it: unzip FILE"),
     container("a zip archive in parts", At(0, b"PK\x07\x08"), SEVEN_ZIP),
     container("an empty zip archive", At(0, b"PK\x05\x06"), "there is nothing in it"),
     container("a 7-Zip archive", At(0, b"7z\xBC\xAF\x27\x1C"), SEVEN_ZIP),
-    container("a RAR archive", At(0, b"Rar!\x1A\x07"), "unpack it: unrar x FILE, or 7z x FILE"),
+    container("a RAR archive", At(0, b"Rar!\x1A\x07"), "decompress it: unrar x FILE, or 7z x FILE"),
     container("a cabinet archive", At(0, b"MSCF\0\0\0\0"), SEVEN_ZIP),
     container("an ARJ archive", Looks(arj), SEVEN_ZIP),
     container("a xar archive", At(0, b"xar!\0\x1C"), SEVEN_ZIP),
     container(
         "a tar archive",
         At(257, b"ustar"),
-        "unpack it: tar -xf FILE (an .ova has the disk's .vmdk in it)",
+        "decompress it: tar -xf FILE (an .ova has the disk's .vmdk in it)",
     ),
     container(
         "a Parallels disk",
@@ -86,7 +86,11 @@ const ALL: &[Container] = &[
         At(0, b"#!/bin/sh\n#V2.0 Format"),
         "convert it: qemu-img convert -f cloop -O raw FILE disk.raw",
     ),
-    container("a Proxmox backup (VMA)", At(0, b"VMA\0"), "unpack it on a Proxmox host: vma extract FILE DIR"),
+    container(
+        "a Proxmox backup (VMA)",
+        At(0, b"VMA\0"),
+        "decompress it on a Proxmox host: vma extract FILE DIR",
+    ),
     container("an Android sparse image", At(0, b"\x3A\xFF\x26\xED"), "convert it: simg2img FILE disk.raw"),
     container(
         "an Apple sparse image (ASIF)",
@@ -180,9 +184,9 @@ const ALL: &[Container] = &[
         At(0, b"AEA1"),
         "decrypt it on a Mac: aea decrypt -i FILE -o disk.raw",
     ),
-    container("an Apple archive", At(0, b"AA01"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
-    container("an Apple archive", At(0, b"YAA1"), "unpack it on a Mac: aa extract -i FILE -d DIR"),
-    container("a pbzx file", At(0, b"pbzx"), "unpack it on a Mac, or: pbzx -n FILE"),
+    container("an Apple archive", At(0, b"AA01"), "decompress it on a Mac: aa extract -i FILE -d DIR"),
+    container("an Apple archive", At(0, b"YAA1"), "decompress it on a Mac: aa extract -i FILE -d DIR"),
+    container("a pbzx file", At(0, b"pbzx"), "decompress it on a Mac, or: pbzx -n FILE"),
     container("an Acronis backup", At(0, b"\xB4\x6E\x68\x44"), "restore it with Acronis True Image"),
     container(
         "a memory dump (LiME)",
@@ -199,23 +203,23 @@ const ALL: &[Container] = &[
         At(0, b"PAGEDUMP"),
         "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
     ),
-    container("an Android update payload", At(0, b"CrAU"), "unpack it: payload-dumper FILE"),
+    container("an Android update payload", At(0, b"CrAU"), "decompress it: payload-dumper FILE"),
     container(
         "a Windows full flash image (FFU)",
         At(4, b"SignedImage "),
         "convert it: ffu2img FILE disk.raw",
     ),
-    container("a cpio archive", At(0, b"070701"), "unpack it: cpio -id < FILE"),
-    container("a cpio archive", At(0, b"070702"), "unpack it: cpio -id < FILE"),
-    container("a cpio archive", At(0, b"070707"), "unpack it: cpio -id < FILE"),
-    container("an lrzip file", At(0, b"LRZI\0"), "unpack it: lrzip -d -o disk.raw FILE"),
-    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "unpack it: zpaq extract FILE"),
-    container("a snappy file", At(0, b"\xFF\x06\0\0sNaPpY"), "unpack it: snzip -dc FILE > disk.raw"),
+    container("a cpio archive", At(0, b"070701"), "decompress it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070702"), "decompress it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070707"), "decompress it: cpio -id < FILE"),
+    container("an lrzip file", At(0, b"LRZI\0"), "decompress it: lrzip -d -o disk.raw FILE"),
+    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "decompress it: zpaq extract FILE"),
+    container("a snappy file", At(0, b"\xFF\x06\0\0sNaPpY"), "decompress it: snzip -dc FILE > disk.raw"),
     container("an LHA archive", Looks(lha), SEVEN_ZIP),
-    container("an ACE archive", At(7, b"**ACE**"), "unpack it: unace x FILE"),
-    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "unpack it: zoo x FILE"),
-    container("a StuffIt archive", At(0, b"StuffIt "), "unpack it: unar FILE"),
-    container("a StuffIt archive", At(0, b"SIT!"), "unpack it: unar FILE"),
+    container("an ACE archive", At(7, b"**ACE**"), "decompress it: unace x FILE"),
+    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "decompress it: zoo x FILE"),
+    container("a StuffIt archive", At(0, b"StuffIt "), "decompress it: unar FILE"),
+    container("a StuffIt archive", At(0, b"SIT!"), "decompress it: unar FILE"),
     container(
         "an AppleSingle file",
         At(0, b"\0\x05\x16\0\0\x02\0\0"),
@@ -255,7 +259,7 @@ const ALL: &[Container] = &[
     container("a WIA image", At(0, b"WIA\x01"), GAME),
     container("an RVZ image", At(0, b"RVZ\x01"), GAME),
     container("a WBFS image", At(0, b"WBFS"), GAME),
-    container("an ECM file", At(0, b"ECM\0"), "unpack it: unecm FILE"),
+    container("an ECM file", At(0, b"ECM\0"), "decompress it: unecm FILE"),
     container(
         "an Alcohol 120% description (MDS)",
         At(0, b"MEDIA DESCRIPTOR\x01"),
@@ -275,7 +279,8 @@ const ALL: &[Container] = &[
 ];
 
 const TAR: &str = "a tar archive";
-const MAP: &str = "name the image that it is the map of; --mapfile takes the map";
+/// What is no container at all.
+const MAP: &str = "";
 
 /// Says what a file is that holds a disk and is not read here, and the way out; nothing of a file that is not known.
 pub(crate) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
@@ -295,17 +300,19 @@ pub(crate) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
     let file = quoted(&input.path().display().to_string());
     // The file's own name last: it may be that of an example.
     let way_out = found.way_out.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
-    let mut hint = if found.way_out.contains("disk.raw") {
-        format!("{way_out}; {}", WHOLE.replace("disk.raw", &out))
-    } else {
-        way_out
-    };
-    if let Some(other) = pieces::neighbour(input) {
-        hint = format!(
-            "if it and '{other}' are pieces of one file, join them first: cat … > joined; then {hint}"
-        );
+    let mut error = Error::bad_image(format!("is {}, and not the disk that is in it", found.name));
+    if found.way_out == MAP {
+        return Some(error.then(Advice::IsMapfile));
     }
-    Some(Error::bad_image(format!("is {}, and not the disk that is in it", found.name)).hint(hint))
+    if let Some(other) = pieces::neighbour(input) {
+        error = error
+            .then(format!("if it and '{other}' are pieces of one file, join them first: cat … > joined"));
+    }
+    error = error.then(way_out);
+    if found.way_out.contains("disk.raw") {
+        error = error.then(Advice::Convert(out.into()));
+    }
+    Some(error)
 }
 
 /// A name for what comes out of a file: one that nothing has.
@@ -408,7 +415,7 @@ mod tests {
         let mut bytes = start.to_vec();
         bytes.resize(len.max(start.len()), 0);
         let input = Input::new(Box::new(bytes), Path::new("disk.img")).unwrap();
-        recognised(&input, false).map(|e| format!("{e} ({})", e.hint.as_deref().unwrap_or_default()))
+        recognised(&input, false).map(|e| format!("{e} ({:?})", e.advice))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! VirtualBox's disks (`.vdi`): dynamic and fixed.
 //!
-//! Facts: VirtualBox's own header (VDICore.h), and what qemu-img writes and reads. All numbers are little-endian. A header
+//! Sources: VirtualBox's own header (VDICore.h), and what qemu-img writes and reads. All numbers are little-endian. A header
 //! of 512 bytes, a table of blocks, the blocks.
 
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use crate::bytes::{flaw, le32, le64};
 use super::chain;
 use super::chain::{Layer as _, zeros};
-use crate::details::About;
+use crate::bytes::{flaw, le32, le64};
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::facts::Facts;
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// VDI images.
 pub const FORMAT: Format = Format {
@@ -34,7 +34,7 @@ const UNUSED: u32 = u32::MAX;
 const ZERO: u32 = u32::MAX - 1;
 
 /// In how many blocks of a file doubles are looked for: 64 TiB of blocks of the usual size.
-const MOST_CHECKED: u64 = 1 << 26;
+const MAX_CHECKED: u64 = 1 << 26;
 
 /// A disk: where its blocks are.
 pub(super) struct Layer {
@@ -49,17 +49,17 @@ pub(super) struct Layer {
 struct Vdi {
     input: Arc<Input>,
     top: Layer,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let top = open_layer(&input, Input::MAIN)?;
-    let facts = Facts {
+    let metadata = Metadata {
         size_bytes: top.size,
         logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Facts::default()
+        ..Metadata::default()
     };
-    Ok(Box::new(Vdi { input, top, about: About { facts, ..About::default() } }))
+    Ok(Box::new(Vdi { input, top, details: ImageDetails { metadata, ..ImageDetails::default() } }))
 }
 
 pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {
@@ -141,16 +141,20 @@ impl Image for Vdi {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         // Two places of the disk in one block of the file: one of them is not right.
         // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
         let blocks = self.input.len() / self.top.block + 1;
-        if blocks > MOST_CHECKED {
+        if blocks > MAX_CHECKED {
             return Ok(());
         }
         let mut seen = vec![false; index(blocks)];
         for at in (0..self.top.size.div_ceil(self.top.block)).map(|n| self.top.table + n * 4) {
-            go_on()?;
+            check_cancelled()?;
             let mut entry = [0; 4];
             if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {
                 report(Flaw::at(at, format!("the table of blocks: {e}")), "the rest was not looked at");
@@ -166,7 +170,7 @@ impl Image for Vdi {
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

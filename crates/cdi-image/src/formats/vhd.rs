@@ -1,6 +1,6 @@
 //! Virtual PC's and Hyper-V's older disks (`.vhd`): fixed, dynamic, and differencing with their parents.
 //!
-//! Facts: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, 2006). All numbers are big-endian. A
+//! Sources: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, 2006). All numbers are big-endian. A
 //! footer of 512 bytes ends the file; a dynamic disk begins with a copy of it, has a header and a table of blocks; a
 //! block is a bitmap of its sectors and the sectors. In a differencing disk a sector whose bit is 0 is the parent's.
 
@@ -10,14 +10,14 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use crate::bytes::{be32, be64, flaw};
 use super::chain;
 use super::chain::{Layer as _, deeper, zeros};
-use crate::details::About;
+use crate::bytes::{be32, be64, flaw};
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::facts::Facts;
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// VHD images.
 pub const FORMAT: Format = Format {
@@ -64,7 +64,7 @@ struct Blocks {
 struct Vhd {
     input: Arc<Input>,
     top: Layer,
-    about: About,
+    details: ImageDetails,
 }
 
 /// The one's complement of the sum of all bytes but those of the checksum itself.
@@ -74,18 +74,18 @@ fn checksum(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
-    let top = open_layer(&input, Input::MAIN, 0, &mut remarks)?;
-    let facts = Facts {
+    let mut warnings = Vec::new();
+    let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
+    let metadata = Metadata {
         size_bytes: top.size,
         logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Facts::default()
+        ..Metadata::default()
     };
-    Ok(Box::new(Vhd { input, top, about: About { facts, remarks, ..About::default() } }))
+    Ok(Box::new(Vhd { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
 }
 
 /// The footer, or where that is damaged the copy at the start.
-fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
+fn footer(input: &Input, file: FileNo, warnings: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
     let last = input.len_of(file).saturating_sub(FOOTER as u64);
     let sound = |at: u64, len: usize| {
         let mut bytes = input.bytes_of(file, at, len, "the footer").ok()?;
@@ -98,7 +98,7 @@ fn footer(input: &Input, file: FileNo, remarks: &mut Vec<String>) -> Result<(u64
         None => {
             let copy = sound(0, FOOTER)
                 .ok_or_else(|| Error::from(Flaw::at(last, "there is no sound footer, nor its copy")))?;
-            remarks
+            warnings
                 .push("the footer at the end is missing or damaged; its copy at the start was used".into());
             Ok(copy)
         }
@@ -109,9 +109,9 @@ pub(super) fn open_layer(
     input: &Input,
     file: FileNo,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Layer, Error> {
-    let (at, footer) = footer(input, file, remarks)?;
+    let (at, footer) = footer(input, file, warnings)?;
     let (version, size) = (be32(&footer, 12), be64(&footer, 48));
     if version >> 16 != 1 {
         return flaw(
@@ -142,7 +142,7 @@ pub(super) fn open_layer(
             }
             let blocks = blocks(input, file, header_at, &header, size)?;
             let parent =
-                if kind == 4 { Some(Box::new(parent(input, &header, depth, remarks)?)) } else { None };
+                if kind == 4 { Some(Box::new(parent(input, &header, depth, warnings)?)) } else { None };
             Ok(layer(Some(blocks), parent))
         }
         kind => flaw(at + 60, format!("disk type {kind} is not known")),
@@ -165,7 +165,7 @@ fn blocks(input: &Input, file: FileNo, at: u64, header: &[u8], size: u64) -> Res
 }
 
 /// The parent of a differencing disk: a file beside it with the name that it tells, and the identity.
-fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+fn parent(input: &Input, header: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
     let units: Vec<u16> = header[64..576]
         .chunks_exact(2)
         .map(|b| u16::from_be_bytes([b[0], b[1]]))
@@ -174,13 +174,13 @@ fn parent(input: &Input, header: &[u8], depth: usize, remarks: &mut Vec<String>)
     let told = String::from_utf16_lossy(&units);
     let file = chain::parent(input, told.as_ref())?;
     let name = input.path_of(file).display().to_string();
-    let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(Path::new(&name)))?;
+    let parent = open_layer(input, file, deeper(depth)?, warnings).map_err(|e| e.at(Path::new(&name)))?;
     if parent.uuid[..] != header[40..56] {
         let what =
             format!("'{name}' is not the disk that this is the difference to: its identity is another");
         return Err(Error::bad_image(what));
     }
-    remarks.push(format!("this is a difference; the rest comes from {name}"));
+    warnings.push(format!("this is a difference; the rest comes from {name}"));
     Ok(parent)
 }
 
@@ -264,7 +264,7 @@ impl Image for Vhd {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

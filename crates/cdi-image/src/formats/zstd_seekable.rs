@@ -1,7 +1,7 @@
-//! Raw disks in zstd's seekable format (`.zst` by zeekstd, t2sz and the like): frames that are packed by themselves, and a
+//! Raw disks in zstd's seekable format (`.zst` by zeekstd, t2sz and the like): frames that are compressed by themselves, and a
 //! table of them at the end.
 //!
-//! Facts: "Zstandard Seekable Format", version 0.1.0 (zstd, contrib/seekable_format). All numbers are little-endian. The
+//! Sources: "Zstandard Seekable Format", version 0.1.0 (zstd, contrib/seekable_format). All numbers are little-endian. The
 //! last nine bytes tell how many frames there are and whether each has a checksum; their lengths stand before that.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use cdi_base::units::index;
 
 use crate::bytes::{flaw, le32};
 use crate::codec::{Codec, Sum};
-use crate::details::About;
-use crate::extent::{Extent, LONGEST_CHUNK, Origin, Packed};
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
 
@@ -36,7 +36,7 @@ const SEEKABLE: [u8; 4] = 0x8F92_EAB1u32.to_le_bytes();
 const SKIPPED: [u8; 4] = 0x184D_2A5Eu32.to_le_bytes();
 const FOOTER: u64 = 9;
 /// The most frames that the format allows.
-const MOST: u64 = 0x800_0000;
+const MAX: u64 = 0x800_0000;
 /// Of every so many frames the place is kept in memory; the others are counted from there.
 const STEP: u64 = 1024;
 
@@ -48,21 +48,24 @@ struct Seekable {
     entry: u64,
     /// Where every STEPth frame begins: on the disk, in the file. The last are the ends of all.
     steps: Vec<(u64, u64)>,
-    about: About,
+    details: ImageDetails,
 }
+
+/// What to do about a file that cannot be read at random.
+const DECOMPRESS: &str = "decompress it with 'zstd -d', and make an image of the raw disk";
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let Some(at) = input.len().checked_sub(FOOTER) else { return flaw(0, "too short for a zstd file") };
     let footer = input.bytes(at, index(FOOTER), "the footer")?;
     if !footer.ends_with(&SEEKABLE) {
-        return Err(Error::bad_image("is packed by zstd in one piece, and cannot be read at random")
-            .hint("'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random"));
+        return Err(Error::bad_image("is compressed by zstd in one piece, and cannot be read at random")
+            .hint(DECOMPRESS));
     }
     let (count, flags) = (u64::from(le32(&footer, 0)), footer[4]);
     if flags & 0x7C != 0 {
         return flaw(at + 4, format!("flags {flags:#x} are not known"));
     }
-    if count > MOST {
+    if count > MAX {
         return flaw(at, format!("{count} frames are more than the format allows"));
     }
     let entry = if flags & 0x80 != 0 { 12 } else { 8 };
@@ -73,19 +76,19 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if !head.starts_with(&SKIPPED) || u64::from(le32(&head, 4)) != count * entry + FOOTER {
         return flaw(table - 8, "the head of the table of frames is damaged");
     }
-    let mut image = Seekable { input, table, count, entry, steps: Vec::new(), about: About::default() };
+    let mut image =
+        Seekable { input, table, count, entry, steps: Vec::new(), details: ImageDetails::default() };
     let (mut disk, mut file) = (0, 0);
     for first in (0..count).step_by(index(STEP)) {
         image.steps.push((disk, file));
         for (n, frame) in image.frames(first).or_else(|e| flaw(table, e.to_string()))?.iter().enumerate() {
             // Both are 32 bits, and there are at most 2^27.
-            (disk, file) = (disk + u64::from(frame.unpacked), file + u64::from(frame.packed));
-            if frame.unpacked > LONGEST_CHUNK {
-                let what = format!("a frame of {} bytes is too long to be read at random", frame.unpacked);
+            (disk, file) = (disk + u64::from(frame.uncompressed), file + u64::from(frame.compressed));
+            if frame.uncompressed > MAX_CHUNK {
+                let what =
+                    format!("a frame of {} bytes is too long to be read at random", frame.uncompressed);
                 let at = table + (first + n as u64) * entry;
-                return Err(Error::from(cdi_base::error::Flaw::at(at, what)).hint(
-                    "'zstd -d' unpacks it; 'cdi create' packs the raw disk so that it can be read at random",
-                ));
+                return Err(Error::from(cdi_base::error::Flaw::at(at, what)).hint(DECOMPRESS));
             }
         }
     }
@@ -96,15 +99,15 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if disk == 0 || i64::try_from(disk).is_err() {
         return flaw(table, format!("a disk of {disk} bytes cannot be"));
     }
-    image.about.facts.size_bytes = disk;
-    image.about.facts.logical_sector_bytes = options.sector_size.unwrap_or(0);
+    image.details.metadata.size_bytes = disk;
+    image.details.metadata.logical_sector_bytes = options.sector_size.unwrap_or(0);
     Ok(Box::new(image))
 }
 
 /// A frame, as the table tells of it.
 struct Frame {
-    packed: u32,
-    unpacked: u32,
+    compressed: u32,
+    uncompressed: u32,
     sum: Sum,
 }
 
@@ -115,9 +118,9 @@ impl Seekable {
         let mut bytes = vec![0; index(count * self.entry)];
         self.input.read_exact_at(Input::MAIN, &mut bytes, self.table + first * self.entry)?;
         let frame = |e: &[u8]| Frame {
-            packed: le32(e, 0),
-            unpacked: le32(e, 4),
-            sum: if self.entry == 12 { Sum::Xxh64Unpacked(le32(e, 8)) } else { Sum::None },
+            compressed: le32(e, 0),
+            uncompressed: le32(e, 4),
+            sum: if self.entry == 12 { Sum::Xxh64Uncompressed(le32(e, 8)) } else { Sum::None },
         };
         Ok(bytes.chunks_exact(index(self.entry)).map(frame).collect())
     }
@@ -125,26 +128,27 @@ impl Seekable {
 
 impl Image for Seekable {
     fn size(&self) -> u64 {
-        self.about.facts.size_bytes
+        self.details.metadata.size_bytes
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let step = self.steps.partition_point(|(disk, _)| *disk <= offset).saturating_sub(1);
         let (mut disk, mut at) = self.steps[step];
         for frame in self.frames(step as u64 * STEP)? {
-            let end = disk + u64::from(frame.unpacked);
+            let end = disk + u64::from(frame.uncompressed);
             if offset < end {
-                let Frame { packed: len, unpacked, sum } = frame;
+                let Frame { compressed: len, uncompressed, sum } = frame;
                 let codec = Codec::ZstdPadded;
-                let packed = Packed { file: Input::MAIN, at, len, skip: 0, unpacked, codec, sum };
-                return Ok(Extent { disk: disk..end, origin: Origin::Packed(packed) });
+                let compressed =
+                    CompressedChunk { file: Input::MAIN, at, len, skip: 0, uncompressed, codec, sum };
+                return Ok(Extent { disk: disk..end, origin: Origin::Compressed(compressed) });
             }
-            (disk, at) = (end, at + u64::from(frame.packed));
+            (disk, at) = (end, at + u64::from(frame.compressed));
         }
         Err(ReadError::Unmapped { offset })
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

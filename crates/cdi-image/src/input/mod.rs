@@ -170,13 +170,13 @@ impl Input {
 
     /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere
     /// is an error, also one that leads below the image's directory.
-    pub fn beside(&self, name: &Path) -> Result<Option<FileNo>, Error> {
+    pub fn sibling(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
     }
 
     /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that have
     /// directories. `dir` must not come from the image.
-    pub fn beside_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
+    pub fn sibling_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find_in(Path::new(dir), name)
     }
 

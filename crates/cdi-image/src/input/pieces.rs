@@ -1,7 +1,7 @@
 //! Raw images in pieces: which file names are pieces of one disk, and in which order.
 //!
 //! A piece's name has a counter at its end (`disk.001`, `disk_001`, `disk.aa`, `xaa`), or before an extension
-//! (`disk_001.img`). Facts: FTK Imager, dc3dd and X-Ways count `.001` … `.999`, `.1000`; dcfldd and guymager begin at
+//! (`disk_001.img`). Metadata: FTK Imager, dc3dd and X-Ways count `.001` … `.999`, `.1000`; dcfldd and guymager begin at
 //! `.000`; GNU split counts in letters, with `-d` in decimal and with `-x` in hexadecimal digits, and where it runs out of
 //! two it goes on with more of them: `yz`, `zaaa`; `89`, `9000`; `ef`, `f000`.
 
@@ -24,8 +24,8 @@ pub(crate) const RAW_SUFFIXES: &[&str] = &[
     "aa", "aaa",
 ];
 
-fn beside(input: &Input, name: &str) -> Result<Option<FileNo>, Error> {
-    input.beside(Path::new(name))
+fn sibling(input: &Input, name: &str) -> Result<Option<FileNo>, Error> {
+    input.sibling(Path::new(name))
 }
 
 fn file_name(input: &Input) -> Option<&str> {
@@ -82,7 +82,7 @@ fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(S
     'next: loop {
         for next in symbols.successors(&counter) {
             let name = first.with(next.clone()).name();
-            if let Some(file) = beside(input, &name)? {
+            if let Some(file) = sibling(input, &name)? {
                 others.push((name, file));
                 counter = next;
                 continue 'next;
@@ -208,7 +208,7 @@ fn refuse_later_piece(input: &Input) -> Result<(), Error> {
         for first in firsts.into_iter().map(|counter| numbered.with(counter)) {
             let is_earlier = first.counter < numbered.counter;
             let symbols = first.first_of().filter(|s| s.make(&numbered.counter));
-            if is_earlier && symbols.is_some() && beside(input, &first.name())?.is_some() {
+            if is_earlier && symbols.is_some() && sibling(input, &first.name())?.is_some() {
                 let what = format!("is one piece of a disk whose first one is '{}'", first.name());
                 return Err(Error::bad_image(what).hint("name the first piece: the others are found by it"));
             }
@@ -272,7 +272,7 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
         later.sort();
         for (_, later) in later {
             // A file of another kind of that name, a directory, is none of the disk's.
-            let Ok(Some(file)) = beside(input, later) else { continue };
+            let Ok(Some(file)) = sibling(input, later) else { continue };
             let len = input.len_of(file);
             if len == 0 || (len > input.len() && first.strength() != Strength::Sure) {
                 continue;

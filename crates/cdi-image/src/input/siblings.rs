@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, ReadError};
 use lru::LruCache;
 
@@ -15,7 +16,7 @@ use crate::extent::FileNo;
 /// How many of them are kept open.
 const OPEN: NonZero<usize> = NonZero::new(64).expect("not 0");
 /// How many an image may have.
-const MOST: usize = 1 << 22;
+const MAX: usize = 1 << 22;
 
 /// The other files of an image, in the order in which its format asked for them.
 pub(super) struct Parts {
@@ -67,9 +68,7 @@ impl Parts {
     pub(super) fn find_in(&self, dir: &Path, name: &Path) -> Result<Option<FileNo>, Error> {
         let refuse = |why: &str| {
             let what = format!("the image asks for the file '{}', which {why}", name.display());
-            Err(Error::bad_image(what).at(&self.image).hint(
-                "only plain files next to the image are read, or in directories named by --allow-parent DIR",
-            ))
+            Err(Error::bad_image(what).at(&self.image).hint(Advice::AllowDirectory))
         };
         let not_next_to = "is not the name of a file next to it";
         // One component, and nothing after it: `x/` and `./x` say more than a name.
@@ -113,7 +112,7 @@ impl Parts {
         if let Some(n) = known.iter().rev().take(64).position(|part| part.path == path) {
             return Ok(u32::try_from(known.len() - n).ok().map(FileNo));
         }
-        if known.len() >= MOST {
+        if known.len() >= MAX {
             return refuse("would be one too many");
         }
         known.push(Part { path, len: meta.len() });
@@ -132,8 +131,8 @@ impl Parts {
         let mut names = Vec::new();
         for entry in path.read_dir().map_err(failed)? {
             names.extend(entry.map_err(failed)?.file_name().into_string());
-            if names.len() > MOST {
-                return Err(Error::bad_image(format!("has more than {MOST} files")).at(&path));
+            if names.len() > MAX {
+                return Err(Error::bad_image(format!("has more than {MAX} files")).at(&path));
             }
         }
         Ok(Some(names))

@@ -7,9 +7,9 @@ use std::path::Path;
 use cdi_base::error::Error;
 
 /// The longest text that is read, in bytes: a line for every second sector of a very bad disk would fit many times.
-const LONGEST: u64 = 1 << 30;
+const MAX_LEN: u64 = 1 << 30;
 /// The longest line, in bytes.
-const LONGEST_LINE: u64 = 64 << 10;
+const MAX_LINE: u64 = 64 << 10;
 
 /// Reads the text at `path`, which is called `name`, and gives each line with its number, from 1 on. What `each` says of a
 /// line that is wrong becomes an error with its number.
@@ -32,12 +32,12 @@ pub(crate) fn each_of(
     let (mut line, mut all) = (Vec::new(), 0);
     for number in 1.. {
         line.clear();
-        let len = (&mut text).take(LONGEST_LINE).read_until(b'\n', &mut line)? as u64;
+        let len = (&mut text).take(MAX_LINE).read_until(b'\n', &mut line)? as u64;
         all += len;
         if len == 0 {
             break;
         }
-        if len >= LONGEST_LINE || all > LONGEST {
+        if len >= MAX_LINE || all > MAX_LEN {
             return Ok(Err(format!("line {number}: longer than any text of this kind is")));
         }
         let line = String::from_utf8_lossy(&line);

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::{error, workers};
 use cdi_system::mounted_at;
@@ -23,7 +24,7 @@ use fuser::{
 };
 
 use super::transport::{Place, Serving, Transport};
-use super::tree::{Id, Kind, ROOT, Tree};
+use super::tree::{EntryKind, Id, ROOT, Tree};
 
 /// FUSE.
 pub struct Fuse;
@@ -44,7 +45,7 @@ impl Transport for Fuse {
         let dir = place.dir;
         let pool =
             if cfg!(target_os = "linux") { None } else { Some(pool(&tree).map_err(|e| refused(dir, e))?) };
-        let filesystem = Shown {
+        let filesystem = FuseFs {
             tree: Arc::clone(&tree),
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
@@ -63,7 +64,7 @@ impl Transport for Fuse {
 }
 
 /// Mounts, and serves on threads of fuser's. What is received is how it ended.
-fn mount(filesystem: Shown, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
+fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
     let session = Session::new(filesystem, dir, config)?.spawn()?;
     // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
     // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
@@ -107,10 +108,10 @@ fn refused(dir: &Path, e: io::Error) -> Error {
             error.hint("only root may open /dev/fuse here, and every user should: chmod 666 /dev/fuse")
         }
         io::ErrorKind::PermissionDenied => error.hint(
-            "an ordinary user needs fusermount3 (package fuse3), a mount point of his own, and for --allow-other \
-             'user_allow_other' in /etc/fuse.conf",
+            "an ordinary user needs fusermount3 (package fuse3), an own mount point, and 'user_allow_other' in \
+             /etc/fuse.conf to let others read",
         ),
-        _ => error.hint("'cdi doctor' says what this system lacks"),
+        _ => error.hint(Advice::CheckSystem),
     };
     error.because(e)
 }
@@ -147,7 +148,7 @@ struct Read {
     reply: ReplyData,
 }
 
-/// Threads that answer reads, so that the one thread that takes events is never held up by unpacking.
+/// Threads that answer reads, so that the one thread that takes events is never held up by decompressing.
 fn pool(tree: &Arc<Tree>) -> io::Result<SyncSender<Read>> {
     let (reads, next) = sync_channel::<Read>(64);
     let next = Arc::new(Mutex::new(next));
@@ -174,7 +175,7 @@ fn answer(tree: &Tree, read: Read) {
 }
 
 #[derive(Clone)]
-struct Shown {
+struct FuseFs {
     tree: Arc<Tree>,
     uid: u32,
     gid: u32,
@@ -182,14 +183,14 @@ struct Shown {
     pool: Option<SyncSender<Read>>,
 }
 
-impl Shown {
+impl FuseFs {
     fn attr(&self, id: Id) -> Option<FileAttr> {
         let tree = &self.tree;
         let shown = tree.kind(id)?;
         let (kind, size) = match shown {
-            Kind::Folder => (FileType::Directory, 0),
-            Kind::File(size) => (FileType::RegularFile, size),
-            Kind::Link(size) => (FileType::Symlink, size),
+            EntryKind::Folder => (FileType::Directory, 0),
+            EntryKind::File(size) => (FileType::RegularFile, size),
+            EntryKind::Link(size) => (FileType::Symlink, size),
         };
         let (time, changed) = (tree.time(id), tree.changed(id));
         Some(FileAttr {
@@ -217,7 +218,7 @@ impl Shown {
     }
 }
 
-impl Filesystem for Shown {
+impl Filesystem for FuseFs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel that lacks one of these only serves slower.
         #[cfg(target_os = "linux")]

@@ -21,9 +21,9 @@ pub(super) const ALLOCATION: u32 = 1;
 pub(super) const STATUS: u32 = 2;
 
 /// No option of an honest client is longer.
-const LONGEST_OPTION: u32 = 64 << 10;
+const MAX_OPTION: u32 = 64 << 10;
 /// No honest client sends more options.
-const MOST_OPTIONS: usize = 1000;
+const MAX_OPTIONS: usize = 1000;
 
 /// Speaks with the client until it begins to read (`Some`) or goes away (`None`). `welcome` is called before the answer that
 /// ends it, so that a client that has that answer has its place.
@@ -40,12 +40,12 @@ pub(super) fn shake<S: Read + Write>(
         return Ok(None);
     }
     let mut agreed = Agreed::default();
-    for _ in 0..MOST_OPTIONS {
+    for _ in 0..MAX_OPTIONS {
         if read_u64(stream)? != OPTION_MAGIC {
             return Ok(None);
         }
         let (option, len) = (read_u32(stream)?, read_u32(stream)?);
-        if len > LONGEST_OPTION {
+        if len > MAX_OPTION {
             return Ok(None);
         }
         let mut data = vec![0; index(len.into())];

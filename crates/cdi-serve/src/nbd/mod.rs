@@ -22,7 +22,7 @@ use super::net::{Limits, Peer, Stream, Until, in_flight, take_connections};
 use super::tree::read_disk;
 
 /// The longest read that is answered, in bytes; what the protocol calls the maximum payload.
-const LONGEST: u32 = 32 << 20;
+const MAX_LEN: u32 = 32 << 20;
 /// How many requests of one connection wait for a thread; a client that sends more is not read from until then.
 const WAITING: usize = 16;
 /// How many connections there are at once. A client is a stranger until the handshake is over.
@@ -30,7 +30,7 @@ const CONNECTIONS: Limits = Limits { known: 32, strangers: 16, idle: Some(Durati
 /// How long the handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many runs one block status tells of.
-const MOST_RUNS: usize = 4096;
+const MAX_RUNS: usize = 4096;
 
 /// Serves `disk` to every client that connects, each on threads of its own. Does not return but for an error of the
 /// listener.
@@ -60,7 +60,7 @@ struct Answers<'a> {
 
 fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
     let welcome = || peer.introduce();
-    let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), LONGEST, welcome)?;
+    let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), MAX_LEN, welcome)?;
     let Some(agreed) = agreed else { return Ok(()) };
     let answers = Answers { disk, pool, peer, agreed, out: Mutex::new(stream.another()?) };
     let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
@@ -100,7 +100,7 @@ impl Answers<'_> {
             CMD_READ | CMD_BLOCK_STATUS if end.is_none() || request.len == 0 => {
                 self.error(request, EINVAL, "outside the disk, or of no length", None)
             }
-            CMD_READ if request.len > LONGEST => self.error(request, EINVAL, "longer than 32 MiB", None),
+            CMD_READ if request.len > MAX_LEN => self.error(request, EINVAL, "longer than 32 MiB", None),
             CMD_READ => self.read(request, buf),
             CMD_BLOCK_STATUS if self.agreed.contexts.is_empty() => {
                 self.error(request, EINVAL, "no metadata context was agreed on", None)
@@ -180,7 +180,7 @@ impl Answers<'_> {
 
     fn block_status(&self, request: &Request) -> io::Result<()> {
         let range = request.offset..request.offset + u64::from(request.len);
-        let most = if request.flags & CMD_FLAG_REQ_ONE != 0 { 1 } else { MOST_RUNS };
+        let most = if request.flags & CMD_FLAG_REQ_ONE != 0 { 1 } else { MAX_RUNS };
         let ids = &self.agreed.contexts;
         for (i, id) in ids.iter().enumerate() {
             let runs = match *id {

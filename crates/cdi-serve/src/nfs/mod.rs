@@ -26,6 +26,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::workers;
 use cdi_system::{NFS_SOURCE, ask, has_program, random};
@@ -220,9 +221,9 @@ pub fn bind(port: u16) -> Result<(TcpListener, u16), Error> {
 }
 
 /// NFS, mounted by the system's own client.
-pub struct Loopback;
+pub struct Nfs;
 
-impl Transport for Loopback {
+impl Transport for Nfs {
     fn name(&self) -> &'static str {
         "nfs"
     }
@@ -243,7 +244,7 @@ impl Transport for Loopback {
         export.shut();
         mounting.map_err(|e| {
             let error = e.at(place.dir);
-            if error.hint.is_some() { error } else { error.hint("'cdi doctor' says what this system lacks") }
+            error.hint(Advice::CheckSystem)
         })?;
         Ok(Box::new(Mounted::new(place.dir, Some(may_be_gone))?))
     }

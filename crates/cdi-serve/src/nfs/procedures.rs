@@ -9,7 +9,7 @@ use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
 use super::{Export, HANDLE, LARGEST};
 use crate::net::Peer;
-use crate::tree::{Id, Kind, ROOT};
+use crate::tree::{EntryKind, Id, ROOT};
 
 pub(super) const NFS: u32 = 100_003;
 pub(super) const MOUNT: u32 = 100_005;
@@ -155,13 +155,13 @@ impl Export {
         Ok(())
     }
 
-    fn attributes(&self, id: Id, kind: Kind, reply: &mut Reply<'_>) {
+    fn attributes(&self, id: Id, kind: EntryKind, reply: &mut Reply<'_>) {
         let tree = &self.tree;
         // The type's number, and the size.
         let (number, size) = match kind {
-            Kind::File(size) => (1, size),
-            Kind::Folder => (2, 0),
-            Kind::Link(size) => (5, size),
+            EntryKind::File(size) => (1, size),
+            EntryKind::Folder => (2, 0),
+            EntryKind::Link(size) => (5, size),
         };
         reply.u32(number).u32(tree.mode(kind)).u32(tree.links(id)).u32(self.user).u32(self.group);
         reply.u64(size).u64(size).u64(0).u64(self.fsid).u64(id.0);
@@ -202,7 +202,7 @@ impl Export {
         const EXECUTE: u32 = 32;
         let may = match self.tree.kind(id).ok_or(STALE)? {
             _ if !self.permits(caller) => 0,
-            Kind::Folder => READ | LOOKUP | EXECUTE,
+            EntryKind::Folder => READ | LOOKUP | EXECUTE,
             _ => READ,
         };
         reply.u32(OK);
@@ -228,9 +228,9 @@ impl Export {
         reply: &mut Reply<'_>,
     ) -> Result<(), u32> {
         let size = match self.tree.kind(id).ok_or(STALE)? {
-            Kind::File(size) => size,
-            Kind::Folder => return Err(ISDIR),
-            Kind::Link(_) => return Err(INVAL),
+            EntryKind::File(size) => size,
+            EntryKind::Folder => return Err(ISDIR),
+            EntryKind::Link(_) => return Err(INVAL),
         };
         let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(LARGEST);
         // Whole or an error: what comes before a bad sector is had by a smaller read.

@@ -1,5 +1,5 @@
 //! Reads with an end: a source that hangs (a disk that spins up, a share that is away) must not hold up a client's other
-//! calls until it takes the server for dead. What takes longer than [`PATIENCE`] is answered with "try again later", and
+//! calls until it takes the server for dead. What takes longer than [`TIMEOUT`] is answered with "try again later", and
 //! goes on meanwhile: who asks again finds it in the cache.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -13,7 +13,7 @@ use crate::tree::{Id, Tree};
 
 /// How long a read may take from when it was asked for: less than a client waits for an answer (`timeo`, ten seconds). So
 /// whatever waits behind reads waits no longer than that either.
-const PATIENCE: Duration = Duration::from_secs(6);
+const TIMEOUT: Duration = Duration::from_secs(6);
 /// How many reads wait for a thread.
 const WAITING: usize = 256;
 
@@ -54,11 +54,11 @@ impl Reads {
 
     /// The bytes of an entry, which were asked for at `since`.
     pub(super) fn read(&self, id: Id, offset: u64, len: usize, since: Instant) -> Result<Vec<u8>, NoBytes> {
-        let patience = PATIENCE.saturating_sub(since.elapsed());
+        let timeout = TIMEOUT.saturating_sub(since.elapsed());
         let wanted = Arc::new(());
         let (back, answer) = sync_channel(1);
         match self.0.try_send(Read { id, offset, len, back, wanted: Arc::downgrade(&wanted) }) {
-            Ok(()) => answer.recv_timeout(patience).map_err(|_| NoBytes::Later)?.map_err(NoBytes::Error),
+            Ok(()) => answer.recv_timeout(timeout).map_err(|_| NoBytes::Later)?.map_err(NoBytes::Error),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(NoBytes::Later),
         }
     }

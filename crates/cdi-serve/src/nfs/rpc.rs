@@ -8,7 +8,7 @@ use super::xdr::{Call, Garbage, Reply};
 /// nowhere.
 const KEPT: usize = 8 << 10;
 /// How long a call may be, in bytes. A client that claims more does not speak this protocol.
-const LONGEST: usize = 16 << 20;
+const MAX_LEN: usize = 16 << 20;
 /// In how many fragments a call may come.
 const FRAGMENTS: usize = 1024;
 
@@ -27,7 +27,7 @@ pub(super) fn read_record(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8
         let mark = u32::from_be_bytes(mark);
         let len = (mark & 0x7fff_ffff) as usize;
         length += len;
-        if length > LONGEST {
+        if length > MAX_LEN {
             return bad("a call is longer than any can be");
         }
         let kept = len.min(KEPT - call.len());
@@ -61,15 +61,15 @@ pub(super) struct Head {
 pub(super) fn read_head(call: &mut Call<'_>) -> Result<Head, Garbage> {
     const CALL: u32 = 0;
     /// The longest credential and verifier (RFC 5531, 8.2).
-    const LONGEST_AUTH: usize = 400;
+    const MAX_AUTH: usize = 400;
     let xid = call.u32()?;
     if call.u32()? != CALL {
         return Err(Garbage);
     }
     let (rpc, program, version, procedure) = (call.u32()?, call.u32()?, call.u32()?, call.u32()?);
     let flavor = call.u32()?;
-    let credential = call.bytes(LONGEST_AUTH)?;
-    let (_, _) = (call.u32()?, call.bytes(LONGEST_AUTH)?);
+    let credential = call.bytes(MAX_AUTH)?;
+    let (_, _) = (call.u32()?, call.bytes(MAX_AUTH)?);
     let user = match flavor {
         0 => Ok(None),
         1 => unix_user(&mut Call(credential)).map(Some),

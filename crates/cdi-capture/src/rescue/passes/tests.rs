@@ -10,13 +10,13 @@ use super::*;
 
 const SECTOR: u64 = 512;
 
-fn plan(sectors: u64) -> Plan {
-    Plan {
+fn plan(sectors: u64) -> RescuePlan {
+    RescuePlan {
         size: sectors * SECTOR,
         sector: SECTOR,
         unit: SECTOR,
         cluster: CLUSTER,
-        most: MOST,
+        most: MAX,
         domain: vec![0..sectors * SECTOR],
         trim: true,
         scrape: true,
@@ -26,7 +26,7 @@ fn plan(sectors: u64) -> Plan {
     }
 }
 
-fn untried(plan: &Plan) -> BadBlocks {
+fn untried(plan: &RescuePlan) -> BadBlocks {
     BadBlocks::from_unsorted([BadRange::new(0..plan.size, Status::NonTried)])
 }
 
@@ -125,7 +125,7 @@ fn each_sector_is_tried_at_most_twice_and_all_that_is_good_is_read() {
 
 #[test]
 fn in_physical_sectors_a_failure_costs_its_physical_sector_until_it_is_retried() {
-    let mut plan = Plan { unit: 4096, ..plan(80_000) };
+    let mut plan = RescuePlan { unit: 4096, ..plan(80_000) };
     let mut drive = Drive::new(80_000, &[5003..5004, 20_000..20_100]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     drive.run(&mut passes);
@@ -182,7 +182,7 @@ fn slow_areas_are_left_for_later() {
 
 #[test]
 fn retries_are_counted_and_alternate() {
-    let plan = Plan { retries: Some(3), ..plan(1000) };
+    let plan = RescuePlan { retries: Some(3), ..plan(1000) };
     let mut drive = Drive::new(1000, &[400..410]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     drive.run(&mut passes);
@@ -249,7 +249,7 @@ fn the_last_errors_of_a_dead_drive_are_taken_back_however_it_ends() {
 
 #[test]
 fn what_was_read_before_an_error_stays_read() {
-    let plan = Plan { unit: 4096, ..plan(4000) };
+    let plan = RescuePlan { unit: 4096, ..plan(4000) };
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     let mut dead = false;
     for _ in 0..10_000 {
@@ -298,7 +298,7 @@ fn what_was_begun_is_gone_on_with() {
 
 #[test]
 fn only_the_domain_is_read() {
-    let plan = Plan { domain: vec![512 * 10..512 * 20, 512 * 1000..512 * 30_000], ..plan(50_000) };
+    let plan = RescuePlan { domain: vec![512 * 10..512 * 20, 512 * 1000..512 * 30_000], ..plan(50_000) };
     let mut drive = Drive::new(50_000, std::slice::from_ref(&(1500..1502)));
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     drive.run(&mut passes);

@@ -107,7 +107,7 @@ fn pieces_of(nodes: &dyn Nodes, entry: &RawEntry, len: u32) -> Result<Vec<RawPie
         start: U32::ZERO,
         len: U32::new(len),
         skip: U32::ZERO,
-        unpacked: U32::new(if entry.kind == ENTRY_FILL { 0 } else { len }),
+        uncompressed: U32::new(if entry.kind == ENTRY_FILL { 0 } else { len }),
         entry: *entry,
     };
     match entry.kind {
@@ -166,7 +166,7 @@ pub(super) fn flush<E>(
         Slot::Pieces(pieces) => match &pieces[..] {
             [p] if u64::from(p.len.get()) == disk.end - disk.start
                 && p.skip.get() == 0
-                && (p.entry.kind == ENTRY_FILL || p.unpacked == p.len) =>
+                && (p.entry.kind == ENTRY_FILL || p.uncompressed == p.len) =>
             {
                 p.entry
             }

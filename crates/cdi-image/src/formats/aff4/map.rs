@@ -12,7 +12,7 @@ use crate::input::Input;
 /// The length of an entry.
 const ENTRY: u64 = 28;
 /// How many runs a map may have, once those that go on are one: some 40 MiB of them.
-const MOST: usize = 1 << 20;
+const MAX: usize = 1 << 20;
 /// How much of the map is read in one piece, in bytes.
 const PIECE: u64 = ENTRY * (32 << 10);
 
@@ -90,8 +90,8 @@ pub(super) fn read(input: &Input, map: Member, targets: usize, size: u64) -> Res
                 Some(last) => last.disk.end = disk.end,
                 None => runs.push(Run { disk, at: from, target }),
             }
-            if runs.len() > MOST {
-                return flaw(at, format!("a map of more than {MOST} runs is too long"));
+            if runs.len() > MAX {
+                return flaw(at, format!("a map of more than {MAX} runs is too long"));
             }
         }
         read += len;

@@ -1,22 +1,22 @@
-//! What an AFF4 volume says of its disk: facts, cases, hashes.
+//! What an AFF4 volume says of its disk: metadata, cases, hashes.
 
 use super::volume::Volume;
-use crate::facts::Facts;
 use crate::image::OpenOptions;
-use crate::stored_hashes::{Claim, Kind};
+use crate::metadata::Metadata;
+use crate::stored_hashes::{HashKind, StoredHash};
 
 /// What is told of the disk.
-pub(super) fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Facts {
+pub(super) fn metadata(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Metadata {
     let text =
         |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
     let sector = volume.number(image, &["blockSize"]).and_then(|s| u32::try_from(s).ok());
     let sector = sector.filter(|s| s.is_power_of_two() && (512..=65536).contains(s)).unwrap_or(0);
-    let mut facts = Facts {
+    let mut metadata = Metadata {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(sector),
         model: text(&["diskModel", "model"]),
         serial: text(&["diskSerial", "serial"]),
-        ..Facts::default()
+        ..Metadata::default()
     };
     for (name, value) in [
         ("make", text(&["diskMake", "make"])),
@@ -25,7 +25,7 @@ pub(super) fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptio
         ("device", text(&["diskDeviceName", "deviceName"])),
         ("completed", text(&["acquisitionCompletionState"])),
     ] {
-        facts.more.extend(value.map(|v| (name.to_owned(), v.into())));
+        metadata.more.extend(value.map(|v| (name.to_owned(), v.into())));
     }
     // Cases are told of beside the image.
     let mut cases: Vec<_> = volume
@@ -42,26 +42,26 @@ pub(super) fn facts(volume: &Volume, image: &str, size: u64, options: &OpenOptio
             ("caseNumber", "case_number"),
         ] {
             if let Some(value) = volume.property(subject, &[property]) {
-                facts.more.entry(name.to_owned()).or_insert_with(|| value.into());
+                metadata.more.entry(name.to_owned()).or_insert_with(|| value.into());
             }
         }
-        facts.notes.extend(volume.property(subject, &["notes"]).map(str::to_owned));
+        metadata.notes.extend(volume.property(subject, &["notes"]).map(str::to_owned));
     }
-    facts
+    metadata
 }
 
 /// Kinds of hashes, as AFF4 names them.
-fn kind_of(name: &str) -> Option<Kind> {
+fn kind_of(name: &str) -> Option<HashKind> {
     Some(match name {
-        "MD5" => Kind::Md5,
-        "SHA1" => Kind::Sha1,
-        "SHA256" => Kind::Sha256,
+        "MD5" => HashKind::Md5,
+        "SHA1" => HashKind::Sha1,
+        "SHA256" => HashKind::Sha256,
         _ => return None,
     })
 }
 
 /// The hashes of a subject that are known here.
-pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(Kind, Vec<u8>)> {
+pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(HashKind, Vec<u8>)> {
     let told = volume.subjects.get(subject).and_then(|p| p.get("hash"));
     let bytes = |text: &str| {
         let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
@@ -71,9 +71,15 @@ pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(Kind, Vec<u8>)> {
 }
 
 /// Hashes of the disk. Over what could not be read they are of a text in its place, and are not checked then.
-pub(super) fn claims(volume: &Volume, image: &str, data: &str, size: u64, whole: bool) -> Vec<Claim> {
+pub(super) fn stored_hashes(
+    volume: &Volume,
+    image: &str,
+    data: &str,
+    size: u64,
+    whole: bool,
+) -> Vec<StoredHash> {
     let mut of = vec![image];
     of.extend(Some(data).filter(|data| *data != image && volume.is(data, &["Map", "ImageStream"])));
     let found = of.into_iter().flat_map(|subject| hashes(volume, subject));
-    found.filter(|_| whole).map(|(kind, value)| Claim::of_disk(size, kind, value)).collect()
+    found.filter(|_| whole).map(|(kind, value)| StoredHash::of_disk(size, kind, value)).collect()
 }

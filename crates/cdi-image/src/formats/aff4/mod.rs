@@ -1,6 +1,6 @@
 //! AFF4 images: maps and streams, striped over volumes or not, and those of before the standard.
 //!
-//! Facts: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is a zip
+//! Sources: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is a zip
 //! file, whose `information.turtle` says what is in it. A map leads from the disk to streams; what could not be read is a
 //! target of its own.
 
@@ -15,16 +15,16 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 use map::{Run, Target};
-use metadata::{claims, facts, hashes};
+use metadata::{hashes, metadata, stored_hashes};
 use stream::Stream;
 use volume::Volume;
 
-use crate::bytes::flaw;
 use crate::badmap::{BadBlocks, BadRange, Status};
-use crate::codec::unpack;
-use crate::details::About;
-use crate::extent::{Extent, Origin, Packed};
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::bytes::flaw;
+use crate::codec::decompress;
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, Origin};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::stored_hashes::{Hasher, hex};
 
@@ -39,11 +39,11 @@ pub const FORMAT: Format = Format {
 };
 
 /// How many files beside the image are looked at for the other volumes of a striped set.
-const MOST_LOOKED_AT: usize = 4096;
+const MAX_LOOKED_AT: usize = 4096;
 /// How many streams a disk may be in.
-const MOST_STREAMS: usize = 4096;
+const MAX_STREAMS: usize = 4096;
 /// The longest list of a map's targets, in bytes, and how many there may be.
-const LONGEST_TARGETS: u64 = 1 << 20;
+const MAX_TARGETS: u64 = 1 << 20;
 
 struct Aff4 {
     input: Arc<Input>,
@@ -53,7 +53,7 @@ struct Aff4 {
     /// What no run speaks of.
     gap: Found,
     runs: Vec<Run>,
-    about: About,
+    details: ImageDetails,
 }
 
 /// A target, found.
@@ -66,8 +66,8 @@ enum Found {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let volume = Volume::open(&input, Input::MAIN)?;
-    let mut remarks = Vec::new();
-    let image = image(&volume, &mut remarks)?;
+    let mut warnings = Vec::new();
+    let image = image(&volume, &mut warnings)?;
     let data = volume.property(&image, &["dataStream"]).unwrap_or(&image).to_owned();
     let mut opening = Opening { input: &input, volumes: vec![volume], streams: Vec::new(), others: None };
     let (targets, runs, gap, size);
@@ -86,7 +86,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     let Opening { volumes, streams, .. } = opening;
     if volumes.len() > 1 {
-        remarks.push(format!("the disk is striped over {} volumes", volumes.len()));
+        warnings.push(format!("the disk is striped over {} volumes", volumes.len()));
     }
     let missing = runs.iter().filter_map(|run| match targets.get(run.target) {
         Some(Found::Missing(status)) => Some(BadRange::new(run.disk.clone(), *status)),
@@ -104,14 +104,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         gaps.retain(|gap| gap.start < gap.end);
     }
     let missing = missing.chain(gaps);
-    let facts = facts(&volumes[0], &image, size, options);
+    let metadata = metadata(&volumes[0], &image, size, options);
     // Runs need not be whole sectors.
-    let sector = match facts.logical_sector_bytes {
+    let sector = match metadata.logical_sector_bytes {
         0 => SECTOR,
         sector => sector,
     };
     let bad = BadBlocks::from_unsorted(missing).rounded(sector, size);
-    let claims = claims(&volumes[0], &image, &data, size, bad.is_empty());
+    let stored_hashes = stored_hashes(&volumes[0], &image, &data, size, bad.is_empty());
     Ok(Box::new(Aff4 {
         input: Arc::clone(&input),
         volumes,
@@ -119,12 +119,12 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         targets,
         gap,
         runs,
-        about: About { bad, claims, facts, remarks, ..About::default() },
+        details: ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() },
     }))
 }
 
 /// The name of the image in a volume: what has a stream of data, or in older volumes the map that is an image.
-fn image(volume: &Volume, remarks: &mut Vec<String>) -> Result<String, Error> {
+fn image(volume: &Volume, warnings: &mut Vec<String>) -> Result<String, Error> {
     let mut images: Vec<&String> =
         volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
     if images.is_empty() {
@@ -143,7 +143,7 @@ fn image(volume: &Volume, remarks: &mut Vec<String>) -> Result<String, Error> {
         }));
     };
     if images.len() > 1 {
-        remarks.push(format!("the volume holds {} images; this is {first}", images.len()));
+        warnings.push(format!("the volume holds {} images; this is {first}", images.len()));
     }
     Ok((*first).clone())
 }
@@ -168,7 +168,7 @@ impl Opening<'_> {
         let Some(size) = volume.number(urn, &["size"]).or_else(|| volume.number(image, &["size"])) else {
             return flaw(map.at, "nothing tells how large the disk is");
         };
-        let names = volume.bytes(self.input, names, LONGEST_TARGETS)?;
+        let names = volume.bytes(self.input, names, MAX_TARGETS)?;
         let names = String::from_utf8_lossy(&names).into_owned();
         let gap = volume.property(urn, &["mapGapDefaultStream"]).map_or(Target::Byte(0), Target::of);
         let runs = map::read(self.input, map, names.lines().count(), size)?;
@@ -194,8 +194,8 @@ impl Opening<'_> {
         if let Some(n) = self.streams.iter().position(|s| s.urn == urn) {
             return Ok(Found::Stream(n));
         }
-        if self.streams.len() >= MOST_STREAMS {
-            return flaw(0, format!("more than {MOST_STREAMS} streams are not read"));
+        if self.streams.len() >= MAX_STREAMS {
+            return flaw(0, format!("more than {MAX_STREAMS} streams are not read"));
         }
         let stream = Stream::open(self.input, &self.volumes[number], number, &urn)?;
         self.streams.push(stream);
@@ -223,9 +223,9 @@ impl Opening<'_> {
             // Those that are called so first, and in an order that is the same each time.
             let is_called_so = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
             names.sort_by_key(|name| (!is_called_so(name), name.clone()));
-            for name in names.iter().take(MOST_LOOKED_AT) {
+            for name in names.iter().take(MAX_LOOKED_AT) {
                 // What cannot be looked at is not what is sought.
-                let Ok(Some(file)) = self.input.beside(Path::new(name)) else { continue };
+                let Ok(Some(file)) = self.input.sibling(Path::new(name)) else { continue };
                 others.extend(volume::name(self.input, file).map(|urn| (urn, file)));
             }
             self.others = Some(others);
@@ -261,8 +261,8 @@ impl Aff4 {
         let disk = offset - before..run.disk.end.min(offset + (chunk.end - at));
         let skip = at - chunk.start - before;
         let origin = match origin {
-            Origin::Packed(p) => {
-                Origin::Packed(Packed { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p })
+            Origin::Compressed(p) => {
+                Origin::Compressed(CompressedChunk { skip: u32::try_from(skip).unwrap_or(u32::MAX), ..p })
             }
             Origin::Stored { file, at } => Origin::Stored { file, at: at + skip },
             other => other,
@@ -278,11 +278,11 @@ impl Aff4 {
             let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
             let len = index(chunk.end - chunk.start);
             match origin {
-                Origin::Packed(p) => {
+                Origin::Compressed(p) => {
                     stored.resize(p.len as usize, 0);
-                    bytes.resize(p.unpacked as usize, 0);
+                    bytes.resize(p.uncompressed as usize, 0);
                     self.input.read_exact_at(p.file, &mut stored, p.at)?;
-                    unpack(p.codec, &stored, &mut bytes).map_err(|_| ReadError::Corrupt { at: p.at })?;
+                    decompress(p.codec, &stored, &mut bytes).map_err(|_| ReadError::Corrupt { at: p.at })?;
                 }
                 Origin::Stored { file, at } => {
                     bytes.resize(len, 0);
@@ -301,7 +301,7 @@ impl Aff4 {
 
 impl Image for Aff4 {
     fn size(&self) -> u64 {
-        self.about.facts.size_bytes
+        self.details.metadata.size_bytes
     }
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
@@ -317,7 +317,11 @@ impl Image for Aff4 {
         }
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         // Hashes of streams: what is in them before the map makes a disk of it.
         for stream in &self.streams {
             let told = hashes(&self.volumes[stream.volume], &stream.urn);
@@ -328,7 +332,7 @@ impl Image for Aff4 {
             let mut ended = Ok(());
             let read = self.each_chunk(stream, &mut |bytes| {
                 hashers.iter_mut().for_each(|h| h.update(bytes));
-                ended = go_on();
+                ended = check_cancelled();
                 ended.is_ok()
             });
             ended?;
@@ -351,7 +355,7 @@ impl Image for Aff4 {
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

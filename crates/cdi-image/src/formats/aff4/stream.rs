@@ -5,12 +5,12 @@ use std::ops::Range;
 use cdi_base::error::{Error, ReadError};
 
 use super::volume::{Member, Volume, entry};
-use crate::codec::{Codec, Sum};
-use crate::extent::{LONGEST_CHUNK, Origin, Packed};
 use crate::bytes::{flaw, le32, le64};
+use crate::codec::{Codec, Sum};
+use crate::extent::{CompressedChunk, MAX_CHUNK, Origin};
 use crate::input::Input;
 
-/// How many chunks are looked at to see in which dialect a writer has packed them.
+/// How many chunks are looked at to see in which dialect a writer has compressed them.
 const LOOKED_AT: u64 = 64;
 
 /// A stream, and what its chunks are.
@@ -22,13 +22,13 @@ pub(super) struct Stream {
     pub chunk: u64,
     per_bevy: u64,
     codec: Codec,
-    /// How many bytes stand before the packed ones of each chunk.
+    /// How many bytes stand before the compressed ones of each chunk.
     prefix: u32,
     /// Whether indices are of the kind before the standard: where chunks end, in 32 bits.
     old: bool,
 }
 
-/// A chunk: its place, and whether it is packed.
+/// A chunk: its place, and whether it is compressed.
 struct Chunk {
     member: Member,
     at: u64,
@@ -45,7 +45,7 @@ impl Stream {
         let Some(size) = volume.number(urn, &["size"]) else {
             return flaw(0, format!("nothing tells how long the stream {urn} is"));
         };
-        if !(1..=u64::from(LONGEST_CHUNK)).contains(&chunk) || !(1..=1 << 32).contains(&per_bevy) {
+        if !(1..=u64::from(MAX_CHUNK)).contains(&chunk) || !(1..=1 << 32).contains(&per_bevy) {
             return flaw(0, format!("chunks of {chunk} bytes, {per_bevy} in a bevy, are not read ({urn})"));
         }
         let method = volume.property(urn, &["compressionMethod", "CompressionMethod", "compression"]);
@@ -65,7 +65,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Some writers pack otherwise than they say: zlib where they say deflate, or nothing; LZ4 with its length before it.
+    /// Some writers compress otherwise than they say: zlib where they say deflate, or nothing; LZ4 with its length before it.
     fn see_dialect(&mut self, input: &Input, volume: &Volume, silent: bool) {
         let count = self.size.div_ceil(self.chunk);
         let last = count.saturating_sub(1);
@@ -147,31 +147,42 @@ impl Stream {
             return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
-        let len =
-            u32::try_from(len).ok().filter(|len| (1..=2 * LONGEST_CHUNK).contains(len)).ok_or(corrupt)?;
-        let mut unpacked = u32::try_from(self.chunk).map_err(|_| corrupt)?;
+        let len = u32::try_from(len).ok().filter(|len| (1..=2 * MAX_CHUNK).contains(len)).ok_or(corrupt)?;
+        let mut uncompressed = u32::try_from(self.chunk).map_err(|_| corrupt)?;
         let mut codec = self.codec;
         if held < self.chunk {
-            // The last one was packed with its padding or without.
+            // The last one was compressed with its padding or without.
             match codec {
                 Codec::Snappy => {
                     let mut head = vec![0; len.min(8) as usize];
                     input.read_exact_at(file, &mut head, at)?;
-                    let told = snappy_len(&head).filter(|told| u64::from(*told) >= held && *told <= unpacked);
-                    unpacked = told.ok_or(corrupt)?;
+                    let told =
+                        snappy_len(&head).filter(|told| u64::from(*told) >= held && *told <= uncompressed);
+                    uncompressed = told.ok_or(corrupt)?;
                 }
                 Codec::ZlibPadded => codec = Codec::ZlibUnended,
                 _ => {}
             }
             if matches!(codec, Codec::ZlibUnended | Codec::DeflateUnended) {
-                unpacked = u32::try_from(held).map_err(|_| corrupt)?;
+                uncompressed = u32::try_from(held).map_err(|_| corrupt)?;
             }
         }
-        Ok((range, Origin::Packed(Packed { file, at, len, skip: 0, unpacked, codec, sum: Sum::None })))
+        Ok((
+            range,
+            Origin::Compressed(CompressedChunk {
+                file,
+                at,
+                len,
+                skip: 0,
+                uncompressed,
+                codec,
+                sum: Sum::None,
+            }),
+        ))
     }
 }
 
-/// How long a snappy block says that it is unpacked: seven bits of a byte at a time, the lowest first.
+/// How long a snappy block says that it is uncompressed: seven bits of a byte at a time, the lowest first.
 fn snappy_len(head: &[u8]) -> Option<u32> {
     let mut len = 0u64;
     for (n, byte) in head.iter().take(5).enumerate() {

@@ -9,16 +9,16 @@ use oxrdf::Term;
 use oxttl::TurtleParser;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::codec::{Codec, unpack};
-use crate::extent::FileNo;
 use crate::bytes::{flaw, le64};
+use crate::codec::{Codec, decompress};
+use crate::extent::FileNo;
 use crate::input::Input;
 
 /// The longest directory, and the longest information, in bytes: of an image of 64 TiB.
-const LONGEST_DIRECTORY: u64 = 32 << 20;
-const LONGEST_INFORMATION: u64 = 16 << 20;
+const MAX_DIRECTORY: u64 = 32 << 20;
+const MAX_INFORMATION: u64 = 16 << 20;
 /// How much of what it says is kept, in bytes.
-const MOST_KEPT: usize = 48 << 20;
+const MAX_KEPT: usize = 48 << 20;
 /// The vocabulary of the standard, and that of before it.
 const SCHEMAS: [&str; 2] = ["http://aff4.org/Schema#", "http://afflib.org/2009/aff4#"];
 const TYPE: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type";
@@ -29,12 +29,12 @@ pub(super) struct Member {
     pub file: FileNo,
     pub at: u64,
     pub len: u64,
-    packing: Packing,
+    compression: Compression,
 }
 
-/// How a member is packed. Of packed ones only the information is read.
+/// How a member is compressed. Of compressed ones only the information is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
+enum Compression {
     Stored,
     /// By deflate, from so many bytes.
     Deflated(u64),
@@ -121,7 +121,7 @@ impl Volume {
                 let record = end[..at].windows(4).rposition(|w| w == b"PK\x06\x06");
                 len = record.map_or(u64::MAX, |record| le64(&end, record + 40));
             }
-            if len > LONGEST_DIRECTORY {
+            if len > MAX_DIRECTORY {
                 return flaw(tail + at as u64, format!("a directory of {len} bytes is too long"));
             }
         }
@@ -131,12 +131,12 @@ impl Volume {
             let member = zip.by_index_raw(n).map_err(damaged)?;
             let Some(at) = member.data_start() else { continue };
             let len = member.compressed_size();
-            let packing = match member.compression() {
-                CompressionMethod::Stored => Packing::Stored,
-                CompressionMethod::DEFLATE => Packing::Deflated(member.size()),
-                _ => Packing::Other,
+            let compression = match member.compression() {
+                CompressionMethod::Stored => Compression::Stored,
+                CompressionMethod::DEFLATE => Compression::Deflated(member.size()),
+                _ => Compression::Other,
             };
-            members.insert(decoded(&member.name().map_err(damaged)?), Member { file, at, len, packing });
+            members.insert(decoded(&member.name()), Member { file, at, len, compression });
         }
         let mut volume = Volume { urn: String::new(), members, subjects: HashMap::new() };
         volume.urn = match volume.members.get("container.description") {
@@ -150,7 +150,7 @@ impl Volume {
                 Error::bad_image("has no information.turtle: this is no AFF4 image").at(&input.path_of(file))
             );
         };
-        let text = volume.bytes(input, information, LONGEST_INFORMATION)?;
+        let text = volume.bytes(input, information, MAX_INFORMATION)?;
         let mut kept = 0;
         for triple in TurtleParser::new().lenient().for_slice(&text) {
             let triple = triple.or_else(|e| flaw(information.at, format!("information.turtle: {e}")))?;
@@ -167,7 +167,7 @@ impl Volume {
             let oxrdf::NamedOrBlankNode::NamedNode(subject) = &triple.subject else { continue };
             // A long prefix makes much of a short text.
             kept += subject.as_str().len() + triple.predicate.as_str().len() + value.text.len();
-            if kept > MOST_KEPT {
+            if kept > MAX_KEPT {
                 return flaw(information.at, "information.turtle says too much");
             }
             let properties = volume.subjects.entry(subject.as_str().to_owned()).or_default();
@@ -178,22 +178,22 @@ impl Volume {
 
     /// All of a member, which may have at most `most` bytes.
     pub(super) fn bytes(&self, input: &Input, member: Member, most: u64) -> Result<Vec<u8>, Error> {
-        let unpacked = match member.packing {
-            Packing::Stored => member.len,
-            Packing::Deflated(len) => len,
-            Packing::Other => u64::MAX,
+        let uncompressed = match member.compression {
+            Compression::Stored => member.len,
+            Compression::Deflated(len) => len,
+            Compression::Other => u64::MAX,
         };
-        if member.len > most || unpacked > most {
-            return flaw(member.at, format!("a member of {} bytes is too long, or packed", member.len));
+        if member.len > most || uncompressed > most {
+            return flaw(member.at, format!("a member of {} bytes is too long, or compressed", member.len));
         }
         let bytes = input.bytes_of(member.file, member.at, index(member.len), "a member of the zip file")?;
-        if member.packing == Packing::Stored {
+        if member.compression == Compression::Stored {
             return Ok(bytes);
         }
-        let mut out = vec![0; index(unpacked)];
-        match unpack(Codec::Deflate, &bytes, &mut out) {
+        let mut out = vec![0; index(uncompressed)];
+        match decompress(Codec::Deflate, &bytes, &mut out) {
             Ok(()) => Ok(out),
-            Err(_) => flaw(member.at, "a packed member does not unpack"),
+            Err(_) => flaw(member.at, "a compressed member does not decompress"),
         }
     }
 
@@ -204,7 +204,7 @@ impl Volume {
             .get(urn)
             .or_else(|| self.members.get(short()?))
             .copied()
-            .filter(|m| m.packing == Packing::Stored)
+            .filter(|m| m.compression == Compression::Stored)
     }
 
     /// A property of a subject: its first value.

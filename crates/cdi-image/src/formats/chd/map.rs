@@ -1,4 +1,4 @@
-//! Where the hunks of a CHD are. The map of a packed one is a stream of bits: the kinds of all hunks, then what belongs to
+//! Where the hunks of a CHD are. The map of a compressed one is a stream of bits: the kinds of all hunks, then what belongs to
 //! each kind. It is walked over once; of every so many hunks the state is kept, and the others are found from there.
 
 use std::num::NonZero;
@@ -8,14 +8,14 @@ use cdi_base::error::Error;
 use cdi_base::units::index;
 use lru::LruCache;
 
+use crate::bytes::{be32, flaw};
 use crate::codec::crc16;
 use crate::codec::huffman::{Bits, Code};
 use crate::extent::FileNo;
-use crate::bytes::{be32, flaw};
 use crate::input::Input;
 
 /// The longest map that is read, in bytes: of a disk of 1 TiB.
-const LONGEST: u32 = 256 << 20;
+const MAX_LEN: u32 = 256 << 20;
 /// So many hunks are found from one kept state.
 const STEP: u64 = 4096;
 /// How many such groups are kept once they were found.
@@ -24,7 +24,7 @@ const GROUPS: NonZero<usize> = NonZero::new(64).expect("not 0");
 /// What a hunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hunk {
-    /// Packed by the codec in this place of the header, or stored (4).
+    /// CompressedChunk by the codec in this place of the header, or stored (4).
     Held { codec: u8, at: u64, len: u32, sum: u16 },
     /// The same as this earlier hunk.
     Same(u64),
@@ -74,7 +74,7 @@ impl Map {
     ) -> Result<Map, Error> {
         let head = input.bytes_of(file, at, 16, "the head of the map")?;
         let len = be32(&head, 0);
-        if len > LONGEST {
+        if len > MAX_LEN {
             return flaw(at, format!("a map of {len} bytes is too long"));
         }
         let bits = input.bytes_of(file, at + 16, len as usize, "the map")?;

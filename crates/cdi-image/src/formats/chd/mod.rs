@@ -1,7 +1,7 @@
 //! MAME's images of hard disks (`.chd`), version 5: zlib, LZMA, Huffman, FLAC, zstd, with parents.
 //!
-//! Facts: MAME's header (src/lib/util/chd.h), and what chdman writes and reads. All numbers are big-endian. The disk is in
-//! hunks; a hunk is packed, stored, the same as another, or in the parent.
+//! Sources: MAME's header (src/lib/util/chd.h), and what chdman writes and reads. All numbers are big-endian. The disk is in
+//! hunks; a hunk is compressed, stored, the same as another, or in the parent.
 
 mod map;
 
@@ -11,21 +11,21 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use map::{Hunk, Map};
 
-use crate::bytes::{be32, be64, flaw};
 use super::chain::{alike, cut, deeper, zeros};
+use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum};
-use crate::details::About;
-use crate::extent::{Extent, FileNo, LONGEST_CHUNK, Origin, Packed};
-use crate::facts::Facts;
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, FileNo, MAX_CHUNK, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::stored_hashes::{Claim, Kind, hex};
+use crate::metadata::Metadata;
+use crate::stored_hashes::{HashKind, StoredHash, hex};
 
 /// MAME's images.
 pub const FORMAT: Format = Format {
     name: "chd",
     summary: "MAME's CHD of hard disks, version 5, with parents beside the image",
-    integrity: "CRC-16 of each packed hunk; SHA-1 of the whole, which 'verify' checks. An uncompressed one has neither",
+    integrity: "CRC-16 of each compressed hunk; SHA-1 of the whole, which 'verify' checks. An uncompressed one has neither",
     suffixes: &["chd"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,
@@ -34,12 +34,12 @@ pub const FORMAT: Format = Format {
 const MAGIC: &[u8] = b"MComprHD";
 const HEADER: usize = 124;
 /// How many pieces of metadata are looked at, and how long one may be.
-const MOST_METADATA: usize = 4096;
-const LONGEST_METADATA: usize = 64 << 10;
-/// How many hunks a packed image may have: of a disk of 1 TiB in hunks of the usual 4 KiB.
-const MOST_HUNKS: u64 = 1 << 28;
+const MAX_METADATA_ITEMS: usize = 4096;
+const MAX_METADATA: usize = 64 << 10;
+/// How many hunks a compressed image may have: of a disk of 1 TiB in hunks of the usual 4 KiB.
+const MAX_HUNKS: u64 = 1 << 28;
 /// How many files beside the image are looked at for a parent, which is told by its SHA-1 alone.
-const MOST_LOOKED_AT: usize = 4096;
+const MAX_LOOKED_AT: usize = 4096;
 
 /// One file of a chain.
 struct Layer {
@@ -55,30 +55,34 @@ struct Layer {
 enum Hunks {
     /// A table of numbers at this place: where in the file a hunk is, counted in hunks.
     Plain(u64),
-    Packed(Map),
+    CompressedChunk(Map),
 }
 
 struct Chd {
     input: Arc<Input>,
     top: Layer,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     let header = header(&input, Input::MAIN)?;
-    let top = open_layer(&input, Input::MAIN, &header, 0, &mut remarks)?;
-    let mut facts = Facts { size_bytes: top.size, ..Facts::default() };
-    metadata(&input, be64(&header, 48), &mut facts)?;
+    let top = open_layer(&input, Input::MAIN, &header, 0, &mut warnings)?;
+    let mut metadata = Metadata { size_bytes: top.size, ..Metadata::default() };
+    read_metadata(&input, be64(&header, 48), &mut metadata)?;
     let sector = if top.unit.is_power_of_two() && top.unit >= 512 { top.unit } else { 0 };
-    facts.logical_sector_bytes = options.sector_size.unwrap_or(sector);
+    metadata.logical_sector_bytes = options.sector_size.unwrap_or(sector);
     let sha1 = header[64..84].to_vec();
-    let mut claims = Vec::new();
+    let mut stored_hashes = Vec::new();
     if sha1.iter().any(|b| *b != 0) {
-        facts.more.insert("sha1_stored".into(), hex(&sha1).into());
-        claims.push(Claim::of_disk(top.size, Kind::Sha1, sha1));
+        metadata.more.insert("sha1_stored".into(), hex(&sha1).into());
+        stored_hashes.push(StoredHash::of_disk(top.size, HashKind::Sha1, sha1));
     }
-    Ok(Box::new(Chd { input, top, about: About { claims, facts, remarks, ..About::default() } }))
+    Ok(Box::new(Chd {
+        input,
+        top,
+        details: ImageDetails { stored_hashes, metadata, warnings, ..ImageDetails::default() },
+    }))
 }
 
 fn header(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
@@ -101,14 +105,14 @@ fn open_layer(
     file: FileNo,
     header: &[u8],
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Layer, Error> {
     let (size, map) = (be64(header, 32), be64(header, 40));
     let (hunk, unit) = (be32(header, 56), be32(header, 60));
     if size == 0 || i64::try_from(size).is_err() {
         return flaw(32, format!("a disk of {size} bytes cannot be"));
     }
-    if !(1..=LONGEST_CHUNK).contains(&hunk) {
+    if !(1..=MAX_CHUNK).contains(&hunk) {
         return flaw(56, format!("hunks of {hunk} bytes are not read"));
     }
     if unit == 0 || hunk % unit != 0 {
@@ -126,7 +130,7 @@ fn open_layer(
             b"zstd" => Codec::Zstd,
             _ => {
                 let name = String::from_utf8_lossy(tag);
-                return flaw(16, format!("this is no image of a hard disk: it is packed by '{name}'"));
+                return flaw(16, format!("this is no image of a hard disk: it is compressed by '{name}'"));
             }
         };
     }
@@ -143,13 +147,13 @@ fn open_layer(
     } else if map == 0 {
         return flaw(40, "the file was never finished: it has no map of hunks");
     } else {
-        if count > MOST_HUNKS {
+        if count > MAX_HUNKS {
             return flaw(32, format!("{count} hunks are too many"));
         }
-        Hunks::Packed(Map::read(input, file, map, count, hunk, unit)?)
+        Hunks::CompressedChunk(Map::read(input, file, map, count, hunk, unit)?)
     };
     let parent = if header[104..124].iter().all(|b| *b == 0) {
-        if matches!(&hunks, Hunks::Packed(map) if map.needs_parent) {
+        if matches!(&hunks, Hunks::CompressedChunk(map) if map.needs_parent) {
             return flaw(
                 104,
                 "the image needs a parent, and does not tell which: its parent was uncompressed",
@@ -157,27 +161,27 @@ fn open_layer(
         }
         None
     } else {
-        Some(Box::new(parent(input, &header[104..124], depth, remarks)?))
+        Some(Box::new(parent(input, &header[104..124], depth, warnings)?))
     };
     Ok(Layer { file, size, hunk, unit, codecs, hunks, parent })
 }
 
 /// The parent with this SHA-1, which is all that is told of it: a CHD beside the image.
-fn parent(input: &Input, sha1: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+fn parent(input: &Input, sha1: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
     let depth = deeper(depth)?;
     let mut names = input.names(Path::new(""))?.unwrap_or_default();
     names.retain(|name| Path::new(name).extension().is_some_and(|x| x.eq_ignore_ascii_case("chd")));
     names.sort_unstable();
     let mut failed = None;
-    for name in names.iter().take(MOST_LOOKED_AT) {
+    for name in names.iter().take(MAX_LOOKED_AT) {
         // What cannot be opened or is something else is not the parent.
-        let Ok(Some(file)) = input.beside(Path::new(name)) else { continue };
+        let Ok(Some(file)) = input.sibling(Path::new(name)) else { continue };
         let Ok(header) = header(input, file) else { continue };
         if header[84..104] != *sha1 {
             continue;
         }
         let path = input.path_of(file);
-        let parent = match open_layer(input, file, &header, depth, remarks) {
+        let parent = match open_layer(input, file, &header, depth, warnings) {
             Ok(parent) => parent,
             // Another copy of it may be sound; but not deep in a chain, where there would be no end to it.
             Err(e) if depth > 1 => return Err(e.at(&path)),
@@ -186,7 +190,7 @@ fn parent(input: &Input, sha1: &[u8], depth: usize, remarks: &mut Vec<String>) -
                 continue;
             }
         };
-        remarks.push(format!("what the image does not have comes from its parent, {}", path.display()));
+        warnings.push(format!("what the image does not have comes from its parent, {}", path.display()));
         return Ok(parent);
     }
     if let Some(e) = failed {
@@ -197,18 +201,18 @@ fn parent(input: &Input, sha1: &[u8], depth: usize, remarks: &mut Vec<String>) -
 }
 
 /// Takes in what the metadata tell of the disk; refuses what is no hard disk.
-fn metadata(input: &Input, mut at: u64, facts: &mut Facts) -> Result<(), Error> {
-    for _ in 0..MOST_METADATA {
+fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<(), Error> {
+    for _ in 0..MAX_METADATA_ITEMS {
         if at == 0 {
             return Ok(());
         }
         let head = input.bytes(at, 16, "a piece of metadata")?;
         let (tag, len) = (&head[..4], (be32(&head, 4) & 0xFF_FFFF) as usize);
-        let text = || input.bytes(at + 16, len.min(LONGEST_METADATA), "a piece of metadata");
+        let text = || input.bytes(at + 16, len.min(MAX_METADATA), "a piece of metadata");
         match tag {
             b"GDDD" => {
                 let text = String::from_utf8_lossy(&text()?).trim_end_matches('\0').to_owned();
-                facts.more.insert("geometry".into(), text.into());
+                metadata.more.insert("geometry".into(), text.into());
             }
             b"IDNT" => {
                 // The words of ATA's IDENTIFY DEVICE have their two bytes swapped.
@@ -219,7 +223,7 @@ fn metadata(input: &Input, mut at: u64, facts: &mut Facts) -> Result<(), Error> 
                     let text = String::from_utf8_lossy(&swapped).trim_matches([' ', '\0']).to_owned();
                     Some(text).filter(|t| !t.is_empty())
                 };
-                (facts.serial, facts.model) = (part(20, 40), part(54, 94));
+                (metadata.serial, metadata.model) = (part(20, 40), part(54, 94));
             }
             b"CHCD" | b"CHTR" | b"CHT2" | b"CHGT" | b"CHGD" | b"DVD " | b"AVAV" | b"AVLD" => {
                 return flaw(at, "this is an image of an optical disc, and not of a hard disk");
@@ -243,7 +247,7 @@ impl Layer {
             return Err(ReadError::Unmapped { offset });
         }
         let map = match &self.hunks {
-            Hunks::Packed(map) => map,
+            Hunks::CompressedChunk(map) => map,
             Hunks::Plain(table) => {
                 let mut entry = [0; 4];
                 input.read_exact_at(self.file, &mut entry, table + number * 4)?;
@@ -275,10 +279,20 @@ impl Layer {
         match hunk {
             Hunk::Held { codec, at, len, sum } => {
                 let codec = self.codecs.get(usize::from(codec)).copied().unwrap_or(Codec::Stored);
-                let sum = Sum::Crc16Unpacked(sum);
-                let packed = Packed { file: self.file, at, len, skip: 0, unpacked: self.hunk, codec, sum };
-                let whole =
-                    Extent { disk: start..start + u64::from(self.hunk), origin: Origin::Packed(packed) };
+                let sum = Sum::Crc16Uncompressed(sum);
+                let compressed = CompressedChunk {
+                    file: self.file,
+                    at,
+                    len,
+                    skip: 0,
+                    uncompressed: self.hunk,
+                    codec,
+                    sum,
+                };
+                let whole = Extent {
+                    disk: start..start + u64::from(self.hunk),
+                    origin: Origin::Compressed(compressed),
+                };
                 Ok(cut(whole, offset, end))
             }
             Hunk::Parent(unit) => {
@@ -304,7 +318,7 @@ impl Image for Chd {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

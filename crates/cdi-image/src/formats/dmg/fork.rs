@@ -1,6 +1,6 @@
 //! Resource forks, as old images have them instead of a property list.
 //!
-//! Facts: "Inside Macintosh: More Macintosh Toolbox", chapter 1, "Resource Manager". All numbers are big-endian.
+//! Sources: "Inside Macintosh: More Macintosh Toolbox", chapter 1, "Resource Manager". All numbers are big-endian.
 
 use crate::bytes::be32;
 

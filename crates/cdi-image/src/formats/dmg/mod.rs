@@ -1,6 +1,6 @@
 //! Apple's disk images (`.dmg`, UDIF): zlib, bzip2, LZFSE, XZ, ADC, plain.
 //!
-//! Facts: the libmodi project's documentation of the format, qemu's reader, and images by several versions of hdiutil. All
+//! Sources: the libmodi project's documentation of the format, qemu's reader, and images by several versions of hdiutil. All
 //! numbers are big-endian. The file ends with a trailer of 512 bytes ("koly"), which tells where a property list is; that
 //! has a table of chunks ("mish") for each part of the disk. What no table speaks of is zeros.
 
@@ -10,17 +10,18 @@ mod tables;
 use std::ops::Range;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum, crc32};
-use crate::details::About;
-use crate::extent::{Extent, Origin, Packed};
-use crate::facts::Facts;
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, Origin};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::stored_hashes::{Claim, Kind};
+use crate::metadata::Metadata;
+use crate::stored_hashes::{HashKind, StoredHash};
 
 /// Apple's disk images.
 pub const FORMAT: Format = Format {
@@ -46,7 +47,7 @@ struct Dmg {
     /// The CRC-32 of the file's data, and of the tables' checksums: where it is, and what it is.
     data_crc: Option<(Range<u64>, u32)>,
     master_crc: Option<(u64, u32)>,
-    about: About,
+    details: ImageDetails,
 }
 
 /// A run of the disk, in bytes.
@@ -62,7 +63,7 @@ enum From {
     Plain {
         at: u64,
     },
-    Packed {
+    CompressedChunk {
         at: u64,
         len: u32,
         codec: Codec,
@@ -91,7 +92,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     let Some((at, trailer)) = trailer(&input)? else {
         return Err(Error::bad_image("has no trailer: it is cut off, or a raw disk in a .dmg")
-            .hint("if it is a raw disk (read/write images are), say --format raw"));
+            .hint("read/write images are raw disks")
+            .then(Advice::NameFormat(vec!["raw"])));
     };
     if be32(&trailer, 60) > 1 {
         let what = format!("the image is in {} segments; that is not read", be32(&trailer, 60));
@@ -104,9 +106,9 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         return flaw(at + 24, what);
     }
     let sectors = be64(&trailer, 492);
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     let tables = tables::read(&input, at, &trailer)?;
-    let (mut runs, mut claims) = (Vec::new(), Vec::new());
+    let (mut runs, mut stored_hashes) = (Vec::new(), Vec::new());
     if tables.is_empty() {
         // A read/write image: the data are the disk.
         if sectors != 0 && sectors.checked_mul(SECTOR.into()) != Some(data_len) {
@@ -131,11 +133,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
                 None => counted.push(run.disk.clone()),
             }
         }
-        claims.extend(table.crc.map(|crc| Claim {
+        stored_hashes.extend(table.crc.map(|crc| StoredHash {
             of: format!("partition '{}'", table.name.trim()),
             disk: counted,
             after: Vec::new(),
-            kind: Kind::Crc32,
+            kind: HashKind::Crc32,
             value: crc.to_be_bytes().into(),
         }));
     }
@@ -148,16 +150,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let told = sectors.checked_mul(SECTOR.into()).filter(|size| i64::try_from(*size).is_ok());
     let Some(told) = told else { return flaw(at + 492, format!("a disk of {sectors} sectors cannot be")) };
     if told != 0 && held > told {
-        remarks.push(format!("the image says that the disk has {told} bytes, and holds {held}"));
+        warnings.push(format!("the image says that the disk has {told} bytes, and holds {held}"));
     }
     let size = told.max(held);
     if size == 0 {
         return flaw(at + 492, "there is no disk in it");
     }
-    let facts = Facts {
+    let metadata = Metadata {
         size_bytes: size,
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
-        ..Facts::default()
+        ..Metadata::default()
     };
     let crc_at = |at: usize| (be32(&trailer, at) == CRC32).then(|| be32(&trailer, at + 8));
     let data_crc = crc_at(80).map(|crc| (data..data + data_len, crc));
@@ -168,7 +170,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         runs,
         data_crc,
         master_crc,
-        about: About { claims, facts, remarks, ..About::default() },
+        details: ImageDetails { stored_hashes, metadata, warnings, ..ImageDetails::default() },
     }))
 }
 
@@ -186,14 +188,14 @@ impl Image for Dmg {
         let origin = match run.from {
             From::Zeros | From::Free => Origin::Fill([0; 8]),
             From::Plain { at } => Origin::Stored { file: Input::MAIN, at },
-            From::Packed { at, len, codec } => {
-                let unpacked = u32::try_from(run.disk.end - run.disk.start).unwrap_or(u32::MAX);
-                Origin::Packed(Packed {
+            From::CompressedChunk { at, len, codec } => {
+                let uncompressed = u32::try_from(run.disk.end - run.disk.start).unwrap_or(u32::MAX);
+                Origin::Compressed(CompressedChunk {
                     file: Input::MAIN,
                     at,
                     len,
                     skip: 0,
-                    unpacked,
+                    uncompressed,
                     codec,
                     sum: Sum::None,
                 })
@@ -202,10 +204,14 @@ impl Image for Dmg {
         Ok(Extent { disk: run.disk.clone(), origin })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         let cost = "some byte of the file is not what was written; a part whose own checksum holds is right";
         if let Some((data, told)) = &self.data_crc {
-            match self.crc_of(data.clone(), go_on)? {
+            match self.crc_of(data.clone(), check_cancelled)? {
                 Ok(got) if got == *told => {}
                 Ok(got) => {
                     let what =
@@ -217,7 +223,7 @@ impl Image for Dmg {
         }
         if let Some((at, told)) = self.master_crc {
             let mut crc = crc32();
-            self.about.claims.iter().for_each(|c| crc.update(&c.value));
+            self.details.stored_hashes.iter().for_each(|c| crc.update(&c.value));
             let got = crc.finalize();
             if got != told {
                 let what =
@@ -228,14 +234,18 @@ impl Image for Dmg {
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 
 impl Dmg {
-    /// The outer error is that of `go_on`, the inner one the file's.
-    fn crc_of(&self, data: Range<u64>, go_on: &mut GoOn<'_>) -> Result<Result<u32, ReadError>, Error> {
+    /// The outer error is that of `check_cancelled`, the inner one the file's.
+    fn crc_of(
+        &self,
+        data: Range<u64>,
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<Result<u32, ReadError>, Error> {
         let (mut crc, mut at) = (crc32(), data.start);
         let mut buffer = vec![0; 1 << 20];
         while at < data.end {
@@ -245,7 +255,7 @@ impl Dmg {
             }
             crc.update(&buffer[..len]);
             at += len as u64;
-            go_on()?;
+            check_cancelled()?;
         }
         Ok(Ok(crc.finalize()))
     }

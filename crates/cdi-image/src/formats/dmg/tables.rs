@@ -6,14 +6,14 @@ use cdi_base::error::Error;
 use cdi_base::units::{SECTOR, index};
 
 use super::{CRC32, From, Run, fork};
-use crate::codec::Codec;
-use crate::extent::LONGEST_CHUNK;
 use crate::bytes::{be32, be64, flaw};
+use crate::codec::Codec;
+use crate::extent::MAX_CHUNK;
 use crate::formats::property_list;
 use crate::input::Input;
 
 /// The longest property list or resource fork that is read, in bytes: chunks of a disk of 1 TiB and more.
-const LONGEST: u64 = 64 << 20;
+const MAX_LEN: u64 = 64 << 20;
 /// The length of a table's head, and of an entry.
 const HEAD: usize = 204;
 const ENTRY: usize = 40;
@@ -35,7 +35,7 @@ pub(super) struct Table {
 pub(super) fn read(input: &Input, at: u64, trailer: &[u8]) -> Result<Vec<Table>, Error> {
     let part = |field: usize, what: &str| {
         let (start, len) = (be64(trailer, field), be64(trailer, field + 8));
-        if len > LONGEST {
+        if len > MAX_LEN {
             return flaw(at + field as u64, format!("{what} of {len} bytes is too long"));
         }
         Ok((start, index(len)))
@@ -133,18 +133,18 @@ impl Table {
             let (at, len) = (base.and_then(|base| base.checked_add(be64(e, 24))), be64(e, 32));
             let at = at.filter(|at| at.checked_add(len).is_some_and(|end| end <= input.len()));
             let Some(at) = at else { return wrong("it does not lie in the file".into()) };
-            let unpacked = disk.end - disk.start;
+            let uncompressed = disk.end - disk.start;
             let from = if codec == Codec::Stored {
-                if len < unpacked {
-                    return wrong(format!("{len} bytes are too few for {unpacked} of the disk"));
+                if len < uncompressed {
+                    return wrong(format!("{len} bytes are too few for {uncompressed} of the disk"));
                 }
                 From::Plain { at }
             } else {
-                let len = u32::try_from(len).ok().filter(|len| *len <= LONGEST_CHUNK * 2);
-                let Some(len) = len.filter(|_| unpacked <= LONGEST_CHUNK.into()) else {
-                    return wrong(format!("a chunk of {unpacked} bytes is too long"));
+                let len = u32::try_from(len).ok().filter(|len| *len <= MAX_CHUNK * 2);
+                let Some(len) = len.filter(|_| uncompressed <= MAX_CHUNK.into()) else {
+                    return wrong(format!("a chunk of {uncompressed} bytes is too long"));
                 };
-                From::Packed { at, len, codec }
+                From::CompressedChunk { at, len, codec }
             };
             runs.push(Run { disk, from });
         }

@@ -3,26 +3,26 @@
 
 use cdi_base::units::index;
 
-use crate::badmap::{BadBlocks, BadRange, MOST_RANGES, Status};
+use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Status};
 
-/// How much is unpacked at opening to see what was zeroed, in bytes. Behind it all is suspect.
-const MOST_JUDGED: u64 = 128 << 20;
+/// How much is uncompressed at opening to see what was zeroed, in bytes. Behind it all is suspect.
+const MAX_JUDGED: u64 = 128 << 20;
 
-/// The listed ranges by what the image holds for them, and a remark about it. `unpack` puts the chunk around an offset
+/// The listed ranges by what the image holds for them, and a warning about it. `decompress` puts the chunk around an offset
 /// into its buffer, if it can be had.
 pub(crate) fn judged(
     listed: &BadBlocks,
     sector: u64,
     chunk: u64,
-    unpack: &dyn Fn(u64, &mut Vec<u8>) -> bool,
+    decompress: &dyn Fn(u64, &mut Vec<u8>) -> bool,
 ) -> (BadBlocks, String) {
-    let mut left = MOST_JUDGED;
+    let mut left = MAX_JUDGED;
     let (mut ranges, mut bytes) = (Vec::new(), Vec::new());
     // A sector of less would be one range each.
     let sector = sector.max(512);
     for range in listed.ranges() {
         let mut at = range.start;
-        if left < chunk || ranges.len() > MOST_RANGES / 2 {
+        if left < chunk || ranges.len() > MAX_RANGES / 2 {
             ranges.push(BadRange::new(range.start..range.end, Status::Suspect));
             continue;
         }
@@ -33,7 +33,7 @@ pub(crate) fn judged(
                 ranges.push(BadRange::new(at..range.end, Status::Suspect));
                 break;
             }
-            let is_there = unpack(at, &mut bytes);
+            let is_there = decompress(at, &mut bytes);
             // Also what is small was read.
             left = left.saturating_sub(chunk.max(1 << 16));
             // Where nothing is known of a chunk it is one range.
@@ -53,10 +53,10 @@ pub(crate) fn judged(
     }
     let map = BadBlocks::from_unsorted(ranges);
     let sectors = |status| map.count(status).bytes / sector;
-    let remark = format!(
+    let warning = format!(
         "the image lists read errors: {} sectors hold zeros and are bad, {} hold what may be the disk's bytes and are suspect",
         sectors(Status::Bad),
         sectors(Status::Suspect)
     );
-    (map, remark)
+    (map, warning)
 }

@@ -1,6 +1,6 @@
 //! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
 //!
-//! Facts: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
+//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
 //! images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the chunks of
 //! the disk lie in "sectors" sections, their offsets in the "table" that follows each, and again in "table2". A chunk is
 //! a zlib stream, or bytes and their Adler-32.
@@ -20,14 +20,14 @@ use cdi_base::units::index;
 use lru::LruCache;
 use sections::{Gathered, Media};
 
-use crate::bytes::{flaw, le32};
 use crate::badmap::{BadBlocks, BadRange};
-use crate::codec::{Codec, Sum, adler32, unpack};
-use crate::details::About;
-use crate::extent::{Extent, FileNo, Origin, Packed};
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::bytes::{flaw, le32};
+use crate::codec::{Codec, Sum, adler32, decompress};
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::stored_hashes::Claim;
+use crate::stored_hashes::StoredHash;
 
 /// EnCase's images.
 pub const FORMAT: Format = Format {
@@ -45,16 +45,16 @@ const ADCRYPT: &[u8] = b"ADCRYPT\0";
 /// The length of a file's header, and of a section's.
 const HEADER: u64 = 13;
 const SECTION: usize = 76;
-/// The longest text about the disk that is read, packed or not, in bytes.
-const LONGEST_TEXT: usize = 1 << 20;
+/// The longest text about the disk that is read, compressed or not, in bytes.
+const MAX_TEXT: usize = 1 << 20;
 /// How many entries a table has at most.
-const MOST_ENTRIES: u32 = 1 << 20;
+const MAX_ENTRIES: u32 = 1 << 20;
 /// How many tables are kept in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
-/// By how much more than its own length a packed chunk may be longer, in bytes.
+/// By how much more than its own length a compressed chunk may be longer, in bytes.
 const SURPLUS: u32 = 64 << 10;
 /// How many chunks are tried at opening where the first is not sound.
-const MOST_TRIED: u64 = 64;
+const MAX_TRIED: u64 = 64;
 /// A chunk's offset has this bit if it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
@@ -85,7 +85,7 @@ struct Ewf {
     kept: Mutex<LruCache<usize, Chunks>>,
     /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
     last: Option<u32>,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -98,7 +98,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
         gathered.segment(&input, file, number, after_gap)
     })?;
-    let Gathered { tables, chunks, media, mut facts, hashes, ranges, remarks, .. } = gathered;
+    let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, .. } = gathered;
     let Some(Media { sectors, sector, chunk, .. }) = media else {
         let error = gaps.first_error(&input);
         return error.map_or_else(|| flaw(HEADER, "no section tells the size of the disk"), Err);
@@ -112,30 +112,31 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
             error.hint("segments of another disk are among them: put the image into a directory of its own")
         );
     }
-    facts.size_bytes = size;
-    facts.logical_sector_bytes = if sector.is_power_of_two() && sector >= 512 { sector } else { 0 };
+    metadata.size_bytes = size;
+    metadata.logical_sector_bytes = if sector.is_power_of_two() && sector >= 512 { sector } else { 0 };
     let bad = BadBlocks::from_unsorted(ranges.into_iter().map(|r| BadRange {
         start: (r.start * u64::from(sector)).min(size),
         end: (r.end * u64::from(sector)).min(size),
         ..r
     }));
-    let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
-    let about = About { bad, claims, facts, remarks, ..About::default() };
+    let stored_hashes =
+        hashes.into_iter().map(|(kind, value)| StoredHash::of_disk(size, kind, value)).collect();
+    let details = ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() };
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf { input, size, chunk, tables, kept, last: None, about };
+    let mut image = Ewf { input, size, chunk, tables, kept, last: None, details };
     image.look_at_tail(sector.into());
     image.refuse_encrypted()?;
     let held = image.held(chunks).saturating_mul(chunk).min(size);
     let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
     // Of what is not there nothing can be judged.
-    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
-    if !image.about.bad.is_empty() {
-        let unpack = |at, bytes: &mut Vec<u8>| image.unpacked(at, bytes);
-        let (bad, remark) = errors::judged(&image.about.bad, sector.into(), chunk, &unpack);
-        image.about.bad = bad;
-        image.about.remarks.push(remark);
+    lost.iter().for_each(|range| image.details.bad.replace(range.clone(), &[]));
+    if !image.details.bad.is_empty() {
+        let decompress = |at, bytes: &mut Vec<u8>| image.uncompressed(at, bytes);
+        let (bad, warning) = errors::judged(&image.details.bad, sector.into(), chunk, &decompress);
+        image.details.bad = bad;
+        image.details.warnings.push(warning);
     }
-    gaps.report(lost, false, &mut image.about);
+    gaps.report(lost, false, &mut image.details);
     Ok(Box::new(image))
 }
 
@@ -184,7 +185,7 @@ impl Ewf {
         chunk
             .checked_mul(self.chunk)
             .filter(|at| *at < self.size)
-            .is_none_or(|at| self.unpacked(at, &mut Vec::new()))
+            .is_none_or(|at| self.uncompressed(at, &mut Vec::new()))
     }
 
     /// Finds out how much the disk's last chunk holds, and what comes after the disk.
@@ -197,18 +198,18 @@ impl Ewf {
             return;
         }
         let wanted = self.size % self.chunk;
-        self.last = tail::note(&mut self.about, sector, codec, &stored, wanted, self.chunk);
+        self.last = tail::note(&mut self.details, sector, codec, &stored, wanted, self.chunk);
     }
 
     /// Refuses an image whose structures are sound and of whose chunks none is: X-Ways encrypts them, and no mark says so.
     fn refuse_encrypted(&self) -> Result<(), Error> {
         let count =
             self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
-        let step = count.div_ceil(MOST_TRIED).max(1);
+        let step = count.div_ceil(MAX_TRIED).max(1);
         let (mut tried, mut seen) = (0u32, [0u32; 256]);
         for chunk in (0..count).step_by(index(step)) {
             let Ok((file, compressed, at, len)) = self.place(chunk) else { continue };
-            if self.unpacked(chunk * self.chunk, &mut Vec::new()) {
+            if self.uncompressed(chunk * self.chunk, &mut Vec::new()) {
                 return Ok(());
             }
             let mut start = vec![0; index(len.min(4096))];
@@ -254,15 +255,16 @@ impl Ewf {
     }
 
     /// Whether the chunk around `offset` can be had; it is in `chunk` then.
-    fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
-        let Ok(Extent { origin: Origin::Packed(p), .. }) = self.map(offset) else { return false };
-        if p.len > 2 * crate::extent::LONGEST_CHUNK {
+    fn uncompressed(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+        let Ok(Extent { origin: Origin::Compressed(p), .. }) = self.map(offset) else { return false };
+        if p.len > 2 * crate::extent::MAX_CHUNK {
             return false;
         }
         let mut stored = vec![0; p.len as usize];
         chunk.clear();
-        chunk.resize(p.unpacked as usize, 0);
-        self.input.read_exact_at(p.file, &mut stored, p.at).is_ok() && unpack(p.codec, &stored, chunk).is_ok()
+        chunk.resize(p.uncompressed as usize, 0);
+        self.input.read_exact_at(p.file, &mut stored, p.at).is_ok()
+            && decompress(p.codec, &stored, chunk).is_ok()
     }
 
     /// Where the chunks of a table are: from it or, if it is damaged, from its copy.
@@ -313,31 +315,35 @@ impl Image for Ewf {
         let chunk = offset / self.chunk;
         let (file, compressed, at, len) = self.place(chunk)?;
         let disk = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.size);
-        let unpacked = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
+        let uncompressed = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
         let is_last = disk.end == self.size;
-        let unpacked = self.last.filter(|_| is_last).unwrap_or(unpacked);
+        let uncompressed = self.last.filter(|_| is_last).unwrap_or(uncompressed);
         let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
         // What is behind a chunk up to the next one is not its own.
-        let most = if compressed { 2 * unpacked + SURPLUS } else { unpacked + 4 };
+        let most = if compressed { 2 * uncompressed + SURPLUS } else { uncompressed + 4 };
         let len = u32::try_from(len).unwrap_or(u32::MAX).min(most);
-        let packed = Packed { file, at, len, skip: 0, unpacked, codec, sum: Sum::None };
-        Ok(Extent { disk, origin: Origin::Packed(packed) })
+        let compressed = CompressedChunk { file, at, len, skip: 0, uncompressed, codec, sum: Sum::None };
+        Ok(Extent { disk, origin: Origin::Compressed(compressed) })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         for table in &self.tables {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
                 if let Err(e) = self.read_chunks(table, at) {
                     report(Flaw::at(at, format!("a table is damaged: {e}")), "nothing if its copy is sound");
                 }
-                go_on()?;
+                check_cancelled()?;
             }
         }
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 

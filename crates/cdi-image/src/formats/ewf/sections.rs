@@ -4,14 +4,14 @@ use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
 
 use super::segments::Segment;
-use super::{HEADER, LONGEST_TEXT, MAGIC, MOST_ENTRIES, SECTION, Table, texts};
-use crate::badmap::{BadRange, MOST_RANGES, Status};
-use crate::codec::{Codec, adler32, expand};
-use crate::extent::{FileNo, LONGEST_CHUNK};
-use crate::facts::Facts;
+use super::{HEADER, MAGIC, MAX_ENTRIES, MAX_TEXT, SECTION, Table, texts};
+use crate::badmap::{BadRange, MAX_RANGES, Status};
 use crate::bytes::{flaw, le32, le64};
+use crate::codec::{Codec, adler32, expand};
+use crate::extent::{FileNo, MAX_CHUNK};
 use crate::input::Input;
-use crate::stored_hashes::{Kind, hex};
+use crate::metadata::Metadata;
+use crate::stored_hashes::{HashKind, hex};
 
 /// How long the section about the disk is.
 const LONG: u64 = 1052;
@@ -39,11 +39,11 @@ pub(super) struct Gathered {
     /// Whether a segment before this one has a gap: which chunks a table then lists is not known.
     after_gap: bool,
     pub media: Option<Media>,
-    pub facts: Facts,
+    pub metadata: Metadata,
     /// Of the whole disk.
-    pub hashes: Vec<(Kind, Vec<u8>)>,
+    pub hashes: Vec<(HashKind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 pub(super) struct Media {
@@ -185,16 +185,17 @@ impl Gathered {
             return;
         };
         if adler32(&bytes[..len]) != le32(&bytes, len) {
-            self.remarks.push("the hashes that the image holds are damaged".into());
+            self.warnings.push("the hashes that the image holds are damaged".into());
             return;
         }
         for (kind, name, value) in
-            [(Kind::Md5, "md5_stored", &bytes[..16]), (Kind::Sha1, "sha1_stored", &bytes[16..36])]
+            [(HashKind::Md5, "md5_stored", &bytes[..16]), (HashKind::Sha1, "sha1_stored", &bytes[16..36])]
         {
-            let is_there = value.iter().any(|b| *b != 0) && (kind == Kind::Md5 || section.name == "digest");
-            let first = !self.facts.more.contains_key(name);
+            let is_there =
+                value.iter().any(|b| *b != 0) && (kind == HashKind::Md5 || section.name == "digest");
+            let first = !self.metadata.more.contains_key(name);
             if is_there && first {
-                self.facts.more.insert(name.into(), hex(value).into());
+                self.metadata.more.insert(name.into(), hex(value).into());
                 self.hashes.push((kind, value.into()));
             }
         }
@@ -218,7 +219,7 @@ impl Gathered {
         if size.is_none() {
             return flaw(at, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
         }
-        if chunk == 0 || chunk > u64::from(LONGEST_CHUNK) {
+        if chunk == 0 || chunk > u64::from(MAX_CHUNK) {
             return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
         }
         let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
@@ -232,7 +233,7 @@ impl Gathered {
         if adler32(&head[..20]) != le32(&head, 20) {
             return flaw(at, "the checksum of a table's head is wrong");
         }
-        if count > MOST_ENTRIES {
+        if count > MAX_ENTRIES {
             return flaw(at, format!("a table of {count} chunks cannot be"));
         }
         let signed = self.media.as_ref().is_none_or(|media| !media.is_short);
@@ -267,7 +268,7 @@ impl Gathered {
         if adler32(&head[..516]) != le32(&head, 516) {
             return flaw(at, "the checksum of the list of read errors is wrong");
         }
-        if count > MOST_RANGES {
+        if count > MAX_RANGES {
             return flaw(at, format!("a list of {count} read errors is too long"));
         }
         let entries = input.bytes_of(section.file, at + 520, count * 8 + 4, "the list of read errors")?;
@@ -287,10 +288,10 @@ impl Gathered {
 
     /// The text of a header section: zlib, of UTF-16 in "header2".
     fn text(&self, input: &Input, section: &Section) -> Option<String> {
-        let len =
-            usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= LONGEST_TEXT)?;
-        let packed = input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
-        let bytes = expand(Codec::Zlib, &packed, LONGEST_TEXT)?;
+        let len = usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= MAX_TEXT)?;
+        let compressed =
+            input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
+        let bytes = expand(Codec::Zlib, &compressed, MAX_TEXT)?;
         if section.name == "header" {
             return Some(bytes.iter().map(|b| char::from(*b)).collect());
         }
@@ -302,15 +303,15 @@ impl Gathered {
         for (name, value) in texts::values(text) {
             let more = match name.as_str() {
                 "md" => {
-                    self.facts.model = Some(value);
+                    self.metadata.model = Some(value);
                     continue;
                 }
                 "sn" => {
-                    self.facts.serial = Some(value);
+                    self.metadata.serial = Some(value);
                     continue;
                 }
                 "t" => {
-                    self.facts.notes = vec![value];
+                    self.metadata.notes = vec![value];
                     continue;
                 }
                 "c" => "case_number",
@@ -322,7 +323,7 @@ impl Gathered {
                 "m" => "acquired",
                 _ => continue,
             };
-            self.facts.more.insert(more.into(), value.into());
+            self.metadata.more.insert(more.into(), value.into());
         }
     }
 }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use cdi_base::error::{Error, Kind};
 
 use crate::badmap::{BadBlocks, BadRange, Status};
-use crate::details::About;
+use crate::details::ImageDetails;
 use crate::extent::FileNo;
 use crate::input::Input;
 
 /// How many segments in a row may be missing before another one: a longer gap is taken for the end.
-const LONGEST_GAP: u32 = 1000;
+const MAX_GAP: u32 = 1000;
 /// How many names a warning lists.
-const MOST_NAMES: usize = 8;
+const MAX_NAMES: usize = 8;
 
 /// What was read of a segment.
 pub(crate) enum Segment {
@@ -73,10 +73,10 @@ pub(crate) fn walk(
         };
         // The next one that there is.
         let mut between = Vec::new();
-        let next = (number + 1..=number + LONGEST_GAP).map_while(|n| Some((n, name(input.path(), n)?)));
+        let next = (number + 1..=number + MAX_GAP).map_while(|n| Some((n, name(input.path(), n)?)));
         let mut found = None;
         for (n, path) in next {
-            match input.beside(&path) {
+            match input.sibling(&path) {
                 Ok(Some(file)) => {
                     found = Some((n, file));
                     break;
@@ -116,19 +116,19 @@ impl Gaps {
 
     /// Takes over into `about` that `lost` (ranges in bytes, in order) is lost, and which segments that is due to.
     /// `used` says whether segments after a gap could be used.
-    pub(crate) fn report(self, lost: Vec<std::ops::Range<u64>>, used: bool, about: &mut About) {
+    pub(crate) fn report(self, lost: Vec<std::ops::Range<u64>>, used: bool, details: &mut ImageDetails) {
         let Gaps { missing, damaged, later, has_last } = self;
         let is_whole = missing.is_empty() && damaged.is_empty();
-        about.incomplete = !is_whole && !has_last;
+        details.incomplete = !is_whole && !has_last;
         if !missing.is_empty() {
-            about.facts.more.insert("missing_segments".into(), missing.clone().into());
+            details.metadata.more.insert("missing_segments".into(), missing.clone().into());
             let verb = if missing.len() == 1 { "segment is" } else { "segments are" };
-            about.remarks.push(format!("{} {verb} missing or empty: {}", missing.len(), names(&missing)));
+            details.warnings.push(format!("{} {verb} missing or empty: {}", missing.len(), names(&missing)));
         }
         if !damaged.is_empty() {
             let list: Vec<String> = damaged.iter().map(|(name, _)| name.clone()).collect();
-            about.facts.more.insert("damaged_segments".into(), list.into());
-            about.remarks.extend(damaged.iter().map(|(name, e)| {
+            details.metadata.more.insert("damaged_segments".into(), list.into());
+            details.warnings.extend(damaged.iter().map(|(name, e)| {
                 format!(
                     "segment {name} is cut off or damaged ({}); nothing after that was read from it",
                     e.what
@@ -136,15 +136,15 @@ impl Gaps {
             }));
         }
         if !is_whole && !later.is_empty() && !used {
-            about.remarks.push(format!(
+            details.warnings.push(format!(
                 "the segments after that were left out: {}; nothing in them says which part of the disk they hold",
                 names(&later)
             ));
         }
         if !is_whole && !has_last {
             let note = "how many segments the image has is not known: its last one was not read";
-            about.facts.more.insert("segments_note".into(), note.into());
-            about.remarks.push(format!(
+            details.metadata.more.insert("segments_note".into(), note.into());
+            details.warnings.push(format!(
                 "{note}. It would hold the hashes and the list of read errors: sectors that the disk could not read \
                  may be among those that are zeros here"
             ));
@@ -152,23 +152,23 @@ impl Gaps {
         let bytes: u64 = lost.iter().map(|r| r.end - r.start).sum();
         if let Some(first) = lost.first() {
             let why = if is_whole { "the image's tables do not list" } else { "these files do not hold" };
-            about.remarks.push(format!(
+            details.warnings.push(format!(
                 "{why} {bytes} of the disk's {} bytes, from byte {} on; they count as bad",
-                about.facts.size_bytes, first.start
+                details.metadata.size_bytes, first.start
             ));
             // A hash of the whole disk says nothing about a part of it.
-            about.claims.clear();
+            details.stored_hashes.clear();
             let ranges = lost.iter().map(|r| BadRange::new(r.clone(), Status::Bad));
-            about.bad = BadBlocks::from_unsorted(about.bad.ranges().iter().copied().chain(ranges));
+            details.bad = BadBlocks::from_unsorted(details.bad.ranges().iter().copied().chain(ranges));
         }
-        about.lost = lost;
+        details.lost = lost;
     }
 }
 
 /// The first of these names, and how many more there are.
 fn names(all: &[String]) -> String {
-    let shown = all[..all.len().min(MOST_NAMES)].join(", ");
-    match all.len().saturating_sub(MOST_NAMES) {
+    let shown = all[..all.len().min(MAX_NAMES)].join(", ");
+    match all.len().saturating_sub(MAX_NAMES) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

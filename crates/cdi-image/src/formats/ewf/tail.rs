@@ -3,13 +3,13 @@
 use cdi_base::units::index;
 
 use crate::codec::{Codec, adler32, expand};
-use crate::details::About;
+use crate::details::ImageDetails;
 
 /// Looks at what the disk's last chunk, which is stored in `stored`, holds after the `wanted` bytes of the disk, and says so
 /// in `about`; stored hashes may cover it. `most` is the length of a whole chunk. Returns how many bytes the last chunk
 /// holds, if that is more than the disk has there.
 pub(crate) fn note(
-    about: &mut About,
+    details: &mut ImageDetails,
     sector: u64,
     codec: Codec,
     stored: &[u8],
@@ -21,9 +21,9 @@ pub(crate) fn note(
     if after.is_empty() {
         return None;
     }
-    about.remarks.push(remark(after.len(), sector));
-    about.facts.more.insert("bytes_after_disk".into(), after.len().into());
-    about.claims.iter_mut().for_each(|claim| claim.after = after.to_vec());
+    details.warnings.push(warning(after.len(), sector));
+    details.metadata.more.insert("bytes_after_disk".into(), after.len().into());
+    details.stored_hashes.iter_mut().for_each(|stored| stored.after = after.to_vec());
     u32::try_from(bytes.len()).ok().filter(|_| wanted > 0)
 }
 
@@ -46,7 +46,7 @@ fn whole(codec: Codec, stored: &[u8], wanted: u64, most: u64) -> Option<Vec<u8>>
 }
 
 /// The warning about so many bytes after the disk.
-fn remark(bytes: usize, sector: u64) -> String {
+fn warning(bytes: usize, sector: u64) -> String {
     format!(
         "the image holds {bytes} bytes after the last whole sector of {sector} bytes: its source was not whole sectors. They \
          are not part of the disk; stored hashes may cover them"

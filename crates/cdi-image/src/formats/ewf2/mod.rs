@@ -1,8 +1,8 @@
 //! EnCase 7's images (`.Ex01`): zlib, bzip2, pattern fill, the error table.
 //!
-//! Facts: "Expert Witness Compression Format 2 (EWF2)", the libewf project's documentation of the format; checked against
+//! Sources: "Expert Witness Compression Format 2 (EWF2)", the libewf project's documentation of the format; checked against
 //! images by libewf. All numbers are little-endian. A section's data come before its head; a segment is read from its end.
-//! The chunks' places are in tables; a chunk is packed, or bytes and their Adler-32, or eight bytes over and over.
+//! The chunks' places are in tables; a chunk is compressed, or bytes and their Adler-32, or eight bytes over and over.
 
 mod sections;
 
@@ -16,16 +16,16 @@ use cdi_base::units::index;
 use lru::LruCache;
 use sections::{Gathered, Media};
 
-use crate::bytes::{flaw, le32, le64};
 use super::ewf::errors::judged;
 use super::ewf::{segments, tail};
 use crate::badmap::{BadBlocks, BadRange};
-use crate::codec::{Codec, Sum, adler32, unpack};
-use crate::details::About;
-use crate::extent::{Extent, FileNo, Origin, Packed};
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::bytes::{flaw, le32, le64};
+use crate::codec::{Codec, Sum, adler32, decompress};
+use crate::details::ImageDetails;
+use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::stored_hashes::Claim;
+use crate::stored_hashes::StoredHash;
 
 /// EnCase 7's images.
 pub const FORMAT: Format = Format {
@@ -83,7 +83,7 @@ struct Ewf2 {
     kept: Mutex<LruCache<usize, Arc<[Chunk]>>>,
     /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
     last: Option<u32>,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -96,7 +96,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
         gathered.segment(&input, file, number, after_gap)
     })?;
-    let Gathered { tables, media, codec, mut facts, hashes, ranges, remarks, .. } = gathered;
+    let Gathered { tables, media, codec, mut metadata, hashes, ranges, warnings, .. } = gathered;
     if media.sectors == 0
         && let Some(error) = gaps.first_error(&input)
     {
@@ -108,29 +108,31 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         return flaw(0, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
     };
     let chunk = per_chunk.saturating_mul(sector);
-    if chunk == 0 || chunk > crate::extent::LONGEST_CHUNK.into() || chunk % 8 != 0 {
+    if chunk == 0 || chunk > crate::extent::MAX_CHUNK.into() || chunk % 8 != 0 {
         return flaw(0, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
     }
-    facts.size_bytes = size;
+    metadata.size_bytes = size;
     let is_usual = sector.is_power_of_two() && sector >= 512;
-    facts.logical_sector_bytes = u32::try_from(sector).ok().filter(|_| is_usual).unwrap_or(0);
+    metadata.logical_sector_bytes = u32::try_from(sector).ok().filter(|_| is_usual).unwrap_or(0);
     let bytes = |sectors: u64| sectors.saturating_mul(sector).min(size);
     let listed = ranges.iter().map(|r| BadRange { start: bytes(r.start), end: bytes(r.end), ..*r });
     let bad = BadBlocks::from_unsorted(listed);
-    let claims = hashes.into_iter().map(|(kind, value)| Claim::of_disk(size, kind, value)).collect();
+    let stored_hashes =
+        hashes.into_iter().map(|(kind, value)| StoredHash::of_disk(size, kind, value)).collect();
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let about = About { bad, claims, facts, remarks, ..About::default() };
-    let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, last: None, about };
+    let details = ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() };
+    let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, last: None, details };
     image.look_at_tail();
     let lost = image.not_listed();
     // Of what is not there nothing can be judged.
-    lost.iter().for_each(|range| image.about.bad.replace(range.clone(), &[]));
-    if !image.about.bad.is_empty() {
-        let (bad, remark) = judged(&image.about.bad, sector, chunk, &|at, bytes| image.unpacked(at, bytes));
-        image.about.bad = bad;
-        image.about.remarks.push(remark);
+    lost.iter().for_each(|range| image.details.bad.replace(range.clone(), &[]));
+    if !image.details.bad.is_empty() {
+        let (bad, warning) =
+            judged(&image.details.bad, sector, chunk, &|at, bytes| image.uncompressed(at, bytes));
+        image.details.bad = bad;
+        image.details.warnings.push(warning);
     }
-    gaps.report(lost, true, &mut image.about);
+    gaps.report(lost, true, &mut image.details);
     Ok(Box::new(image))
 }
 
@@ -180,12 +182,12 @@ impl Ewf2 {
     /// Finds out how much the disk's last chunk holds, and what comes after the disk.
     fn look_at_tail(&mut self) {
         let Ok((table, Chunk::Held { at, len, codec })) = self.find(self.size / self.chunk) else { return };
-        let mut stored = vec![0; len.min(2 * crate::extent::LONGEST_CHUNK) as usize];
+        let mut stored = vec![0; len.min(2 * crate::extent::MAX_CHUNK) as usize];
         if self.input.read_exact_at(table.file, &mut stored, at).is_err() {
             return;
         }
         let wanted = self.size % self.chunk;
-        self.last = tail::note(&mut self.about, self.media.sector, codec, &stored, wanted, self.chunk);
+        self.last = tail::note(&mut self.details, self.media.sector, codec, &stored, wanted, self.chunk);
     }
 
     /// The chunks of a table.
@@ -225,19 +227,19 @@ impl Ewf2 {
     }
 
     /// Whether the chunk around `offset` can be had; it is in `chunk` then.
-    fn unpacked(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+    fn uncompressed(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(extent) = self.map(offset) else { return false };
         chunk.clear();
         chunk.resize(index(extent.disk.end - extent.disk.start), 0);
         match extent.origin {
-            Origin::Packed(p) => {
-                chunk.resize(p.unpacked as usize, 0);
-                if p.len > 2 * crate::extent::LONGEST_CHUNK {
+            Origin::Compressed(p) => {
+                chunk.resize(p.uncompressed as usize, 0);
+                if p.len > 2 * crate::extent::MAX_CHUNK {
                     return false;
                 }
                 let mut stored = vec![0; p.len as usize];
                 self.input.read_exact_at(p.file, &mut stored, p.at).is_ok()
-                    && unpack(p.codec, &stored, chunk).is_ok()
+                    && decompress(p.codec, &stored, chunk).is_ok()
             }
             Origin::Fill(pattern) => {
                 chunk.chunks_mut(8).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
@@ -265,23 +267,35 @@ impl Image for Ewf2 {
                 Origin::Fill(pattern)
             }
             Chunk::Held { at, len, codec } => {
-                let unpacked = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
+                let uncompressed = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
                 let is_last = disk.end == self.size;
-                let unpacked = self.last.filter(|_| is_last).unwrap_or(unpacked);
+                let uncompressed = self.last.filter(|_| is_last).unwrap_or(uncompressed);
                 // What stands behind stored bytes is padding.
                 let len = match codec {
-                    Codec::Stored => len.min(unpacked),
-                    Codec::StoredAdler32 => len.min(unpacked + 4),
+                    Codec::Stored => len.min(uncompressed),
+                    Codec::StoredAdler32 => len.min(uncompressed + 4),
                     _ => len,
                 };
                 let sum = Sum::None;
-                Origin::Packed(Packed { file: table.file, at, len, skip: 0, unpacked, codec, sum })
+                Origin::Compressed(CompressedChunk {
+                    file: table.file,
+                    at,
+                    len,
+                    skip: 0,
+                    uncompressed,
+                    codec,
+                    sum,
+                })
             }
         };
         Ok(Extent { disk, origin })
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), go_on: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
         for (number, table) in self.tables.iter().enumerate() {
             if let Err(e) = self.chunks(number) {
                 report(
@@ -289,19 +303,19 @@ impl Image for Ewf2 {
                     "the chunks that it tells of",
                 );
             }
-            go_on()?;
+            check_cancelled()?;
         }
         let told = self.media.chunks;
         let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
-        if told != 0 && told != held && self.about.lost.is_empty() {
+        if told != 0 && told != held && self.details.lost.is_empty() {
             let what = format!("the image should have {told} chunks, and its tables tell of {held}");
             report(Flaw::at(0, what), "what is not told of");
         }
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }
 

@@ -4,27 +4,27 @@ use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
 
 use super::{MAGIC, Table};
-use crate::badmap::{BadRange, MOST_RANGES, Status};
+use crate::badmap::{BadRange, MAX_RANGES, Status};
+use crate::bytes::{flaw, le32, le64};
 use crate::codec::{Codec, adler32, expand};
 use crate::extent::FileNo;
-use crate::facts::Facts;
-use crate::bytes::{flaw, le32, le64};
 use crate::formats::ewf::segments::Segment;
 use crate::formats::ewf::texts;
 use crate::input::Input;
-use crate::stored_hashes::{Kind, hex};
+use crate::metadata::Metadata;
+use crate::stored_hashes::{HashKind, hex};
 
 /// The length of a segment's header, of a section's head, and of a table's.
 const HEADER: u64 = 32;
 const HEAD: u64 = 64;
 const TABLE_HEAD: usize = 32;
-/// How many sections a segment may have, and how long a text about the disk may be, packed or not, in bytes.
-const MOST_SECTIONS: usize = 1 << 20;
-const LONGEST_TEXT: usize = 1 << 20;
+/// How many sections a segment may have, and how long a text about the disk may be, compressed or not, in bytes.
+const MAX_SECTIONS: usize = 1 << 20;
+const MAX_TEXT: usize = 1 << 20;
 /// How many entries a table has at most.
-const MOST_ENTRIES: u32 = 1 << 20;
+const MAX_ENTRIES: u32 = 1 << 20;
 /// How many chunks a disk has at most: 2^63 bytes of 512 each.
-const MOST_CHUNKS: u64 = 1 << 54;
+const MAX_CHUNKS: u64 = 1 << 54;
 /// Kinds of sections.
 const DEVICE: u32 = 1;
 const CASE: u32 = 2;
@@ -68,11 +68,11 @@ pub(super) struct Gathered {
     /// The name of the set of segments.
     set: [u8; 16],
     pub media: Media,
-    pub facts: Facts,
+    pub metadata: Metadata,
     /// Of the whole disk.
-    pub hashes: Vec<(Kind, Vec<u8>)>,
+    pub hashes: Vec<(HashKind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Default for Gathered {
@@ -85,10 +85,10 @@ impl Default for Gathered {
             after_gap: false,
             set: [0; 16],
             media: Media::default(),
-            facts: Facts::default(),
+            metadata: Metadata::default(),
             hashes: Vec::new(),
             ranges: Vec::new(),
-            remarks: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -159,8 +159,8 @@ impl Gathered {
             SECTORS => self.sectors = section.at,
             TABLE => self.table(input, section)?,
             ERRORS => self.errors(input, section)?,
-            MD5 => self.hash(input, section, Kind::Md5, "md5_stored", 16),
-            SHA1 => self.hash(input, section, Kind::Sha1, "sha1_stored", 20),
+            MD5 => self.hash(input, section, HashKind::Md5, "md5_stored", 16),
+            SHA1 => self.hash(input, section, HashKind::Sha1, "sha1_stored", 20),
             _ => {}
         }
         Ok(())
@@ -174,8 +174,8 @@ impl Gathered {
         }
         let (first, count) = (le64(&head, 0), le32(&head, 8));
         // After a missing segment a table comes that tells where it goes on.
-        let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MOST_CHUNKS);
-        if count > MOST_ENTRIES || !fits {
+        let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MAX_CHUNKS);
+        if count > MAX_ENTRIES || !fits {
             return flaw(at, format!("a table of {count} chunks from chunk {first} on cannot be here"));
         }
         if count > 0 {
@@ -193,7 +193,7 @@ impl Gathered {
         if adler32(&head[..16]) != le32(&head, 16) {
             return flaw(at, "the checksum of the list of read errors is wrong");
         }
-        if count > MOST_RANGES {
+        if count > MAX_RANGES {
             return flaw(at, format!("a list of {count} read errors is too long"));
         }
         let at = at + TABLE_HEAD as u64;
@@ -211,22 +211,22 @@ impl Gathered {
     }
 
     /// Where a hash cannot be read there is none.
-    fn hash(&mut self, input: &Input, section: &Section, kind: Kind, name: &str, len: usize) {
+    fn hash(&mut self, input: &Input, section: &Section, kind: HashKind, name: &str, len: usize) {
         let Ok(bytes) = input.bytes_of(section.file, section.at, len + 4, "a hash") else { return };
         if adler32(&bytes[..len]) != le32(&bytes, len) {
-            self.remarks.push(format!("the {} that the image holds is damaged", kind.name()));
+            self.warnings.push(format!("the {} that the image holds is damaged", kind.name()));
             return;
         }
         let value = bytes[..len].to_vec();
-        self.facts.more.insert(name.into(), hex(&value).into());
+        self.metadata.more.insert(name.into(), hex(&value).into());
         self.hashes.push((kind, value));
     }
 
-    /// The text of a section: UTF-16, packed.
+    /// The text of a section: UTF-16, compressed.
     fn text(&self, input: &Input, section: &Section) -> Option<String> {
-        let len = usize::try_from(section.len).ok().filter(|l| *l <= LONGEST_TEXT)?;
-        let packed = input.bytes_of(section.file, section.at, len, "the text about the disk").ok()?;
-        texts::utf16(&expand(self.codec, &packed, LONGEST_TEXT)?)
+        let len = usize::try_from(section.len).ok().filter(|l| *l <= MAX_TEXT)?;
+        let compressed = input.bytes_of(section.file, section.at, len, "the text about the disk").ok()?;
+        texts::utf16(&expand(self.codec, &compressed, MAX_TEXT)?)
     }
 
     /// Takes in what a text says.
@@ -238,9 +238,9 @@ impl Gathered {
                 "bp" => self.media.sector = number(),
                 "sb" => self.media.per_chunk = number(),
                 "tb" => self.media.chunks = number(),
-                "md" => self.facts.model = Some(value),
-                "sn" => self.facts.serial = Some(value),
-                "nt" => self.facts.notes = vec![value],
+                "md" => self.metadata.model = Some(value),
+                "sn" => self.metadata.serial = Some(value),
+                "nt" => self.metadata.notes = vec![value],
                 _ => {
                     let name = match name.as_str() {
                         "lb" => "label",
@@ -253,7 +253,7 @@ impl Gathered {
                         "at" => "acquired",
                         _ => continue,
                     };
-                    self.facts.more.insert(name.into(), value.into());
+                    self.metadata.more.insert(name.into(), value.into());
                 }
             }
         }
@@ -298,7 +298,7 @@ fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Broken>
         if before == 0 {
             break;
         }
-        if found.len() > MOST_SECTIONS {
+        if found.len() > MAX_SECTIONS {
             return flaw(at, "too many sections");
         }
         at = before;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use cdi_base::error::Error;
 
+use crate::bytes::{be32, be64, flaw};
 use crate::extent::FileNo;
 use crate::formats::backing;
-use crate::bytes::{be32, be64, flaw};
 use crate::formats::chain::{Layer, deeper, find, missing};
 use crate::input::Input;
 
@@ -22,14 +22,14 @@ pub(super) fn data_file(
     input: &Input,
     file: FileNo,
     header_len: u64,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<FileNo, Error> {
     let Some(name) = extension(input, file, header_len, DATA_NAME)? else {
         return flaw(72, "the disk's bytes are in another file, and nothing names it");
     };
     let path = local(&name, "data file")?;
     let found = find(input, &path)?.ok_or_else(|| missing("the file that holds the disk's bytes", &path))?;
-    remarks.push(format!("the disk's bytes are in {}", input.path_of(found).display()));
+    warnings.push(format!("the disk's bytes are in {}", input.path_of(found).display()));
     Ok(found)
 }
 
@@ -69,7 +69,7 @@ pub(super) fn backing(
     header: &[u8],
     header_len: u64,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Box<dyn Layer>>, Error> {
     let (at, len) = (be64(header, 8), be32(header, 16));
     if at == 0 {
@@ -86,10 +86,10 @@ pub(super) fn backing(
     let path = input.path_of(found);
     let moved = told.file_name() != Some(told.as_os_str()) || path.file_name() != told.file_name();
     let named = if moved { format!(" (the image names it '{name}')") } else { String::new() };
-    remarks.push(format!("what the image does not have comes from {}{named}", path.display()));
+    warnings.push(format!("what the image does not have comes from {}{named}", path.display()));
     let format = extension(input, file, header_len, BACKING_FORMAT)?;
     let format = format.as_deref().map(String::from_utf8_lossy);
-    backing::open(input, found, format.as_deref(), depth, remarks).map(Some).map_err(|e| e.at(&path))
+    backing::open(input, found, format.as_deref(), depth, warnings).map(Some).map_err(|e| e.at(&path))
 }
 
 /// What an extension of the header says.

@@ -3,9 +3,9 @@
 use cdi_base::error::ReadError;
 
 use super::{COMPRESSED, COPIED, OFFSET, Qcow2};
-use crate::codec::Sum;
-use crate::extent::{Extent, Origin, Packed};
 use crate::bytes::be64;
+use crate::codec::Sum;
+use crate::extent::{CompressedChunk, Extent, Origin};
 use crate::formats::chain::{Layer, alike, cut, zeros};
 use crate::input::Input;
 
@@ -112,19 +112,19 @@ impl Qcow2 {
         let len = (sectors + 1) * 512 - place % 512;
         // It is counted in sectors; the last one may be cut off by the end of the file.
         let len = len.min(input.len_of(self.file).checked_sub(place).ok_or(corrupt)?);
-        let packed = Packed {
+        let compressed = CompressedChunk {
             file: self.file,
             at: place,
             len: u32::try_from(len).map_err(|_| corrupt)?,
             skip: 0,
-            unpacked: 1 << self.cluster_bits,
+            uncompressed: 1 << self.cluster_bits,
             codec: self.codec,
             sum: Sum::None,
         };
-        if packed.len == 0 {
+        if compressed.len == 0 {
             return Err(corrupt);
         }
-        Ok(Extent { disk, origin: Origin::Packed(packed) })
+        Ok(Extent { disk, origin: Origin::Compressed(compressed) })
     }
 
     fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {

@@ -1,7 +1,7 @@
 //! QEMU's disks (`.qcow2`), versions 2 and 3: zlib and zstd clusters, zeros, subclusters, backing files and external data
 //! files next to the image.
 //!
-//! Facts: QEMU's specification, docs/interop/qcow2.txt. All numbers are big-endian. Two levels of tables lead from a
+//! Sources: QEMU's specification, docs/interop/qcow2.txt. All numbers are big-endian. Two levels of tables lead from a
 //! cluster of the disk to one of the file. The disk is that of the active layer; internal snapshots are only listed.
 
 mod files;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use cdi_base::error::{Error, ReadError};
 use files::{backing, data_file};
 
-use crate::bytes::{be32, be64, flaw};
 use super::chain::Layer;
+use crate::bytes::{be32, be64, flaw};
 use crate::codec::Codec;
-use crate::details::About;
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo};
-use crate::facts::Facts;
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// QEMU's images.
 pub const FORMAT: Format = Format {
@@ -43,7 +43,7 @@ const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION: u64 = 1 << 3;
 const SUBCLUSTERS: u64 = 1 << 4;
-const MOST_SNAPSHOTS: u32 = 65_536;
+const MAX_SNAPSHOTS: u32 = 65_536;
 
 /// In an entry of the second table: this is its cluster, also where the offset is 0.
 const COPIED: u64 = 1 << 63;
@@ -68,30 +68,34 @@ pub(super) struct Qcow2 {
 struct Chain {
     input: Arc<Input>,
     top: Qcow2,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
-    let top = open_layer(&input, Input::MAIN, 0, &mut remarks)?;
-    let mut facts = Facts {
+    let mut warnings = Vec::new();
+    let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
+    let mut metadata = Metadata {
         size_bytes: top.size,
         logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Facts::default()
+        ..Metadata::default()
     };
     let snapshots = snapshots(&input);
     if !snapshots.is_empty() {
-        remarks.push(format!("the image has {} internal snapshots, which are not shown", snapshots.len()));
-        facts.more.insert("snapshots".into(), snapshots.into());
+        warnings.push(format!("the image has {} internal snapshots, which are not shown", snapshots.len()));
+        metadata.more.insert("snapshots".into(), snapshots.into());
     }
-    Ok(Box::new(Chain { input, top, about: About { facts, remarks, ..About::default() } }))
+    Ok(Box::new(Chain {
+        input,
+        top,
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
+    }))
 }
 
 pub(super) fn open_layer(
     input: &Input,
     file: FileNo,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Qcow2, Error> {
     let header = input.bytes_of(file, 0, 104, "the header")?;
     let version = be32(&header, 4);
@@ -108,7 +112,7 @@ pub(super) fn open_layer(
         return flaw(72, format!("the image needs features that this program does not know ({unknown:#x})"));
     }
     if features & CORRUPT != 0 {
-        remarks.push("the image is marked as damaged by the program that wrote it".into());
+        warnings.push("the image is marked as damaged by the program that wrote it".into());
     }
     let codec = if features & COMPRESSION != 0 {
         match input.bytes_of(file, 104, 1, "the compression type")?[0] {
@@ -138,15 +142,15 @@ pub(super) fn open_layer(
     if l1.checked_add(l1_len * 8).is_none_or(|end| end > input.len_of(file)) {
         return flaw(40, format!("the table at byte {l1} does not lie in the file"));
     }
-    let data = if features & DATA_FILE != 0 { data_file(input, file, header_len, remarks)? } else { file };
-    let backing = backing(input, file, &header, header_len, depth, remarks)?;
+    let data = if features & DATA_FILE != 0 { data_file(input, file, header_len, warnings)? } else { file };
+    let backing = backing(input, file, &header, header_len, depth, warnings)?;
     Ok(Qcow2 { file, data, size, cluster_bits, l1, l1_len, subclusters, codec, backing })
 }
 
 /// The names of the internal snapshots, as far as they can be read.
 fn snapshots(input: &Input) -> Vec<String> {
     let Ok(header) = input.bytes(60, 12, "the list of snapshots") else { return Vec::new() };
-    let (count, mut at) = (be32(&header, 0).min(MOST_SNAPSHOTS), be64(&header, 4));
+    let (count, mut at) = (be32(&header, 0).min(MAX_SNAPSHOTS), be64(&header, 4));
     let mut names = Vec::new();
     for _ in 0..count {
         let Ok(head) = input.bytes(at, 40, "a snapshot") else { break };
@@ -174,7 +178,7 @@ impl Image for Chain {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

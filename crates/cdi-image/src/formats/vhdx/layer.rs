@@ -6,8 +6,8 @@ use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::log::Overlay;
 use super::{MAGIC, SIGNED, crc32c_of};
-use crate::extent::{Extent, FileNo, Origin};
 use crate::bytes::{flaw, le32, le64};
+use crate::extent::{Extent, FileNo, Origin};
 use crate::formats::chain;
 use crate::formats::chain::{deeper, zeros};
 use crate::input::Input;
@@ -23,7 +23,7 @@ const MIB: u64 = 1 << 20;
 const LARGEST: u64 = 64 << 40;
 
 /// How many pairs of what tells the parent are read: the format has five.
-const MOST_PAIRS: usize = 64;
+const MAX_PAIRS: usize = 64;
 
 /// GUIDs, as they lie in the file.
 const BAT: [u8; 16] = guid(0x2DC2_7766, 0xF623, 0x4200, 0x9D64_115E_9BFD_4A08);
@@ -69,7 +69,7 @@ pub(crate) fn open(
     input: &Input,
     file: FileNo,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Layer, Error> {
     if input.bytes_of(file, 0, 8, "the header")? != MAGIC {
         return flaw(0, "this is not a VHDX image");
@@ -83,7 +83,7 @@ pub(crate) fn open(
         Overlay::of(input, file, at..end, &head[48..64])?
     };
     if !log.is_empty() {
-        remarks.push("the disk was not closed properly; what its log holds was read with it".into());
+        warnings.push("the disk was not closed properly; what its log holds was read with it".into());
     }
     let read = |at: u64, len: usize, what: &str| {
         let mut bytes = vec![0; len];
@@ -107,7 +107,7 @@ pub(crate) fn open(
         return flaw(table, what);
     }
     let parent = match &meta.parent {
-        Some(locator) => Some(Box::new(parent(input, locator, depth, remarks)?)),
+        Some(locator) => Some(Box::new(parent(input, locator, depth, warnings)?)),
         None => None,
     };
     if let Some(parent) = parent.as_ref().filter(|p| p.sector != sector) {
@@ -235,7 +235,7 @@ fn metadata(read: &Read<'_>, (at, len): (u64, u64)) -> Result<Metadata, Error> {
 }
 
 /// The parent: the first of the files that the locator names that is there, by its identity.
-fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>) -> Result<Layer, Error> {
+fn parent(input: &Input, locator: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
     let depth = deeper(depth)?;
     let count = locator.get(18..20).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
     let text = |at: u32, len: usize| {
@@ -243,7 +243,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
         let units = locator.get(at..at.checked_add(len)?)?.chunks_exact(2);
         Some(String::from_utf16_lossy(&units.map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>()))
     };
-    let entries = locator.get(20..).unwrap_or_default().chunks_exact(12).take(count.min(MOST_PAIRS));
+    let entries = locator.get(20..).unwrap_or_default().chunks_exact(12).take(count.min(MAX_PAIRS));
     let pairs: Vec<(String, String)> = entries
         .filter_map(|e| {
             let len = |at: usize| usize::from(u16::from_le_bytes([e[at], e[at + 1]]));
@@ -257,7 +257,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
     };
     let file = chain::parent(input, told.as_ref())?;
     let path = input.path_of(file);
-    let parent = open(input, file, depth, remarks).map_err(|e| e.at(&path))?;
+    let parent = open(input, file, depth, warnings).map_err(|e| e.at(&path))?;
     // As text: {83ed08c3-5b1b-4e8d-9f2a-...}, its parts as numbers.
     let named = ["parent_linkage", "parent_linkage2"].into_iter().filter_map(value);
     let is = text_of(&parent.name);
@@ -268,7 +268,7 @@ fn parent(input: &Input, locator: &[u8], depth: usize, remarks: &mut Vec<String>
             format!("'{name}' is not the disk that this is the difference to: its identity is another");
         return Err(Error::bad_image(what));
     }
-    remarks.push(format!("this is a difference; the rest comes from {}", path.display()));
+    warnings.push(format!("this is a difference; the rest comes from {}", path.display()));
     Ok(parent)
 }
 

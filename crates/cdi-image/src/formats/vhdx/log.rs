@@ -8,17 +8,17 @@ use cdi_base::error::{Error, ReadError};
 use cdi_base::units::index;
 
 use super::{SIGNED, crc32c_of};
-use crate::extent::FileNo;
 use crate::bytes::{flaw, le32, le64};
+use crate::extent::FileNo;
 use crate::input::Input;
 
 /// The sectors that a log consists of and speaks of, in bytes.
 const SECTOR: u64 = 4096;
 const SECTOR_LEN: usize = 4096;
 /// The longest log that is read, in bytes. Windows makes them 1 MiB.
-const LONGEST: u64 = 8 << 20;
+const MAX_LEN: u64 = 8 << 20;
 /// How often, all in all, a log is read over to find what counts.
-const MOST_READ: u64 = 64;
+const MAX_READ: u64 = 64;
 /// The length of an entry's head, and of a descriptor.
 const HEAD: usize = 64;
 const DESCRIPTOR: usize = 32;
@@ -71,14 +71,14 @@ impl Overlay {
     /// What the log at `place` of the file holds for the image whose head has the name `guid`.
     pub(super) fn of(input: &Input, file: FileNo, place: Range<u64>, guid: &[u8]) -> Result<Overlay, Error> {
         let len = place.end - place.start;
-        if len > LONGEST || !len.is_multiple_of(SECTOR) || len == 0 {
+        if len > MAX_LEN || !len.is_multiple_of(SECTOR) || len == 0 {
             return flaw(place.start, format!("a log of {len} bytes is not read"));
         }
         let log = input.bytes_of(file, place.start, index(len), "the log")?;
         // The newest run of entries, one behind the other: it ends with the highest number.
         let mut newest: Vec<Entry> = Vec::new();
         // Each sector may claim to begin an entry; a sound log is read a few times over at most.
-        let mut left = MOST_READ * len;
+        let mut left = MAX_READ * len;
         let mut entry = |start| {
             left = left.saturating_sub(claimed(&log, start));
             if left > 0 { entry(&log, start, guid) } else { None }

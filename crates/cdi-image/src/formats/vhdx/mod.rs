@@ -1,6 +1,6 @@
 //! Hyper-V's disks (`.vhdx`): fixed, dynamic, and differencing with their parents.
 //!
-//! Facts: "[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format" (Microsoft). All numbers are little-endian. Two heads, of
+//! Sources: "[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format" (Microsoft). All numbers are little-endian. Two heads, of
 //! which the newer counts; two tables of regions; a region of metadata and one of block entries. A log may hold what was
 //! to be written to these.
 
@@ -15,11 +15,11 @@ use layer::Layer;
 pub(super) use layer::open as open_layer;
 
 use super::chain::Layer as _;
-use crate::details::About;
+use crate::details::ImageDetails;
 use crate::extent::Extent;
-use crate::facts::Facts;
-use crate::image::{Format, GoOn, Image, OpenOptions};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// VHDX images.
 pub const FORMAT: Format = Format {
@@ -48,19 +48,19 @@ fn crc32c_of(bytes: &[u8], at: usize) -> u32 {
 struct Vhdx {
     input: Arc<Input>,
     top: Layer,
-    about: About,
+    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
-    let top = layer::open(&input, Input::MAIN, 0, &mut remarks)?;
-    let facts = Facts {
+    let mut warnings = Vec::new();
+    let top = layer::open(&input, Input::MAIN, 0, &mut warnings)?;
+    let metadata = Metadata {
         size_bytes: top.size,
         logical_sector_bytes: options.sector_size.unwrap_or(top.sector),
         physical_sector_bytes: top.physical_sector,
-        ..Facts::default()
+        ..Metadata::default()
     };
-    Ok(Box::new(Vhdx { input, top, about: About { facts, remarks, ..About::default() } }))
+    Ok(Box::new(Vhdx { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
 }
 
 impl Image for Vhdx {
@@ -72,12 +72,12 @@ impl Image for Vhdx {
         self.top.map(&self.input, offset, self.top.size)
     }
 
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), _: &mut GoOn<'_>) -> Result<(), Error> {
+    fn check(&self, report: &mut dyn FnMut(Flaw, &str), _: &mut CheckCancelled<'_>) -> Result<(), Error> {
         self.top.check(&self.input, report);
         Ok(())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

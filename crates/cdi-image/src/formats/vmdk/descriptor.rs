@@ -20,7 +20,7 @@ pub(super) fn is_one(start: &[u8]) -> bool {
 /// How much of a file tells whether it is one, in bytes.
 pub(super) const TELLING: usize = FIRST_LINE.len();
 /// How many extents a disk may have: 64 TiB of 2 GiB each, and as many again.
-const MOST_EXTENTS: usize = 1 << 16;
+const MAX_EXTENTS: usize = 1 << 16;
 
 /// The name of a file: as it is in the text, and what it means in the encoding that the text says it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Descriptor, String> {
         }
         if let Some(extent) = extent(line, encoding) {
             told.extents.push(extent.map_err(|e| fail(&e))?);
-            if told.extents.len() > MOST_EXTENTS {
+            if told.extents.len() > MAX_EXTENTS {
                 return Err(fail("too many extents"));
             }
             continue;

@@ -1,6 +1,6 @@
 //! VMware's disks (`.vmdk`): sparse, stream optimised, flat, split into extents beside the image, with parents.
 //!
-//! Facts: "Virtual Disk Format 5.0" (VMware, 2011), qemu's reader, and images by qemu-img and VMware. All numbers are
+//! Sources: "Virtual Disk Format 5.0" (VMware, 2011), qemu's reader, and images by qemu-img and VMware. All numbers are
 //! little-endian, and count sectors of 512 bytes. A text, by itself or in a sparse file, lists the extents.
 
 mod descriptor;
@@ -14,14 +14,14 @@ use cdi_base::units::{SECTOR, index};
 use descriptor::{Descriptor, Kind, Line, Name, TELLING};
 use sparse::Sparse;
 
-use crate::bytes::flaw;
 use super::chain;
 use super::chain::{Layer as _, cut, deeper, zeros};
-use crate::details::About;
+use crate::bytes::flaw;
+use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::facts::Facts;
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// VMware's images.
 pub const FORMAT: Format = Format {
@@ -39,12 +39,12 @@ pub const FORMAT: Format = Format {
 };
 
 /// The longest descriptor that is read, in bytes.
-const LONGEST: u64 = 2 << 20;
+const MAX_LEN: u64 = 2 << 20;
 
 struct Vmdk {
     input: Arc<Input>,
     top: Layer,
-    about: About,
+    details: ImageDetails,
 }
 
 /// One disk of a chain.
@@ -63,22 +63,22 @@ enum Place {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let mut remarks = Vec::new();
-    let top = open_layer(&input, Input::MAIN, 0, &mut remarks)?;
-    let mut facts = Facts {
+    let mut warnings = Vec::new();
+    let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
+    let mut metadata = Metadata {
         size_bytes: top.size(),
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
-        ..Facts::default()
+        ..Metadata::default()
     };
-    facts.more.insert("vmdk_type".into(), top.kind.clone().into());
-    Ok(Box::new(Vmdk { input, top, about: About { facts, remarks, ..About::default() } }))
+    metadata.more.insert("vmdk_type".into(), top.kind.clone().into());
+    Ok(Box::new(Vmdk { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
 }
 
 pub(super) fn open_layer(
     input: &Input,
     file: FileNo,
     depth: usize,
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Layer, Error> {
     let is_text = input.bytes_of(file, 0, TELLING, "the header").is_ok_and(|b| descriptor::is_one(&b));
     let own = if is_text { None } else { Some(Sparse::open(input, file)?) };
@@ -86,7 +86,7 @@ pub(super) fn open_layer(
         None => (0, input.len_of(file)),
         Some(sparse) => sparse.descriptor.ok_or_else(one_of_many)?,
     };
-    if len > LONGEST {
+    if len > MAX_LEN {
         return flaw(at, format!("a descriptor of {len} bytes is too long"));
     }
     let text = input.bytes_of(file, at, index(len), "the descriptor")?;
@@ -127,13 +127,13 @@ pub(super) fn open_layer(
         Some((content, name)) => {
             let file = find(input, &name, "the parent of this differencing image")?;
             let path = input.path_of(file);
-            let parent = open_layer(input, file, deeper(depth)?, remarks).map_err(|e| e.at(&path))?;
+            let parent = open_layer(input, file, deeper(depth)?, warnings).map_err(|e| e.at(&path))?;
             if parent.content != Some(content) {
                 let what =
                     format!("'{name}' was changed since this difference to it was made: its CID is another");
                 return Err(Error::bad_image(what));
             }
-            remarks.push(format!("this is a difference; the rest comes from {}", path.display()));
+            warnings.push(format!("this is a difference; the rest comes from {}", path.display()));
             Some(Box::new(parent))
         }
     };
@@ -224,7 +224,7 @@ impl Image for Vmdk {
         self.top.map(&self.input, offset, self.top.size())
     }
 
-    fn about(&self) -> &About {
-        &self.about
+    fn details(&self) -> &ImageDetails {
+        &self.details
     }
 }

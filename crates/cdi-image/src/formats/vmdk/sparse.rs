@@ -4,9 +4,9 @@
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 
-use crate::codec::{Codec, Sum};
-use crate::extent::{Extent, FileNo, LONGEST_CHUNK, Origin, Packed};
 use crate::bytes::{flaw, le32, le64};
+use crate::codec::{Codec, Sum};
+use crate::extent::{CompressedChunk, Extent, FileNo, MAX_CHUNK, Origin};
 use crate::formats::chain::{alike, zeros};
 use crate::input::Input;
 
@@ -73,7 +73,7 @@ impl Sparse {
         if len == 0 || i64::try_from(len).is_err() {
             return flaw(12, format!("an extent of {len} bytes cannot be"));
         }
-        if !grain.is_power_of_two() || !(u64::from(SECTOR)..=LONGEST_CHUNK.into()).contains(&grain) {
+        if !grain.is_power_of_two() || !(u64::from(SECTOR)..=MAX_CHUNK.into()).contains(&grain) {
             return flaw(20, format!("grains of {grain} bytes cannot be"));
         }
         if !(1..=1 << 20).contains(&per_table) {
@@ -243,15 +243,16 @@ impl Sparse {
             return Err(corrupt);
         }
         let len = le32(&head, head_len - 4);
-        let unpacked = u32::try_from(disk.end - disk.start).map_err(|_| corrupt)?;
-        if len == 0 || len > 2 * LONGEST_CHUNK {
+        let uncompressed = u32::try_from(disk.end - disk.start).map_err(|_| corrupt)?;
+        if len == 0 || len > 2 * MAX_CHUNK {
             return Err(corrupt);
         }
-        // Of the last grain some writers pack all, though the disk ends in it.
+        // Of the last grain some writers compress all, though the disk ends in it.
         let whole = disk.end - disk.start == self.grain;
         let codec = if whole { Codec::ZlibPadded } else { Codec::ZlibUnended };
         let at = at + head_len as u64;
-        let packed = Packed { file: self.file, at, len, skip: 0, unpacked, codec, sum: Sum::None };
-        Ok(Extent { disk, origin: Origin::Packed(packed) })
+        let compressed =
+            CompressedChunk { file: self.file, at, len, skip: 0, uncompressed, codec, sum: Sum::None };
+        Ok(Extent { disk, origin: Origin::Compressed(compressed) })
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The facts of an image. In a `.cdimg` they are a JSON object with these names; names that a reader does not
+/// The metadata of an image. In a `.cdimg` they are a JSON object with these names; names that a reader does not
 /// know are kept in `more`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct Metadata {
     /// The size of the disk in bytes.
     #[serde(default)]
     pub size_bytes: u64,
@@ -38,9 +38,9 @@ pub struct Facts {
     /// The program that made it, with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// BLAKE3 of the stored view (docs/FORMAT.md, "Hashes"), in hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blake3_stored: Option<String>,
+    /// BLAKE3 of what was rescued (docs/FORMAT.md, "Hashes"), in hex.
+    #[serde(default, alias = "blake3_stored", skip_serializing_if = "Option::is_none")]
+    pub blake3_rescued: Option<String>,
     /// SHA-256 of the disk with zeros where nothing could be read, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256_zero_filled: Option<String>,
@@ -84,11 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_facts_are_kept() {
-        let facts: Facts =
+    fn unknown_metadata_are_kept() {
+        let metadata: Metadata =
             serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
-        assert_eq!(facts.more["wwn"], "0x5000");
-        let text = serde_json::to_string(&facts).unwrap();
-        assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);
+        assert_eq!(metadata.more["wwn"], "0x5000");
+        let text = serde_json::to_string(&metadata).unwrap();
+        assert_eq!(serde_json::from_str::<Metadata>(&text).unwrap(), metadata);
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers do: read a part of the disk, and pack its chunks.
+//! What the workers do: read a part of the disk, and compress its chunks.
 
 use std::io;
 use std::num::NonZero;
@@ -9,7 +9,7 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::RawEntry;
-use cdi_image::codec::{Codec, Packer};
+use cdi_image::codec::{Codec, Compressor};
 use cdi_image::disk::Disk;
 use lru::LruCache;
 
@@ -31,7 +31,7 @@ pub(super) struct Shared {
     /// Chunks that are in the image or, without an entry, on their way there.
     known: Mutex<LruCache<Name, Option<RawEntry>>>,
     spare: Mutex<Vec<Buffer>>,
-    spare_packed: Mutex<Vec<Vec<u8>>>,
+    spare_compressed: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What became of a part of the disk.
@@ -51,8 +51,8 @@ pub(super) enum Part {
 pub(super) struct Bytes {
     pub start: u64,
     pub raw: Buffer,
-    /// What of them is packed, one piece behind the other.
-    pub packed: Vec<u8>,
+    /// What of them is compressed, one piece behind the other.
+    pub compressed: Vec<u8>,
     /// In order; together they are `raw`. None is in two chunks.
     pub pieces: Vec<Piece>,
 }
@@ -64,8 +64,8 @@ pub(super) struct Piece {
 
 pub(super) enum How {
     Fill([u8; 8]),
-    /// As a codec made it: a part of what is packed.
-    Packed(Name, Codec, Range<usize>),
+    /// As a codec made it: a part of what is compressed.
+    CompressedChunk(Name, Codec, Range<usize>),
     /// Better left as it is.
     Stored(Name),
     /// The same as another, which comes earlier or is on its way.
@@ -77,7 +77,7 @@ pub(super) enum How {
 impl Shared {
     pub(super) fn new(options: Options) -> Shared {
         let known = Mutex::new(LruCache::new(REMEMBERED));
-        Shared { options, known, spare: Mutex::default(), spare_packed: Mutex::default() }
+        Shared { options, known, spare: Mutex::default(), spare_compressed: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Name, Option<RawEntry>>> {
@@ -106,9 +106,9 @@ impl Shared {
     }
 
     /// The memory of bytes that have been written.
-    pub(super) fn give_back(&self, raw: Buffer, packed: Vec<u8>) {
+    pub(super) fn give_back(&self, raw: Buffer, compressed: Vec<u8>) {
         keep(&self.spare, raw);
-        keep(&self.spare_packed, packed);
+        keep(&self.spare_compressed, compressed);
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn work(
     source: &Disk,
     geometry: Geometry,
     shared: &Shared,
-    packer: &mut Option<Packer>,
+    compressor: &mut Option<Compressor>,
     job: Job,
 ) -> Done {
     match job {
@@ -144,7 +144,7 @@ pub(super) fn work(
                 at = run.end;
                 read_run(source, shared, run, &mut |range, got| {
                     parts.push(match got {
-                        Ok(raw) => Part::Bytes(pack(geometry, shared, packer, range.start, raw)),
+                        Ok(raw) => Part::Bytes(compress(geometry, shared, compressor, range.start, raw)),
                         Err(e) => Part::Missing { disk: range, failed: Some(e) },
                     });
                 });
@@ -214,16 +214,16 @@ fn read_run(
     }
 }
 
-/// Packs bytes of the disk, chunk by chunk.
-pub(super) fn pack(
+/// Compresses bytes of the disk, chunk by chunk.
+pub(super) fn compress(
     geometry: Geometry,
     shared: &Shared,
-    packer: &mut Option<Packer>,
+    compressor: &mut Option<Compressor>,
     start: u64,
     raw: Buffer,
 ) -> Bytes {
-    let mut packed = take(&shared.spare_packed);
-    packed.clear();
+    let mut compressed = take(&shared.spare_compressed);
+    compressed.clear();
     let mut pieces: Vec<Piece> = Vec::new();
     let mut at = 0;
     while at < raw.len() {
@@ -231,7 +231,7 @@ pub(super) fn pack(
         let chunk = geometry.bytes(geometry.chunk_of(offset), 1);
         let piece = &raw[at..raw.len().min(at + index(chunk.end - offset))];
         at += piece.len();
-        let how = pack_piece(shared, packer, offset, piece, &mut packed);
+        let how = compress_piece(shared, compressor, offset, piece, &mut compressed);
         match (&how, pieces.last_mut()) {
             (How::Fill(pattern), Some(Piece { len, how: How::Fill(before) })) if pattern == before => {
                 *len += piece.len();
@@ -239,15 +239,15 @@ pub(super) fn pack(
             _ => pieces.push(Piece { len: piece.len(), how }),
         }
     }
-    Bytes { start, raw, packed, pieces }
+    Bytes { start, raw, compressed, pieces }
 }
 
-fn pack_piece(
+fn compress_piece(
     shared: &Shared,
-    packer: &mut Option<Packer>,
+    compressor: &mut Option<Compressor>,
     offset: u64,
     piece: &[u8],
-    packed: &mut Vec<u8>,
+    compressed: &mut Vec<u8>,
 ) -> How {
     if let Some(pattern) = pattern_of(piece).filter(|_| offset.is_multiple_of(8)) {
         return How::Fill(pattern);
@@ -256,25 +256,25 @@ fn pack_piece(
     if shared.is_known(&name) {
         return How::Same(name);
     }
-    let from = packed.len();
-    match pack_into(&shared.options, packer, piece, packed) {
-        Ok(Some(codec)) => How::Packed(name, codec, from..packed.len()),
+    let from = compressed.len();
+    match compress_into(&shared.options, compressor, piece, compressed) {
+        Ok(Some(codec)) => How::CompressedChunk(name, codec, from..compressed.len()),
         Ok(None) => How::Stored(name),
         Err(e) => How::Failed(e),
     }
 }
 
-/// Packs `piece` to the end of `packed`. None, and nothing there, if it is better stored.
-pub(super) fn pack_into(
+/// Compresses `piece` to the end of `compressed`. None, and nothing there, if it is better stored.
+pub(super) fn compress_into(
     options: &Options,
-    packer: &mut Option<Packer>,
+    compressor: &mut Option<Compressor>,
     piece: &[u8],
-    packed: &mut Vec<u8>,
+    compressed: &mut Vec<u8>,
 ) -> io::Result<Option<Codec>> {
-    if packer.is_none() {
-        *packer = Some(Packer::new(options.codec, options.level)?);
+    if compressor.is_none() {
+        *compressor = Some(Compressor::new(options.codec, options.level)?);
     }
-    packer.as_mut().map_or(Ok(None), |packer| packer.pack_to(piece, packed))
+    compressor.as_mut().map_or(Ok(None), |compressor| compressor.compress_to(piece, compressed))
 }
 
 /// The eight bytes that `raw` is made of, if it is.

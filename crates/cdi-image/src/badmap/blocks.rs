@@ -86,7 +86,7 @@ impl Blocks {
         }
     }
 
-    /// The map of a disk of `size` bytes, and remarks.
+    /// The map of a disk of `size` bytes, and warnings.
     pub(super) fn map(self, size: u64) -> (BadBlocks, Vec<String>) {
         match self {
             Blocks::Any { unfinished, finished } => settled(unfinished, finished, size),
@@ -103,16 +103,16 @@ impl Blocks {
                     gap_bytes += r.len();
                     r.tries = 0;
                 }
-                (BadBlocks::from_ordered(ranges), gap_remark(gap_bytes).into_iter().collect())
+                (BadBlocks::from_ordered(ranges), gap_warning(gap_bytes).into_iter().collect())
             }
         }
     }
 }
 
-fn gap_remark(bytes: u64) -> Option<String> {
+fn gap_warning(bytes: u64) -> Option<String> {
     let size = human(bytes);
-    let remark = format!("the mapfile does not speak of {size} of the disk; they count as non-tried");
-    (bytes > 0).then_some(remark)
+    let warning = format!("the mapfile does not speak of {size} of the disk; they count as non-tried");
+    (bytes > 0).then_some(warning)
 }
 
 /// Makes room for one more, step by step: a list that doubles would take twice the memory that is needed.
@@ -167,16 +167,16 @@ fn settled(
         gaps.push(BadRange::new(covered..size, Status::NonTried));
         gap_bytes += size - covered;
     }
-    let mut remarks: Vec<String> = gap_remark(gap_bytes).into_iter().collect();
+    let mut warnings: Vec<String> = gap_warning(gap_bytes).into_iter().collect();
     if contradiction {
-        remarks.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
+        warnings.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
     }
     drop(finished);
     unfinished.retain(|b| b.start < size);
     unfinished.iter_mut().for_each(|b| b.end = b.end.min(size));
     unfinished.reserve_exact(gaps.len());
     unfinished.append(&mut gaps);
-    (BadBlocks::from_vec(unfinished), remarks)
+    (BadBlocks::from_vec(unfinished), warnings)
 }
 
 #[cfg(test)]

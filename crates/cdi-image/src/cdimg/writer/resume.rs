@@ -3,18 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::units::index;
 use zerocopy::byteorder::little_endian::U32;
 
-use super::layout::*;
-use super::nodes::CachedNodes;
-use super::reader::{TakenIn, take_in};
-use super::record;
-use super::scan::{Step, Told, Walk};
-use super::store::Store;
-use super::superblock::{is_sound_in, superblocks};
-use super::writer::{MOST_HELD, Writer};
+use super::super::layout::*;
+use super::super::nodes::CachedNodes;
+use super::super::reader::{TakenIn, take_in};
+use super::super::record;
+use super::super::scan::{ReplayedState, Step, Walk};
+use super::super::store::Store;
+use super::super::superblock::{is_sound_in, superblocks};
+use super::{MAX_HELD, Writer};
 use crate::input::Input;
 
 impl Writer {
@@ -30,35 +31,34 @@ impl Writer {
         let slot = index(taken.superblock.generation.get() % 2);
         if !superblocks(input)[slot].1.is_some_and(|s| is_sound_in(slot, &s)) {
             let what = "the newest superblock is damaged: it is not gone on with";
-            return Err(Error::bad_image(what).at(path).hint("'cdi repair' makes a sound image of it"));
+            return Err(Error::bad_image(what).at(path).hint(Advice::Repair));
         }
         if taken.superblock.state == STATE_ACQUIRING {
             take_in_behind(input, &nodes, &mut taken)?;
             if taken.end < input.len() {
                 let len = input.len() - taken.end;
-                taken.remarks.push(format!("{len} bytes at the end that are no whole record were cut off"));
+                taken.warnings.push(format!("{len} bytes at the end that are no whole record were cut off"));
             }
         }
-        let TakenIn { mut superblock, told, map_written, end, epoch, remarks, .. } = taken;
+        let TakenIn { mut superblock, told, map_written, end, epoch, warnings, .. } = taken;
         superblock.state = STATE_ACQUIRING;
         superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
-            Error::bad_image("it was gone on with too often").at(path).hint("'cdi compact' makes it new")
+            Error::bad_image("it was gone on with too often").at(path).hint(Advice::Compact)
         })?);
-        let Told { index, bad, mut facts } = told;
+        let ReplayedState { index, bad, mut metadata } = told;
         // From now on they are those of something else.
-        let earlier = (facts.blake3_stored.take(), facts.sha256_zero_filled.take());
+        let earlier = (metadata.blake3_rescued.take(), metadata.sha256_zero_filled.take());
         let mut writer = Writer {
             index,
             bad,
             map_written,
-            end,
             earlier_hashes: earlier.0.zip(earlier.1),
-            ..Writer::of(store, path, superblock, facts)
+            ..Writer::of(store, path, superblock, metadata, end)
         };
-        writer.store.cut(end).map_err(|e| writer.io_error("the image cannot be cut off", e))?;
-        writer.sync()?;
+        writer.out.cut()?;
+        writer.out.sync()?;
         writer.checkpoint()?;
-        Ok((writer, remarks))
+        Ok((writer, warnings))
     }
 }
 
@@ -69,7 +69,7 @@ fn take_in_behind(input: &Input, nodes: &CachedNodes, into: &mut TakenIn) -> Res
     let mut taken = 0;
     while let Some(step) = walk.step()? {
         let Step::Header(at, header) = step else { continue };
-        if header.epoch.get() < into.epoch || into.told.index.held() > MOST_HELD {
+        if header.epoch.get() < into.epoch || into.told.index.held() > MAX_HELD {
             continue;
         }
         let Some(record) = record::with_payload(input, at, header)? else { continue };
@@ -80,7 +80,7 @@ fn take_in_behind(input: &Input, nodes: &CachedNodes, into: &mut TakenIn) -> Res
         (into.end, into.epoch) = (header.next(at).min(input.len()), header.epoch.get());
     }
     if taken > 0 {
-        into.remarks.push(format!("{taken} records behind a damaged part were taken in"));
+        into.warnings.push(format!("{taken} records behind a damaged part were taken in"));
     }
     Ok(())
 }

@@ -1,0 +1,205 @@
+//! Reads the file that says which blocks are what: ddrescue's mapfile, or HDDSuperClone's log, whichever it is.
+
+use std::path::Path;
+
+use cdi_base::error::Error;
+
+use super::listed::{Listed, parse_number};
+use super::{BadBlocks, ddrescue, superclone};
+use crate::text::lines::each_line;
+
+/// Reads the mapfile, or HDDSuperClone's log, at `path`. [`Kind::BadImage`](cdi_base::error::Kind::BadImage) names the line
+/// if it is neither.
+pub fn read(path: &Path) -> Result<Listed, Error> {
+    let mut reader = Reader::default();
+    each_line(path, "the mapfile", &mut |_, line| reader.line(line))?;
+    reader.finish().map_err(|e| Error::bad_image(e).at(path))
+}
+
+/// Reads the map at `path` of a disk that is there and has `size` bytes. A map that calls more than that finished is of
+/// another disk, which is an error.
+pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
+    let listed = read(path)?;
+    if listed.finished_end > size {
+        let what = format!(
+            "a finished block ends at byte {}, and the disk has {size}: this map is of another disk",
+            listed.finished_end
+        );
+        return Err(Error::bad_image(what).at(path));
+    }
+    Ok(listed.map(size, sector))
+}
+
+/// Reads a mapfile or a log, line by line. Which it is, the second line tells that is no comment: those of a log have five
+/// words.
+#[derive(Default)]
+struct Reader {
+    first: Option<String>,
+    log: Option<bool>,
+    superclone: superclone::Log,
+    listed: Listed,
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        if self.log != Some(false) && self.superclone.comment(line) {
+            return Ok(());
+        }
+        let mut words = [""; 6];
+        let mut count = 0;
+        for word in line.split('#').next().unwrap_or("").split_ascii_whitespace().take(words.len()) {
+            words[count] = word;
+            count += 1;
+        }
+        let words = &words[..count];
+        if words.is_empty() {
+            return Ok(());
+        }
+        match (self.log, &self.first) {
+            (Some(true), _) => self.superclone.block(words, &mut self.listed),
+            (Some(false), _) => ddrescue::block(words, &mut self.listed),
+            (None, None) => {
+                if words.len() == 5 {
+                    return Err(superclone::DOMAIN.into());
+                }
+                self.first = Some(words.join(" "));
+                // That of a log has two numbers.
+                let numbers = words.len() == 2 && words.iter().all(|w| parse_number(w).is_some());
+                if numbers { Ok(()) } else { ddrescue::status_line(words) }
+            }
+            (None, Some(first)) => {
+                let log =
+                    words.len() == 5 || ddrescue::status_line(&first.split(' ').collect::<Vec<_>>()).is_err();
+                self.log = Some(log);
+                if log {
+                    self.superclone.block(words, &mut self.listed)
+                } else {
+                    ddrescue::block(words, &mut self.listed)
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Listed, String> {
+        match (self.first, self.log) {
+            (None, _) => Err("this is not a ddrescue mapfile: it has no status line".into()),
+            (Some(first), None) => {
+                ddrescue::status_line(&first.split(' ').collect::<Vec<_>>()).map(|()| self.listed)
+            }
+            _ => Ok(self.listed),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::listed::End;
+    use super::super::mapfile::Mapfile;
+    use super::super::{BadRange, Status};
+    use super::*;
+
+    /// What is in a text, or what is wrong in which line.
+    pub(crate) fn parse(text: &str) -> Result<Listed, String> {
+        let mut reader = Reader::default();
+        crate::text::lines::each_of(text.as_bytes(), &mut |_, line| reader.line(line)).unwrap()?;
+        reader.finish()
+    }
+
+    fn map_of(text: &str, size: u64) -> (BadBlocks, Vec<String>) {
+        parse(text).unwrap().map(size, 1)
+    }
+
+    fn bad(ranges: &[(u64, u64, Status)]) -> BadBlocks {
+        BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
+    }
+
+    #[test]
+    fn numbers_are_hexadecimal_decimal_or_octal() {
+        let text = "0 +\n0x0 0x200 +\n512 512 -\n02000 01000 ?\n";
+        let (map, warnings) = map_of(text, 1536);
+        assert_eq!(map, bad(&[(512, 1024, Status::Bad), (1024, 1536, Status::NonTried)]));
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_end_that_macos_gives_is_clamped_with_a_warning() {
+        let text = "0x00000000     ?               1\n0x00000000  0x00001000  +\n0x00001000  0x7FFFFFFFFFFFEFFF  ?\n";
+        let (map, warnings) = map_of(text, 8192);
+        assert_eq!(map, bad(&[(4096, 8192, Status::NonTried)]));
+        assert!(warnings[0].contains("2^63-1"), "{warnings:?}");
+        let whole = "0 +\n0 0x7FFFFFFFFFFFFFFF +\n";
+        assert!(map_of(whole, 8192).0.is_empty());
+    }
+
+    #[test]
+    fn a_partial_unsorted_overlapping_map_is_read_with_warnings() {
+        let text = "0 ?\n0x800 0x200 -\n0x100 0x100 + # comment\n0x100 0x80 +\n";
+        let (map, warnings) = map_of(text, 0x1000);
+        let expect = [
+            (0, 0x100, Status::NonTried),
+            (0x200, 0x800, Status::NonTried),
+            (0x800, 0xA00, Status::Bad),
+            (0xA00, 0x1000, Status::NonTried),
+        ];
+        assert_eq!(map, bad(&expect));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let (map, warnings) = map_of("0 ?\n0 0x400 +\n0x200 0x200 -\n", 0x400);
+        assert_eq!(map, bad(&[(0x200, 0x400, Status::Bad)]));
+        assert!(warnings[0].contains("disagree"), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_is_not_a_mapfile_is_refused_with_its_line() {
+        for (text, word) in [
+            ("", "no status line"),
+            ("# only a comment\n", "no status line"),
+            ("hello world\n", "line 1: this is not a ddrescue mapfile"),
+            ("0 +\n0 1\n", "line 2: a block line is"),
+            ("0 +\n0 x +\n", "line 2: the size"),
+            ("0 +\n-1 5 +\n", "line 2: the position"),
+            ("0 +\n0 5 !\n", "line 2: the status"),
+            ("0 +\n0x7FFFFFFFFFFFFFFF 2 +\n", "line 2: the block ends past"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_disk_ends_where_the_map_does() {
+        let end = |text| parse(text).unwrap().end();
+        assert_eq!(end("0 +\n0 5000 +\n5000 1000 ?\n"), End::Known(6000));
+        assert_eq!(end("0 +\n0 5000 +\n5000 0x7FFFFFFFFFFFEC77 ?\n"), End::AtLeast(5000));
+        assert_eq!(end("0 +\n0 512 +\n512 0x7FFFFFFFFFFFFC00 -\n"), End::AtLeast(512));
+        assert_eq!(end("0 +\n"), End::Known(0));
+    }
+
+    #[test]
+    fn blocks_in_any_order_make_the_same_map() {
+        let lines: Vec<String> = (0..500u64)
+            .filter(|i| i % 13 != 5)
+            .map(|i| {
+                format!("{} 512 {}\n", i * 512, ["+", "-", "?", "+", "/", "*"][(i * i % 11 % 6) as usize])
+            })
+            .collect();
+        let text = |lines: &[String]| format!("0 +\n{}", lines.concat());
+        let expect = map_of(&text(&lines), 250_000);
+        assert_eq!(expect.1.len(), 2, "{:?}", expect.1);
+        for at in [1, 100, 300, lines.len() - 1] {
+            let mut lines = lines.clone();
+            lines.rotate_left(at);
+            assert_eq!(map_of(&text(&lines), 250_000), expect, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let map =
+            bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
+        let mut text = Vec::new();
+        crate::text::listing::write(&Mapfile { map: &map, size: 8192 }, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(map_of(&text, 8192), (map, vec![]));
+        assert!(text.contains("0x00001000  0x00001000  +"), "{text}");
+    }
+}
