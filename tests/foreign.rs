@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cdi_base::printable::hex;
 use cdi_image::badmap::Status;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::{open, open_source};
-use cdi_image::stored_hashes::hex;
 use sha2::{Digest, Sha256};
 
 use crate::Test;

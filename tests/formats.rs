@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use cdi_base::printable::hex;
 use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
-use cdi_image::stored_hashes::hex;
 use sha2::{Digest, Sha256};
 
 use crate::Test;

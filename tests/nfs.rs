@@ -308,7 +308,7 @@ fn single() {
     let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
     let disk = cdi_image::disk::Disk::new(opened, Default::default());
     let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
-    let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true);
+    let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true).unwrap();
     let (listener, port) = nfs::bind(0).unwrap();
     let url = export.url(port);
     std::thread::spawn(move || nfs::serve(std::sync::Arc::new(export), listener));

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use cdi_base::error::{Error, ReadError};
+use cdi_base::printable::hex;
 use cdi_base::units::human;
 use cdi_capture::guard::refuse_lesser_map;
 use cdi_image::badmap::cells::cells;
@@ -177,7 +178,7 @@ fn words(origin: &Origin) -> (&'static str, String) {
     match origin {
         Origin::Unread => ("unread", String::new()),
         Origin::Fill([0, 0, 0, 0, 0, 0, 0, 0]) => ("zero", String::new()),
-        Origin::Fill(pattern) => ("fill", pattern.iter().map(|b| format!("{b:02x}")).collect()),
+        Origin::Fill(pattern) => ("fill", hex(pattern)),
         Origin::Stored { at, .. } => ("stored", format!("at {at}")),
         Origin::Compressed(p) => {
             let skip = if p.skip > 0 { format!(", from byte {}", p.skip) } else { String::new() };
@@ -190,7 +191,7 @@ fn extent_json(e: &Extent) -> Value {
     let mut value = json!({ "offset_bytes": e.disk.start, "length_bytes": e.disk.end - e.disk.start, "kind": words(&e.origin).0 });
     match &e.origin {
         Origin::Unread => {}
-        Origin::Fill(pattern) => value["pattern"] = pattern.iter().map(|b| format!("{b:02x}")).collect(),
+        Origin::Fill(pattern) => value["pattern"] = hex(pattern).into(),
         Origin::Stored { at, .. } => value["file_offset_bytes"] = json!(at),
         Origin::Compressed(p) => {
             value["file_offset_bytes"] = json!(p.at);

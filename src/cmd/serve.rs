@@ -76,7 +76,7 @@ enum Front {
 
 fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
     let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, args.allow_other));
-    let (export, _) = Export::new(tree, &secret()?, false);
+    let (export, _) = Export::new(tree, &secret()?, false)?;
     let (listener, port) = nfs::bind(args.port)?;
     let url = export.url(port);
     Ok((Front::Nfs(Arc::new(export), listener), url, None))

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::printable::hex;
 use cdi_base::units::human;
 use cdi_capture::hash::{Hashes, hash};
 use cdi_capture::hash_check::Checked;
-use cdi_image::stored_hashes::{StoredHash, hex};
+use cdi_image::stored_hashes::StoredHash;
 use serde_json::json;
 
 use super::{End, Interrupt, open_disk, plain_reads};

@@ -3,13 +3,15 @@
 //! A record is written before the mount is made and removed after it is gone, so that whatever happens in between
 //! there is something to clean up by. The daemon holds a lock on it while it lives: that, and not its pid, says so.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cdi_base::error::{Error, Kind};
+use cdi_system::liveness_lock;
+use cdi_system::output_file::replace;
 use cdi_system::random;
 use serde::{Deserialize, Serialize};
 
@@ -63,11 +65,7 @@ impl MountRecord {
         let path = self.stem()?.with_extension("json");
         let text = serde_json::to_vec_pretty(self)
             .map_err(|e| Error::failed("the record cannot be written").because(e))?;
-        // Whole or not at all, whoever reads it meanwhile.
-        let partial = path.with_extension("json.new");
-        fs::write(&partial, text)
-            .and_then(|()| fs::rename(&partial, &path))
-            .map_err(|e| Error::io("cannot be written", &path, e))
+        replace(&path, &text)
     }
 
     /// Writes it again, unless it is gone or another process's by now.
@@ -115,25 +113,13 @@ impl MountRecord {
 
     /// Takes the lock that says that this process serves the mount. It holds until the file is closed.
     pub fn lock(&self) -> Result<File, Error> {
-        let path = self.stem()?.with_extension("lock");
-        // Whoever asks whether it is served holds it for a moment.
-        for _ in 0..20 {
-            let file = File::create(&path).map_err(|e| Error::io("cannot be created", &path, e))?;
-            let same = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == fs::metadata(&path)?.ino());
-            // A lock on a file that was removed meanwhile holds nobody off.
-            if file.try_lock().is_ok() && same(&file).unwrap_or(false) {
-                return Ok(file);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Err(Error::new(Kind::Busy, "another cdi is serving this folder").at(&self.mountpoint))
+        let lock = liveness_lock::take(&self.stem()?.with_extension("lock"))?;
+        lock.ok_or_else(|| Error::new(Kind::Busy, "another cdi is serving this folder").at(&self.mountpoint))
     }
 
     /// Whether the process that serves the mount is alive.
     pub fn is_served(&self) -> bool {
-        let Ok(stem) = self.stem() else { return false };
-        let Ok(file) = File::open(stem.with_extension("lock")) else { return false };
-        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+        self.stem().is_ok_and(|stem| liveness_lock::is_held(&stem.with_extension("lock")))
     }
 
     /// The socket at which the daemon tells what it has done so far, to whoever connects: this user.

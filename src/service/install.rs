@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cdi_base::error::{Error, Kind};
+use cdi_system::output_file::replace;
 use cdi_system::{ask, has_program};
 use plist::Value;
 
@@ -220,9 +221,7 @@ impl Written {
         self.dirs.extend(missing.map(Path::to_owned));
         fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
         self.files.push((path.to_owned(), fs::read(path).ok()));
-        let new = path.with_extension("new");
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
-        written.map_err(|e| Error::io("cannot be written", path, e))
+        replace(path, text)
     }
 
     /// Makes all as it was before.

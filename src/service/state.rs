@@ -1,10 +1,12 @@
 //! What a running service tells of itself: a file, written whole at every change, beside a lock that says it is alive.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use cdi_base::error::{Error, Kind};
+use cdi_system::liveness_lock;
+use cdi_system::output_file::replace;
 use serde::{Deserialize, Serialize};
 
 use crate::mount::record::{path_text, runtime_dir};
@@ -85,46 +87,25 @@ fn path(suffix: &str) -> Result<PathBuf, Error> {
 /// Takes the lock that says that the service runs. It holds until the file is closed. What an earlier service told is
 /// gone then: its process may be somebody else's by now.
 pub fn lock() -> Result<File, Error> {
-    let path = path("lock")?;
-    let file = File::create(&path).map_err(|e| Error::io("cannot be created", &path, e))?;
-    // Whoever asks whether one runs holds it for a moment.
-    let mut locked = file.try_lock();
-    for _ in 0..20 {
-        if locked.is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => {
-            State::remove();
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new(Kind::Busy, "the service runs already").hint("'cdi service status' tells of it"))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::io("cannot be locked", &path, e)),
-    }
+    let lock = liveness_lock::take(&path("lock")?)?;
+    let lock = lock.ok_or_else(|| {
+        Error::new(Kind::Busy, "the service runs already").hint("'cdi service status' shows what it does")
+    })?;
+    State::remove();
+    Ok(lock)
 }
 
 impl State {
     /// Writes it, whole or not at all.
     pub fn save(&self) -> Result<(), Error> {
         let path = path("state")?;
-        let partial = path.with_extension("state.new");
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::failed("no JSON").because(e))?;
-        fs::write(&partial, text)
-            .and_then(|()| fs::rename(&partial, &path))
-            .map_err(|e| Error::io("cannot be written", &path, e))
+        replace(&path, &text)
     }
 
     /// That of the service that runs, if one does.
     pub fn read() -> Result<Option<State>, Error> {
-        let lock = path("lock")?;
-        let alive =
-            File::open(&lock).is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
-        if !alive {
+        if !liveness_lock::is_held(&path("lock")?) {
             return Ok(None);
         }
         let path = path("state")?;

@@ -14,6 +14,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if controls(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// Bytes in hex, two lower-case digits each.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// JSON with an escape for every character that controls the terminal. Its value stays what it was: outside of strings,
 /// which can have escapes, JSON has none of them but line ends.
 pub fn json(text: &str) -> String {

@@ -1,8 +1,9 @@
-//! Threads: work on every core with results in order, and one by itself.
+//! Threads: a pool that takes jobs from a queue, work on every core with results in order, one thread by itself; and locks
+//! that a panic does not break.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::mpsc::{Receiver, SendError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{io, thread};
 
 use crate::error::Error;
 
@@ -10,6 +11,65 @@ use crate::error::Error;
 pub fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<(), Error> {
     let thread = thread::Builder::new().name(name.into()).spawn(run);
     thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+}
+
+/// Locks `mutex`, also after a panic of who had it: what is behind our locks is whole between any two statements.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the next job of a queue that several threads take from. None when there will be no more.
+pub fn next<T>(jobs: &Mutex<Receiver<T>>) -> Option<T> {
+    lock(jobs).recv().ok()
+}
+
+/// Threads that take jobs from one queue. They end when this is dropped and the queue is empty.
+pub struct Pool<J>(SyncSender<J>);
+
+impl<J> Clone for Pool<J> {
+    fn clone(&self) -> Pool<J> {
+        Pool(self.0.clone())
+    }
+}
+
+impl<J: Send + 'static> Pool<J> {
+    /// Starts `threads` threads of this name, each with a worker of its own, or as many of them as the system has left; an
+    /// error if that is none. At most `waiting` jobs wait for a thread.
+    pub fn start<W: FnMut(J) + Send + 'static>(
+        name: &str,
+        threads: usize,
+        waiting: usize,
+        new_worker: impl Fn() -> W,
+    ) -> io::Result<Pool<J>> {
+        let (queue, jobs) = sync_channel(waiting);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for n in 0..threads {
+            let (jobs, mut worker) = (Arc::clone(&jobs), new_worker());
+            let run = move || {
+                while let Some(job) = next(&jobs) {
+                    worker(job);
+                }
+            };
+            match thread::Builder::new().name(name.into()).spawn(run) {
+                // One does, if more slowly.
+                Err(_) if n > 0 => break,
+                started => started?,
+            };
+        }
+        Ok(Pool(queue))
+    }
+
+    /// Waits for a place in the queue, and puts the job there. Gives it back if there is no thread any more.
+    pub fn send(&self, job: J) -> Result<(), J> {
+        self.0.send(job).map_err(|SendError(job)| job)
+    }
+
+    /// Puts the job into the queue if there is a place. Gives it back if there is none.
+    pub fn try_send(&self, job: J) -> Result<(), J> {
+        self.0.try_send(job).map_err(|e| match e {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
+        })
+    }
 }
 
 /// Runs `work` on the items on `threads` threads and hands the results to `sink`, in the order of the items, on
@@ -34,9 +94,7 @@ where
         for _ in 0..threads {
             scope.spawn(|| {
                 let mut worker = new_worker();
-                loop {
-                    let job = jobs_out.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((item, back)) = job else { return };
+                while let Some((item, back)) = next(&jobs_out) {
                     // Nobody listens any more after an error: go on to the end of the queue.
                     let _ = back.send(work(&mut worker, item));
                 }

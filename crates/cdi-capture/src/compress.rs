@@ -1,9 +1,10 @@
 //! What the workers do: read a part of the disk, and compress its chunks.
 
+use cdi_base::workers::lock;
 use std::io;
 use std::num::NonZero;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
@@ -81,7 +82,7 @@ impl Shared {
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Name, Option<RawEntry>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// Whether these bytes are known already. If not, they are from now on.
@@ -113,11 +114,11 @@ impl Shared {
 }
 
 fn take<T: Default>(spare: &Mutex<Vec<T>>) -> T {
-    spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    lock(spare).pop().unwrap_or_default()
 }
 
 fn keep<T>(spare: &Mutex<Vec<T>>, one: T) {
-    let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut spare = lock(spare);
     if spare.len() < SPARE {
         spare.push(one);
     }

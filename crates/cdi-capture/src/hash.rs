@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use cdi_base::error::{Error, ReadError};
+use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::{Run, RunKind, runs};
 use cdi_image::metadata::Metadata;
-use cdi_image::stored_hashes::hex;
 use sha2::{Digest, Sha256};
 
 use super::hash_check::{Checked, HashChecks};

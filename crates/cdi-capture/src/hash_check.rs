@@ -1,8 +1,9 @@
 //! The hashes that an image claims of its disk, made anew from the disk's bytes in order.
 
+use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_image::disk::fill;
-use cdi_image::stored_hashes::{Hasher, StoredHash, hex};
+use cdi_image::stored_hashes::{Hasher, StoredHash};
 
 /// A claim and what the disk gives for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

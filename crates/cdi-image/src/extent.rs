@@ -54,7 +54,27 @@ pub struct CompressedChunk {
     pub sum: Sum,
 }
 
+impl Extent {
+    /// Returns the part of it from `offset` to `end`.
+    pub fn cut(self, offset: u64, end: u64) -> Extent {
+        let origin = self.origin.skip(offset.saturating_sub(self.disk.start));
+        Extent { disk: self.disk.start.max(offset)..self.disk.end.min(end), origin }
+    }
+}
+
 impl Origin {
+    /// Returns where the bytes come from that are `by` bytes further on.
+    pub fn skip(self, by: u64) -> Origin {
+        match self {
+            Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
+            Origin::Compressed(chunk) => Origin::Compressed(CompressedChunk {
+                skip: chunk.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
+                ..chunk
+            }),
+            other => other,
+        }
+    }
+
     /// Whether these are zeros that need not be stored anywhere.
     pub fn is_zero(&self) -> bool {
         *self == Origin::Fill([0; 8])

@@ -61,11 +61,6 @@ impl HashKind {
     }
 }
 
-/// Bytes in hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// A hash, under way.
 #[derive(Clone)]
 pub struct Hasher(State);

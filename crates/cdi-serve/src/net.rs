@@ -8,11 +8,11 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cdi_base::workers;
+use cdi_base::workers::{self, lock};
 
 /// Where connections come from.
 pub enum Listener {
@@ -101,7 +101,7 @@ pub(super) struct Peer {
 
 impl Crowd {
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Peer>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     /// Takes in a new connection, as a stranger's.
@@ -359,9 +359,7 @@ pub(super) fn in_flight<J: Send>(
     let next = Mutex::new(next);
     let work = || {
         let mut buf = Vec::new();
-        loop {
-            let job = next.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(job) = job else { return };
+        while let Some(job) = workers::next(&next) {
             // What still comes after the end is taken and dropped: `receive` must not wait for ever.
             if !peer.is_closed() && answer(job, &mut buf).is_err() {
                 peer.close();

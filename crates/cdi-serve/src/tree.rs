@@ -1,7 +1,8 @@
 //! How a disk is shown: the folder that every front end serves, and what a front end is.
 
+use cdi_base::workers::lock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
 use cdi_base::error::{ErrnoStyle, ReadError};
@@ -103,12 +104,12 @@ impl Tree {
     /// Says which block device shows the disk.
     pub fn set_device(&self, device: Option<&Path>) {
         let now = (device.map(Path::to_owned), SystemTime::now());
-        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *lock(&self.device) = now;
     }
 
     /// The block device, while there is one.
     pub fn device(&self) -> Option<PathBuf> {
-        self.device.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        lock(&self.device).0.clone()
     }
 
     /// When the bytes of an entry were last written to.
@@ -119,7 +120,7 @@ impl Tree {
     /// When an entry last changed. That of the folder moves when `device` comes or goes.
     pub fn changed(&self, id: Id) -> SystemTime {
         match id {
-            ROOT | DEVICE => self.device.lock().unwrap_or_else(PoisonError::into_inner).1,
+            ROOT | DEVICE => lock(&self.device).1,
             _ => self.time,
         }
     }

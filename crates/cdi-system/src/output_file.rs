@@ -120,6 +120,15 @@ impl OutputFile {
     }
 }
 
+/// Writes a small file of our own, whole or not at all, whoever reads it meanwhile. It takes the place of what is there.
+pub fn replace(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".new");
+    fs::write(&partial, contents)
+        .and_then(|()| fs::rename(&partial, path))
+        .map_err(|e| Error::io("cannot be written", path, e))
+}
+
 /// How long an image is waited for that somebody writes: he may be about to end.
 const TIMEOUT: Duration = Duration::from_secs(5);
 

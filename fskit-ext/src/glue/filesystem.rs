@@ -1,7 +1,8 @@
 //! `FSUnaryFileSystem`: from a file to a volume. One object and one process for each mounted image.
 
+use cdi_base::workers::lock;
 use std::ptr::null_mut;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use block2::DynBlock;
 use objc2::rc::{Allocated, Retained};
@@ -30,7 +31,7 @@ unsafe impl Sync for Loaded {}
 
 impl Loaded {
     fn set(&self, volume: Option<Retained<ShownVolume>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = volume;
+        *lock(&self.0) = volume;
     }
 }
 

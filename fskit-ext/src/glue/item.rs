@@ -1,7 +1,8 @@
 //! `FSItem`: what FSKit holds of an entry of the folder. Of ours it is a number.
 
+use cdi_base::workers::lock;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use cdi_serve::tree::Id;
 use objc2::rc::Retained;
@@ -48,7 +49,7 @@ impl Items {
 
     /// The item of `id`.
     pub(super) fn get(&self, id: Id) -> Retained<FSItem> {
-        let mut items = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut items = lock(&self.0);
         items.entry(id).or_insert_with(|| Item::new(id)).clone().into_super()
     }
 }

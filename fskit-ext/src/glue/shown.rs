@@ -1,7 +1,8 @@
 //! What a volume holds, and the questions whose answers take more than a line.
 
+use cdi_base::workers::lock;
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_serve::tree::Id;
 use objc2::rc::Retained;
@@ -38,14 +39,14 @@ impl Shown {
 
     /// The volume; ENODEV once it is deactivated.
     pub(super) fn volume(&self) -> Result<Arc<Volume>, Errno> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Errno::ENODEV)
+        lock(&self.open).clone().ok_or(Errno::ENODEV)
     }
 
     /// Opens the image again if it was closed.
     pub(super) fn activate(&self) -> Result<(), Refused> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if open.is_none() {
-            let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut access = lock(&self.access);
             *access = access.again();
             let volume = Volume::open(&access.path()?)?;
             volume.start()?;
@@ -56,10 +57,10 @@ impl Shown {
 
     /// Closes the image.
     pub(super) fn deactivate(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         open.take();
         // Before anybody can open it again.
-        self.access.lock().unwrap_or_else(PoisonError::into_inner).give_back();
+        lock(&self.access).give_back();
     }
 
     pub(super) fn item(&self, id: Id) -> Retained<FSItem> {

@@ -9,12 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cdi_base::error::Error;
-use cdi_base::workers;
+use cdi_base::workers::{self, lock};
 use serde_json::json;
 
 use super::pool::Pool;
 use super::progress::View;
-use super::reader::{End, Found, Pieces, lock};
+use super::reader::{End, Found, Pieces};
 use super::{Limits, event};
 use crate::compress::Bytes;
 use crate::image_sink::ImageSink;

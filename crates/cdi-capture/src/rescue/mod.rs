@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
-use cdi_base::workers;
+use cdi_base::workers::{self, lock};
 use cdi_image::cdimg::writer::Writer;
 use cdi_image::disk::{BadPolicy, Disk};
 use cdi_image::image::OpenOptions;
@@ -32,7 +32,7 @@ use passes::{Passes, RescuePlan};
 use pool::Pool;
 use progress::View;
 pub use reader::End;
-use reader::{Reader, lock};
+use reader::Reader;
 use serde_json::{Value, json};
 use source::Source;
 

@@ -1,7 +1,7 @@
 //! The threads that compress what was read.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use cdi_base::error::Error;
 use cdi_base::workers;
@@ -11,35 +11,30 @@ use cdi_image::codec::Compressor;
 use crate::buffer::Buffer;
 use crate::compress::{Bytes, Shared, compress};
 
+/// How many pieces of the disk wait to be compressed: more than there are buffers for.
+const WAITING: usize = 1 << 12;
+
 /// Threads that compress.
-pub(super) struct Pool {
-    jobs: Sender<(u64, Buffer, SyncSender<Bytes>)>,
-}
+pub(super) struct Pool(workers::Pool<(u64, Buffer, SyncSender<Bytes>)>);
 
 impl Pool {
-    /// One a core.
+    /// Starts as many as the options say.
     pub(super) fn start(shared: &Arc<Shared>, geometry: Geometry) -> Result<Pool, Error> {
-        let (jobs, queue) = channel::<(u64, Buffer, SyncSender<Bytes>)>();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..shared.options.threads {
-            let (shared, queue) = (Arc::clone(shared), Arc::clone(&queue));
-            workers::spawn("compress", move || {
-                let mut compressor: Option<Compressor> = None;
-                loop {
-                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((start, raw, back)) = job else { return };
-                    let _ = back.send(compress(geometry, &shared, &mut compressor, start, raw));
-                }
-            })?;
-        }
-        Ok(Pool { jobs })
+        let pool = workers::Pool::start("compress", shared.options.threads, WAITING, || {
+            let shared = Arc::clone(shared);
+            let mut compressor: Option<Compressor> = None;
+            move |(start, raw, back): (u64, Buffer, SyncSender<Bytes>)| {
+                let _ = back.send(compress(geometry, &shared, &mut compressor, start, raw));
+            }
+        });
+        pool.map(Pool).map_err(|e| Error::failed("cannot start threads").because(e))
     }
 
     /// Has bytes of the disk compressed; the answer comes when they are.
     pub(super) fn compress(&self, start: u64, raw: Buffer) -> Receiver<Bytes> {
         let (back, result) = sync_channel(1);
         // Without a worker the receiver finds nobody, and says so.
-        let _ = self.jobs.send((start, raw, back));
+        let _ = self.0.send((start, raw, back));
         result
     }
 }

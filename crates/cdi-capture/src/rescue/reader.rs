@@ -1,9 +1,10 @@
 //! The thread that reads the disk. Nothing else does, so that a read which hangs holds up nothing else.
 
+use cdi_base::workers::lock;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -322,7 +323,3 @@ impl Reader {
 
 /// Bytes that were read one beside the other, and where the first is.
 pub(super) type Pieces = Option<(u64, Vec<u8>)>;
-
-pub(super) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
-}

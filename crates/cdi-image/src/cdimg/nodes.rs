@@ -1,7 +1,8 @@
 //! The nodes of the index as they lie in the file: fetched, checked, and a bounded number of them kept.
 
+use cdi_base::workers::lock;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::{Flaw, ReadError};
 use cdi_base::units::index;
@@ -121,7 +122,7 @@ const MAX_PIECES: usize = CHUNK_MAX as usize / 256;
 impl Nodes for CachedNodes {
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
         let at = entry.at.get();
-        if let Some(node) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
+        if let Some(node) = lock(&self.nodes).get(&key(entry)) {
             return if node.len() == count { Ok(Arc::clone(node)) } else { Err(ReadError::Corrupt { at }) };
         }
         let bytes = self.payload(entry, index(FANOUT) * ENTRY_LEN)?;
@@ -129,20 +130,20 @@ impl Nodes for CachedNodes {
         if node.len() != count {
             return Err(ReadError::Corrupt { at });
         }
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&node));
+        lock(&self.nodes).put(key(entry), Arc::clone(&node));
         Ok(node)
     }
 
     fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError> {
         let at = entry.at.get();
-        if let Some(pieces) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).get(&key(entry)) {
+        if let Some(pieces) = lock(&self.pieces).get(&key(entry)) {
             let inside = pieces.last().is_none_or(|p| p.start.get() + p.len.get() <= chunk_len);
             return if inside { Ok(Arc::clone(pieces)) } else { Err(ReadError::Corrupt { at }) };
         }
         let bytes = self.payload(entry, MAX_PIECES * PIECE_LEN)?;
         let pieces = decode_pieces(&bytes, at, self.input.len(), chunk_len)
             .map_err(|f| ReadError::Corrupt { at: f.at })?;
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).put(key(entry), Arc::clone(&pieces));
+        lock(&self.pieces).put(key(entry), Arc::clone(&pieces));
         Ok(pieces)
     }
 }

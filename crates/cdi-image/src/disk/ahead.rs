@@ -4,9 +4,10 @@
 //! chunks that a sequential reader will ask for are uncompressed on other cores before he does.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use cdi_base::workers::{Pool, lock};
 
 /// How many sequential readers are told apart.
 const STREAMS: usize = 16;
@@ -34,7 +35,7 @@ struct Stream {
 /// The readers of one disk, and the threads that read ahead for them.
 pub struct Ahead {
     streams: Mutex<(u64, [Stream; STREAMS])>,
-    queue: SyncSender<Range<u64>>,
+    queue: Pool<Range<u64>>,
     size: u64,
     most: u64,
 }
@@ -48,12 +49,13 @@ impl Ahead {
         budget: u64,
         fetch: Arc<dyn Fn(Range<u64>) + Send + Sync>,
     ) -> std::io::Result<Ahead> {
-        let (queue, jobs) = sync_channel((WINDOW.1 / STEP) as usize);
-        let jobs = Arc::new(Mutex::new(jobs));
-        for i in 0..threads {
-            let (jobs, fetch) = (Arc::clone(&jobs), Arc::clone(&fetch));
-            thread::Builder::new().name(format!("readahead-{i}")).spawn(move || work(&jobs, &*fetch))?;
-        }
+        let queue = Pool::start("readahead", threads, (WINDOW.1 / STEP) as usize, || {
+            let fetch = Arc::clone(&fetch);
+            // A panic in a parser costs this chunk its readahead; the reader will get the error.
+            move |range| {
+                let _ = catch_unwind(AssertUnwindSafe(|| fetch(range)));
+            }
+        })?;
         Ok(Ahead {
             streams: Mutex::new((0, [Stream::default(); STREAMS])),
             queue,
@@ -67,7 +69,7 @@ impl Ahead {
     /// cores busy.
     pub fn note(&self, offset: u64, len: u64, alone: bool) -> bool {
         let end = offset + len;
-        let mut guard = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock(&self.streams);
         let (clock, streams) = &mut *guard;
         *clock += 1;
         let near =
@@ -98,19 +100,10 @@ impl Ahead {
             match self.queue.try_send(at..end) {
                 Ok(()) => at = end,
                 // The threads have enough to do, and what they do is what was asked for first.
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => break,
+                Err(_) => break,
             }
         }
         true
-    }
-}
-
-fn work(jobs: &Mutex<Receiver<Range<u64>>>, fetch: &(dyn Fn(Range<u64>) + Send + Sync)) {
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(range) = job else { return };
-        // A panic in a parser costs this chunk its readahead; the reader will get the error.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(range)));
     }
 }
 
@@ -134,7 +127,7 @@ mod tests {
         let start = Instant::now();
         while !what(&fetched.lock().unwrap()) {
             assert!(start.elapsed() < Duration::from_secs(10), "{:?}", fetched.lock().unwrap());
-            thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -147,7 +140,7 @@ mod tests {
         assert!(!ahead.note(50 << 20, READ, true));
         // A few small reads that happen to adjoin are none either.
         assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, true)));
-        thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().is_empty());
         assert!(ahead.note(READ, READ, true));
         wait_for(&fetched, |f| f.contains(&(2 * READ)) && f.contains(&(3 * READ)));
@@ -156,7 +149,7 @@ mod tests {
         wait_for(&fetched, |f| f.contains(&(7 * READ)));
         // Those who come many at once need nobody.
         assert!(ahead.note(4 * READ, 8 * READ, false));
-        thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert!(!fetched.lock().unwrap().contains(&(12 * READ)));
     }
 
@@ -166,7 +159,7 @@ mod tests {
         ahead.note(0, 128 << 10, true);
         ahead.note(128 << 10, 128 << 10, true);
         wait_for(&fetched, |f| !f.is_empty());
-        thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().iter().all(|at| *at < 300 << 10));
     }
 }

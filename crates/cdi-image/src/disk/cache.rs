@@ -3,6 +3,7 @@
 //! The `lru` crate orders them; the byte budget, the shards and the single flight (a chunk that several readers
 //! want at once is uncompressed once) are here. No lock is held while a chunk is loaded.
 
+use cdi_base::workers::lock;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -131,7 +132,7 @@ impl Cache {
 
 impl Shard {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

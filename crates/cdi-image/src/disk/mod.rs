@@ -24,7 +24,7 @@ use cdi_base::units::{SECTOR, index};
 use stats::{Reads, Stats};
 
 use crate::badmap::{BadBlocks, BadRange, Status};
-use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
+use crate::extent::{Extent, FileNo};
 use crate::image::{Format, Image, Opened};
 use crate::input::Input;
 use crate::metadata::Metadata;
@@ -187,7 +187,7 @@ impl Disk {
             }
             let next = self.core.map(at).map(|extent| {
                 let cut = at..extent.disk.end.min(range.end);
-                Extent { origin: advance(&extent.origin, at - extent.disk.start), disk: cut }
+                Extent { origin: extent.origin.clone().skip(at - extent.disk.start), disk: cut }
             });
             at = next.as_ref().map_or(u64::MAX, |e| e.disk.end);
             Some(next)
@@ -281,17 +281,5 @@ impl InFlightRead<'_> {
 impl Drop for InFlightRead<'_> {
     fn drop(&mut self) {
         self.reading.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The origin of what comes `by` bytes after the start of an extent.
-fn advance(origin: &Origin, by: u64) -> Origin {
-    match *origin {
-        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
-        Origin::Compressed(p) => Origin::Compressed(CompressedChunk {
-            skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
-            ..p
-        }),
-        ref other => other.clone(),
     }
 }

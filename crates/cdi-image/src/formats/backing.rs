@@ -2,7 +2,7 @@
 
 use cdi_base::error::{Error, ReadError};
 
-use super::chain::{Layer, zeros};
+use super::chain::{Found, Layer};
 use super::{qcow2, vdi, vhd, vhdx, vmdk};
 use crate::bytes::flaw;
 use crate::extent::{Extent, FileNo, Origin};
@@ -16,11 +16,8 @@ impl Layer for Raw {
         self.1
     }
 
-    fn map(&self, _: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.1 {
-            return Ok(zeros(offset, end));
-        }
-        Ok(Extent { disk: offset..end.min(self.1), origin: Origin::Stored { file: self.0, at: offset } })
+    fn find(&self, _: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
+        Ok(Found::Here(Extent { disk: offset..end, origin: Origin::Stored { file: self.0, at: offset } }))
     }
 }
 

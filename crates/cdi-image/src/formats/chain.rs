@@ -1,25 +1,101 @@
 //! Chains of images: a difference, and what lies below it.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use cdi_base::advice::Advice;
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
+use crate::details::ImageDetails;
+use crate::extent::{Extent, FileNo, Origin};
+use crate::image::{CheckCancelled, Image};
 use crate::input::Input;
 
-/// A disk that another image builds upon, of whatever format.
+/// What a layer says of a place of its disk.
+pub(super) enum Found {
+    /// It has the bytes.
+    Here(Extent),
+    /// Its parent has these; without one they are zeros.
+    Below(Range<u64>),
+}
+
+/// A disk that may lack parts, which its parent has, of whatever format.
 pub(super) trait Layer: Send + Sync {
     /// The size of the disk in bytes.
     fn size(&self) -> u64;
 
-    /// What this layer, or one below it, has at `offset`; may say more of what is before it, or after `end`. After the end of
-    /// the disk there are zeros.
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError>;
+    /// Says what this layer has at `offset`, which is less than `end`; the size is not less than that. It may say more of what
+    /// is before `offset` or after `end`; what is below begins at `offset`.
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError>;
+
+    /// The disk that has what this one lacks.
+    fn parent(&self) -> Option<&dyn Layer> {
+        None
+    }
+
+    /// As [`Image::check`].
+    fn check(
+        &self,
+        _input: &Input,
+        _report: &mut dyn FnMut(Flaw, &str),
+        _check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Finds what `layer`, or a layer below it, has at `offset`. After the end of a disk there are zeros: a parent may be shorter.
+fn map(layer: &dyn Layer, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+    let (mut layer, mut end) = (layer, end);
+    // What a parent has before that may not be its child's.
+    let mut first = 0;
+    while offset < layer.size() {
+        let below = match layer.find(input, offset, end.min(layer.size()))? {
+            Found::Here(extent) => return Ok(extent.cut(first, end)),
+            Found::Below(below) => below,
+        };
+        first = offset;
+        end = below.end;
+        match layer.parent() {
+            Some(parent) => layer = parent,
+            None => break,
+        }
+    }
+    Ok(zeros(offset, end))
+}
+
+/// An image of which a layer is the disk.
+pub(super) struct Chain<L> {
+    pub(super) input: Arc<Input>,
+    pub(super) top: L,
+    pub(super) details: ImageDetails,
+}
+
+impl<L: Layer> Image for Chain<L> {
+    fn size(&self) -> u64 {
+        self.top.size()
+    }
+
+    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
+        map(&self.top, &self.input, offset, self.top.size())
+    }
+
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        self.top.check(&self.input, report, check_cancelled)
+    }
+
+    fn details(&self) -> &ImageDetails {
+        &self.details
+    }
 }
 
 /// Fills a buffer from an offset of a file.
@@ -111,20 +187,6 @@ pub(super) fn missing(what: &str, path: &Path) -> Error {
     Error::bad_image(format!("{what}, '{}', is not next to the image", path.display()))
         .hint(format!("put '{}' there", last(path).display()))
         .then(Advice::AllowDirectory)
-}
-
-/// The part of an extent from `offset` to `end`.
-pub(super) fn cut(extent: Extent, offset: u64, end: u64) -> Extent {
-    let by = offset.saturating_sub(extent.disk.start);
-    let origin = match extent.origin {
-        Origin::Compressed(p) => Origin::Compressed(CompressedChunk {
-            skip: p.skip.saturating_add(u32::try_from(by).unwrap_or(u32::MAX)),
-            ..p
-        }),
-        Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
-        other => other,
-    };
-    Extent { disk: extent.disk.start.max(offset)..extent.disk.end.min(end), origin }
 }
 
 /// Zeros from `offset` to `end`.

@@ -4,8 +4,9 @@
 //! `bands/HEX`. A band that is not there, and what a shorter one does not have, is zeros. `token` begins like an encrypted
 //! image if the bundle is one.
 
+use cdi_base::workers::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
@@ -128,7 +129,7 @@ fn number_of(name: &str) -> Option<u64> {
 
 impl Bundle {
     fn file(&self, band: u64) -> Result<FileNo, ReadError> {
-        let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.opened);
         if let Some(file) = lock().get(&band) {
             return Ok(*file);
         }

@@ -3,6 +3,7 @@
 //!
 //! Sources: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
 //! first byte on, file systems and LUKS, is not in the list.
+//! All of it is one table, and so in one file.
 
 use std::path::Path;
 

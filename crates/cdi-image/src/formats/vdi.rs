@@ -8,8 +8,7 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use super::chain;
-use super::chain::{Layer as _, zeros};
+use super::chain::{self, Chain, Found, zeros};
 use crate::bytes::{flaw, le32, le64};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
@@ -46,12 +45,6 @@ pub(super) struct Layer {
     block: u64,
 }
 
-struct Vdi {
-    input: Arc<Input>,
-    top: Layer,
-    details: ImageDetails,
-}
-
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let top = open_layer(&input, Input::MAIN)?;
     let metadata = Metadata {
@@ -59,7 +52,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Metadata::default()
     };
-    Ok(Box::new(Vdi { input, top, details: ImageDetails { metadata, ..ImageDetails::default() } }))
+    Ok(Box::new(Chain { input, top, details: ImageDetails { metadata, ..ImageDetails::default() } }))
 }
 
 pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {
@@ -108,10 +101,7 @@ impl chain::Layer for Layer {
         self.size
     }
 
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.size {
-            return Ok(zeros(offset, end));
-        }
+    fn find(&self, input: &Input, offset: u64, _: u64) -> Result<Found, ReadError> {
         let block = offset / self.block;
         let disk = block * self.block..((block + 1) * self.block).min(self.size);
         let entry_at = self.table + block * 4;
@@ -122,41 +112,33 @@ impl chain::Layer for Layer {
             let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
             let is = |entry: &[u8]| matches!(le32(entry, 0), UNUSED | ZERO);
             let count = chain::alike(&read, entry_at, self.size.div_ceil(self.block) - block, 4, &is)?.max(1);
-            return Ok(zeros(disk.start, disk.start.saturating_add(count * self.block).min(self.size)));
+            let end = disk.start.saturating_add(count * self.block).min(self.size);
+            return Ok(Found::Here(zeros(disk.start, end)));
         }
         let at = self.data + u64::from(entry) * self.block;
         if at + (disk.end - disk.start) > input.len_of(self.file) {
             return Err(ReadError::Corrupt { at: entry_at });
         }
-        Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } })
-    }
-}
-
-impl Image for Vdi {
-    fn size(&self) -> u64 {
-        self.top.size
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size)
+        Ok(Found::Here(Extent { disk, origin: Origin::Stored { file: self.file, at } }))
     }
 
     fn check(
         &self,
+        input: &Input,
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
         // Two places of the disk in one block of the file: one of them is not right.
         // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
-        let blocks = self.input.len() / self.top.block + 1;
+        let blocks = input.len() / self.block + 1;
         if blocks > MAX_CHECKED {
             return Ok(());
         }
         let mut seen = vec![false; index(blocks)];
-        for at in (0..self.top.size.div_ceil(self.top.block)).map(|n| self.top.table + n * 4) {
+        for at in (0..self.size.div_ceil(self.block)).map(|n| self.table + n * 4) {
             check_cancelled()?;
             let mut entry = [0; 4];
-            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut entry, at) {
+            if let Err(e) = input.read_exact_at(Input::MAIN, &mut entry, at) {
                 report(Flaw::at(at, format!("the table of blocks: {e}")), "the rest was not looked at");
                 break;
             }
@@ -168,9 +150,5 @@ impl Image for Vdi {
             }
         }
         Ok(())
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
     }
 }

@@ -4,14 +4,14 @@
 //! footer of 512 bytes ends the file; a dynamic disk begins with a copy of it, has a header and a table of blocks; a
 //! block is a bitmap of its sectors and the sectors. In a differencing disk a sector whose bit is 0 is the parent's.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use super::chain;
-use super::chain::{Layer as _, deeper, zeros};
+use super::chain::{self, Chain, Found, deeper};
 use crate::bytes::{be32, be64, flaw};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
@@ -61,12 +61,6 @@ struct Blocks {
     bitmap: u64,
 }
 
-struct Vhd {
-    input: Arc<Input>,
-    top: Layer,
-    details: ImageDetails,
-}
-
 /// The one's complement of the sum of all bytes but those of the checksum itself.
 fn checksum(bytes: &[u8], at: usize) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, b| sum.wrapping_add(u32::from(*b)));
@@ -81,7 +75,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Metadata::default()
     };
-    Ok(Box::new(Vhd { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
+    Ok(Box::new(Chain {
+        input,
+        top,
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
+    }))
 }
 
 /// The footer, or where that is damaged the copy at the start.
@@ -189,17 +187,16 @@ impl chain::Layer for Layer {
         self.size
     }
 
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.size {
-            // A parent may be shorter.
-            return Ok(zeros(offset, end));
-        }
+    fn parent(&self) -> Option<&dyn chain::Layer> {
+        Some(&**self.parent.as_ref()?)
+    }
+
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
         let Some(blocks) = &self.blocks else {
-            let disk = offset..end.min(self.size);
-            return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at: offset } });
+            return Ok(self.stored(offset..end, offset));
         };
         let (block, start) = (offset / blocks.len, offset - offset % blocks.len);
-        let limit = end.min(self.size);
+        let limit = end;
         let end = limit.min(start + blocks.len);
         if block >= blocks.count {
             return Err(ReadError::Unmapped { offset });
@@ -213,7 +210,7 @@ impl chain::Layer for Layer {
             let is = |entry: &[u8]| be32(entry, 0) == UNUSED;
             let count = chain::alike(&read, entry_at, blocks.count - block, 4, &is)?.max(1);
             let stop = start.saturating_add(count.saturating_mul(blocks.len));
-            return self.below(input, offset, stop.min(limit));
+            return Ok(Found::Below(offset..stop.min(limit)));
         }
         let at = u64::from(entry) * SECTOR;
         let data = at + blocks.bitmap;
@@ -221,8 +218,7 @@ impl chain::Layer for Layer {
             return Err(ReadError::Corrupt { at: entry_at });
         }
         if self.parent.is_none() {
-            let at = data + (offset - start);
-            return Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } });
+            return Ok(self.stored(offset..end, data + (offset - start)));
         }
         // The run of sectors that are all here, or all in the parent.
         let mut bitmap = vec![0; index(blocks.bitmap)];
@@ -237,34 +233,13 @@ impl chain::Layer for Layer {
             stop += SECTOR;
         }
         let stop = stop.min(end);
-        if here {
-            let at = data + (offset - start);
-            Ok(Extent { disk: offset..stop, origin: Origin::Stored { file: self.file, at } })
-        } else {
-            self.below(input, offset, stop)
-        }
+        let disk = offset..stop;
+        Ok(if here { self.stored(disk, data + (offset - start)) } else { Found::Below(disk) })
     }
 }
 
 impl Layer {
-    fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        match &self.parent {
-            Some(parent) => parent.map(input, offset, end),
-            None => Ok(zeros(offset, end)),
-        }
-    }
-}
-
-impl Image for Vhd {
-    fn size(&self) -> u64 {
-        self.top.size
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
+    fn stored(&self, disk: Range<u64>, at: u64) -> Found {
+        Found::Here(Extent { disk, origin: Origin::Stored { file: self.file, at } })
     }
 }

@@ -1,6 +1,7 @@
 //! An image's other files: segments, extents, parents. Only plain files in the image's own directory, or
 //! in those that the user allows, are ever opened; an error says what else an image asks for.
 
+use cdi_base::workers::lock;
 use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -161,7 +162,7 @@ impl Parts {
     }
 
     fn file(&self, file: FileNo) -> Result<Arc<File>, ReadError> {
-        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.open);
         if let Some(open) = lock().get(&file.0) {
             return Ok(Arc::clone(open));
         }

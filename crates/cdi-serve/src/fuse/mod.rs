@@ -8,13 +8,14 @@ mod options;
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
+use cdi_base::workers::Pool;
 use cdi_base::{error, workers};
 use cdi_system::mounted_at;
 use fuser::{
@@ -149,21 +150,11 @@ struct Read {
 }
 
 /// Threads that answer reads, so that the one thread that takes events is never held up by decompressing.
-fn pool(tree: &Arc<Tree>) -> io::Result<SyncSender<Read>> {
-    let (reads, next) = sync_channel::<Read>(64);
-    let next = Arc::new(Mutex::new(next));
-    for _ in 0..workers::cores().clamp(2, 16) {
-        let (tree, next) = (Arc::clone(tree), Arc::clone(&next));
-        let work = move || {
-            loop {
-                let read = next.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(read) = read else { return };
-                answer(&tree, read);
-            }
-        };
-        thread::Builder::new().name("fuse-read".into()).spawn(work)?;
-    }
-    Ok(reads)
+fn pool(tree: &Arc<Tree>) -> io::Result<Pool<Read>> {
+    Pool::start("fuse-read", workers::cores().clamp(2, 16), 64, || {
+        let tree = Arc::clone(tree);
+        move |read| answer(&tree, read)
+    })
 }
 
 /// Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
@@ -180,7 +171,7 @@ struct FuseFs {
     uid: u32,
     gid: u32,
     /// Who answers reads, if the threads that take events do not.
-    pool: Option<SyncSender<Read>>,
+    pool: Option<Pool<Read>>,
 }
 
 impl FuseFs {
@@ -279,7 +270,7 @@ impl Filesystem for FuseFs {
             None => answer(&self.tree, read),
             Some(pool) => {
                 if let Err(refused) = pool.send(read) {
-                    refused.0.reply.error(Errno::EIO);
+                    refused.reply.error(Errno::EIO);
                 }
             }
         }

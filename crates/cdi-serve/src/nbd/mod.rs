@@ -5,9 +5,10 @@ mod handshake;
 mod pool;
 mod wire;
 
+use cdi_base::workers::lock;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cdi_base::error::ReadError;
@@ -245,7 +246,7 @@ impl Answers<'_> {
     }
 
     fn send(&self, head: &[u8], data: &[&[u8]]) -> io::Result<()> {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = lock(&self.out);
         let parts: Vec<&[u8]> = [head].into_iter().chain(data.iter().copied()).collect();
         self.peer.write(&mut **out, &parts, || self.pool.is_wanted())
     }

@@ -1,5 +1,6 @@
 //! Memory for long replies, shared by all connections: what is not free is waited for, first come, first served.
 
+use cdi_base::workers::lock;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +28,7 @@ struct State {
 
 impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes `count` blocks. Waits until that many are free, and until all who came before have theirs.

@@ -23,12 +23,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
-use cdi_base::workers;
+use cdi_base::printable::hex;
+use cdi_base::workers::{self, lock};
 use cdi_system::{NFS_SOURCE, ask, has_program, random};
 use procedures::{Caller, MOUNT, NFS, VERSION};
 use reads::Reads;
@@ -79,14 +80,14 @@ pub struct Export {
 impl Export {
     /// The export of `tree`. Its name and handles come from the image and `secret`. The receiver is told when the mount
     /// may be gone. With `single` it is for one client: the first to use a handle has the disk to itself.
-    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], single: bool) -> (Export, Receiver<()>) {
+    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], single: bool) -> Result<(Export, Receiver<()>), Error> {
         let (look, may_be_gone) = sync_channel(1);
         let identity = tree.disk().identity();
         let derive = |purpose: &[u8]| {
             let mut hash = blake3::Hasher::new_keyed(secret);
             *hash.update(purpose).update(&identity).finalize().as_bytes()
         };
-        let name: String = derive(b"name")[..16].iter().map(|b| format!("{b:02x}")).collect();
+        let name = hex(&derive(b"name")[..16]);
         let prefix = NFS_SOURCE.split_once(':').map_or("/", |(_, path)| path);
         let mut fsid = [0; 8];
         fsid.copy_from_slice(&identity[..8]);
@@ -99,11 +100,11 @@ impl Export {
             open: AtomicBool::new(true),
             single,
             holder: Mutex::new(None),
-            reads: Reads::start(&tree),
+            reads: Reads::start(&tree).map_err(|e| Error::failed("cannot start threads").because(e))?,
             look,
             tree,
         };
-        (export, may_be_gone)
+        Ok((export, may_be_gone))
     }
 
     /// The export as libnfs and its tools take it.
@@ -118,13 +119,13 @@ impl Export {
 
     /// Whether handles are good for this peer.
     fn admits(&self, peer: &Arc<Peer>) -> bool {
-        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holder = lock(&self.holder);
         !self.single || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
     }
 
     /// Forgets a connection that has ended.
     fn forget(&self, peer: &Arc<Peer>) {
-        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holder = lock(&self.holder);
         if holder.as_ref().is_some_and(|h| Arc::ptr_eq(h, peer)) {
             *holder = None;
         }
@@ -206,7 +207,7 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
         if shown {
             peer.introduce()?;
         }
-        let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = lock(&out);
         peer.write(&mut **out, &[reply], || false)
     };
     in_flight(peer, WAITING, receive, answer)
@@ -229,7 +230,7 @@ impl Transport for Nfs {
     }
 
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
-        let (export, may_be_gone) = Export::new(tree, &random()?, true);
+        let (export, may_be_gone) = Export::new(tree, &random()?, true)?;
         let export = Arc::new(export);
         let (listener, port) = bind(0)?;
         let serving = Arc::clone(&export);

@@ -2,12 +2,13 @@
 //! calls until it takes the server for dead. What takes longer than [`TIMEOUT`] is answered with "try again later", and
 //! goes on meanwhile: who asks again finds it in the cache.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use cdi_base::error::ReadError;
-use cdi_base::workers;
+use cdi_base::workers::{self, Pool};
 
 use crate::tree::{Id, Tree};
 
@@ -36,20 +37,20 @@ struct Read {
 }
 
 /// The threads that read for all connections.
-pub(super) struct Reads(SyncSender<Read>);
+pub(super) struct Reads(Pool<Read>);
 
 impl Reads {
     /// Starts the threads. They end when this is dropped.
-    pub(super) fn start(tree: &Arc<Tree>) -> Reads {
-        let (queue, reads) = sync_channel::<Read>(WAITING);
-        let reads = Arc::new(Mutex::new(reads));
-        for _ in 0..workers::cores().clamp(4, 16) {
-            let (tree, reads) = (Arc::clone(tree), Arc::clone(&reads));
-            if let Err(e) = workers::spawn("nfs-read", move || work(&tree, &reads)) {
-                log::error!("{e}");
+    pub(super) fn start(tree: &Arc<Tree>) -> io::Result<Reads> {
+        Pool::start("nfs-read", workers::cores().clamp(4, 16), WAITING, || {
+            let tree = Arc::clone(tree);
+            move |read: Read| {
+                if read.wanted.strong_count() > 0 {
+                    let _ = read.back.send(tree.read(read.id, read.offset, read.len));
+                }
             }
-        }
-        Reads(queue)
+        })
+        .map(Reads)
     }
 
     /// The bytes of an entry, which were asked for at `since`.
@@ -59,17 +60,7 @@ impl Reads {
         let (back, answer) = sync_channel(1);
         match self.0.try_send(Read { id, offset, len, back, wanted: Arc::downgrade(&wanted) }) {
             Ok(()) => answer.recv_timeout(timeout).map_err(|_| NoBytes::Later)?.map_err(NoBytes::Error),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(NoBytes::Later),
-        }
-    }
-}
-
-fn work(tree: &Tree, reads: &Mutex<Receiver<Read>>) {
-    loop {
-        let read = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(read) = read else { return };
-        if read.wanted.strong_count() > 0 {
-            let _ = read.back.send(tree.read(read.id, read.offset, read.len));
+            Err(_) => Err(NoBytes::Later),
         }
     }
 }

@@ -26,7 +26,8 @@ use crate::details::ImageDetails;
 use crate::extent::{CompressedChunk, Extent, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::stored_hashes::{Hasher, hex};
+use crate::stored_hashes::Hasher;
+use cdi_base::printable::hex;
 
 /// AFF4's images.
 pub const FORMAT: Format = Format {

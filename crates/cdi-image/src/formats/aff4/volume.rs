@@ -136,7 +136,7 @@ impl Volume {
                 CompressionMethod::DEFLATE => Compression::Deflated(member.size()),
                 _ => Compression::Other,
             };
-            members.insert(decoded(&member.name()), Member { file, at, len, compression });
+            members.insert(decoded(member.name()), Member { file, at, len, compression });
         }
         let mut volume = Volume { urn: String::new(), members, subjects: HashMap::new() };
         volume.urn = match volume.members.get("container.description") {

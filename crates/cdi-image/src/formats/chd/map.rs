@@ -1,8 +1,9 @@
 //! Where the hunks of a CHD are. The map of a compressed one is a stream of bits: the kinds of all hunks, then what belongs to
 //! each kind. It is walked over once; of every so many hunks the state is kept, and the others are found from there.
 
+use cdi_base::workers::lock;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::Error;
 use cdi_base::units::index;
@@ -193,7 +194,7 @@ impl Map {
 
     /// The hunk of this number, which must be less than there are.
     pub(super) fn hunk(&self, number: u64) -> Option<Hunk> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.kept);
         let (group, n) = (number / STEP, index(number % STEP));
         if let Some(hunks) = lock().get(&group) {
             return hunks.get(n).copied();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use map::{Hunk, Map};
 
-use super::chain::{alike, cut, deeper, zeros};
+use super::chain::{self, Chain, Found, alike, deeper, zeros};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum};
 use crate::details::ImageDetails;
@@ -19,7 +19,8 @@ use crate::extent::{CompressedChunk, Extent, FileNo, MAX_CHUNK, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
-use crate::stored_hashes::{HashKind, StoredHash, hex};
+use crate::stored_hashes::{HashKind, StoredHash};
+use cdi_base::printable::hex;
 
 /// MAME's images.
 pub const FORMAT: Format = Format {
@@ -58,12 +59,6 @@ enum Hunks {
     CompressedChunk(Map),
 }
 
-struct Chd {
-    input: Arc<Input>,
-    top: Layer,
-    details: ImageDetails,
-}
-
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
     let header = header(&input, Input::MAIN)?;
@@ -78,7 +73,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         metadata.more.insert("sha1_stored".into(), hex(&sha1).into());
         stored_hashes.push(StoredHash::of_disk(top.size, HashKind::Sha1, sha1));
     }
-    Ok(Box::new(Chd {
+    Ok(Box::new(Chain {
         input,
         top,
         details: ImageDetails { stored_hashes, metadata, warnings, ..ImageDetails::default() },
@@ -235,6 +230,17 @@ fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<
     flaw(at, "there is no end to the metadata")
 }
 
+impl chain::Layer for Layer {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    // Its parent's bytes may be at other places than its own.
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
+        self.map(input, offset, end).map(Found::Here)
+    }
+}
+
 impl Layer {
     /// What is at `offset`, at most to `end`. A child may ask for what is behind the disk's end in the last hunk.
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
@@ -293,32 +299,18 @@ impl Layer {
                     disk: start..start + u64::from(self.hunk),
                     origin: Origin::Compressed(compressed),
                 };
-                Ok(cut(whole, offset, end))
+                Ok(whole.cut(offset, end))
             }
             Hunk::Parent(unit) => {
                 let parent = self.parent.as_ref().ok_or(ReadError::Unmapped { offset })?;
                 let from = unit.checked_mul(self.unit.into()).and_then(|at| at.checked_add(offset - start));
                 let from =
                     from.filter(|from| i64::try_from(*from).is_ok()).ok_or(ReadError::Unmapped { offset })?;
-                let found = cut(parent.map(input, from, from + (end - offset))?, from, from + (end - offset));
+                let found = parent.map(input, from, from + (end - offset))?.cut(from, from + (end - offset));
                 let disk = offset..offset + (found.disk.end - found.disk.start);
                 Ok(Extent { disk, ..found })
             }
             Hunk::Same(_) => Err(ReadError::Unmapped { offset }),
         }
-    }
-}
-
-impl Image for Chd {
-    fn size(&self) -> u64 {
-        self.top.size
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
     }
 }

@@ -11,9 +11,10 @@ pub(super) mod segments;
 pub(super) mod tail;
 pub(super) mod texts;
 
+use cdi_base::workers::lock;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
@@ -269,7 +270,7 @@ impl Ewf {
 
     /// Where the chunks of a table are: from it or, if it is damaged, from its copy.
     fn chunks(&self, number: usize) -> Result<Chunks, ReadError> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.kept);
         if let Some(kept) = lock().get(&number) {
             return Ok(Arc::clone(kept));
         }

@@ -11,7 +11,8 @@ use crate::codec::{Codec, adler32, expand};
 use crate::extent::{FileNo, MAX_CHUNK};
 use crate::input::Input;
 use crate::metadata::Metadata;
-use crate::stored_hashes::{HashKind, hex};
+use crate::stored_hashes::HashKind;
+use cdi_base::printable::hex;
 
 /// How long the section about the disk is.
 const LONG: u64 = 1052;

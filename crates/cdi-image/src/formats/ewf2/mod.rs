@@ -6,10 +6,11 @@
 
 mod sections;
 
+use cdi_base::workers::lock;
 use std::num::NonZero;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
@@ -192,7 +193,7 @@ impl Ewf2 {
 
     /// The chunks of a table.
     fn chunks(&self, number: usize) -> Result<Arc<[Chunk]>, ReadError> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.kept);
         if let Some(kept) = lock().get(&number) {
             return Ok(Arc::clone(kept));
         }

@@ -12,7 +12,8 @@ use crate::formats::ewf::segments::Segment;
 use crate::formats::ewf::texts;
 use crate::input::Input;
 use crate::metadata::Metadata;
-use crate::stored_hashes::{HashKind, hex};
+use crate::stored_hashes::HashKind;
+use cdi_base::printable::hex;
 
 /// The length of a segment's header, of a section's head, and of a table's.
 const HEADER: u64 = 32;

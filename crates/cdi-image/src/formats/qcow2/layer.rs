@@ -6,7 +6,7 @@ use super::{COMPRESSED, COPIED, OFFSET, Qcow2};
 use crate::bytes::be64;
 use crate::codec::Sum;
 use crate::extent::{CompressedChunk, Extent, Origin};
-use crate::formats::chain::{Layer, alike, cut, zeros};
+use crate::formats::chain::{Found, Layer, alike, zeros};
 use crate::input::Input;
 
 impl Qcow2 {
@@ -42,7 +42,7 @@ impl Qcow2 {
         (entry, at, left): (u64, u64, u64),
         offset: u64,
         limit: u64,
-    ) -> Result<Extent, ReadError> {
+    ) -> Result<Found, ReadError> {
         // The lower half says which are held, the upper one which are zeros.
         const ZEROS: u64 = 0xFFFF_FFFF << 32;
         const BOTH: u64 = 1 << 32 | 1;
@@ -57,7 +57,11 @@ impl Qcow2 {
                 same && be64(entry, 0) & COMPRESSED == 0
             };
             let stop = self.run(input, (at, left, 16), (offset, cluster), &is)?.min(limit);
-            return if bitmap == 0 { self.below(input, offset, stop) } else { Ok(zeros(offset, stop)) };
+            return Ok(if bitmap == 0 {
+                Found::Below(offset..stop)
+            } else {
+                Found::Here(zeros(offset, stop))
+            });
         }
         let part = cluster / 32;
         let n = (offset - start) / part;
@@ -65,10 +69,10 @@ impl Qcow2 {
         let same = (n..32).take_while(|n| bitmap >> n & BOTH == kind).count() as u64;
         let end = limit.min(start.saturating_add((n + same) * part));
         match kind {
-            0 => self.below(input, offset, end),
+            0 => Ok(Found::Below(offset..end)),
             1 if self.is_held(entry) => self.stored(input, entry & OFFSET, at, offset, start, end),
             1 | BOTH => Err(ReadError::Corrupt { at }),
-            _ => Ok(zeros(offset, end)),
+            _ => Ok(Found::Here(zeros(offset, end))),
         }
     }
 
@@ -85,13 +89,13 @@ impl Qcow2 {
         offset: u64,
         start: u64,
         end: u64,
-    ) -> Result<Extent, ReadError> {
+    ) -> Result<Found, ReadError> {
         // The last cluster of a file may be short: what is not there was never written.
         let left = input.len_of(self.data).checked_sub(place).filter(|left| *left > offset - start);
         let Some(left) = left else { return Err(ReadError::Corrupt { at: entry_at }) };
         let end = end.min(start.saturating_add(left));
         let at = place + (offset - start);
-        Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.data, at } })
+        Ok(Found::Here(Extent { disk: offset..end, origin: Origin::Stored { file: self.data, at } }))
     }
 
     fn compressed(
@@ -100,7 +104,7 @@ impl Qcow2 {
         entry: u64,
         entry_at: u64,
         disk: std::ops::Range<u64>,
-    ) -> Result<Extent, ReadError> {
+    ) -> Result<Found, ReadError> {
         let corrupt = ReadError::Corrupt { at: entry_at };
         // In a file that holds nothing else nothing is compressed.
         if self.data != self.file {
@@ -124,15 +128,7 @@ impl Qcow2 {
         if compressed.len == 0 {
             return Err(corrupt);
         }
-        Ok(Extent { disk, origin: Origin::Compressed(compressed) })
-    }
-
-    fn below(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        match &self.backing {
-            // A compressed cluster below is told as a whole; here only a part of it may be wanted.
-            Some(layer) if offset < layer.size() => Ok(cut(layer.map(input, offset, end)?, offset, end)),
-            _ => Ok(zeros(offset, end)),
-        }
+        Ok(Found::Here(Extent { disk, origin: Origin::Compressed(compressed) }))
     }
 }
 
@@ -141,15 +137,16 @@ impl Layer for Qcow2 {
         self.size
     }
 
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.size {
-            return Ok(zeros(offset, end));
-        }
+    fn parent(&self) -> Option<&dyn Layer> {
+        self.backing.as_deref()
+    }
+
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
         let bits = self.cluster_bits;
         let entry_bits = if self.subclusters { 4 } else { 3 };
         let cluster = 1u64 << bits;
         let start = offset & !(cluster - 1);
-        let limit = end.min(self.size);
+        let limit = end;
         let end = limit.min(start.saturating_add(cluster));
         let table_bits = 2 * bits - entry_bits;
         let l1_index = offset >> table_bits;
@@ -162,7 +159,7 @@ impl Layer for Qcow2 {
             let is = |entry: &[u8]| be64(entry, 0) & OFFSET == 0;
             let table = (l1_at, self.l1_len - l1_index, 8);
             let stop = self.run(input, table, (offset, 1 << table_bits), &is)?;
-            return self.below(input, offset, stop.min(limit));
+            return Ok(Found::Below(offset..stop.min(limit)));
         }
         let l2_len = 1u64 << (bits - entry_bits);
         let l2_index = (offset >> bits) & (l2_len - 1);
@@ -188,6 +185,6 @@ impl Layer for Qcow2 {
             other & COMPRESSED == 0 && (same || (is_deepest && (absent || is_zeros(other))))
         };
         let stop = self.run(input, (at, left, 8), (offset, cluster), &is)?.min(limit);
-        if is_zeros(entry) { Ok(zeros(offset, stop)) } else { self.below(input, offset, stop) }
+        Ok(if is_zeros(entry) { Found::Here(zeros(offset, stop)) } else { Found::Below(offset..stop) })
     }
 }

@@ -9,14 +9,14 @@ mod layer;
 
 use std::sync::Arc;
 
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::Error;
 use files::{backing, data_file};
 
-use super::chain::Layer;
+use super::chain::{Chain, Layer};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::Codec;
 use crate::details::ImageDetails;
-use crate::extent::{Extent, FileNo};
+use crate::extent::FileNo;
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
@@ -62,13 +62,6 @@ pub(super) struct Qcow2 {
     subclusters: bool,
     codec: Codec,
     backing: Option<Box<dyn Layer>>,
-}
-
-/// An image and what lies below it.
-struct Chain {
-    input: Arc<Input>,
-    top: Qcow2,
-    details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -167,18 +160,4 @@ fn snapshots(input: &Input) -> Vec<String> {
         };
     }
     names
-}
-
-impl Image for Chain {
-    fn size(&self) -> u64 {
-        self.top.size
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
-    }
 }

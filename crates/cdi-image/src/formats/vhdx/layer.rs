@@ -8,8 +8,8 @@ use super::log::Overlay;
 use super::{MAGIC, SIGNED, crc32c_of};
 use crate::bytes::{flaw, le32, le64};
 use crate::extent::{Extent, FileNo, Origin};
-use crate::formats::chain;
-use crate::formats::chain::{deeper, zeros};
+use crate::formats::chain::{self, Found, deeper, zeros};
+use crate::image::CheckCancelled;
 use crate::input::Input;
 
 const HEADS: [u64; 2] = [64 << 10, 128 << 10];
@@ -290,14 +290,24 @@ impl chain::Layer for Layer {
         self.size
     }
 
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
-        if offset >= self.size {
-            // A parent may be shorter.
-            return Ok(zeros(offset, end));
-        }
+    fn parent(&self) -> Option<&dyn chain::Layer> {
+        Some(&**self.parent.as_ref()?)
+    }
+
+    fn check(
+        &self,
+        input: &Input,
+        report: &mut dyn FnMut(Flaw, &str),
+        _: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        self.check_regions(input, report);
+        Ok(())
+    }
+
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
         let block = offset / self.block;
         let start = block * self.block;
-        let limit = end.min(self.size);
+        let limit = end;
         let end = limit.min(start + self.block);
         let entry_at = self.table + (block + block / self.ratio) * 8;
         let entry = self.entry(input, entry_at)?;
@@ -309,7 +319,7 @@ impl chain::Layer for Layer {
                 return Err(ReadError::Corrupt { at: entry_at });
             }
             let at = place + (offset - start);
-            Ok(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } })
+            Ok(Found::Here(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } }))
         };
         // How far the blocks go on like that; after so many there is the place of a bitmap.
         let run = |is: &dyn Fn(u64) -> bool| {
@@ -318,16 +328,16 @@ impl chain::Layer for Layer {
             let count = chain::alike(&read, entry_at, left, 8, &|entry| is(le64(entry, 0) & 7))?.max(1);
             Ok::<u64, ReadError>(start.saturating_add(count.saturating_mul(self.block)).min(limit))
         };
-        match (entry & 7, &self.parent) {
-            (0, Some(parent)) => parent.map(input, offset, run(&|state| state == 0)?),
-            (UNDEFINED | ZERO | UNMAPPED, Some(_)) => {
-                Ok(zeros(offset, run(&|state| matches!(state, 1..=3))?))
+        match (entry & 7, self.parent.is_some()) {
+            (0, true) => Ok(Found::Below(offset..run(&|state| state == 0)?)),
+            (UNDEFINED | ZERO | UNMAPPED, true) => {
+                Ok(Found::Here(zeros(offset, run(&|state| matches!(state, 1..=3))?)))
             }
-            (0 | UNDEFINED | ZERO | UNMAPPED, None) => Ok(zeros(offset, run(&|state| state <= 3)?)),
+            (0 | UNDEFINED | ZERO | UNMAPPED, false) => Ok(Found::Below(offset..run(&|state| state <= 3)?)),
             (PRESENT, _) => stored(end),
-            (PARTLY, Some(parent)) => {
+            (PARTLY, true) => {
                 let (here, stop) = self.run(input, block, offset, end)?;
-                if here { stored(stop) } else { parent.map(input, offset, stop) }
+                if here { stored(stop) } else { Ok(Found::Below(offset..stop)) }
             }
             _ => Err(ReadError::Corrupt { at: entry_at }),
         }
@@ -366,7 +376,7 @@ impl Layer {
     }
 
     /// Reports a table of regions of which only the other is sound. (A head that is not sound may never have been written.)
-    pub(super) fn check(&self, input: &Input, report: &mut dyn FnMut(Flaw, &str)) {
+    fn check_regions(&self, input: &Input, report: &mut dyn FnMut(Flaw, &str)) {
         for at in REGIONS {
             let sound = input.bytes_of(self.file, at, REGION_TABLE, "a table of regions");
             let sound =

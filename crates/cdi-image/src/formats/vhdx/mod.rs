@@ -9,15 +9,13 @@ mod log;
 
 use std::sync::Arc;
 
-use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::error::Error;
 use crc::{CRC_32_ISCSI, Crc, Table};
-use layer::Layer;
 pub(super) use layer::open as open_layer;
 
-use super::chain::Layer as _;
+use super::chain::Chain;
 use crate::details::ImageDetails;
-use crate::extent::Extent;
-use crate::image::{CheckCancelled, Format, Image, OpenOptions};
+use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
@@ -45,12 +43,6 @@ fn crc32c_of(bytes: &[u8], at: usize) -> u32 {
     digest.finalize()
 }
 
-struct Vhdx {
-    input: Arc<Input>,
-    top: Layer,
-    details: ImageDetails,
-}
-
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
     let top = layer::open(&input, Input::MAIN, 0, &mut warnings)?;
@@ -60,24 +52,9 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         physical_sector_bytes: top.physical_sector,
         ..Metadata::default()
     };
-    Ok(Box::new(Vhdx { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
-}
-
-impl Image for Vhdx {
-    fn size(&self) -> u64 {
-        self.top.size
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size)
-    }
-
-    fn check(&self, report: &mut dyn FnMut(Flaw, &str), _: &mut CheckCancelled<'_>) -> Result<(), Error> {
-        self.top.check(&self.input, report);
-        Ok(())
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
-    }
+    Ok(Box::new(Chain {
+        input,
+        top,
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
+    }))
 }

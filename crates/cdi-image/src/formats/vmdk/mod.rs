@@ -14,8 +14,7 @@ use cdi_base::units::{SECTOR, index};
 use descriptor::{Descriptor, Kind, Line, Name, TELLING};
 use sparse::Sparse;
 
-use super::chain;
-use super::chain::{Layer as _, cut, deeper, zeros};
+use super::chain::{self, Chain, Found, Layer as _, deeper, zeros};
 use crate::bytes::flaw;
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
@@ -41,12 +40,6 @@ pub const FORMAT: Format = Format {
 /// The longest descriptor that is read, in bytes.
 const MAX_LEN: u64 = 2 << 20;
 
-struct Vmdk {
-    input: Arc<Input>,
-    top: Layer,
-    details: ImageDetails,
-}
-
 /// One disk of a chain.
 pub(super) struct Layer {
     /// Where each extent ends on the disk, in bytes, and where its bytes are.
@@ -71,7 +64,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         ..Metadata::default()
     };
     metadata.more.insert("vmdk_type".into(), top.kind.clone().into());
-    Ok(Box::new(Vmdk { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }))
+    Ok(Box::new(Chain {
+        input,
+        top,
+        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
+    }))
 }
 
 pub(super) fn open_layer(
@@ -185,46 +182,28 @@ impl chain::Layer for Layer {
         self.extents.last().map_or(0, |(end, _)| *end)
     }
 
-    fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
+    fn parent(&self) -> Option<&dyn chain::Layer> {
+        Some(&**self.parent.as_ref()?)
+    }
+
+    fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
         let n = self.extents.partition_point(|(end, _)| *end <= offset);
-        // A parent may be shorter.
-        let Some((stop, place)) = self.extents.get(n) else { return Ok(zeros(offset, end)) };
+        let (stop, place) = self.extents.get(n).ok_or(ReadError::Unmapped { offset })?;
         let start = n.checked_sub(1).map_or(0, |before| self.extents[before].0);
         let end = end.min(*stop);
-        match place {
-            Place::Zeros => Ok(zeros(offset, end)),
+        Ok(match place {
+            Place::Zeros => Found::Here(zeros(offset, end)),
             Place::Flat { file, at } => {
                 let at = at + (offset - start);
-                Ok(Extent { disk: offset..end, origin: Origin::Stored { file: *file, at } })
+                Found::Here(Extent { disk: offset..end, origin: Origin::Stored { file: *file, at } })
             }
-            Place::Sparse(sparse) => {
-                let (found, stop) = sparse.map(input, offset - start, end - start)?;
-                match (found, &self.parent) {
-                    (Some(e), _) => {
-                        let disk = e.disk.start + start..e.disk.end + start;
-                        Ok(cut(Extent { disk, ..e }, offset, end))
-                    }
-                    (None, Some(parent)) => {
-                        let stop = stop + start;
-                        Ok(cut(parent.map(input, offset, stop)?, offset, stop))
-                    }
-                    (None, None) => Ok(zeros(offset, stop + start)),
+            Place::Sparse(sparse) => match sparse.map(input, offset - start, end - start)? {
+                (Some(e), _) => {
+                    let disk = e.disk.start + start..e.disk.end + start;
+                    Found::Here(Extent { disk, ..e }.cut(offset, end))
                 }
-            }
-        }
-    }
-}
-
-impl Image for Vmdk {
-    fn size(&self) -> u64 {
-        self.top.size()
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.top.map(&self.input, offset, self.top.size())
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
+                (None, stop) => Found::Below(offset..stop + start),
+            },
+        })
     }
 }
