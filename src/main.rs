@@ -4,23 +4,22 @@ mod attach;
 mod cli;
 mod cmd;
 mod mount;
+mod report;
 mod service;
 mod ui;
 
 use std::process::ExitCode;
 
 use cdi_base::error::{Error, Kind};
-use clap::Parser;
 
-use crate::cli::Cli;
-use crate::cli::report::exit_code;
+use crate::report::exit_code;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
     mount::daemon::note_inherited();
     cdi_system::survive_file_limits();
     cdi_system::allow_files();
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors; and who asked for JSON gets the errors so.
         Err(e) if !e.use_stderr() || !std::env::args_os().any(|a| a == "--json") => e.exit(),

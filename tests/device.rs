@@ -124,7 +124,7 @@ fn settings() {
     // Without bad sectors the kernel reads ahead; sectors of 4 KiB stay sectors of 4 KiB.
     fs::remove_file(lab.path("disk.cdimg")).unwrap();
     lab.image(1024, 4096, &[]);
-    let device = lab.attach(&["--partitions"]);
+    let device = lab.attach(&["--partscan"]);
     for (what, expect) in
         [("queue/logical_block_size", "4096"), ("queue/read_ahead_kb", "4096"), ("loop/partscan", "1")]
     {

@@ -61,7 +61,7 @@ fn short() {
     assert!(out.len() == 1 << 20 && out[..1000 * 512] == truth[..1000 * 512]);
     // With the disk, the rest is read; and without its map the file is no image of it.
     lab.write("the.disk", &truth);
-    lab.cdi(["create", "the.disk", "x.cdimg", "--resume", "--retries", "1"]).ends(0);
+    lab.cdi(["create", "the.disk", "x.cdimg", "--resume", "--retry-passes", "1"]).ends(0);
     lab.cdi(["extract", "x.cdimg", "y.raw"]).ends(0);
     assert!(fs::read(lab.path("y.raw")).unwrap() == truth);
 }

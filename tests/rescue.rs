@@ -199,7 +199,7 @@ fn as_ddrescue() {
     lab.cdi(["create", disk.path(), "c.cdimg", "--resume", "--no-scrape"]).ends(4);
     assert!(map_of(&lab, "c.cdimg").iter().any(|b| b.2 == "/"));
     let since = disk.forget();
-    lab.cdi(["create", disk.path(), "c.cdimg", "--resume", "--retries", "2"]).ends(4);
+    lab.cdi(["create", disk.path(), "c.cdimg", "--resume", "--retry-passes", "2"]).ends(4);
     assert_eq!(map_of(&lab, "c.cdimg"), map_of(&lab, "a.cdimg"));
     assert!(disk.reads(since)[&12_300] == 3, "scraped once and retried twice");
     is_right(&lab, "c.cdimg", &truth, &BAD);
@@ -315,7 +315,7 @@ fn own_device() {
 fn come_and_go() {
     let (lab, truth) = lab(&[]);
     let disk = FailingDisk::new(&lab, &["error"], &["error=EIO", "error-pread-rate=5%"]);
-    let ran = lab.cdi(["create", disk.path(), "a.cdimg", "--retries", "-1", "--json"]).ends(0).json();
+    let ran = lab.cdi(["create", disk.path(), "a.cdimg", "--retry-passes", "-1", "--json"]).ends(0).json();
     assert!(ran["failed_reads"].as_u64().unwrap() > 0, "nothing failed");
     is_right(&lab, "a.cdimg", &truth, &[]);
 }
@@ -506,7 +506,8 @@ fn from_ddrescue() {
 fn unfinished() {
     let (lab, truth) = lab(&[(16_000, 4)]);
     let disk = FailingDisk::new(&lab, &[], &[]);
-    let ran = lab.cdi(["create", disk.path(), "disk.cdimg", "--max-errors", "0", "--json"]).ends(4).json();
+    let ran =
+        lab.cdi(["create", disk.path(), "disk.cdimg", "--max-read-errors", "0", "--json"]).ends(4).json();
     assert_eq!(ran["ended"], "too-many-errors");
     let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
     assert!(info["warnings"][0].as_str().unwrap().contains("unfinished"), "{info}");
@@ -535,7 +536,7 @@ fn domain() {
         [(0, 1 << 20, "?".into()), (1 << 20, 2 << 20, "+".into()), (3 << 20, 13 << 20, "?".into())]
     );
     lab.write("domain.map", mapfile(SECTORS, 512, &[(8192, SECTORS - 8192)]));
-    lab.cdi(["create", "disk.raw", "a.cdimg", "--resume", "--domain", "domain.map"]).ends(4);
+    lab.cdi(["create", "disk.raw", "a.cdimg", "--resume", "--domain-mapfile", "domain.map"]).ends(4);
     assert_eq!(map_of(&lab, "a.cdimg"), [(0, 4 << 20, "+".into()), (4 << 20, 12 << 20, "?".into())]);
     lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
     is_right(&lab, "a.cdimg", &truth, &[]);

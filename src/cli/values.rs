@@ -1,10 +1,12 @@
 //! What can be typed as the value of an option: names, sizes, policies.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use cdi_base::units::parse_size;
 use cdi_image::cdimg::layout::{CHUNK_LEAST, CHUNK_MAX};
 use cdi_image::codec::Codec;
+use cdi_image::stored_hashes::HashKind;
 use clap::ValueEnum;
 
 /// A codec's name.
@@ -14,8 +16,8 @@ pub enum CodecName {
     Zstd,
     /// for readers that lack zstd
     Deflate,
-    /// not compressed
-    Stored,
+    /// no compression
+    None,
 }
 
 impl From<CodecName> for Codec {
@@ -23,9 +25,47 @@ impl From<CodecName> for Codec {
         match name {
             CodecName::Zstd => Codec::Zstd,
             CodecName::Deflate => Codec::Deflate,
-            CodecName::Stored => Codec::Stored,
+            CodecName::None => Codec::Stored,
         }
     }
+}
+
+/// The name of a hash.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum HashName {
+    /// MD5
+    Md5,
+    /// SHA-1
+    Sha1,
+    /// SHA-256
+    Sha256,
+    /// BLAKE3
+    Blake3,
+}
+
+impl From<HashName> for HashKind {
+    fn from(name: HashName) -> HashKind {
+        match name {
+            HashName::Md5 => HashKind::Md5,
+            HashName::Sha1 => HashKind::Sha1,
+            HashName::Sha256 => HashKind::Sha256,
+            HashName::Blake3 => HashKind::Blake3,
+        }
+    }
+}
+
+/// An interval as ddrescue has it: seconds, or a number with s, m, h or d.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is not an interval (examples: 30, 30s, 5m, 2h, 1d)");
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 60 * 60),
+        Some((at, 'd')) => (&text[..at], 24 * 60 * 60),
+        _ => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
 }
 
 /// The size of a block in a list of bad blocks, in bytes.
@@ -47,11 +87,12 @@ pub enum ErrnoName {
 /// A front end's name.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum Via {
-    /// FUSE; on macOS in a build with macFUSE
+    /// FUSE (on macOS: macFUSE, in a build for it)
     Fuse,
-    /// NFS from this machine to itself
+    /// NFS over the loopback interface
     Nfs,
-    /// FSKit: the extension for macOS 26 and newer, where it is installed; options about reading do not reach it
+    /// FSKit (macOS 26 and later, with the extension installed); options about reading do not apply
+    #[cfg_attr(not(target_os = "macos"), value(hide = true))]
     Fskit,
 }
 
@@ -69,11 +110,13 @@ impl Via {
 /// An attacher's name.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum With {
-    /// Linux's loop devices
+    /// loop devices
     Losetup,
     /// macOS's hdiutil
+    #[cfg_attr(not(target_os = "macos"), value(hide = true))]
     Hdiutil,
     /// macOS's diskutil image
+    #[cfg_attr(not(target_os = "macos"), value(hide = true))]
     Diskutil,
 }
 
@@ -91,9 +134,9 @@ impl With {
 /// What becomes of suspect sectors.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum Suspect {
-    /// an error, as of a bad one
+    /// an error, as for a bad sector
     Error,
-    /// the bytes that there are
+    /// the stored bytes
     Read,
 }
 
@@ -106,6 +149,16 @@ pub enum Bad {
     Zero,
     /// This text, over and over.
     Pattern(String),
+}
+
+impl std::fmt::Display for Bad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bad::Error => f.write_str("error"),
+            Bad::Zero => f.write_str("zero"),
+            Bad::Pattern(text) => write!(f, "pattern:{text}"),
+        }
+    }
 }
 
 impl Bad {

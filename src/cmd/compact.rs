@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::units::human;
 use cdi_capture::compact::compact;
@@ -22,7 +23,7 @@ use crate::ui::Ui;
 pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let path = &args.image;
     if !(FORMAT.probe)(&Input::open(path)?) {
-        return Err(Error::bad_image("is no .cdimg; nothing else can be compacted").at(path));
+        return Err(Error::bad_image("not a .cdimg image: only those can be compacted").at(path));
     }
     // In place of the old one, or as a file of its own; in both cases not while somebody writes the old one.
     let out = args.out.as_ref().unwrap_or(path);
@@ -41,9 +42,8 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.warnings().iter().for_each(|r| ui.warning(r));
     if image.has_more()? {
-        let what =
-            "something in it is damaged, and an image written anew would have less of it than there is";
-        return Err(Error::bad_image(what).at(path).hint("'cdi repair' saves them; nothing was changed"));
+        let what = "the image is damaged, and a rewritten one would hold less than can be salvaged";
+        return Err(Error::bad_image(what).at(path).hint("nothing was changed").then(Advice::Repair));
     }
     let (size, before) = (image.size(), input.len());
     if args.out.is_none() {
@@ -60,7 +60,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
     if !ui.json(&json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": after }))
     {
-        ui.say(format!("{}: {} were {}; {took}", out.display(), human(after), human(before)));
+        ui.say(format!("{}: {} (was {}), {took}", out.display(), human(after), human(before)));
     }
     Ok(End::Done)
 }

@@ -1,19 +1,19 @@
-//! `cdi completions SHELL` and `cdi man DIR`: made from the words in `cli.rs`.
+//! `cdi completions SHELL` and `cdi man DIR`: made from the command line's own description.
 
+use std::io::Write;
 use std::path::Path;
 
 use cdi_base::error::Error;
 use cdi_capture::guard::{Guard, Over};
-use clap::CommandFactory;
 use serde_json::json;
 
 use super::{End, protect_shown};
-use crate::cli::Cli;
+use crate::cli;
 use crate::ui::Ui;
 
 pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "cdi", &mut script);
+    clap_complete::generate(shell, &mut cli::command(), "cdi", &mut script);
     if !ui.json(&json!({ "script": String::from_utf8_lossy(&script) })) {
         ui.raw(&script);
     }
@@ -24,24 +24,22 @@ pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
     let mut guard = Guard::new(Over { force: true, discard_unfinished: false });
     protect_shown(&mut guard);
-    let mut cli = Cli::command().disable_help_subcommand(true);
+    let mut cli = cli::command().disable_help_subcommand(true);
     cli.build();
-    pages(&cli, &mut |page| {
-        let path = dir.join(page.get_filename());
-        guard.write(&path, |file| page.render(file))
-    })?;
+    pages(&cli, &mut |name, page| guard.write(&dir.join(name), |file| file.write_all(page)))?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
         ui.say(format!("the man pages are in {}", dir.display()));
     }
     Ok(End::Done)
 }
 
-/// Gives a man page for a command and for each below it.
-fn pages(
-    command: &clap::Command,
-    write: &mut dyn FnMut(clap_mangen::Man) -> Result<(), Error>,
-) -> Result<(), Error> {
+/// Takes a page, with the name of its file.
+type WritePage<'a> = dyn FnMut(String, &[u8]) -> Result<(), Error> + 'a;
+
+/// Gives a man page for a command and for each below it, with the name of its file.
+fn pages(command: &clap::Command, write: &mut WritePage<'_>) -> Result<(), Error> {
     let below = command.get_subcommands().filter(|c| !c.is_hide_set());
     below.into_iter().try_for_each(|c| pages(c, write))?;
-    write(clap_mangen::Man::new(command.clone()))
+    let page = cli::man_page(command).map_err(|e| Error::failed("cannot make a man page").because(e))?;
+    write(format!("{}.1", command.get_display_name().unwrap_or(command.get_name())), &page)
 }

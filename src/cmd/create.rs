@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cdi_base::error::Error;
 use cdi_base::units::{SECTOR, human};
@@ -16,21 +17,23 @@ use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
 use cdi_image::metadata::Metadata;
+use cdi_image::stored_hashes::HashKind;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, guard, hashes_match, imaging, open_disk, plain_reads, protect_shown, worker_process,
+    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect_shown,
+    worker_process,
 };
 use crate::cli;
 use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
-    let codec = Codec::from(args.codec);
+    let codec = Codec::from(args.write.codec);
     let (levels, default) = codec.levels();
-    let level = args.level.unwrap_or(default);
+    let level = args.write.level.unwrap_or(default);
     if !levels.contains(&level) {
         let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
         return Err(Error::usage(what));
@@ -38,33 +41,40 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let mut options = Options {
         codec,
         level,
-        chunk: args.chunk,
-        physical_sector: args.physical_sector_size,
+        chunk: args.write.chunk,
+        physical_sector: args.write.physical_sector_size,
         metadata: Metadata {
-            model: args.model.clone(),
-            serial: args.serial.clone(),
-            notes: args.notes.clone(),
+            model: args.write.model.clone(),
+            serial: args.write.serial.clone(),
+            notes: args.write.notes.clone(),
             ..Metadata::default()
         },
         threads: workers::cores(),
-        hash: !args.rescue.no_hash,
+        hash: !args.write.no_hash,
+        hashes: args.write.hash.iter().map(|name| (*name).into()).collect(),
+        reproducible: reproducible(args)?,
     };
     refuse_other_name(&args.image, &cdimg::FORMAT)?;
     if args.image.as_os_str() == "-" {
-        return Err(Error::usage("an image is written at any place, and not to stdout"));
+        return Err(Error::usage("an image cannot be written to stdout: it is not written in order"));
     }
     if args.source.as_os_str() == "-" {
         return from_stdin(args, options, ui);
     }
     if imaging::is_meant(args) {
+        if args.write.reproducible {
+            let what =
+                "--reproducible is for images of files: how a failing disk is read differs from time to time";
+            return Err(Error::usage(what));
+        }
         return worker_process::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
-    let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
+    let image = cli::Image { image: args.source.clone(), open: args.open.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;
     let sector = u64::from(source.sector());
     if source.size() % sector != 0 {
         ui.warning(format!(
-            "{} bytes are not a whole number of sectors of {sector}: the last one is short",
+            "the size of {} bytes is not a multiple of the sector size {sector}: the last sector is short",
             source.size()
         ));
     }
@@ -100,18 +110,30 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
+/// The time that an image is to have that is equal to others of its source, if it is to be one.
+fn reproducible(args: &Create) -> Result<Option<Option<SystemTime>>, Error> {
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|_| args.write.reproducible);
+    let time = epoch.map(|text| {
+        let seconds = text.parse().ok().map(Duration::from_secs);
+        seconds
+            .and_then(|seconds| UNIX_EPOCH.checked_add(seconds))
+            .ok_or_else(|| Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', not a number of seconds")))
+    });
+    Ok(args.write.reproducible.then_some(time.transpose()?))
+}
+
 /// `cdi create - IMAGE`: the disk comes from another program, from its first byte to its last.
 fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error> {
-    let how = &args.how;
+    let how = &args.open;
     let raw = how.format.as_deref().is_none_or(|format| format == "raw");
-    let plain = Rescue { no_hash: args.rescue.no_hash, ..Rescue::default() };
+    let plain = Rescue::default();
     if !raw || matches!(how.mapfile(), Mapfile::File(_)) || how.badblocks.is_some() || args.rescue != plain {
-        let what = "'-' takes the bytes of a disk from stdin, from the first to the last, and nothing else";
+        let what = "from stdin ('-') only a raw disk is read, from its first byte to its last: other options for reading do not apply";
         return Err(Error::usage(what));
     }
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        return Err(Error::usage("stdin is a terminal: the disk comes from a pipe or a file"));
+        return Err(Error::usage("stdin is a terminal; redirect a disk or a pipe to it"));
     }
     options.metadata.source = Some("stdin".into());
     let interrupt = Interrupt::new()?;
@@ -135,7 +157,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let size = made.metadata.size_bytes;
     if size % u64::from(sector) != 0 {
         ui.warning(format!(
-            "{size} bytes are not a whole number of sectors of {sector}: the last one is short"
+            "the size of {size} bytes is not a multiple of the sector size {sector}: the last sector is short"
         ));
     }
     Ok(tell(args, size, &made, &took, ui))
@@ -185,15 +207,22 @@ fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
         human(size),
         human(made.image_bytes)
     ));
+    if !ui.json {
+        stored_hash_lines(&made.metadata, args, ui);
+    }
     if made.failed_bytes > 0 {
-        ui.warning(format!(
-            "{} could not be read just now and are bad in the image",
-            human(made.failed_bytes)
-        ));
+        let bytes = human(made.failed_bytes);
+        ui.warning(format!("{bytes} of the source could not be read and are bad in the image"));
     }
     if made.missing_bytes == 0 {
         return End::Done;
     }
-    ui.say(format!("{} of the disk are missing: 'cdi map --bad' lists them", human(made.missing_bytes)));
+    ui.say(format!("{} of the disk are missing; see 'cdi map --bad'", human(made.missing_bytes)));
     End::DataMissing
+}
+
+/// Prints the hashes that the user asked for, as they are in the image.
+pub(super) fn stored_hash_lines(metadata: &Metadata, args: &Create, ui: &Ui) {
+    let wanted: Vec<HashKind> = args.write.hash.iter().map(|name| (*name).into()).collect();
+    hash_lines(&metadata.clone().take_hashes(), &wanted, &|line| ui.data(line));
 }

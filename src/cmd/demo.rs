@@ -18,7 +18,7 @@ use cdi_serve::tree::DISK_NAME;
 use serde_json::{Value, json};
 
 use super::{End, Interrupt, mount, open_disk};
-use crate::cli::{Access, Bad, Demo, DeviceOptions, ErrnoName, HowToOpen, Reads, Suspect};
+use crate::cli::{Access, Bad, Demo, DeviceArgs, ErrnoName, OpenArgs, PartArgs, Reads, Suspect};
 use crate::mount::daemon;
 use crate::mount::teardown::down;
 use crate::ui::Ui;
@@ -59,11 +59,11 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     );
     fs::write(&map, mapfile).map_err(|e| Error::io("cannot be written", &map, e))?;
     tell(format!(
-        "1. a disk of 8 MiB with a FAT file system, and the map of its one bad sector, {bad_sector}"
+        "1. created an 8 MiB disk with a FAT file system, and a mapfile with one bad sector, {bad_sector}"
     ));
 
-    let how = HowToOpen { mapfile: Some(map), ..HowToOpen::default() };
-    let source = open_disk(&cli::Image { image: raw, how }, super::plain_reads(), ui)?;
+    let how = OpenArgs { mapfile: Some(map), ..OpenArgs::default() };
+    let source = open_disk(&cli::Image { image: raw, open: how }, super::plain_reads(), ui)?;
     let metadata =
         Metadata { serial: Some("DEMO-1".into()), source: Some("cdi demo".into()), ..Metadata::default() };
     let (codec, threads) = (Codec::Zstd, workers::cores());
@@ -75,25 +75,35 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         metadata,
         threads,
         hash: true,
+        hashes: Vec::new(),
+        reproducible: None,
     };
     let (target, file) = Guard::new(Over { force: true, ..Over::default() }).create(&image)?;
     let made = convert::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
     target.finish()?;
-    tell(format!("2. imaged into {} ({} bytes)", image.display(), made.image_bytes));
+    tell(format!("2. imaged it to {} ({} bytes)", image.display(), made.image_bytes));
 
     let reads = Reads { bad: Bad::Error, suspect: Suspect::Error, cache: Options::default().cache };
     let access = Access { errno: ErrnoName::Io, allow_other: false, via: None };
     // Without the right to a block device the mounted folder shows the same. macOS gives it to everybody.
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
-    let device = (may && attach::candidates(None).is_ok()).then(DeviceOptions::default);
-    let image = cli::Image { image, how: HowToOpen::default() };
-    let mut up = daemon::up(mount::plan(&image, None, &reads, &access, device.as_ref(), ui)?)?;
+    let device = (may && attach::candidates(None).is_ok()).then(DeviceArgs::default);
+    let image = cli::Image { image, open: OpenArgs::default() };
+    let mut up = daemon::up(
+        mount::plan(
+            &mount::Shown { image: &image, part: &PartArgs::default(), reads: &reads, access: &access },
+            None,
+            device.as_ref(),
+            ui,
+        )?
+        .0,
+    )?;
     let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
     let gone = down(&mut up.record, true);
     interrupt.check()?;
     let report = seen?;
     gone?;
-    tell("6. detached and unmounted; nothing is left".into());
+    tell("6. detached and unmounted".into());
     Ok(report)
 }
 
@@ -132,8 +142,11 @@ fn contents(name: &str, len: usize) -> Vec<u8> {
 /// Looks at the disk that is shown, as a user would.
 fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String)) -> Result<Value, Error> {
     let disk = device.map_or_else(|| dir.join(DISK_NAME), Path::to_owned);
-    let what = if device.is_some() { "attached" } else { "mounted (a block device needs root)" };
-    tell(format!("3. {what}: {} with {}", disk.display(), names(dir).join(", ")));
+    match device {
+        Some(device) => tell(format!("3. attached it as {}", device.display())),
+        None => tell("3. mounted it (a block device needs root)".into()),
+    }
+    tell(format!("   directory {} contains {}", dir.display(), names(dir).join(", ")));
 
     let failed = |e| Error::io("cannot be read", &disk, e);
     let open = || File::open(&disk).map_err(failed);
@@ -153,18 +166,21 @@ fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String
     if let Some(e) = error {
         return Err(failed(e));
     }
-    tell(format!("4. {} reads whole: {good} bytes", FILES[0].0));
+    tell(format!("4. read {} completely: {good} bytes", FILES[0].0));
     let (before, error) = read(FILES[1].0).map_err(failed)?;
     let Some(error) = error else {
         return Err(Error::failed("the bad sector was read: this must never happen").at(&disk));
     };
-    tell(format!("   {} fails after {before} of {} bytes, as on the disk: {error}", FILES[1].0, FILES[1].1));
+    tell(format!(
+        "   read {} up to byte {before} of {}, where the bad sector is: {error}",
+        FILES[1].0, FILES[1].1
+    ));
 
     let bad = dir.join("badblocks.json");
     let text = fs::read_to_string(&bad).map_err(|e| Error::io("cannot be read", &bad, e))?;
     let map: Value =
         serde_json::from_str(&text).map_err(|e| Error::failed("is not JSON").at(&bad).because(e))?;
-    tell(format!("5. badblocks.json: {}", map["ranges"]));
+    tell(format!("5. badblocks.json lists {}", map["ranges"]));
     if map["ranges"][0]["first_sector"] != json!(bad_sector) {
         return Err(Error::failed("does not name the bad sector: this must never happen").at(&bad));
     }

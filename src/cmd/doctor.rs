@@ -10,8 +10,8 @@ use cdi_system::{ask, has_program};
 use serde_json::{Value, json};
 
 use super::End;
-use crate::cli::report::exit_code;
 use crate::mount::record::runtime_dir;
+use crate::report::exit_code;
 use crate::ui::Ui;
 
 /// How long a program may take to say what it is.
@@ -25,15 +25,15 @@ struct Finding {
     /// Whether nothing is wrong without it.
     optional: bool,
     found: String,
-    way_out: &'static str,
+    fix: &'static str,
 }
 
 impl Finding {
     fn json(&self) -> Value {
-        let way_out = if self.ok { "" } else { self.way_out };
+        let fix = if self.ok { "" } else { self.fix };
         json!({
             "what": self.what, "needed_for": self.needed_for, "ok": self.ok, "optional": self.optional,
-            "found": self.found, "fix": way_out,
+            "found": self.found, "fix": fix,
         })
     }
 }
@@ -50,14 +50,14 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
                 } else if f.optional {
                     "-"
                 } else {
-                    "LACKS"
+                    "MISSING"
                 },
                 f.what,
                 f.found,
                 f.needed_for
             ));
             if !f.ok {
-                ui.data(format!("      way out: {}", f.way_out));
+                ui.data(format!("      fix: {}", f.fix));
             }
         }
     }
@@ -71,18 +71,17 @@ fn findings() -> Vec<Finding> {
     let mut all = Vec::new();
     let root = nix::unistd::geteuid().is_root();
     all.push(match runtime_dir() {
-        Ok(dir) => finding("runtime folder", "mount, attach", true, dir.display().to_string(), ""),
+        Ok(dir) => finding("runtime directory", "mount, attach", true, dir.display().to_string(), ""),
         Err(e) => {
-            let way_out =
-                "set XDG_RUNTIME_DIR to a directory of your own; after sudo or su it may be another's";
-            finding("runtime folder", "mount, attach", false, e.to_string(), way_out)
+            let fix = "set XDG_RUNTIME_DIR to a directory of your own; after sudo or su it may be another's";
+            finding("runtime directory", "mount, attach", false, e.to_string(), fix)
         }
     });
     // A mount takes a score of them, an image in segments some more.
     let (files, most) = open_files();
-    let way_out = "raise the limit: ulimit -n 1024";
+    let fix = "raise the limit: ulimit -n 1024";
     let found = format!("{files} at once, at most {most}");
-    all.push(finding("open files", "mount, attach", most >= 64, found, way_out));
+    all.push(finding("open files", "mount, attach", most >= 64, found, fix));
     if cfg!(target_os = "linux") {
         linux(root, &mut all);
     } else {
@@ -92,29 +91,29 @@ fn findings() -> Vec<Finding> {
 }
 
 fn macos(all: &mut Vec<Finding>) {
-    let there = |name| if has_program(name) { format!("{name} is there") } else { "none".into() };
-    let way_out = "it is a part of macOS: look at PATH";
+    let there = |name| if has_program(name) { format!("{name} found") } else { "none".into() };
+    let fix = "it is part of macOS: check PATH";
     let nfs = has_program("mount_nfs");
-    all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), way_out));
+    all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), fix));
     // Either makes a block device.
     let image = ask(Command::new("diskutil").args(["image", "help"]), TIMEOUT, "").is_ok();
     let hdiutil = has_program("hdiutil");
     let found = match (hdiutil, image) {
-        (true, true) => "hdiutil; diskutil image behind it",
+        (true, true) => "hdiutil, then diskutil image",
         (true, false) => "hdiutil",
         (false, true) => "diskutil image",
         (false, false) => "neither hdiutil nor diskutil image",
     };
-    all.push(finding("disk images", "attach", hdiutil || image, found.into(), way_out));
+    all.push(finding("disk images", "attach", hdiutil || image, found.into(), fix));
     let found = version("sw_vers", "-productVersion").unwrap_or_default();
     all.push(Finding { optional: true, ..fskit(&found) });
     all.push(finding("macOS", "all", !found.is_empty(), found, "sw_vers does not answer"));
     let macfuse = Path::new("/Library/Filesystems/macfuse.fs").exists();
     let built = cfg!(feature = "macfuse");
     let found = match (macfuse, built) {
-        (true, true) => "macFUSE is there, and this build can use it",
-        (true, false) => "macFUSE is there, and this build cannot use it",
-        (false, _) => "none, and none is needed",
+        (true, true) => "installed and supported by this build",
+        (true, false) => "installed, not supported by this build",
+        (false, _) => "not installed (optional)",
     };
     all.push(Finding {
         optional: true,
@@ -134,26 +133,26 @@ fn fskit(release: &str) -> Finding {
     const ID: &str = "org.cdimg.cdi.fskit";
     let (what, needed_for) = ("FSKit extension", "mount --via fskit");
     if !at_least(release, (26, 0)) {
-        let way_out = "macOS 26 or newer";
-        return finding(what, needed_for, false, "this macOS cannot mount image files so".into(), way_out);
+        let fix = "macOS 26 or newer";
+        return finding(what, needed_for, false, "this version of macOS does not support it".into(), fix);
     }
     let text = |command: &mut Command| {
         ask(command, TIMEOUT, "").map(|text| String::from_utf8_lossy(&text).into_owned()).ok()
     };
     let listed = text(Command::new("pluginkit").args(["-m", "-A", "-D", "-i", ID])).unwrap_or_default();
     if !listed.contains(ID) {
-        let way_out = "build and register it: fskit-ext/bundle/bundle.sh";
-        return finding(what, needed_for, false, "not installed, and not needed".into(), way_out);
+        let fix = "build and register it: fskit-ext/bundle/bundle.sh";
+        return finding(what, needed_for, false, "not installed (optional)".into(), fix);
     }
     let home = std::env::var("HOME").unwrap_or_default();
     let list = format!("{home}/Library/Group Containers/group.com.apple.fskit.settings/enabledModules.plist");
     let enabled = text(Command::new("plutil").args(["-convert", "json", "-o", "-"]).arg(list));
-    let way_out = "System Settings > General > Login Items & Extensions > File System Extensions";
+    let fix = "System Settings > General > Login Items & Extensions > File System Extensions";
     match enabled.map(|list| list.contains(ID)) {
-        Some(true) => finding(what, needed_for, true, "installed and switched on".into(), way_out),
-        Some(false) => finding(what, needed_for, false, "installed, but not switched on".into(), way_out),
+        Some(true) => finding(what, needed_for, true, "installed and switched on".into(), fix),
+        Some(false) => finding(what, needed_for, false, "installed but switched off".into(), fix),
         None => {
-            finding(what, needed_for, true, "installed; whether it is on cannot be known".into(), way_out)
+            finding(what, needed_for, true, "installed (cannot tell whether it is switched on)".into(), fix)
         }
     }
 }
@@ -161,12 +160,12 @@ fn fskit(release: &str) -> Finding {
 fn linux(root: bool, all: &mut Vec<Finding>) {
     let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let found = fuse.as_ref().map_or_else(|e| e.to_string(), |_| "/dev/fuse".into());
-    let way_out = if fuse.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
-        "let every user open it, as everywhere else: chmod 666 /dev/fuse"
+    let fix = if fuse.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
+        "allow every user to open it: chmod 666 /dev/fuse"
     } else {
-        "load the kernel's module (modprobe fuse); in a container, pass it in (--device /dev/fuse)"
+        "load the kernel module (modprobe fuse); in a container, pass it in (--device /dev/fuse)"
     };
-    all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, way_out));
+    all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, fix));
     if !root {
         let helper = version("fusermount3", "-V");
         let found = helper.clone().unwrap_or_default();
@@ -178,17 +177,17 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
             "install the package fuse3",
         ));
     }
-    let found = if root { "root" } else { "an ordinary user" };
-    let way_out = "attach block devices as root (sudo); 'cdi mount' needs no root";
-    all.push(finding("rights", "attach", root, found.into(), way_out));
+    let found = if root { "root" } else { "not root" };
+    let fix = "attach block devices as root (sudo); 'cdi mount' needs no root";
+    all.push(finding("rights", "attach", root, found.into(), fix));
     let control = Path::new("/dev/loop-control").exists();
     let found = if control { "/dev/loop-control" } else { "none" };
-    let way_out = "load the kernel's module (modprobe loop); in a container, run it privileged";
-    all.push(finding("loop devices", "attach", control, found.into(), way_out));
+    let fix = "load the kernel module (modprobe loop); in a container, run it privileged";
+    all.push(finding("loop devices", "attach", control, found.into(), fix));
     #[cfg(target_os = "linux")]
     if let Some(missing) = crate::attach::losetup::missing_node().filter(|_| root && control) {
-        let way_out = "make the nodes in /dev, or pass /dev in (-v /dev:/dev)";
-        all.push(finding("loop nodes", "attach", false, missing, way_out));
+        let fix = "create the nodes in /dev; in a container, pass /dev in (-v /dev:/dev)";
+        all.push(finding("loop nodes", "attach", false, missing, fix));
     }
     let losetup = version("losetup", "--version");
     let found = losetup.clone().unwrap_or_default();
@@ -200,7 +199,7 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
         "install util-linux (Debian: the package mount)",
     ));
     let nfs = has_program("mount.nfs");
-    let found = if nfs { "mount.nfs is there" } else { "none, and none is needed" };
+    let found = if nfs { "mount.nfs" } else { "not installed (optional)" };
     all.push(Finding {
         optional: true,
         ..finding("NFS client", "mount --via nfs", nfs, found.into(), "install nfs-common")
@@ -221,9 +220,9 @@ fn finding(
     needed_for: &'static str,
     ok: bool,
     found: String,
-    way_out: &'static str,
+    fix: &'static str,
 ) -> Finding {
-    Finding { what, needed_for, ok, optional: false, found, way_out }
+    Finding { what, needed_for, ok, optional: false, found, fix }
 }
 
 /// The first line that a program prints of its version, if it can be run.

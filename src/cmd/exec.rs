@@ -9,12 +9,12 @@ use std::process::Command;
 use cdi_base::error::{Error, Kind};
 
 use super::End;
-use super::mount::plan;
+use super::mount::{Shown, plan};
 use crate::cli::Exec;
 use crate::mount::daemon;
 use crate::mount::daemon::MountPlan;
 use crate::mount::teardown::down;
-use crate::ui::{Ui, go_on_unheard};
+use crate::ui::{Ui, ignore_closed_stdout};
 use crate::{attach, cli};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
@@ -23,16 +23,17 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     if let Some(device) = device {
         attach::ready(device.with.map(cli::With::name))?;
     }
-    let plan = plan(&args.image, None, &args.reads, &args.access, device, ui)?;
+    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
+    let (plan, _) = plan(&shown, None, device, ui)?;
     let mut up = daemon::up(MountPlan { exec: true, ..plan })?;
-    go_on_unheard();
+    ignore_closed_stdout();
     let device = up.record.device.clone().unwrap_or_default();
     let words: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
     let status =
         Command::new(&words[0]).args(&words[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
     let cleaned = down(&mut up.record, false).or_else(|busy| {
-        ui.warning(format!("{busy}; taken away all the same"));
+        ui.warning(format!("{busy}; detached anyway"));
         down(&mut up.record, true)
     });
     let status =

@@ -21,10 +21,12 @@ use cdi_image::badmap::{BadBlocks, BadRange, Status};
 use cdi_image::disk::runs::{Run, RunKind, runs};
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::formats::raw;
+use cdi_image::metadata::DiskHashes;
+use cdi_image::stored_hashes::{HashKind, StoredHash};
 use cdi_image::text::listing;
 use serde_json::json;
 
-use super::{End, Interrupt, guard, hashes_match, open_disk, plain_reads};
+use super::{End, Interrupt, guard, hash_lines, hash_values, hashes_match, open_disk, plain_reads};
 use crate::cli::{Bad, Extract};
 use crate::ui::Ui;
 
@@ -50,31 +52,43 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     };
     let Copied { lost, took, mapfile, checked } = copied;
     let checked = if lost == 0 { checked } else { Vec::new() };
-    ui.json(&json!({
+    let (computed, checked): (Vec<_>, Vec<_>) = checked.into_iter().partition(|c| c.stored.value.is_empty());
+    let mut value = json!({
         "out": args.out.display().to_string(),
         "mapfile": mapfile.as_ref().map(|path| path.display().to_string()),
         "size_bytes": disk.size(),
         "missing_bytes": missing,
         "lost_bytes": lost,
         "hashes_match": hashes_match(&checked),
-    }));
+    });
+    let hashes = DiskHashes {
+        zero_filled: computed.into_iter().map(|c| (c.stored.kind, c.got)).collect(),
+        ..DiskHashes::default()
+    };
+    let wanted: Vec<HashKind> = args.hash.iter().map(|name| (*name).into()).collect();
+    hash_values(&hashes, &wanted, &mut value);
+    if !ui.json(&value) {
+        // Stdout may be the disk.
+        let is_stdout = args.out.as_os_str() == "-";
+        hash_lines(&hashes, &wanted, &|line| if is_stdout { ui.say(line) } else { ui.data(line) });
+    }
     let wrong = checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
     ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
         ui.warning(format!(
-            "{} could not be read because the image is damaged, and are zeros; 'cdi verify' tells more",
+            "{} could not be read because the image is damaged, and are zeros in the copy; 'cdi verify' lists the errors",
             human(lost)
         ));
     }
     if missing > 0 {
         let how = match &args.bad {
             None if mapfile.is_some() => "left as holes",
-            None => "written as the image's files have them, or as zeros",
+            None => "written as stored in the image, or as zeros",
             Some(_) => "filled",
         };
         let place = match &mapfile {
-            Some(path) => format!("{} says where", path.display()),
-            None => "'cdi map --bad' says where".into(),
+            Some(path) => format!("see {}", path.display()),
+            None => "see 'cdi map --bad'".into(),
         };
         ui.say(format!("{} are missing and {how}; {place}", human(missing)));
     }
@@ -172,8 +186,8 @@ fn copy_all<'a>(
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
     // What the image says of its hashes is held against what is read, as long as it is at hand.
-    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
-    let claimed = !disk.image().stored_hashes().is_empty();
+    let mut stored_hashes = HashChecks::new(&hashes_of(args, disk));
+    let claimed = !hashes_of(args, disk).is_empty();
     let copy = |buf: &mut Vec<u8>, run: Run| {
         let whole = missing == Missing::WrittenOver;
         let done = match run.kind {
@@ -221,6 +235,13 @@ fn copy_all<'a>(
 
 fn cannot_be_written(out: &Path, e: io::Error) -> Error {
     Error::io("cannot be written", out, e)
+}
+
+/// The hashes that are computed while the disk is read: those that the image stores, and those that the user wants, without a
+/// value to compare them with.
+fn hashes_of(args: &Extract, disk: &Disk) -> Vec<StoredHash> {
+    let wanted = args.hash.iter().map(|name| StoredHash::of_disk(disk.size(), (*name).into(), Vec::new()));
+    disk.image().stored_hashes().iter().cloned().chain(wanted).collect()
 }
 
 /// How many bytes a run costs that cannot be read. With `--bad error` it costs all.

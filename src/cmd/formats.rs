@@ -1,6 +1,7 @@
 //! `cdi formats`
 
 use cdi_base::error::Error;
+use cdi_image::image::Format;
 use cdi_image::open::FORMATS;
 use serde_json::json;
 
@@ -13,10 +14,9 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
         .map(|f| json!({ "name": f.name, "summary": f.summary, "integrity": f.integrity, "suffixes": f.suffixes }))
         .collect();
     if !ui.json(&json!({ "formats": table })) {
-        for f in FORMATS {
-            ui.data(format!("{:<8}{}", f.name, f.summary));
-            ui.data(format!("{:<8}integrity: {}", "", f.integrity));
-        }
+        let row = |f: &&Format| [f.name.to_owned(), f.summary.to_owned()];
+        let header = ["FORMAT", "DESCRIPTION"].map(str::to_owned);
+        ui.table(std::iter::once(header).chain(FORMATS.iter().map(row)).collect());
     }
     Ok(End::Done)
 }

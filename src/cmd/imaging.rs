@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_capture::guard::Over;
 use cdi_capture::options::TOOL;
 use cdi_capture::options::{Options, new_image};
@@ -32,6 +32,7 @@ use cdi_system::placement::{LOOK_EVERY, Placed};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use serde_json::json;
 
+use super::create::stored_hash_lines;
 use super::{End, Interrupt, guard, plain_reads};
 use crate::cli;
 use crate::cli::{Create, Rescue};
@@ -41,25 +42,29 @@ use crate::ui::imaging::{left, statuses};
 /// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
 pub(super) fn is_meant(args: &Create) -> bool {
     let asked = args.rescue != Rescue::default();
-    let raw = args.how.format.as_deref().is_none_or(|f| f == "raw");
-    asked || (is_device(&args.source) && raw && !matches!(args.how.mapfile(), Mapfile::File(_)))
+    let raw = args.open.format.as_deref().is_none_or(|f| f == "raw");
+    asked || (is_device(&args.source) && raw && !matches!(args.open.mapfile(), Mapfile::File(_)))
 }
 
 pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
-    if let Some(format) = args.how.format.as_ref().filter(|f| *f != "raw") {
-        let what = format!("a {format} image is converted, not read as a disk: leave the words for that out");
+    if let Some(format) = args.open.format.as_ref().filter(|f| *f != "raw") {
+        let what = format!(
+            "a {format} image is converted, not read as a disk: leave out the options for reading a failing disk"
+        );
         return Err(Error::usage(what));
     }
-    if let Mapfile::File(_) = args.how.mapfile() {
-        let what = "--mapfile says what of a raw image is right; of a disk, say --from-mapfile";
+    if let Mapfile::File(_) = args.open.mapfile() {
+        let what = "--mapfile is for raw images; for a disk use --from-mapfile";
         return Err(Error::usage(what));
     }
     refuse_raw_image(args)?;
     refuse_own_disk(args, ui)?;
     // The image first: the process that wrote it and is being ended has it, and the disk, for a moment more.
-    let old = if args.rescue.resume { Some(locked_image(args)?) } else { None };
+    // As ddrescue, it begins where there is nothing to continue.
+    let resumes = args.rescue.resume && fs::symlink_metadata(&args.image).is_ok();
+    let old = if resumes { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
-    let source = Arc::new(Source::open(&args.source, args.force, args.how.sector_size, wait)?);
+    let source = Arc::new(Source::open(&args.source, args.force, args.open.sector_size, wait)?);
     // All that can be wrong is found before anything is changed.
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
@@ -74,7 +79,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let size = old.as_ref().map_or(source.metadata().size, |old| old.size.min(source.metadata().size));
     if source.metadata().size > size {
         let more = human(source.metadata().size - size);
-        ui.warning(format!("the last {more} of the disk are not in the image, which is of a smaller one"));
+        ui.warning(format!("the last {more} of the disk are not imaged: the image is of a smaller disk"));
     }
     let domain = domain(&args.rescue, &source, size, ui)?;
     let (mut writer, file) = match old {
@@ -108,12 +113,11 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         domain,
         trim: !args.rescue.no_trim,
         scrape: !args.rescue.no_scrape,
-        retries: u32::try_from(args.rescue.retries).ok(),
+        retries: u32::try_from(args.rescue.retry_passes).ok(),
         direction: if args.rescue.reverse { Direction::Backwards } else { Direction::Forwards },
-        least_rate: args.rescue.min_rate,
+        least_rate: args.rescue.min_read_rate,
     };
-    let limits =
-        Limits { max_errors: args.rescue.max_errors, timeout: args.rescue.timeout.map(Duration::from_secs) };
+    let limits = Limits { max_errors: args.rescue.max_read_errors, timeout: args.rescue.timeout };
     let start = Instant::now();
     let mut shown = ui.imaging(&args.image.display().to_string());
     let placed = Placed::new(&file, &args.image)?;
@@ -154,15 +158,17 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
         rescue::End::Stopped => Err(Error::new(Kind::Interrupted, "interrupted")),
-        rescue::End::Gone => Err(Error::failed("the disk is not there any more; nothing was marked bad for that")
+        rescue::End::Gone => Err(Error::failed("the disk is gone (nothing was marked bad for that)")
             .at(source.path())
-            .hint("the image is as it was read so far; connect the disk again, and go on with --resume")),
+            .hint("connect the disk again")
+            .then(Advice::Resume(None))),
         rescue::End::Dead => Err(Error::failed(
-            "the disk does not read any more what it has read before: it seems to be dying, and its last errors were \
-             not marked as bad sectors",
+            "the disk fails on sectors that it could read before: it seems to be dying; its last errors were not \
+             recorded as bad sectors",
         )
         .at(source.path())
-        .hint("switch it off, let it rest, and go on with --resume")),
+        .hint("switch it off and let it rest")
+        .then(Advice::Resume(None))),
         rescue::End::Failed(e) => Err(e),
     }
 }
@@ -177,19 +183,21 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
     if start >= end {
         return Err(Error::usage(format!(
-            "there is nothing of the disk ({size} bytes) from byte {start} on"
+            "nothing to read: the disk has {size} bytes, and byte {start} is where to start"
         )));
     }
     let whole = |at: u64| at.is_multiple_of(sector);
     if !whole(start) || !(whole(end) || end == size) {
-        return Err(Error::usage(format!("the disk is read in whole sectors of {sector} bytes")));
+        return Err(Error::usage(format!(
+            "--input-position and --size must be multiples of the sector size, {sector} bytes"
+        )));
     }
-    let Some(path) = &rescue.domain else { return Ok(std::iter::once(start..end).collect()) };
+    let Some(path) = &rescue.domain_mapfile else { return Ok(std::iter::once(start..end).collect()) };
     let (map, warnings) = load::load(path, size, source.metadata().logical)?;
     warnings.iter().for_each(|r| ui.warning(r));
     let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
-        Err(Error::usage("calls nothing of this disk finished").at(path))
+        Err(Error::usage("marks no block of this disk as finished").at(path))
     } else {
         Ok(domain)
     }
@@ -214,9 +222,9 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     };
     let new = new_image(known.size, options.chunk, sector, physical)?;
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
-    let image = cli::Image { image: args.source.clone(), how: args.how.clone() };
+    let image = cli::Image { image: args.source.clone(), open: args.open.clone() };
     let mut guard = guard(over, &image, None);
-    let maps = [&args.rescue.domain, &args.rescue.from_mapfile];
+    let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
     maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a map that is read"));
     let (target, file) = guard.create(&args.image).map_err(|e| match e.kind {
         Kind::Busy if !over.force => e.hint("--resume goes on with it"),
@@ -240,8 +248,8 @@ struct Old {
 /// Opens the image that is to be gone on with, when nobody else writes it.
 fn locked_image(args: &Create) -> Result<File, Error> {
     open_locked(&args.image, true).map_err(|e| match e.kind {
-        Kind::Busy => e.hint("it is made at this moment: wait for that, or end it"),
-        _ => e.hint("without --resume an image is begun"),
+        Kind::Busy => e.hint("another cdi is writing it: wait until it is done, or stop it"),
+        _ => e.hint("without --resume a new image is created"),
     })
 }
 
@@ -251,7 +259,7 @@ fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interr
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
     let input = Arc::new(Input::new(Box::new(copy), path)?);
     if !(FORMAT.probe)(&input) {
-        return Err(Error::bad_image("is no .cdimg, and nothing else can be gone on with").at(path));
+        return Err(Error::bad_image("not a .cdimg image: only those can be resumed").at(path));
     }
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     same_disk(&image, source, args.force)?;
@@ -269,9 +277,9 @@ fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, 
         Writer::resume(Box::new(old.file), &old.input, path).map_err(|e| e.at(path))?;
     warnings.iter().for_each(|r| ui.warning(r));
     let mut metadata = writer.metadata().clone();
-    metadata.model = args.model.clone().or(metadata.model).or(source.metadata().model.clone());
-    metadata.serial = args.serial.clone().or(metadata.serial).or(source.metadata().serial.clone());
-    metadata.notes.extend(args.notes.iter().cloned());
+    metadata.model = args.write.model.clone().or(metadata.model).or(source.metadata().model.clone());
+    metadata.serial = args.write.serial.clone().or(metadata.serial).or(source.metadata().serial.clone());
+    metadata.notes.extend(args.write.notes.iter().cloned());
     check_metadata(&metadata).map_err(|e| e.at(path))?;
     writer.set_metadata(metadata);
     Ok((writer, copy))
@@ -300,6 +308,7 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
     if said {
         return;
     }
+    stored_hash_lines(&made.metadata, args, ui);
     let seconds = took.as_secs_f64();
     let rate = per_second((view.read, took));
     ui.say(format!(
@@ -315,20 +324,22 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
     }
     match ended.end {
         rescue::End::TooManyErrors => {
-            ui.say(format!("stopped after {} failed reads; --resume goes on", view.errors))
+            ui.say(format!("stopped after {}; continue with --resume", plural(view.errors, "failed read")))
         }
-        rescue::End::Timeout => ui.say("stopped because nothing could be read any more; --resume goes on"),
+        rescue::End::Timeout => {
+            ui.say("stopped: no data could be read for the time of --timeout; continue with --resume")
+        }
         _ => {}
     }
     if view.left.iter().any(|(_, bytes)| *bytes > 0) {
         let metadata = &made.metadata;
-        if metadata.physical_sector_bytes > metadata.logical_sector_bytes && args.rescue.retries == 0 {
+        if metadata.physical_sector_bytes > metadata.logical_sector_bytes && args.rescue.retry_passes == 0 {
             ui.say(format!(
-                "what failed was read in physical sectors of {} bytes: '--resume --retries 1' tries each {} bytes by \
-                 themselves, and may get more",
+                "failed sectors were read as physical sectors of {} bytes; '--resume -r1' tries each {} bytes alone, and \
+                 may rescue more",
                 metadata.physical_sector_bytes, metadata.logical_sector_bytes
             ));
         }
-        ui.say("'cdi map' shows where; 'cdi create --resume --retries 3' tries bad sectors again");
+        ui.say("see 'cdi map'; 'cdi create --resume -r3' retries bad sectors");
     }
 }

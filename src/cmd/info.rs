@@ -2,10 +2,12 @@
 
 use cdi_base::error::Error;
 use cdi_base::printable;
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_image::badmap::{BadRange, Status};
 use cdi_image::disk::Disk;
+use cdi_image::stored_hashes::ZERO_FILLED;
 use cdi_serve::texts;
+use serde_json::Value;
 
 use super::{End, Interrupt, open_disk, plain_reads};
 use crate::cli::Info;
@@ -42,10 +44,8 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         ("serial", &metadata.serial),
         ("source", &metadata.source),
         ("created", &metadata.created),
-        ("finished", &metadata.finished),
-        ("made by", &metadata.tool),
-        ("blake3", &metadata.blake3_rescued),
-        ("sha256", &metadata.sha256_zero_filled),
+        ("completed", &metadata.finished),
+        ("created by", &metadata.tool),
     ] {
         if let Some(value) = value {
             line(name, value.clone());
@@ -54,8 +54,21 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     for note in &metadata.notes {
         line("note", note.clone());
     }
-    for (name, value) in &metadata.more {
-        line(name, value.to_string());
+    let is_hash = |name: &str| name.ends_with("_stored") || name.ends_with("_zero_filled");
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    for (name, value) in metadata.more.iter().filter(|(name, _)| !is_hash(name)) {
+        line(&name.replace('_', " "), text(value));
+    }
+    if let Some(hex) = &metadata.blake3_rescued {
+        line("blake3", format!("{hex} (of what was rescued)"));
+    }
+    for kind in ZERO_FILLED {
+        if let Some(hex) = metadata.zero_filled(kind) {
+            line(kind.key().trim_end_matches("_zero_filled"), hex.to_owned());
+        }
+    }
+    for (name, value) in metadata.more.iter().filter(|(name, _)| name.ends_with("_stored")) {
+        line(&name.replace('_', " "), text(value));
     }
     let listed: u64 = disk.bad().ranges().iter().map(BadRange::len).sum();
     let whole = if listed == 0 { " (everything)" } else { "" };
@@ -65,7 +78,12 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         if count.ranges > 0 {
             line(
                 status.name(),
-                format!("{} bytes ({}) in {} ranges", count.bytes, human(count.bytes), count.ranges),
+                format!(
+                    "{} bytes ({}) in {}",
+                    count.bytes,
+                    human(count.bytes),
+                    plural(count.ranges, "range")
+                ),
             );
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let guard = || guard(args.over, image, Some(&disk));
     if let Some(path) = &args.export_mapfile {
         if disk.format().name == raw::FORMAT.name && disk.bad().is_empty() {
-            ui.warning("the image has no map: all of it counts as finished");
+            ui.warning("the image has no map: everything is marked finished");
         }
         let text = Mapfile { map: disk.bad(), size: disk.size() };
         if path.as_os_str() == "-" {
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     } else if let Some(path) = &args.picture {
         let cells = cells_of(&disk, PICTURE);
         let name = disk.input().path().file_name().unwrap_or_default().to_string_lossy();
-        let title = format!("{name}: {}, a cell is {}", human(disk.size()), cell_text(&disk, cells.len()));
+        let title = format!("{name}: {}, one cell is {}", human(disk.size()), cell_text(&disk, cells.len()));
         let legend: Vec<_> = legend(&disk)
             .into_iter()
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
@@ -104,7 +104,7 @@ fn draw(disk: &Disk, ui: &Ui) {
         let at = u64::try_from(at).unwrap_or(u64::MAX);
         ui.painted(format!("{:>10}  {}", human(at), picture::line(line, colours)));
     }
-    ui.data(format!("{:>10}  a letter is {}", "", cell_text(disk, cells.len())));
+    ui.data(format!("{:>10}  one letter is {}", "", cell_text(disk, cells.len())));
     ui.painted(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
@@ -122,14 +122,14 @@ fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
         Ok(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()))
     }))?;
     if disk.bad().is_empty() {
-        ui.say("everything is finished");
+        ui.say("no bad sectors: everything is finished");
     }
     Ok(())
 }
 
 fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
     if block == 0 {
-        return Err(Error::usage("a block of 0 bytes cannot be"));
+        return Err(Error::usage("the block size must not be 0"));
     }
     let mut next = 0;
     let blocks = disk.bad().ranges().iter().flat_map(|r| {

@@ -21,21 +21,26 @@ mod unmount;
 mod verify;
 mod worker_process;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cdi_base::error::{Error, Kind};
+use cdi_base::error::{Error, Kind, ReadError};
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::hash_check::Checked;
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::image::OpenOptions;
+use cdi_image::image::{OpenOptions, Opened};
+use cdi_image::metadata::DiskHashes;
 use cdi_image::open;
+use cdi_image::partitions::{self, Table};
+use cdi_image::stored_hashes::HashKind;
 use cdi_system::{ending_signals, mountinfo};
+use serde_json::{Value, json};
 
 use crate::cli;
-use crate::cli::report::exit_code;
 use crate::mount::record::records_if_any;
+use crate::report::exit_code;
 use crate::ui::Ui;
 
 /// How a verb that did not fail ended.
@@ -59,20 +64,82 @@ impl End {
     }
 }
 
-/// Opens the image that was named, tells its warnings, and gives its disk.
+/// Opens the image that was named, prints its warnings, and returns its disk.
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
-    let how = OpenOptions {
-        format: image.how.format.clone(),
-        mapfile: image.how.mapfile(),
-        badblocks: image.how.badblocks.clone().zip(image.how.block_size),
-        sector_size: image.how.sector_size,
-        allowed: image.how.allow_parent.clone(),
-    };
-    let opened = open::open(&image.image, &how)?;
-    for warning in opened.image.warnings() {
-        ui.warning(warning);
-    }
+    let opened = open_image(image)?;
+    opened.image.warnings().iter().for_each(|warning| ui.warning(warning));
     Ok(Disk::new(opened, options))
+}
+
+fn open_image(image: &cli::Image) -> Result<Opened, Error> {
+    let how = OpenOptions {
+        format: image.open.format.clone(),
+        mapfile: image.open.mapfile(),
+        badblocks: image.open.badblocks.clone().zip(image.open.block_size),
+        sector_size: image.open.sector_size,
+        allowed: image.open.allow_parent.clone(),
+    };
+    log::info!("opening {}", image.image.display());
+    let opened = open::open(&image.image, &how)?;
+    log::info!(
+        "{} is a {} image of {} bytes",
+        image.image.display(),
+        opened.format.name,
+        opened.image.size()
+    );
+    Ok(opened)
+}
+
+/// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk.
+fn open_part(
+    image: &cli::Image,
+    part: &cli::PartArgs,
+    options: Options,
+    ui: &Ui,
+) -> Result<(Disk, Option<Table>), Error> {
+    let whole = open_disk(image, options.clone(), ui)?;
+    let table = partitions::table(&whole);
+    let range = match part.partition {
+        None if part.offset.is_none() && part.size.is_none() => {
+            // That it cannot be read keeps nobody from attaching the disk.
+            let table = table.inspect_err(|e| log::info!("cannot read the partition table: {e}"));
+            return Ok((whole, table.ok().flatten()));
+        }
+        None => {
+            let start = part.offset.unwrap_or(0);
+            let rest = whole.size().saturating_sub(start);
+            start..start.saturating_add(part.size.unwrap_or(rest))
+        }
+        Some(number) => partition(number, &table, image)?,
+    };
+    Ok((Disk::new(open_image(image)?.part(range)?, options), None))
+}
+
+/// Finds a partition by its number.
+fn partition(
+    number: u32,
+    table: &Result<Option<Table>, ReadError>,
+    image: &cli::Image,
+) -> Result<Range<u64>, Error> {
+    let at = |e: Error| e.at(&image.image);
+    let table = match table {
+        Ok(Some(table)) => table,
+        Ok(None) => {
+            return Err(at(Error::usage("the disk has no partition table").hint("use --offset and --size")));
+        }
+        Err(e) => {
+            let error = Error::new(Kind::DataMissing, "cannot read the partition table").because(*e);
+            return Err(at(error.hint("use --offset and --size")));
+        }
+    };
+    match table.partitions.iter().find(|p| p.number == number) {
+        Some(p) => Ok(p.start..p.start + p.size),
+        None => {
+            let numbers: Vec<String> = table.partitions.iter().map(|p| p.number.to_string()).collect();
+            let what = format!("no partition {number} (there are: {})", numbers.join(", "));
+            Err(at(Error::usage(what)))
+        }
+    }
 }
 
 impl From<&cli::Bad> for BadPolicy {
@@ -108,7 +175,7 @@ impl Interrupt {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in ending_signals() {
             signal_hook::flag::register(signal, Arc::clone(&flag))
-                .map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+                .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
         }
         Ok(Interrupt(flag))
     }
@@ -127,7 +194,7 @@ impl Interrupt {
 fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guard {
     let mut guard = Guard::new(over.into());
     guard.protect(&image.image, "is the image that is read");
-    let lists = [image.how.mapfile.as_deref(), image.how.badblocks.as_deref()];
+    let lists = [image.open.mapfile.as_deref(), image.open.badblocks.as_deref()];
     lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a list that is read"));
     if let Some(disk) = disk {
         guard.protect_input(disk.input());
@@ -139,6 +206,22 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
 /// Whether the hashes that an image stores hold, for JSON; null if there are none, or they were not made.
 fn hashes_match(checked: &[Checked]) -> Option<bool> {
     (!checked.is_empty()).then(|| checked.iter().all(Checked::holds))
+}
+
+/// Adds the hashes that the user asked for to the JSON of a verb.
+fn hash_values(hashes: &DiskHashes, wanted: &[HashKind], value: &mut Value) {
+    for kind in wanted {
+        value[kind.key()] = json!(hashes.of(*kind));
+    }
+}
+
+/// Prints the hashes that the user asked for.
+fn hash_lines(hashes: &DiskHashes, wanted: &[HashKind], print: &dyn Fn(String)) {
+    for kind in wanted {
+        if let Some(hex) = hashes.of(*kind) {
+            print(format!("{:<8} {hex}", kind.name()));
+        }
+    }
 }
 
 /// Protects the images that are mounted: their readers would lose them.

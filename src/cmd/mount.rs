@@ -5,25 +5,36 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cdi_base::error::{ErrnoStyle, Error, Kind};
-use cdi_base::units::SECTOR;
+use cdi_base::units::{SECTOR, human};
 use cdi_image::disk::Options;
+use cdi_image::part::PART_OF_DISK;
+use cdi_image::partitions::{Partition, Table};
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{End, open_disk};
-use crate::cli::{Access, Attach, DeviceOptions, ErrnoName, Mount, Reads};
+use super::{End, open_part};
+use crate::cli::{Access, Attach, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
 use crate::mount::daemon::MountPlan;
 use crate::mount::record::{MountRecord, exclusive, records, runtime_dir};
 use crate::mount::{daemon, teardown};
-use crate::ui::{Ui, go_on_unheard, printable};
+use crate::ui::{Ui, ignore_closed_stdout, printable};
 use crate::{attach, cli};
 
+/// What is shown, and how.
+pub(super) struct Shown<'a> {
+    pub image: &'a cli::Image,
+    pub part: &'a PartArgs,
+    pub reads: &'a Reads,
+    pub access: &'a Access,
+}
+
 pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
-    let plan = plan(&args.image, Some(&args.dir), &args.reads, &args.access, None, ui)?;
+    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
+    let (plan, table) = plan(&shown, Some(&args.dir), None, ui)?;
     let dir = plan.dir.clone();
     bring_up(plan, args.foreground, ui, |record| {
-        if !ui.json(record) {
+        if !ui.json(&with_partitions(record, &table)) {
             ui.say(format!("{} is mounted at {}", record.image.display(), dir.display()));
         }
     })
@@ -32,49 +43,84 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     // First of all: nothing else is of use without it.
     attach::ready(args.device.with.map(cli::With::name))?;
-    refuse_attached(args)?;
-    let plan = plan(&args.image, args.dir.as_deref(), &args.reads, &args.access, Some(&args.device), ui)?;
+    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
+    let (plan, table) = plan(&shown, args.dir.as_deref(), Some(&args.device), ui)?;
     // From here on no other command attaches.
-    refuse_attached(args).inspect_err(|_| {
+    refuse_attached(args, &plan).inspect_err(|_| {
         if plan.created_dir {
             let _ = fs::remove_dir(&plan.dir);
         }
     })?;
     bring_up(plan, args.foreground, ui, |record| {
-        if !ui.json(record) {
-            ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
-            if let Some(device) = &record.device {
-                ui.data(device.display());
-                if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
-                    ui.say(format!("tools that read sectors take its raw device: /dev/rdisk{name}"));
-                }
-            }
+        if !ui.json(&with_partitions(record, &table)) {
+            tell_attached(record, &table, ui);
         }
     })
 }
 
-/// Refuses to attach an image a second time where the user names no directory: he may not know of the first.
-fn refuse_attached(args: &Attach) -> Result<(), Error> {
-    let (None, Ok(image)) = (&args.dir, args.image.image.canonicalize()) else { return Ok(()) };
-    let is_attached =
-        |r: &MountRecord| r.image == image && (r.device.is_some() || r.with.is_some()) && r.is_served();
+fn tell_attached(record: &MountRecord, table: &Option<Table>, ui: &Ui) {
+    ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
+    let Some(device) = &record.device else { return };
+    ui.data(device.display());
+    if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
+        ui.say(format!("use the raw device for tools that read sectors: /dev/rdisk{name}"));
+    }
+    for p in table.iter().flat_map(|table| &table.partitions) {
+        let name = p.name.as_ref().map(|name| format!(" '{}'", tame(name))).unwrap_or_default();
+        let kind = tame(&p.kind);
+        ui.say(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
+    }
+}
+
+/// Returns the record as JSON, with the partitions of the disk.
+fn with_partitions(record: &MountRecord, table: &Option<Table>) -> Value {
+    let mut value = serde_json::to_value(record).unwrap_or_default();
+    if let Some(table) = table {
+        value["partition_table"] = table.scheme.name().into();
+        let partition = |p: &Partition| {
+            json!({
+                "number": p.number,
+                "offset_bytes": p.start,
+                "size_bytes": p.size,
+                "type": p.kind,
+                "name": p.name,
+            })
+        };
+        value["partitions"] = table.partitions.iter().map(partition).collect();
+    }
+    value
+}
+
+/// Refuses to attach an image, or the same part of it, a second time where the user names no directory: they may not know of the
+/// first.
+fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
+    if args.dir.is_some() {
+        return Ok(());
+    }
+    let part = plan.disk.metadata().more.get(PART_OF_DISK);
+    let is_attached = |r: &MountRecord| {
+        r.image == plan.image
+            && r.part.as_ref() == part
+            && (r.device.is_some() || r.with.is_some())
+            && r.is_served()
+    };
     let Some(record) = records()?.into_iter().find(is_attached) else { return Ok(()) };
     // Not the old device: it may have been attached with other options.
     let what = match record.device {
-        Some(device) => format!("is attached already, at {}", device.display()),
-        None => "is being attached by another command".into(),
+        Some(device) => format!("already attached as {}", device.display()),
+        None => "another command is attaching it".into(),
     };
     let error = Error::new(Kind::Busy, what).at(&args.image.image);
-    Err(error.hint("detach it first, or name a directory for a second device"))
+    Err(error.hint("detach it first, or name a mount point for a second device"))
 }
 
 fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, tell: impl Fn(&MountRecord)) -> Result<End, Error> {
     let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
         let up = daemon::up(plan)?;
-        go_on_unheard();
+        ignore_closed_stdout();
         tell(&up.record);
-        ui.say("Ctrl-C ends it");
+        ui.say("press Ctrl-C to stop");
         return up.serve().map(|()| End::Done);
     }
     match daemon::up_in_background(plan) {
@@ -92,50 +138,48 @@ fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, tell: impl Fn(&MountReco
     }
 }
 
-/// Opens the image and settles where and how it is to be shown. `device` says how it is to be attached, if it is.
+/// Opens the image and settles where and how it is shown. `device` says how it is attached, if it is. Returns also the partition
+/// table, if the whole disk is shown.
 pub(super) fn plan(
-    image: &cli::Image,
+    shown: &Shown<'_>,
     dir: Option<&Path>,
-    reads: &Reads,
-    access: &Access,
-    device: Option<&DeviceOptions>,
+    device: Option<&DeviceArgs>,
     ui: &Ui,
-) -> Result<MountPlan, Error> {
+) -> Result<(MountPlan, Option<Table>), Error> {
+    let Shown { image, part, reads, access } = *shown;
     // Opened before others are held off: an image may be where reading hangs.
-    let disk = open_disk(image, reads.into(), ui)?;
+    let (disk, table) = open_part(image, part, reads.into(), ui)?;
     let exclusive = exclusive()?;
     teardown::clean_up_after_the_dead();
     let path = image.image.canonicalize().map_err(|e| Error::io("cannot be resolved", &image.image, e))?;
     let via = access.via.map(cli::Via::name);
     let own_process = !transport(via)?.serves_itself();
     if own_process {
-        refuse_options(image, reads, access)?;
+        refuse_options(shown)?;
     }
     let with = device.and_then(|d| d.with).map(cli::With::name);
     if device.is_some() {
         attach::candidates(with)?;
         let tail = disk.size() % u64::from(SECTOR);
         if disk.size() < u64::from(SECTOR) {
-            return Err(
-                Error::bad_image("smaller than a sector: it cannot be a block device").at(&image.image)
-            );
+            return Err(Error::bad_image("smaller than a sector: cannot be a block device").at(&image.image));
         }
         if tail != 0 {
             ui.warning(format!(
-                "{} bytes are not whole sectors of {SECTOR}: the device ends {tail} bytes early, disk.raw has them all",
+                "the size of {} bytes is not a multiple of {SECTOR}: the device is {tail} bytes shorter than disk.raw",
                 disk.size()
             ));
         }
     }
     if access.allow_other && dir.is_none() {
-        let error = Error::usage("--allow-other needs a folder to mount at: the default one is yours alone");
+        let error = Error::usage("--allow-other needs a mount point: the default one is private");
         return Err(error.hint("name one: cdi attach IMAGE DIR --allow-other"));
     }
     let request = device.map(|d| attach::Request {
         size: disk.size(),
         sector: attach::sector_size(disk.size(), disk.sector()),
         failing: disk.has_failing_reads(),
-        partitions: d.partitions,
+        partitions: d.partscan,
         readahead: d.readahead,
         mount: d.mount,
     });
@@ -144,9 +188,8 @@ pub(super) fn plan(
         None => (own_dir(&path)?, true),
     };
     if own_process && !access.allow_other && !is_private(&dir) {
-        let what =
-            "every user of this Mac could read it there: on a mount of FSKit's each counts as the owner";
-        let hint = "name a folder in one that is yours alone (chmod 700), or say --allow-other";
+        let what = "every user of this Mac could read it there: FSKit treats all users as the owner";
+        let hint = "use a mount point inside a private directory (chmod 700), or --allow-other";
         if created_dir {
             let _ = fs::remove_dir(&dir);
         }
@@ -162,6 +205,7 @@ pub(super) fn plan(
         image: path,
         dir,
         created_dir,
+        bad: reads.bad.to_string(),
         errno,
         allow_other,
         via,
@@ -170,13 +214,14 @@ pub(super) fn plan(
         exec: false,
         exclusive,
     };
-    Ok(plan)
+    Ok((plan, table))
 }
 
 /// Where an extension of the system serves the disk, none of our options reaches it; better none than one that does
 /// nothing.
-fn refuse_options(image: &cli::Image, reads: &Reads, access: &Access) -> Result<(), Error> {
-    let cli::HowToOpen { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.how;
+fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
+    let Shown { image, part, reads, access } = *shown;
+    let cli::OpenArgs { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.open;
     let given = [
         ("--format", format.is_some()),
         ("--mapfile", mapfile.is_some()),
@@ -187,11 +232,14 @@ fn refuse_options(image: &cli::Image, reads: &Reads, access: &Access) -> Result<
         ("--suspect", reads.suspect != cli::Suspect::Error),
         ("--cache", reads.cache != Options::default().cache),
         ("--errno", access.errno != ErrnoName::Io),
+        ("--partition", part.partition.is_some()),
+        ("--offset", part.offset.is_some()),
+        ("--size", part.size.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((name, _)) => {
-            let error = Error::usage(format!("{name} cannot be told to the extension that --via fskit uses"));
-            Err(error.hint("leave it out, or mount via nfs"))
+            let error = Error::usage(format!("{name} does not work with --via fskit"));
+            Err(error.hint("leave it out, or use --via nfs"))
         }
         None => Ok(()),
     }
@@ -215,18 +263,18 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
     let check = || {
         let resolved = dir.canonicalize().map_err(|e| Error::io("cannot be resolved", dir, e))?;
         if !resolved.is_dir() {
-            return Err(Error::usage("is not a folder").at(dir));
+            return Err(Error::usage("is not a directory").at(dir));
         }
         if mounted_at(&resolved)?.is_some_and(|m| m.is_ours() || m.fstype.starts_with("fuse")) {
-            let error = Error::new(Kind::Busy, "something is mounted there already").at(dir);
-            return Err(error.hint("'cdi list' shows what; 'cdi unmount' takes it away"));
+            let error = Error::new(Kind::Busy, "already a mount point").at(dir);
+            return Err(error.hint("see 'cdi list'; 'cdi unmount' unmounts it"));
         }
         let mut entries = fs::read_dir(&resolved).map_err(|e| Error::io("cannot be read", dir, e))?;
         if entries.next().is_some() {
-            return Err(Error::usage("is not empty; a mount would hide what is in it").at(dir));
+            return Err(Error::usage("directory not empty: a mount would hide its contents").at(dir));
         }
         if image.starts_with(&resolved) {
-            return Err(Error::usage("the image lies in the folder that would hide it").at(dir));
+            return Err(Error::usage("the image is in this directory, which the mount would hide").at(dir));
         }
         Ok(resolved)
     };
@@ -235,6 +283,11 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
             let _ = fs::remove_dir(dir);
         }
     })
+}
+
+/// Returns text on one line that does not drive the terminal.
+fn tame(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
 }
 
 /// A new folder named after the image, among our own.
@@ -264,11 +317,15 @@ pub(super) fn list(ui: &Ui) -> Result<End, Error> {
     if ui.json(&json!({ "mounts": table })) {
         return Ok(End::Done);
     }
-    let tame = |path: &Path| printable(&path.display().to_string()).replace('\n', "\u{fffd}");
-    for (served, r) in &mounts {
-        let device = r.device.as_deref().map_or("-".into(), tame);
-        let dead = if *served { "" } else { "  (its daemon is dead: 'cdi detach' cleans up)" };
-        ui.data(format!("{device:<12} {} {}{dead}", tame(&r.mountpoint), tame(&r.image)));
+    let path = |path: &Path| tame(&path.display().to_string());
+    let row = |(alive, r): &(bool, MountRecord)| {
+        let state = if *alive { "" } else { "  (not served any more: 'cdi detach' cleans up)" };
+        let device = r.device.as_deref().map_or("-".into(), path);
+        [device, tame(&r.bad), path(&r.mountpoint), path(&r.image) + state]
+    };
+    if !mounts.is_empty() {
+        let header = ["DEVICE", "BAD", "MOUNT POINT", "IMAGE"].map(str::to_owned);
+        ui.table(std::iter::once(header).chain(mounts.iter().map(row)).collect());
     }
     if mounts.is_empty() {
         ui.say("nothing is mounted");

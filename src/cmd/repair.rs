@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cdi_base::error::Error;
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_capture::guard::{Guard, refuse_other_name};
 use cdi_capture::repair::repair;
 use cdi_image::cdimg;
@@ -55,22 +55,22 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             Ok(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors))
         }))?;
         let of_disk = match (lost_bytes, maybe) {
-            (0, 0) => "nothing of the disk is lost".into(),
-            (lost, 0) => format!("{} of the disk are lost", human(lost)),
+            (0, 0) => "no data lost".into(),
+            (lost, 0) => format!("{} of disk data lost", human(lost)),
             // What was read and what was not cannot be told apart where the map is lost, too.
-            (lost, maybe) => format!("up to {} of the disk are lost", human(lost + maybe)),
+            (lost, maybe) => format!("up to {} of disk data may be lost", human(lost + maybe)),
         };
         ui.say(format!(
-            "{}: {} records recovered, {} damaged; {of_disk}; {took}",
+            "{}: {} recovered, {} damaged; {of_disk}; {took}",
             args.out.display(),
-            repaired.sound,
+            plural(repaired.sound, "record"),
             repaired.damaged
         ));
         if maybe > 0 {
-            ui.say(format!("{} of that may never have been read", human(maybe)));
+            ui.say(format!("{} of that may never have been read from the disk", human(maybe)));
         }
         if lost_bytes + maybe > 0 {
-            ui.say("what is lost counts as non-tried: with the disk, 'cdi create --resume' reads it again");
+            ui.say("lost ranges are marked non-tried; with the disk, 'cdi create --resume' reads them again");
         }
     }
     Ok(if lost_bytes + maybe > 0 { End::DataMissing } else { End::Done })

@@ -19,22 +19,22 @@ use nix::sys::stat::{Mode, umask};
 use serde_json::json;
 use signal_hook::iterator::Signals;
 
-use super::{End, open_disk};
+use super::{End, open_part};
 use crate::cli::Serve;
 use crate::mount::record::secret;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
-    let disk = Arc::new(open_disk(&args.image, (&args.reads).into(), ui)?);
-    let mut signals =
-        Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let disk = Arc::new(open_part(&args.image, &args.part, (&args.reads).into(), ui)?.0);
+    let mut signals = Signals::new(ending_signals())
+        .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
     let (front, url, _socket) = match &args.nbd {
         Some(at) => listen(at)?,
         None => export(args, &disk)?,
     };
     allow_files();
     let started = disk.start_readahead(workers::cores());
-    started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+    started.map_err(|e| Error::failed("cannot start threads").because(e))?;
 
     let (ended, end) = channel();
     let by_signal = ended.clone();
@@ -52,7 +52,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.exact(&url);
     }
-    ui.say("Ctrl-C ends it");
+    ui.say("press Ctrl-C to stop");
     match end.recv() {
         Ok(Err(e)) => Err(Error::failed("no more connections can be taken").because(e)),
         Ok(Ok(())) | Err(_) => Ok(End::Done),
@@ -84,7 +84,7 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
 
 fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
-        let failed = |e| Error::io("this port cannot be served", at, e);
+        let failed = |e| Error::io("cannot listen on this port", at, e);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         return Ok((Front::Nbd(Listener::Tcp(listener)), format!("nbd://{address}"), None));
@@ -95,8 +95,8 @@ fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
     let listener = UnixListener::bind(&path);
     umask(before);
     let listener = listener.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "is there already").at(at),
-        _ => Error::io("cannot be served", at, e),
+        std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "file exists").at(at),
+        _ => Error::io("cannot listen on this socket", at, e),
     })?;
     let url = format!("nbd+unix:///?socket={}", path.display());
     Ok((Front::Nbd(Listener::Unix(listener)), url, Some(Socket(path))))

@@ -4,8 +4,8 @@ use cdi_base::error::Error;
 use serde_json::json;
 
 use super::End;
-use crate::cli::report::exit_code;
 use crate::cli::{Service, ServiceVerb};
+use crate::report::exit_code;
 use crate::service::state::{Phase, State};
 use crate::service::{config, config_path, install, supervisor};
 use crate::ui::{Ui, printable};
@@ -24,16 +24,16 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
             let (file, config) = install::manager()?.install(&path()?)?;
             if !ui.json(&json!({ "file": file, "config": config })) {
                 ui.say(format!("installed as {}", file.display()));
-                ui.say(format!("its configuration is {}", config.display()));
-                ui.say("name your images there, then: cdi service start");
+                ui.say(format!("configuration: {}", config.display()));
+                ui.say("add your images to it, then run: cdi service start");
             }
         }
         ServiceVerb::Uninstall => {
             let file = install::manager()?.uninstall()?;
             if !ui.json(&json!({ "file": file })) {
                 match file {
-                    Some(file) => ui.say(format!("{} is removed; the configuration is not", file.display())),
-                    None => ui.say("it is not installed"),
+                    Some(file) => ui.say(format!("removed {} (the configuration stays)", file.display())),
+                    None => ui.say("the service is not installed"),
                 }
             }
         }
@@ -45,8 +45,9 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
                 install::manager()?.start()?;
             }
             if !ui.json(&json!({ "config": path, "was_running": running })) {
-                let what = if running { "it runs, and reads its configuration again" } else { "started" };
-                ui.say(format!("{what}; 'cdi service status' tells how it stands"));
+                let what =
+                    if running { "already running; it reads its configuration again" } else { "started" };
+                ui.say(format!("{what}; see 'cdi service status'"));
             }
         }
         ServiceVerb::Stop => {
@@ -70,12 +71,12 @@ fn status(ui: &Ui) -> Result<End, Error> {
         return Ok(end);
     }
     let Some(state) = state else {
-        ui.say("the service does not run");
+        ui.say("the service is not running");
         return Ok(end);
     };
-    ui.data(format!("runs (pid {}) with {}", state.pid, printable(&state.config.display().to_string())));
+    ui.data(format!("running (pid {}) with {}", state.pid, printable(&state.config.display().to_string())));
     if let Some(error) = &state.config_error {
-        ui.data(format!("its configuration was changed and is wrong: {}", printable(error)));
+        ui.data(format!("the changed configuration has an error: {}", printable(error)));
     }
     for image in &state.images {
         let at = image.device.as_ref().or(image.mountpoint.as_ref()).map_or("-", |at| at);

@@ -27,7 +27,7 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
     if let Some(target) = args.target.as_ref().filter(|_| found.is_empty()) {
         return Err(Error::usage("is not mounted, and not attached")
             .at(target)
-            .hint("'cdi list' tells what is"));
+            .hint("'cdi list' shows what is"));
     }
     let mut all = Vec::new();
     for record in &found {
@@ -52,21 +52,33 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
     for (record, s) in &all {
         let place = record.device.as_ref().unwrap_or(&record.mountpoint);
         ui.data(printable(&place.display().to_string()).replace('\n', "\u{fffd}"));
-        ui.data(format!("  reads     {}, {}, {} failed", s.reads, human(s.read_bytes), s.read_errors));
+        ui.data(format!("  reads     {} ({}), {} failed", s.reads, human(s.read_bytes), s.read_errors));
         ui.data(format!(
-            "  times     half within {} us, 90 % {} us, 99 % {} us, the longest {} us",
-            s.p50_us, s.p90_us, s.p99_us, s.max_us
+            "  latency   p50 {}, p90 {}, p99 {}, max {}",
+            time(s.p50_us),
+            time(s.p90_us),
+            time(s.p99_us),
+            time(s.max_us)
         ));
         ui.data(format!(
-            "  chunks    {} uncompressed, {} found uncompressed, {} found damaged",
+            "  chunks    {} decompressed, {} cache hits, {} damaged",
             s.chunks_decompressed, s.cache_hits, s.chunks_damaged
         ));
         ui.data(format!("  cache     {}", human(s.cache_bytes)));
     }
     if all.is_empty() {
-        ui.say("nothing is mounted that tells");
+        ui.say("no statistics: nothing is mounted");
     }
     Ok(End::Done)
+}
+
+/// A time for people.
+fn time(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} µs"),
+        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
 }
 
 fn ask(record: &MountRecord) -> Result<Stats, Error> {

@@ -4,34 +4,68 @@ use std::ops::Range;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::printable::hex;
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_capture::hash::{Hashes, hash};
 use cdi_capture::hash_check::Checked;
-use cdi_image::stored_hashes::StoredHash;
-use serde_json::json;
+use cdi_image::disk::Disk;
+use cdi_image::metadata::DiskHashes;
+use cdi_image::stored_hashes::{HashKind, StoredHash};
+use serde_json::{Value, json};
 
-use super::{End, Interrupt, open_disk, plain_reads};
-use crate::cli::Image;
+use super::{End, Interrupt, hash_lines, hash_values, open_disk, plain_reads};
+use crate::cli::Verify;
 use crate::ui::Ui;
 
-pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
-    let disk = open_disk(args, plain_reads(), ui)?;
+pub(super) fn run(args: &Verify, ui: &Ui) -> Result<End, Error> {
+    let disk = open_disk(&args.image, plain_reads(), ui)?;
     let interrupt = Interrupt::new()?;
-    let mut flaws = Vec::new();
-    let mut tell = |at: Option<u64>, what: &str, cost: &str| {
-        if !ui.json {
-            let place = at.map_or(String::new(), |at| format!("at byte {at}: "));
-            ui.data(format!("flaw: {place}{what}; costs: {cost}"));
-        }
-        flaws.push(json!({ "file_offset_bytes": at, "what": what, "affects": cost }));
-    };
+    let mut errors = Errors { ui, list: Vec::new() };
     disk.image()
-        .check(&mut |flaw: Flaw, cost| tell(Some(flaw.at), &flaw.what, cost), &mut || interrupt.check())?;
+        .check(&mut |flaw: Flaw, affects| errors.report(Some(flaw.at), &flaw.what, affects), &mut || {
+            interrupt.check()
+        })?;
+    let wanted: Vec<HashKind> = args.hash.iter().map(|name| (*name).into()).collect();
+    let read = read(&disk, &wanted, &interrupt, ui)?;
+    let lost_bytes = report_lost(&disk, &read.lost, &mut errors);
+    if read.lost.is_empty() {
+        report_hashes(&disk, &read, &mut errors);
+    }
+    Ok(finish(args, &disk, &read, &wanted, lost_bytes, &errors.list, ui))
+}
 
-    // Every byte of the disk, on every core; the hashes take them in order.
+/// The errors that were found.
+struct Errors<'a> {
+    ui: &'a Ui,
+    list: Vec<Value>,
+}
+
+impl Errors<'_> {
+    fn report(&mut self, at: Option<u64>, what: &str, affects: &str) {
+        if !self.ui.json {
+            let place = at.map_or(String::new(), |at| format!(" at file offset {at}"));
+            self.ui.data(format!("error{place}: {what} (affects {affects})"));
+        }
+        self.list.push(json!({ "file_offset_bytes": at, "what": what, "affects": affects }));
+    }
+}
+
+/// What came of reading the whole disk.
+struct Read {
+    /// What could not be read because the image is damaged.
+    lost: Vec<(Range<u64>, ReadError)>,
+    hashes: DiskHashes,
+    /// The hashes that the image stores of its disk or parts of it.
+    stored: Vec<Checked>,
+    /// How long it took, and how fast it was.
+    took: String,
+}
+
+/// Reads every byte of the disk, on every core; the hashes take them in order.
+fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Result<Read, Error> {
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let (hashes, stored_hashes) = hash(&disk, Hashes::wanted(disk.metadata()), &mut |run, error| {
+    let hashes = Hashes::wanted(disk.metadata(), wanted);
+    let (hashes, stored) = hash(disk, hashes, &mut |run, error| {
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -43,87 +77,89 @@ pub(super) fn run(args: &Image, ui: &Ui) -> Result<End, Error> {
         progress.advance(run.disk.end - run.disk.start);
         interrupt.check()
     })?;
-    let took = progress.finish();
+    Ok(Read { lost, hashes: hashes.finish(), stored, took: progress.finish() })
+}
 
+/// Reports what of the disk is lost. Returns how many bytes.
+fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Errors<'_>) -> u64 {
+    const MISSING: &str = "part of the image's files is missing";
     let mut lost_bytes = 0;
     if disk.image().is_incomplete() && disk.image().lost().is_empty() {
-        let cost = "nothing that is known of; what was in them may have been a list of bad sectors";
-        tell(None, "part of the image's files is missing", cost);
+        errors.report(None, MISSING, "no data that is known of; a list of bad sectors may have been in them");
     }
     for range in disk.image().lost() {
         lost_bytes += range.end - range.start;
-        let cost = format!("disk bytes {} to {}", range.start, range.end);
-        tell(None, "part of the image's files is missing", &cost);
+        errors.report(None, MISSING, &format!("disk bytes {} to {}", range.start, range.end));
     }
-    for (range, error) in &lost {
+    for (range, error) in lost {
         lost_bytes += range.end - range.start;
         let at = match error {
             ReadError::Corrupt { at } => Some(*at),
             _ => None,
         };
-        tell(at, &error.to_string(), &format!("disk bytes {} to {}", range.start, range.end));
+        errors.report(at, &error.to_string(), &format!("disk bytes {} to {}", range.start, range.end));
     }
-    let (blake3, sha256) = hashes.results();
-    if lost.is_empty() {
-        for (name, stored, got) in [
-            ("BLAKE3 of the stored view", &disk.metadata().blake3_rescued, &blake3),
-            ("SHA-256 of the zero-filled view", &disk.metadata().sha256_zero_filled, &sha256),
-        ] {
-            if stored
-                .as_ref()
-                .zip(got.as_ref())
-                .is_some_and(|(stored, got)| !stored.eq_ignore_ascii_case(got))
-            {
-                tell(
-                    None,
-                    &format!("the {name} is not the one that was stored"),
-                    "unknown: some byte is not the disk's",
-                );
-            }
-        }
-        for checked in stored_hashes.iter().filter(|c| !c.holds()) {
-            let StoredHash { of, kind, value, .. } = &checked.stored;
-            tell(
-                None,
-                &format!("the {} of {of} is {}, and the image says {}", kind.name(), checked.got, hex(value)),
-                &format!("unknown: some byte of {of} is not what it was"),
-            );
-        }
+    lost_bytes
+}
+
+/// Reports hashes that do not match those that the image stores.
+fn report_hashes(disk: &Disk, read: &Read, errors: &mut Errors<'_>) {
+    for (name, stored, is) in read.hashes.differences(disk.metadata()) {
+        let what = format!("{name} mismatch: calculated {is}, stored {stored}");
+        errors.report(None, &what, "unknown bytes of the disk");
     }
-    let sound = flaws.is_empty();
+    for checked in read.stored.iter().filter(|c| !c.holds()) {
+        let StoredHash { of, kind, value, .. } = &checked.stored;
+        let what =
+            format!("{} of {of} mismatch: calculated {}, stored {}", kind.name(), checked.got, hex(value));
+        errors.report(None, &what, &format!("unknown bytes of {of}"));
+    }
+}
+
+fn finish(
+    args: &Verify,
+    disk: &Disk,
+    read: &Read,
+    wanted: &[HashKind],
+    lost_bytes: u64,
+    errors: &[Value],
+    ui: &Ui,
+) -> End {
     let missing = disk.bad().missing();
-    ui.json(&json!({
-        "image": args.image.display().to_string(),
-        "ok": sound,
-        "errors": flaws,
+    let name = args.image.image.display();
+    let mut value = json!({
+        "image": name.to_string(),
+        "ok": errors.is_empty(),
+        "errors": errors,
         "lost_bytes": lost_bytes,
         "missing_bytes": missing,
-        "blake3_rescued": blake3,
-        "sha256_zero_filled": sha256,
-        "stored_hashes": stored_hashes.iter().map(|c| json!({
+        "blake3_rescued": read.hashes.blake3_rescued,
+        "sha256_zero_filled": read.hashes.of(HashKind::Sha256),
+        "stored_hashes": read.stored.iter().map(|c| json!({
             "of": c.stored.of,
             "start_byte": c.stored.disk.first().map(|run| run.start),
             "end_byte": c.stored.disk.last().map(|run| run.end),
             "hash": c.stored.kind.name(),
             "value": hex(&c.stored.value),
-            "matches": lost.is_empty().then(|| c.holds()),
+            "matches": read.lost.is_empty().then(|| c.holds()),
         })).collect::<Vec<_>>(),
-    }));
-    if sound {
-        ui.say(format!("{}: sound ({}; {took})", args.image.display(), disk.format().integrity));
-        for Checked { stored, got } in &stored_hashes {
-            ui.say(format!("the {} of {} holds: {got}", stored.kind.name(), stored.of));
-        }
-        if missing > 0 {
-            ui.say(format!("{} of the disk were never read; that is not damage", human(missing)));
-        }
-        return Ok(End::Done);
+    });
+    hash_values(&read.hashes, wanted, &mut value);
+    if ui.json(&value) {
+        return if errors.is_empty() { End::Done } else { End::DataMissing };
     }
-    ui.say(format!(
-        "{}: {} flaws, {} of the disk lost",
-        args.image.display(),
-        flaws.len(),
-        human(lost_bytes)
-    ));
-    Ok(End::DataMissing)
+    hash_lines(&read.hashes, wanted, &|line| ui.data(line));
+    if !errors.is_empty() {
+        let count = plural(errors.len() as u64, "error");
+        ui.say(format!("{name}: {count}, {} of the disk lost", human(lost_bytes)));
+        return End::DataMissing;
+    }
+    ui.say(format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took));
+    for Checked { stored, got } in &read.stored {
+        ui.say(format!("{} of {} verified: {got} (matches the stored hash)", stored.kind.name(), stored.of));
+    }
+    if missing > 0 {
+        ui.say(format!("note: {} are recorded as unreadable (not an image error)", human(missing)));
+    }
+    End::Done
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::workers;
 use cdi_system::ending_signals;
@@ -20,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{End, Interrupt};
-use crate::cli::report::exit_code;
+use crate::report::exit_code;
 use crate::ui::Ui;
 
 /// Set for the process that does the work: its stdin is a socket that leads to the other one.
@@ -47,7 +48,7 @@ fn start() -> Option<(Child, UnixStream)> {
 }
 
 fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
-    let failed = |e| Error::failed("the imaging cannot be watched").because(e);
+    let failed = |e| Error::failed("cannot watch the imaging process").because(e);
     let signals: Vec<_> =
         ending_signals().into_iter().map(|s| (s, Arc::new(AtomicBool::new(false)))).collect();
     for (signal, flag) in &signals {
@@ -86,8 +87,7 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     let status = child.wait().map_err(failed)?;
     match status.code() {
         Some(code) => Ok(End::Code(u8::try_from(code).unwrap_or(1))),
-        None => Err(Error::failed("the process that images was killed")
-            .hint("the image is as it was at the last checkpoint, or better; go on with --resume")),
+        None => Err(Error::failed("the imaging process was killed").hint(Advice::Resume(None))),
     }
 }
 

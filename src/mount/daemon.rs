@@ -15,6 +15,7 @@ use std::time::Duration;
 use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
 use cdi_image::disk::Disk;
+use cdi_image::part::PART_OF_DISK;
 use cdi_serve::transport::Place;
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
@@ -26,10 +27,10 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use crate::attach;
-use crate::cli::report::{Report, exit_code};
 use crate::mount::record::{MountRecord, SERVICE};
 use crate::mount::self_test::{self_test, test_device};
 use crate::mount::teardown::down;
+use crate::report::{Report, exit_code};
 
 /// What is to be brought up.
 pub struct MountPlan {
@@ -41,6 +42,8 @@ pub struct MountPlan {
     pub dir: PathBuf,
     /// Whether we made the folder.
     pub created_dir: bool,
+    /// What reads of bad sectors give, as the option has it.
+    pub bad: String,
     /// Which errno bad sectors are answered with.
     pub errno: ErrnoStyle,
     /// Whether other users may read.
@@ -70,6 +73,8 @@ impl MountPlan {
             argv: std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned()).collect(),
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
+            bad: self.bad.clone(),
+            part: self.disk.metadata().more.get(PART_OF_DISK).cloned(),
             // What has thousands of files is not written over by name.
             files: self
                 .disk

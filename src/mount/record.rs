@@ -47,6 +47,12 @@ pub struct MountRecord {
     /// What made the block device: `losetup`, `hdiutil`, `diskutil`.
     #[serde(default)]
     pub with: Option<String>,
+    /// What reads of bad sectors give: `error`, `zero`, or `pattern:TEXT`.
+    #[serde(default)]
+    pub bad: String,
+    /// Which part of the disk is shown, if not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<serde_json::Value>,
     /// The image's other files: segments, extents, parents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<PathBuf>,

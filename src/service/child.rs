@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-use crate::cli::report::Report;
+use crate::report::Report;
 
 use super::config::Entry;
 use crate::mount::record::{MountRecord, SERVICE};

@@ -81,7 +81,7 @@ struct Raw {
     #[serde(default)]
     mount: bool,
     #[serde(default)]
-    partitions: bool,
+    partscan: bool,
     #[serde(default, deserialize_with = "readahead")]
     readahead: Option<String>,
 }
@@ -195,8 +195,8 @@ impl TryFrom<Raw> for Entry {
             let image = image.display();
             return Err(format!("{image}: without \"attach\" it needs a \"dir\" to be mounted at"));
         }
-        if !raw.attach && (raw.with.is_some() || raw.mount || raw.partitions || raw.readahead.is_some()) {
-            let keys = "\"with\", \"mount\", \"partitions\" and \"readahead\"";
+        if !raw.attach && (raw.with.is_some() || raw.mount || raw.partscan || raw.readahead.is_some()) {
+            let keys = "\"with\", \"mount\", \"partscan\" and \"readahead\"";
             return Err(format!("{}: {keys} are about the device, and \"attach\" is false", image.display()));
         }
         let text = |path: Absolute| path.0.to_string_lossy().into_owned();
@@ -221,7 +221,7 @@ impl TryFrom<Raw> for Entry {
         ] {
             options.extend(value.map(|value| format!("--{name}={value}")));
         }
-        let flags = [("allow-other", raw.allow_other), ("mount", raw.mount), ("partitions", raw.partitions)];
+        let flags = [("allow-other", raw.allow_other), ("mount", raw.mount), ("partscan", raw.partscan)];
         options.extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}")));
         Ok(Entry { image, dir: raw.dir.map(|dir| dir.0), attach: raw.attach, options })
     }

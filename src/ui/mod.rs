@@ -1,6 +1,4 @@
-//! Every word that a user reads: data on stdout, talk on stderr, progress, and how an error is told.
-//!
-//! Nothing else prints.
+//! Everything that is printed: data on stdout, messages on stderr, progress, and errors. Nothing else prints.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -23,9 +21,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::report::{Report, exit_code};
+use crate::report::{Report, exit_code};
 
-/// How the user wants to be spoken to.
+/// What is printed, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
     /// One JSON object on stdout instead of text; errors and progress as JSON on stderr.
@@ -35,45 +33,45 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Data for the user, or for the next program: a line on stdout.
+    /// Prints a line of data on stdout.
     pub fn data(&self, line: impl Display) {
         write_stdout(&format!("{}\n", printable(&line.to_string())));
     }
 
-    /// A line in colours, of nothing that comes from an image.
+    /// Prints a line with colours. Nothing in it may come from an image.
     pub fn painted(&self, line: impl Display) {
         write_stdout(&format!("{line}\n"));
     }
 
-    /// Data for the next program that must be exact, as a path must. For a terminal, it is as other data.
+    /// Prints data that the next program needs exactly, such as a path. On a terminal it is made harmless like other data.
     pub fn exact(&self, line: impl Display) {
         if io::stdout().is_terminal() { self.data(line) } else { self.painted(line) }
     }
 
-    /// Stdout for bytes that are no text, if it is for a program. None: a person at a terminal would get them.
+    /// Returns stdout for binary data; None if it is a terminal.
     pub fn bytes(&self) -> Option<std::fs::File> {
         let out = io::stdout();
         let file = (!out.is_terminal()).then(|| out.as_fd().try_clone_to_owned());
         file?.ok().map(Into::into)
     }
 
-    /// Whether data is for a person who wants colours.
+    /// Whether data is printed in colours.
     pub fn colours(&self) -> bool {
         picture::colours_wanted(io::stdout().is_terminal())
     }
 
-    /// Data as it is, without a line end of ours.
+    /// Prints data as it is.
     pub fn raw(&self, bytes: &[u8]) {
         write_stdout_bytes(bytes);
     }
 
-    /// A long text, written as it is made.
+    /// Prints a long text while it is made.
     pub fn listing(&self, listing: &impl Listing) {
         let mut out = io::stdout().lock();
         written(listing::write(listing, &mut out).and_then(|()| out.flush()));
     }
 
-    /// The result as JSON, if that is wanted. Whether it was.
+    /// Prints the result as JSON if that is wanted. Returns whether it was.
     pub fn json(&self, value: &impl Serialize) -> bool {
         if self.json {
             let mut out = printable::Json(BufWriter::new(io::stdout().lock()));
@@ -83,7 +81,7 @@ impl Ui {
         self.json
     }
 
-    /// A result that may be long, as JSON: an object with one value and one list, written as it comes.
+    /// Prints a result that may be long as JSON: an object with one value and one list.
     pub fn json_list(
         &self,
         (name, value): (&str, Value),
@@ -100,7 +98,7 @@ impl Ui {
         Ok(())
     }
 
-    /// A result that may be long: lines, written as they come.
+    /// Prints a result that may be long, line by line.
     pub fn lines(&self, lines: impl Iterator<Item = Result<String, Error>>) -> Result<(), Error> {
         let mut out = BufWriter::new(io::stdout().lock());
         for line in lines {
@@ -110,14 +108,24 @@ impl Ui {
         Ok(())
     }
 
-    /// Talk: what was done, what to know. Not with `--quiet`, nor with `--json`.
+    /// Rows of columns, each as wide as what is in it.
+    pub fn table<const N: usize>(&self, rows: Vec<[String; N]>) {
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: [usize; N] = std::array::from_fn(width);
+        for row in &rows {
+            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+            self.data(cells.collect::<Vec<_>>().join("  ").trim_end());
+        }
+    }
+
+    /// Prints a message on stderr; not with `--quiet` or `--json`.
     pub fn say(&self, text: impl Display) {
         if !self.quiet && !self.json {
             write_stderr(&format!("{}\n", printable(&text.to_string())));
         }
     }
 
-    /// Something that the user should know though all goes on.
+    /// Prints a warning on stderr; not with `--quiet`.
     pub fn warning(&self, text: impl Display) {
         if self.quiet {
         } else if self.json {
@@ -127,7 +135,7 @@ impl Ui {
         }
     }
 
-    /// An error, with what caused it and the way out.
+    /// Prints an error, its causes, and what to do about it.
     pub fn error(&self, error: &Error) {
         let report = Report::of(error);
         if self.json {
@@ -141,7 +149,7 @@ impl Ui {
         write_stderr(&text);
     }
 
-    /// The progress of something that takes `total` bytes; 0 if nobody knows how many.
+    /// Shows the progress of something that takes `total` bytes; 0 if that is not known.
     pub fn progress(&self, what: &'static str, total: u64) -> Progress {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
@@ -160,7 +168,7 @@ impl Ui {
     }
 }
 
-/// Where a long work stands.
+/// The progress of a long operation.
 pub struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
@@ -172,7 +180,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// So many more bytes are done.
+    /// Counts `bytes` more as done.
     pub fn advance(&mut self, bytes: u64) {
         self.done += bytes;
         if let Some(bar) = &self.bar {
@@ -193,7 +201,7 @@ impl Progress {
         }
     }
 
-    /// How long it took, and the rate, for a last sentence.
+    /// Ends the display. Returns how long it took and the rate, for the last message.
     pub fn finish(self) -> String {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -202,18 +210,18 @@ impl Progress {
         format!("{seconds:.1} s, {}/s", human(self.rate()))
     }
 
-    /// Bytes a second so far.
+    /// Returns the average rate in bytes per second.
     fn rate(&self) -> u64 {
         let millis = self.start.elapsed().as_millis().max(1);
         u64::try_from(u128::from(self.done) * 1000 / millis).unwrap_or(u64::MAX)
     }
 }
 
-/// The log goes to stderr: a daemon's stderr is its log file.
+/// Sends the log to stderr; the stderr of a daemon is its log file.
 pub fn start_log(verbose: u8) {
     struct Stderr;
     impl log::Log for Stderr {
-        // The library that speaks FUSE tells much that is no user's business.
+        // The FUSE library logs much that is of no use to users.
         fn enabled(&self, of: &log::Metadata<'_>) -> bool {
             of.target().starts_with("cdi")
                 || of.level() == log::Level::Error
@@ -247,21 +255,21 @@ fn write_stdout_bytes(bytes: &[u8]) {
     written(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
-/// Set when there is something to be cleaned up at the end.
-static GOES_ON: AtomicBool = AtomicBool::new(false);
+/// Set when there is something to clean up at the end.
+static IGNORE_CLOSED_STDOUT: AtomicBool = AtomicBool::new(false);
 
-/// From now on the program goes on if nobody reads what it prints: it serves somebody else.
-pub fn go_on_unheard() {
-    GOES_ON.store(true, Ordering::Relaxed);
+/// Keeps the program running from now on even if stdout is closed: it serves a disk.
+pub fn ignore_closed_stdout() {
+    IGNORE_CLOSED_STDOUT.store(true, Ordering::Relaxed);
 }
 
-/// Ends the program if stdout could not be written.
+/// Ends the program if stdout cannot be written.
 fn written(result: io::Result<()>) {
     if let Err(e) = result {
-        if GOES_ON.load(Ordering::Relaxed) {
-            return log::warn!("stdout could not be written: {e}");
+        if IGNORE_CLOSED_STDOUT.load(Ordering::Relaxed) {
+            return log::warn!("cannot write to stdout: {e}");
         }
-        // Whoever read our output has seen enough.
+        // The reader of our output has seen enough.
         let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { exit_code(Kind::Failed) };
         std::process::exit(code.into());
     }

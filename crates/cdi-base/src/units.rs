@@ -47,6 +47,17 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.digits$} {}", units[unit])
 }
 
+/// A number of things in words: `1 range`, `2 ranges`.
+pub fn plural(count: u64, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('y') && !noun.ends_with("ay") => {
+            format!("{count} {}ies", &noun[..noun.len() - 1])
+        }
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// A length or offset as an index. Nothing is lost: only 64-bit systems are built for (see lib.rs).
 #[allow(clippy::cast_possible_truncation)]
 pub const fn index(number: u64) -> usize {
@@ -98,6 +109,14 @@ mod tests {
         ] {
             assert_eq!(human(bytes), text);
         }
+    }
+
+    #[test]
+    fn one_is_singular() {
+        for (count, text) in [(0, "0 errors"), (1, "1 error"), (2, "2 errors")] {
+            assert_eq!(plural(count, "error"), text);
+        }
+        assert_eq!((plural(2, "directory"), plural(2, "day")), ("2 directories".into(), "2 days".into()));
     }
 
     #[test]

@@ -254,7 +254,7 @@ fn compress_piece(
         return How::Fill(pattern);
     }
     let name = *blake3::hash(piece).as_bytes();
-    if shared.is_known(&name) {
+    if shared.options.reproducible.is_none() && shared.is_known(&name) {
         return How::Same(name);
     }
     let from = compressed.len();

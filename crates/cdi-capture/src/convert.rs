@@ -2,21 +2,21 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::SystemTime;
 
 use cdi_base::error::Error;
+use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::writer::{Store, Writer};
 use cdi_image::disk::Disk;
-use cdi_image::metadata::{Metadata, rfc3339};
+use cdi_image::metadata::Metadata;
+use serde_json::{Value, json};
 
 use crate::buffer::Buffer;
 use crate::compress::{Done, Part, Shared};
-use crate::hash::Hashes;
 use crate::hash_check::HashChecks;
 use crate::image_sink::ImageSink;
-use crate::options::{Made, Options, TOOL, new_image};
+use crate::options::{Made, Options, TOOL};
 use crate::{compress, jobs};
 
 /// Makes an image of `source` in `store`, which is empty. `step` is told of each few bytes of the disk that are
@@ -30,17 +30,18 @@ pub fn create(
 ) -> Result<Made, Error> {
     let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
     let physical = options.physical_sector.unwrap_or_else(|| source.sector());
-    let new = new_image(source.size(), options.chunk, source.sector(), physical)?;
+    let new = options.new_image(source.size(), source.sector(), physical, &seed(source))?;
     let mut metadata = Metadata {
         size_bytes: geometry.disk_size,
         logical_sector_bytes: new.logical_sector,
         physical_sector_bytes: new.physical_sector,
-        created: Some(rfc3339(SystemTime::now())),
+        created: options.now(),
         tool: Some(TOOL.into()),
         ..options.metadata.clone()
     };
     let shared = Shared::new(options.clone());
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
+    note(&mut sink.writer, options, "begun", json!({ "tool": TOOL, "source": metadata.source }));
     let mut stored_hashes = HashChecks::new(source.image().stored_hashes());
     workers::ordered(
         options.threads,
@@ -65,15 +66,16 @@ pub fn create(
         },
     )?;
     let (mut writer, mut made, hashes) = sink.finish();
-    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
-        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    if let Some(hashes) = hashes {
+        hashes.finish().store(&mut metadata);
     }
-    metadata.finished = Some(rfc3339(SystemTime::now()));
+    metadata.finished = options.now();
     if made.failed_bytes == 0 {
         made.checked = stored_hashes.finish();
     }
     made.missing_bytes = writer.bad().missing();
     writer.set_metadata(metadata.clone());
+    note(&mut writer, options, "ended", json!({ "why": "finished", "failed_bytes": made.failed_bytes }));
     made.image_bytes = writer.finish()?;
     made.metadata = metadata;
     Ok(made)
@@ -99,16 +101,17 @@ pub fn create_from_stream(
         return Err(Error::failed("there is nothing on stdin"));
     }
     let physical = options.physical_sector.unwrap_or(sector);
-    let new = new_image(first.len() as u64, options.chunk, sector, physical)?;
+    let new = options.new_image(first.len() as u64, sector, physical, &first)?;
     let mut metadata = Metadata {
         size_bytes: first.len() as u64,
         logical_sector_bytes: new.logical_sector,
         physical_sector_bytes: new.physical_sector,
-        created: Some(rfc3339(SystemTime::now())),
+        created: options.now(),
         tool: Some(TOOL.into()),
         ..options.metadata.clone()
     };
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
+    note(&mut sink.writer, options, "begun", json!({ "tool": TOOL, "source": metadata.source }));
     // Where chunks begin does not depend on where the disk ends.
     let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
     let mut at = 0;
@@ -145,17 +148,35 @@ pub fn create_from_stream(
         },
     )?;
     let (mut writer, mut made, hashes) = sink.finish();
-    if let Some((blake3, sha256)) = hashes.map(Hashes::finish) {
-        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    if let Some(hashes) = hashes {
+        hashes.finish().store(&mut metadata);
     }
     metadata.size_bytes = writer.geometry().disk_size;
-    metadata.finished = Some(rfc3339(SystemTime::now()));
+    metadata.finished = options.now();
     writer.set_metadata(metadata.clone());
+    note(&mut writer, options, "ended", json!({ "why": "finished" }));
     // The superblock before the last one knows the disk's size, too.
     writer.checkpoint()?;
     made.image_bytes = writer.finish()?;
     made.metadata = metadata;
     Ok(made)
+}
+
+/// Adds an event to the log of the image, with the time that the options allow.
+fn note(writer: &mut Writer, options: &Options, event: &str, mut details: Value) {
+    // A log without times is none.
+    let Some(time) = options.now() else { return };
+    details["event"] = event.into();
+    details["time"] = time.into();
+    writer.note(&details);
+}
+
+/// Returns what tells a disk from others of its size: its first mebibyte, as far as it can be read, and stored hashes.
+fn seed(source: &Disk) -> Vec<u8> {
+    let mut seed = vec![0; index(source.size().min(1 << 20))];
+    source.read_whatever_is_stored(&mut seed, 0);
+    source.image().stored_hashes().iter().for_each(|hash| seed.extend_from_slice(&hash.value));
+    seed
 }
 
 /// Reads a mebibyte, or what is left.

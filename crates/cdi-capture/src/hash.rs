@@ -1,4 +1,4 @@
-//! The two hashes of a disk (docs/FORMAT.md, "Hashes"), fed with its bytes in order.
+//! The hashes of a disk (docs/FORMAT.md, "Hashes"), fed with its bytes in order.
 
 use std::ops::Range;
 
@@ -8,15 +8,16 @@ use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::{Run, RunKind, runs};
-use cdi_image::metadata::Metadata;
-use sha2::{Digest, Sha256};
+use cdi_image::metadata::{DiskHashes, Metadata};
+use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
 use super::hash_check::{Checked, HashChecks};
 
-/// Both hashes, or those of them that are wanted, under way.
+/// The hashes of a disk, as far as its bytes have come.
 pub struct Hashes {
-    stored: Option<blake3::Hasher>,
-    filled: Option<Sha256>,
+    rescued: Option<blake3::Hasher>,
+    /// Of the disk with zeros where nothing could be read.
+    filled: Vec<(HashKind, Hasher)>,
     /// The run of held bytes that is being hashed.
     run: Range<u64>,
 }
@@ -30,8 +31,7 @@ const ZEROS_AT_ONCE: u64 = 64 << 20;
 /// Reads all of `disk`, on every core, into `hashes`, and hashes what its image claims of it. `each` is told of each run in
 /// its order (one that could not be read is hashed as missing), and may end it all.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
-    let is_free =
-        hashes.stored.is_none() && hashes.filled.is_none() && disk.image().stored_hashes().is_empty();
+    let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
     let read = |(): &mut (), run: Run| {
         // Only what is held is read: also of nothing, within a hole, a read would fail.
@@ -80,20 +80,31 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
 const ZEROS: &[u8] = &[0; 64 << 10];
 
 impl Hashes {
-    /// Hashes of nothing yet.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Hashes {
-        Hashes { stored: Some(blake3::Hasher::new()), filled: Some(Sha256::new()), run: 0..0 }
+    /// Hashes of nothing yet: BLAKE3 of what was rescued, SHA-256 of the zero-filled disk, and of that these others.
+    pub fn new(others: &[HashKind]) -> Hashes {
+        let mut kinds = vec![HashKind::Sha256];
+        others.iter().for_each(|kind| {
+            if !kinds.contains(kind) {
+                kinds.push(*kind);
+            }
+        });
+        Hashes::of(true, kinds)
     }
 
-    /// The same, of those only that `metadata` have.
-    pub fn wanted(metadata: &Metadata) -> Hashes {
-        let Hashes { stored, filled, run } = Hashes::new();
-        Hashes {
-            stored: stored.filter(|_| metadata.blake3_rescued.is_some()),
-            filled: filled.filter(|_| metadata.sha256_zero_filled.is_some()),
-            run,
-        }
+    /// The hashes that `metadata` have, to compare them, and these others.
+    pub fn wanted(metadata: &Metadata, others: &[HashKind]) -> Hashes {
+        let is = |kind: &HashKind| metadata.zero_filled(*kind).is_some() || others.contains(kind);
+        Hashes::of(metadata.blake3_rescued.is_some(), ZERO_FILLED.into_iter().filter(is).collect())
+    }
+
+    fn of(rescued: bool, kinds: Vec<HashKind>) -> Hashes {
+        let filled = kinds.into_iter().map(|kind| (kind, Hasher::new(kind))).collect();
+        Hashes { rescued: rescued.then(blake3::Hasher::new), filled, run: 0..0 }
+    }
+
+    /// Whether nothing is hashed.
+    fn is_free(&self) -> bool {
+        self.rescued.is_none() && self.filled.is_empty()
     }
 
     /// Of how many bytes of the disk they are so far.
@@ -103,12 +114,10 @@ impl Hashes {
 
     /// The next bytes of the disk, which the image holds.
     pub fn held(&mut self, bytes: &[u8]) {
-        if let Some(stored) = &mut self.stored {
-            stored.update(bytes);
+        if let Some(rescued) = &mut self.rescued {
+            rescued.update(bytes);
         }
-        if let Some(filled) = &mut self.filled {
-            filled.update(bytes);
-        }
+        self.filled.iter_mut().for_each(|(_, hasher)| hasher.update(bytes));
         self.run.end += bytes.len() as u64;
     }
 
@@ -133,43 +142,44 @@ impl Hashes {
     pub fn missing(&mut self, len: u64) {
         self.end_run();
         self.run = self.run.end + len..self.run.end + len;
-        let Some(filled) = &mut self.filled else { return };
-        let mut left = len;
+        let mut left = if self.filled.is_empty() { 0 } else { len };
         while left > 0 {
             let part = left.min(ZEROS.len() as u64);
-            filled.update(&ZEROS[..index(part)]);
+            self.filled.iter_mut().for_each(|(_, hasher)| hasher.update(&ZEROS[..index(part)]));
             left -= part;
         }
     }
 
     fn end_run(&mut self) {
-        if let Some(stored) = self.stored.as_mut().filter(|_| !self.run.is_empty()) {
-            stored.update(&self.run.start.to_le_bytes());
-            stored.update(&(self.run.end - self.run.start).to_le_bytes());
+        if let Some(rescued) = self.rescued.as_mut().filter(|_| !self.run.is_empty()) {
+            rescued.update(&self.run.start.to_le_bytes());
+            rescued.update(&(self.run.end - self.run.start).to_le_bytes());
         }
     }
 
-    /// BLAKE3 of the stored view and SHA-256 of the zero-filled view, in hex, of hashes that are [`Hashes::new`].
-    pub fn finish(self) -> (String, String) {
-        let (stored, filled) = self.results();
-        (stored.unwrap_or_default(), filled.unwrap_or_default())
-    }
-
-    /// The same, as far as they are wanted.
-    pub fn results(mut self) -> (Option<String>, Option<String>) {
+    /// Returns the hashes.
+    pub fn finish(mut self) -> DiskHashes {
         self.end_run();
-        let sha = self.filled.map(|sha| hex(&sha.finalize()));
-        (self.stored.map(|stored| stored.finalize().to_hex().to_string()), sha)
+        DiskHashes {
+            blake3_rescued: self.rescued.map(|rescued| rescued.finalize().to_hex().to_string()),
+            zero_filled: self
+                .filled
+                .into_iter()
+                .map(|(kind, hasher)| (kind, hex(&hasher.finish())))
+                .collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     #[test]
     fn the_stored_view_is_each_run_followed_by_where_it_was() {
-        let mut hashes = Hashes::new();
+        let mut hashes = Hashes::new(&[HashKind::Md5]);
         hashes.held(b"ab");
         hashes.held(b"cdefgh");
         hashes.missing(8);
@@ -180,7 +190,13 @@ mod tests {
         by_hand.update(b"0123456701234567");
         by_hand.update(&[16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
         let sha = Sha256::digest(b"abcdefgh\0\0\0\0\0\0\0\x000123456701234567");
-        let sha: String = sha.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hashes.finish(), (by_hand.finalize().to_hex().to_string(), sha));
+        let results = hashes.finish();
+        assert_eq!(results.blake3_rescued, Some(by_hand.finalize().to_hex().to_string()));
+        assert_eq!(results.of(HashKind::Sha256), Some(hex(&sha).as_str()));
+        let mut metadata = Metadata::default();
+        results.clone().store(&mut metadata);
+        assert!(results.differences(&metadata).is_empty() && metadata.zero_filled(HashKind::Md5).is_some());
+        metadata.set_zero_filled(HashKind::Md5, Some("00".into()));
+        assert_eq!(results.differences(&metadata).len(), 1);
     }
 }

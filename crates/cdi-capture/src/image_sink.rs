@@ -22,7 +22,7 @@ pub(super) struct ImageSink<'a> {
 
 impl<'a> ImageSink<'a> {
     pub(super) fn new(writer: Writer, shared: &'a Shared) -> ImageSink<'a> {
-        let hashes = Some(Hashes::new());
+        let hashes = Some(Hashes::new(&shared.options.hashes));
         ImageSink { writer, hashes, shared, compressor: None, made: Made::default() }
     }
 
@@ -129,6 +129,12 @@ impl<'a> ImageSink<'a> {
         codec: Codec,
         stored: &[u8],
     ) -> Result<(), Error> {
+        // Where the order of the workers must not matter, equal chunks are found here.
+        let known = if self.shared.options.reproducible.is_some() { self.shared.entry(&name) } else { None };
+        if let Some(entry) = known {
+            self.made.shared_bytes += raw.len() as u64;
+            return self.writer.put_same(start, length(raw)?, entry);
+        }
         self.made.compressed_bytes += raw.len() as u64;
         let entry = self.writer.put_data(start, length(raw)?, codec, stored)?;
         self.shared.set_entry(name, entry);

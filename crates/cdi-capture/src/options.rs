@@ -1,11 +1,14 @@
 //! What all that makes images has in common: how one is to be made, and what was made.
 
+use std::time::SystemTime;
+
 use cdi_base::error::Error;
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::Superblock;
 use cdi_image::cdimg::writer::NewImage;
 use cdi_image::codec::Codec;
-use cdi_image::metadata::Metadata;
+use cdi_image::metadata::{Metadata, rfc3339};
+use cdi_image::stored_hashes::HashKind;
 use cdi_system::random;
 
 use crate::hash_check::Checked;
@@ -31,8 +34,36 @@ pub struct Options {
     pub metadata: Metadata,
     /// How many threads compress.
     pub threads: usize,
-    /// Whether the hashes of the disk are made also if the image has to be read for it.
+    /// Whether the hashes of the disk are computed also if the image has to be read for it.
     pub hash: bool,
+    /// Hashes of the zero-filled disk besides SHA-256.
+    pub hashes: Vec<HashKind>,
+    /// Whether two images of one source are to be equal: nothing random in them, and no time but this one, if there is one.
+    pub reproducible: Option<Option<SystemTime>>,
+}
+
+impl Options {
+    /// Returns the time now, as the metadata have it; None where an image without times is wanted.
+    pub fn now(&self) -> Option<String> {
+        self.reproducible.unwrap_or_else(|| Some(SystemTime::now())).map(rfc3339)
+    }
+
+    /// Returns what a new image of a disk of `size` bytes with these sectors is to be. `seed` is what the names of reproducible
+    /// images are made from: what tells this disk from others.
+    pub fn new_image(&self, size: u64, logical: u32, physical: u32, seed: &[u8]) -> Result<NewImage, Error> {
+        let new = new_image(size, self.chunk, logical, physical)?;
+        if self.reproducible.is_none() {
+            return Ok(new);
+        }
+        let mut hash = blake3::Hasher::new_derive_key("cdi 2026-11-26 names of a reproducible image");
+        for number in [size, self.chunk.into(), logical.into(), physical.into()] {
+            hash.update(&number.to_le_bytes());
+        }
+        let metadata = serde_json::to_vec(&self.metadata).unwrap_or_default();
+        hash.update(&(metadata.len() as u64).to_le_bytes()).update(&metadata).update(seed);
+        let names = *hash.finalize().as_bytes();
+        Ok(named(new, names))
+    }
 }
 
 /// What was made.
@@ -63,14 +94,16 @@ pub fn new_image(
     logical_sector: u32,
     physical_sector: u32,
 ) -> Result<NewImage, Error> {
-    let random = random()?;
-    Ok(NewImage {
-        geometry: Geometry { disk_size: size, chunk_size: chunk },
-        logical_sector,
-        physical_sector,
-        uuid: std::array::from_fn(|i| random[i]),
-        salt: u64::from_le_bytes(std::array::from_fn(|i| random[16 + i])).max(1),
-    })
+    let geometry = Geometry { disk_size: size, chunk_size: chunk };
+    Ok(named(NewImage { geometry, logical_sector, physical_sector, uuid: [0; 16], salt: 0 }, random()?))
+}
+
+fn named(new: NewImage, names: [u8; 32]) -> NewImage {
+    NewImage {
+        uuid: std::array::from_fn(|i| names[i]),
+        salt: u64::from_le_bytes(std::array::from_fn(|i| names[16 + i])).max(1),
+        ..new
+    }
 }
 
 /// An image of the same disk as the one with this superblock, by the same name.

@@ -101,8 +101,8 @@ pub fn repair(
     let mut metadata = writer.metadata().clone();
     let whole =
         repaired.lost.is_empty() && repaired.damaged == 0 && repaired.gap_bytes == 0 && repaired.cut_off == 0;
-    if let Some((blake3, sha256)) = writer.earlier_hashes().filter(|_| whole) {
-        (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
+    if whole {
+        writer.earlier_hashes().clone().store(&mut metadata);
     }
     writer.set_metadata(metadata);
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();

@@ -18,5 +18,8 @@ pub mod image;
 pub mod input;
 pub mod metadata;
 pub mod open;
+pub mod part;
+pub mod partitions;
+pub mod reader;
 pub mod stored_hashes;
 pub mod text;

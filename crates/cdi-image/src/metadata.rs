@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stored_hashes::{HashKind, ZERO_FILLED};
+
 /// The metadata of an image. In a `.cdimg` they are a JSON object with these names; names that a reader does not
 /// know are kept in `more`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,76 @@ pub struct Metadata {
     /// Whatever else an image says.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,
+}
+
+impl Metadata {
+    /// Returns the hash of this kind of the whole disk, with zeros where nothing could be read, in hex, if the image has it.
+    pub fn zero_filled(&self, kind: HashKind) -> Option<&str> {
+        match kind {
+            HashKind::Sha256 => self.sha256_zero_filled.as_deref(),
+            kind => self.more.get(kind.key())?.as_str(),
+        }
+    }
+
+    /// Removes the hashes of the disk, because its bytes are about to change, and returns them.
+    pub fn take_hashes(&mut self) -> DiskHashes {
+        let of = |kind: HashKind| Some((kind, self.zero_filled(kind)?.to_owned()));
+        let zero_filled: Vec<_> = ZERO_FILLED.into_iter().filter_map(of).collect();
+        ZERO_FILLED.into_iter().for_each(|kind| self.set_zero_filled(kind, None));
+        DiskHashes { blake3_rescued: self.blake3_rescued.take(), zero_filled }
+    }
+
+    /// Sets the hash of this kind of the whole disk.
+    pub fn set_zero_filled(&mut self, kind: HashKind, hex: Option<String>) {
+        match (kind, hex) {
+            (HashKind::Sha256, hex) => self.sha256_zero_filled = hex,
+            (kind, Some(hex)) => {
+                self.more.insert(kind.key().into(), hex.into());
+            }
+            (kind, None) => {
+                self.more.remove(kind.key());
+            }
+        }
+    }
+}
+
+/// The hashes of a disk, in hex.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskHashes {
+    /// BLAKE3 of what was rescued.
+    pub blake3_rescued: Option<String>,
+    /// Of the disk with zeros where nothing could be read.
+    pub zero_filled: Vec<(HashKind, String)>,
+}
+
+impl DiskHashes {
+    /// Writes them into `metadata`.
+    pub fn store(self, metadata: &mut Metadata) {
+        metadata.blake3_rescued = self.blake3_rescued;
+        for (kind, hex) in self.zero_filled {
+            metadata.set_zero_filled(kind, Some(hex));
+        }
+    }
+
+    /// Returns the hash of this kind of the zero-filled disk.
+    pub fn of(&self, kind: HashKind) -> Option<&str> {
+        self.zero_filled.iter().find(|(k, _)| *k == kind).map(|(_, hex)| hex.as_str())
+    }
+
+    /// Returns what differs from what `metadata` store: the name of the hash, what is stored, and what it is.
+    pub fn differences<'a>(&'a self, metadata: &'a Metadata) -> Vec<(String, &'a str, &'a str)> {
+        let rescued = metadata.blake3_rescued.as_deref().zip(self.blake3_rescued.as_deref());
+        let mut all: Vec<_> = rescued
+            .into_iter()
+            .map(|(stored, is)| ("BLAKE3 of what was rescued".to_owned(), stored, is))
+            .collect();
+        for (kind, is) in &self.zero_filled {
+            let name = format!("{} of the zero-filled disk", kind.name());
+            all.extend(metadata.zero_filled(*kind).map(|stored| (name, stored, is.as_str())));
+        }
+        all.retain(|(_, stored, is)| !stored.eq_ignore_ascii_case(is));
+        all
+    }
 }
 
 /// A moment as RFC 3339 in UTC, whole seconds.

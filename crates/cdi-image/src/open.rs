@@ -1,13 +1,15 @@
 //! Opens an image: the list of formats, and which of them a file is.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 
 use crate::cdimg;
+use crate::disk::{BadPolicy, Disk, Options};
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::{Input, ReadAt, pieces};
@@ -43,6 +45,97 @@ pub const FORMATS: &[&Format] = &[
     &zstd_seekable::FORMAT,
     &raw::FORMAT,
 ];
+
+/// How a disk is opened: which format, which map, how reads are answered. Made by [`Disk::options`].
+#[derive(Debug, Clone, Default)]
+pub struct DiskOptions {
+    open: OpenOptions,
+    reads: Options,
+    part: Option<Range<u64>>,
+}
+
+impl Disk {
+    /// Opens the image at `path`, whatever its format, with its other files and the mapfile next to it, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] that names the file: [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if it is no image that can be read,
+    /// [`Kind::Failed`](cdi_base::error::Kind::Failed) if it cannot be opened.
+    pub fn open(path: impl AsRef<Path>) -> Result<Disk, Error> {
+        Disk::options().open(path)
+    }
+
+    /// Returns the options of a disk, to be changed before it is opened.
+    pub fn options() -> DiskOptions {
+        DiskOptions::default()
+    }
+}
+
+impl DiskOptions {
+    /// Names the format, where the image has no magic number or two formats may be meant. [`FORMATS`] has the names.
+    pub fn format(mut self, name: impl Into<String>) -> DiskOptions {
+        self.open.format = Some(name.into());
+        self
+    }
+
+    /// Names the mapfile of a raw image. None: no mapfile, also if there is one next to the image.
+    pub fn mapfile(mut self, path: Option<&Path>) -> DiskOptions {
+        self.open.mapfile = path.map_or(Mapfile::None, |path| Mapfile::File(path.to_owned()));
+        self
+    }
+
+    /// Names the list of bad blocks of a raw image, as badblocks(8) writes it, and the size of its blocks in bytes.
+    pub fn badblocks(mut self, path: impl Into<PathBuf>, block_size: u64) -> DiskOptions {
+        self.open.badblocks = Some((path.into(), block_size));
+        self
+    }
+
+    /// Sets the logical sector size in bytes, where the image does not tell.
+    pub fn sector_size(mut self, bytes: u32) -> DiskOptions {
+        self.open.sector_size = Some(bytes);
+        self
+    }
+
+    /// Allows parents and extents of the image to be read from this directory, too. By default only files next to the image are.
+    pub fn allow_directory(mut self, dir: impl Into<PathBuf>) -> DiskOptions {
+        self.open.allowed.push(dir.into());
+        self
+    }
+
+    /// Sets what a read of a bad sector gives; by default an error.
+    pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
+        self.reads.bad = policy;
+        self
+    }
+
+    /// Sets whether reads of suspect sectors give the stored bytes; by default they are errors, as of bad sectors.
+    pub fn read_suspect(mut self, read: bool) -> DiskOptions {
+        self.reads.read_suspect = read;
+        self
+    }
+
+    /// Sets how much memory decompressed chunks may take, in bytes; by default 64 MiB.
+    pub fn cache(mut self, bytes: usize) -> DiskOptions {
+        self.reads.cache = bytes;
+        self
+    }
+
+    /// Opens only this part of the disk, in bytes, as a disk of its own.
+    pub fn part(mut self, range: Range<u64>) -> DiskOptions {
+        self.part = Some(range);
+        self
+    }
+
+    /// Opens the image at `path`. Errors as of [`Disk::open`].
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Disk, Error> {
+        let opened = open(path.as_ref(), &self.open)?;
+        let opened = match self.part {
+            Some(range) => opened.part(range)?,
+            None => opened,
+        };
+        Ok(Disk::new(opened, self.reads))
+    }
+}
 
 /// Opens the image at `path`.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {

@@ -47,9 +47,25 @@ pub enum HashKind {
     Sha1,
     /// SHA-256.
     Sha256,
+    /// BLAKE3.
+    Blake3,
 }
 
+/// The kinds of which a `.cdimg` can store the hash of the zero-filled disk.
+pub const ZERO_FILLED: [HashKind; 4] = [HashKind::Md5, HashKind::Sha1, HashKind::Sha256, HashKind::Blake3];
+
 impl HashKind {
+    /// Returns the name of the metadata that holds it, of the disk with zeros where nothing could be read.
+    pub fn key(self) -> &'static str {
+        match self {
+            HashKind::Crc32 => "crc32_zero_filled",
+            HashKind::Md5 => "md5_zero_filled",
+            HashKind::Sha1 => "sha1_zero_filled",
+            HashKind::Sha256 => "sha256_zero_filled",
+            HashKind::Blake3 => "blake3_zero_filled",
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -57,6 +73,7 @@ impl HashKind {
             HashKind::Md5 => "MD5",
             HashKind::Sha1 => "SHA-1",
             HashKind::Sha256 => "SHA-256",
+            HashKind::Blake3 => "BLAKE3",
         }
     }
 }
@@ -71,6 +88,7 @@ enum State {
     Md5(Md5),
     Sha1(Sha1),
     Sha256(Sha256),
+    Blake3(Box<blake3::Hasher>),
 }
 
 impl Hasher {
@@ -81,6 +99,7 @@ impl Hasher {
             HashKind::Md5 => State::Md5(Md5::new()),
             HashKind::Sha1 => State::Sha1(Sha1::new()),
             HashKind::Sha256 => State::Sha256(Sha256::new()),
+            HashKind::Blake3 => State::Blake3(Box::default()),
         })
     }
 
@@ -91,6 +110,9 @@ impl Hasher {
             State::Md5(state) => state.update(bytes),
             State::Sha1(state) => state.update(bytes),
             State::Sha256(state) => state.update(bytes),
+            State::Blake3(state) => {
+                state.update(bytes);
+            }
         }
     }
 
@@ -101,6 +123,7 @@ impl Hasher {
             State::Md5(state) => state.finalize().to_vec(),
             State::Sha1(state) => state.finalize().to_vec(),
             State::Sha256(state) => state.finalize().to_vec(),
+            State::Blake3(state) => state.finalize().as_bytes().to_vec(),
         }
     }
 }

@@ -13,7 +13,7 @@ use cdi_image::disk::runs::{Run, RunKind, runs};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Copied, fill_missing, lost_now, pieces};
+use super::{Copied, fill_missing, hashes_of, lost_now, pieces};
 use crate::cli::Extract;
 use crate::cmd::{Interrupt, guard};
 use crate::ui::Ui;
@@ -36,7 +36,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         (run, read.map(|()| bytes))
     };
     let mut lost = 0;
-    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
+    let mut stored_hashes = HashChecks::new(&hashes_of(args, disk));
     let mut buf = Vec::new();
     workers::ordered(
         workers::cores(),

@@ -40,12 +40,12 @@ pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
     let shares = |layer: &Layer| below.iter().any(|other| same(layer, other));
     let is_file = |layer: &&Layer| matches!(layer, Layer::File { .. });
     if own.first().is_some_and(shares) || own.iter().filter(is_file).any(shares) {
-        let what = format!("its directory lies on {}, the disk that is read", args.source.display());
+        let what = format!("its directory is on {}, the disk to be imaged", args.source.display());
         return Err(Error::usage(what).at(&args.image).hint("put the image on another disk"));
     }
     if own.iter().any(shares) {
         ui.warning(format!(
-            "the image lies on the same drive as {}, on another part of it",
+            "the image is on another partition of the drive that holds {}",
             args.source.display()
         ));
     }
@@ -60,14 +60,16 @@ pub(super) fn is_device(path: &Path) -> bool {
 
 /// Where a raw image has a map, its bytes alone are not the disk.
 pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
-    if is_device(&args.source) || args.how.mapfile() != Mapfile::Adjacent {
+    if is_device(&args.source) || args.open.mapfile() != Mapfile::Adjacent {
         return Ok(());
     }
     match raw::adjacent_map(&args.source) {
         Some(map) => {
-            let what =
-                format!("has a map next to it, {}: it is an image, and not a disk to be read", map.display());
-            let hint = "without --rescue and the like it is converted, with its map; --mapfile none reads it as a disk";
+            let what = format!(
+                "has a mapfile next to it ({}): it is an image, not a disk to be imaged",
+                map.display()
+            );
+            let hint = "without the options for reading a failing disk it is converted with its map; use --mapfile none to read it as a disk";
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
         None => Ok(()),
@@ -101,9 +103,8 @@ pub(super) fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Resul
         return Ok(());
     }
     Err(Error::usage(what).at(source.path()).hint(if size != known.size {
-        "was a partition imaged, or is this one? if it is the same disk, shown with another size by its adapter, --force \
-         reads what is there"
+        "is one of them a partition? if it is the same disk, reported with another size by its adapter, use --force"
     } else {
-        "if it is the same disk all the same: --force"
+        "if it is the same disk after all, use --force"
     }))
 }

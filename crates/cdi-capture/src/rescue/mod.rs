@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 use source::Source;
 
 use super::compress::Shared;
-use super::hash::hash;
+use super::hash::{Hashes, hash};
 use super::image_sink::ImageSink;
 use super::options::{Made, Options};
 
@@ -100,7 +100,7 @@ pub fn rescue(
         max_errors: limits.max_errors,
         run: Arc::clone(&pieces),
     };
-    let earlier = writer.earlier_hashes();
+    let earlier = writer.earlier_hashes().clone();
     let mut metadata = writer.metadata().clone();
     writer.keep_reserve()?;
     workers::spawn("reader", move || reader.run())?;
@@ -140,11 +140,12 @@ pub fn rescue(
     if matches!(end, End::Finished) {
         let hashes = match hashes {
             Some(hashes) => Some(hashes.finish()),
-            None if view.read == 0 && earlier.is_some() => earlier,
+            None if view.read == 0 && earlier.blake3_rescued.is_some() => Some(earlier),
             None if !shared.options.hash => None,
             None => {
                 writer.checkpoint()?;
-                let done = read_back(path, &mut |len| watch(Tell::Hashing(len)));
+                let hashes = Hashes::new(&shared.options.hashes);
+                let done = read_back(path, hashes, &mut |len| watch(Tell::Hashing(len)));
                 match done {
                     Err(e) if e.kind == Kind::Interrupted => {
                         writer.leave()?;
@@ -156,8 +157,8 @@ pub fn rescue(
                 }
             }
         };
-        if let Some((blake3, sha256)) = hashes {
-            (metadata.blake3_rescued, metadata.sha256_zero_filled) = (Some(blake3), Some(sha256));
+        if let Some(hashes) = hashes {
+            hashes.store(&mut metadata);
         }
         metadata.finished = Some(rfc3339(SystemTime::now()));
         writer.set_metadata(metadata.clone());
@@ -181,8 +182,9 @@ pub fn event(name: &str, what: Value) -> Value {
 /// The hashes of what is in the image at `path`, which is read for it.
 fn read_back(
     path: &Path,
+    hashes: Hashes,
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
-) -> Result<super::hash::Hashes, Error> {
+) -> Result<Hashes, Error> {
     let opened = open::open(path, &OpenOptions::default())?;
     let options = cdi_image::disk::Options {
         bad: BadPolicy::Error,
@@ -190,7 +192,7 @@ fn read_back(
         ..cdi_image::disk::Options::default()
     };
     let disk = Disk::new(opened, options);
-    let (hashes, _) = hash(&disk, super::hash::Hashes::new(), &mut |run, error| match error {
+    let (hashes, _) = hash(&disk, hashes, &mut |run, error| match error {
         None => step(run.disk.end - run.disk.start),
         Some(e) => {
             let what =

@@ -22,7 +22,7 @@ use super::superblock::geometry;
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Status};
 use crate::codec::Codec;
-use crate::metadata::Metadata;
+use crate::metadata::{DiskHashes, Metadata};
 
 /// What a new image is to be.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ pub struct Writer {
     /// How many MAP records came since the last checkpoint.
     uncommitted_maps: usize,
     /// The hashes of an image that is resumed, as they were.
-    earlier_hashes: Option<(String, String)>,
+    earlier_hashes: DiskHashes,
 }
 
 impl Writer {
@@ -119,7 +119,7 @@ impl Writer {
             events: String::new(),
             events_dropped: 0,
             uncommitted_maps: 0,
-            earlier_hashes: None,
+            earlier_hashes: DiskHashes::default(),
         }
     }
 
@@ -148,9 +148,9 @@ impl Writer {
         &self.metadata
     }
 
-    /// The hashes (BLAKE3, SHA-256) that the image had before it was gone on with. They hold as long as no bytes come.
-    pub fn earlier_hashes(&self) -> Option<(String, String)> {
-        self.earlier_hashes.clone()
+    /// The hashes that the image had before it was gone on with. They hold as long as no bytes come.
+    pub fn earlier_hashes(&self) -> &DiskHashes {
+        &self.earlier_hashes
     }
 
     /// Says what is known about the disk from now on. It is written at the next checkpoint.

@@ -28,6 +28,7 @@ use crate::extent::{Extent, FileNo};
 use crate::image::{Format, Image, Opened};
 use crate::input::Input;
 use crate::metadata::Metadata;
+use crate::part::PART_OF_DISK;
 
 /// What a read of a bad sector gives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -245,6 +246,9 @@ impl Disk {
         let mut hash = blake3::Hasher::new();
         hash.update(self.format().name.as_bytes()).update(&input.len().to_be_bytes());
         hash.update(&input.modified().map_or(0, since).to_be_bytes()).update(&start);
+        if let Some(part) = self.metadata().more.get(PART_OF_DISK) {
+            hash.update(part.to_string().as_bytes());
+        }
         *hash.finalize().as_bytes()
     }
 

@@ -47,12 +47,12 @@ impl Writer {
         })?);
         let ReplayedState { index, bad, mut metadata } = told;
         // From now on they are those of something else.
-        let earlier = (metadata.blake3_rescued.take(), metadata.sha256_zero_filled.take());
+        let earlier_hashes = metadata.take_hashes();
         let mut writer = Writer {
             index,
             bad,
             map_written,
-            earlier_hashes: earlier.0.zip(earlier.1),
+            earlier_hashes,
             ..Writer::of(store, path, superblock, metadata, end)
         };
         writer.out.cut()?;

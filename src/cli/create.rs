@@ -1,0 +1,142 @@
+//! The options of verbs that make an image: `create`, `repair`, `compact`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cdi_base::units::parse_size;
+use clap::Args;
+
+use super::values::{CodecName, HashName, chunk_size, duration, sector_size};
+use super::{OpenArgs, Overwrite};
+
+/// The arguments of `create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Disk to image, image to convert (see 'cdi formats'), or '-' for the bytes of a disk on stdin
+    pub source: PathBuf,
+    /// Image to create
+    pub image: PathBuf,
+    /// Overwrite an existing finished image; read a disk that is in use; resume even if the disk's size, model or serial
+    /// number differs
+    #[arg(short, long)]
+    pub force: bool,
+    /// Overwrite even an unfinished image of a disk: everything read from that disk is lost
+    #[arg(long)]
+    pub discard_unfinished: bool,
+    /// How the source is opened.
+    #[command(flatten)]
+    pub open: OpenArgs,
+    /// How the image is written.
+    #[command(flatten)]
+    pub write: WriteArgs,
+    /// How a disk is read.
+    #[command(flatten)]
+    pub rescue: Rescue,
+}
+
+/// How an image is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Writing the image")]
+pub struct WriteArgs {
+    /// Compression of chunks
+    #[arg(long, value_enum, default_value_t = CodecName::Zstd)]
+    pub codec: CodecName,
+    /// Compression level: 1-19 for zstd (default 3), 1-9 for deflate (default 6)
+    #[arg(long)]
+    pub level: Option<i32>,
+    /// Chunk size: a power of two from 4k to 1M
+    #[arg(long, value_name = "SIZE", default_value = "32k", value_parser = chunk_size)]
+    pub chunk: u32,
+    /// Physical sector size of the disk in bytes, if it differs from the logical one
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub physical_sector_size: Option<u32>,
+    /// Store the model of the disk
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Store the serial number of the disk
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// Store a remark about the disk; may be repeated
+    #[arg(long = "note", value_name = "TEXT")]
+    pub notes: Vec<String>,
+    /// Also compute, print and store these hashes of the disk, with zeros for unreadable sectors
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    pub hash: Vec<HashName>,
+    /// Do not read the image again to compute hashes when the disk was not read in one pass
+    #[arg(long, conflicts_with = "hash")]
+    pub no_hash: bool,
+    /// Make images of the same source byte for byte equal: no random identifiers, times from SOURCE_DATE_EPOCH or none
+    #[arg(long)]
+    pub reproducible: bool,
+}
+
+/// How a disk is read that may be failing.
+#[derive(Debug, Clone, Args, Default, PartialEq)]
+#[command(next_help_heading = "Reading a failing disk (with any of these, a file too is read as a disk)")]
+pub struct Rescue {
+    /// Read a file as a disk is read: pass by pass, into an image that can be resumed
+    #[arg(long)]
+    pub rescue: bool,
+    /// Continue an unfinished image; begin one if there is none
+    #[arg(long)]
+    pub resume: bool,
+    /// Retry bad sectors N times (-1: until interrupted)
+    #[arg(short, long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub retry_passes: i32,
+    /// Skip the trimming phase
+    #[arg(short = 'N', long)]
+    pub no_trim: bool,
+    /// Skip the scraping phase
+    #[arg(short = 'n', long)]
+    pub no_scrape: bool,
+    /// Read from the end of the disk to its start
+    #[arg(short = 'R', long)]
+    pub reverse: bool,
+    /// Stop after more than N failed reads
+    #[arg(short = 'X', long, value_name = "N")]
+    pub max_read_errors: Option<u64>,
+    /// Stop when no data could be read for this long (examples: 30s, 5m)
+    #[arg(short = 'T', long, value_name = "INTERVAL", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Leave areas slower than this many bytes per second for later (default: a tenth of the average)
+    #[arg(short = 'a', long, value_name = "SIZE", value_parser = parse_size)]
+    pub min_read_rate: Option<u64>,
+    /// Position on the disk to start at
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    pub input_position: Option<u64>,
+    /// Number of bytes of the disk to read
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    pub size: Option<u64>,
+    /// Restrict the rescue domain to the blocks marked finished in this ddrescue mapfile
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub domain_mapfile: Option<PathBuf>,
+    /// Start from what this ddrescue mapfile knows: finished blocks are read, bad ones only retried
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub from_mapfile: Option<PathBuf>,
+}
+
+/// The arguments of `repair`.
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// Damaged image; it is not changed
+    pub image: PathBuf,
+    /// Image to create
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub over: Overwrite,
+}
+
+/// The arguments of `compact`.
+#[derive(Debug, Args)]
+pub struct Compact {
+    /// Image to rewrite
+    pub image: PathBuf,
+    /// Image to create (default: replace IMAGE once the new one is complete)
+    pub out: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long, requires = "out")]
+    pub force: bool,
+    /// Overwrite even an unfinished image of a disk: everything read from that disk is lost
+    #[arg(long, requires = "out")]
+    pub discard_unfinished: bool,
+}

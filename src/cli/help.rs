@@ -1,0 +1,222 @@
+//! What the long help and the man page of each verb say besides its options: examples, exit status, files, related pages.
+
+use std::fmt::Write;
+
+use clap_mangen::Man;
+
+/// What follows the options in the short help of the program.
+pub(super) const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the image cannot be used, 4 done but \
+    data is missing, 5 busy, 6 this system lacks something, 130 interrupted.\nSee 'cdi help COMMAND' for a command, with examples.";
+
+/// The exit status, one line each.
+const STATUS: [(&str, &str); 8] = [
+    ("0", "success"),
+    ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
+    ("2", "wrong usage"),
+    ("3", "the image cannot be used: not an image, damaged, cut off, not supported"),
+    ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, missing files of the image"),
+    ("5", "busy: the device is in use, or the file exists"),
+    ("6", "this system lacks something: a driver, a program, a permission"),
+    ("130", "interrupted"),
+];
+
+/// Files that cdi uses.
+const FILES: [(&str, &str); 3] = [
+    (
+        "/run/cdi, $XDG_RUNTIME_DIR/cdi",
+        "records and logs of mounts, and default mount points (root; other users)",
+    ),
+    ("~/.config/cdi/service.json", "configuration of 'cdi service'"),
+    ("IMAGE.map, IMAGE.mapfile, IMAGE.log", "mapfile of a raw image, if it is next to it"),
+];
+
+/// An example: what it does, and how.
+type Example = (&'static str, &'static str);
+
+/// Returns the examples of a verb, and the verbs that belong to it.
+fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
+    match verb {
+        "create" => (
+            &[
+                (
+                    "Image a failing disk, with its bad sectors tried three times more",
+                    "cdi create -r3 /dev/sdb disk.cdimg",
+                ),
+                ("Continue after an interruption", "cdi create --resume /dev/sdb disk.cdimg"),
+                (
+                    "Convert a raw image and its ddrescue mapfile",
+                    "cdi create disk.raw disk.cdimg --mapfile disk.map",
+                ),
+                (
+                    "Convert an E01 image, with the MD5 for the report",
+                    "cdi create disk.E01 disk.cdimg --hash md5",
+                ),
+                ("Image a disk on another machine", "ssh root@host cat /dev/sdb | cdi create - disk.cdimg"),
+            ],
+            &["info", "map", "verify", "repair"],
+        ),
+        "info" => (
+            &[
+                ("Show an image", "cdi info disk.cdimg"),
+                ("The serial number, for a script", "cdi info --json disk.cdimg | jq -r .metadata.serial"),
+                ("What happened while it was made", "cdi info --events disk.cdimg"),
+            ],
+            &["map", "verify"],
+        ),
+        "map" => (
+            &[
+                ("Draw the disk", "cdi map disk.cdimg"),
+                ("List the bad sectors", "cdi map --bad disk.cdimg"),
+                ("A mapfile for ddrescue or ddrescueview", "cdi map --export-mapfile disk.map disk.cdimg"),
+                ("A list for e2fsck -l", "cdi map --export-badblocks -b 4096 disk.cdimg"),
+            ],
+            &["info", "extract"],
+        ),
+        "verify" => (
+            &[
+                ("Check an image", "cdi verify disk.cdimg"),
+                (
+                    "Check an E01 against its stored hashes, and compute a SHA-256",
+                    "cdi verify --hash sha256 disk.E01",
+                ),
+            ],
+            &["repair", "info"],
+        ),
+        "extract" => (
+            &[
+                ("Export to a raw file, with a mapfile next to it", "cdi extract disk.cdimg disk.raw"),
+                ("Compress with another program", "cdi extract disk.cdimg - | zstd > disk.raw.zst"),
+                ("Write the disk to a new drive", "cdi extract --force disk.cdimg /dev/sdc"),
+            ],
+            &["create", "map"],
+        ),
+        "repair" => (
+            &[("Salvage what is left of an image", "cdi repair damaged.cdimg new.cdimg")],
+            &["verify", "create"],
+        ),
+        "compact" => (&[("Reclaim unused space", "cdi compact disk.cdimg")], &["create"]),
+        "mount" => (
+            &[
+                ("Mount an image as a directory", "mkdir mnt; cdi mount disk.cdimg mnt"),
+                ("Show its second partition alone", "cdi mount --partition 2 disk.cdimg mnt"),
+            ],
+            &["unmount", "attach", "list"],
+        ),
+        "unmount" => (
+            &[("Unmount", "cdi unmount mnt"), ("Unmount everything", "cdi unmount --all")],
+            &["mount", "list"],
+        ),
+        "attach" => (
+            &[
+                ("Attach a disk", "sudo cdi attach disk.cdimg"),
+                (
+                    "Attach its first partition, and mount the file system read-only",
+                    "sudo mount -o ro \"$(sudo cdi attach --partition 1 disk.cdimg)\" /mnt",
+                ),
+                ("Let the kernel find the partitions", "sudo cdi attach --partscan disk.cdimg"),
+                ("Read zeros instead of errors", "sudo cdi attach --bad zero disk.cdimg"),
+            ],
+            &["detach", "list", "exec", "mount"],
+        ),
+        "detach" => (
+            &[
+                ("Detach by device or by image", "sudo cdi detach /dev/loop0"),
+                ("Detach everything", "sudo cdi detach --all"),
+            ],
+            &["attach", "list"],
+        ),
+        "stats" => (&[("Statistics of all mounts", "cdi stats")], &["list"]),
+        "exec" => (
+            &[
+                ("Check a file system", "sudo cdi exec disk.cdimg -- e2fsck -fn {}"),
+                ("Compare with a raw file", "cdi exec disk.cdimg -- cmp {dir}/disk.raw disk.raw"),
+            ],
+            &["attach", "mount"],
+        ),
+        "serve" => (
+            &[
+                ("Serve to qemu over NBD", "cdi serve disk.cdimg --nbd disk.sock"),
+                ("Serve over NFS", "cdi serve disk.cdimg --nfs"),
+            ],
+            &["mount", "attach"],
+        ),
+        "service" => (
+            &[
+                ("Set the service up", "cdi service install; cdi service start"),
+                ("Look how it does", "cdi service status"),
+            ],
+            &["attach", "list"],
+        ),
+        "completions" => (
+            &[("For bash", "cdi completions bash > ~/.local/share/bash-completion/completions/cdi")],
+            &["man"],
+        ),
+        "man" => (&[("Install the man pages", "sudo cdi man /usr/local/share/man/man1")], &["completions"]),
+        "demo" => (&[("Keep the sample", "cdi demo --keep sample")], &["create", "attach"]),
+        "doctor" => (&[("As JSON, for a bug report", "cdi doctor --json")], &["demo"]),
+        _ => (&[], &[]),
+    }
+}
+
+/// Returns what follows the options in the long help of a verb.
+pub(super) fn after(verb: &str) -> String {
+    let (examples, also) = of(verb);
+    let mut text = String::new();
+    let mut section = |title: &str, lines: &mut dyn Iterator<Item = String>| {
+        let lines: Vec<String> = lines.map(|line| format!("  {line}\n")).collect();
+        if !lines.is_empty() {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            let _ = write!(text, "{gap}{title}:\n{}", lines.concat());
+        }
+    };
+    section("Examples", &mut examples.iter().map(|(what, how)| format!("{what}:\n    {how}")));
+    section("Exit status", &mut STATUS.iter().map(|(code, what)| format!("{code:<4} {what}")));
+    section("Files", &mut FILES.iter().map(|(file, what)| format!("{file}\n    {what}")));
+    section("See also", &mut also.iter().map(|verb| format!("cdi help {verb}")));
+    text.trim_end().to_owned()
+}
+
+/// Returns the man page of a command.
+pub fn man_page(command: &clap::Command) -> std::io::Result<Vec<u8>> {
+    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let verb = name.rsplit('-').next().unwrap_or(&name).to_owned();
+    let command = command.clone().after_help(None::<&str>).after_long_help(None::<&str>);
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let mut text = String::new();
+    let (examples, also) = of(&verb);
+    let mut section = |title: &str, items: &[(&str, &str)]| {
+        if !items.is_empty() {
+            let _ = writeln!(text, ".SH \"{title}\"");
+        }
+        for (first, second) in items {
+            let _ = writeln!(text, ".TP\n{}\n{}", roff(first), roff(second));
+        }
+    };
+    section("EXAMPLES", examples);
+    section("EXIT STATUS", &STATUS);
+    section("FILES", &FILES);
+    let own = if name == "cdi" { &[][..] } else { &["cdi"][..] };
+    let pages =
+        own.iter().map(|page| (*page).to_owned()).chain(also.iter().map(|verb| format!("cdi-{verb}")));
+    let pages: Vec<String> = pages.map(|page| format!("\\fB{}\\fR(1)", roff(&page))).collect();
+    if !pages.is_empty() {
+        let _ = writeln!(text, ".SH \"SEE ALSO\"\n{}", pages.join(", "));
+    }
+    page.extend_from_slice(text.as_bytes());
+    Ok(page)
+}
+
+/// A line of text as roff has it.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}

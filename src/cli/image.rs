@@ -1,0 +1,143 @@
+//! The options of verbs that read an image: `info`, `map`, `verify`, `extract`.
+
+use std::path::PathBuf;
+
+use cdi_base::units::parse_size;
+use cdi_capture::guard;
+use cdi_image::image::Mapfile;
+use clap::Args;
+
+use super::values::{Bad, HashName, list_block_size, sector_size};
+
+/// An image that is read.
+#[derive(Debug, Clone, Args)]
+pub struct Image {
+    /// The image
+    pub image: PathBuf,
+    /// How it is opened.
+    #[command(flatten)]
+    pub open: OpenArgs,
+}
+
+/// How an image is opened.
+#[derive(Debug, Clone, Args, Default)]
+#[command(next_help_heading = "Opening the image")]
+pub struct OpenArgs {
+    /// Image format, if its magic number does not tell (see 'cdi formats')
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// ddrescue mapfile or HDDSuperClone log of a raw image; 'none' to use none
+    ///
+    /// By default a mapfile next to the image is used if it is named after it: for disk.raw that is disk.map, disk.mapfile,
+    /// disk.log or disk.raw.map.
+    #[arg(long, value_name = "FILE")]
+    pub mapfile: Option<PathBuf>,
+    /// List of bad blocks of a raw image, as badblocks(8) writes it
+    #[arg(long, value_name = "FILE", requires = "block_size", conflicts_with = "mapfile")]
+    pub badblocks: Option<PathBuf>,
+    /// Block size of that list in bytes: the -b of badblocks, 1024 by default there
+    #[arg(long, value_name = "BYTES", requires = "badblocks", value_parser = list_block_size)]
+    pub block_size: Option<u64>,
+    /// Logical sector size of the disk in bytes, if the image does not tell
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
+    /// Also look for parents and extents of the image in this directory; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub allow_parent: Vec<PathBuf>,
+}
+
+impl OpenArgs {
+    /// Returns which map of a raw image is meant.
+    pub fn mapfile(&self) -> Mapfile {
+        match &self.mapfile {
+            None => Mapfile::Adjacent,
+            Some(word) if word.as_os_str() == "none" => Mapfile::None,
+            Some(path) => Mapfile::File(path.clone()),
+        }
+    }
+}
+
+/// The arguments of `info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    #[command(flatten)]
+    pub image: Image,
+    /// Show the log of how the image was made, as JSON lines
+    #[arg(help_heading = None, long)]
+    pub events: bool,
+}
+
+/// The arguments of `map`.
+#[derive(Debug, Args)]
+pub struct Map {
+    #[command(flatten)]
+    pub image: Image,
+    /// Draw the map into an SVG file
+    #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
+    pub picture: Option<PathBuf>,
+    /// List the ranges that are not finished
+    #[arg(help_heading = None, long, group = "form")]
+    pub bad: bool,
+    /// List where in the image the data is
+    #[arg(help_heading = None, long, group = "form")]
+    pub extents: bool,
+    /// Write a ddrescue mapfile ('-' for stdout)
+    #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
+    pub export_mapfile: Option<PathBuf>,
+    /// Print the numbers of the blocks that are not finished, as badblocks(8) does
+    #[arg(help_heading = None, long, group = "form")]
+    pub export_badblocks: bool,
+    /// Block size for --export-badblocks in bytes
+    #[arg(help_heading = None, short = 'b', long, value_name = "BYTES", default_value = "1024", value_parser = parse_size)]
+    pub export_block_size: u64,
+    #[command(flatten)]
+    pub over: Overwrite,
+}
+
+/// The arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub image: Image,
+    /// Also compute and print these hashes of the disk, with zeros for unreadable sectors
+    #[arg(help_heading = None, long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    pub hash: Vec<HashName>,
+}
+
+/// What may be overwritten.
+#[derive(Debug, Clone, Copy, Args, Default)]
+pub struct Overwrite {
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Overwrite even an unfinished image of a disk: everything read from that disk is lost
+    #[arg(long)]
+    pub discard_unfinished: bool,
+}
+
+impl From<Overwrite> for guard::Over {
+    fn from(over: Overwrite) -> guard::Over {
+        guard::Over { force: over.force, discard_unfinished: over.discard_unfinished }
+    }
+}
+
+/// The arguments of `extract`.
+#[derive(Debug, Args)]
+pub struct Extract {
+    #[command(flatten)]
+    pub image: Image,
+    /// Raw file to write; '-' for stdout; with --force, a disk to write to
+    #[arg(help_heading = None)]
+    pub out: PathBuf,
+    /// What to write for bad sectors: 'error' to stop there, 'zero', or 'pattern:TEXT'
+    ///
+    /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to the raw
+    /// file (OUT.map).
+    #[arg(help_heading = None, long, value_name = "POLICY", value_parser = Bad::parse)]
+    pub bad: Option<Bad>,
+    /// Also compute and print these hashes of the disk, with zeros for unreadable sectors
+    #[arg(help_heading = None, long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    pub hash: Vec<HashName>,
+    #[command(flatten)]
+    pub over: Overwrite,
+}
