@@ -1,4 +1,57 @@
 //! Reads disk images of many formats as the disks they were, bad sectors included.
+//!
+//! ```no_run
+//! use std::io::Read;
+//!
+//! use cdi_image::Disk;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Any format: .cdimg, E01, AFF4, dmg, qcow2, VMDK, raw with a ddrescue mapfile next to it, …
+//! let disk = Disk::open("disk.E01")?;
+//! println!("{} bytes in sectors of {} bytes", disk.size(), disk.sector());
+//!
+//! // Exactly these bytes, or an error: a read that touches a bad sector fails.
+//! let mut boot = [0; 512];
+//! disk.read_at(&mut boot, 0)?;
+//!
+//! // Which sectors are bad.
+//! for (first, count) in disk.bad_sectors() {
+//!     println!("{count} bad sectors from {first} on");
+//! }
+//!
+//! // As a stream; only the first partition, with zeros for bad sectors.
+//! use cdi_image::disk::BadPolicy;
+//! let part = Disk::options().bad_sectors(BadPolicy::Zero).part(1 << 20..101 << 20).open("disk.E01")?;
+//! let mut start = Vec::new();
+//! part.reader().take(4096).read_to_end(&mut start)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Images are only read, never written. A disk may be read by many threads at once. Memory is bounded by
+//! [`DiskOptions::cache`], not by what an image claims, and every length and offset in a file is checked: images may be
+//! damaged, or made to do harm. Only the image is opened, and files next to it that it is made of; see
+//! [`DiskOptions::allow_directory`].
+//!
+//! # Features
+//!
+//! Each leaves out formats with dependencies of their own; all are on by default. `.cdimg`, raw images with their maps, iBored's
+//! images and zstd's seekable format are always there.
+//!
+//! | feature | formats |
+//! |---|---|
+//! | `aff4` | AFF4 |
+//! | `apple` | dmg, sparse images, sparse bundles |
+//! | `chd` | CHD |
+//! | `ewf` | E01, S01, Ex01 |
+//! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |
+//!
+//! # What is stable
+//!
+//! Before version 1.0 a minor version may change anything. What is meant to stay as it is: [`Disk`], [`DiskOptions`],
+//! [`DiskReader`], [`partitions`], [`badmap::BadBlocks`] and its ranges, [`metadata::Metadata`], and the names of
+//! [`open::FORMATS`]. The other modules are public for the other crates of the workspace and for tests; they follow the
+//! program's needs.
 
 // What formats share is not all used where some of them are left out.
 #![cfg_attr(
@@ -23,3 +76,8 @@ pub mod partitions;
 pub mod reader;
 pub mod stored_hashes;
 pub mod text;
+
+pub use cdi_base::error::{Error, Kind, ReadError};
+pub use disk::Disk;
+pub use open::DiskOptions;
+pub use reader::DiskReader;
