@@ -146,7 +146,7 @@ pub(super) fn next_depth(depth: usize) -> Result<usize, Error> {
 
 /// Finds the parent of a differencing image by the path stored in the image.
 pub(super) fn parent(input: &Input, path: &Path) -> Result<FileNo, Error> {
-    find(input, path)?.ok_or_else(|| missing("the parent of this differencing image", path))
+    find(input, path)?.ok_or_else(|| missing("parent of this differencing image", path))
 }
 
 /// Returns the last component of a path, which may be a Unix or a Windows path.

@@ -139,7 +139,7 @@ impl Gaps {
             ));
         }
         if !is_whole && !has_last {
-            let note = "the total number of segments is unknown: the last one was not found";
+            let note = "the total number of segments is unknown: the last one was not read";
             details.metadata.more.insert("segments_note".into(), note.into());
             details.warnings.push(format!(
                 "{note}; it contains the hashes and the list of read errors, so unreadable sectors of the original \

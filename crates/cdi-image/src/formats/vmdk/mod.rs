@@ -123,7 +123,7 @@ pub(super) fn open_layer(
     let parent = match parent {
         None => None,
         Some((content, name)) => {
-            let file = find(input, &name, "the parent of this differencing image")?;
+            let file = find(input, &name, "parent of this differencing image")?;
             let path = input.path_of(file);
             let parent = open_layer(input, file, next_depth(depth)?, warnings).map_err(|e| e.at(&path))?;
             if parent.content != Some(content) {
