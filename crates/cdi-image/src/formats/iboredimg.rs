@@ -36,7 +36,7 @@ const HEADER: u64 = 256;
 /// Maximum length of the disk information in bytes.
 const MAX_INFO: u32 = 1 << 20;
 /// The length of the header of a run-length chunk in bytes.
-const RLE_HEAD: usize = 16;
+const RLE_HEADER: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
@@ -159,9 +159,9 @@ impl Image for IBored {
                 }
             },
             Method::RunLength => {
-                let head: [u8; RLE_HEAD] = self.read(at)?;
+                let header: [u8; RLE_HEADER] = self.read(at)?;
                 let [total, uncompressed] =
-                    [4, 8].map(|i| head[i..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b)));
+                    [4, 8].map(|i| header[i..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b)));
                 let total = u64::from(total);
                 let right =
                     len.is_none_or(|len| total <= len) && total <= self.chunk + self.chunk / 512 + 1024;

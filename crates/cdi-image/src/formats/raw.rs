@@ -105,8 +105,8 @@ fn mark_lost(mut bad: BadBlocks, len: u64, size: u64, sector: u32) -> (BadBlocks
         return (bad, Vec::new());
     }
     // A partial sector at the end cannot be read.
-    let held = len - len % u64::from(sector);
-    let lost: Vec<_> = bad.held(held..size).collect();
+    let end = len - len % u64::from(sector);
+    let lost: Vec<_> = bad.held(end..size).collect();
     let unread: Vec<_> = lost.iter().map(|r| BadRange::new(r.clone(), Status::NonTried)).collect();
     bad.apply(&unread);
     (bad, lost)

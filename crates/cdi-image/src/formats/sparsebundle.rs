@@ -160,11 +160,11 @@ impl Image for Bundle {
         let file = self.file(band)?;
         let start = band * self.band;
         let end = self.size.min(start + self.band);
-        let held = end.min(start.saturating_add(self.input.len_of(file)));
-        if offset >= held {
+        let data_end = end.min(start.saturating_add(self.input.len_of(file)));
+        if offset >= data_end {
             return Ok(zeros(offset, end));
         }
-        Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
+        Ok(Extent { disk: offset..data_end, origin: Origin::Stored { file, at: offset - start } })
     }
 
     fn check(

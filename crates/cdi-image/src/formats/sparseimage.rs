@@ -44,17 +44,17 @@ struct Sparse {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let head = input.bytes(0, index(NODE), "the header")?;
-    if !head.starts_with(b"sprs") {
+    let header = input.bytes(0, index(NODE), "the header")?;
+    if !header.starts_with(b"sprs") {
         return flaw(0, "not a sparse image");
     }
-    if be32(&head, 4) != 3 {
-        return flaw(4, format!("unsupported version {} (only version 3 is supported)", be32(&head, 4)));
+    if be32(&header, 4) != 3 {
+        return flaw(4, format!("unsupported version {} (only version 3 is supported)", be32(&header, 4)));
     }
-    let band = u64::from(be32(&head, 8)) * u64::from(SECTOR);
+    let band = u64::from(be32(&header, 8)) * u64::from(SECTOR);
     // Older images leave the 64-bit field 0.
-    let sectors = match be64(&head, 28) {
-        0 => be32(&head, 16).into(),
+    let sectors = match be64(&header, 28) {
+        0 => be32(&header, 16).into(),
         sectors => sectors,
     };
     let size = sectors.checked_mul(SECTOR.into()).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
@@ -63,7 +63,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         return flaw(8, "invalid band size: 0 bytes");
     }
     let mut bands = Vec::new();
-    let (mut node_at, mut node, mut ids_at, mut next) = (0, head, FIRST, 20);
+    let (mut node_at, mut node, mut ids_at, mut next) = (0, header, FIRST, 20);
     loop {
         for (slot, id) in node[ids_at..].chunks_exact(4).map(|id| u64::from(be32(id, 0))).enumerate() {
             let Some(number) = id.checked_sub(1) else { continue };

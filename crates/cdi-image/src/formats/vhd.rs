@@ -86,16 +86,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 /// Reads the footer, or if it is damaged, its copy at the start. Returns its file offset and its bytes.
 fn footer(input: &Input, file: FileNo, warnings: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
     let last = input.len_of(file).saturating_sub(FOOTER as u64);
-    let sound = |at: u64, len: usize| {
+    let read_valid = |at: u64, len: usize| {
         let mut bytes = input.bytes_of(file, at, len, "the footer").ok()?;
         bytes.resize(FOOTER, 0);
         (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == be32(&bytes, 64)).then_some((at, bytes))
     };
     let short = input.len_of(file).checked_sub(SHORT as u64);
-    match sound(last, FOOTER).or_else(|| sound(short?, SHORT)) {
+    match read_valid(last, FOOTER).or_else(|| read_valid(short?, SHORT)) {
         Some(footer) => Ok(footer),
         None => {
-            let copy = sound(0, FOOTER).ok_or_else(|| {
+            let copy = read_valid(0, FOOTER).ok_or_else(|| {
                 Error::from(Flaw::at(last, "the footer and its copy are both missing or damaged"))
             })?;
             warnings

@@ -73,8 +73,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let Some(table) = at.checked_sub(count * entry).filter(|table| *table >= 8) else {
         return flaw(at, format!("the seek table of {count} frames is longer than the file"));
     };
-    let head = input.bytes(table - 8, 8, "the header of the seek table")?;
-    if !head.starts_with(&SKIPPED) || u64::from(le32(&head, 4)) != count * entry + FOOTER {
+    let header = input.bytes(table - 8, 8, "the header of the seek table")?;
+    if !header.starts_with(&SKIPPED) || u64::from(le32(&header, 4)) != count * entry + FOOTER {
         return flaw(table - 8, "the header of the seek table is damaged");
     }
     let mut image =

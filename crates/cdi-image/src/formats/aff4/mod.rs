@@ -209,10 +209,10 @@ impl Opening<'_> {
     /// Returns the number of the volume that contains a stream: an open one, or the one named in the image, which is
     /// then searched for next to the image.
     fn volume_with(&mut self, urn: &str) -> Result<usize, Error> {
-        let holds = |v: &Volume| {
+        let contains = |v: &Volume| {
             v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0)
         };
-        if let Some(n) = self.volumes.iter().position(holds) {
+        if let Some(n) = self.volumes.iter().position(contains) {
             return Ok(n);
         }
         let stored_in = self.volumes[0].property(urn, &["stored"]).unwrap_or_default().to_owned();

@@ -144,30 +144,31 @@ impl Stream {
         let Chunk { member, at, len } = self.find(input, volume, number)?;
         let (file, at) = (member.file, member.at + at);
         let corrupt = ReadError::Corrupt { at };
-        let held = range.end - range.start;
+        let chunk_len = range.end - range.start;
         if len == self.chunk || self.codec == Codec::Stored {
             // The last chunk may or may not be padded.
-            let whole = len == self.chunk || len == held;
+            let whole = len == self.chunk || len == chunk_len;
             return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
         let len = u32::try_from(len).ok().filter(|len| (1..=2 * MAX_CHUNK).contains(len)).ok_or(corrupt)?;
         let mut uncompressed = u32::try_from(self.chunk).map_err(|_| corrupt)?;
         let mut codec = self.codec;
-        if held < self.chunk {
+        if chunk_len < self.chunk {
             // The last chunk was compressed with or without padding.
             match codec {
                 Codec::Snappy => {
                     let mut head = vec![0; len.min(8) as usize];
                     input.read_exact_at(file, &mut head, at)?;
-                    let len = snappy_len(&head).filter(|len| u64::from(*len) >= held && *len <= uncompressed);
+                    let len =
+                        snappy_len(&head).filter(|len| u64::from(*len) >= chunk_len && *len <= uncompressed);
                     uncompressed = len.ok_or(corrupt)?;
                 }
                 Codec::ZlibPadded => codec = Codec::ZlibUnended,
                 _ => {}
             }
             if matches!(codec, Codec::ZlibUnended | Codec::DeflateUnended) {
-                uncompressed = u32::try_from(held).map_err(|_| corrupt)?;
+                uncompressed = u32::try_from(chunk_len).map_err(|_| corrupt)?;
             }
         }
         Ok((

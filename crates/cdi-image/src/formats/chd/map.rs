@@ -74,15 +74,15 @@ impl Map {
         hunk: u32,
         unit: u32,
     ) -> Result<Map, Error> {
-        let head = input.bytes_of(file, at, 16, "the map header")?;
-        let len = be32(&head, 0);
+        let header = input.bytes_of(file, at, 16, "the map header")?;
+        let len = be32(&header, 0);
         if len > MAX_LEN {
             return flaw(at, format!("the map of hunks is too long ({len} bytes)"));
         }
         let bits = input.bytes_of(file, at + 16, len as usize, "the map")?;
-        let first = u64::from(be32(&head, 4)) << 16 | u64::from(be32(&head, 8) >> 16);
-        let sum = u16::from_be_bytes([head[10], head[11]]);
-        let widths = [head[12], head[13], head[14]];
+        let first = u64::from(be32(&header, 4)) << 16 | u64::from(be32(&header, 8) >> 16);
+        let sum = u16::from_be_bytes([header[10], header[11]]);
+        let widths = [header[12], header[13], header[14]];
         if widths.iter().any(|w| *w > 48) {
             return flaw(at + 12, "invalid bit width in the map of hunks");
         }

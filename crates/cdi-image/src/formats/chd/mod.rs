@@ -205,8 +205,8 @@ fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<
         if at == 0 {
             return Ok(());
         }
-        let head = input.bytes(at, 16, "a metadata entry")?;
-        let (tag, len) = (&head[..4], (be32(&head, 4) & 0xFF_FFFF) as usize);
+        let header = input.bytes(at, 16, "a metadata entry")?;
+        let (tag, len) = (&header[..4], (be32(&header, 4) & 0xFF_FFFF) as usize);
         let text = || input.bytes(at + 16, len.min(MAX_METADATA), "a metadata entry");
         match tag {
             b"GDDD" => {
@@ -229,7 +229,7 @@ fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<
             }
             _ => {}
         }
-        at = be64(&head, 8);
+        at = be64(&header, 8);
     }
     flaw(at, "too many metadata entries")
 }

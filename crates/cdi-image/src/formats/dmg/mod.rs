@@ -126,8 +126,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     for table in &tables {
         let first = runs.len();
         table.runs(&input, data, &mut runs)?;
-        let held: u64 = runs[first..].iter().map(|r| r.disk.end - r.disk.start).sum();
-        if held != table.disk.end - table.disk.start {
+        let covered: u64 = runs[first..].iter().map(|r| r.disk.end - r.disk.start).sum();
+        if covered != table.disk.end - table.disk.start {
             return flaw(
                 at,
                 format!("the chunk table of '{}' does not cover all of its sectors", table.name),
@@ -154,16 +154,17 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if let Some([_, b]) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
         return flaw(at, format!("two chunks overlap at disk byte {}", b.disk.start));
     }
-    let held = runs.last().map_or(0, |r| r.disk.end);
+    let covered = runs.last().map_or(0, |r| r.disk.end);
     let declared = sectors.checked_mul(SECTOR.into()).filter(|size| i64::try_from(*size).is_ok());
     let Some(declared) = declared else {
         return flaw(at + 492, format!("invalid disk size: {sectors} sectors"));
     };
-    if declared != 0 && held > declared {
-        warnings
-            .push(format!("the disk size in the trailer is {declared} bytes, but the image contains {held}"));
+    if declared != 0 && covered > declared {
+        warnings.push(format!(
+            "the disk size in the trailer is {declared} bytes, but the image contains {covered}"
+        ));
     }
-    let size = declared.max(held);
+    let size = declared.max(covered);
     if size == 0 {
         return flaw(at + 492, "the image is empty: the disk has no sectors");
     }

@@ -15,7 +15,7 @@ use crate::input::Input;
 /// Maximum length of a property list or resource fork in bytes: enough for the chunks of a disk of more than 1 TiB.
 const MAX_LEN: u64 = 64 << 20;
 /// The length in bytes of a table's header, and of an entry.
-const HEAD: usize = 204;
+const HEADER: usize = 204;
 const ENTRY: usize = 40;
 
 /// The chunk table of a part of the disk.
@@ -74,14 +74,14 @@ fn list(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
 impl Table {
     fn new(name: String, bytes: Vec<u8>, at: u64) -> Result<Table, Error> {
         let wrong = |what: String| flaw(at, format!("chunk table of '{name}': {what}"));
-        if bytes.len() < HEAD || !bytes.starts_with(b"mish") {
+        if bytes.len() < HEADER || !bytes.starts_with(b"mish") {
             return wrong("not a chunk table".into());
         }
         let (version, entries) = (be32(&bytes, 4), be32(&bytes, 200) as usize);
         if version != 1 {
             return wrong(format!("unsupported version {version} (only version 1 is supported)"));
         }
-        if bytes.len() - HEAD < entries.saturating_mul(ENTRY) {
+        if bytes.len() - HEADER < entries.saturating_mul(ENTRY) {
             return wrong(format!("{entries} entries do not fit into {} bytes", bytes.len()));
         }
         let Some(disk) = sectors(be64(&bytes, 8), be64(&bytes, 16)) else {
@@ -95,7 +95,7 @@ impl Table {
     pub(super) fn runs(&self, input: &Input, data: u64, runs: &mut Vec<Run>) -> Result<(), Error> {
         let base = data.checked_add(be64(&self.bytes, 24));
         let entries = be32(&self.bytes, 200) as usize;
-        for (n, e) in self.bytes[HEAD..].chunks_exact(ENTRY).take(entries).enumerate() {
+        for (n, e) in self.bytes[HEADER..].chunks_exact(ENTRY).take(entries).enumerate() {
             let wrong =
                 |what: String| flaw(self.at, format!("chunk table of '{}', entry {n}: {what}", self.name));
             let codec = match be32(e, 0) {

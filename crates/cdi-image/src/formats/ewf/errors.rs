@@ -40,8 +40,8 @@ pub(crate) fn classify(
             let step = if is_readable { sector } else { chunk };
             while at < end {
                 let stop = end.min(at + step);
-                let held = bytes.get(index(at - first)..index(stop - first)).filter(|_| is_readable);
-                let zeros = held.is_some_and(|bytes| bytes.iter().all(|b| *b == 0));
+                let data = bytes.get(index(at - first)..index(stop - first)).filter(|_| is_readable);
+                let zeros = data.is_some_and(|bytes| bytes.iter().all(|b| *b == 0));
                 let status = if zeros { Status::Bad } else { Status::Suspect };
                 match ranges.last_mut().filter(|r: &&mut BadRange| r.end == at && r.status == status) {
                     Some(last) => last.end = stop,

@@ -130,8 +130,8 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut image = Ewf { input, size, chunk, tables, kept, last: None, details };
     image.read_tail(sector.into());
     image.refuse_encrypted()?;
-    let held = image.held(chunks).saturating_mul(chunk).min(size);
-    let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
+    let end = image.chunks_present(chunks).saturating_mul(chunk).min(size);
+    let lost: Vec<_> = std::iter::once(end..size).filter(|range| range.start < range.end).collect();
     // Lost ranges cannot be classified.
     lost.iter().for_each(|range| image.details.bad.replace(range.clone(), &[]));
     if !image.details.bad.is_empty() {
@@ -168,7 +168,7 @@ fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
 impl Ewf {
     /// Returns how many of the chunks in the tables are in the files. If a segment whose chunks follow their table is
     /// truncated, the table lists more chunks than there are.
-    fn held(&self, listed: u64) -> u64 {
+    fn chunks_present(&self, listed: u64) -> u64 {
         let Some((number, table)) = self.tables.iter().enumerate().next_back() else { return listed };
         let len = self.input.len_of(table.file);
         match self.chunks(number) {

@@ -105,12 +105,12 @@ impl Gathered {
         let file_len = input.len_of(file);
         let mut at = HEADER;
         loop {
-            let head = input.bytes_of(file, at, SECTION, "a section")?;
-            if adler32(&head[..SECTION - 4]) != le32(&head, SECTION - 4) {
+            let header = input.bytes_of(file, at, SECTION, "a section")?;
+            if adler32(&header[..SECTION - 4]) != le32(&header, SECTION - 4) {
                 return flaw(at, "checksum mismatch of the section header");
             }
-            let name: String = head[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
-            let (next, size) = (le64(&head, 16), le64(&head, 24));
+            let name: String = header[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+            let (next, size) = (le64(&header, 16), le64(&header, 24));
             let start = at + SECTION as u64;
             // Some programs do not store the size.
             let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
@@ -232,9 +232,9 @@ impl Gathered {
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
-        let head = input.bytes_of(section.file, at, 24, "a table")?;
-        let count = le32(&head, 0);
-        if adler32(&head[..20]) != le32(&head, 20) {
+        let header = input.bytes_of(section.file, at, 24, "a table")?;
+        let count = le32(&header, 0);
+        if adler32(&header[..20]) != le32(&header, 20) {
             return flaw(at, "checksum mismatch of a table header");
         }
         if count > MAX_ENTRIES {
@@ -258,7 +258,7 @@ impl Gathered {
             entries: at + 24,
             copy: None,
             signed,
-            base: le64(&head, 8),
+            base: le64(&header, 8),
             end,
         });
         self.chunks += u64::from(count);
@@ -267,9 +267,9 @@ impl Gathered {
 
     fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
-        let head = input.bytes_of(section.file, at, 520, "the list of read errors")?;
-        let count = le32(&head, 0) as usize;
-        if adler32(&head[..516]) != le32(&head, 516) {
+        let header = input.bytes_of(section.file, at, 520, "the list of read errors")?;
+        let count = le32(&header, 0) as usize;
+        if adler32(&header[..516]) != le32(&header, 516) {
             return flaw(at, "checksum mismatch of the list of read errors");
         }
         if count > MAX_RANGES {

@@ -17,7 +17,7 @@ pub(crate) fn note(
     wanted: u64,
     max: u64,
 ) -> Option<u32> {
-    let bytes = whole(codec, stored, wanted, max)?;
+    let bytes = decode_chunk(codec, stored, wanted, max)?;
     let after = &bytes[index(wanted)..];
     if after.is_empty() {
         return None;
@@ -30,15 +30,15 @@ pub(crate) fn note(
 
 /// Returns all bytes of the chunk whose stored form is `stored`, if it passes its check and contains at least `wanted`
 /// bytes. `max` is the length of a whole chunk in bytes. Padding may follow the chunk.
-fn whole(codec: Codec, stored: &[u8], wanted: u64, max: u64) -> Option<Vec<u8>> {
+fn decode_chunk(codec: Codec, stored: &[u8], wanted: u64, max: u64) -> Option<Vec<u8>> {
     let (wanted, max) = (index(wanted), index(max));
     let bytes = match codec {
         Codec::StoredAdler32 => {
-            let sound = |len: usize| {
+            let verified = |len: usize| {
                 let (bytes, sum) = (stored.get(..len)?, stored.get(len..)?.first_chunk::<4>()?);
                 (adler32(bytes) == u32::from_le_bytes(*sum)).then(|| bytes.to_vec())
             };
-            sound(wanted).or_else(|| sound(stored.len().checked_sub(4)?.min(max)))?
+            verified(wanted).or_else(|| verified(stored.len().checked_sub(4)?.min(max)))?
         }
         Codec::Stored => return None,
         _ => expand(codec, stored, max)?,

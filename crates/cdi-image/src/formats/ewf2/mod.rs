@@ -306,9 +306,9 @@ impl Image for Ewf2 {
             check_cancelled()?;
         }
         let expected = self.media.chunks;
-        let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
-        if expected != 0 && expected != held && self.details.lost.is_empty() {
-            let what = format!("the image should have {expected} chunks, but its tables list {held}");
+        let listed = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
+        if expected != 0 && expected != listed && self.details.lost.is_empty() {
+            let what = format!("the image should have {expected} chunks, but its tables list {listed}");
             report(Flaw::at(0, what), "the chunks that are not listed");
         }
         Ok(())

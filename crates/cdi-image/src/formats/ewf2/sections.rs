@@ -17,8 +17,8 @@ use cdi_base::printable::hex;
 
 /// The length in bytes of a segment's header, a section's header, and a table's header.
 const HEADER: u64 = 32;
-const HEAD: u64 = 64;
-const TABLE_HEAD: usize = 32;
+const SECTION_HEADER: u64 = 64;
+const TABLE_HEADER: usize = 32;
 /// Maximum number of sections in a segment, and maximum length of a metadata text in bytes, compressed or not.
 const MAX_SECTIONS: usize = 1 << 20;
 const MAX_TEXT: usize = 1 << 20;
@@ -169,18 +169,18 @@ impl Gathered {
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.at;
-        let head = input.bytes_of(section.file, at, TABLE_HEAD, "a table")?;
-        if adler32(&head[..16]) != le32(&head, 16) {
+        let header = input.bytes_of(section.file, at, TABLE_HEADER, "a table")?;
+        if adler32(&header[..16]) != le32(&header, 16) {
             return flaw(at, "checksum mismatch of a table header");
         }
-        let (first, count) = (le64(&head, 0), le32(&head, 8));
+        let (first, count) = (le64(&header, 0), le32(&header, 8));
         // The first table after a missing segment contains the number at which the chunks continue.
         let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MAX_CHUNKS);
         if count > MAX_ENTRIES || !fits {
             return flaw(at, format!("invalid table of {count} chunks, beginning at chunk {first}"));
         }
         if count > 0 {
-            let entries = at + TABLE_HEAD as u64;
+            let entries = at + TABLE_HEADER as u64;
             self.tables.push(Table { first, count, file: section.file, entries, chunks: self.sectors });
             self.chunks = first + u64::from(count);
         }
@@ -189,15 +189,15 @@ impl Gathered {
 
     fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.at;
-        let head = input.bytes_of(section.file, at, TABLE_HEAD, "the list of read errors")?;
-        let count = le32(&head, 0) as usize;
-        if adler32(&head[..16]) != le32(&head, 16) {
+        let header = input.bytes_of(section.file, at, TABLE_HEADER, "the list of read errors")?;
+        let count = le32(&header, 0) as usize;
+        if adler32(&header[..16]) != le32(&header, 16) {
             return flaw(at, "checksum mismatch of the list of read errors");
         }
         if count > MAX_RANGES {
             return flaw(at, format!("the list of read errors is too long ({count} entries)"));
         }
-        let at = at + TABLE_HEAD as u64;
+        let at = at + TABLE_HEADER as u64;
         let entries = input.bytes_of(section.file, at, count * 16 + 4, "the list of read errors")?;
         if adler32(&entries[..count * 16]) != le32(&entries, count * 16) {
             return flaw(at, "checksum mismatch of the list of read errors");
@@ -277,20 +277,21 @@ impl From<Error> for SectionsError {
 fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), SectionsError> {
     let flaw = |at: u64, what: &str| Err(SectionsError::from(Error::from(Flaw::at(at, what))));
     let mut found = Vec::new();
-    let Some(mut at) = input.len_of(file).checked_sub(HEAD) else {
+    let Some(mut at) = input.len_of(file).checked_sub(SECTION_HEADER) else {
         return flaw(0, "the segment is truncated");
     };
     loop {
-        let head = input.bytes_of(file, at, index(HEAD), "a section header")?;
-        if adler32(&head[..60]) != le32(&head, 60) {
+        let header = input.bytes_of(file, at, index(SECTION_HEADER), "a section header")?;
+        if adler32(&header[..60]) != le32(&header, 60) {
             return flaw(at, "checksum mismatch of the section header, or the segment is truncated");
         }
-        let (kind, flags, before, len) = (le32(&head, 0), le32(&head, 4), le64(&head, 8), le64(&head, 16));
+        let (kind, flags, before, len) =
+            (le32(&header, 0), le32(&header, 4), le64(&header, 8), le64(&header, 16));
         if kind == KEYS || flags & ENCRYPTED != 0 {
             let what = Flaw::at(at, "encrypted image (not supported)");
             return Err(SectionsError::Encrypted(what.into()));
         }
-        let start = if before == 0 { HEADER } else { before.saturating_add(HEAD) };
+        let start = if before == 0 { HEADER } else { before.saturating_add(SECTION_HEADER) };
         let place = at.checked_sub(len).filter(|place| *place >= start && before < at);
         let Some(place) = place else {
             return flaw(at, &format!("invalid section of {len} bytes after byte {start}"));
@@ -307,8 +308,9 @@ fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Section
     match found[0].kind {
         NEXT => Ok((found, true)),
         DONE => Ok((found, false)),
-        _ => {
-            flaw(input.len_of(file) - HEAD, "the segment has no end: it is truncated, or was never finished")
-        }
+        _ => flaw(
+            input.len_of(file) - SECTION_HEADER,
+            "the segment has no end: it is truncated, or was never finished",
+        ),
     }
 }

@@ -101,8 +101,8 @@ fn extension(input: &Input, file: FileNo, header_len: u64, wanted: u32) -> Resul
     let mut at = header_len;
     // Extensions are within the first cluster, which has at most 2 MiB.
     while at < 2 << 20 {
-        let Ok(head) = input.bytes_of(file, at, 8, "a header extension") else { return Ok(None) };
-        let (kind, len) = (be32(&head, 0), be32(&head, 4));
+        let Ok(ext_header) = input.bytes_of(file, at, 8, "a header extension") else { return Ok(None) };
+        let (kind, len) = (be32(&ext_header, 0), be32(&ext_header, 4));
         match kind {
             0 => return Ok(None),
             _ if kind == wanted && len <= 1023 => {

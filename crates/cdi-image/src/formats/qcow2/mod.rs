@@ -148,9 +148,9 @@ fn snapshots(input: &Input) -> Vec<String> {
     let (count, mut at) = (be32(&header, 0).min(MAX_SNAPSHOTS), be64(&header, 4));
     let mut names = Vec::new();
     for _ in 0..count {
-        let Ok(head) = input.bytes(at, 40, "a snapshot") else { break };
-        let length = |at: usize| u64::from(u16::from_be_bytes([head[at], head[at + 1]]));
-        let (id, name, extra) = (length(12), length(14), u64::from(be32(&head, 36)));
+        let Ok(entry) = input.bytes(at, 40, "a snapshot") else { break };
+        let length = |at: usize| u64::from(u16::from_be_bytes([entry[at], entry[at + 1]]));
+        let (id, name, extra) = (length(12), length(14), u64::from(be32(&entry, 36)));
         let Some(name_at) = at.checked_add(40 + extra + id) else { break };
         let Ok(bytes) = input.bytes(name_at, usize::try_from(name).unwrap_or(0), "a snapshot's name") else {
             break;

@@ -12,8 +12,8 @@ use crate::formats::chain::{self, Found, next_depth, zeros};
 use crate::image::CheckCancelled;
 use crate::input::Input;
 
-const HEADS: [u64; 2] = [64 << 10, 128 << 10];
-const HEAD: usize = 4096;
+const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+const HEADER: usize = 4096;
 const REGIONS: [u64; 2] = [192 << 10, 256 << 10];
 const REGION_TABLE: usize = 64 << 10;
 const METADATA_TABLE: usize = 64 << 10;
@@ -74,13 +74,13 @@ pub(crate) fn open(
     if input.bytes_of(file, 0, 8, "the header")? != MAGIC {
         return flaw(0, "not a VHDX image");
     }
-    let head = head(input, file)?;
-    let log = if head[48..64].iter().all(|b| *b == 0) {
+    let header = header(input, file)?;
+    let log = if header[48..64].iter().all(|b| *b == 0) {
         Overlay::default()
     } else {
-        let (len, at) = (u64::from(le32(&head, 68)), le64(&head, 72));
+        let (len, at) = (u64::from(le32(&header, 68)), le64(&header, 72));
         let Some(end) = at.checked_add(len) else { return flaw(at, "invalid log position") };
-        Overlay::of(input, file, at..end, &head[48..64])?
+        Overlay::of(input, file, at..end, &header[48..64])?
     };
     if !log.is_empty() {
         warnings
@@ -118,23 +118,24 @@ pub(crate) fn open(
             format!("the parent has a sector size of {} bytes, but this image has {sector}", parent.sector);
         return Err(Error::bad_image(what));
     }
-    let name = *head[32..].first_chunk().unwrap_or(&[0; 16]);
+    let name = *header[32..].first_chunk().unwrap_or(&[0; 16]);
     let physical_sector = meta.physical_sector;
     Ok(Layer { file, size, sector, physical_sector, name, block, ratio, table, log, parent })
 }
 
 /// Returns the newer of the two headers, or if one is damaged, the other.
-fn head(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
-    let sound = |at: &u64| {
-        let bytes = input.bytes_of(file, *at, HEAD, "a header").ok()?;
+fn header(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
+    let read_valid = |at: &u64| {
+        let bytes = input.bytes_of(file, *at, HEADER, "a header").ok()?;
         (bytes.starts_with(b"head") && crc32c_of(&bytes, CHECKSUM) == le32(&bytes, CHECKSUM))
             .then_some((*at, bytes))
     };
-    let Some((at, head)) = HEADS.iter().filter_map(sound).max_by_key(|(_, head)| le64(head, 8)) else {
-        return flaw(HEADS[0], "both headers are damaged");
+    let Some((at, header)) = HEADERS.iter().filter_map(read_valid).max_by_key(|(_, header)| le64(header, 8))
+    else {
+        return flaw(HEADERS[0], "both headers are damaged");
     };
-    match u16::from_le_bytes([head[66], head[67]]) {
-        1 => Ok(head),
+    match u16::from_le_bytes([header[66], header[67]]) {
+        1 => Ok(header),
         version => flaw(at + 66, format!("unsupported version {version} (only version 1 is supported)")),
     }
 }
@@ -149,12 +150,12 @@ struct Regions {
 type Read<'a> = dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error> + 'a;
 
 fn regions(read: &Read<'_>) -> Result<Regions, Error> {
-    let sound = |at: &u64| {
+    let read_valid = |at: &u64| {
         let bytes = read(*at, REGION_TABLE, "a region table").ok()?;
         (bytes.starts_with(b"regi") && crc32c_of(&bytes, CHECKSUM) == le32(&bytes, CHECKSUM))
             .then_some((*at, bytes))
     };
-    let Some((at, bytes)) = REGIONS.iter().find_map(sound) else {
+    let Some((at, bytes)) = REGIONS.iter().find_map(read_valid) else {
         return flaw(REGIONS[0], "both region tables are damaged");
     };
     let (mut table, mut metadata) = (None, None);
@@ -384,10 +385,10 @@ impl Layer {
     /// have been written.)
     fn check_regions(&self, input: &Input, report: &mut dyn FnMut(Flaw, &str)) {
         for at in REGIONS {
-            let sound = input.bytes_of(self.file, at, REGION_TABLE, "a region table");
-            let sound =
-                sound.is_ok_and(|b| b.starts_with(b"regi") && crc32c_of(&b, CHECKSUM) == le32(&b, CHECKSUM));
-            if !sound {
+            let valid = input.bytes_of(self.file, at, REGION_TABLE, "a region table");
+            let valid =
+                valid.is_ok_and(|b| b.starts_with(b"regi") && crc32c_of(&b, CHECKSUM) == le32(&b, CHECKSUM));
+            if !valid {
                 report(Flaw::at(at, "a region table is damaged"), "nothing: the other copy is used");
             }
         }

@@ -20,7 +20,7 @@ const MAX_LEN: u64 = 8 << 20;
 /// Maximum number of bytes to parse in search of the active sequence, as a multiple of the log's length.
 const MAX_READ: u64 = 64;
 /// The length in bytes of an entry's header, and of a descriptor.
-const HEAD: usize = 64;
+const HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 
 /// The log's contents, which replace those of the file.
@@ -116,8 +116,8 @@ impl Overlay {
 
     fn apply(&mut self, entry: &[u8]) {
         let count = le32(entry, 24) as usize;
-        let mut data = (HEAD + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
-        for d in entry[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+        let mut data = (HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
+        for d in entry[HEADER..].chunks_exact(DESCRIPTOR).take(count) {
             let (a, place) = (le64(d, 8), le64(d, 16));
             if d.starts_with(b"zero") {
                 let range = place..place.saturating_add(a);
@@ -138,17 +138,17 @@ impl Overlay {
 
 /// Returns the length in bytes that an entry at `start` claims to have; 0 if there is none.
 fn claimed_len(log: &[u8], start: u64) -> u64 {
-    let head = log.get(index(start)..).filter(|head| head.starts_with(b"loge"));
-    head.map_or(0, |head| u64::from(le32(head, 8)).min(log.len() as u64))
+    let header = log.get(index(start)..).filter(|header| header.starts_with(b"loge"));
+    header.map_or(0, |header| u64::from(le32(header, 8)).min(log.len() as u64))
 }
 
 /// Parses the entry at `start` of the circular log, if it is complete and valid.
 fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     let start = index(start);
-    let head = log.get(start..start + HEAD)?;
-    let len = le32(head, 8) as usize;
-    let (count, sequence) = (le32(head, 24) as usize, le64(head, 16));
-    if !head.starts_with(b"loge") || &head[32..48] != guid || sequence == 0 {
+    let header = log.get(start..start + HEADER)?;
+    let len = le32(header, 8) as usize;
+    let (count, sequence) = (le32(header, 24) as usize, le64(header, 16));
+    if !header.starts_with(b"loge") || &header[32..48] != guid || sequence == 0 {
         return None;
     }
     if len == 0 || len > log.len() || !len.is_multiple_of(SECTOR_LEN) {
@@ -156,12 +156,12 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     }
     let first = (log.len() - start).min(len);
     let bytes = [&log[start..start + first], &log[..len - first]].concat();
-    let descriptors = HEAD.checked_add(count.checked_mul(DESCRIPTOR)?)?;
-    if crc32c_of(&bytes, CHECKSUM) != le32(head, 4) || descriptors > len {
+    let descriptors = HEADER.checked_add(count.checked_mul(DESCRIPTOR)?)?;
+    if crc32c_of(&bytes, CHECKSUM) != le32(header, 4) || descriptors > len {
         return None;
     }
     let mut data = descriptors.next_multiple_of(SECTOR_LEN);
-    for d in bytes[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+    for d in bytes[HEADER..].chunks_exact(DESCRIPTOR).take(count) {
         if le64(d, 24) != sequence || !le64(d, 16).is_multiple_of(SECTOR) {
             return None;
         }
@@ -175,5 +175,5 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
         }
         data += SECTOR_LEN;
     }
-    Some(Entry { sequence, tail: u64::from(le32(head, 12)), bytes })
+    Some(Entry { sequence, tail: u64::from(le32(header, 12)), bytes })
 }
