@@ -85,7 +85,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let past_end = present.len() - inside;
     present.truncate(inside);
     if past_end > 0 {
-        warnings.push(format!("ignoring {past_end} bands past the end of the disk"));
+        warnings.push(format!("ignoring bands past the end of the disk: {past_end}"));
     }
     if present.is_empty() {
         warnings.push("there are no bands: the whole disk is zeros".into());

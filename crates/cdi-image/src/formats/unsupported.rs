@@ -3,7 +3,7 @@
 //!
 //! Sources: the programs' documentation and sources, and the shared lists of magic numbers. Anything that a disk may
 //! begin with, such as file systems and LUKS, is not in the list.
-//! All formats are in one table, and so in one file.
+//! The formats are a single table, so all of them are in one file.
 
 use std::path::Path;
 

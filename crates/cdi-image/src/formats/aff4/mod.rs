@@ -33,7 +33,7 @@ use cdi_base::printable::hex;
 pub const FORMAT: Format = Format {
     name: "aff4",
     summary: "AFF4 images: maps, streams and striped images, including those from before the standard",
-    integrity: "hashes of the streams or of the disk (when verifying), if the writer stored them",
+    integrity: "hashes of the streams or of the disk, if stored, checked on verification",
     suffixes: &["aff4", "af4"],
     probe: |input| volume::name(input, Input::MAIN).is_some(),
     open,

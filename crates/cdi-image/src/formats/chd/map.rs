@@ -96,7 +96,7 @@ impl Map {
             Map { bits, code, widths, count, hunk, units, states: Vec::new(), needs_parent: false, kept };
         match map.walk(start) {
             Some(got) if got == sum => Ok(map),
-            Some(_) => flaw(at + 10, "the checksum of the map of hunks is wrong"),
+            Some(_) => flaw(at + 10, "checksum mismatch of the map of hunks"),
             None => flaw(at + 16, damaged),
         }
     }

@@ -27,7 +27,7 @@ use cdi_base::printable::hex;
 pub const FORMAT: Format = Format {
     name: "chd",
     summary: "MAME's CHD of hard disks, version 5, with parents next to the image",
-    integrity: "CRC-16 of each compressed hunk; SHA-1 of the whole disk (when verifying); none in uncompressed images",
+    integrity: "CRC-16 of each compressed hunk; SHA-1 of the whole disk, checked on verification; uncompressed images have neither",
     suffixes: &["chd"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,

@@ -24,7 +24,8 @@ pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<
                 at => {
                     let len = usize::from(*fork.get(names + at)?);
                     let text = fork.get(names + at + 1..names + at + 1 + len)?;
-                    // Names are in Mac OS Roman; other characters than ASCII are not worth a conversion table.
+                    // Names are in the Mac's own character set; characters other than ASCII are not worth a conversion
+                    // table.
                     text.iter().map(|b| if b.is_ascii() { char::from(*b) } else { '?' }).collect()
                 }
             };

@@ -28,7 +28,7 @@ use crate::stored_hashes::{HashKind, StoredHash};
 pub const FORMAT: Format = Format {
     name: "dmg",
     summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, uncompressed",
-    integrity: "CRC-32 of each part of the disk and of the file (when verifying); zlib, bzip2 and XZ check each chunk",
+    integrity: "CRC-32 of each part of the disk and of the file, checked on verification; zlib, bzip2 and XZ check each chunk",
     suffixes: &["dmg"],
     probe: |input| encrypted(input) || matches!(trailer(input), Ok(Some(_))),
     open,

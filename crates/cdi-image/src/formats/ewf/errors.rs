@@ -54,7 +54,7 @@ pub(crate) fn classify(
     let map = BadBlocks::from_unsorted(ranges);
     let sectors = |status| map.count(status).bytes / sector;
     let warning = format!(
-        "the image lists read errors: {} sectors contain zeros and count as bad, {} contain data and are suspect",
+        "the image lists read errors: sectors with zeros count as bad ({}), sectors with data are suspect ({})",
         sectors(Status::Bad),
         sectors(Status::Suspect)
     );

@@ -33,7 +33,7 @@ use crate::stored_hashes::StoredHash;
 pub const FORMAT: Format = Format {
     name: "ewf2",
     summary: "EnCase 7's images (Ex01) with all their segments",
-    integrity: "a checksum of every chunk and table; MD5 and SHA-1 of the whole disk (when verifying), if stored",
+    integrity: "a checksum of every chunk and table; MD5 and SHA-1 of the whole disk, if stored, checked on verification",
     suffixes: &["ex01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == LOGICAL),
     open,

@@ -174,7 +174,7 @@ impl Layer for Qcow2 {
         if self.subclusters {
             return self.map_parts(input, (entry, at, left), offset, limit);
         }
-        // Version 2 has no zero clusters, and its writers leave the bit 0.
+        // Version 2 has no zero clusters: its writers never set the bit, and its readers do not check it.
         let is_zeros = |entry: u64| entry & 1 != 0;
         if !is_zeros(entry) && self.is_allocated(entry) {
             return self.stored(input, entry & OFFSET, at, offset, start, end);

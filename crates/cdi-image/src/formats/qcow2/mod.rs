@@ -73,7 +73,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     };
     let snapshots = snapshots(&input);
     if !snapshots.is_empty() {
-        warnings.push(format!("the image has {} internal snapshots (ignored)", snapshots.len()));
+        warnings.push(format!("internal snapshots in the image (ignored): {}", snapshots.len()));
         metadata.more.insert("snapshots".into(), snapshots.into());
     }
     Ok(Box::new(Chain {

@@ -125,7 +125,8 @@ impl Overlay {
                 self.zeros.push(range);
                 continue;
             }
-            // The sector's first eight and last four bytes are in the descriptor: their place holds a signature.
+            // The sector's first eight and last four bytes are in the descriptor: the log uses their place for a
+            // signature and the sequence number.
             let mut sector = [0; SECTOR_LEN];
             sector[..8].copy_from_slice(&d[8..16]);
             sector[8..4092].copy_from_slice(&entry[data + 8..data + 4092]);

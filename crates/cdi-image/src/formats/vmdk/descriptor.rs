@@ -19,7 +19,7 @@ pub(super) fn is_descriptor(start: &[u8]) -> bool {
 
 /// How many bytes of a file are needed to recognise a descriptor.
 pub(super) const PROBE_LEN: usize = FIRST_LINE.len();
-/// Maximum number of extents of a disk: 64 TiB in extents of 2 GiB, and twice that.
+/// Maximum number of extents of a disk: twice as many as 64 TiB in extents of 2 GiB need.
 const MAX_EXTENTS: usize = 1 << 16;
 
 /// A file name: as stored in the text, and decoded from the encoding that the text declares.
@@ -30,7 +30,7 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// Decodes a name. `text` has one character for each byte.
+    /// Creates a name from `text`, which has one character for each byte.
     fn new(text: &str, encoding: Option<&'static Encoding>) -> Name {
         let raw: Vec<u8> = text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect();
         // A byte that is invalid in the declared encoding means that the name is in another one.
@@ -38,7 +38,7 @@ impl Name {
         Name { decoded: decoded.map(Cow::into_owned), raw }
     }
 
-    /// Returns the possible paths, most likely first. Some programs write UTF-8 names, but declare another encoding.
+    /// Returns the possible paths, most likely first. Names may be UTF-8 even if the text declares another encoding.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         let raw = Path::new(OsStr::from_bytes(&self.raw));
         self.decoded.as_deref().map(Path::new).into_iter().chain([raw])
