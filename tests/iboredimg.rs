@@ -128,17 +128,17 @@ fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
 fn refused() {
     let fixture = image(&disk(300_000), 2, 1, 65536);
     let cases: &[(usize, &[u8], &str)] = &[
-        (0x5B, &[0], "at byte 91: version 0 is not known"),
-        (0x5B, &[3], "version 3 is not known; versions 1 and 2 are"),
+        (0x5B, &[0], "at byte 91: unsupported version 0"),
+        (0x5B, &[3], "unsupported version 3 (supported: 1 and 2)"),
         (0x5C, &[0], "compression method 0"),
         (0x5C, &[3], "compression method 3"),
-        (0x60, &[0; 8], "a disk of 0 bytes"),
-        (0x60, &[0xFF; 8], "a disk of 18446744073709551615 bytes"),
-        (0x60, &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], "does not lie in the file"),
-        (0x68, &[0; 8], "chunks of 0 bytes are not read"),
-        (0x68, &[0, 0, 0, 0x40, 0, 0, 0, 0], "chunks of 1073741824 bytes are not read"),
-        (0x80, &[0; 8], "does not lie in the file"),
-        (0x80, &[0xFF; 8], "does not lie in the file"),
+        (0x60, &[0; 8], "disk size: 0 bytes"),
+        (0x60, &[0xFF; 8], "disk size: 18446744073709551615 bytes"),
+        (0x60, &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], "is not within the file"),
+        (0x68, &[0; 8], "unsupported chunk size: 0 bytes"),
+        (0x68, &[0, 0, 0, 0x40, 0, 0, 0, 0], "unsupported chunk size: 1073741824 bytes"),
+        (0x80, &[0; 8], "is not within the file"),
+        (0x80, &[0xFF; 8], "is not within the file"),
     ];
     for (at, value, words) in cases {
         let mut bytes = fixture.clone();
@@ -150,7 +150,7 @@ fn refused() {
     // Information that is lost costs itself.
     let mut bytes = fixture.clone();
     bytes[0x70..0x78].fill(0xFF);
-    assert!(open(bytes).unwrap().image().warnings()[0].contains("the information about the disk"));
+    assert!(open(bytes).unwrap().image().warnings()[0].contains("the disk information"));
     assert!(open(fixture[..100].to_vec()).is_err());
 }
 

@@ -51,7 +51,7 @@ fn short() {
     let ran = lab.cdi([&["info", "--json"], &words[..]].concat()).ends(4);
     let info = ran.json();
     assert_eq!((info["size_bytes"].as_u64(), info["lost_bytes"].as_u64()), (Some(1 << 20), Some(200 * 512)));
-    assert!(ran.err.is_empty() || ran.err.contains("cut off"), "{}", ran.err);
+    assert!(ran.err.is_empty() || ran.err.contains("truncated"), "{}", ran.err);
     let ran = lab.cdi([&["verify"], &words[..]].concat()).ends(4);
     assert!(ran.out.contains("part of the image's files is missing"), "{}", ran.out);
     lab.cdi([&["create"], &words[..1], &["x.cdimg"], &words[1..]].concat()).ends(4);
@@ -347,11 +347,11 @@ fn unfit_map() {
         assert!(ran.err.contains("d.map") && ran.err.contains(word), "{word}: {}", ran.err);
     };
     lab.write("d.map", mapfile(1024, 512, &[(100, 2)]));
-    said("is not used: it is the map of a disk of 524288 bytes", 0);
+    said("next to the image: it is the map of a disk of 524288 bytes", 0);
     lab.write("d.map", "nothing");
-    said("is not used", 0);
+    said("ignoring", 0);
     lab.write("d.map", mapfile(4096, 512, &[(100, 2)]));
-    said("not in the image", 4);
+    said("missing from the image", 4);
     lab.write("d.map", mapfile(2048, 512, &[(100, 2)]));
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
     fs::File::options().write(true).open(lab.path("d.map")).unwrap().set_modified(old).unwrap();

@@ -1,4 +1,4 @@
-//! Checksums of chunks and of structures.
+//! Checksums of chunks and of metadata structures.
 
 use crc::{CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,18 +10,18 @@ static CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC)
 /// A checksum of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sum {
-    /// The format has none: damage cannot be noticed here.
+    /// The format has none, so damage cannot be detected here.
     None,
-    /// XXH3, 64 bits, seed 0, of the chunk as it lies in the file.
+    /// XXH3, 64 bits, seed 0, of the chunk as stored in the file.
     Xxh3(u64),
-    /// The low half of XXH64, seed 0, of the chunk uncompressed.
+    /// The low half of XXH64, seed 0, of the uncompressed chunk.
     Xxh64Uncompressed(u32),
-    /// CRC-16 (polynomial 0x1021, first 0xFFFF) of the chunk uncompressed.
+    /// CRC-16 (polynomial 0x1021, initial value 0xFFFF) of the uncompressed chunk.
     Crc16Uncompressed(u16),
 }
 
 impl Sum {
-    /// Whether `compressed` has this checksum, if it is one of the chunk as it lies in the file.
+    /// Checks `compressed`, the chunk as stored in the file. Returns true if there is no checksum of that.
     pub fn holds(self, compressed: &[u8]) -> bool {
         match self {
             Sum::Xxh3(sum) => xxh3_64(compressed) == sum,
@@ -29,7 +29,7 @@ impl Sum {
         }
     }
 
-    /// Whether `uncompressed` has this checksum, if it is one of the chunk uncompressed.
+    /// Checks `uncompressed`, the uncompressed chunk. Returns true if there is no checksum of that.
     pub fn matches_uncompressed(self, uncompressed: &[u8]) -> bool {
         match self {
             Sum::Xxh64Uncompressed(sum) => {
@@ -41,23 +41,23 @@ impl Sum {
     }
 }
 
-/// CRC-16 (polynomial 0x1021, first 0xFFFF) of nothing yet.
+/// Starts a CRC-16 (polynomial 0x1021, initial value 0xFFFF).
 pub fn crc16() -> Digest<'static, u16, Table<16>> {
     CRC16.digest()
 }
 
-/// A CRC-32, under way.
+/// A CRC-32 in progress.
 pub type Crc32 = Digest<'static, u32, Table<16>>;
 
-/// CRC-32 (as of zip and Ethernet) of nothing yet.
+/// Starts a CRC-32 (the one of zip and Ethernet).
 pub fn crc32() -> Crc32 {
     CRC32.digest()
 }
 
-/// Adler-32 (RFC 1950).
+/// Returns the Adler-32 (RFC 1950) of `bytes`.
 pub fn adler32(bytes: &[u8]) -> u32 {
     let (mut a, mut b) = (1u32, 0u32);
-    // So many bytes cannot make the sums overflow.
+    // The sums cannot overflow within this many bytes.
     for part in bytes.chunks(5552) {
         for byte in part {
             a += u32::from(*byte);

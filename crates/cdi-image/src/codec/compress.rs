@@ -1,10 +1,10 @@
-//! Compression chunks, as a `.cdimg` has them.
+//! Compresses the chunks of a `.cdimg`.
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::Codec;
 
-/// Compresses chunks, one after the other, reusing its memory.
+/// Compresses chunks one after another, reusing its buffers.
 pub struct Compressor {
     codec: Codec,
     level: i32,
@@ -12,7 +12,7 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A compressor for `codec` at `level`, which must be one of [`Codec::levels`].
+    /// Creates a compressor for `codec` at `level`, which must be one of [`Codec::levels`].
     pub fn new(codec: Codec, level: i32) -> std::io::Result<Compressor> {
         let zstd = match codec {
             Codec::Zstd => Some(zstd::bulk::Compressor::new(level)?),
@@ -21,13 +21,13 @@ impl Compressor {
         Ok(Compressor { codec, level, zstd })
     }
 
-    /// Compresses `data` to the end of `out`. `None`, and nothing there, where compression gains less than a sixteenth: such a
-    /// chunk is better stored, for it costs nothing to decompress.
+    /// Compresses `data` and appends the result to `out`. Returns `None` and appends nothing if compression would save
+    /// less than a sixteenth: such a chunk is better stored uncompressed, since reading it then costs no decompression.
     pub fn compress_to(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::io::Result<Option<Codec>> {
         let from = out.len();
-        // What is longer is not worth it, and need not be finished.
-        let most = (data.len() - data.len() / 16).saturating_sub(1);
-        out.resize(from + most, 0);
+        // A longer result is not worth it, so compression may stop there.
+        let max = (data.len() - data.len() / 16).saturating_sub(1);
+        out.resize(from + max, 0);
         let room = &mut out[from..];
         let len = match (self.codec, &mut self.zstd) {
             (Codec::Zstd, Some(zstd)) => match zstd.compress_to_buffer(data, room) {
@@ -47,14 +47,14 @@ impl Compressor {
         Ok(len.map(|_| self.codec))
     }
 
-    /// `data` compressed, by itself.
+    /// Compresses `data` into a new buffer; see [`Compressor::compress_to`].
     pub fn compress(&mut self, data: &[u8]) -> std::io::Result<Option<(Codec, Vec<u8>)>> {
         let mut out = Vec::new();
         Ok(self.compress_to(data, &mut out)?.map(|codec| (codec, out)))
     }
 }
 
-/// Whether zstd says that the room is too small. The crate gives its words and not its number.
+/// Checks whether zstd reports that the buffer is too small. The crate passes on the message, but not the error code.
 fn is_full(e: &std::io::Error) -> bool {
     e.to_string().contains("too small")
 }
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_comes_back_and_nothing_else_does() {
+    fn compressed_data_round_trips_and_damaged_data_fails() {
         for codec in [Codec::Deflate, Codec::Zstd] {
             let data = text();
             let (got, compressed) =
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_compress_is_left_as_it_is() {
+    fn incompressible_data_is_not_compressed() {
         let mut random = 1u64;
         let noise: Vec<u8> = (0..65536)
             .map(|_| {

@@ -1,8 +1,8 @@
-//! Sectors compressed as if they were sound: MAME's images do so where it helps.
+//! Sectors compressed as if they were audio: MAME's images use this where it compresses best.
 
 use claxon::frame::FrameReader;
 
-/// Fills `out` from FLAC frames of 16-bit stereo; the first byte tells in which order a sample's two bytes are.
+/// Decompresses FLAC frames of 16-bit stereo into `out`. The byte before them gives the byte order of the samples.
 pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
     let (order, frames) = compressed.split_first()?;
     let bytes = match order {

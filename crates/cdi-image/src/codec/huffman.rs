@@ -1,8 +1,8 @@
-//! Bits, and the Huffman codes of MAME's images.
+//! A bit reader, and the Huffman codes of MAME's images.
 //!
-//! Sources: MAME's own reader (src/lib/util/huffman.cpp), as documented by those who have written others.
+//! Sources: MAME's own reader (src/lib/util/huffman.cpp), as documented by the authors of other readers.
 
-/// Reads bits, the highest of a byte first.
+/// Reads bits, the most significant bit of each byte first.
 #[derive(Debug, Clone)]
 pub(crate) struct Bits<'a> {
     bytes: &'a [u8],
@@ -10,17 +10,17 @@ pub(crate) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// From bit `at` of `bytes` on.
+    /// Starts reading at bit `at` of `bytes`.
     pub(crate) fn new(bytes: &'a [u8], at: u64) -> Bits<'a> {
         Bits { bytes, at }
     }
 
-    /// The number of the next bit.
+    /// Returns the position of the next bit.
     pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
-    /// The next `count` bits, which are at most 48, as a number; none behind the end.
+    /// Reads the next `count` bits, at most 48, as a number. Returns None past the end.
     pub(crate) fn take(&mut self, count: u8) -> Option<u64> {
         if self.at + u64::from(count) > self.bytes.len() as u64 * 8 {
             return None;
@@ -30,7 +30,7 @@ impl<'a> Bits<'a> {
         Some(bits)
     }
 
-    /// The same without moving on, and with zeros behind the end.
+    /// Returns the next `count` bits without consuming them; bits past the end are zeros.
     fn peek(&self, count: u8) -> u64 {
         let first = usize::try_from(self.at / 8).unwrap_or(usize::MAX);
         let rest = self.bytes.get(first..).unwrap_or_default();
@@ -42,21 +42,21 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// The longest code, in bits.
+/// The maximum length of a code in bits.
 const MAX_LEN: u8 = 16;
 
-/// A canonical code: which bits stand for which symbol.
+/// A canonical Huffman code.
 #[derive(Debug)]
 pub(crate) struct Code {
-    /// The longest code that is in use, in bits.
+    /// The length in bits of the longest code in use.
     longest: u8,
-    /// By the next `longest` bits: the symbol, and how many of the bits are its code's. None: 0.
+    /// Indexed by the next `longest` bits: the symbol, and the length of its code in bits; 0 if there is none.
     symbols: Vec<(u16, u8)>,
 }
 
 impl Code {
-    /// The code whose symbols have codes of these lengths (0: the symbol is not in use). The longest codes come first in
-    /// the order of numbers, unlike deflate's. None if there can be no such code.
+    /// Builds the code with these code lengths, one for each symbol (0: the symbol is not in use). Unlike in deflate,
+    /// the longest codes have the lowest numbers. Returns None if the lengths are invalid.
     fn new(lengths: &[u8]) -> Option<Code> {
         let longest = lengths.iter().copied().max().filter(|l| (1..=MAX_LEN).contains(l))?;
         let mut symbols = vec![(0, 0); 1 << longest];
@@ -76,7 +76,7 @@ impl Code {
         Some(Code { longest, symbols })
     }
 
-    /// The code of the kinds of hunks in a map: 16 symbols, with runs of the same length in short.
+    /// Reads the code for the hunk types of a map: 16 symbols, whose lengths are run-length encoded.
     pub(crate) fn of_kinds(bits: &mut Bits<'_>) -> Option<Code> {
         let mut lengths = Vec::new();
         while lengths.len() < 16 {
@@ -97,7 +97,7 @@ impl Code {
         Code::new(&lengths)
     }
 
-    /// The code of bytes: 256 symbols, whose lengths are compressed by another, small code.
+    /// Reads the code for bytes: 256 symbols, whose lengths are compressed with another, small code.
     fn of_bytes(bits: &mut Bits<'_>) -> Option<Code> {
         let mut small = [0; 24];
         small[0] = u8::try_from(bits.take(3)?).ok().filter(|l| *l < 7)?;
@@ -105,7 +105,7 @@ impl Code {
         for length in &mut small[first..] {
             match u8::try_from(bits.take(3)?).ok()? {
                 7 => break,
-                told => *length = told,
+                value => *length = value,
             }
         }
         let code = Code::new(&small)?;
@@ -129,7 +129,7 @@ impl Code {
         Code::new(&lengths)
     }
 
-    /// The next symbol.
+    /// Reads the next symbol.
     pub(crate) fn symbol(&self, bits: &mut Bits<'_>) -> Option<u16> {
         let slot = usize::try_from(bits.peek(self.longest)).ok()?;
         let (symbol, length) = self.symbols[slot];
@@ -139,7 +139,7 @@ impl Code {
     }
 }
 
-/// Fills `out` from a code of bytes and as many symbols.
+/// Decompresses a code for bytes, followed by one symbol for each byte of `out`.
 pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
     let mut bits = Bits::new(compressed, 0);
     let code = Code::of_bytes(&mut bits)?;
@@ -154,8 +154,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_codes_are_the_lowest_numbers() {
-        // Lengths 1, 2, 2: the two long ones are 00 and 01, the short one is 1.
+    fn the_longest_codes_have_the_lowest_numbers() {
+        // Lengths 1, 2, 2: the two long codes are 00 and 01, the short one is 1.
         let code = Code::new(&[1, 2, 2]).unwrap();
         let mut bits = Bits::new(&[0b1000_1100, 0], 0);
         let got: Vec<_> = std::iter::from_fn(|| code.symbol(&mut bits)).take(5).collect();
@@ -163,7 +163,7 @@ mod tests {
         assert!(Code::new(&[2, 2, 2]).is_none(), "an odd number of codes");
         assert!(Code::new(&[1, 1, 1]).is_none(), "more codes than there can be");
         assert!(Code::new(&[0, 0]).is_none());
-        // One symbol alone has the code 0, and 1 stands for nothing.
+        // A single symbol has the code 0; 1 is not in use.
         let one = Code::new(&[0, 1]).unwrap();
         assert_eq!(one.symbol(&mut Bits::new(&[0], 0)), Some(1));
         assert_eq!(one.symbol(&mut Bits::new(&[0x80], 0)), None);

@@ -1,4 +1,4 @@
-//! Codecs and checksums of compressed chunks: plain functions over bytes.
+//! Codecs and checksums of compressed chunks: pure functions over bytes.
 
 #[cfg(feature = "apple")]
 mod adc;
@@ -27,24 +27,24 @@ pub enum Codec {
     Deflate = 1,
     /// One zstd frame (RFC 8878).
     Zstd = 2,
-    // What follows is in images of other programs, and never in a `.cdimg`.
-    /// Not compressed; the Adler-32 of the bytes behind them.
+    // The following are used in other programs' images only, never in a `.cdimg`.
+    /// Not compressed, followed by the Adler-32 of the bytes.
     StoredAdler32 = 128,
     /// A zlib stream (RFC 1950) with its checksum.
     Zlib,
-    /// The same, and anything behind it.
+    /// A zlib stream with its checksum, followed by anything.
     ZlibPadded,
-    /// A zlib stream that may have no end: as much of it as fills the chunk.
+    /// A zlib stream that may have no end; only as much of it is used as fills the chunk.
     ZlibUnended,
-    /// The same of a bare deflate stream.
+    /// A bare deflate stream that may have no end; only as much of it is used as fills the chunk.
     DeflateUnended,
-    /// A zstd frame, and anything behind it.
+    /// A zstd frame, followed by anything.
     ZstdPadded,
-    /// A bzip2 stream, and anything behind it.
+    /// A bzip2 stream, followed by anything.
     Bzip2,
-    /// An XZ stream, and anything behind it.
+    /// An XZ stream, followed by anything.
     Xz,
-    /// Apple's LZFSE blocks up to their end mark, and anything behind it.
+    /// Apple's LZFSE blocks up to their end mark, followed by anything.
     Lzfse,
     /// Apple Data Compression.
     Adc,
@@ -52,23 +52,23 @@ pub enum Codec {
     Lz4,
     /// A bare snappy block.
     Snappy,
-    /// A bare LZMA stream without an end mark, with the parameters that it has in a CHD.
+    /// A bare LZMA stream without an end mark, with the parameters used in a CHD.
     Lzma,
     /// FLAC frames, as in a CHD.
     Flac,
-    /// A Huffman code of bytes, as in a CHD.
+    /// A Huffman code for bytes, as in a CHD.
     ChdHuffman,
     /// iBored's run lengths.
     IBoredRunLength,
 }
 
 impl Codec {
-    /// The codec with this number in a `.cdimg`.
+    /// Returns the codec with this number in a `.cdimg`.
     pub fn from_number(number: u8) -> Option<Codec> {
         [Codec::Stored, Codec::Deflate, Codec::Zstd].into_iter().find(|c| *c as u8 == number)
     }
 
-    /// Its name, as `--codec` takes it.
+    /// Returns its name, as accepted by `--codec`.
     pub fn name(self) -> &'static str {
         match self {
             Codec::Stored | Codec::StoredAdler32 => "stored",
@@ -88,7 +88,7 @@ impl Codec {
         }
     }
 
-    /// The levels at which it compresses, and the default among them. What is only uncompressed has none.
+    /// Returns the range of compression levels, and the default level. Codecs that are only read have the level 0 only.
     pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
         match self {
             Codec::Deflate => (1..=9, 6),
@@ -98,22 +98,22 @@ impl Codec {
     }
 }
 
-/// A compressed chunk did not decompress to what it should.
+/// A chunk could not be decompressed, or to a different length than it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadStream;
 
-/// How much memory an XZ stream may ask for, in KiB: the dictionary of its strongest preset.
+/// Maximum memory for an XZ stream in KiB: the dictionary of the strongest preset.
 #[cfg(feature = "apple")]
 const XZ_MEMORY: u32 = 65 << 10;
 
 thread_local! {
-    // Contexts that would otherwise be allocated anew for each chunk: some 100 KiB of zstd, 500 KiB of LZFSE.
+    // Contexts that would otherwise be allocated for each chunk: about 100 KiB for zstd, 500 KiB for LZFSE.
     static UNZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     #[cfg(feature = "apple")]
     static UNLZFSE: RefCell<Box<lzfse_rust::LzfseRingDecoder>> = RefCell::default();
 }
 
-/// Decompresses `compressed` into `out`, which it must fill exactly: a stream that gives more or less is an error.
+/// Decompresses `compressed` into `out`. Returns an error unless the result fills `out` exactly.
 pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(), BadStream> {
     match codec {
         Codec::Stored => {
@@ -141,7 +141,7 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
         }
         Codec::ZlibUnended | Codec::DeflateUnended => {
             let mut inflate = Decompress::new(codec == Codec::ZlibUnended);
-            // An error behind the last byte that is wanted is none of ours.
+            // An error after the last wanted byte does not matter.
             let _ = inflate.decompress(compressed, out, FlushDecompress::None);
             if inflate.total_out() == out.len() as u64 { Ok(()) } else { Err(BadStream) }
         }
@@ -163,7 +163,7 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
         Codec::Bzip2 => {
             let mut stream = bzip2::Decompress::new(false);
             let status = stream.decompress(compressed, out).map_err(|_| BadStream)?;
-            // Where the room is full before the end mark was read, another call reads that.
+            // If the output is full before the end mark was read, another call reads it.
             let status = match status {
                 bzip2::Status::StreamEnd => status,
                 _ => {
@@ -192,7 +192,7 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
         },
         #[cfg(feature = "chd")]
         Codec::Lzma => {
-            // lc, lp, pb; a dictionary as long as what it decompresses to is as good as any.
+            // lc, lp, pb; a dictionary as long as the output is always large enough.
             let len = u32::try_from(out.len()).map_err(|_| BadStream)?;
             let stream = lzma_rust2::LzmaReader::new(compressed, len.into(), 3, 0, 2, len, None);
             fill(stream.map_err(|_| BadStream)?, out)
@@ -202,13 +202,13 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
         #[cfg(feature = "chd")]
         Codec::ChdHuffman => huffman::decompress(compressed, out).ok_or(BadStream),
         Codec::IBoredRunLength => run_lengths::decompress(compressed, out).ok_or(BadStream),
-        // The codecs of formats that are not built in.
+        // Codecs of formats that are not compiled in.
         #[allow(unreachable_patterns)]
         _ => Err(BadStream),
     }
 }
 
-/// Fills `out` with all that `stream` gives: no less, and no more.
+/// Reads the whole `stream` into `out`. Returns an error if its length is not that of `out`.
 #[cfg(any(feature = "apple", feature = "chd"))]
 fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     stream.read_exact(out).map_err(|_| BadStream)?;
@@ -218,14 +218,15 @@ fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     }
 }
 
-/// All that a zlib or bzip2 stream holds, whatever stands behind it, if it is sound and decompresses to at most `most` bytes.
-pub fn expand(codec: Codec, compressed: &[u8], most: usize) -> Option<Vec<u8>> {
+/// Decompresses a zlib or bzip2 stream of unknown length; anything after it is ignored. Returns None if the stream is
+/// damaged or decompresses to more than `max` bytes.
+pub fn expand(codec: Codec, compressed: &[u8], max: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut limited: Box<dyn Read> = match codec {
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(compressed)),
         _ => Box::new(flate2::read::ZlibDecoder::new(compressed)),
     };
-    limited.by_ref().take(most as u64).read_to_end(&mut out).ok()?;
+    limited.by_ref().take(max as u64).read_to_end(&mut out).ok()?;
     matches!(limited.read(&mut [0]), Ok(0)).then_some(out)
 }

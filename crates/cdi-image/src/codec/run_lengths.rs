@@ -1,6 +1,6 @@
-//! iBored's run lengths.
+//! iBored's run-length encoding.
 
-/// A head of 16 bytes, then segments of 16 bytes and a pattern, which fills a number of bytes.
+/// Decompresses a header of 16 bytes and segments: each is 16 bytes and a pattern, repeated to fill a number of bytes.
 pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
     let number =
         |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
@@ -14,7 +14,7 @@ pub(super) fn decompress(compressed: &[u8], out: &mut [u8]) -> Option<()> {
     while !rest.is_empty() {
         let (segment, filled, pattern) = (number(rest, 4)?, number(rest, 8)?, number(rest, 12)?);
         let pattern = rest.get(16..16usize.checked_add(pattern)?)?;
-        // A segment is at least as long as its head and its pattern, or there would be no end.
+        // A segment must be at least as long as its header and its pattern, or the loop would not end.
         if !rest.starts_with(b"\0RLS") || segment < 16 + pattern.len() || (pattern.is_empty() && filled > 0) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! What lies below a qcow2: a disk of any format that QEMU knows and that is read here.
+//! Backing files of qcow2 images: a disk in any format that both QEMU and this crate can read.
 
 use cdi_base::error::{Error, ReadError};
 
@@ -8,7 +8,7 @@ use crate::bytes::flaw;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::input::Input;
 
-/// A raw disk.
+/// A raw disk: its file, and its size in bytes.
 struct Raw(FileNo, u64);
 
 impl Layer for Raw {
@@ -21,7 +21,7 @@ impl Layer for Raw {
     }
 }
 
-/// Opens `file` as a disk of the format that QEMU calls `format`; if that is not known, as its magic says.
+/// Opens `file` as a disk in `format` (QEMU's name), or if that is not given, in the format its magic indicates.
 pub(super) fn open(
     input: &Input,
     file: FileNo,
@@ -33,7 +33,7 @@ pub(super) fn open(
         input.bytes_of(file, at, magic.len(), "the header").is_ok_and(|bytes| bytes == magic)
     };
     let format = format.unwrap_or_else(|| {
-        // As QEMU does it: a fixed VHD, whose magic is at its end, is raw.
+        // Like QEMU: a fixed VHD, whose magic is only at its end, is treated as raw.
         let magics: [(u64, &[u8], &str); 7] = [
             (0, b"QFI\xfb", "qcow2"),
             (0, b"KDMV", "vmdk"),
@@ -52,11 +52,11 @@ pub(super) fn open(
         "vpc" => Box::new(vhd::open_layer(input, file, depth, warnings)?),
         "vhdx" => Box::new(vhdx::open_layer(input, file, depth, warnings)?),
         "vdi" => Box::new(vdi::open_layer(input, file)?),
-        "qcow2" => return flaw(0, "this is not a qcow2 image"),
+        "qcow2" => return flaw(0, "not a qcow2 image"),
         other => {
-            let what = format!("is a backing file of the format '{other}', which is not read as one");
+            let what = format!("backing file in format '{other}' (not supported)");
             return Err(Error::bad_image(what).hint(format!(
-                "'qemu-img convert -f {other} -O qcow2 FILE NEW' and 'qemu-img rebase -u' make it one that is"
+                "convert it with 'qemu-img convert -f {other} -O qcow2 FILE NEW', then use 'qemu-img rebase -u'"
             )));
         }
     })

@@ -1,4 +1,4 @@
-//! Chains of images: a difference, and what lies below it.
+//! Chains of images: a differencing image and its parents.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -16,29 +16,29 @@ use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Image};
 use crate::input::Input;
 
-/// What a layer says of a place of its disk.
+/// Where a layer has the data for an offset of its disk.
 pub(super) enum Found {
-    /// It has the bytes.
+    /// This layer has the bytes.
     Here(Extent),
-    /// Its parent has these; without one they are zeros.
+    /// The parent has the bytes of this range; without a parent they are zeros.
     Below(Range<u64>),
 }
 
-/// A disk that may lack parts, which its parent has, of whatever format.
+/// One disk of a chain. Data that it does not have comes from its parent, which may be of any format.
 pub(super) trait Layer: Send + Sync {
-    /// The size of the disk in bytes.
+    /// Returns the size of the disk in bytes.
     fn size(&self) -> u64;
 
-    /// Says what this layer has at `offset`, which is less than `end`; the size is not less than that. It may say more of what
-    /// is before `offset` or after `end`; what is below begins at `offset`.
+    /// Finds the data at `offset`, where `offset < end <= size`. The result may also cover bytes before `offset` or
+    /// after `end`; a [`Found::Below`] range always begins at `offset`.
     fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError>;
 
-    /// The disk that has what this one lacks.
+    /// Returns the parent, which has the data that this layer does not have.
     fn parent(&self) -> Option<&dyn Layer> {
         None
     }
 
-    /// As [`Image::check`].
+    /// See [`Image::check`].
     fn check(
         &self,
         _input: &Input,
@@ -49,10 +49,11 @@ pub(super) trait Layer: Send + Sync {
     }
 }
 
-/// Finds what `layer`, or a layer below it, has at `offset`. After the end of a disk there are zeros: a parent may be shorter.
+/// Finds the data at `offset` in `layer` or its parents. A parent may be shorter than its child: past its end, the
+/// data is zeros.
 fn map(layer: &dyn Layer, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
     let (mut layer, mut end) = (layer, end);
-    // What a parent has before that may not be its child's.
+    // Bytes before `first` must not be taken from a parent: the child may have its own.
     let mut first = 0;
     while offset < layer.size() {
         let below = match layer.find(input, offset, end.min(layer.size()))? {
@@ -69,7 +70,7 @@ fn map(layer: &dyn Layer, input: &Input, offset: u64, end: u64) -> Result<Extent
     Ok(zeros(offset, end))
 }
 
-/// An image of which a layer is the disk.
+/// An image whose disk is the top layer of a chain.
 pub(super) struct Chain<L> {
     pub(super) input: Arc<Input>,
     pub(super) top: L,
@@ -98,16 +99,16 @@ impl<L: Layer> Image for Chain<L> {
     }
 }
 
-/// Fills a buffer from an offset of a file.
+/// Fills a buffer from the given file offset.
 type Read<'a> = dyn Fn(&mut [u8], u64) -> Result<(), ReadError> + 'a;
 
-/// In what pieces a table is read where many entries may be alike, in bytes: few where the run is short, and never more
-/// than all of these for one call.
+/// Sizes in bytes of the successive reads when counting equal table entries: small first, since most runs are short.
+/// One call never reads more than the sum of these.
 const PIECES: [usize; 3] = [256, 4 << 10, 60 << 10];
 
-/// How many of the `count` entries of `width` bytes from `at` on are as `is` wants them, as far as it looks at them: at most
-/// 64 KiB.
-pub(super) fn alike(
+/// Counts how many of the `count` entries of `width` bytes, starting at file offset `at`, satisfy `is` in a row. Reads
+/// at most 64 KiB, so the actual run may be longer.
+pub(super) fn count_matching(
     read: &Read<'_>,
     at: u64,
     count: u64,
@@ -119,7 +120,7 @@ pub(super) fn alike(
         let entries = (count - found).min((piece / width) as u64);
         let mut bytes = vec![0; index(entries) * width];
         match read(&mut bytes, at + found * width as u64) {
-            // What was found so far is known.
+            // The entries counted so far are valid.
             Err(_) if found > 0 => break,
             other => other?,
         }
@@ -132,30 +133,30 @@ pub(super) fn alike(
     Ok(found)
 }
 
-/// How many parents a disk may have, one behind the other.
+/// Maximum number of parents in a chain.
 const MAX_DEPTH: usize = 16;
 
-/// One more than `depth`, if a chain may be so deep. A chain that comes back to itself ends here.
-pub(super) fn deeper(depth: usize) -> Result<usize, Error> {
+/// Returns `depth + 1`, or an error if the chain would be too deep. This also catches cyclic chains.
+pub(super) fn next_depth(depth: usize) -> Result<usize, Error> {
     if depth < MAX_DEPTH {
         return Ok(depth + 1);
     }
-    Err(Error::bad_image(format!("more than {MAX_DEPTH} parents, one behind the other, are not read")))
+    Err(Error::bad_image(format!("chain of more than {MAX_DEPTH} parents (not supported)")))
 }
 
-/// Finds the parent of a differencing image, by the path that it names.
+/// Finds the parent of a differencing image by the path stored in the image.
 pub(super) fn parent(input: &Input, path: &Path) -> Result<FileNo, Error> {
-    find(input, path)?.ok_or_else(|| missing("the parent of this differencing image", path))
+    find(input, path)?.ok_or_else(|| missing("parent of this differencing image", path))
 }
 
-/// The last part of a path, which may be one of another system.
+/// Returns the last component of a path, which may be a Unix or a Windows path.
 fn last(path: &Path) -> &Path {
     let parts = path.as_os_str().as_bytes().rsplit(|b| matches!(b, b'/' | b'\\'));
     Path::new(OsStr::from_bytes(parts.into_iter().next().unwrap_or_default()))
 }
 
-/// Finds the file that an image names by a path: where the path leads, if that may be read, else the file of that name
-/// next to the image. The path may be one of another system.
+/// Finds the file that an image refers to by a path: the file at that path if access to it is allowed, otherwise the
+/// file of that name next to the image. The path may be a Unix or a Windows path.
 pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> {
     let there = input.sibling(path);
     let last = last(path);
@@ -167,13 +168,13 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
     let id = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
     let found = id(&input.path_of(file));
     if found == id(input.path()) {
-        // An image next to its parent's directory, and called like the parent.
+        // The image has the same file name as its parent, which is in another directory.
         return Ok(None);
     }
     let dir = input.path().parent().unwrap_or(Path::new(""));
     if id(&dir.join(path)).is_some_and(|named| Some(named) != found) {
         let what = format!(
-            "the image names '{}', which is there, and '{}' next to the image is another file",
+            "the image refers to '{}', which exists, but '{}' next to the image is a different file",
             path.display(),
             last.display()
         );
@@ -182,14 +183,14 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
     Ok(Some(file))
 }
 
-/// The error for a file that is not there: `what` says what it is.
+/// Returns the error for a missing file; `what` describes its role.
 pub(super) fn missing(what: &str, path: &Path) -> Error {
-    Error::bad_image(format!("{what}, '{}', is not next to the image", path.display()))
-        .hint(format!("put '{}' there", last(path).display()))
+    Error::bad_image(format!("{what} not found next to the image: '{}'", path.display()))
+        .hint(format!("copy '{}' there", last(path).display()))
         .then(Advice::AllowDirectory)
 }
 
-/// Zeros from `offset` to `end`.
+/// Returns an extent of zeros from `offset` to `end`.
 pub(super) fn zeros(offset: u64, end: u64) -> Extent {
     Extent { disk: offset..end, origin: Origin::Fill([0; 8]) }
 }

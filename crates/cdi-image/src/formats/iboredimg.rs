@@ -1,8 +1,8 @@
-//! iBored's compressed disk image (`.iboredimg`), versions 1 and 2, compressed by zlib or run length.
+//! iBored's compressed disk images (`.iboredimg`), versions 1 and 2, compressed with zlib or run lengths.
 //!
-//! Sources: github.com/tempelmann/iBored-compressed-disk-image (README.md, and what its decoder does where that is
-//! silent). All numbers are little-endian. A header of 256 bytes, chunks anywhere behind it, a table of their offsets.
-//! The format knows nothing of bad blocks: what its maker could not read, it holds as zeros.
+//! Sources: github.com/tempelmann/iBored-compressed-disk-image (README.md, and the behaviour of its decoder where the
+//! README is silent). All numbers are little-endian. A header of 256 bytes is followed by chunks, in any place, and a
+//! table of their offsets. The format does not record bad blocks: unreadable sectors are stored as zeros.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::metadata::Metadata;
 pub const FORMAT: Format = Format {
     name: "iboredimg",
     summary: "iBored's compressed disk image, versions 1 and 2 (zlib, run length)",
-    integrity: "Adler-32 in zlib chunks of version 2; otherwise no checksums: damage can go unnoticed",
+    integrity: "Adler-32 in zlib chunks of version 2; none otherwise, so damage may not be detected",
     suffixes: &["iboredimg"],
     probe: |input| {
         input.len() >= HEADER && input.bytes(0, IDENT.len(), "the header").is_ok_and(|b| b == IDENT)
@@ -33,10 +33,10 @@ const IDENT: &[u8] =
     b"iBored compressed disk image\rhttp://github.com/tempelmann/iBored-compressed-disk-image\r\0";
 /// The length of the header in bytes.
 const HEADER: u64 = 256;
-/// The longest information about the disk that is read, in bytes.
+/// Maximum length of the disk information in bytes.
 const MAX_INFO: u32 = 1 << 20;
-/// The length of the head of a run-length chunk, in bytes.
-const RLE_HEAD: usize = 16;
+/// The length of the header of a run-length chunk in bytes.
+const RLE_HEADER: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
@@ -50,7 +50,7 @@ struct IBored {
     chunk: u64,
     table: u64,
     method: Method,
-    /// Whether a chunk has its length before it: since version 2.
+    /// Whether each chunk is preceded by its length (since version 2).
     lengths: bool,
     details: ImageDetails,
 }
@@ -59,27 +59,27 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let header = input.bytes(0, index(HEADER), "the header")?;
     let fail = |at: u64, what: String| -> Error { Flaw::at(at, what).into() };
     if !header.starts_with(IDENT) {
-        return Err(fail(0, "this is not an iBored image".into()));
+        return Err(fail(0, "not an iBored image".into()));
     }
     let [version, method] = [header[0x5B], header[0x5C]];
     if !(1..=2).contains(&version) {
-        return Err(fail(0x5B, format!("version {version} is not known; versions 1 and 2 are")));
+        return Err(fail(0x5B, format!("unsupported version {version} (supported: 1 and 2)")));
     }
     let method = match method {
         1 => Method::Zlib,
         2 => Method::RunLength,
-        other => return Err(fail(0x5C, format!("compression method {other} is not known"))),
+        other => return Err(fail(0x5C, format!("unknown compression method {other}"))),
     };
     let number = |at: usize| le64(&header, at);
     let (size, chunk, table) = (number(0x60), number(0x68), number(0x80));
     if size == 0 || i64::try_from(size).is_err() {
-        return Err(fail(0x60, format!("a disk of {size} bytes cannot be")));
+        return Err(fail(0x60, format!("invalid disk size: {size} bytes")));
     }
     if chunk < 512 || chunk > u64::from(MAX_CHUNK) {
-        let most = human(MAX_CHUNK.into());
+        let max = human(MAX_CHUNK.into());
         return Err(fail(
             0x68,
-            format!("chunks of {chunk} bytes are not read; of 512 bytes to {most} they are"),
+            format!("unsupported chunk size: {chunk} bytes (supported: 512 bytes to {max})"),
         ));
     }
     let entries = size.div_ceil(chunk);
@@ -88,7 +88,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     {
         return Err(fail(
             0x80,
-            format!("the table of {entries} chunks at byte {table} does not lie in the file"),
+            format!("the table of {entries} chunks at byte {table} is not within the file"),
         ));
     }
     let block = u32::try_from(number(0x7C) & 0xFFFF_FFFF).unwrap_or(0);
@@ -100,16 +100,15 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let (info_at, info_len) = (number(0x70), u32::try_from(number(0x78) & 0xFFFF_FFFF).unwrap_or(0));
     if info_len > 0 {
         let info = (info_len <= MAX_INFO)
-            .then(|| input.bytes(info_at, index(info_len.into()), "the information about the disk").ok())
+            .then(|| input.bytes(info_at, index(info_len.into()), "the disk information").ok())
             .flatten()
             .and_then(|bytes| {
                 serde_json::from_slice(bytes.trim_ascii_end().strip_suffix(b"\0").unwrap_or(&bytes)).ok()
             });
         match info {
             Some(info) => _ = metadata.more.insert("disk_info".into(), info),
-            None => warnings.push(
-                "the information about the disk cannot be read; the disk itself does not need it".into(),
-            ),
+            None => warnings
+                .push("the disk information is damaged; the disk itself can be read without it".into()),
         }
     }
     Ok(Box::new(IBored {
@@ -145,7 +144,7 @@ impl Image for IBored {
         if self.lengths {
             let prefix = u64::from_le_bytes(self.read(at)?);
             at = at.checked_add(8).ok_or(corrupt)?;
-            // No chunk grows by more than this: a run-length chunk by 32 bytes, zlib by less than a thousandth.
+            // Compression never adds more than this: run lengths add up to 32 bytes, zlib less than a thousandth.
             len = Some(prefix).filter(|len| *len <= self.chunk + self.chunk / 512 + 1024);
             len.ok_or(corrupt)?;
         }
@@ -153,20 +152,20 @@ impl Image for IBored {
         let (codec, len, uncompressed) = match self.method {
             Method::Zlib => match len {
                 Some(len) => (Codec::Zlib, len, want),
-                // Where the stream ends nobody says; what follows it is not looked at.
+                // The end of the stream is not recorded; whatever follows it is ignored.
                 None => {
                     let rest = self.input.len().checked_sub(at).ok_or(corrupt)?;
                     (Codec::ZlibUnended, rest.min(self.chunk + self.chunk / 512 + 1024), want)
                 }
             },
             Method::RunLength => {
-                let head: [u8; RLE_HEAD] = self.read(at)?;
+                let header: [u8; RLE_HEADER] = self.read(at)?;
                 let [total, uncompressed] =
-                    [4, 8].map(|i| head[i..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b)));
+                    [4, 8].map(|i| header[i..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b)));
                 let total = u64::from(total);
                 let right =
                     len.is_none_or(|len| total <= len) && total <= self.chunk + self.chunk / 512 + 1024;
-                // The last chunk may be uncompressed to a whole one.
+                // The last chunk may decompress to a whole one.
                 let uncompressed = u64::from(uncompressed);
                 if !right || (uncompressed != want && uncompressed != self.chunk) {
                     return Err(corrupt);

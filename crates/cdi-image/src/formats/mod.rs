@@ -1,4 +1,4 @@
-//! The formats of other programs: a file or a folder each, and what they share.
+//! Readers for other programs' image formats, one module each, and the code they share.
 
 #[cfg(feature = "aff4")]
 pub mod aff4;

@@ -1,8 +1,9 @@
-//! A raw image: the disk's bytes as they are, in one file or in several (`disk.001`, `disk.002`, …). Its bad blocks, if
-//! any, are in another file: ddrescue's mapfile, HDDSuperClone's log, a list by badblocks.
+//! Raw images: an exact copy of the disk's bytes, in one file or split into several (`disk.001`, `disk.002`, …). Bad
+//! blocks, if any, are recorded in a separate file: a ddrescue mapfile, an HDDSuperClone log or a badblocks(8) list.
 //!
-//! A program that rescues a disk writes the file up to the last byte that it could read, and the map up to the end of the
-//! disk. So the disk is as long as its map, and what the file does not have is as the map says, but never finished.
+//! A rescue program writes the image up to the last byte that it could read, but the map up to the end of the disk. The
+//! disk is therefore as long as its map, and parts missing from the image keep the status in the map, but are never
+//! treated as finished.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::metadata::Metadata;
 /// Raw images.
 pub const FORMAT: Format = Format {
     name: "raw",
-    summary: "the disk's bytes as they are, in one file or in pieces, with or without a map of bad blocks",
-    integrity: "this format has no checksums: damage cannot be noticed",
+    summary: "raw disk images, in one file or split, with or without a map of bad blocks",
+    integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: RAW_SUFFIXES,
     probe: |_| false,
     open,
@@ -33,7 +34,7 @@ pub const FORMAT: Format = Format {
 struct Raw {
     input: Arc<Input>,
     size: u64,
-    /// Where each file ends on the disk, in bytes, and which it is.
+    /// The files, each with its end offset on the disk in bytes.
     parts: Vec<(u64, FileNo)>,
     details: ImageDetails,
 }
@@ -44,7 +45,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let sector = options.sector_size.unwrap_or(SECTOR);
     let mut warnings = Vec::new();
     if parts.len() > 1 {
-        warnings.push(format!("{} files make up the disk", parts.len()));
+        warnings.push(format!("the image is split into {} files", parts.len()));
     }
     let given = match (&options.mapfile, &options.badblocks) {
         (Mapfile::File(path), _) => Some((path.clone(), load::read(path)?)),
@@ -56,16 +57,18 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             let size = listed.end().at_least().max(len);
             let (bad, said) = listed.map(size, sector);
             warnings.extend(said);
-            let (bad, lost) = without_file(bad, len, size, sector);
+            let (bad, lost) = mark_lost(bad, len, size, sector);
             if size > len {
-                warnings
-                    .push(format!("the disk has {size} bytes, by {}, and the image {len}", path.display()));
+                warnings.push(format!(
+                    "the disk has {size} bytes according to {}, but the image has only {len}",
+                    path.display()
+                ));
             }
             if !lost.is_empty() {
                 let bytes = lost.iter().map(|r| r.end - r.start).sum();
                 warnings.push(format!(
-                    "{} that {} calls finished are not in the image, and cannot be read: is it cut off, or the map of \
-                     another disk?",
+                    "{} marked finished in {} are missing from the image and cannot be read: the image is truncated, or \
+                     the map belongs to another disk",
                     human(bytes),
                     path.display()
                 ));
@@ -79,7 +82,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         (None, None) => (len, BadBlocks::none(), Vec::new()),
     };
     if size == 0 {
-        return Err(Error::bad_image("is empty: there is no disk in it"));
+        return Err(Error::bad_image("empty file, no disk image"));
     }
     let metadata = Metadata {
         size_bytes: size,
@@ -95,29 +98,24 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }))
 }
 
-/// The map of a disk of `size` bytes whose image has `len`: what of the rest the map calls finished is not there. Gives these
-/// ranges, too.
-fn without_file(
-    mut bad: BadBlocks,
-    len: u64,
-    size: u64,
-    sector: u32,
-) -> (BadBlocks, Vec<std::ops::Range<u64>>) {
+/// Corrects the map of a disk of `size` bytes whose image has only `len` bytes: ranges past that which the map marks as
+/// finished become non-tried. Returns the corrected map and these ranges, in bytes.
+fn mark_lost(mut bad: BadBlocks, len: u64, size: u64, sector: u32) -> (BadBlocks, Vec<std::ops::Range<u64>>) {
     if len >= size {
         return (bad, Vec::new());
     }
-    // A sector that is not whole cannot be read.
-    let held = len - len % u64::from(sector);
-    let lost: Vec<_> = bad.held(held..size).collect();
+    // A partial sector at the end cannot be read.
+    let end = len - len % u64::from(sector);
+    let lost: Vec<_> = bad.held(end..size).collect();
     let unread: Vec<_> = lost.iter().map(|r| BadRange::new(r.clone(), Status::NonTried)).collect();
     bad.apply(&unread);
     (bad, lost)
 }
 
-/// How much older than its image a map may be: both are written at the end.
-const OLDER: Duration = Duration::from_secs(60);
+/// How much older than its image a map may be without a warning: both are written at the end.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Finds the map of an image of `len` bytes next to it, by its name, and says what was found.
+/// Finds the map of an image of `len` bytes, by its name, in the image's directory, and adds warnings about it.
 fn find_adjacent_map(
     input: &Input,
     len: u64,
@@ -127,47 +125,46 @@ fn find_adjacent_map(
         return Ok(None);
     }
     let mut found: Option<(PathBuf, Listed)> = None;
-    for name in maps_of(input.path()) {
+    for name in map_names(input.path()) {
         let shown = name.display();
         let file = match input.sibling(&name) {
             Ok(Some(file)) => file,
             Ok(None) => continue,
-            // One that leads elsewhere, or is no file, need not be the image's.
+            // A link to elsewhere, or something that is not a file, need not belong to the image.
             Err(e) => {
-                warnings.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                warnings.push(format!("ignoring {shown} next to the image: {}", e.what));
                 continue;
             }
         };
         let path = input.path_of(file);
         let listed = match load::read(&path) {
             Ok(listed) => listed,
-            // Any program may call what it has to say that.
+            // Many programs name their log files like this.
             Err(_) if name.extension().is_some_and(|e| e == "log") => continue,
             Err(e) => {
-                warnings.push(format!("{shown} lies next to the image and is not used: {}", e.what));
+                warnings.push(format!("ignoring {shown} next to the image: {}", e.what));
                 continue;
             }
         };
         if let Some((used, _)) = &found {
             let used = used.file_name().unwrap_or_default().display();
-            warnings.push(format!("{shown} lies next to the image, too, and is not used: {used} is"));
+            warnings.push(format!("ignoring {shown} next to the image: {used} is used instead"));
             continue;
         }
         match listed.end() {
             End::Known(end) if end < len => {
                 warnings.push(format!(
-                    "{shown} lies next to the image and is not used: it is the map of a disk of {end} bytes, and the image \
-                     has {len}"
+                    "ignoring {shown} next to the image: it is the map of a disk of {end} bytes, but the image has {len}"
                 ));
                 continue;
             }
             _ => {}
         }
-        warnings.push(format!("bad sectors are taken from {shown}, found next to the image"));
+        warnings.push(format!("using the bad sectors listed in {shown}, found next to the image"));
         let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
         if is_older(time(&path), input.modified()) {
             warnings.push(format!(
-                "{shown} is older than the image: blocks that it calls bad may have been read since"
+                "{shown} is older than the image: blocks marked bad in it may have been read since"
             ));
         }
         found = Some((path, listed));
@@ -176,13 +173,13 @@ fn find_adjacent_map(
 }
 
 fn is_older(map: Option<SystemTime>, image: Option<SystemTime>) -> bool {
-    matches!((map, image), (Some(map), Some(image)) if map + OLDER < image)
+    matches!((map, image), (Some(map), Some(image)) if map + MAX_AGE < image)
 }
 
-/// The names that the map of a raw image may have next to it.
-fn maps_of(image: &Path) -> Vec<PathBuf> {
+/// Returns the file names that the map of a raw image may have.
+fn map_names(image: &Path) -> Vec<PathBuf> {
     let whole = image.file_name().map(PathBuf::from);
-    // What is called after all of the name is of this file alone.
+    // A map named after the full file name, with suffix, belongs to this file alone.
     let mut stems: Vec<PathBuf> = whole.into_iter().chain(pieces::stem(image)).collect();
     stems.dedup();
     let named = |stem: &PathBuf| {
@@ -195,7 +192,7 @@ fn maps_of(image: &Path) -> Vec<PathBuf> {
     stems.iter().flat_map(named).filter(|name| Some(name.as_os_str()) != image.file_name()).collect()
 }
 
-/// Finds the map that lies next to the raw image or disk file at `path` and would be used for it, if there is one.
+/// Finds the map next to the raw image or disk file at `path` that would be used for it, if there is one.
 pub fn adjacent_map(path: &Path) -> Option<PathBuf> {
     let input = Input::open(path).ok()?;
     find_adjacent_map(&input, input.len(), &mut Vec::new()).ok()?.map(|(path, _)| path)
@@ -233,9 +230,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_are_called_after_their_image() {
+    fn maps_are_named_after_their_image() {
         let names = |image| {
-            let names = maps_of(Path::new(image)).into_iter().map(|n| n.display().to_string());
+            let names = map_names(Path::new(image)).into_iter().map(|n| n.display().to_string());
             names.collect::<Vec<_>>().join(" ")
         };
         let raw = "disk.raw.map disk.raw.mapfile disk.raw.log disk.map disk.mapfile disk.log";

@@ -1,8 +1,8 @@
-//! Apple's sparse bundles: a folder with a list of properties and the disk in bands, a file each.
+//! Apple's sparse bundles: a directory with a property list and the disk split into bands, one file each.
 //!
-//! Sources: bundles by hdiutil and Time Machine. `Info.plist` tells the size of the disk and of a band; band n is the file
-//! `bands/HEX`. A band that is not there, and what a shorter one does not have, is zeros. `token` begins like an encrypted
-//! image if the bundle is one.
+//! Sources: bundles by hdiutil and Time Machine. `Info.plist` contains the size of the disk and of a band; band n is
+//! the file `bands/HEX`. Missing bands, and the missing end of a short one, are zeros. If the bundle is encrypted,
+//! `token` begins like an encrypted image.
 
 use cdi_base::workers::lock;
 use std::collections::HashMap;
@@ -23,23 +23,23 @@ use crate::metadata::Metadata;
 /// Sparse bundles.
 pub const FORMAT: Format = Format {
     name: "sparsebundle",
-    summary: "Apple's sparse bundles: folders with the disk in bands",
-    integrity: "this format has no checksums: damage cannot be noticed",
+    summary: "Apple's sparse bundles: directories with the disk in bands",
+    integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: &["sparsebundle"],
     probe: |input| input.is_folder(),
     open,
 };
 
-/// The longest list of properties that is read, in bytes.
+/// Maximum length of a property list in bytes.
 const MAX_LEN: u64 = 1 << 20;
 
 struct Bundle {
     input: Arc<Input>,
     size: u64,
     band: u64,
-    /// The numbers of the bands that there are, in order.
-    there: Vec<u64>,
-    /// Those that have been read so far.
+    /// The numbers of the bands that exist, in order.
+    present: Vec<u64>,
+    /// The bands opened so far.
     opened: Mutex<HashMap<u64, FileNo>>,
     details: ImageDetails,
 }
@@ -51,44 +51,44 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     let list = match list(&input, Input::MAIN) {
         Ok(list) => list,
-        // What is damaged in one may be sound in the other.
+        // If one is damaged, the other may be intact.
         Err(e) => {
             let copy =
                 if input.is_copy() { None } else { input.sibling("Info.bckup".as_ref()).ok().flatten() };
             let copied = copy.and_then(|copy| list(&input, copy).ok());
-            warnings.push(format!("Info.plist cannot be used ({}); its copy, Info.bckup, was", e.what));
+            warnings.push(format!("Info.plist is unusable ({}); its copy, Info.bckup, was used", e.what));
             copied.ok_or(e)?
         }
     };
     let number = |key: &str| list.get(key).and_then(|v| v.as_unsigned_integer()).unwrap_or(0);
     let (size, band) = (number("size"), number("band-size"));
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(0, format!("a disk of {size} bytes cannot be"));
+        return flaw(0, format!("invalid disk size: {size} bytes"));
     }
     if band == 0 || band % u64::from(SECTOR) != 0 || i64::try_from(band).is_err() {
-        return flaw(0, format!("bands of {band} bytes cannot be"));
+        return flaw(0, format!("invalid band size: {band} bytes"));
     }
     if let Some(token) = input.sibling("token".as_ref())?
         && input.bytes_of(token, 0, 8, "the token").is_ok_and(|b| b == b"encrcdsa")
     {
-        return Err(Error::bad_image("is an encrypted sparse bundle; that is not read").hint(
-            "on a Mac, 'hdiutil convert BUNDLE -format UDRO -o PLAIN' asks for the password and decrypts it",
+        return Err(Error::bad_image("encrypted sparse bundle (not supported)").hint(
+            "on a Mac, decrypt it with 'hdiutil convert BUNDLE -format UDRO -o PLAIN', which asks for the password",
         ));
     }
     let Some(names) = input.names("bands".as_ref())? else {
-        return Err(Error::bad_image("has no folder 'bands': a part of the bundle is missing"));
+        return Err(Error::bad_image("incomplete sparse bundle: the directory 'bands' is missing"));
     };
-    let mut there: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-    there.sort_unstable();
-    there.dedup();
-    let inside = there.partition_point(|n| *n < size.div_ceil(band));
-    let behind = there.len() - inside;
-    there.truncate(inside);
-    if behind > 0 {
-        warnings.push(format!("{behind} bands are behind the end of the disk, and left out"));
+    let mut present: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    present.sort_unstable();
+    present.dedup();
+    let inside = present.partition_point(|n| *n < size.div_ceil(band));
+    let past_end = present.len() - inside;
+    present.truncate(inside);
+    if past_end > 0 {
+        warnings.push(format!("ignoring bands past the end of the disk: {past_end}"));
     }
-    if there.is_empty() {
-        warnings.push("there are no bands: all of the disk is zeros".into());
+    if present.is_empty() {
+        warnings.push("there are no bands: the whole disk is zeros".into());
     }
     let metadata = Metadata {
         size_bytes: size,
@@ -99,7 +99,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         input,
         size,
         band,
-        there,
+        present,
         opened: Mutex::default(),
         details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
     }))
@@ -109,21 +109,21 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 fn list(input: &Input, file: FileNo) -> Result<property_list::Dictionary, Error> {
     let len = input.len_of(file);
     if len > MAX_LEN {
-        return flaw(0, "too long for a list of properties");
+        return flaw(0, "too long for a property list");
     }
-    let text = input.bytes_of(file, 0, index(len), "the list of properties")?;
+    let text = input.bytes_of(file, 0, index(len), "the property list")?;
     let list = property_list::read(&text).or_else(|e| flaw(0, e))?;
     let list = list.into_dictionary().unwrap_or_default();
     let kind = list.get("diskimage-bundle-type").and_then(|v| v.as_string()).unwrap_or_default();
     if kind != "com.apple.diskimage.sparsebundle" {
-        return flaw(0, format!("this is not a sparse bundle: its type is '{kind}'"));
+        return flaw(0, format!("not a sparse bundle: its type is '{kind}'"));
     }
     Ok(list)
 }
 
-/// The number of the band of this name: hex, as `format!("{n:x}")` writes it.
+/// Returns the number of the band of this name: hexadecimal, as written by `format!("{n:x}")`.
 fn number_of(name: &str) -> Option<u64> {
-    // In capitals it is a band, too; that it is not found by its name is then an error, and not zeros.
+    // Upper case counts as a band as well: that it is later not found by its name is an error, instead of zeros.
     u64::from_str_radix(name, 16).ok().filter(|n| format!("{n:x}").eq_ignore_ascii_case(name))
 }
 
@@ -134,7 +134,7 @@ impl Bundle {
             return Ok(*file);
         }
         let name = format!("{band:x}");
-        // It was there when the bundle was opened.
+        // The file existed when the bundle was opened.
         let file = self
             .input
             .sibling_in("bands", name.as_ref())
@@ -152,19 +152,19 @@ impl Image for Bundle {
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let band = offset / self.band;
-        let next = self.there.partition_point(|n| *n < band);
-        if self.there.get(next) != Some(&band) {
-            let end = self.there.get(next).map_or(self.size, |n| (n * self.band).min(self.size));
+        let next = self.present.partition_point(|n| *n < band);
+        if self.present.get(next) != Some(&band) {
+            let end = self.present.get(next).map_or(self.size, |n| (n * self.band).min(self.size));
             return Ok(zeros(offset, end));
         }
         let file = self.file(band)?;
         let start = band * self.band;
         let end = self.size.min(start + self.band);
-        let held = end.min(start.saturating_add(self.input.len_of(file)));
-        if offset >= held {
+        let data_end = end.min(start.saturating_add(self.input.len_of(file)));
+        if offset >= data_end {
             return Ok(zeros(offset, end));
         }
-        Ok(Extent { disk: offset..held, origin: Origin::Stored { file, at: offset - start } })
+        Ok(Extent { disk: offset..data_end, origin: Origin::Stored { file, at: offset - start } })
     }
 
     fn check(
@@ -172,14 +172,14 @@ impl Image for Bundle {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        for band in &self.there {
+        for band in &self.present {
             match self.file(*band) {
                 Ok(file) if self.input.len_of(file) > self.band => {
-                    let what = format!("band {band:x} is longer than a band");
-                    report(Flaw::at(self.band, what), "nothing: what is too much is not read");
+                    let what = format!("band {band:x} is longer than the band size");
+                    report(Flaw::at(self.band, what), "nothing: the excess is ignored");
                 }
                 Ok(_) => {}
-                Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "what is in the band"),
+                Err(e) => report(Flaw::at(0, format!("band {band:x}: {e}")), "the disk data in this band"),
             }
             check_cancelled()?;
         }

@@ -1,8 +1,8 @@
 //! Apple's sparse images (`.sparseimage`): the disk in bands, in the order in which they were first written.
 //!
-//! Sources: the libmodi project's documentation, apfs-fuse's reader, and a header by hdiutil. All numbers are big-endian. A
-//! node of 4096 bytes tells for each place behind it which band of the disk lies there; behind the last of these is another
-//! node, if more are needed.
+//! Sources: the libmodi project's documentation, apfs-fuse's reader, and a header by hdiutil. All numbers are
+//! big-endian. A node of 4096 bytes is followed by slots for bands, and lists which band of the disk is in each slot;
+//! another node follows the last slot if more are needed.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::metadata::Metadata;
 pub const FORMAT: Format = Format {
     name: "sparseimage",
     summary: "Apple's sparse images",
-    integrity: "this format has no checksums: damage cannot be noticed",
+    integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: &["sparseimage"],
     probe: |input| {
         let begins = |what: &[u8]| input.bytes(0, what.len(), "the header").is_ok_and(|b| b == what);
@@ -31,56 +31,59 @@ pub const FORMAT: Format = Format {
 };
 
 const NODE: u64 = 4096;
-/// Where the bands are told in the first node, and in the others.
+/// The offset of the list of bands in the first node, and in the others.
 const FIRST: usize = 64;
 const OTHER: usize = 56;
 
 struct Sparse {
     size: u64,
     band: u64,
-    /// Which band of the disk, and where in the file, by the disk's order.
+    /// The bands in the order of the disk: number and file offset.
     bands: Vec<(u64, u64)>,
     details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let head = input.bytes(0, index(NODE), "the header")?;
-    if !head.starts_with(b"sprs") {
-        return flaw(0, "this is not a sparse image");
+    let header = input.bytes(0, index(NODE), "the header")?;
+    if !header.starts_with(b"sprs") {
+        return flaw(0, "not a sparse image");
     }
-    if be32(&head, 4) != 3 {
-        return flaw(4, format!("version {} is not known; version 3 is", be32(&head, 4)));
+    if be32(&header, 4) != 3 {
+        return flaw(4, format!("unsupported version {} (only version 3 is supported)", be32(&header, 4)));
     }
-    let band = u64::from(be32(&head, 8)) * u64::from(SECTOR);
-    // In older images the long form is not filled in.
-    let sectors = match be64(&head, 28) {
-        0 => be32(&head, 16).into(),
+    let band = u64::from(be32(&header, 8)) * u64::from(SECTOR);
+    // Older images leave the 64-bit field 0.
+    let sectors = match be64(&header, 28) {
+        0 => be32(&header, 16).into(),
         sectors => sectors,
     };
     let size = sectors.checked_mul(SECTOR.into()).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
-    let Some(size) = size else { return flaw(28, format!("a disk of {sectors} sectors cannot be")) };
+    let Some(size) = size else { return flaw(28, format!("invalid disk size: {sectors} sectors")) };
     if band == 0 {
-        return flaw(8, "bands of no bytes cannot be");
+        return flaw(8, "invalid band size: 0 bytes");
     }
     let mut bands = Vec::new();
-    let (mut node_at, mut node, mut ids_at, mut next) = (0, head, FIRST, 20);
+    let (mut node_at, mut node, mut ids_at, mut next) = (0, header, FIRST, 20);
     loop {
         for (slot, id) in node[ids_at..].chunks_exact(4).map(|id| u64::from(be32(id, 0))).enumerate() {
             let Some(number) = id.checked_sub(1) else { continue };
-            let told_at = node_at + (ids_at + slot * 4) as u64;
+            let entry_at = node_at + (ids_at + slot * 4) as u64;
             if number >= size.div_ceil(band) {
-                return flaw(told_at, format!("band {number} is behind the end of the disk"));
+                return flaw(entry_at, format!("band {number} is past the end of the disk"));
             }
             let at = (slot as u64).checked_mul(band).and_then(|by| (node_at + NODE).checked_add(by));
-            // Of the disk's last band only what the disk has of it need be there.
+            // The disk's last band may be short in the file.
             let needed = band.min(size - number * band);
             let inside = |at: &u64| at.checked_add(needed).is_some_and(|end| end <= input.len());
             let Some(at) = at.filter(inside) else {
-                return flaw(told_at, format!("band {number} does not lie in the file: it is cut off"));
+                return flaw(
+                    entry_at,
+                    format!("band {number} extends past the end of the file: the image is truncated"),
+                );
             };
             bands.push((number, at));
             if bands.len() as u64 > size.div_ceil(band) {
-                return flaw(told_at, "there are more bands than the disk has");
+                return flaw(entry_at, "more bands than the disk has");
             }
         }
         let before = node_at;
@@ -88,19 +91,19 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         if node_at == 0 {
             break;
         }
-        // Only forwards: there are no circles.
+        // Nodes must come in ascending order, so there are no cycles.
         if node_at < before + NODE {
-            return flaw(before + next as u64, format!("the next node cannot be at byte {node_at}"));
+            return flaw(before + next as u64, format!("invalid offset of the next node: {node_at}"));
         }
         node = input.bytes(node_at, index(NODE), "a node")?;
         if !node.starts_with(b"sprs") {
-            return flaw(node_at, "there is no node here");
+            return flaw(node_at, "missing node signature");
         }
         (ids_at, next) = (OTHER, 12);
     }
     bands.sort_unstable();
     if let Some(pair) = bands.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return flaw(0, format!("band {} of the disk is in two places", pair[0].0));
+        return flaw(0, format!("band {} is stored twice", pair[0].0));
     }
     let metadata = Metadata {
         size_bytes: size,

@@ -1,9 +1,9 @@
-//! Files that hold a disk and are not read here: each with the program that makes of it what is read. Their names often say
-//! that they are raw images, and their bytes would be taken for the disk's.
+//! Recognises files in formats that are not supported, and says which program converts them. Such files are often named
+//! like raw images, and their bytes would be mistaken for the disk's.
 //!
-//! Sources: the programs' documentation and sources, and the shared lists of magic numbers. What may lie on a disk from its
-//! first byte on, file systems and LUKS, is not in the list.
-//! All of it is one table, and so in one file.
+//! Sources: the programs' documentation and sources, and the shared lists of magic numbers. Anything that a disk may
+//! begin with, such as file systems and LUKS, is not in the list.
+//! The formats are a single table, so all of them are in one file.
 
 use std::path::Path;
 
@@ -13,61 +13,61 @@ use cdi_base::error::Error;
 use crate::bytes::{be32, le32};
 use crate::input::{Input, pieces};
 
-/// How a file of a kind begins.
+/// How to recognise a file type.
 enum Sign {
-    /// These bytes at this offset.
+    /// By these bytes at this offset.
     At(u64, &'static [u8]),
-    /// Whatever the first bytes say, which are up to [`LOOK`] of them, of a file of this length.
-    Looks(fn(&[u8], u64) -> bool),
+    /// By a function that gets the first bytes of the file, up to [`PROBE_LEN`], and the length of the file.
+    Check(fn(&[u8], u64) -> bool),
 }
-use Sign::{At, Looks};
+use Sign::{At, Check};
 
-/// How many of a file's bytes are looked at.
-const LOOK: u64 = 1024;
+/// How many bytes at the start of a file are examined.
+const PROBE_LEN: u64 = 1024;
 
-/// A kind of file, by its name, and what to do with it.
+/// A file type: its name, how to recognise it, and how to convert it.
 struct Container {
     name: &'static str,
     sign: Sign,
-    way_out: &'static str,
+    hint: &'static str,
 }
 
-const fn container(name: &'static str, sign: Sign, way_out: &'static str) -> Container {
-    Container { name, sign, way_out }
+const fn container(name: &'static str, sign: Sign, hint: &'static str) -> Container {
+    Container { name, sign, hint }
 }
 
-const SEVEN_ZIP: &str = "decompress it: 7z x FILE";
+const SEVEN_ZIP: &str = "extract it: 7z x FILE";
 const QEMU: &str = "convert it: qemu-img convert -O raw FILE disk.raw";
-const FLOPPY: &str = "it holds a floppy disk's tracks; convert it to sectors: 'gw convert FILE disk.img' (Greaseweazle), \
-    HxCFloppyEmulator, or SAMdisk";
-const GAME: &str = "convert it to a plain ISO image: 'maxcso --decompress' or 'dolphin-tool convert'";
-const PARTCLONE: &str = "it holds the used blocks of one partition; restore it: \
+const FLOPPY: &str = "it contains the tracks of a floppy disk; convert them to sectors with 'gw convert FILE disk.img' \
+    (Greaseweazle), HxCFloppyEmulator or SAMdisk";
+const GAME: &str = "convert it to a plain ISO image with 'maxcso --decompress' or 'dolphin-tool convert'";
+const PARTCLONE: &str = "it contains the used blocks of one partition; restore it: \
     partclone.restore -C --restore_raw_file -s FILE -o part.raw";
 
-/// All kinds that are known. The first one that fits counts.
+/// All known file types. The first match is used.
 const ALL: &[Container] = &[
     container("a gzip file", At(0, b"\x1F\x8B\x08"), "decompress it: gzip -dc FILE > disk.raw"),
     container("an xz file", At(0, b"\xFD7zXZ\0"), "decompress it: xz -dc FILE > disk.raw"),
-    container("a bzip2 file", Looks(bzip2), "decompress it: bzip2 -dc FILE > disk.raw"),
-    container("a zstd file", Looks(zstd), "decompress it: zstd -dc FILE > disk.raw"),
+    container("a bzip2 file", Check(bzip2), "decompress it: bzip2 -dc FILE > disk.raw"),
+    container("a zstd file", Check(zstd), "decompress it: zstd -dc FILE > disk.raw"),
     container("an lz4 file", At(0, b"\x04\x22\x4D\x18"), "decompress it: lz4 -dc FILE > disk.raw"),
     container("an lz4 file", At(0, b"\x02\x21\x4C\x18"), "decompress it: lz4 -dc FILE > disk.raw"),
     container("an lzip file", At(0, b"LZIP\x01"), "decompress it: lzip -dc FILE > disk.raw"),
     container("an lzop file", At(0, b"\x89LZO\0\r\n\x1A\n"), "decompress it: lzop -dc FILE > disk.raw"),
-    container("an lzma file", Looks(lzma), "decompress it: xz --format=lzma -dc FILE > disk.raw"),
+    container("an lzma file", Check(lzma), "decompress it: xz --format=lzma -dc FILE > disk.raw"),
     container("a compress file (.Z)", At(0, b"\x1F\x9D\x90"), "decompress it: gzip -dc FILE > disk.raw"),
-    container("a zip archive", At(0, b"PK\x03\x04"), "decompress it: unzip FILE"),
+    container("a zip archive", At(0, b"PK\x03\x04"), "extract it: unzip FILE"),
     container("a zip archive in parts", At(0, b"PK\x07\x08"), SEVEN_ZIP),
-    container("an empty zip archive", At(0, b"PK\x05\x06"), "there is nothing in it"),
+    container("an empty zip archive", At(0, b"PK\x05\x06"), "it contains no files"),
     container("a 7-Zip archive", At(0, b"7z\xBC\xAF\x27\x1C"), SEVEN_ZIP),
-    container("a RAR archive", At(0, b"Rar!\x1A\x07"), "decompress it: unrar x FILE, or 7z x FILE"),
+    container("a RAR archive", At(0, b"Rar!\x1A\x07"), "extract it: unrar x FILE, or 7z x FILE"),
     container("a cabinet archive", At(0, b"MSCF\0\0\0\0"), SEVEN_ZIP),
-    container("an ARJ archive", Looks(arj), SEVEN_ZIP),
+    container("an ARJ archive", Check(arj), SEVEN_ZIP),
     container("a xar archive", At(0, b"xar!\0\x1C"), SEVEN_ZIP),
     container(
         "a tar archive",
         At(257, b"ustar"),
-        "decompress it: tar -xf FILE (an .ova has the disk's .vmdk in it)",
+        "extract it: tar -xf FILE (an .ova contains the .vmdk of the disk)",
     ),
     container(
         "a Parallels disk",
@@ -90,7 +90,7 @@ const ALL: &[Container] = &[
     container(
         "a Proxmox backup (VMA)",
         At(0, b"VMA\0"),
-        "decompress it on a Proxmox host: vma extract FILE DIR",
+        "extract it on a Proxmox host: vma extract FILE DIR",
     ),
     container("an Android sparse image", At(0, b"\x3A\xFF\x26\xED"), "convert it: simg2img FILE disk.raw"),
     container(
@@ -105,8 +105,8 @@ const ALL: &[Container] = &[
     ),
     container(
         "a DiskCopy image",
-        Looks(disk_copy),
-        "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or leave out its first 84 bytes: tail -c +85 FILE",
+        Check(disk_copy),
+        "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or remove its first 84 bytes: tail -c +85 FILE",
     ),
     container(
         "an AFF image, version 1 to 3",
@@ -116,22 +116,22 @@ const ALL: &[Container] = &[
     container(
         "an AD1 file",
         At(0, b"ADSEGMENTEDFILE\0"),
-        "it holds files and no disk: open it in FTK Imager",
+        "it contains files, not a disk: open it in FTK Imager",
     ),
     container(
         "a logical evidence file (L01)",
         At(0, b"LVF\x09\r\n\xFF\0"),
-        "it holds files and no disk: export them by 'ewfexport' or EnCase",
+        "it contains files, not a disk: export them with 'ewfexport' or EnCase",
     ),
     container(
         "a logical evidence file (Lx01)",
         At(0, b"LEF2\r\n\x81\0"),
-        "it holds files and no disk: export them by EnCase",
+        "it contains files, not a disk: export them with EnCase",
     ),
     container(
         "an image encrypted by AccessData (ADCRYPT)",
         At(0, b"ADCRYPT\0"),
-        "it is encrypted: FTK Imager, 'Decrypt AD1/E01', makes a plain one",
+        "decrypt it with FTK Imager ('Decrypt AD1/E01')",
     ),
     container("a partclone image", At(0, b"partclone-image"), PARTCLONE),
     container(
@@ -143,33 +143,33 @@ const ALL: &[Container] = &[
     container(
         "a FSArchiver file",
         At(0, b"FsA0"),
-        "it holds files and no disk: fsarchiver restfs FILE id=0,dest=PARTITION",
+        "it contains files, not a disk: fsarchiver restfs FILE id=0,dest=PARTITION",
     ),
     container(
         "a Windows image (WIM)",
         At(0, b"MSWIM\0\0\0"),
-        "it holds files and no disk: wimapply FILE DIR (wimtools)",
+        "it contains files, not a disk: wimapply FILE DIR (wimtools)",
     ),
     container(
         "a Windows image (WIM)",
         At(0, b"WLPWM\0\0\0"),
-        "it holds files and no disk: wimapply FILE DIR (wimtools)",
+        "it contains files, not a disk: wimapply FILE DIR (wimtools)",
     ),
     container(
         "a Norton Ghost image",
-        Looks(ghost),
+        Check(ghost),
         "restore it with Ghost, or convert it with Ghost Explorer",
     ),
     container("an Acronis backup", At(0, b"\xCE\x24\xB9\xA2"), "restore it with Acronis True Image"),
     container(
-        "a CD's raw sectors of 2352 bytes",
-        Looks(compact_disc),
-        "make sectors of 2048 bytes of it: bchunk, or ccd2iso FILE disk.iso",
+        "a CD image with raw sectors of 2352 bytes",
+        Check(compact_disc),
+        "convert it to sectors of 2048 bytes with bchunk, or ccd2iso FILE disk.iso",
     ),
     container("an Aaru image", At(0, b"AARUFRMT"), "convert it: aaru image convert FILE disk.raw"),
     container("an Aaru image", At(0, b"DICMFRMT"), "convert it: aaru image convert FILE disk.raw"),
-    container("a PowerISO image (DAA)", At(0, b"DAA\0"), "convert it with PowerISO, or daa2iso"),
-    container("a zipped ISO image (ISZ)", At(0, b"IsZ!"), "convert it with UltraISO, or isz-tool"),
+    container("a PowerISO image (DAA)", At(0, b"DAA\0"), "convert it with PowerISO or daa2iso"),
+    container("a zipped ISO image (ISZ)", At(0, b"IsZ!"), "convert it with UltraISO or isz-tool"),
     container(
         "a file encrypted by openssl",
         At(0, b"Salted__"),
@@ -185,51 +185,47 @@ const ALL: &[Container] = &[
         At(0, b"AEA1"),
         "decrypt it on a Mac: aea decrypt -i FILE -o disk.raw",
     ),
-    container("an Apple archive", At(0, b"AA01"), "decompress it on a Mac: aa extract -i FILE -d DIR"),
-    container("an Apple archive", At(0, b"YAA1"), "decompress it on a Mac: aa extract -i FILE -d DIR"),
+    container("an Apple archive", At(0, b"AA01"), "extract it on a Mac: aa extract -i FILE -d DIR"),
+    container("an Apple archive", At(0, b"YAA1"), "extract it on a Mac: aa extract -i FILE -d DIR"),
     container("a pbzx file", At(0, b"pbzx"), "decompress it on a Mac, or: pbzx -n FILE"),
     container("an Acronis backup", At(0, b"\xB4\x6E\x68\x44"), "restore it with Acronis True Image"),
     container(
         "a memory dump (LiME)",
         At(0, b"EMiL"),
-        "it holds a machine's memory and no disk: open it in Volatility",
+        "it contains a memory image, not a disk: open it in Volatility",
     ),
     container(
         "a Windows memory dump",
         At(0, b"PAGEDU64"),
-        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+        "it contains a memory image, not a disk: open it in WinDbg or Volatility",
     ),
     container(
         "a Windows memory dump",
         At(0, b"PAGEDUMP"),
-        "it holds a machine's memory and no disk: open it in WinDbg or Volatility",
+        "it contains a memory image, not a disk: open it in WinDbg or Volatility",
     ),
-    container("an Android update payload", At(0, b"CrAU"), "decompress it: payload-dumper FILE"),
+    container("an Android update payload", At(0, b"CrAU"), "extract it: payload-dumper FILE"),
     container(
         "a Windows full flash image (FFU)",
         At(4, b"SignedImage "),
         "convert it: ffu2img FILE disk.raw",
     ),
-    container("a cpio archive", At(0, b"070701"), "decompress it: cpio -id < FILE"),
-    container("a cpio archive", At(0, b"070702"), "decompress it: cpio -id < FILE"),
-    container("a cpio archive", At(0, b"070707"), "decompress it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070701"), "extract it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070702"), "extract it: cpio -id < FILE"),
+    container("a cpio archive", At(0, b"070707"), "extract it: cpio -id < FILE"),
     container("an lrzip file", At(0, b"LRZI\0"), "decompress it: lrzip -d -o disk.raw FILE"),
-    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "decompress it: zpaq extract FILE"),
+    container("a zpaq archive", At(0, b"7kSt\xA0\x31\x83\xD3"), "extract it: zpaq extract FILE"),
     container("a snappy file", At(0, b"\xFF\x06\0\0sNaPpY"), "decompress it: snzip -dc FILE > disk.raw"),
-    container("an LHA archive", Looks(lha), SEVEN_ZIP),
-    container("an ACE archive", At(7, b"**ACE**"), "decompress it: unace x FILE"),
-    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "decompress it: zoo x FILE"),
-    container("a StuffIt archive", At(0, b"StuffIt "), "decompress it: unar FILE"),
-    container("a StuffIt archive", At(0, b"SIT!"), "decompress it: unar FILE"),
-    container(
-        "an AppleSingle file",
-        At(0, b"\0\x05\x16\0\0\x02\0\0"),
-        "take the data fork out of it: unar FILE",
-    ),
+    container("an LHA archive", Check(lha), SEVEN_ZIP),
+    container("an ACE archive", At(7, b"**ACE**"), "extract it: unace x FILE"),
+    container("a zoo archive", At(20, b"\xDC\xA7\xC4\xFD"), "extract it: zoo x FILE"),
+    container("a StuffIt archive", At(0, b"StuffIt "), "extract it: unar FILE"),
+    container("a StuffIt archive", At(0, b"SIT!"), "extract it: unar FILE"),
+    container("an AppleSingle file", At(0, b"\0\x05\x16\0\0\x02\0\0"), "extract the data fork: unar FILE"),
     container(
         "a btrfs stream",
         At(0, b"btrfs-stream\0"),
-        "it holds files and no disk: btrfs receive -f FILE DIR",
+        "it contains files, not a disk: btrfs receive -f FILE DIR",
     ),
     container("a mainframe disk (CKD)", At(0, b"CKD_P370"), "open it in Hercules"),
     container("a mainframe disk (CKD)", At(0, b"CKD_C370"), "open it in Hercules"),
@@ -250,7 +246,7 @@ const ALL: &[Container] = &[
     container(
         "a T98-Next disk (NHD)",
         At(0, b"T98HDDIMAGE.R0\0"),
-        "convert it: the disk follows the header, whose length is at byte 272",
+        "remove its header: the header's length is at byte 272, and the disk follows it",
     ),
     container("an HDF disk of RS-IDE", At(0, b"RS-IDE\x1A"), "convert it: hdfmonkey rebuild FILE disk.raw"),
     container("a CISO image", At(0, b"CISO"), GAME),
@@ -264,59 +260,59 @@ const ALL: &[Container] = &[
     container(
         "an Alcohol 120% description (MDS)",
         At(0, b"MEDIA DESCRIPTOR\x01"),
-        "name the .mdf next to it",
+        "open the .mdf next to it instead",
     ),
     container("an ImageDisk file (IMD)", At(0, b"IMD 1."), FLOPPY),
-    container("a TeleDisk file (TD0)", Looks(teledisk), FLOPPY),
+    container("a TeleDisk file (TD0)", Check(teledisk), FLOPPY),
     container("an Amstrad CPC disk", At(0, b"MV - CPC"), FLOPPY),
     container("an Amstrad CPC disk", At(0, b"EXTENDED CPC DSK File"), FLOPPY),
     container("an HFE floppy image", At(0, b"HXCPICFE"), FLOPPY),
     container("an HFE floppy image", At(0, b"HXCHFEV3"), FLOPPY),
-    container("a SuperCard Pro flux image", Looks(supercard), FLOPPY),
+    container("a SuperCard Pro flux image", Check(supercard), FLOPPY),
     container("an IPF floppy image", At(0, b"CAPS\0\0\0\x0C"), FLOPPY),
     container("a DMS file", At(0, b"DMS!"), FLOPPY),
-    container("ddrescue's mapfile", At(0, b"# Mapfile. Created by "), MAP),
-    container("ddrescue's logfile", At(0, b"# Rescue Logfile. Created by "), MAP),
+    container("a ddrescue mapfile", At(0, b"# Mapfile. Created by "), MAP),
+    container("a ddrescue logfile", At(0, b"# Rescue Logfile. Created by "), MAP),
 ];
 
 const TAR: &str = "a tar archive";
-/// What is no container at all.
+/// The hint of map files, which contain no disk at all.
 const MAP: &str = "";
 
-/// Says what a file is that holds a disk and is not read here, and the way out; nothing of a file that is not known.
+/// Returns an error that names the type of an unsupported file and how to convert it; None if the type is not known.
 pub(crate) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
     if input.is_device() || input.is_folder() {
         return None;
     }
-    let len = usize::try_from(input.len().min(LOOK)).ok()?;
+    let len = usize::try_from(input.len().min(PROBE_LEN)).ok()?;
     let start = input.bytes(0, len, "the header").ok()?;
     let fits = |container: &&Container| match container.sign {
         At(at, bytes) => {
             usize::try_from(at).is_ok_and(|at| start.get(at..).is_some_and(|s| s.starts_with(bytes)))
         }
-        Looks(is) => is(&start, input.len()),
+        Check(is) => is(&start, input.len()),
     };
     let found = ALL.iter().find(fits).filter(|found| !(named_raw && found.name == TAR))?;
     let out = output_name(input.path());
     let file = quoted(&input.path().display().to_string());
-    // The file's own name last: it may be that of an example.
-    let way_out = found.way_out.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
-    let mut error = Error::bad_image(format!("is {}, and not the disk that is in it", found.name));
-    if found.way_out == MAP {
+    // Replace FILE last: the file's own name may contain the other placeholders.
+    let hint = found.hint.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
+    let mut error = Error::bad_image(format!("this is {}, not a disk image", found.name));
+    if found.hint == MAP {
         return Some(error.then(Advice::IsMapfile));
     }
     if let Some(other) = pieces::neighbour(input) {
         error = error
             .then(format!("if it and '{other}' are pieces of one file, join them first: cat … > joined"));
     }
-    error = error.then(way_out);
-    if found.way_out.contains("disk.raw") {
+    error = error.then(hint);
+    if found.hint.contains("disk.raw") {
         error = error.then(Advice::Convert(out.into()));
     }
     Some(error)
 }
 
-/// A name for what comes out of a file: one that nothing has.
+/// Returns a file name for the converted image that does not exist yet, quoted for a shell.
 fn output_name(file: &Path) -> String {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let names = (0..).map(|n: u32| match n {
@@ -327,7 +323,7 @@ fn output_name(file: &Path) -> String {
     quoted(&free.unwrap_or_else(|| "NEW.raw".into()))
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell, if necessary.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
     if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
@@ -343,7 +339,7 @@ fn bzip2(start: &[u8], _: u64) -> bool {
         && matches!(start.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"))
 }
 
-/// A frame, or one that is to be skipped over and a frame after it.
+/// Checks for a zstd frame, or a skippable frame followed by one.
 fn zstd(start: &[u8], _: u64) -> bool {
     const FRAME: &[u8] = b"\x28\xB5\x2F\xFD";
     let skippable = start.len() >= 8 && le32(start, 0) & !0xF == 0x184D_2A50;
@@ -351,7 +347,8 @@ fn zstd(start: &[u8], _: u64) -> bool {
     start.get(next..).is_some_and(|rest| rest.starts_with(FRAME))
 }
 
-/// Properties of LZMA's own, a dictionary of a power of two, and a length that is not known or could be.
+/// Checks for LZMA's default properties, a dictionary size that is a power of two, and a length that is unknown or
+/// plausible.
 fn lzma(start: &[u8], _: u64) -> bool {
     let Some(head) = start.get(..13) else { return false };
     let dictionary = le32(head, 1);
@@ -363,11 +360,11 @@ fn lzma(start: &[u8], _: u64) -> bool {
 }
 
 fn arj(start: &[u8], _: u64) -> bool {
-    // The header's length, and in it that of what is always there.
+    // The length of the header, and the length of its fixed part.
     start.len() > 34 && start.starts_with(b"\x60\xEA") && (30..=34).contains(&start[4]) && start[3] <= 0x0A
 }
 
-/// DiskCopy 4.2: a name, the lengths of data and tags, which end the file, and the number 256.
+/// Checks for DiskCopy 4.2: a name, the number 256, and lengths of data and tags that add up to the file's length.
 fn disk_copy(start: &[u8], len: u64) -> bool {
     start.len() >= 84
         && (1..=63).contains(&start[0])
@@ -376,7 +373,7 @@ fn disk_copy(start: &[u8], len: u64) -> bool {
         && 84 + u64::from(be32(start, 64)) + u64::from(be32(start, 68)) == len
 }
 
-/// Twelve bytes that begin each sector of a CD, and a mode that there is.
+/// Checks for the twelve sync bytes that begin each raw CD sector, and a valid mode.
 fn compact_disc(start: &[u8], len: u64) -> bool {
     let sync = start.len() > 16 && start[0] == 0 && start[11] == 0 && start[1..11].iter().all(|b| *b == 0xFF);
     sync && start[15] <= 2 && len >= 2352
@@ -398,7 +395,7 @@ fn teledisk(start: &[u8], _: u64) -> bool {
 }
 
 fn supercard(start: &[u8], _: u64) -> bool {
-    // Tracks from the first to the last of at most 168, and cells of 0 or 16 bits.
+    // First and last track, out of at most 168, and bit cells of 0 or 16 bits.
     start.len() > 16
         && start.starts_with(b"SCP")
         && start[6] <= start[7]
@@ -420,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn every_magic_is_found_and_says_the_way_out() {
+    fn every_magic_is_recognised_and_has_a_hint() {
         for container in ALL {
             if let At(at, magic) = container.sign {
                 let mut bytes = vec![0; usize::try_from(at).unwrap()];
@@ -433,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_plain_magic_is_found_by_its_fields() {
+    fn formats_without_magic_are_recognised_by_their_fields() {
         assert!(found(b"BZh91AY&SY", 100).is_some_and(|s| s.contains("bzip2")));
         assert!(
             found(b"\x50\x2A\x4D\x18\x04\0\0\0abcd\x28\xB5\x2F\xFD", 100).is_some_and(|s| s.contains("zstd"))
@@ -450,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_on_disks_is_a_disk() {
+    fn disk_contents_are_not_mistaken_for_containers() {
         let mut random = 1u64;
         for _ in 0..2000 {
             let sector: Vec<u8> = (0..512)

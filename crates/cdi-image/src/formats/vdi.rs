@@ -1,7 +1,7 @@
-//! VirtualBox's disks (`.vdi`): dynamic and fixed.
+//! VirtualBox disk images (`.vdi`): dynamic and fixed.
 //!
-//! Sources: VirtualBox's own header (VDICore.h), and what qemu-img writes and reads. All numbers are little-endian. A header
-//! of 512 bytes, a table of blocks, the blocks.
+//! Sources: VirtualBox's own header (VDICore.h), and the images that qemu-img writes and reads. All numbers are
+//! little-endian. The file consists of a header of 512 bytes, a block table and the blocks.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::metadata::Metadata;
 pub const FORMAT: Format = Format {
     name: "vdi",
     summary: "VirtualBox's VDI: dynamic and fixed",
-    integrity: "this format has no checksums: damage cannot be noticed",
+    integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: &["vdi"],
     probe: |input| input.bytes(64, 4, "the header").is_ok_and(|b| b == MAGIC),
     open,
@@ -28,18 +28,18 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: [u8; 4] = 0xBEDA_107Fu32.to_le_bytes();
 const HEADER: usize = 512;
-/// Entries of the table of blocks without a block: never written, and known to be zeros.
+/// Block table entries without a block: never written, and known to be zeros.
 const UNUSED: u32 = u32::MAX;
 const ZERO: u32 = u32::MAX - 1;
 
-/// In how many blocks of a file doubles are looked for: 64 TiB of blocks of the usual size.
+/// Largest number of blocks in a file that is checked for duplicate use: 64 TiB in blocks of the usual size.
 const MAX_CHECKED: u64 = 1 << 26;
 
-/// A disk: where its blocks are.
+/// A disk and the location of its blocks.
 pub(super) struct Layer {
     file: FileNo,
     size: u64,
-    /// Where the table and the blocks are, and how long a block is, in bytes.
+    /// The file offsets of the block table and of the blocks, and the block size, in bytes.
     table: u64,
     data: u64,
     block: u64,
@@ -58,40 +58,44 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {
     let header = input.bytes_of(file, 0, HEADER, "the header")?;
     if header[64..68] != MAGIC {
-        return flaw(64, "this is not a VDI image");
+        return flaw(64, "not a VDI image");
     }
     let version = le32(&header, 68);
     if version >> 16 != 1 {
         return flaw(
             68,
-            format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
+            format!(
+                "unsupported version {}.{} (only version 1 is supported)",
+                version >> 16,
+                version & 0xFFFF
+            ),
         );
     }
     match le32(&header, 76) {
         1 | 2 => {}
         4 => {
-            return flaw(
-                76,
-                "this is a difference to another image, and a VDI does not tell which file that is",
-            );
+            return flaw(76, "differencing image (not supported: VDI does not record the parent's path)");
         }
-        kind => return flaw(76, format!("image type {kind} is not known")),
+        kind => return flaw(76, format!("unknown image type {kind}")),
     }
     let size = le64(&header, 368);
     let (table, data) = (u64::from(le32(&header, 340)), u64::from(le32(&header, 344)));
     let (block, extra, count) =
         (u64::from(le32(&header, 376)), le32(&header, 380), u64::from(le32(&header, 384)));
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(368, format!("a disk of {size} bytes cannot be"));
+        return flaw(368, format!("invalid disk size: {size} bytes"));
     }
     if !block.is_power_of_two() || !(512..=1 << 30).contains(&block) || extra != 0 {
-        return flaw(376, format!("blocks of {block} bytes with {extra} more are not read"));
+        return flaw(
+            376,
+            format!("unsupported block size: {block} bytes, with {extra} extra bytes per block"),
+        );
     }
     if count < size.div_ceil(block) {
-        return flaw(384, format!("{count} blocks of {block} bytes are too few for a disk of {size}"));
+        return flaw(384, format!("{count} blocks of {block} bytes are too few for a disk of {size} bytes"));
     }
     if table.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
-        return flaw(340, format!("the table of blocks at byte {table} does not lie in the file"));
+        return flaw(340, format!("the block table at byte {table} extends past the end of the file"));
     }
     Ok(Layer { file, size, table, data, block })
 }
@@ -111,7 +115,9 @@ impl chain::Layer for Layer {
         if entry == UNUSED || entry == ZERO {
             let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
             let is = |entry: &[u8]| matches!(le32(entry, 0), UNUSED | ZERO);
-            let count = chain::alike(&read, entry_at, self.size.div_ceil(self.block) - block, 4, &is)?.max(1);
+            let count =
+                chain::count_matching(&read, entry_at, self.size.div_ceil(self.block) - block, 4, &is)?
+                    .max(1);
             let end = disk.start.saturating_add(count * self.block).min(self.size);
             return Ok(Found::Here(zeros(disk.start, end)));
         }
@@ -128,8 +134,8 @@ impl chain::Layer for Layer {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        // Two places of the disk in one block of the file: one of them is not right.
-        // (Of a file that claims to be larger than any is, this is not looked into: it would take its memory.)
+        // If two parts of the disk use the same block of the file, one of them is wrong.
+        // (Skipped for files of implausible size: the check would need too much memory.)
         let blocks = input.len() / self.block + 1;
         if blocks > MAX_CHECKED {
             return Ok(());
@@ -139,14 +145,17 @@ impl chain::Layer for Layer {
             check_cancelled()?;
             let mut entry = [0; 4];
             if let Err(e) = input.read_exact_at(Input::MAIN, &mut entry, at) {
-                report(Flaw::at(at, format!("the table of blocks: {e}")), "the rest was not looked at");
+                report(
+                    Flaw::at(at, format!("cannot read the block table: {e}")),
+                    "unknown: the rest of the table was not checked",
+                );
                 break;
             }
             let entry = u32::from_le_bytes(entry);
             if entry < ZERO && seen.get_mut(entry as usize).is_some_and(|seen| std::mem::replace(seen, true))
             {
-                let what = format!("block {entry} of the file is used twice");
-                report(Flaw::at(at, what), "one of the two places of the disk has the other's bytes");
+                let what = format!("block {entry} of the file is used for two parts of the disk");
+                report(Flaw::at(at, what), "one of the two parts of the disk has the other's data");
             }
         }
         Ok(())

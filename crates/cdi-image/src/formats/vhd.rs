@@ -1,8 +1,9 @@
-//! Virtual PC's and Hyper-V's older disks (`.vhd`): fixed, dynamic, and differencing with their parents.
+//! Virtual PC and older Hyper-V disk images (`.vhd`): fixed, dynamic, and differencing with their parents.
 //!
-//! Sources: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, 2006). All numbers are big-endian. A
-//! footer of 512 bytes ends the file; a dynamic disk begins with a copy of it, has a header and a table of blocks; a
-//! block is a bitmap of its sectors and the sectors. In a differencing disk a sector whose bit is 0 is the parent's.
+//! Sources: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, 2006). All numbers are big-endian.
+//! The file ends with a footer of 512 bytes. A dynamic disk begins with a copy of the footer, followed by a header and
+//! a block table; a block is a bitmap of its sectors and the sectors. In a differencing disk, sectors whose bit is 0
+//! come from the parent.
 
 use std::ops::Range;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
 
-use super::chain::{self, Chain, Found, deeper};
+use super::chain::{self, Chain, Found, next_depth};
 use crate::bytes::{be32, be64, flaw};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
@@ -23,7 +24,7 @@ use crate::metadata::Metadata;
 pub const FORMAT: Format = Format {
     name: "vhd",
     summary: "Virtual PC's and Hyper-V's VHD: fixed, dynamic, differencing with its parents",
-    integrity: "checksums of its headers only: damage of the disk's bytes cannot be noticed",
+    integrity: "checksums of the headers only: damaged disk data cannot be detected",
     suffixes: &["vhd", "vpc"],
     probe: |input| {
         let cookie_at = |at: u64| input.bytes(at, COOKIE.len(), "the footer").is_ok_and(|b| b == COOKIE);
@@ -35,10 +36,10 @@ pub const FORMAT: Format = Format {
 
 const COOKIE: &[u8] = b"conectix";
 const FOOTER: usize = 512;
-/// The length of the footer that Virtual PC wrote before 2004; its last byte is taken for 0.
+/// The length of the footer that Virtual PC wrote before 2004; the missing last byte is taken as 0.
 const SHORT: usize = 511;
 const HEADER: usize = 1024;
-/// An entry of the table of blocks that is not there.
+/// A block table entry without a block.
 const UNUSED: u32 = u32::MAX;
 const SECTOR: u64 = 512;
 
@@ -53,15 +54,15 @@ pub(super) struct Layer {
 
 /// The blocks of a dynamic disk.
 struct Blocks {
-    /// Where their table is, how many entries it has, and how long a block is, in bytes.
+    /// The file offset of the block table, its number of entries, and the block size, in bytes.
     table: u64,
     count: u64,
     len: u64,
-    /// How long the bitmap is that comes before a block.
+    /// The length in bytes of the bitmap before each block.
     bitmap: u64,
 }
 
-/// The one's complement of the sum of all bytes but those of the checksum itself.
+/// Returns the one's complement of the sum of all bytes except the four of the checksum itself, at `at`.
 fn checksum(bytes: &[u8], at: usize) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, b| sum.wrapping_add(u32::from(*b)));
     !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
@@ -82,20 +83,21 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }))
 }
 
-/// The footer, or where that is damaged the copy at the start.
+/// Reads the footer, or if it is damaged, its copy at the start. Returns its file offset and its bytes.
 fn footer(input: &Input, file: FileNo, warnings: &mut Vec<String>) -> Result<(u64, Vec<u8>), Error> {
     let last = input.len_of(file).saturating_sub(FOOTER as u64);
-    let sound = |at: u64, len: usize| {
+    let read_valid = |at: u64, len: usize| {
         let mut bytes = input.bytes_of(file, at, len, "the footer").ok()?;
         bytes.resize(FOOTER, 0);
         (bytes.starts_with(COOKIE) && checksum(&bytes, 64) == be32(&bytes, 64)).then_some((at, bytes))
     };
     let short = input.len_of(file).checked_sub(SHORT as u64);
-    match sound(last, FOOTER).or_else(|| sound(short?, SHORT)) {
+    match read_valid(last, FOOTER).or_else(|| read_valid(short?, SHORT)) {
         Some(footer) => Ok(footer),
         None => {
-            let copy = sound(0, FOOTER)
-                .ok_or_else(|| Error::from(Flaw::at(last, "there is no sound footer, nor its copy")))?;
+            let copy = read_valid(0, FOOTER).ok_or_else(|| {
+                Error::from(Flaw::at(last, "the footer and its copy are both missing or damaged"))
+            })?;
             warnings
                 .push("the footer at the end is missing or damaged; its copy at the start was used".into());
             Ok(copy)
@@ -114,11 +116,15 @@ pub(super) fn open_layer(
     if version >> 16 != 1 {
         return flaw(
             at + 12,
-            format!("version {}.{} is not known; version 1 is", version >> 16, version & 0xFFFF),
+            format!(
+                "unsupported version {}.{} (only version 1 is supported)",
+                version >> 16,
+                version & 0xFFFF
+            ),
         );
     }
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(at + 48, format!("a disk of {size} bytes cannot be"));
+        return flaw(at + 48, format!("invalid disk size: {size} bytes"));
     }
     let uuid = *footer[68..].first_chunk().unwrap_or(&[0; 16]);
     let layer = |blocks, parent| Layer { file, uuid, size, blocks, parent };
@@ -127,7 +133,9 @@ pub(super) fn open_layer(
             if size > at {
                 return flaw(
                     at + 48,
-                    format!("the disk has {size} bytes, and the file holds {at}: it is cut off"),
+                    format!(
+                        "the file is truncated: the disk has {size} bytes, but the file contains only {at}"
+                    ),
                 );
             }
             Ok(layer(None, None))
@@ -143,42 +151,44 @@ pub(super) fn open_layer(
                 if kind == 4 { Some(Box::new(parent(input, &header, depth, warnings)?)) } else { None };
             Ok(layer(Some(blocks), parent))
         }
-        kind => flaw(at + 60, format!("disk type {kind} is not known")),
+        kind => flaw(at + 60, format!("unknown disk type {kind}")),
     }
 }
 
 fn blocks(input: &Input, file: FileNo, at: u64, header: &[u8], size: u64) -> Result<Blocks, Error> {
     let (table, count, len) = (be64(header, 16), u64::from(be32(header, 28)), u64::from(be32(header, 32)));
     if !len.is_power_of_two() || !(SECTOR..=1 << 30).contains(&len) {
-        return flaw(at + 32, format!("blocks of {len} bytes cannot be"));
+        return flaw(at + 32, format!("invalid block size: {len} bytes"));
     }
     if count < size.div_ceil(len) {
-        return flaw(at + 28, format!("a table of {count} blocks is too short for a disk of {size} bytes"));
+        return flaw(
+            at + 28,
+            format!("a block table of {count} entries is too short for a disk of {size} bytes"),
+        );
     }
     if table.checked_add(count * 4).is_none_or(|end| end > input.len_of(file)) {
-        return flaw(at + 16, format!("the table of blocks at byte {table} does not lie in the file"));
+        return flaw(at + 16, format!("the block table at byte {table} extends past the end of the file"));
     }
     let bitmap = len.div_ceil(SECTOR).div_ceil(8).next_multiple_of(SECTOR);
     Ok(Blocks { table, count, len, bitmap })
 }
 
-/// The parent of a differencing disk: a file beside it with the name that it tells, and the identity.
+/// Opens the parent of a differencing disk: the file named in the header, if its UUID matches.
 fn parent(input: &Input, header: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
     let units: Vec<u16> = header[64..576]
         .chunks_exact(2)
         .map(|b| u16::from_be_bytes([b[0], b[1]]))
         .take_while(|u| *u != 0)
         .collect();
-    let told = String::from_utf16_lossy(&units);
-    let file = chain::parent(input, told.as_ref())?;
+    let path = String::from_utf16_lossy(&units);
+    let file = chain::parent(input, path.as_ref())?;
     let name = input.path_of(file).display().to_string();
-    let parent = open_layer(input, file, deeper(depth)?, warnings).map_err(|e| e.at(Path::new(&name)))?;
+    let parent = open_layer(input, file, next_depth(depth)?, warnings).map_err(|e| e.at(Path::new(&name)))?;
     if parent.uuid[..] != header[40..56] {
-        let what =
-            format!("'{name}' is not the disk that this is the difference to: its identity is another");
+        let what = format!("'{name}' is not the parent of this differencing image: its UUID does not match");
         return Err(Error::bad_image(what));
     }
-    warnings.push(format!("this is a difference; the rest comes from {name}"));
+    warnings.push(format!("differencing image: blocks not in it are read from {name}"));
     Ok(parent)
 }
 
@@ -208,7 +218,7 @@ impl chain::Layer for Layer {
         if entry == UNUSED {
             let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
             let is = |entry: &[u8]| be32(entry, 0) == UNUSED;
-            let count = chain::alike(&read, entry_at, blocks.count - block, 4, &is)?.max(1);
+            let count = chain::count_matching(&read, entry_at, blocks.count - block, 4, &is)?.max(1);
             let stop = start.saturating_add(count.saturating_mul(blocks.len));
             return Ok(Found::Below(offset..stop.min(limit)));
         }
@@ -220,7 +230,7 @@ impl chain::Layer for Layer {
         if self.parent.is_none() {
             return Ok(self.stored(offset..end, data + (offset - start)));
         }
-        // The run of sectors that are all here, or all in the parent.
+        // Find the run of sectors that are all in this file, or all in the parent.
         let mut bitmap = vec![0; index(blocks.bitmap)];
         input.read_exact_at(self.file, &mut bitmap, at)?;
         let is_here = |at: u64| {

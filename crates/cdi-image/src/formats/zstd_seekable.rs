@@ -1,8 +1,9 @@
-//! Raw disks in zstd's seekable format (`.zst` by zeekstd, t2sz and the like): frames that are compressed by themselves, and a
-//! table of them at the end.
+//! Raw disks in zstd's seekable format (`.zst` by zeekstd, t2sz and similar programs): independently compressed frames,
+//! and a table of them at the end.
 //!
-//! Sources: "Zstandard Seekable Format", version 0.1.0 (zstd, contrib/seekable_format). All numbers are little-endian. The
-//! last nine bytes tell how many frames there are and whether each has a checksum; their lengths stand before that.
+//! Sources: "Zstandard Seekable Format", version 0.1.0 (zstd, contrib/seekable_format). All numbers are little-endian.
+//! The last nine bytes contain the number of frames and whether each has a checksum; the lengths of the frames come
+//! before that.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::input::Input;
 pub const FORMAT: Format = Format {
     name: "zstd",
     summary: "raw disks in zstd's seekable format",
-    integrity: "a 32-bit checksum of each frame, if the writer made them",
+    integrity: "a 32-bit checksum of each frame, if the writer stored them",
     suffixes: &["zst", "zstd"],
     probe: |input| {
         let footer = input.len().checked_sub(FOOTER).and_then(|at| input.bytes(at, index(FOOTER), "").ok());
@@ -32,49 +33,49 @@ pub const FORMAT: Format = Format {
 
 const ZSTD: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
 const SEEKABLE: [u8; 4] = 0x8F92_EAB1u32.to_le_bytes();
-/// The head of the frame that the table is in, which other readers skip.
+/// The magic of the skippable frame that contains the table.
 const SKIPPED: [u8; 4] = 0x184D_2A5Eu32.to_le_bytes();
 const FOOTER: u64 = 9;
-/// The most frames that the format allows.
-const MAX: u64 = 0x800_0000;
-/// Of every so many frames the place is kept in memory; the others are counted from there.
+/// The maximum number of frames that the format allows.
+const MAX_FRAMES: u64 = 0x800_0000;
+/// The position of every STEPth frame is kept in memory; those of the others are calculated from there.
 const STEP: u64 = 1024;
 
 struct Seekable {
     input: Arc<Input>,
-    /// Where the entries are, how many, and how long each is.
+    /// The file offset of the table's entries, their number, and the length of one in bytes.
     table: u64,
     count: u64,
     entry: u64,
-    /// Where every STEPth frame begins: on the disk, in the file. The last are the ends of all.
+    /// The offsets of every STEPth frame: on the disk, in the file. The last item contains the ends of both.
     steps: Vec<(u64, u64)>,
     details: ImageDetails,
 }
 
-/// What to do about a file that cannot be read at random.
-const DECOMPRESS: &str = "decompress it with 'zstd -d', and make an image of the raw disk";
+/// The hint for files without random access.
+const DECOMPRESS: &str = "decompress it with 'zstd -d', and use the raw disk image";
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let Some(at) = input.len().checked_sub(FOOTER) else { return flaw(0, "too short for a zstd file") };
     let footer = input.bytes(at, index(FOOTER), "the footer")?;
     if !footer.ends_with(&SEEKABLE) {
-        return Err(Error::bad_image("is compressed by zstd in one piece, and cannot be read at random")
+        return Err(Error::bad_image("zstd file without a seek table: random access is not possible")
             .hint(DECOMPRESS));
     }
     let (count, flags) = (u64::from(le32(&footer, 0)), footer[4]);
     if flags & 0x7C != 0 {
-        return flaw(at + 4, format!("flags {flags:#x} are not known"));
+        return flaw(at + 4, format!("unknown flags {flags:#x}"));
     }
-    if count > MAX {
-        return flaw(at, format!("{count} frames are more than the format allows"));
+    if count > MAX_FRAMES {
+        return flaw(at, format!("more frames than the format allows: {count}"));
     }
     let entry = if flags & 0x80 != 0 { 12 } else { 8 };
     let Some(table) = at.checked_sub(count * entry).filter(|table| *table >= 8) else {
-        return flaw(at, format!("a table of {count} frames does not fit into the file"));
+        return flaw(at, format!("the seek table of {count} frames is longer than the file"));
     };
-    let head = input.bytes(table - 8, 8, "the head of the table")?;
-    if !head.starts_with(&SKIPPED) || u64::from(le32(&head, 4)) != count * entry + FOOTER {
-        return flaw(table - 8, "the head of the table of frames is damaged");
+    let header = input.bytes(table - 8, 8, "the header of the seek table")?;
+    if !header.starts_with(&SKIPPED) || u64::from(le32(&header, 4)) != count * entry + FOOTER {
+        return flaw(table - 8, "the header of the seek table is damaged");
     }
     let mut image =
         Seekable { input, table, count, entry, steps: Vec::new(), details: ImageDetails::default() };
@@ -82,11 +83,10 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     for first in (0..count).step_by(index(STEP)) {
         image.steps.push((disk, file));
         for (n, frame) in image.frames(first).or_else(|e| flaw(table, e.to_string()))?.iter().enumerate() {
-            // Both are 32 bits, and there are at most 2^27.
+            // No overflow: both lengths are 32 bits, and there are at most 2^27 frames.
             (disk, file) = (disk + u64::from(frame.uncompressed), file + u64::from(frame.compressed));
             if frame.uncompressed > MAX_CHUNK {
-                let what =
-                    format!("a frame of {} bytes is too long to be read at random", frame.uncompressed);
+                let what = format!("a frame of {} bytes is too long for random access", frame.uncompressed);
                 let at = table + (first + n as u64) * entry;
                 return Err(Error::from(cdi_base::error::Flaw::at(at, what)).hint(DECOMPRESS));
             }
@@ -94,17 +94,17 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     image.steps.push((disk, file));
     if file > table - 8 {
-        return flaw(table, "the frames that the table tells of are longer than the file");
+        return flaw(table, "the frames listed in the seek table are longer than the file");
     }
     if disk == 0 || i64::try_from(disk).is_err() {
-        return flaw(table, format!("a disk of {disk} bytes cannot be"));
+        return flaw(table, format!("invalid disk size: {disk} bytes"));
     }
     image.details.metadata.size_bytes = disk;
     image.details.metadata.logical_sector_bytes = options.sector_size.unwrap_or(0);
     Ok(Box::new(image))
 }
 
-/// A frame, as the table tells of it.
+/// A frame, as listed in the table.
 struct Frame {
     compressed: u32,
     uncompressed: u32,
@@ -112,7 +112,7 @@ struct Frame {
 }
 
 impl Seekable {
-    /// The frames from `first` on, which begins a step.
+    /// Reads the table's entries of one step, beginning at frame `first`, a multiple of STEP.
     fn frames(&self, first: u64) -> Result<Vec<Frame>, ReadError> {
         let count = STEP.min(self.count - first);
         let mut bytes = vec![0; index(count * self.entry)];

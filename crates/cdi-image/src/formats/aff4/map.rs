@@ -1,4 +1,4 @@
-//! The map of an AFF4 image: which part of the disk is in which stream.
+//! The map of an AFF4 image, which assigns parts of the disk to streams.
 
 use std::ops::Range;
 
@@ -9,28 +9,28 @@ use super::volume::{Member, without_schema};
 use crate::bytes::{flaw, le32, le64};
 use crate::input::Input;
 
-/// The length of an entry.
+/// The length of an entry in bytes.
 const ENTRY: u64 = 28;
-/// How many runs a map may have, once those that go on are one: some 40 MiB of them.
-const MAX: usize = 1 << 20;
-/// How much of the map is read in one piece, in bytes.
+/// Maximum number of runs in a map after merging adjacent ones: about 40 MiB of them.
+const MAX_RUNS: usize = 1 << 20;
+/// How many bytes of the map are read at a time.
 const PIECE: u64 = ENTRY * (32 << 10);
 
-/// What a part of the disk is.
+/// Where the data of a part of the disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// In this stream.
     Stream(String),
-    /// This byte over and over.
+    /// This byte, repeated.
     Byte(u8),
-    /// Nobody could read it.
+    /// It could not be read.
     Unreadable,
-    /// Nobody tried to read it, or knows what it is.
+    /// Its contents are unknown, or reading it was not tried.
     Unknown,
 }
 
 impl Target {
-    /// The target of this name.
+    /// Returns the target with this name.
     pub(super) fn of(urn: &str) -> Target {
         let name = without_schema(urn).trim_start_matches("http://afflib.org/2012/");
         let hex = |text: &str| u8::from_str_radix(text, 16).ok().filter(|_| text.len() == 2);
@@ -51,7 +51,7 @@ impl Target {
     }
 }
 
-/// A run of the disk and what it is: the number of a target, and where in it the run begins.
+/// A run of the disk: its range in bytes, the number of its target, and its offset in the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
     pub disk: Range<u64>,
@@ -59,10 +59,10 @@ pub(super) struct Run {
     pub target: usize,
 }
 
-/// Reads the runs of a map in the order of the disk, for a disk of `size` bytes. There are `targets` targets.
+/// Reads the runs of a map, sorted by disk offset, for a disk of `size` bytes. `targets` is the number of targets.
 pub(super) fn read(input: &Input, map: Member, targets: usize, size: u64) -> Result<Vec<Run>, Error> {
     if !map.len.is_multiple_of(ENTRY) {
-        return flaw(map.at, format!("a map of {} bytes is not whole entries of {ENTRY}", map.len));
+        return flaw(map.at, format!("the map's length of {} bytes is not a multiple of {ENTRY}", map.len));
     }
     let mut runs: Vec<Run> = Vec::new();
     let mut read = 0;
@@ -73,32 +73,35 @@ pub(super) fn read(input: &Input, map: Member, targets: usize, size: u64) -> Res
             let at = map.at + read + n as u64 * ENTRY;
             let (start, len, from, target) = (le64(e, 0), le64(e, 8), le64(e, 16), le32(e, 24) as usize);
             let Some(end) = start.checked_add(len).filter(|_| from.checked_add(len).is_some()) else {
-                return flaw(at, "an entry of the map goes past 2^64");
+                return flaw(at, "an entry of the map exceeds 2^64");
             };
             if target >= targets {
-                return flaw(at, format!("an entry of the map speaks of target {target}, of {targets}"));
+                return flaw(
+                    at,
+                    format!("an entry of the map refers to target {target}, but there are only {targets}"),
+                );
             }
             let disk = start..end.min(size);
             if disk.is_empty() {
                 continue;
             }
-            let goes_on = runs.last_mut().filter(|last| {
+            let continued = runs.last_mut().filter(|last| {
                 let by = last.disk.end - last.disk.start;
                 last.disk.end == disk.start && last.target == target && last.at + by == from
             });
-            match goes_on {
+            match continued {
                 Some(last) => last.disk.end = disk.end,
                 None => runs.push(Run { disk, at: from, target }),
             }
-            if runs.len() > MAX {
-                return flaw(at, format!("a map of more than {MAX} runs is too long"));
+            if runs.len() > MAX_RUNS {
+                return flaw(at, format!("the map has more than {MAX_RUNS} runs (not supported)"));
             }
         }
         read += len;
     }
     runs.sort_unstable_by_key(|r| r.disk.start);
     if let Some(pair) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
-        return flaw(map.at, format!("two entries of the map hold the disk's byte {}", pair[1].disk.start));
+        return flaw(map.at, format!("two entries of the map overlap at disk byte {}", pair[1].disk.start));
     }
     Ok(runs)
 }
@@ -108,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_known_by_their_names_in_both_schemas() {
+    fn target_names_of_both_schemas_are_recognised() {
         for (urn, target) in [
             ("http://aff4.org/Schema#Zero", Target::Byte(0)),
             ("http://aff4.org/Schema#SymbolicStream61", Target::Byte(0x61)),

@@ -1,11 +1,11 @@
-//! What an AFF4 volume says of its disk: metadata, cases, hashes.
+//! The metadata of an AFF4 volume: disk, case information, hashes.
 
 use super::volume::Volume;
 use crate::image::OpenOptions;
 use crate::metadata::Metadata;
 use crate::stored_hashes::{HashKind, StoredHash};
 
-/// What is told of the disk.
+/// Collects the metadata of the disk and of the cases.
 pub(super) fn metadata(volume: &Volume, image: &str, size: u64, options: &OpenOptions) -> Metadata {
     let text =
         |names: &[&str]| volume.property(image, names).map(str::to_owned).filter(|t| !t.trim().is_empty());
@@ -27,7 +27,7 @@ pub(super) fn metadata(volume: &Volume, image: &str, size: u64, options: &OpenOp
     ] {
         metadata.more.extend(value.map(|v| (name.to_owned(), v.into())));
     }
-    // Cases are told of beside the image.
+    // Cases are subjects of their own, next to the image.
     let mut cases: Vec<_> = volume
         .subjects
         .iter()
@@ -50,7 +50,7 @@ pub(super) fn metadata(volume: &Volume, image: &str, size: u64, options: &OpenOp
     metadata
 }
 
-/// Kinds of hashes, as AFF4 names them.
+/// Returns the hash with this AFF4 name, if it is supported.
 fn kind_of(name: &str) -> Option<HashKind> {
     Some(match name {
         "MD5" => HashKind::Md5,
@@ -60,17 +60,18 @@ fn kind_of(name: &str) -> Option<HashKind> {
     })
 }
 
-/// The hashes of a subject that are known here.
+/// Returns the stored hashes of a subject that are of a supported kind.
 pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(HashKind, Vec<u8>)> {
-    let told = volume.subjects.get(subject).and_then(|p| p.get("hash"));
+    let values = volume.subjects.get(subject).and_then(|p| p.get("hash"));
     let bytes = |text: &str| {
         let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
         (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()
     };
-    told.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
+    values.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
 }
 
-/// Hashes of the disk. Over what could not be read they are of a text in its place, and are not checked then.
+/// Returns the stored hashes of the disk, or none unless the disk is `whole`: for unreadable sectors, the hashes
+/// include a placeholder text, so they cannot be checked.
 pub(super) fn stored_hashes(
     volume: &Volume,
     image: &str,

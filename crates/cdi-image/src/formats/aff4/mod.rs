@@ -1,8 +1,8 @@
-//! AFF4 images: maps and streams, striped over volumes or not, and those of before the standard.
+//! AFF4 images: maps and streams, optionally striped over several volumes, including images from before the standard.
 //!
-//! Sources: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is a zip
-//! file, whose `information.turtle` says what is in it. A map leads from the disk to streams; what could not be read is a
-//! target of its own.
+//! Sources: "AFF4 Standard" 1.0a (Schatz, Cohen), its reference images, and images by Evimetry and pyaff4. A volume is
+//! a zip file whose `information.turtle` describes its contents. A map assigns parts of the disk to streams; unreadable
+//! parts have a target of their own.
 
 mod map;
 mod metadata;
@@ -32,18 +32,18 @@ use cdi_base::printable::hex;
 /// AFF4's images.
 pub const FORMAT: Format = Format {
     name: "aff4",
-    summary: "AFF4 images: maps and streams, striped ones, those before the standard",
-    integrity: "hashes of its streams, or of the disk, where the writer made them, which 'verify' checks",
+    summary: "AFF4 images: maps, streams and striped images, including those from before the standard",
+    integrity: "hashes of the streams or of the disk, if stored, checked on verification",
     suffixes: &["aff4", "af4"],
     probe: |input| volume::name(input, Input::MAIN).is_some(),
     open,
 };
 
-/// How many files beside the image are looked at for the other volumes of a striped set.
-const MAX_LOOKED_AT: usize = 4096;
-/// How many streams a disk may be in.
+/// Maximum number of files next to the image to probe for the other volumes of a striped set.
+const MAX_PROBED: usize = 4096;
+/// Maximum number of streams of a disk.
 const MAX_STREAMS: usize = 4096;
-/// The longest list of a map's targets, in bytes, and how many there may be.
+/// Maximum length of a map's list of targets in bytes.
 const MAX_TARGETS: u64 = 1 << 20;
 
 struct Aff4 {
@@ -51,13 +51,13 @@ struct Aff4 {
     volumes: Vec<Volume>,
     streams: Vec<Stream>,
     targets: Vec<Found>,
-    /// What no run speaks of.
+    /// The data of the parts of the disk that no run covers.
     gap: Found,
     runs: Vec<Run>,
     details: ImageDetails,
 }
 
-/// A target, found.
+/// A resolved target.
 #[derive(Debug, Clone, Copy)]
 enum Found {
     Stream(usize),
@@ -76,24 +76,24 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         (targets, runs, gap, size) = opening.map(&data, &image)?;
     } else {
         let found = opening.target(Target::Stream(data.clone()))?;
-        let Found::Stream(n) = found else { return flaw(0, "there is no stream") };
+        let Found::Stream(n) = found else { return flaw(0, "the image has no data stream") };
         let whole = opening.streams[n].size;
         size = opening.volumes[0].number(&image, &["size"]).unwrap_or(whole);
         runs = vec![Run { disk: 0..whole.min(size), at: 0, target: 0 }];
         (targets, gap) = (vec![found], Found::Byte(0));
     }
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(0, format!("a disk of {size} bytes cannot be"));
+        return flaw(0, format!("invalid disk size: {size} bytes"));
     }
     let Opening { volumes, streams, .. } = opening;
     if volumes.len() > 1 {
-        warnings.push(format!("the disk is striped over {} volumes", volumes.len()));
+        warnings.push(format!("the image is striped over {} volumes", volumes.len()));
     }
     let missing = runs.iter().filter_map(|run| match targets.get(run.target) {
         Some(Found::Missing(status)) => Some(BadRange::new(run.disk.clone(), *status)),
         _ => None,
     });
-    // What no run speaks of may be missing, too.
+    // Parts that no run covers may be missing as well.
     let mut gaps = Vec::new();
     if let Found::Missing(status) = gap {
         let mut at = 0;
@@ -106,7 +106,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }
     let missing = missing.chain(gaps);
     let metadata = metadata(&volumes[0], &image, size, options);
-    // Runs need not be whole sectors.
+    // Runs need not begin and end at sectors.
     let sector = match metadata.logical_sector_bytes {
         0 => SECTOR,
         sector => sector,
@@ -124,7 +124,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }))
 }
 
-/// The name of the image in a volume: what has a stream of data, or in older volumes the map that is an image.
+/// Returns the name of the image in a volume: the subject with a data stream, or in older volumes, the map of type
+/// Image.
 fn image(volume: &Volume, warnings: &mut Vec<String>) -> Result<String, Error> {
     let mut images: Vec<&String> =
         volume.subjects.keys().filter(|s| volume.property(s, &["dataStream"]).is_some()).collect();
@@ -132,29 +133,29 @@ fn image(volume: &Volume, warnings: &mut Vec<String>) -> Result<String, Error> {
         let is_map = |s: &&String| volume.is(s, &["map", "Map"]) && volume.is(s, &["Image"]);
         images = volume.subjects.keys().filter(is_map).collect();
     }
-    // A disk before anything else, and in an order that is the same each time.
+    // Prefer disks to anything else, in a deterministic order.
     images.sort_by_key(|s| (!volume.is(s, &["DiskImage"]), (*s).clone()));
     let Some(first) = images.first() else {
         let encrypted = volume.subjects.keys().any(|s| volume.is(s, &["EncryptedStream"]));
         let logical = volume.subjects.keys().any(|s| volume.is(s, &["FileImage"]));
         return Err(Error::bad_image(match (encrypted, logical) {
-            (true, _) => "is an encrypted AFF4 volume; that is not read",
-            (_, true) => "holds files and not a disk (AFF4-L); there is no disk to be had from it",
-            _ => "holds no image of a disk",
+            (true, _) => "encrypted AFF4 volume (not supported)",
+            (_, true) => "logical AFF4 image (AFF4-L): it contains files, not a disk",
+            _ => "the AFF4 volume contains no disk image",
         }));
     };
     if images.len() > 1 {
-        warnings.push(format!("the volume holds {} images; this is {first}", images.len()));
+        warnings.push(format!("the volume contains {} images; using {first}", images.len()));
     }
     Ok((*first).clone())
 }
 
-/// What is found while an image is opened.
+/// The state while an image is opened.
 struct Opening<'a> {
     input: &'a Input,
     volumes: Vec<Volume>,
     streams: Vec<Stream>,
-    /// The files beside the image that are volumes, by their names, once that was asked.
+    /// The files next to the image that are volumes, with the volumes' names; None until they are needed.
     others: Option<Vec<(String, crate::extent::FileNo)>>,
 }
 
@@ -163,17 +164,19 @@ impl Opening<'_> {
         let volume = &self.volumes[0];
         let part = |name: &str| {
             let member = volume.member(&format!("{urn}/{name}"));
-            member.ok_or_else(|| Error::bad_image(format!("the image's map has no '{name}'")))
+            member.ok_or_else(|| {
+                Error::bad_image(format!("the image's map is incomplete: '{name}' is missing"))
+            })
         };
         let (map, names) = (part("map")?, part("idx")?);
         let Some(size) = volume.number(urn, &["size"]).or_else(|| volume.number(image, &["size"])) else {
-            return flaw(map.at, "nothing tells how large the disk is");
+            return flaw(map.at, "the image does not contain the size of the disk");
         };
         let names = volume.bytes(self.input, names, MAX_TARGETS)?;
         let names = String::from_utf8_lossy(&names).into_owned();
         let gap = volume.property(urn, &["mapGapDefaultStream"]).map_or(Target::Byte(0), Target::of);
         let runs = map::read(self.input, map, names.lines().count(), size)?;
-        // A target that nothing leads to need not be there.
+        // Targets that no run uses may be missing.
         let mut used = vec![false; names.lines().count()];
         runs.iter().for_each(|run| used[run.target] = true);
         let mut targets = Vec::new();
@@ -191,52 +194,53 @@ impl Opening<'_> {
             Target::Unknown => return Ok(Found::Missing(Status::NonTried)),
             Target::Stream(urn) => urn,
         };
-        let number = self.holder(&urn)?;
+        let number = self.volume_with(&urn)?;
         if let Some(n) = self.streams.iter().position(|s| s.urn == urn) {
             return Ok(Found::Stream(n));
         }
         if self.streams.len() >= MAX_STREAMS {
-            return flaw(0, format!("more than {MAX_STREAMS} streams are not read"));
+            return flaw(0, format!("more than {MAX_STREAMS} streams (not supported)"));
         }
         let stream = Stream::open(self.input, &self.volumes[number], number, &urn)?;
         self.streams.push(stream);
         Ok(Found::Stream(self.streams.len() - 1))
     }
 
-    /// Which volume holds a stream: one that is open, or the one beside the image that is told of.
-    fn holder(&mut self, urn: &str) -> Result<usize, Error> {
-        let holds = |v: &Volume| {
+    /// Returns the number of the volume that contains a stream: an open one, or the one named in the image, which is
+    /// then searched for next to the image.
+    fn volume_with(&mut self, urn: &str) -> Result<usize, Error> {
+        let contains = |v: &Volume| {
             v.member(&format!("{urn}/00000000")).is_some() || v.number(urn, &["size"]) == Some(0)
         };
-        if let Some(n) = self.volumes.iter().position(holds) {
+        if let Some(n) = self.volumes.iter().position(contains) {
             return Ok(n);
         }
-        let told = self.volumes[0].property(urn, &["stored"]).unwrap_or_default().to_owned();
-        if told == self.volumes[0].urn || told.is_empty() {
-            return flaw(0, format!("the stream {urn} is not in the image"));
+        let stored_in = self.volumes[0].property(urn, &["stored"]).unwrap_or_default().to_owned();
+        if stored_in == self.volumes[0].urn || stored_in.is_empty() {
+            return flaw(0, format!("stream {urn} is missing from the image"));
         }
-        if self.volumes.iter().any(|v| v.urn == told) {
-            return flaw(0, format!("the stream {urn} is not in the volume {told}, which should have it"));
+        if self.volumes.iter().any(|v| v.urn == stored_in) {
+            return flaw(0, format!("stream {urn} is missing from its volume {stored_in}"));
         }
         if self.others.is_none() {
             let mut others = Vec::new();
             let mut names = self.input.names(Path::new(""))?.unwrap_or_default();
-            // Those that are called so first, and in an order that is the same each time.
-            let is_called_so = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
-            names.sort_by_key(|name| (!is_called_so(name), name.clone()));
-            for name in names.iter().take(MAX_LOOKED_AT) {
-                // What cannot be looked at is not what is sought.
+            // Files with the usual suffix first, in a deterministic order.
+            let has_suffix = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
+            names.sort_by_key(|name| (!has_suffix(name), name.clone()));
+            for name in names.iter().take(MAX_PROBED) {
+                // Skip files that cannot be opened.
                 let Ok(Some(file)) = self.input.sibling(Path::new(name)) else { continue };
                 others.extend(volume::name(self.input, file).map(|urn| (urn, file)));
             }
             self.others = Some(others);
         }
         let others = self.others.as_deref().unwrap_or_default();
-        let Some((_, file)) = others.iter().find(|(urn, _)| *urn == told) else {
+        let Some((_, file)) = others.iter().find(|(urn, _)| *urn == stored_in) else {
             return Err(Error::bad_image(format!(
-                "a part of the disk is in the volume {told}, which is missing"
+                "volume {stored_in}, which contains part of the disk, was not found next to the image"
             ))
-            .hint("put all volumes of the set beside the image"));
+            .hint("put all volumes of the set into the image's directory"));
         };
         let path = self.input.path_of(*file);
         self.volumes.push(Volume::open(self.input, *file).map_err(|e| e.at(&path))?);
@@ -257,7 +261,7 @@ impl Aff4 {
             return Err(ReadError::Unmapped { offset });
         }
         let (chunk, origin) = stream.map(&self.input, &self.volumes[stream.volume], at)?;
-        // As much of the chunk before and behind as the run has of it.
+        // Include the parts of the chunk before and after `offset` that belong to the run.
         let before = (at - chunk.start).min(offset - run.disk.start);
         let disk = offset - before..run.disk.end.min(offset + (chunk.end - at));
         let skip = at - chunk.start - before;
@@ -271,7 +275,7 @@ impl Aff4 {
         Ok(Extent { disk, origin })
     }
 
-    /// Reads a stream from its beginning to its end.
+    /// Reads a stream from beginning to end and passes its data to `each`, until that returns false.
     fn each_chunk(&self, stream: &Stream, each: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), ReadError> {
         let mut at = 0;
         let (mut stored, mut bytes) = (Vec::new(), Vec::new());
@@ -323,13 +327,13 @@ impl Image for Aff4 {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        // Hashes of streams: what is in them before the map makes a disk of it.
+        // These are hashes of whole streams, as opposed to the disk that the map makes of them.
         for stream in &self.streams {
-            let told = hashes(&self.volumes[stream.volume], &stream.urn);
-            if told.is_empty() {
+            let stored = hashes(&self.volumes[stream.volume], &stream.urn);
+            if stored.is_empty() {
                 continue;
             }
-            let mut hashers: Vec<Hasher> = told.iter().map(|(kind, _)| Hasher::new(*kind)).collect();
+            let mut hashers: Vec<Hasher> = stored.iter().map(|(kind, _)| Hasher::new(*kind)).collect();
             let mut ended = Ok(());
             let read = self.each_chunk(stream, &mut |bytes| {
                 hashers.iter_mut().for_each(|h| h.update(bytes));
@@ -337,19 +341,17 @@ impl Image for Aff4 {
                 ended.is_ok()
             });
             ended?;
-            // What cannot be read is told where the disk is read.
+            // Read errors are reported when the disk itself is read.
             if read.is_err() {
                 continue;
             }
-            for ((kind, value), hasher) in told.into_iter().zip(hashers) {
+            for ((kind, value), hasher) in stored.into_iter().zip(hashers) {
                 let is = hasher.finish();
                 if is != value {
                     let (kind, is, value) = (kind.name(), hex(&is), hex(&value));
-                    let what = format!(
-                        "the {kind} of the stream {} is {is}, and the image says {value}",
-                        stream.urn
-                    );
-                    report(Flaw::at(0, what), "unknown: some byte of the disk is not what it was");
+                    let what =
+                        format!("{kind} mismatch of stream {}: {is}, stored hash: {value}", stream.urn);
+                    report(Flaw::at(0, what), "unknown: some of the stream's data is damaged");
                 }
             }
         }

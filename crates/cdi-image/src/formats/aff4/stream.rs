@@ -1,4 +1,4 @@
-//! Streams of an AFF4 image: chunks in bevies, each with an index beside it.
+//! Streams of an AFF4 image: chunks grouped into bevies, each with an index.
 
 use std::ops::Range;
 
@@ -10,25 +10,25 @@ use crate::codec::{Codec, Sum};
 use crate::extent::{CompressedChunk, MAX_CHUNK, Origin};
 use crate::input::Input;
 
-/// How many chunks are looked at to see in which dialect a writer has compressed them.
-const LOOKED_AT: u64 = 64;
+/// How many chunks are examined to detect the writer's variant of the compression.
+const SAMPLES: u64 = 64;
 
-/// A stream, and what its chunks are.
+/// A stream: its size, and the size and codec of its chunks.
 pub(super) struct Stream {
     pub urn: String,
-    /// Which of the volumes holds it.
+    /// The number of the volume that contains it.
     pub volume: usize,
     pub size: u64,
     pub chunk: u64,
     per_bevy: u64,
     codec: Codec,
-    /// How many bytes stand before the compressed ones of each chunk.
+    /// How many bytes come before the compressed data of each chunk.
     prefix: u32,
-    /// Whether indices are of the kind before the standard: where chunks end, in 32 bits.
+    /// Whether the indices are in the form from before the standard: end offsets of chunks, in 32 bits.
     old: bool,
 }
 
-/// A chunk: its place, and whether it is compressed.
+/// A chunk: its offset and length in a member of the zip file, in bytes.
 struct Chunk {
     member: Member,
     at: u64,
@@ -36,17 +36,20 @@ struct Chunk {
 }
 
 impl Stream {
-    /// The stream of this name, which volume `number` describes.
+    /// Opens the stream of this name, which is described in `volume`, the volume with this number.
     pub(super) fn open(input: &Input, volume: &Volume, number: usize, urn: &str) -> Result<Stream, Error> {
         let chunk = volume.number(urn, &["chunkSize", "chunk_size"]).unwrap_or(32 << 10);
         let per_bevy = volume
             .number(urn, &["chunksInSegment", "chunks_in_segment", "chunks_per_segment"])
             .unwrap_or(1024);
         let Some(size) = volume.number(urn, &["size"]) else {
-            return flaw(0, format!("nothing tells how long the stream {urn} is"));
+            return flaw(0, format!("the length of stream {urn} is missing"));
         };
         if !(1..=u64::from(MAX_CHUNK)).contains(&chunk) || !(1..=1 << 32).contains(&per_bevy) {
-            return flaw(0, format!("chunks of {chunk} bytes, {per_bevy} in a bevy, are not read ({urn})"));
+            return flaw(
+                0,
+                format!("unsupported chunk size: {chunk} bytes, {per_bevy} chunks in a bevy ({urn})"),
+            );
         }
         let method = volume.property(urn, &["compressionMethod", "CompressionMethod", "compression"]);
         let method = method.unwrap_or("").to_ascii_lowercase();
@@ -56,20 +59,21 @@ impl Stream {
             m if m.contains("rfc1951") => Codec::DeflateUnended,
             m if m.contains("rfc1950") || m.contains("deflatecompressor") => Codec::ZlibPadded,
             m if m.is_empty() || m.contains("null") || m.contains("stored") => Codec::Stored,
-            other => return flaw(0, format!("the compression '{other}' is not known ({urn})")),
+            other => return flaw(0, format!("unknown compression '{other}' ({urn})")),
         };
         let old = volume.member(&format!("{urn}/00000000.index")).is_none();
         let mut stream =
             Stream { urn: urn.into(), volume: number, size, chunk, per_bevy, codec, prefix: 0, old };
-        stream.see_dialect(input, volume, method.is_empty());
+        stream.detect_variant(input, volume, method.is_empty());
         Ok(stream)
     }
 
-    /// Some writers compress otherwise than they say: zlib where they say deflate, or nothing; LZ4 with its length before it.
-    fn see_dialect(&mut self, input: &Input, volume: &Volume, silent: bool) {
+    /// Detects writers whose compression is not the declared one: zlib instead of deflate or none, or LZ4 preceded by
+    /// the length. `undeclared` says that the image declares no compression.
+    fn detect_variant(&mut self, input: &Input, volume: &Volume, undeclared: bool) {
         let count = self.size.div_ceil(self.chunk);
         let last = count.saturating_sub(1);
-        let heads = (0..count.min(LOOKED_AT)).chain(Some(last).filter(|n| *n >= LOOKED_AT)).filter_map(|n| {
+        let heads = (0..count.min(SAMPLES)).chain(Some(last).filter(|n| *n >= SAMPLES)).filter_map(|n| {
             let chunk = self.find(input, volume, n).ok().filter(|c| c.len < self.chunk && c.len >= 4)?;
             let mut head = [0; 4];
             input.read_exact_at(chunk.member.file, &mut head, chunk.member.at + chunk.at).ok()?;
@@ -80,13 +84,13 @@ impl Stream {
         let zlib = |h: &[u8; 4]| h[0] & 0x0F == 8 && u16::from_be_bytes([h[0], h[1]]).is_multiple_of(31);
         match self.codec {
             Codec::DeflateUnended if all(&zlib) => self.codec = Codec::ZlibPadded,
-            Codec::Stored if silent && all(&zlib) => self.codec = Codec::ZlibPadded,
+            Codec::Stored if undeclared && all(&zlib) => self.codec = Codec::ZlibPadded,
             Codec::Lz4 if all(&|h| u64::from(le32(h, 0)) == self.chunk) => self.prefix = 4,
             _ => {}
         }
     }
 
-    /// Where a chunk is.
+    /// Finds the chunk with this number.
     fn find(&self, input: &Input, volume: &Volume, number: u64) -> Result<Chunk, ReadError> {
         let unmapped = ReadError::Unmapped { offset: number.saturating_mul(self.chunk) };
         let (bevy, n) = (number / self.per_bevy, number % self.per_bevy);
@@ -101,7 +105,7 @@ impl Stream {
             let mut first = [0; 4];
             entry(input, index, 0, &mut first)?;
             if first == [0; 4] {
-                // A variant whose numbers are where chunks begin.
+                // A variant whose index contains the start offsets of chunks.
                 let mut next = [0; 4];
                 let stop = match entry(input, index, n + 1, &mut next) {
                     Ok(()) => u64::from(u32::from_le_bytes(next)),
@@ -117,9 +121,9 @@ impl Stream {
                 (start, end.checked_sub(start))
             }
         } else {
-            let mut told = [0; 12];
-            entry(input, index, n, &mut told)?;
-            (le64(&told, 0), Some(u64::from(le32(&told, 8))))
+            let mut entry_bytes = [0; 12];
+            entry(input, index, n, &mut entry_bytes)?;
+            (le64(&entry_bytes, 0), Some(u64::from(le32(&entry_bytes, 8))))
         };
         let corrupt = ReadError::Corrupt { at: index.at };
         let len =
@@ -127,7 +131,7 @@ impl Stream {
         Ok(Chunk { member, at, len })
     }
 
-    /// The chunk around `offset` of the stream: its range there, and where its bytes are.
+    /// Finds the chunk around `offset` of the stream. Returns its range in the stream and the location of its data.
     pub(super) fn map(
         &self,
         input: &Input,
@@ -140,31 +144,31 @@ impl Stream {
         let Chunk { member, at, len } = self.find(input, volume, number)?;
         let (file, at) = (member.file, member.at + at);
         let corrupt = ReadError::Corrupt { at };
-        let held = range.end - range.start;
+        let chunk_len = range.end - range.start;
         if len == self.chunk || self.codec == Codec::Stored {
-            // The last chunk may be padded or not.
-            let whole = len == self.chunk || len == held;
+            // The last chunk may or may not be padded.
+            let whole = len == self.chunk || len == chunk_len;
             return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
         let len = u32::try_from(len).ok().filter(|len| (1..=2 * MAX_CHUNK).contains(len)).ok_or(corrupt)?;
         let mut uncompressed = u32::try_from(self.chunk).map_err(|_| corrupt)?;
         let mut codec = self.codec;
-        if held < self.chunk {
-            // The last one was compressed with its padding or without.
+        if chunk_len < self.chunk {
+            // The last chunk was compressed with or without padding.
             match codec {
                 Codec::Snappy => {
                     let mut head = vec![0; len.min(8) as usize];
                     input.read_exact_at(file, &mut head, at)?;
-                    let told =
-                        snappy_len(&head).filter(|told| u64::from(*told) >= held && *told <= uncompressed);
-                    uncompressed = told.ok_or(corrupt)?;
+                    let len =
+                        snappy_len(&head).filter(|len| u64::from(*len) >= chunk_len && *len <= uncompressed);
+                    uncompressed = len.ok_or(corrupt)?;
                 }
                 Codec::ZlibPadded => codec = Codec::ZlibUnended,
                 _ => {}
             }
             if matches!(codec, Codec::ZlibUnended | Codec::DeflateUnended) {
-                uncompressed = u32::try_from(held).map_err(|_| corrupt)?;
+                uncompressed = u32::try_from(chunk_len).map_err(|_| corrupt)?;
             }
         }
         Ok((
@@ -182,7 +186,7 @@ impl Stream {
     }
 }
 
-/// How long a snappy block says that it is uncompressed: seven bits of a byte at a time, the lowest first.
+/// Returns the uncompressed length stored in a snappy block: seven bits of each byte, the lowest first.
 fn snappy_len(head: &[u8]) -> Option<u32> {
     let mut len = 0u64;
     for (n, byte) in head.iter().take(5).enumerate() {

@@ -1,4 +1,4 @@
-//! An AFF4 volume: a zip file whose members are stored as they are, and what its information says.
+//! An AFF4 volume: a zip file with uncompressed members, and the properties from its `information.turtle`.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,16 +14,16 @@ use crate::codec::{Codec, decompress};
 use crate::extent::FileNo;
 use crate::input::Input;
 
-/// The longest directory, and the longest information, in bytes: of an image of 64 TiB.
+/// Maximum length of the zip directory and of `information.turtle` in bytes: enough for an image of 64 TiB.
 const MAX_DIRECTORY: u64 = 32 << 20;
 const MAX_INFORMATION: u64 = 16 << 20;
-/// How much of what it says is kept, in bytes.
+/// Maximum size of the properties kept in memory, in bytes.
 const MAX_KEPT: usize = 48 << 20;
-/// The vocabulary of the standard, and that of before it.
+/// The vocabulary of the standard, and the one used before it.
 const SCHEMAS: [&str; 2] = ["http://aff4.org/Schema#", "http://afflib.org/2009/aff4#"];
 const TYPE: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type";
 
-/// A member of the zip file: where it is and how long, in bytes.
+/// A member of the zip file: its offset and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
     pub file: FileNo,
@@ -32,19 +32,19 @@ pub(super) struct Member {
     compression: Compression,
 }
 
-/// How a member is compressed. Of compressed ones only the information is read.
+/// How a member is compressed. The only compressed member that is read is `information.turtle`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compression {
     Stored,
-    /// By deflate, from so many bytes.
+    /// With deflate; the uncompressed length in bytes.
     Deflated(u64),
     Other,
 }
 
-/// What is told of a subject: by the name of the property, values with their types.
+/// The properties of a subject: names, with their values.
 pub(super) type Properties = HashMap<String, Vec<Value>>;
 
-/// A value, and for text its type without its schema.
+/// A value, and for literals its type, without the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Value {
     pub text: String,
@@ -52,13 +52,13 @@ pub(super) struct Value {
 }
 
 pub(super) struct Volume {
-    /// The volume's own name.
+    /// The volume's name.
     pub urn: String,
     members: HashMap<String, Member>,
     pub subjects: HashMap<String, Properties>,
 }
 
-/// One of an image's files, as something that can be read and sought in.
+/// One of an image's files, as a reader with a position.
 struct File<'a> {
     input: &'a Input,
     file: FileNo,
@@ -88,9 +88,9 @@ impl io::Seek for File<'_> {
     }
 }
 
-/// The volume's own name, which stands in the zip file's comment; None if it is no AFF4 volume.
+/// Returns the volume's name from the zip file's comment; None if it is not an AFF4 volume.
 pub(super) fn name(input: &Input, file: FileNo) -> Option<String> {
-    // The end record is 22 bytes, and the name 43; some writers have a zero behind it.
+    // The end record has 22 bytes, and the name 43; some writers append a zero.
     let len = input.len_of(file);
     for comment in [43, 44] {
         let at = len.checked_sub(22 + comment)?;
@@ -107,9 +107,10 @@ pub(super) fn name(input: &Input, file: FileNo) -> Option<String> {
 impl Volume {
     pub(super) fn open(input: &Input, file: FileNo) -> Result<Volume, Error> {
         let damaged = |e: zip::result::ZipError| {
-            Error::bad_image(format!("the zip file that the image is in: {e}")).at(&input.path_of(file))
+            Error::bad_image(format!("invalid zip file: {e}")).at(&input.path_of(file))
         };
-        // The end record tells how long the directory is; what the crate keeps of it is some times as much.
+        // Limit the length of the directory, from the end record: the crate's copy of it in memory is several times as
+        // long.
         let tail = input.len_of(file).saturating_sub(66 << 10);
         let end = input.bytes_of(file, tail, index(input.len_of(file) - tail), "the end of the zip file")?;
         if let Some(at) = end.windows(4).rposition(|w| w == b"PK\x05\x06")
@@ -117,12 +118,12 @@ impl Volume {
         {
             let mut len = u64::from(u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
             if len == u64::from(u32::MAX) {
-                // The longer form of the record stands before it.
+                // The longer (zip64) form of the record comes before it.
                 let record = end[..at].windows(4).rposition(|w| w == b"PK\x06\x06");
                 len = record.map_or(u64::MAX, |record| le64(&end, record + 40));
             }
             if len > MAX_DIRECTORY {
-                return flaw(tail + at as u64, format!("a directory of {len} bytes is too long"));
+                return flaw(tail + at as u64, format!("the zip directory is too long ({len} bytes)"));
             }
         }
         let mut zip = ZipArchive::new(File { input, file, at: 0 }).map_err(damaged)?;
@@ -147,7 +148,7 @@ impl Volume {
         };
         let Some(information) = volume.members.get("information.turtle").copied() else {
             return Err(
-                Error::bad_image("has no information.turtle: this is no AFF4 image").at(&input.path_of(file))
+                Error::bad_image("not an AFF4 image: information.turtle is missing").at(&input.path_of(file))
             );
         };
         let text = volume.bytes(input, information, MAX_INFORMATION)?;
@@ -163,12 +164,12 @@ impl Volume {
                 Term::Literal(l) => Value { text: l.value().into(), kind: name(l.datatype().as_str()) },
                 _ => continue,
             };
-            // A blank subject tells of nothing that could be asked for.
+            // Blank subjects cannot be looked up.
             let oxrdf::NamedOrBlankNode::NamedNode(subject) = &triple.subject else { continue };
-            // A long prefix makes much of a short text.
+            // Long prefixes can expand a short text to many bytes.
             kept += subject.as_str().len() + triple.predicate.as_str().len() + value.text.len();
             if kept > MAX_KEPT {
-                return flaw(information.at, "information.turtle says too much");
+                return flaw(information.at, "information.turtle has too many properties");
             }
             let properties = volume.subjects.entry(subject.as_str().to_owned()).or_default();
             properties.entry(name(triple.predicate.as_str())).or_default().push(value);
@@ -176,15 +177,21 @@ impl Volume {
         Ok(volume)
     }
 
-    /// All of a member, which may have at most `most` bytes.
-    pub(super) fn bytes(&self, input: &Input, member: Member, most: u64) -> Result<Vec<u8>, Error> {
+    /// Reads a whole member, decompressed. Returns an error if it has more than `max` bytes.
+    pub(super) fn bytes(&self, input: &Input, member: Member, max: u64) -> Result<Vec<u8>, Error> {
         let uncompressed = match member.compression {
             Compression::Stored => member.len,
             Compression::Deflated(len) => len,
             Compression::Other => u64::MAX,
         };
-        if member.len > most || uncompressed > most {
-            return flaw(member.at, format!("a member of {} bytes is too long, or compressed", member.len));
+        if member.len > max || uncompressed > max {
+            return flaw(
+                member.at,
+                format!(
+                    "a zip member is too long ({} bytes), or its compression is not supported",
+                    member.len
+                ),
+            );
         }
         let bytes = input.bytes_of(member.file, member.at, index(member.len), "a member of the zip file")?;
         if member.compression == Compression::Stored {
@@ -193,11 +200,11 @@ impl Volume {
         let mut out = vec![0; index(uncompressed)];
         match decompress(Codec::Deflate, &bytes, &mut out) {
             Ok(()) => Ok(out),
-            Err(_) => flaw(member.at, "a compressed member does not decompress"),
+            Err(_) => flaw(member.at, "a compressed zip member is damaged"),
         }
     }
 
-    /// The member of this name. Names of what belongs to the volume may be short.
+    /// Finds the uncompressed member of this name. Members' names may be relative to the volume's.
     pub(super) fn member(&self, urn: &str) -> Option<Member> {
         let short = || urn.strip_prefix(self.urn.as_str()).map(|rest| rest.trim_start_matches('/'));
         self.members
@@ -207,52 +214,52 @@ impl Volume {
             .filter(|m| m.compression == Compression::Stored)
     }
 
-    /// A property of a subject: its first value.
+    /// Returns the first value of the first of these properties that a subject has.
     pub(super) fn property(&self, subject: &str, names: &[&str]) -> Option<&str> {
         let properties = self.subjects.get(subject)?;
         names.iter().find_map(|name| Some(properties.get(*name)?.first()?.text.as_str()))
     }
 
-    /// The same, as a number.
+    /// Returns the same as [`Volume::property`], as a number.
     pub(super) fn number(&self, subject: &str, names: &[&str]) -> Option<u64> {
         self.property(subject, names)?.parse().ok()
     }
 
-    /// Whether a subject is of one of these types.
+    /// Checks whether a subject is of one of these types.
     pub(super) fn is(&self, subject: &str, types: &[&str]) -> bool {
-        let told = self.subjects.get(subject).and_then(|p| p.get("type"));
-        told.is_some_and(|told| {
-            told.iter().any(|t| types.iter().any(|name| without_schema(&t.text) == *name))
+        let found = self.subjects.get(subject).and_then(|p| p.get("type"));
+        found.is_some_and(|found| {
+            found.iter().any(|t| types.iter().any(|name| without_schema(&t.text) == *name))
         })
     }
 }
 
-/// The name of something without the schema that it is of.
+/// Removes the schema from a name.
 pub(super) fn without_schema(iri: &str) -> &str {
     SCHEMAS.iter().find_map(|schema| iri.strip_prefix(schema)).unwrap_or(iri)
 }
 
-/// A member's name with its escapes (%3A) resolved.
+/// Decodes the escapes (%3A) in a member's name.
 fn decoded(name: &str) -> String {
     let (mut out, mut rest) = (Vec::new(), name.as_bytes());
-    while let Some((first, behind)) = rest.split_first() {
-        let hex = |at: usize| behind.get(at).and_then(|b| char::from(*b).to_digit(16));
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = |at: usize| tail.get(at).and_then(|b| char::from(*b).to_digit(16));
         let byte = if *first == b'%' { hex(0).zip(hex(1)).map(|(a, b)| a << 4 | b) } else { None };
         match byte.and_then(|b| u8::try_from(b).ok()) {
             Some(byte) => {
                 out.push(byte);
-                rest = &behind[2..];
+                rest = &tail[2..];
             }
             None => {
                 out.push(*first);
-                rest = behind;
+                rest = tail;
             }
         }
     }
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Reads numbers of a member at `n`, which count `len` bytes each; fails where the member is too short.
+/// Reads entry `n` of a member that consists of entries as long as `buf`; returns an error if the member is too short.
 pub(super) fn entry(input: &Input, member: Member, n: u64, buf: &mut [u8]) -> Result<(), ReadError> {
     let len = buf.len() as u64;
     let at = n.checked_mul(len).filter(|at| at.checked_add(len).is_some_and(|end| end <= member.len));
@@ -265,7 +272,7 @@ mod tests {
     use super::decoded;
 
     #[test]
-    fn escapes_in_names_are_resolved() {
+    fn escapes_in_names_are_decoded() {
         assert_eq!(decoded("aff4%3A%2F%2Fx/00000000"), "aff4://x/00000000");
         assert_eq!(decoded("100%"), "100%");
         assert_eq!(decoded("%zz%4"), "%zz%4");

@@ -1,5 +1,6 @@
-//! Where the hunks of a CHD are. The map of a compressed one is a stream of bits: the kinds of all hunks, then what belongs to
-//! each kind. It is walked over once; of every so many hunks the state is kept, and the others are found from there.
+//! The map of a compressed CHD, which says where its hunks are. It is a stream of bits: the types of all hunks, then
+//! the values that belong to each type. It is decoded once, keeping the decoder's state at every [`STEP`]th hunk; the
+//! other hunks are found by decoding from there.
 
 use cdi_base::workers::lock;
 use std::num::NonZero;
@@ -15,34 +16,34 @@ use crate::codec::huffman::{Bits, Code};
 use crate::extent::FileNo;
 use crate::input::Input;
 
-/// The longest map that is read, in bytes: of a disk of 1 TiB.
+/// Maximum length of a map in bytes: enough for a disk of 1 TiB.
 const MAX_LEN: u32 = 256 << 20;
-/// So many hunks are found from one kept state.
+/// How many hunks are decoded from one saved state.
 const STEP: u64 = 4096;
-/// How many such groups are kept once they were found.
+/// How many such groups of decoded hunks are cached.
 const GROUPS: NonZero<usize> = NonZero::new(64).expect("not 0");
 
-/// What a hunk is.
+/// Where the data of a hunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hunk {
-    /// CompressedChunk by the codec in this place of the header, or stored (4).
-    Held { codec: u8, at: u64, len: u32, sum: u16 },
+    /// In the file, compressed by the codec in this slot of the header, or uncompressed (4).
+    Data { codec: u8, at: u64, len: u32, sum: u16 },
     /// The same as this earlier hunk.
     Same(u64),
     /// In the parent, from this unit on.
     Parent(u64),
 }
 
-/// The state in which the next hunk is read.
+/// The decoder's state before the next hunk.
 #[derive(Debug, Clone)]
 struct State {
-    /// The next bit of the kinds, and of what belongs to them.
+    /// The positions, in bits, of the next type and of the next value.
     kinds: u64,
     values: u64,
-    /// The last kind, and how often it still comes.
+    /// The last type, and how many more times it is repeated.
     kind: u8,
     times: u64,
-    /// Where the next held hunk begins, and what the last references were.
+    /// The file offset of the next hunk's data, and the last references.
     at: u64,
     same: u64,
     parent: u64,
@@ -51,11 +52,11 @@ struct State {
 pub(super) struct Map {
     bits: Vec<u8>,
     code: Code,
-    /// How wide lengths and references are.
+    /// The widths in bits of lengths, references to other hunks, and references to the parent.
     widths: [u8; 3],
     count: u64,
     hunk: u32,
-    /// How many units a hunk has.
+    /// The number of units per hunk.
     units: u64,
     states: Vec<State>,
     /// Whether any hunk is in a parent.
@@ -64,7 +65,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// The map at `at` of a file, of `count` hunks of `hunk` bytes.
+    /// Reads and checks the map at file offset `at`, of `count` hunks of `hunk` bytes.
     pub(super) fn read(
         input: &Input,
         file: FileNo,
@@ -73,17 +74,17 @@ impl Map {
         hunk: u32,
         unit: u32,
     ) -> Result<Map, Error> {
-        let head = input.bytes_of(file, at, 16, "the head of the map")?;
-        let len = be32(&head, 0);
+        let header = input.bytes_of(file, at, 16, "the map header")?;
+        let len = be32(&header, 0);
         if len > MAX_LEN {
-            return flaw(at, format!("a map of {len} bytes is too long"));
+            return flaw(at, format!("the map of hunks is too long ({len} bytes)"));
         }
         let bits = input.bytes_of(file, at + 16, len as usize, "the map")?;
-        let first = u64::from(be32(&head, 4)) << 16 | u64::from(be32(&head, 8) >> 16);
-        let sum = u16::from_be_bytes([head[10], head[11]]);
-        let widths = [head[12], head[13], head[14]];
+        let first = u64::from(be32(&header, 4)) << 16 | u64::from(be32(&header, 8) >> 16);
+        let sum = u16::from_be_bytes([header[10], header[11]]);
+        let widths = [header[12], header[13], header[14]];
         if widths.iter().any(|w| *w > 48) {
-            return flaw(at + 12, "a number in the map cannot be so wide");
+            return flaw(at + 12, "invalid bit width in the map of hunks");
         }
         let damaged = "the map of hunks is damaged";
         let mut read = Bits::new(&bits, 0);
@@ -95,19 +96,19 @@ impl Map {
             Map { bits, code, widths, count, hunk, units, states: Vec::new(), needs_parent: false, kept };
         match map.walk(start) {
             Some(got) if got == sum => Ok(map),
-            Some(_) => flaw(at + 10, "the checksum of the map of hunks is wrong"),
+            Some(_) => flaw(at + 10, "checksum mismatch of the map of hunks"),
             None => flaw(at + 16, damaged),
         }
     }
 
-    /// Walks over all of it: first the kinds, to see where they end, then both. The checksum of what it says.
+    /// Decodes the whole map: first the types, to find where they end, then both. Returns the checksum of the entries.
     fn walk(&mut self, mut state: State) -> Option<u16> {
         let mut kinds = state.clone();
         let mut left = self.count;
         while left > 0 {
             self.kind(&mut kinds)?;
             left -= 1;
-            // A run needs no look at each.
+            // Skip a run at once.
             let run = kinds.times.min(left);
             (kinds.times, left) = (kinds.times - run, left - run);
         }
@@ -119,7 +120,7 @@ impl Map {
             }
             let hunk = self.next(&mut state, number)?;
             let (kind, len, at, of) = match hunk {
-                Hunk::Held { codec, at, len, sum } => (codec, len, at, sum),
+                Hunk::Data { codec, at, len, sum } => (codec, len, at, sum),
                 Hunk::Same(number) => (5, 0, number, 0),
                 Hunk::Parent(unit) => {
                     self.needs_parent = true;
@@ -136,7 +137,7 @@ impl Map {
         Some(sum.finalize())
     }
 
-    /// Moves on to the kind of the next hunk.
+    /// Reads the type of the next hunk.
     fn kind(&self, state: &mut State) -> Option<u8> {
         if state.times > 0 {
             state.times -= 1;
@@ -144,7 +145,7 @@ impl Map {
         }
         let mut bits = Bits::new(&self.bits, state.kinds);
         match self.code.symbol(&mut bits)? {
-            // The last kind again: now, and so many times more.
+            // Repeat the last type: now, and `times` more.
             7 => state.times = 2 + u64::from(self.code.symbol(&mut bits)?),
             8 => {
                 let high = u64::from(self.code.symbol(&mut bits)?);
@@ -156,7 +157,7 @@ impl Map {
         Some(state.kind)
     }
 
-    /// The next hunk, whose number is `number`.
+    /// Decodes the next hunk, whose number is `number`.
     fn next(&self, state: &mut State, number: u64) -> Option<Hunk> {
         let kind = self.kind(state)?;
         let mut bits = Bits::new(&self.bits, state.values);
@@ -166,7 +167,7 @@ impl Map {
                 let len = if kind == 4 { self.hunk } else { u32::try_from(bits.take(length)?).ok()? };
                 let (at, sum) = (state.at, u16::try_from(bits.take(16)?).ok()?);
                 state.at = at.checked_add(len.into())?;
-                Hunk::Held { codec: kind, at, len, sum }
+                Hunk::Data { codec: kind, at, len, sum }
             }
             5 | 9 | 10 => {
                 state.same = match kind {
@@ -174,7 +175,7 @@ impl Map {
                     9 => state.same,
                     _ => state.same + 1,
                 };
-                // Only what came before: there are no circles.
+                // Only earlier hunks are allowed, so there are no cycles.
                 Hunk::Same(Some(state.same).filter(|same| *same < number)?)
             }
             6 | 11 | 12 | 13 => {
@@ -192,7 +193,7 @@ impl Map {
         Some(hunk)
     }
 
-    /// The hunk of this number, which must be less than there are.
+    /// Returns the hunk of this number, which must be less than the number of hunks.
     pub(super) fn hunk(&self, number: u64) -> Option<Hunk> {
         let lock = || lock(&self.kept);
         let (group, n) = (number / STEP, index(number % STEP));

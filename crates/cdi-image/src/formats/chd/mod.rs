@@ -1,7 +1,8 @@
-//! MAME's images of hard disks (`.chd`), version 5: zlib, LZMA, Huffman, FLAC, zstd, with parents.
+//! MAME's hard disk images (`.chd`), version 5: zlib, LZMA, Huffman, FLAC, zstd, with parents.
 //!
-//! Sources: MAME's header (src/lib/util/chd.h), and what chdman writes and reads. All numbers are big-endian. The disk is in
-//! hunks; a hunk is compressed, stored, the same as another, or in the parent.
+//! Sources: MAME's header (src/lib/util/chd.h), and the images that chdman writes and reads. All numbers are
+//! big-endian. The disk is divided into hunks; a hunk is compressed, uncompressed, the same as another, or in the
+//! parent.
 
 mod map;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use map::{Hunk, Map};
 
-use super::chain::{self, Chain, Found, alike, deeper, zeros};
+use super::chain::{self, Chain, Found, count_matching, next_depth, zeros};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum};
 use crate::details::ImageDetails;
@@ -25,8 +26,8 @@ use cdi_base::printable::hex;
 /// MAME's images.
 pub const FORMAT: Format = Format {
     name: "chd",
-    summary: "MAME's CHD of hard disks, version 5, with parents beside the image",
-    integrity: "CRC-16 of each compressed hunk; SHA-1 of the whole, which 'verify' checks. An uncompressed one has neither",
+    summary: "MAME's CHD of hard disks, version 5, with parents next to the image",
+    integrity: "CRC-16 of each compressed hunk; SHA-1 of the whole disk, checked on verification; uncompressed images have neither",
     suffixes: &["chd"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,
@@ -34,13 +35,13 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: &[u8] = b"MComprHD";
 const HEADER: usize = 124;
-/// How many pieces of metadata are looked at, and how long one may be.
+/// Maximum number of metadata entries, and the maximum length of one in bytes.
 const MAX_METADATA_ITEMS: usize = 4096;
 const MAX_METADATA: usize = 64 << 10;
-/// How many hunks a compressed image may have: of a disk of 1 TiB in hunks of the usual 4 KiB.
+/// Maximum number of hunks of a compressed image: 1 TiB in hunks of the usual 4 KiB.
 const MAX_HUNKS: u64 = 1 << 28;
-/// How many files beside the image are looked at for a parent, which is told by its SHA-1 alone.
-const MAX_LOOKED_AT: usize = 4096;
+/// Maximum number of files next to the image to probe for its parent, which is identified only by its SHA-1.
+const MAX_PROBED: usize = 4096;
 
 /// One file of a chain.
 struct Layer {
@@ -54,9 +55,9 @@ struct Layer {
 }
 
 enum Hunks {
-    /// A table of numbers at this place: where in the file a hunk is, counted in hunks.
+    /// Uncompressed: a table at this file offset, whose entries are file offsets in units of hunks.
     Plain(u64),
-    CompressedChunk(Map),
+    Compressed(Map),
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
@@ -83,14 +84,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 fn header(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
     let start = input.bytes_of(file, 0, 16, "the header")?;
     if !start.starts_with(MAGIC) {
-        return flaw(0, "this is not a CHD");
+        return flaw(0, "not a CHD image");
     }
     if be32(&start, 12) != 5 {
-        let what = format!("version {} is not read; version 5 is", be32(&start, 12));
-        return Err(Error::from(Flaw::at(12, what)).hint("'chdman copy -i OLD -o NEW' makes one of it"));
+        let what = format!("unsupported version {} (only version 5 is supported)", be32(&start, 12));
+        return Err(Error::from(Flaw::at(12, what)).hint("convert it with 'chdman copy -i OLD -o NEW'"));
     }
     if be32(&start, 8) as usize != HEADER {
-        return flaw(8, format!("a header of {} bytes is not known", be32(&start, 8)));
+        return flaw(8, format!("unsupported header length: {} bytes", be32(&start, 8)));
     }
     input.bytes_of(file, 0, HEADER, "the header")
 }
@@ -105,13 +106,13 @@ fn open_layer(
     let (size, map) = (be64(header, 32), be64(header, 40));
     let (hunk, unit) = (be32(header, 56), be32(header, 60));
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(32, format!("a disk of {size} bytes cannot be"));
+        return flaw(32, format!("invalid disk size: {size} bytes"));
     }
     if !(1..=MAX_CHUNK).contains(&hunk) {
-        return flaw(56, format!("hunks of {hunk} bytes are not read"));
+        return flaw(56, format!("unsupported hunk size: {hunk} bytes"));
     }
     if unit == 0 || hunk % unit != 0 {
-        return flaw(60, format!("units of {unit} bytes cannot be"));
+        return flaw(60, format!("invalid unit size: {unit} bytes"));
     }
     let mut codecs = [Codec::Stored; 4];
     for (n, codec) in codecs.iter_mut().enumerate() {
@@ -125,7 +126,7 @@ fn open_layer(
             b"zstd" => Codec::Zstd,
             _ => {
                 let name = String::from_utf8_lossy(tag);
-                return flaw(16, format!("this is no image of a hard disk: it is compressed by '{name}'"));
+                return flaw(16, format!("not an image of a hard disk: compressed with '{name}'"));
             }
         };
     }
@@ -136,22 +137,25 @@ fn open_layer(
             .and_then(|len| map.checked_add(len))
             .is_none_or(|end| end > input.len_of(file))
         {
-            return flaw(40, format!("a map of {count} hunks at byte {map} does not lie in the file"));
+            return flaw(
+                40,
+                format!("the map of {count} hunks at byte {map} extends past the end of the file"),
+            );
         }
         Hunks::Plain(map)
     } else if map == 0 {
-        return flaw(40, "the file was never finished: it has no map of hunks");
+        return flaw(40, "the image is incomplete: it has no map of hunks");
     } else {
         if count > MAX_HUNKS {
-            return flaw(32, format!("{count} hunks are too many"));
+            return flaw(32, format!("too many hunks: {count}"));
         }
-        Hunks::CompressedChunk(Map::read(input, file, map, count, hunk, unit)?)
+        Hunks::Compressed(Map::read(input, file, map, count, hunk, unit)?)
     };
     let parent = if header[104..124].iter().all(|b| *b == 0) {
-        if matches!(&hunks, Hunks::CompressedChunk(map) if map.needs_parent) {
+        if matches!(&hunks, Hunks::Compressed(map) if map.needs_parent) {
             return flaw(
                 104,
-                "the image needs a parent, and does not tell which: its parent was uncompressed",
+                "the image needs a parent, but does not identify it (its parent was uncompressed)",
             );
         }
         None
@@ -161,15 +165,15 @@ fn open_layer(
     Ok(Layer { file, size, hunk, unit, codecs, hunks, parent })
 }
 
-/// The parent with this SHA-1, which is all that is told of it: a CHD beside the image.
+/// Finds and opens the parent: a CHD next to the image with this SHA-1, which is all that the image records of it.
 fn parent(input: &Input, sha1: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
-    let depth = deeper(depth)?;
+    let depth = next_depth(depth)?;
     let mut names = input.names(Path::new(""))?.unwrap_or_default();
     names.retain(|name| Path::new(name).extension().is_some_and(|x| x.eq_ignore_ascii_case("chd")));
     names.sort_unstable();
     let mut failed = None;
-    for name in names.iter().take(MAX_LOOKED_AT) {
-        // What cannot be opened or is something else is not the parent.
+    for name in names.iter().take(MAX_PROBED) {
+        // Skip files that cannot be opened or are no CHD.
         let Ok(Some(file)) = input.sibling(Path::new(name)) else { continue };
         let Ok(header) = header(input, file) else { continue };
         if header[84..104] != *sha1 {
@@ -178,39 +182,39 @@ fn parent(input: &Input, sha1: &[u8], depth: usize, warnings: &mut Vec<String>) 
         let path = input.path_of(file);
         let parent = match open_layer(input, file, &header, depth, warnings) {
             Ok(parent) => parent,
-            // Another copy of it may be sound; but not deep in a chain, where there would be no end to it.
+            // Another copy may be intact. Do not try others deeper in the chain: the search could take forever.
             Err(e) if depth > 1 => return Err(e.at(&path)),
             Err(e) => {
                 failed = Some(e.at(&path));
                 continue;
             }
         };
-        warnings.push(format!("what the image does not have comes from its parent, {}", path.display()));
+        warnings.push(format!("data not in the image is read from its parent {}", path.display()));
         return Ok(parent);
     }
     if let Some(e) = failed {
         return Err(e);
     }
-    let what = format!("the image needs its parent, the CHD whose SHA-1 is {}", hex(sha1));
-    Err(Error::bad_image(what).hint("put it beside the image; 'chdman info' tells a CHD's SHA-1"))
+    let what = format!("parent not found next to the image: the CHD with SHA-1 {}", hex(sha1));
+    Err(Error::bad_image(what).hint("copy it there; 'chdman info' shows the SHA-1 of a CHD"))
 }
 
-/// Takes in what the metadata tell of the disk; refuses what is no hard disk.
+/// Reads the CHD's metadata into `metadata`; returns an error if it is not an image of a hard disk.
 fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<(), Error> {
     for _ in 0..MAX_METADATA_ITEMS {
         if at == 0 {
             return Ok(());
         }
-        let head = input.bytes(at, 16, "a piece of metadata")?;
-        let (tag, len) = (&head[..4], (be32(&head, 4) & 0xFF_FFFF) as usize);
-        let text = || input.bytes(at + 16, len.min(MAX_METADATA), "a piece of metadata");
+        let header = input.bytes(at, 16, "a metadata entry")?;
+        let (tag, len) = (&header[..4], (be32(&header, 4) & 0xFF_FFFF) as usize);
+        let text = || input.bytes(at + 16, len.min(MAX_METADATA), "a metadata entry");
         match tag {
             b"GDDD" => {
                 let text = String::from_utf8_lossy(&text()?).trim_end_matches('\0').to_owned();
                 metadata.more.insert("geometry".into(), text.into());
             }
             b"IDNT" => {
-                // The words of ATA's IDENTIFY DEVICE have their two bytes swapped.
+                // The two bytes of each word of ATA's IDENTIFY DEVICE data are swapped.
                 let words = text()?;
                 let part = |from: usize, to: usize| {
                     let swapped: Vec<u8> =
@@ -221,13 +225,13 @@ fn read_metadata(input: &Input, mut at: u64, metadata: &mut Metadata) -> Result<
                 (metadata.serial, metadata.model) = (part(20, 40), part(54, 94));
             }
             b"CHCD" | b"CHTR" | b"CHT2" | b"CHGT" | b"CHGD" | b"DVD " | b"AVAV" | b"AVLD" => {
-                return flaw(at, "this is an image of an optical disc, and not of a hard disk");
+                return flaw(at, "not an image of a hard disk, but of an optical disc");
             }
             _ => {}
         }
-        at = be64(&head, 8);
+        at = be64(&header, 8);
     }
-    flaw(at, "there is no end to the metadata")
+    flaw(at, "too many metadata entries")
 }
 
 impl chain::Layer for Layer {
@@ -235,14 +239,15 @@ impl chain::Layer for Layer {
         self.size
     }
 
-    // Its parent's bytes may be at other places than its own.
+    // Parents are handled here, since hunks may refer to other offsets of the parent.
     fn find(&self, input: &Input, offset: u64, end: u64) -> Result<Found, ReadError> {
         self.map(input, offset, end).map(Found::Here)
     }
 }
 
 impl Layer {
-    /// What is at `offset`, at most to `end`. A child may ask for what is behind the disk's end in the last hunk.
+    /// Finds the data at `offset`, up to `end` at most. A child may ask for bytes past the end of the disk, within the
+    /// last hunk.
     fn map(&self, input: &Input, offset: u64, end: u64) -> Result<Extent, ReadError> {
         let len = u64::from(self.hunk);
         let number = offset / len;
@@ -253,7 +258,7 @@ impl Layer {
             return Err(ReadError::Unmapped { offset });
         }
         let map = match &self.hunks {
-            Hunks::CompressedChunk(map) => map,
+            Hunks::Compressed(map) => map,
             Hunks::Plain(table) => {
                 let mut entry = [0; 4];
                 input.read_exact_at(self.file, &mut entry, table + number * 4)?;
@@ -263,7 +268,7 @@ impl Layer {
                         let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
                         let is = |entry: &[u8]| be32(entry, 0) == 0;
                         let left = self.size.div_ceil(len) - number;
-                        let count = alike(&read, table + number * 4, left, 4, &is)?.max(1);
+                        let count = count_matching(&read, table + number * 4, left, 4, &is)?.max(1);
                         Ok(zeros(offset, limit.min(start.saturating_add(count * len)).max(end)))
                     }
                     (n, _) => {
@@ -274,7 +279,7 @@ impl Layer {
             }
         };
         let find = |number| map.hunk(number).ok_or(ReadError::Unmapped { offset });
-        // The same as one that is the same as another is two steps away, and so on.
+        // A hunk may be the same as one that is itself the same as another, and so on.
         let mut hunk = find(number)?;
         for _ in 0..64 {
             match hunk {
@@ -283,7 +288,7 @@ impl Layer {
             }
         }
         match hunk {
-            Hunk::Held { codec, at, len, sum } => {
+            Hunk::Data { codec, at, len, sum } => {
                 let codec = self.codecs.get(usize::from(codec)).copied().unwrap_or(Codec::Stored);
                 let sum = Sum::Crc16Uncompressed(sum);
                 let compressed = CompressedChunk {

@@ -1,17 +1,17 @@
-//! Resource forks, as old images have them instead of a property list.
+//! Resource forks, which old images have instead of a property list.
 //!
 //! Sources: "Inside Macintosh: More Macintosh Toolbox", chapter 1, "Resource Manager". All numbers are big-endian.
 
 use crate::bytes::be32;
 
-/// The resources of one type: their names and their bytes. None if the fork is damaged.
+/// Returns the resources of one type: their names and contents. None if the fork is damaged.
 pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<u8>)>> {
     let number = |at: usize| Some(usize::from(u16::from_be_bytes(*fork.get(at..)?.first_chunk()?)));
     let (data, map) = (be32(fork, 0) as usize, be32(fork, 4) as usize);
     let types = map.checked_add(number(map.checked_add(24)?)?)?;
     let names = map.checked_add(number(map.checked_add(26)?)?)?;
     let (mut found, mut left) = (Vec::new(), fork.len());
-    // Counts are one less than there are; of none, it is 0xFFFF.
+    // Counts are stored minus one, so none is 0xFFFF.
     for n in 0..(number(types)? + 1) % 0x1_0000 {
         let entry = types + 2 + n * 8;
         if fork.get(entry..entry + 4)? != kind {
@@ -24,14 +24,15 @@ pub(super) fn resources(fork: &[u8], kind: &[u8; 4]) -> Option<Vec<(String, Vec<
                 at => {
                     let len = usize::from(*fork.get(names + at)?);
                     let text = fork.get(names + at + 1..names + at + 1 + len)?;
-                    // Names were in the Mac's own character set; what is not ASCII is not worth a table of it.
+                    // Names are in the Mac's own character set; characters other than ASCII are not worth a conversion
+                    // table.
                     text.iter().map(|b| if b.is_ascii() { char::from(*b) } else { '?' }).collect()
                 }
             };
             let at =
                 data.checked_add(be32(fork.get(reference + 4..reference + 8)?, 0) as usize & 0xFF_FFFF)?;
             let len = be32(fork.get(at..at.checked_add(4)?)?, 0) as usize;
-            // Resources do not share bytes: all of them are no longer than the fork.
+            // Resources do not share bytes, so all together they are no longer than the fork.
             left = left.checked_sub(len)?;
             found.push((name, fork.get(at + 4..(at + 4).checked_add(len)?)?.to_vec()));
         }
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resources_are_found_by_their_type_with_their_names() {
+    fn resources_are_found_by_type_with_their_names() {
         let mut fork = vec![0; 16];
         fork.extend(b"\0\0\0\x03abc\0\0\0\x01x");
         let map = fork.len();

@@ -1,8 +1,9 @@
-//! Apple's disk images (`.dmg`, UDIF): zlib, bzip2, LZFSE, XZ, ADC, plain.
+//! Apple's disk images (`.dmg`, UDIF): zlib, bzip2, LZFSE, XZ, ADC, uncompressed.
 //!
-//! Sources: the libmodi project's documentation of the format, qemu's reader, and images by several versions of hdiutil. All
-//! numbers are big-endian. The file ends with a trailer of 512 bytes ("koly"), which tells where a property list is; that
-//! has a table of chunks ("mish") for each part of the disk. What no table speaks of is zeros.
+//! Sources: the libmodi project's documentation of the format, qemu's reader, and images by several versions of
+//! hdiutil. All numbers are big-endian. The file ends with a trailer of 512 bytes ("koly"), which contains the offset
+//! of a property list; the list has a chunk table ("mish") for each part of the disk. Parts of the disk that are in no
+//! table are zeros.
 
 mod fork;
 mod tables;
@@ -26,8 +27,8 @@ use crate::stored_hashes::{HashKind, StoredHash};
 /// Apple's disk images.
 pub const FORMAT: Format = Format {
     name: "dmg",
-    summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, plain",
-    integrity: "CRC-32 of each part of the disk and of the file, which 'verify' checks; zlib, bzip2 and XZ check each chunk",
+    summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, uncompressed",
+    integrity: "CRC-32 of each part of the disk and of the file, checked on verification; zlib, bzip2 and XZ check each chunk",
     suffixes: &["dmg"],
     probe: |input| encrypted(input) || matches!(trailer(input), Ok(Some(_))),
     open,
@@ -36,16 +37,17 @@ pub const FORMAT: Format = Format {
 const TRAILER: usize = 512;
 /// The signature, version 4, and the length of the trailer.
 const MAGIC: &[u8] = b"koly\0\0\0\x04\0\0\x02\0";
-/// The only kind of checksum that is known.
+/// The only supported type of checksum.
 const CRC32: u32 = 2;
 
 struct Dmg {
     input: Arc<Input>,
     size: u64,
-    /// By their place on the disk, none empty, none over another.
+    /// Sorted by disk offset, not empty, not overlapping.
     runs: Vec<Run>,
-    /// The CRC-32 of the file's data, and of the tables' checksums: where it is, and what it is.
+    /// The CRC-32 of the file's data, with the range of the data in the file.
     data_crc: Option<(Range<u64>, u32)>,
+    /// The CRC-32 of the tables' checksums, with its own offset in the file.
     master_crc: Option<(u64, u32)>,
     details: ImageDetails,
 }
@@ -53,30 +55,30 @@ struct Dmg {
 /// A run of the disk, in bytes.
 struct Run {
     disk: Range<u64>,
-    from: From,
+    source: Source,
 }
 
-enum From {
+enum Source {
     Zeros,
-    /// Zeros too: what the file system does not use, and nobody has looked at.
+    /// Space that the file system does not use and whose contents were not read: also zeros.
     Free,
     Plain {
         at: u64,
     },
-    CompressedChunk {
+    Compressed {
         at: u64,
         len: u32,
         codec: Codec,
     },
 }
 
-/// Whether the image is encrypted: the newer kind says so at its start, the older one at its end.
+/// Checks whether the image is encrypted: the newer kind has its magic at the start, the older one at the end.
 fn encrypted(input: &Input) -> bool {
-    let says = |at: u64, what: &[u8]| input.bytes(at, 8, "the header").is_ok_and(|b| b == what);
-    says(0, b"encrcdsa") || input.len().checked_sub(8).is_some_and(|at| says(at, b"cdsaencr"))
+    let is_at = |at: u64, what: &[u8]| input.bytes(at, 8, "the header").is_ok_and(|b| b == what);
+    is_at(0, b"encrcdsa") || input.len().checked_sub(8).is_some_and(|at| is_at(at, b"cdsaencr"))
 }
 
-/// The trailer and where it is: at the end, or with less than its own length of padding behind it.
+/// Finds the trailer: at the end of the file, or followed by padding shorter than itself. Returns its offset and bytes.
 fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
     let start = input.len().saturating_sub(2 * TRAILER as u64 - 1);
     let end = input.bytes(start, index(input.len() - start), "the end of the file")?;
@@ -86,23 +88,25 @@ fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if encrypted(&input) {
-        return Err(Error::bad_image("is an encrypted disk image; that is not read").hint(
-            "on a Mac, 'hdiutil convert IMAGE -format UDRO -o PLAIN' asks for the password and decrypts it",
+        return Err(Error::bad_image("encrypted disk image (not supported)").hint(
+            "on a Mac, decrypt it with 'hdiutil convert IMAGE -format UDRO -o PLAIN', which asks for the password",
         ));
     }
     let Some((at, trailer)) = trailer(&input)? else {
-        return Err(Error::bad_image("has no trailer: it is cut off, or a raw disk in a .dmg")
-            .hint("read/write images are raw disks")
-            .then(Advice::NameFormat(vec!["raw"])));
+        return Err(Error::bad_image(
+            "no UDIF trailer: the image is truncated, or it is a raw disk image named .dmg",
+        )
+        .hint("read/write disk images are raw disks")
+        .then(Advice::NameFormat(vec!["raw"])));
     };
     if be32(&trailer, 60) > 1 {
-        let what = format!("the image is in {} segments; that is not read", be32(&trailer, 60));
+        let what = format!("image split into {} segments (not supported)", be32(&trailer, 60));
         return flaw(at + 60, what);
     }
     let (data, data_len) = (be64(&trailer, 24), be64(&trailer, 32));
     let inside = |at: u64, len: u64| at.checked_add(len).is_some_and(|end| end <= input.len());
     if !inside(data, data_len) {
-        let what = format!("the data ({data_len} bytes from byte {data} on) do not lie in the file");
+        let what = format!("the data ({data_len} bytes at byte {data}) extends past the end of the file");
         return flaw(at + 24, what);
     }
     let sectors = be64(&trailer, 492);
@@ -110,24 +114,28 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let tables = tables::read(&input, at, &trailer)?;
     let (mut runs, mut stored_hashes) = (Vec::new(), Vec::new());
     if tables.is_empty() {
-        // A read/write image: the data are the disk.
+        // A read/write image: the data is the disk itself.
         if sectors != 0 && sectors.checked_mul(SECTOR.into()) != Some(data_len) {
-            let what =
-                format!("there are no tables of chunks, and {data_len} bytes are not {sectors} sectors");
+            let what = format!(
+                "there are no chunk tables, and {data_len} bytes of data do not match {sectors} sectors"
+            );
             return flaw(at + 216, what);
         }
-        runs.push(Run { disk: 0..data_len, from: From::Plain { at: data } });
+        runs.push(Run { disk: 0..data_len, source: Source::Plain { at: data } });
     }
     for table in &tables {
-        let from = runs.len();
+        let first = runs.len();
         table.runs(&input, data, &mut runs)?;
-        let held: u64 = runs[from..].iter().map(|r| r.disk.end - r.disk.start).sum();
-        if held != table.disk.end - table.disk.start {
-            return flaw(at, format!("the table of '{}' does not tell of all of its sectors", table.name));
+        let covered: u64 = runs[first..].iter().map(|r| r.disk.end - r.disk.start).sum();
+        if covered != table.disk.end - table.disk.start {
+            return flaw(
+                at,
+                format!("the chunk table of '{}' does not cover all of its sectors", table.name),
+            );
         }
-        // Free space is not in it.
+        // The checksum does not include free space.
         let mut counted: Vec<Range<u64>> = Vec::new();
-        for run in runs[from..].iter().filter(|r| !matches!(r.from, From::Free) && !r.disk.is_empty()) {
+        for run in runs[first..].iter().filter(|r| !matches!(r.source, Source::Free) && !r.disk.is_empty()) {
             match counted.last_mut().filter(|last| last.end == run.disk.start) {
                 Some(last) => last.end = run.disk.end,
                 None => counted.push(run.disk.clone()),
@@ -144,17 +152,21 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     runs.retain(|r| !r.disk.is_empty());
     runs.sort_by_key(|r| r.disk.start);
     if let Some([_, b]) = runs.windows(2).find(|pair| pair[0].disk.end > pair[1].disk.start) {
-        return flaw(at, format!("two chunks of the tables hold the disk's byte {}", b.disk.start));
+        return flaw(at, format!("two chunks overlap at disk byte {}", b.disk.start));
     }
-    let held = runs.last().map_or(0, |r| r.disk.end);
-    let told = sectors.checked_mul(SECTOR.into()).filter(|size| i64::try_from(*size).is_ok());
-    let Some(told) = told else { return flaw(at + 492, format!("a disk of {sectors} sectors cannot be")) };
-    if told != 0 && held > told {
-        warnings.push(format!("the image says that the disk has {told} bytes, and holds {held}"));
+    let covered = runs.last().map_or(0, |r| r.disk.end);
+    let declared = sectors.checked_mul(SECTOR.into()).filter(|size| i64::try_from(*size).is_ok());
+    let Some(declared) = declared else {
+        return flaw(at + 492, format!("invalid disk size: {sectors} sectors"));
+    };
+    if declared != 0 && covered > declared {
+        warnings.push(format!(
+            "the disk size in the trailer is {declared} bytes, but the image contains {covered}"
+        ));
     }
-    let size = told.max(held);
+    let size = declared.max(covered);
     if size == 0 {
-        return flaw(at + 492, "there is no disk in it");
+        return flaw(at + 492, "the image is empty: the disk has no sectors");
     }
     let metadata = Metadata {
         size_bytes: size,
@@ -185,10 +197,10 @@ impl Image for Dmg {
             let end = self.runs.get(next).map_or(self.size, |r| r.disk.start);
             return Ok(Extent { disk: offset..end, origin: Origin::Fill([0; 8]) });
         };
-        let origin = match run.from {
-            From::Zeros | From::Free => Origin::Fill([0; 8]),
-            From::Plain { at } => Origin::Stored { file: Input::MAIN, at },
-            From::CompressedChunk { at, len, codec } => {
+        let origin = match run.source {
+            Source::Zeros | Source::Free => Origin::Fill([0; 8]),
+            Source::Plain { at } => Origin::Stored { file: Input::MAIN, at },
+            Source::Compressed { at, len, codec } => {
                 let uncompressed = u32::try_from(run.disk.end - run.disk.start).unwrap_or(u32::MAX);
                 Origin::Compressed(CompressedChunk {
                     file: Input::MAIN,
@@ -209,26 +221,28 @@ impl Image for Dmg {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        let cost = "some byte of the file is not what was written; a part whose own checksum holds is right";
-        if let Some((data, told)) = &self.data_crc {
+        let cost = "unknown: some of the file's data is damaged; parts whose own checksum matches are intact";
+        if let Some((data, expected)) = &self.data_crc {
             match self.crc_of(data.clone(), check_cancelled)? {
-                Ok(got) if got == *told => {}
+                Ok(got) if got == *expected => {}
                 Ok(got) => {
-                    let what =
-                        format!("the CRC-32 of the data is {got:08x}, and the trailer says {told:08x}");
+                    let what = format!(
+                        "CRC-32 mismatch of the data: {got:08x}, expected {expected:08x} (from the trailer)"
+                    );
                     report(Flaw::at(data.start, what), cost);
                 }
-                Err(e) => report(Flaw::at(data.start, format!("the data: {e}")), cost),
+                Err(e) => report(Flaw::at(data.start, format!("cannot read the data: {e}")), cost),
             }
         }
-        if let Some((at, told)) = self.master_crc {
+        if let Some((at, expected)) = self.master_crc {
             let mut crc = crc32();
             self.details.stored_hashes.iter().for_each(|c| crc.update(&c.value));
             let got = crc.finalize();
-            if got != told {
-                let what =
-                    format!("the CRC-32 of all checksums is {got:08x}, and the trailer says {told:08x}");
-                report(Flaw::at(at, what), "a checksum in the tables is not what was written");
+            if got != expected {
+                let what = format!(
+                    "CRC-32 mismatch of all checksums: {got:08x}, expected {expected:08x} (from the trailer)"
+                );
+                report(Flaw::at(at, what), "unknown: a checksum in the tables is damaged");
             }
         }
         Ok(())
@@ -240,7 +254,8 @@ impl Image for Dmg {
 }
 
 impl Dmg {
-    /// The outer error is that of `check_cancelled`, the inner one the file's.
+    /// Returns the CRC-32 of a range of the file. The outer error is from `check_cancelled`, the inner one from reading
+    /// the file.
     fn crc_of(
         &self,
         data: Range<u64>,

@@ -1,9 +1,9 @@
 //! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
 //!
-//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked against
-//! images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the chunks of
-//! the disk lie in "sectors" sections, their offsets in the "table" that follows each, and again in "table2". A chunk is
-//! a zlib stream, or bytes and their Adler-32.
+//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked
+//! against images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the
+//! chunks of the disk are in "sectors" sections, their offsets in the "table" that follows each, and again in "table2".
+//! A chunk is a zlib stream, or uncompressed bytes followed by their Adler-32.
 
 pub(super) mod errors;
 mod sections;
@@ -34,48 +34,48 @@ use crate::stored_hashes::StoredHash;
 pub const FORMAT: Format = Format {
     name: "ewf",
     summary: "EnCase's and SMART's images (E01, S01) with all their segments",
-    integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole where they were stored",
+    integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole disk, if stored",
     suffixes: &["e01", "s01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == ADCRYPT),
     open,
 };
 
 const MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
-/// What an image begins with that AccessData's programs have encrypted.
+/// The magic of images encrypted by AccessData's programs.
 const ADCRYPT: &[u8] = b"ADCRYPT\0";
-/// The length of a file's header, and of a section's.
+/// The length in bytes of a file's header, and of a section's.
 const HEADER: u64 = 13;
 const SECTION: usize = 76;
-/// The longest text about the disk that is read, compressed or not, in bytes.
+/// Maximum length of a metadata text in bytes, compressed or not.
 const MAX_TEXT: usize = 1 << 20;
-/// How many entries a table has at most.
+/// Maximum number of entries of a table.
 const MAX_ENTRIES: u32 = 1 << 20;
-/// How many tables are kept in memory.
+/// How many tables are cached in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
-/// By how much more than its own length a compressed chunk may be longer, in bytes.
+/// How much longer than twice the uncompressed length a compressed chunk may be, in bytes.
 const SURPLUS: u32 = 64 << 10;
-/// How many chunks are tried at opening where the first is not sound.
+/// How many chunks are tried at opening to find an intact one.
 const MAX_TRIED: u64 = 64;
-/// A chunk's offset has this bit if it is compressed.
+/// The bit of a chunk's offset that says that it is compressed.
 const COMPRESSED: u32 = 1 << 31;
 
-/// A table of chunk offsets, as it lies in a file.
+/// A table of chunk offsets in a file.
 struct Table {
-    /// The number of its first chunk, and how many it has.
+    /// The number of its first chunk, and its number of chunks.
     first: u64,
     count: u32,
     file: FileNo,
-    /// Where its entries are, and where their copy is.
+    /// The file offsets of its entries, and of their copy.
     entries: u64,
     copy: Option<u64>,
-    /// Whether their checksum stands behind them; SMART's has none.
+    /// Whether the entries are followed by a checksum; SMART's are not.
     signed: bool,
-    /// What their offsets are counted from, and where the last chunk ends.
+    /// The file offset that chunk offsets are relative to, and the end of the last chunk.
     base: u64,
     end: u64,
 }
 
-/// The chunks of a table: where each begins, and whether it is compressed; then where the last one ends.
+/// The chunks of a table: file offset and whether it is compressed; then a final item with the end of the last one.
 type Chunks = Arc<[(u64, bool)]>;
 
 struct Ewf {
@@ -84,14 +84,14 @@ struct Ewf {
     chunk: u64,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Chunks>>,
-    /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
+    /// The number of bytes in the disk's last chunk, if it is more than the disk has of it.
     last: Option<u32>,
     details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if input.bytes(0, ADCRYPT.len(), "the header")? == ADCRYPT {
-        return Err(Error::bad_image("is encrypted by FTK's AD encryption; that is not read").hint(
+        return Err(Error::bad_image("image encrypted by FTK's AD encryption (not supported)").hint(
             "open it in FTK Imager with its password or certificate, and export it without encryption",
         ));
     }
@@ -102,15 +102,18 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, .. } = gathered;
     let Some(Media { sectors, sector, chunk, .. }) = media else {
         let error = gaps.first_error(&input);
-        return error.map_or_else(|| flaw(HEADER, "no section tells the size of the disk"), Err);
+        return error.map_or_else(
+            || flaw(HEADER, "the volume section, which contains the size of the disk, is missing"),
+            Err,
+        );
     };
     let size = sectors * u64::from(sector);
-    // One chunk more may hold the rest of a source that was not whole sectors.
+    // One more chunk may contain the rest of a source that was not a multiple of the sector size.
     if chunks > size.div_ceil(chunk) + 1 {
-        let what = format!("the segments list {chunks} chunks, and the disk has {}", size.div_ceil(chunk));
+        let what = format!("the segments list {chunks} chunks, but the disk has {}", size.div_ceil(chunk));
         let error = Error::bad_image(what);
         return Err(
-            error.hint("segments of another disk are among them: put the image into a directory of its own")
+            error.hint("some segments belong to another disk: put the image into a directory of its own")
         );
     }
     metadata.size_bytes = size;
@@ -125,15 +128,15 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let details = ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() };
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let mut image = Ewf { input, size, chunk, tables, kept, last: None, details };
-    image.look_at_tail(sector.into());
+    image.read_tail(sector.into());
     image.refuse_encrypted()?;
-    let held = image.held(chunks).saturating_mul(chunk).min(size);
-    let lost: Vec<_> = std::iter::once(held..size).filter(|range| range.start < range.end).collect();
-    // Of what is not there nothing can be judged.
+    let end = image.chunks_present(chunks).saturating_mul(chunk).min(size);
+    let lost: Vec<_> = std::iter::once(end..size).filter(|range| range.start < range.end).collect();
+    // Lost ranges cannot be classified.
     lost.iter().for_each(|range| image.details.bad.replace(range.clone(), &[]));
     if !image.details.bad.is_empty() {
-        let decompress = |at, bytes: &mut Vec<u8>| image.uncompressed(at, bytes);
-        let (bad, warning) = errors::judged(&image.details.bad, sector.into(), chunk, &decompress);
+        let decompress = |at, bytes: &mut Vec<u8>| image.read_chunk(at, bytes);
+        let (bad, warning) = errors::classify(&image.details.bad, sector.into(), chunk, &decompress);
         image.details.bad = bad;
         image.details.warnings.push(warning);
     }
@@ -141,7 +144,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     Ok(Box::new(image))
 }
 
-/// The name of segment `number` of the image whose first one is `first`: E01 to E99, then EAA to EZZ, FAA to ZZZ.
+/// Returns the name of segment `number` of the image whose first one is `first`: E01 to E99, EAA to EZZ, FAA to ZZZ.
 fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
     let suffix = first.extension()?.to_str()?;
     let letter = suffix.bytes().next()?;
@@ -163,34 +166,35 @@ fn segment_name(first: &Path, number: u32) -> Option<std::path::PathBuf> {
 }
 
 impl Ewf {
-    /// How many chunks, of those that the tables list, lie in the files: where a segment is cut off that has its chunks
-    /// after their table, the table lists more.
-    fn held(&self, listed: u64) -> u64 {
+    /// Returns how many of the chunks in the tables are in the files. If a segment whose chunks follow their table is
+    /// truncated, the table lists more chunks than there are.
+    fn chunks_present(&self, listed: u64) -> u64 {
         let Some((number, table)) = self.tables.iter().enumerate().next_back() else { return listed };
         let len = self.input.len_of(table.file);
         match self.chunks(number) {
             Ok(chunks) if table.end >= len => {
-                // A chunk ends where the next one begins, or for all that is known with the file.
+                // A chunk ends where the next one begins; the end of the last one is unknown, and may be the end of the
+                // file.
                 let whole = chunks.windows(2).take_while(|pair| pair[1].0 <= len && pair[0].0 < pair[1].0);
                 let whole = whole.count() as u64;
                 let count = u64::from(table.count);
-                let cut = whole == count && !self.is_sound(table.first + count - 1);
+                let cut = whole == count && !self.is_intact(table.first + count - 1);
                 table.first + if cut { whole - 1 } else { whole }
             }
             _ => listed,
         }
     }
 
-    /// Whether a chunk passes its check.
-    fn is_sound(&self, chunk: u64) -> bool {
+    /// Checks whether a chunk can be decompressed and has the right checksum.
+    fn is_intact(&self, chunk: u64) -> bool {
         chunk
             .checked_mul(self.chunk)
             .filter(|at| *at < self.size)
-            .is_none_or(|at| self.uncompressed(at, &mut Vec::new()))
+            .is_none_or(|at| self.read_chunk(at, &mut Vec::new()))
     }
 
-    /// Finds out how much the disk's last chunk holds, and what comes after the disk.
-    fn look_at_tail(&mut self, sector: u64) {
+    /// Reads the disk's last chunk to find its length, and any bytes after the end of the disk.
+    fn read_tail(&mut self, sector: u64) {
         let chunk = self.size / self.chunk;
         let Some((table, compressed, at, len)) = self.place(chunk).ok() else { return };
         let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
@@ -202,7 +206,7 @@ impl Ewf {
         self.last = tail::note(&mut self.details, sector, codec, &stored, wanted, self.chunk);
     }
 
-    /// Refuses an image whose structures are sound and of whose chunks none is: X-Ways encrypts them, and no mark says so.
+    /// Refuses images with intact structures, but no intact chunk: X-Ways encrypts chunks without marking the image.
     fn refuse_encrypted(&self) -> Result<(), Error> {
         let count =
             self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
@@ -210,14 +214,14 @@ impl Ewf {
         let (mut tried, mut seen) = (0u32, [0u32; 256]);
         for chunk in (0..count).step_by(index(step)) {
             let Ok((file, compressed, at, len)) = self.place(chunk) else { continue };
-            if self.uncompressed(chunk * self.chunk, &mut Vec::new()) {
+            if self.read_chunk(chunk * self.chunk, &mut Vec::new()) {
                 return Ok(());
             }
             let mut start = vec![0; index(len.min(4096))];
             if self.input.read_exact_at(file, &mut start, at).is_err() {
                 continue;
             }
-            // A zlib stream that begins as one is damaged, and no more.
+            // A zlib stream with a valid header is only damaged, not encrypted.
             if compressed
                 && start[0] & 0x0F == 8
                 && (u32::from(start[0]) << 8 | u32::from(start[1])) % 31 == 0
@@ -228,22 +232,22 @@ impl Ewf {
             tried += 1;
         }
         let bytes: u32 = seen.iter().sum();
-        // Of random bytes none comes up much more often than the others.
+        // In random data, no byte value is much more frequent than the others.
         let is_random = bytes >= 4096 && seen.iter().all(|n| *n > 0 && *n < bytes / 256 * 3);
         if tried < 2 || !is_random {
             return Ok(());
         }
         Err(Error::bad_image(format!(
-            "is encrypted, or damaged throughout: its structures are sound, but of {tried} chunks looked at none passes its \
-             check, and all look random"
+            "encrypted or completely damaged image: its structures are intact, but none of {tried} sampled chunks passes \
+             its check, and all look random"
         ))
         .hint(
-            "if X-Ways encrypted it, open it there with its password and make an image without encryption; cdi reads no \
-             encrypted E01",
+            "if it was encrypted by X-Ways, open it there with its password and create an image without encryption; \
+             encrypted E01 images are not supported",
         ))
     }
 
-    /// Where a chunk is: file, whether it is compressed, offset, and how far it is to the next one, more than 4 bytes.
+    /// Locates a chunk: file, whether it is compressed, offset, and the distance to the next one, more than 4 bytes.
     fn place(&self, chunk: u64) -> Result<(FileNo, bool, u64, u64), ReadError> {
         let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
         let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
@@ -255,8 +259,8 @@ impl Ewf {
         Ok((table.file, compressed, start, len))
     }
 
-    /// Whether the chunk around `offset` can be had; it is in `chunk` then.
-    fn uncompressed(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+    /// Reads the chunk around `offset` into `chunk`. Returns whether it could be read and decompressed.
+    fn read_chunk(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(Extent { origin: Origin::Compressed(p), .. }) = self.map(offset) else { return false };
         if p.len > 2 * crate::extent::MAX_CHUNK {
             return false;
@@ -268,7 +272,7 @@ impl Ewf {
             && decompress(p.codec, &stored, chunk).is_ok()
     }
 
-    /// Where the chunks of a table are: from it or, if it is damaged, from its copy.
+    /// Returns the chunks of a table, read from it or, if it is damaged, from its copy.
     fn chunks(&self, number: usize) -> Result<Chunks, ReadError> {
         let lock = || lock(&self.kept);
         if let Some(kept) = lock().get(&number) {
@@ -290,16 +294,16 @@ impl Ewf {
         if table.signed && adler32(&bytes[..len]) != le32(&bytes, len) {
             return Err(ReadError::Corrupt { at });
         }
-        // EnCase 6.7 let offsets grow into the bit that says "compressed"; from there on nothing is.
-        let (mut before, mut overflown) = (0, false);
+        // EnCase 6.7 let offsets grow into the bit for "compressed"; from there on, no chunk is compressed.
+        let (mut before, mut overflowed) = (0, false);
         let mut chunks: Vec<(u64, bool)> = bytes[..len]
             .chunks_exact(4)
             .map(|e| {
                 let entry = le32(e, 0);
-                overflown |= entry & !COMPRESSED < before;
-                before = if overflown { 0 } else { entry & !COMPRESSED };
-                let offset = if overflown { entry } else { entry & !COMPRESSED };
-                (table.base.saturating_add(offset.into()), !overflown && entry & COMPRESSED != 0)
+                overflowed |= entry & !COMPRESSED < before;
+                before = if overflowed { 0 } else { entry & !COMPRESSED };
+                let offset = if overflowed { entry } else { entry & !COMPRESSED };
+                (table.base.saturating_add(offset.into()), !overflowed && entry & COMPRESSED != 0)
             })
             .collect();
         chunks.push((table.end, false));
@@ -320,9 +324,9 @@ impl Image for Ewf {
         let is_last = disk.end == self.size;
         let uncompressed = self.last.filter(|_| is_last).unwrap_or(uncompressed);
         let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
-        // What is behind a chunk up to the next one is not its own.
-        let most = if compressed { 2 * uncompressed + SURPLUS } else { uncompressed + 4 };
-        let len = u32::try_from(len).unwrap_or(u32::MAX).min(most);
+        // Bytes between the end of a chunk and the next one are not part of it.
+        let max = if compressed { 2 * uncompressed + SURPLUS } else { uncompressed + 4 };
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(max);
         let compressed = CompressedChunk { file, at, len, skip: 0, uncompressed, codec, sum: Sum::None };
         Ok(Extent { disk, origin: Origin::Compressed(compressed) })
     }
@@ -335,7 +339,10 @@ impl Image for Ewf {
         for table in &self.tables {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
                 if let Err(e) = self.read_chunks(table, at) {
-                    report(Flaw::at(at, format!("a table is damaged: {e}")), "nothing if its copy is sound");
+                    report(
+                        Flaw::at(at, format!("damaged chunk table: {e}")),
+                        "nothing, if the other copy of the table is intact",
+                    );
                 }
                 check_cancelled()?;
             }

@@ -1,4 +1,4 @@
-//! The sections of an EWF image's segments, walked over once.
+//! Reads the sections of an EWF image's segments, in one pass.
 
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
@@ -14,7 +14,7 @@ use crate::metadata::Metadata;
 use crate::stored_hashes::HashKind;
 use cdi_base::printable::hex;
 
-/// How long the section about the disk is.
+/// The lengths in bytes of the section that describes the disk.
 const LONG: u64 = 1052;
 const SHORT: u64 = 94;
 
@@ -22,26 +22,26 @@ const SHORT: u64 = 94;
 struct Section {
     file: FileNo,
     name: String,
-    /// Where its payload is.
+    /// The range of its payload in the file.
     data: std::ops::Range<u64>,
 }
 
-/// What is gathered while the sections are walked over.
+/// Everything collected from the sections.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub tables: Vec<Table>,
     pub chunks: u64,
-    /// Where the last "sectors" section ends, until its table comes.
+    /// The end of the last "sectors" section, until its table is read.
     sectors_end: Option<u64>,
     /// Whether the last table had any entries.
     has_table: bool,
-    /// What is wrong with a table whose copy has not come yet.
+    /// The error of a damaged table whose copy has not been read yet.
     damaged: Option<Error>,
-    /// Whether a segment before this one has a gap: which chunks a table then lists is not known.
+    /// Whether an earlier segment is missing or incomplete: it is then unknown which chunks a table lists.
     after_gap: bool,
     pub media: Option<Media>,
     pub metadata: Metadata,
-    /// Of the whole disk.
+    /// Hashes of the whole disk.
     pub hashes: Vec<(HashKind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
     pub warnings: Vec<String>,
@@ -51,14 +51,14 @@ pub(super) struct Media {
     pub sectors: u64,
     pub sector: u32,
     pub chunk: u64,
-    /// The name of the set of segments, which older programs leave out.
+    /// The GUID of the set of segments; zeros if written by an older program.
     set: [u8; 16],
-    /// Whether it is of the form that has no checksums behind tables.
+    /// Whether it has the short form, in which tables are not followed by checksums.
     is_short: bool,
 }
 
 impl Media {
-    /// Whether both may be of the same set of segments.
+    /// Checks whether both may belong to the same set of segments.
     fn is_same(&self, other: &Media) -> bool {
         let named = [self.set, other.set].iter().all(|set| *set != [0; 16]);
         (self.sectors, self.sector, self.chunk) == (other.sectors, other.sector, other.chunk)
@@ -67,7 +67,7 @@ impl Media {
 }
 
 impl Gathered {
-    /// Walks over a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    /// Reads a segment's sections. `after_gap` says that an earlier segment is missing or incomplete.
     pub(super) fn segment(
         &mut self,
         input: &Input,
@@ -81,7 +81,7 @@ impl Gathered {
         match walked {
             Ok(true) => Ok(Segment::Next),
             Ok(false) => Ok(Segment::Last),
-            // Without these nothing can be read.
+            // Nothing can be read without the description of the disk.
             Err(e) if number == 1 && self.media.is_none() => Err(e),
             Err(e) => Ok(Segment::Damaged(e)),
         }
@@ -90,29 +90,29 @@ impl Gathered {
     fn header(input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
         let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         if !header.starts_with(MAGIC) {
-            return flaw(0, "this is not a segment of an EWF image");
+            return flaw(0, "not a segment of an EWF image");
         }
         let is = u32::from(u16::from_le_bytes([header[9], header[10]]));
         if is != number {
-            let error = Error::from(Flaw::at(9, format!("this is segment {is}, and not segment {number}")));
-            return Err(if number == 1 { error.hint("name the first segment") } else { error });
+            let error = Error::from(Flaw::at(9, format!("this is segment {is}, expected segment {number}")));
+            return Err(if number == 1 { error.hint("open the first segment") } else { error });
         }
         Ok(())
     }
 
-    /// Reads the sections up to the last one. Whether that says that another segment follows.
+    /// Reads all sections. Returns whether the last one says that another segment follows.
     fn sections(&mut self, input: &Input, file: FileNo) -> Result<bool, Error> {
         let file_len = input.len_of(file);
         let mut at = HEADER;
         loop {
-            let head = input.bytes_of(file, at, SECTION, "a section")?;
-            if adler32(&head[..SECTION - 4]) != le32(&head, SECTION - 4) {
-                return flaw(at, "the checksum of this section's head is wrong");
+            let header = input.bytes_of(file, at, SECTION, "a section")?;
+            if adler32(&header[..SECTION - 4]) != le32(&header, SECTION - 4) {
+                return flaw(at, "checksum mismatch of the section header");
             }
-            let name: String = head[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
-            let (next, size) = (le64(&head, 16), le64(&head, 24));
+            let name: String = header[..16].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+            let (next, size) = (le64(&header, 16), le64(&header, 24));
             let start = at + SECTION as u64;
-            // Some programs leave the size out.
+            // Some programs do not store the size.
             let end = if size >= SECTION as u64 { at.saturating_add(size) } else { next.max(start) };
             let last = next == at || name == "done" || name == "next";
             let limit = if last { file_len } else { next.min(file_len) };
@@ -123,11 +123,11 @@ impl Gathered {
                 return Ok(name == "next");
             }
             if next < start {
-                return flaw(at, format!("the section behind '{name}' cannot begin at byte {next}"));
+                return flaw(at, format!("invalid offset of the section after '{name}': {next}"));
             }
             if next > file_len {
                 let what = format!(
-                    "the section '{name}' should end at byte {next}, and the file has {file_len} bytes"
+                    "section '{name}' should end at byte {next}, but the file has only {file_len} bytes"
                 );
                 return flaw(at, what);
             }
@@ -146,7 +146,7 @@ impl Gathered {
             return Err(e);
         }
         match section.name.as_str() {
-            // The first one counts.
+            // Use the first one.
             "volume" | "disk" if self.media.is_none() => self.media = Some(Gathered::volume(input, section)?),
             // Segments of another acquisition may have the same name.
             "data" => {
@@ -154,17 +154,20 @@ impl Gathered {
                 let is_other =
                     self.media.as_ref().zip(other).is_some_and(|(media, other)| !media.is_same(&other));
                 if is_other {
-                    return flaw(section.data.start, "this segment is of another set than the first one");
+                    return flaw(
+                        section.data.start,
+                        "this segment does not belong to the same set as the first one",
+                    );
                 }
             }
             "header" | "header2" => {
-                // Some programs write the same twice; that nothing can be made of it is no reason to refuse the disk.
+                // Some programs write the same text twice. An unreadable one is no reason to refuse the image.
                 if let Some(text) = self.text(input, section) {
-                    self.told(&text);
+                    self.parse_text(&text);
                 }
             }
             "sectors" => self.sectors_end = Some(section.data.end),
-            // Its copy may stand in for it.
+            // Its copy may replace it.
             "table" => self.damaged = self.table(input, section).err(),
             "table2" => {
                 let table = self.tables.last_mut().filter(|t| t.file == section.file && self.has_table);
@@ -179,49 +182,49 @@ impl Gathered {
         Ok(())
     }
 
-    /// MD5 in both kinds, SHA-1 in "digest". Where they cannot be read there are none.
+    /// Reads the hashes: an MD5 in both types of section, a SHA-1 in "digest". Unreadable hashes are skipped.
     fn hashes(&mut self, input: &Input, section: &Section) {
         let len = if section.name == "digest" { 76 } else { 32 };
         let Ok(bytes) = input.bytes_of(section.file, section.data.start, len + 4, "the hashes") else {
             return;
         };
         if adler32(&bytes[..len]) != le32(&bytes, len) {
-            self.warnings.push("the hashes that the image holds are damaged".into());
+            self.warnings.push("the hashes stored in the image are damaged".into());
             return;
         }
         for (kind, name, value) in
             [(HashKind::Md5, "md5_stored", &bytes[..16]), (HashKind::Sha1, "sha1_stored", &bytes[16..36])]
         {
-            let is_there =
+            let is_present =
                 value.iter().any(|b| *b != 0) && (kind == HashKind::Md5 || section.name == "digest");
             let first = !self.metadata.more.contains_key(name);
-            if is_there && first {
+            if is_present && first {
                 self.metadata.more.insert(name.into(), hex(value).into());
                 self.hashes.push((kind, value.into()));
             }
         }
     }
 
-    /// Reads the section about the disk. Later segments have a copy.
+    /// Reads the section that describes the disk. Later segments have a copy of it.
     fn volume(input: &Input, section: &Section) -> Result<Media, Error> {
         let at = section.data.start;
         let len = section.data.end - at;
-        // EnCase's is long; SMART's, and that of the format's first description, has but 32 bits for sectors.
+        // EnCase's is long; SMART's, and the one in the format's first description, has only 32 bits for sectors.
         let is_short = len < LONG;
         let len = index(if is_short { SHORT } else { LONG });
-        let bytes = input.bytes_of(section.file, at, len, "the section about the disk")?;
+        let bytes = input.bytes_of(section.file, at, len, "the volume section")?;
         if adler32(&bytes[..len - 4]) != le32(&bytes, len - 4) {
-            return flaw(at, "the checksum of the section about the disk is wrong");
+            return flaw(at, "checksum mismatch of the volume section");
         }
         let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
         let sectors = if is_short { le32(&bytes, 16).into() } else { le64(&bytes, 16) };
         let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {
-            return flaw(at, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
+            return flaw(at, format!("invalid disk size: {sectors} sectors of {sector} bytes"));
         }
         if chunk == 0 || chunk > u64::from(MAX_CHUNK) {
-            return flaw(at, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
+            return flaw(at, format!("unsupported chunk size: {per_chunk} sectors of {sector} bytes"));
         }
         let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
         Ok(Media { sectors, sector, chunk, set, is_short })
@@ -229,24 +232,24 @@ impl Gathered {
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
-        let head = input.bytes_of(section.file, at, 24, "a table")?;
-        let count = le32(&head, 0);
-        if adler32(&head[..20]) != le32(&head, 20) {
-            return flaw(at, "the checksum of a table's head is wrong");
+        let header = input.bytes_of(section.file, at, 24, "a table")?;
+        let count = le32(&header, 0);
+        if adler32(&header[..20]) != le32(&header, 20) {
+            return flaw(at, "checksum mismatch of a table header");
         }
         if count > MAX_ENTRIES {
-            return flaw(at, format!("a table of {count} chunks cannot be"));
+            return flaw(at, format!("invalid number of chunks in a table: {count}"));
         }
         let signed = self.media.as_ref().is_none_or(|media| !media.is_short);
         let len = u64::from(count) * 4 + if signed { 4 } else { 0 };
         if at.saturating_add(24 + len) > input.len_of(section.file) {
-            return flaw(at, format!("a table of {count} chunks does not lie in the file"));
+            return flaw(at, format!("a table of {count} chunks extends past the end of the file"));
         }
         self.has_table = count > 0;
         if count == 0 {
             return Ok(());
         }
-        // Older forms keep the chunks behind the table, in the same section.
+        // Older forms have the chunks after the table, in the same section.
         let end = self.sectors_end.take().unwrap_or(section.data.end);
         self.tables.push(Table {
             first: self.chunks,
@@ -255,7 +258,7 @@ impl Gathered {
             entries: at + 24,
             copy: None,
             signed,
-            base: le64(&head, 8),
+            base: le64(&header, 8),
             end,
         });
         self.chunks += u64::from(count);
@@ -264,19 +267,19 @@ impl Gathered {
 
     fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.data.start;
-        let head = input.bytes_of(section.file, at, 520, "the list of read errors")?;
-        let count = le32(&head, 0) as usize;
-        if adler32(&head[..516]) != le32(&head, 516) {
-            return flaw(at, "the checksum of the list of read errors is wrong");
+        let header = input.bytes_of(section.file, at, 520, "the list of read errors")?;
+        let count = le32(&header, 0) as usize;
+        if adler32(&header[..516]) != le32(&header, 516) {
+            return flaw(at, "checksum mismatch of the list of read errors");
         }
         if count > MAX_RANGES {
-            return flaw(at, format!("a list of {count} read errors is too long"));
+            return flaw(at, format!("the list of read errors is too long ({count} entries)"));
         }
         let entries = input.bytes_of(section.file, at + 520, count * 8 + 4, "the list of read errors")?;
         if adler32(&entries[..count * 8]) != le32(&entries, count * 8) {
-            return flaw(at + 520, "the checksum of the list of read errors is wrong");
+            return flaw(at + 520, "checksum mismatch of the list of read errors");
         }
-        // In sectors for now: their size may be told later.
+        // In sectors for now: the sector size may follow later.
         self.ranges = entries[..count * 8]
             .chunks_exact(8)
             .map(|e| {
@@ -287,11 +290,10 @@ impl Gathered {
         Ok(())
     }
 
-    /// The text of a header section: zlib, of UTF-16 in "header2".
+    /// Reads the text of a header section, compressed with zlib; in "header2", it is UTF-16.
     fn text(&self, input: &Input, section: &Section) -> Option<String> {
         let len = usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= MAX_TEXT)?;
-        let compressed =
-            input.bytes_of(section.file, section.data.start, len, "the text about the disk").ok()?;
+        let compressed = input.bytes_of(section.file, section.data.start, len, "the metadata text").ok()?;
         let bytes = expand(Codec::Zlib, &compressed, MAX_TEXT)?;
         if section.name == "header" {
             return Some(bytes.iter().map(|b| char::from(*b)).collect());
@@ -299,8 +301,8 @@ impl Gathered {
         texts::utf16(&bytes)
     }
 
-    /// Takes in what the text says.
-    fn told(&mut self, text: &str) {
+    /// Adds the values of a text to the metadata.
+    fn parse_text(&mut self, text: &str) {
         for (name, value) in texts::values(text) {
             let more = match name.as_str() {
                 "md" => {

@@ -1,5 +1,5 @@
-//! The segments of an EnCase image: files next to each other whose suffixes count up. Some of them may be missing, or
-//! cut off.
+//! The segments of an EnCase image: files in the same directory with ascending suffixes. Some of them may be missing or
+//! truncated.
 
 use std::path::{Path, PathBuf};
 
@@ -10,68 +10,68 @@ use crate::details::ImageDetails;
 use crate::extent::FileNo;
 use crate::input::Input;
 
-/// How many segments in a row may be missing before another one: a longer gap is taken for the end.
+/// How many consecutive segments may be missing: a longer gap is taken as the end of the image.
 const MAX_GAP: u32 = 1000;
-/// How many names a warning lists.
+/// Maximum number of file names in a warning.
 const MAX_NAMES: usize = 8;
 
-/// What was read of a segment.
+/// How much of a segment was read.
 pub(crate) enum Segment {
-    /// All of it, and another one follows.
+    /// All of it; another segment follows.
     Next,
-    /// All of it, and it is the last one.
+    /// All of it; it is the last segment.
     Last,
-    /// What comes before something that is damaged or cut off.
+    /// Only the part before a damaged or truncated section.
     Damaged(Error),
 }
 
-/// The segments that are not there, or not whole.
+/// The segments that are missing or incomplete.
 #[derive(Default)]
 pub(crate) struct Gaps {
-    /// The names of those that are missing or empty, as far as that is known.
+    /// The names of missing or empty segments, as far as they are known.
     missing: Vec<String>,
-    /// The names of those that are damaged or cut off, and why.
+    /// The names of damaged or truncated segments, with the errors.
     damaged: Vec<(String, Error)>,
-    /// The names of those after a gap.
+    /// The names of segments after a gap.
     later: Vec<String>,
     /// Whether the last segment was read to its end.
     has_last: bool,
 }
 
-/// Gives each segment, from the first one on, to `take`, with its number and whether one before it has a gap.
+/// Passes each segment to `read`, in order, with its number and whether an earlier one is missing or incomplete.
 pub(crate) fn walk(
     input: &Input,
     name: fn(&Path, u32) -> Option<PathBuf>,
-    mut take: impl FnMut(FileNo, u32, bool) -> Result<Segment, Error>,
+    mut read: impl FnMut(FileNo, u32, bool) -> Result<Segment, Error>,
 ) -> Result<Gaps, Error> {
     let mut gaps = Gaps::default();
     let (mut file, mut number) = (Input::MAIN, 1);
     loop {
-        let called = name(input.path(), number).unwrap_or_default().display().to_string();
+        let file_name = name(input.path(), number).unwrap_or_default().display().to_string();
         let has_gap = !gaps.is_empty();
         if has_gap {
-            gaps.later.push(called.clone());
+            gaps.later.push(file_name.clone());
         }
         let is_empty = number > 1 && input.len_of(file) == 0;
         let must_follow = if is_empty {
-            gaps.missing.push(called);
+            gaps.missing.push(file_name);
             false
         } else {
-            match take(file, number, has_gap).map_err(|e| e.at(&input.path_of(file)))? {
+            match read(file, number, has_gap).map_err(|e| e.at(&input.path_of(file)))? {
                 Segment::Next => true,
                 Segment::Last => {
                     gaps.has_last = true;
                     return Ok(gaps);
                 }
-                // A file that cannot be read at the moment is not a lost one.
+                // A temporary read error must not be treated as a lost segment.
                 Segment::Damaged(e) if e.kind != Kind::BadImage => return Err(e.at(&input.path_of(file))),
                 Segment::Damaged(e) => {
-                    gaps.damaged.push((called, e));
+                    gaps.damaged.push((file_name, e));
                     false
                 }
             }
         };
-        // The next one that there is.
+        // Find the next existing segment.
         let mut between = Vec::new();
         let next = (number + 1..=number + MAX_GAP).map_while(|n| Some((n, name(input.path(), n)?)));
         let mut found = None;
@@ -81,15 +81,15 @@ pub(crate) fn walk(
                     found = Some((n, file));
                     break;
                 }
-                // A link that leads elsewhere: the user should know.
+                // A link to elsewhere: report it to the user.
                 Err(e) if n == number + 1 => return Err(e),
                 _ => between.push(path.display().to_string()),
             }
         }
         match found {
-            Some((n, there)) => {
+            Some((n, next_file)) => {
                 gaps.missing.append(&mut between);
-                (number, file) = (n, there);
+                (number, file) = (n, next_file);
             }
             None => {
                 if must_follow {
@@ -103,19 +103,19 @@ pub(crate) fn walk(
 }
 
 impl Gaps {
-    /// Whether nothing is missing so far.
+    /// Checks whether all segments so far are complete.
     fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.damaged.is_empty()
     }
 
-    /// The first thing that was wrong with a segment, for images of which nothing can be read without it.
+    /// Returns the first error of a segment, for images that cannot be read at all because of it.
     pub(crate) fn first_error(&self, input: &Input) -> Option<Error> {
         let (name, error) = self.damaged.first()?;
         Some(Error::bad_image(error.what.clone()).at(&input.path().with_file_name(name)))
     }
 
-    /// Takes over into `about` that `lost` (ranges in bytes, in order) is lost, and which segments that is due to.
-    /// `used` says whether segments after a gap could be used.
+    /// Records in `details` which segments are missing or damaged, and that `lost` (ranges in bytes, in order) is lost.
+    /// `used` says whether the segments after a gap could be used.
     pub(crate) fn report(self, lost: Vec<std::ops::Range<u64>>, used: bool, details: &mut ImageDetails) {
         let Gaps { missing, damaged, later, has_last } = self;
         let is_whole = missing.is_empty() && damaged.is_empty();
@@ -129,34 +129,32 @@ impl Gaps {
             let list: Vec<String> = damaged.iter().map(|(name, _)| name.clone()).collect();
             details.metadata.more.insert("damaged_segments".into(), list.into());
             details.warnings.extend(damaged.iter().map(|(name, e)| {
-                format!(
-                    "segment {name} is cut off or damaged ({}); nothing after that was read from it",
-                    e.what
-                )
+                format!("segment {name} is truncated or damaged ({}); the rest of it was not read", e.what)
             }));
         }
         if !is_whole && !later.is_empty() && !used {
             details.warnings.push(format!(
-                "the segments after that were left out: {}; nothing in them says which part of the disk they hold",
+                "ignoring the segments after that: {} (they do not record which part of the disk they contain)",
                 names(&later)
             ));
         }
         if !is_whole && !has_last {
-            let note = "how many segments the image has is not known: its last one was not read";
+            let note = "the total number of segments is unknown: the last one was not read";
             details.metadata.more.insert("segments_note".into(), note.into());
             details.warnings.push(format!(
-                "{note}. It would hold the hashes and the list of read errors: sectors that the disk could not read \
-                 may be among those that are zeros here"
+                "{note}; it contains the hashes and the list of read errors, so unreadable sectors of the original \
+                 disk may appear as zeros here"
             ));
         }
         let bytes: u64 = lost.iter().map(|r| r.end - r.start).sum();
         if let Some(first) = lost.first() {
-            let why = if is_whole { "the image's tables do not list" } else { "these files do not hold" };
+            let why =
+                if is_whole { "missing from the image's tables" } else { "missing from the image's files" };
             details.warnings.push(format!(
-                "{why} {bytes} of the disk's {} bytes, from byte {} on; they count as bad",
+                "{why}: {bytes} of the disk's {} bytes, the first at byte {}; they count as bad",
                 details.metadata.size_bytes, first.start
             ));
-            // A hash of the whole disk says nothing about a part of it.
+            // A hash of the whole disk cannot verify a part of it.
             details.stored_hashes.clear();
             let ranges = lost.iter().map(|r| BadRange::new(r.clone(), Status::Bad));
             details.bad = BadBlocks::from_unsorted(details.bad.ranges().iter().copied().chain(ranges));
@@ -165,7 +163,7 @@ impl Gaps {
     }
 }
 
-/// The first of these names, and how many more there are.
+/// Lists the first of these names, and the number of the others.
 fn names(all: &[String]) -> String {
     let shown = all[..all.len().min(MAX_NAMES)].join(", ");
     match all.len().saturating_sub(MAX_NAMES) {

@@ -1,8 +1,9 @@
 //! EnCase 7's images (`.Ex01`): zlib, bzip2, pattern fill, the error table.
 //!
-//! Sources: "Expert Witness Compression Format 2 (EWF2)", the libewf project's documentation of the format; checked against
-//! images by libewf. All numbers are little-endian. A section's data come before its head; a segment is read from its end.
-//! The chunks' places are in tables; a chunk is compressed, or bytes and their Adler-32, or eight bytes over and over.
+//! Sources: "Expert Witness Compression Format 2 (EWF2)", the libewf project's documentation of the format; checked
+//! against images by libewf. All numbers are little-endian. A section's data comes before its header, so a segment is
+//! read from its end. The chunks' locations are in tables; a chunk is compressed, or uncompressed bytes followed by
+//! their Adler-32, or a pattern of eight bytes to be repeated.
 
 mod sections;
 
@@ -17,7 +18,7 @@ use cdi_base::units::index;
 use lru::LruCache;
 use sections::{Gathered, Media};
 
-use super::ewf::errors::judged;
+use super::ewf::errors::classify;
 use super::ewf::{segments, tail};
 use crate::badmap::{BadBlocks, BadRange};
 use crate::bytes::{flaw, le32, le64};
@@ -32,45 +33,45 @@ use crate::stored_hashes::StoredHash;
 pub const FORMAT: Format = Format {
     name: "ewf2",
     summary: "EnCase 7's images (Ex01) with all their segments",
-    integrity: "a checksum of every chunk and table; MD5 and SHA-1 of the whole, where they were stored, which 'verify' checks",
+    integrity: "a checksum of every chunk and table; MD5 and SHA-1 of the whole disk, if stored, checked on verification",
     suffixes: &["ex01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == LOGICAL),
     open,
 };
 
 const MAGIC: &[u8] = b"EVF2\r\n\x81\0";
-/// Files, and not a disk.
+/// The magic of logical images, which contain files, not a disk.
 const LOGICAL: &[u8] = b"LEF2\r\n\x81\0";
-/// The length of a table's entry.
+/// The length of a table entry in bytes.
 const ENTRY: usize = 16;
-/// How many tables are kept in memory.
+/// How many tables are cached in memory.
 const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
 /// Flags of a chunk.
 const COMPRESSED: u32 = 1;
 const CHECKSUM: u32 = 2;
 const PATTERN: u32 = 4;
 
-/// A table of chunks, as it lies in a file.
+/// A chunk table in a file.
 struct Table {
-    /// The number of its first chunk, and how many it has.
+    /// The number of its first chunk, and its number of chunks.
     first: u64,
     count: u32,
     file: FileNo,
-    /// Where its entries are, and where the chunks begin.
+    /// The file offsets of its entries, and of the first chunk.
     entries: u64,
     chunks: u64,
 }
 
-/// A chunk.
+/// The location of a chunk's data.
 #[derive(Debug, Clone, Copy)]
 enum Chunk {
-    Held {
+    Data {
         at: u64,
         len: u32,
         codec: Codec,
     },
     Pattern([u8; 8]),
-    /// The pattern lies in the file, at this place.
+    /// The pattern is in the file, at this offset.
     PatternAt(u64),
 }
 
@@ -82,16 +83,14 @@ struct Ewf2 {
     codec: Codec,
     tables: Vec<Table>,
     kept: Mutex<LruCache<usize, Arc<[Chunk]>>>,
-    /// How many bytes the disk's last chunk holds, if those are more than the disk has of it.
+    /// The number of bytes in the disk's last chunk, if it is more than the disk has of it.
     last: Option<u32>,
     details: ImageDetails,
 }
 
 fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if input.bytes(0, 8, "the header")? == LOGICAL {
-        return Err(Error::bad_image(
-            "holds files and not a disk (Lx01); there is no disk to be had from it",
-        ));
+        return Err(Error::bad_image("logical image (Lx01): it contains files, not a disk"));
     }
     let mut gathered = Gathered::default();
     let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
@@ -106,11 +105,11 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let Media { sectors, sector, per_chunk, .. } = media;
     let size = sectors.checked_mul(sector).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
     let Some(size) = size else {
-        return flaw(0, format!("a disk of {sectors} sectors of {sector} bytes cannot be"));
+        return flaw(0, format!("invalid disk size: {sectors} sectors of {sector} bytes"));
     };
     let chunk = per_chunk.saturating_mul(sector);
     if chunk == 0 || chunk > crate::extent::MAX_CHUNK.into() || chunk % 8 != 0 {
-        return flaw(0, format!("chunks of {per_chunk} sectors of {sector} bytes are not read"));
+        return flaw(0, format!("unsupported chunk size: {per_chunk} sectors of {sector} bytes"));
     }
     metadata.size_bytes = size;
     let is_usual = sector.is_power_of_two() && sector >= 512;
@@ -123,13 +122,13 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let details = ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() };
     let mut image = Ewf2 { input, media, size, chunk, codec, tables, kept, last: None, details };
-    image.look_at_tail();
-    let lost = image.not_listed();
-    // Of what is not there nothing can be judged.
+    image.read_tail();
+    let lost = image.unlisted();
+    // Lost ranges cannot be classified.
     lost.iter().for_each(|range| image.details.bad.replace(range.clone(), &[]));
     if !image.details.bad.is_empty() {
         let (bad, warning) =
-            judged(&image.details.bad, sector, chunk, &|at, bytes| image.uncompressed(at, bytes));
+            classify(&image.details.bad, sector, chunk, &|at, bytes| image.read_chunk(at, bytes));
         image.details.bad = bad;
         image.details.warnings.push(warning);
     }
@@ -137,7 +136,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     Ok(Box::new(image))
 }
 
-/// The name of segment `number`: Ex01 to Ex99, then ExAA to ExZZ, EyAA to EzZZ.
+/// Returns the name of segment `number`: Ex01 to Ex99, then ExAA to ExZZ, EyAA to EzZZ.
 fn segment_name(first: &Path, number: u32) -> Option<PathBuf> {
     let suffix = first.extension()?.to_str()?;
     let (start, _) = suffix.split_at_checked(2)?;
@@ -157,8 +156,8 @@ fn segment_name(first: &Path, number: u32) -> Option<PathBuf> {
 }
 
 impl Ewf2 {
-    /// The parts of the disk that no table lists, in bytes.
-    fn not_listed(&self) -> Vec<Range<u64>> {
+    /// Returns the parts of the disk that no table covers, in bytes.
+    fn unlisted(&self) -> Vec<Range<u64>> {
         let bytes = |chunk: u64| chunk.saturating_mul(self.chunk).min(self.size);
         let mut at = 0;
         let mut ranges = Vec::new();
@@ -171,7 +170,7 @@ impl Ewf2 {
         ranges
     }
 
-    /// A chunk's place, and its table.
+    /// Finds a chunk. Returns its table and its location.
     fn find(&self, chunk: u64) -> Result<(&Table, Chunk), ReadError> {
         let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
         let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
@@ -180,9 +179,9 @@ impl Ewf2 {
         Ok((table, found))
     }
 
-    /// Finds out how much the disk's last chunk holds, and what comes after the disk.
-    fn look_at_tail(&mut self) {
-        let Ok((table, Chunk::Held { at, len, codec })) = self.find(self.size / self.chunk) else { return };
+    /// Reads the disk's last chunk to find its length, and any bytes after the end of the disk.
+    fn read_tail(&mut self) {
+        let Ok((table, Chunk::Data { at, len, codec })) = self.find(self.size / self.chunk) else { return };
         let mut stored = vec![0; len.min(2 * crate::extent::MAX_CHUNK) as usize];
         if self.input.read_exact_at(table.file, &mut stored, at).is_err() {
             return;
@@ -191,7 +190,7 @@ impl Ewf2 {
         self.last = tail::note(&mut self.details, self.media.sector, codec, &stored, wanted, self.chunk);
     }
 
-    /// The chunks of a table.
+    /// Returns the chunks of a table.
     fn chunks(&self, number: usize) -> Result<Arc<[Chunk]>, ReadError> {
         let lock = || lock(&self.kept);
         if let Some(kept) = lock().get(&number) {
@@ -204,7 +203,7 @@ impl Ewf2 {
         if adler32(&bytes[..len]) != le32(&bytes, len) {
             return Err(ReadError::Corrupt { at: table.entries });
         }
-        // A writer (libewf of 2024) put the pattern among the chunks, and where it is into the place of the pattern.
+        // One writer (libewf of 2024) stores the pattern among the chunks, and its offset where the pattern should be.
         let mut next = table.chunks;
         let chunk = |e: &[u8]| {
             let (at, len, flags) = (le64(e, 0), le32(e, 8), le32(e, 12));
@@ -220,15 +219,15 @@ impl Ewf2 {
                 CHECKSUM => Codec::StoredAdler32,
                 _ => self.codec,
             };
-            Chunk::Held { at, len, codec }
+            Chunk::Data { at, len, codec }
         };
         let chunks: Arc<[Chunk]> = bytes[..len].chunks_exact(ENTRY).map(chunk).collect();
         lock().put(number, Arc::clone(&chunks));
         Ok(chunks)
     }
 
-    /// Whether the chunk around `offset` can be had; it is in `chunk` then.
-    fn uncompressed(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
+    /// Reads the chunk around `offset` into `chunk`. Returns whether it could be read and decompressed.
+    fn read_chunk(&self, offset: u64, chunk: &mut Vec<u8>) -> bool {
         let Ok(extent) = self.map(offset) else { return false };
         chunk.clear();
         chunk.resize(index(extent.disk.end - extent.disk.start), 0);
@@ -267,11 +266,11 @@ impl Image for Ewf2 {
                 self.input.read_exact_at(table.file, &mut pattern, at)?;
                 Origin::Fill(pattern)
             }
-            Chunk::Held { at, len, codec } => {
+            Chunk::Data { at, len, codec } => {
                 let uncompressed = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
                 let is_last = disk.end == self.size;
                 let uncompressed = self.last.filter(|_| is_last).unwrap_or(uncompressed);
-                // What stands behind stored bytes is padding.
+                // Anything after uncompressed bytes is padding.
                 let len = match codec {
                     Codec::Stored => len.min(uncompressed),
                     Codec::StoredAdler32 => len.min(uncompressed + 4),
@@ -300,17 +299,17 @@ impl Image for Ewf2 {
         for (number, table) in self.tables.iter().enumerate() {
             if let Err(e) = self.chunks(number) {
                 report(
-                    Flaw::at(table.entries, format!("a table is damaged: {e}")),
-                    "the chunks that it tells of",
+                    Flaw::at(table.entries, format!("damaged chunk table: {e}")),
+                    "all chunks listed in this table",
                 );
             }
             check_cancelled()?;
         }
-        let told = self.media.chunks;
-        let held = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
-        if told != 0 && told != held && self.details.lost.is_empty() {
-            let what = format!("the image should have {told} chunks, and its tables tell of {held}");
-            report(Flaw::at(0, what), "what is not told of");
+        let expected = self.media.chunks;
+        let listed = self.tables.last().map_or(0, |t| t.first + u64::from(t.count));
+        if expected != 0 && expected != listed && self.details.lost.is_empty() {
+            let what = format!("the image should have {expected} chunks, but its tables list {listed}");
+            report(Flaw::at(0, what), "the chunks that are not listed");
         }
         Ok(())
     }

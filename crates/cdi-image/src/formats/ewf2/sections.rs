@@ -15,18 +15,18 @@ use crate::metadata::Metadata;
 use crate::stored_hashes::HashKind;
 use cdi_base::printable::hex;
 
-/// The length of a segment's header, of a section's head, and of a table's.
+/// The length in bytes of a segment's header, a section's header, and a table's header.
 const HEADER: u64 = 32;
-const HEAD: u64 = 64;
-const TABLE_HEAD: usize = 32;
-/// How many sections a segment may have, and how long a text about the disk may be, compressed or not, in bytes.
+const SECTION_HEADER: u64 = 64;
+const TABLE_HEADER: usize = 32;
+/// Maximum number of sections in a segment, and maximum length of a metadata text in bytes, compressed or not.
 const MAX_SECTIONS: usize = 1 << 20;
 const MAX_TEXT: usize = 1 << 20;
-/// How many entries a table has at most.
+/// Maximum number of entries of a table.
 const MAX_ENTRIES: u32 = 1 << 20;
-/// How many chunks a disk has at most: 2^63 bytes of 512 each.
+/// Maximum number of chunks of a disk: 2^63 bytes in chunks of 512.
 const MAX_CHUNKS: u64 = 1 << 54;
-/// Kinds of sections.
+/// Types of sections.
 const DEVICE: u32 = 1;
 const CASE: u32 = 2;
 const SECTORS: u32 = 3;
@@ -37,10 +37,10 @@ const SHA1: u32 = 9;
 const KEYS: u32 = 11;
 const NEXT: u32 = 13;
 const DONE: u32 = 15;
-/// A section's flag: it is encrypted.
+/// The section flag for encryption.
 const ENCRYPTED: u32 = 2;
 
-/// A section: what it is, and where its data are.
+/// A section: its type, and the offset and length of its data in bytes.
 struct Section {
     file: FileNo,
     kind: u32,
@@ -48,7 +48,7 @@ struct Section {
     len: u64,
 }
 
-/// What the texts tell of the disk.
+/// The description of the disk in the metadata texts.
 #[derive(Default)]
 pub(super) struct Media {
     pub sectors: u64,
@@ -57,20 +57,20 @@ pub(super) struct Media {
     pub chunks: u64,
 }
 
-/// What is gathered while the sections are walked over.
+/// Everything collected from the sections.
 pub(super) struct Gathered {
     pub tables: Vec<Table>,
     pub chunks: u64,
-    /// Where the last section of chunks begins, until its table comes.
+    /// The file offset of the last section of chunks, until its table is read.
     sectors: u64,
     pub codec: Codec,
-    /// Whether a segment before this one is missing, or not whole.
+    /// Whether an earlier segment is missing or incomplete.
     after_gap: bool,
-    /// The name of the set of segments.
+    /// The GUID of the set of segments.
     set: [u8; 16],
     pub media: Media,
     pub metadata: Metadata,
-    /// Of the whole disk.
+    /// Hashes of the whole disk.
     pub hashes: Vec<(HashKind, Vec<u8>)>,
     pub ranges: Vec<BadRange>,
     pub warnings: Vec<String>,
@@ -95,7 +95,7 @@ impl Default for Gathered {
 }
 
 impl Gathered {
-    /// Reads a segment's sections. `after_gap` says that one before it is missing, or not whole.
+    /// Reads a segment's sections. `after_gap` says that an earlier segment is missing or incomplete.
     pub(super) fn segment(
         &mut self,
         input: &Input,
@@ -105,46 +105,46 @@ impl Gathered {
     ) -> Result<Segment, Error> {
         self.after_gap = after_gap;
         let header = self.header(input, file, number);
-        // What is not known for the first segment is known for none.
+        // Without the first segment's header, no segment can be read.
         if number == 1 {
             header?;
         } else if let Err(e) = header {
             return Ok(Segment::Damaged(e));
         }
-        let (sections, goes_on) = match sections(input, file) {
+        let (sections, continues) = match sections(input, file) {
             Ok(found) => found,
-            Err(Broken::Encrypted(e)) => return Err(e),
-            Err(Broken::Damaged(e)) => return Ok(Segment::Damaged(e)),
+            Err(SectionsError::Encrypted(e)) => return Err(e),
+            Err(SectionsError::Damaged(e)) => return Ok(Segment::Damaged(e)),
         };
         for section in sections.iter().rev() {
             if let Err(e) = self.section(input, section) {
                 return Ok(Segment::Damaged(e));
             }
         }
-        Ok(if goes_on { Segment::Next } else { Segment::Last })
+        Ok(if continues { Segment::Next } else { Segment::Last })
     }
 
     fn header(&mut self, input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
         let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         if !header.starts_with(MAGIC) {
-            return flaw(0, "this is not a segment of an EWF2 image");
+            return flaw(0, "not a segment of an EWF2 image");
         }
         let is = le32(&header, 12);
         if is != number {
-            let error = Error::from(Flaw::at(12, format!("this is segment {is}, and not segment {number}")));
-            return Err(if number == 1 { error.hint("name the first segment") } else { error });
+            let error = Error::from(Flaw::at(12, format!("this is segment {is}, expected segment {number}")));
+            return Err(if number == 1 { error.hint("open the first segment") } else { error });
         }
         // Segments of another acquisition may have the same name.
         if number > 1 && header[16..32] != self.set {
-            return flaw(16, "this segment is of another set than the first one");
+            return flaw(16, "this segment does not belong to the same set as the first one");
         }
         let codec = match u16::from_le_bytes([header[10], header[11]]) {
             0 | 1 => Codec::ZlibPadded,
             2 => Codec::Bzip2,
-            other => return flaw(10, format!("compression {other} is not known; zlib and bzip2 are")),
+            other => return flaw(10, format!("unknown compression {other} (supported: zlib and bzip2)")),
         };
         if number > 1 && codec != self.codec {
-            return flaw(10, "this segment is compressed in another way than the first one");
+            return flaw(10, "this segment is compressed differently than the first one");
         }
         (self.set, self.codec) = (*header[16..].first_chunk().unwrap_or(&[0; 16]), codec);
         Ok(())
@@ -154,7 +154,7 @@ impl Gathered {
         match section.kind {
             DEVICE | CASE => {
                 if let Some(text) = self.text(input, section) {
-                    self.told(&text);
+                    self.parse_text(&text);
                 }
             }
             SECTORS => self.sectors = section.at,
@@ -169,18 +169,18 @@ impl Gathered {
 
     fn table(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.at;
-        let head = input.bytes_of(section.file, at, TABLE_HEAD, "a table")?;
-        if adler32(&head[..16]) != le32(&head, 16) {
-            return flaw(at, "the checksum of a table's head is wrong");
+        let header = input.bytes_of(section.file, at, TABLE_HEADER, "a table")?;
+        if adler32(&header[..16]) != le32(&header, 16) {
+            return flaw(at, "checksum mismatch of a table header");
         }
-        let (first, count) = (le64(&head, 0), le32(&head, 8));
-        // After a missing segment a table comes that tells where it goes on.
+        let (first, count) = (le64(&header, 0), le32(&header, 8));
+        // The first table after a missing segment contains the number at which the chunks continue.
         let fits = first == self.chunks || (self.after_gap && first > self.chunks && first < MAX_CHUNKS);
         if count > MAX_ENTRIES || !fits {
-            return flaw(at, format!("a table of {count} chunks from chunk {first} on cannot be here"));
+            return flaw(at, format!("invalid table of {count} chunks, beginning at chunk {first}"));
         }
         if count > 0 {
-            let entries = at + TABLE_HEAD as u64;
+            let entries = at + TABLE_HEADER as u64;
             self.tables.push(Table { first, count, file: section.file, entries, chunks: self.sectors });
             self.chunks = first + u64::from(count);
         }
@@ -189,18 +189,18 @@ impl Gathered {
 
     fn errors(&mut self, input: &Input, section: &Section) -> Result<(), Error> {
         let at = section.at;
-        let head = input.bytes_of(section.file, at, TABLE_HEAD, "the list of read errors")?;
-        let count = le32(&head, 0) as usize;
-        if adler32(&head[..16]) != le32(&head, 16) {
-            return flaw(at, "the checksum of the list of read errors is wrong");
+        let header = input.bytes_of(section.file, at, TABLE_HEADER, "the list of read errors")?;
+        let count = le32(&header, 0) as usize;
+        if adler32(&header[..16]) != le32(&header, 16) {
+            return flaw(at, "checksum mismatch of the list of read errors");
         }
         if count > MAX_RANGES {
-            return flaw(at, format!("a list of {count} read errors is too long"));
+            return flaw(at, format!("the list of read errors is too long ({count} entries)"));
         }
-        let at = at + TABLE_HEAD as u64;
+        let at = at + TABLE_HEADER as u64;
         let entries = input.bytes_of(section.file, at, count * 16 + 4, "the list of read errors")?;
         if adler32(&entries[..count * 16]) != le32(&entries, count * 16) {
-            return flaw(at, "the checksum of the list of read errors is wrong");
+            return flaw(at, "checksum mismatch of the list of read errors");
         }
         // In sectors for now.
         let range = |e: &[u8]| {
@@ -211,11 +211,11 @@ impl Gathered {
         Ok(())
     }
 
-    /// Where a hash cannot be read there is none.
+    /// Reads a hash. An unreadable hash is skipped.
     fn hash(&mut self, input: &Input, section: &Section, kind: HashKind, name: &str, len: usize) {
         let Ok(bytes) = input.bytes_of(section.file, section.at, len + 4, "a hash") else { return };
         if adler32(&bytes[..len]) != le32(&bytes, len) {
-            self.warnings.push(format!("the {} that the image holds is damaged", kind.name()));
+            self.warnings.push(format!("the {} stored in the image is damaged", kind.name()));
             return;
         }
         let value = bytes[..len].to_vec();
@@ -223,15 +223,15 @@ impl Gathered {
         self.hashes.push((kind, value));
     }
 
-    /// The text of a section: UTF-16, compressed.
+    /// Reads the text of a section: compressed UTF-16.
     fn text(&self, input: &Input, section: &Section) -> Option<String> {
         let len = usize::try_from(section.len).ok().filter(|l| *l <= MAX_TEXT)?;
-        let compressed = input.bytes_of(section.file, section.at, len, "the text about the disk").ok()?;
+        let compressed = input.bytes_of(section.file, section.at, len, "the metadata text").ok()?;
         texts::utf16(&expand(self.codec, &compressed, MAX_TEXT)?)
     }
 
-    /// Takes in what a text says.
-    fn told(&mut self, text: &str) {
+    /// Adds the values of a text to the metadata.
+    fn parse_text(&mut self, text: &str) {
         for (name, value) in texts::values(text) {
             let number = || value.parse().unwrap_or(0);
             match name.as_str() {
@@ -262,38 +262,39 @@ impl Gathered {
 }
 
 /// Why the sections of a segment cannot be read.
-enum Broken {
+enum SectionsError {
     Encrypted(Error),
     Damaged(Error),
 }
 
-impl From<Error> for Broken {
-    fn from(e: Error) -> Broken {
-        Broken::Damaged(e)
+impl From<Error> for SectionsError {
+    fn from(e: Error) -> SectionsError {
+        SectionsError::Damaged(e)
     }
 }
 
-/// The sections of a segment, the last one first; and whether the image goes on in another segment.
-fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Broken> {
-    let flaw = |at: u64, what: &str| Err(Broken::from(Error::from(Flaw::at(at, what))));
+/// Finds the sections of a segment, the last one first. Also returns whether another segment follows.
+fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), SectionsError> {
+    let flaw = |at: u64, what: &str| Err(SectionsError::from(Error::from(Flaw::at(at, what))));
     let mut found = Vec::new();
-    let Some(mut at) = input.len_of(file).checked_sub(HEAD) else {
-        return flaw(0, "the segment is cut off");
+    let Some(mut at) = input.len_of(file).checked_sub(SECTION_HEADER) else {
+        return flaw(0, "the segment is truncated");
     };
     loop {
-        let head = input.bytes_of(file, at, index(HEAD), "a section's head")?;
-        if adler32(&head[..60]) != le32(&head, 60) {
-            return flaw(at, "the checksum of this section's head is wrong, or the segment is cut off");
+        let header = input.bytes_of(file, at, index(SECTION_HEADER), "a section header")?;
+        if adler32(&header[..60]) != le32(&header, 60) {
+            return flaw(at, "checksum mismatch of the section header, or the segment is truncated");
         }
-        let (kind, flags, before, len) = (le32(&head, 0), le32(&head, 4), le64(&head, 8), le64(&head, 16));
+        let (kind, flags, before, len) =
+            (le32(&header, 0), le32(&header, 4), le64(&header, 8), le64(&header, 16));
         if kind == KEYS || flags & ENCRYPTED != 0 {
-            let what = Flaw::at(at, "the image is encrypted; that is not read");
-            return Err(Broken::Encrypted(what.into()));
+            let what = Flaw::at(at, "encrypted image (not supported)");
+            return Err(SectionsError::Encrypted(what.into()));
         }
-        let start = if before == 0 { HEADER } else { before.saturating_add(HEAD) };
+        let start = if before == 0 { HEADER } else { before.saturating_add(SECTION_HEADER) };
         let place = at.checked_sub(len).filter(|place| *place >= start && before < at);
         let Some(place) = place else {
-            return flaw(at, &format!("a section of {len} bytes behind byte {start} cannot be here"));
+            return flaw(at, &format!("invalid section of {len} bytes after byte {start}"));
         };
         found.push(Section { file, kind, at: place, len });
         if before == 0 {
@@ -307,6 +308,9 @@ fn sections(input: &Input, file: FileNo) -> Result<(Vec<Section>, bool), Broken>
     match found[0].kind {
         NEXT => Ok((found, true)),
         DONE => Ok((found, false)),
-        _ => flaw(input.len_of(file) - HEAD, "the segment has no end: it is cut off, or was never finished"),
+        _ => flaw(
+            input.len_of(file) - SECTION_HEADER,
+            "the segment has no end: it is truncated, or was never finished",
+        ),
     }
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a qcow2's disk are: its two levels of tables, and what lies below.
+//! Finds the data of a qcow2 disk: two levels of tables, then the backing file.
 
 use cdi_base::error::ReadError;
 
@@ -6,7 +6,7 @@ use super::{COMPRESSED, COPIED, OFFSET, Qcow2};
 use crate::bytes::be64;
 use crate::codec::Sum;
 use crate::extent::{CompressedChunk, Extent, Origin};
-use crate::formats::chain::{Found, Layer, alike, zeros};
+use crate::formats::chain::{Found, Layer, count_matching, zeros};
 use crate::input::Input;
 
 impl Qcow2 {
@@ -16,8 +16,8 @@ impl Qcow2 {
         Ok(u64::from_be_bytes(entry))
     }
 
-    /// Where the run ends of entries of a table that are as `is` wants them: the first of `count` is at `at`, has `width`
-    /// bytes, and stands for the `each` bytes of the disk around `offset`.
+    /// Returns the disk offset where a run of table entries that satisfy `is` ends. The first of the `count` entries is
+    /// at file offset `at`, has `width` bytes, and describes the `each` bytes of the disk around `offset`.
     fn run(
         &self,
         input: &Input,
@@ -26,16 +26,17 @@ impl Qcow2 {
         is: &dyn Fn(&[u8]) -> bool,
     ) -> Result<u64, ReadError> {
         let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
-        let alike = alike(&read, at, count, width, is)?.max(1);
-        Ok((offset & !(each - 1)).saturating_add(alike.saturating_mul(each)))
+        let entries = count_matching(&read, at, count, width, is)?.max(1);
+        Ok((offset & !(each - 1)).saturating_add(entries.saturating_mul(each)))
     }
 
-    /// Whether nothing is below at `offset`: what is not in this file is zeros there, too.
+    /// Checks whether there is no backing data at `offset`, so that absent clusters are zeros, like zero clusters.
     fn is_deepest(&self, offset: u64) -> bool {
         self.backing.as_ref().is_none_or(|layer| offset >= layer.size())
     }
 
-    /// The same as [`Layer::map`] in a cluster with subclusters, whose entry is at `at`, with `left` entries in its table.
+    /// Does the work of [`Layer::find`] for a cluster with subclusters, whose entry is at file offset `at`, with `left`
+    /// entries up to the end of its table.
     fn map_parts(
         &self,
         input: &Input,
@@ -43,7 +44,7 @@ impl Qcow2 {
         offset: u64,
         limit: u64,
     ) -> Result<Found, ReadError> {
-        // The lower half says which are held, the upper one which are zeros.
+        // The lower half says which subclusters are allocated, the upper half which are zeros.
         const ZEROS: u64 = 0xFFFF_FFFF << 32;
         const BOTH: u64 = 1 << 32 | 1;
         let cluster = 1u64 << self.cluster_bits;
@@ -70,14 +71,15 @@ impl Qcow2 {
         let end = limit.min(start.saturating_add((n + same) * part));
         match kind {
             0 => Ok(Found::Below(offset..end)),
-            1 if self.is_held(entry) => self.stored(input, entry & OFFSET, at, offset, start, end),
+            1 if self.is_allocated(entry) => self.stored(input, entry & OFFSET, at, offset, start, end),
             1 | BOTH => Err(ReadError::Corrupt { at }),
             _ => Ok(Found::Here(zeros(offset, end))),
         }
     }
 
-    /// Whether an entry of the second table says where its cluster is. In a file that holds nothing else that may be 0.
-    fn is_held(&self, entry: u64) -> bool {
+    /// Checks whether an entry of a second-level table contains the offset of a cluster. In an external data file that
+    /// may be 0.
+    fn is_allocated(&self, entry: u64) -> bool {
         entry & OFFSET != 0 || (self.data != self.file && entry & COPIED != 0)
     }
 
@@ -90,7 +92,7 @@ impl Qcow2 {
         start: u64,
         end: u64,
     ) -> Result<Found, ReadError> {
-        // The last cluster of a file may be short: what is not there was never written.
+        // The last cluster of a file may be short: the missing part was never written.
         let left = input.len_of(self.data).checked_sub(place).filter(|left| *left > offset - start);
         let Some(left) = left else { return Err(ReadError::Corrupt { at: entry_at }) };
         let end = end.min(start.saturating_add(left));
@@ -106,7 +108,7 @@ impl Qcow2 {
         disk: std::ops::Range<u64>,
     ) -> Result<Found, ReadError> {
         let corrupt = ReadError::Corrupt { at: entry_at };
-        // In a file that holds nothing else nothing is compressed.
+        // External data files contain no compressed clusters.
         if self.data != self.file {
             return Err(corrupt);
         }
@@ -114,7 +116,7 @@ impl Qcow2 {
         let place = entry & ((1 << place_bits) - 1);
         let sectors = (entry & !(3 << 62)) >> place_bits;
         let len = (sectors + 1) * 512 - place % 512;
-        // It is counted in sectors; the last one may be cut off by the end of the file.
+        // The length is in whole sectors; the file may end within the last one.
         let len = len.min(input.len_of(self.file).checked_sub(place).ok_or(corrupt)?);
         let compressed = CompressedChunk {
             file: self.file,
@@ -172,15 +174,15 @@ impl Layer for Qcow2 {
         if self.subclusters {
             return self.map_parts(input, (entry, at, left), offset, limit);
         }
-        // Version 2 writes no zero clusters, and its readers never saw the bit.
+        // Version 2 has no zero clusters: its writers never set the bit, and its readers do not check it.
         let is_zeros = |entry: u64| entry & 1 != 0;
-        if !is_zeros(entry) && self.is_held(entry) {
+        if !is_zeros(entry) && self.is_allocated(entry) {
             return self.stored(input, entry & OFFSET, at, offset, start, end);
         }
         let is_deepest = self.is_deepest(offset);
         let is = |other: &[u8]| {
             let other = be64(other, 0);
-            let absent = !self.is_held(other);
+            let absent = !self.is_allocated(other);
             let same = if is_zeros(entry) { is_zeros(other) } else { absent && !is_zeros(other) };
             other & COMPRESSED == 0 && (same || (is_deepest && (absent || is_zeros(other))))
         };

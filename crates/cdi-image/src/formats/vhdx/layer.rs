@@ -1,31 +1,31 @@
-//! One file of a chain of VHDX disks: its structures, and where its blocks are.
+//! One file of a chain of VHDX disks: its structures and the location of its blocks.
 
 use std::path::Path;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::log::Overlay;
-use super::{MAGIC, SIGNED, crc32c_of};
+use super::{CHECKSUM, MAGIC, crc32c_of};
 use crate::bytes::{flaw, le32, le64};
 use crate::extent::{Extent, FileNo, Origin};
-use crate::formats::chain::{self, Found, deeper, zeros};
+use crate::formats::chain::{self, Found, next_depth, zeros};
 use crate::image::CheckCancelled;
 use crate::input::Input;
 
-const HEADS: [u64; 2] = [64 << 10, 128 << 10];
-const HEAD: usize = 4096;
+const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+const HEADER: usize = 4096;
 const REGIONS: [u64; 2] = [192 << 10, 256 << 10];
 const REGION_TABLE: usize = 64 << 10;
 const METADATA_TABLE: usize = 64 << 10;
-/// Offsets in the table of blocks are counted in these, in bytes.
+/// The unit of offsets in the block allocation table, in bytes.
 const MIB: u64 = 1 << 20;
 /// The largest disk that the format allows, in bytes.
-const LARGEST: u64 = 64 << 40;
+const MAX_SIZE: u64 = 64 << 40;
 
-/// How many pairs of what tells the parent are read: the format has five.
+/// Maximum number of key/value pairs read from a parent locator: the format defines five.
 const MAX_PAIRS: usize = 64;
 
-/// GUIDs, as they lie in the file.
+/// GUIDs, as stored in the file.
 const BAT: [u8; 16] = guid(0x2DC2_7766, 0xF623, 0x4200, 0x9D64_115E_9BFD_4A08);
 const METADATA: [u8; 16] = guid(0x8B7C_A206, 0x4790, 0x4B9A, 0xB8FE_575F_050F_886E);
 const PARAMETERS: [u8; 16] = guid(0xCAA1_6737, 0xFA36, 0x4D43, 0xB3B6_33F0_AA44_E76B);
@@ -40,9 +40,9 @@ const UNDEFINED: u64 = 1;
 const ZERO: u64 = 2;
 const UNMAPPED: u64 = 3;
 const PRESENT: u64 = 6;
-const PARTLY: u64 = 7;
+const PARTIALLY_PRESENT: u64 = 7;
 
-/// A GUID's first three parts are numbers, and lie as such; the last is bytes.
+/// Returns a GUID as stored in the file: its first three parts are little-endian numbers, the rest is bytes.
 const fn guid(a: u32, b: u16, c: u16, d: u64) -> [u8; 16] {
     let (a, b, c, d) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), d.to_be_bytes());
     [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
@@ -54,10 +54,10 @@ pub(crate) struct Layer {
     pub size: u64,
     pub sector: u32,
     pub physical_sector: u32,
-    /// The name of what is written in it: a child tells its parent's.
+    /// The data write GUID, by which a child identifies its parent.
     name: [u8; 16],
     block: u64,
-    /// How many blocks share a bitmap, in the table of blocks one entry behind theirs.
+    /// How many blocks share a sector bitmap, whose BAT entry follows theirs.
     ratio: u64,
     table: u64,
     log: Overlay,
@@ -72,18 +72,19 @@ pub(crate) fn open(
     warnings: &mut Vec<String>,
 ) -> Result<Layer, Error> {
     if input.bytes_of(file, 0, 8, "the header")? != MAGIC {
-        return flaw(0, "this is not a VHDX image");
+        return flaw(0, "not a VHDX image");
     }
-    let head = head(input, file)?;
-    let log = if head[48..64].iter().all(|b| *b == 0) {
+    let header = header(input, file)?;
+    let log = if header[48..64].iter().all(|b| *b == 0) {
         Overlay::default()
     } else {
-        let (len, at) = (u64::from(le32(&head, 68)), le64(&head, 72));
-        let Some(end) = at.checked_add(len) else { return flaw(at, "the log cannot be there") };
-        Overlay::of(input, file, at..end, &head[48..64])?
+        let (len, at) = (u64::from(le32(&header, 68)), le64(&header, 72));
+        let Some(end) = at.checked_add(len) else { return flaw(at, "invalid log position") };
+        Overlay::of(input, file, at..end, &header[48..64])?
     };
     if !log.is_empty() {
-        warnings.push("the disk was not closed properly; what its log holds was read with it".into());
+        warnings
+            .push("the image was not closed properly; the updates in its log were applied in memory".into());
     }
     let read = |at: u64, len: usize, what: &str| {
         let mut bytes = vec![0; len];
@@ -103,7 +104,9 @@ pub(crate) fn open(
         None => blocks + blocks.saturating_sub(1) / ratio,
     };
     if table_len < entries * 8 || table.checked_add(table_len).is_none_or(|end| end > input.len_of(file)) {
-        let what = format!("a table of blocks of {table_len} bytes at byte {table} is not {entries} entries");
+        let what = format!(
+            "the block table of {table_len} bytes at byte {table} does not have room for {entries} entries"
+        );
         return flaw(table, what);
     }
     let parent = match &meta.parent {
@@ -111,47 +114,49 @@ pub(crate) fn open(
         None => None,
     };
     if let Some(parent) = parent.as_ref().filter(|p| p.sector != sector) {
-        let what = format!("the parent has sectors of {} bytes, and this disk of {sector}", parent.sector);
+        let what =
+            format!("the parent has a sector size of {} bytes, but this image has {sector}", parent.sector);
         return Err(Error::bad_image(what));
     }
-    let name = *head[32..].first_chunk().unwrap_or(&[0; 16]);
+    let name = *header[32..].first_chunk().unwrap_or(&[0; 16]);
     let physical_sector = meta.physical_sector;
     Ok(Layer { file, size, sector, physical_sector, name, block, ratio, table, log, parent })
 }
 
-/// The newer of the two heads that are sound.
-fn head(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
-    let sound = |at: &u64| {
-        let bytes = input.bytes_of(file, *at, HEAD, "a head").ok()?;
-        (bytes.starts_with(b"head") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED))
+/// Returns the newer of the two headers, or if one is damaged, the other.
+fn header(input: &Input, file: FileNo) -> Result<Vec<u8>, Error> {
+    let read_valid = |at: &u64| {
+        let bytes = input.bytes_of(file, *at, HEADER, "a header").ok()?;
+        (bytes.starts_with(b"head") && crc32c_of(&bytes, CHECKSUM) == le32(&bytes, CHECKSUM))
             .then_some((*at, bytes))
     };
-    let Some((at, head)) = HEADS.iter().filter_map(sound).max_by_key(|(_, head)| le64(head, 8)) else {
-        return flaw(HEADS[0], "neither of the two heads is sound");
+    let Some((at, header)) = HEADERS.iter().filter_map(read_valid).max_by_key(|(_, header)| le64(header, 8))
+    else {
+        return flaw(HEADERS[0], "both headers are damaged");
     };
-    match u16::from_le_bytes([head[66], head[67]]) {
-        1 => Ok(head),
-        version => flaw(at + 66, format!("version {version} is not known; version 1 is")),
+    match u16::from_le_bytes([header[66], header[67]]) {
+        1 => Ok(header),
+        version => flaw(at + 66, format!("unsupported version {version} (only version 1 is supported)")),
     }
 }
 
-/// Where the regions are that are needed: offset and length.
+/// The file offset and length, in bytes, of the required regions.
 struct Regions {
     table: (u64, u64),
     metadata: (u64, u64),
 }
 
-/// Reads so many bytes of a structure, which is named, from a place on.
+/// Reads a structure at a file offset: offset, length in bytes, and its name for errors.
 type Read<'a> = dyn Fn(u64, usize, &str) -> Result<Vec<u8>, Error> + 'a;
 
 fn regions(read: &Read<'_>) -> Result<Regions, Error> {
-    let sound = |at: &u64| {
-        let bytes = read(*at, REGION_TABLE, "a table of regions").ok()?;
-        (bytes.starts_with(b"regi") && crc32c_of(&bytes, SIGNED) == le32(&bytes, SIGNED))
+    let read_valid = |at: &u64| {
+        let bytes = read(*at, REGION_TABLE, "a region table").ok()?;
+        (bytes.starts_with(b"regi") && crc32c_of(&bytes, CHECKSUM) == le32(&bytes, CHECKSUM))
             .then_some((*at, bytes))
     };
-    let Some((at, bytes)) = REGIONS.iter().find_map(sound) else {
-        return flaw(REGIONS[0], "neither of the two tables of regions is sound");
+    let Some((at, bytes)) = REGIONS.iter().find_map(read_valid) else {
+        return flaw(REGIONS[0], "both region tables are damaged");
     };
     let (mut table, mut metadata) = (None, None);
     for e in bytes[16..].chunks_exact(32).take(le32(&bytes, 8) as usize) {
@@ -160,14 +165,14 @@ fn regions(read: &Read<'_>) -> Result<Regions, Error> {
             Some(id) if *id == BAT => table = Some(place),
             Some(id) if *id == METADATA => metadata = Some(place),
             _ if le32(e, 28) & 1 != 0 => {
-                return flaw(at, "the image needs a region that this program does not know");
+                return flaw(at, "the image requires a region of unknown type (not supported)");
             }
             _ => {}
         }
     }
     match (table, metadata) {
         (Some(table), Some(metadata)) => Ok(Regions { table, metadata }),
-        _ => flaw(at, "there is no region of blocks, or none of metadata"),
+        _ => flaw(at, "the block table region or the metadata region is missing"),
     }
 }
 
@@ -176,25 +181,25 @@ struct Metadata {
     sector: u32,
     physical_sector: u32,
     block: u64,
-    /// What tells the parent, of a differencing disk.
+    /// The parent locator of a differencing disk.
     parent: Option<Vec<u8>>,
 }
 
 fn metadata(read: &Read<'_>, (at, len): (u64, u64)) -> Result<Metadata, Error> {
-    let table = read(at, METADATA_TABLE, "the table of metadata")?;
+    let table = read(at, METADATA_TABLE, "the metadata table")?;
     if !table.starts_with(b"metadata") {
-        return flaw(at, "there is no table of metadata");
+        return flaw(at, "the metadata table is missing");
     }
     let count = usize::from(u16::from_le_bytes([table[10], table[11]]));
     let mut meta = Metadata { size: 0, sector: 0, physical_sector: 0, block: 0, parent: None };
     let (mut has_parent, mut locator) = (false, None);
     for e in table[32..].chunks_exact(32).take(count) {
         let (offset, item_len) = (u64::from(le32(e, 16)), u64::from(le32(e, 20)));
-        let item = |most: usize| {
+        let item = |max: usize| {
             let inside = offset.checked_add(item_len).is_some_and(|end| end <= len);
-            match usize::try_from(item_len).ok().filter(|l| *l <= most && inside) {
-                Some(item_len) => read(at + offset, item_len, "an item of the metadata"),
-                None => flaw(at, format!("an item of the metadata cannot have {item_len} bytes at {offset}")),
+            match usize::try_from(item_len).ok().filter(|l| *l <= max && inside) {
+                Some(item_len) => read(at + offset, item_len, "a metadata item"),
+                None => flaw(at, format!("invalid metadata item: {item_len} bytes at offset {offset}")),
             }
         };
         match e.first_chunk::<16>() {
@@ -208,20 +213,20 @@ fn metadata(read: &Read<'_>, (at, len): (u64, u64)) -> Result<Metadata, Error> {
             Some(id) if *id == PARENT => locator = Some(item(1 << 20)?),
             Some(id) if *id == PAGE_83 => {}
             _ if le32(e, 24) & 4 != 0 => {
-                return flaw(at, "the image needs metadata that this program does not know");
+                return flaw(at, "the image requires metadata of unknown type (not supported)");
             }
             _ => {}
         }
     }
     let Metadata { size, sector, block, .. } = meta;
-    if size == 0 || size > LARGEST {
-        return flaw(at, format!("a disk of {size} bytes cannot be"));
+    if size == 0 || size > MAX_SIZE {
+        return flaw(at, format!("invalid disk size: {size} bytes"));
     }
     if !matches!(sector, 512 | 4096) {
-        return flaw(at, format!("sectors of {sector} bytes cannot be"));
+        return flaw(at, format!("invalid sector size: {sector} bytes"));
     }
     if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
-        return flaw(at, format!("blocks of {block} bytes cannot be"));
+        return flaw(at, format!("invalid block size: {block} bytes"));
     }
     if !matches!(meta.physical_sector, 512 | 4096) {
         meta.physical_sector = 0;
@@ -229,14 +234,14 @@ fn metadata(read: &Read<'_>, (at, len): (u64, u64)) -> Result<Metadata, Error> {
     meta.parent = match (has_parent, locator) {
         (false, _) => None,
         (true, Some(locator)) => Some(locator),
-        (true, None) => return flaw(at, "this is a difference, and nothing tells to which disk"),
+        (true, None) => return flaw(at, "differencing image without a parent locator"),
     };
     Ok(meta)
 }
 
-/// The parent: the first of the files that the locator names that is there, by its identity.
+/// Opens the parent at the first path that the parent locator contains, and checks its data write GUID.
 fn parent(input: &Input, locator: &[u8], depth: usize, warnings: &mut Vec<String>) -> Result<Layer, Error> {
-    let depth = deeper(depth)?;
+    let depth = next_depth(depth)?;
     let count = locator.get(18..20).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
     let text = |at: u32, len: usize| {
         let at = at as usize;
@@ -251,28 +256,27 @@ fn parent(input: &Input, locator: &[u8], depth: usize, warnings: &mut Vec<String
         })
         .collect();
     let value = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-    let told = ["relative_path", "absolute_win32_path", "volume_path"].into_iter().find_map(value);
-    let Some(told) = told else {
-        return Err(Error::bad_image("this is a difference, and no path tells to which disk"));
+    let parent_path = ["relative_path", "absolute_win32_path", "volume_path"].into_iter().find_map(value);
+    let Some(parent_path) = parent_path else {
+        return Err(Error::bad_image("differencing image whose parent locator contains no path"));
     };
-    let file = chain::parent(input, told.as_ref())?;
+    let file = chain::parent(input, parent_path.as_ref())?;
     let path = input.path_of(file);
     let parent = open(input, file, depth, warnings).map_err(|e| e.at(&path))?;
-    // As text: {83ed08c3-5b1b-4e8d-9f2a-...}, its parts as numbers.
+    // The GUID as text, {83ed08c3-5b1b-4e8d-9f2a-...}, with its first parts as numbers.
     let named = ["parent_linkage", "parent_linkage2"].into_iter().filter_map(value);
     let is = text_of(&parent.name);
     let mut named = named.map(|v| v.trim_matches(['{', '}']).to_ascii_lowercase()).peekable();
     if named.peek().is_some() && !named.any(|name| name == is) {
         let name = Path::new(path.file_name().unwrap_or_default()).display();
-        let what =
-            format!("'{name}' is not the disk that this is the difference to: its identity is another");
+        let what = format!("'{name}' is not the parent of this differencing image: its GUID does not match");
         return Err(Error::bad_image(what));
     }
-    warnings.push(format!("this is a difference; the rest comes from {}", path.display()));
+    warnings.push(format!("differencing image: blocks not in it are read from {}", path.display()));
     Ok(parent)
 }
 
-/// A GUID as text.
+/// Formats a GUID as text.
 fn text_of(g: &[u8; 16]) -> String {
     let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
     let mut text = String::new();
@@ -313,19 +317,20 @@ impl chain::Layer for Layer {
         let entry = self.entry(input, entry_at)?;
         let place = (entry >> 20) * MIB;
         let stored = |end: u64| {
-            let lies =
+            let is_inside =
                 place != 0 && place.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
-            if !lies {
+            if !is_inside {
                 return Err(ReadError::Corrupt { at: entry_at });
             }
             let at = place + (offset - start);
             Ok(Found::Here(Extent { disk: offset..end, origin: Origin::Stored { file: self.file, at } }))
         };
-        // How far the blocks go on like that; after so many there is the place of a bitmap.
+        // Where the run of blocks in the same state ends. It ends at a bitmap's BAT entry at the latest.
         let run = |is: &dyn Fn(u64) -> bool| {
             let read = |bytes: &mut [u8], at: u64| self.log.read(input, self.file, bytes, at);
             let left = (self.ratio - block % self.ratio).min(self.size.div_ceil(self.block) - block);
-            let count = chain::alike(&read, entry_at, left, 8, &|entry| is(le64(entry, 0) & 7))?.max(1);
+            let count =
+                chain::count_matching(&read, entry_at, left, 8, &|entry| is(le64(entry, 0) & 7))?.max(1);
             Ok::<u64, ReadError>(start.saturating_add(count.saturating_mul(self.block)).min(limit))
         };
         match (entry & 7, self.parent.is_some()) {
@@ -335,7 +340,7 @@ impl chain::Layer for Layer {
             }
             (0 | UNDEFINED | ZERO | UNMAPPED, false) => Ok(Found::Below(offset..run(&|state| state <= 3)?)),
             (PRESENT, _) => stored(end),
-            (PARTLY, true) => {
+            (PARTIALLY_PRESENT, true) => {
                 let (here, stop) = self.run(input, block, offset, end)?;
                 if here { stored(stop) } else { Ok(Found::Below(offset..stop)) }
             }
@@ -345,7 +350,8 @@ impl chain::Layer for Layer {
 }
 
 impl Layer {
-    /// Whether the sectors at `offset` of a block that is partly here are here, and where that changes.
+    /// Looks up the sector bitmap of a partially present block: returns whether the sector at `offset` is in this file,
+    /// and the disk offset where that changes, at most `end`.
     fn run(&self, input: &Input, block: u64, offset: u64, end: u64) -> Result<(bool, u64), ReadError> {
         let group = block / self.ratio;
         let bitmap_at = self.table + (group * (self.ratio + 1) + self.ratio) * 8;
@@ -356,15 +362,15 @@ impl Layer {
         }
         let sector = u64::from(self.sector);
         let first = (offset - group * self.ratio * self.block) / sector;
-        // A part of the bitmap at a time: 4096 sectors.
+        // Read the bitmap in parts: 4096 sectors at a time.
         let mut bits = [0; 512];
         let byte = first / 8;
         let len = usize::try_from(MIB - byte).map_or(512, |left| left.min(512));
         self.log.read(input, self.file, &mut bits[..len], place + byte)?;
         let is_here = |n: u64| bits[usize::try_from(n / 8 - byte).unwrap_or(0)] >> (n % 8) & 1 != 0;
         let here = is_here(first);
-        let behind = (byte + len as u64) * 8;
-        let same = (first..behind).take_while(|n| is_here(*n) == here).count() as u64;
+        let bits_end = (byte + len as u64) * 8;
+        let same = (first..bits_end).take_while(|n| is_here(*n) == here).count() as u64;
         let stop = offset - offset % sector + same * sector;
         Ok((here, stop.min(end)))
     }
@@ -375,14 +381,15 @@ impl Layer {
         Ok(u64::from_le_bytes(entry))
     }
 
-    /// Reports a table of regions of which only the other is sound. (A head that is not sound may never have been written.)
+    /// Reports a damaged copy of the region table. (A damaged header is not reported, since one of the two may never
+    /// have been written.)
     fn check_regions(&self, input: &Input, report: &mut dyn FnMut(Flaw, &str)) {
         for at in REGIONS {
-            let sound = input.bytes_of(self.file, at, REGION_TABLE, "a table of regions");
-            let sound =
-                sound.is_ok_and(|b| b.starts_with(b"regi") && crc32c_of(&b, SIGNED) == le32(&b, SIGNED));
-            if !sound {
-                report(Flaw::at(at, "a table of regions is damaged"), "nothing while the other is sound");
+            let valid = input.bytes_of(self.file, at, REGION_TABLE, "a region table");
+            let valid =
+                valid.is_ok_and(|b| b.starts_with(b"regi") && crc32c_of(&b, CHECKSUM) == le32(&b, CHECKSUM));
+            if !valid {
+                report(Flaw::at(at, "a region table is damaged"), "nothing: the other copy is used");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The log of a VHDX: what was written to its structures, and perhaps not yet to their places. The file is not touched; the
-//! log's sectors are laid over it.
+//! The log of a VHDX: updates to its structures that may not have been written to their final place yet. The file is
+//! not modified; reads see the log's sectors in place of the file's.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,31 +7,31 @@ use std::ops::Range;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::index;
 
-use super::{SIGNED, crc32c_of};
+use super::{CHECKSUM, crc32c_of};
 use crate::bytes::{flaw, le32, le64};
 use crate::extent::FileNo;
 use crate::input::Input;
 
-/// The sectors that a log consists of and speaks of, in bytes.
+/// The size in bytes of the sectors that a log consists of and refers to.
 const SECTOR: u64 = 4096;
 const SECTOR_LEN: usize = 4096;
-/// The longest log that is read, in bytes. Windows makes them 1 MiB.
+/// Maximum supported length of a log in bytes. Windows uses 1 MiB.
 const MAX_LEN: u64 = 8 << 20;
-/// How often, all in all, a log is read over to find what counts.
+/// Maximum number of bytes to parse in search of the active sequence, as a multiple of the log's length.
 const MAX_READ: u64 = 64;
-/// The length of an entry's head, and of a descriptor.
-const HEAD: usize = 64;
+/// The length in bytes of an entry's header, and of a descriptor.
+const HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 
-/// What the log lays over the file.
+/// The log's contents, which replace those of the file.
 #[derive(Default)]
 pub(super) struct Overlay {
     sectors: BTreeMap<u64, [u8; SECTOR_LEN]>,
-    /// Ranges of zeros, and before which sectors they were written: a later sector counts more.
+    /// Ranges of zeros, in bytes. `sectors` override them; sectors older than a range were removed when it was added.
     zeros: Vec<Range<u64>>,
 }
 
-/// One entry of the log, whole and sound.
+/// A complete and valid log entry.
 struct Entry {
     bytes: Vec<u8>,
     sequence: u64,
@@ -39,17 +39,17 @@ struct Entry {
 }
 
 impl Overlay {
-    /// Reads a file, and what lies over it.
+    /// Reads from the file, with the log applied.
     pub(super) fn read(&self, input: &Input, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
         let end = at.saturating_add(buf.len() as u64);
-        // The log may speak of more than the file has by now.
-        let held = index(input.len_of(file).clamp(at, end) - at);
-        if held < buf.len() && self.sectors.is_empty() {
+        // The log may refer to parts of the file past its current end.
+        let in_file = index(input.len_of(file).clamp(at, end) - at);
+        if in_file < buf.len() && self.sectors.is_empty() {
             return Err(ReadError::Corrupt { at });
         }
-        buf[held..].fill(0);
-        if held > 0 {
-            input.read_exact_at(file, &mut buf[..held], at)?;
+        buf[in_file..].fill(0);
+        if in_file > 0 {
+            input.read_exact_at(file, &mut buf[..in_file], at)?;
         }
         for zeros in self.zeros.iter().filter(|z| z.start < end && z.end > at) {
             let (from, to) = (zeros.start.max(at), zeros.end.min(end));
@@ -63,24 +63,24 @@ impl Overlay {
         Ok(())
     }
 
-    /// Whether the log speaks of anything.
+    /// Checks whether the log contains no updates.
     pub(super) fn is_empty(&self) -> bool {
         self.sectors.is_empty() && self.zeros.is_empty()
     }
 
-    /// What the log at `place` of the file holds for the image whose head has the name `guid`.
+    /// Reads the log at `place` (a byte range of the file) for the image whose header has the log GUID `guid`.
     pub(super) fn of(input: &Input, file: FileNo, place: Range<u64>, guid: &[u8]) -> Result<Overlay, Error> {
         let len = place.end - place.start;
         if len > MAX_LEN || !len.is_multiple_of(SECTOR) || len == 0 {
-            return flaw(place.start, format!("a log of {len} bytes is not read"));
+            return flaw(place.start, format!("unsupported log length: {len} bytes"));
         }
         let log = input.bytes_of(file, place.start, index(len), "the log")?;
-        // The newest run of entries, one behind the other: it ends with the highest number.
+        // The newest sequence of consecutive entries: the one whose last entry has the highest number.
         let mut newest: Vec<Entry> = Vec::new();
-        // Each sector may claim to begin an entry; a sound log is read a few times over at most.
+        // Each sector may claim to begin an entry; a valid log is read at most a few times over.
         let mut left = MAX_READ * len;
         let mut entry = |start| {
-            left = left.saturating_sub(claimed(&log, start));
+            left = left.saturating_sub(claimed_len(&log, start));
             if left > 0 { entry(&log, start, guid) } else { None }
         };
         for start in (0..len).step_by(SECTOR_LEN) {
@@ -96,7 +96,7 @@ impl Overlay {
                     None => break,
                 }
             }
-            // The newest entry tells where the oldest is that still counts.
+            // The newest entry contains the position of the oldest one that is still active.
             let is_whole = run.last().is_some_and(|last| last.tail == start);
             let sequence = |run: &[Entry]| run.last().map_or(0, |e| e.sequence);
             if is_whole && sequence(&run) > sequence(&newest) {
@@ -104,17 +104,20 @@ impl Overlay {
             }
         }
         if newest.is_empty() {
-            return flaw(place.start, "the log should be replayed, and holds nothing that is whole");
+            return flaw(
+                place.start,
+                "the image needs its log to be replayed, but the log contains no complete sequence of entries",
+            );
         }
         let mut overlay = Overlay::default();
-        newest.iter().for_each(|entry| overlay.take(&entry.bytes));
+        newest.iter().for_each(|entry| overlay.apply(&entry.bytes));
         Ok(overlay)
     }
 
-    fn take(&mut self, entry: &[u8]) {
+    fn apply(&mut self, entry: &[u8]) {
         let count = le32(entry, 24) as usize;
-        let mut data = (HEAD + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
-        for d in entry[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+        let mut data = (HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR_LEN);
+        for d in entry[HEADER..].chunks_exact(DESCRIPTOR).take(count) {
             let (a, place) = (le64(d, 8), le64(d, 16));
             if d.starts_with(b"zero") {
                 let range = place..place.saturating_add(a);
@@ -122,7 +125,8 @@ impl Overlay {
                 self.zeros.push(range);
                 continue;
             }
-            // Its first eight and last four bytes are in the descriptor, for they were needed to sign the sector.
+            // The sector's first eight and last four bytes are in the descriptor: the log uses their place for a
+            // signature and the sequence number.
             let mut sector = [0; SECTOR_LEN];
             sector[..8].copy_from_slice(&d[8..16]);
             sector[8..4092].copy_from_slice(&entry[data + 8..data + 4092]);
@@ -133,19 +137,19 @@ impl Overlay {
     }
 }
 
-/// How long an entry at `start` would be.
-fn claimed(log: &[u8], start: u64) -> u64 {
-    let head = log.get(index(start)..).filter(|head| head.starts_with(b"loge"));
-    head.map_or(0, |head| u64::from(le32(head, 8)).min(log.len() as u64))
+/// Returns the length in bytes that an entry at `start` claims to have; 0 if there is none.
+fn claimed_len(log: &[u8], start: u64) -> u64 {
+    let header = log.get(index(start)..).filter(|header| header.starts_with(b"loge"));
+    header.map_or(0, |header| u64::from(le32(header, 8)).min(log.len() as u64))
 }
 
-/// The entry at `start` of the log, which goes round, if it is whole.
+/// Parses the entry at `start` of the circular log, if it is complete and valid.
 fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     let start = index(start);
-    let head = log.get(start..start + HEAD)?;
-    let len = le32(head, 8) as usize;
-    let (count, sequence) = (le32(head, 24) as usize, le64(head, 16));
-    if !head.starts_with(b"loge") || &head[32..48] != guid || sequence == 0 {
+    let header = log.get(start..start + HEADER)?;
+    let len = le32(header, 8) as usize;
+    let (count, sequence) = (le32(header, 24) as usize, le64(header, 16));
+    if !header.starts_with(b"loge") || &header[32..48] != guid || sequence == 0 {
         return None;
     }
     if len == 0 || len > log.len() || !len.is_multiple_of(SECTOR_LEN) {
@@ -153,12 +157,12 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
     }
     let first = (log.len() - start).min(len);
     let bytes = [&log[start..start + first], &log[..len - first]].concat();
-    let descriptors = HEAD.checked_add(count.checked_mul(DESCRIPTOR)?)?;
-    if crc32c_of(&bytes, SIGNED) != le32(head, 4) || descriptors > len {
+    let descriptors = HEADER.checked_add(count.checked_mul(DESCRIPTOR)?)?;
+    if crc32c_of(&bytes, CHECKSUM) != le32(header, 4) || descriptors > len {
         return None;
     }
     let mut data = descriptors.next_multiple_of(SECTOR_LEN);
-    for d in bytes[HEAD..].chunks_exact(DESCRIPTOR).take(count) {
+    for d in bytes[HEADER..].chunks_exact(DESCRIPTOR).take(count) {
         if le64(d, 24) != sequence || !le64(d, 16).is_multiple_of(SECTOR) {
             return None;
         }
@@ -166,11 +170,11 @@ fn entry(log: &[u8], start: u64, guid: &[u8]) -> Option<Entry> {
             continue;
         }
         let sector = bytes.get(data..data + SECTOR_LEN)?;
-        let told = u64::from(le32(sector, 4)) << 32 | u64::from(le32(sector, 4092));
-        if !d.starts_with(b"desc") || !sector.starts_with(b"data") || told != sequence {
+        let data_sequence = u64::from(le32(sector, 4)) << 32 | u64::from(le32(sector, 4092));
+        if !d.starts_with(b"desc") || !sector.starts_with(b"data") || data_sequence != sequence {
             return None;
         }
         data += SECTOR_LEN;
     }
-    Some(Entry { sequence, tail: u64::from(le32(head, 12)), bytes })
+    Some(Entry { sequence, tail: u64::from(le32(header, 12)), bytes })
 }

@@ -1,8 +1,8 @@
-//! Hyper-V's disks (`.vhdx`): fixed, dynamic, and differencing with their parents.
+//! Hyper-V disk images (`.vhdx`): fixed, dynamic, and differencing with their parents.
 //!
-//! Sources: "[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format" (Microsoft). All numbers are little-endian. Two heads, of
-//! which the newer counts; two tables of regions; a region of metadata and one of block entries. A log may hold what was
-//! to be written to these.
+//! Sources: "[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format" (Microsoft). All numbers are little-endian. The file
+//! has two headers, of which the newer one is valid, two copies of the region table, a metadata region and a region
+//! with the block allocation table (BAT). A log may contain updates to these that were not written yet.
 
 mod layer;
 mod log;
@@ -22,18 +22,18 @@ use crate::metadata::Metadata;
 /// VHDX images.
 pub const FORMAT: Format = Format {
     name: "vhdx",
-    summary: "Hyper-V's VHDX: fixed, dynamic, differencing with its parents; a log is read, not replayed",
-    integrity: "checksums of its headers and log only: damage of the disk's bytes cannot be noticed",
+    summary: "Hyper-V's VHDX: fixed, dynamic, differencing with its parents; the log is applied in memory only",
+    integrity: "checksums of the headers and the log only: damaged disk data cannot be detected",
     suffixes: &["vhdx", "avhdx"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC),
     open,
 };
 
 const MAGIC: &[u8] = b"vhdxfile";
-/// Where the checksum stands in every structure that has one.
-const SIGNED: usize = 4;
+/// The offset of the checksum in every structure that has one.
+const CHECKSUM: usize = 4;
 
-/// CRC-32C of a structure, with its own four bytes at `at` taken for zeros.
+/// Returns the CRC-32C of a structure, with its own four bytes at `at` taken as zeros.
 fn crc32c_of(bytes: &[u8], at: usize) -> u32 {
     static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
     let mut digest = CRC.digest();

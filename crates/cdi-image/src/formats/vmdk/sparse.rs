@@ -1,5 +1,5 @@
-//! Sparse extents of VMDK disks: a directory of tables of grains. Three kinds: hosted (VMware Workstation's, stream
-//! optimised ones among them), ESX's older "COWD", and its newer "SEsparse".
+//! Sparse extents of VMDK disks: a directory of grain tables. There are three kinds: hosted (VMware Workstation's,
+//! including stream optimised ones), ESX's older "COWD", and its newer "SEsparse".
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
@@ -7,33 +7,33 @@ use cdi_base::units::{SECTOR, index};
 use crate::bytes::{flaw, le32, le64};
 use crate::codec::{Codec, Sum};
 use crate::extent::{CompressedChunk, Extent, FileNo, MAX_CHUNK, Origin};
-use crate::formats::chain::{alike, zeros};
+use crate::formats::chain::{count_matching, zeros};
 use crate::input::Input;
 
 pub(super) const HOSTED: &[u8] = b"KDMV";
 pub(super) const COWD: &[u8] = b"COWD";
 const SESPARSE: &[u8] = b"\xBE\xBA\xFE\xCA\0\0\0\0";
 /// Flags of a hosted extent.
-const CAN_TELL: u32 = 1;
+const NEWLINE_TEST: u32 = 1;
 const ZEROED_GRAINS: u32 = 1 << 2;
 const COMPRESSED: u32 = 1 << 16;
 const MARKERS: u32 = 1 << 17;
-/// The directory's place if the header of a stream did not know it yet; it is in a footer then.
+/// The directory's offset in the header of a stream, which was written before it was known; it is in a footer then.
 const AT_END: u64 = u64::MAX;
-/// In how many of the last sectors the footer is sought.
-const PADDING: usize = 2048;
+/// How many sectors at the end of the file are searched for the footer.
+const FOOTER_SEARCH: usize = 2048;
 
 /// A sparse extent.
 pub(super) struct Sparse {
     file: FileNo,
-    /// Its length on the disk, and that of a grain, in bytes.
+    /// Its length on the disk, and the grain size, in bytes.
     pub len: u64,
     grain: u64,
-    /// Where the directory is, and how many grains a table has.
+    /// The file offset of the grain directory in bytes, and the number of entries of a grain table.
     directory: u64,
     per_table: u64,
     kind: Kind,
-    /// Where its own descriptor is, and how long it is, in bytes.
+    /// The file offset and length of its embedded descriptor, in bytes.
     pub descriptor: Option<(u64, u64)>,
 }
 
@@ -43,13 +43,13 @@ enum Kind {
     SeSparse { tables: u64, grains: u64 },
 }
 
-/// What an extent has at a place: nothing (what is below shows), or this.
+/// The data of an extent at some offset; None if it comes from the parent.
 pub(super) type Found = Option<Extent>;
 
 impl Sparse {
-    /// Reads the header of a file.
+    /// Opens an extent file: reads and checks its header.
     pub(super) fn open(input: &Input, file: FileNo) -> Result<Sparse, Error> {
-        let header = input.bytes_of(file, 0, 512, "the header of an extent")?;
+        let header = input.bytes_of(file, 0, 512, "the extent header")?;
         let sparse = if header.starts_with(HOSTED) {
             Sparse::hosted(input, file, &header)?
         } else if header.starts_with(COWD) {
@@ -66,24 +66,26 @@ impl Sparse {
         } else if header.starts_with(SESPARSE) {
             Sparse::se_sparse(input, file, &header)?
         } else {
-            return Err(Error::from(Flaw::at(0, "this is not a sparse extent of a VMDK disk"))
-                .hint("if it is a flat one, name the disk's descriptor"));
+            return Err(Error::from(Flaw::at(0, "not a sparse extent of a VMDK disk"))
+                .hint("if it is a flat extent, open the disk's descriptor instead"));
         };
         let Sparse { len, grain, per_table, directory, .. } = sparse;
         if len == 0 || i64::try_from(len).is_err() {
-            return flaw(12, format!("an extent of {len} bytes cannot be"));
+            return flaw(12, format!("invalid extent size: {len} bytes"));
         }
         if !grain.is_power_of_two() || !(u64::from(SECTOR)..=MAX_CHUNK.into()).contains(&grain) {
-            return flaw(20, format!("grains of {grain} bytes cannot be"));
+            return flaw(20, format!("invalid grain size: {grain} bytes"));
         }
         if !(1..=1 << 20).contains(&per_table) {
-            return flaw(44, format!("tables of {per_table} grains cannot be"));
+            return flaw(44, format!("invalid number of grains per table: {per_table}"));
         }
         let entries = len.div_ceil(grain).div_ceil(per_table);
         if directory.checked_add(entries * sparse.entry_len()).is_none_or(|end| end > input.len_of(file)) {
             return flaw(
                 56,
-                format!("the directory of {entries} tables at byte {directory} does not lie in the file"),
+                format!(
+                    "the grain directory of {entries} tables at byte {directory} extends past the end of the file"
+                ),
             );
         }
         Ok(sparse)
@@ -92,28 +94,30 @@ impl Sparse {
     fn hosted(input: &Input, file: FileNo, first: &[u8]) -> Result<Sparse, Error> {
         let mut header = first.to_vec();
         if le64(first, 56) == AT_END {
-            // A footer, which is a header, before the last sector; there may be a little padding behind.
+            // The footer has the form of a header. It comes before the last sector; some padding may follow.
             let sectors = input.len_of(file) / u64::from(SECTOR);
-            let mut places = (1..sectors).rev().take(PADDING).map(|n| n * u64::from(SECTOR));
+            let mut places = (1..sectors).rev().take(FOOTER_SEARCH).map(|n| n * u64::from(SECTOR));
             let footer = places.find_map(|at| {
                 let sector = input.bytes_of(file, at, 512, "the footer").ok()?;
                 (sector.starts_with(HOSTED) && le64(&sector, 56) != AT_END).then_some(sector)
             });
-            let Some(footer) = footer else { return flaw(56, "there is no footer: the file is cut off") };
+            let Some(footer) = footer else {
+                return flaw(56, "the footer is missing: the file is truncated");
+            };
             header = footer;
         }
         let bytes = |header: &[u8], at: usize| le64(header, at).saturating_mul(SECTOR.into());
         let (version, flags) = (le32(&header, 4), le32(&header, 8));
         if !(1..=3).contains(&version) {
-            return flaw(4, format!("version {version} is not known; versions 1 to 3 are"));
+            return flaw(4, format!("unsupported version {version} (supported: 1 to 3)"));
         }
         let algorithm = u16::from_le_bytes([header[77], header[78]]);
         if flags & COMPRESSED != 0 && algorithm != 1 {
-            return flaw(77, format!("compression {algorithm} is not known; 1 (deflate) is"));
+            return flaw(77, format!("unknown compression {algorithm} (only 1, deflate, is supported)"));
         }
-        // A transfer in text mode, as of FTP, would have changed these.
-        if flags & CAN_TELL != 0 && header[73..77] != *b"\n \r\n" {
-            return flaw(73, "the file was changed on its way, as by a transfer in text mode");
+        // A transfer in text mode, for example by FTP, would have changed these bytes.
+        if flags & NEWLINE_TEST != 0 && header[73..77] != *b"\n \r\n" {
+            return flaw(73, "the file was modified in transit, for example by a transfer in text mode");
         }
         let descriptor = (bytes(first, 28), bytes(first, 36));
         Ok(Sparse {
@@ -130,14 +134,20 @@ impl Sparse {
     fn se_sparse(input: &Input, file: FileNo, header: &[u8]) -> Result<Sparse, Error> {
         let bytes = |at: usize| le64(header, at).saturating_mul(SECTOR.into());
         if le64(header, 8) != 0x2_0000_0001 {
-            return flaw(8, format!("version {:#x} of SEsparse is not known; 2.1 is", le64(header, 8)));
+            return flaw(
+                8,
+                format!("unsupported SEsparse version {:#x} (only 2.1 is supported)", le64(header, 8)),
+            );
         }
         let volatile = input.bytes_of(file, bytes(80), 512, "the volatile header")?;
         if le64(&volatile, 0) != 0xCAFE_CAFE {
             return flaw(bytes(80), "the volatile header is damaged");
         }
         if volatile[24] != 0 {
-            return flaw(bytes(80) + 24, "the disk was not closed properly, and its journal is not read");
+            return flaw(
+                bytes(80) + 24,
+                "the disk was not closed properly, and needs its journal to be replayed (not supported)",
+            );
         }
         Ok(Sparse {
             file,
@@ -162,7 +172,7 @@ impl Sparse {
         Ok((at, u64::from_le_bytes(entry)))
     }
 
-    /// What the extent has at `offset` (in bytes of its own), at most to `end`; and where that ends.
+    /// Finds the data at `offset` (in bytes within the extent), up to `end` at most. Returns it and where it ends.
     pub(super) fn map(&self, input: &Input, offset: u64, end: u64) -> Result<(Found, u64), ReadError> {
         let grain = offset / self.grain;
         let start = grain * self.grain;
@@ -173,15 +183,15 @@ impl Sparse {
         let left = (self.per_table - n).min(self.len.div_ceil(self.grain) - grain);
         let grains_end = |count: u64| limit.min((grain + count).saturating_mul(self.grain));
         let stored = |at: u64, entry_at: u64| {
-            let lies = at.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
-            if !lies {
+            let is_inside = at.checked_add(end - start).is_some_and(|e| e <= input.len_of(self.file));
+            if !is_inside {
                 return Err(ReadError::Corrupt { at: entry_at });
             }
             let origin = Origin::Stored { file: self.file, at: at + (offset - start) };
             Ok((Some(Extent { disk: offset..end, origin }), end))
         };
         if table == 0 {
-            // All tables that are not there.
+            // Skip all adjacent tables that are absent.
             let first = grain / self.per_table;
             let left = self.len.div_ceil(self.grain).div_ceil(self.per_table) - first;
             let absent = self.run(input, table_at, left, 0)?;
@@ -197,7 +207,7 @@ impl Sparse {
             return match entry >> 60 {
                 0 if entry == 0 => Ok((None, grains_end(self.run(input, entry_at, left, 0)?))),
                 0 => Ok((None, end)),
-                // Given back, and written with zeros.
+                // Unmapped, and written with zeros.
                 1 | 2 => Ok((Some(zeros(offset, end)), end)),
                 3 => {
                     let place = (entry >> 48 & 0xFFF) | (entry & 0xFFFF_FFFF_FFFF) << 12;
@@ -221,14 +231,14 @@ impl Sparse {
         }
     }
 
-    /// How many entries from `at` on, of `count`, are `value`: at least the first one.
+    /// Counts how many of the `count` entries at file offset `at` have this `value` in a row: at least 1.
     fn run(&self, input: &Input, at: u64, count: u64, value: u64) -> Result<u64, ReadError> {
         let width = index(self.entry_len());
         let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
         let is = |entry: &[u8]| {
             if width == 8 { le64(entry, 0) == value } else { u64::from(le32(entry, 0)) == value }
         };
-        Ok(alike(&read, at, count, width, &is)?.max(1))
+        Ok(count_matching(&read, at, count, width, &is)?.max(1))
     }
 
     fn compressed(&self, input: &Input, flags: u32, grain: u64, at: u64) -> Result<Extent, ReadError> {
@@ -238,7 +248,7 @@ impl Sparse {
         let mut head = [0; 12];
         let head_len = if flags & MARKERS != 0 { 12 } else { 4 };
         input.read_exact_at(self.file, &mut head[..head_len], at)?;
-        // Before the length stands which sector of the disk it is.
+        // The length is preceded by the number of the disk's sector.
         if flags & MARKERS != 0 && le64(&head, 0).checked_mul(SECTOR.into()) != Some(start) {
             return Err(corrupt);
         }
@@ -247,7 +257,7 @@ impl Sparse {
         if len == 0 || len > 2 * MAX_CHUNK {
             return Err(corrupt);
         }
-        // Of the last grain some writers compress all, though the disk ends in it.
+        // Some writers compress a whole last grain, even if the disk ends within it.
         let whole = disk.end - disk.start == self.grain;
         let codec = if whole { Codec::ZlibPadded } else { Codec::ZlibUnended };
         let at = at + head_len as u64;
