@@ -18,8 +18,8 @@ pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
     Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
 }
 
-/// Parses a line as proc(5) describes it: `id parent major:minor root mountpoint options [fields…] - type source
-/// options`.
+/// Parses a line as described in proc(5):
+/// `id parent major:minor root mountpoint options [fields…] - type source options`.
 fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     let mut words = line.split(|b| *b == b' ');
     let device = String::from_utf8(words.nth(2)?.to_vec()).ok()?;

@@ -21,8 +21,8 @@ pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
     ask(&mut Command::new("/sbin/mount"), TIMEOUT, "").map(|text| parse_mounts(&text))
 }
 
-/// Parses lines of the form `SOURCE on MOUNTPOINT (TYPE, option, …)`, without escapes. A source may also contain ` on
-/// /`: then the result has an entry for each possible reading of the line.
+/// Parses lines of the form `SOURCE on MOUNTPOINT (TYPE, option, …)`, without escapes. A source may also contain
+/// ` on /`: then the result has an entry for each possible reading of the line.
 fn parse_mounts(text: &[u8]) -> Vec<MountInfo> {
     const ON: &[u8] = b" on /";
     let mut mounts = Vec::new();

@@ -14,8 +14,8 @@ use crate::path_of_open;
 /// How often a file that is being written is checked to be still in place.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The location of a file that is being written. If the file is moved or deleted in the meantime, everything written
-/// after that is wasted.
+/// The location of a file that is being written. It may be moved or deleted in the meantime, and then all the writing is
+/// in vain.
 pub struct Placed {
     file: File,
     path: PathBuf,

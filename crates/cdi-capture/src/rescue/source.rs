@@ -159,7 +159,7 @@ fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> 
         let error = Error::io("cannot be opened", path, e);
         match error.kind {
             Kind::Busy if !wait.is_zero() => error.hint(
-                "the device is in use, perhaps by a hung read of an earlier run; to end that, switch the drive off and on",
+                "the device is in use, perhaps by a hung read of an earlier run; switch the drive off and on to end that",
             ),
             Kind::Busy => error
                 .hint(if cfg!(target_os = "macos") {
