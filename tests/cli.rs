@@ -95,7 +95,7 @@ fn no_overwriting() {
     lab.image(2048, 512, &[]);
     let before = fs::read(lab.path("disk.cdimg")).unwrap();
     let ran = lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("is there already") && ran.err.contains("--force"), "{}", ran.err);
+    assert!(ran.err.contains("file exists") && ran.err.contains("--force"), "{}", ran.err);
     assert!(fs::read(lab.path("disk.cdimg")).unwrap() == before);
     lab.cdi(["create", "disk.raw", "disk.raw", "--force"]).ends(2);
     lab.cdi(["extract", "disk.cdimg", "disk.raw"]).ends(5);

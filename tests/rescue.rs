@@ -611,7 +611,7 @@ fn in_use() {
     let forced = lab.cdi(["create", device, "a.cdimg", "--force"]);
     run("umount", [lab.path("mnt").to_str().unwrap()]);
     run("losetup", ["-d", device]);
-    assert!(ran.ends(5).err.contains("it is in use"));
+    assert!(ran.ends(5).err.contains("the device is in use"));
     forced.ends(0);
 }
 

@@ -1,41 +1,41 @@
-//! What can be done about an error. A library does not know how its user is asked: it names the remedy, and who shows the
-//! error says it in the words of a command line, or of a window.
+//! What the user can do about an error. A library does not know the user interface: it names the remedy, and the
+//! program that shows the error puts it in terms of its command line or its windows.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// What can be done about an error. [`Display`](fmt::Display) says it for a reader who knows neither program nor options.
+/// A remedy for an error. [`Display`](fmt::Display) words it without naming any program or option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advice {
-    /// Words that mean the same everywhere.
+    /// Text that fits any user interface.
     Text(String),
-    /// Say which of these formats the image is.
+    /// Specify which of these formats the image has.
     NameFormat(Vec<&'static str>),
-    /// Look which formats there are, or say that the image is raw.
+    /// List the supported formats, or specify that the image is raw.
     ListFormats,
-    /// Allow files of another directory than the image's own to be read.
+    /// Allow reading files outside the image's own directory.
     AllowDirectory,
-    /// Say how long the blocks are that a list of bad blocks counts.
+    /// Specify the block size that a list of bad blocks uses.
     BlockSize,
-    /// Say how long the disk's sectors are.
+    /// Specify the disk's sector size.
     SectorSize,
-    /// Make an image with random access of this raw file.
+    /// Convert this raw file to an image with random access.
     Convert(PathBuf),
-    /// Use this file as the map of an image.
+    /// Use this file as the mapfile of an image.
     IsMapfile,
-    /// Save what is left of a damaged image, in a new one.
+    /// Salvage the rest of a damaged image into a new one.
     Repair,
-    /// Write the image again without what was superseded.
+    /// Rewrite the image without superseded records.
     Compact,
-    /// Continue imaging: what was read is in the image, or in the file that is named.
+    /// Resume imaging: the data read so far is in the image, or in the given file.
     Resume(Option<PathBuf>),
-    /// Allow the file that is there to be overwritten.
+    /// Allow the existing file to be overwritten.
     Overwrite,
-    /// Allow an image that is not finished to be overwritten, and lost.
+    /// Allow an unfinished image to be overwritten, which loses its data.
     DiscardUnfinished,
-    /// Allow a disk to be read that is in use.
+    /// Allow reading a disk that is in use.
     ReadInUse,
-    /// Check what this system lacks.
+    /// Check this system for missing requirements.
     CheckSystem,
 }
 
@@ -43,27 +43,27 @@ impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Advice::Text(text) => f.write_str(text),
-            Advice::NameFormat(names) => write!(f, "name the format: {}", names.join(" or ")),
-            Advice::ListFormats => f.write_str("if it is a raw image, name that format"),
+            Advice::NameFormat(names) => write!(f, "specify the format: {}", names.join(" or ")),
+            Advice::ListFormats => f.write_str("if it is a raw image, specify the raw format"),
             Advice::AllowDirectory => f.write_str(
-                "only plain files next to the image are read, and in directories that are allowed",
+                "only regular files next to the image, or in a directory that was explicitly allowed, are read",
             ),
             Advice::BlockSize => {
-                f.write_str("the block size is the one that badblocks was given, 1024 by default")
+                f.write_str("use the block size that badblocks was given (default: 1024)")
             }
-            Advice::SectorSize => f.write_str("name the sector size"),
-            Advice::Convert(raw) => write!(f, "make an image with random access of {}", raw.display()),
-            Advice::IsMapfile => f.write_str("name the image that it is the map of"),
-            Advice::Repair => f.write_str("repairing it salvages what is left"),
-            Advice::Compact => f.write_str("compacting it makes it new"),
+            Advice::SectorSize => f.write_str("specify the sector size"),
+            Advice::Convert(raw) => write!(f, "convert {} to an image with random access", raw.display()),
+            Advice::IsMapfile => f.write_str("specify the image that this mapfile belongs to"),
+            Advice::Repair => f.write_str("repair the image to salvage what is left"),
+            Advice::Compact => f.write_str("compact the image to rewrite it"),
             Advice::Resume(None) => f.write_str("everything read so far is saved; imaging can be resumed"),
             Advice::Resume(Some(path)) => {
                 write!(f, "everything read so far is in {}; imaging can be resumed", path.display())
             }
-            Advice::Overwrite => f.write_str("it can be overwritten if that is allowed"),
-            Advice::DiscardUnfinished => f.write_str("it is lost if it is overwritten"),
-            Advice::ReadInUse => f.write_str("it can be read all the same if that is allowed"),
-            Advice::CheckSystem => f.write_str("check what this system lacks"),
+            Advice::Overwrite => f.write_str("allow overwriting to replace it"),
+            Advice::DiscardUnfinished => f.write_str("overwriting it destroys the data it holds"),
+            Advice::ReadInUse => f.write_str("it can be read anyway if that is explicitly allowed"),
+            Advice::CheckSystem => f.write_str("check the system requirements"),
         }
     }
 }

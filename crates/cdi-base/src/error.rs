@@ -1,7 +1,7 @@
-//! What can go wrong, as two types: [`Error`] for people and scripts, [`ReadError`] for readers of a disk.
+//! Two error types: [`Error`] for people and scripts, [`ReadError`] for readers of a disk.
 //!
-//! [`ReadError::errno`] is the only place where a failed read becomes an errno. Which exit code a [`Kind`] is, is for the
-//! program to say.
+//! [`ReadError::errno`] is the only place where a failed read is converted to an errno. The program chooses the exit
+//! code of each [`Kind`].
 
 use std::fmt;
 use std::io;
@@ -9,62 +9,63 @@ use std::path::{Path, PathBuf};
 
 use crate::advice::Advice;
 
-/// What kind of an error it is.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Something failed that none of the other kinds describes better.
+    /// A failure that none of the other kinds describes better.
     Failed,
-    /// What was asked for does not make sense.
+    /// The request does not make sense.
     Usage,
     /// The image cannot be used: unknown, not supported, or damaged.
     BadImage,
-    /// The work was done, but some of the disk's data is missing.
+    /// The work is done, but some of the disk's data is missing.
     DataMissing,
     /// Something is in use, or exists already.
     Busy,
-    /// This system lacks something: a driver, a program, a permission.
+    /// Something is missing on this system: a driver, a program, a permission.
     Unavailable,
-    /// The user interrupted it.
+    /// Interrupted by the user.
     Interrupted,
 }
 
-/// An error as a person reads it: which file, what, why, and the way out.
+/// An error for the user: the file, what went wrong, why, and what to do about it.
 #[derive(Debug)]
 pub struct Error {
-    /// The kind.
+    /// The kind of the error.
     pub kind: Kind,
     /// What went wrong, in lower case and without a full stop.
     pub what: String,
-    /// The file or device that it is about.
+    /// The file or device concerned.
     pub path: Option<PathBuf>,
-    /// What can be done about it, in that order. Usually one piece of advice, or none.
+    /// What the user can do about it, in this order. Usually one piece of advice, or none.
     pub advice: Vec<Advice>,
-    /// What caused it.
+    /// The underlying error.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of `kind` that says `what`.
+    /// Creates an error of `kind` with the message `what`.
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
         Error { kind, what: what.into(), path: None, advice: Vec::new(), source: None }
     }
 
-    /// An error of [`Kind::Failed`].
+    /// Creates an error of [`Kind::Failed`].
     pub fn failed(what: impl Into<String>) -> Error {
         Error::new(Kind::Failed, what)
     }
 
-    /// An error of [`Kind::Usage`].
+    /// Creates an error of [`Kind::Usage`].
     pub fn usage(what: impl Into<String>) -> Error {
         Error::new(Kind::Usage, what)
     }
 
-    /// An error of [`Kind::BadImage`].
+    /// Creates an error of [`Kind::BadImage`].
     pub fn bad_image(what: impl Into<String>) -> Error {
         Error::new(Kind::BadImage, what)
     }
 
-    /// An I/O error while doing `what` to `path`, with the way out where the system's error alone says it.
+    /// Creates an error for a failed operation on `path`: `what` is the message, and `source` the I/O error. Adds
+    /// advice if the I/O error alone determines it.
     pub fn io(what: impl Into<String>, path: &Path, source: io::Error) -> Error {
         let kind = match source.kind() {
             io::ErrorKind::ResourceBusy => Kind::Busy,
@@ -78,13 +79,13 @@ impl Error {
         }
     }
 
-    /// The same error, about `path`, if it is not about another one already: who is nearest to an error knows best.
+    /// Sets the path, unless one is set already: the code closest to the error knows the right one.
     pub fn at(mut self, path: &Path) -> Error {
         self.path.get_or_insert_with(|| path.to_owned());
         self
     }
 
-    /// The same error with this advice, if it has none yet.
+    /// Adds this advice if the error has none yet.
     pub fn hint(mut self, advice: impl Into<Advice>) -> Error {
         if self.advice.is_empty() {
             self.advice.push(advice.into());
@@ -92,30 +93,30 @@ impl Error {
         self
     }
 
-    /// The same error with this advice after what it has.
+    /// Appends this advice to any that the error has already.
     pub fn then(mut self, advice: impl Into<Advice>) -> Error {
         self.advice.push(advice.into());
         self
     }
 
-    /// The same error, caused by `source`.
+    /// Sets the underlying error.
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.source = Some(source.into());
         self
     }
 }
 
-/// Returns what to do about an error of the system that means the same wherever it comes up.
+/// Returns advice for system errors that mean the same wherever they occur.
 pub fn advice_for(e: &io::Error) -> Option<&'static str> {
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room, or put the file on another file system")
         }
         io::ErrorKind::FileTooLarge => Some(
-            "the file system or a limit ('ulimit -f') allows no larger file: use another one, or raise the limit",
+            "the file system or 'ulimit -f' does not allow larger files: use another one, or raise the limit",
         ),
         _ if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
-            Some("too few files may be open at once: raise the limit, 'ulimit -n 1024'")
+            Some("too many files are open: raise the limit with 'ulimit -n 1024'")
         }
         _ => None,
     }
@@ -136,7 +137,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Something in an image file that does not add up: where, and what.
+/// An inconsistency in an image file: where it is, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {at}: {what}")]
 pub struct Flaw {
@@ -147,7 +148,7 @@ pub struct Flaw {
 }
 
 impl Flaw {
-    /// A flaw at byte `at` of the file.
+    /// Creates a flaw at byte `at` of the file.
     pub fn at(at: u64, what: impl Into<String>) -> Flaw {
         Flaw { at, what: what.into() }
     }
@@ -159,7 +160,7 @@ impl From<Flaw> for Error {
     }
 }
 
-/// Why a read of the disk did not give bytes.
+/// The reason why a read of the disk failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// A sector of the disk could not be read when the image was made.
@@ -167,25 +168,25 @@ pub enum ReadError {
     Bad {
         /// The first bad sector that the read touches, in logical sectors of the disk.
         sector: u64,
-        /// How many bytes before it were read and are right.
+        /// The number of bytes before it that were read and are right.
         good: usize,
     },
-    /// The image file is damaged: what lies at `at` is not what was written there.
+    /// The image file is damaged: the data at `at` is not what was written there.
     #[error("the image file is damaged at byte {at}")]
     Corrupt {
         /// The offset in the image's file, in bytes.
         at: u64,
     },
-    /// The image should hold the disk's bytes at `offset`, but its index does not say where.
-    #[error("the image is damaged: nothing tells where the disk's bytes at {offset} are")]
+    /// The image should hold the disk's bytes at `offset`, but its index has no entry for them.
+    #[error("the image is damaged: its index has no entry for disk byte {offset}")]
     Unmapped {
         /// The offset on the disk, in bytes.
         offset: u64,
     },
     /// The image file itself could not be read.
-    #[error("the image file could not be read: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("cannot read the image file: {}", io::Error::from_raw_os_error(*errno))]
     Io {
-        /// What the operating system said.
+        /// The errno of the operating system.
         errno: i32,
     },
     /// The read goes past the end of the disk.
@@ -194,7 +195,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// The errno of a failed read. EINTR and EAGAIN never leave here: readers would try again for ever.
+    /// Returns the errno for a failed read. It is never EINTR or EAGAIN: readers would retry forever.
     pub fn errno(self, style: ErrnoStyle) -> i32 {
         match (self, style) {
             (ReadError::Bad { .. }, ErrnoStyle::Medium) => MEDIUM,
@@ -210,13 +211,13 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Which errno a bad sector is answered with.
+/// The errno that a read of a bad sector returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ErrnoStyle {
-    /// EIO, as every disk and every tool knows it.
+    /// EIO, which disks return and every tool understands.
     #[default]
     Io,
-    /// ENODATA on Linux, which its block layer logs as "critical medium error", as of a failing disk.
+    /// ENODATA on Linux, where the block layer logs it as "critical medium error", as it does for a failing disk.
     /// EIO elsewhere.
     Medium,
 }

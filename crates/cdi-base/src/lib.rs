@@ -1,7 +1,7 @@
-//! What all of cdi is built on, and what knows nothing of disks: errors, units, worker threads, text for terminals.
+//! Basics that all of cdi uses and that are independent of disks: errors, units, worker threads, text for terminals.
 
 #[cfg(not(target_pointer_width = "64"))]
-compile_error!("offsets on a disk are 64 bits, and so must be a pointer");
+compile_error!("unsupported target: disk offsets have 64 bits, so pointers must have 64 bits, too");
 
 pub mod advice;
 pub mod error;

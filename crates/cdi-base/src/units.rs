@@ -1,37 +1,38 @@
-//! Sizes and sectors: how they are written by people, printed for people, and rounded.
+//! Parses, formats and rounds sizes.
 
 use std::ops::Range;
 
-/// The smallest sector that a disk has, in bytes; also the unit of Linux's own counts.
+/// The smallest sector size of any disk, in bytes; also the unit in which Linux counts sectors.
 pub const SECTOR: u32 = 512;
 
-/// A size as a person writes it: `4096`, `0x1000`, `64k`, `64KiB`, `1MB`. Letters alone and `iB` are powers
-/// of 1024, `B` after a letter is powers of 1000.
+/// Parses a size as users write it: `4096`, `0x1000`, `64k`, `64KiB`, `1MB`, or `3s` in sectors of 512 bytes. A
+/// letter alone or followed by `iB` is a power of 1024; a letter followed by `B` is a power of 1000.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is not a size (examples: 4096, 64k, 1MiB)");
+    let invalid = || format!("'{text}' is not a size (examples: 4096, 64k, 1MiB)");
     let text = text.trim();
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        return u64::from_str_radix(hex, 16).map_err(|_| wrong());
+        return u64::from_str_radix(hex, 16).map_err(|_| invalid());
     }
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..split].parse().map_err(|_| wrong())?;
+    let number: u64 = text[..split].parse().map_err(|_| invalid())?;
     let unit = text[split..].trim().to_ascii_lowercase();
     let (power, base) = match unit.as_str() {
         "" | "b" => (0, 1024),
-        "s" => return number.checked_mul(u64::from(SECTOR)).ok_or_else(wrong),
+        "s" => return number.checked_mul(u64::from(SECTOR)).ok_or_else(invalid),
         unit => {
-            let power = (1..).zip("kmgtpe".chars()).find(|(_, c)| unit.starts_with(*c)).ok_or_else(wrong)?.0;
+            let power =
+                (1..).zip("kmgtpe".chars()).find(|(_, c)| unit.starts_with(*c)).ok_or_else(invalid)?.0;
             match &unit[1..] {
                 "" | "ib" => (power, 1024u64),
                 "b" => (power, 1000),
-                _ => return Err(wrong()),
+                _ => return Err(invalid()),
             }
         }
     };
-    base.checked_pow(power).and_then(|factor| number.checked_mul(factor)).ok_or_else(wrong)
+    base.checked_pow(power).and_then(|factor| number.checked_mul(factor)).ok_or_else(invalid)
 }
 
-/// A number of bytes for people: three figures and a binary unit.
+/// Formats a number of bytes for people, with three significant digits and a binary unit.
 pub fn human(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -47,7 +48,7 @@ pub fn human(bytes: u64) -> String {
     format!("{value:.digits$} {}", units[unit])
 }
 
-/// A number of things in words: `1 range`, `2 ranges`.
+/// Formats a number of things: `1 range`, `2 ranges`.
 pub fn plural(count: u64, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
@@ -58,13 +59,13 @@ pub fn plural(count: u64, noun: &str) -> String {
     }
 }
 
-/// A length or offset as an index. Nothing is lost: only 64-bit systems are built for (see lib.rs).
+/// Converts a length or offset to an index. Lossless, since only 64-bit targets are supported (see lib.rs).
 #[allow(clippy::cast_possible_truncation)]
 pub const fn index(number: u64) -> usize {
     number as usize
 }
 
-/// `range` made to begin and end on multiples of `unit`, growing at both ends, but not past `end`.
+/// Extends `range` at both ends to multiples of `unit`, but not past `end`.
 pub fn round_outwards(range: Range<u64>, unit: u64, end: u64) -> Range<u64> {
     let start = range.start - range.start % unit;
     let stop = range.end.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_are_parsed_as_users_write_them() {
         for (text, bytes) in [
             ("0", 0),
             ("4096", 4096),
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_printed_in_three_figures() {
+    fn sizes_are_printed_with_three_digits() {
         for (bytes, text) in [
             (0, "0 B"),
             (1023, "1023 B"),

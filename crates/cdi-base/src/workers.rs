@@ -1,5 +1,5 @@
-//! Threads: a pool that takes jobs from a queue, work on every core with results in order, one thread by itself; and locks
-//! that a panic does not break.
+//! Threads: a pool that takes jobs from a queue, parallel work with results in order, and single threads; and locks
+//! that survive a panic.
 
 use std::sync::mpsc::{Receiver, SendError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,24 @@ use std::{io, thread};
 
 use crate::error::Error;
 
-/// Starts a thread that nobody waits for.
+/// Starts a detached thread.
 pub fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<(), Error> {
     let thread = thread::Builder::new().name(name.into()).spawn(run);
-    thread.map(|_| ()).map_err(|e| Error::failed("a thread cannot be started").because(e))
+    thread.map(|_| ()).map_err(|e| Error::failed("cannot start a thread").because(e))
 }
 
-/// Locks `mutex`, also after a panic of who had it: what is behind our locks is whole between any two statements.
+/// Locks `mutex`, even if a thread panicked while holding it: the data behind our locks is consistent between any two
+/// statements.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for the next job of a queue that several threads take from. None when there will be no more.
+/// Waits for the next job of a queue that several threads take from. Returns None when there are no more jobs.
 pub fn next<T>(jobs: &Mutex<Receiver<T>>) -> Option<T> {
     lock(jobs).recv().ok()
 }
 
-/// Threads that take jobs from one queue. They end when this is dropped and the queue is empty.
+/// Threads that take jobs from one queue. They exit once all handles are dropped and the queue is empty.
 pub struct Pool<J>(SyncSender<J>);
 
 impl<J> Clone for Pool<J> {
@@ -33,8 +34,8 @@ impl<J> Clone for Pool<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// Starts `threads` threads of this name, each with a worker of its own, or as many of them as the system has left; an
-    /// error if that is none. At most `waiting` jobs wait for a thread.
+    /// Starts `threads` threads with this name, each with its own worker, or fewer if the system allows no more.
+    /// Returns an error if not even one can be started. At most `waiting` jobs are queued.
     pub fn start<W: FnMut(J) + Send + 'static>(
         name: &str,
         threads: usize,
@@ -51,7 +52,7 @@ impl<J: Send + 'static> Pool<J> {
                 }
             };
             match thread::Builder::new().name(name.into()).spawn(run) {
-                // One does, if more slowly.
+                // A single thread is enough, only slower.
                 Err(_) if n > 0 => break,
                 started => started?,
             };
@@ -59,12 +60,12 @@ impl<J: Send + 'static> Pool<J> {
         Ok(Pool(queue))
     }
 
-    /// Waits for a place in the queue, and puts the job there. Gives it back if there is no thread any more.
+    /// Queues a job, and waits for a free slot if the queue is full. Returns the job if all threads have exited.
     pub fn send(&self, job: J) -> Result<(), J> {
         self.0.send(job).map_err(|SendError(job)| job)
     }
 
-    /// Puts the job into the queue if there is a place. Gives it back if there is none.
+    /// Queues a job if a slot is free. Otherwise returns it.
     pub fn try_send(&self, job: J) -> Result<(), J> {
         self.0.try_send(job).map_err(|e| match e {
             TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
@@ -72,8 +73,9 @@ impl<J: Send + 'static> Pool<J> {
     }
 }
 
-/// Runs `work` on the items on `threads` threads and hands the results to `sink`, in the order of the items, on
-/// the calling thread. Only a few items a thread are under way at once. The first error of `sink` ends it all.
+/// Runs `work` on the items on `threads` threads and passes the results to `sink`, in the order of the items, on the
+/// calling thread. Only a few items per thread are in flight at a time. Stops at the first error of `sink`, and
+/// returns it.
 pub fn ordered<I, O, W, E>(
     threads: usize,
     items: impl Iterator<Item = I> + Send,
@@ -86,7 +88,7 @@ where
     O: Send,
 {
     let depth = threads * 4;
-    // Each job carries the way back for its result; the ways back stand in a queue, in order.
+    // Each job carries the sender for its result; the receivers are queued in the order of the items.
     let (jobs_in, jobs_out) = sync_channel::<(I, SyncSender<O>)>(depth);
     let (results_in, results_out) = sync_channel::<Receiver<O>>(depth);
     let jobs_out = Mutex::new(jobs_out);
@@ -94,22 +96,22 @@ where
         for _ in 0..threads {
             scope.spawn(|| {
                 let mut worker = new_worker();
-                while let Some((item, back)) = next(&jobs_out) {
-                    // Nobody listens any more after an error: go on to the end of the queue.
-                    let _ = back.send(work(&mut worker, item));
+                while let Some((item, reply)) = next(&jobs_out) {
+                    // After an error the receiver is gone: drain the queue.
+                    let _ = reply.send(work(&mut worker, item));
                 }
             });
         }
         scope.spawn(move || {
             for item in items {
-                let (back, result) = sync_channel(1);
-                if results_in.send(result).is_err() || jobs_in.send((item, back)).is_err() {
+                let (reply, result) = sync_channel(1);
+                if results_in.send(result).is_err() || jobs_in.send((item, reply)).is_err() {
                     return;
                 }
             }
         });
         for result in results_out {
-            // A worker that panicked takes the program with it when the scope ends.
+            // A worker panicked; the scope propagates the panic when it ends.
             let Ok(result) = result.recv() else { break };
             sink(result)?;
         }
@@ -117,7 +119,7 @@ where
     })
 }
 
-/// How many threads to work with: one a core.
+/// Returns the number of threads to use: one per core, or 2 if the number of cores is unknown.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(2, usize::from)
 }
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_come_in_order_and_an_error_ends_it() {
+    fn results_arrive_in_order_and_an_error_stops_the_work() {
         let mut got = Vec::new();
         ordered(
             4,

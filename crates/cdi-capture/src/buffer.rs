@@ -1,11 +1,11 @@
-//! Memory that a disk is read into: it begins where O_DIRECT wants it to.
+//! Buffers for reading a disk, aligned as O_DIRECT requires.
 
 use std::ops::{Deref, DerefMut};
 
-/// Where memory for direct reads begins: at a multiple of this, in bytes. More than any device asks for.
+/// The alignment of memory for direct reads, in bytes. At least what any device requires.
 const ALIGN: usize = 4096;
 
-/// Bytes whose first one is aligned.
+/// A byte buffer with an aligned start.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -14,7 +14,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Makes it `len` bytes long, with anything in them.
+    /// Sets the length to `len` bytes. The contents are unspecified.
     pub(super) fn set_len(&mut self, len: usize) {
         if self.bytes.len() < len + ALIGN {
             self.bytes.resize(len + ALIGN, 0);
@@ -25,7 +25,7 @@ impl Buffer {
 }
 
 impl From<Vec<u8>> for Buffer {
-    /// Bytes that have been read: they need not be aligned.
+    /// Wraps bytes that have been read already, and so need not be aligned.
     fn from(bytes: Vec<u8>) -> Buffer {
         let len = bytes.len();
         Buffer { bytes, from: 0, len }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_aligned_however_it_grows() {
+    fn a_buffer_stays_aligned_when_it_grows() {
         let mut buffer = Buffer::default();
         for len in [512, 100, 1 << 20, 0, 4096, 2 << 20, 512] {
             buffer.set_len(len);

@@ -1,5 +1,4 @@
-//! An image written anew without what later records have superseded: parts of chunks that came one by one are whole
-//! chunks again.
+//! Rewrites an image without superseded records. Chunks that were written in several parts become whole chunks again.
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -22,11 +21,11 @@ use lru::LruCache;
 use super::options::image_like;
 use super::rescue::event;
 
-/// How many chunks are remembered to find those that are shared.
+/// The number of chunks that are remembered to find shared ones.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
-/// Writes `image` anew into `store`. `step` is told of each few bytes of the disk that are done, and may end it all
-/// with an error. Gives the length of the new file in bytes.
+/// Rewrites `image` into `store`. Calls `step` with the number of bytes of the disk that were processed since the
+/// last call; an error from it stops the work. Returns the length of the new file in bytes.
 pub fn compact(
     input: &Arc<Input>,
     image: CdiImage,
@@ -48,30 +47,30 @@ pub fn compact(
         known: LruCache::new(REMEMBERED),
         compressed: LruCache::new(REMEMBERED),
         compressor: Compressor::new(Codec::Zstd, Codec::Zstd.levels().1)
-            .map_err(|e| Error::failed("zstd does not work").because(e))?,
+            .map_err(|e| Error::failed("cannot set up zstd").because(e))?,
     };
-    copy.all(u64::from(old.chunk_size.get()), step)?;
+    copy.copy_all(u64::from(old.chunk_size.get()), step)?;
     if old.state == STATE_COMPLETE { copy.writer.finish() } else { copy.writer.leave() }
 }
 
 struct Copy<'a> {
     disk: &'a Disk,
     writer: Writer,
-    /// Payloads of the old image, by all that is said of them, and where they are in the new one.
+    /// Payloads of the old image, by their description there, with their location in the new image.
     known: LruCache<CompressedChunk, RawEntry>,
-    /// Runs that were compressed anew, by the BLAKE3 of their bytes.
+    /// Runs that were compressed again, by the BLAKE3 hash of their bytes.
     compressed: LruCache<[u8; 32], RawEntry>,
     compressor: Compressor,
 }
 
 impl Copy<'_> {
-    fn all(&mut self, chunk: u64, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
+    fn copy_all(&mut self, chunk: u64, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
         let (size, mut at) = (self.disk.size(), 0);
         while at < size {
-            let extent = self.disk.image().map(at).map_err(|e| self.damaged(at, e))?;
+            let extent = self.disk.image().map(at).map_err(|e| self.read_error(at, e))?;
             let end = (at - at % chunk + chunk).min(size);
             let done = match extent.origin {
-                // Whole chunks, or many of them.
+                // One or more whole chunks.
                 Origin::Unread if extent.disk.end >= end => extent.disk.end,
                 Origin::Fill(pattern) if extent.disk.end >= end && self.is_held(&extent) => {
                     let until = if extent.disk.end == size {
@@ -103,36 +102,36 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Whether the map says that all of an extent is in the image.
+    /// Checks whether, according to the map, all bytes of an extent are in the image.
     fn is_held(&self, extent: &Extent) -> bool {
         self.disk.bad().touching(extent.disk.clone()).iter().all(|r| r.status.has_bytes())
     }
 
-    /// Copies a chunk as it is.
+    /// Copies a chunk without recompressing it.
     fn copy(&mut self, at: u64, compressed: CompressedChunk) -> Result<(), Error> {
         if let Some(entry) = self.known.get(&compressed) {
             return self.writer.put_same(at, compressed.uncompressed, *entry);
         }
         let mut stored = vec![0; compressed.len as usize];
         let read = self.disk.input().read_exact_at(compressed.file, &mut stored, compressed.at);
-        read.map_err(|e| self.damaged(at, e))?;
-        // What is not right must not get a right checksum.
+        read.map_err(|e| self.read_error(at, e))?;
+        // Damaged data must not get a valid checksum.
         let mut bytes = vec![0; compressed.uncompressed as usize];
-        let right =
+        let intact =
             compressed.sum.holds(&stored) && decompress(compressed.codec, &stored, &mut bytes).is_ok();
-        if !right {
-            return Err(self.damaged(at, ReadError::Corrupt { at: compressed.at }));
+        if !intact {
+            return Err(self.read_error(at, ReadError::Corrupt { at: compressed.at }));
         }
         let entry = self.writer.put_data(at, compressed.uncompressed, compressed.codec, &stored)?;
         self.known.put(compressed, entry);
         Ok(())
     }
 
-    /// Compresses what there is of a chunk.
+    /// Compresses the parts of a chunk that the image holds.
     fn compress(&mut self, chunk: Range<u64>) -> Result<(), Error> {
         for run in self.disk.bad().held(chunk) {
             let mut bytes = vec![0; index(run.end - run.start)];
-            self.disk.read_at(&mut bytes, run.start).map_err(|e| self.damaged(run.start, e))?;
+            self.disk.read_at(&mut bytes, run.start).map_err(|e| self.read_error(run.start, e))?;
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let name = *blake3::hash(&bytes).as_bytes();
             if let Some(entry) = self.compressed.get(&name) {
@@ -142,7 +141,7 @@ impl Copy<'_> {
             let compressed = self
                 .compressor
                 .compress(&bytes)
-                .map_err(|e| Error::failed("zstd does not work").because(e))?;
+                .map_err(|e| Error::failed("zstd compression failed").because(e))?;
             let entry = match compressed {
                 Some((codec, compressed)) => self.writer.put_data(run.start, len, codec, &compressed)?,
                 None => self.writer.put_data(run.start, len, Codec::Stored, &bytes)?,
@@ -152,8 +151,8 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn damaged(&self, at: u64, e: ReadError) -> Error {
-        Error::bad_image(format!("what it holds of the disk at byte {at} cannot be read"))
+    fn read_error(&self, at: u64, e: ReadError) -> Error {
+        Error::bad_image(format!("cannot read the data of disk byte {at}"))
             .at(self.disk.input().path())
             .because(e)
             .hint("nothing was changed")

@@ -1,4 +1,4 @@
-//! What the workers do: read a part of the disk, and compress its chunks.
+//! The work of the worker threads: reads a part of the disk and compresses its chunks.
 
 use cdi_base::workers::lock;
 use std::io;
@@ -18,27 +18,27 @@ use super::buffer::Buffer;
 use super::jobs::Job;
 use super::options::Options;
 
-/// How many chunks are remembered to find equal ones: some 32 MiB of memory.
+/// The number of chunks that are remembered to find duplicates: about 32 MiB of memory.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
-/// How many buffers are kept to be used again.
+/// The maximum number of buffers kept for reuse.
 const SPARE: usize = 16;
 
-/// What names a chunk's bytes: BLAKE3, because whoever made the disk may have chosen them.
+/// Identifies a chunk by its contents: BLAKE3, because the data may have been crafted to collide.
 pub(super) type Name = [u8; 32];
 
-/// What the workers and the sink have in common.
+/// State shared by the workers and the sink.
 pub(super) struct Shared {
     pub options: Options,
-    /// Chunks that are in the image or, without an entry, on their way there.
+    /// Chunks that are in the image or, without an entry, on their way into it.
     known: Mutex<LruCache<Name, Option<RawEntry>>>,
     spare: Mutex<Vec<Buffer>>,
     spare_compressed: Mutex<Vec<Vec<u8>>>,
 }
 
-/// What became of a part of the disk.
+/// The result for a part of the disk.
 pub(super) struct Done {
     pub disk: Range<u64>,
-    /// In order; together they are `disk`.
+    /// In order; together they cover `disk`.
     pub parts: Vec<Part>,
 }
 
@@ -48,13 +48,13 @@ pub(super) enum Part {
     Bytes(Bytes),
 }
 
-/// Bytes of the disk that were read in one piece.
+/// A contiguous run of bytes read from the disk.
 pub(super) struct Bytes {
     pub start: u64,
     pub raw: Buffer,
-    /// What of them is compressed, one piece behind the other.
+    /// The compressed pieces, one after the other.
     pub compressed: Vec<u8>,
-    /// In order; together they are `raw`. None is in two chunks.
+    /// In order; together they cover `raw`. No piece crosses a chunk boundary.
     pub pieces: Vec<Piece>,
 }
 
@@ -65,11 +65,11 @@ pub(super) struct Piece {
 
 pub(super) enum How {
     Fill([u8; 8]),
-    /// As a codec made it: a part of what is compressed.
+    /// Compressed by a codec: a range of the compressed bytes.
     CompressedChunk(Name, Codec, Range<usize>),
-    /// Better left as it is.
+    /// Stored uncompressed, because compression does not help.
     Stored(Name),
-    /// The same as another, which comes earlier or is on its way.
+    /// A duplicate of a chunk that is in the image, or on its way into it.
     Same(Name),
     /// The codec failed.
     Failed(io::Error),
@@ -85,7 +85,7 @@ impl Shared {
         lock(&self.known)
     }
 
-    /// Whether these bytes are known already. If not, they are from now on.
+    /// Checks whether these bytes are known already, and remembers them if not.
     fn is_known(&self, name: &Name) -> bool {
         let mut known = self.known();
         known.get(name).is_some() || known.put(*name, None).is_some()
@@ -99,14 +99,14 @@ impl Shared {
         self.known().put(name, Some(entry));
     }
 
-    /// A buffer of `len` bytes with anything in it.
+    /// Returns a buffer of `len` bytes with unspecified contents.
     pub(super) fn buffer(&self, len: usize) -> Buffer {
         let mut buffer = take(&self.spare);
         buffer.set_len(len);
         buffer
     }
 
-    /// The memory of bytes that have been written.
+    /// Returns buffers for reuse after their bytes have been written.
     pub(super) fn give_back(&self, raw: Buffer, compressed: Vec<u8>) {
         keep(&self.spare, raw);
         keep(&self.spare_compressed, compressed);
@@ -124,7 +124,7 @@ fn keep<T>(spare: &Mutex<Vec<T>>, one: T) {
     }
 }
 
-/// Does a job.
+/// Processes a job.
 pub(super) fn work(
     source: &Disk,
     geometry: Geometry,
@@ -158,7 +158,8 @@ pub(super) fn work(
     }
 }
 
-/// Reads `run`; where that fails, in smaller pieces. `give` gets runs that were read and runs that were not, in order.
+/// Reads `run`, in smaller pieces where that fails. Calls `give` with the runs that were read and those that failed, in
+/// order.
 fn read_run(
     source: &Disk,
     shared: &Shared,
@@ -173,7 +174,7 @@ fn read_run(
         Ok(bytes) => return give(run, Ok(bytes)),
         Err(error) => error,
     };
-    // A sector that cannot be read costs itself; damage of the source's file costs its chunk, which lies in one extent.
+    // An unreadable sector loses only itself; damage in the source's file loses a chunk, which is part of one extent.
     let sector = u64::from(source.sector());
     let piece_end = |at: u64| match error {
         ReadError::Corrupt { .. } | ReadError::Unmapped { .. } => {
@@ -215,7 +216,7 @@ fn read_run(
     }
 }
 
-/// Compresses bytes of the disk, chunk by chunk.
+/// Compresses bytes of the disk at offset `start`, chunk by chunk.
 pub(super) fn compress(
     geometry: Geometry,
     shared: &Shared,
@@ -265,7 +266,8 @@ fn compress_piece(
     }
 }
 
-/// Compresses `piece` to the end of `compressed`. None, and nothing there, if it is better stored.
+/// Appends the compressed `piece` to `compressed`. Returns None and appends nothing if it is better stored
+/// uncompressed.
 pub(super) fn compress_into(
     options: &Options,
     compressor: &mut Option<Compressor>,
@@ -278,7 +280,7 @@ pub(super) fn compress_into(
     compressor.as_mut().map_or(Ok(None), |compressor| compressor.compress_to(piece, compressed))
 }
 
-/// The eight bytes that `raw` is made of, if it is.
+/// Returns the pattern of eight bytes that `raw` repeats, if it does.
 fn pattern_of(raw: &[u8]) -> Option<[u8; 8]> {
     let pattern = *raw.first_chunk::<8>()?;
     (raw[8..] == raw[..raw.len() - 8]).then_some(pattern)

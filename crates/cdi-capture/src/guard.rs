@@ -1,4 +1,4 @@
-//! What a command must never write over, whatever `--force` says: the files that it reads, and images that are not finished.
+//! Protects files that must never be overwritten, even with `--force`: input files, and unfinished images.
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,45 +18,45 @@ use cdi_image::open::named_by;
 use cdi_system::output_file::OutputFile;
 use cdi_system::{Layer, layers_below};
 
-/// What may be written over.
+/// The existing files that may be overwritten.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Over {
-    /// Files that are there already.
+    /// Existing files in general.
     pub force: bool,
-    /// Images of disks that are not finished, too.
+    /// Also unfinished images of disks.
     pub discard_unfinished: bool,
 }
 
-/// The one check of all verbs that write a file under a name that the user gave.
+/// The single check for all commands that write a file whose name the user gave.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     over: Over,
-    /// Device and inode of what is not to be written over, and why in a few words.
+    /// Device and inode numbers of the protected files, and the reason in a few words.
     files: Vec<((u64, u64), String)>,
     directories: Vec<PathBuf>,
-    /// Whether it is a mapfile that is written: it may take the place of another one.
+    /// Whether the output is a mapfile, which may replace another one.
     writes_map: bool,
 }
 
 impl Guard {
-    /// Allows what `over` says, and protects nothing yet.
+    /// Creates a guard that allows what `over` says, and protects no files yet.
     pub fn new(over: Over) -> Guard {
         Guard { over, ..Guard::default() }
     }
 
-    /// The same guard, for a mapfile that is written.
+    /// Returns the same guard for the output of a mapfile.
     pub fn for_map(&self) -> Guard {
         Guard { writes_map: true, ..self.clone() }
     }
 
-    /// Protects a file that is open, such as stdin.
+    /// Protects an open file, such as stdin.
     pub fn protect_file(&mut self, file: &fs::File, why: &str) {
         if let Ok(meta) = file.metadata() {
             self.files.push(((meta.dev(), meta.ino()), why.to_owned()));
         }
     }
 
-    /// An error if an open file, such as stdout, is one that is read.
+    /// Returns an error if an open file, such as stdout, is a protected file.
     pub fn check_file(&self, file: &fs::File, name: &str) -> Result<(), Error> {
         let Ok(meta) = file.metadata() else { return Ok(()) };
         self.check_id((meta.dev(), meta.ino()), Path::new(name))
@@ -64,15 +64,16 @@ impl Guard {
 
     fn check_id(&self, id: (u64, u64), out: &Path) -> Result<(), Error> {
         match self.files.iter().find(|(read, _)| *read == id) {
-            Some((_, why)) => Err(Error::usage(format!("{why}; it is not written over")).at(out)),
+            Some((_, why)) => Err(Error::usage(format!("{why}; it cannot be overwritten")).at(out)),
             None => Ok(()),
         }
     }
 
-    /// Says whether a device may be written over: whether nothing that is protected, or not finished, lies below it.
+    /// Returns an error if a device must not be overwritten because it is stored on a protected file or an unfinished
+    /// image.
     pub fn check_device(&self, out: &Path) -> Result<(), Error> {
         for layer in layers_below(out) {
-            // What lies below the file that a loop device shows is not written over.
+            // Only the backing file itself is written, not what it is stored on.
             if let Layer::File { id, path } = layer {
                 return self.check_id(id, out).and_then(|()| self.refuse_unfinished(&path, out));
             }
@@ -80,8 +81,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Protects the file at `path`, and the files that lie below it if it is a block device or on one. `why` says what it is:
-    /// "is the image that is read".
+    /// Protects the file at `path` and, if it is a block device, the files that it is stored on. `why` describes the
+    /// file: "is the image that is read".
     pub fn protect(&mut self, path: &Path, why: &str) {
         let Ok(meta) = fs::metadata(path) else { return };
         self.files.push(((meta.dev(), meta.ino()), why.to_owned()));
@@ -91,25 +92,26 @@ impl Guard {
         if meta.file_type().is_block_device() {
             for layer in layers_below(path) {
                 if let Layer::File { id, .. } = layer {
-                    self.files.push((id, format!("lies behind {}, which is read", path.display())));
+                    self.files.push((id, format!("is a backing file of {}, which is read", path.display())));
                 }
             }
         }
     }
 
-    /// Protects all files of an image that is read.
+    /// Protects all files of an input image.
     pub fn protect_input(&mut self, input: &Input) {
         for path in input.paths() {
             self.protect(&path, "is a file that is read");
         }
     }
 
-    /// Says whether a file may be written at `out`. [`Kind::Busy`] if something is there, [`Kind::Usage`] if it is read.
+    /// Checks whether a file may be written at `out`. Returns [`Kind::Busy`] if the existing file must not be lost, and
+    /// [`Kind::Usage`] if it is an input file.
     pub fn check(&self, out: &Path) -> Result<(), Error> {
         if let Ok(resolved) = out.canonicalize()
             && self.directories.iter().any(|dir| resolved.starts_with(dir))
         {
-            return Err(Error::usage("lies in the image that is read; it is not written over").at(out));
+            return Err(Error::usage("is part of the image that is read; it cannot be overwritten").at(out));
         }
         let Ok(meta) = fs::metadata(out) else { return Ok(()) };
         self.check_id((meta.dev(), meta.ino()), out)?;
@@ -117,19 +119,20 @@ impl Guard {
             return Ok(());
         }
         if !self.writes_map && self.over.force && load::read(out).is_ok() {
-            let error = Error::new(Kind::Busy, "is a map of bad blocks").at(out);
-            return Err(error.hint("it may be all that is known of a disk: remove it if you mean it"));
+            let error = Error::new(Kind::Busy, "is a mapfile or a list of bad blocks").at(out);
+            return Err(error
+                .hint("it may be the only record of a disk's bad sectors; to replace it, remove it first"));
         }
         self.refuse_unfinished(out, out)
     }
 
-    /// Begins the file that is to be at `out`, if it may be written.
+    /// Creates the output file for `out`, if it may be written.
     pub fn create(&self, out: &Path) -> Result<(OutputFile, fs::File), Error> {
         self.check(out)?;
         OutputFile::create(out, self.over.force || self.over.discard_unfinished)
     }
 
-    /// Makes a file at `out` whose contents `write` writes, if it may be written.
+    /// Creates the file `out`, if it may be written, with the contents that `write` produces.
     pub fn write(
         &self,
         out: &Path,
@@ -145,8 +148,8 @@ impl Guard {
         let (what, advice) = match state_of(path) {
             _ if self.over.discard_unfinished => return Ok(()),
             State::Other => return Ok(()),
-            State::Unfinished => ("is an image of a disk that is not finished", Advice::Resume(None)),
-            State::Damaged => ("is a .cdimg that cannot be opened", Advice::Repair),
+            State::Unfinished => ("is an unfinished disk image", Advice::Resume(None)),
+            State::Damaged => ("is a .cdimg image that cannot be opened", Advice::Repair),
         };
         Err(Error::new(Kind::Busy, what)
             .at(out)
@@ -155,89 +158,95 @@ impl Guard {
             .then(Advice::DiscardUnfinished))
     }
 
-    /// Whether files that are there already may be written over.
+    /// Checks whether existing files may be overwritten.
     pub fn forces(&self) -> bool {
         self.over.force || self.over.discard_unfinished
     }
 }
 
-/// What a file is that might be written over.
+/// The state of a file that might be overwritten.
 enum State {
-    /// An image of a disk that was begun and not finished, or has parts of the disk that were not all tried.
+    /// An unfinished image of a disk, or one with parts that were not tried completely.
     Unfinished,
-    /// A `.cdimg` that cannot be opened: nobody knows whether it is finished.
+    /// A `.cdimg` that cannot be opened, so that it may be unfinished.
     Damaged,
     /// Anything else.
     Other,
 }
 
 fn state_of(path: &Path) -> State {
-    let left = |map: &BadBlocks| map.ranges().iter().any(|r| r.status < Status::Bad);
+    let has_untried = |map: &BadBlocks| map.ranges().iter().any(|r| r.status < Status::Bad);
     let Ok(input) = Input::open(path) else { return State::Other };
     if (cdimg::FORMAT.probe)(&input) {
         return match cdimg::reader::open(input.into()) {
-            Ok(image) if left(image.bad()) || image.superblock().state == STATE_ACQUIRING => {
+            Ok(image) if has_untried(image.bad()) || image.superblock().state == STATE_ACQUIRING => {
                 State::Unfinished
             }
             Ok(_) => State::Other,
             Err(_) => State::Damaged,
         };
     }
-    // A raw image that another program has not finished. What was extracted here can be extracted again.
-    let Some(map) = raw::adjacent_map(path).filter(|map| !is_made_here(map)) else { return State::Other };
+    // A raw image may be left unfinished by another program. Files that cdi extracted can be extracted again.
+    let Some(map) = raw::adjacent_map(path).filter(|map| !is_written_by_cdi(map)) else {
+        return State::Other;
+    };
     let size = input.len();
     let unfinished = load::read(&map).is_ok_and(|listed| {
         let size = listed.end().at_least().max(size);
-        left(&listed.map(size, 1).0)
+        has_untried(&listed.map(size, 1).0)
     });
     if unfinished { State::Unfinished } else { State::Other }
 }
 
-/// Whether a mapfile was written by this program.
-fn is_made_here(map: &Path) -> bool {
+/// Checks whether a mapfile was written by cdi.
+fn is_written_by_cdi(map: &Path) -> bool {
     let mut start = Vec::new();
     let read = fs::File::open(map).and_then(|file| file.take(256).read_to_end(&mut start));
     read.is_ok() && mapfile::is_made_here(&start)
 }
 
-/// Refuses to write the map of a raw file that is extracted over a mapfile that another program has written.
+/// Returns an error if the mapfile of an extracted raw file would overwrite a mapfile of another program.
 pub fn refuse_foreign_map(out: &Path) -> Result<(), Error> {
-    if load::read(out).is_err() || is_made_here(out) {
+    if load::read(out).is_err() || is_written_by_cdi(out) {
         return Ok(());
     }
-    let error = Error::new(Kind::Busy, "is a mapfile of another program's").at(out);
-    Err(error.hint("extract under another name; nothing was changed"))
+    let error = Error::new(Kind::Busy, "is a mapfile written by another program").at(out);
+    Err(error.hint("choose another output name; nothing was changed"))
 }
 
-/// Refuses a name that says another format than the one that would be written: no verb could open the file.
+/// Returns an error if the suffix of an output name belongs to a different format than the one to be written: no
+/// command could open the file.
 pub fn refuse_other_name(out: &Path, format: &'static Format) -> Result<(), Error> {
     match named_by(out) {
         Some(named) if named.name != format.name => {
             let suffix = out.extension().unwrap_or_default().display();
-            let what =
-                format!("its name (.{suffix}) says {}, and it would be a {} image", named.name, format.name);
+            let what = format!(
+                "the suffix .{suffix} means {}, but the file would be a {} image",
+                named.name, format.name
+            );
             let better = out.with_extension(format.suffixes[0]);
-            Err(Error::usage(what).at(out).hint(format!("call it {}; nothing was written", better.display())))
+            Err(Error::usage(what)
+                .at(out)
+                .hint(format!("use the name {}; nothing was written", better.display())))
         }
         _ => Ok(()),
     }
 }
 
-/// Refuses to write the map of `disk` over a mapfile that says more of it: it may be all that is known of a disk that is dead
-/// by now. One that was written here may be written over by an image that knows more by now.
+/// Returns an error if the map of `disk` would overwrite a mapfile with more information: it may be the only record
+/// of a disk that is dead by now. A mapfile written by cdi may be overwritten by an image that knows more by now.
 pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
     let Ok(old) = load::read(out) else { return Ok(()) };
     let knows = disk.format().name != raw::FORMAT.name || !disk.bad().is_empty();
-    let may_finish = knows && is_made_here(out);
-    // Of what lies past the end of the disk, its map says nothing.
+    let may_finish = knows && is_written_by_cdi(out);
+    // The map of the disk has no information about anything past its end.
     let end = old.end().at_least().max(disk.size());
     let past = BadRange::new(disk.size()..end, Status::NonTried);
     let map = BadBlocks::from_unsorted(disk.bad().ranges().iter().copied().chain([past]));
     let (old, _) = old.map(end, 1);
     if mapfile::says_less(&map, &old, may_finish) {
-        let error =
-            Error::new(Kind::Busy, "is a mapfile that says more than the one that would be written").at(out);
-        return Err(error.hint("write it under another name, or move this one away; nothing was changed"));
+        let error = Error::new(Kind::Busy, "is a mapfile with more information than the new one").at(out);
+        return Err(error.hint("choose another output name, or move this file away; nothing was changed"));
     }
     Ok(())
 }

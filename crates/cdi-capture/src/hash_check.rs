@@ -1,58 +1,61 @@
-//! The hashes that an image claims of its disk, made anew from the disk's bytes in order.
+//! Verifies the hashes that an image stores, by computing them again from the disk's bytes in order.
 
 use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_image::disk::fill;
 use cdi_image::stored_hashes::{Hasher, StoredHash};
 
-/// A claim and what the disk gives for it.
+/// A stored hash and the hash computed from the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
-    /// The claim.
+    /// The stored hash.
     pub stored: StoredHash,
-    /// The hash of the disk's bytes, in hex.
+    /// The hash computed from the disk's bytes, in hex.
     pub got: String,
 }
 
 impl Checked {
-    /// Whether the claim holds.
+    /// Checks whether both hashes match.
     pub fn holds(&self) -> bool {
         self.got == hex(&self.stored.value)
     }
 }
 
 impl std::fmt::Display for Checked {
-    /// What a claim that does not hold says.
+    /// Writes the message for a mismatch.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let StoredHash { of, kind, value, .. } = &self.stored;
         let (kind, got, value) = (kind.name(), &self.got, hex(value));
-        write!(f, "the {kind} of {of} is {got}, and the image says {value}: some byte is not what was imaged")
+        write!(
+            f,
+            "the {kind} of {of} is {got}, but the stored {kind} is {value}: the data differs from what was imaged"
+        )
     }
 }
 
-/// HashChecks, under way.
+/// Verification of stored hashes in progress.
 pub struct HashChecks {
-    stored_hashes: Vec<Open>,
+    running: Vec<Running>,
 }
 
-struct Open {
+struct Running {
     stored: StoredHash,
     hasher: Hasher,
-    /// Which of its runs is the next one that has not ended.
+    /// The index of the first run that is not hashed completely.
     next: usize,
 }
 
 impl HashChecks {
-    /// None of these is checked yet.
+    /// Starts the verification of these hashes.
     pub fn new(stored_hashes: &[StoredHash]) -> HashChecks {
-        let open = |c: &StoredHash| Open { stored: c.clone(), hasher: Hasher::new(c.kind), next: 0 };
-        HashChecks { stored_hashes: stored_hashes.iter().map(open).collect() }
+        let start = |c: &StoredHash| Running { stored: c.clone(), hasher: Hasher::new(c.kind), next: 0 };
+        HashChecks { running: stored_hashes.iter().map(start).collect() }
     }
 
-    /// The bytes of the disk at `at`. They must come in order.
+    /// Adds the bytes of the disk at `at`, in bytes. Must be called in order.
     pub fn bytes(&mut self, at: u64, bytes: &[u8]) {
         let end = at + bytes.len() as u64;
-        for Open { stored, hasher, next } in &mut self.stored_hashes {
+        for Running { stored, hasher, next } in &mut self.running {
             while let Some(run) = stored.disk.get(*next).filter(|run| run.start < end) {
                 let (from, to) = (run.start.max(at), run.end.min(end));
                 if from < to {
@@ -66,9 +69,9 @@ impl HashChecks {
         }
     }
 
-    /// `len` bytes at `at` of the disk, which are `pattern` over and over, the first of it at every multiple of 8.
+    /// Adds `len` bytes at `at` of the disk that repeat `pattern`, which starts at every multiple of 8.
     pub fn fill(&mut self, at: u64, len: u64, pattern: [u8; 8]) {
-        if pattern == [0; 8] || self.stored_hashes.is_empty() {
+        if pattern == [0; 8] || self.running.is_empty() {
             return self.zeros(at, len);
         }
         let mut block = vec![0; 64 << 10];
@@ -81,28 +84,28 @@ impl HashChecks {
         }
     }
 
-    /// So many zeros at `at` of the disk.
+    /// Adds `len` zeros at `at` of the disk.
     pub fn zeros(&mut self, at: u64, len: u64) {
         const ZEROS: &[u8] = &[0; 64 << 10];
         let mut done = 0;
-        while done < len && !self.stored_hashes.is_empty() {
+        while done < len && !self.running.is_empty() {
             let part = (len - done).min(ZEROS.len() as u64);
             self.bytes(at + done, &ZEROS[..index(part)]);
             done += part;
         }
     }
 
-    /// What came of them.
+    /// Returns the results.
     pub fn finish(self) -> Vec<Checked> {
-        let checked = |Open { stored, hasher, .. }: Open| {
+        let checked = |Running { stored, hasher, .. }: Running| {
             let mut longer = hasher.clone();
             longer.update(&stored.after);
             let got = [hasher, longer].map(|hasher| hex(&hasher.finish()));
-            // Whether a hash covers the bytes after the disk, no image says.
+            // No image records whether a hash covers the bytes after the disk.
             let [disk, all] = got;
             let got = if all == hex(&stored.value) { all } else { disk };
             Checked { stored, got }
         };
-        self.stored_hashes.into_iter().map(checked).collect()
+        self.running.into_iter().map(checked).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Makes `.cdimg` images: of failing disks, from other images, from damaged ones.
+//! Creates `.cdimg` images: from failing disks, from other images, from damaged images.
 
 pub mod buffer;
 pub mod compact;

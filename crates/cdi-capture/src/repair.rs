@@ -1,7 +1,7 @@
-//! What is left of a damaged image, put together anew from its records.
+//! Salvages the records of a damaged image into a new image.
 //!
-//! Records tell by themselves of which bytes of the disk they speak, so neither superblock nor index is needed. What
-//! is lost becomes non-tried: whoever still has the disk can go on with the image.
+//! Each record names the bytes of the disk that it covers, so neither the superblock nor the index is needed. Lost
+//! areas become non-tried: if the disk is still available, imaging can be resumed with the new image.
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -29,48 +29,49 @@ use lru::LruCache;
 use super::options::image_like;
 use super::rescue::event;
 
-/// What came of a repair.
+/// The result of a repair.
 #[derive(Debug, Clone, Default)]
 pub struct Repaired {
-    /// How many records were sound, and how many were not.
+    /// The number of intact records.
     pub sound: u64,
-    /// How many records were damaged.
+    /// The number of damaged records.
     pub damaged: u64,
-    /// How many bytes of the file were no record.
+    /// The number of bytes in the file that are not part of any record.
     pub gap_bytes: u64,
-    /// How many bytes the file is too short.
+    /// The number of bytes missing at the end of the file.
     pub cut_off: u64,
-    /// What of the disk was read and is lost, in order.
+    /// The ranges of the disk that were read and are lost, in order.
     pub lost: Vec<Range<u64>>,
-    /// How many bytes more seem never to have been tried.
+    /// The number of further bytes that seem never to have been tried.
     pub untried_bytes: u64,
-    /// Whether that is not sure: behind the last map that is left something is damaged, which may have held them.
+    /// Whether `untried_bytes` is uncertain: there is damage after the last intact map, where they may have been
+    /// recorded.
     pub uncertain: bool,
-    /// How many bytes of the disk the new image does not hold, lost ones among them.
+    /// The number of bytes of the disk that are missing in the new image, including lost ones.
     pub missing_bytes: u64,
     /// The length of the new image in bytes.
     pub image_bytes: u64,
 }
 
-/// How many records of parts of sectors are taken in: each adds two pieces to a chunk, which has at most 2,048 sectors,
-/// and may have 4,096 pieces.
+/// The maximum number of records of partial sectors that are used: each adds two pieces to a chunk, which has at most
+/// 2,048 sectors, and may have 4,096 pieces.
 const MAX_PARTS: u32 = 1000;
-/// How many payloads are remembered to find those that are shared.
+/// The number of payloads that are remembered to find shared ones.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
-/// Puts together what is left of the image in `input`, into `file`, which is empty and at `path`. `step` is told how far
-/// in the old file it is, and may end it all with an error.
+/// Salvages the image in `input` into `file`, which is empty and at `path`. Calls `step` with the current offset in
+/// the old file, in bytes; an error from it stops the work.
 pub fn repair(
     input: &Input,
     file: &std::fs::File,
     path: &Path,
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Repaired, Error> {
-    let head = find_head(input, step)?;
-    let again = |e| Error::io("cannot be opened twice", path, e);
-    let store = || file.try_clone().map(Box::new).map_err(again);
-    let new = image_like(&head)?;
-    let metadata = Metadata { size_bytes: head.disk_size.get(), ..Metadata::default() };
+    let superblock = find_superblock(input, step)?;
+    let cannot_clone = |e| Error::io("cannot duplicate the open file", path, e);
+    let store = || file.try_clone().map(Box::new).map_err(cannot_clone);
+    let new = image_like(&superblock)?;
+    let metadata = Metadata { size_bytes: superblock.disk_size.get(), ..Metadata::default() };
     let writer = Writer::create(store()?, path, &new, metadata)?;
     let mut salvage = Salvage {
         input,
@@ -81,15 +82,15 @@ pub fn repair(
         epoch: 0,
         repaired: Repaired::default(),
     };
-    salvage.take_all(head.salt.get(), step)?;
+    salvage.salvage_all(superblock.salt.get(), step)?;
     let Salvage { writer, mut repaired, .. } = salvage;
     writer.leave()?;
 
-    // Now it can be told what is missing that the map calls finished.
+    // Now find the areas that are finished according to the map, but have no data.
     let new = Arc::new(Input::new(store()?, path)?);
     let image = reader::open(Arc::clone(&new))?;
     repaired.lost = lost(&image, &mut || step(input.len()))?;
-    repaired.cut_off = head.committed_end.get().saturating_sub(input.len());
+    repaired.cut_off = superblock.committed_end.get().saturating_sub(input.len());
     repaired.untried_bytes = image.bad().count(Status::NonTried).bytes;
     repaired.uncertain |= repaired.cut_off > 0;
     drop(image);
@@ -108,13 +109,17 @@ pub fn repair(
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     writer.note(&event("repaired", serde_json::json!({ "tool": super::options::TOOL, "lost_bytes": lost })));
     repaired.missing_bytes = writer.bad().missing();
-    repaired.image_bytes = if head.state == STATE_COMPLETE { writer.finish()? } else { writer.leave()? };
+    repaired.image_bytes =
+        if superblock.state == STATE_COMPLETE { writer.finish()? } else { writer.leave()? };
     Ok(repaired)
 }
 
-/// A sound superblock of the image, wherever there is one: at its place, or a copy in a CHECKPOINT record. Of several
-/// the newest.
-fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<Superblock, Error> {
+/// Returns an intact superblock of the image, from its place or from a copy in a CHECKPOINT record. If there are
+/// several, returns the newest.
+fn find_superblock(
+    input: &Input,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<Superblock, Error> {
     let parse = |at: u64| {
         let bytes = input.bytes(at, SUPERBLOCK_LEN, "a superblock").ok()?;
         Superblock::parse(&bytes).filter(|s| check_disk(s).is_ok())
@@ -123,8 +128,8 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
     if let Some(newest) = slots.max_by_key(|s| s.generation.get()) {
         return Ok(newest);
     }
-    // Records of another image can only lie within a record of this one: walking over the records, not into them, the
-    // one with the most bytes is this one.
+    // Records of another image can only be inside a record of this one. The walk skips over the contents of records, so
+    // the image with the most bytes is this one.
     let mut found: Vec<(u64, u64, Option<Superblock>)> = Vec::new();
     let mut walk = Walk::new(input, None, RECORDS_AT.min(input.len())..input.len());
     while let Some(found_step) = walk.step()? {
@@ -144,27 +149,27 @@ fn find_head(input: &Input, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> R
             }
             found.push((salt, 0, None));
         }
-        let Some((_, bytes, head)) = found.iter_mut().find(|(s, ..)| *s == salt) else { continue };
+        let Some((_, bytes, superblock)) = found.iter_mut().find(|(s, ..)| *s == salt) else { continue };
         *bytes += u64::from(header.stored.get());
         if header.kind == RecordType::Checkpoint as u8
             && let Some(copy) = parse(at + HEADER_LEN as u64).filter(|c| c.salt.get() == salt)
-            && head.is_none_or(|h| h.generation.get() < copy.generation.get())
+            && superblock.is_none_or(|h| h.generation.get() < copy.generation.get())
         {
-            *head = Some(copy);
+            *superblock = Some(copy);
         }
     }
     found
         .into_iter()
-        .filter_map(|(_, bytes, head)| Some((bytes, head?)))
+        .filter_map(|(_, bytes, superblock)| Some((bytes, superblock?)))
         .max_by_key(|(bytes, _)| *bytes)
-        .map(|(_, head)| head)
+        .map(|(_, superblock)| superblock)
         .ok_or_else(|| {
-            let what = "neither a superblock nor a copy of one is left: it is no .cdimg, or nothing of it can be saved";
+            let what = "neither a superblock nor a copy of one found: not a .cdimg image, or nothing can be salvaged";
             Error::bad_image(what).at(input.path())
         })
 }
 
-/// What the map calls finished, and the index has no bytes for.
+/// Returns the ranges that are finished according to the map, but have no bytes in the index.
 fn lost(
     image: &reader::CdiImage,
     check_cancelled: &mut dyn FnMut() -> Result<(), Error>,
@@ -173,8 +178,7 @@ fn lost(
     let mut lost: Vec<Range<u64>> = Vec::new();
     while at < size {
         check_cancelled()?;
-        let extent =
-            image.map(at).map_err(|e| Error::failed("what was written cannot be read back").because(e))?;
+        let extent = image.map(at).map_err(|e| Error::failed("cannot read back the new image").because(e))?;
         if extent.origin == Origin::Unread {
             for run in image.bad().held(at..extent.disk.end) {
                 match lost.last_mut() {
@@ -183,7 +187,7 @@ fn lost(
                 }
             }
             if lost.len() > MAX_RANGES {
-                return Err(Error::failed("more is lost, in more places, than a .cdimg can tell"));
+                return Err(Error::failed("too many lost areas: a .cdimg cannot record them all"));
             }
         }
         at = extent.disk.end;
@@ -194,17 +198,21 @@ fn lost(
 struct Salvage<'a> {
     input: &'a Input,
     geometry: Geometry,
-    /// How many records of parts of sectors were taken in.
+    /// The number of records of partial sectors so far.
     parts: u32,
     writer: Writer,
-    /// Payloads of the old image, and where they are in the new one.
+    /// Payloads of the old image, with their location in the new image.
     known: LruCache<(u64, u64), RawEntry>,
     epoch: u32,
     repaired: Repaired,
 }
 
 impl Salvage<'_> {
-    fn take_all(&mut self, salt: u64, step: &mut dyn FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
+    fn salvage_all(
+        &mut self,
+        salt: u64,
+        step: &mut dyn FnMut(u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut walk = Walk::new(self.input, salt, RECORDS_AT..self.input.len());
         while let Some(found) = walk.step()? {
             match found {
@@ -213,19 +221,19 @@ impl Salvage<'_> {
                     self.repaired.uncertain = true;
                 }
                 Step::Searching(at) => step(at)?,
-                // Left behind by a run that another one has cut off.
+                // Left over from an earlier run, whose end a later run has cut off.
                 Step::Header(at, header) if header.epoch.get() < self.epoch => step(at)?,
                 Step::Header(at, header) => {
                     self.epoch = header.epoch.get();
                     let record = record::with_payload(self.input, at, header)?;
-                    let taken = match &record {
-                        Some(record) => self.take(record)?,
+                    let valid = match &record {
+                        Some(record) => self.salvage_record(record)?,
                         None => false,
                     };
                     let whole_map = header.kind == RecordType::Map as u8
                         && (header.disk_at.get(), header.disk_len.get()) == (0, self.geometry.disk_size);
-                    *if taken { &mut self.repaired.sound } else { &mut self.repaired.damaged } += 1;
-                    self.repaired.uncertain = !taken || (self.repaired.uncertain && !whole_map);
+                    *if valid { &mut self.repaired.sound } else { &mut self.repaired.damaged } += 1;
+                    self.repaired.uncertain = !valid || (self.repaired.uncertain && !whole_map);
                     step(at)?;
                 }
             }
@@ -233,12 +241,12 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Takes in a record whose checksums are right. Whether it says what a record can say.
-    fn take(&mut self, record: &Record) -> Result<bool, Error> {
+    /// Copies the contents of a record whose checksums match. Returns whether the record is valid.
+    fn salvage_record(&mut self, record: &Record) -> Result<bool, Error> {
         let h = &record.header;
         let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
-        // Parts of sectors come from damaged images of other formats, now and then. Of more of them a chunk could have
-        // more pieces than a reader takes.
+        // Partial sectors come from damaged images of other formats, and are rare. With too many of them a chunk could
+        // have more pieces than a reader accepts.
         let whole = |at: u64| at.is_multiple_of(u64::from(SECTOR)) || at == self.geometry.disk_size;
         if !(whole(disk.start) && whole(disk.end)) {
             self.parts += 1;
@@ -252,7 +260,7 @@ impl Salvage<'_> {
             Some(RecordType::Data) => {
                 let codec =
                     Codec::from_number(h.codec).filter(|_| within_chunk && h.uncompressed.get() == len);
-                // An entry must name at least a byte.
+                // An entry must refer to at least one byte.
                 let Some(codec) = codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= CHUNK_MAX)
                 else {
                     return Ok(false);
@@ -264,7 +272,7 @@ impl Salvage<'_> {
                 self.known.put((record.payload_at(), h.payload_sum.get()), entry);
                 Ok(true)
             }
-            Some(RecordType::Same) if within_chunk => self.take_same(record, disk.start, len),
+            Some(RecordType::Same) if within_chunk => self.salvage_same(record, disk.start, len),
             Some(RecordType::Fill) if inside && !disk.is_empty() => {
                 match record.payload().map(<[u8; 8]>::try_from) {
                     Ok(Ok(pattern)) => self.writer.put_fill(disk, pattern).map(|()| true),
@@ -297,14 +305,15 @@ impl Salvage<'_> {
             None if h.kind >= FIRST_IGNORABLE_TYPE => Ok(true),
             None => {
                 let what =
-                    format!("record type {} at byte {} is not known to this version", h.kind, record.at);
+                    format!("record type {} at byte {} is not supported by this version", h.kind, record.at);
                 Err(Error::bad_image(what).at(self.input.path()))
             }
         }
     }
 
-    /// A run that is the same as an earlier payload: as it is in the new image already, or from the old one.
-    fn take_same(&mut self, record: &Record, start: u64, len: u32) -> Result<bool, Error> {
+    /// Copies a run that duplicates an earlier payload: refers to the payload in the new image if it is there already,
+    /// otherwise copies it from the old image.
+    fn salvage_same(&mut self, record: &Record, start: u64, len: u32) -> Result<bool, Error> {
         let entry = record.payload().ok().and_then(|payload| RawEntry::parse(&payload));
         let Some(entry) = entry.filter(|e| e.kind == ENTRY_DATA && check_entry(e, self.input.len()).is_ok())
         else {
@@ -317,7 +326,7 @@ impl Salvage<'_> {
         match self.input.read_exact_at(Input::MAIN, &mut stored, entry.at.get()) {
             Ok(()) => {}
             Err(e @ ReadError::Io { .. }) => {
-                return Err(Error::failed("the image cannot be read").at(self.input.path()).because(e));
+                return Err(Error::failed("cannot be read").at(self.input.path()).because(e));
             }
             Err(_) => return Ok(false),
         }

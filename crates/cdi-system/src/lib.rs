@@ -1,10 +1,10 @@
-//! What the system tells: what is mounted, who uses it, whether a process is stopped; and programs, asked for an answer
-//! and not waited for without end. What could not be asked is an error, and never "nothing": who took it for that would
-//! forget what is there.
+//! Queries to the operating system: mounts, the processes that use them, whether a process is stopped; and programs
+//! that are run with a timeout. A failed query is an error, never an empty result: otherwise an existing mount would
+//! be forgotten.
 
 #[cfg(target_os = "linux")]
 mod linux;
-// Tests read what it reads everywhere.
+// Its parsers are tested on every system.
 #[cfg(any(not(target_os = "linux"), test))]
 #[cfg_attr(target_os = "linux", allow(dead_code, unreachable_pub))]
 mod macos;
@@ -33,32 +33,33 @@ use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
 pub use macos::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of_open};
 
-/// The type of our FUSE mounts on Linux.
+/// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";
-/// The type of our FSKit mounts.
+/// The file system type of our FSKit mounts.
 pub const FSKIT_TYPE: &str = "cdi";
-/// What the source of our NFS mounts begins with. The rest of it is nobody's business.
+/// The prefix of the source of our NFS mounts. The rest is secret.
 pub const NFS_SOURCE: &str = "127.0.0.1:/cdi-";
-/// What the source of our macFUSE mounts begins with: their type is the driver's own.
+/// The prefix of the source of our macFUSE mounts: their file system type is the driver's.
 pub const MACFUSE_SOURCE: &str = "cdi:";
 
-/// A mount, as the system lists it.
+/// A mount, as listed by the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
-    /// The device number of the mounted file system, `major:minor`; empty where the system does not tell.
+    /// The device number of the mounted file system, `major:minor`; empty where the system does not
+    /// report it.
     pub device: String,
-    /// Where it is mounted.
+    /// The mount point.
     pub mountpoint: PathBuf,
-    /// The type of the file system.
+    /// The file system type.
     pub fstype: String,
-    /// What is mounted.
+    /// The mounted device or file.
     pub source: String,
-    /// Where an overlay keeps what is written to it.
+    /// The upper directory of an overlay, which receives its writes.
     pub upper: Option<PathBuf>,
 }
 
 impl MountInfo {
-    /// Whether a cdi made it. No other mount is ever taken away.
+    /// Checks whether cdi made this mount. No other mount is ever unmounted.
     pub fn is_ours(&self) -> bool {
         self.fstype == FUSE_TYPE
             || self.fstype == FSKIT_TYPE
@@ -67,12 +68,12 @@ impl MountInfo {
     }
 }
 
-/// How many of our mounts are at `mountpoint`, on top or covered.
+/// Counts our mounts at `mountpoint`, visible or covered by other mounts.
 pub fn ours_at(mountpoint: &Path) -> Result<usize, Error> {
     Ok(mountinfo()?.into_iter().filter(|m| m.mountpoint == mountpoint && m.is_ours()).count())
 }
 
-/// The mount at `mountpoint` that is on top, if something is mounted there.
+/// Returns the topmost mount at `mountpoint`, if something is mounted there.
 pub fn mounted_at(mountpoint: &Path) -> Result<Option<MountInfo>, Error> {
     Ok(mountinfo()?.into_iter().rev().find(|m| m.mountpoint == mountpoint))
 }
@@ -80,13 +81,13 @@ pub fn mounted_at(mountpoint: &Path) -> Result<Option<MountInfo>, Error> {
 /// A process that uses something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Its process ID.
     pub pid: i32,
     /// Its name.
     pub name: String,
 }
 
-/// What the system knows of a disk.
+/// Information about a disk from the operating system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskInfo {
     /// Its size in bytes.
@@ -99,25 +100,25 @@ pub struct DiskInfo {
     pub model: Option<String>,
     /// Its serial number.
     pub serial: Option<String>,
-    /// Which of the disks that the system has seen it is: another one in its place has another.
+    /// An identifier that the system assigns to each disk it sees: a different disk in its place has a different one.
     pub sequence: Option<String>,
 }
 
-/// What a file or a device lies on.
+/// A device or file that another file or device is stored on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layer {
-    /// A block device, by the system's own name for it: `8:1`, `disk2s1`.
+    /// A block device, by the system's name for it: `8:1`, `disk2s1`.
     Device(String),
-    /// A file that is shown as a device.
+    /// A file that backs a device.
     File {
-        /// Its device and inode.
+        /// Its device and inode numbers.
         id: (u64, u64),
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
     },
 }
 
-/// Bytes that nobody can guess.
+/// Returns unpredictable random bytes.
 pub fn random() -> Result<[u8; 32], Error> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 32];
@@ -127,8 +128,9 @@ pub fn random() -> Result<[u8; 32], Error> {
     Ok(bytes)
 }
 
-/// Returns the signals that ask this process to end. One that it was started to ignore stays ignored: SIGHUP under nohup,
-/// SIGINT in a background job of a script. To be asked before the first handler is set.
+/// Returns the signals that should terminate this process. Signals that were ignored when the process started stay
+/// ignored: SIGHUP under nohup, SIGINT in a background job of a script. Must be called before the first handler is
+/// installed.
 pub fn ending_signals() -> Vec<i32> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
@@ -136,55 +138,55 @@ pub fn ending_signals() -> Vec<i32> {
     [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal)).collect()
 }
 
-/// Makes a write past the limit of a file's size (`ulimit -f`) an error, and not the end of the process.
+/// Makes a write past the file size limit (`ulimit -f`) return an error instead of killing the process.
 pub fn survive_file_limits() {
     use std::sync::atomic::AtomicBool;
-    // Without the handler the process ends as it would have.
+    // Without the handler the signal kills the process, as it would have anyway.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
-/// Allows this process as many open files as it may have: connections are files, and so are an image's parts.
+/// Raises this process's limit of open files to the maximum: every connection and every part of an image needs one.
 pub fn allow_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // macOS says "no limit" and takes no more than this.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most.min(10_240), most);
+    if let Ok((_, max)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // macOS reports no limit, but rejects values above this.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, max.min(10_240), max);
     }
 }
 
-/// Whether a program of this name can be found.
+/// Checks whether a program of this name is in the PATH.
 pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
-/// Asks a program: what it prints on stdout. It is ended if it takes longer than `timeout`.
-/// [`Kind::Unavailable`] if there is no such program, with `hint`, or if it fails, with what it says.
+/// Runs a program and returns its stdout. Kills it if it takes longer than `timeout`. Returns [`Kind::Unavailable`]
+/// with `hint` if the program cannot be run, or with the program's own message if it fails.
 pub fn ask(command: &mut Command, timeout: Duration, hint: &str) -> Result<Vec<u8>, Error> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = run(command, timeout).map_err(|e| match e.kind() {
         io::ErrorKind::TimedOut => {
             Error::failed(format!("{name} did not answer within {} s", timeout.as_secs()))
         }
-        _ => Error::new(Kind::Unavailable, format!("{name} cannot be run")).because(e).hint(hint),
+        _ => Error::new(Kind::Unavailable, format!("cannot run {name}")).because(e).hint(hint),
     })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let mut said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if said.is_empty() {
-        said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut output_text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output_text.is_empty() {
+        output_text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     }
-    Err(Error::new(Kind::Unavailable, format!("{name}: {said}")))
+    Err(Error::new(Kind::Unavailable, format!("{name}: {output_text}")))
 }
 
-/// Runs a program to its end, or ends it after `timeout`.
+/// Runs a program until it exits, or kills it after `timeout`.
 fn run(command: &mut Command, timeout: Duration) -> io::Result<Output> {
-    // In a process group of its own: a Ctrl-C is ours to answer.
+    // In its own process group, so that only we receive a Ctrl-C.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
-    let stdout = gather(child.stdout.take())?;
-    let stderr = gather(child.stderr.take())?;
+    let stdout = read_pipe(child.stdout.take())?;
+    let stderr = read_pipe(child.stderr.take())?;
     let start = Instant::now();
     let mut pause = Duration::from_micros(200);
     let status = loop {
@@ -199,15 +201,15 @@ fn run(command: &mut Command, timeout: Duration) -> io::Result<Output> {
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     };
-    // A child of its own may keep the pipes open; what it says is not waited for.
+    // A child of the program may keep the pipes open: do not wait for its output.
     let text = |from: std::sync::mpsc::Receiver<Vec<u8>>| {
         from.recv_timeout(Duration::from_secs(2)).unwrap_or_default()
     };
     Ok(Output { status, stdout: text(stdout), stderr: text(stderr) })
 }
 
-/// Reads a pipe on a thread of its own, so that the program never waits for us; at most 16 MiB are kept.
-fn gather(pipe: Option<impl Read + Send + 'static>) -> io::Result<std::sync::mpsc::Receiver<Vec<u8>>> {
+/// Reads a pipe on a separate thread, so that the program never blocks on it. Keeps at most 16 MiB.
+fn read_pipe(pipe: Option<impl Read + Send + 'static>) -> io::Result<std::sync::mpsc::Receiver<Vec<u8>>> {
     let (send, receive) = channel();
     thread::Builder::new().name("pipe".into()).spawn(move || {
         let mut text = Vec::new();
@@ -225,9 +227,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_heard_and_not_waited_for_without_end() {
-        let said = ask(Command::new("sh").args(["-c", "yes | head -c 1000000"]), Duration::from_secs(20), "");
-        assert_eq!(said.unwrap().len(), 1_000_000);
+    fn a_program_is_run_with_a_timeout() {
+        let output_text =
+            ask(Command::new("sh").args(["-c", "yes | head -c 1000000"]), Duration::from_secs(20), "");
+        assert_eq!(output_text.unwrap().len(), 1_000_000);
         let slow = ask(Command::new("sleep").arg("60"), Duration::from_millis(50), "").unwrap_err();
         assert!(slow.what.contains("did not answer"), "{slow}");
         let failed = ask(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), Duration::from_secs(20), "");
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_cdi_mounted_is_ours() {
+    fn only_mounts_made_by_cdi_are_ours() {
         let mount = |fstype: &str, source: &str| MountInfo {
             device: String::new(),
             mountpoint: "/m".into(),

@@ -1,4 +1,4 @@
-//! Linux tells all of it in /proc and /sys.
+//! Queries to Linux, by way of /proc and /sys.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,14 +11,15 @@ use cdi_base::error::Error;
 
 use super::{DiskInfo, Holder, Layer, MountInfo};
 
-/// Every mount, in the order in which they were made.
+/// Returns all mounts, in the order in which they were made.
 pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
     let path = Path::new("/proc/self/mountinfo");
     let text = fs::read(path).map_err(|e| Error::io("cannot be read", path, e))?;
     Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
 }
 
-/// proc(5): `id parent major:minor root mountpoint options [fields…] - type source options`.
+/// Parses a line as described in proc(5):
+/// `id parent major:minor root mountpoint options [fields…] - type source options`.
 fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     let mut words = line.split(|b| *b == b' ');
     let device = String::from_utf8(words.nth(2)?.to_vec()).ok()?;
@@ -32,7 +33,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     Some(MountInfo { device, mountpoint, fstype, source, upper })
 }
 
-/// Blanks and the like are written as `\040`.
+/// Decodes octal escapes: spaces and the like are written as `\040`.
 fn unescape(word: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(word.len());
     let mut at = 0;
@@ -45,20 +46,20 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The processes, other than this one and `except`, that have `path` or something below it open or stand in it.
-/// Only those that this user may look at.
+/// Returns the processes, other than this one and `except`, that have `path` or something below it open or as their
+/// working directory. Only includes those that this user may inspect.
 pub fn holders(path: &Path, except: i32) -> Vec<Holder> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
     let own = std::process::id();
-    let holds = |pid: &i32| {
+    let uses_path = |pid: &i32| {
         let points_there = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(path));
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let fds = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
         points_there(proc.join("cwd")) || fds.into_iter().any(|fd| points_there(fd.path()))
     };
     pids.filter(|pid| *pid != except && i64::from(*pid) != i64::from(own))
-        .filter(holds)
+        .filter(uses_path)
         .map(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             Holder { pid, name: name.trim().to_owned() }
@@ -66,14 +67,14 @@ pub fn holders(path: &Path, except: i32) -> Vec<Holder> {
         .collect()
 }
 
-/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
+/// Checks whether the process is stopped (SIGSTOP, a debugger): it will not answer.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the state comes after the name, which may hold anything, in parentheses.
+    // proc(5): the state follows the name, which is in parentheses and may contain any character.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
-/// The signals that are ignored, as the kernel's mask has them.
+/// Returns the ignored signals, from the kernel's mask.
 pub(super) fn ignored_signals() -> Vec<i32> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -81,15 +82,15 @@ pub(super) fn ignored_signals() -> Vec<i32> {
     (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
 }
 
-/// What is known of the block device at `path`. A partition's model and serial number are its disk's.
+/// Returns information about the block device at `path`. For a partition, the model and serial number are those of its
+/// disk.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
-    let device = fs::metadata(path).map_err(|e| Error::io("cannot be looked at", path, e))?.rdev();
+    let device = fs::metadata(path).map_err(|e| Error::io("cannot be examined", path, e))?.rdev();
     let number = number(device);
-    // sysfs-block: a partition lies in the folder of its disk.
+    // sysfs-block: the directory of a partition is inside that of its disk.
     let own = PathBuf::from(format!("/sys/dev/block/{number}"));
-    let own = own
-        .canonicalize()
-        .map_err(|e| Error::failed("the system does not know this device any more").at(path).because(e))?;
+    let own =
+        own.canonicalize().map_err(|e| Error::failed("the device no longer exists").at(path).because(e))?;
     let disk = if own.join("partition").exists() { own.join("..") } else { own.clone() };
     let text = |path: PathBuf| {
         let text = fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
@@ -97,9 +98,9 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     };
     let number_in = |path: PathBuf| text(path).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let sector = |name: &str| u32::try_from(number_in(disk.join("queue").join(name))).unwrap_or(0);
-    // What udev was told by the drive itself, else what the driver tells.
+    // The serial number that udev got from the drive itself, otherwise the one from the driver.
     let udev = fs::read_to_string(format!("/run/udev/data/b{number}")).unwrap_or_default();
-    let told = |name: &str| udev.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
+    let udev_property = |name: &str| udev.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
     let page = fs::read(disk.join("device/vpd_pg80")).ok();
     let page = page.and_then(|page| Some(String::from_utf8_lossy(page.get(4..)?).trim().to_owned()));
     Ok(DiskInfo {
@@ -107,7 +108,7 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
         logical: sector("logical_block_size"),
         physical: sector("physical_block_size"),
         model: text(disk.join("device/model")),
-        serial: told("E:ID_SERIAL_SHORT=")
+        serial: udev_property("E:ID_SERIAL_SHORT=")
             .or_else(|| text(disk.join("device/serial")))
             .or_else(|| text(disk.join("serial")))
             .or(page.filter(|serial| !serial.is_empty())),
@@ -115,33 +116,34 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
-/// Returns the path of an open file, as it is by now.
+/// Returns the current path of an open file.
 pub fn path_of_open(file: &File) -> Option<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
-/// Returns what the file or device at `path` lies on, itself included if it is a device: its disk, what a device-mapper or a
-/// loop device shows, the file system's device, and so on down. What is not known is left out.
+/// Returns the layers that the file or device at `path` is stored on, including itself if it is a device: its disk,
+/// the devices or the file below a device-mapper or loop device, the device of the file system, and so on down.
+/// Unknown layers are left out.
 pub fn layers_below(path: &Path) -> Vec<Layer> {
-    let mut below = Below { found: Vec::new(), mounts: mountinfo().unwrap_or_default() };
+    let mut finder = LayerFinder { found: Vec::new(), mounts: mountinfo().unwrap_or_default() };
     match fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_block_device() => below.device(&number(meta.rdev())),
-        Ok(meta) => below.file_system(path, meta.dev()),
+        Ok(meta) if meta.file_type().is_block_device() => finder.device(&number(meta.rdev())),
+        Ok(meta) => finder.file_system(path, meta.dev()),
         Err(_) => {}
     }
-    below.found
+    finder.found
 }
 
 fn number(device: u64) -> String {
     format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
 }
 
-struct Below {
+struct LayerFinder {
     found: Vec<Layer>,
     mounts: Vec<MountInfo>,
 }
 
-impl Below {
+impl LayerFinder {
     fn device(&mut self, number: &str) {
         let layer = Layer::Device(number.to_owned());
         if self.found.contains(&layer) {
@@ -174,17 +176,17 @@ impl Below {
         self.file_system(path, meta.dev());
     }
 
-    /// The device of the file system that holds `path`, whose files say that they are on `device`.
+    /// Adds the device of the file system that contains `path`. `device` is the device number that its files report.
     fn file_system(&mut self, path: &Path, device: u64) {
         if nix::sys::stat::major(device) != 0 {
             return self.device(&number(device));
         }
-        // btrfs and others have device numbers of their own: the mount says what is mounted.
+        // btrfs and others report device numbers of their own, so look up the device in the list of mounts.
         let Ok(path) = path.canonicalize() else { return };
         let mounts = self.mounts.iter().rev().filter(|m| path.starts_with(&m.mountpoint));
         let Some(mount) = mounts.max_by_key(|m| m.mountpoint.components().count()).cloned() else { return };
         if let Some(upper) = &mount.upper {
-            // What is written to an overlay is written there.
+            // Writes to an overlay go to its upper directory.
             if let Ok(meta) = fs::metadata(upper) {
                 self.file_system(upper, meta.dev());
             }
@@ -195,7 +197,7 @@ impl Below {
             return;
         }
         let source = number(meta.rdev());
-        // A file system on several devices.
+        // A btrfs file system may span several devices.
         for volume in fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten() {
             let devices = fs::read_dir(volume.path().join("devices")).into_iter().flatten().flatten();
             let numbers = devices.filter_map(|d| fs::read_to_string(d.path().join("dev")).ok());
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_is_read_with_its_escapes() {
+    fn mountinfo_is_parsed_with_its_escapes() {
         let line =
             br"36 35 98:0 /mnt1 /mnt/a\040b\134c rw,noatime master:1 - fuse.cdi /x\011y rw,errors=continue";
         let expect = MountInfo {

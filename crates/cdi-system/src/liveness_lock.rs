@@ -1,4 +1,4 @@
-//! A lock file that says that a process is alive: its lock ends with the process, however that ends.
+//! A lock file that shows that a process is alive: the lock is released when the process exits, for whatever reason.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use cdi_base::error::Error;
 
-/// Takes the lock at `path`, which holds until the file is closed. None if another process has it.
+/// Takes the lock at `path`, which is held until the returned file is closed. Returns None if another process holds it.
 pub fn take(path: &Path) -> Result<Option<File>, Error> {
-    // A process that asks whether it is held has it for a moment.
+    // A process that checks whether the lock is held holds it for a moment.
     for _ in 0..20 {
         let file = File::create(path).map_err(|e| Error::io("cannot be created", path, e))?;
         let same = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == fs::metadata(path)?.ino());
         match file.try_lock() {
-            // A lock on a file that was removed meanwhile holds nobody off.
+            // The file may have been removed in the meantime; then the lock excludes nobody.
             Ok(()) if same(&file).unwrap_or(false) => return Ok(Some(file)),
             Ok(()) | Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("cannot be locked", path, e)),
@@ -25,7 +25,7 @@ pub fn take(path: &Path) -> Result<Option<File>, Error> {
     Ok(None)
 }
 
-/// Whether a process holds the lock at `path`.
+/// Checks whether a process holds the lock at `path`.
 pub fn is_held(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_held_as_long_as_it_is_open_and_not_after_its_file_was_removed() {
+    fn a_lock_is_held_while_it_is_open_and_ends_when_its_file_is_removed() {
         let path = std::env::temp_dir().join(format!("cdi-liveness-{}", std::process::id()));
         assert!(!is_held(&path));
         let lock = take(&path).unwrap().unwrap();

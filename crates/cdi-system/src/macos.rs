@@ -1,4 +1,4 @@
-//! macOS tells by its programs: its calls for this (getfsstat, libproc) are not to be had without `unsafe`.
+//! Queries to macOS, by way of its programs: the system calls for this (getfsstat, libproc) would need `unsafe`.
 
 use std::ffi::OsString;
 #[cfg(target_os = "macos")]
@@ -12,16 +12,17 @@ use cdi_base::error::Error;
 
 use super::{DiskInfo, Holder, Layer, MountInfo, ask};
 
-/// mount(8) and ps(1) answer from the kernel's tables and ask no file system, so a hung one does not hang them.
+/// Timeout for the programs. mount(8) and ps(1) read the kernel's tables and access no file system, so a hung file
+/// system does not block them.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Every mount, in the order in which they were made.
+/// Returns all mounts, in the order in which they were made.
 pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
     ask(&mut Command::new("/sbin/mount"), TIMEOUT, "").map(|text| parse_mounts(&text))
 }
 
-/// `SOURCE on MOUNTPOINT (TYPE, option, …)`, nothing escaped. A source may hold ` on /`, too: then the line is read in
-/// each way that it can be.
+/// Parses lines of the form `SOURCE on MOUNTPOINT (TYPE, option, …)`, without escapes. A source may also contain
+/// ` on /`: then the result has an entry for each possible reading of the line.
 fn parse_mounts(text: &[u8]) -> Vec<MountInfo> {
     const ON: &[u8] = b" on /";
     let mut mounts = Vec::new();
@@ -42,19 +43,19 @@ fn parse_mounts(text: &[u8]) -> Vec<MountInfo> {
     mounts
 }
 
-/// Nobody, as far as is known without asking: here the kernel's and hdiutil's own refusal (busy) tells.
+/// Returns nothing: on macOS, the kernel and hdiutil refuse by themselves (busy) if something is in use.
 pub fn holders(_: &Path, _: i32) -> Vec<Holder> {
     Vec::new()
 }
 
-/// Whether the process is stopped (SIGSTOP, a debugger): it will answer nothing.
+/// Checks whether the process is stopped (SIGSTOP, a debugger): it will not answer.
 pub fn is_stopped(pid: i32) -> bool {
     let mut ps = Command::new("/bin/ps");
     ps.args(["-o", "stat=", "-p"]).arg(pid.to_string());
     ask(&mut ps, TIMEOUT, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
 }
 
-/// The signals that are ignored: a shell, which inherits them, lists them (`trap -- '' SIGHUP`).
+/// Returns the ignored signals: a shell inherits and lists them (`trap -- '' SIGHUP`).
 pub(super) fn ignored_signals() -> Vec<i32> {
     let listed = ask(Command::new("/bin/bash").args(["-c", "trap"]), TIMEOUT, "");
     listed.map(|text| parse_traps(&String::from_utf8_lossy(&text))).unwrap_or_default()
@@ -70,15 +71,16 @@ fn parse_traps(text: &str) -> Vec<i32> {
     ignored.filter_map(number).collect()
 }
 
-/// What is known of the device at `path`.
+/// Returns information about the device at `path`.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");
     diskutil.args(["info", "-plist"]).arg(path);
     let list = ask(&mut diskutil, TIMEOUT, "").map_err(|e| e.at(path))?;
-    parse_info(&list).ok_or_else(|| Error::failed("diskutil does not tell the size of this device").at(path))
+    parse_info(&list)
+        .ok_or_else(|| Error::failed("diskutil does not report the size of this device").at(path))
 }
 
-/// diskutil(8), `info -plist`.
+/// Parses the output of `diskutil info -plist`; see diskutil(8).
 fn parse_info(list: &[u8]) -> Option<DiskInfo> {
     let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok()?;
     let list = list.as_dictionary()?;
@@ -98,7 +100,7 @@ fn parse_info(list: &[u8]) -> Option<DiskInfo> {
     })
 }
 
-/// Returns the path of an open file, as it is by now: fcntl(2), F_GETPATH.
+/// Returns the current path of an open file: fcntl(2), F_GETPATH.
 #[cfg(target_os = "macos")]
 pub fn path_of_open(file: &File) -> Option<PathBuf> {
     let mut path = PathBuf::new();
@@ -106,8 +108,9 @@ pub fn path_of_open(file: &File) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Returns what the file or device at `path` lies on, itself included if it is a device: the slices and the disk of its file
-/// system and, of an APFS container, those of its physical stores. What is not known is left out.
+/// Returns the layers that the file or device at `path` is stored on, including itself if it is a device: the slices
+/// and the disk of its file system and, for an APFS container, those of its physical stores. Unknown layers are left
+/// out.
 pub fn layers_below(path: &Path) -> Vec<Layer> {
     let mut found = Vec::new();
     let device = match path.strip_prefix("/dev") {
@@ -138,7 +141,8 @@ pub fn layers_below(path: &Path) -> Vec<Layer> {
     found
 }
 
-/// `disk3s1s1` and what it is a slice of: `disk3s1`, `disk3`. The raw device of a disk is the same disk.
+/// Returns a device and what it is a slice of: for `disk3s1s1` also `disk3s1` and `disk3`. Treats the raw device of a
+/// disk as the disk itself.
 fn slices(device: &str) -> Vec<String> {
     let name = device.strip_prefix('r').unwrap_or(device);
     let Some(mut rest) =
@@ -154,7 +158,7 @@ fn slices(device: &str) -> Vec<String> {
     found
 }
 
-/// The devices that an APFS container lies on, as `diskutil info -plist` lists them.
+/// Returns the devices that an APFS container is stored on, from the output of `diskutil info -plist`.
 fn physical_stores(list: &[u8]) -> Vec<String> {
     let list = plist::Value::from_reader(std::io::Cursor::new(list)).ok();
     let stores = list.as_ref().and_then(|l| l.as_dictionary()?.get("APFSPhysicalStores")?.as_array());
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_told_of() {
+    fn the_plist_of_a_disk_is_parsed() {
         let list = br#"<?xml version="1.0" encoding="UTF-8"?>
 <plist version="1.0"><dict><key>DeviceBlockSize</key><integer>512</integer>
 <key>IOKitSize</key><integer>8010194944</integer><key>MediaName</key><string>Flash Disk </string>
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_lists_what_it_was_started_to_ignore() {
+    fn a_shell_lists_the_signals_that_it_inherited_as_ignored() {
         assert_eq!(parse_traps("trap -- '' SIGHUP\ntrap -- 'x' SIGINT\ntrap -- '' QUIT\n"), [1, 3]);
         let mut shell = Command::new("bash");
         shell.args(["-c", "trap '' HUP; bash -c trap"]);
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_lies_on_its_disk_and_a_container_on_its_stores() {
+    fn the_layers_of_slices_and_containers_are_found() {
         assert_eq!(slices("disk3s1s1"), ["disk3s1s1", "disk3s1", "disk3"]);
         assert_eq!(slices("rdisk12"), ["disk12"]);
         assert!(slices("null").is_empty() && slices("disks").is_empty());
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_mounts_is_read() {
+    fn the_list_of_mounts_is_parsed() {
         let text = b"/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
 map auto_home on /System/Volumes/Data/home (autofs, automounted, nobrowse)
 127.0.0.1:/cdi-00ff on /private/tmp/a (b) c (nfs, nodev, nosuid, read-only, mounted by me)
@@ -213,7 +217,7 @@ cdi:/Users/me/put on /shelf/x.cdimg on /Volumes/x (macfuse, nodev)
 nonsense
 ";
         let mounts = parse_mounts(text);
-        let told: Vec<_> = mounts.iter().map(|m| (&*m.source, m.mountpoint.to_str(), &*m.fstype)).collect();
+        let parsed: Vec<_> = mounts.iter().map(|m| (&*m.source, m.mountpoint.to_str(), &*m.fstype)).collect();
         let expect = [
             ("/dev/disk3s1s1", Some("/"), "apfs"),
             ("map auto_home", Some("/System/Volumes/Data/home"), "autofs"),
@@ -221,6 +225,6 @@ nonsense
             ("cdi:/Users/me/put", Some("/shelf/x.cdimg on /Volumes/x"), "macfuse"),
             ("cdi:/Users/me/put on /shelf/x.cdimg", Some("/Volumes/x"), "macfuse"),
         ];
-        assert_eq!(told, expect);
+        assert_eq!(parsed, expect);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a file that is being written is still where it should be.
+//! Checks whether a file that is being written is still in place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,41 +11,41 @@ use cdi_base::error::Error;
 
 use crate::path_of_open;
 
-/// How often it is looked whether a file that is written is still there.
+/// How often a file that is being written is checked to be still in place.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Where a file is that is being written under a name: it may be moved or deleted meanwhile, and then all that is written
-/// is for nothing.
+/// The location of a file that is being written. It may be moved or deleted in the meantime, and then all the writing is
+/// in vain.
 pub struct Placed {
     file: File,
     path: PathBuf,
-    /// Device and inode, where the file system keeps them.
+    /// Device and inode numbers, if they are stable on this file system.
     id: Option<(u64, u64)>,
 }
 
 impl Placed {
-    /// Takes note of where `file` is: at `path`.
+    /// Records that `file` is at `path`.
     pub fn new(file: &File, path: &Path) -> Result<Placed, Error> {
-        let failed = |e| Error::io("cannot be looked at", path, e);
+        let failed = |e| Error::io("cannot be examined", path, e);
         let own = file.metadata().map_err(failed)?;
         let id = (own.dev(), own.ino());
-        // Opened by its name: the system then knows it by that, and by the one that it gets later.
+        // Open the file again by its name, so that the system can report its path even after a rename.
         let named = File::open(path)
             .ok()
             .filter(|f| f.metadata().is_ok_and(|there| (there.dev(), there.ino()) == id));
-        // Some file systems of networks give a file another number each time.
-        let keeps = named.is_some();
+        // On some network file systems, a file has a different inode number each time.
+        let is_stable = named.is_some();
         let file = named.map_or_else(|| file.try_clone(), Ok).map_err(failed)?;
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Ok(Placed { file, path, id: keeps.then_some(id) })
+        Ok(Placed { file, path, id: is_stable.then_some(id) })
     }
 
-    /// Says where the file is by now.
+    /// Returns where the file is now.
     pub fn place(&self) -> Place {
         let Some(id) = self.id else { return Place::Here };
         match fs::metadata(&self.path) {
             Ok(there) if (there.dev(), there.ino()) == id => return Place::Here,
-            Err(e) if !means_gone(&e) => return Place::Here,
+            Err(e) if !is_not_found(&e) => return Place::Here,
             _ => {}
         }
         let Ok(own) = self.file.metadata() else { return Place::Unknown };
@@ -57,18 +57,20 @@ impl Placed {
         path.map_or(Place::Unknown, Place::Elsewhere)
     }
 
-    /// An error if the file is no longer at its path.
+    /// Returns an error if the file is no longer at its path.
     pub fn check(&self) -> Result<(), Error> {
         let what = match self.place() {
             Place::Here => return Ok(()),
-            _ if fs::metadata(&self.path).is_ok() => "was replaced by another file while it was written",
-            _ => "was moved or deleted while it was written",
+            _ if fs::metadata(&self.path).is_ok() => {
+                "was replaced by another file while it was being written"
+            }
+            _ => "was moved or deleted while it was being written",
         };
         Err(Error::failed(what).at(&self.path))
     }
 
-    /// Says where what was written is, as advice for the user, if it is not where it should be. A file without a name is
-    /// copied: when it is closed it is gone.
+    /// Returns advice for the user on where the written data is, if the file is no longer in place. A deleted file is
+    /// copied, because its data is lost once it is closed.
     pub fn where_it_is(&self) -> Option<Advice> {
         Some(match self.place() {
             Place::Here => return None,
@@ -76,20 +78,20 @@ impl Placed {
             Place::Deleted => match self.save() {
                 Some(saved) => Advice::Resume(Some(saved)),
                 None => {
-                    "the image was deleted, and there was no room to save what was read: it is lost".into()
+                    "the image was deleted, and no copy could be saved: the data read so far is lost".into()
                 }
             },
             Place::Unknown => {
                 let inode = self.id.map_or(0, |(_, inode)| inode);
                 format!(
-                    "the image has another name by now, or its file system was unmounted: find / -inum {inode}"
+                    "the image was renamed, or its file system was unmounted; search with 'find / -inum {inode}'"
                 )
                 .into()
             }
         })
     }
 
-    /// Copies the file to a new one next to where it was, or where the program was started, or among temporary files.
+    /// Copies the file to its former directory, or to the current directory, or to the directory for temporary files.
     fn save(&self) -> Option<PathBuf> {
         let name = self.path.file_name()?;
         let places = [
@@ -114,21 +116,21 @@ impl Placed {
     }
 }
 
-/// Where a file is that was opened under a name.
+/// The location of a file that was opened by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Where it was, as far as can be known.
+    /// Still in place, as far as is known.
     Here,
     /// At this path.
     Elsewhere(PathBuf),
-    /// It has no name any more.
+    /// Deleted: no name is left.
     Deleted,
-    /// It has a name, and nobody says which.
+    /// It has a name, but the system does not report it.
     Unknown,
 }
 
-/// Whether an error says that there is nothing at a path. What cannot be looked at for another reason may be there.
-fn means_gone(e: &io::Error) -> bool {
+/// Checks whether an error means that nothing exists at a path. After any other error, the file may still be there.
+fn is_not_found(e: &io::Error) -> bool {
     use nix::errno::Errno;
     let gone = [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP, Errno::ENAMETOOLONG].map(|e| Some(e as i32));
     gone.contains(&e.raw_os_error())

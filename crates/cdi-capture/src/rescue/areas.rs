@@ -1,20 +1,21 @@
-//! What of a disk is not read yet, while it is being read: the map that decides what is read next.
+//! The unfinished areas of a disk during imaging: the map that decides what is read next.
 //!
-//! It changes with every read, so it is a tree; the image's own map ([`cdi_image::badmap::builder`]) follows it.
+//! It changes with every read, so it is a tree. The image's own map ([`cdi_image::badmap::builder`]) is updated from
+//! it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
 
-/// The areas of a disk that are not finished: in order, without overlaps, like neighbours merged.
+/// The unfinished areas of a disk: sorted, without overlaps, with adjacent areas of the same status merged.
 #[derive(Debug, Default)]
 pub struct Areas {
     areas: BTreeMap<u64, BadRange>,
     bytes: [u64; 6],
 }
 
-/// Which way a pass goes over the disk.
+/// The direction in which a pass moves over the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the first sector to the last.
@@ -24,7 +25,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// Returns the opposite direction.
     pub fn turned(self) -> Direction {
         match self {
             Direction::Forwards => Direction::Backwards,
@@ -34,7 +35,8 @@ impl Direction {
 }
 
 impl Areas {
-    /// The areas of `map` that are in `domain` (in order and apart), cut to it. What is suspect has been read.
+    /// Returns the areas of `map` inside `domain` (sorted, without overlaps), clipped to it. Suspect ranges count as
+    /// finished, because they have been read.
     pub fn new(map: &BadBlocks, domain: &[Range<u64>]) -> Areas {
         let mut areas = Areas::default();
         for part in domain {
@@ -56,38 +58,38 @@ impl Areas {
         Some(area)
     }
 
-    /// How many bytes have `status`.
+    /// Returns the number of bytes with `status`.
     pub fn bytes(&self, status: Status) -> u64 {
         self.bytes[status as usize - 1]
     }
 
-    /// How many bytes are not finished.
+    /// Returns the number of unfinished bytes.
     pub fn left(&self) -> u64 {
         self.bytes.iter().sum()
     }
 
-    /// How many areas there are.
+    /// Returns the number of areas.
     pub fn len(&self) -> usize {
         self.areas.len()
     }
 
-    /// Whether everything is finished.
+    /// Checks whether everything is finished.
     pub fn is_empty(&self) -> bool {
         self.areas.is_empty()
     }
 
-    /// All areas, in order.
+    /// Iterates over all areas, in order.
     pub fn iter(&self) -> impl Iterator<Item = &BadRange> {
         self.areas.values()
     }
 
-    /// The area that `at` lies in.
+    /// Returns the area that contains `at`.
     pub fn around(&self, at: u64) -> Option<BadRange> {
         self.areas.range(..=at).next_back().map(|(_, a)| *a).filter(|a| a.end > at)
     }
 
-    /// The first area of `status` that a pass meets which stands at `from`. Forwards, it has bytes from `from` on;
-    /// backwards, bytes before `from`.
+    /// Returns the first area of `status` that a pass reaches from position `from`. Forwards, the area has bytes at
+    /// or after `from`; backwards, it has bytes before `from`.
     pub fn find(&self, status: Status, from: u64, direction: Direction) -> Option<BadRange> {
         match direction {
             Direction::Forwards => {
@@ -100,7 +102,7 @@ impl Areas {
         }
     }
 
-    /// The parts of `range` that are not finished, cut to it.
+    /// Returns the unfinished areas in `range`, clipped to it.
     pub fn within(&self, range: Range<u64>) -> Vec<BadRange> {
         if range.is_empty() {
             return Vec::new();
@@ -113,7 +115,7 @@ impl Areas {
             .collect()
     }
 
-    /// Says that `range` is finished.
+    /// Marks `range` as finished.
     pub fn finish(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -131,23 +133,23 @@ impl Areas {
         }
     }
 
-    /// Says what holds for the range of `what`.
-    pub fn set(&mut self, what: BadRange) {
-        self.finish(what.start..what.end);
-        let mut what = what;
-        let like = |a: &BadRange| (a.status, a.tries, a.reason) == (what.status, what.tries, what.reason);
-        let before = self.areas.range(..what.start).next_back().map(|(_, a)| *a);
-        let before = before.filter(|a| a.end == what.start && like(a));
-        let after = self.areas.get(&what.end).copied().filter(like);
+    /// Sets the status of the range of `area`.
+    pub fn set(&mut self, area: BadRange) {
+        self.finish(area.start..area.end);
+        let mut area = area;
+        let like = |a: &BadRange| (a.status, a.tries, a.reason) == (area.status, area.tries, area.reason);
+        let before = self.areas.range(..area.start).next_back().map(|(_, a)| *a);
+        let before = before.filter(|a| a.end == area.start && like(a));
+        let after = self.areas.get(&area.end).copied().filter(like);
         if let Some(before) = before {
             self.remove(before.start);
-            what.start = before.start;
+            area.start = before.start;
         }
         if let Some(after) = after {
             self.remove(after.start);
-            what.end = after.end;
+            area.end = after.end;
         }
-        self.insert(what);
+        self.insert(area);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the calling thread does while a disk is imaged.
+//! The work of the calling thread while a disk is imaged.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,42 +19,43 @@ use super::{Limits, event};
 use crate::compress::Bytes;
 use crate::image_sink::ImageSink;
 
-/// So long after a checkpoint there is another one.
+/// The interval between checkpoints.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
-/// How often what was read, and what could not be, goes to the file, so that a program which is killed loses no more.
+/// How often new data and map changes are written to the file: if the program is killed, it loses no more than this.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a read that is under way is waited for when all is to end.
+/// Timeout for a pending read when imaging is to stop.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// How many errors are told one by one between two checkpoints.
+/// The number of read errors that are logged individually between two checkpoints.
 const MAX_EVENTS: u32 = 1000;
 
-/// What was found, in its order, on its way to the sink.
+/// A result of the reader on its way to the sink. Results stay in order.
 enum Pending {
     Compression(Receiver<Bytes>),
     Found(Found),
 }
 
-/// The thread that waits for all others: it takes what was read, in its order, and writes.
+/// The coordinating thread: receives the results of the reader and of the compressing threads in order, and writes
+/// them.
 pub(super) struct Coordinator<'a> {
     sink: ImageSink<'a>,
-    /// What the reader has read and not handed on yet.
+    /// Small pieces that the reader has read, but not sent yet.
     pieces: Arc<Mutex<Pieces>>,
     pending: VecDeque<Pending>,
     end: Option<End>,
-    /// Whether the reader has said its last word, which may still be pending.
+    /// Whether the reader has ended. Its last results may still be pending.
     ending: bool,
-    /// Where the map has changed since it was written down, and when the last checkpoint was.
+    /// The range in which the map has changed since it was last written, and the time of the last checkpoint.
     changed: Option<Range<u64>>,
     checkpoint: Instant,
-    /// Errors told one by one since the last checkpoint, and those that were only counted.
-    events: u32,
-    uncounted: u32,
-    /// Whether the watching caller wanted it to end.
-    asked: bool,
+    /// Read errors since the last checkpoint, and how many of them were only counted instead of logged.
+    error_count: u32,
+    unlogged_errors: u32,
+    /// Whether the caller cancelled the imaging.
+    cancelled: bool,
 }
 
 impl<'a> Coordinator<'a> {
-    /// Begins, with what the reader gathers its small pieces in.
+    /// Creates a coordinator. `pieces` is where the reader collects small pieces.
     pub(super) fn new(sink: ImageSink<'a>, pieces: &Arc<Mutex<Pieces>>) -> Coordinator<'a> {
         Coordinator {
             sink,
@@ -64,25 +65,25 @@ impl<'a> Coordinator<'a> {
             ending: false,
             changed: None,
             checkpoint: Instant::now(),
-            events: 0,
-            uncounted: 0,
-            asked: false,
+            error_count: 0,
+            unlogged_errors: 0,
+            cancelled: false,
         }
     }
 
-    /// Whether the caller that watches ended it, and not a failure.
-    pub(super) fn is_asked_to_end(&self) -> bool {
-        self.asked
+    /// Checks whether the caller cancelled the imaging, as opposed to a failure.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled
     }
 
-    /// What was written to, and why the reading ended.
+    /// Returns the sink, and the reason why the reading ended.
     pub(super) fn finish(mut self) -> (ImageSink<'a>, Option<End>) {
-        self.note_uncounted();
+        self.note_unlogged_errors();
         (self.sink, self.end)
     }
 
-    /// Until the reader has come to an end, or somebody wants one.
-    pub(super) fn go(
+    /// Runs until the reader has ended, or the caller or a limit stops the imaging.
+    pub(super) fn run(
         &mut self,
         found: &Receiver<Found>,
         pool: &Pool,
@@ -92,22 +93,22 @@ impl<'a> Coordinator<'a> {
     ) -> Result<(), Error> {
         let depth = 4 * workers::cores();
         let mut tick = Instant::now();
-        // Since when all is to end, and why.
+        // When and why the imaging was stopped.
         let mut stopped: Option<(Instant, Result<End, Error>)> = None;
         loop {
-            self.take_finished()?;
-            let waited_enough = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > TIMEOUT);
-            if self.pending.is_empty() && (self.end.is_some() || waited_enough) {
+            self.process_ready()?;
+            let timed_out = stopped.as_ref().is_some_and(|(since, _)| since.elapsed() > TIMEOUT);
+            if self.pending.is_empty() && (self.end.is_some() || timed_out) {
                 break;
             }
-            let coming = !self.ending && !waited_enough && self.pending.len() < depth;
-            if coming {
+            let may_receive = !self.ending && !timed_out && self.pending.len() < depth;
+            if may_receive {
                 let wait = if self.pending.is_empty() { TICK } else { Duration::from_millis(2) };
                 match found.recv_timeout(wait) {
                     Ok(found) => self.receive(found, pool),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => {
-                        return Err(Error::failed("the thread that reads the disk has failed"));
+                        return Err(Error::failed("the reader thread has failed"));
                     }
                 }
             } else {
@@ -116,18 +117,18 @@ impl<'a> Coordinator<'a> {
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
                 self.take_pieces(found, pool);
-                self.write_down()?;
+                self.save_progress()?;
                 let view = match watch() {
                     Ok(view) => view,
                     Err(e) if stopped.is_none() => {
                         stop.store(true, Ordering::Relaxed);
                         stopped = Some((Instant::now(), Err(e)));
-                        self.asked = true;
+                        self.cancelled = true;
                         continue;
                     }
                     Err(_) => continue,
                 };
-                // Only the disk's own time counts.
+                // Only time spent waiting for the disk counts.
                 let silent = view.reading.map_or(Duration::ZERO, |_| view.last_good.elapsed());
                 if stopped.is_none() && limits.timeout.is_some_and(|most| silent > most) {
                     stop.store(true, Ordering::Relaxed);
@@ -143,7 +144,7 @@ impl<'a> Coordinator<'a> {
         Ok(())
     }
 
-    /// Takes what was read before a read that has not come back, behind all that was sent before it.
+    /// Takes the pieces that were read before a read that is still pending, after everything that was sent before them.
     fn take_pieces(&mut self, found: &Receiver<Found>, pool: &Pool) {
         let pieces = Arc::clone(&self.pieces);
         let mut pieces = lock(&pieces);
@@ -170,18 +171,18 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Takes in what is ready, in its order.
-    fn take_finished(&mut self) -> Result<(), Error> {
+    /// Processes the results that are ready, in order.
+    fn process_ready(&mut self) -> Result<(), Error> {
         while let Some(first) = self.pending.pop_front() {
             match first {
-                Pending::Found(found) => self.take(found)?,
+                Pending::Found(found) => self.process(found)?,
                 Pending::Compression(result) => match result.try_recv() {
                     Ok(bytes) => self.sink.bytes(bytes)?,
                     Err(TryRecvError::Empty) => {
                         self.pending.push_front(Pending::Compression(result));
                         return Ok(());
                     }
-                    Err(_) => return Err(Error::failed("a thread that compresses has failed")),
+                    Err(_) => return Err(Error::failed("a compression thread has failed")),
                 },
             }
         }
@@ -191,53 +192,53 @@ impl<'a> Coordinator<'a> {
     fn wait_for_first(&mut self) -> Result<(), Error> {
         match self.pending.pop_front() {
             None => thread::sleep(Duration::from_millis(2)),
-            Some(Pending::Found(found)) => self.take(found)?,
+            Some(Pending::Found(found)) => self.process(found)?,
             Some(Pending::Compression(result)) => match result.recv_timeout(TICK) {
                 Ok(bytes) => self.sink.bytes(bytes)?,
                 Err(RecvTimeoutError::Timeout) => self.pending.push_front(Pending::Compression(result)),
-                Err(_) => return Err(Error::failed("a thread that compresses has failed")),
+                Err(_) => return Err(Error::failed("a compression thread has failed")),
             },
         }
         Ok(())
     }
 
-    fn take(&mut self, found: Found) -> Result<(), Error> {
+    fn process(&mut self, found: Found) -> Result<(), Error> {
         match found {
             Found::Hole(disk) => self.sink.fill(disk, [0; 8])?,
-            Found::ReplayedState(changes) => {
-                for what in changes {
-                    self.sink.writer.set_status(what)?;
-                    let hull = self.changed.take().unwrap_or(what.start..what.end);
-                    self.changed = Some(hull.start.min(what.start)..hull.end.max(what.end));
+            Found::MapChanges(changes) => {
+                for area in changes {
+                    self.sink.writer.set_status(area)?;
+                    let hull = self.changed.take().unwrap_or(area.start..area.end);
+                    self.changed = Some(hull.start.min(area.start)..hull.end.max(area.end));
                 }
             }
             Found::Event(event) => {
                 let error = event["event"] == "read-error";
-                self.events += u32::from(error);
-                if error && self.events > MAX_EVENTS {
-                    self.uncounted += 1;
+                self.error_count += u32::from(error);
+                if error && self.error_count > MAX_EVENTS {
+                    self.unlogged_errors += 1;
                 } else {
                     self.sink.writer.note(&event);
                 }
             }
             Found::End(end) => self.end = Some(end),
-            Found::Bytes(..) => debug_assert!(false, "bytes are compressed first"),
+            Found::Bytes(..) => debug_assert!(false, "bytes must be compressed first"),
         }
         Ok(())
     }
 
-    fn note_uncounted(&mut self) {
-        if self.uncounted > 0 {
-            let event = event("read-errors", json!({ "count": self.uncounted }));
+    fn note_unlogged_errors(&mut self) {
+        if self.unlogged_errors > 0 {
+            let event = event("read-errors", json!({ "count": self.unlogged_errors }));
             self.sink.writer.note(&event);
         }
     }
 
-    /// Makes a checkpoint if it is time, and between two of them writes down what the map has to say.
-    fn write_down(&mut self) -> Result<(), Error> {
+    /// Makes a checkpoint if one is due; otherwise writes new data and the changes of the map.
+    fn save_progress(&mut self) -> Result<(), Error> {
         if self.checkpoint.elapsed() >= CHECKPOINT_AFTER {
-            self.note_uncounted();
-            (self.checkpoint, self.events, self.uncounted) = (Instant::now(), 0, 0);
+            self.note_unlogged_errors();
+            (self.checkpoint, self.error_count, self.unlogged_errors) = (Instant::now(), 0, 0);
             self.changed = None;
             return self.sink.writer.checkpoint();
         }

@@ -1,7 +1,8 @@
-//! Whether a drive still reads at all: after many errors in a row, what it has read before is read again.
+//! Detects drives that can no longer read at all: after many consecutive errors, places that were read before are
+//! read again.
 //!
-//! A drive that dies gives errors for every sector. They are not bad, and must not be called so: whoever goes on later,
-//! with the drive cooled down or with new heads, would not try them.
+//! A dying drive returns errors for every sector. These sectors are not bad and must not be marked as such, or they
+//! would not be tried when imaging is resumed later, with the drive cooled down or with new heads.
 
 use std::ops::Range;
 
@@ -10,34 +11,35 @@ use cdi_image::badmap::BadRange;
 use super::areas::Areas;
 use super::plan::RescuePlan;
 
-/// What is known of the drive's health.
+/// The state of the drive's health check.
 pub(super) struct DriveHealth {
-    /// Places that were read.
+    /// Places that were read successfully.
     good: Vec<Range<u64>>,
-    /// How many reads were good, and numbers that look random.
+    /// The number of successful reads, and the state of a pseudo-random generator.
     count: u64,
     random: u64,
-    /// What was before the errors since the last good read.
+    /// The previous status of the sectors that failed since the last successful read.
     streak: Vec<BadRange>,
-    /// How many errors in a row there were, and after how many the next check is due.
+    /// The number of consecutive errors, and the number at which the next check is due.
     errors: u32,
     due: u32,
-    /// What is still to be read in this check.
+    /// The places still to be read in this check.
     checks: Vec<Range<u64>>,
     dead: bool,
 }
 
-/// How many good places are remembered, and how many are read in a check.
+/// The number of good places that are remembered, and the number that are read in a check.
 const REMEMBERED: usize = 8;
 const CHECKED: usize = 3;
-/// After so many errors in a row there is a check; each time after twice as many, up to the second number.
+/// The number of consecutive errors before the first check, and the limit up to which the number of errors before the
+/// next check is doubled each time.
 const FIRST: u32 = 16;
 const MAX: u32 = 256;
 
 impl DriveHealth {
-    /// A drive of which all that is not in `areas` has been read.
+    /// Creates the state for a drive of which everything outside `areas` has been read.
     pub(super) fn new(plan: &RescuePlan, areas: &Areas) -> DriveHealth {
-        let mut alive = DriveHealth {
+        let mut health = DriveHealth {
             good: Vec::new(),
             count: 0,
             random: plan.size | 1,
@@ -47,22 +49,22 @@ impl DriveHealth {
             checks: Vec::new(),
             dead: false,
         };
-        // Of what was read by an earlier run, places here and there: between the areas that are left.
+        // Of what an earlier run has read, remember the start of each gap between the remaining areas.
         for part in &plan.domain {
             let mut at = part.start;
             let left = areas.within(part.clone());
             for (start, end) in left.iter().map(|a| (a.start, a.end)).chain([(part.end, part.end)]) {
                 let first = at.next_multiple_of(plan.unit);
                 if first < start {
-                    alive.remember(first..(first + plan.unit).min(start));
+                    health.remember(first..(first + plan.unit).min(start));
                 }
                 at = end;
             }
         }
-        alive
+        health
     }
 
-    /// A place was read: at most a physical sector. So the drive reads.
+    /// Records that a place, at most one physical sector, was read successfully: the drive still works.
     pub(super) fn read(&mut self, place: Range<u64>) {
         self.streak.clear();
         (self.errors, self.due) = (0, FIRST);
@@ -70,7 +72,7 @@ impl DriveHealth {
     }
 
     fn remember(&mut self, place: Range<u64>) {
-        // Each place that was ever read stays with the same probability.
+        // Reservoir sampling: each place that was ever read is kept with the same probability.
         self.count += 1;
         self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let slot = (self.random >> 33) % self.count;
@@ -81,42 +83,43 @@ impl DriveHealth {
         }
     }
 
-    /// A read failed; `before` is what was known of its sectors.
+    /// Records a failed read; `before` is the previous status of its sectors.
     pub(super) fn failed(&mut self, before: Vec<BadRange>) {
         self.streak.extend(before);
         self.errors += 1;
         if self.errors >= self.due {
             self.due = self.errors + (self.errors).min(MAX);
-            self.begin_check();
+            self.start_check();
         }
     }
 
-    /// Begins a check if there were errors that none has followed. Whether something is to be read for it.
+    /// Starts a check if there are errors that no check has followed yet. Returns whether something is still to be
+    /// read or reverted for it.
     pub(super) fn settle(&mut self) -> bool {
         if self.checks.is_empty() && !self.streak.is_empty() && !self.dead {
-            self.begin_check();
+            self.start_check();
         }
         !self.checks.is_empty() || (self.dead && !self.streak.is_empty())
     }
 
-    fn begin_check(&mut self) {
+    fn start_check(&mut self) {
         if !self.good.is_empty() {
             let len = self.good.len();
             let first = usize::try_from(self.random >> 33).unwrap_or(0);
-            let several = (0..len.min(CHECKED)).map(|i| self.good[(first + i) % len].clone());
-            self.checks = several.collect();
+            let chosen = (0..len.min(CHECKED)).map(|i| self.good[(first + i) % len].clone());
+            self.checks = chosen.collect();
         }
     }
 
-    /// What is to be read again.
-    pub(super) fn to_be_checked(&self) -> Option<Range<u64>> {
+    /// Returns the next place to read again.
+    pub(super) fn next_check(&self) -> Option<Range<u64>> {
         self.checks.last().cloned()
     }
 
-    /// Whether that could be read.
+    /// Records whether that place could be read.
     pub(super) fn checked(&mut self, good: bool) {
         if good {
-            // The sectors are bad, not the drive.
+            // The drive works, so the sectors really are bad.
             self.checks.clear();
             self.streak.clear();
         } else {
@@ -125,7 +128,8 @@ impl DriveHealth {
         }
     }
 
-    /// If the drive is dead: what was known of the sectors that only seemed to be bad, in the order of the reads.
+    /// If the drive is dead, returns the previous status of the sectors that only seemed to be bad, in the order of the
+    /// reads.
     pub(super) fn dead(&mut self) -> Option<Vec<BadRange>> {
         self.dead.then(|| std::mem::take(&mut self.streak))
     }

@@ -1,5 +1,5 @@
-//! Imaging a disk that may be failing: one thread reads it, pass by pass; others compress; the calling one writes, makes
-//! checkpoints, and shows how it stands. None of them waits for a read that hangs.
+//! Imaging of a disk that may be failing: one thread reads it, pass by pass; others compress; the calling thread
+//! writes, makes checkpoints, and reports progress. A read that hangs blocks only the reading thread.
 
 pub mod areas;
 mod coordinator;
@@ -41,36 +41,37 @@ use super::hash::{Hashes, hash};
 use super::image_sink::ImageSink;
 use super::options::{Made, Options};
 
-/// What ends the reading before all is read.
+/// Limits that stop the imaging early.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// How many reads may fail.
+    /// The maximum number of failed reads.
     pub max_errors: Option<u64>,
-    /// How long nothing may be read.
+    /// The maximum time without a successful read.
     pub timeout: Option<Duration>,
 }
 
-/// What a run has come to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ended {
-    /// Why it ended.
+    /// The reason why it ended.
     pub end: End,
-    /// What was made in this run.
+    /// Statistics and metadata of what was written in this run.
     pub made: Made,
-    /// How it stood.
+    /// The state at the end.
     pub view: View,
 }
 
-/// What whoever waits is told, some fifty times a second. He may end it all with an error.
+/// Progress that is reported to the caller about 50 times a second. The caller can cancel with an error.
 pub enum Tell<'a> {
-    /// How the reading stands.
+    /// The state of the reading.
     Reading(&'a View),
-    /// The image is read back for its hashes: so many bytes more.
+    /// The image is being read back for its hashes: the number of bytes since the last report.
     Hashing(u64),
 }
 
-/// Reads `source` by `plan` into the image of `writer`, which is at `path`, until all is read that can be, or something
-/// ends it. However it ends, there is a checkpoint; the image is complete if the passes came to their end.
+/// Reads `source` according to `plan` into the image of `writer`, which is at `path`, until everything readable is
+/// read, or until it is stopped. Ends with a checkpoint, unless a failure other than a full disk prevents it. The image
+/// is complete if all passes are done. Calls `watch` with the progress; an error from it cancels the imaging.
 pub fn rescue(
     source: &Arc<Source>,
     mut writer: Writer,
@@ -98,32 +99,32 @@ pub fn rescue(
         stop: Arc::clone(&stop),
         found: found_in,
         max_errors: limits.max_errors,
-        run: Arc::clone(&pieces),
+        pieces: Arc::clone(&pieces),
     };
     let earlier = writer.earlier_hashes().clone();
     let mut metadata = writer.metadata().clone();
     writer.keep_reserve()?;
     workers::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
-    let mut run = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
-    let result = run.go(&found, &pool, &stop, limits, &mut || {
+    let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
+    let result = coordinator.run(&found, &pool, &stop, limits, &mut || {
         let view = lock(&view).clone();
         watch(Tell::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
-    let asked = run.is_asked_to_end();
-    let (sink, end) = run.finish();
+    let cancelled = coordinator.is_cancelled();
+    let (sink, end) = coordinator.finish();
     let (mut writer, made, hashes) = sink.finish();
     let view = lock(&view).clone();
     let end = match result {
         Ok(()) => end.unwrap_or(End::Stopped),
         Err(e) if writer.is_full() => {
-            // The room that was kept is for this.
+            // Space was reserved for this.
             writer.note(&event("ended", json!({ "why": "full" })));
             writer.leave()?;
             return Err(e.hint("make room").then(Advice::Resume(None)));
         }
-        Err(e) if asked => {
+        Err(e) if cancelled => {
             writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
             return Err(match e.kind {
@@ -132,7 +133,7 @@ pub fn rescue(
             });
         }
         Err(e) => {
-            // What is in memory may still find its way.
+            // Try to save the data that is still in memory.
             let _ = writer.write_out();
             return Err(e);
         }
@@ -150,7 +151,7 @@ pub fn rescue(
                     Err(e) if e.kind == Kind::Interrupted => {
                         writer.leave()?;
                         return Err(e
-                            .then("the whole disk is read; only its hashes are missing")
+                            .then("the disk has been read completely; only its hashes are missing")
                             .then(Advice::Resume(None)));
                     }
                     done => Some(done?.finish()),
@@ -170,7 +171,7 @@ pub fn rescue(
     Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view })
 }
 
-/// An event for the image's log, of now.
+/// Creates an event for the image's log, with the current time.
 pub fn event(name: &str, what: Value) -> Value {
     let mut all = json!({ "time": rfc3339(SystemTime::now()), "event": name });
     if let (Some(all), Value::Object(what)) = (all.as_object_mut(), what) {
@@ -179,7 +180,8 @@ pub fn event(name: &str, what: Value) -> Value {
     all
 }
 
-/// The hashes of what is in the image at `path`, which is read for it.
+/// Reads back the image at `path`, and returns the hashes of its contents. Calls `step` with the number of bytes
+/// since the last call.
 fn read_back(
     path: &Path,
     hashes: Hashes,
@@ -195,9 +197,11 @@ fn read_back(
     let (hashes, _) = hash(&disk, hashes, &mut |run, error| match error {
         None => step(run.disk.end - run.disk.start),
         Some(e) => {
-            let what =
-                format!("what was written for byte {} of the disk cannot be read back", run.disk.start);
-            Err(Error::failed(what).at(path).because(e).hint("is the disk that the image is on sound?"))
+            let what = format!("cannot read back the data of disk byte {}", run.disk.start);
+            Err(Error::failed(what)
+                .at(path)
+                .because(e)
+                .hint("check the disk that the image is stored on for errors"))
         }
     })?;
     Ok(hashes)

@@ -1,9 +1,10 @@
-//! Which sectors of a failing disk are read next: GNU ddrescue's passes, as its manual describes them ("Algorithm").
+//! Decides which sectors of a failing disk are read next: the passes of GNU ddrescue, as described in its manual
+//! ("Algorithm").
 //!
-//! Nothing is read here: [`Passes::next_read`] says what to read, [`Passes::got`] takes what came of it. What is easy to
-//! read is read first, in large pieces and away from errors; then the edges of what failed (trimming), then the rest
-//! of it (scraping). So each sector is tried at most twice, once among others and once by itself, until it is
-//! retried.
+//! Nothing is read here: [`Passes::next_read`] returns what to read, [`Passes::got`] records the outcome. The easily
+//! readable areas are read first, in large blocks and away from errors (copying); then the edges of the blocks that
+//! failed (trimming), then the rest of these blocks (scraping). So each sector is tried at most twice, once with
+//! others and once alone, before the retry passes.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,35 +16,35 @@ use super::drive_health::DriveHealth;
 pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan};
 use super::rate::{Rate, per_second};
 
-/// How much is read at once near errors, in bytes: ddrescue's cluster.
+/// The size of reads near errors, in bytes: ddrescue's cluster size.
 pub const CLUSTER: u64 = 64 << 10;
-/// How much is read at once where there are no errors, in bytes.
+/// The maximum size of reads where there are no errors, in bytes.
 pub const MAX: u64 = 1 << 20;
-/// The longest hole that is taken in one piece, in bytes: it is hashed.
+/// The maximum size of a hole that is processed at once, in bytes: its zeros have to be hashed.
 const MAX_HOLE: u64 = 64 << 20;
-/// After so many bytes without an error, reads become larger.
+/// The number of bytes without an error after which reads become larger.
 const CLEAN: u64 = 16 << 20;
-/// An area is not called slow before so much reading.
+/// The minimum reading time before an area can be classified as slow.
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// The passes over a disk, under way.
+/// The state of the passes over a disk.
 pub struct Passes {
     plan: RescuePlan,
     areas: Areas,
     pass: Pass,
     direction: Direction,
-    /// Where the pass stands, in bytes: the end of what is done forwards, its start backwards.
+    /// The position of the pass, in bytes: forwards, the end of the part that is done; backwards, its start.
     at: u64,
-    /// How much is read at once, and how much was read since the last error.
+    /// The current size of reads, and the number of bytes read since the last error.
     size: u64,
     clean: u64,
-    /// How far the last error, and the last slow read, made the pass skip; 0 after a good one.
+    /// The size of the last skip after an error, and after a slow read; 0 after a good read.
     skip: u64,
     slow_skip: u64,
     rate: Rate,
-    /// The block that is being trimmed, what is left of it, and at which edge.
+    /// The rest of the block that is being trimmed, and the edge at which it is trimmed.
     trimmed: Option<(Range<u64>, Edge)>,
-    alive: DriveHealth,
+    health: DriveHealth,
     changes: Vec<BadRange>,
 }
 
@@ -54,10 +55,10 @@ enum Edge {
 }
 
 impl Passes {
-    /// Passes over what `map` does not call finished.
+    /// Creates the passes over the unfinished areas of `map`.
     pub fn new(plan: RescuePlan, map: &BadBlocks) -> Passes {
         let areas = Areas::new(map, &plan.domain);
-        let alive = DriveHealth::new(&plan, &areas);
+        let health = DriveHealth::new(&plan, &areas);
         let mut passes = Passes {
             direction: plan.direction.turned(),
             size: plan.cluster,
@@ -70,50 +71,51 @@ impl Passes {
             slow_skip: 0,
             rate: Rate::default(),
             trimmed: None,
-            alive,
+            health,
             changes: Vec::new(),
         };
         passes.next_pass();
         passes
     }
 
-    /// What is not finished.
+    /// Returns the unfinished areas.
     pub fn areas(&self) -> &Areas {
         &self.areas
     }
 
-    /// What is being done, and which way.
+    /// Returns the current pass and its direction.
     pub fn pass(&self) -> (Pass, Direction) {
         (self.pass, self.direction)
     }
 
-    /// The plan.
+    /// Returns the plan.
     pub fn plan(&self) -> &RescuePlan {
         &self.plan
     }
 
-    /// What has changed in the map since this was asked last, but for what was finished.
+    /// Returns the changes of the map since the last call, except for areas that were finished.
     pub fn changes(&mut self) -> Vec<BadRange> {
         std::mem::take(&mut self.changes)
     }
 
-    fn set(&mut self, what: BadRange) {
-        self.areas.set(what);
-        self.changes.push(what);
+    fn set(&mut self, area: BadRange) {
+        self.areas.set(area);
+        self.changes.push(area);
     }
 
-    /// Before all ends: whether something is still to be read, to see if the errors that came last were the drive's end.
+    /// Called before the imaging ends: returns whether something is still to be read to find out if the last errors
+    /// were due to a dead drive.
     pub fn settle(&mut self) -> bool {
-        self.alive.settle()
+        self.health.settle()
     }
 
-    /// What is to be read next.
+    /// Returns what to read next.
     pub fn next_read(&mut self) -> Next {
-        if let Some(range) = self.alive.to_be_checked() {
+        if let Some(range) = self.health.next_check() {
             return Next::Read(Read { range, check: true });
         }
-        if let Some(revert) = self.alive.dead() {
-            // What seemed to be bad sectors was the drive's end: it says nothing of them.
+        if let Some(revert) = self.health.dead() {
+            // The errors were due to a dead drive and say nothing about the sectors: restore their previous status.
             revert.into_iter().rev().for_each(|before| self.set(before));
             return Next::Dead;
         }
@@ -132,7 +134,7 @@ impl Passes {
         }
     }
 
-    /// Goes over to the next pass that has something to do.
+    /// Advances to the next pass that has something to do.
     fn next_pass(&mut self) {
         let plan = &self.plan;
         let base = plan.direction;
@@ -150,7 +152,7 @@ impl Passes {
                 Pass::Copying(_) => any(Status::NonTried),
                 Pass::Trimming => plan.trim && any(Status::NonTrimmed),
                 Pass::Scraping => plan.scrape && any(Status::NonScraped),
-                Pass::Retrying(n) if !any(Status::Bad) || plan.retries.is_some_and(|most| n > most) => {
+                Pass::Retrying(n) if !any(Status::Bad) || plan.retries.is_some_and(|max| n > max) => {
                     self.pass = Pass::Finished;
                     true
                 }
@@ -167,7 +169,7 @@ impl Passes {
         (self.skip, self.slow_skip, self.trimmed) = (0, 0, None);
     }
 
-    /// The next piece of at most `len` bytes of what is left of `area`; pieces end on multiples of `len`.
+    /// Returns the next piece of at most `len` bytes of the rest of `area`. Pieces are split at multiples of `len`.
     fn piece(&self, area: &BadRange, len: u64) -> Range<u64> {
         match self.direction {
             Direction::Forwards => {
@@ -185,22 +187,22 @@ impl Passes {
         loop {
             let area = self.areas.find(Status::NonTried, self.at, self.direction)?;
             let piece = self.piece(&area, self.size);
-            // Passes 3 and 4 are for what was left because it was slow: it lies beside what was read.
-            let beside = match self.direction {
+            // Passes 3 and 4 read the areas that were skipped because they were slow: these are next to finished areas.
+            let neighbour = match self.direction {
                 Direction::Forwards => piece.start.checked_sub(1),
                 Direction::Backwards => Some(piece.end),
             };
-            let unread_sibling = beside.is_some_and(|at| self.areas.around(at).is_some());
-            if (pass == 3 || pass == 4) && unread_sibling {
-                self.leave(&area);
+            let next_to_unfinished = neighbour.is_some_and(|at| self.areas.around(at).is_some());
+            if (pass == 3 || pass == 4) && next_to_unfinished {
+                self.skip_area(&area);
                 continue;
             }
             return Some(piece);
         }
     }
 
-    /// Goes past `area`.
-    fn leave(&mut self, area: &BadRange) {
+    /// Skips `area`.
+    fn skip_area(&mut self, area: &BadRange) {
         self.at = match self.direction {
             Direction::Forwards => area.end,
             Direction::Backwards => area.start,
@@ -214,14 +216,14 @@ impl Passes {
                 Some(block) => block,
                 None => {
                     let area = self.areas.find(Status::NonTrimmed, self.at, self.direction)?;
-                    // An edge beside a bad sector has been found already.
+                    // An edge next to a bad sector has been found already.
                     let found = area.start.checked_sub(1).is_some_and(|at| self.is_bad(at));
                     (area.start..area.end, if found { Edge::Trailing } else { Edge::Leading })
                 }
             };
             let found = edge == Edge::Trailing && self.is_bad(block.end);
             if block.is_empty() || found {
-                self.trimmed_to(block);
+                self.end_trimming(block);
                 continue;
             }
             self.trimmed = Some((block.clone(), edge));
@@ -236,8 +238,8 @@ impl Passes {
         self.areas.around(at).is_some_and(|area| area.status == Status::Bad)
     }
 
-    /// What is left of the block that was trimmed has to be scraped.
-    fn trimmed_to(&mut self, rest: Range<u64>) {
+    /// Finishes trimming a block: its rest must be scraped.
+    fn end_trimming(&mut self, rest: Range<u64>) {
         self.trimmed = None;
         self.at = match self.direction {
             Direction::Forwards => rest.end,
@@ -253,8 +255,7 @@ impl Passes {
         Some(self.piece(&area, unit))
     }
 
-    /// How far on the source is known to hold nothing but zeros: `read` as far as that goes, if it is one that may be
-    /// stretched.
+    /// Extends `read` up to `to`, the end of a hole in the source, if the pass allows that. Returns the extended read.
     pub fn stretched(&self, read: &Read, to: u64) -> Read {
         let copying = matches!(self.pass, Pass::Copying(_)) && self.direction == Direction::Forwards;
         let area = self.areas.around(read.range.start).filter(|_| copying && !read.check);
@@ -263,20 +264,20 @@ impl Passes {
         Read { range: read.range.start..end, check: read.check }
     }
 
-    /// Takes in what came of a read.
+    /// Records the outcome of a read.
     pub fn got(&mut self, read: &Read, outcome: &Outcome) {
         let Range { start, end } = read.range;
         let good = start..(start + outcome.good).min(end);
         let failed = good.end < end;
         if read.check {
-            return self.alive.checked(!failed);
+            return self.health.checked(!failed);
         }
         if !good.is_empty() {
             self.areas.finish(good.clone());
-            self.alive.read(good.start..(good.start + self.plan.unit).min(good.end));
+            self.health.read(good.start..(good.start + self.plan.unit).min(good.end));
         }
         if failed {
-            self.alive.failed(self.areas.within(good.end..end));
+            self.health.failed(self.areas.within(good.end..end));
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
         let status = match self.pass {
@@ -288,8 +289,8 @@ impl Passes {
             self.set(BadRange { status, tries, reason: outcome.reason.or(area.reason), ..area });
         }
         match self.pass {
-            Pass::Copying(pass) => self.copied(pass, &read.range, failed, rate),
-            Pass::Trimming => self.trimmed_by(&read.range, failed),
+            Pass::Copying(pass) => self.record_copy(pass, &read.range, failed, rate),
+            Pass::Trimming => self.record_trim(&read.range, failed),
             _ => self.advance(&read.range),
         }
     }
@@ -301,13 +302,13 @@ impl Passes {
         };
     }
 
-    /// Moves on in a copying pass.
-    fn copied(&mut self, pass: u8, read: &Range<u64>, failed: bool, rate: Option<u64>) {
+    /// Updates position, read size and skips after a read of a copying pass.
+    fn record_copy(&mut self, pass: u8, read: &Range<u64>, failed: bool, rate: Option<u64>) {
         self.advance(read);
         let skip = if failed {
             (self.clean, self.size) = (0, self.plan.cluster);
-            let (least, most) = self.skips();
-            self.skip = if self.skip == 0 { least } else { (self.skip * 2).min(most) };
+            let (min, max) = self.skips();
+            self.skip = if self.skip == 0 { min } else { (self.skip * 2).min(max) };
             self.skip
         } else {
             self.skip = 0;
@@ -315,7 +316,7 @@ impl Passes {
             if self.clean >= CLEAN {
                 self.size = (self.size * 2).min(self.plan.most);
             }
-            self.slowly(pass, rate)
+            self.slow_skip_size(pass, rate)
         };
         match pass {
             1 => {
@@ -325,49 +326,49 @@ impl Passes {
                 }
             }
             2..=4 if skip > 0 => {
-                // The rest of the block is left for a later pass.
+                // Leave the rest of the block for a later pass.
                 let rest = match self.direction {
                     Direction::Forwards => Some(read.end),
                     Direction::Backwards => read.start.checked_sub(1),
                 };
                 let rest = rest.and_then(|at| self.areas.around(at));
                 if let Some(rest) = rest.filter(|rest| rest.status == Status::NonTried) {
-                    self.leave(&rest);
+                    self.skip_area(&rest);
                 }
             }
             _ => {}
         }
     }
 
-    /// The first skip after an error, and the longest.
+    /// Returns the first skip size after an error, and the maximum, in bytes.
     fn skips(&self) -> (u64, u64) {
         let whole = |bytes: u64| bytes.next_multiple_of(self.plan.cluster);
-        let least = whole((self.plan.size / 100_000).max(self.plan.cluster));
-        (least, whole(self.plan.size / 100).max(least))
+        let min = whole((self.plan.size / 100_000).max(self.plan.cluster));
+        (min, whole(self.plan.size / 100).max(min))
     }
 
-    /// How much to skip because reads are slow.
-    fn slowly(&mut self, pass: u8, rate: Option<u64>) -> u64 {
+    /// Returns the number of bytes to skip because reads are slow.
+    fn slow_skip_size(&mut self, pass: u8, rate: Option<u64>) -> u64 {
         let Some(rate) = rate.filter(|_| pass <= 2 && self.rate.total.1 >= SETTLE) else { return 0 };
-        let least = self.plan.least_rate.unwrap_or_else(|| per_second(self.rate.total) / 10);
-        if rate >= least {
+        let min_rate = self.plan.least_rate.unwrap_or_else(|| per_second(self.rate.total) / 10);
+        if rate >= min_rate {
             self.slow_skip = 0;
             return 0;
         }
-        let (first, most) = self.skips();
-        let doubled = (self.slow_skip * 2).min(most);
-        self.slow_skip = doubled.max(first).max(rate.min(most).next_multiple_of(self.plan.cluster));
+        let (first, max) = self.skips();
+        let doubled = (self.slow_skip * 2).min(max);
+        self.slow_skip = doubled.max(first).max(rate.min(max).next_multiple_of(self.plan.cluster));
         self.slow_skip
     }
 
-    fn trimmed_by(&mut self, read: &Range<u64>, failed: bool) {
+    fn record_trim(&mut self, read: &Range<u64>, failed: bool) {
         let Some((block, edge)) = self.trimmed.take() else { return };
         match edge {
             Edge::Leading => {
                 let edge = if failed { Edge::Trailing } else { Edge::Leading };
                 self.trimmed = Some((read.end..block.end, edge));
             }
-            Edge::Trailing if failed => self.trimmed_to(block.start..read.start),
+            Edge::Trailing if failed => self.end_trimming(block.start..read.start),
             Edge::Trailing => self.trimmed = Some((block.start..read.start, edge)),
         }
     }

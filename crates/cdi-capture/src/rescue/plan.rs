@@ -1,4 +1,4 @@
-//! The words that the passes over a disk and the thread that reads it have in common.
+//! Types shared by the passes over a disk and the thread that reads it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -7,50 +7,51 @@ use cdi_image::badmap::Reason;
 
 use super::areas::Direction;
 
-/// How the passes are to go.
+/// The parameters of the passes.
 #[derive(Debug, Clone)]
 pub struct RescuePlan {
-    /// The size of the disk in bytes; skips are parts of it.
+    /// The size of the disk in bytes; skip sizes are fractions of it.
     pub size: u64,
-    /// The logical sector size in bytes: what is retried.
+    /// The logical sector size in bytes: the unit of retries.
     pub sector: u64,
-    /// The physical sector size in bytes: what is trimmed and scraped, for a drive reads no less.
+    /// The physical sector size in bytes: the unit of trimming and scraping, because a drive cannot read less.
     pub unit: u64,
-    /// How much is read at once near errors, in bytes.
+    /// The size of reads near errors, in bytes.
     pub cluster: u64,
-    /// How much is read at once where there are none, in bytes.
+    /// The maximum size of reads where there are no errors, in bytes.
     pub most: u64,
-    /// The parts of the disk that are wanted, in order and apart.
+    /// The rescue domain: the ranges of the disk to read, sorted and without overlaps.
     pub domain: Vec<Range<u64>>,
     /// Whether to trim.
     pub trim: bool,
     /// Whether to scrape.
     pub scrape: bool,
-    /// How often to try bad sectors again; `None`: for ever.
+    /// The maximum number of retry passes; `None`: unlimited.
     pub retries: Option<u32>,
-    /// Which way the first pass goes.
+    /// The direction of the first pass.
     pub direction: Direction,
-    /// Under how many bytes a second an area is slow and left for later; `None`: under a tenth of the average.
+    /// The rate in bytes per second below which an area is slow and left for later; `None`: a tenth of the average
+    /// rate.
     pub least_rate: Option<u64>,
 }
 
-/// What is being done.
+/// A pass over the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// Reading what was not tried: pass 1 to 5.
+    /// Reading non-tried areas: pass 1 to 5.
     Copying(u8),
-    /// Reading the edges of what failed.
+    /// Reading the edges of blocks that failed.
     Trimming,
-    /// Reading what failed sector by sector.
+    /// Reading the rest of these blocks sector by sector.
     Scraping,
-    /// Trying bad sectors again: which time.
+    /// Trying bad sectors again: the number of the retry pass.
     Retrying(u32),
     /// Nothing is left to do.
     Finished,
 }
 
 impl Pass {
-    /// Its name, for people and JSON.
+    /// Returns the name of the pass, for people and JSON.
     pub fn name(self) -> String {
         match self {
             Pass::Copying(n) => format!("copying {n}"),
@@ -62,33 +63,33 @@ impl Pass {
     }
 }
 
-/// A read that is to be done.
+/// A read to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
-    /// What of the disk, in whole sectors.
+    /// The range of the disk in bytes, in whole sectors.
     pub range: Range<u64>,
-    /// It was read before, and is read again only to see whether the drive still reads at all.
+    /// Whether this range was read before, and is only read again to check whether the drive still works.
     pub check: bool,
 }
 
-/// What is to be done next.
+/// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// This is to be read.
+    /// Perform this read.
     Read(Read),
     /// All passes are done.
     Finished,
-    /// The drive does not read any more what it has read before.
+    /// The drive can no longer read what it could read before.
     Dead,
 }
 
-/// What came of a read.
+/// The outcome of a read.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// How many bytes were read, from the first on.
+    /// The number of bytes read, from the start of the range.
     pub good: u64,
-    /// Why not all.
+    /// The reason why not all bytes were read.
     pub reason: Option<Reason>,
-    /// How long it took.
+    /// The duration of the read.
     pub took: Duration,
 }

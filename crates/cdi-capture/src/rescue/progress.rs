@@ -1,4 +1,4 @@
-//! What a person who waits sees of the imaging of a disk.
+//! The progress of imaging, as shown to the user.
 
 use std::time::Instant;
 
@@ -7,33 +7,33 @@ use cdi_image::badmap::Status;
 use super::areas::{Areas, Direction};
 use super::passes::Pass;
 
-/// How many cells the map of the disk has.
+/// The number of cells in the map of the disk.
 pub const CELLS: usize = 64;
 
-/// How it stands.
+/// The current state of the imaging.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// What is being done, and which way.
+    /// The current pass and its direction.
     pub pass: (Pass, Direction),
-    /// Where, in bytes.
+    /// The current position in bytes.
     pub at: u64,
-    /// How many bytes are wanted of the disk.
+    /// The size of the rescue domain in bytes.
     pub wanted: u64,
-    /// How many of them are not finished, by their status.
+    /// The number of unfinished bytes in the domain, by status.
     pub left: [(Status, u64); 4],
-    /// How many areas are not finished.
+    /// The number of unfinished areas.
     pub areas: usize,
-    /// How many bytes were read in this run, and how many reads failed.
+    /// The number of bytes read in this run.
     pub read: u64,
-    /// How many reads failed in this run.
+    /// The number of failed reads in this run.
     pub errors: u64,
-    /// When this run began.
+    /// The start of this run.
     pub began: Instant,
-    /// When something was read last.
+    /// The time of the last successful read.
     pub last_good: Instant,
-    /// Since when a read has been under way.
+    /// The start of the pending read, if there is one.
     pub reading: Option<Instant>,
-    /// The disk in parts of equal size: the least processed status in each.
+    /// The map of the disk in cells of equal size: the least processed status in each.
     pub cells: Vec<Status>,
 }
 
@@ -55,7 +55,7 @@ impl View {
         }
     }
 
-    /// How many bytes are finished, of those that are wanted.
+    /// Returns the number of finished bytes in the domain.
     pub fn rescued(&self) -> u64 {
         self.wanted - self.left.iter().map(|(_, bytes)| bytes).sum::<u64>().min(self.wanted)
     }

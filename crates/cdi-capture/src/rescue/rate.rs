@@ -1,20 +1,20 @@
-//! How fast a drive reads.
+//! Measures the read rate of a drive.
 
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How fast the drive reads.
+/// The read rate of a drive.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
-    /// All that was read, and how long that took.
+    /// The total number of bytes read, and the time it took.
     pub total: (u64, Duration),
-    /// The same of the second that is under way.
+    /// The same for the current second.
     window: (u64, Duration),
 }
 
 impl Rate {
-    /// Takes in a read. After each second of reading: the rate of that second, in bytes a second.
+    /// Records a read. After each second of reading, returns the rate of that second in bytes per second.
     pub(super) fn add(&mut self, bytes: u64, took: Duration) -> Option<u64> {
         for (b, t) in [&mut self.total, &mut self.window] {
             (*b, *t) = (*b + bytes, *t + took);
@@ -23,7 +23,7 @@ impl Rate {
     }
 }
 
-/// So many bytes in so much time, in bytes a second.
+/// Converts a number of bytes and a duration to bytes per second.
 pub fn per_second((bytes, time): (u64, Duration)) -> u64 {
     let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
     u64::try_from(rate).unwrap_or(u64::MAX)

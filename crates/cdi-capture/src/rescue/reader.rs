@@ -1,4 +1,4 @@
-//! The thread that reads the disk. Nothing else does, so that a read which hangs holds up nothing else.
+//! The thread that reads the disk. No other thread does, so that a hung read blocks nothing else.
 
 use cdi_base::workers::lock;
 use std::ops::Range;
@@ -22,15 +22,15 @@ use super::source::{Failure, Source};
 use crate::buffer::Buffer;
 use crate::compress::Shared;
 
-/// What the reader has found, in the order in which it was.
+/// A result of the reader. Results are sent in order.
 pub(super) enum Found {
     /// Bytes of the disk.
     Bytes(u64, Buffer),
-    /// Zeros that are a hole in a file.
+    /// Zeros from a hole in the source file.
     Hole(Range<u64>),
-    /// What is known now of sectors that could not be read.
-    ReplayedState(Vec<BadRange>),
-    /// Something for the log.
+    /// Changes of the map: the new status of unfinished ranges.
+    MapChanges(Vec<BadRange>),
+    /// An event for the log.
     Event(Value),
     /// The reader has ended.
     End(End),
@@ -41,22 +41,22 @@ pub(super) enum Found {
 pub enum End {
     /// All passes are done.
     Finished,
-    /// Somebody wanted it to.
+    /// Stopped on request.
     Stopped,
     /// More reads failed than are allowed.
     TooManyErrors,
-    /// Nothing was read for too long.
+    /// No successful read for too long.
     Timeout,
-    /// The disk is not there any more.
+    /// The disk is gone.
     Gone,
-    /// The drive does not read any more what it has read before.
+    /// The drive can no longer read what it could read before.
     Dead,
-    /// It cannot be read like this.
+    /// The disk cannot be read with these parameters.
     Failed(Error),
 }
 
 impl End {
-    /// In one word, for events and JSON.
+    /// Returns the name of the reason, for events and JSON.
     pub fn name(&self) -> &'static str {
         match self {
             End::Finished => "finished",
@@ -70,13 +70,13 @@ impl End {
     }
 }
 
-/// A read that takes longer is told in the log.
+/// The duration from which a read is logged as slow.
 const SLOW: Duration = Duration::from_secs(1);
-/// How often the map that people see is made anew.
-const SEEN: Duration = Duration::from_millis(300);
-/// How often a read is done again that failed for want of memory, and the pause between.
-const AGAIN: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(100);
+/// The interval at which the displayed map is updated.
+const REDRAW_EVERY: Duration = Duration::from_millis(300);
+/// The maximum number of retries of a read with a temporary error, such as lack of memory, and the pause between them.
+const MAX_AGAIN: u32 = 100;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Reader {
     pub source: Arc<Source>,
@@ -85,51 +85,51 @@ pub(super) struct Reader {
     pub view: Arc<Mutex<View>>,
     pub stop: Arc<AtomicBool>,
     pub found: SyncSender<Found>,
-    /// How many reads may fail.
+    /// The maximum number of failed reads.
     pub max_errors: Option<u64>,
-    /// Small pieces that were read one beside the other and are not handed on yet. Whoever waits for the reader may take
-    /// them, with the lock held until all that was sent before is taken, too.
-    pub run: Arc<Mutex<Pieces>>,
+    /// Adjacent small pieces that are not sent yet. The coordinator may take them, but must hold the lock until it
+    /// has also received everything that was sent before.
+    pub pieces: Arc<Mutex<Pieces>>,
 }
 
-/// Nobody listens any more.
+/// The coordinator has exited.
 struct CoordinatorGone;
 
 impl Reader {
-    /// Reads until there is an end.
+    /// Reads until the imaging ends, and sends the reason.
     pub(super) fn run(mut self) {
         if let Ok(end) = self.read_all() {
-            let _ = self.hand_on_run();
+            let _ = self.send_pieces();
             {
                 let mut view = lock(&self.view);
                 view.reading = None;
                 view.count(self.passes.areas());
-                self.draw(&mut view);
+                self.update_cells(&mut view);
             }
             let _ = self.found.send(Found::End(end));
         }
     }
 
-    fn draw(&self, view: &mut View) {
+    fn update_cells(&self, view: &mut View) {
         view.cells = cells(self.passes.areas().iter(), self.passes.plan().size, CELLS);
     }
 
     fn read_all(&mut self) -> Result<End, CoordinatorGone> {
         let mut errors = 0;
         let mut pass = Pass::Finished;
-        let mut seen: Option<Instant> = None;
+        let mut drawn: Option<Instant> = None;
         let mut ending: Option<End> = None;
         loop {
             if ending.is_none() && self.stop.load(Ordering::Relaxed) {
                 ending = Some(End::Stopped);
             }
-            // Errors that came last may have been the drive's end; before that is known they are not left as they are.
+            // The last errors may be due to a dead drive. Find out before ending, so that they can be reverted.
             if ending.is_some() && !self.passes.settle() {
-                self.write_map_changes()?;
+                self.send_map_changes()?;
                 return Ok(ending.take().unwrap_or(End::Stopped));
             }
             let next = self.passes.next_read();
-            self.write_map_changes()?;
+            self.send_map_changes()?;
             let read = match next {
                 Next::Read(read) => read,
                 Next::Finished => return Ok(End::Finished),
@@ -143,9 +143,9 @@ impl Reader {
             {
                 let mut view = lock(&self.view);
                 (view.pass, view.at, view.reading) = (self.passes.pass(), read.range.start, Some(now));
-                if seen.is_none_or(|at| now - at > SEEN) {
-                    seen = Some(now);
-                    self.draw(&mut view);
+                if drawn.is_none_or(|at| now - at > REDRAW_EVERY) {
+                    drawn = Some(now);
+                    self.update_cells(&mut view);
                 }
                 view.count(self.passes.areas());
             }
@@ -155,21 +155,21 @@ impl Reader {
             let failed = lock(&self.view).errors;
             if failed > errors {
                 errors = failed;
-                if self.max_errors.is_some_and(|most| errors > most) {
+                if self.max_errors.is_some_and(|max| errors > max) {
                     ending = Some(End::TooManyErrors);
                 }
             }
         }
     }
 
-    /// Does a read, and hands on what came of it.
+    /// Performs a read and sends its result.
     fn read(&mut self, read: &Read, start: Instant) -> Result<Result<(), End>, CoordinatorGone> {
         if let Some(to) = self.source.hole_to(read.range.start).filter(|to| *to >= read.range.end) {
             let hole = self.passes.stretched(read, to);
             let len = hole.range.end - hole.range.start;
             self.passes.got(&hole, &Outcome { good: len, reason: None, took: Duration::ZERO });
-            self.hand_on_run()?;
-            self.was_good(len);
+            self.send_pieces()?;
+            self.count_good(len);
             return self.send(Found::Hole(hole.range)).map(Ok);
         }
         let mut buffer = self.shared.buffer(index(read.range.end - read.range.start));
@@ -193,23 +193,24 @@ impl Reader {
             self.read_event("slow", json!({}), (read, took))?;
         }
         if good > 0 && !read.check {
-            self.was_good(good);
+            self.count_good(good);
             buffer.set_len(index(good));
-            self.hand_on(read.range.start, buffer)?;
+            self.send_bytes(read.range.start, buffer)?;
         }
         if failed {
-            self.hand_on_run()?;
+            self.send_pieces()?;
         }
         Ok(Ok(()))
     }
 
-    fn was_good(&self, bytes: u64) {
+    fn count_good(&self, bytes: u64) {
         let mut view = lock(&self.view);
         view.read += bytes;
         view.last_good = Instant::now();
     }
 
-    /// Fills `buffer` from `at`: how many bytes in whole sectors were read, and why not all.
+    /// Fills `buffer` from offset `at`. Returns the number of bytes read, in whole sectors, and the reason if these
+    /// are not all.
     fn pread(&self, buffer: &mut [u8], at: u64) -> Result<(u64, Option<Reason>), End> {
         let (mut done, mut again) = (0, 0);
         while done < buffer.len() {
@@ -222,10 +223,10 @@ impl Reader {
                 Err(e) => e,
             };
             match Failure::of(&e) {
-                Failure::Again if again < AGAIN => {
+                Failure::Again if again < MAX_AGAIN => {
                     again += 1;
                     if e.kind() != std::io::ErrorKind::Interrupted {
-                        thread::sleep(PAUSE);
+                        thread::sleep(RETRY_PAUSE);
                     }
                 }
                 Failure::Bad(errno) => {
@@ -237,9 +238,9 @@ impl Reader {
                     return Ok((done - done % sector, Some(Reason::errno(errno))));
                 }
                 Failure::Gone => return Err(End::Gone),
-                Failure::Ours(_) => {
+                Failure::Invalid(_) => {
                     let what = format!(
-                        "a read of {} bytes at {} is not possible: is the sector size right ({})?",
+                        "cannot read {} bytes at byte {}: is the sector size correct ({})?",
                         buffer.len(),
                         at,
                         self.passes.plan().sector
@@ -257,46 +258,46 @@ impl Reader {
         Ok((done as u64, None))
     }
 
-    /// Hands bytes on to be compressed; small pieces that adjoin within a chunk go together.
-    fn hand_on(&mut self, start: u64, buffer: Buffer) -> Result<(), CoordinatorGone> {
+    /// Sends bytes to be compressed. Collects adjacent small pieces of a chunk and sends them together.
+    fn send_bytes(&mut self, start: u64, buffer: Buffer) -> Result<(), CoordinatorGone> {
         let chunk = u64::from(self.shared.options.chunk);
         let end = start + buffer.len() as u64;
         if start / chunk != (end - 1) / chunk || buffer.len() as u64 == chunk {
-            self.hand_on_run()?;
+            self.send_pieces()?;
             return self.send(Found::Bytes(start, buffer));
         }
-        let fits = lock(&self.run).as_ref().is_none_or(|(from, bytes)| {
+        let fits = lock(&self.pieces).as_ref().is_none_or(|(from, bytes)| {
             *from / chunk == start / chunk && (*from + bytes.len() as u64 == start || end == *from)
         });
         if !fits {
-            self.hand_on_run()?;
+            self.send_pieces()?;
         }
-        match &mut *lock(&self.run) {
+        match &mut *lock(&self.pieces) {
             Some((from, bytes)) if end == *from => {
                 bytes.splice(0..0, buffer.iter().copied());
                 *from = start;
             }
             Some((_, bytes)) => bytes.extend_from_slice(&buffer),
-            none => *none = Some((start, buffer.to_vec())),
+            empty => *empty = Some((start, buffer.to_vec())),
         }
         self.shared.give_back(buffer, Vec::new());
         Ok(())
     }
 
-    fn hand_on_run(&mut self) -> Result<(), CoordinatorGone> {
-        let run = lock(&self.run).take();
-        match run {
+    fn send_pieces(&mut self) -> Result<(), CoordinatorGone> {
+        let pieces = lock(&self.pieces).take();
+        match pieces {
             Some((start, bytes)) => self.send(Found::Bytes(start, bytes.into())),
             None => Ok(()),
         }
     }
 
-    fn write_map_changes(&mut self) -> Result<(), CoordinatorGone> {
+    fn send_map_changes(&mut self) -> Result<(), CoordinatorGone> {
         let changes = self.passes.changes();
-        if changes.is_empty() { Ok(()) } else { self.send(Found::ReplayedState(changes)) }
+        if changes.is_empty() { Ok(()) } else { self.send(Found::MapChanges(changes)) }
     }
 
-    /// Tells of a read that took so long.
+    /// Logs a read with its range and duration.
     fn read_event(
         &self,
         name: &str,
@@ -312,7 +313,7 @@ impl Reader {
     fn send(&self, found: Found) -> Result<(), CoordinatorGone> {
         let start = Instant::now();
         self.found.send(found).map_err(|_| CoordinatorGone)?;
-        // That nobody took it is not the disk's fault.
+        // Time spent waiting for a free slot does not count as time without a successful read.
         let waited = start.elapsed();
         if waited > Duration::from_millis(1) {
             lock(&self.view).last_good += waited;
@@ -321,5 +322,5 @@ impl Reader {
     }
 }
 
-/// Bytes that were read one beside the other, and where the first is.
+/// Adjacent bytes that were read, with the offset of the first.
 pub(super) type Pieces = Option<(u64, Vec<u8>)>;

@@ -1,4 +1,4 @@
-//! Whether a disk is the one that an unfinished image is of: some places of it are compared.
+//! Checks whether a disk is the one that an unfinished image belongs to, by comparing some places.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,19 @@ use cdi_system::random;
 use super::source::Source;
 use crate::buffer::Buffer;
 
-/// How many places are compared.
+/// The number of places that are compared.
 const PLACES: u64 = 16;
-/// How much of each, in bytes, and where it begins: at a multiple of this. No disk has larger sectors but a few.
+/// The size of each place, in bytes, and its alignment. Very few disks have larger sectors.
 const BLOCK: u64 = 4096;
-/// How many extents of the image are looked at to find bytes that are not all the same, and how many of them are uncompressed.
-const LOOKED_AT: usize = 1 << 17;
-const UNCOMPRESSED: usize = 64;
-/// How long the disk may take for all of them. One that hangs tells nothing.
+/// The maximum number of extents that are examined to find bytes that are not all the same, and the maximum number of
+/// them that are decompressed.
+const MAX_EXTENTS: usize = 1 << 17;
+const MAX_DECOMPRESSED: usize = 64;
+/// Timeout for reading all places from the disk. If the disk hangs, the check ends without a result.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Compares a few places that `image` holds with `source`. Where the disk cannot be read nothing is said; a difference is an
-/// error. `step` is called some times a second, and may end it with an error.
+/// Compares a few places in `image` with `source`. Returns an error if they differ, and ignores places that the disk
+/// cannot read. Calls `step` several times a second; an error from it cancels the comparison.
 pub fn compare(
     image: &Disk,
     source: &Arc<Source>,
@@ -36,7 +37,7 @@ pub fn compare(
     let (send, receive) = channel();
     let reader = Arc::clone(source);
     let wanted: Vec<u64> = places.iter().map(|(at, _)| *at).collect();
-    // A read that hangs is left to itself.
+    // A hung read is abandoned together with its thread.
     workers::spawn("comparing", move || {
         for at in wanted {
             let mut buffer = Buffer::default();
@@ -59,19 +60,19 @@ pub fn compare(
         };
         if read.is_some_and(|read| read != *expect) {
             let what =
-                format!("has other bytes at byte {at} than the image: it is another disk, or was written to");
+                format!("differs from the image at byte {at}: it is a different disk, or was written to");
             return Err(Error::usage(what)
                 .at(source.path())
-                .hint("nothing was changed; a new image of this disk needs a file of its own"));
+                .hint("nothing was changed; to image this disk, choose a new image file"));
         }
     }
     Ok(())
 }
 
-/// Chooses blocks that the image holds and that say something, and gives them with where they are.
+/// Selects blocks of the image that are significant for a comparison. Returns their offsets and bytes.
 fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> {
     let finished: Vec<Range<u64>> = {
-        // What is suspect may be another's.
+        // Leave out suspect ranges: their bytes may not be the disk's.
         let size = image.size().min(source_size);
         let mut at = 0;
         let mut runs = Vec::new();
@@ -87,7 +88,7 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
     let random = random()?;
     let mut places: Vec<(u64, Vec<u8>)> = Vec::new();
     for n in 0..PLACES.min(total / BLOCK) {
-        // The first blocks have the disk's identity in them; the others are anywhere in a part of their own.
+        // The first block often identifies the disk; each of the others is at a random place in its part of the disk.
         let part = total / PLACES.min(total / BLOCK);
         let by = if n == 0 { 0 } else { u64::from(random[index(n)]) * part / 256 };
         let mut skip = n * part + by;
@@ -100,8 +101,8 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
         });
         let Some(run) = run else { continue };
         let from = finished[run].start + skip - skip % BLOCK;
-        // Where nothing says more, what is there: that it is zeros, too, is something.
-        let place = telling(image, from..finished[run].end).or_else(|| block(image, from));
+        // Without a better block, use the one at this place: even zeros have to match.
+        let place = varied_block(image, from..finished[run].end).or_else(|| block(image, from));
         if let Some(place) = place.filter(|(at, _)| places.iter().all(|(other, _)| other != at)) {
             places.push(place);
         }
@@ -109,17 +110,18 @@ fn places(image: &Disk, source_size: u64) -> Result<Vec<(u64, Vec<u8>)>, Error> 
     Ok(places)
 }
 
-/// The first block of a range whose bytes are not all the same, as far as is looked.
-fn telling(image: &Disk, range: Range<u64>) -> Option<(u64, Vec<u8>)> {
-    let mut uncompressed = 0;
-    for extent in image.extents(range.clone()).take(LOOKED_AT) {
+/// Returns the first block of a range whose bytes are not all the same, if there is one within the limits of the
+/// search.
+fn varied_block(image: &Disk, range: Range<u64>) -> Option<(u64, Vec<u8>)> {
+    let mut decompressed = 0;
+    for extent in image.extents(range.clone()).take(MAX_EXTENTS) {
         let extent = extent.ok()?;
         if matches!(extent.origin, Origin::Fill(_) | Origin::Unread) {
             continue;
         }
         let at = extent.disk.start.next_multiple_of(BLOCK);
-        uncompressed += 1;
-        if at + BLOCK > range.end || uncompressed > UNCOMPRESSED {
+        decompressed += 1;
+        if at + BLOCK > range.end || decompressed > MAX_DECOMPRESSED {
             return None;
         }
         if let Some(place) = block(image, at).filter(|(_, bytes)| bytes.iter().any(|b| *b != bytes[0])) {
@@ -129,7 +131,7 @@ fn telling(image: &Disk, range: Range<u64>) -> Option<(u64, Vec<u8>)> {
     None
 }
 
-/// The block at `at`, if the image can give it.
+/// Returns the block at `at`, if the image can read it.
 fn block(image: &Disk, at: u64) -> Option<(u64, Vec<u8>)> {
     let mut bytes = vec![0; index(BLOCK)];
     image.read_at(&mut bytes, at).ok().map(|()| (at, bytes))

@@ -1,4 +1,4 @@
-//! The disk that is imaged: a block device or a file, read without the system's help where that would hurt.
+//! The disk that is imaged: a block device or a file. Devices are read without the system's cache.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -24,21 +24,22 @@ pub struct Source {
     metadata: DiskInfo,
 }
 
-/// What an error of a read means.
+/// The meaning of a read error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// These sectors cannot be read: the errno says why.
+    /// The sectors cannot be read, for the reason given by the errno.
     Bad(u32),
-    /// It has nothing to do with the sectors; the read is to be done again.
+    /// A temporary error that is unrelated to the sectors: the read must be repeated.
     Again,
-    /// The disk is not there any more.
+    /// The disk is gone.
     Gone,
-    /// The read itself was wrong.
-    Ours(i32),
+    /// The read request was invalid.
+    Invalid(i32),
 }
 
 impl Failure {
-    /// What `e` means. Drivers give many errors for a sector that cannot be read, so all others say that it is bad.
+    /// Classifies `e`. Drivers return many different errors for an unreadable sector, so all other errors count as bad
+    /// sectors.
     pub fn of(e: &io::Error) -> Failure {
         let Some(errno) = e.raw_os_error() else { return Failure::Bad(Errno::EIO as u32) };
         match Errno::from_raw(errno) {
@@ -46,28 +47,29 @@ impl Failure {
             Errno::ENXIO | Errno::ENODEV | Errno::ESHUTDOWN | Errno::EBADF => Failure::Gone,
             #[cfg(target_os = "linux")]
             Errno::ENOMEDIUM => Failure::Gone,
-            Errno::EINVAL => Failure::Ours(errno),
+            Errno::EINVAL => Failure::Invalid(errno),
             _ => Failure::Bad(errno.unsigned_abs()),
         }
     }
 }
 
 impl Source {
-    /// Opens the device or file at `path`. A device that is in use is refused, unless `force`; one that is in use is waited
-    /// for as long as `wait` says. `sector` is its logical sector size in bytes, if the user knows better.
+    /// Opens the device or file at `path`. Returns an error if a device is in use for longer than `wait`, unless
+    /// `force` is set. `sector` overrides the logical sector size, in bytes.
     pub fn open(path: &Path, force: bool, sector: Option<u32>, wait: Duration) -> Result<Source, Error> {
-        let look = |e| Error::io("cannot be opened", path, e);
-        // A pipe that nobody writes to would hold us up.
-        let kind = std::fs::metadata(path).map_err(look)?.file_type();
+        let cannot_open = |e| Error::io("cannot be opened", path, e);
+        // Check the type first: opening a pipe without a writer would block.
+        let kind = std::fs::metadata(path).map_err(cannot_open)?.file_type();
         let device = kind.is_block_device() || kind.is_char_device();
         if !device && !kind.is_file() {
-            return Err(Error::usage("is neither a device nor a file").at(path));
+            return Err(Error::usage("is neither a device nor a regular file").at(path));
         }
         let path = if device { unbuffered(path) } else { path.to_owned() };
-        let file = if device { open_device(&path, force, wait)? } else { File::open(&path).map_err(look)? };
+        let file =
+            if device { open_device(&path, force, wait)? } else { File::open(&path).map_err(cannot_open)? };
         let mut metadata = if device { disk_info(&path)? } else { DiskInfo::default() };
         if !device {
-            metadata.size = ReadAt::len(&file).map_err(look)?;
+            metadata.size = ReadAt::len(&file).map_err(cannot_open)?;
         }
         if let Some(sector) = sector {
             metadata.logical = sector;
@@ -75,37 +77,37 @@ impl Source {
         metadata.logical = metadata.logical.max(SECTOR);
         metadata.physical = metadata.physical.max(metadata.logical);
         if metadata.size == 0 {
-            let what = if device { "has no medium in it, or none that can be read" } else { "is empty" };
+            let what = if device { "has no medium, or an unreadable one" } else { "is empty" };
             return Err(Error::failed(what).at(&path));
         }
         if device && !metadata.size.is_multiple_of(metadata.logical.into()) {
-            let what = format!("its size is not a whole number of sectors of {} bytes", metadata.logical);
+            let what = format!("its size is not a multiple of the sector size ({} bytes)", metadata.logical);
             return Err(Error::usage(what).at(&path));
         }
         Ok(Source { file, path, device, metadata })
     }
 
-    /// What is known of it; the sizes are those that count.
+    /// Returns information about the disk. Its sector sizes are the ones to use.
     pub fn metadata(&self) -> &DiskInfo {
         &self.metadata
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is a device.
+    /// Checks whether it is a device.
     pub fn is_device(&self) -> bool {
         self.device
     }
 
-    /// Reads once, into memory that is aligned; as `pread`, it may read less.
+    /// Reads once at offset `at`, into an aligned buffer. Like `pread`, it may read less than requested.
     pub fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         FileExt::read_at(&self.file, buf, at)
     }
 
-    /// Up to where a file has a hole at `at`, if it has one there. Reading a hole is of no use.
+    /// Returns the end of the hole at `at`, if a file has one there, so that it need not be read.
     pub fn hole_to(&self, at: u64) -> Option<u64> {
         if self.device {
             return None;
@@ -114,25 +116,25 @@ impl Source {
         (data.start > at).then_some(data.start)
     }
 
-    /// Whether it is still the same disk, and still there.
+    /// Checks whether the disk is still there, and still the same.
     pub fn is_there(&self) -> bool {
         if !self.device {
             return std::fs::metadata(&self.path).is_ok();
         }
         let now = match disk_info(&self.path) {
             Ok(now) => now,
-            // A program that does not answer says nothing of the disk.
+            // On macOS, a program that does not answer says nothing about the disk.
             Err(e) => return cfg!(target_os = "macos") && e.kind == Kind::Failed,
         };
         let other = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
-        // The serial number may have been told later than the disk was opened.
+        // The serial number may have become known only after the disk was opened.
         now.size == self.metadata.size
             && !other(&now.sequence, &self.metadata.sequence)
             && (now.sequence.is_some() || !other(&now.serial, &self.metadata.serial))
     }
 }
 
-/// The device's name under which nothing comes between: on macOS `/dev/rdiskN`.
+/// Returns the path of the unbuffered device: `/dev/rdiskN` on macOS.
 fn unbuffered(path: &Path) -> PathBuf {
     let name = path.to_str().and_then(|p| p.strip_prefix("/dev/disk")).filter(|_| cfg!(target_os = "macos"));
     name.map_or_else(|| path.to_owned(), |rest| PathBuf::from(format!("/dev/rdisk{rest}")))
@@ -143,31 +145,31 @@ fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> 
     let direct = OFlag::O_DIRECT;
     #[cfg(not(target_os = "linux"))]
     let direct = OFlag::empty();
-    // For a block device: only if nobody has mounted it.
-    let alone = if force { OFlag::empty() } else { OFlag::O_EXCL };
+    // On a block device, O_EXCL fails if the device is in use, for example mounted.
+    let exclusive = if force { OFlag::empty() } else { OFlag::O_EXCL };
     let open = |flags: OFlag| OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
     let start = Instant::now();
-    let mut opened = open(direct | alone);
+    let mut opened = open(direct | exclusive);
     while opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy) && start.elapsed() < wait {
         std::thread::sleep(Duration::from_millis(50));
-        opened = open(direct | alone);
+        opened = open(direct | exclusive);
     }
     opened.map_err(|e| {
         let denied = e.kind() == io::ErrorKind::PermissionDenied;
         let error = Error::io("cannot be opened", path, e);
         match error.kind {
             Kind::Busy if !wait.is_zero() => error.hint(
-                "it is in use: perhaps by an earlier read of ours that has not come back; switching the drive off and on ends that",
+                "the device is in use, perhaps by a hung read of an earlier run; switch the drive off and on to end that",
             ),
             Kind::Busy => error
                 .hint(if cfg!(target_os = "macos") {
-                    "it is in use: 'diskutil unmountDisk' unmounts it"
+                    "the device is in use: unmount it with 'diskutil unmountDisk'"
                 } else {
-                    "it is in use: mounted, or part of something"
+                    "the device is in use: mounted, or part of another device"
                 })
                 .then(Advice::ReadInUse),
             _ if denied => {
-                Error { kind: Kind::Unavailable, ..error }.hint("reading a device needs root: try sudo")
+                Error { kind: Kind::Unavailable, ..error }.hint("reading a device requires root: try sudo")
             }
             _ => error,
         }
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_disk_is_blamed_for_its_errors() {
+    fn only_errors_of_the_disk_count_as_bad_sectors() {
         for (errno, expect) in [
             (Errno::EIO, Failure::Bad(5)),
             (Errno::ETIMEDOUT, Failure::Bad(Errno::ETIMEDOUT as u32)),
@@ -188,7 +190,7 @@ mod tests {
             (Errno::ENOMEM, Failure::Again),
             (Errno::ENXIO, Failure::Gone),
             (Errno::ENODEV, Failure::Gone),
-            (Errno::EINVAL, Failure::Ours(Errno::EINVAL as i32)),
+            (Errno::EINVAL, Failure::Invalid(Errno::EINVAL as i32)),
         ] {
             assert_eq!(Failure::of(&errno.into()), expect, "{errno}");
         }

@@ -1,4 +1,4 @@
-//! The passes over a simulated drive.
+//! Tests of the passes on a simulated drive.
 
 #![allow(clippy::single_range_in_vec_init)]
 
@@ -30,12 +30,12 @@ fn untried(plan: &RescuePlan) -> BadBlocks {
     BadBlocks::from_unsorted([BadRange::new(0..plan.size, Status::NonTried)])
 }
 
-/// A disk with bad sectors; how often each sector was read, and in which pass first.
+/// A disk with bad sectors, which counts the reads of each sector and logs all reads with their pass.
 struct Drive {
     bad: Vec<bool>,
     tries: Vec<u32>,
     order: Vec<(Pass, Range<u64>)>,
-    /// Milliseconds that a read takes which touches a sector.
+    /// The duration of a read that touches a sector, in milliseconds, by sector.
     slow: BTreeMap<u64, u64>,
 }
 
@@ -80,7 +80,7 @@ impl Drive {
         panic!("no end");
     }
 
-    fn is_right(&self, passes: &Passes) {
+    fn assert_bad_sectors_found(&self, passes: &Passes) {
         for (sector, bad) in self.bad.iter().enumerate() {
             let status = passes.areas().around(sector as u64 * SECTOR).map(|a| a.status);
             assert_eq!(status, bad.then_some(Status::Bad), "sector {sector}");
@@ -99,14 +99,14 @@ fn random_ranges(seed: u64, sectors: u64) -> Vec<Range<u64>> {
     let count = next(20);
     (0..count)
         .map(|_| {
-            let (start, most) = (next(sectors), [1, 3, 40, 700][usize::try_from(next(4)).unwrap()]);
-            start..(start + 1 + next(most)).min(sectors)
+            let (start, max_len) = (next(sectors), [1, 3, 40, 700][usize::try_from(next(4)).unwrap()]);
+            start..(start + 1 + next(max_len)).min(sectors)
         })
         .collect()
 }
 
 #[test]
-fn each_sector_is_tried_at_most_twice_and_all_that_is_good_is_read() {
+fn each_sector_is_tried_at_most_twice_and_all_good_ones_are_read() {
     for seed in 0..300 {
         let sectors = 1 + seed * 977 % 70_000;
         let mut plan = plan(sectors);
@@ -116,7 +116,7 @@ fn each_sector_is_tried_at_most_twice_and_all_that_is_good_is_read() {
         let mut drive = Drive::new(sectors, &random_ranges(seed, sectors));
         let mut passes = Passes::new(plan.clone(), &untried(&plan));
         assert_eq!(drive.run(&mut passes), Next::Finished);
-        drive.is_right(&passes);
+        drive.assert_bad_sectors_found(&passes);
         for (sector, tries) in drive.tries.iter().enumerate() {
             assert!((1..=2).contains(tries), "seed {seed}: sector {sector} was tried {tries} times");
         }
@@ -124,7 +124,7 @@ fn each_sector_is_tried_at_most_twice_and_all_that_is_good_is_read() {
 }
 
 #[test]
-fn in_physical_sectors_a_failure_costs_its_physical_sector_until_it_is_retried() {
+fn a_failure_loses_its_physical_sector_until_it_is_retried() {
     let mut plan = RescuePlan { unit: 4096, ..plan(80_000) };
     let mut drive = Drive::new(80_000, &[5003..5004, 20_000..20_100]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
@@ -135,12 +135,12 @@ fn in_physical_sectors_a_failure_costs_its_physical_sector_until_it_is_retried()
     let mut drive = Drive::new(80_000, &[5003..5004, 20_000..20_100]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     drive.run(&mut passes);
-    drive.is_right(&passes);
+    drive.assert_bad_sectors_found(&passes);
     assert!(passes.areas().iter().all(|a| a.tries == 3));
 }
 
 #[test]
-fn what_is_good_is_read_before_what_is_bad_is_scraped() {
+fn good_areas_are_read_before_bad_ones_are_scraped() {
     let mut drive = Drive::new(400_000, &[100_000..110_000, 300_000..300_001]);
     let plan = plan(400_000);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
@@ -152,17 +152,17 @@ fn what_is_good_is_read_before_what_is_bad_is_scraped() {
         .map(|(_, r)| r.end - r.start)
         .sum();
     assert_eq!(copied, 400_000 * 512);
-    // Into the 5 MB that are bad the first pass looked only a few times.
+    // The first pass reads only a few times within the bad area of 5 MB.
     let inside = |r: &Range<u64>| r.start < 110_000 * 512 && r.end > 100_000 * 512;
-    let looks = drive.order.iter().filter(|(pass, r)| *pass == Pass::Copying(1) && inside(r)).count();
-    assert!((1..12).contains(&looks), "{looks} reads");
-    drive.is_right(&passes);
+    let reads = drive.order.iter().filter(|(pass, r)| *pass == Pass::Copying(1) && inside(r)).count();
+    assert!((1..12).contains(&reads), "{reads} reads");
+    drive.assert_bad_sectors_found(&passes);
 }
 
 #[test]
 fn slow_areas_are_left_for_later() {
     let mut drive = Drive::new(4_000_000, &[]);
-    // Half a minute of reading, then an area in which every read takes a second.
+    // Half a minute of reading, then an area in which every read takes more than a second.
     drive.slow = (3_000_000..3_100_000).map(|s| (s, 1100)).collect();
     let plan = plan(4_000_000);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
@@ -198,7 +198,7 @@ fn retries_are_counted_and_alternate() {
 }
 
 #[test]
-fn a_drive_that_dies_is_told_from_bad_sectors() {
+fn a_dying_drive_is_distinguished_from_bad_sectors() {
     let plan = plan(400_000);
     let mut drive = Drive::new(400_000, &[10_000..10_300]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
@@ -211,16 +211,16 @@ fn a_drive_that_dies_is_told_from_bad_sectors() {
     assert!(passes.areas().bytes(Status::NonTried) > 0 || passes.areas().left() > 0);
     drive.bad.fill(true);
     assert_eq!(drive.run(&mut passes), Next::Dead);
-    // Nothing was marked that was not before.
+    // No area has changed its status.
     let after: Vec<BadRange> = passes.areas().iter().copied().collect();
     assert_eq!(before, after);
     assert_eq!(passes.next_read(), Next::Dead);
 }
 
 #[test]
-fn a_drive_that_is_dead_when_it_is_gone_on_with_is_known_by_what_was_read_before() {
+fn a_drive_that_is_dead_when_imaging_resumes_is_detected() {
     let plan = plan(40_000);
-    // Only a little at the end was read, by an earlier run.
+    // An earlier run has read only a small part at the end.
     let map = BadBlocks::from_unsorted([BadRange::new(0..39_000 * 512, Status::NonTried)]);
     let mut drive = Drive::new(40_000, &[0..40_000]);
     let mut passes = Passes::new(plan, &map);
@@ -230,11 +230,11 @@ fn a_drive_that_is_dead_when_it_is_gone_on_with_is_known_by_what_was_read_before
 }
 
 #[test]
-fn the_last_errors_of_a_dead_drive_are_taken_back_however_it_ends() {
+fn the_last_errors_of_a_dead_drive_are_reverted_at_any_end() {
     let plan = plan(40_000);
     let mut drive = Drive::new(40_000, &[20_000..40_000]);
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
-    // Up to the third error; then all ends.
+    // Stop after the third error.
     while passes.areas().bytes(Status::NonTrimmed) < 3 * CLUSTER {
         let Next::Read(read) = passes.next_read() else { panic!() };
         let outcome = drive.read(passes.pass().0, &read);
@@ -248,13 +248,13 @@ fn the_last_errors_of_a_dead_drive_are_taken_back_however_it_ends() {
 }
 
 #[test]
-fn what_was_read_before_an_error_stays_read() {
+fn sectors_read_before_an_error_stay_finished() {
     let plan = RescuePlan { unit: 4096, ..plan(4000) };
     let mut passes = Passes::new(plan.clone(), &untried(&plan));
     let mut dead = false;
     for _ in 0..10_000 {
         let Next::Read(read) = passes.next_read() else { break };
-        // The first sector of each read comes, the rest fails; later all fails.
+        // The first sector of each read succeeds and the rest fails; later everything fails.
         let good = if dead { 0 } else { SECTOR.min(read.range.end - read.range.start) };
         let whole = good == read.range.end - read.range.start;
         let reason = (!whole).then_some(Reason::errno(5));
@@ -265,11 +265,11 @@ fn what_was_read_before_an_error_stays_read() {
     }
     let left = passes.areas().left();
     assert_eq!(passes.next_read(), Next::Dead);
-    assert_eq!(passes.areas().left(), left, "what was read became unread");
+    assert_eq!(passes.areas().left(), left, "finished sectors became unfinished");
 }
 
 #[test]
-fn what_was_begun_is_gone_on_with() {
+fn an_interrupted_run_is_resumed() {
     for stop in [1, 10, 100, 1000, 2000] {
         let plan = plan(50_000);
         let mut drive = Drive::new(50_000, &random_ranges(stop, 50_000));
@@ -288,7 +288,7 @@ fn what_was_begun_is_gone_on_with() {
             }
             map = BadBlocks::from_unsorted(passes.areas().iter().copied());
             if end.is_some() {
-                drive.is_right(&passes);
+                drive.assert_bad_sectors_found(&passes);
                 break;
             }
         }
