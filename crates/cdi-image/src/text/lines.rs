@@ -38,7 +38,9 @@ pub(crate) fn each_of(
             break;
         }
         if len >= MAX_LINE_LEN || all > MAX_LEN {
-            return Ok(Err(format!("line {number}: the line or the file is too long for a text of this kind")));
+            return Ok(Err(format!(
+                "line {number}: the line or the file is too long for a text of this kind"
+            )));
         }
         let line = String::from_utf8_lossy(&line);
         if let Err(e) = each(number, line.trim_end_matches(['\r', '\n'])) {
