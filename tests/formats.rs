@@ -1,5 +1,5 @@
-//! Images that other programs have made: the samples beside the project, what qemu-img and ewfacquire make here, files that
-//! lie beside each other or should, and damage.
+//! Images that other programs have made: the samples beside the project, what qemu-img and ewfacquire make here, files
+//! that lie beside each other or should, and damage.
 
 use std::fs;
 use std::path::Path;
@@ -293,7 +293,7 @@ fn gate() {
     std::os::unix::fs::symlink(".ssh", lab.path("in/linked")).unwrap();
     let below = lab.path("in/.ssh/id").to_str().unwrap().to_owned();
     let elsewhere = "is not next to the image";
-    let link = "a symbolic link leads somewhere else";
+    let link = "is reached by a symbolic link to another directory";
     for (backing, word) in [
         (absolute.as_str(), elsewhere),
         ("../secret.raw", elsewhere),
@@ -304,7 +304,7 @@ fn gate() {
         ("link.raw", link),
         ("below.raw", link),
         ("zero.raw", link),
-        ("folder.raw", "is no plain file"),
+        ("folder.raw", "is not a regular file"),
         ("missing.raw", elsewhere),
         ("json:{}", "is not read"),
         ("nbd://localhost/x", "by the protocol 'nbd:'"),

@@ -36,8 +36,8 @@ pub struct BadBlocks {
     ranges: Vec<BadRange>,
 }
 
-/// The maximum number of ranges of a map (96 MiB of memory), which a hostile image could otherwise make grow without
-/// limit.
+/// The maximum number of ranges of a map (96 MiB of memory): maps are the only thing that a hostile image could make
+/// grow.
 pub const MAX_RANGES: usize = 1 << 22;
 
 impl BadBlocks {
