@@ -1,5 +1,5 @@
-//! Images in formats for which the tests have writers of their own (`makers`), and damage of every format: 20,000
-//! seeded damages each. To repeat one: `CDI_SEED=n cargo test --test all foreign::damaged_NAME`.
+//! Images in formats for which the tests have writers of their own (`makers`), and damage of every format: 20,000 seeded
+//! damages each. To repeat one: `CDI_SEED=n cargo test --test all foreign::damaged_NAME`.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Images that other programs have made: the samples beside the project, what qemu-img and ewfacquire make here, files
-//! that lie beside each other or should, and damage.
+//! Images that other programs have made: the samples beside the project, what qemu-img and ewfacquire make here, files that
+//! lie beside each other or should, and damage.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Raw images as people have them: shorter than their disk, in pieces by every program's counting, with a map next to
-//! them, and files that only say that they are raw.
+//! Raw images as people have them: shorter than their disk, in pieces by every program's counting, with a map next to them,
+//! and files that only say that they are raw.
 
 use std::fs;
 use std::io::Write;
@@ -36,8 +36,7 @@ fn bad_of(lab: &Lab, words: &[&str]) -> Vec<(u64, u64, String)> {
 fn short() {
     let lab = Lab::new();
     let truth = disk(1 << 20);
-    // The file ends in the middle of sector 1000. Sectors 0 to 1200 were read, 1200 to 1210 are bad, the rest was not
-    // tried.
+    // The file ends in the middle of sector 1000. Sectors 0 to 1200 were read, 1200 to 1210 are bad, the rest was not tried.
     lab.write("disk.img", &truth[..1000 * 512 + 100]);
     lab.write("disk.mapping", "0 +\n0 614400 +\n614400 5120 -\n619520 429056 ?\n");
     let words = ["disk.img", "--mapfile", "disk.mapping"];
