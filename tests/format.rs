@@ -153,10 +153,10 @@ fn poked_superblocks() {
         (offset_of!(Superblock, metadata_at), 0, 8, "a record that lies at byte 0 cannot be"),
         (offset_of!(Superblock, metadata_at), u64::MAX, 8, "cannot be"),
         (offset_of!(Superblock, map_at), 1, 8, "a record that lies at byte 1 cannot be"),
-        (offset_of!(Superblock, map_at), 131_080, 8, "there should be a Map record here"),
+        (offset_of!(Superblock, map_at), 131_080, 8, "expected a Map record"),
         (offset_of!(Superblock, root), u64::MAX, 8, "an index entry points outside the file"),
         (offset_of!(Superblock, root) + 20, 5, 1, "an index entry is of an unknown kind"),
-        (offset_of!(Superblock, root) + 21, 1, 1, "a value where there must be zero"),
+        (offset_of!(Superblock, root) + 21, 1, 1, "a reserved field of an index entry is not zero"),
         (offset_of!(Superblock, root) + 16, u64::MAX, 4, "an index entry points outside the file"),
     ];
     for (field, value, width, expect) in cases {

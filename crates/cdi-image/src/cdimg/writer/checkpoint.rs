@@ -80,14 +80,14 @@ impl Writer {
     pub fn finish(mut self) -> Result<u64, Error> {
         self.superblock.state = STATE_COMPLETE;
         self.checkpoint()?;
-        self.out.give_back();
+        self.out.release_reserve();
         Ok(self.out.end())
     }
 
     /// The last checkpoint of a run that did not come to its end: the image stays unfinished.
     pub fn leave(mut self) -> Result<u64, Error> {
         self.checkpoint()?;
-        self.out.give_back();
+        self.out.release_reserve();
         Ok(self.out.end())
     }
 
@@ -116,7 +116,7 @@ impl Writer {
         });
         // A tree of which only a part was written is of no use.
         if root.is_err() {
-            self.out.break_off();
+            self.out.stop_writing();
         }
         self.superblock.root = root?;
         self.index = index;
