@@ -124,7 +124,7 @@ impl Appender {
         let Some(reserve) = self.reserve.as_mut().filter(|_| !self.in_checkpoint) else { return Ok(()) };
         let written = self.end - self.buffer.len() as u64;
         let made = reserve.make_room(&mut *self.store, written, self.end + more as u64);
-        made.map_err(|e| self.io_error("no space left for the image", e))
+        made.map_err(|e| self.io_error("cannot allocate space for the image", e))
     }
 
     /// Appends a record, with its payload compressed if that makes it smaller.
