@@ -249,7 +249,7 @@ const _: () = assert!(
 impl Superblock {
     /// Returns the superblock at the start of `bytes`, if it is valid.
     pub fn parse(bytes: &[u8]) -> Option<Superblock> {
-        Superblock::read_from_prefix(bytes).ok().map(|(s, _)| s).filter(Superblock::is_sound)
+        Superblock::read_from_prefix(bytes).ok().map(|(s, _)| s).filter(Superblock::is_valid)
     }
 
     /// Returns the superblock with its checksum updated.
@@ -259,7 +259,7 @@ impl Superblock {
     }
 
     /// Returns whether magic number and checksum are correct.
-    pub fn is_sound(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         self.magic == MAGIC && self.sum.get() == xxh3_64(&self.as_bytes()[..SUPERBLOCK_LEN - 8])
     }
 }
@@ -273,7 +273,7 @@ impl RecordHeader {
 
     /// Returns whether this is a valid header of the image with this salt: checks magic number, salt, checksum and
     /// lengths.
-    pub fn is_sound(&self, salt: u64) -> bool {
+    pub fn is_valid(&self, salt: u64) -> bool {
         self.magic == RECORD_MAGIC
             && self.salt.get() == salt
             && self.sum.get() == xxh3_64(&self.as_bytes()[..HEADER_LEN - 8])

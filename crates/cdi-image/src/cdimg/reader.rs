@@ -10,7 +10,7 @@ use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
 use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum, read_events};
-use super::superblock::{check, choose, geometry, is_sound_in, last_checkpoint, superblocks};
+use super::superblock::{check, choose, geometry, is_valid_in, last_checkpoint, superblocks};
 use super::writer::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED};
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES};
@@ -281,7 +281,7 @@ impl CdiImage {
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
         for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
-            if !found.is_some_and(|s| is_sound_in(slot, &s)) {
+            if !found.is_some_and(|s| is_valid_in(slot, &s)) {
                 let cost = "nothing yet: the other superblock or the copy at the end is intact";
                 report(Flaw::at(at, "a superblock is damaged"), cost);
             }

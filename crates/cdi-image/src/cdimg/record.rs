@@ -54,7 +54,7 @@ pub fn header_at(
     }
     let bytes = input.bytes(at, HEADER_LEN, "a record's header")?;
     let header = RecordHeader::read_from_bytes(&bytes).ok();
-    Ok(header.filter(|h| h.is_sound(salt.unwrap_or(h.salt.get()))))
+    Ok(header.filter(|h| h.is_valid(salt.unwrap_or(h.salt.get()))))
 }
 
 /// Reads the record at offset `at`, which must exist and be of type `kind`.

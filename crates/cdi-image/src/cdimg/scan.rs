@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
         for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
             if bytes[offset..].starts_with(&RECORD_MAGIC)
                 && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
-                && header.is_sound(self.salt.unwrap_or(header.salt.get()))
+                && header.is_valid(self.salt.unwrap_or(header.salt.get()))
             {
                 return Ok(Some((from + offset as u64, header)));
             }

@@ -23,14 +23,14 @@ pub(super) fn superblocks(input: &Input) -> [(u64, Option<Superblock>); 2] {
 }
 
 /// Returns whether the superblock in `slot` is valid and belongs there.
-pub(super) fn is_sound_in(slot: usize, superblock: &Superblock) -> bool {
-    superblock.is_sound() && superblock.generation.get() % 2 == slot as u64
+pub(super) fn is_valid_in(slot: usize, superblock: &Superblock) -> bool {
+    superblock.is_valid() && superblock.generation.get() % 2 == slot as u64
 }
 
 /// Reads the copy in the CHECKPOINT record at the end of a complete image, if it is valid.
 pub(super) fn last_checkpoint(input: &Input) -> Option<Superblock> {
     let at = input.len().checked_sub(SUPERBLOCK_LEN as u64)?;
-    let copy = superblock_at(input, at).filter(Superblock::is_sound)?;
+    let copy = superblock_at(input, at).filter(Superblock::is_valid)?;
     let header = at.checked_sub(HEADER_LEN as u64)?;
     let header = record::header_at(input, header, copy.salt.get()).ok()??;
     (header.kind == RecordType::Checkpoint as u8 && copy.committed_end.get() == input.len()).then_some(copy)
@@ -46,7 +46,7 @@ pub(super) fn geometry(superblock: &Superblock) -> Geometry {
 /// it refers to, but then the superblock that it was to replace is still valid.
 pub(super) fn choose(input: &Input, warnings: &mut Vec<String>) -> Result<Superblock, Error> {
     let found = superblocks(input);
-    let slots = [0, 1].map(|slot| found[slot].1.filter(|s| is_sound_in(slot, s)));
+    let slots = [0, 1].map(|slot| found[slot].1.filter(|s| is_valid_in(slot, s)));
     let best = slots.iter().flatten().max_by_key(|s| s.generation.get()).copied();
     let copy = last_checkpoint(input).filter(|copy| slots[index(copy.generation.get() % 2)].is_none());
     match (best, copy) {

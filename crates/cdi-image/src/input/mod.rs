@@ -83,7 +83,7 @@ pub struct Input {
     path: PathBuf,
     len: u64,
     device: bool,
-    folder: bool,
+    directory: bool,
     is_copy: bool,
     modified: Option<SystemTime>,
     parts: Parts,
@@ -99,7 +99,7 @@ impl Input {
         let meta = file.metadata().map_err(open)?;
         let kind = meta.file_type();
         if kind.is_dir() {
-            return Input::open_folder(path);
+            return Input::open_directory(path);
         }
         let device = kind.is_block_device() || kind.is_char_device();
         if !kind.is_file() && !device {
@@ -113,14 +113,14 @@ impl Input {
 
     /// Opens an image that is a directory (Apple's bundles). The property list or its backup copy is opened as the main
     /// file; all other files are next to it.
-    fn open_folder(path: &Path) -> Result<Input, Error> {
+    fn open_directory(path: &Path) -> Result<Input, Error> {
         // Symbolic links could lead elsewhere, so they are not followed.
         let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
         let Some(list) = LISTS.into_iter().find(is_there) else {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         };
         let mut input = Input::open(&path.join(list))?;
-        (input.path, input.folder) = (path.to_owned(), true);
+        (input.path, input.directory) = (path.to_owned(), true);
         input.is_copy = list != LISTS[0];
         Ok(input)
     }
@@ -129,8 +129,8 @@ impl Input {
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot determine the size", path, e))?;
         let parts = Parts::new(path);
-        let (device, folder, is_copy) = (false, false, false);
-        Ok(Input { source, path: path.to_owned(), len, device, folder, is_copy, modified: None, parts })
+        let (device, directory, is_copy) = (false, false, false);
+        Ok(Input { source, path: path.to_owned(), len, device, directory, is_copy, modified: None, parts })
     }
 
     /// Returns when the file was last modified, if known.
@@ -160,7 +160,7 @@ impl Input {
 
     /// Returns whether it is a directory whose property list is the image's main file.
     pub fn is_folder(&self) -> bool {
-        self.folder
+        self.directory
     }
 
     /// Returns whether it is a directory whose property list is missing, so that the backup copy is used instead.
@@ -189,8 +189,8 @@ impl Input {
     }
 
     /// Also allows the image's other files to be in these directories.
-    pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
-        folders.iter().try_for_each(|folder| self.parts.allow(folder))
+    pub fn allow(&mut self, directories: &[PathBuf]) -> Result<(), Error> {
+        directories.iter().try_for_each(|dir| self.parts.allow(dir))
     }
 
     /// Returns the length of one of the image's files in bytes, at the time it was found.

@@ -50,11 +50,11 @@ impl Parts {
         }
     }
 
-    /// Also allows files in the directory `folder`.
-    pub(super) fn allow(&mut self, folder: &Path) -> Result<(), Error> {
-        let resolved = folder
+    /// Also allows files in `directory`.
+    pub(super) fn allow(&mut self, directory: &Path) -> Result<(), Error> {
+        let resolved = directory
             .canonicalize()
-            .map_err(|e| Error::io("cannot use as a directory for parents", folder, e))?;
+            .map_err(|e| Error::io("cannot use as a directory for parents", directory, e))?;
         self.allowed.push(resolved);
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::super::reader::{LoadedState, load};
 use super::super::record;
 use super::super::scan::{ReplayedState, Step, Walk};
 use super::super::store::Store;
-use super::super::superblock::{is_sound_in, superblocks};
+use super::super::superblock::{is_valid_in, superblocks};
 use super::{MAX_DIRTY_BYTES, Writer};
 use crate::input::Input;
 
@@ -29,7 +29,7 @@ impl Writer {
         let nodes = CachedNodes::new(Arc::clone(input));
         let mut loaded = load(input, &nodes)?;
         let slot = index(loaded.superblock.generation.get() % 2);
-        if !superblocks(input)[slot].1.is_some_and(|s| is_sound_in(slot, &s)) {
+        if !superblocks(input)[slot].1.is_some_and(|s| is_valid_in(slot, &s)) {
             let what = "cannot resume: the newest superblock is damaged";
             return Err(Error::bad_image(what).at(path).hint(Advice::Repair));
         }
