@@ -24,7 +24,7 @@ use crate::metadata::Metadata;
 pub const FORMAT: Format = Format {
     name: "cdimg",
     summary: "cdi's own format: compressed chunks, bad-block map, metadata; tolerates truncation and damage",
-    integrity: "64-bit checksums of all records; BLAKE3 and SHA-256 of the whole disk",
+    integrity: "64-bit checksums of all data and structures; BLAKE3 and SHA-256 of the whole disk",
     suffixes: &["cdimg"],
     probe: |input| {
         superblocks(input).iter().any(|(_, found)| found.is_some()) || last_checkpoint(input).is_some()

@@ -103,7 +103,7 @@ impl Input {
         }
         let device = kind.is_block_device() || kind.is_char_device();
         if !kind.is_file() && !device {
-            return Err(Error::bad_image("not a regular file or a device").at(path));
+            return Err(Error::bad_image("not a regular file or device").at(path));
         }
         let mut input = Input::new(Box::new(file), path)?;
         input.device = device;
