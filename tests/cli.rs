@@ -214,7 +214,7 @@ fn verify_damage() {
     bytes[100] ^= 1;
     lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
     let ran = lab.cdi(["verify", "disk.cdimg"]).ends(3);
-    assert!(ran.err.contains("the file is cut off"), "{}", ran.err);
+    assert!(ran.err.contains("the file is truncated"), "{}", ran.err);
 }
 
 /// Our own mounted disk is a source of which some sectors cannot be read.

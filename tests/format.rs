@@ -116,47 +116,47 @@ fn poked_superblocks() {
     let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
     let len = fixture.len() as u64;
     let cases: &[(usize, u64, usize, &str)] = &[
-        (offset_of!(Superblock, version), 0, 4, "this is version 0 of the format"),
+        (offset_of!(Superblock, version), 0, 4, "unsupported version 0 of the format"),
         (
             offset_of!(Superblock, version),
             2,
             4,
-            "this is version 2 of the format; this program reads versions 1 to 1",
+            "unsupported version 2 of the format; this program reads versions 1 to 1",
         ),
-        (offset_of!(Superblock, version), u64::MAX, 4, "this is version 4294967295"),
+        (offset_of!(Superblock, version), u64::MAX, 4, "unsupported version 4294967295"),
         (offset_of!(Superblock, state), 0, 1, "unknown state 0"),
         (offset_of!(Superblock, state), 3, 1, "unknown state 3"),
-        (offset_of!(Superblock, zero1), 1, 1, "a value where there must be zero"),
-        (offset_of!(Superblock, zero2), 1, 1, "a value where there must be zero"),
-        (offset_of!(Superblock, must_understand), 1, 8, "features that this program does not know (0x1)"),
-        (offset_of!(Superblock, salt), 0, 8, "none where there must be one"),
-        (offset_of!(Superblock, disk_size), 0, 8, "a disk of 0 bytes cannot be"),
-        (offset_of!(Superblock, disk_size), u64::MAX, 8, "a disk of 18446744073709551615 bytes cannot be"),
-        (offset_of!(Superblock, disk_size), 512, 8, "the records of the bad-block map do not fit together"),
+        (offset_of!(Superblock, zero1), 1, 1, "a reserved field of the superblock is not zero"),
+        (offset_of!(Superblock, zero2), 1, 1, "a reserved field of the superblock is not zero"),
+        (offset_of!(Superblock, must_understand), 1, 8, "features that this program does not support (0x1)"),
+        (offset_of!(Superblock, salt), 0, 8, "its salt is zero"),
+        (offset_of!(Superblock, disk_size), 0, 8, "invalid disk size: 0 bytes"),
+        (offset_of!(Superblock, disk_size), u64::MAX, 8, "invalid disk size: 18446744073709551615 bytes"),
+        (offset_of!(Superblock, disk_size), 512, 8, "the records of the bad-block map are inconsistent"),
         (
             offset_of!(Superblock, physical_sector),
             4096,
             4,
-            "the metadata say sectors of 512 bytes, the superblock 4096",
+            "sector size mismatch: 512 bytes in the metadata, 4096 bytes in the superblock",
         ),
-        (offset_of!(Superblock, committed_end), len - 4, 8, "the records cannot end at byte"),
-        (offset_of!(Superblock, chunk_size), 0, 4, "a chunk size of 0 bytes cannot be"),
-        (offset_of!(Superblock, chunk_size), 2048, 4, "a chunk size of 2048 bytes cannot be"),
-        (offset_of!(Superblock, chunk_size), 65537, 4, "a chunk size of 65537 bytes cannot be"),
-        (offset_of!(Superblock, chunk_size), 2 << 20, 4, "a chunk size of 2097152 bytes cannot be"),
-        (offset_of!(Superblock, logical_sector), 0, 4, "a sector size of 0 bytes cannot be"),
-        (offset_of!(Superblock, logical_sector), 513, 4, "a sector size of 513 bytes cannot be"),
-        (offset_of!(Superblock, physical_sector), 1 << 31, 4, "a sector size of 2147483648 bytes cannot be"),
+        (offset_of!(Superblock, committed_end), len - 4, 8, "invalid end of the records: byte"),
+        (offset_of!(Superblock, chunk_size), 0, 4, "invalid chunk size: 0 bytes"),
+        (offset_of!(Superblock, chunk_size), 2048, 4, "invalid chunk size: 2048 bytes"),
+        (offset_of!(Superblock, chunk_size), 65537, 4, "invalid chunk size: 65537 bytes"),
+        (offset_of!(Superblock, chunk_size), 2 << 20, 4, "invalid chunk size: 2097152 bytes"),
+        (offset_of!(Superblock, logical_sector), 0, 4, "invalid sector size: 0 bytes"),
+        (offset_of!(Superblock, logical_sector), 513, 4, "invalid sector size: 513 bytes"),
+        (offset_of!(Superblock, physical_sector), 1 << 31, 4, "invalid sector size: 2147483648 bytes"),
         (offset_of!(Superblock, committed_end), 0, 8, "the records end before they begin"),
-        (offset_of!(Superblock, committed_end), len + 1, 8, "the file is cut off"),
-        (offset_of!(Superblock, committed_end), u64::MAX, 8, "the file is cut off"),
-        (offset_of!(Superblock, metadata_at), 0, 8, "a record that lies at byte 0 cannot be"),
-        (offset_of!(Superblock, metadata_at), u64::MAX, 8, "cannot be"),
-        (offset_of!(Superblock, map_at), 1, 8, "a record that lies at byte 1 cannot be"),
-        (offset_of!(Superblock, map_at), 131_080, 8, "there should be a Map record here"),
+        (offset_of!(Superblock, committed_end), len + 1, 8, "the file is truncated"),
+        (offset_of!(Superblock, committed_end), u64::MAX, 8, "the file is truncated"),
+        (offset_of!(Superblock, metadata_at), 0, 8, "invalid record offset: byte 0"),
+        (offset_of!(Superblock, metadata_at), u64::MAX, 8, "invalid record offset"),
+        (offset_of!(Superblock, map_at), 1, 8, "invalid record offset: byte 1"),
+        (offset_of!(Superblock, map_at), 131_080, 8, "expected a Map record"),
         (offset_of!(Superblock, root), u64::MAX, 8, "an index entry points outside the file"),
         (offset_of!(Superblock, root) + 20, 5, 1, "an index entry is of an unknown kind"),
-        (offset_of!(Superblock, root) + 21, 1, 1, "a value where there must be zero"),
+        (offset_of!(Superblock, root) + 21, 1, 1, "a reserved field of an index entry is not zero"),
         (offset_of!(Superblock, root) + 16, u64::MAX, 4, "an index entry points outside the file"),
     ];
     for (field, value, width, expect) in cases {
@@ -177,7 +177,7 @@ fn poked_superblocks() {
         poke(&mut bytes, offset_of!(Superblock, metadata_at), &lost.to_le_bytes());
         let disk = open(bytes).unwrap();
         assert!(
-            disk.image().warnings()[0].contains("the metadata about the disk are lost"),
+            disk.image().warnings()[0].contains("the metadata about the disk is lost"),
             "{:?}",
             disk.image().warnings()
         );
@@ -260,7 +260,7 @@ fn copies() {
     assert!(error.contains("the superblock is damaged"), "{error}");
     // Cut off: said in words.
     let error = open(fixture[..fixture.len() - 1000].to_vec()).err().unwrap().to_string();
-    assert!(error.contains("the file is cut off: it ends 1000 B before"), "{error}");
+    assert!(error.contains("the file is truncated: it ends 1000 B before"), "{error}");
 }
 
 /// Power fails in the last checkpoint: its copy at the end has reached the disk, records before it have not, and the
@@ -318,7 +318,7 @@ fn hostile_records() {
     let start = std::time::Instant::now();
     let error = open(bytes).err().expect("refused").to_string();
     assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
-    assert!(error.contains("more has come after the last checkpoint"), "{error}");
+    assert!(error.contains("too much data after the last checkpoint"), "{error}");
 }
 
 fn nested() {

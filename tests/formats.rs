@@ -293,7 +293,7 @@ fn gate() {
     std::os::unix::fs::symlink(".ssh", lab.path("in/linked")).unwrap();
     let below = lab.path("in/.ssh/id").to_str().unwrap().to_owned();
     let elsewhere = "not found next to the image";
-    let link = "a symbolic link leads somewhere else";
+    let link = "is reached by a symbolic link to another directory";
     for (backing, word) in [
         (absolute.as_str(), elsewhere),
         ("../secret.raw", elsewhere),
@@ -304,7 +304,7 @@ fn gate() {
         ("link.raw", link),
         ("below.raw", link),
         ("zero.raw", link),
-        ("folder.raw", "is no plain file"),
+        ("folder.raw", "is not a regular file"),
         ("missing.raw", elsewhere),
         ("json:{}", "JSON description (not supported)"),
         ("nbd://localhost/x", "uses the protocol 'nbd:'"),

@@ -1,4 +1,4 @@
-//! What an image tells beside where the disk's bytes are.
+//! What an image records apart from the disk's data and its location.
 
 use std::ops::Range;
 
@@ -6,21 +6,21 @@ use super::badmap::BadBlocks;
 use super::metadata::Metadata;
 use super::stored_hashes::StoredHash;
 
-/// What a format has found out at opening. Most formats have no place for some of it.
+/// What a format finds out when it opens an image. Most formats cannot record all of it.
 pub struct ImageDetails {
-    /// What is known about the disk and about how the image was made. The sizes stand here.
+    /// Metadata about the disk and about how the image was made, including the sizes.
     pub metadata: Metadata,
-    /// What the user should know about this file, though it could be opened.
+    /// Warnings about this file for the user, although it could be opened.
     pub warnings: Vec<String>,
-    /// What could not be read of the disk when the image was made, and what was not tried.
+    /// The ranges of the disk that could not be read, or were not tried, when the image was made.
     pub bad: BadBlocks,
-    /// The hashes that the image holds of its disk.
+    /// The hashes of the disk that are stored in the image.
     pub stored_hashes: Vec<StoredHash>,
-    /// Whether some of the image's files are missing or cut off. Nothing of the disk need be lost: a list of its bad sectors
-    /// may have been in them.
+    /// Whether some of the image's files are missing or truncated. This does not mean that disk data is lost: the
+    /// missing part may have held only a list of bad sectors.
     pub incomplete: bool,
-    /// Ranges of the disk in bytes, in order, that the image's maker read and these files do not hold, because some of
-    /// them are missing or too short. `bad` has them, too.
+    /// Ranges of the disk in bytes, in order, that were read when the image was made but are not in these files,
+    /// because some of the files are missing or too short. `bad` includes them.
     pub lost: Vec<Range<u64>>,
 }
 

@@ -1,34 +1,34 @@
-//! Where bytes of a disk come from.
+//! Where the bytes of a disk come from.
 
 use std::ops::Range;
 
 use crate::codec::{Codec, Sum};
 
-/// A run of bytes of the disk that come from one place.
+/// A run of disk bytes that come from one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extent {
-    /// The bytes of the disk, by offset. Never empty.
+    /// The byte range on the disk. Never empty.
     pub disk: Range<u64>,
     /// Where they come from.
     pub origin: Origin,
 }
 
-/// Which of an image's files, in the order in which [`Input`] holds them.
+/// The number of one of an image's files, in the order in which [`Input`] numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileNo(pub u32);
 
 /// Where the bytes of an [`Extent`] come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The image holds no bytes for it. The bad-block map says why; if it does not, the image is damaged.
+    /// The image has no data for this range. The bad-block map says why; if it does not, the image is damaged.
     Unread,
-    /// These eight bytes over and over, the first at every multiple of 8 of the disk's offset.
+    /// These eight bytes repeated; the first one is at every disk offset that is a multiple of 8.
     Fill([u8; 8]),
-    /// As they are in the file, from `at` on.
+    /// Uncompressed in a file, from offset `at` on.
     Stored {
-        /// The file that holds them.
+        /// The file that contains them.
         file: FileNo,
-        /// The offset in the file of the extent's first byte.
+        /// The offset of the extent's first byte in the file.
         at: u64,
     },
     /// In a compressed chunk of the file.
@@ -38,24 +38,24 @@ pub enum Origin {
 /// A compressed chunk, and where in it an extent begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CompressedChunk {
-    /// The file that holds the chunk.
+    /// The file that contains the chunk.
     pub file: FileNo,
     /// The offset of the chunk in the file.
     pub at: u64,
-    /// The length of the chunk in the file.
+    /// The length of the compressed chunk in the file, in bytes.
     pub len: u32,
-    /// How many uncompressed bytes come before the extent's first byte.
+    /// The number of uncompressed bytes before the extent's first byte.
     pub skip: u32,
-    /// The length of the chunk when it is uncompressed.
+    /// The uncompressed length of the chunk, in bytes.
     pub uncompressed: u32,
     /// How it is compressed.
     pub codec: Codec,
-    /// The checksum of the chunk as it lies in the file.
+    /// The checksum of the chunk as stored in the file.
     pub sum: Sum,
 }
 
 impl Extent {
-    /// Returns the part of it from `offset` to `end`.
+    /// Returns the part of the extent from `offset` to `end`.
     pub fn cut(self, offset: u64, end: u64) -> Extent {
         let origin = self.origin.skip(offset.saturating_sub(self.disk.start));
         Extent { disk: self.disk.start.max(offset)..self.disk.end.min(end), origin }
@@ -63,7 +63,7 @@ impl Extent {
 }
 
 impl Origin {
-    /// Returns where the bytes come from that are `by` bytes further on.
+    /// Returns the origin of the bytes that are `by` bytes further on.
     pub fn skip(self, by: u64) -> Origin {
         match self {
             Origin::Stored { file, at } => Origin::Stored { file, at: at + by },
@@ -75,11 +75,11 @@ impl Origin {
         }
     }
 
-    /// Whether these are zeros that need not be stored anywhere.
+    /// Returns whether these are zeros that need not be stored anywhere.
     pub fn is_zero(&self) -> bool {
         *self == Origin::Fill([0; 8])
     }
 }
 
-/// No compressed chunk of any format may be longer than this when it is uncompressed.
+/// The maximum uncompressed length of a compressed chunk, in bytes, for all formats.
 pub const MAX_CHUNK: u32 = 16 << 20;

@@ -1,7 +1,8 @@
-//! What a disk image is to everybody else: a format says *where* the bytes of the disk are, and nothing else.
+//! The interface between image formats and the rest of the program: a format says *where* the bytes of the disk are,
+//! and nothing else.
 //!
-//! A format is one file with a `pub const FORMAT` and one line in [`crate::open::FORMATS`]. It never reads for a caller
-//! and never decompresses; [`crate::disk`] does both, for all formats, in one loop.
+//! A format is one file with a `pub const FORMAT` and one line in [`crate::open::FORMATS`]. It never reads disk data
+//! for a caller and never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,60 +17,61 @@ use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::stored_hashes::StoredHash;
 
-/// A disk image's index, opened. It knows where the bytes of the disk are.
+/// The opened index of a disk image, which knows where the bytes of the disk are.
 pub trait Image: Send + Sync {
-    /// The size of the disk in bytes. Never 0.
+    /// Returns the size of the disk in bytes. Never 0.
     fn size(&self) -> u64;
 
-    /// The run of disk bytes around `offset` (which must be less than [`Image::size`]) and where it comes from.
+    /// Returns the run of disk bytes around `offset` (which must be less than [`Image::size`]) and where it comes from.
     fn map(&self, offset: u64) -> Result<Extent, ReadError>;
 
-    /// What was found out at opening.
+    /// Returns what was found out when the image was opened.
     fn details(&self) -> &ImageDetails;
 
-    /// What could not be read of the disk when the image was made, and what was not tried.
+    /// Returns the ranges of the disk that could not be read, or were not tried, when the image was made.
     fn bad(&self) -> &BadBlocks {
         &self.details().bad
     }
 
-    /// What is known about the disk and about how the image was made.
+    /// Returns the metadata about the disk and about how the image was made.
     fn metadata(&self) -> &Metadata {
         &self.details().metadata
     }
 
-    /// What the user should know about this file, though it could be opened.
+    /// Returns warnings about this file for the user, although it could be opened.
     fn warnings(&self) -> &[String] {
         &self.details().warnings
     }
 
-    /// The hashes that the image holds of its disk, as far as the format has any.
+    /// Returns the hashes of the disk that are stored in the image, if the format has any.
     fn stored_hashes(&self) -> &[StoredHash] {
         &self.details().stored_hashes
     }
 
-    /// Whether some of its files are missing or cut off: what it says of the disk may not be all.
+    /// Returns whether some of the image's files are missing or truncated, so that its data may be incomplete.
     fn is_incomplete(&self) -> bool {
         self.details().incomplete || !self.lost().is_empty()
     }
 
-    /// What its maker had read of the disk, and the files that are here do not hold: ranges in bytes, in order.
+    /// Returns the ranges of the disk, in bytes and in order, that were read when the image was made but are not in the
+    /// files present.
     fn lost(&self) -> &[Range<u64>] {
         &self.details().lost
     }
 
-    /// Reads what of its index readers will want, if it keeps that and has not read it at opening. Errors are left to
-    /// them.
+    /// Loads the parts of the index that readers will need, if the format caches them and did not load them at opening.
+    /// Errors are ignored here; the readers get them.
     fn warm(&self) {}
 
-    /// Gives what happened while the image was made, in that order: lines of JSON. `check_cancelled` is called often. An error of
-    /// either ends it.
+    /// Passes the events that were logged while the image was made to `each`, in that order, as lines of JSON.
+    /// `check_cancelled` is called often. Stops at the first error of either.
     fn events(&self, _each: &mut Each<'_>, _check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Reads every structure of the format that reading the disk does not touch, and reports what does not add
-    /// up: (where in the file, what is wrong, what it costs). The disk's data is checked by the caller. `check_cancelled` is called
-    /// often, and its error ends it.
+    /// Reads every structure of the format that reading the disk does not touch, and reports inconsistencies: the place
+    /// in the file, what is wrong, and what it affects. The caller checks the disk's data. `check_cancelled` is called
+    /// often; its error stops the check.
     fn check(
         &self,
         _report: &mut dyn FnMut(Flaw, &str),
@@ -79,23 +81,23 @@ pub trait Image: Send + Sync {
     }
 }
 
-/// Takes a line of text, or ends what gives it with an error.
+/// Receives a line of text; an error stops the sender.
 pub type Each<'a> = dyn FnMut(&str) -> Result<(), Error> + 'a;
 
-/// An error when a long work is to end, because the user interrupts it.
+/// Returns an error if a long operation is to stop because the user interrupted it.
 pub type CheckCancelled<'a> = dyn FnMut() -> Result<(), Error> + 'a;
 
-/// A format: how it is recognised and how it is opened.
+/// An image format: how it is recognised and how it is opened.
 pub struct Format {
-    /// Its name, as `--format` takes it.
+    /// The name, as accepted by `--format`.
     pub name: &'static str,
-    /// What it is, in a line.
+    /// A one-line description.
     pub summary: &'static str,
-    /// Which integrity it offers, for `info` and `formats`.
+    /// How the format protects the integrity of the data, for `info` and `formats`.
     pub integrity: &'static str,
-    /// Suffixes (without the dot) that say a file without a magic is this format.
+    /// File name suffixes (without the dot) that identify this format in files that have no magic number.
     pub suffixes: &'static [&'static str],
-    /// Whether a file is this format, by its magic alone.
+    /// Checks whether a file is of this format, by its magic number alone.
     pub probe: fn(&Input) -> bool,
     /// Reads the index.
     pub open: Open,
@@ -104,34 +106,34 @@ pub struct Format {
 /// Reads an image's index.
 pub type Open = fn(Arc<Input>, &OpenOptions) -> Result<Box<dyn Image>, Error>;
 
-/// What the user says about an image that he opens.
+/// Options that the user gives for opening an image.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The format, if he says so.
+    /// The format, if given.
     pub format: Option<String>,
-    /// The map that says which blocks of a raw image are what.
+    /// The map with the status of the blocks of a raw image.
     pub mapfile: Mapfile,
-    /// A list that says which blocks of a raw image are bad, and how long a block is, in bytes.
+    /// A list of the bad blocks of a raw image, and the block size in bytes.
     pub badblocks: Option<(PathBuf, u64)>,
-    /// The disk's logical sector size in bytes, where the image does not say.
+    /// The disk's logical sector size in bytes, for images that do not record it.
     pub sector_size: Option<u32>,
-    /// Folders besides the image's own in which its other files may lie.
+    /// Directories, apart from the image's own, in which the image's other files may be.
     pub allowed: Vec<PathBuf>,
 }
 
-/// Which map says what the blocks of a raw image are: ddrescue's mapfile, or HDDSuperClone's log.
+/// Which map describes the blocks of a raw image: a ddrescue mapfile or an HDDSuperClone log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Mapfile {
-    /// One that lies next to the image and is called after it, if there is one.
+    /// A map next to the image and named after it, if there is one.
     #[default]
     Adjacent,
-    /// None, whatever lies next to it.
+    /// None, even if there is a map next to the image.
     None,
-    /// This one.
+    /// The map at this path.
     File(PathBuf),
 }
 
-/// An image, opened: its index, its files, and the format it turned out to be.
+/// An opened image: its index, its files, and the detected format.
 pub struct Opened {
     /// The index.
     pub image: Box<dyn Image>,

@@ -1,4 +1,4 @@
-//! What is known about a disk and about how its image was made: small, printable, extensible.
+//! Metadata about a disk and about how its image was made: small, printable, extensible.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::stored_hashes::{HashKind, ZERO_FILLED};
 
-/// The metadata of an image. In a `.cdimg` they are a JSON object with these names; names that a reader does not
+/// The metadata of an image. In a `.cdimg` file this is a JSON object with these names; names that a reader does not
 /// know are kept in `more`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The size of the disk in bytes.
     #[serde(default)]
     pub size_bytes: u64,
-    /// The logical sector size of the disk in bytes; 0 where the format does not say.
+    /// The logical sector size of the disk in bytes; 0 where the format does not record it.
     #[serde(default)]
     pub logical_sector_bytes: u32,
-    /// The physical sector size of the disk in bytes; 0 where the format does not say.
+    /// The physical sector size of the disk in bytes; 0 where the format does not record it.
     #[serde(default)]
     pub physical_sector_bytes: u32,
     /// The disk's model.
@@ -25,28 +25,28 @@ pub struct Metadata {
     /// The disk's serial number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// What the image was made from: a device, a file.
+    /// What the image was made from: a device or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Whatever the person who made it wants to say.
+    /// Free-form notes by the person who made the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// When the making of the image began: RFC 3339, UTC.
+    /// When imaging started: RFC 3339, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// When it ended.
+    /// When imaging ended: RFC 3339, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<String>,
-    /// The program that made it, with its version.
+    /// The program that made the image, with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// BLAKE3 of what was rescued (docs/FORMAT.md, "Hashes"), in hex.
+    /// BLAKE3 of the rescued data (docs/FORMAT.md, "Hashes"), in hex.
     #[serde(default, alias = "blake3_stored", skip_serializing_if = "Option::is_none")]
     pub blake3_rescued: Option<String>,
-    /// SHA-256 of the disk with zeros where nothing could be read, in hex.
+    /// SHA-256 of the disk with zeros in place of unreadable data, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256_zero_filled: Option<String>,
-    /// Whatever else an image says.
+    /// Any other metadata in the image.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,
 }
@@ -121,7 +121,7 @@ impl DiskHashes {
     }
 }
 
-/// A moment as RFC 3339 in UTC, whole seconds.
+/// Formats a time as RFC 3339 in UTC, in whole seconds.
 pub fn rfc3339(time: std::time::SystemTime) -> String {
     let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_what_date_says() {
+    fn dates_are_formatted_as_by_date() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_metadata_are_kept() {
+    fn unknown_metadata_is_kept() {
         let metadata: Metadata =
             serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
         assert_eq!(metadata.more["wwn"], "0x5000");

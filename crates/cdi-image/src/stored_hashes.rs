@@ -1,4 +1,4 @@
-//! Hashes that an image holds of its disk: what its maker claims. `cdi verify` holds the disk against them.
+//! Hashes of the disk that its maker stored in the image. `cdi verify` compares the disk with them.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ use super::codec::{Crc32, crc32};
 /// A hash of the disk, or of parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredHash {
-    /// What it is of, for a person: "the disk", "partition 'disk image (Apple_HFS : 3)'".
+    /// What is hashed, as shown to the user: "the disk", "partition 'disk image (Apple_HFS : 3)'".
     pub of: String,
-    /// The runs of the disk that it covers, in order. Whatever could not be read counts as zeros.
+    /// The runs of the disk that the hash covers, in order. Unreadable data is hashed as zeros.
     pub disk: Vec<Range<u64>>,
-    /// Bytes after the end of the disk that the image holds: the hash may cover them, too.
+    /// Bytes that the image holds after the end of the disk, if the hash also covers them.
     pub after: Vec<u8>,
-    /// How it is made.
+    /// The hash algorithm.
     pub kind: HashKind,
     /// The hash.
     pub value: Vec<u8>,
 }
 
 impl StoredHash {
-    /// A hash of all of a disk of `size` bytes.
+    /// Returns a hash of the whole disk of `size` bytes.
     pub fn of_disk(size: u64, kind: HashKind, value: Vec<u8>) -> StoredHash {
         StoredHash {
             of: "the disk".into(),
@@ -36,10 +36,10 @@ impl StoredHash {
     }
 }
 
-/// How a hash is made.
+/// A hash algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashKind {
-    /// CRC-32 (as of zip and Ethernet), four bytes, the highest first.
+    /// CRC-32 (as in zip and Ethernet), four bytes, big-endian.
     Crc32,
     /// MD5.
     Md5,
@@ -66,7 +66,7 @@ impl HashKind {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(self) -> &'static str {
         match self {
             HashKind::Crc32 => "CRC-32",
@@ -78,7 +78,7 @@ impl HashKind {
     }
 }
 
-/// A hash, under way.
+/// Computes a hash incrementally.
 #[derive(Clone)]
 pub struct Hasher(State);
 
@@ -92,7 +92,7 @@ enum State {
 }
 
 impl Hasher {
-    /// A hash of nothing yet.
+    /// Starts a hash.
     pub fn new(kind: HashKind) -> Hasher {
         Hasher(match kind {
             HashKind::Crc32 => State::Crc32(crc32()),
@@ -103,7 +103,7 @@ impl Hasher {
         })
     }
 
-    /// The next bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Crc32(state) => state.update(bytes),
@@ -116,7 +116,7 @@ impl Hasher {
         }
     }
 
-    /// The hash, as a [`StoredHash`] has it.
+    /// Returns the hash, in the form of [`StoredHash::value`].
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
             State::Crc32(state) => state.finalize().to_be_bytes().into(),

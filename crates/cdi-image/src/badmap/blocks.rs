@@ -1,4 +1,4 @@
-//! The blocks of a mapfile between the file and the map: whatever their order, in as much memory as the map will take.
+//! Collects the blocks of a mapfile, in any order, before they become a map. Uses no more memory than the map will.
 
 use std::ops::Range;
 
@@ -6,12 +6,12 @@ use cdi_base::units::human;
 
 use crate::badmap::{BadBlocks, BadRange, Status};
 
-/// Blocks as they are read.
+/// The blocks read so far.
 #[derive(Debug)]
 pub(super) enum Blocks {
-    /// As long as they come in order, as they mostly do: what is not finished up to `covered`, gaps among it.
+    /// While the blocks are in order, as they mostly are: the unfinished ranges, including gaps, up to `covered`.
     InOrder { ranges: Vec<BadRange>, covered: u64 },
-    /// As the file has them: a gap is what no block is about. Of finished ones only the place is kept.
+    /// In the order of the file; gaps are not listed. Only the position of finished blocks is kept.
     Any { unfinished: Vec<BadRange>, finished: Vec<Range<u64>> },
 }
 
@@ -21,12 +21,12 @@ impl Default for Blocks {
     }
 }
 
-/// What no block is about. It is told from blocks that are not tried by its tries, which blocks do not have.
+/// Returns a range that no block covers. Its number of tries distinguishes it from non-tried blocks, which have none.
 fn gap(range: Range<u64>) -> BadRange {
     BadRange { tries: u8::MAX, ..BadRange::new(range, Status::NonTried) }
 }
 
-/// Adds a block to a list, or to the last one in it.
+/// Appends a block to a list, merging it with the last one if possible.
 fn push(blocks: &mut Vec<BadRange>, block: BadRange) {
     match blocks.last_mut() {
         Some(last) if last.end == block.start && last.like(&block) => last.end = block.end,
@@ -35,7 +35,7 @@ fn push(blocks: &mut Vec<BadRange>, block: BadRange) {
 }
 
 impl Blocks {
-    /// Takes in a block.
+    /// Adds a block.
     pub(super) fn add(&mut self, block: BadRange) {
         if let Blocks::InOrder { ranges, covered } = self {
             if block.start >= *covered {
@@ -48,7 +48,7 @@ impl Blocks {
                 }
                 return;
             }
-            // It is an earlier place: what was finished so far has to be told from gaps.
+            // The block is before the last one: finished ranges must now be distinguished from gaps.
             let (mut finished, mut at) = (Vec::new(), 0);
             for r in ranges.iter() {
                 if r.start > at {
@@ -77,19 +77,19 @@ impl Blocks {
         }
     }
 
-    /// How many blocks or gaps are not finished.
+    /// Returns the number of blocks or gaps that are not finished.
     pub(super) fn unfinished(&self) -> usize {
         match self {
             Blocks::InOrder { ranges, .. } => ranges.len(),
-            // Of finished ones there may be as many, but no more.
+            // The number of finished ones is limited in the same way.
             Blocks::Any { unfinished, finished } => unfinished.len().max(finished.len()),
         }
     }
 
-    /// The map of a disk of `size` bytes, and warnings.
+    /// Returns the map of a disk of `size` bytes, and warnings.
     pub(super) fn map(self, size: u64) -> (BadBlocks, Vec<String>) {
         match self {
-            Blocks::Any { unfinished, finished } => settled(unfinished, finished, size),
+            Blocks::Any { unfinished, finished } => merge_unordered(unfinished, finished, size),
             Blocks::InOrder { mut ranges, covered } => {
                 if covered < size {
                     push(&mut ranges, gap(covered..size));
@@ -111,30 +111,30 @@ impl Blocks {
 
 fn gap_warning(bytes: u64) -> Option<String> {
     let size = human(bytes);
-    let warning = format!("the mapfile does not speak of {size} of the disk; they count as non-tried");
+    let warning = format!("the mapfile does not cover {size} of the disk, which count as non-tried");
     (bytes > 0).then_some(warning)
 }
 
-/// Makes room for one more, step by step: a list that doubles would take twice the memory that is needed.
+/// Makes room for one more item, in limited steps: a list that doubles could take twice the memory needed.
 fn grow<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
         list.reserve_exact(list.len().clamp(1 << 10, 1 << 18));
     }
 }
 
-/// The map of blocks in any order: what none is about is non-tried, and where two disagree the less processed status holds.
-/// What was done is remarked.
-fn settled(
+/// Returns the map of blocks in any order, and warnings about gaps and contradictions. Gaps count as non-tried; where
+/// two blocks disagree, the less processed status is used.
+fn merge_unordered(
     mut unfinished: Vec<BadRange>,
     mut finished: Vec<Range<u64>>,
     size: u64,
 ) -> (BadBlocks, Vec<String>) {
-    // In order of position, and among equals the worse first, to see gaps and contradictions.
+    // Sort by position, and the worse status first for the same position, to find gaps and contradictions.
     unfinished.sort_unstable_by_key(|b| (b.start, b.status, b.end));
     finished.sort_unstable_by_key(|r| (r.start, r.end));
     let mut gaps = Vec::new();
     let (mut covered, mut gap_bytes, mut contradiction) = (0, 0, false);
-    // How far the finished ones go so far, and the others, with the status of the one that goes farthest.
+    // The end of the finished blocks so far, and of the others, with the status of the one that ends last.
     let (mut read, mut failed) = (0, (0, Status::Finished));
     let (mut some, mut others) = (finished.iter().peekable(), unfinished.iter().peekable());
     loop {
@@ -169,7 +169,7 @@ fn settled(
     }
     let mut warnings: Vec<String> = gap_warning(gap_bytes).into_iter().collect();
     if contradiction {
-        warnings.push("blocks of the mapfile overlap and disagree; the less processed status holds".into());
+        warnings.push("blocks in the mapfile overlap and disagree; the less processed status is used".into());
     }
     drop(finished);
     unfinished.retain(|b| b.start < size);
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_in_any_order_agree_with_a_plain_vector() {
+    fn blocks_in_any_order_match_a_plain_vector() {
         let mut random = 7u64;
         let mut next = |below: u64| {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -1,39 +1,40 @@
-//! A bad-block map while it changes.
+//! A bad-block map that is being changed.
 
 use std::ops::Range;
 
 use super::{BadBlocks, BadRange, Status};
 
-/// So many changes are made one by one, each in its place.
-const FEW: usize = 8;
-/// So many changes are gathered at most.
+/// Up to this many changes are applied one by one, each in its place.
+const MAX_SINGLE_CHANGES: usize = 8;
+/// The maximum number of changes that are collected.
 const MAX_CHANGES: usize = 1 << 16;
 
-/// A map that changes while an image is made or its records are taken in. Changes are gathered, because they mostly come
-/// in order, and made all at once: a map may have millions of ranges.
+/// A map that changes while an image is made or its records are replayed. Changes are collected, because they mostly
+/// come in order, and applied all at once: a map may have millions of ranges.
 #[derive(Debug, Default)]
 pub struct BadMapBuilder {
     map: BadBlocks,
-    /// What was not made yet: in order and without overlaps, or nothing but "finished", whose order makes no difference.
+    /// Changes not applied yet: in order and without overlaps, or only "finished" ones, whose order makes no
+    /// difference.
     changes: Vec<BadRange>,
-    /// Whether they are in order.
+    /// Whether `changes` is not in order.
     unordered: bool,
-    /// Whether any of them is not "finished".
+    /// Whether any of `changes` is not "finished".
     mixed: bool,
 }
 
 impl BadMapBuilder {
-    /// Begins with `map`.
+    /// Starts with `map`.
     pub fn new(map: BadBlocks) -> BadMapBuilder {
         BadMapBuilder { map, ..BadMapBuilder::default() }
     }
 
-    /// Says that bytes were put at `range`: it is finished, but for what is suspect.
+    /// Marks `range` as finished, except for suspect parts, because bytes were stored for it.
     pub fn finish(&mut self, range: Range<u64>) {
         self.set(BadRange::new(range, Status::Finished));
     }
 
-    /// Says that `what` holds for its range.
+    /// Sets the status of a range to that of `what`.
     pub fn set(&mut self, what: BadRange) {
         if what.is_empty() {
             return;
@@ -56,19 +57,19 @@ impl BadMapBuilder {
         self.changes.push(what);
     }
 
-    /// Says that of `range` exactly `ranges` are not finished.
+    /// Replaces the map within `range`: exactly `ranges` are not finished there.
     pub fn replace(&mut self, range: Range<u64>, ranges: &[BadRange]) {
         self.settle();
         self.map.replace(range, ranges);
     }
 
-    /// Whether the map has more than `most` ranges now.
-    pub fn is_longer_than(&mut self, most: usize) -> bool {
-        // A change makes at most two ranges more. What cannot be longer need not be settled for that.
-        self.map.ranges().len() + 2 * self.changes.len() > most && self.settle().ranges().len() > most
+    /// Returns whether the map has more than `max` ranges now.
+    pub fn is_longer_than(&mut self, max: usize) -> bool {
+        // A change adds at most two ranges. If the map cannot be longer, the changes need not be applied.
+        self.map.ranges().len() + 2 * self.changes.len() > max && self.settle().ranges().len() > max
     }
 
-    /// The map as it is now.
+    /// Applies all changes and returns the map.
     pub fn settle(&mut self) -> &BadBlocks {
         let mut changes = std::mem::take(&mut self.changes);
         if self.unordered {
@@ -81,7 +82,7 @@ impl BadMapBuilder {
                 touch
             });
         }
-        if changes.len() <= FEW {
+        if changes.len() <= MAX_SINGLE_CHANGES {
             changes.iter().for_each(|change| self.map.apply(std::slice::from_ref(change)));
         } else {
             self.map.apply(&changes);
@@ -91,7 +92,7 @@ impl BadMapBuilder {
         &self.map
     }
 
-    /// The map as it is at the end.
+    /// Applies all changes and returns the final map.
     pub fn into_map(mut self) -> BadBlocks {
         self.settle();
         self.map
@@ -106,7 +107,7 @@ mod tests {
     use crate::badmap::Status::*;
 
     #[test]
-    fn a_changing_map_agrees_with_a_plain_vector() {
+    fn a_changing_map_matches_a_plain_vector() {
         let mut random = 42u64;
         let mut next = |below: u64| {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -1,8 +1,8 @@
-//! A disk at a glance: cut into parts of equal size.
+//! An overview of a disk: its status in parts of equal size.
 
 use super::{BadRange, Status};
 
-/// A disk of `size` bytes in `count` parts of equal size, each with the least processed status that is in it.
+/// Divides a disk of `size` bytes into `count` parts of equal size and returns the least processed status in each.
 pub fn cells<'a>(areas: impl Iterator<Item = &'a BadRange>, size: u64, count: usize) -> Vec<Status> {
     let mut cells = vec![Status::Finished; count];
     let cell = |at: u64| {

@@ -1,4 +1,4 @@
-//! Reads the file that says which blocks are what: ddrescue's mapfile, or HDDSuperClone's log, whichever it is.
+//! Reads the file with the status of the blocks: a ddrescue mapfile or an HDDSuperClone log, whichever it is.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use super::listed::{Listed, parse_number};
 use super::{BadBlocks, ddrescue, superclone};
 use crate::text::lines::each_line;
 
-/// Reads the mapfile, or HDDSuperClone's log, at `path`. [`Kind::BadImage`](cdi_base::error::Kind::BadImage) names the line
-/// if it is neither.
+/// Reads the ddrescue mapfile or HDDSuperClone log at `path`. If it is neither, the error is
+/// [`Kind::BadImage`](cdi_base::error::Kind::BadImage) and names the line.
 pub fn read(path: &Path) -> Result<Listed, Error> {
     let mut reader = Reader::default();
     each_line(path, "the mapfile", &mut |_, line| reader.line(line))?;
     reader.finish().map_err(|e| Error::bad_image(e).at(path))
 }
 
-/// Reads the map at `path` of a disk that is there and has `size` bytes. A map that calls more than that finished is of
-/// another disk, which is an error.
+/// Reads the map at `path` of a disk that is present and has `size` bytes, with sectors of `sector` bytes. It is an
+/// error if a finished block ends after that: the map is of another disk.
 pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<String>), Error> {
     let listed = read(path)?;
     if listed.finished_end > size {
         let what = format!(
-            "a finished block ends at byte {}, and the disk has {size}: this map is of another disk",
+            "a finished block ends at byte {}, but the disk has {size} bytes: this map is of another disk",
             listed.finished_end
         );
         return Err(Error::bad_image(what).at(path));
@@ -30,8 +30,8 @@ pub fn load(path: &Path, size: u64, sector: u32) -> Result<(BadBlocks, Vec<Strin
     Ok(listed.map(size, sector))
 }
 
-/// Reads a mapfile or a log, line by line. Which it is, the second line tells that is no comment: those of a log have five
-/// words.
+/// Reads a mapfile or a log, line by line. The second line that is not a comment shows which it is: in a log it has
+/// five words.
 #[derive(Default)]
 struct Reader {
     first: Option<String>,
@@ -60,10 +60,10 @@ impl Reader {
             (Some(false), _) => ddrescue::block(words, &mut self.listed),
             (None, None) => {
                 if words.len() == 5 {
-                    return Err(superclone::DOMAIN.into());
+                    return Err(superclone::DOMAIN_LOG.into());
                 }
                 self.first = Some(words.join(" "));
-                // That of a log has two numbers.
+                // The status line of a log consists of two numbers.
                 let numbers = words.len() == 2 && words.iter().all(|w| parse_number(w).is_some());
                 if numbers { Ok(()) } else { ddrescue::status_line(words) }
             }
@@ -82,7 +82,7 @@ impl Reader {
 
     fn finish(self) -> Result<Listed, String> {
         match (self.first, self.log) {
-            (None, _) => Err("this is not a ddrescue mapfile: it has no status line".into()),
+            (None, _) => Err("not a ddrescue mapfile: no status line".into()),
             (Some(first), None) => {
                 ddrescue::status_line(&first.split(' ').collect::<Vec<_>>()).map(|()| self.listed)
             }
@@ -98,7 +98,7 @@ pub(super) mod tests {
     use super::super::{BadRange, Status};
     use super::*;
 
-    /// What is in a text, or what is wrong in which line.
+    /// Parses a text; an error names the line.
     pub(crate) fn parse(text: &str) -> Result<Listed, String> {
         let mut reader = Reader::default();
         crate::text::lines::each_of(text.as_bytes(), &mut |_, line| reader.line(line)).unwrap()?;
@@ -122,7 +122,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_end_that_macos_gives_is_clamped_with_a_warning() {
+    fn the_unknown_end_of_macos_is_clamped_with_a_warning() {
         let text = "0x00000000     ?               1\n0x00000000  0x00001000  +\n0x00001000  0x7FFFFFFFFFFFEFFF  ?\n";
         let (map, warnings) = map_of(text, 8192);
         assert_eq!(map, bad(&[(4096, 8192, Status::NonTried)]));
@@ -149,12 +149,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_a_mapfile_is_refused_with_its_line() {
+    fn an_invalid_mapfile_is_refused_with_the_line_number() {
         for (text, word) in [
             ("", "no status line"),
             ("# only a comment\n", "no status line"),
-            ("hello world\n", "line 1: this is not a ddrescue mapfile"),
-            ("0 +\n0 1\n", "line 2: a block line is"),
+            ("hello world\n", "line 1: not a ddrescue mapfile"),
+            ("0 +\n0 1\n", "line 2: expected a block line"),
             ("0 +\n0 x +\n", "line 2: the size"),
             ("0 +\n-1 5 +\n", "line 2: the position"),
             ("0 +\n0 5 !\n", "line 2: the status"),
@@ -193,7 +193,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_mapfile_is_read_back_unchanged() {
         let map =
             bad(&[(0, 512, Status::NonTried), (1024, 2048, Status::Bad), (2048, 4096, Status::NonScraped)]);
         let mut text = Vec::new();

@@ -1,18 +1,19 @@
-//! ddrescue's mapfile as it is written, and what one says less than another.
+//! Writes ddrescue mapfiles, and compares whether one contains less information than another.
 
 use super::BadBlocks;
 use crate::badmap::{BadRange, Status};
 use crate::text::listing::{Listing, Out};
 
-/// How the first line of a mapfile by this program begins.
+/// The beginning of the first line of a mapfile written by this program.
 const MADE_HERE: &str = "# Mapfile. Created by cdi ";
 
-/// Whether the text of a mapfile begins as this program writes it.
+/// Returns whether a mapfile begins like one written by this program.
 pub fn is_made_here(start: &[u8]) -> bool {
     start.starts_with(MADE_HERE.as_bytes())
 }
 
-/// The letter of a status. ddrescue has no `suspect`: it becomes non-tried, so that ddrescue would read it again.
+/// Returns the character for a status. ddrescue has no `suspect`: it becomes non-tried, so that ddrescue would read it
+/// again.
 pub fn letter(status: Status) -> char {
     match status {
         Status::NonTried | Status::Suspect => '?',
@@ -23,7 +24,7 @@ pub fn letter(status: Status) -> char {
     }
 }
 
-/// A map of a disk of `size` bytes as ddrescue writes it.
+/// A map of a disk of `size` bytes in ddrescue's format.
 pub struct Mapfile<'a> {
     /// The map.
     pub map: &'a BadBlocks,
@@ -52,7 +53,7 @@ impl Listing for Mapfile<'_> {
         out.text(MADE_HERE);
         out.text(concat!("version ", env!("CARGO_PKG_VERSION"), "\n"));
         out.text("# current_pos  current_status  current_pass\n");
-        // What ddrescue would go on with: the least processed status that is left.
+        // What ddrescue would resume with: the least processed status that is left.
         let left = self.map.ranges().iter().min_by_key(|r| (r.status, r.start));
         let phase = left.map_or('+', |r| if r.status == Status::Bad { '+' } else { letter(r.status) });
         out.text("0x");
@@ -62,7 +63,8 @@ impl Listing for Mapfile<'_> {
         out.text("               1\n#      pos        size  status\n");
     }
 
-    /// What is finished before a range, and the range. Neighbours that differ only in what a mapfile cannot say are one.
+    /// Adds the finished part before a range, and the range. Adjacent ranges that differ only in details that a mapfile
+    /// cannot express become one.
     fn item(&self, at: usize, out: &mut impl Out) -> usize {
         let ranges = &self.map.ranges()[at..];
         let before = at.checked_sub(1).map_or(0, |before| self.map.ranges()[before].end);
@@ -84,10 +86,11 @@ impl Listing for Mapfile<'_> {
     }
 }
 
-/// Whether a map says less of a disk than `old` does: something that `old` calls finished is not in it, or something that
-/// `old` lists as failed is not tried in it. Unless `may_finish`, nothing that failed may be finished in it, either.
+/// Returns whether a map contains less information about a disk than `old`: something is not finished that is finished
+/// in `old`, or something is non-tried that failed in `old`. Unless `may_finish` is set, a range that failed in `old`
+/// must not be finished either.
 pub fn says_less(map: &BadBlocks, old: &BadBlocks, may_finish: bool) -> bool {
-    // Whether all of a range is listed, with a status that fits, or is finished if that may be.
+    // Whether the whole range is listed with a status that fits, or is finished if gaps are allowed.
     let lists = |map: &BadBlocks, range: &BadRange, gaps: bool, fits: &dyn Fn(Status) -> bool| {
         let mut at = range.start;
         for r in map.touching(range.start..range.end) {
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_says_less_if_anything_known_is_not_in_it() {
+    fn a_map_says_less_if_any_known_range_is_missing() {
         use Status::*;
         let bad = |ranges: &[(u64, u64, Status)]| {
             BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
@@ -125,7 +128,7 @@ mod tests {
         assert!(less(&[(0, 100, NonTried), (100, 200, NonScraped)]));
         assert!(less(&[(0, 100, NonScraped), (100, 200, NonScraped)]));
         assert!(less(&[(0, 200, Bad), (300, 301, Bad)]));
-        // By an image that knows of its own: what failed may have been read since, and what was read stays so.
+        // For an image with a map of its own: failed ranges may have been read since, and read ranges stay read.
         let less = |ranges: &[(u64, u64, Status)]| says_less(&bad(ranges), &old, true);
         assert!(!less(&[]) && !less(&[(50, 60, Bad)]));
         assert!(less(&[(50, 60, NonTried)]) && less(&[(300, 301, Bad)]));

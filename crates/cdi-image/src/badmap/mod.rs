@@ -1,7 +1,7 @@
-//! The bad-block map: which ranges of the disk are not simply good, and why.
+//! The bad-block map: which ranges of the disk are not finished, and why.
 //!
-//! The states are ddrescue's five and one more, `suspect`, for bytes that are there but may not be the disk's.
-//! A range that is not listed is finished: read, and right.
+//! The statuses are ddrescue's five and one more, `suspect`, for bytes that are present but may not be those of the
+//! disk. A range that is not listed is finished: it was read successfully.
 
 pub(crate) mod badblocks;
 mod blocks;
@@ -21,34 +21,35 @@ use std::ops::Range;
 use cdi_base::units::round_outwards;
 pub use range::{BadRange, Errno, Reason, Status};
 
-/// How many bytes and ranges have one status.
+/// The number of ranges and bytes with a given status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// How many ranges.
+    /// The number of ranges.
     pub ranges: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: u64,
 }
 
-/// The ranges of a disk that are not finished, in order, without overlaps, like neighbours merged.
+/// The ranges of a disk that are not finished, in order, without overlaps, and with equal neighbours merged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BadBlocks {
     ranges: Vec<BadRange>,
 }
 
-/// A map may not have more ranges than this (96 MiB of memory): the only thing a hostile image could make grow.
+/// The maximum number of ranges of a map (96 MiB of memory): maps are the only thing that a hostile image could make
+/// grow.
 pub const MAX_RANGES: usize = 1 << 22;
 
 impl BadBlocks {
-    /// A map in which everything is finished.
+    /// Returns a map in which everything is finished.
     pub const fn none() -> BadBlocks {
         BadBlocks { ranges: Vec::new() }
     }
 
-    /// A map of `ranges` in any order. Where they overlap, the less processed status holds, so that nothing is
-    /// called better than somebody said it is.
+    /// Returns a map of `ranges` in any order. Where they overlap, the less processed status is used, so that nothing
+    /// is shown better than any of its sources says.
     pub fn from_unsorted(ranges: impl IntoIterator<Item = BadRange>) -> BadBlocks {
-        // As long as they come in order, as they mostly do, each is put in its place at once.
+        // While the ranges are in order, as they mostly are, each is appended directly.
         let mut map = BadBlocks::none();
         let mut end = 0;
         let mut ranges = ranges.into_iter().filter(|r| !r.is_empty() && r.status != Status::Finished);
@@ -68,13 +69,13 @@ impl BadBlocks {
         }
     }
 
-    /// A map of ranges in any order, as [`BadBlocks::from_unsorted`], none of them empty or finished.
+    /// As [`BadBlocks::from_unsorted`], for a vector of ranges none of which is empty or finished.
     pub fn from_vec(mut all: Vec<BadRange>) -> BadBlocks {
         all.sort_unstable_by_key(|r| (r.start, r.end, r.status));
         if all.windows(2).all(|w| w[0].end <= w[1].start) {
             return BadBlocks::from_ordered(all);
         }
-        // A sweep over the borders; of the ranges that are open, the one with the worst status shows.
+        // Sweep over the range borders; of the open ranges, the one with the worst status is used.
         let mut map = BadBlocks::none();
         let mut open: BinaryHeap<Reverse<Open>> = BinaryHeap::new();
         let mut at = 0;
@@ -101,7 +102,7 @@ impl BadBlocks {
         }
     }
 
-    /// A map of ranges that are in order and do not overlap.
+    /// Returns a map of ranges that are in order and do not overlap.
     pub fn from_ordered(mut ranges: Vec<BadRange>) -> BadBlocks {
         ranges.dedup_by(|next, last| {
             let joins = last.end == next.start && last.like(next);
@@ -120,13 +121,13 @@ impl BadBlocks {
         }
     }
 
-    /// The part of the list that touches `range`, neighbours included: they may become one with what is put there.
+    /// Returns the part of the list that touches `range`, including neighbours, which may merge with new ranges.
     fn around(&self, range: &Range<u64>) -> Range<usize> {
         let first = self.ranges.partition_point(|r| r.end < range.start);
         first..self.ranges.partition_point(|r| r.start <= range.end).max(first)
     }
 
-    /// Says that of `range` exactly `ranges` are not finished.
+    /// Replaces the map within `range`: exactly `ranges` are not finished there.
     pub fn replace(&mut self, range: Range<u64>, ranges: &[BadRange]) {
         if range.is_empty() {
             return;
@@ -143,16 +144,16 @@ impl BadBlocks {
         self.ranges.splice(around, out.ranges);
     }
 
-    /// Makes `changes`, which are in order and do not overlap: each says what its range is from now on. One that says
-    /// "finished" leaves alone what is suspect: bytes that were put again do not take a suspicion away. All of it is one
-    /// walk over the part of the map that lies between the first change and the last.
+    /// Applies `changes`, which are in order and do not overlap: each sets the status of its range. A change to
+    /// "finished" does not affect suspect ranges: storing bytes again does not make them trustworthy. All changes take
+    /// one pass over the part of the map between the first and the last one.
     pub fn apply(&mut self, changes: &[BadRange]) {
         let Some((first, last)) = changes.first().zip(changes.last()) else { return };
         let around = self.around(&(first.start..last.end));
         let mut out = BadBlocks::none();
         out.ranges.reserve(around.len() + changes.len());
         let mut changes = changes.iter().copied().peekable();
-        // Up to where the last change reaches that was put in.
+        // The end of the last change that was inserted.
         let mut put = 0;
         for r in &self.ranges[around.clone()] {
             let mut at = r.start.max(put);
@@ -168,7 +169,7 @@ impl BadBlocks {
                     out.push(change);
                     put = change.end;
                 } else if change.end > r.end {
-                    // It is about the next ranges, too.
+                    // The change also covers the next ranges.
                     break;
                 }
                 changes.next();
@@ -181,29 +182,29 @@ impl BadBlocks {
         self.ranges.splice(around, out.ranges);
     }
 
-    /// The ranges, in order.
+    /// Returns the ranges, in order.
     pub fn ranges(&self) -> &[BadRange] {
         &self.ranges
     }
 
-    /// Whether everything is finished.
+    /// Returns whether everything is finished.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The first range that ends after `offset`: the one around it, or the next.
+    /// Returns the first range that ends after `offset`: the one that contains it, or the next one.
     pub fn next(&self, offset: u64) -> Option<&BadRange> {
         self.ranges.get(self.ranges.partition_point(|r| r.end <= offset))
     }
 
-    /// The ranges that touch `range`.
+    /// Returns the ranges that overlap `range`.
     pub fn touching(&self, range: Range<u64>) -> &[BadRange] {
         let first = self.ranges.partition_point(|r| r.end <= range.start);
         let last = self.ranges.partition_point(|r| r.start < range.end);
         &self.ranges[first..last.max(first)]
     }
 
-    /// The bytes within `range` that an image holds ([`Status::has_bytes`]), as maximal runs in order.
+    /// Returns the parts of `range` for which an image has bytes ([`Status::has_bytes`]), as maximal runs in order.
     pub fn held(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let missing = self.touching(range.clone()).iter().filter(|r| !r.status.has_bytes());
         let end = std::iter::once(range.end..range.end);
@@ -215,25 +216,26 @@ impl BadBlocks {
         })
     }
 
-    /// How much has `status`.
+    /// Counts the ranges and bytes with `status`.
     pub fn count(&self, status: Status) -> Count {
         let with = self.ranges.iter().filter(|r| r.status == status);
         with.fold(Count::default(), |c, r| Count { ranges: c.ranges + 1, bytes: c.bytes + r.len() })
     }
 
-    /// How many bytes an image of this map does not hold.
+    /// Returns the number of bytes of the disk that an image with this map does not have.
     pub fn missing(&self) -> u64 {
         self.ranges.iter().filter(|r| !r.status.has_bytes()).map(BadRange::len).sum()
     }
 
-    /// Whether all its ranges are whole sectors on a disk of `size` bytes: [`BadBlocks::rounded`] changes nothing.
+    /// Returns whether all ranges are whole sectors on a disk of `size` bytes, so that [`BadBlocks::rounded`] changes
+    /// nothing.
     pub fn is_rounded(&self, sector: u32, size: u64) -> bool {
         let whole = |at: u64| at.is_multiple_of(u64::from(sector));
         self.ranges.iter().all(|r| whole(r.start) && (whole(r.end) || r.end == size) && r.end <= size)
     }
 
-    /// The map with every range grown to whole sectors of `sector` bytes on a disk of `size` bytes, and
-    /// what lies past its end cut off: a sector of which a part is unread is an unread sector.
+    /// Returns the map with every range extended to whole sectors of `sector` bytes and cut off at the end of the disk,
+    /// at `size` bytes: a sector that is partly unread counts as unread.
     pub fn rounded(mut self, sector: u32, size: u64) -> BadBlocks {
         if self.is_rounded(sector, size) {
             return self;
@@ -246,7 +248,7 @@ impl BadBlocks {
     }
 }
 
-/// A range in the sweep, ordered by what is worst.
+/// A range in the sweep, ordered by the worst status.
 #[derive(PartialEq, Eq)]
 struct Open(BadRange);
 
@@ -274,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn where_ranges_overlap_the_less_processed_status_holds() {
+    fn the_less_processed_status_wins_where_ranges_overlap() {
         let got = map(&[(0, 100, Bad), (50, 60, NonTried), (90, 120, NonScraped), (120, 130, NonScraped)]);
         assert_eq!(got, map(&[(0, 50, Bad), (50, 60, NonTried), (60, 90, Bad), (90, 130, NonScraped)]));
     }
 
     #[test]
-    fn setting_agrees_with_a_plain_vector() {
-        // A map beside a vector with one status a byte, through many random changes.
+    fn changes_match_a_plain_vector() {
+        // Compare a map with a vector of one status per byte, through many random changes.
         let mut random = 88172645463325252u64;
         let mut next = |below: u64| {
             random ^= random << 13;
@@ -296,7 +298,7 @@ mod tests {
                 let start = next(200);
                 let end = start + next(200 - start + 1);
                 let mut status = || Status::from_number(u8::try_from(1 + next(6)).unwrap()).expect("1 to 6");
-                // One range, or several changes at once.
+                // Replace one range, or apply several changes at once.
                 let (a, b) = (start + (end - start) / 3, end - (end - start) / 3);
                 let changes = [(start, a, status()), (a, b, status()), (b.max(start + 1), end, status())];
                 let changes = changes.map(|(from, to, status)| BadRange::new(from..to, status));
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn many_overlapping_ranges_take_no_time() {
+    fn many_overlapping_ranges_are_merged_quickly() {
         let start = std::time::Instant::now();
         let odd = (0..400_000u64).map(|i| BadRange::new(i * 10..i * 10 + 5, Bad));
         let map = BadBlocks::from_unsorted(odd.chain([BadRange::new(3..17, NonTried)]));
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sector_of_which_a_part_is_unread_is_unread() {
+    fn a_partly_unread_sector_counts_as_unread() {
         let got = map(&[(100, 200, Bad), (1000, 1100, NonTried), (2000, 9000, Bad)]).rounded(512, 3000);
         assert_eq!(got, map(&[(0, 512, Bad), (512, 1536, NonTried), (1536, 3000, Bad)]));
     }

@@ -1,40 +1,40 @@
-//! A range of the disk that is not simply good, its status, and why.
+//! A range of the disk that is not finished, its status, and the reason.
 
 use std::ops::Range;
 
 use serde::Serialize;
 
-/// What is known about a range of the disk. Ordered from the least processed to the most.
+/// The status of a range of the disk. Ordered from the least processed to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Status {
     /// Not tried yet.
     NonTried = 1,
-    /// A read over it failed; its edges have not been looked for.
+    /// A read of the range failed; its edges have not been trimmed.
     NonTrimmed = 2,
-    /// A read over it failed; its sectors have not been tried one by one.
+    /// A read of the range failed; its sectors have not been tried one by one.
     NonScraped = 3,
-    /// Each of its sectors was tried by itself and failed.
+    /// Each of its sectors was tried individually and failed.
     #[serde(rename = "bad-sector")]
     Bad = 4,
-    /// There are bytes, but whoever made the image says that they may be wrong.
+    /// The image has bytes for it, but its maker marked them as possibly wrong.
     Suspect = 5,
-    /// Read, and right.
+    /// Read successfully.
     Finished = 6,
 }
 
 impl Status {
-    /// Every status that a map can list.
+    /// All statuses that a map can list.
     pub const LISTED: [Status; 5] =
         [Status::NonTried, Status::NonTrimmed, Status::NonScraped, Status::Bad, Status::Suspect];
 
-    /// The status with this number in a `.cdimg`.
+    /// Returns the status with this number in a `.cdimg`.
     pub fn from_number(number: u8) -> Option<Status> {
         Status::LISTED.into_iter().chain([Status::Finished]).find(|s| *s as u8 == number)
     }
 
-    /// Its name, as in JSON.
+    /// Returns the name, as used in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Status::NonTried => "non-tried",
@@ -46,13 +46,13 @@ impl Status {
         }
     }
 
-    /// Whether an image holds bytes for a range of this status.
+    /// Returns whether an image has bytes for a range of this status.
     pub fn has_bytes(self) -> bool {
         matches!(self, Status::Suspect | Status::Finished)
     }
 }
 
-/// Why a range is bad, as far as it was told.
+/// Why a range is bad, as far as that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -64,25 +64,25 @@ pub enum Reason {
         key: u8,
         /// The additional sense code.
         asc: u8,
-        /// Its qualifier.
+        /// The additional sense code qualifier.
         ascq: u8,
     },
 }
 
 impl Reason {
-    /// The reason that `errno` is, by Linux's numbers.
+    /// Returns the reason for `errno`, in Linux numbering.
     pub fn errno(errno: u32) -> Reason {
         Reason::Errno(Errno(errno))
     }
 }
 
-/// An errno, by Linux's numbers. It is compressed so that a [`BadRange`] is small.
+/// An errno, in Linux numbering. The struct is packed to keep [`BadRange`] small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[repr(Rust, packed)]
 pub struct Errno(u32);
 
 impl Errno {
-    /// Its number.
+    /// Returns the number.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -91,43 +91,43 @@ impl Errno {
 /// A range of the disk that is not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadRange {
-    /// Its first byte.
+    /// The first byte.
     pub start: u64,
-    /// The byte after its last.
+    /// The byte after the last one.
     pub end: u64,
-    /// Its status; never [`Status::Finished`].
+    /// The status; never [`Status::Finished`].
     pub status: Status,
-    /// Why, if that is known.
+    /// The reason, if known.
     pub reason: Option<Reason>,
-    /// How often it was tried; 0 if that is not known.
+    /// The number of times it was tried; 0 if unknown.
     pub tries: u8,
 }
 
-// There may be millions of them.
+// A map may have millions of them.
 const _: () = assert!(size_of::<BadRange>() == 24);
 
 impl BadRange {
-    /// A range of `status` of which nothing more is known.
+    /// Returns a range with `status` and nothing else known.
     pub fn new(range: Range<u64>, status: Status) -> BadRange {
         BadRange { start: range.start, end: range.end, status, reason: None, tries: 0 }
     }
 
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether it covers nothing.
+    /// Returns whether the range covers nothing.
     pub fn is_empty(&self) -> bool {
         self.end <= self.start
     }
 
-    /// The part of it that is `range`.
+    /// Returns the part of it that covers `range`.
     pub fn cut(self, range: Range<u64>) -> BadRange {
         BadRange { start: range.start, end: range.end, ..self }
     }
 
-    /// Whether only its place tells it from another one.
+    /// Returns whether it differs from another range only in position.
     pub fn like(&self, other: &BadRange) -> bool {
         (self.status, self.reason, self.tries) == (other.status, other.reason, other.tries)
     }

@@ -1,31 +1,31 @@
-//! HDDSuperClone's and OpenSuperClone's progress logs: what ddrescue's mapfile is to ddrescue, counted in sectors.
+//! Parses the progress logs of HDDSuperClone and OpenSuperClone. They correspond to ddrescue's mapfile, in sectors.
 //!
-//! Sources: what both programs write and read. Comments begin with `#`; some of them are settings (`# sectorsize 512`). A line
-//! `position status` tells where the program stands; the others are `position size status info error`.
+//! Sources: what both programs write and read. Comments begin with `#`; some of them are settings (`# sectorsize 512`).
+//! A line `position status` gives the program's current position; the others are `position size status info error`.
 
 use std::ops::Range;
 
 use super::Status;
 use super::listed::{Listed, parse_number};
 
-/// What a log is that has no line about where the program stands.
-pub(crate) const DOMAIN: &str =
-    "this log lists a domain, and not what was read: it does not say where it stands";
+/// The error for a log that has no line with the current position.
+pub(crate) const DOMAIN_LOG: &str =
+    "a domain log, not a progress log: there is no line with the current position";
 
-/// What a log has said so far.
+/// The settings read from a log so far.
 #[derive(Default)]
 pub(crate) struct Log {
-    /// Within these comments, what is said is about the drive.
+    /// Whether the current comments are about the drive.
     about_drive: bool,
     sector: Option<u64>,
     sector_adjusted: Option<u64>,
-    /// Positions are the source's. It may have been copied from another place on, and to another.
+    /// Where copying started on the source and on the destination, in sectors. Positions are those of the source.
     from: u64,
     to: u64,
 }
 
 impl Log {
-    /// Takes in a line if it is a comment. Whether it is one.
+    /// Parses a line if it is a comment. Returns whether it is one.
     pub(crate) fn comment(&mut self, line: &str) -> bool {
         let mut words = line.trim_start_matches(['#', ' ', '\t']).split_ascii_whitespace();
         let first = words.next().unwrap_or("");
@@ -45,38 +45,38 @@ impl Log {
         comment || was_about_drive || self.about_drive
     }
 
-    /// Takes in a line about a block.
+    /// Parses a block line and adds the block to `listed`.
     pub(crate) fn block(&self, words: &[&str], listed: &mut Listed) -> Result<(), String> {
         let sector = self.sector.unwrap_or(512);
         if self.sector_adjusted.is_some_and(|adjusted| adjusted != 0 && adjusted != sector) {
             return Err(
-                "the image's sectors are of another size than the disk's (sectorsizeadjust); that is not read"
+                "the image's sector size differs from the disk's (sectorsizeadjust), which is not supported"
                     .into(),
             );
         }
         if !(1..=1 << 20).contains(&sector) {
-            return Err(format!("a sector size of {sector} bytes cannot be"));
+            return Err(format!("invalid sector size: {sector} bytes"));
         }
         let [position, len, status, _, _] = words else {
-            return Err("a line about a block is: position size status info error".into());
+            return Err("expected a block line: position size status info error".into());
         };
-        let value = |word: &str| parse_number(word).ok_or("this is not a number");
+        let value = |word: &str| parse_number(word).ok_or("not a number");
         let (position, len, status) = (value(position)?, value(len)?, value(status)?);
-        // The other bits tell of passes and of heads. Dividing is what ddrescue calls trimming.
+        // The other bits are about passes and heads. What is called dividing here is trimming in ddrescue.
         let status = match status & 0x70 {
             0x00 => Status::NonTried,
             0x10 | 0x20 => Status::NonTrimmed,
             0x30 => Status::NonScraped,
             0x40 => Status::Bad,
             0x70 => Status::Finished,
-            _ => return Err("the status is not one that is known".into()),
+            _ => return Err("unknown status".into()),
         };
         let bytes = bytes(position, len, self.from, self.to, sector).ok_or("the block ends past 2^63")?;
         if bytes.is_empty() { Ok(()) } else { listed.add(bytes.start, bytes.end, status) }
     }
 }
 
-/// The bytes of the image that some sectors of the source are.
+/// Returns the byte range in the image of a run of sectors of the source.
 fn bytes(position: u64, len: u64, from: u64, to: u64, sector: u64) -> Option<Range<u64>> {
     let end = position.checked_add(len)?;
     let place = |at: u64| at.max(from).checked_sub(from)?.checked_add(to)?.checked_mul(sector);
@@ -94,7 +94,7 @@ mod tests {
         0x000005 \t0x000001 \t0x90 \t0x80 \t0x5140\n6 1 0x20 0 0\n7 1 0x30 0 0\n8 2 0 0 0\n0xa 0x6 0x7f 0 0\n";
 
     #[test]
-    fn blocks_are_sectors_behind_the_offset() {
+    fn blocks_are_sectors_counted_from_the_input_offset() {
         use Status::*;
         let (map, warnings) = parse(LOG).unwrap().map(14 * 512, 512);
         let sectors: Vec<_> = map.ranges().iter().map(|r| (r.start / 512, r.end / 512, r.status)).collect();
@@ -103,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn errors_name_the_line() {
         for (line, word) in [
             ("0 1 0x7f 0", "position size status info error"),
             ("0 x 0x7f 0 0", "not a number"),
-            ("0 1 0x50 0 0", "not one that is known"),
+            ("0 1 0x50 0 0", "unknown status"),
             ("0xffffffffffffffff 2 0 0 0", "past 2^63"),
         ] {
             let error = parse(&format!("0 0x7f\n{line}\n")).unwrap_err();

@@ -1,4 +1,4 @@
-//! Appends records to the file: gathered, written in order, with room kept for the last checkpoint.
+//! Appends records to the file: buffered, written in order, with space reserved for the last checkpoint.
 
 use std::io;
 use std::ops::Range;
@@ -15,30 +15,31 @@ use super::reserve::Reserve;
 use super::store::{Store, Written};
 use crate::codec::{Codec, Compressor};
 
-/// How much is gathered before it is written.
+/// The amount that is buffered before it is written, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// The end of an image's file, where records are added.
+/// The end of an image file, where records are appended.
 pub(super) struct Appender {
     store: Box<dyn Store>,
     path: PathBuf,
     salt: u64,
     epoch: u32,
-    /// Records since the last checkpoint.
+    /// The number of records since the last checkpoint.
     uncommitted: usize,
-    /// Where the next record begins.
+    /// The offset at which the next record begins.
     end: u64,
-    /// What is not in the file yet; it ends at `end`.
+    /// The bytes not written to the file yet; they end at `end`.
     buffer: Vec<u8>,
-    /// Set when a sync has failed: nothing more is written.
+    /// Set when a sync has failed: nothing is written any more.
     broken: bool,
-    /// What is kept free for the last checkpoint.
+    /// The space reserved for the last checkpoint.
     reserve: Option<Reserve>,
     in_checkpoint: bool,
 }
 
 impl Appender {
-    /// Appends to `store` from `end` on, records with the salt and epoch of `superblock`. `path` is for messages.
+    /// Returns an appender to `store` from offset `end` on, for records with the salt and epoch of `superblock`. `path`
+    /// is for messages.
     pub(super) fn new(store: Box<dyn Store>, path: &Path, superblock: &Superblock, end: u64) -> Appender {
         Appender {
             store,
@@ -54,67 +55,67 @@ impl Appender {
         }
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the next record begins.
+    /// Returns the offset at which the next record begins.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// How many records were appended since the last checkpoint.
+    /// Returns the number of records appended since the last checkpoint.
     pub(super) fn uncommitted(&self) -> usize {
         self.uncommitted
     }
 
-    /// The nodes that are in the file.
+    /// Returns the index nodes in the file.
     pub(super) fn nodes(&self) -> Written<'_> {
         Written::new(&*self.store, self.end)
     }
 
-    /// Keeps `len` bytes free from now on, behind the records.
+    /// Reserves `len` bytes after the records from now on.
     pub(super) fn keep_reserve(&mut self, len: u64) -> Result<(), Error> {
         self.reserve = Some(Reserve::new(len, self.end));
         self.make_room(0)
     }
 
-    /// Says whether a checkpoint is written: it is what the room is kept for, and takes it.
+    /// Sets whether a checkpoint is being written, which may use the reserved space.
     pub(super) fn in_checkpoint(&mut self, is: bool) {
         self.in_checkpoint = is;
     }
 
-    /// Whether the last error was that there is no more room.
+    /// Returns whether there was no space left.
     pub(super) fn is_full(&self) -> bool {
         self.reserve.as_ref().is_some_and(Reserve::is_full)
     }
 
-    /// Gives back the room that was kept.
-    pub(super) fn give_back(&mut self) {
+    /// Releases the reserved space.
+    pub(super) fn release_reserve(&mut self) {
         if self.reserve.take().is_some() {
-            // That it cannot be given back is nobody's loss but of room.
+            // If this fails, only disk space is wasted.
             let _ = self.store.cut(self.end);
         }
     }
 
-    /// Nothing more is written: what is in the file does not fit together.
-    pub(super) fn break_off(&mut self) {
+    /// Stops all writing, because the file is inconsistent.
+    pub(super) fn stop_writing(&mut self) {
         self.broken = true;
     }
 
-    /// Cuts the file off where the next record begins.
+    /// Truncates the file at the offset of the next record.
     pub(super) fn cut(&mut self) -> Result<(), Error> {
         let end = self.end;
-        self.store.cut(end).map_err(|e| self.io_error("the image cannot be cut off", e))
+        self.store.cut(end).map_err(|e| self.io_error("cannot truncate the image", e))
     }
 
-    /// Puts a superblock into its slot, and everything on the disk: from here on the records before it count.
+    /// Writes a superblock to its slot and syncs the file: from here on, the records before it are committed.
     pub(super) fn commit(&mut self, superblock: &Superblock) -> Result<(), Error> {
         let slot = SUPERBLOCK_AT[(superblock.generation.get() % 2) as usize];
         self.store
             .write_all_at(superblock.as_bytes(), slot)
-            .map_err(|e| self.io_error("the superblock cannot be written", e))?;
+            .map_err(|e| self.io_error("cannot write the superblock", e))?;
         self.uncommitted = 0;
         self.sync()
     }
@@ -123,10 +124,10 @@ impl Appender {
         let Some(reserve) = self.reserve.as_mut().filter(|_| !self.in_checkpoint) else { return Ok(()) };
         let written = self.end - self.buffer.len() as u64;
         let made = reserve.make_room(&mut *self.store, written, self.end + more as u64);
-        made.map_err(|e| self.io_error("there is no more room for the image", e))
+        made.map_err(|e| self.io_error("cannot allocate space for the image", e))
     }
 
-    /// Appends a record whose payload is compressed if that makes it smaller.
+    /// Appends a record, with its payload compressed if that makes it smaller.
     pub(super) fn append_compressed(
         &mut self,
         kind: RecordType,
@@ -135,10 +136,10 @@ impl Appender {
     ) -> Result<(), Error> {
         let uncompressed = u32::try_from(payload.len()).ok().filter(|len| *len <= MAX_PAYLOAD);
         let uncompressed = uncompressed
-            .ok_or_else(|| Error::failed(format!("a {kind:?} record would be too long")).at(&self.path))?;
+            .ok_or_else(|| Error::failed(format!("the {kind:?} record is too long")).at(&self.path))?;
         let compressed = Compressor::new(Codec::Zstd, Codec::Zstd.levels().1)
             .and_then(|mut compressor| compressor.compress(payload))
-            .map_err(|e| Error::failed("zstd does not work").because(e))?;
+            .map_err(|e| Error::failed("zstd compression failed").because(e))?;
         let (codec, stored) =
             compressed.as_ref().map_or((Codec::Stored, payload), |(codec, bytes)| (*codec, &bytes[..]));
         let head = Head {
@@ -152,10 +153,10 @@ impl Appender {
         self.append(ENTRY_UNREAD, head, stored).map(|_| ())
     }
 
-    /// Appends a record and gives the entry of `entry_kind` that names its payload.
+    /// Appends a record and returns the entry of `entry_kind` that refers to its payload.
     pub(super) fn append(&mut self, entry_kind: u8, head: Head, payload: &[u8]) -> Result<RawEntry, Error> {
         if self.broken {
-            return Err(Error::failed("nothing more can be written after a failed sync").at(&self.path));
+            return Err(Error::failed("cannot write to the image after a failed sync").at(&self.path));
         }
         self.make_room(HEADER_LEN + payload.len() + index(RECORD_ALIGN))?;
         let header = encode(head, self.salt, self.epoch, payload);
@@ -180,19 +181,19 @@ impl Appender {
         Ok(entry)
     }
 
-    /// Gives what was gathered to the file. Only a checkpoint makes it count after a crash of the system.
+    /// Writes the buffer to the file. Only a checkpoint makes the data safe against a system crash.
     pub(super) fn write_out(&mut self) -> Result<(), Error> {
         let at = self.end - self.buffer.len() as u64;
         if at > RECORDS_AT && self.store.file_len().is_ok_and(|len| len < at) {
             self.broken = true;
-            let what = "was cut off by another program while it was written";
+            let what = "truncated by another program while it was being written";
             return Err(Error::failed(what).at(&self.path).hint(Advice::Repair));
         }
         if let Err(e) = self.store.write_all_at(&self.buffer, at) {
             if let Some(reserve) = &mut self.reserve {
                 reserve.note(&e);
             }
-            return Err(self.io_error("the image cannot be written", e));
+            return Err(self.io_error("cannot write the image", e));
         }
         self.buffer.clear();
         Ok(())
@@ -201,7 +202,7 @@ impl Appender {
     pub(super) fn sync(&mut self) -> Result<(), Error> {
         self.store.sync().map_err(|e| {
             self.broken = true;
-            self.io_error("the image cannot be synced to the disk; what was written last may be lost", e)
+            self.io_error("cannot sync the image to disk; the data written last may be lost", e)
         })
     }
 
@@ -210,7 +211,7 @@ impl Appender {
     }
 }
 
-/// The length of something that is known to be short.
+/// Converts a length that is known to be small.
 pub(super) fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }

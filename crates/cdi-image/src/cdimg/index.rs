@@ -1,8 +1,8 @@
-//! The index of a `.cdimg`: a tree that says where each chunk is.
+//! The index of a `.cdimg`: a tree with the location of each chunk.
 //!
-//! On disk it is made of NODE records of up to 512 entries; a subtree in which nothing was read, or which is one
-//! pattern, is a single entry. In memory only the nodes that were changed since the last checkpoint are held; all
-//! others are fetched when they are asked for, through [`Nodes`]. So an image of any size opens at once.
+//! On disk it consists of NODE records of up to 512 entries; a subtree in which nothing was read, or which is a single
+//! pattern, is a single entry. Only the nodes changed since the last checkpoint are kept in memory; all others are
+//! loaded on demand, through [`Nodes`]. So an image of any size opens immediately.
 
 mod change;
 
@@ -19,7 +19,7 @@ use crate::codec::{Codec, Sum};
 use crate::extent::{CompressedChunk, Extent, Origin};
 use crate::input::Input;
 
-/// The sizes that the shape of the tree follows from.
+/// The sizes that determine the shape of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// The size of the disk in bytes; not 0.
@@ -29,28 +29,28 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// How many chunks the disk has.
+    /// Returns the number of chunks of the disk.
     pub fn chunks(&self) -> u64 {
         self.disk_size.div_ceil(u64::from(self.chunk_size))
     }
 
-    /// The bytes of the disk that `count` chunks from chunk `first` on cover.
+    /// Returns the byte range on the disk of `count` chunks from chunk `first` on.
     pub fn bytes(&self, first: u64, count: u64) -> Range<u64> {
         let size = u64::from(self.chunk_size);
         first.saturating_mul(size)..first.saturating_add(count).saturating_mul(size).min(self.disk_size)
     }
 
-    /// The chunk that `offset` lies in.
+    /// Returns the number of the chunk that contains `offset`.
     pub fn chunk_of(&self, offset: u64) -> u64 {
         offset / u64::from(self.chunk_size)
     }
 
-    /// How many levels of nodes there are.
+    /// Returns the number of levels of nodes.
     pub fn levels(&self) -> u8 {
         levels(self.chunks())
     }
 
-    /// How many entries the node has that covers `FANOUT^height` chunks from `first` on.
+    /// Returns the number of entries of the node that covers `FANOUT^height` chunks from `first` on.
     fn entries(&self, first: u64, height: u8) -> usize {
         let each = entry_chunks(height - 1);
         self.chunks().saturating_sub(first).div_ceil(each).min(FANOUT) as usize
@@ -59,50 +59,50 @@ impl Geometry {
 
 /// A place in the tree.
 enum Slot {
-    /// As it lies in the file.
+    /// An entry as stored in the file.
     Entry(RawEntry),
-    /// A node that has changed.
+    /// A changed node.
     Node(Vec<Slot>),
-    /// The pieces of a chunk, changed.
+    /// The changed pieces of a chunk.
     Pieces(Vec<RawPiece>),
 }
 
-/// The tree.
+/// The index tree.
 pub struct Index {
     geometry: Geometry,
     root: Slot,
-    held: usize,
+    dirty_bytes: usize,
 }
 
-/// A node as it is written: its level, the disk it covers, its bytes.
+/// A node to be written.
 pub struct NodeToWrite<'a> {
-    /// NODE or PIECES.
+    /// The record type: NODE or PIECES.
     pub kind: RecordType,
-    /// The level of a NODE.
+    /// For NODE: the level.
     pub level: u8,
-    /// The bytes of the disk below it.
+    /// The byte range on the disk that it covers.
     pub disk: Range<u64>,
     /// The payload.
     pub bytes: &'a [u8],
 }
 
 impl Index {
-    /// The index whose root lies in the file at `root`.
+    /// Returns the index with the root entry `root`.
     pub fn new(geometry: Geometry, root: RawEntry) -> Index {
-        Index { geometry, root: Slot::Entry(root), held: 0 }
+        Index { geometry, root: Slot::Entry(root), dirty_bytes: 0 }
     }
 
-    /// The sizes of the disk and its chunks.
+    /// Returns the sizes of the disk and its chunks.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// How many bytes of memory hold what has changed.
-    pub fn held(&self) -> usize {
-        self.held
+    /// Returns the memory used by changed nodes and pieces, in bytes.
+    pub fn dirty_bytes(&self) -> usize {
+        self.dirty_bytes
     }
 
-    /// Where the bytes around `offset` are. `offset` must be less than the size of the disk.
+    /// Returns the location of the bytes around `offset`, which must be less than the size of the disk.
     pub fn find(&self, nodes: &dyn Nodes, offset: u64) -> Result<Extent, ReadError> {
         let chunk = self.geometry.chunk_of(offset);
         let (mut slot, mut height, mut first) = (&self.root, self.geometry.levels(), 0);
@@ -150,14 +150,14 @@ impl Index {
                     first += child * entry_chunks(height);
                     entry = entries[index(child)];
                 }
-                // A DATA entry above the leaves, or a NODE below them.
+                // A DATA entry above the leaves, or a NODE entry below them.
                 _ => return Err(ReadError::Corrupt { at: entry.at.get() }),
             }
         }
     }
 
-    /// Says that the run of `len` bytes from `start` on, within one chunk, is the payload at `entry`, which decompresses
-    /// to exactly that run.
+    /// Sets the run of `len` bytes from `start` on, within one chunk, to the payload at `entry`, which decompresses to
+    /// exactly that run.
     pub fn set_data(
         &mut self,
         nodes: &dyn Nodes,
@@ -184,11 +184,11 @@ impl Index {
             nodes,
             &(start..start + u64::from(len)),
             &piece,
-            &mut self.held,
+            &mut self.dirty_bytes,
         )
     }
 
-    /// Says that `range` of the disk is `pattern` over and over.
+    /// Sets `range` of the disk to `pattern` repeated.
     pub fn set_fill(
         &mut self,
         nodes: &dyn Nodes,
@@ -203,39 +203,39 @@ impl Index {
             entry: RawEntry::fill(pattern),
         };
         let height = self.geometry.levels();
-        set(&self.geometry, &mut self.root, height, 0, nodes, &range, &piece, &mut self.held)
+        set(&self.geometry, &mut self.root, height, 0, nodes, &range, &piece, &mut self.dirty_bytes)
     }
 
-    /// Makes the disk `disk_size` bytes long, which is more than it has and not less than whole chunks: it ended on a chunk's
-    /// border. What is new was not read.
+    /// Grows the disk to `disk_size` bytes, which must not be less than before. Its old end must be on a chunk
+    /// boundary. The new part is unread.
     pub fn grow(&mut self, nodes: &dyn Nodes, disk_size: u64) -> Result<(), ReadError> {
         let old = self.geometry;
         let new = Geometry { disk_size, ..old };
         debug_assert!(old.disk_size.is_multiple_of(old.chunk_size.into()) && disk_size >= old.disk_size);
-        extend(&old, &new, &mut self.root, old.levels(), 0, nodes, &mut self.held)?;
+        extend(&old, &new, &mut self.root, old.levels(), 0, nodes, &mut self.dirty_bytes)?;
         for height in old.levels()..new.levels() {
             let mut slots = vec![std::mem::replace(&mut self.root, Slot::Entry(RawEntry::UNREAD))];
             slots.resize_with(new.entries(0, height + 1), || Slot::Entry(RawEntry::UNREAD));
-            self.held += slots.len() * size_of::<Slot>();
+            self.dirty_bytes += slots.len() * size_of::<Slot>();
             self.root = Slot::Node(slots);
         }
         self.geometry = new;
         Ok(())
     }
 
-    /// Writes every changed node by `write`, children before parents, and gives the new root.
+    /// Writes every changed node with `write`, children before parents, and returns the new root.
     pub fn flush<E>(
         &mut self,
         write: &mut dyn FnMut(NodeToWrite<'_>) -> Result<RawEntry, E>,
     ) -> Result<RawEntry, E> {
         let height = self.geometry.levels();
         let entry = flush(&self.geometry, &mut self.root, height, 0, write)?;
-        self.held = 0;
+        self.dirty_bytes = 0;
         Ok(entry)
     }
 }
 
-/// The length of a run within one chunk.
+/// Returns the length of a run within one chunk, in bytes.
 fn chunk_len(disk: &Range<u64>) -> u32 {
     u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX)
 }
@@ -253,7 +253,7 @@ fn payload(entry: &RawEntry, skip: u32, uncompressed: u32) -> Origin {
     })
 }
 
-/// The piece around `offset`, or the gap around it.
+/// Returns the piece that contains `offset`, or the gap around it.
 fn find_piece(pieces: &[RawPiece], disk: Range<u64>, offset: u64) -> Extent {
     let bounds = |p: &RawPiece| {
         let start = disk.start + u64::from(p.start.get());

@@ -1,4 +1,4 @@
-//! Our own format, `.cdimg`: specified in `docs/FORMAT.md`.
+//! cdi's own format, `.cdimg`, which is specified in `docs/FORMAT.md`.
 
 mod append;
 pub mod index;

@@ -1,4 +1,4 @@
-//! The nodes of the index as they lie in the file: fetched, checked, and a bounded number of them kept.
+//! Reads the nodes of the index from the file, checks them, and caches a limited number of them.
 
 use cdi_base::workers::lock;
 use std::num::NonZero;
@@ -14,28 +14,29 @@ use super::record::array;
 use crate::codec::Codec;
 use crate::input::Input;
 
-/// Where nodes are fetched from.
+/// A source of index nodes.
 pub trait Nodes {
-    /// The entries of the node at `entry`, which must be `count`, each checked by itself.
+    /// Returns the entries of the node at `entry`, which must be `count`, each checked individually.
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError>;
-    /// The pieces at `entry`, of a chunk of `chunk_len` bytes, checked: in order, inside the chunk.
+    /// Returns the pieces at `entry` of a chunk of `chunk_len` bytes, after checking that they are in order and within
+    /// the chunk.
     fn pieces(&self, entry: &RawEntry, chunk_len: u32) -> Result<Arc<[RawPiece]>, ReadError>;
 }
 
-/// Checks an entry by itself: what it says must be possible in a file of `file_len` bytes.
+/// Checks a single entry: its values must be possible in a file of `file_len` bytes.
 pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
     let fits = e.at.get() >= RECORDS_AT
         && e.at.get().checked_add(u64::from(e.stored.get())).is_some_and(|x| x <= file_len);
     if e.zero.get() != 0 || (e.kind != ENTRY_DATA && e.codec != 0) {
-        return Err("an index entry has a value where there must be zero");
+        return Err("a reserved field of an index entry is not zero");
     }
     match e.kind {
         ENTRY_UNREAD if *e == RawEntry::UNREAD => Ok(()),
         ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
-        ENTRY_UNREAD | ENTRY_FILL => Err("an index entry without a payload has one"),
+        ENTRY_UNREAD | ENTRY_FILL => Err("an index entry of a kind without a payload has one"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
         ENTRY_DATA if e.stored.get() > CHUNK_MAX || e.stored.get() == 0 => {
-            Err("a chunk's stored length cannot be")
+            Err("invalid stored length of a chunk")
         }
         ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES => Ok(()),
@@ -43,7 +44,7 @@ pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
     }
 }
 
-/// The entries of a node whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
+/// Decodes the entries of a node from its payload `bytes`, which is at offset `at` of a file of `file_len` bytes.
 pub fn decode_node(bytes: &[u8], at: u64, file_len: u64) -> Result<Arc<[RawEntry]>, Flaw> {
     let entries: Vec<RawEntry> = array(bytes, at, "a node")?;
     for (i, e) in entries.iter().enumerate() {
@@ -52,7 +53,7 @@ pub fn decode_node(bytes: &[u8], at: u64, file_len: u64) -> Result<Arc<[RawEntry
     Ok(entries.into())
 }
 
-/// The pieces whose payload is `bytes`, which lies at `at` of a file of `file_len` bytes.
+/// Decodes pieces from their payload `bytes`, which is at offset `at` of a file of `file_len` bytes.
 pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Result<Arc<[RawPiece]>, Flaw> {
     let pieces: Vec<RawPiece> = array(bytes, at, "a list of pieces")?;
     let mut end = 0;
@@ -63,7 +64,7 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
             || p.len.get() == 0
             || p.start.get().checked_add(p.len.get()).is_none_or(|e| e > chunk_len)
         {
-            return Err(fail("pieces overlap, are out of order, or leave their chunk"));
+            return Err(fail("pieces overlap, are out of order, or extend past their chunk"));
         }
         end = p.start.get() + p.len.get();
         match p.entry.kind {
@@ -71,40 +72,41 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
             ENTRY_DATA
                 if p.uncompressed.get() <= CHUNK_MAX
                     && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.uncompressed.get()) => {}
-            _ => return Err(fail("a piece does not lie within its payload")),
+            _ => return Err(fail("a piece extends past its payload")),
         }
     }
     Ok(pieces.into())
 }
 
-/// A payload's name: all that is said of it.
+/// The key of a payload: offset, stored length and checksum.
 type Key = (u64, u32, u64);
 
 fn key(entry: &RawEntry) -> Key {
     (entry.at.get(), entry.stored.get(), entry.sum.get())
 }
 
-/// The nodes of an image's file, a bounded number of them cached.
+/// The nodes of an image file, with a cache of limited size.
 pub struct CachedNodes {
     input: Arc<Input>,
     nodes: Mutex<LruCache<Key, Arc<[RawEntry]>>>,
     pieces: Mutex<LruCache<Key, Arc<[RawPiece]>>>,
 }
 
-/// How many nodes (12 KiB each) and lists of pieces are kept: all of a disk of 16 GiB in chunks of 32 KiB.
+/// The number of nodes (12 KiB each) and of lists of pieces that are cached: all those of a disk of 16 GiB in chunks of
+/// 32 KiB.
 pub(super) const NODES_KEPT: NonZero<usize> = NonZero::new(1024).expect("not 0");
 
 impl CachedNodes {
-    /// The nodes in `input`.
+    /// Returns the nodes in `input`.
     pub fn new(input: Arc<Input>) -> CachedNodes {
         let (nodes, pieces) = (Mutex::new(LruCache::new(NODES_KEPT)), Mutex::new(LruCache::new(NODES_KEPT)));
         CachedNodes { input, nodes, pieces }
     }
 
-    fn payload(&self, entry: &RawEntry, longest: usize) -> Result<Vec<u8>, ReadError> {
+    fn payload(&self, entry: &RawEntry, max_len: usize) -> Result<Vec<u8>, ReadError> {
         let at = entry.at.get();
         let len = entry.stored.get() as usize;
-        if len > longest {
+        if len > max_len {
             return Err(ReadError::Corrupt { at });
         }
         let mut bytes = vec![0; len];
@@ -116,7 +118,8 @@ impl CachedNodes {
     }
 }
 
-/// A list of pieces has at most one a byte pair of the smallest sector; in truth far fewer.
+/// The maximum number of pieces in a list: at most one per half of the smallest sector (256 bytes); in practice
+/// there are far fewer.
 const MAX_PIECES: usize = CHUNK_MAX as usize / 256;
 
 impl Nodes for CachedNodes {
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_is_refused_with_the_reason() {
+    fn an_invalid_entry_is_refused_with_the_reason() {
         let word = |e: RawEntry| check_entry(&e, FILE).unwrap_err();
         assert_eq!(check_entry(&data(), FILE), Ok(()));
         assert_eq!(check_entry(&RawEntry { stored: U32::new(CHUNK_MAX), ..data() }, FILE), Ok(()));
@@ -172,7 +175,7 @@ mod tests {
         for stored in [0, CHUNK_MAX + 1] {
             assert_eq!(
                 word(RawEntry { stored: stored.into(), ..data() }),
-                "a chunk's stored length cannot be"
+                "invalid stored length of a chunk"
             );
         }
         assert_eq!(word(RawEntry { codec: 3, ..data() }), "an index entry has an unknown codec");
@@ -182,16 +185,16 @@ mod tests {
         for kind in [ENTRY_UNREAD, ENTRY_FILL] {
             assert_eq!(
                 word(RawEntry { kind, codec: 0, ..data() }),
-                "an index entry without a payload has one"
+                "an index entry of a kind without a payload has one"
             );
         }
-        let zero = "an index entry has a value where there must be zero";
+        let zero = "a reserved field of an index entry is not zero";
         assert_eq!(word(RawEntry { zero: 1.into(), ..data() }), zero);
         assert_eq!(word(RawEntry { kind: ENTRY_NODE, ..data() }), zero);
     }
 
     #[test]
-    fn pieces_that_cannot_be_are_refused_with_the_reason() {
+    fn invalid_pieces_are_refused_with_the_reason() {
         let piece = |start: u32, len: u32, skip: u32, uncompressed: u32| RawPiece {
             start: start.into(),
             len: len.into(),
@@ -201,7 +204,7 @@ mod tests {
         };
         let decode = |pieces: &[RawPiece]| decode_pieces(pieces.as_bytes(), 500, FILE, 4096);
         assert_eq!(decode(&[piece(0, 512, 0, 512), piece(1024, 512, 512, 1024)]).unwrap().len(), 2);
-        let order = "pieces overlap, are out of order, or leave their chunk";
+        let order = "pieces overlap, are out of order, or extend past their chunk";
         for wrong in [
             vec![piece(0, 512, 0, 512), piece(511, 512, 0, 512)],
             vec![piece(512, 512, 0, 512), piece(0, 512, 0, 512)],
@@ -211,7 +214,7 @@ mod tests {
         ] {
             assert_eq!(decode(&wrong).unwrap_err().what, order);
         }
-        let within = "a piece does not lie within its payload";
+        let within = "a piece extends past its payload";
         for wrong in [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, CHUNK_MAX + 1)] {
             assert_eq!(decode(&[wrong]).unwrap_err(), Flaw::at(500, within));
         }

@@ -1,4 +1,4 @@
-//! Opening a `.cdimg`: the newest superblock that is sound, what it points at, and what came after it.
+//! Opens a `.cdimg`: the newest valid superblock, the records that it refers to, and the records after them.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
 use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum, read_events};
-use super::superblock::{check, choose, geometry, is_sound_in, last_checkpoint, superblocks};
-use super::writer::{MAX_HELD, MAX_UNCOMMITTED};
+use super::superblock::{check, choose, geometry, is_valid_in, last_checkpoint, superblocks};
+use super::writer::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED};
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES};
 use crate::details::ImageDetails;
@@ -20,11 +20,11 @@ use crate::image::{CheckCancelled, Each, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
-/// Our own format.
+/// cdi's own format.
 pub const FORMAT: Format = Format {
     name: "cdimg",
-    summary: "cdi's own: compressed chunks, a bad-block map, metadata; survives being cut off and damaged",
-    integrity: "64-bit checksums on everything; BLAKE3 and SHA-256 of the whole disk",
+    summary: "cdi's own format: compressed chunks, bad-block map, metadata; tolerates truncation and damage",
+    integrity: "64-bit checksums of all data and structures; BLAKE3 and SHA-256 of the whole disk",
     suffixes: &["cdimg"],
     probe: |input| {
         superblocks(input).iter().any(|(_, found)| found.is_some()) || last_checkpoint(input).is_some()
@@ -38,24 +38,24 @@ pub struct CdiImage {
     nodes: CachedNodes,
     superblock: Superblock,
     index: Index,
-    /// Where the records end that were taken in.
+    /// The end of the records that were loaded.
     end: u64,
-    /// Whether a part of it was lost that is not the disk's bytes.
+    /// Whether something other than disk data was lost.
     lost: bool,
     details: ImageDetails,
 }
 
-/// A map is written in few records, and once before a checkpoint; more of them after the last one cannot be.
+/// The maximum number of MAP records after the last checkpoint: a map is written in few records, once per checkpoint.
 pub(super) const MAX_UNCOMMITTED_MAPS: usize = 64;
 
 /// Opens the image in `input`.
 pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let nodes = CachedNodes::new(Arc::clone(&input));
-    let TakenIn { superblock, told, mut warnings, end, lost, .. } = take_in(&input, &nodes)?;
+    let LoadedState { superblock, state, mut warnings, end, lost, .. } = load(&input, &nodes)?;
     if superblock.state == STATE_ACQUIRING {
-        warnings.insert(0, "this image is unfinished: the making of it was interrupted, or goes on".into());
+        warnings.insert(0, "unfinished image: imaging was interrupted or is still in progress".into());
     }
-    let ReplayedState { index, bad, metadata } = told;
+    let ReplayedState { index, bad, metadata } = state;
     let bad = bad.into_map();
     Ok(CdiImage {
         input,
@@ -68,43 +68,43 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     })
 }
 
-/// All that an image's file says of the disk.
-pub(super) struct TakenIn {
+/// The state of an image, loaded from its file.
+pub(super) struct LoadedState {
     pub superblock: Superblock,
-    pub told: ReplayedState,
-    /// The sum of the map that the superblock leads to, if there is one.
+    pub state: ReplayedState,
+    /// The checksum of the map that the superblock refers to, if there is one.
     pub map_written: Option<u128>,
-    /// Where the records end, in bytes.
+    /// The end of the records, in bytes.
     pub end: u64,
     /// The highest epoch of a record.
     pub epoch: u32,
     pub warnings: Vec<String>,
-    /// Whether a part of it was lost that is not the disk's bytes.
+    /// Whether something other than disk data was lost.
     pub lost: bool,
 }
 
-/// Reads the newest superblock that is sound, what it points at, and the records that came after it.
-pub(super) fn take_in(input: &Input, nodes: &dyn Nodes) -> Result<TakenIn, Error> {
+/// Reads the newest valid superblock, the records that it refers to, and the records after them.
+pub(super) fn load(input: &Input, nodes: &dyn Nodes) -> Result<LoadedState, Error> {
     let mut warnings = Vec::new();
     let superblock = choose(input, &mut warnings)?;
     check(&superblock, input)?;
     let mut lost = false;
     let metadata = read_metadata(input, &superblock).unwrap_or_else(|e| {
-        warnings.push(format!("the metadata about the disk are lost: {e}"));
+        warnings.push(format!("the metadata about the disk is lost: {e}"));
         lost = true;
         Metadata::default()
     });
     let map = read_map(input, &superblock)?;
     let map_written = (superblock.map_at.get() != 0).then(|| map_sum(&map));
     let bad = BadMapBuilder::new(map);
-    let told = ReplayedState { index: Index::new(geometry(&superblock), superblock.root), bad, metadata };
+    let state = ReplayedState { index: Index::new(geometry(&superblock), superblock.root), bad, metadata };
     let (end, epoch) = (superblock.committed_end.get(), superblock.epoch.get());
-    let mut taken = TakenIn { superblock, told, map_written, end, epoch, warnings, lost };
+    let mut loaded = LoadedState { superblock, state, map_written, end, epoch, warnings, lost };
     if superblock.state == STATE_ACQUIRING {
-        roll_forward(input, nodes, &mut taken)?;
+        roll_forward(input, nodes, &mut loaded)?;
     }
-    agree(&mut taken.told.metadata, &superblock)?;
-    Ok(taken)
+    check_sizes(&mut loaded.state.metadata, &superblock)?;
+    Ok(loaded)
 }
 
 fn read_metadata(input: &Input, superblock: &Superblock) -> Result<Metadata, Error> {
@@ -113,29 +113,34 @@ fn read_metadata(input: &Input, superblock: &Superblock) -> Result<Metadata, Err
     Ok(decode_metadata(&record)?)
 }
 
-/// The sizes in the metadata are the superblock's, where they stand there at all.
-fn agree(metadata: &mut Metadata, superblock: &Superblock) -> Result<(), Error> {
+/// Checks that the sizes in the metadata, if present, match the superblock, and fills in missing ones.
+fn check_sizes(metadata: &mut Metadata, superblock: &Superblock) -> Result<(), Error> {
     let at = superblock.metadata_at.get();
     let size = superblock.disk_size.get();
     if metadata.size_bytes != 0 && metadata.size_bytes != size {
-        let what = format!("the metadata say {} bytes, the superblock {size}", metadata.size_bytes);
+        let what = format!(
+            "disk size mismatch: {} bytes in the metadata, {size} bytes in the superblock",
+            metadata.size_bytes
+        );
         return Err(Flaw::at(at, what).into());
     }
     metadata.size_bytes = size;
-    for (fact, sector) in [
+    for (recorded, sector) in [
         (&mut metadata.logical_sector_bytes, superblock.logical_sector.get()),
         (&mut metadata.physical_sector_bytes, superblock.physical_sector.get()),
     ] {
-        if *fact != 0 && *fact != sector {
-            let what = format!("the metadata say sectors of {fact} bytes, the superblock {sector}");
+        if *recorded != 0 && *recorded != sector {
+            let what = format!(
+                "sector size mismatch: {recorded} bytes in the metadata, {sector} bytes in the superblock"
+            );
             return Err(Flaw::at(at, what).into());
         }
-        *fact = sector;
+        *recorded = sector;
     }
     Ok(())
 }
 
-/// The bad-block map: a chain of MAP records, from the last back to the first, that together cover the disk.
+/// Reads the bad-block map: a chain of MAP records, from the last back to the first, that together cover the disk.
 fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> {
     let mut at = superblock.map_at.get();
     let mut end = superblock.disk_size.get();
@@ -144,12 +149,12 @@ fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> 
         let record = record::read(input, at, superblock.salt.get(), RecordType::Map)?;
         let (before, ranges) = decode_map(&record)?;
         let start = record.header.disk_at.get();
-        // Each step goes back in the file and on the disk, so that the chain ends.
+        // Each step must go backwards in the file and on the disk, so that the chain ends.
         if before >= at
             || start.checked_add(record.header.disk_len.get()) != Some(end)
             || backwards.len() + ranges.len() > MAX_RANGES
         {
-            return Err(Flaw::at(at, "the records of the bad-block map do not fit together").into());
+            return Err(Flaw::at(at, "the records of the bad-block map are inconsistent").into());
         }
         backwards.extend(ranges.into_iter().rev());
         (at, end) = (before, start);
@@ -161,38 +166,43 @@ fn read_map(input: &Input, superblock: &Superblock) -> Result<BadBlocks, Error> 
     Ok(BadBlocks::from_ordered(backwards))
 }
 
-/// Takes in the records that came after the last checkpoint, up to the first that is not whole.
-fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut TakenIn) -> Result<(), Error> {
+/// Replays the records after the last checkpoint, up to the first incomplete one.
+fn roll_forward(input: &Input, nodes: &dyn Nodes, into: &mut LoadedState) -> Result<(), Error> {
     let (salt, committed) = (into.superblock.salt.get(), into.end);
-    let (mut at, mut taken, mut maps) = (committed, 0, 0);
+    let (mut at, mut replayed, mut maps) = (committed, 0, 0);
     while let Some(header) = record::header_at(input, at, salt)? {
         if header.epoch.get() < into.epoch {
             break;
         }
         let Some(record) = record::with_payload(input, at, header)? else { break };
         if record.kind().is_none() && header.kind < FIRST_IGNORABLE_TYPE {
-            return Err(
-                Flaw::at(at, format!("record type {} is not known to this version", header.kind)).into()
-            );
+            return Err(Flaw::at(
+                at,
+                format!("record type {} is not supported by this version", header.kind),
+            )
+            .into());
         }
-        if let Err(e) = into.told.take(&record, nodes, input.len()) {
-            let what = format!("what comes after byte {at} was left out, because it does not fit: {e}");
+        if let Err(e) = into.state.apply(&record, nodes, input.len()) {
+            let what = format!("the records after byte {at} are ignored because they are inconsistent: {e}");
             into.warnings.push(what);
             into.lost = true;
             break;
         }
-        taken += 1;
+        replayed += 1;
         maps += usize::from(record.kind() == Some(RecordType::Map));
-        if taken > MAX_UNCOMMITTED || maps > MAX_UNCOMMITTED_MAPS || into.told.index.held() > 2 * MAX_HELD {
-            let what = "more has come after the last checkpoint than a program that makes checkpoints leaves";
+        if replayed > MAX_UNCOMMITTED
+            || maps > MAX_UNCOMMITTED_MAPS
+            || into.state.index.dirty_bytes() > 2 * MAX_DIRTY_BYTES
+        {
+            let what = "too much data after the last checkpoint; a writer makes checkpoints more often";
             return Err(Flaw::at(at, what).into());
         }
         at = header.next(at);
         (into.end, into.epoch) = (at, header.epoch.get());
     }
-    if taken > 0 {
+    if replayed > 0 {
         let size = human(at - committed);
-        into.warnings.push(format!("{taken} records after the last checkpoint ({size}) were taken in"));
+        into.warnings.push(format!("records recovered after the last checkpoint: {replayed} ({size})"));
     }
     Ok(())
 }
@@ -227,14 +237,11 @@ impl Image for CdiImage {
     ) -> Result<(), Error> {
         if let Err(e) = self.events(&mut |_| Ok(()), check_cancelled) {
             check_cancelled()?;
-            report(
-                Flaw::at(self.superblock.events_at.get(), e.to_string()),
-                "what happened while it was made",
-            );
+            report(Flaw::at(self.superblock.events_at.get(), e.to_string()), "the log of events");
         }
         if let Err(e) = self.check_records(report, check_cancelled) {
             check_cancelled()?;
-            report(Flaw::at(0, e.to_string()), "the records could not be walked over to the end");
+            report(Flaw::at(0, e.to_string()), "the rest of the records could not be checked");
         }
         Ok(())
     }
@@ -245,8 +252,8 @@ impl Image for CdiImage {
 }
 
 impl CdiImage {
-    /// Whether something of it was lost that an image written anew would not have: metadata, or sound records behind
-    /// damage, which are not taken in here.
+    /// Returns whether data of the image would be missing if it were rewritten: lost metadata, or valid records after
+    /// damage, which are not replayed here.
     pub fn has_more(&self) -> Result<bool, Error> {
         if self.lost || self.superblock.state == STATE_COMPLETE {
             return Ok(self.lost);
@@ -262,24 +269,24 @@ impl CdiImage {
         Ok(false)
     }
 
-    /// The superblock that holds.
+    /// Returns the superblock in use.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
     }
 
-    /// Both superblocks, the headers of all records, and the payloads of those that are not the disk's own bytes.
+    /// Checks both superblocks, the headers of all records, and the payloads of those that do not contain disk data.
     fn check_records(
         &self,
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
         for (slot, (at, found)) in superblocks(&self.input).into_iter().enumerate() {
-            if !found.is_some_and(|s| is_sound_in(slot, &s)) {
-                let cost = "nothing yet: the other one, or the copy at the end, is sound";
+            if !found.is_some_and(|s| is_valid_in(slot, &s)) {
+                let cost = "nothing yet: the other superblock or the copy at the end is intact";
                 report(Flaw::at(at, "a superblock is damaged"), cost);
             }
         }
-        let mut told = ReplayedState {
+        let mut state = ReplayedState {
             index: Index::new(self.index.geometry(), RawEntry::UNREAD),
             bad: BadMapBuilder::default(),
             metadata: Metadata::default(),
@@ -298,22 +305,22 @@ impl CdiImage {
                 Step::Gap(gap) if self.superblock.state == STATE_ACQUIRING && gap.end == self.input.len() => {
                 }
                 Step::Gap(gap) => {
-                    let what = format!("{} that are no record", human(gap.end - gap.start));
+                    let what = format!("{} that do not belong to any record", human(gap.end - gap.start));
                     report(
                         Flaw::at(gap.start, what),
-                        "whatever lay there; the index tells whether it was the disk's data",
+                        "unknown; the index shows whether disk data was stored there",
                     );
                 }
-                // The disk's own bytes are checked where the index says that they are, by reading the disk.
+                // Disk data is checked by reading the disk, at the locations given by the index.
                 Step::Header(at, header) if header.kind == RecordType::Data as u8 => last = at,
                 Step::Header(at, header) => match record::with_payload(&self.input, at, header)? {
                     Some(record) if self.is_overview(&record) => {
-                        // That a map is right is all: it may be long, and there may be many.
-                        let taken = match record.kind() {
+                        // A map is only validated and not applied: it may be long, and there may be many.
+                        let result = match record.kind() {
                             Some(RecordType::Map) => decode_map(&record).map(|_| ()).map_err(Error::from),
-                            _ => told.take(&record, &self.nodes, self.input.len()),
+                            _ => state.apply(&record, &self.nodes, self.input.len()),
                         };
-                        if let Err(e) = taken {
+                        if let Err(e) = result {
                             report(
                                 Flaw::at(at, e.to_string()),
                                 "the record cannot be used to rebuild the index",
@@ -325,7 +332,10 @@ impl CdiImage {
                     None => report(
                         Flaw::at(
                             at,
-                            format!("the payload of a record of type {} is damaged or cut off", header.kind),
+                            format!(
+                                "the payload of a record of type {} is damaged or truncated",
+                                header.kind
+                            ),
                         ),
                         "depends on whether the index uses it",
                     ),
@@ -335,14 +345,14 @@ impl CdiImage {
         if self.superblock.state == STATE_COMPLETE && last_checkpoint(&self.input).is_none() {
             report(
                 Flaw::at(last, "the copy of the superblock at the end is missing"),
-                "nothing yet: it is for when both others are lost",
+                "nothing yet: it is only needed if both superblocks are lost",
             );
         }
         Ok(())
     }
 
-    /// Whether a record's contents are looked into here: not what tells where the disk's bytes are, of which there
-    /// may be more than fits into memory.
+    /// Returns whether the contents of a record are checked here. Records with locations of disk data are not: there
+    /// may be more of them than fit into memory.
     fn is_overview(&self, record: &record::Record) -> bool {
         !matches!(record.kind(), Some(RecordType::Same | RecordType::Fill))
     }

@@ -1,4 +1,4 @@
-//! Records, one by one: reading one where it should be, and walking over all of them.
+//! Reads and encodes single records.
 
 use cdi_base::error::{Error, Flaw};
 use xxhash_rust::xxh3::xxh3_64;
@@ -9,40 +9,40 @@ use super::layout::{HEADER_LEN, MAX_PAYLOAD, RECORD_MAGIC, RecordHeader, RecordT
 use crate::codec::{Codec, decompress};
 use crate::input::Input;
 
-/// A record as it lies in the file, its header and checksum found right.
+/// A record as stored in the file, with a valid header and a correct checksum.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Where it begins, in bytes.
+    /// The offset in the file, in bytes.
     pub at: u64,
-    /// Its header.
+    /// The header.
     pub header: RecordHeader,
-    /// Its payload, as stored.
+    /// The payload, as stored.
     pub stored: Vec<u8>,
 }
 
 impl Record {
-    /// Its type, if this version knows it.
+    /// Returns the type, if this version supports it.
     pub fn kind(&self) -> Option<RecordType> {
         RecordType::from_number(self.header.kind)
     }
 
-    /// Where its payload begins.
+    /// Returns the offset of the payload, in bytes.
     pub fn payload_at(&self) -> u64 {
         self.at + HEADER_LEN as u64
     }
 
-    /// Its payload, uncompressed.
+    /// Decompresses the payload.
     pub fn payload(&self) -> Result<Vec<u8>, Flaw> {
         let codec = Codec::from_number(self.header.codec)
             .ok_or_else(|| Flaw::at(self.at, format!("unknown codec {}", self.header.codec)))?;
         let mut out = vec![0; self.header.uncompressed.get() as usize];
         decompress(codec, &self.stored, &mut out)
-            .map_err(|_| Flaw::at(self.at, format!("its {} payload does not decompress", codec.name())))?;
+            .map_err(|_| Flaw::at(self.at, format!("cannot decompress the {} payload", codec.name())))?;
         Ok(out)
     }
 }
 
-/// Reads the header at `at`, if there is a sound one of the image with `salt`; without a salt, of any image.
+/// Reads the header at offset `at`, if there is a valid one of the image with `salt`, or, without a salt, of any image.
 pub fn header_at(
     input: &Input,
     at: u64,
@@ -54,23 +54,22 @@ pub fn header_at(
     }
     let bytes = input.bytes(at, HEADER_LEN, "a record's header")?;
     let header = RecordHeader::read_from_bytes(&bytes).ok();
-    Ok(header.filter(|h| h.is_sound(salt.unwrap_or(h.salt.get()))))
+    Ok(header.filter(|h| h.is_valid(salt.unwrap_or(h.salt.get()))))
 }
 
-/// Reads the record at `at`, which must be there and of type `kind`.
+/// Reads the record at offset `at`, which must exist and be of type `kind`.
 pub fn read(input: &Input, at: u64, salt: u64, kind: RecordType) -> Result<Record, Error> {
     match header_at(input, at, salt)? {
-        None => Err(Flaw::at(at, format!("there should be a {kind:?} record here")).into()),
+        None => Err(Flaw::at(at, format!("expected a {kind:?} record")).into()),
         Some(h) if h.kind != kind as u8 => {
-            Err(Flaw::at(at, format!("there should be a {kind:?} record here, but it is of type {}", h.kind))
-                .into())
+            Err(Flaw::at(at, format!("expected a {kind:?} record, found one of type {}", h.kind)).into())
         }
         Some(header) => with_payload(input, at, header)?
-            .ok_or_else(|| Flaw::at(at, format!("the checksum of this {kind:?} record is wrong")).into()),
+            .ok_or_else(|| Flaw::at(at, format!("checksum mismatch in the {kind:?} record")).into()),
     }
 }
 
-/// The record with `header` at `at`, or `None` if its payload is cut off or damaged.
+/// Reads the record with `header` at offset `at`. Returns `None` if its payload is truncated or damaged.
 pub fn with_payload(input: &Input, at: u64, header: RecordHeader) -> Result<Option<Record>, Error> {
     let (start, len) = (at + HEADER_LEN as u64, u64::from(header.stored.get()));
     if start.checked_add(len).is_none_or(|end| end > input.len()) {
@@ -80,24 +79,24 @@ pub fn with_payload(input: &Input, at: u64, header: RecordHeader) -> Result<Opti
     Ok((xxh3_64(&stored) == header.payload_sum.get()).then_some(Record { at, header, stored }))
 }
 
-/// What a record is to say; see [`encode`].
+/// The contents of the header of a new record; see [`encode`].
 #[derive(Debug, Clone, Copy)]
 pub struct Head {
-    /// Its type.
+    /// The type.
     pub kind: RecordType,
-    /// How its payload is compressed.
+    /// How the payload is compressed.
     pub codec: Codec,
-    /// The length of its payload when uncompressed, in bytes.
+    /// The uncompressed length of the payload, in bytes.
     pub uncompressed: u32,
-    /// The first byte of the disk that it speaks of.
+    /// The first byte of the disk that the record is about.
     pub disk_at: u64,
-    /// How many bytes of the disk it speaks of.
+    /// The number of bytes of the disk that the record is about.
     pub disk_len: u64,
-    /// The level of a NODE.
+    /// For NODE: the level. Otherwise 0.
     pub detail: u16,
 }
 
-/// The header of a record with `payload`.
+/// Returns the header of a record with `payload`.
 pub fn encode(head: Head, salt: u64, epoch: u32, payload: &[u8]) -> RecordHeader {
     debug_assert!(payload.len() <= MAX_PAYLOAD as usize);
     RecordHeader {
@@ -117,7 +116,7 @@ pub fn encode(head: Head, salt: u64, epoch: u32, payload: &[u8]) -> RecordHeader
     .sealed()
 }
 
-/// Decodes a payload as an array of `T`, which must fill it.
+/// Decodes a payload as an array of `T`, whose length it must be a multiple of.
 pub fn array<T>(bytes: &[u8], at: u64, what: &str) -> Result<Vec<T>, Flaw>
 where
     T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy,

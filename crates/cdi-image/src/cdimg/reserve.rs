@@ -1,55 +1,55 @@
-//! Room for the last checkpoint on a disk that fills up.
+//! Reserves space for the last checkpoint, in case the disk becomes full.
 
 use std::io;
 
 use super::store::Store;
 
-/// Room that is kept free behind the records, so that a full disk does not keep the last checkpoint from being
-/// written.
+/// Space that is reserved after the records, so that the last checkpoint can be written even if the disk is full.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reserve {
-    /// How much, in bytes.
+    /// The amount of space, in bytes.
     len: u64,
-    /// Up to where the file has room.
+    /// The offset up to which space is allocated.
     to: u64,
-    /// Whether there was no room any more.
+    /// Whether there was no space left.
     full: bool,
 }
 
-/// How much is reserved at once, in bytes.
+/// The amount that is reserved at once, in bytes.
 const STEP: u64 = 64 << 20;
 
-/// Whether an error of a write means that there is no more room.
+/// Returns whether a write error means that there is no space left.
 fn means_full(e: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl Reserve {
-    /// Keeps `len` bytes free behind the records of a file that has room up to `to`.
+    /// Reserves `len` bytes after the records of a file that has space allocated up to offset `to`.
     pub(super) fn new(len: u64, to: u64) -> Reserve {
         Reserve { len, to, full: false }
     }
 
-    /// Whether there was no room any more.
+    /// Returns whether there was no space left.
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Sees to it that the file can be written up to `end`, and what is reserved behind that. It is written up to `written`.
+    /// Allocates space so that the file, which is written up to offset `written`, can be written up to `end`, plus the
+    /// reserve after that.
     pub(super) fn make_room(&mut self, store: &mut dyn Store, written: u64, end: u64) -> io::Result<()> {
-        let least = end + self.len;
-        // Once it is full, what was kept is used up.
-        if self.to >= least || self.full {
+        let needed = end + self.len;
+        // Once the disk is full, the reserve is used up.
+        if self.to >= needed || self.full {
             return Ok(());
         }
         let mut reserve = |to| store.reserve(written, to).map(|()| to);
-        let got = reserve(least + STEP).or_else(|_| reserve(least));
+        let got = reserve(needed + STEP).or_else(|_| reserve(needed));
         self.full = got.is_err();
         got.map(|to| self.to = to)
     }
 
-    /// Remembers that there is no more room, if an error of a write says so.
+    /// Remembers that there is no space left, if a write error says so.
     pub(super) fn note(&mut self, e: &io::Error) {
         self.full |= means_full(e);
     }

@@ -1,7 +1,7 @@
-//! Records in the order in which they were written: walking over them, and what each one says.
+//! Reads records in the order in which they were written, and replays their contents.
 //!
-//! This is the second way to the disk's bytes. Opening uses it for what came after the last checkpoint, `verify` to
-//! look at every record.
+//! This is the second way to find the disk's data, apart from the index. Opening an image uses it for the records after
+//! the last checkpoint, and `verify` uses it to check every record.
 
 use std::ops::Range;
 
@@ -22,33 +22,35 @@ use crate::image::{CheckCancelled, Each};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
-/// What walking over a file finds next.
+/// The result of a step of a [`Walk`].
 #[derive(Debug)]
 pub enum Step {
-    /// A record with a sound header; whether its payload is sound has not been looked at.
+    /// A record with a valid header; its payload has not been checked.
     Header(u64, RecordHeader),
-    /// Bytes that are no record of this image.
+    /// Bytes that do not belong to a record of this image.
     Gap(Range<u64>),
-    /// Nothing yet: the search for the end of a gap has come to here. It takes long, and the caller may want to end it.
+    /// Nothing yet: the search for the end of a gap has reached this offset. It can take long, and the caller may want
+    /// to cancel it.
     Searching(u64),
 }
 
-/// How many bytes of a gap are searched in a step.
-const SEARCHED: u64 = 1 << 20;
+/// The number of bytes of a gap that are searched in a step.
+const SEARCH_STEP: u64 = 1 << 20;
 
-/// Walks over the records between `at` and `end`. After a gap it goes on at the next sound header.
+/// Iterates over the records between `at` and `end`. After a gap it continues at the next valid header.
 pub struct Walk<'a> {
     input: &'a Input,
     salt: Option<u64>,
     at: u64,
     end: u64,
-    /// How far a gap that begins at `at` was searched.
+    /// How far a gap at `at` has been searched.
     searched: Option<u64>,
     found: Option<(u64, RecordHeader)>,
 }
 
 impl<'a> Walk<'a> {
-    /// Records of the image with `salt` in `range` of the file; without one, records of any image.
+    /// Starts at the beginning of `range` of the file. Finds the records of the image with `salt`, or, without a salt,
+    /// of any image.
     pub fn new(input: &'a Input, salt: impl Into<Option<u64>>, range: Range<u64>) -> Walk<'a> {
         let salt = salt.into();
         Walk { input, salt, at: range.start, end: range.end.min(input.len()), searched: None, found: None }
@@ -59,7 +61,7 @@ impl<'a> Walk<'a> {
         Step::Header(at, header)
     }
 
-    /// The next record or gap.
+    /// Returns the next record or gap, or `None` at the end.
     pub fn step(&mut self) -> Result<Option<Step>, Error> {
         if let Some((at, header)) = self.found.take() {
             return Ok(Some(self.step_over(at, header)));
@@ -75,19 +77,19 @@ impl<'a> Walk<'a> {
             },
         };
         self.found = self.search(from)?;
-        if self.found.is_none() && from + SEARCHED + (HEADER_LEN as u64) <= self.end {
-            self.searched = Some(from + SEARCHED);
-            return Ok(Some(Step::Searching(from + SEARCHED)));
+        if self.found.is_none() && from + SEARCH_STEP + (HEADER_LEN as u64) <= self.end {
+            self.searched = Some(from + SEARCH_STEP);
+            return Ok(Some(Step::Searching(from + SEARCH_STEP)));
         }
         let start = self.at;
         self.at = self.found.map_or(self.end, |(at, _)| at);
         Ok(Some(Step::Gap(start..self.at)))
     }
 
-    /// The first sound header that begins in the [`SEARCHED`] bytes from `from` on.
+    /// Returns the first valid header that begins in the [`SEARCH_STEP`] bytes from `from` on.
     fn search(&self, from: u64) -> Result<Option<(u64, RecordHeader)>, Error> {
-        // Steps overlap by a header, so that none is missed between two of them.
-        let len = self.end.saturating_sub(from).min(SEARCHED + HEADER_LEN as u64);
+        // Steps overlap by the length of a header, so that no header between two steps is missed.
+        let len = self.end.saturating_sub(from).min(SEARCH_STEP + HEADER_LEN as u64);
         if len < HEADER_LEN as u64 {
             return Ok(None);
         }
@@ -95,7 +97,7 @@ impl<'a> Walk<'a> {
         for offset in (0..bytes.len().saturating_sub(HEADER_LEN - 1)).step_by(index(RECORD_ALIGN)) {
             if bytes[offset..].starts_with(&RECORD_MAGIC)
                 && let Ok((header, _)) = RecordHeader::read_from_prefix(&bytes[offset..])
-                && header.is_sound(self.salt.unwrap_or(header.salt.get()))
+                && header.is_valid(self.salt.unwrap_or(header.salt.get()))
             {
                 return Ok(Some((from + offset as u64, header)));
             }
@@ -104,27 +106,27 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What records say of the disk, put together in their order.
+/// The state of the disk that results from replaying records in order.
 pub struct ReplayedState {
-    /// Where the bytes are.
+    /// The locations of the data.
     pub index: Index,
-    /// What is not finished.
+    /// The bad-block map.
     pub bad: BadMapBuilder,
     /// The metadata.
     pub metadata: Metadata,
 }
 
 impl ReplayedState {
-    /// Takes in what `record` says.
-    pub fn take(&mut self, record: &Record, nodes: &dyn Nodes, file_len: u64) -> Result<(), Error> {
+    /// Applies the contents of `record`.
+    pub fn apply(&mut self, record: &Record, nodes: &dyn Nodes, file_len: u64) -> Result<(), Error> {
         let h = &record.header;
         let fail = |what: &str| Error::from(Flaw::at(record.at, what));
         let corrupt =
-            |e: ReadError| Error::from(Flaw::at(record.at, format!("cannot be put into the index: {e}")));
+            |e: ReadError| Error::from(Flaw::at(record.at, format!("cannot add a record to the index: {e}")));
         let geometry = self.index.geometry();
         let disk = h.disk_at.get()..h.disk_at.get().saturating_add(h.disk_len.get());
         if disk.end > geometry.disk_size {
-            return Err(fail("a record speaks of bytes past the end of the disk"));
+            return Err(fail("a record refers to bytes past the end of the disk"));
         }
         let within_chunk =
             || !disk.is_empty() && geometry.chunk_of(disk.start) == geometry.chunk_of(disk.end - 1);
@@ -139,10 +141,10 @@ impl ReplayedState {
                     RawEntry::payload(ENTRY_DATA, h.codec, at, h.stored.get(), sum)
                 } else {
                     RawEntry::read_from_bytes(&record.payload()?)
-                        .map_err(|_| fail("a SAME record must hold one entry"))?
+                        .map_err(|_| fail("a SAME record must contain one entry"))?
                 };
                 if entry.kind != ENTRY_DATA || (kind == RecordType::Data && h.uncompressed.get() != len) {
-                    return Err(fail("a record's length is not that of its bytes"));
+                    return Err(fail("the length of a record does not match its data"));
                 }
                 check_entry(&entry, file_len).map_err(fail)?;
                 self.index.set_data(nodes, disk.start, len, entry).map_err(corrupt)?;
@@ -150,7 +152,8 @@ impl ReplayedState {
             }
             Some(RecordType::Fill) => {
                 let payload = record.payload()?;
-                let pattern = payload.try_into().map_err(|_| fail("a FILL record must hold eight bytes"))?;
+                let pattern =
+                    payload.try_into().map_err(|_| fail("a FILL record must contain eight bytes"))?;
                 if disk.is_empty() {
                     return Err(fail("a FILL record covers nothing"));
                 }
@@ -167,13 +170,13 @@ impl ReplayedState {
             Some(RecordType::Metadata) => self.metadata = decode_metadata(record)?,
             Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Events) => {}
             None if h.kind >= FIRST_IGNORABLE_TYPE => {}
-            None => return Err(fail(&format!("record type {} is not known to this version", h.kind))),
+            None => return Err(fail(&format!("record type {} is not supported by this version", h.kind))),
         }
         Ok(())
     }
 }
 
-/// Gives the lines of the EVENTS records that `superblock` leads to, first those that were written first.
+/// Passes the lines of the EVENTS records that `superblock` refers to, oldest first, to `each`.
 pub fn read_events(
     input: &Input,
     superblock: &Superblock,
@@ -184,9 +187,9 @@ pub fn read_events(
     let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
     while at != 0 {
         let (before, _) = decode_events(&record_at(at)?)?;
-        // Each step goes back in the file, so that the chain ends.
+        // Each step must go backwards in the file, so that the chain ends.
         if before >= at {
-            return Err(Flaw::at(at, "the chain of EVENTS records does not go back").into());
+            return Err(Flaw::at(at, "the chain of EVENTS records does not go backwards").into());
         }
         if chain.len() >= MAX_EVENTS_RECORDS {
             return Err(
@@ -207,7 +210,7 @@ pub fn read_events(
     Ok(())
 }
 
-/// Where the EVENTS record before this one begins (0: there is none), and its lines.
+/// Decodes an EVENTS record: returns the offset of the previous one (0 if there is none), and its lines.
 pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
     let payload = record.payload()?;
     let (before, lines) = payload
@@ -216,23 +219,24 @@ pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
     Ok((u64::from_le_bytes(*before), String::from_utf8_lossy(lines).into_owned()))
 }
 
-/// The metadata in a METADATA record.
+/// Decodes the metadata in a METADATA record.
 pub fn decode_metadata(record: &Record) -> Result<Metadata, Flaw> {
     if record.header.uncompressed.get() > MAX_METADATA {
-        return Err(Flaw::at(record.at, format!("the metadata are longer than {MAX_METADATA} bytes")));
+        return Err(Flaw::at(record.at, format!("the metadata is longer than {MAX_METADATA} bytes")));
     }
     serde_json::from_slice(&record.payload()?)
-        .map_err(|e| Flaw::at(record.at, format!("the metadata are not JSON: {e}")))
+        .map_err(|e| Flaw::at(record.at, format!("the metadata is not valid JSON: {e}")))
 }
 
-/// The payload of a MAP record of `ranges`, with where the record before it in the map begins (0: there is none).
+/// Encodes the payload of a MAP record of `ranges`. `before` is the offset of the previous record of the map (0 if
+/// there is none).
 pub(super) fn encode_map(before: u64, ranges: impl IntoIterator<Item = BadRange>) -> Vec<u8> {
     let mut payload = before.to_le_bytes().to_vec();
     ranges.into_iter().for_each(|r| payload.extend_from_slice(raw_range(&r).as_bytes()));
     payload
 }
 
-/// What tells a map from others.
+/// Returns a checksum that identifies a map.
 pub(super) fn map_sum(map: &BadBlocks) -> u128 {
     let mut sum = Xxh3::new();
     map.ranges().iter().for_each(|r| sum.update(raw_range(r).as_bytes()));
@@ -256,7 +260,7 @@ fn raw_range(r: &BadRange) -> RawRange {
     }
 }
 
-/// The ranges in a MAP record, and where the record before it in the map begins (0: there is none).
+/// Decodes a MAP record: returns the offset of the previous record of the map (0 if there is none), and the ranges.
 pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
     let fail = |what: &str| Flaw::at(record.at, what);
     let payload = record.payload()?;
@@ -269,7 +273,7 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
         let (start, len) = (raw.start.get(), raw.len.get());
         let stop = start.checked_add(len).filter(|s| len > 0 && start >= at && *s <= end);
         let stop = stop.ok_or_else(|| {
-            fail("ranges of a MAP record overlap, are out of order, or leave the record's part of the disk")
+            fail("ranges of a MAP record overlap, are out of order, or extend outside the record's part of the disk")
         })?;
         at = stop;
         let status = Status::from_number(raw.status).filter(|s| *s != Status::Finished);
@@ -278,13 +282,13 @@ pub fn decode_map(record: &Record) -> Result<(u64, Vec<BadRange>), Flaw> {
             start,
             end: stop,
             status: status
-                .ok_or_else(|| fail(&format!("status {} is not known to this version", raw.status)))?,
+                .ok_or_else(|| fail(&format!("status {} is not supported by this version", raw.status)))?,
             tries: raw.tries,
             reason: match raw.reason_kind {
                 REASON_NONE => None,
                 REASON_ERRNO => Some(Reason::errno(raw.reason.get())),
                 REASON_SENSE => Some(Reason::Sense { key, asc, ascq }),
-                other => return Err(fail(&format!("reason kind {other} is not known to this version"))),
+                other => return Err(fail(&format!("reason kind {other} is not supported by this version"))),
             },
         });
     }
@@ -316,21 +320,20 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_cannot_be_is_refused_with_the_reason() {
+    fn an_invalid_map_is_refused_with_the_reason() {
         let (before, ranges) = decode_map(&map(0..4096, 7, &[range(512, 512, 4, 1)])).unwrap();
         assert_eq!((before, ranges[0].reason, ranges[0].end), (7, Some(Reason::errno(5)), 1024));
-        let place =
-            "ranges of a MAP record overlap, are out of order, or leave the record's part of the disk";
+        let place = "ranges of a MAP record overlap, are out of order, or extend outside the record's part of the disk";
         for (wrong, word) in [
             (vec![range(0, 0, 4, 0)], place),
             (vec![range(4096, 1, 4, 0)], place),
             (vec![range(0, 4097, 4, 0)], place),
             (vec![range(u64::MAX, 2, 4, 0)], place),
             (vec![range(512, 512, 4, 0), range(0, 512, 4, 0)], place),
-            (vec![range(0, 512, 0, 0)], "status 0 is not known to this version"),
-            (vec![range(0, 512, 6, 0)], "status 6 is not known to this version"),
-            (vec![range(0, 512, 255, 0)], "status 255 is not known to this version"),
-            (vec![range(0, 512, 4, 3)], "reason kind 3 is not known to this version"),
+            (vec![range(0, 512, 0, 0)], "status 0 is not supported by this version"),
+            (vec![range(0, 512, 6, 0)], "status 6 is not supported by this version"),
+            (vec![range(0, 512, 255, 0)], "status 255 is not supported by this version"),
+            (vec![range(0, 512, 4, 3)], "reason kind 3 is not supported by this version"),
         ] {
             assert_eq!(decode_map(&map(0..4096, 0, &wrong)).unwrap_err(), Flaw::at(99, word));
         }

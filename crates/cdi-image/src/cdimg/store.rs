@@ -1,4 +1,4 @@
-//! The file that a writer writes, and how it reads its own nodes back.
+//! The file that a writer writes to, and reads its own index nodes back from.
 
 use std::io;
 use std::sync::Arc;
@@ -8,22 +8,23 @@ use cdi_base::error::ReadError;
 use super::layout::{RawEntry, RawPiece};
 use super::nodes::{Nodes, decode_node, decode_pieces};
 
-/// A file that is written. Tests put in its place one that fails, or forgets what was not synced.
+/// A file to write to. Tests replace it with one that fails, or that loses unsynced data.
 pub trait Store: Send {
     /// Writes all of `bytes` at `at`.
     fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
-    /// Reads back what was written.
+    /// Reads written bytes back.
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
-    /// Returns when everything that was written is on the disk.
+    /// Returns when all written data is on the disk.
     fn sync(&mut self) -> io::Result<()>;
-    /// The length of the file in bytes, where that can be known: another program may have cut it off.
+    /// Returns the length of the file in bytes, if it can be determined: another program may have truncated the file.
     fn file_len(&self) -> io::Result<u64> {
         Ok(u64::MAX)
     }
-    /// Cuts the file off at `len`.
+    /// Truncates the file to `len` bytes.
     fn cut(&mut self, len: u64) -> io::Result<()>;
-    /// Sees to it that the bytes from `from` to `to` can be written later, whatever else fills the disk: the file does
-    /// not become longer. An error means that there is no room; a file system that cannot do this says nothing.
+    /// Allocates space for the bytes from `from` to `to`, so that they can be written later even if the disk becomes
+    /// full. The file length does not change. An error means that there is no space left; file systems without support
+    /// for this do not return an error.
     fn reserve(&mut self, _from: u64, _to: u64) -> io::Result<()> {
         Ok(())
     }
@@ -58,20 +59,20 @@ impl Store for std::fs::File {
         let (at, len) = (signed(from)?, signed(to.saturating_sub(from))?);
         match fallocate(&*self, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
             Err(e @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => Err(e.into()),
-            // What it cannot promise is found out when it is written.
+            // Without support for allocation, a lack of space shows when the data is written.
             _ => Ok(()),
         }
     }
 }
 
-/// The nodes that the writer itself has written.
+/// The index nodes that the writer itself has written.
 pub struct Written<'a> {
     store: &'a dyn Store,
     end: u64,
 }
 
 impl<'a> Written<'a> {
-    /// The nodes in `store`, whose records end at `end`.
+    /// Returns the nodes in `store`, whose records end at offset `end`.
     pub fn new(store: &'a dyn Store, end: u64) -> Written<'a> {
         Written { store, end }
     }

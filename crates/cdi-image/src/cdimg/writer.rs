@@ -1,7 +1,7 @@
-//! Writing a `.cdimg`: records appended in order, checkpoints that make them count.
+//! Writes a `.cdimg`: records are appended in order, and checkpoints commit them.
 //!
-//! Whatever stops the program, the file is an image: what the last checkpoint committed is there, and most of what
-//! came after it. A sync that fails is the end of the writer, for nobody can say what is on the disk then.
+//! However the program is stopped, the file is a valid image: it contains everything up to the last checkpoint, and
+//! most of the data after it. After a failed sync the writer stops, because it is unknown what is on the disk then.
 
 mod checkpoint;
 mod resume;
@@ -24,7 +24,7 @@ use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Status};
 use crate::codec::Codec;
 use crate::metadata::{DiskHashes, Metadata};
 
-/// What a new image is to be.
+/// The parameters of a new image.
 #[derive(Debug, Clone)]
 pub struct NewImage {
     /// The sizes of the disk and of its chunks.
@@ -33,39 +33,40 @@ pub struct NewImage {
     pub logical_sector: u32,
     /// The physical sector size in bytes.
     pub physical_sector: u32,
-    /// 16 random bytes that name the image.
+    /// 16 random bytes that identify the image.
     pub uuid: [u8; 16],
-    /// A random number, not 0, that stands in every record.
+    /// A random number, not 0, that is contained in every record.
     pub salt: u64,
 }
 
-/// How much memory may hold what has changed in the index before there is a checkpoint. A reader of an unfinished
-/// image takes in what came after the last one, and allows twice as much.
-pub const MAX_HELD: usize = 24 << 20;
-/// So many records may come after a checkpoint before there is another one.
+/// The maximum memory for changed index nodes before a checkpoint is made, in bytes. A reader of an unfinished image
+/// replays the records after the last checkpoint, and allows twice as much.
+pub const MAX_DIRTY_BYTES: usize = 24 << 20;
+/// The maximum number of records after a checkpoint before another one is made.
 pub const MAX_UNCOMMITTED: usize = 1 << 20;
+
 /// An image that is being made.
 pub struct Writer {
     out: Appender,
     superblock: Superblock,
     index: Index,
     bad: BadMapBuilder,
-    /// The sum of the map as it is in the file, if there is one.
+    /// The checksum of the map in the file, if there is one.
     map_written: Option<u128>,
     metadata: Metadata,
     metadata_written: Option<Metadata>,
-    /// Events that are not in the file yet: lines of JSON.
+    /// Events that are not in the file yet, as lines of JSON.
     events: String,
-    /// How many events were only counted.
+    /// The number of events that were dropped.
     events_dropped: u64,
-    /// How many MAP records came since the last checkpoint.
+    /// The number of MAP records since the last checkpoint.
     uncommitted_maps: usize,
-    /// The hashes of an image that is resumed, as they were.
+    /// The hashes that a resumed image had before.
     earlier_hashes: DiskHashes,
 }
 
 impl Writer {
-    /// Begins a new image in `store`, which is empty, with everything non-tried. `path` is for messages.
+    /// Creates a new image in `store`, which must be empty, with everything non-tried. `path` is for messages.
     pub fn create(
         store: Box<dyn Store>,
         path: &Path,
@@ -74,7 +75,7 @@ impl Writer {
     ) -> Result<Writer, Error> {
         let size = new.geometry.disk_size;
         if ![new.logical_sector, new.physical_sector].into_iter().all(is_sector_size) {
-            let what = format!("a disk with sectors of {} bytes cannot be imaged", new.logical_sector);
+            let what = format!("unsupported sector size: {} bytes", new.logical_sector);
             return Err(Error::failed(what).at(path));
         }
         check_metadata(&metadata).map_err(|e| e.at(path))?;
@@ -94,13 +95,13 @@ impl Writer {
         };
         let mut writer = Writer::of(store, path, superblock, metadata, RECORDS_AT);
         writer.bad.set(BadRange::new(0..size, Status::NonTried));
-        // The first checkpoint goes to slot 1; slot 0 gets the same, so that both are sound from the start.
+        // The first checkpoint goes to slot 1; a second one fills slot 0, so that both are valid from the start.
         writer.checkpoint()?;
         writer.checkpoint()?;
         Ok(writer)
     }
 
-    /// A writer that appends to `store` from `end` on, and has not written anything yet.
+    /// Returns a writer that appends to `store` from offset `end` on, and has not written anything yet.
     fn of(
         store: Box<dyn Store>,
         path: &Path,
@@ -123,43 +124,43 @@ impl Writer {
         }
     }
 
-    /// Where the next record begins: the length of the file so far, in bytes.
+    /// Returns the offset of the next record, which is the length of the file so far, in bytes.
     pub fn end(&self) -> u64 {
         self.out.end()
     }
 
-    /// The map as it is now.
+    /// Returns the current bad-block map.
     pub fn bad(&mut self) -> &BadBlocks {
         self.bad.settle()
     }
 
-    /// The sizes of the disk and its chunks.
+    /// Returns the sizes of the disk and its chunks.
     pub fn geometry(&self) -> Geometry {
         self.index.geometry()
     }
 
-    /// The logical and the physical sector size, in bytes.
+    /// Returns the logical and the physical sector size, in bytes.
     pub fn sectors(&self) -> (u32, u32) {
         (self.superblock.logical_sector.get(), self.superblock.physical_sector.get())
     }
 
-    /// The metadata as they are now.
+    /// Returns the current metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// The hashes that the image had before it was gone on with. They hold as long as no bytes come.
+    /// Returns the hashes that the image had before it was resumed. They are valid as long as no data is added.
     pub fn earlier_hashes(&self) -> &DiskHashes {
         &self.earlier_hashes
     }
 
-    /// Says what is known about the disk from now on. It is written at the next checkpoint.
+    /// Sets the metadata. It is written at the next checkpoint.
     pub fn set_metadata(&mut self, metadata: Metadata) {
         self.metadata = metadata;
     }
 
-    /// Makes the disk longer, while it is not known how long it is: to `size` bytes. It must end on a chunk's border so far.
-    /// What is new is non-tried.
+    /// Grows the disk to `size` bytes, for a source of unknown size. The old end must be on a chunk boundary. The new
+    /// part is non-tried.
     pub fn grow(&mut self, size: u64) -> Result<(), Error> {
         let before = self.superblock.disk_size.get();
         let grown = self.index.grow(&self.out.nodes(), size);
@@ -169,8 +170,8 @@ impl Writer {
         self.set_status(BadRange::new(before..size, Status::NonTried))
     }
 
-    /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, compressed as `compressed`. It becomes
-    /// finished. Gives the entry by which [`Writer::put_same`] can name these bytes.
+    /// Adds the run of `len` bytes of the disk from `start` on, within one chunk, with the compressed data
+    /// `compressed`, and marks it as finished. Returns the entry by which [`Writer::put_same`] can refer to this data.
     pub fn put_data(
         &mut self,
         start: u64,
@@ -191,7 +192,7 @@ impl Writer {
         Ok(entry)
     }
 
-    /// Says that a run of the disk is the same as the bytes that `entry` names.
+    /// Adds a run of the disk with the same data as `entry` refers to, and marks it as finished.
     pub fn put_same(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
         let head = Head {
             kind: RecordType::Same,
@@ -209,10 +210,10 @@ impl Writer {
         self.bad.finish(start..start + u64::from(len));
         let set = self.index.set_data(&self.out.nodes(), start, len, entry);
         set.map_err(|e| self.index_error(e))?;
-        self.checkpoint_if_much()
+        self.checkpoint_if_due()
     }
 
-    /// Says that a run of the disk is `pattern` over and over. It becomes finished.
+    /// Adds a run of the disk that consists of `pattern` repeated, and marks it as finished.
     pub fn put_fill(&mut self, range: Range<u64>, pattern: [u8; 8]) -> Result<(), Error> {
         let head = Head {
             kind: RecordType::Fill,
@@ -226,16 +227,16 @@ impl Writer {
         self.bad.finish(range.clone());
         let set = self.index.set_fill(&self.out.nodes(), range, pattern);
         set.map_err(|e| self.index_error(e))?;
-        self.checkpoint_if_much()
+        self.checkpoint_if_due()
     }
 
-    /// Says what is known of a range that is not, or not only, finished. It is written at the next checkpoint.
+    /// Sets the status of a range in the map, which is written at the next checkpoint.
     pub fn set_status(&mut self, what: BadRange) -> Result<(), Error> {
         self.bad.set(what);
         self.check_map()
     }
 
-    /// Says of `range` what `map` says of it: which parts are not, or not only, finished.
+    /// Sets the statuses of the ranges that `map` lists within `range`.
     pub fn copy_map(&mut self, map: &BadBlocks, range: Range<u64>) -> Result<(), Error> {
         for r in map.touching(range.clone()) {
             self.set_status(r.cut(r.start.max(range.start)..r.end.min(range.end)))?;
@@ -243,7 +244,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Says that of `range` exactly `ranges` are not finished. It is written at the next checkpoint.
+    /// Replaces the map within `range`: exactly `ranges` are not finished there. The map is written at the next
+    /// checkpoint.
     pub fn replace_map(&mut self, range: Range<u64>, ranges: &[BadRange]) -> Result<(), Error> {
         self.bad.replace(range, ranges);
         self.check_map()
@@ -252,43 +254,43 @@ impl Writer {
     fn check_map(&mut self) -> Result<(), Error> {
         if self.bad.is_longer_than(MAX_RANGES) {
             let what =
-                format!("the bad-block map has more than {MAX_RANGES} ranges, more than a .cdimg can hold");
+                format!("the bad-block map has more than {MAX_RANGES} ranges, the maximum for a .cdimg file");
             return Err(Error::failed(what).at(self.out.path()));
         }
         Ok(())
     }
 
-    /// Gives what was gathered to the file. Only a checkpoint makes it count after a crash of the system.
+    /// Writes buffered records to the file. Only a checkpoint makes them safe against a system crash.
     pub fn write_out(&mut self) -> Result<(), Error> {
         self.out.write_out()
     }
 
-    /// Keeps room for a checkpoint from now on: when the disk is full, [`Writer::is_full`] says so, and one checkpoint
-    /// more can be made.
+    /// Reserves space for a checkpoint from now on: when the disk is full, [`Writer::is_full`] returns true, and one
+    /// more checkpoint can be made.
     pub fn keep_reserve(&mut self) -> Result<(), Error> {
-        // What a checkpoint takes at most: the nodes that may have changed, and a long map.
+        // The maximum size of a checkpoint: the nodes that may have changed, and a long map.
         const MAX: u64 = 64 << 20;
         let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
         self.out.keep_reserve(nodes.saturating_add(256 << 10).min(MAX))
     }
 
-    /// Whether the last error was that there is no more room for the image.
+    /// Returns whether there was no space left for the image.
     pub fn is_full(&self) -> bool {
         self.out.is_full()
     }
 
     fn index_error(&self, e: ReadError) -> Error {
-        Error::failed("the index cannot be read back").at(self.out.path()).because(e)
+        Error::failed("cannot read back the index").at(self.out.path()).because(e)
     }
 }
 
-/// An error if there is more to say about a disk than an image may hold, with some room for what is found out later.
+/// Returns an error if the metadata is larger than an image can hold, with some room for additions made later.
 pub fn check_metadata(metadata: &Metadata) -> Result<(), Error> {
     const ROOM: usize = 4096;
     let len = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
     if len > MAX_METADATA as usize - ROOM {
         let what =
-            format!("what is to be said about the disk has {len} bytes, and an image holds {MAX_METADATA}");
+            format!("the metadata is {len} bytes long, but an image can hold only {MAX_METADATA} bytes");
         return Err(Error::usage(what).hint("shorten the notes"));
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Readahead: who reads in sequence, and what he will want next.
+//! Readahead: detects sequential readers and decompresses the chunks that they will need next.
 //!
-//! The kernel's own readahead ends at 128 KiB where we may not raise it, and readers with O_DIRECT have none. So
-//! chunks that a sequential reader will ask for are uncompressed on other cores before he does.
+//! The kernel's own readahead is limited to 128 KiB where we may not raise it, and readers with O_DIRECT have none. So
+//! chunks that a sequential reader will request are decompressed on other cores beforehand.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,26 +9,26 @@ use std::sync::{Arc, Mutex};
 
 use cdi_base::workers::{Pool, lock};
 
-/// How many sequential readers are told apart.
+/// The number of sequential readers that are distinguished.
 const STREAMS: usize = 16;
-/// Requests of one reader come out of order when several threads serve them; by so much, in bytes.
+/// How far requests of one reader may be out of order, because several threads serve them, in bytes.
 const SLACK: u64 = 2 << 20;
-/// What is asked for at a time, in bytes. A larger chunk is uncompressed once all the same.
+/// The size of a readahead request, in bytes. A larger chunk is still decompressed only once.
 const STEP: u64 = 64 << 10;
-/// How much a reader must have read in sequence before anything is read ahead for him, and how far ahead that goes at
-/// most, in bytes. In between it goes as far as he came.
+/// The amount that a reader must have read in sequence before readahead starts, and the maximum readahead, in bytes. In
+/// between, readahead goes as far as the amount read so far.
 const WINDOW: (u64, u64) = (256 << 10, 2 << 20);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Stream {
     /// Where the next read is expected.
     next: u64,
-    /// How many reads came in sequence, and how many bytes.
+    /// The number of reads in sequence, and their bytes.
     length: u32,
     bytes: u64,
-    /// Up to where chunks were asked for.
+    /// The end of the chunks requested so far.
     asked: u64,
-    /// When it was used last.
+    /// When the stream was last used.
     used: u64,
 }
 
@@ -37,12 +37,12 @@ pub struct Ahead {
     streams: Mutex<(u64, [Stream; STREAMS])>,
     queue: Pool<Range<u64>>,
     size: u64,
-    most: u64,
+    max_ahead: u64,
 }
 
 impl Ahead {
-    /// Starts `threads` threads that call `fetch` with ranges of a disk of `size` bytes. At most `budget` bytes
-    /// are read ahead. The threads end when this is dropped.
+    /// Starts `threads` threads that call `fetch` with ranges of a disk of `size` bytes. At most `budget` bytes are
+    /// read ahead. The threads exit when this is dropped. It is an error if they cannot be started.
     pub fn start(
         threads: usize,
         size: u64,
@@ -51,7 +51,7 @@ impl Ahead {
     ) -> std::io::Result<Ahead> {
         let queue = Pool::start("readahead", threads, (WINDOW.1 / STEP) as usize, || {
             let fetch = Arc::clone(&fetch);
-            // A panic in a parser costs this chunk its readahead; the reader will get the error.
+            // If a parser panics, the chunk is just not read ahead; the reader will get the error.
             move |range| {
                 let _ = catch_unwind(AssertUnwindSafe(|| fetch(range)));
             }
@@ -60,13 +60,13 @@ impl Ahead {
             streams: Mutex::new((0, [Stream::default(); STREAMS])),
             queue,
             size,
-            most: WINDOW.1.min(budget),
+            max_ahead: WINDOW.1.min(budget),
         })
     }
 
-    /// Takes note of a read of `len` bytes at `offset`. Whether it is part of a sequential stream. If it is not `alone`,
-    /// nothing is read ahead: where a stream's reads come several at once (the kernel reads ahead itself), they keep the
-    /// cores busy.
+    /// Records a read of `len` bytes at `offset`, and returns whether it is part of a sequential stream. Unless the
+    /// read is `alone`, nothing is read ahead: if a stream sends several reads at once (the kernel reads ahead itself),
+    /// they already keep the cores busy.
     pub fn note(&self, offset: u64, len: u64, alone: bool) -> bool {
         let end = offset + len;
         let mut guard = lock(&self.streams);
@@ -90,7 +90,7 @@ impl Ahead {
         if !alone {
             return true;
         }
-        let target = (stream.next + stream.bytes.min(self.most)).min(self.size);
+        let target = (stream.next + stream.bytes.min(self.max_ahead)).min(self.size);
         let from = stream.asked.max(stream.next);
         stream.asked = from.max(target);
         drop(guard);
@@ -99,7 +99,7 @@ impl Ahead {
             let end = ((at / STEP + 1) * STEP).min(target);
             match self.queue.try_send(at..end) {
                 Ok(()) => at = end,
-                // The threads have enough to do, and what they do is what was asked for first.
+                // The queue is full, and its requests, which came first, take precedence.
                 Err(_) => break,
             }
         }
@@ -132,22 +132,22 @@ mod tests {
     }
 
     #[test]
-    fn enough_in_a_row_makes_a_stream_and_a_seek_does_not() {
+    fn sequential_reads_start_readahead_and_seeks_do_not() {
         let (ahead, fetched) = ahead(1 << 30);
         const READ: u64 = 128 << 10;
         assert!(!ahead.note(0, READ, true));
         assert!(!ahead.note(100 << 20, READ, true));
         assert!(!ahead.note(50 << 20, READ, true));
-        // A few small reads that happen to adjoin are none either.
+        // Nor do a few small reads that happen to be adjacent.
         assert!((0..30).all(|n| !ahead.note((200 << 20) + n * 4096, 4096, true)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(fetched.lock().unwrap().is_empty());
         assert!(ahead.note(READ, READ, true));
         wait_for(&fetched, |f| f.contains(&(2 * READ)) && f.contains(&(3 * READ)));
-        // The farther it goes, the farther ahead.
+        // The more was read, the more is read ahead.
         assert!(ahead.note(2 * READ, 2 * READ, true));
         wait_for(&fetched, |f| f.contains(&(7 * READ)));
-        // Those who come many at once need nobody.
+        // Concurrent reads need no readahead.
         assert!(ahead.note(4 * READ, 8 * READ, false));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!fetched.lock().unwrap().contains(&(12 * READ)));

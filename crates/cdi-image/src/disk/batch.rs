@@ -1,4 +1,4 @@
-//! CompressedChunk chunks that lie one behind the other in a file, as those of a run of the disk do: they are read in one piece.
+//! Reads compressed chunks that follow one another in a file, as those of a run of the disk do, with a single read.
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
@@ -7,22 +7,22 @@ use super::buffers::with_scratch;
 use crate::extent::CompressedChunk;
 use crate::input::Input;
 
-/// The longest piece that is read, and the longest gap in it (headers, a node of the index), in bytes.
+/// The maximum length of a batch, and of a gap in it (headers, a node of the index), in bytes.
 const MAX_LEN: u64 = 512 << 10;
 const MAX_GAP: u64 = 16 << 10;
 
-/// Who gets a chunk as it is stored, its checksum right, or why not; by its number in the batch.
-type Give<'a> = dyn FnMut(usize, &CompressedChunk, Result<&[u8], ReadError>) + 'a;
+/// Receives the number of a chunk in the batch, and its stored bytes after their checksum was verified, or the error.
+type OnChunk<'a> = dyn FnMut(usize, &CompressedChunk, Result<&[u8], ReadError>) + 'a;
 
-/// Some chunks of one file, by their places.
+/// Chunks of one file, in the order of their offsets.
 #[derive(Default)]
 pub(super) struct Batch {
     chunks: Vec<CompressedChunk>,
 }
 
 impl Batch {
-    /// Whether a chunk can be read together with those that are in.
-    pub(super) fn takes(&self, chunk: &CompressedChunk) -> bool {
+    /// Returns whether a chunk can be read together with those already in the batch.
+    pub(super) fn accepts(&self, chunk: &CompressedChunk) -> bool {
         let Some((first, last)) = self.chunks.first().zip(self.chunks.last()) else { return true };
         let end = last.at.saturating_add(last.len.into());
         chunk.file == first.file
@@ -38,8 +38,8 @@ impl Batch {
         self.chunks.clear();
     }
 
-    /// Reads all of them, and gives each.
-    pub(super) fn read(&self, input: &Input, give: &mut Give<'_>) {
+    /// Reads all chunks and passes each to `on_chunk`.
+    pub(super) fn read(&self, input: &Input, on_chunk: &mut OnChunk<'_>) {
         let Some((first, last)) = self.chunks.first().zip(self.chunks.last()) else { return };
         let len = last.at.saturating_add(last.len.into()).saturating_sub(first.at);
         if self.chunks.len() > 1 && len <= MAX_LEN {
@@ -48,22 +48,22 @@ impl Batch {
                 for (n, chunk) in self.chunks.iter().enumerate() {
                     let from = index(chunk.at - first.at);
                     let stored = &stored[from..from + chunk.len as usize];
-                    give(n, chunk, checked(chunk, stored));
+                    on_chunk(n, chunk, checked(chunk, stored));
                 }
                 Ok::<_, ReadError>(())
             });
             if whole.is_ok() {
                 return;
             }
-            // What cannot be read costs the chunks that it is in.
+            // If the whole cannot be read, only the chunks with the unreadable part fail: read them one by one.
         }
         for (n, chunk) in self.chunks.iter().enumerate() {
-            read(input, chunk, |stored| give(n, chunk, stored));
+            read(input, chunk, |stored| on_chunk(n, chunk, stored));
         }
     }
 }
 
-/// Reads one chunk by itself: as it is stored, its checksum right, or why not.
+/// Reads a single chunk and passes its stored bytes to `use_it` after verifying their checksum, or the error.
 pub(super) fn read<T>(
     input: &Input,
     chunk: &CompressedChunk,

@@ -1,11 +1,11 @@
-//! Memory that is used again. A thread reads and decompresses one chunk after the other; getting memory from the system for
-//! each, and having it filled with zeros, would cost more than what is done with it.
+//! Reuses buffers. A thread reads and decompresses one chunk after the other; allocating memory for each of them, and
+//! having it zeroed, would cost more than the work itself.
 
 use std::cell::{Cell, RefCell};
 
-/// How much a thread keeps for chunks, in bytes; one buffer at least.
+/// The amount of memory that a thread keeps for chunks, in bytes; at least one buffer is kept.
 const SPARE: usize = 512 << 10;
-/// The largest buffer that is kept, in bytes: what is larger is for a format with huge chunks.
+/// The size of the largest buffer that is kept, in bytes: only formats with huge chunks need larger ones.
 const LARGEST: usize = 2 << 20;
 
 thread_local! {
@@ -14,14 +14,14 @@ thread_local! {
     static REPLY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A buffer of `len` bytes with anything in it.
+/// Returns a buffer of `len` bytes with arbitrary contents.
 pub(super) fn take(len: usize) -> Vec<u8> {
     let mut buf = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
     buf.resize(len, 0);
     buf
 }
 
-/// Gives back a buffer that is no longer needed.
+/// Keeps a buffer that is no longer needed, for reuse.
 pub(super) fn give(buf: Vec<u8>) {
     SPARES.with_borrow_mut(|spares| {
         let kept: usize = spares.iter().map(Vec::capacity).sum();
@@ -31,12 +31,12 @@ pub(super) fn give(buf: Vec<u8>) {
     });
 }
 
-/// Calls `use_it` with `len` bytes of anything, for what is compressed.
+/// Calls `use_it` with a buffer of `len` bytes with arbitrary contents, for compressed data.
 pub(super) fn with_scratch<T>(len: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     with(&SCRATCH, len, use_it)
 }
 
-/// Calls `use_it` with `len` bytes of anything, for a reply.
+/// Calls `use_it` with a buffer of `len` bytes with arbitrary contents, for a reply.
 pub fn with_reply<T>(len: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     with(&REPLY, len, use_it)
 }

@@ -1,7 +1,7 @@
-//! Uncompressed chunks, kept while they are likely to be asked for again.
+//! A cache of decompressed chunks that are likely to be requested again.
 //!
 //! The `lru` crate orders them; the byte budget, the shards and the single flight (a chunk that several readers
-//! want at once is uncompressed once) are here. No lock is held while a chunk is loaded.
+//! request at the same time is decompressed once) are here. No lock is held while a chunk is loaded.
 
 use cdi_base::workers::lock;
 use std::collections::HashSet;
@@ -14,14 +14,14 @@ use lru::LruCache;
 use super::buffers::give;
 use crate::extent::CompressedChunk;
 
-/// A chunk's name: all that is said of it. An entry that tells of the same place with another checksum is another
-/// chunk, and is checked by itself.
+/// The key of a chunk: its complete description. An entry with the same offset but another checksum is another chunk,
+/// and is verified separately.
 pub type Key = CompressedChunk;
 
-/// An uncompressed chunk.
+/// A decompressed chunk.
 pub type Chunk = Arc<Vec<u8>>;
 
-/// The cache.
+/// A cache of decompressed chunks.
 pub struct Cache {
     shards: Vec<Shard>,
     hits: AtomicU64,
@@ -40,9 +40,9 @@ struct State {
 }
 
 impl Cache {
-    /// A cache that keeps at most `budget` bytes. Chunks are at most `largest` bytes each.
+    /// Returns a cache that keeps at most `budget` bytes. Chunks have at most `largest` bytes each.
     pub fn new(budget: usize, largest: usize) -> Cache {
-        // A shard that holds fewer than eight chunks would throw out what is about to be used.
+        // A shard with fewer than eight chunks would evict chunks that are about to be used.
         let count = (budget / largest.max(1) / 8).clamp(1, 8);
         let shard = || Shard {
             budget: budget / count,
@@ -58,8 +58,8 @@ impl Cache {
         &self.shards[hash as usize % self.shards.len()]
     }
 
-    /// The chunk of `key`, loaded by `load` if nobody has it and nobody else is loading it. An error is not kept:
-    /// the next reader tries again.
+    /// Returns the chunk of `key`, loaded by `load` if it is not in the cache and no other thread is loading it. An
+    /// error is not cached: the next reader tries again.
     pub fn get(
         &self,
         key: &Key,
@@ -68,7 +68,7 @@ impl Cache {
         let shard = self.shard(key);
         let mut state = shard.lock();
         loop {
-            if let Some(chunk) = self.look(&mut state, key) {
+            if let Some(chunk) = self.lookup(&mut state, key) {
                 return Ok(chunk);
             }
             if state.loading.insert(*key) {
@@ -77,17 +77,17 @@ impl Cache {
             state = shard.loaded.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        // Gives the key free again whatever happens, a panic in `load` included.
+        // Releases the key in any case, even if `load` panics.
         let flight = PendingChunk { shard, key: *key };
         load().map(|chunk| flight.insert(chunk))
     }
 
-    /// The chunk of `key`, if it is there or being loaded.
+    /// Returns the chunk of `key` if it is in the cache or being loaded.
     pub fn get_if_there(&self, key: &Key) -> Option<Chunk> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         loop {
-            let found = self.look(&mut state, key);
+            let found = self.lookup(&mut state, key);
             if found.is_some() || !state.loading.contains(key) {
                 return found;
             }
@@ -95,7 +95,7 @@ impl Cache {
         }
     }
 
-    fn look(&self, state: &mut State, key: &Key) -> Option<Chunk> {
+    fn lookup(&self, state: &mut State, key: &Key) -> Option<Chunk> {
         let found = state.chunks.get(key).map(Arc::clone);
         if found.is_some() {
             self.hits.fetch_add(1, Ordering::Relaxed);
@@ -103,28 +103,29 @@ impl Cache {
         found
     }
 
-    /// Begins to load the chunk of `key`, unless it is there or being loaded. Who begins must not wait for another.
+    /// Starts to load the chunk of `key`, unless it is in the cache or being loaded. The caller must not wait for other
+    /// chunks meanwhile.
     pub fn begin(&self, key: &Key) -> Option<PendingChunk<'_>> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         let new = !state.chunks.contains(key) && state.loading.insert(*key);
         drop(state);
-        // Made only if it is to be: when one is dropped, it takes the lock and ends the loading.
+        // Create it only if loading has started: dropping it takes the lock and ends the loading.
         new.then(|| PendingChunk { shard, key: *key })
     }
 
-    /// Says that a chunk is done with: it is the first to be thrown out. A scan of the disk so does not empty the
-    /// cache of what others use.
+    /// Marks a chunk as no longer needed: it is evicted first. This way a scan of the disk does not evict the chunks
+    /// that other readers use.
     pub fn demote(&self, key: &Key) {
         self.shard(key).lock().chunks.demote(key);
     }
 
-    /// How often a chunk was there.
+    /// Returns the number of cache hits.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// How many bytes are kept now.
+    /// Returns the number of bytes in the cache.
     pub fn bytes(&self) -> usize {
         self.shards.iter().map(|s| s.lock().bytes).sum()
     }
@@ -136,14 +137,14 @@ impl Shard {
     }
 }
 
-/// A chunk that is being loaded. Whoever wants it waits until this is gone.
+/// A chunk that is being loaded. Other readers of the chunk wait until this is dropped.
 pub struct PendingChunk<'a> {
     shard: &'a Shard,
     key: Key,
 }
 
 impl PendingChunk<'_> {
-    /// Puts the chunk in.
+    /// Puts the loaded chunk into the cache and returns it.
     pub fn insert(self, chunk: Vec<u8>) -> Chunk {
         let chunk = Arc::new(chunk);
         let mut out = Vec::new();
@@ -159,7 +160,7 @@ impl PendingChunk<'_> {
             out.push(old);
         }
         drop(state);
-        // What had to go for it: its memory is used again, without the lock.
+        // Reuse the memory of the evicted chunks, without holding the lock.
         out.into_iter().filter_map(Arc::into_inner).for_each(give);
         chunk
     }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_begun_is_waited_for_and_begun_once() {
+    fn a_chunk_being_loaded_is_waited_for_and_loaded_once() {
         let cache = Cache::new(1 << 20, 4096);
         let flight = cache.begin(&key(1)).unwrap();
         assert!(cache.begin(&key(1)).is_none());
@@ -230,14 +231,14 @@ mod tests {
             flight.insert(chunk(9));
             assert_eq!(waits.join().unwrap(), 9);
         });
-        assert!(cache.begin(&key(1)).is_none(), "it is there");
-        // One that does not insert is as if it had not been.
+        assert!(cache.begin(&key(1)).is_none(), "it is in the cache");
+        // One that is dropped without an insert has no effect.
         drop(cache.begin(&key(3)).unwrap());
         assert!(cache.get_if_there(&key(3)).is_none() && cache.begin(&key(3)).is_some());
     }
 
     #[test]
-    fn an_error_and_a_panic_leave_the_key_free() {
+    fn an_error_and_a_panic_release_the_key() {
         let cache = Cache::new(1 << 20, 4096);
         let error = cache.get(&key(1), || Err(ReadError::Corrupt { at: 1 }));
         assert_eq!(error.unwrap_err(), ReadError::Corrupt { at: 1 });
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_holds_and_what_is_demoted_goes_first() {
+    fn the_budget_is_kept_and_demoted_chunks_are_evicted_first() {
         let cache = Cache::new(40_000, 4096);
         assert_eq!(cache.shards.len(), 1);
         for at in 0..9 {
@@ -261,7 +262,7 @@ mod tests {
             cache.get(&key(at), || Ok(chunk(4096))).unwrap();
         }
         assert!(cache.bytes() <= 40_000);
-        cache.get(&key(1), || unreachable!("the oldest that is in use stays")).unwrap();
+        cache.get(&key(1), || unreachable!("the oldest chunk in use stays")).unwrap();
         let mut loaded = false;
         cache
             .get(&key(8), || {
@@ -269,6 +270,6 @@ mod tests {
                 Ok(chunk(4096))
             })
             .unwrap();
-        assert!(loaded, "the demoted chunk was thrown out");
+        assert!(loaded, "the demoted chunk was evicted");
     }
 }

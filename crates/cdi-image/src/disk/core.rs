@@ -1,4 +1,4 @@
-//! How the bytes of a disk are had from its image: mapped, read, uncompressed, kept.
+//! Reads the bytes of a disk from its image: maps, reads, decompresses and caches them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image};
 use crate::input::Input;
 
-/// A read of so many bytes or more is a stream's, in bytes: its chunks are uncompressed to where they are wanted, and not
-/// kept.
+/// Reads of at least this many bytes count as streaming: chunks are decompressed straight into the caller's buffer and
+/// not cached.
 const STREAM: usize = 256 << 10;
 
 pub(super) struct Core {
@@ -26,13 +26,14 @@ pub(super) struct Core {
     pub(super) input: Arc<Input>,
     pub(super) format: &'static Format,
     pub(super) options: Options,
-    /// The ranges that a read does not get from the image, in whole sectors. None: they are those of the image's map.
+    /// The ranges that are not read from the image, in whole sectors. `None`: those of the image's map.
     pub(super) failing: Option<BadBlocks>,
     pub(super) sector: u32,
     pub(super) cache: Cache,
-    /// How many reads are under way.
+    /// The number of reads in progress.
     pub(super) reading: AtomicUsize,
-    /// How many chunks were uncompressed; how many reads failed because one is damaged, or the image's file cannot be read.
+    /// The number of decompressed chunks, of reads that failed because a chunk is damaged, and of reads that failed
+    /// because the image file cannot be read.
     pub(super) uncompressed: AtomicU64,
     pub(super) corrupt: AtomicU64,
     pub(super) unreadable: AtomicU64,
@@ -40,12 +41,12 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// The ranges that a read does not get from the image: whole sectors.
+    /// Returns the ranges that are not read from the image, in whole sectors.
     pub(super) fn failing(&self) -> &BadBlocks {
         self.failing.as_ref().unwrap_or_else(|| self.image.bad())
     }
 
-    /// What the format says of `offset`, held against what a format must say.
+    /// Calls [`Image::map`] and validates its answer.
     pub(super) fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let extent = self.image.map(offset)?;
         let inside = extent.disk.contains(&offset);
@@ -60,7 +61,7 @@ impl Core {
         if inside && fits { Ok(extent) } else { Err(ReadError::Unmapped { offset }) }
     }
 
-    /// Fills `buf` from bytes that the image must hold.
+    /// Fills `buf` with data that the image must contain.
     pub(super) fn read_held(&self, buf: &mut [u8], offset: u64, sequential: bool) -> Result<(), ReadError> {
         let end = offset + buf.len() as u64;
         let stream = sequential || buf.len() >= STREAM;
@@ -72,7 +73,7 @@ impl Core {
             let place = index(at - offset)..index(stop - offset);
             let out = &mut buf[place.clone()];
             match extent.origin {
-                // The map says that it was read, and there are no bytes: damage, not a bad sector.
+                // The map says that it was read, but there is no data: the image is damaged, this is not a bad sector.
                 Origin::Unread => return Err(ReadError::Unmapped { offset: at }),
                 Origin::Fill(pattern) => fill(out, &pattern, at),
                 Origin::Stored { file, at: start } => {
@@ -81,9 +82,9 @@ impl Core {
                 Origin::Compressed(compressed) => {
                     let name = CompressedChunk { skip: 0, ..compressed };
                     let whole = compressed.skip == 0 && out.len() == compressed.uncompressed as usize;
-                    let there = if stream && whole { self.cache.get_if_there(&name) } else { None };
-                    if stream && whole && there.is_none() {
-                        if !batch.takes(&name) {
+                    let cached = if stream && whole { self.cache.get_if_there(&name) } else { None };
+                    if stream && whole && cached.is_none() {
+                        if !batch.accepts(&name) {
                             self.decompress_to(&batch, buf, &places)?;
                             batch.clear();
                             places.clear();
@@ -91,7 +92,7 @@ impl Core {
                         batch.push(name);
                         places.push(place);
                     } else {
-                        let chunk = there.map_or_else(|| self.chunk(&compressed), Ok)?;
+                        let chunk = cached.map_or_else(|| self.chunk(&compressed), Ok)?;
                         let skip = compressed.skip as usize + index(at - extent.disk.start);
                         let bytes = chunk.get(skip..skip + out.len());
                         out.copy_from_slice(bytes.ok_or(ReadError::Corrupt { at: compressed.at })?);
@@ -125,7 +126,7 @@ impl Core {
         }
     }
 
-    /// A compressed chunk, uncompressed: from the cache, or read, checked and uncompressed.
+    /// Returns a chunk decompressed: from the cache, or read, verified and decompressed.
     pub(super) fn chunk(&self, compressed: &CompressedChunk) -> Result<Chunk, ReadError> {
         let name = CompressedChunk { skip: 0, ..*compressed };
         self.cache.get(&name, || {
@@ -136,14 +137,14 @@ impl Core {
         })
     }
 
-    /// Says why a read failed, where that is the image's fault and not the disk's. What is read again and again is said
-    /// the first few times, then now and then.
+    /// Logs read errors caused by the image and not by the disk. Each kind is logged the first few times and then only
+    /// occasionally.
     pub(super) fn tell(&self, e: ReadError) {
         let (count, what) = match e {
             ReadError::Corrupt { at } => {
                 (&self.corrupt, format!("the chunk at byte {at} is damaged; reads of it fail"))
             }
-            ReadError::Io { .. } => (&self.unreadable, format!("cannot be read: {e}")),
+            ReadError::Io { .. } => (&self.unreadable, format!("read error: {e}")),
             _ => return,
         };
         let count = count.fetch_add(1, Ordering::Relaxed) + 1;
@@ -152,7 +153,8 @@ impl Core {
         }
     }
 
-    /// Decompresses the chunks of a range that are not in the cache, into it. What cannot be read is left to who asks for it.
+    /// Decompresses the chunks of a range that are not cached yet into the cache. Errors are left to the reader that
+    /// requests the data.
     pub(super) fn prefetch(&self, range: Range<u64>) {
         let mut batch = Batch::default();
         let mut pending = Vec::new();
@@ -163,7 +165,7 @@ impl Core {
             let Origin::Compressed(compressed) = extent.origin else { continue };
             let name = CompressedChunk { skip: 0, ..compressed };
             if let Some(flight) = self.cache.begin(&name) {
-                if !batch.takes(&name) {
+                if !batch.accepts(&name) {
                     self.insert(&batch, &mut pending);
                     batch.clear();
                 }
@@ -187,7 +189,7 @@ impl Core {
         pending.clear();
     }
 
-    /// Fills `buf`, which lies in failing sectors, as the policy says.
+    /// Fills `buf`, which is within failing sectors, according to the policy.
     pub(super) fn fill_bad(&self, buf: &mut [u8], offset: u64) {
         match &self.options.bad {
             BadPolicy::Error | BadPolicy::Zero => buf.fill(0),
@@ -202,7 +204,8 @@ impl Core {
     }
 }
 
-/// Fills `buf`, which lies at `offset` of the disk, with `pattern`, which begins at every multiple of 8.
+/// Fills `buf`, which is at `offset` on the disk, with `pattern`, which starts at every disk offset that is a multiple
+/// of 8.
 pub fn fill(buf: &mut [u8], pattern: &[u8; 8], offset: u64) {
     if pattern.iter().all(|b| *b == pattern[0]) {
         return buf.fill(pattern[0]);

@@ -1,40 +1,41 @@
-//! A whole disk cut into runs, for those who read all of it: `verify` and `extract`.
+//! Divides a disk into runs, for commands that read all of it: `verify` and `extract`.
 
 use std::ops::Range;
 
 use super::Disk;
 
-/// What a run is.
+/// The kind of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunKind {
-    /// Bytes to be read.
+    /// Data to be read.
     Held,
-    /// Zeros, as the image's index says; nothing needs to be read.
+    /// Zeros according to the image's index; nothing needs to be read.
     Zeros,
-    /// The image does not hold it.
+    /// The image has no data for it.
     Missing,
 }
 
-/// A run of the disk that is treated in one piece.
+/// A run of the disk that is processed in one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Its bytes.
+    /// The byte range on the disk.
     pub disk: Range<u64>,
-    /// What it is.
+    /// The kind.
     pub kind: RunKind,
 }
 
-/// The longest run that is read in one piece, in bytes.
+/// The maximum length of a run that is read, in bytes.
 const MAX_LEN: u64 = 1 << 20;
-/// The longest run that nothing is read for, but something may be done for each byte, in bytes: between two of them the user
-/// can interrupt.
-const MAX_EMPTY: u64 = 64 << 20;
-/// The longest run of zeros, in bytes.
+/// The maximum length of a run of missing data, in bytes. Nothing is read for it, but each byte may still be processed,
+/// and the user can interrupt only between runs.
+const MAX_MISSING: u64 = 64 << 20;
+/// The maximum length of a run of zeros, in bytes.
 const MAX_ZEROS: u64 = 1 << 40;
-/// How much is given up together where the index does not say where the bytes are.
-const LOST: u64 = 64 << 10;
+/// The unit in which the disk is skipped where the index cannot be read, in bytes.
+const UNMAPPED_STEP: u64 = 64 << 10;
 
-/// All of `disk` in order, each run within one extent, so that a damaged chunk costs itself alone.
+/// Returns the runs of the whole of `disk` in order. Each run is within one extent, so that a damaged chunk affects no
+/// other data.
 pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
     let mut missing = disk.bad().ranges().iter().filter(|r| !r.status.has_bytes()).peekable();
     let mut at = 0;
@@ -45,8 +46,8 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
         while missing.next_if(|r| r.end <= at).is_some() {}
         let run = match missing.peek() {
             Some(r) if r.start <= at => {
-                // What is missing for several reasons is one run, too.
-                let (mut end, longest) = (at, at.saturating_add(MAX_EMPTY));
+                // Adjacent missing ranges with different statuses or reasons form one run.
+                let (mut end, longest) = (at, at.saturating_add(MAX_MISSING));
                 while end < longest
                     && let Some(r) = missing.next_if(|r| r.start <= end && r.end <= longest)
                 {
@@ -64,7 +65,10 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
                         Run { disk: at..e.disk.end.min(until).min(at + MAX_ZEROS), kind: RunKind::Zeros }
                     }
                     Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + MAX_LEN), kind: RunKind::Held },
-                    Err(_) => Run { disk: at..((at / LOST + 1) * LOST).min(until), kind: RunKind::Held },
+                    Err(_) => Run {
+                        disk: at..((at / UNMAPPED_STEP + 1) * UNMAPPED_STEP).min(until),
+                        kind: RunKind::Held,
+                    },
                 }
             }
         };

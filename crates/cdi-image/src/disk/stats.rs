@@ -1,52 +1,52 @@
-//! What a disk has done so far: counted as it reads, told when somebody asks.
+//! Read statistics of a disk: counted with each read, reported on request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What a disk has done so far. Of each read from without; not of what was read ahead.
+/// Read statistics of a disk. They cover reads by clients, not readahead, except where noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
-    /// Reads, and how many bytes they were to give.
+    /// The number of reads.
     pub reads: u64,
-    /// Their bytes.
+    /// The number of bytes requested by them.
     pub read_bytes: u64,
-    /// How many of them failed: bad sectors, damage, the image's file.
+    /// How many of them failed: bad sectors, damage, errors of the image file.
     pub read_errors: u64,
-    /// The time within which half of them were done, in microseconds, a power of the square root of two; and so on.
+    /// The median latency in microseconds, rounded up to about a power of the square root of two.
     pub p50_us: u64,
-    /// 90 of 100.
+    /// The 90th percentile of the latency in microseconds, rounded likewise.
     pub p90_us: u64,
-    /// 99 of 100.
+    /// The 99th percentile of the latency in microseconds, rounded likewise.
     pub p99_us: u64,
-    /// The longest.
+    /// The maximum latency in microseconds.
     pub max_us: u64,
-    /// Chunks that were found uncompressed.
+    /// The number of chunks found in the cache.
     pub cache_hits: u64,
-    /// Chunks that were read and uncompressed, also ahead.
+    /// The number of chunks read and decompressed, including readahead.
     pub chunks_decompressed: u64,
-    /// Reads that failed because a chunk is damaged.
+    /// The number of reads that failed because a chunk is damaged.
     pub chunks_damaged: u64,
-    /// Bytes of uncompressed chunks that are kept now.
+    /// The number of bytes of decompressed chunks in the cache.
     pub cache_bytes: u64,
 }
 
-/// Two for each power of two of a microsecond.
+/// The number of latency buckets: two for each power of two of a microsecond.
 const BUCKETS: usize = 64;
 
-/// Reads, counted.
+/// Counters of the reads of a disk.
 pub(super) struct Reads {
     bytes: AtomicU64,
     errors: AtomicU64,
-    longest: AtomicU64,
+    max_us: AtomicU64,
     times: [AtomicU64; BUCKETS],
 }
 
 impl Default for Reads {
     fn default() -> Reads {
         let zero = || AtomicU64::new(0);
-        Reads { bytes: zero(), errors: zero(), longest: zero(), times: std::array::from_fn(|_| zero()) }
+        Reads { bytes: zero(), errors: zero(), max_us: zero(), times: std::array::from_fn(|_| zero()) }
     }
 }
 
@@ -55,14 +55,14 @@ impl Reads {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.errors.fetch_add(failed.into(), Ordering::Relaxed);
-        self.longest.fetch_max(micros, Ordering::Relaxed);
+        self.max_us.fetch_max(micros, Ordering::Relaxed);
         self.times[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self) -> Stats {
         let times = self.times.each_ref().map(|t| t.load(Ordering::Relaxed));
         let reads: u64 = times.iter().sum();
-        let max_us = self.longest.load(Ordering::Relaxed);
+        let max_us = self.max_us.load(Ordering::Relaxed);
         let within = |percent: u64| {
             let wanted = (reads * percent).div_ceil(100);
             let mut seen = 0;
@@ -70,7 +70,7 @@ impl Reads {
                 seen += n;
                 seen >= wanted
             });
-            found.map_or(0, most).min(max_us)
+            found.map_or(0, bucket_max).min(max_us)
         };
         Stats {
             reads,
@@ -85,15 +85,16 @@ impl Reads {
     }
 }
 
-/// The first of them holds less than one microsecond; then come [1, 1.5), [1.5, 2), [2, 3), [3, 4), [4, 6) …
+/// Returns the bucket of a latency in microseconds. The first bucket is for less than one microsecond; then come [1,
+/// 1.5), [1.5, 2), [2, 3), [3, 4), [4, 6) …
 fn bucket(micros: u64) -> usize {
     let Some(power) = micros.checked_ilog2() else { return 0 };
     let upper_half = power > 0 && micros >> (power - 1) & 1 == 1;
     (1 + 2 * power as usize + usize::from(upper_half)).min(BUCKETS - 1)
 }
 
-/// The longest time that a bucket holds, in microseconds.
-fn most(bucket: usize) -> u64 {
+/// Returns the maximum latency of a bucket, in microseconds.
+fn bucket_max(bucket: usize) -> u64 {
     let Some(n) = bucket.checked_sub(1) else { return 0 };
     let power = 1u64 << (n / 2);
     if n % 2 == 0 { (power + power / 2).max(power + 1) - 1 } else { 2 * power - 1 }
@@ -104,17 +105,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_time_is_in_a_bucket_that_reaches_as_far_as_it() {
+    fn each_latency_is_in_the_first_bucket_that_covers_it() {
         for micros in (0..5000).chain([1 << 20, 123_456_789]) {
             let bucket = bucket(micros);
-            assert!(most(bucket) >= micros, "{micros}");
-            assert!(bucket == 0 || most(bucket - 1) < micros, "{micros}");
+            assert!(bucket_max(bucket) >= micros, "{micros}");
+            assert!(bucket == 0 || bucket_max(bucket - 1) < micros, "{micros}");
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
 
     #[test]
-    fn a_hundredth_is_slow() {
+    fn percentiles_ignore_the_slowest_hundredth() {
         let reads = Reads::default();
         assert_eq!(reads.stats(), Stats::default());
         (0..990).for_each(|_| reads.note(4096, Duration::from_micros(100), false));

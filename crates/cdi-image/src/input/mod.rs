@@ -1,6 +1,7 @@
-//! The gate: an image's files, opened once, read only by position, never past their end.
+//! An image's files: opened once, read only by position, and never past their end.
 //!
-//! A format never opens a file. What it may read is here, and a file that the user did not name is not.
+//! Formats never open files themselves; they can only read what is opened here, which excludes files outside the
+//! directories that the user named.
 
 pub(crate) mod pieces;
 mod siblings;
@@ -17,17 +18,18 @@ use siblings::Parts;
 
 use super::extent::FileNo;
 
-/// Something that can be read by position: a file, or in tests something that fails when it is told to.
+/// A source that can be read by position: a file, or in tests a source that fails on demand.
 pub trait ReadAt: Send + Sync {
-    /// As `pread`: may read less than asked, and 0 at the end.
+    /// Reads like `pread`: may return fewer bytes than requested, and returns 0 at the end.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
-    /// The length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Whether it is empty.
+    /// Returns whether it is empty.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
-    /// The first byte from `at` on that may be data, and the first hole after it. Without holes: `at` and the end.
+    /// Returns the first byte from `at` on that may be data, and the start of the first hole after it. If holes are not
+    /// supported, returns `at` and `end`.
     fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
         Ok(at..end)
     }
@@ -43,7 +45,7 @@ impl ReadAt for File {
         if meta.is_file() {
             return Ok(meta.len());
         }
-        // A block device: its size is where its end is. (Positioned reads do not mind where the file stands.)
+        // For a block device, seek to the end to get the size. (Positioned reads do not use the file offset.)
         io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
     }
 
@@ -54,10 +56,11 @@ impl ReadAt for File {
             let from = i64::try_from(from).map_err(io::Error::other)?;
             match lseek(self, from, whence) {
                 Ok(to) => u64::try_from(to).map_err(io::Error::other),
-                // A hole up to the end; or the file has become shorter, and what is gone is no hole: reading it fails.
+                // A hole up to the end; or the file has become shorter: the missing part is not a hole, reading it must
+                // fail.
                 Err(nix::errno::Errno::ENXIO) if self.metadata()?.len() < end => Ok(at),
                 Err(nix::errno::Errno::ENXIO) => Ok(end),
-                // A file system that does not know about holes has none.
+                // A file system without support for holes has none.
                 Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTSUP) => {
                     Ok(if matches!(whence, Whence::SeekData) { at } else { end })
                 }
@@ -71,7 +74,7 @@ impl ReadAt for File {
     }
 }
 
-/// The files that stand for an image which is a directory: its property list, and the copy that Apple keeps of it.
+/// The files that represent an image that is a directory: its property list, and Apple's backup copy of it.
 const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
 
 /// An image's files.
@@ -80,7 +83,7 @@ pub struct Input {
     path: PathBuf,
     len: u64,
     device: bool,
-    folder: bool,
+    directory: bool,
     is_copy: bool,
     modified: Option<SystemTime>,
     parts: Parts,
@@ -89,18 +92,18 @@ pub struct Input {
 impl Input {
     /// Opens the file at `path` for reading.
     pub fn open(path: &Path) -> Result<Input, Error> {
-        let open = |e| Error::io("cannot be opened", path, e);
-        // A pipe that nobody writes to would hold us up.
+        let open = |e| Error::io("cannot open", path, e);
+        // Opening a pipe without a writer would block.
         let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
         let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(open)?;
         let meta = file.metadata().map_err(open)?;
         let kind = meta.file_type();
         if kind.is_dir() {
-            return Input::open_folder(path);
+            return Input::open_directory(path);
         }
         let device = kind.is_block_device() || kind.is_char_device();
         if !kind.is_file() && !device {
-            return Err(Error::bad_image("is neither a file nor a device").at(path));
+            return Err(Error::bad_image("not a regular file or device").at(path));
         }
         let mut input = Input::new(Box::new(file), path)?;
         input.device = device;
@@ -108,104 +111,104 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens an image that is a directory: Apple's bundles. Its property list stands for it, or that one's copy; all other
-    /// files are next to it.
-    fn open_folder(path: &Path) -> Result<Input, Error> {
-        // Not a link that leads elsewhere.
+    /// Opens an image that is a directory (Apple's bundles). The property list or its backup copy is opened as the main
+    /// file; all other files are next to it.
+    fn open_directory(path: &Path) -> Result<Input, Error> {
+        // Symbolic links could lead elsewhere, so they are not followed.
         let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
         let Some(list) = LISTS.into_iter().find(is_there) else {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         };
         let mut input = Input::open(&path.join(list))?;
-        (input.path, input.folder) = (path.to_owned(), true);
+        (input.path, input.directory) = (path.to_owned(), true);
         input.is_copy = list != LISTS[0];
         Ok(input)
     }
 
-    /// The file at `path`, read through `source`.
+    /// Returns an input for the file at `path` that is read through `source`.
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
-        let len = source.len().map_err(|e| Error::io("cannot be measured", path, e))?;
+        let len = source.len().map_err(|e| Error::io("cannot determine the size", path, e))?;
         let parts = Parts::new(path);
-        let (device, folder, is_copy) = (false, false, false);
-        Ok(Input { source, path: path.to_owned(), len, device, folder, is_copy, modified: None, parts })
+        let (device, directory, is_copy) = (false, false, false);
+        Ok(Input { source, path: path.to_owned(), len, device, directory, is_copy, modified: None, parts })
     }
 
-    /// When the file was last written to, where that is known.
+    /// Returns when the file was last modified, if known.
     pub fn modified(&self) -> Option<SystemTime> {
         self.modified
     }
 
-    /// The path that the user gave.
+    /// Returns the path that the user gave.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The length in bytes, as it was when the file was opened.
+    /// Returns the length in bytes at the time the file was opened.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether the file is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether it is a device and not a file.
+    /// Returns whether it is a device and not a regular file.
     pub fn is_device(&self) -> bool {
         self.device
     }
 
-    /// Whether it is a folder, whose list of properties is the image's own file.
+    /// Returns whether it is a directory whose property list is the image's main file.
     pub fn is_folder(&self) -> bool {
-        self.folder
+        self.directory
     }
 
-    /// Whether it is a directory whose property list is missing, and a copy of it stands for it.
+    /// Returns whether it is a directory whose property list is missing, so that the backup copy is used instead.
     pub fn is_copy(&self) -> bool {
         self.is_copy
     }
 
-    /// The file number of the image's own file.
+    /// The file number of the image's main file.
     pub const MAIN: FileNo = FileNo(0);
 
-    /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads elsewhere
-    /// is an error, also one that leads below the image's directory.
+    /// Finds the file `name` next to the image, if there is one: a segment, an extent, a parent. A name that leads to
+    /// another directory is an error, even if that is below the image's directory.
     pub fn sibling(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
     }
 
-    /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that have
-    /// directories. `dir` must not come from the image.
+    /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that consist
+    /// of directories. `dir` must not be taken from the image.
     pub fn sibling_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find_in(Path::new(dir), name)
     }
 
-    /// Lists the names in the directory `name` next to the image, if there is one.
+    /// Lists the file names in the directory `name` next to the image, if there is one.
     pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         self.parts.names(name)
     }
 
-    /// Lets the image's other files be in these directories, too.
-    pub fn allow(&mut self, folders: &[PathBuf]) -> Result<(), Error> {
-        folders.iter().try_for_each(|folder| self.parts.allow(folder))
+    /// Also allows the image's other files to be in these directories.
+    pub fn allow(&mut self, directories: &[PathBuf]) -> Result<(), Error> {
+        directories.iter().try_for_each(|dir| self.parts.allow(dir))
     }
 
-    /// The length of one of the image's files in bytes, as it was when it was found.
+    /// Returns the length of one of the image's files in bytes, at the time it was found.
     pub fn len_of(&self, file: FileNo) -> u64 {
         if file == Self::MAIN { self.len } else { self.parts.len(file) }
     }
 
-    /// Where one of the image's files is.
+    /// Returns the path of one of the image's files.
     pub fn path_of(&self, file: FileNo) -> PathBuf {
         self.parts.path(file).unwrap_or_else(|| self.path.clone())
     }
 
-    /// Returns where all files are that the image has asked for so far, its own first.
+    /// Returns the paths of all files that the image has referred to so far, its main file first.
     pub fn paths(&self) -> Vec<PathBuf> {
         std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()
     }
 
-    /// Fills `buf` from `at`, or fails: there is no short read.
+    /// Fills `buf` from offset `at`. A short read is an error.
     pub fn read_exact_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
         if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len_of(file)) {
             return Err(ReadError::Corrupt { at });
@@ -221,7 +224,7 @@ impl Input {
             } else {
                 self.parts.read_at(file, rest, here)?
             };
-            // The file has become shorter since it was opened.
+            // The file was truncated since it was opened.
             if read == 0 {
                 return Err(ReadError::Corrupt { at: here });
             }
@@ -230,31 +233,32 @@ impl Input {
         Ok(())
     }
 
-    /// `len` bytes from `at` on. For a format's own structures: the caller bounds `len`, and `what` names them.
+    /// Reads `len` bytes from offset `at` on. For a format's own structures: the caller limits `len`, and `what` names
+    /// the structure in errors.
     pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
         self.bytes_of(Self::MAIN, at, len, what)
     }
 
-    /// The same, of any of the image's files.
+    /// As [`Input::bytes`], for any of the image's files.
     pub fn bytes_of(&self, file: FileNo, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
         let file_len = self.len_of(file);
         if at.checked_add(len as u64).is_none_or(|end| end > file_len) {
             return Err(Flaw::at(
                 at,
-                format!("{what} ({len} bytes) would end past the end of the file ({file_len} bytes)"),
+                format!("{what} ({len} bytes) extends past the end of the file ({file_len} bytes)"),
             )
             .into());
         }
         let mut bytes = vec![0; len];
         self.read_exact_at(file, &mut bytes, at).map_err(|e| match e {
-            ReadError::Io { errno } => Error::failed(format!("{what} at byte {at} cannot be read"))
+            ReadError::Io { errno } => Error::failed(format!("cannot read {what} at byte {at}"))
                 .because(io::Error::from_raw_os_error(errno)),
             other => Flaw::at(at, format!("{what}: {other}")).into(),
         })?;
         Ok(bytes)
     }
 
-    /// The data around or after `at`; what lies between `at` and its start is a hole in the file.
+    /// Returns the run of data at or after `at`; the bytes between `at` and its start are a hole in the file.
     pub fn data_run(&self, at: u64) -> Result<std::ops::Range<u64>, ReadError> {
         if self.device {
             return Ok(at..self.len);

@@ -1,9 +1,9 @@
-//! Raw images in pieces: which file names are pieces of one disk, and in which order.
+//! Raw images split into pieces: which files are pieces of one disk, and in which order.
 //!
 //! A piece's name has a counter at its end (`disk.001`, `disk_001`, `disk.aa`, `xaa`), or before an extension
-//! (`disk_001.img`). Metadata: FTK Imager, dc3dd and X-Ways count `.001` … `.999`, `.1000`; dcfldd and guymager begin at
-//! `.000`; GNU split counts in letters, with `-d` in decimal and with `-x` in hexadecimal digits, and where it runs out of
-//! two it goes on with more of them: `yz`, `zaaa`; `89`, `9000`; `ef`, `f000`.
+//! (`disk_001.img`). Conventions: FTK Imager, dc3dd and X-Ways count `.001` … `.999`, `.1000`; dcfldd and guymager
+//! begin at `.000`; GNU split counts in letters, with `-d` in decimal and with `-x` in hexadecimal digits, and
+//! continues with longer counters when it runs out of two: `yz`, `zaaa`; `89`, `9000`; `ef`, `f000`.
 
 mod disk_end;
 mod names;
@@ -18,7 +18,7 @@ use names::{Numbered, Strength, Symbols};
 use super::Input;
 use crate::extent::FileNo;
 
-/// The names that raw images have, but for counters.
+/// The file name suffixes of raw images, apart from counters.
 pub(crate) const RAW_SUFFIXES: &[&str] = &[
     "raw", "img", "dd", "ima", "image", "bin", "iso", "dsk", "hdd", "000", "001", "0000", "0001", "00001",
     "aa", "aaa",
@@ -32,20 +32,20 @@ fn file_name(input: &Input) -> Option<&str> {
     input.path().file_name()?.to_str()
 }
 
-/// A disk in pieces.
+/// A disk split into pieces.
 struct Series {
-    /// The name of the first one, taken apart.
+    /// The name of the first piece, split around its counter.
     first: Numbered,
     symbols: Symbols,
-    /// The names of the others, in order, with their files.
+    /// The names of the other pieces, in order, with their files.
     others: Vec<(String, FileNo)>,
 }
 
-/// Finds the pieces that follow the file of `input`, if its name is that of a first one and there is a second one.
+/// Finds the pieces that follow the file of `input`, if its name is that of a first piece and there is a second one.
 fn series(input: &Input) -> Result<Option<Series>, Error> {
     let Some(name) = file_name(input) else { return Ok(None) };
     for first in Numbered::all(name) {
-        let Some(symbols) = first.first_of() else { continue };
+        let Some(symbols) = first.symbols_if_first() else { continue };
         let symbols = if symbols == Symbols::Decimal && has_hexadecimal(input, &first)? {
             Symbols::Hexadecimal
         } else {
@@ -59,8 +59,8 @@ fn series(input: &Input) -> Result<Option<Series>, Error> {
     Ok(None)
 }
 
-/// Whether a file lies there that is called like a piece, with a counter in hexadecimal digits: up to the tenth piece there is
-/// no other way to tell.
+/// Returns whether there is a file that is named like a piece, with a counter in hexadecimal digits: up to the tenth
+/// piece, hexadecimal cannot be distinguished from decimal in any other way.
 fn has_hexadecimal(input: &Input, first: &Numbered) -> Result<bool, Error> {
     if first.counter.len() < 2 || first.strength() == Strength::Weak {
         return Ok(false);
@@ -68,14 +68,14 @@ fn has_hexadecimal(input: &Input, first: &Numbered) -> Result<bool, Error> {
     let names = input.names(Path::new("."))?.unwrap_or_default();
     let is_one = |counter: &str| {
         counter.len() == first.counter.len()
-            && Symbols::Hexadecimal.make(counter)
+            && Symbols::Hexadecimal.contains(counter)
             && counter.bytes().any(|b| b.is_ascii_digit())
             && counter.bytes().any(|b| b.is_ascii_lowercase())
     };
     Ok(names.iter().any(|name| first.counter_of(name).is_some_and(is_one)))
 }
 
-/// The files that follow `first`, one after the other.
+/// Returns the consecutive files that follow `first`.
 fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(String, FileNo)>, Error> {
     let mut others: Vec<(String, FileNo)> = Vec::new();
     let mut counter = first.counter.clone();
@@ -92,7 +92,7 @@ fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(S
     }
 }
 
-/// Whether the name of the image's file is that of a first piece, and another piece lies next to it.
+/// Returns whether the name of the image's file is that of a first piece, and another piece is next to it.
 pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
     if input.is_device() || input.is_folder() {
         return Ok(false);
@@ -100,7 +100,8 @@ pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
     Ok(series(input)?.is_some_and(|series| series.first.strength() != Strength::Weak))
 }
 
-/// The name of a file next to the image that is called like it but for a counter: it may be a piece, or have pieces.
+/// Returns the name of a file next to the image whose name differs from the image's only in a counter: they may be
+/// pieces of one disk.
 pub(crate) fn neighbour(input: &Input) -> Option<String> {
     let name = file_name(input).filter(|_| !input.is_device() && !input.is_folder())?;
     let names = input.names(Path::new(".")).ok()??;
@@ -119,9 +120,9 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
     None
 }
 
-/// Finds the files of the disk: the one that was named and, if that is a first piece, those that follow it. Gives where
-/// each ends on the disk, in bytes. Pieces that are missing, or not of the same size, are an error, and so is a piece that
-/// is not the first one.
+/// Finds the files of the disk: the given file and, if that is a first piece, those that follow it. Returns where each
+/// ends on the disk, in bytes. It is an error if pieces are missing or not of the same size, or if the given file is a
+/// piece other than the first.
 pub(crate) fn find(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
     let alone = vec![(input.len(), Input::MAIN)];
     if input.is_device() || input.is_folder() {
@@ -130,17 +131,17 @@ pub(crate) fn find(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
     refuse_later_piece(input)?;
     let Some(series) = series(input)? else {
         refuse_link(input)?;
-        refuse_hole(input, None)?;
+        refuse_missing_piece(input, None)?;
         return Ok(alone);
     };
-    let says = what_they_say(input, &series);
+    let by_contents = pieces_by_contents(input, &series);
     match series.first.strength() {
-        Strength::Weak if says != Some(true) => return Ok(alone),
-        Strength::Sure if says == Some(false) => return Err(open_question(&series)),
-        Strength::Likely if says != Some(true) => return Err(open_question(&series)),
+        Strength::Weak if by_contents != Some(true) => return Ok(alone),
+        Strength::Sure if by_contents == Some(false) => return Err(ambiguous(&series)),
+        Strength::Likely if by_contents != Some(true) => return Err(ambiguous(&series)),
         _ => {}
     }
-    refuse_hole(input, Some(&series))?;
+    refuse_missing_piece(input, Some(&series))?;
     let piece = input.len();
     let mut parts = alone;
     let mut end = piece;
@@ -148,39 +149,39 @@ pub(crate) fn find(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
         let len = input.len_of(*file);
         let last = i + 1 == series.others.len();
         if (len != piece && !last) || len > piece || len == 0 {
-            let what = format!("its piece '{name}' has {len} bytes, and the first one has {piece}");
+            let what = format!("piece '{name}' has {len} bytes, but the first piece has {piece}");
             return Err(Error::bad_image(what).hint(
-                "all pieces but the last one are of one size: is one of them cut off, or of another disk?",
+                "all pieces except the last must have the same size: check whether one is truncated or of another disk",
             ));
         }
-        end = end
-            .checked_add(len)
-            .filter(|end| i64::try_from(*end).is_ok())
-            .ok_or_else(|| Error::bad_image("the pieces together are longer than a disk can be"))?;
+        end = end.checked_add(len).filter(|end| i64::try_from(*end).is_ok()).ok_or_else(|| {
+            Error::bad_image("the total size of the pieces exceeds the maximum size of a disk")
+        })?;
         parts.push((end, *file));
     }
     Ok(parts)
 }
 
-/// The error for files that may be pieces of one disk, or disks of their own: neither is guessed.
-fn open_question(series: &Series) -> Error {
+/// Returns the error for files that may be pieces of one disk or separate disks: the program does not guess.
+fn ambiguous(series: &Series) -> Error {
     let name = series.first.name();
     let other = &series.others[0].0;
     let plain = series.first.before.trim_end_matches(['.', '_', '-']);
-    let what = format!("'{other}' lies next to it: these may be disks of their own, or one in pieces");
+    let what = format!("'{other}' is next to it: these may be separate disks, or pieces of one disk");
     Error::bad_image(what).hint(format!(
-        "as a disk of its own: ln -s {name} {plain}-alone.raw; as one in pieces, link them as {plain}-all.001, \
-         {plain}-all.002, …"
+        "to open it as a separate disk: ln -s {name} {plain}-alone.raw; for pieces of one disk, link them as \
+         {plain}-all.001, {plain}-all.002, …"
     ))
 }
 
-/// Nobody has so many disks of one size with names of a series, in one directory.
-const MANY: usize = 7;
+/// At least this many files of one size with consecutive names are unlikely to be separate disks.
+const MANY_PIECES: usize = 7;
 
-/// Whether what is in the files says that they are pieces of one disk, or that they are not. They are if the first one's
-/// partition table or file system goes on past its end, and are not if that ends within it. Without either, they are if there
-/// are three of them or more, of which only the last one is shorter, or very many, and none but the first begins like a disk.
-fn what_they_say(input: &Input, series: &Series) -> Option<bool> {
+/// Returns whether the files are pieces of one disk according to their contents, if that can be determined. They are if
+/// the partition table or file system in the first one extends past its end, and are not if it ends within the first
+/// one. Without either, they are if there are at least three files of which only the last is shorter, or very many
+/// files, and none but the first begins like a disk.
+fn pieces_by_contents(input: &Input, series: &Series) -> Option<bool> {
     let begins_like_a_disk = |file: FileNo| {
         let start = |at, len| input.bytes_of(file, at, len, "the first sectors").unwrap_or_default();
         start(510, 2) == [0x55, 0xAA] || start(0x438, 2) == [0x53, 0xEF] || start(0x8001, 5) == b"CD001"
@@ -190,16 +191,16 @@ fn what_they_say(input: &Input, series: &Series) -> Option<bool> {
     let start = input.bytes(0, index(input.len().min(2048)), "the first sectors").unwrap_or_default();
     match disk_end(&start) {
         Some(end) if end > input.len() => return Some(true),
-        // What lies past the last partition is only free space, unless another disk begins there.
+        // The space past the last partition is just free space, unless another disk begins there.
         Some(_) if another || series.first.strength() != Strength::Sure => return Some(false),
         _ => {}
     }
     let lens: Vec<u64> = others.map(|file| input.len_of(file)).collect();
     let shorter = lens.last().is_some_and(|last| *last < input.len());
-    (!another && ((lens.len() > 1 && shorter) || lens.len() >= MANY)).then_some(true)
+    (!another && ((lens.len() > 1 && shorter) || lens.len() >= MANY_PIECES)).then_some(true)
 }
 
-/// Refuses a piece in the middle, by its name: it would be taken for a disk.
+/// Refuses a later piece, by its name: it would be mistaken for a whole disk.
 fn refuse_later_piece(input: &Input) -> Result<(), Error> {
     let Some(name) = file_name(input) else { return Ok(()) };
     for numbered in Numbered::all(name).into_iter().filter(|n| n.strength() == Strength::Sure) {
@@ -207,39 +208,43 @@ fn refuse_later_piece(input: &Input) -> Result<(), Error> {
         let firsts = ["0".repeat(count), format!("{:0>count$}", 1), "a".repeat(count), "A".repeat(count)];
         for first in firsts.into_iter().map(|counter| numbered.with(counter)) {
             let is_earlier = first.counter < numbered.counter;
-            let symbols = first.first_of().filter(|s| s.make(&numbered.counter));
+            let symbols = first.symbols_if_first().filter(|s| s.contains(&numbered.counter));
             if is_earlier && symbols.is_some() && sibling(input, &first.name())?.is_some() {
-                let what = format!("is one piece of a disk whose first one is '{}'", first.name());
-                return Err(Error::bad_image(what).hint("name the first piece: the others are found by it"));
+                let what = format!("not the first piece of the disk: that is '{}'", first.name());
+                return Err(
+                    Error::bad_image(what).hint("open the first piece; the others are found automatically")
+                );
             }
         }
     }
     Ok(())
 }
 
-/// Refuses a link to the first piece of a disk: the others do not lie next to the link.
+/// Refuses a link to the first piece of a disk: the other pieces are not next to the link.
 fn refuse_link(input: &Input) -> Result<(), Error> {
     let is_link = input.path().symlink_metadata().is_ok_and(|meta| meta.is_symlink());
     let Some(path) = is_link.then(|| input.path().canonicalize().ok()).flatten() else { return Ok(()) };
     let named_first = |name: &str| {
-        Numbered::all(name).into_iter().find(|n| n.first_of().is_some() && n.strength() == Strength::Sure)
+        Numbered::all(name)
+            .into_iter()
+            .find(|n| n.symbols_if_first().is_some() && n.strength() == Strength::Sure)
     };
     let (Some(link), Some(file)) = (file_name(input), path.file_name().and_then(|n| n.to_str())) else {
         return Ok(());
     };
-    // One that is called otherwise stands for the file alone.
+    // A link with another kind of name refers to the file alone.
     let (Some(_), Some(first)) = (named_first(link), named_first(file)) else { return Ok(()) };
-    let symbols = first.first_of().unwrap_or(Symbols::Decimal);
+    let symbols = first.symbols_if_first().unwrap_or(Symbols::Decimal);
     let next = symbols.successors(&first.counter).into_iter().map(|next| first.with(next).name());
     if next.into_iter().any(|next| path.with_file_name(next).exists()) {
-        let what = format!("is a link to the first piece of a disk, {}", path.display());
-        return Err(Error::bad_image(what).hint("name that: the others lie next to it"));
+        let what = format!("symbolic link to the first piece of a disk, {}", path.display());
+        return Err(Error::bad_image(what).hint("open that file instead: the other pieces are next to it"));
     }
     Ok(())
 }
 
-/// Refuses a disk of which a later piece is there and an earlier one is not.
-fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
+/// Refuses a disk of which an earlier piece is missing while a later one is present.
+fn refuse_missing_piece(input: &Input, series: Option<&Series>) -> Result<(), Error> {
     let Some(name) = file_name(input) else { return Ok(()) };
     let count = series.map_or(0, |s| s.others.len()) as u64;
     let known: Vec<(Numbered, Symbols, &str)> = match series {
@@ -250,7 +255,7 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
         None => Numbered::all(name)
             .into_iter()
             .filter(|n| n.strength() == Strength::Sure)
-            .filter_map(|first| Some((first.clone(), first.first_of()?, name)))
+            .filter_map(|first| Some((first.clone(), first.symbols_if_first()?, name)))
             .collect(),
     };
     for (first, symbols, last) in known {
@@ -263,7 +268,7 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
                 _ => counter.bytes().next() == Some(wide),
             };
             let fits = counter.len() == width || (counter.len() > width && longer);
-            (fits && symbols.make(counter)).then(|| (counter.len(), counter.to_owned()))
+            (fits && symbols.contains(counter)).then(|| (counter.len(), counter.to_owned()))
         };
         let Some(last) = counter_of(last) else { continue };
         let names = input.names(Path::new("."))?.unwrap_or_default();
@@ -271,13 +276,14 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
         later.retain(|(counter, _)| *counter > last);
         later.sort();
         for (_, later) in later {
-            // A file of another kind of that name, a directory, is none of the disk's.
+            // Something else with such a name, such as a directory, is not part of the disk.
             let Ok(Some(file)) = sibling(input, later) else { continue };
             let len = input.len_of(file);
             if len == 0 || (len > input.len() && first.strength() != Strength::Sure) {
                 continue;
             }
-            // Extensions are letters, too: `disk.log` is a piece only if it is as long as one, or not far away.
+            // Extensions also consist of letters: `disk.log` is a piece only if it has the length of one or a counter
+            // close by.
             let ordinals =
                 symbols.ordinal(&last.1).zip(symbols.ordinal(first.counter_of(later).unwrap_or_default()));
             let far = ordinals.is_some_and(|(a, b)| b.saturating_sub(a) > 2 * count + 16);
@@ -285,15 +291,14 @@ fn refuse_hole(input: &Input, series: Option<&Series>) -> Result<(), Error> {
                 continue;
             }
             let missing = symbols.successors(&last.1).into_iter().next().unwrap_or_default();
-            let what =
-                format!("its piece '{}' is missing, and '{later}' is there", first.with(missing).name());
-            return Err(Error::bad_image(what).hint("put all pieces of the disk into one directory"));
+            let what = format!("piece '{}' is missing, but '{later}' is present", first.with(missing).name());
+            return Err(Error::bad_image(what).hint("put all pieces of the disk in one directory"));
         }
     }
     Ok(())
 }
 
-/// Returns what the files next to a raw image are called after: its name without counter and extension.
+/// Returns the stem after which the files next to a raw image are named: its name without counter and extension.
 pub(crate) fn stem(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let pieces = Numbered::all(name);
@@ -301,7 +306,7 @@ pub(crate) fn stem(path: &Path) -> Option<PathBuf> {
     let first = pieces
         .iter()
         .filter(separated)
-        .find(|n| n.after.is_empty() && n.strength() != Strength::Weak && n.first_of().is_some());
+        .find(|n| n.after.is_empty() && n.strength() != Strength::Weak && n.symbols_if_first().is_some());
     let stem = match first {
         Some(first) => first.before.trim_end_matches(['.', '_', '-']),
         None => Path::new(name).file_stem()?.to_str()?,
@@ -314,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_next_to_a_disk_is_called_after_it() {
+    fn the_stem_has_no_counter_and_extension() {
         assert_eq!(stem(Path::new("/x/disk.001")), Some("disk".into()));
         assert_eq!(stem(Path::new("/x/disk.img.aa")), Some("disk.img".into()));
         assert_eq!(stem(Path::new("/x/disk.raw")), Some("disk".into()));

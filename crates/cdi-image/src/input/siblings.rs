@@ -1,5 +1,5 @@
-//! An image's other files: segments, extents, parents. Only plain files in the image's own directory, or
-//! in those that the user allows, are ever opened; an error says what else an image asks for.
+//! An image's other files: segments, extents, parents. Only regular files in the image's own directory, or in those
+//! that the user allows, are ever opened; a reference to any other file is an error that names the file.
 
 use cdi_base::workers::lock;
 use std::fs::File;
@@ -14,18 +14,18 @@ use lru::LruCache;
 
 use crate::extent::FileNo;
 
-/// How many of them are kept open.
+/// The number of files that are kept open.
 const OPEN: NonZero<usize> = NonZero::new(64).expect("not 0");
-/// How many an image may have.
+/// The maximum number of files of an image.
 const MAX: usize = 1 << 22;
 
-/// The other files of an image, in the order in which its format asked for them.
+/// The other files of an image, in the order in which its format requested them.
 pub(super) struct Parts {
     /// The image's own path.
     image: PathBuf,
-    /// Its folder, resolved: a daemon works somewhere else.
+    /// The image's directory, resolved: a daemon has another working directory.
     own: Option<PathBuf>,
-    /// Folders besides that in which they may lie.
+    /// Other directories in which the files may be.
     allowed: Vec<PathBuf>,
     known: RwLock<Vec<Part>>,
     open: Mutex<LruCache<u32, Arc<File>>>,
@@ -37,7 +37,7 @@ struct Part {
 }
 
 impl Parts {
-    /// Those of the image at `path`.
+    /// Returns an empty list for the image at `image`.
     pub(super) fn new(image: &Path) -> Parts {
         let open = Mutex::new(LruCache::new(OPEN));
         let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -50,36 +50,37 @@ impl Parts {
         }
     }
 
-    /// Lets them be in the directory `folder`, too.
-    pub(super) fn allow(&mut self, folder: &Path) -> Result<(), Error> {
-        let resolved =
-            folder.canonicalize().map_err(|e| Error::io("is not a directory for parents", folder, e))?;
+    /// Also allows files in `directory`.
+    pub(super) fn allow(&mut self, directory: &Path) -> Result<(), Error> {
+        let resolved = directory
+            .canonicalize()
+            .map_err(|e| Error::io("cannot use as a directory for parents", directory, e))?;
         self.allowed.push(resolved);
         Ok(())
     }
 
-    /// Finds the file `name` next to the image or in one of the allowed directories, if there is one. Numbers begin at 1: 0
-    /// is the image itself.
+    /// Finds the file `name` next to the image or in one of the allowed directories, if there is one. Numbers start at
+    /// 1; 0 is the image itself.
     pub(super) fn find(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.find_in(Path::new(""), name)
     }
 
-    /// Finds the file `name` in the directory `dir` next to the image: for formats that have directories. `dir` is the
-    /// format's own word, and never the image's.
+    /// Finds the file `name` in the directory `dir` next to the image, for formats that consist of directories. `dir`
+    /// is a constant of the format, and never taken from the image.
     pub(super) fn find_in(&self, dir: &Path, name: &Path) -> Result<Option<FileNo>, Error> {
         let refuse = |why: &str| {
-            let what = format!("the image asks for the file '{}', which {why}", name.display());
+            let what = format!("the image refers to the file '{}', which {why}", name.display());
             Err(Error::bad_image(what).at(&self.image).hint(Advice::AllowDirectory))
         };
-        let not_next_to = "is not the name of a file next to it";
-        // One component, and nothing after it: `x/` and `./x` say more than a name.
+        let not_next_to = "is not the name of a file in the image's directory";
+        // Exactly one component: `x/` and `./x` are more than a name.
         let mut components = name.components();
         let plain = matches!(components.next(), Some(Component::Normal(only)) if only == name.as_os_str());
         if name.as_os_str().is_empty() {
             return refuse(not_next_to);
         }
         let Some(own) = &self.own else { return Ok(None) };
-        // A name that leads elsewhere is looked at only where the user allows an elsewhere.
+        // A path to another directory is only looked up if the user allows other directories.
         let path = if plain || !self.allowed.is_empty() {
             own.join(dir).join(name).canonicalize().ok()
         } else {
@@ -88,9 +89,9 @@ impl Parts {
         let mut allowed = self.allowed.iter();
         let found = match path {
             Some(path) if plain && path.parent() == Some(own.join(dir).as_path()) => Some(path),
-            // In the allowed directory itself: the user did not name those below it.
+            // Only in the allowed directory itself: the user did not allow those below it.
             Some(path) if self.allowed.iter().any(|dir| path.parent() == Some(dir.as_path())) => Some(path),
-            Some(_) if plain => return refuse("a symbolic link leads somewhere else"),
+            Some(_) if plain => return refuse("is reached by a symbolic link to another directory"),
             _ if plain && dir.as_os_str().is_empty() => allowed.find_map(|dir| {
                 dir.join(name).canonicalize().ok().filter(|path| path.parent() == Some(dir.as_path()))
             }),
@@ -98,35 +99,38 @@ impl Parts {
             _ => return refuse(not_next_to),
         };
         let Some(path) = found else {
-            // What a link that leads nowhere stands for is missing, and not just not there.
+            // The target of a dangling link is missing, which differs from no file at all.
             if plain && own.join(dir).join(name).symlink_metadata().is_ok() {
-                return refuse("is a symbolic link that leads nowhere");
+                return refuse("is a dangling symbolic link");
             }
             return Ok(None);
         };
-        let meta = path.metadata().map_err(|e| Error::io("cannot be looked at", &path, e))?;
+        let meta = path.metadata().map_err(|e| Error::io("cannot get the file status", &path, e))?;
         if !meta.is_file() {
-            return refuse("is no plain file");
+            return refuse("is not a regular file");
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // A chain that comes back to itself asks for the same again and again.
+        // A cyclic chain requests the same file again and again.
         if let Some(n) = known.iter().rev().take(64).position(|part| part.path == path) {
             return Ok(u32::try_from(known.len() - n).ok().map(FileNo));
         }
         if known.len() >= MAX {
-            return refuse("would be one too many");
+            return refuse("exceeds the maximum number of files");
         }
         known.push(Part { path, len: meta.len() });
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
-    /// Lists the names in the directory `name` next to the image, if it is there.
+    /// Lists the file names in the directory `name` next to the image, if there is one.
     pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         let Some(own) = &self.own else { return Ok(None) };
         let Ok(path) = own.join(name).canonicalize() else { return Ok(None) };
-        let failed = |e| Error::io("cannot be listed", &path, e);
+        let failed = |e| Error::io("cannot list the directory", &path, e);
         if path != own.join(name) {
-            let what = format!("the image's directory '{}' leads somewhere else", name.display());
+            let what = format!(
+                "the image's directory '{}' is reached by a symbolic link to another directory",
+                name.display()
+            );
             return Err(Error::bad_image(what).at(&self.image));
         }
         let mut names = Vec::new();
@@ -145,17 +149,17 @@ impl Parts {
         known.get(part).map(use_it)
     }
 
-    /// The length of a file in bytes, as it was when it was found.
+    /// Returns the length of a file in bytes, at the time it was found.
     pub(super) fn len(&self, file: FileNo) -> u64 {
         self.with(file, |part| part.len).unwrap_or(0)
     }
 
-    /// Where it is.
+    /// Returns the path of a file.
     pub(super) fn path(&self, file: FileNo) -> Option<PathBuf> {
         self.with(file, |part| part.path.clone())
     }
 
-    /// Returns where all of them are that were found so far.
+    /// Returns the paths of all files found so far.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|part| part.path.clone()).collect()
@@ -167,14 +171,14 @@ impl Parts {
             return Ok(Arc::clone(open));
         }
         let path = self.path(file).ok_or(ReadError::Corrupt { at: 0 })?;
-        // What was a plain file when it was found must not have become a link or a pipe.
+        // A regular file may have been replaced by a link or a pipe since it was found.
         let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
         let opened = Arc::new(File::options().read(true).custom_flags(flags).open(path)?);
         lock().put(file.0, Arc::clone(&opened));
         Ok(opened)
     }
 
-    /// Reads once; as `pread`, it may read less.
+    /// Reads once, like `pread`: may return fewer bytes than requested.
     pub(super) fn read_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<usize, ReadError> {
         loop {
             match FileExt::read_at(&*self.file(file)?, buf, at) {

@@ -1,14 +1,14 @@
-//! Long texts that are never in memory as a whole: they are made while they are read, from any place on.
+//! Long texts that are generated while they are read, from any offset, and never held in memory as a whole.
 
 use std::io::{self, Write};
 
-/// Where a text goes: to memory, or nowhere, if only its length is wanted.
+/// Where a text is written: to memory, or nowhere if only its length is needed.
 pub trait Out {
     /// Adds text as it is.
     fn text(&mut self, text: &str);
     /// Adds a number in decimal.
     fn number(&mut self, n: u64);
-    /// Adds a number in hexadecimal, of eight digits at least.
+    /// Adds a number in hexadecimal, with at least eight digits.
     fn hex(&mut self, n: u64);
 }
 
@@ -17,7 +17,7 @@ impl Out for Vec<u8> {
         self.extend_from_slice(text.as_bytes());
     }
     fn number(&mut self, n: u64) {
-        // Memory never fails to be written.
+        // Writing to memory never fails.
         let _ = write!(self, "{n}");
     }
     fn hex(&mut self, n: u64) {
@@ -40,23 +40,23 @@ impl Out for Length {
     }
 }
 
-/// A text that tells of many things, one after the other.
+/// A text that lists many items, one after the other.
 pub trait Listing {
-    /// How many things there are.
+    /// Returns the number of items.
     fn len(&self) -> usize;
-    /// Whether there are none.
+    /// Returns whether there are no items.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Adds what comes before them.
+    /// Adds the text before the items.
     fn begin(&self, out: &mut impl Out);
-    /// Adds the thing with number `at`, perhaps with some of those after it. Returns the number of the next one.
+    /// Adds item number `at`, possibly together with some of the following ones. Returns the number of the next item.
     fn item(&self, at: usize, out: &mut impl Out) -> usize;
-    /// Adds what comes after them.
+    /// Adds the text after the items.
     fn end(&self, out: &mut impl Out);
 }
 
-/// Adds a part of a text: its beginning (0), an item (from 1 on), or its end. Returns which part is next.
+/// Adds a part of a text: its beginning (0), an item (from 1 on), or its end. Returns the number of the next part.
 fn part(listing: &impl Listing, number: usize, out: &mut impl Out) -> Option<usize> {
     let end = listing.len() + 1;
     if number == 0 {
@@ -70,18 +70,18 @@ fn part(listing: &impl Listing, number: usize, out: &mut impl Out) -> Option<usi
     }
 }
 
-/// How much text lies between two places that are remembered, in bytes, and how much is written at once.
+/// The amount of text between two index entries, and the amount written at once, in bytes.
 const STEP: u64 = 64 << 10;
 
-/// The size of a text, and where some of its parts are.
+/// The size of a text and the offsets of some of its parts.
 pub struct Index {
-    /// The place of a part, and its number.
+    /// The offset of a part, and its number.
     places: Vec<(u64, usize)>,
     size: u64,
 }
 
 impl Index {
-    /// Measures a text.
+    /// Generates a text once to measure it.
     pub fn of(listing: &impl Listing) -> Index {
         let (mut length, mut places) = (Length(0), vec![(0, 0)]);
         let (mut number, mut last) = (0, 0);
@@ -95,12 +95,12 @@ impl Index {
         Index { places, size: length.0 }
     }
 
-    /// The length of the text in bytes.
+    /// Returns the length of the text in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Fills `buf` with the text from `offset` on. Whether all of that is there.
+    /// Fills `buf` with the text from `offset` on. Returns false if the text ends before `buf` is full.
     pub fn read(&self, listing: &impl Listing, offset: u64, buf: &mut [u8]) -> bool {
         let place = self.places.partition_point(|(at, _)| *at <= offset).saturating_sub(1);
         let (mut at, number) = self.places[place];
@@ -110,7 +110,7 @@ impl Index {
             let Some(this) = number else { return false };
             text.clear();
             number = part(listing, this, &mut text);
-            // What comes before the place that is wanted is left out.
+            // Skip the text before `offset`.
             let from = usize::try_from((offset + filled as u64).saturating_sub(at)).unwrap_or(usize::MAX);
             at += text.len() as u64;
             if let Some(text) = text.get(from..) {
@@ -123,7 +123,7 @@ impl Index {
     }
 }
 
-/// Writes all of a text.
+/// Writes the whole text to `to`.
 pub fn write(listing: &impl Listing, to: &mut dyn Write) -> io::Result<()> {
     let (mut text, mut number) = (Vec::new(), Some(0));
     while let Some(this) = number {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_text_is_the_same_as_in_the_whole() {
+    fn a_partial_read_gives_the_same_bytes_as_the_whole_text() {
         for count in [0, 1, 2, 50_000] {
             let listing = Numbers(count);
             let mut whole = Vec::new();

@@ -1,4 +1,4 @@
-//! Long texts that are never in memory as a whole: read line by line, and made while they are read.
+//! Long texts that are never held in memory as a whole: read line by line, and generated while they are read.
 
 pub(crate) mod lines;
 pub mod listing;

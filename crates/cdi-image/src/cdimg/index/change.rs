@@ -1,4 +1,4 @@
-//! How the tree changes: bytes come, the disk grows, what has changed is written.
+//! Changes to the tree: adds data, grows the disk, and writes changed nodes.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::{Geometry, NodeToWrite, Slot, chunk_len};
 use crate::cdimg::layout::*;
 use crate::cdimg::nodes::Nodes;
 
-/// Puts `piece` over `range` in the tree below `slot`, which covers `FANOUT^height` chunks from `first` on.
+/// Sets `range` to `piece` in the tree below `slot`, which covers `FANOUT^height` chunks from `first` on.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn set(
     geometry: &Geometry,
@@ -21,7 +21,7 @@ pub(super) fn set(
     nodes: &dyn Nodes,
     range: &Range<u64>,
     piece: &RawPiece,
-    held: &mut usize,
+    dirty_bytes: &mut usize,
 ) -> Result<(), ReadError> {
     let disk = geometry.bytes(first, entry_chunks(height));
     let fill = piece.entry.kind == ENTRY_FILL;
@@ -42,8 +42,8 @@ pub(super) fn set(
             Slot::Node(_) => return Err(ReadError::Corrupt { at: 0 }),
         };
         let pieces = overlay(old, new);
-        // Counted anew each time: an upper bound, which is what it is for.
-        *held += pieces.len() * PIECE_LEN;
+        // Counted again on each change: the result is an upper bound, which is all that is needed.
+        *dirty_bytes += pieces.len() * PIECE_LEN;
         *slot = Slot::Pieces(pieces);
         return Ok(());
     }
@@ -54,7 +54,7 @@ pub(super) fn set(
             ENTRY_UNREAD | ENTRY_FILL => (0..count).map(|_| Slot::Entry(*entry)).collect(),
             _ => return Err(ReadError::Corrupt { at: entry.at.get() }),
         };
-        *held += count * size_of::<Slot>();
+        *dirty_bytes += count * size_of::<Slot>();
         *slot = Slot::Node(slots);
     }
     let Slot::Node(slots) = slot else { return Err(ReadError::Corrupt { at: 0 }) };
@@ -62,12 +62,21 @@ pub(super) fn set(
     let from = geometry.chunk_of(range.start).saturating_sub(first) / each;
     let to = (geometry.chunk_of(range.end - 1).saturating_sub(first) / each).min(slots.len() as u64 - 1);
     for child in from..=to {
-        set(geometry, &mut slots[index(child)], height - 1, first + child * each, nodes, range, piece, held)?;
+        set(
+            geometry,
+            &mut slots[index(child)],
+            height - 1,
+            first + child * each,
+            nodes,
+            range,
+            piece,
+            dirty_bytes,
+        )?;
     }
     Ok(())
 }
 
-/// Gives the nodes along the end of the disk the entries that a longer disk has there.
+/// Adds the entries that a longer disk has to the nodes along the end of the disk.
 pub(super) fn extend(
     old: &Geometry,
     new: &Geometry,
@@ -75,7 +84,7 @@ pub(super) fn extend(
     height: u8,
     first: u64,
     nodes: &dyn Nodes,
-    held: &mut usize,
+    dirty_bytes: &mut usize,
 ) -> Result<(), ReadError> {
     let is_full = height == 0 || old.chunks().saturating_sub(first) >= entry_chunks(height);
     if is_full || matches!(slot, Slot::Entry(entry) if entry.kind == ENTRY_UNREAD) {
@@ -93,15 +102,15 @@ pub(super) fn extend(
     let Slot::Node(slots) = slot else { return Err(ReadError::Corrupt { at: 0 }) };
     if let Some(last) = slots.last_mut() {
         let at = first + (count as u64 - 1) * entry_chunks(height - 1);
-        extend(old, new, last, height - 1, at, nodes, held)?;
+        extend(old, new, last, height - 1, at, nodes, dirty_bytes)?;
     }
     let more = new.entries(first, height);
-    *held += (more - count) * size_of::<Slot>();
+    *dirty_bytes += (more - count) * size_of::<Slot>();
     slots.resize_with(more, || Slot::Entry(RawEntry::UNREAD));
     Ok(())
 }
 
-/// What a leaf's entry means, as pieces.
+/// Converts a leaf's entry to pieces.
 fn pieces_of(nodes: &dyn Nodes, entry: &RawEntry, len: u32) -> Result<Vec<RawPiece>, ReadError> {
     let whole = RawPiece {
         start: U32::ZERO,
@@ -118,7 +127,7 @@ fn pieces_of(nodes: &dyn Nodes, entry: &RawEntry, len: u32) -> Result<Vec<RawPie
     }
 }
 
-/// `pieces` with `new` on top.
+/// Returns `pieces` overwritten with `new` where they overlap.
 fn overlay(pieces: Vec<RawPiece>, new: RawPiece) -> Vec<RawPiece> {
     let (start, end) = (new.start.get(), new.start.get() + new.len.get());
     let mut out = Vec::with_capacity(pieces.len() + 2);
@@ -140,7 +149,7 @@ fn overlay(pieces: Vec<RawPiece>, new: RawPiece) -> Vec<RawPiece> {
     }
     out.push(new);
     out.sort_by_key(|p| p.start.get());
-    // Like fills side by side are one.
+    // Merge adjacent fills with the same pattern.
     out.dedup_by(|b, a| {
         let joined =
             a.entry.kind == ENTRY_FILL && a.entry == b.entry && a.start.get() + a.len.get() == b.start.get();
@@ -152,7 +161,7 @@ fn overlay(pieces: Vec<RawPiece>, new: RawPiece) -> Vec<RawPiece> {
     out
 }
 
-/// The entry that stands for the tree below `slot`, which is written by `write` where it has changed.
+/// Writes the changed parts of the tree below `slot` with `write`, and returns the entry for it.
 pub(super) fn flush<E>(
     geometry: &Geometry,
     slot: &mut Slot,

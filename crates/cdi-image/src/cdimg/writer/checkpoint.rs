@@ -1,4 +1,4 @@
-//! What makes records count: checkpoints, and what is told between two of them.
+//! Checkpoints, which commit records, and the map updates and events between them.
 
 use std::ops::Range;
 
@@ -12,20 +12,20 @@ use super::super::layout::*;
 use super::super::reader::MAX_UNCOMMITTED_MAPS;
 use super::super::record::Head;
 use super::super::scan::{encode_map, map_sum};
-use super::{MAX_HELD, MAX_UNCOMMITTED, Writer, len32};
+use super::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED, Writer, len32};
 use crate::codec::Codec;
 
-/// So many bytes may come after a checkpoint before there is another one: so much is at risk while an image is made.
+/// The maximum number of bytes after a checkpoint before another one is made: this much is at risk during imaging.
 const MAX_BYTES: u64 = 256 << 20;
-/// How many ranges one MAP record holds at most.
-const RANGES_A_RECORD: usize = 1 << 18;
-/// So many bytes of events are gathered before there is a checkpoint.
+/// The maximum number of ranges in a MAP record.
+const RANGES_PER_RECORD: usize = 1 << 18;
+/// The maximum length of the events that are collected before a checkpoint, in bytes.
 const MAX_EVENTS: usize = 4 << 20;
-/// The longest event that is kept, in bytes.
+/// The maximum length of an event, in bytes.
 const MAX_EVENT: usize = 64 << 10;
 
 impl Writer {
-    /// Makes everything so far count: after this, no crash can lose it.
+    /// Commits everything written so far: after this, no crash can lose it.
     pub fn checkpoint(&mut self) -> Result<(), Error> {
         self.out.in_checkpoint(true);
         let result = self.write_checkpoint();
@@ -43,18 +43,20 @@ impl Writer {
         if self.metadata_written.as_ref() != Some(&self.metadata) {
             self.superblock.metadata_at = U64::new(self.out.end());
             let json = serde_json::to_vec(&self.metadata)
-                .map_err(|e| Error::failed("the metadata cannot be written").because(e))?;
+                .map_err(|e| Error::failed("cannot encode the metadata").because(e))?;
             if json.len() > MAX_METADATA as usize {
-                let what = format!("what is known about the disk is longer than {MAX_METADATA} bytes");
+                let what = format!("the metadata about the disk is longer than {MAX_METADATA} bytes");
                 return Err(Error::failed(what).at(self.out.path()));
             }
             self.out.append_compressed(RecordType::Metadata, 0..0, &json)?;
             self.metadata_written = Some(self.metadata.clone());
         }
         self.write_events()?;
-        // The copy in the CHECKPOINT record says that the records end behind itself.
+        // In the copy in the CHECKPOINT record, the records end after that record.
         let generation = self.superblock.generation.get().checked_add(1).ok_or_else(|| {
-            Error::failed("no more checkpoints can be counted").at(self.out.path()).hint(Advice::Compact)
+            Error::failed("the image has reached the maximum number of checkpoints")
+                .at(self.out.path())
+                .hint(Advice::Compact)
         })?;
         self.superblock.generation = U64::new(generation);
         self.superblock.committed_end = U64::new(self.out.end() + (HEADER_LEN + SUPERBLOCK_LEN) as u64);
@@ -76,24 +78,25 @@ impl Writer {
         Ok(())
     }
 
-    /// The last checkpoint: the image is complete. Gives the length of the file in bytes.
+    /// Makes the last checkpoint and marks the image as complete. Returns the length of the file in bytes.
     pub fn finish(mut self) -> Result<u64, Error> {
         self.superblock.state = STATE_COMPLETE;
         self.checkpoint()?;
-        self.out.give_back();
+        self.out.release_reserve();
         Ok(self.out.end())
     }
 
-    /// The last checkpoint of a run that did not come to its end: the image stays unfinished.
+    /// Makes the last checkpoint of a run that was interrupted: the image stays unfinished. Returns the length of the
+    /// file in bytes.
     pub fn leave(mut self) -> Result<u64, Error> {
         self.checkpoint()?;
-        self.out.give_back();
+        self.out.release_reserve();
         Ok(self.out.end())
     }
 
-    /// A checkpoint, if much has come since the last one.
-    pub(super) fn checkpoint_if_much(&mut self) -> Result<(), Error> {
-        let much = self.index.held() > MAX_HELD
+    /// Makes a checkpoint if much has been written since the last one.
+    pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Error> {
+        let much = self.index.dirty_bytes() > MAX_DIRTY_BYTES
             || self.out.uncommitted() >= MAX_UNCOMMITTED / 2
             || self.out.end() >= self.superblock.committed_end.get() + MAX_BYTES;
         if much { self.checkpoint() } else { Ok(()) }
@@ -114,13 +117,13 @@ impl Writer {
             };
             self.out.append(entry_kind, head, node.bytes)
         });
-        // A tree of which only a part was written is of no use.
+        // A partly written tree cannot be used.
         if root.is_err() {
-            self.out.break_off();
+            self.out.stop_writing();
         }
         self.superblock.root = root?;
         self.index = index;
-        // Nodes are read back from the file when they change again.
+        // Nodes are read back from the file when they change again, so they must be there.
         self.out.write_out()
     }
 
@@ -128,8 +131,8 @@ impl Writer {
         let size = self.superblock.disk_size.get();
         let (mut before, mut start) = (0u64, 0);
         let count = self.bad.settle().ranges().len();
-        for from in (0..count).step_by(RANGES_A_RECORD) {
-            let to = count.min(from + RANGES_A_RECORD);
+        for from in (0..count).step_by(RANGES_PER_RECORD) {
+            let to = count.min(from + RANGES_PER_RECORD);
             let part = &self.bad.settle().ranges()[from..to];
             let stop = part.last().filter(|_| to < count).map_or(size, |r| r.end);
             let payload = encode_map(before, part.iter().copied());
@@ -139,21 +142,21 @@ impl Writer {
         }
         self.superblock.map_at = U64::new(before);
         if count == 0 && self.map_written.is_some() {
-            // For those who read the records in order: what an earlier map called bad is finished now.
+            // For readers that replay the records in order: ranges that were bad in an earlier map are finished now.
             self.out.append_compressed(RecordType::Map, 0..size, &encode_map(0, []))?;
         }
         Ok(())
     }
 
-    /// Writes down what is not finished in `range`, so that not only a checkpoint keeps it. After many times, or of
-    /// many ranges, that is a checkpoint all the same; but not of a map so long that it would soon fill the disk: that
-    /// waits for the next checkpoint, and the answer is no.
+    /// Writes the unfinished ranges within `range`, so that they are saved before the next checkpoint. After many
+    /// calls, or for many ranges, makes a checkpoint instead; but not if the map is so long that this would soon fill
+    /// the disk: then the map is only written at the next regular checkpoint, and the result is false.
     pub fn write_map_update(&mut self, range: Range<u64>) -> Result<bool, Error> {
         const MANY: usize = 1 << 12;
         let all = self.bad.settle().ranges().len();
         let touching = self.bad.settle().touching(range.clone());
-        // A checkpoint may have to write the whole map behind what was told, and readers count that, too.
-        let parts = all.div_ceil(RANGES_A_RECORD) + 1;
+        // A checkpoint may have to write the whole map after these records, and readers count those records as well.
+        let parts = all.div_ceil(RANGES_PER_RECORD) + 1;
         if touching.len() > MANY || self.uncommitted_maps + 1 + parts >= MAX_UNCOMMITTED_MAPS {
             return if all > 4 * MANY { Ok(false) } else { self.checkpoint().map(|()| true) };
         }
@@ -165,8 +168,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Adds to the events: an object with a time. They are written at the next checkpoint.
-    /// Beyond so many between two checkpoints they are only counted.
+    /// Adds an event: an object with a time. Events are written at the next checkpoint. If there are too many between
+    /// two checkpoints, further ones are only counted.
     pub fn note(&mut self, event: &serde_json::Value) {
         if self.events.len() > MAX_EVENTS {
             self.events_dropped += 1;
@@ -176,8 +179,7 @@ impl Writer {
         self.events.push('\n');
     }
 
-    /// Adds a line of events as another image has it.
-    /// What is longer than any event is left out.
+    /// Adds a line of events from another image. Lines that are too long for an event are left out.
     pub fn note_line(&mut self, line: &str) -> Result<(), Error> {
         if line.is_empty() || line.len() > MAX_EVENT {
             return Ok(());

@@ -1,10 +1,10 @@
-//! Where a disk ends, by its own first sectors.
+//! Finds the end of a disk from its first sectors.
 
 use cdi_base::units::SECTOR;
 
 use crate::bytes::{le32, le64};
 
-/// Returns where a disk ends that begins like this, in bytes, as far as its partition table or its file system says.
+/// Returns the end of the disk in bytes, according to the partition table or file system in its first sectors, if any.
 pub(super) fn disk_end(start: &[u8]) -> Option<u64> {
     let sector = u64::from(SECTOR);
     if start.get(0x438..0x43A) == Some(&[0x53, 0xEF]) && start.len() >= 0x43A {
@@ -24,7 +24,7 @@ pub(super) fn disk_end(start: &[u8]) -> Option<u64> {
     if start.get(82..87) == Some(b"FAT32".as_slice()) {
         return u64::from(le32(start, 32)).checked_mul(bytes);
     }
-    // A boot sector's code lies where an MBR's entries are, too.
+    // In a boot sector, there is code where an MBR has its entries.
     let entries = || start[446..510].chunks_exact(16);
     if !entries().all(|entry| matches!(entry[0], 0 | 0x80)) {
         return None;
@@ -38,12 +38,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_says_where_it_ends() {
+    fn the_end_is_read_from_the_partition_table() {
         let mut mbr = vec![0; 512];
         (mbr[510], mbr[511], mbr[450]) = (0x55, 0xAA, 0x83);
         mbr[458..462].copy_from_slice(&1000u32.to_le_bytes());
         assert_eq!(disk_end(&mbr), Some(512_000));
-        // A boot sector of a partition: code and words where the entries would be.
+        // A boot sector of a partition: code and text in place of the entries.
         mbr[446..460].copy_from_slice(b"Disk error   \r");
         assert_eq!(disk_end(&mbr), None);
         assert_eq!(disk_end(&[0; 2048]), None);

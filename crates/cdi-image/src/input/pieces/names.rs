@@ -1,8 +1,8 @@
-//! Names of pieces: what in them counts, and how the programs count.
+//! Names of pieces: which part is the counter, and how programs count.
 
 use super::RAW_SUFFIXES;
 
-/// The symbols that a counter is made of, in order.
+/// The set of symbols that a counter uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Symbols {
     Decimal,
@@ -21,8 +21,8 @@ impl Symbols {
         }
     }
 
-    /// Returns the counters that can follow `counter`: the plain successor, and the one by which GNU split goes on
-    /// before the first symbol becomes the last one.
+    /// Returns the counters that can follow `counter`: the plain successor, and the longer one with which GNU split
+    /// continues before the first symbol becomes the last one.
     pub(super) fn successors(self, counter: &str) -> Vec<String> {
         let symbols = self.all();
         let (first, last) = (symbols[0], symbols[symbols.len() - 1]);
@@ -45,7 +45,7 @@ impl Symbols {
         if !carry {
             found.extend(String::from_utf8(digits));
         }
-        // GNU split: some last symbols, and one more digit than these, plus one; the first of them is never the last.
+        // GNU split: n leading last symbols are followed by n + 2 symbols, of which the first is never the last symbol.
         let bytes = counter.as_bytes();
         let lasts = bytes.iter().take_while(|b| **b == last).count();
         let rest = &bytes[lasts..];
@@ -60,7 +60,7 @@ impl Symbols {
         found
     }
 
-    /// How many counters of its length come before this one; none if there are more than can be counted.
+    /// Returns the number of counters of the same length before this one, or `None` if it is invalid or too large.
     pub(super) fn ordinal(self, counter: &str) -> Option<u64> {
         let base = self.all().len() as u64;
         counter.bytes().try_fold(0u64, |n, b| {
@@ -69,24 +69,24 @@ impl Symbols {
         })
     }
 
-    /// Whether every byte of a counter is one of these.
-    pub(super) fn make(self, counter: &str) -> bool {
+    /// Returns whether every byte of a counter is one of these symbols.
+    pub(super) fn contains(self, counter: &str) -> bool {
         counter.bytes().all(|b| self.all().contains(&b))
     }
 }
 
-/// How much a name says by itself: other disks may have such names, too.
+/// How certain it is from the name alone that a file is a piece: separate disks may also have such names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strength {
-    /// Nobody calls a disk of its own so: `disk.001`, `disk.aa`, `xaa`.
+    /// Separate disks do not have such names: `disk.001`, `disk.aa`, `xaa`.
     Sure,
-    /// Mostly pieces: `disk.01`, `disk_001`, `disk.1`, `disk.partaa`. What is in them must not say otherwise.
+    /// Mostly pieces: `disk.01`, `disk_001`, `disk.1`, `disk.partaa`. The contents must confirm it.
     Likely,
-    /// Mostly disks of their own: `disk-1.raw`, `sda1`. What is in them must say that they are pieces.
+    /// Mostly separate disks: `disk-1.raw`, `sda1`. They are pieces only if the contents say so.
     Weak,
 }
 
-/// A file name, taken apart around its counter.
+/// A file name, split around its counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Numbered {
     pub(super) before: String,
@@ -103,12 +103,12 @@ impl Numbered {
         Numbered { counter, ..self.clone() }
     }
 
-    /// The counter of another name that is like this one but for that.
+    /// Returns the counter of another name that differs from this one only in its counter.
     pub(super) fn counter_of<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&self.before)?.strip_suffix(&self.after).filter(|counter| !counter.is_empty())
     }
 
-    /// Returns the ways in which a name can be that of a piece: with a counter at its end, or before an extension.
+    /// Returns all ways in which a name can be that of a piece: with a counter at the end, or before an extension.
     pub(super) fn all(name: &str) -> Vec<Numbered> {
         let mut found = Vec::new();
         let ends = [Some(name.len()), name.rfind('.').filter(|dot| is_raw_extension(&name[dot + 1..]))];
@@ -119,14 +119,14 @@ impl Numbered {
                 (run(u8::is_ascii_digit), run(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
             let (small, large) = (run(u8::is_ascii_lowercase), run(u8::is_ascii_uppercase));
             let mut lens = vec![digits];
-            // In hexadecimal digits with one of each kind, which then go back to a separator.
+            // Hexadecimal counters contain digits and letters, and extend back to a separator.
             lens.extend(Some(hexadecimal).filter(|len| *len > digits && digits > 0));
-            // In letters, all up to a separator, or the last two or three.
+            // Letter counters: all letters back to a separator, or the last two or three.
             for run in [small, large] {
                 lens.extend([run, 2, 3].into_iter().filter(|len| *len <= run && (2..=5).contains(len)));
             }
             lens.retain(|len| *len > 0 && *len < end);
-            // `disk.raw` is no piece of `disk.aaa`, next to which it lies.
+            // `disk.raw` next to `disk.aaa` is not a piece.
             lens.retain(|len| !is_raw_extension(&name[end - len..end]));
             lens.sort_unstable_by(|a, b| b.cmp(a));
             lens.dedup();
@@ -139,8 +139,8 @@ impl Numbered {
         found
     }
 
-    /// Returns what the counter counts in if it is a first one: zeros, or zeros and a one, or `aa`.
-    pub(super) fn first_of(&self) -> Option<Symbols> {
+    /// Returns the symbols of the counter if it is that of a first piece: zeros, or zeros and a one, or `aa`.
+    pub(super) fn symbols_if_first(&self) -> Option<Symbols> {
         let all = |byte: u8| (2..=5).contains(&self.counter.len()) && self.counter.bytes().all(|b| b == byte);
         match self.counter.trim_start_matches('0') {
             "" | "1" => Some(Symbols::Decimal),
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_go_on_as_the_programs_count() {
+    fn counters_continue_as_in_other_programs() {
         let next = |s: Symbols, counter| s.successors(counter).join(" ");
         use Symbols::*;
         assert_eq!(next(Decimal, "001"), "002");
@@ -192,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_taken_apart_around_their_counter() {
+    fn names_are_split_around_their_counter() {
         let firsts = |name: &str| {
-            let found = Numbered::all(name).into_iter().filter(|n| n.first_of().is_some());
+            let found = Numbered::all(name).into_iter().filter(|n| n.symbols_if_first().is_some());
             let shown = |n: Numbered| format!("{}|{}|{} {:?}", n.before, n.counter, n.after, n.strength());
             found.map(shown).collect::<Vec<_>>().join(", ")
         };
