@@ -145,7 +145,7 @@ fn attach_and_exec() {
     assert!(lab.path("there/disk.raw").exists());
     // A second time is refused, because it might be meant otherwise; a folder makes it a second device.
     let again = lab.cdi(["attach", "disk.cdimg", "--bad", "zero"]).ends(5);
-    assert!(again.err.contains("is attached already") && again.err.contains(&device), "{}", again.err);
+    assert!(again.err.contains("already attached") && again.err.contains(&device), "{}", again.err);
     let second = lab.cdi(["attach", "disk.cdimg", "second", "--bad", "zero"]).ends(0).out.trim().to_owned();
     assert_ne!(second, device);
     lab.cdi(["detach", "second/device"]).ends(0);
@@ -196,7 +196,7 @@ fn odd_size() {
     lab.write("odd.raw", crate::common::disk(1_000_000));
     lab.cdi(["create", "odd.raw", "disk.cdimg"]).ends(0);
     let ran = lab.cdi(["attach", "disk.cdimg"]).ends(0);
-    assert!(ran.err.contains("the device ends 64 bytes early"), "{}", ran.err);
+    assert!(ran.err.contains("the device is 64 bytes shorter"), "{}", ran.err);
     assert_eq!(sys(Path::new(ran.out.trim()), "size"), (1_000_000u64 / 512).to_string());
     lab.cdi(["detach", "disk.cdimg"]).ends(0);
     lab.write("tiny.raw", "tiny");
@@ -249,11 +249,11 @@ fn demo() {
     let lab = Lab::new();
     let ran = lab.cdi(["demo"]).ends(0);
     for word in [
-        "attached: /dev/loop",
-        "LETTER.TXT reads whole: 6144 bytes",
-        "PHOTO.RAW fails after",
+        "attached it as /dev/loop",
+        "read LETTER.TXT completely: 6144 bytes",
+        "read PHOTO.RAW up to byte",
         "Input/output error",
-        "nothing is left",
+        "detached and unmounted",
     ] {
         assert!(ran.out.contains(word), "{word} is not in {}", ran.out);
     }

@@ -100,7 +100,8 @@ fn reference() {
     let verbs = verbs
         .iter()
         .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
-        .map(|l| l.split_whitespace().next().unwrap());
+        .map(|l| l.split_whitespace().next().unwrap())
+        .filter(|verb| *verb != "help");
     text += &format!("### cdi\n\n```text\n{}```\n", own);
     for verb in verbs {
         text += &format!("\n### cdi {verb}\n\n```text\n{}```\n", help(&[verb]));

@@ -13,7 +13,7 @@ pub struct Extent {
     pub origin: Origin,
 }
 
-/// The number of one of an image's files, in the order in which [`Input`] numbers them.
+/// The number of one of an image's files, in the order in which [`Input`](crate::input::Input) numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileNo(pub u32);
 
