@@ -125,7 +125,7 @@ impl Volume {
     pub fn attributes(&self, id: Id) -> Result<Attributes, Errno> {
         let kind = self.tree.kind(id).ok_or(Errno::ENOENT)?;
         let size = match kind {
-            EntryKind::Folder => 0,
+            EntryKind::Directory => 0,
             EntryKind::File(size) | EntryKind::Link(size) => size,
         };
         Ok(Attributes {
@@ -157,7 +157,7 @@ impl Volume {
     /// Whether `id` is a folder.
     pub fn folder(&self, id: Id) -> Result<(), Errno> {
         match self.tree.kind(id) {
-            Some(EntryKind::Folder) => Ok(()),
+            Some(EntryKind::Directory) => Ok(()),
             Some(_) => Err(Errno::ENOTDIR),
             None => Err(Errno::ENOENT),
         }
@@ -168,7 +168,7 @@ impl Volume {
     pub fn read(&self, id: Id, offset: i64, buf: &mut [u8]) -> Result<usize, Errno> {
         let size = match self.tree.kind(id) {
             Some(EntryKind::File(size)) => size,
-            Some(EntryKind::Folder) => return Err(Errno::EISDIR),
+            Some(EntryKind::Directory) => return Err(Errno::EISDIR),
             Some(EntryKind::Link(_)) => return Err(Errno::EINVAL),
             None => return Err(Errno::ENOENT),
         };

@@ -33,7 +33,7 @@ fn timespec(since_1970: Duration) -> Timespec {
 /// The type of an item.
 pub(super) fn item_type(kind: EntryKind) -> FSItemType {
     match kind {
-        EntryKind::Folder => FSItemType::Directory,
+        EntryKind::Directory => FSItemType::Directory,
         EntryKind::File(_) => FSItemType::File,
         EntryKind::Link(_) => FSItemType::Symlink,
     }

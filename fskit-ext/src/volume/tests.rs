@@ -136,7 +136,7 @@ fn attributes_are_complete_and_stay_the_same() {
             assert_eq!(a.mode & 0o222, 0);
             assert_eq!(a.file_id, id.0 + 1);
             if id == ROOT {
-                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Folder, 2, 1));
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 2, 1));
                 assert_eq!(a.mode, 0o500);
             } else {
                 let names = first.tree().list().iter().filter(|(other, _)| *other == id).count();
