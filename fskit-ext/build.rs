@@ -1,4 +1,4 @@
-//! Makes the extension's program an app extension: it begins in Foundation, not in `main`.
+//! Makes the extension's program an app extension: its entry point is in Foundation, not `main`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

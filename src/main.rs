@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit_code(Kind::Usage));
         }
     };
-    ui::start_log(cli.verbose);
+    ui::start_log(cli.verbose, cli.json);
     let ui = Ui { json: cli.json, quiet: cli.quiet };
     match cmd::dispatch::run(cli) {
         Ok(code) => ExitCode::from(code),

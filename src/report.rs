@@ -34,7 +34,7 @@ pub struct Report {
     /// The file, if there is one, and what went wrong.
     pub message: String,
     /// The file or device.
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     /// What caused it, the nearest cause first.
     pub causes: Vec<String>,
     /// What can be done about it.
@@ -63,7 +63,7 @@ impl Report {
                 .to_owned(),
             exit: exit_code(error.kind),
             message: error.to_string(),
-            path: error.path.clone(),
+            path: error.path.as_ref().map(|path| path.display().to_string()),
             causes,
             hint: (!advice.is_empty()).then(|| advice.join("; ")),
         }
@@ -79,7 +79,7 @@ impl Report {
     pub fn into_error(self) -> Error {
         let kind =
             KINDS.iter().find(|(_, name, _)| *name == self.kind).map_or(Kind::Failed, |(kind, ..)| *kind);
-        let prefix = self.path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
+        let prefix = self.path.as_ref().map(|path| format!("{path}: ")).unwrap_or_default();
         let what = self.message.strip_prefix(&prefix).unwrap_or(&self.message).to_owned();
         let source = self
             .causes
@@ -87,7 +87,7 @@ impl Report {
             .rev()
             .fold(None, |source, what| Some(Error { source, ..Error::new(kind, what) }.into()));
         let advice = self.hint.into_iter().map(Advice::Text).collect();
-        Error { kind, what, path: self.path, advice, source }
+        Error { kind, what, path: self.path.map(PathBuf::from), advice, source }
     }
 }
 

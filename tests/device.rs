@@ -173,7 +173,7 @@ fn failed_start() {
     let ran = lab.command().args(["attach", "disk.cdimg"]).env("PATH", "/nowhere").output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(6), "{said}");
-    assert!(said.contains("no losetup on this system"), "{said}");
+    assert!(said.contains("losetup not found on this system"), "{said}");
     assert_eq!(lab.leftovers(), "");
     assert!(!lab.path("run/mnt").exists());
     // A losetup that fails, and one that gives a device of no size.

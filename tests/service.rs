@@ -103,7 +103,7 @@ fn images() {
     let service = Service::start(&lab, &images);
     wait_for(&lab, &["up", "up", "waiting"]);
     let ran = lab.cdi(["service", "status"]).ends(1);
-    assert!(ran.out.contains("waiting") && ran.out.contains("the image is not there"), "{}", ran.out);
+    assert!(ran.out.contains("waiting") && ran.out.contains("image file not found"), "{}", ran.out);
     let device = status(&lab)["images"][0]["device"].as_str().unwrap().to_owned();
     assert!(device.starts_with("/dev/loop"));
     let read = fs::read(lab.path("b/disk.raw")).unwrap();

@@ -183,7 +183,7 @@ fn diskutil() {
     let mac = Mac::new(4096);
     mac.lab.write("mac/block", "512");
     let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(6);
-    assert!(ran.err.contains("sectors of 512 bytes and not 4096"), "{}", ran.err);
+    assert!(ran.err.contains("sectors of 512 bytes instead of 4096"), "{}", ran.err);
     assert_eq!(fs::read_to_string(mac.lab.path("mac/ioreg")).unwrap(), "");
     mac.is_clean();
 }
@@ -236,7 +236,7 @@ fn refused() {
     // A device of another size is not the disk.
     mac.lab.write("mac/size", "1024");
     let ran = mac.attach(&[]).ends(6);
-    assert!(ran.err.contains("it has 1024 bytes and not"), "{}", ran.err);
+    assert!(ran.err.contains("device has 1024 bytes instead of"), "{}", ran.err);
     mac.is_clean();
     // Of which nothing is told is attached all the same.
     fs::remove_file(mac.lab.path("mac/size")).unwrap();

@@ -1,4 +1,4 @@
-//! Gives the shared library the name that programs ask for at run time.
+//! Sets the name (soname, install name) under which programs load the shared library at run time.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

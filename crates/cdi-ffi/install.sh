@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the C library and installs it: install.sh [PREFIX], by default /usr/local. DESTDIR is put before it, as packagers
-# expect. PROFILE says what is built, by default release. Prints the files that it wrote.
+# Builds and installs the C library: install.sh [PREFIX] (default: /usr/local). DESTDIR is prepended, for packagers. PROFILE
+# selects the build profile (default: release). Prints the installed files.
 set -eu
 prefix=${1:-/usr/local}
 profile=${PROFILE:-release}
@@ -36,7 +36,7 @@ libdir=\${prefix}/lib
 includedir=\${prefix}/include
 
 Name: cdi
-Description: Reads disk images, and fails where the disk had bad sectors
+Description: Reads disk images, with I/O errors where the original disk had bad sectors
 Version: $version
 Libs: -L\${libdir} -lcdi
 Libs.private: -lm -lpthread -ldl

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds cdi.app with the FSKit extension in it on a Mac, signs and registers it.
+# Builds cdi.app with the FSKit extension on a Mac, signs it and registers it.
 #
-#     fskit-ext/bundle/bundle.sh [FOLDER]
+#     fskit-ext/bundle/bundle.sh [DIRECTORY]
 #
-# The app goes into FOLDER, by default target/. It has to stay where it is: macOS finds the extension by it.
+# The app is created in DIRECTORY (default: target/). It must not be moved: macOS finds the extension by its path.
 #
-#     IDENTITY   what to sign with ('security find-identity -v -p codesigning'); by default '-', ad hoc, which is for
-#                this Mac alone
-#     PROFILE    the provisioning profile with com.apple.developer.fskit.fsmodule that goes with it
+#     IDENTITY   the signing identity ('security find-identity -v -p codesigning'); default: '-', ad hoc, which is valid
+#                on this Mac only
+#     PROFILE    the provisioning profile of that identity, with com.apple.developer.fskit.fsmodule
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,25 +20,25 @@ fail() {
     exit 1
 }
 
-[ "$(uname -s)" = Darwin ] || fail "this is for a Mac"
+[ "$(uname -s)" = Darwin ] || fail "this script only runs on macOS"
 version=$(sw_vers -productVersion)
-[ "${version%%.*}" -ge 26 ] || fail "FSKit mounts a file from macOS 26 on; this is macOS $version"
+[ "${version%%.*}" -ge 26 ] || fail "mounting a file with FSKit needs macOS 26 or newer; this is macOS $version"
 if [ "$identity" != - ]; then
-    [ -n "$profile" ] || fail "an identity needs PROFILE, the provisioning profile that allows an FSKit module"
+    [ -n "$profile" ] || fail "with IDENTITY, set PROFILE to the provisioning profile that allows an FSKit module"
     [ -r "$profile" ] || fail "$profile cannot be read"
 fi
 
-folder=${1:-$root/target}
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
-app=$folder/cdi.app
+directory=${1:-$root/target}
+mkdir -p "$directory"
+directory=$(cd "$directory" && pwd)
+app=$directory/cdi.app
 appex=$app/Contents/Extensions/cdi-fskit.appex
 
 target=${CARGO_TARGET_DIR:-$root/target}
 cargo build --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$target" -p cdi-fskit --bins
 
-# Replacing the app ends the extension, and hangs what it has mounted.
-! mount | grep -F '(cdi,' >/dev/null || fail "something is mounted by the extension; unmount it first"
+# Replacing the app terminates the extension, and its mounts would hang.
+! mount | grep -F '(cdi,' >/dev/null || fail "the extension has mounted images; unmount them first"
 rm -rf "$app"
 mkdir -p "$app/Contents/MacOS" "$appex/Contents/MacOS"
 cp "$here/App-Info.plist" "$app/Contents/Info.plist"
@@ -52,11 +52,11 @@ timestamp=--timestamp=none
 if [ "$identity" != - ]; then
     timestamp=--timestamp
     cp "$profile" "$appex/Contents/embedded.provisionprofile"
-    # The profile allows this team and this extension; the signature has to say that it is they.
+    # The profile is for this team and this extension; the signature has to name both.
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     security cms -D -i "$profile" >"$work/profile.plist"
-    team=$(plutil -extract TeamIdentifier.0 raw "$work/profile.plist") || fail "$profile names no team"
+    team=$(plutil -extract TeamIdentifier.0 raw "$work/profile.plist") || fail "$profile does not name a team"
     entitlements=$work/Extension.entitlements
     cp "$here/Extension.entitlements" "$entitlements"
     /usr/libexec/PlistBuddy -c "Add :com.apple.application-identifier string $team.org.cdimg.cdi.fskit" \
@@ -67,7 +67,7 @@ codesign --force --sign "$identity" "$timestamp" --options runtime --generate-en
 codesign --force --sign "$identity" "$timestamp" --options runtime "$app"
 codesign --verify --strict --deep "$app"
 
-# An earlier copy of the extension may still run, and would go on answering.
+# An earlier copy of the extension may still be running, and would continue to answer.
 pluginkit -r "$appex" 2>/dev/null || true
 launch_services=/System/Library/Frameworks/CoreServices.framework/Frameworks/LaunchServices.framework
 "$launch_services/Support/lsregister" -f -R -trusted "$app"
@@ -80,10 +80,10 @@ $app is built and registered.
 
 1. Switch the extension on, once:   open '$app'
    (System Settings > General > Login Items & Extensions > File System Extensions > cdi)
-2. Look whether the system knows it: pluginkit -m -A -D -v -i org.cdimg.cdi.fskit   (a line with a '+')
-   and whether it is switched on:    plutil -p "\$HOME/Library/Group Containers/group.com.apple.fskit.settings/enabledModules.plist"
+2. Check that it is registered:      pluginkit -m -A -D -v -i org.cdimg.cdi.fskit   (a line with a '+')
+   and switched on:                  plutil -p "\$HOME/Library/Group Containers/group.com.apple.fskit.settings/enabledModules.plist"
 3. Mount, as yourself, without sudo: mkdir -m 700 private && mkdir private/disk &&
                                      mount -F -o rdonly,nobrowse -t cdi image.cdimg private/disk
-   (In a folder that is yours alone: on such a mount every user counts as the owner.)
-4. What it says:                     log stream --predicate 'process == "cdi-fskit"'
+   (In a private directory: on such a mount every user counts as the owner.)
+4. View its log:                     log stream --predicate 'process == "cdi-fskit"'
 NEXT

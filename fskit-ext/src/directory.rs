@@ -1,61 +1,61 @@
-//! How the folder is listed: by cookies that begin anywhere.
+//! Lists the directory, starting at any cookie.
 
 use cdi_serve::tree::{EntryKind, Id, ROOT};
 
 use crate::errno::Refused;
 use crate::volume::{Attributes, Volume};
 
-/// The cookie of a listing that begins.
+/// The cookie for the start of a listing.
 pub const FIRST: u64 = 0;
 
-/// The verifier of every listing. A cookie is how many entries come before it, "." and ".." among them whether they
-/// are told or not; only the last entry, `device`, comes and goes, so no change of the folder makes a cookie invalid.
-/// FSKit wants it to be other than 0.
+/// The verifier of every listing. A cookie is the number of entries before it, including "." and ".." whether they are
+/// listed or not; only the last entry, `device`, appears and disappears, so no change of the directory invalidates a
+/// cookie. FSKit requires the verifier to be nonzero.
 pub const VERIFIER: u64 = 1;
 
 const DOTS: [(Id, &str); 2] = [(ROOT, "."), (ROOT, "..")];
 
-/// What one entry of a listing says.
+/// An entry of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// Its kind.
     pub kind: EntryKind,
     /// Its number.
     pub id: Id,
-    /// The cookie that goes on behind it.
+    /// The cookie that continues after it.
     pub next: u64,
-    /// What else is known of it, if that was asked for.
+    /// Its attributes, if they were requested.
     pub attributes: Option<Attributes>,
 }
 
-/// Why a folder is not listed.
+/// The reason why a directory is not listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotListed {
-    /// The cookie is none of ours.
+    /// The cookie is invalid.
     Cookie,
-    /// It is no folder, or is not there.
+    /// It is not a directory, or does not exist.
     Refused(Refused),
 }
 
-/// Lists the folder `id` from `from` on: `compress` takes the entries one after another, until it has no more room and
-/// says `false`. "." and ".." are for callers that want no attributes; to others the kernel tells them itself.
+/// Lists the directory `id`, starting at cookie `from`: passes the entries to `add` one after another, until it has no more
+/// room and returns `false`. "." and ".." are only listed without attributes; otherwise the kernel adds them itself.
 pub fn list(
     volume: &Volume,
     id: Id,
     from: u64,
     with_attributes: bool,
-    mut compress: impl FnMut(&Entry) -> bool,
+    mut add: impl FnMut(&Entry) -> bool,
 ) -> Result<u64, NotListed> {
-    volume.folder(id).map_err(|e| NotListed::Refused(e.into()))?;
+    volume.check_directory(id).map_err(|e| NotListed::Refused(e.into()))?;
     let all: Vec<_> = DOTS.into_iter().chain(volume.tree().list()).zip(1..).collect();
     if from > all.len() as u64 {
         return Err(NotListed::Cookie);
     }
     let hidden = if with_attributes { DOTS.len() as u64 } else { 0 };
     for ((id, name), next) in all.into_iter().filter(|(_, next)| *next > from.max(hidden)) {
-        // An entry may go while it is listed.
+        // An entry may disappear during the listing.
         let Ok(attributes) = volume.attributes(id) else { continue };
         let entry = Entry {
             name,
@@ -64,7 +64,7 @@ pub fn list(
             next,
             attributes: with_attributes.then_some(attributes),
         };
-        if !compress(&entry) {
+        if !add(&entry) {
             break;
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     const FILES: [&str; 6] =
         ["disk.raw", "disk.dmg", ".metadata_never_index", "badblocks.json", "badblocks.map", "info.json"];
 
-    /// Lists all, with room for `room` entries a call. What the names are, and how often it was asked.
+    /// Lists everything, with room for `room` entries per call. Returns the names and the number of calls.
     fn names(volume: &Volume, with_attributes: bool, room: usize) -> (Vec<&'static str>, usize) {
         let (mut names, mut from, mut calls) = (Vec::new(), FIRST, 0);
         loop {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_listed_once_however_little_room_there_is() {
+    fn every_entry_is_listed_once_however_little_room_there_is() {
         let volume = volume(&fixture("zstd.cdimg"));
         let dots: Vec<_> = [".", ".."].into_iter().chain(FILES).collect();
         for room in 1..10 {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_come_with_an_entry_if_and_only_if_they_are_asked_for() {
+    fn entries_have_attributes_if_and_only_if_requested() {
         let volume = volume(&fixture("zstd.cdimg"));
         for asked in [true, false] {
             list(&volume, ROOT, FIRST, asked, |entry| {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_of_the_other_kind_of_listing_goes_on_where_it_points() {
+    fn a_cookie_of_the_other_kind_of_listing_continues_where_it_points() {
         let volume = volume(&fixture("zstd.cdimg"));
         let mut seen = Vec::new();
         list(&volume, ROOT, 2, true, |entry| {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_outlives_an_entry_that_comes() {
+    fn a_cookie_stays_valid_when_an_entry_appears() {
         let volume = volume(&fixture("zstd.cdimg"));
         let mut end = FIRST;
         list(&volume, ROOT, FIRST, true, |entry| {
@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_cookies_and_items_are_refused() {
         let volume = volume(&fixture("zstd.cdimg"));
         for from in [9, 1000, u64::MAX] {
             assert_eq!(list(&volume, ROOT, from, true, |_| true), Err(NotListed::Cookie));
         }
-        let not_a_folder = NotListed::Refused(Errno::ENOTDIR.into());
-        assert_eq!(list(&volume, DISK, FIRST, true, |_| true), Err(not_a_folder));
-        let not_there = NotListed::Refused(Errno::ENOENT.into());
-        assert_eq!(list(&volume, Id(77), FIRST, true, |_| true), Err(not_there));
+        let not_a_directory = NotListed::Refused(Errno::ENOTDIR.into());
+        assert_eq!(list(&volume, DISK, FIRST, true, |_| true), Err(not_a_directory));
+        let missing = NotListed::Refused(Errno::ENOENT.into());
+        assert_eq!(list(&volume, Id(77), FIRST, true, |_| true), Err(missing));
     }
 }

@@ -1,57 +1,57 @@
-//! Why an operation was refused: macOS's error numbers, wherever this is compiled, and words for the log.
+//! The reasons why an operation is refused: macOS's error numbers, on every system, and a text for the log.
 
 use std::fmt;
 
 use cdi_base::error::{Error, Kind};
 
-/// An error number of macOS. (Linux has others for some of them, and the tests run there, too.)
+/// An error number of macOS. (Some differ on Linux, where the tests also run.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// Not allowed: what the sandbox says.
+    /// Operation not permitted, as reported by the sandbox.
     pub const EPERM: Errno = Errno(1);
-    /// There is no such thing.
+    /// No such file or directory.
     pub const ENOENT: Errno = Errno(2);
-    /// Interrupted: to be tried again.
+    /// Interrupted; the caller should try again.
     pub const EINTR: Errno = Errno(4);
-    /// It could not be read.
+    /// Input/output error.
     pub const EIO: Errno = Errno(5);
-    /// No permission.
+    /// Permission denied.
     pub const EACCES: Errno = Errno(13);
-    /// In use.
+    /// Resource busy.
     pub const EBUSY: Errno = Errno(16);
-    /// The device is gone.
+    /// No such device: the volume is deactivated.
     pub const ENODEV: Errno = Errno(19);
-    /// A folder was needed.
+    /// Not a directory.
     pub const ENOTDIR: Errno = Errno(20);
-    /// A folder cannot be read as a file.
+    /// Is a directory, and cannot be read as a file.
     pub const EISDIR: Errno = Errno(21);
-    /// That makes no sense.
+    /// Invalid argument.
     pub const EINVAL: Errno = Errno(22);
-    /// Nothing can be changed here.
+    /// Read-only file system.
     pub const EROFS: Errno = Errno(30);
-    /// For now: to be tried again.
+    /// Temporarily unavailable; the caller should try again.
     pub const EAGAIN: Errno = Errno(35);
-    /// This system cannot do it.
+    /// Not supported on this system.
     pub const ENOTSUP: Errno = Errno(45);
-    /// Not a file of the right kind: what `mount` says of a file that is no image.
+    /// Inappropriate file type: `mount` reports it for a file that is not an image.
     pub const EFTYPE: Errno = Errno(79);
-    /// There is no such extended attribute.
+    /// No such extended attribute.
     pub const ENOATTR: Errno = Errno(93);
 }
 
-/// A refusal: the number that the caller sees, and what the user should know besides.
+/// A refusal: the error number for the caller, and a text for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The number.
+    /// The error number.
     pub errno: Errno,
-    /// What happened, if the number does not say it all.
+    /// The reason, if the number alone does not explain it.
     pub why: Option<String>,
 }
 
 impl Refused {
-    /// Whether it was only for a lack of rights.
+    /// Returns whether the reason is a lack of permission.
     pub fn is_for_rights(&self) -> bool {
         matches!(self.errno, Errno::EPERM | Errno::EACCES)
     }
@@ -86,11 +86,11 @@ impl fmt::Display for Refused {
     }
 }
 
-/// The number of an image that could not be opened: what the system said if it was the system, else by kind.
+/// Returns the error number of an image that could not be opened: the system's, if it was a system error, otherwise by kind.
 fn of(error: &Error) -> Errno {
     let system = error.source.as_ref().and_then(|s| s.downcast_ref::<std::io::Error>());
     match system.and_then(std::io::Error::raw_os_error).map(Errno) {
-        // Whoever is told to try again might do so for ever.
+        // A caller that gets these might try again forever.
         Some(Errno::EINTR | Errno::EAGAIN) => Errno::EIO,
         Some(errno) => errno,
         None => match error.kind {
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_said_is_passed_on() {
+    fn the_error_of_the_system_is_passed_on() {
         let error = Error::io("cannot be opened", Path::new("/a"), io::Error::from_raw_os_error(13));
         let refused = Refused::from(error);
         assert_eq!(refused.errno, Errno::EACCES);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_to_try_again() {
+    fn errors_that_ask_to_try_again_become_eio() {
         for number in [4, 35] {
             let error = Error::io("cannot be read", Path::new("/a"), io::Error::from_raw_os_error(number));
             assert_eq!(of(&error), Errno::EIO);

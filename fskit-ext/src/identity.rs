@@ -1,5 +1,5 @@
-//! What a mounted image is called and known by: the same name each time, and the same UUID until its file is elsewhere, or the
-//! disk that it is on is attached anew.
+//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is moved to
+//! another file system or replaced, or the disk that it is on is attached again.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use cdi_image::disk::Disk;
 
-/// The longest name of a volume, in bytes of UTF-8. Finder shows no more of it anyway.
+/// The maximum length of a volume's name in bytes of UTF-8. Finder does not show more anyway.
 pub const MAX_NAME: usize = 127;
 
-/// A UUID. FSKit wants the same one for the container (the image) and its only volume.
+/// A UUID. FSKit requires the same one for the container (the image) and its only volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uuid(pub [u8; 16]);
 
@@ -23,8 +23,8 @@ impl fmt::Display for Uuid {
     }
 }
 
-/// The UUID of the disk in this image. The system mounts a volume by it, so a copy must have another: it is made from
-/// what tells this image from others, and from where its file is.
+/// Returns the UUID of the disk in this image. The system identifies a volume by it, so a copy must have another: it is
+/// derived from the identity of the image, and from the location of its file.
 pub fn uuid(disk: &Disk) -> Uuid {
     let mut hasher = blake3::Hasher::new_derive_key("org.cdimg.cdi.fskit volume UUID 1");
     hasher.update(&disk.identity());
@@ -33,13 +33,13 @@ pub fn uuid(disk: &Disk) -> Uuid {
     }
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    // Version 8 of RFC 9562: made in a way of our own.
+    // Version 8 of RFC 9562: a custom derivation.
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     Uuid(uuid)
 }
 
-/// The name of the volume: the image's without its suffix, as far as Finder can show it.
+/// Returns the name of the volume: that of the image without its extension, without characters that Finder cannot show.
 pub fn name(image: &Path) -> String {
     let stem = image.file_stem().unwrap_or_default().to_string_lossy();
     let mut name: String =
@@ -48,7 +48,7 @@ pub fn name(image: &Path) -> String {
         name.pop();
     }
     let name = name.trim();
-    // A dot in front would hide it.
+    // A leading dot would hide it.
     let name = name.trim_start_matches('.');
     if name.is_empty() { "cdi".into() } else { name.into() }
 }
@@ -59,7 +59,7 @@ mod tests {
     use crate::volume::testing::{disk_of, fixture};
 
     #[test]
-    fn names_are_what_finder_can_show() {
+    fn finder_can_show_every_name() {
         let long = "ä".repeat(100);
         for (path, wanted) in [
             ("/a/b/disk.cdimg", "disk"),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_reads_like_one() {
+    fn a_uuid_has_the_standard_form() {
         let text = uuid(&disk_of(&fixture("zstd.cdimg"))).to_string();
         let parts: Vec<usize> = text.split('-').map(str::len).collect();
         assert_eq!(parts, [8, 4, 4, 4, 12], "{text}");

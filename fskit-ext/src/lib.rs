@@ -1,8 +1,7 @@
 //! The FSKit extension of cdi: `mount -F -t cdi IMAGE DIR` on macOS, without a kernel extension and without root.
 //!
-//! FSKit speaks Objective-C; what it asks is answered by plain Rust ([`volume`], [`directory`], [`identity`],
-//! [`errno`]), which is built and tested on every system. `glue` translates between the two, on macOS only, and
-//! decides nothing.
+//! FSKit is an Objective-C framework. Its requests are answered by plain Rust ([`volume`], [`directory`], [`identity`],
+//! [`errno`]), which is built and tested on every system. `glue` only converts between the two, on macOS only.
 
 pub mod directory;
 pub mod errno;

@@ -1,4 +1,4 @@
-//! The volume, as FSKit asks for it: which items there are, what they are, and what a read of them gives.
+//! The volume for FSKit: its items, their attributes, and reads of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,66 +14,66 @@ use cdi_serve::tree::{EntryKind, Id, ROOT, Tree};
 use crate::errno::{Errno, Refused};
 use crate::identity::{self, Uuid};
 
-/// The block size that the volume tells, in bytes.
+/// The block size of the volume in bytes.
 pub const BLOCK: u32 = 4096;
 
-/// How many bytes a reader does best to ask for at once: a chunk of an image.
+/// The preferred length of a read in bytes: a chunk of an image.
 pub const IO_SIZE: u32 = 128 << 10;
 
-/// How many names an item has at most: the disk has two.
+/// The maximum number of links to an item: the disk has two names.
 pub const MAX_LINKS: u32 = 2;
 
-/// The longest name that an item may be asked for by, in bytes.
+/// The maximum length of a name in a lookup, in bytes.
 pub const MAX_NAME: u32 = 255;
 
-/// What the system says the type of the file system is.
+/// The name of the file system type.
 pub const TYPE_NAME: &str = "cdi";
 
-/// An item's number as FSKit counts: 1 is what the volume is mounted in, 2 is its root.
+/// Returns the number of an item in FSKit's numbering: 1 is the parent of the root, 2 is the root.
 pub fn file_id(id: Id) -> u64 {
     id.0 + 1
 }
 
-/// Everything that can be asked of an item. FSKit drops items of which something is missing.
+/// All attributes of an item. FSKit drops items whose attributes are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
-    /// What it is, and its size.
+    /// Its kind, with its size.
     pub kind: EntryKind,
-    /// Who may do what. Nobody may write.
+    /// Its permission bits, without write permission.
     pub mode: u32,
-    /// How many names it has.
+    /// The number of links to it.
     pub link_count: u32,
-    /// Its owner: whoever this runs for, who had it mounted.
+    /// Its owner: the user who mounted it, for whom this process runs.
     pub uid: u32,
     /// Its group.
     pub gid: u32,
     /// BSD flags: none.
     pub flags: u32,
-    /// How many bytes are in it.
+    /// Its size in bytes.
     pub size: u64,
-    /// How many bytes it takes, as `du` counts.
+    /// Its allocated size in bytes, as `du` reports it.
     pub alloc_size: u64,
-    /// Its number, as FSKit counts.
+    /// Its number, in FSKit's numbering.
     pub file_id: u64,
-    /// The number of the folder that it is in.
+    /// The number of its parent directory.
     pub parent_id: u64,
-    /// When its bytes were last written, were read, and came to be, from 1970 on: when the image was last written, the
-    /// same at each mount.
+    /// Its modification, access and creation time, since 1970: that of the image's last modification, the same at each
+    /// mount.
     pub time: Duration,
-    /// When what is said here last changed.
+    /// Its change time, since 1970.
     pub changed: Duration,
 }
 
-/// What `df` tells, in blocks of [`BLOCK`] bytes. All of it is in use.
+/// The statistics for `df`, in blocks of [`BLOCK`] bytes. All blocks are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
-    /// How many blocks there are, all used.
+    /// The number of blocks, all of them used.
     pub blocks: u64,
-    /// How many items there are.
+    /// The number of items.
     pub files: u64,
 }
 
-/// An image, opened to be shown.
+/// An open image, ready to be mounted.
 pub struct Volume {
     tree: Tree,
     name: String,
@@ -82,12 +82,12 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens the image at `path`. Everything that can be wrong with it is found here.
+    /// Opens the image at `path`. Every error of the image is found here.
     pub fn open(path: &Path) -> Result<Volume, Refused> {
         let disk = Disk::new(open(path, &OpenOptions::default())?, Options::default());
         let uuid = identity::uuid(&disk);
         let mut tree = Tree::new(Arc::new(disk), ErrnoStyle::Io, false);
-        // Nobody but macOS ever looks.
+        // This is only ever mounted on macOS.
         tree.finder = true;
         Ok(Volume {
             tree,
@@ -97,35 +97,35 @@ impl Volume {
         })
     }
 
-    /// Starts to read ahead. Whoever only wants to know what an image is needs no threads.
+    /// Starts the readahead threads. They are not needed to probe an image.
     pub fn start(&self) -> Result<(), Refused> {
         let started = self.tree.disk().start_readahead(workers::cores());
-        Ok(started.map_err(|e| Error::failed("threads cannot be started").because(e))?)
+        Ok(started.map_err(|e| Error::failed("cannot start threads").because(e))?)
     }
 
-    /// What is shown.
+    /// Returns the directory that is mounted.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// The name under which it appears.
+    /// Returns the name of the volume.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it is known by.
+    /// Returns the UUID of the volume.
     pub fn uuid(&self) -> Uuid {
         self.uuid
     }
 
-    /// What is known of an item.
+    /// Returns the attributes of an item.
     ///
-    /// It is for its owner alone. The system counts every user as the owner, though (FSKit's mounts are `noowners`): what
-    /// keeps others out is the folder that it is mounted in.
+    /// Only the owner may access it. However, the system counts every user as the owner (FSKit's mounts are `noowners`):
+    /// other users are only kept out by the directory in which it is mounted.
     pub fn attributes(&self, id: Id) -> Result<Attributes, Errno> {
         let kind = self.tree.kind(id).ok_or(Errno::ENOENT)?;
         let size = match kind {
-            EntryKind::Folder => 0,
+            EntryKind::Directory => 0,
             EntryKind::File(size) | EntryKind::Link(size) => size,
         };
         Ok(Attributes {
@@ -144,44 +144,44 @@ impl Volume {
         })
     }
 
-    /// The item called `name` in the folder `id`, and its name.
+    /// Returns the item called `name` in the directory `id`, and its name.
     ///
-    /// What Finder and Spotlight look for on every volume (.DS_Store, ._*, .Trashes, .fseventsd and the like) is as
-    /// unknown here as anything else that is not listed.
+    /// Files that Finder and Spotlight look for on every volume (.DS_Store, ._*, .Trashes, .fseventsd and the like) do not
+    /// exist, like any other name that is not listed.
     pub fn lookup(&self, id: Id, name: &[u8]) -> Result<(Id, &'static str), Errno> {
-        self.folder(id)?;
+        self.check_directory(id)?;
         let found = self.tree.list().into_iter().find(|(_, n)| n.as_bytes() == name);
         found.ok_or(Errno::ENOENT)
     }
 
-    /// Whether `id` is a folder.
-    pub fn folder(&self, id: Id) -> Result<(), Errno> {
+    /// Checks that `id` is a directory.
+    pub fn check_directory(&self, id: Id) -> Result<(), Errno> {
         match self.tree.kind(id) {
-            Some(EntryKind::Folder) => Ok(()),
+            Some(EntryKind::Directory) => Ok(()),
             Some(_) => Err(Errno::ENOTDIR),
             None => Err(Errno::ENOENT),
         }
     }
 
-    /// Reads an item from `offset` on. Fills `buf` as far as the item goes, and says how far; or an error, and
-    /// nothing of use is in `buf`. A kernel that gets less than it asked for takes it for the end.
+    /// Reads an item from `offset`: fills `buf` up to the end of the item, and returns the number of bytes. On an error, the
+    /// contents of `buf` are undefined. The kernel takes a short read for the end of the file.
     pub fn read(&self, id: Id, offset: i64, buf: &mut [u8]) -> Result<usize, Errno> {
         let size = match self.tree.kind(id) {
             Some(EntryKind::File(size)) => size,
-            Some(EntryKind::Folder) => return Err(Errno::EISDIR),
+            Some(EntryKind::Directory) => return Err(Errno::EISDIR),
             Some(EntryKind::Link(_)) => return Err(Errno::EINVAL),
             None => return Err(Errno::ENOENT),
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        // Beyond the end there is as much as at the end: nothing, and no error.
+        // Beyond the end, as at the end, a read returns nothing, and no error.
         let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let len = buf.len().min(left);
         let read = self.tree.read_into(id, offset, &mut buf[..len]);
-        // The numbers of errors that a read can give are the same on every system.
+        // The error numbers that a read can return are the same on every system.
         read.map(|()| len).map_err(|e| Errno(e.errno(self.tree.errno)))
     }
 
-    /// Where the link `id` points.
+    /// Returns the target of the link `id`.
     pub fn link(&self, id: Id) -> Result<Vec<u8>, Errno> {
         match (self.tree.kind(id), self.tree.device()) {
             (Some(EntryKind::Link(_)), Some(device)) => Ok(device.into_os_string().into_encoded_bytes()),
@@ -190,28 +190,28 @@ impl Volume {
         }
     }
 
-    /// Whether `id` may be opened.
+    /// Checks whether `id` may be opened.
     pub fn open_item(&self, id: Id, to_write: bool) -> Result<(), Errno> {
         self.tree.kind(id).ok_or(Errno::ENOENT)?;
         if to_write { Err(Errno::EROFS) } else { Ok(()) }
     }
 
-    /// What `df` tells.
+    /// Returns the statistics for `df`.
     pub fn statistics(&self) -> Statistics {
         Statistics {
             blocks: self.tree.disk().size().div_ceil(BLOCK.into()),
-            // The folder, and the disk only once.
+            // The directory counts, and the disk only once although it has two names.
             files: self.tree.list().len() as u64,
         }
     }
 }
 
 fn since_1970(time: SystemTime) -> Duration {
-    // A file of before 1970 is from 1970.
+    // Times before 1970 become 1970.
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
-/// What the tests of this crate share.
+/// Helpers for the tests of this crate.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::path::PathBuf;
@@ -231,7 +231,7 @@ pub(crate) mod testing {
         Volume::open(path).unwrap()
     }
 
-    /// A folder of a test's own.
+    /// A temporary directory for a test.
     pub(crate) struct Folder(pub(crate) PathBuf);
 
     impl Folder {

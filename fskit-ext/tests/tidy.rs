@@ -1,11 +1,11 @@
-//! The rules of the project that a text search can hold here, as ../tests/tidy.rs holds them for the library.
+//! The rules of the project that a text search can check here, as ../tests/tidy.rs does for the other crates.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every source file, by its path, with its text.
+/// Returns the path and the text of every source file.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut files, mut dirs) = (Vec::new(), vec![root.join("src")]);
@@ -23,9 +23,9 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// clippy would say the same, but it never sees what is for macOS alone.
+/// clippy checks the same, but it never sees the code that is only built on macOS.
 #[test]
-fn every_unsafe_says_why_it_holds() {
+fn every_unsafe_has_a_safety_comment() {
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
@@ -33,11 +33,11 @@ fn every_unsafe_says_why_it_holds() {
             {
                 continue;
             }
-            // The statement that it is in may have begun a few lines before.
+            // The statement that contains it may have started a few lines before.
             let above = &lines[i.saturating_sub(5)..=i];
             assert!(
                 above.iter().any(|l| l.trim_start().starts_with("// SAFETY: ")),
-                "{}:{}: unsafe without a reason",
+                "{}:{}: unsafe without a safety comment",
                 path.display(),
                 i + 1
             );
@@ -46,7 +46,7 @@ fn every_unsafe_says_why_it_holds() {
 }
 
 #[test]
-fn only_the_glue_knows_objective_c() {
+fn only_the_glue_uses_objective_c() {
     for (path, text) in
         sources().into_iter().filter(|(p, _)| !p.components().any(|c| c.as_os_str() == "glue"))
     {

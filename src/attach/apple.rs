@@ -1,5 +1,5 @@
-//! What hdiutil and diskutil have in common: the device that they make is found in what they print, held against what was
-//! asked for, and taken away with timeout.
+//! What hdiutil and diskutil have in common: the new device is found in their output, verified against the request, and
+//! detached with a timeout.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,15 +15,16 @@ use super::{Attacher, Request, macos_output};
 pub struct Apple {
     /// Its name.
     pub(super) name: &'static str,
-    /// What makes the file a device.
+    /// Returns the command that attaches the file as a device.
     pub(super) attach: fn(&Path, &Request) -> Command,
-    /// What takes a device away, one after the other; forcibly or not. The last one's answer counts.
+    /// Returns the commands that detach a device, run in this order; the flag is whether to force it. Only the result of
+    /// the last one counts.
     pub(super) detach: fn(&Path, bool) -> Vec<Command>,
 }
 
-/// How long a program may take: the system looks for partitions and file systems, and reads them through us.
+/// Timeout for one program. The system probes the device for partitions and file systems, and reads them through us.
 const WORK: Duration = Duration::from_secs(120);
-/// How long a device that is busy is asked again to go: what looks at every new disk lets go of it soon.
+/// How long detaching a busy device is retried: programs that probe every new disk release it soon.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Apple {
@@ -38,17 +39,17 @@ impl Attacher for Apple {
     }
 
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
-        // The file has only just come to be there: a device that shows this path shows what was there before.
+        // The file has only just appeared, so a device that is backed by this path shows an earlier mount.
         for stale in macos_output::devices(file)? {
             self.detach(&stale, file, true)?;
         }
         let said = self.run(&mut (self.attach)(file, request))?;
-        // What shows the file is what counts; what the program says is believed where nothing else tells.
+        // The list of devices backed by the file decides; the program's own output is trusted only if that list is empty.
         let shown = macos_output::devices(file)?;
         let device = match macos_output::attached(&said) {
             Some(device) if shown.is_empty() || shown.contains(&device) => device,
             _ => shown.into_iter().next().ok_or_else(|| {
-                let what = format!("{} attached it, but does not say as which device", self.name);
+                let what = format!("attached by {}, but it did not report the device", self.name);
                 Error::failed(what).at(file)
             })?,
         };
@@ -63,7 +64,7 @@ impl Attacher for Apple {
     }
 
     fn mounts(&self, _: &Path) -> Result<Vec<PathBuf>, Error> {
-        // What is on the device is unmounted by whoever detaches it.
+        // hdiutil and diskutil unmount the volumes of a device when they detach it.
         Ok(Vec::new())
     }
 
@@ -72,14 +73,14 @@ impl Attacher for Apple {
     }
 
     fn used_by(&self, _: &Path) -> Option<String> {
-        // The refusal of the program tells.
+        // The program's own error message names the user.
         None
     }
 
     fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error> {
         let start = Instant::now();
         let timeout = if force { TIMEOUT / 4 } else { TIMEOUT };
-        // A number may be somebody else's by now: what does not show the file is left alone.
+        // The device number may have been reused: a device that is not backed by the file is left alone.
         let is_ours = || macos_output::devices(file).map(|all| all.iter().any(|d| d == device));
         while is_ours()? {
             let late = start.elapsed() > timeout;
@@ -91,8 +92,9 @@ impl Attacher for Apple {
                 break;
             }
             if late {
-                let error = Error::new(Kind::Busy, "is in use and stays").at(device);
-                let error = error.hint("close what uses it, or use --force: its reads then fail");
+                let error = Error::new(Kind::Busy, "device is in use; not detached").at(device);
+                let error =
+                    error.hint("stop the programs using it, or use --force (they will get I/O errors)");
                 return Err(match answer {
                     Ok(_) => error,
                     Err(e) => error.because(e),

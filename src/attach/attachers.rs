@@ -1,4 +1,4 @@
-//! The ways to attach a shown disk that this system may have, and which of them is taken.
+//! The attachers that this system may have, and the choice between them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,22 @@ use super::attacher::{Attacher, Request};
 use super::losetup;
 use super::{diskutil, hdiutil};
 
-/// All that there are, in the order in which they are tried; the first is this system's own.
+/// All attachers, in the order in which they are tried; the first is the native one of this system.
 #[cfg(target_os = "linux")]
 const ALL: &[&dyn Attacher] = &[&losetup::Losetup, &hdiutil::HDIUTIL, &diskutil::DISKUTIL];
 #[cfg(not(target_os = "linux"))]
 const ALL: &[&dyn Attacher] = &[&hdiutil::HDIUTIL, &diskutil::DISKUTIL];
 
-/// How many of them are tried where the user names none.
+/// The number of attachers that are tried if the user names none.
 const OWN: usize = if cfg!(target_os = "linux") { 1 } else { ALL.len() };
 
-/// The attacher of this name.
+/// Returns the attacher of this name.
 pub fn named(name: &str) -> Option<&'static dyn Attacher> {
     ALL.iter().find(|a| a.name() == name).copied()
 }
 
-/// The attachers that may be tried: the one that the user named, or those of this system. [`Kind::Unavailable`] if none
-/// of them is there.
+/// Returns the attachers to try: the one that the user named, or those of this system. [`Kind::Unavailable`] if none of
+/// them is installed.
 pub fn candidates(with: Option<&str>) -> Result<Vec<&'static dyn Attacher>, Error> {
     let all = match with {
         Some(name) => named(name).into_iter().collect(),
@@ -33,13 +33,13 @@ pub fn candidates(with: Option<&str>) -> Result<Vec<&'static dyn Attacher>, Erro
     let there: Vec<_> = all.iter().filter(|a| cdi_system::has_program(a.name())).copied().collect();
     if there.is_empty() {
         let names: Vec<_> = all.iter().map(|a| a.name()).collect();
-        let error = Error::new(Kind::Unavailable, format!("no {} on this system", names.join(", no ")));
-        return Err(error.hint("'cdi doctor' says what attaching needs"));
+        let error = Error::new(Kind::Unavailable, format!("{} not found on this system", names.join(" or ")));
+        return Err(error.hint("run 'cdi doctor' to see what attaching needs"));
     }
     Ok(there)
 }
 
-/// Says whether one of the candidates can make a block device, as far as that can be known without trying.
+/// Checks whether one of the candidates can create a block device, as far as that can be determined without trying.
 pub fn ready(with: Option<&str>) -> Result<(), Error> {
     let mut first = Ok(());
     for attacher in candidates(with)? {
@@ -51,16 +51,17 @@ pub fn ready(with: Option<&str>) -> Result<(), Error> {
     first
 }
 
-/// Makes the file a read-only block device, by the first of the candidates that can. Its path, and who did it.
+/// Attaches the file as a read-only block device with the first candidate that succeeds. Returns the path of the device
+/// and the attacher.
 pub fn attach(
     file: &Path,
     request: &Request,
     with: Option<&str>,
 ) -> Result<(PathBuf, &'static dyn Attacher), Error> {
-    first_that_can(&candidates(with)?, file, request)
+    attach_with_first(&candidates(with)?, file, request)
 }
 
-fn first_that_can(
+fn attach_with_first(
     candidates: &[&'static dyn Attacher],
     file: &Path,
     request: &Request,
@@ -70,13 +71,13 @@ fn first_that_can(
         match attacher.attach(file, request) {
             Ok(device) => return Ok((device, *attacher)),
             Err(e) => {
-                log::info!("{} does not attach it: {e}", attacher.name());
-                // It is the best of them, and so is what it says.
+                log::info!("{} cannot attach it: {e}", attacher.name());
+                // The first attacher is the preferred one, so its error is the one to report.
                 first = first.or(Some(e));
             }
         }
     }
-    Err(first.unwrap_or_else(|| Error::new(Kind::Unavailable, "nothing can attach on this system")))
+    Err(first.unwrap_or_else(|| Error::new(Kind::Unavailable, "no program to attach with on this system")))
 }
 
 #[cfg(test)]
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_first_cannot_the_next_one_is_tried_and_the_first_one_s_words_are_told() {
+    fn the_next_attacher_is_tried_and_the_error_of_the_first_is_reported() {
         let request = Request {
             size: 512,
             sector: 512,
@@ -119,11 +120,13 @@ mod tests {
             readahead: None,
             mount: false,
         };
-        let attach = |all: &[&'static dyn Attacher]| first_that_can(all, Path::new("/f"), &request);
+        let attach = |all: &[&'static dyn Attacher]| attach_with_first(all, Path::new("/f"), &request);
         let (device, by) =
             attach(&[&Fake("old", false), &Fake("new", true)]).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((device, by.name()), ("new".into(), "new"));
-        let Err(e) = attach(&[&Fake("old", false), &Fake("new", false)]) else { panic!("none could") };
+        let Err(e) = attach(&[&Fake("old", false), &Fake("new", false)]) else {
+            panic!("both attachers fail")
+        };
         assert_eq!(e.what, "old");
         assert!(attach(&[]).is_err());
     }

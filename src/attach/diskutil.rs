@@ -1,6 +1,6 @@
-//! macOS's `diskutil image`, which takes the place of hdiutil from macOS 27 on. It decides by itself that an image is
-//! raw, so it gets the name that ends in `.dmg`; and it knows no sector size, so a disk that is not of 512 bytes a sector
-//! is checked afterwards, and refused. diskutil(8).
+//! macOS's `diskutil image`, which replaces hdiutil from macOS 27 on. It detects raw images by itself, so it is given the
+//! name that ends in `.dmg`. It has no option for the sector size, so a disk whose sectors are not of 512 bytes is
+//! rejected by the check after attaching. See diskutil(8).
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! macOS's `hdiutil`: any file as a raw disk image, whatever its name, with the sector size that it is to have.
-//! Deprecated since macOS 27, and there still. hdiutil(1).
+//! macOS's `hdiutil`: attaches any file as a raw disk image, whatever its name, with a given sector size. Deprecated since
+//! macOS 27 but still available. See hdiutil(1).
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ pub const HDIUTIL: Apple = Apple {
     attach: |file, request| {
         let mut hdiutil = Command::new("hdiutil");
         hdiutil.args(["attach", "-imagekey", "diskimage-class=CRawDiskImage"]);
-        // By default it fails where there is nothing to mount.
+        // By default it fails if there is nothing to mount.
         hdiutil.args(if request.mount { &["-mount", "optional"][..] } else { &["-nomount"] });
         hdiutil.args(["-readonly", "-noverify", "-noautofsck", "-noautoopen", "-plist"]);
         if request.sector != SECTOR {

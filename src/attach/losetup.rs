@@ -1,8 +1,9 @@
-//! Linux's loop devices, through util-linux's `losetup` and what the kernel tells in /sys.
+//! Linux's loop devices, through util-linux's `losetup` and /sys.
 //!
-//! The settings and checks are the measured ones of docs/SEMANTICS.md: direct I/O on, so that a bad sector costs
-//! itself and not its page; no readahead where there are bad sectors; size and direct I/O verified afterwards,
-//! because the kernel gives a device of size 0 for a file that it may not read, and no error.
+//! The settings and checks are the measured ones of docs/SEMANTICS.md: direct I/O is on, so that a bad sector does not
+//! take the rest of its page with it; readahead is off if there are bad sectors; size and direct I/O are verified
+//! afterwards, because for a file that it may not read the kernel creates a device of size 0 instead of reporting an
+//! error.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,13 +21,13 @@ use super::{Attacher, Request};
 /// Loop devices.
 pub struct Losetup;
 
-/// Where new loop devices come from.
+/// The device through which new loop devices are created.
 const CONTROL: &str = "/dev/loop-control";
-/// How far the kernel reads a device without bad sectors ahead, in bytes.
+/// The readahead of a device without bad sectors, in bytes.
 const READAHEAD: u64 = 4 << 20;
-/// How long a device may take to go, once nobody has it open.
+/// How long to wait for a device to be released once it is detached.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long losetup may take: with --partscan it reads the device.
+/// Timeout for losetup. With --partscan it reads the device.
 const PROGRAM: Duration = Duration::from_secs(120);
 
 impl Attacher for Losetup {
@@ -40,18 +41,18 @@ impl Attacher for Losetup {
         Err(match e.kind() {
             std::io::ErrorKind::PermissionDenied => unavailable("attaching a block device needs root")
                 .hint("sudo cdi attach …; 'cdi mount' needs no root"),
-            std::io::ErrorKind::NotFound => unavailable("there are no loop devices here").hint(
-                "load the kernel's module (modprobe loop); in a container, pass /dev in (-v /dev:/dev)",
+            std::io::ErrorKind::NotFound => unavailable("no loop devices on this system").hint(
+                "load the kernel's loop module (modprobe loop); in a container, pass in /dev (-v /dev:/dev)",
             ),
-            _ => unavailable("loop devices cannot be made here"),
+            _ => unavailable("cannot create loop devices"),
         }
         .because(e))
     }
 
     fn attach(&self, file: &Path, request: &Request) -> Result<PathBuf, Error> {
         if request.mount {
-            let error = Error::usage("here the system does not mount what it finds on a device");
-            return Err(error.hint("attach without --mount, then: mount -o ro DEVICE DIR"));
+            let error = Error::usage("--mount is not supported on this system");
+            return Err(error.hint("attach without --mount, then run: mount -o ro DEVICE DIR"));
         }
         let sector = request.sector;
         let mut losetup = Command::new("losetup");
@@ -68,19 +69,18 @@ impl Attacher for Losetup {
             let expected = request.size - request.size % u64::from(sector);
             if size != expected {
                 let what = format!(
-                    "the kernel gives it {size} bytes and not {expected}: it may not read the mounted file"
+                    "device has {size} bytes instead of {expected}: the kernel may not read the mounted file"
                 );
                 return Err(Error::new(Kind::Unavailable, what).at(&device));
             }
             if sys_number(&name, "loop/dio")? != 1 {
-                let what =
-                    "the kernel refuses direct I/O on it, so that bad sectors would cost their whole page";
+                let what = "the kernel refuses direct I/O on the device, so a bad sector would take its whole page with it";
                 return Err(Error::new(Kind::Unavailable, what).at(&device));
             }
             let ahead = request.readahead.unwrap_or(if request.failing { 0 } else { READAHEAD });
             let path = format!("/sys/block/{name}/queue/read_ahead_kb");
             fs::write(&path, (ahead / 1024).to_string())
-                .map_err(|e| Error::io("the readahead cannot be set", Path::new(&path), e))
+                .map_err(|e| Error::io("cannot set the readahead", Path::new(&path), e))
         };
         match check() {
             Ok(()) => Ok(device),
@@ -110,7 +110,7 @@ impl Attacher for Losetup {
             fs::read_to_string(format!("/sys/class/block/{name}/dev")).ok().map(|n| n.trim().to_owned())
         };
         let numbers: Vec<String> = nodes.iter().filter_map(number).collect();
-        // btrfs has device numbers of its own: there the source tells.
+        // btrfs has device numbers of its own, so its mounts are recognized by their source.
         let ours =
             |m: &MountInfo| numbers.contains(&m.device) || nodes.iter().any(|n| Path::new(&m.source) == n);
         Ok(mountinfo()?.into_iter().filter(ours).map(|m| m.mountpoint).collect())
@@ -133,7 +133,7 @@ impl Attacher for Losetup {
         if self.mounts(device).is_ok_and(|mounts| !mounts.is_empty()) {
             return None;
         }
-        // A file system that is mounted where we cannot see it, a device-mapper: they have it for themselves.
+        // A file system that is mounted where we cannot see it, or a device-mapper target, holds the device exclusively.
         let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
         let claimed = |node: &PathBuf| {
             let opened = fs::File::options().read(true).custom_flags(exclusive).open(node);
@@ -144,19 +144,20 @@ impl Attacher for Losetup {
 
     fn detach(&self, device: &Path, file: &Path, _: bool) -> Result<(), Error> {
         let name = name(device)?;
-        // The number may be somebody else's by now. (After a lazy unmount the kernel knows the file's last name only.)
+        // The loop device may have been reused. (After a lazy unmount the kernel only knows the last part of the file's
+        // path.)
         let ours =
             || backing(&name).is_some_and(|b| b == file || Some(b.as_os_str()) == lost_name(file).as_deref());
         let start = Instant::now();
         while ours() {
-            // The kernel says yes at once and does it when the last one has closed the device.
+            // The kernel reports success at once, but detaches the device only when its last user has closed it.
             let cleared = run(Command::new("losetup").arg("--detach").arg(device));
             if !ours() {
                 break;
             }
             if start.elapsed() > TIMEOUT {
-                let busy =
-                    Error::new(Kind::Busy, "is still in use, and goes when it no longer is").at(device);
+                let what = "device is still in use; it will be detached when it is closed";
+                let busy = Error::new(Kind::Busy, what).at(device);
                 return Err(match cleared {
                     Ok(_) => busy,
                     Err(e) => busy.because(e),
@@ -168,7 +169,7 @@ impl Attacher for Losetup {
     }
 }
 
-/// What the kernel calls a file whose mount was taken away lazily.
+/// Returns the path under which the kernel lists a file after a lazy unmount.
 fn lost_name(file: &Path) -> Option<std::ffi::OsString> {
     Some(Path::new("/").join(file.file_name()?).into_os_string())
 }
@@ -177,10 +178,10 @@ fn name(device: &Path) -> Result<String, Error> {
     let name = device.file_name().and_then(|n| n.to_str()).unwrap_or("");
     let is_loop =
         name.strip_prefix("loop").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    if is_loop { Ok(name.into()) } else { Err(Error::failed("is not a loop device").at(device)) }
+    if is_loop { Ok(name.into()) } else { Err(Error::failed("not a loop device").at(device)) }
 }
 
-/// The file that a loop device shows, if it shows one.
+/// Returns the backing file of a loop device, if it has one.
 fn backing(name: &str) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
     Some(PathBuf::from(text.trim_end_matches('\n')))
@@ -191,7 +192,7 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
     let text = fs::read_to_string(&path).map_err(|e| Error::io("cannot be read", &path, e))?;
     text.trim()
         .parse()
-        .map_err(|_| Error::failed(format!("says '{}', which is not a number", text.trim())).at(&path))
+        .map_err(|_| Error::failed(format!("contains '{}', which is not a number", text.trim())).at(&path))
 }
 
 fn run(losetup: &mut Command) -> Result<String, Error> {
@@ -207,12 +208,13 @@ fn run(losetup: &mut Command) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Says what to do if the kernel has a loop device free whose node is not in /dev: in a container whose /dev was made once.
+/// Returns a remedy if the kernel has a free loop device without a node in /dev, as in a container whose /dev was
+/// populated only once.
 pub fn missing_node() -> Option<String> {
     let free = ask(Command::new("losetup").arg("--find"), PROGRAM, "").ok();
     let name = match free {
         Some(free) => PathBuf::from(String::from_utf8_lossy(&free).trim()),
-        // losetup does not name one that it cannot see.
+        // losetup does not name a device whose node is missing.
         None => {
             let blocks = fs::read_dir("/sys/block").ok()?.flatten().map(|b| b.file_name());
             let names = blocks.filter_map(|n| n.into_string().ok());
@@ -226,8 +228,8 @@ pub fn missing_node() -> Option<String> {
     }
     let number = name.to_str()?.strip_prefix("/dev/loop")?;
     Some(format!(
-        "the kernel's {0} has no node here (a /dev that was made once, as in a container): mknod {0} b 7 {number}, or pass \
-         /dev in (-v /dev:/dev)",
+        "{0} has no device node (as in a container whose /dev is static): run 'mknod {0} b 7 {number}', or pass in /dev \
+         (-v /dev:/dev)",
         name.display()
     ))
 }

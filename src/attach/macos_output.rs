@@ -1,6 +1,6 @@
-//! What macOS's programs print about disks, as property lists: read tolerantly, because the shapes differ from one
-//! release to the next and are documented for none. Nothing here runs but on macOS, or against the stand-ins of the
-//! tests; it is plain Rust, so it is built everywhere.
+//! Parses the property lists that macOS's disk programs (hdiutil, diskutil, ioreg) print. Tolerant, because their layout
+//! varies between releases and is documented for none. Only runs on macOS, or against the stand-ins of the tests; it is
+//! plain Rust, so it is built everywhere.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,32 +16,32 @@ use plist::{Dictionary, Value};
 
 use super::Request;
 
-/// How long a question to the system may take.
-const QUESTION: Duration = Duration::from_secs(30);
+/// Timeout for one query to the system.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The content of a container that APFS makes up from a partition: a disk to the system, but not the one that was
-/// attached.
+/// The content of a container that APFS synthesizes from a partition: the system lists it as a disk, but it is not the
+/// disk that was attached.
 const SYNTHESIZED: [&str; 2] = ["EF57347C-0000-11AA-AA11-00306543ECAC", "Apple_APFS_Container"];
 
-/// The property list in what a program printed, whatever it printed before it.
+/// Returns the property list in a program's output, skipping any text before it.
 fn parse(text: &[u8]) -> Option<Value> {
     let starts: [&[u8]; 3] = [b"<?xml", b"<plist", b"bplist00"];
     let at = (0..text.len()).find(|at| starts.iter().any(|s| text[*at..].starts_with(s)))?;
     Value::from_reader(Cursor::new(&text[at..])).ok()
 }
 
-/// A disk that is told of: its device, and what is on it as far as that is told.
+/// A listed disk or partition: its device, and its content if that is listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Entity {
     device: PathBuf,
     content: String,
 }
 
-/// The names under which the system tells of a device: hdiutil(1), diskutil(8), the registry (IOMedia). Under any other,
-/// what looks like one may be the name of a volume, which whoever made the image has chosen.
+/// The keys under which the system lists a device: hdiutil(1), diskutil(8), the I/O registry (IOMedia). Under any other
+/// key, a value that looks like a device may be the name of a volume, which the creator of the image has chosen.
 const DEVICE_KEYS: [&str; 4] = ["dev-entry", "BSD Name", "DeviceIdentifier", "DeviceNode"];
 
-/// Every disk and partition that a value tells of, however deep.
+/// Collects every disk and partition in a value, at any depth.
 fn entities(value: &Value, found: &mut BTreeSet<Entity>) {
     match value {
         Value::Dictionary(dict) => {
@@ -58,7 +58,7 @@ fn entities(value: &Value, found: &mut BTreeSet<Entity>) {
     }
 }
 
-/// Every text of a value, however deep.
+/// Collects every string in a value, at any depth.
 fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::Dictionary(dict) => dict.values().for_each(|v| texts(v, found)),
@@ -68,7 +68,7 @@ fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// `disk4`, `/dev/disk4`, `/dev/disk4s1`, as a path.
+/// Converts `disk4`, `/dev/disk4` or `/dev/disk4s1` to the path of the device.
 fn device(text: &str) -> Option<PathBuf> {
     let name = text.strip_prefix("/dev/").unwrap_or(text);
     let mut numbers = name.strip_prefix("disk")?.split('s');
@@ -76,8 +76,8 @@ fn device(text: &str) -> Option<PathBuf> {
     numbers.all(digits).then(|| Path::new("/dev").join(name))
 }
 
-/// The whole disk that a program says it made: in its property list, or where there is none, or none that is told in a
-/// way that is known, in its words. Those may be anything: whoever believes them asks the system first.
+/// Returns the whole disk that a program reports to have attached: from its property list or, if there is none or it has
+/// none of the known keys, from any word of its output. That may be anything, so callers check with the system first.
 pub(super) fn attached(said: &[u8]) -> Option<PathBuf> {
     let list = parse(said);
     list.as_ref().and_then(whole_disk).or_else(|| {
@@ -91,7 +91,7 @@ pub(super) fn attached(said: &[u8]) -> Option<PathBuf> {
     })
 }
 
-/// The whole disk among what a value tells of: not a partition, and not a container that APFS made up.
+/// Returns the whole disk among the disks in a value: not a partition, and not a container that APFS synthesized.
 fn whole_disk(value: &Value) -> Option<PathBuf> {
     let mut found = BTreeSet::new();
     entities(value, &mut found);
@@ -102,25 +102,26 @@ fn whole(found: impl IntoIterator<Item = Entity>) -> Option<PathBuf> {
     let number = |e: &Entity| e.device.to_str()?.strip_prefix("/dev/disk")?.parse::<u32>().ok();
     let wholes = found.into_iter().filter_map(|e| Some((number(&e)?, e)));
     let real = |e: &Entity| !SYNTHESIZED.iter().any(|s| s.eq_ignore_ascii_case(&e.content));
-    // With a partition scheme it is certain; else the first number, for what is made up comes after what is attached.
+    // A partition scheme makes it certain; otherwise the lowest number, because synthesized disks come after the attached
+    // one.
     let scheme = |e: &Entity| e.content.to_ascii_lowercase().ends_with("partition_scheme");
     let best = wholes.min_by_key(|(number, e)| (!scheme(e), !real(e), *number));
     best.map(|(_, e)| e.device)
 }
 
-/// Whether a path or URL that the system tells is the file, or its other name.
-fn is_file(told: &str, file: &Path) -> bool {
+/// Returns whether a path or URL from the system's output is the file, or its other name.
+fn is_file(listed: &str, file: &Path) -> bool {
     let plain =
         |path: &Path| path.strip_prefix("/private").map_or(path.to_owned(), |p| Path::new("/").join(p));
     let own = plain(file);
-    let same = |told: &Path| told == own || told == own.with_extension("dmg");
-    let Some(url) = told.strip_prefix("file://") else { return same(&plain(Path::new(told))) };
-    // As a URL has it, or, for nobody says which, as it is.
+    let same = |path: &Path| path == own || path == own.with_extension("dmg");
+    let Some(url) = listed.strip_prefix("file://") else { return same(&plain(Path::new(listed))) };
+    // Accept both URL-encoded and plain paths: which one is printed is not documented.
     let path = url.strip_prefix("localhost").unwrap_or(url);
     same(&plain(Path::new(OsStr::from_bytes(&unescape(path))))) || same(&plain(Path::new(path)))
 }
 
-/// `%20` and the like.
+/// Decodes percent-encoding (`%20`).
 fn unescape(url: &str) -> Vec<u8> {
     let (bytes, mut out, mut at) = (url.as_bytes(), Vec::new(), 0);
     while at < bytes.len() {
@@ -132,7 +133,7 @@ fn unescape(url: &str) -> Vec<u8> {
     out
 }
 
-/// The device of an image, in the parts of `value` that name the image's file.
+/// Collects the devices of an image from the parts of `value` that name the image's file.
 fn devices_of(value: &Value, file: &Path, found: &mut Vec<PathBuf>) {
     let here = |dict: &Dictionary| dict.values().any(|v| v.as_string().is_some_and(|s| is_file(s, file)));
     match value {
@@ -143,53 +144,57 @@ fn devices_of(value: &Value, file: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The devices that show the file, as `hdiutil info` and the registry of devices tell: each knows of images that the
-/// other may not know of. An error if one that is there does not answer, or none is there.
+/// Returns the devices that are backed by the file, according to `hdiutil info` and the I/O registry: each may list images
+/// that the other does not. Fails if an installed program does not answer, or none is installed.
 pub(super) fn devices(file: &Path) -> Result<Vec<PathBuf>, Error> {
-    let questions: [(&str, &[&str]); 2] =
+    let queries: [(&str, &[&str]); 2] =
         [("hdiutil", &["info", "-plist"]), ("ioreg", &["-a", "-l", "-r", "-c", "AppleDiskImageDevice"])];
     let (mut found, mut answers) = (Vec::new(), 0);
-    for (name, args) in questions.into_iter().filter(|(name, _)| has_program(name)) {
-        let text = ask(Command::new(name).args(args), QUESTION, "")?;
-        // ioreg says nothing at all where there is no such device.
+    for (name, args) in queries.into_iter().filter(|(name, _)| has_program(name)) {
+        let text = ask(Command::new(name).args(args), QUERY_TIMEOUT, "")?;
+        // ioreg prints nothing at all if there is no such device.
         if !text.trim_ascii().is_empty() {
-            let told =
-                parse(&text).ok_or_else(|| Error::failed(format!("{name} {}: no list", args.join(" "))))?;
-            devices_of(&told, file, &mut found);
+            let command = args.join(" ");
+            let list = parse(&text)
+                .ok_or_else(|| Error::failed(format!("{name} {command}: output is not a property list")))?;
+            devices_of(&list, file, &mut found);
         }
         answers += 1;
     }
     if answers == 0 {
-        return Err(Error::new(Kind::Unavailable, "neither hdiutil nor ioreg tells what is attached"));
+        return Err(Error::new(
+            Kind::Unavailable,
+            "cannot list attached images: neither hdiutil nor ioreg is available",
+        ));
     }
     found.sort();
     found.dedup();
     Ok(found)
 }
 
-/// Holds what was attached against what was asked for: size, sector size, no writing. What the system does not tell is
-/// not held against it.
+/// Verifies the size, the sector size and the read-only state of the device against the request. Properties that the
+/// system does not report are not checked.
 pub(super) fn check(device: &Path, request: &Request) -> Result<(), Error> {
-    let told = ask(Command::new("diskutil").args(["info", "-plist"]).arg(device), QUESTION, "");
-    let told = told.ok().and_then(|text| parse(&text));
-    let Some(told) = told.as_ref().and_then(Value::as_dictionary) else {
-        log::warn!("{}: diskutil tells nothing of it, so it was not checked", device.display());
+    let info = ask(Command::new("diskutil").args(["info", "-plist"]).arg(device), QUERY_TIMEOUT, "");
+    let info = info.ok().and_then(|text| parse(&text));
+    let Some(info) = info.as_ref().and_then(Value::as_dictionary) else {
+        log::warn!("{}: not verified: diskutil reports nothing about the device", device.display());
         return Ok(());
     };
     let number = |keys: &[&str]| {
-        keys.iter().find_map(|k| told.get(k)?.as_unsigned_integer()).filter(|number| *number > 0)
+        keys.iter().find_map(|k| info.get(k)?.as_unsigned_integer()).filter(|number| *number > 0)
     };
     let wrong = |what: String| Err(Error::new(Kind::Unavailable, what).at(device));
     let sector = u64::from(request.sector);
     if let Some(other) = number(&["DeviceBlockSize"]).filter(|size| *size != sector) {
-        return wrong(format!("it has sectors of {other} bytes and not {sector}"));
+        return wrong(format!("device has sectors of {other} bytes instead of {sector}"));
     }
     if let Some(size) = number(&["TotalSize", "Size"]).filter(|s| request.size - request.size % sector != *s)
     {
-        return wrong(format!("it has {size} bytes and not {}", request.size));
+        return wrong(format!("device has {size} bytes instead of {}", request.size));
     }
-    if told.get("WritableMedia").and_then(Value::as_boolean) == Some(true) {
-        return wrong("it can be written to".into());
+    if info.get("WritableMedia").and_then(Value::as_boolean) == Some(true) {
+        return wrong("device is writable".into());
     }
     Ok(())
 }
@@ -225,18 +230,18 @@ mod tests {
                 ],
                 "/dev/disk12",
             ),
-            // APFS on the whole disk, no partitions: what is made up comes later.
+            // APFS on the whole disk, no partitions: the synthesized disk comes later.
             (&[("/dev/disk5", "Apple_APFS_Container"), ("/dev/disk4", "")], "/dev/disk4"),
             (&[("disk10", "FDisk_partition_scheme"), ("disk10s1", "")], "/dev/disk10"),
         ];
-        for (told, expect) in cases {
-            assert_eq!(whole_disk(&list(told)).as_deref(), Some(Path::new(expect)), "{told:?}");
+        for (listed, expect) in cases {
+            assert_eq!(whole_disk(&list(listed)).as_deref(), Some(Path::new(expect)), "{listed:?}");
         }
         assert_eq!(whole_disk(&list(&[("/dev/disk4s1", "EFI")])), None);
     }
 
     #[test]
-    fn what_a_volume_is_called_is_no_device() {
+    fn the_name_of_a_volume_is_not_a_device() {
         let mut volume = Dictionary::new();
         for (key, value) in [("BSD Name", "disk5s1"), ("IORegistryEntryName", "disk1"), ("FullName", "disk1")]
         {
@@ -250,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_attached_is_found_in_any_shape() {
+    fn the_attached_disk_is_found_in_any_output() {
         let attached = |said: &str| attached(said.as_bytes());
         assert_eq!(attached("/dev/disk7\n"), Some("/dev/disk7".into()));
         assert_eq!(attached("/dev/disk7s1 EFI\n/dev/disk7 GUID_partition_scheme"), Some("/dev/disk7".into()));
@@ -273,14 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_known_by_each_of_its_names() {
+    fn an_image_is_recognized_by_each_of_its_names() {
         let file = Path::new("/private/tmp/a/disk.raw");
-        for told in ["/private/tmp/a/disk.raw", "/tmp/a/disk.raw", "file:///private/tmp/a/disk.dmg"] {
-            assert!(is_file(told, file), "{told}");
+        for listed in ["/private/tmp/a/disk.raw", "/tmp/a/disk.raw", "file:///private/tmp/a/disk.dmg"] {
+            assert!(is_file(listed, file), "{listed}");
         }
         let blank = Path::new("/private/tmp/My Disk ä/disk.raw");
-        for told in ["file:///tmp/My%20Disk%20%C3%A4/disk.dmg", "file://localhost/tmp/My Disk ä/disk.raw"] {
-            assert!(is_file(told, blank), "{told}");
+        for listed in ["file:///tmp/My%20Disk%20%C3%A4/disk.dmg", "file://localhost/tmp/My Disk ä/disk.raw"]
+        {
+            assert!(is_file(listed, blank), "{listed}");
         }
         assert!(!is_file("file:///tmp/%", file) && !is_file("file:///tmp/%2", file));
         assert!(!is_file("/tmp/b/disk.raw", file));
@@ -288,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_found_behind_a_warning_and_rubbish_is_none() {
+    fn a_property_list_is_found_after_a_warning_and_garbage_is_rejected() {
         let text = b"hdiutil: WARNING: deprecated\n<?xml version=\"1.0\"?><plist version=\"1.0\"><string>disk2</string></plist>";
         assert_eq!(parse(text), Some(Value::String("disk2".into())));
-        for rubbish in
+        for garbage in
             [&b""[..], b"<plist", b"<plist><dict>", b"bplist00", b"<plist version=\"1.0\">&x;</plist>"]
         {
-            assert_eq!(parse(rubbish), None);
+            assert_eq!(parse(garbage), None);
         }
     }
 }

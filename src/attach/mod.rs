@@ -1,4 +1,4 @@
-//! How a shown disk becomes a block device, and stops being one.
+//! Attaches a mounted disk as a block device, and detaches it.
 
 mod apple;
 mod attacher;

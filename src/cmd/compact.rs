@@ -57,6 +57,14 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         interrupt.check()
     })?;
     let took = progress.finish();
+    if args.out.is_none() && after >= before {
+        // Dropped, the new file is gone.
+        drop(target);
+        if !ui.json(&json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": before })) {
+            ui.say(format!("{}: nothing to reclaim; {took}", out.display()));
+        }
+        return Ok(End::Done);
+    }
     target.finish()?;
     if !ui.json(&json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": after }))
     {

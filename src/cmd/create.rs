@@ -35,7 +35,10 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let (levels, default) = codec.levels();
     let level = args.write.level.unwrap_or(default);
     if !levels.contains(&level) {
-        let what = format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end());
+        let what = match codec {
+            Codec::Stored => format!("--codec none has no levels (not {level})"),
+            _ => format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end()),
+        };
         return Err(Error::usage(what));
     }
     let mut options = Options {

@@ -35,8 +35,8 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         "file",
         format!(
             "{} bytes ({:.1} % of the disk)",
-            disk.input().len(),
-            disk.input().len() as f64 * 100.0 / size as f64
+            disk.input().total_len(),
+            disk.input().total_len() as f64 * 100.0 / size as f64
         ),
     );
     for (name, value) in [

@@ -9,6 +9,7 @@ use cdi_capture::guard::refuse_lesser_map;
 use cdi_image::badmap::cells::cells;
 use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{Reason, Status};
+use cdi_image::codec::Codec;
 use cdi_image::disk::Disk;
 use cdi_image::extent::{Extent, Origin};
 use cdi_image::formats::raw;
@@ -180,6 +181,9 @@ fn words(origin: &Origin) -> (&'static str, String) {
         Origin::Fill([0, 0, 0, 0, 0, 0, 0, 0]) => ("zero", String::new()),
         Origin::Fill(pattern) => ("fill", hex(pattern)),
         Origin::Stored { at, .. } => ("stored", format!("at {at}")),
+        Origin::Compressed(p) if p.codec == Codec::Stored => {
+            ("stored", format!("at {}", p.at + u64::from(p.skip)))
+        }
         Origin::Compressed(p) => {
             let skip = if p.skip > 0 { format!(", from byte {}", p.skip) } else { String::new() };
             ("compressed", format!("at {} ({} bytes of {}{skip})", p.at, p.len, p.codec.name()))
@@ -193,6 +197,9 @@ fn extent_json(e: &Extent) -> Value {
         Origin::Unread => {}
         Origin::Fill(pattern) => value["pattern"] = hex(pattern).into(),
         Origin::Stored { at, .. } => value["file_offset_bytes"] = json!(at),
+        Origin::Compressed(p) if p.codec == Codec::Stored => {
+            value["file_offset_bytes"] = json!(p.at + u64::from(p.skip));
+        }
         Origin::Compressed(p) => {
             value["file_offset_bytes"] = json!(p.at);
             value["compressed_bytes"] = json!(p.len);

@@ -321,7 +321,9 @@ pub(super) fn list(ui: &Ui) -> Result<End, Error> {
     let row = |(alive, r): &(bool, MountRecord)| {
         let state = if *alive { "" } else { "  (not served any more: 'cdi detach' cleans up)" };
         let device = r.device.as_deref().map_or("-".into(), path);
-        [device, tame(&r.bad), path(&r.mountpoint), path(&r.image) + state]
+        let part =
+            r.part.as_ref().map(|part| format!(" (from byte {})", part["offset_bytes"])).unwrap_or_default();
+        [device, tame(&r.bad), path(&r.mountpoint), path(&r.image) + &part + state]
     };
     if !mounts.is_empty() {
         let header = ["DEVICE", "BAD", "MOUNT POINT", "IMAGE"].map(str::to_owned);

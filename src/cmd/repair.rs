@@ -39,7 +39,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let all = json!({
         "image": args.out.display().to_string(),
         "image_bytes": repaired.image_bytes,
-        "sound_records": repaired.sound,
+        "intact_records": repaired.sound,
         "damaged_records": repaired.damaged,
         "gap_bytes": repaired.gap_bytes,
         "cut_off_bytes": repaired.cut_off,

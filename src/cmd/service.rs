@@ -22,7 +22,9 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
         }
         ServiceVerb::Install => {
             let (file, config) = install::manager()?.install(&path()?)?;
-            if !ui.json(&json!({ "file": file, "config": config })) {
+            if !ui
+                .json(&json!({ "file": file.display().to_string(), "config": config.display().to_string() }))
+            {
                 ui.say(format!("installed as {}", file.display()));
                 ui.say(format!("configuration: {}", config.display()));
                 ui.say("add your images to it, then run: cdi service start");
@@ -30,7 +32,7 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
         }
         ServiceVerb::Uninstall => {
             let file = install::manager()?.uninstall()?;
-            if !ui.json(&json!({ "file": file })) {
+            if !ui.json(&json!({ "file": file.as_ref().map(|file| file.display().to_string()) })) {
                 match file {
                     Some(file) => ui.say(format!("removed {} (the configuration stays)", file.display())),
                     None => ui.say("the service is not installed"),
@@ -44,7 +46,7 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
             if !running {
                 install::manager()?.start()?;
             }
-            if !ui.json(&json!({ "config": path, "was_running": running })) {
+            if !ui.json(&json!({ "config": path.display().to_string(), "was_running": running })) {
                 let what =
                     if running { "already running; it reads its configuration again" } else { "started" };
                 ui.say(format!("{what}; see 'cdi service status'"));

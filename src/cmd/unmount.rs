@@ -60,12 +60,10 @@ fn all(force: bool, ui: &Ui) -> Result<End, Error> {
     if gone.is_empty() && failed.is_none() {
         ui.say("nothing is mounted");
     }
+    ui.json(&json!({ "target": null, "unmounted": gone }));
     match failed {
         Some(e) => Err(e),
-        None => {
-            ui.json(&json!({ "target": null, "unmounted": gone }));
-            Ok(End::Done)
-        }
+        None => Ok(End::Done),
     }
 }
 

@@ -133,8 +133,8 @@ fn finish(
         "errors": errors,
         "lost_bytes": lost_bytes,
         "missing_bytes": missing,
-        "blake3_rescued": read.hashes.blake3_rescued,
-        "sha256_zero_filled": read.hashes.of(HashKind::Sha256),
+        "blake3_rescued": read.hashes.blake3_rescued.as_ref().filter(|_| read.lost.is_empty()),
+        "sha256_zero_filled": read.hashes.of(HashKind::Sha256).filter(|_| read.lost.is_empty()),
         "stored_hashes": read.stored.iter().map(|c| json!({
             "of": c.stored.of,
             "start_byte": c.stored.disk.first().map(|run| run.start),
@@ -144,6 +144,8 @@ fn finish(
             "matches": read.lost.is_empty().then(|| c.holds()),
         })).collect::<Vec<_>>(),
     });
+    // Hashes with lost data in them are not the disk's.
+    let wanted = if read.lost.is_empty() { wanted } else { &[] };
     hash_values(&read.hashes, wanted, &mut value);
     if ui.json(&value) {
         return if errors.is_empty() { End::Done } else { End::DataMissing };

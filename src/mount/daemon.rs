@@ -1,7 +1,7 @@
-//! The process that serves a disk: how it comes up, how it is left in the background, how it ends.
+//! The process that serves a disk: how it starts, moves to the background and ends.
 //!
-//! No thread is started before the process has forked. Success is told only after a read through the mount has
-//! given the right bytes.
+//! No thread is started before the process has forked. Success is reported only after a read through the mount has
+//! returned the right bytes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -32,31 +32,31 @@ use crate::mount::self_test::{self_test, test_device};
 use crate::mount::teardown::down;
 use crate::report::{Report, exit_code};
 
-/// What is to be brought up.
+/// The mount to create.
 pub struct MountPlan {
-    /// The disk; its readahead not started.
+    /// The disk, with its readahead not started.
     pub disk: Disk,
     /// The image, an absolute path.
     pub image: PathBuf,
-    /// The folder to mount at, an absolute path without symbolic links. It is there.
+    /// The mount point: an existing directory, as an absolute path without symbolic links.
     pub dir: PathBuf,
-    /// Whether we made the folder.
+    /// Whether we created that directory.
     pub created_dir: bool,
     /// What reads of bad sectors give, as the option has it.
     pub bad: String,
-    /// Which errno bad sectors are answered with.
+    /// The errno that reads of bad sectors return.
     pub errno: ErrnoStyle,
     /// Whether other users may read.
     pub allow_other: bool,
     /// The front end, if the user named one.
     pub via: Option<&'static str>,
-    /// How the block device is to be, if there is to be one.
+    /// The properties of the block device, if one is requested.
     pub device: Option<attach::Request>,
     /// The attacher, if the user named one.
     pub with: Option<&'static str>,
-    /// Whether a command runs on it, which takes it away when it ends.
+    /// Whether it belongs to a command, and is unmounted when the command ends.
     pub exec: bool,
-    /// Holds off other commands until the record is written.
+    /// The lock that blocks other commands until the record is written.
     pub exclusive: File,
 }
 
@@ -75,7 +75,7 @@ impl MountPlan {
             ready: false,
             bad: self.bad.clone(),
             part: self.disk.metadata().more.get(PART_OF_DISK).cloned(),
-            // What has thousands of files is not written over by name.
+            // An image of thousands of files is not overwritten by naming one of them, so the first thousand suffice.
             files: self
                 .disk
                 .input()
@@ -85,7 +85,7 @@ impl MountPlan {
                 .take(1000)
                 .filter(|p| p.to_str().is_some())
                 .collect(),
-            // Known before there is a device, so that another command sees that there will be one.
+            // Recorded before the device exists, so that another command knows that there will be one.
             with: self.device.as_ref().and_then(|_| {
                 let first = attach::candidates(self.with).ok()?.first().copied()?;
                 Some(first.name().to_owned())
@@ -96,7 +96,7 @@ impl MountPlan {
 
 /// A disk that is being served by this process.
 pub struct Up {
-    /// The record of it.
+    /// The record of the mount.
     pub record: MountRecord,
     tree: Arc<Tree>,
     events: Receiver<Event>,
@@ -104,22 +104,23 @@ pub struct Up {
 }
 
 enum Event {
-    /// It is no longer mounted.
+    /// The disk is no longer mounted.
     Ended(Result<(), Error>),
-    /// The user, or the system, wants it to end: by this signal.
+    /// The user or the system wants it to end, with this signal.
     Signal(i32),
 }
 
-/// How often it is tried again to end what was in use.
+/// How often the teardown of a disk in use is retried.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Brings a disk up in this process. What was made is taken away again if that fails.
+/// Mounts a disk, and attaches it if requested, in this process. If that fails, everything is torn down again.
 pub fn up(plan: MountPlan) -> Result<Up, Error> {
     let transport = transport(plan.via)?;
     let mut record = plan.record(transport.name());
     let lock = record.lock()?;
     let saved = record.save();
-    // From here on others see what is here. Unlocked and not only closed: the command that started a daemon has it, too.
+    // From here on the record is visible to other commands. Unlocked and not merely closed, because the command that
+    // started a daemon also has the file open.
     let _ = plan.exclusive.unlock();
     match saved.and_then(|()| bring_up(plan, &mut record)) {
         Ok((tree, events)) => Ok(Up { record, tree, events, _lock: lock }),
@@ -132,13 +133,13 @@ pub fn up(plan: MountPlan) -> Result<Up, Error> {
     }
 }
 
-/// What comes to be is put into `record` before it does, so that it can be cleaned up by that.
+/// Mounts and attaches the disk. Each step is entered into `record` before it is taken, so that it can be cleaned up.
 fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
     allow_files();
     let (send, events) = channel();
     let signals = send.clone();
-    let mut wanted =
-        Signals::new(ending_signals()).map_err(|e| Error::failed("signals cannot be caught").because(e))?;
+    let mut wanted = Signals::new(ending_signals())
+        .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
     workers::spawn("signals", move || {
         wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok())
     })?;
@@ -146,7 +147,7 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
     let transport = transport(plan.via)?;
     if transport.serves_itself() {
         let readahead = plan.disk.start_readahead(workers::cores());
-        readahead.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+        readahead.map_err(|e| Error::failed("cannot start threads").because(e))?;
     }
     let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
     let place = Place { dir: &plan.dir, image: &plan.image };
@@ -168,18 +169,18 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
     if transport.serves_itself()
         && let Err(e) = serve_stats(&tree, &record.stats()?)
     {
-        // Nobody will know how it does. It does all the same.
-        log::warn!("'cdi stats' will not tell of this mount: {e}");
+        // The disk works without it.
+        log::warn!("'cdi stats' is not available for this mount: {e}");
     }
     record.ready = true;
     record.save()?;
     Ok((tree, events))
 }
 
-/// Tells whoever connects to the socket what the disk has done so far: JSON, and the end.
+/// Sends the read statistics of the disk, as JSON, to every client that connects to the socket, and closes the connection.
 fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
-    let failed = |e| Error::io("cannot be listened at", socket, e);
-    // One that a daemon before this one has left.
+    let failed = |e| Error::io("cannot listen on this socket", socket, e);
+    // An earlier daemon may have left its socket.
     match fs::remove_file(socket) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
@@ -189,15 +190,15 @@ fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
     workers::spawn("stats", move || {
         for connection in listener.incoming().flatten() {
             let stats = tree.disk().stats();
-            // Who does not listen is not waited for.
+            // A client that does not read must not block the others.
             let _ = connection.set_write_timeout(Some(Duration::from_secs(1)));
             let _ = serde_json::to_writer(connection, &stats);
         }
     })
 }
 
-/// FUSE_INIT cannot ask for more readahead than 128 KiB; root may set it afterwards. Buffered readers are three to
-/// ten times faster then; where it cannot be set, nothing else is lost.
+/// Raises the kernel's readahead for the mount. FUSE_INIT cannot ask for more than 128 KiB; root may set more afterwards,
+/// which makes buffered readers three to ten times faster. If it cannot be set, nothing else is lost.
 fn raise_readahead(dir: &Path) {
     if let Ok(Some(mount)) = mounted_at(dir) {
         let _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), "4096");
@@ -205,8 +206,8 @@ fn raise_readahead(dir: &Path) {
 }
 
 impl Up {
-    /// Serves until it is unmounted or a signal ends it, and cleans up. The first signal is polite: what is in use stays
-    /// until it no longer is; the second ends it all the same.
+    /// Serves the disk until it is unmounted or a signal ends it, and cleans up. After the first signal, a disk in use
+    /// stays until it no longer is; the second signal ends it anyway.
     pub fn serve(mut self) -> Result<(), Error> {
         let mut asked = false;
         loop {
@@ -218,11 +219,11 @@ impl Up {
                     match down(&mut self.record, force) {
                         Ok(()) => return Ok(()),
                         Err(e) => {
-                            // The device may be gone all the same.
+                            // The device may be gone even so.
                             self.tree.set_device(self.record.device.as_deref());
                             if !asked {
                                 log::error!(
-                                    "{e}; it ends when it is no longer in use, or at a second signal"
+                                    "{e}; will exit when it is no longer in use, or on a second signal"
                                 );
                             } else if force {
                                 log::error!("{e}");
@@ -236,7 +237,7 @@ impl Up {
                     return result.and(cleaned);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::failed("the serving threads are gone"));
+                    return Err(Error::failed("worker threads exited"));
                 }
             }
         }
@@ -244,8 +245,8 @@ impl Up {
 }
 
 impl Up {
-    /// Waits for a command that uses the disk. SIGINT comes from the terminal and reaches the command, too, and is
-    /// its to answer; what was sent to this process alone is passed on.
+    /// Waits for a command that uses the disk. SIGINT comes from the terminal and also reaches the command, which handles
+    /// it; signals that were sent to this process alone are passed on.
     pub fn wait_for(&self, command: &mut Child) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = command.try_wait()? {
@@ -261,16 +262,16 @@ impl Up {
     }
 }
 
-/// What the daemon tells the command that started it.
+/// The daemon's report to the command that started it.
 #[derive(Serialize, Deserialize)]
 enum Message {
     Up(MountRecord),
     Failed(Report),
 }
 
-/// Brings a disk up in a process of its own, which stays in the background.
+/// Mounts a disk, and attaches it if requested, in a daemon process of its own.
 pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
-    let failed = |e: io::Error| Error::failed("a daemon cannot be started").because(e);
+    let failed = |e: io::Error| Error::failed("cannot start a daemon").because(e);
     let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
     let record = plan.record("");
     let log_path = record.log()?;
@@ -279,7 +280,7 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
     let daemonize = daemonize::Daemonize::new().working_directory("/").umask(0o077).stderr(log);
     match daemonize.execute() {
         daemonize::Outcome::Parent(started) => {
-            started.map_err(|e| Error::failed("a daemon cannot be started").because(e))?;
+            started.map_err(|e| Error::failed("cannot start a daemon").because(e))?;
             drop(to_parent);
             let mut text = Vec::new();
             from_daemon.read_to_end(&mut text).map_err(failed)?;
@@ -289,31 +290,31 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 Err(_) => {
                     let said = fs::read_to_string(&log_path).unwrap_or_default();
                     let said = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
-                    Err(Error::failed(format!("the daemon died before it was ready: {said}")).at(&plan.image))
+                    Err(Error::failed(format!("the daemon exited before it was ready: {said}"))
+                        .at(&plan.image))
                 }
             }
         }
         daemonize::Outcome::Child(started) => {
             drop(from_daemon);
             close_inherited();
-            let up = started
-                .map_err(|e| Error::failed("a daemon cannot be started").because(e))
-                .and_then(|_| up(plan));
+            let up =
+                started.map_err(|e| Error::failed("cannot start a daemon").because(e)).and_then(|_| up(plan));
             let message = match &up {
                 Ok(up) => Message::Up(up.record.clone()),
                 Err(e) => Message::Failed(Report::of(e)),
             };
-            let told = serde_json::to_vec(&message)
+            let sent = serde_json::to_vec(&message)
                 .map_err(io::Error::from)
                 .and_then(|text| to_parent.write_all(&text));
             drop(to_parent);
-            let end = match (up, told) {
+            let end = match (up, sent) {
                 (Ok(up), Ok(())) => up.serve(),
-                // Nobody is there any more to be told: nobody wants it.
+                // The command that started the daemon is gone, so nobody wants the mount.
                 (Ok(mut up), Err(e)) => down(&mut up.record, true).and(Err(failed(e))),
                 (Err(e), _) => Err(e),
             };
-            // Not by returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.
+            // Exit instead of returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.
             match end {
                 Ok(()) => std::process::exit(0),
                 Err(e) => {
@@ -327,13 +328,13 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
 
 static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
 
-/// Takes note of the descriptors that the program was started with. A daemon must not keep them: somebody may wait for
-/// a pipe to end, or for a lock.
+/// Notes the file descriptors that the program was started with. A daemon must not keep them open: another process may
+/// wait for the end of a pipe, or for a lock.
 pub fn note_inherited() {
     let open = fs::read_dir(if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" });
     let numbers = open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<i32> = numbers.filter(|n| *n > 2).collect();
-    // The last one is that of the folder itself, which is closed by now.
+    // The last one is that of the directory itself, which is closed by now.
     numbers.retain(|n| fs::read_link(format!("/proc/self/fd/{n}")).is_ok() || !cfg!(target_os = "linux"));
     let _ = INHERITED.set(numbers);
 }

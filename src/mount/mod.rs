@@ -1,4 +1,4 @@
-//! A mount from its beginning to its end: the process that serves it, what is recorded of it, and its teardown.
+//! The life of a mount: the process that serves it, its record, and its teardown.
 
 pub mod daemon;
 pub mod record;

@@ -1,7 +1,7 @@
-//! What is mounted: a record for each mount of ours, kept where it is gone after a reboot.
+//! The records of mounted images: one for each mount of ours, in a directory that does not outlive a reboot.
 //!
-//! A record is written before the mount is made and removed after it is gone, so that whatever happens in between
-//! there is something to clean up by. The daemon holds a lock on it while it lives: that, and not its pid, says so.
+//! A record is written before the mount is made and removed after it is gone, so that a mount can be cleaned up whatever
+//! happens in between. The daemon holds a lock on its record while it lives: the lock, not the pid, shows that it is alive.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -21,30 +21,30 @@ pub struct MountRecord {
     /// The image, an absolute path.
     #[serde(with = "path_text")]
     pub image: PathBuf,
-    /// The mounted folder, an absolute path without symbolic links.
+    /// The mount point, an absolute path without symbolic links.
     #[serde(with = "path_text")]
     pub mountpoint: PathBuf,
     /// The block device, while there is one.
     pub device: Option<PathBuf>,
-    /// Whether a command runs on it (`cdi exec`), which takes it away when it ends.
+    /// Whether it belongs to a command (`cdi exec`), and is unmounted when the command ends.
     #[serde(default)]
     pub exec: bool,
     /// The process that serves it.
     pub pid: i32,
-    /// Whether we made the folder and are to remove it.
+    /// Whether we created the mount point and are to remove it.
     pub created_dir: bool,
     /// The front end: `fuse`, `nfs`.
     pub via: String,
-    /// The words of the command that made it, behind the program's name.
+    /// The arguments of the command that made it, without the program's name.
     #[serde(default)]
     pub argv: Vec<String>,
     /// Whether the service runs it.
     #[serde(default)]
     pub service: bool,
-    /// Whether it is up: before, it is coming up.
+    /// Whether it is up, and no longer starting.
     #[serde(default)]
     pub ready: bool,
-    /// What made the block device: `losetup`, `hdiutil`, `diskutil`.
+    /// The attacher that made the block device: `losetup`, `hdiutil`, `diskutil`.
     #[serde(default)]
     pub with: Option<String>,
     /// What reads of bad sectors give: `error`, `zero`, or `pattern:TEXT`.
@@ -58,7 +58,7 @@ pub struct MountRecord {
     pub files: Vec<PathBuf>,
 }
 
-/// What tells a child of the service that it is one.
+/// The environment variable that marks a child of the service.
 pub const SERVICE: &str = "CDI_SERVICE";
 
 impl MountRecord {
@@ -70,22 +70,22 @@ impl MountRecord {
     pub fn save(&self) -> Result<(), Error> {
         let path = self.stem()?.with_extension("json");
         let text = serde_json::to_vec_pretty(self)
-            .map_err(|e| Error::failed("the record cannot be written").because(e))?;
+            .map_err(|e| Error::failed("cannot write the record of the mount").because(e))?;
         replace(&path, &text)
     }
 
-    /// Writes it again, unless it is gone or another process's by now.
+    /// Writes the record again, unless it is gone or belongs to another process by now.
     pub fn update(&self) -> Result<(), Error> {
         if self.stored()?.is_some_and(|r| r.pid == self.pid) { self.save() } else { Ok(()) }
     }
 
-    /// What is written of this folder now, if something is.
+    /// Returns the stored record of this mount point, if there is one.
     fn stored(&self) -> Result<Option<MountRecord>, Error> {
         let text = fs::read(self.stem()?.with_extension("json")).ok();
         Ok(text.and_then(|t| serde_json::from_slice(&t).ok()))
     }
 
-    /// Removes the record, unless it is another process's by now.
+    /// Removes the record, unless it belongs to another process by now.
     pub fn remove(&self) -> Result<(), Error> {
         let stem = self.stem()?;
         if self.stored()?.is_some_and(|r| r.pid != self.pid) {
@@ -103,7 +103,7 @@ impl MountRecord {
         Ok(())
     }
 
-    /// Remembers what the mount was called after it is gone: see [`was_there`].
+    /// Remembers the names of the mount after it is gone: see [`was_there`].
     pub fn remember(&self) -> Result<(), Error> {
         let path = runtime_dir()?.join(PAST);
         let failed = |e| Error::io("cannot be written", &path, e);
@@ -117,23 +117,25 @@ impl MountRecord {
         past.write_all(&text).map_err(failed)
     }
 
-    /// Takes the lock that says that this process serves the mount. It holds until the file is closed.
+    /// Takes the lock which shows that this process serves the mount. It is held until the file is closed.
     pub fn lock(&self) -> Result<File, Error> {
         let lock = liveness_lock::take(&self.stem()?.with_extension("lock"))?;
-        lock.ok_or_else(|| Error::new(Kind::Busy, "another cdi is serving this folder").at(&self.mountpoint))
+        lock.ok_or_else(|| {
+            Error::new(Kind::Busy, "another cdi is serving this directory").at(&self.mountpoint)
+        })
     }
 
-    /// Whether the process that serves the mount is alive.
+    /// Returns whether the process that serves the mount is alive.
     pub fn is_served(&self) -> bool {
         self.stem().is_ok_and(|stem| liveness_lock::is_held(&stem.with_extension("lock")))
     }
 
-    /// The socket at which the daemon tells what it has done so far, to whoever connects: this user.
+    /// Returns the path of the socket on which the daemon serves its read statistics. Only this user can connect.
     pub fn stats(&self) -> Result<PathBuf, Error> {
         Ok(self.stem()?.with_extension("stats"))
     }
 
-    /// Where the daemon's words go.
+    /// Returns the path of the daemon's log.
     pub fn log(&self) -> Result<PathBuf, Error> {
         Ok(self.stem()?.with_extension("log"))
     }
@@ -144,10 +146,10 @@ fn stem(mountpoint: &Path) -> String {
     format!("{hash:016x}")
 }
 
-/// The folder for records and default mount points: the user's own, and gone after a reboot; on macOS it outlives one,
-/// because the system takes files that were not touched for three days out of what it has for temporary ones. (What a
-/// record from before a reboot tells of is gone, and so is the record after the next command.) Resolved once, before a
-/// daemon leaves the folder that a relative path would start from.
+/// Returns the directory for records and default mount points. It belongs to the user, and is gone after a reboot; on
+/// macOS it outlives one, because the system removes files that were not touched for three days from its temporary
+/// directories. (The mount of a record from before a reboot is gone, and the next command removes the record.) Resolved
+/// once, before a daemon changes the directory to which a relative path refers.
 pub fn runtime_dir() -> Result<PathBuf, Error> {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     if let Some(dir) = DIR.get() {
@@ -157,7 +159,7 @@ pub fn runtime_dir() -> Result<PathBuf, Error> {
     Ok(DIR.get_or_init(|| dir).clone())
 }
 
-/// Where that is, whether it is there or not.
+/// Returns the path of that directory, whether it exists or not.
 fn runtime_path() -> PathBuf {
     let uid = nix::unistd::geteuid();
     match (std::env::var_os("CDI_RUNTIME_DIR"), std::env::var_os("XDG_RUNTIME_DIR")) {
@@ -175,22 +177,22 @@ fn runtime_path() -> PathBuf {
 
 fn resolve_runtime_dir() -> Result<PathBuf, Error> {
     let (dir, uid) = (runtime_path(), nix::unistd::geteuid());
-    // sudo and su may leave the other user's in the environment.
-    let other = || "set XDG_RUNTIME_DIR, or CDI_RUNTIME_DIR, to a directory of your own; after sudo or su it may be another's";
+    // sudo and su may leave another user's directory in the environment.
+    let other = || "set XDG_RUNTIME_DIR or CDI_RUNTIME_DIR to a directory of your own; after sudo or su it may be another user's";
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|e| Error::io("cannot be made", &dir, e).hint(other()))?;
-    // Somebody else's folder, under a name that we would take, must not lead us by its records.
+    made.map_err(|e| Error::io("cannot be created", &dir, e).hint(other()))?;
+    // The records in another user's directory under this name must not be trusted.
     let looked = fs::symlink_metadata(&dir);
-    let meta = looked.map_err(|e| Error::io("cannot be looked at", &dir, e).hint(other()))?;
+    let meta = looked.map_err(|e| Error::io("cannot be accessed", &dir, e).hint(other()))?;
     if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
-        let what = "must be a directory of yours that nobody else can write to";
+        let what = "must be a directory that belongs to you and that no other user can write to";
         return Err(Error::failed(what).at(&dir).hint(other()));
     }
     dir.canonicalize().map_err(|e| Error::io("cannot be resolved", &dir, e))
 }
 
-/// Holds off every other command that mounts or takes away, until the file is closed or unlocked. (A daemon on its own
-/// way down does not ask for it: who holds it may be waiting for that daemon.)
+/// Blocks all other commands that mount or unmount, until the file is closed or unlocked. (A daemon that tears down its own
+/// mount does not take this lock: the command that holds it may be waiting for that daemon.)
 pub fn exclusive() -> Result<File, Error> {
     let path = runtime_dir()?.join("commands.lock");
     let failed = |e| Error::io("cannot be locked", &path, e);
@@ -199,7 +201,7 @@ pub fn exclusive() -> Result<File, Error> {
     Ok(file)
 }
 
-/// The user's secret, made when it is first asked for: what nobody may guess of what he serves comes from it.
+/// Returns the user's secret, created on first use. The unguessable names of what the user serves are derived from it.
 pub fn secret() -> Result<[u8; 32], Error> {
     let path = runtime_dir()?.join("secret");
     let mut secret = [0; 32];
@@ -210,7 +212,7 @@ pub fn secret() -> Result<[u8; 32], Error> {
             Err(e) => return Err(Error::io("cannot be read", &path, e)),
         }
         secret = random()?;
-        // Whole or not at all; and whoever is first is right.
+        // Written whole or not at all; if two processes create it, the first one wins.
         let partial = path.with_extension(std::process::id().to_string());
         let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial);
         let linked =
@@ -223,30 +225,31 @@ pub fn secret() -> Result<[u8; 32], Error> {
         let _ = fs::remove_file(&partial);
         linked.map_err(|e| Error::io("cannot be written", &path, e))?;
     }
-    Err(Error::failed("comes and goes").at(&path))
+    Err(Error::failed("keeps being removed").at(&path))
 }
 
-/// Every record, as [`records`], but for those who only look: nothing is made for it, and what cannot be read is nothing.
+/// Returns every record, as [`records`] does, without side effects: creates no directory, and returns none if they cannot
+/// be read.
 pub fn records_if_any() -> Vec<MountRecord> {
     if runtime_path().is_dir() { records().unwrap_or_default() } else { Vec::new() }
 }
 
-/// Every record, by mount point.
+/// Returns every record, sorted by mount point.
 pub fn records() -> Result<Vec<MountRecord>, Error> {
     let dir = runtime_dir()?;
     let entries = fs::read_dir(&dir).map_err(|e| Error::io("cannot be read", &dir, e))?;
     let jsons = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "json"));
-    // A record that cannot be read is none of ours.
+    // A file that cannot be parsed is not a record of ours.
     let mut records: Vec<MountRecord> =
         jsons.filter_map(|p| serde_json::from_slice(&fs::read(p).ok()?).ok()).collect();
     records.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
     Ok(records)
 }
 
-/// The records that `target` names: a mounted folder, an image, or a device.
+/// Returns the records that `target` names: a mount point, an image, or a device.
 pub fn find(target: &Path) -> Result<Vec<MountRecord>, Error> {
     let records = records()?;
-    // The folder itself is not resolved: if its daemon hangs, so would we. Its parent is not on the mount.
+    // The mount point itself is not resolved: if its daemon hangs, so would we. Its parent is not on the mount.
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
     let inside = records.iter().any(|r| absolute.starts_with(&r.mountpoint));
     let parent = absolute.parent().filter(|_| !inside).and_then(|p| p.canonicalize().ok());
@@ -254,7 +257,7 @@ pub fn find(target: &Path) -> Result<Vec<MountRecord>, Error> {
         (Some(parent), Some(name)) => parent.join(name),
         _ => absolute.clone(),
     };
-    // What lies in a mounted folder names it, too.
+    // A path inside a mount also names it.
     let names = |r: &MountRecord, path: &Path| {
         path.starts_with(&r.mountpoint) || r.image == path || r.device.as_deref() == Some(path)
     };
@@ -271,22 +274,22 @@ pub fn find(target: &Path) -> Result<Vec<MountRecord>, Error> {
 
 /// The images, devices and directories that were mounted and are not any more, each with a zero byte after it.
 const PAST: &str = "past";
-/// How long that list may become before it begins again, in bytes.
+/// The size in bytes at which that list is started again.
 const MAX_PAST: u64 = 64 << 10;
 
-/// Whether `target` names something that was mounted since the system started, and has been unmounted.
+/// Returns whether `target` names something that was mounted since the system started and has been unmounted.
 pub fn was_there(target: &Path) -> bool {
     let Ok(past) = runtime_dir().map(|dir| fs::read(dir.join(PAST)).unwrap_or_default()) else {
         return false;
     };
     let absolute = std::path::absolute(target).ok();
-    // The last part may be gone; what leads to it may go through links.
+    // The last component may be gone; its parents may be symbolic links.
     let parent = absolute.as_ref().and_then(|p| Some(p.parent()?.canonicalize().ok()?.join(p.file_name()?)));
     let names: Vec<PathBuf> = [absolute, parent, target.canonicalize().ok()].into_iter().flatten().collect();
     past.split(|b| *b == 0).any(|name| names.iter().any(|n| n.as_os_str().as_encoded_bytes() == name))
 }
 
-/// The name of something that is mounted which is most like `target`, if one is.
+/// Returns the name of a mounted image, mount point or device that is most similar to `target`, if one is.
 pub fn nearest(target: &Path) -> Option<PathBuf> {
     let wanted = target.to_string_lossy();
     let file_name = target.file_name()?.to_string_lossy().into_owned();
@@ -299,7 +302,7 @@ pub fn nearest(target: &Path) -> Option<PathBuf> {
     rated.filter(|(rate, _)| *rate > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, path)| path)
 }
 
-/// A path as JSON: a string, or where it is not UTF-8 its bytes.
+/// A path as JSON: a string or, if it is not UTF-8, its bytes.
 pub(crate) mod path_text {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};

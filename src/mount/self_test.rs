@@ -1,4 +1,4 @@
-//! Success is reported only after a read through the mount, and through the device, has given the right bytes.
+//! Success is reported only after a read through the mount, and through the device, has returned the right bytes.
 
 use std::fs::File;
 use std::io;
@@ -9,25 +9,25 @@ use cdi_base::error::Error;
 use cdi_base::units::index;
 use cdi_serve::tree::Tree;
 
-/// Reads through the mount what was read without it: the first bytes of the disk that do not fail.
+/// Checks that the first readable bytes of the disk read the same through the mount as directly.
 pub fn self_test(tree: &Tree, file: &Path) -> Result<(), Error> {
-    let failed = |e| Error::io("is mounted, but cannot be read", file, e);
+    let failed = |e| Error::io("mounted, but cannot be read", file, e);
     let shown = File::open(file).map_err(failed)?;
     let size = shown.metadata().map_err(failed)?.len();
     if size != tree.disk().size() {
-        let what = format!("is mounted, but shows {size} bytes and not {}", tree.disk().size());
+        let what = format!("mounted, but has {size} bytes instead of {}", tree.disk().size());
         return Err(Error::failed(what).at(file));
     }
-    let Some((at, expect)) = sound_bytes(tree) else { return Ok(()) };
+    let Some((at, expect)) = readable_bytes(tree) else { return Ok(()) };
     let mut got = vec![0; expect.len()];
     shown.read_exact_at(&mut got, at).map_err(failed)?;
-    if got == expect { Ok(()) } else { Err(Error::failed("is mounted, but gives wrong bytes").at(file)) }
+    if got == expect { Ok(()) } else { Err(Error::failed("mounted, but returns wrong data").at(file)) }
 }
 
-/// The same through the block device, where this user may read it.
+/// Checks the same through the block device, if this user may read it.
 pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
-    let Some((at, mut expect)) = sound_bytes(tree) else { return Ok(()) };
-    // A tail that is no whole sector is not on the device.
+    let Some((at, mut expect)) = readable_bytes(tree) else { return Ok(()) };
+    // The device does not have a partial last sector.
     expect.truncate(expect.len() - expect.len() % 4096);
     let shown = match File::open(device) {
         Ok(shown) => shown,
@@ -37,19 +37,19 @@ pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
             ) =>
         {
-            log::info!("{} was not read to see whether it is right: {e}", device.display());
+            log::info!("{}: not verified: {e}", device.display());
             return Ok(());
         }
-        Err(e) => return Err(Error::io("is attached, but cannot be opened", device, e)),
+        Err(e) => return Err(Error::io("attached, but cannot be opened", device, e)),
     };
     let mut got = vec![0; expect.len()];
-    shown.read_exact_at(&mut got, at).map_err(|e| Error::io("is attached, but cannot be read", device, e))?;
-    if got == expect { Ok(()) } else { Err(Error::failed("is attached, but gives wrong bytes").at(device)) }
+    shown.read_exact_at(&mut got, at).map_err(|e| Error::io("attached, but cannot be read", device, e))?;
+    if got == expect { Ok(()) } else { Err(Error::failed("attached, but returns wrong data").at(device)) }
 }
 
-/// The first bytes that do not fail, and where they are, if there are any. As many as a kernel reads at once: what comes
-/// before a bad sector in the same page would fail, too.
-fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
+/// Returns the first readable bytes of the disk with their offset, if there are any. They cover as much as a kernel reads
+/// at once, because bytes before a bad sector in the same page would fail as well.
+fn readable_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
     const PAGES: u64 = 64 << 10;
     let disk = tree.disk();
     let mut at = 0;
@@ -59,7 +59,7 @@ fn sound_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
             Some(bad) if bad.start < pages.end => at = bad.end.next_multiple_of(PAGES),
             _ => {
                 let mut bytes = vec![0; index(pages.end - pages.start)];
-                // If it is the image that is damaged, readers will be told.
+                // If the image itself is damaged, reads will report it.
                 return disk.read_at(&mut bytes, at).is_ok().then_some((at, bytes));
             }
         }

@@ -1,7 +1,7 @@
-//! The one way down: file systems on the device, the device, the mounted folder, the daemon, the record.
+//! Teardown (single code path): file systems on the device, the device, the mount, the daemon, the record.
 //!
-//! Each step is fine with having been done already, so that any number of these may run, one after the other or at
-//! once, after any accident. The mounted folder is never looked into: if its daemon hangs, so would we.
+//! Every step is idempotent, so any number of teardowns may run, one after another or at once, after any accident. Nothing
+//! inside the mount is accessed: if its daemon hangs, so would we.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,21 +22,21 @@ use crate::attach;
 use crate::attach::Attacher;
 use crate::mount::record::{MountRecord, records, runtime_dir};
 
-/// How long the daemon may take to end after its mount is gone.
+/// Timeout for the daemon to exit after its mount is gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long something may be in use before that counts.
-const LOOKERS: Duration = Duration::from_secs(1);
+/// How long to wait for programs that open every new device or look up a name for a moment.
+const BRIEF_USE: Duration = Duration::from_secs(1);
 
-/// Takes everything away that `record` tells of. With `force`, also what is in use: its users get errors.
-/// If the daemon is dead or stopped there is nothing to wait for, and it is forced anyway. What is gone when something
-/// else stays is no longer in the record, nor in the file that keeps it.
+/// Detaches and unmounts everything in `record`. With `force`, also if it is in use: its users get errors. If the daemon is
+/// dead or stopped there is nothing to wait for, and the teardown is forced anyway. If a part cannot be removed, the parts
+/// that were are deleted from the record and from its file.
 pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let force = force || lost;
-    // It may have died between attaching and saying who did it.
+    // The daemon may have crashed after attaching but before recording the attacher.
     let with = record.with.as_deref().and_then(attach::named);
     let attacher = with.or_else(|| attach::candidates(None).ok()?.first().copied());
     let disk = record.mountpoint.join(DISK_NAME);
@@ -47,28 +47,28 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         _ => Vec::new(),
     };
     if ours_at(&record.mountpoint)? > 0 && mounted_at(&record.mountpoint)?.is_some_and(|m| !m.is_ours()) {
-        let what = "something else is mounted over it; take that away first";
+        let what = "something else is mounted over it; unmount that first";
         return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
     }
     if !force {
         if record.exec && !by_daemon {
             let what = format!(
-                "a command runs on it (cdi exec, pid {}), which takes it away when it ends",
+                "is in use by a command ('cdi exec', pid {}); it will be unmounted when that ends",
                 record.pid
             );
             return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
         }
-        // What looks at every new device (udev, another losetup) has it open for a moment only.
+        // Programs that probe every new device (udev, another losetup) only have it open for a moment.
         let start = Instant::now();
         while let Err(used) = refuse_if_used(record, attacher, &devices) {
-            if start.elapsed() > LOOKERS {
+            if start.elapsed() > BRIEF_USE {
                 return Err(used);
             }
             sleep(Duration::from_millis(50));
         }
     }
     if force {
-        // With the connection every wait for a read ends, with an error, and nothing below can hang.
+        // When the connection is aborted, every pending read ends with an error, and nothing below can hang.
         abort(record, by_daemon);
     }
     let mut stays = None;
@@ -78,7 +78,7 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
             unmount(mountpoint, force)?;
         }
         match attacher.detach(device, &disk, force) {
-            // All the rest goes all the same; its reads fail from now on.
+            // Everything else is removed anyway; reads of the device fail from now on.
             Err(e) if force && e.kind == Kind::Busy => {
                 log::warn!("{e}");
                 stays = Some(e).filter(|_| !attacher.goes_when_closed());
@@ -86,9 +86,9 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
             result => result?,
         }
     }
-    // Only who could ask knows that it is gone.
+    // Without an attacher it is not known whether the device is gone.
     if stays.is_none() && attacher.is_some() && record.device.is_some() {
-        // Its number may be another's soon.
+        // The device number may be reused soon.
         record.device = None;
         record.update()?;
     }
@@ -97,13 +97,13 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         if before == 0 {
             break;
         }
-        // Asked politely, the client of a dead server asks it first, and waits.
+        // Without force, the NFS client of a dead server first asks the server, and waits.
         let straight = lost && record.via == "nfs";
         if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
             unmount(&record.mountpoint, force)?;
         }
         if ours_at(&record.mountpoint)? >= before {
-            let what = "cannot be reached to be unmounted: something is mounted over a folder above it";
+            let what = "cannot be unmounted: something is mounted over one of its parent directories";
             return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
         }
     }
@@ -111,23 +111,24 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         end_daemon(record)?;
     }
     if let Some(stays) = stays {
-        // With its record, so that the next command tries again.
+        // The record stays as well, so that the next command tries again.
         return Err(stays);
     }
     if record.created_dir {
         match fs::remove_dir(&record.mountpoint) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                log::info!("{} stays: {e}", record.mountpoint.display())
+                log::info!("{}: not removed: {e}", record.mountpoint.display())
             }
             _ => {}
         }
     }
-    // Before the record goes: in between, nothing would know the name. That it is remembered is a courtesy.
+    // Before the record is removed, because in between nothing would know the names. Remembering them is optional.
     let _ = names.remember();
     record.remove()
 }
 
-/// Unmounts a folder of ours of which there is no record (another runtime folder, another user). Whether there was one.
+/// Unmounts a mount of ours that has no record here (another runtime directory, another user). Returns whether there was
+/// one.
 pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
     let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_ours());
@@ -137,10 +138,10 @@ pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     Ok(ours)
 }
 
-/// The devices that show the mounted disk, and the recorded one if it is still ours.
+/// Returns the devices that are backed by the mounted disk, and the recorded one if it is still ours.
 fn devices(attacher: &dyn Attacher, record: &MountRecord, disk: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut devices = attacher.devices(disk)?;
-    // After a lazy unmount the kernel has forgotten where the file was.
+    // After a lazy unmount the kernel only knows the file's name, without its directory.
     let forgotten = Path::new("/").join(DISK_NAME);
     if let Some(device) = record.device.as_ref().filter(|d| !devices.contains(d))
         && attacher.devices(&forgotten)?.contains(device)
@@ -157,7 +158,7 @@ fn refuse_if_used(
 ) -> Result<(), Error> {
     let busy = |path: &Path, by: String| {
         let error = Error::new(Kind::Busy, format!("is in use by {by}")).at(path);
-        Err(error.hint("end what uses it, or use --force: its reads then fail"))
+        Err(error.hint("stop the programs using it, or use --force (they will get I/O errors)"))
     };
     let mut places = vec![record.mountpoint.clone()];
     for (attacher, device) in devices.iter().filter_map(|device| Some((attacher?, device))) {
@@ -177,8 +178,8 @@ fn refuse_if_used(
     Ok(())
 }
 
-/// Ends Linux's FUSE connection, and with it every read that waits for it. Elsewhere, and over NFS, the server is left
-/// alone until device and mount are gone: without it, reads would wait until the client gives up.
+/// Aborts the FUSE connection on Linux, and with it every pending read. Elsewhere, and over NFS, the server is left running
+/// until device and mount are gone: without it, reads would wait until the client gives up.
 fn abort(record: &MountRecord, by_daemon: bool) {
     if record.via != "fuse" || !cfg!(target_os = "linux") {
         return;
@@ -187,8 +188,8 @@ fn abort(record: &MountRecord, by_daemon: bool) {
         && mount.is_ours()
         && let Some((_, minor)) = mount.device.split_once(':')
     {
-        // Needs fusectl, which need not be mounted. Asking to unmount by force does the same, as root; that it is in use
-        // does not matter. And so does killing the daemon, in most cases.
+        // Needs fusectl, which may not be mounted. For root, a forced unmount does the same, even if the mount is in use.
+        // In most cases, so does killing the daemon.
         let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
         #[cfg(target_os = "linux")]
         let _ = nix::mount::umount2(
@@ -203,10 +204,10 @@ fn abort(record: &MountRecord, by_daemon: bool) {
 }
 
 fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
-    // A name that is just being looked up there makes it busy, too; that passes.
+    // A name lookup in progress also makes it busy, for a moment.
     let start = Instant::now();
     let mut result = unmount_once(mountpoint, false);
-    while !force && is_busy(&result) && start.elapsed() < LOOKERS {
+    while !force && is_busy(&result) && start.elapsed() < BRIEF_USE {
         sleep(Duration::from_millis(20));
         result = unmount_once(mountpoint, false);
     }
@@ -217,7 +218,7 @@ fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
         }
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
             let error = Error::new(Kind::Busy, "is in use and cannot be unmounted").at(mountpoint);
-            Err(error.hint("close what is open there, or use --force"))
+            Err(error.hint("close the files that are open there, or use --force"))
         }
         Err(e) => Err(Error::io("cannot be unmounted", mountpoint, e)),
     }
@@ -227,7 +228,7 @@ fn is_busy(result: &io::Result<()>) -> bool {
     result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy)
 }
 
-/// Unmounts; that nothing is mounted is fine. `lazily`: also if it is in use.
+/// Unmounts a directory. Succeeds if nothing is mounted there. `lazily`: also if it is in use.
 fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     let result = {
@@ -239,7 +240,7 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     let result = {
         use nix::mount::{MntFlags, unmount};
         let flags = if lazily { MntFlags::MNT_FORCE } else { MntFlags::empty() };
-        // What the kernel does not let go of, the system's own arbiter of disks may.
+        // If the kernel refuses, macOS's disk arbitration may still unmount it.
         unmount(mountpoint, flags).or_else(|refused| {
             let mut diskutil = Command::new("diskutil");
             diskutil.arg("unmount").args(lazily.then_some("force")).arg(mountpoint);
@@ -253,7 +254,7 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     };
     match result {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        // An ordinary user may unmount his own FUSE mounts, by the program that mounted them.
+        // Ordinary users may unmount their own FUSE mounts with the program that mounted them.
         Err(Errno::EPERM) if cfg!(target_os = "linux") => {
             let mut fusermount = Command::new("fusermount3");
             fusermount.args(["-u", "-q"]).args(lazily.then_some("-z")).arg("--").arg(mountpoint);
@@ -267,7 +268,8 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     }
 }
 
-/// Sees the daemon off. Its mount is gone, so it ends by itself unless it is stopped or stuck.
+/// Waits for the daemon to exit. Its mount is gone, so it exits by itself unless it is stopped or stuck; then it is
+/// terminated, and finally killed.
 fn end_daemon(record: &MountRecord) -> Result<(), Error> {
     let pid = Pid::from_raw(record.pid);
     for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
@@ -285,7 +287,7 @@ fn end_daemon(record: &MountRecord) -> Result<(), Error> {
     if left {
         Ok(())
     } else {
-        Err(Error::failed(format!("the daemon (pid {pid}) does not end")).at(&record.mountpoint))
+        Err(Error::failed(format!("the daemon (pid {pid}) does not exit")).at(&record.mountpoint))
     }
 }
 
@@ -302,21 +304,21 @@ fn wait_until(timeout: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Cleans up after daemons that died. Whatever cannot be cleaned up now is tried again by the next command. The caller
-/// holds off other commands ([`crate::mount::record::exclusive`]).
+/// Cleans up the mounts of daemons that died. Mounts that cannot be cleaned up now are tried again by the next command. The
+/// caller blocks other commands ([`crate::mount::record::exclusive`]).
 pub fn clean_up_after_the_dead() {
     let records = records().unwrap_or_default();
     for mut record in records.iter().filter(|r| !r.is_served()).cloned() {
         match down(&mut record, true) {
-            Ok(()) => log::info!("cleaned up {}, whose daemon had died", record.mountpoint.display()),
+            Ok(()) => log::info!("cleaned up {} (its daemon had died)", record.mountpoint.display()),
             Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
         }
     }
-    // Folders that were made for a mount that never came.
+    // Directories that were created for a mount that never happened.
     let Ok(dir) = runtime_dir() else { return };
-    for folder in fs::read_dir(dir.join("mnt")).into_iter().flatten().flatten().map(|e| e.path()) {
-        if !records.iter().any(|r| r.mountpoint == folder) && matches!(mounted_at(&folder), Ok(None)) {
-            let _ = fs::remove_dir(folder);
+    for unused in fs::read_dir(dir.join("mnt")).into_iter().flatten().flatten().map(|e| e.path()) {
+        if !records.iter().any(|r| r.mountpoint == unused) && matches!(mounted_at(&unused), Ok(None)) {
+            let _ = fs::remove_dir(unused);
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The service's configuration: which images, where, how. JSON, checked as a whole before anything is done; docs/CLI.md
-//! has the table of its keys.
+//! The service's configuration: which images to keep mounted or attached, where and how. A JSON file that is validated as
+//! a whole before anything is done; docs/CLI.md has the table of its keys.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use cdi_base::error::Error;
+use cdi_base::units::parse_size;
 use clap::ValueEnum;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -14,36 +15,35 @@ use super::home;
 use crate::cli::{Bad, ErrnoName, Suspect, Via, With, values};
 use crate::mount::record::MountRecord;
 
-/// What a new configuration begins as.
+/// The content of a new configuration.
 pub const EMPTY: &str = "{\n  \"version\": 1,\n  \"images\": []\n}\n";
 
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Of this form there is version 1.
+    /// The version of the format, always 1.
     #[serde(deserialize_with = "version")]
     pub version: u32,
     /// The images.
     pub images: Vec<Entry>,
 }
 
-/// An image that the service keeps up.
+/// An image that the service keeps mounted or attached.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Entry {
     /// The image, an absolute path.
     pub image: PathBuf,
-    /// The folder to mount at, an absolute path.
+    /// The mount point, an absolute path.
     pub dir: Option<PathBuf>,
-    /// Whether it is to be a block device, too.
+    /// Whether to attach it as a block device as well.
     pub attach: bool,
-    /// The options of `cdi attach` or `cdi mount` for all the rest.
+    /// All other settings, as options of `cdi attach` or `cdi mount`.
     options: Vec<String>,
 }
 
-/// An entry as it is written. What one value can be wrong by itself is noticed where it stands, so that the error names
-/// its line.
+/// An entry as it stands in the file. Values are validated while they are parsed, so that an error names the line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -82,6 +82,12 @@ struct Raw {
     mount: bool,
     #[serde(default)]
     partscan: bool,
+    #[serde(default)]
+    partition: Option<u32>,
+    #[serde(default, deserialize_with = "bytes")]
+    offset: Option<String>,
+    #[serde(default, deserialize_with = "bytes")]
+    size: Option<String>,
     #[serde(default, deserialize_with = "readahead")]
     readahead: Option<String>,
 }
@@ -93,11 +99,11 @@ fn yes() -> bool {
 fn version<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     match u32::deserialize(from)? {
         1 => Ok(1),
-        other => Err(D::Error::custom(format!("version {other} is not known, only 1 is"))),
+        other => Err(D::Error::custom(format!("unknown version {other} (must be 1)"))),
     }
 }
 
-/// A path that means the same wherever the service is started.
+/// A path that does not depend on the directory in which the service is started.
 struct Absolute(PathBuf);
 
 impl Absolute {
@@ -116,7 +122,7 @@ impl<'de> Deserialize<'de> for Absolute {
     }
 }
 
-/// A map: a path, or `none`.
+/// Parses a mapfile: a path, or `none`.
 fn mapfile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Absolute>, D::Error> {
     let path = PathBuf::deserialize(from)?;
     if path.as_os_str() == "none" {
@@ -125,7 +131,7 @@ fn mapfile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Absolute>, D::Er
     Absolute::new(&path).map(Some).map_err(D::Error::custom)
 }
 
-/// A size: a number of bytes, or a text such as `64M`; as the option takes it.
+/// Parses a size, a number of bytes or a string such as `64M`, and returns it in the form that the option accepts.
 fn size<'de, D: Deserializer<'de>, T>(
     from: D,
     parse: fn(&str) -> Result<T, String>,
@@ -160,7 +166,11 @@ fn readahead<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Er
     size(from, values::readahead)
 }
 
-/// One of the names that an option takes.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    size(from, parse_size)
+}
+
+/// One of the names that an option accepts.
 struct Name<T>(String, std::marker::PhantomData<T>);
 
 impl<'de, T: ValueEnum> Deserialize<'de> for Name<T> {
@@ -169,13 +179,13 @@ impl<'de, T: ValueEnum> Deserialize<'de> for Name<T> {
         T::from_str(&name, false).map_err(|_| {
             let names = T::value_variants().iter().filter_map(T::to_possible_value);
             let names: Vec<_> = names.map(|n| format!("'{}'", n.get_name())).collect();
-            D::Error::custom(format!("'{name}' is none of {}", names.join(", ")))
+            D::Error::custom(format!("'{name}' is not valid; must be one of {}", names.join(", ")))
         })?;
         Ok(Name(name, std::marker::PhantomData))
     }
 }
 
-/// What becomes of bad sectors.
+/// The handling of bad sectors, as `--bad` accepts it.
 struct Policy(String);
 
 impl<'de> Deserialize<'de> for Policy {
@@ -193,15 +203,18 @@ impl TryFrom<Raw> for Entry {
         let image = raw.image.0;
         if !raw.attach && raw.dir.is_none() {
             let image = image.display();
-            return Err(format!("{image}: without \"attach\" it needs a \"dir\" to be mounted at"));
+            return Err(format!("{image}: needs a \"dir\" to mount at, because \"attach\" is false"));
         }
         if !raw.attach && (raw.with.is_some() || raw.mount || raw.partscan || raw.readahead.is_some()) {
             let keys = "\"with\", \"mount\", \"partscan\" and \"readahead\"";
-            return Err(format!("{}: {keys} are about the device, and \"attach\" is false", image.display()));
+            return Err(format!("{}: {keys} apply to the device, but \"attach\" is false", image.display()));
         }
         let text = |path: Absolute| path.0.to_string_lossy().into_owned();
         if raw.badblocks.is_some() != raw.block_size.is_some() {
-            return Err(format!("{}: \"badblocks\" and \"block_size\" go together", image.display()));
+            return Err(format!(
+                "{}: \"badblocks\" and \"block_size\" must be used together",
+                image.display()
+            ));
         }
         let mut options: Vec<_> =
             raw.allow_parent.into_iter().map(|dir| format!("--allow-parent={}", text(dir))).collect();
@@ -218,6 +231,9 @@ impl TryFrom<Raw> for Entry {
             ("via", raw.via.map(|n| n.0)),
             ("with", raw.with.map(|n| n.0)),
             ("readahead", raw.readahead),
+            ("partition", raw.partition.map(|n| n.to_string())),
+            ("offset", raw.offset),
+            ("size", raw.size),
         ] {
             options.extend(value.map(|value| format!("--{name}={value}")));
         }
@@ -228,7 +244,7 @@ impl TryFrom<Raw> for Entry {
 }
 
 impl Entry {
-    /// The entry of what an earlier service showed, as far as its record tells.
+    /// Returns the entry of a mount of an earlier service, as far as its record has it.
     pub(super) fn of(record: &MountRecord) -> Entry {
         Entry {
             image: record.image.clone(),
@@ -238,7 +254,7 @@ impl Entry {
         }
     }
 
-    /// What the service runs for it, behind the program's name.
+    /// Returns the arguments of the command that the service runs for it, without the program's name.
     pub fn command(&self) -> Vec<OsString> {
         let verb = if self.attach { "attach" } else { "mount" };
         let mut words: Vec<OsString> = ["--json", verb, "--foreground"].map(OsString::from).into();
@@ -250,18 +266,18 @@ impl Entry {
     }
 }
 
-/// Reads the configuration. [`cdi_base::error::Kind::Usage`] with the line if it is not right.
+/// Reads the configuration. Fails with [`cdi_base::error::Kind::Usage`] and the line if it is not valid.
 pub fn read(path: &Path) -> Result<Config, Error> {
     let text = fs::read_to_string(path).map_err(|e| {
-        let hint = "'cdi service install' makes one; docs/CLI.md tells what goes into it";
-        Error::io("the configuration cannot be read", path, e).hint(hint)
+        let hint = "'cdi service install' creates one; docs/CLI.md describes its keys";
+        Error::io("cannot read the configuration", path, e).hint(hint)
     })?;
     parse(&text).map_err(|e| e.at(path))
 }
 
 fn parse(text: &str) -> Result<Config, Error> {
     let config: Config = serde_json::from_str(text).map_err(|e| {
-        // The library puts the place behind; it belongs before.
+        // serde_json puts the position after the message; ours goes before it.
         let what = e.to_string();
         let what = what.rsplit_once(" at line ").map_or(&*what, |(what, _)| what);
         Error::usage(format!("line {}, column {}: {what}", e.line(), e.column()))
@@ -270,7 +286,7 @@ fn parse(text: &str) -> Result<Config, Error> {
         let twin =
             |other: &&Entry| other.image == entry.image || (entry.dir.is_some() && entry.dir == other.dir);
         if let Some(other) = config.images[..n].iter().find(twin) {
-            let what = if other.image == entry.image { "the same image" } else { "the same folder" };
+            let what = if other.image == entry.image { "the same image" } else { "the same directory" };
             let path = if other.image == entry.image { Some(&entry.image) } else { entry.dir.as_ref() };
             let path = path.map(|p| p.display().to_string()).unwrap_or_default();
             return Err(Error::usage(format!("two entries name {what}: {path}")));
@@ -295,7 +311,7 @@ mod tests {
                   "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
                   "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
                 { "image": "/c", "badblocks": "/c.txt", "block_size": 1024,
-                  "with": "hdiutil", "mount": true, "partitions": true, "readahead": 0 } ] }"#,
+                  "with": "hdiutil", "mount": true, "partscan": true, "readahead": 0 } ] }"#,
         );
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let words = |n: usize| config.images[n].command();
@@ -309,30 +325,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn errors_name_the_line() {
         let wrong = |text: &str, expect: &str| {
             let error = parse(text).map(|c| format!("{c:?}")).unwrap_err();
             assert!(error.what.contains(expect), "{} for {text}", error.what);
             assert_eq!(error.kind, cdi_base::error::Kind::Usage);
         };
         wrong("", "line 1, column 0: EOF");
-        wrong("{\n \"version\": 2,\n \"images\": [] }", "line 2, column 13: version 2 is not known");
+        wrong("{\n \"version\": 2,\n \"images\": [] }", "line 2, column 13: unknown version 2");
         wrong("{ \"version\": 1 }", "missing field `images`");
         let entry = |entry: &str| format!("{{ \"version\": 1, \"images\": [\n{entry}\n] }}");
         wrong(&entry(r#"{ "image": "/a", "bda": "zero" }"#), "line 2, column 22: unknown field `bda`");
         wrong(&entry(r#"{ "image": "/a", "bad": "0" }"#), "line 2, column 29: it is 'error', 'zero'");
-        wrong(&entry(r#"{ "image": "/a", "via": "smb" }"#), "'smb' is none of 'fuse', 'nfs'");
+        wrong(
+            &entry(r#"{ "image": "/a", "via": "smb" }"#),
+            "'smb' is not valid; must be one of 'fuse', 'nfs'",
+        );
         wrong(&entry(r#"{ "image": "a" }"#), "line 2, column 16: the path 'a' must begin with /");
         wrong(&entry(r#"{ "image": "/a", "cache": "9" }"#), "line 2, column 31: a cache has from 1M");
         wrong(&entry(r#"{ "image": "/a", "attach": false }"#), "needs a \"dir\"");
         wrong(
             &entry(r#"{ "image": "/a", "attach": false, "dir": "/d", "mount": true }"#),
-            "about the device",
+            "apply to the device",
         );
         wrong(&entry(r#"{ "image": "/a" }, { "image": "/a" }"#), "two entries name the same image: /a");
         wrong(
             &entry(r#"{ "image": "/a", "dir": "/d" }, { "image": "/b", "dir": "/d" }"#),
-            "two entries name the same folder: /d",
+            "two entries name the same directory: /d",
         );
     }
 }

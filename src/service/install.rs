@@ -1,4 +1,4 @@
-//! The service as one of launchd's (macOS) or systemd's (Linux): written, started, stopped, taken away.
+//! Installs, starts, stops and uninstalls the service with launchd (macOS) or systemd (Linux).
 
 use std::fs;
 use std::io::Cursor;
@@ -19,42 +19,42 @@ pub const LABEL: &str = "org.cdimg.cdi";
 const LAUNCHD: &str = include_str!("../../launchd/org.cdimg.cdi.plist");
 const SYSTEMD: &str = include_str!("../../systemd/cdi.service");
 
-/// How long the manager may take: stopping waits until everything is detached.
+/// Timeout for the service manager: stopping waits until everything is detached.
 const TIMEOUT: Duration = Duration::from_secs(90);
-/// How long launchd may take to accept a job that it has just let go of.
+/// How long loading is retried: launchd does not accept a job for some time after it was unloaded.
 const RELOADING: Duration = Duration::from_secs(15);
 
-/// What keeps services on this system.
+/// The service manager of this system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manager {
     /// launchd: the user's own agent.
     Launchd,
-    /// systemd: the user's own unit, or the system's if the user is root.
+    /// systemd: a user unit, or a system unit if the user is root.
     Systemd {
-        /// Whether it is the system's.
+        /// Whether it is a system unit.
         system: bool,
     },
 }
 
-/// The manager of this system.
+/// Returns the service manager of this system.
 pub fn manager() -> Result<Manager, Error> {
     let root = nix::unistd::geteuid().is_root();
     if cfg!(target_os = "macos") {
         if root {
-            let error = Error::usage("the service belongs to the user who is logged in, not to root");
+            let error = Error::usage("the service must belong to the logged-in user, not to root");
             return Err(error.hint("run it without sudo"));
         }
         return Ok(Manager::Launchd);
     }
     if !has_program("systemctl") {
-        let error = Error::new(Kind::Unavailable, "there is no systemd here");
-        return Err(error.hint("have whatever keeps services here run: cdi service run"));
+        let error = Error::new(Kind::Unavailable, "systemd not found on this system");
+        return Err(error.hint("configure the service manager of this system to run: cdi service run"));
     }
     Ok(Manager::Systemd { system: root })
 }
 
 impl Manager {
-    /// Where the service's file is.
+    /// Returns the path of the service file.
     fn file(self) -> Result<PathBuf, Error> {
         Ok(match self {
             Manager::Launchd => home()?.join("Library/LaunchAgents").join(format!("{LABEL}.plist")),
@@ -63,7 +63,7 @@ impl Manager {
         })
     }
 
-    /// What the service's file says.
+    /// Returns the content of the service file.
     fn text(self, program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> {
         match self {
             Manager::Launchd => launchd(program, config, log),
@@ -71,13 +71,13 @@ impl Manager {
         }
     }
 
-    /// Writes the service's file, and an empty configuration if there is none. Which files they are. If it fails, all is as it
-    /// was before.
+    /// Writes the service file, and an empty configuration if there is none, and returns the paths of both. If it fails,
+    /// everything is left as it was before.
     pub fn install(self, config: &Path) -> Result<(PathBuf, PathBuf), Error> {
         let mut written = Written::default();
         self.install_files(config, &mut written).inspect_err(|_| written.undo()).map_err(|e| {
             if matches!(self, Manager::Systemd { .. }) && !self.is_running() {
-                e.hint("systemd does not run here (a container?): have whatever keeps services here run: cdi service run")
+                e.hint("systemd is not running (in a container?): start the service some other way: cdi service run")
             } else {
                 e
             }
@@ -86,7 +86,7 @@ impl Manager {
 
     fn install_files(self, config: &Path, written: &mut Written) -> Result<(PathBuf, PathBuf), Error> {
         let program = std::env::current_exe()
-            .map_err(|e| Error::failed("the path of this program is not known").because(e))?;
+            .map_err(|e| Error::failed("cannot find the path of the cdi executable").because(e))?;
         let config = std::path::absolute(config).map_err(|e| Error::io("is not a path", config, e))?;
         if config.exists() {
             config::read(&config)?;
@@ -98,7 +98,7 @@ impl Manager {
         let file = self.file()?;
         let text = self.text(&program, &config, &log)?;
         if self == Manager::Launchd && is_loaded() && fs::read(&file).ok().as_deref() != Some(&text[..]) {
-            // launchd keeps what it has read until it lets go of the job; 'start' then brings the new one.
+            // launchd keeps the old property list until the job is unloaded; 'start' then loads the new one.
             self.stop()?;
         }
         written.write(&file, &text)?;
@@ -115,14 +115,14 @@ impl Manager {
         Ok((file, config))
     }
 
-    /// Stops the service and removes its file. The configuration stays. The file, if there was one.
+    /// Stops the service and removes its file, but not the configuration. Returns the path of the file, if there was one.
     pub fn uninstall(self) -> Result<Option<PathBuf>, Error> {
         let file = self.file()?;
         if !file.exists() {
-            // launchd may have it still, without its file.
+            // The job may still be loaded without its file.
             return if self == Manager::Launchd { self.stop().map(|()| None) } else { Ok(None) };
         }
-        // Where systemd does not run, nothing of it does.
+        // If systemd is not running, its commands fail, and there is nothing to stop.
         let unless_off = |result: Result<(), Error>| match result {
             Err(_) if matches!(self, Manager::Systemd { .. }) && !self.is_running() => Ok(()),
             result => result,
@@ -138,19 +138,21 @@ impl Manager {
         Ok(Some(file))
     }
 
-    /// Whether systemd runs at all: it need not in a container, though its programs are there.
+    /// Returns whether systemd is running: in a container it may not be, although its programs are installed.
     fn is_running(self) -> bool {
         let mut systemctl = self.systemctl_command();
-        let told = systemctl.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).output();
-        // systemctl(1): anything but "offline" and nothing is said by a manager that runs.
-        told.is_ok_and(|told| !matches!(told.stdout.trim_ascii(), b"" | b"offline" | b"unknown"))
+        let output = systemctl.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).output();
+        // systemctl(1): a running manager prints something, and neither "offline" nor "unknown".
+        output.is_ok_and(|output| !matches!(output.stdout.trim_ascii(), b"" | b"offline" | b"unknown"))
     }
 
     /// Starts the service.
     pub fn start(self) -> Result<(), Error> {
         let file = self.file()?;
         if !file.exists() {
-            return Err(Error::usage("the service is not installed").hint("cdi service install"));
+            return Err(
+                Error::usage("the service is not installed").hint("install it with: cdi service install")
+            );
         }
         match self {
             Manager::Launchd => {
@@ -158,7 +160,7 @@ impl Manager {
                 if is_loaded() {
                     return launchctl(&["kickstart", &target()]);
                 }
-                // For some seconds after it was taken away it cannot be brought back.
+                // For some seconds after a job was unloaded, loading it again fails.
                 let start = Instant::now();
                 loop {
                     match launchctl(&["bootstrap", &domain(), &file.to_string_lossy()]) {
@@ -173,16 +175,16 @@ impl Manager {
         }
     }
 
-    /// Stops the service. That it does not run is fine.
+    /// Stops the service. Succeeds if it is not running.
     pub fn stop(self) -> Result<(), Error> {
         match self {
             Manager::Launchd => {
-                // It answers before the job has ended, with an error even; that it has ended is what counts.
+                // launchctl returns before the job has ended, even with an error; what counts is that it has ended.
                 let mut answer = Ok(());
                 let start = Instant::now();
                 while is_loaded() {
                     if start.elapsed() > TIMEOUT {
-                        return answer.and(Err(Error::failed("launchd does not let go of the service")));
+                        return answer.and(Err(Error::failed("launchd does not unload the service")));
                     }
                     answer = launchctl(&["bootout", &target()]);
                     sleep(Duration::from_millis(500));
@@ -206,7 +208,7 @@ impl Manager {
     }
 }
 
-/// The files and directories that an installation has made, with what was there before.
+/// The files and directories that an installation has written, with the previous content of the files.
 #[derive(Default)]
 struct Written {
     files: Vec<(PathBuf, Option<Vec<u8>>)>,
@@ -214,17 +216,17 @@ struct Written {
 }
 
 impl Written {
-    /// Writes a file whole, and the directories that lead to it.
+    /// Writes a file atomically, and creates its parent directories.
     fn write(&mut self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let dir = path.parent().unwrap_or(path);
         let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
         self.dirs.extend(missing.map(Path::to_owned));
-        fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| Error::io("cannot be created", dir, e))?;
         self.files.push((path.to_owned(), fs::read(path).ok()));
         replace(path, text)
     }
 
-    /// Makes all as it was before.
+    /// Restores everything as it was before.
     fn undo(&self) {
         for (path, before) in self.files.iter().rev() {
             let _ = match before {
@@ -240,7 +242,7 @@ impl Written {
     }
 }
 
-/// The user's session at the screen.
+/// Returns the launchd domain of the user's graphical session.
 fn domain() -> String {
     format!("gui/{}", nix::unistd::getuid())
 }
@@ -257,15 +259,16 @@ fn launchctl(args: &[&str]) -> Result<(), Error> {
     ask(Command::new("launchctl").args(args), TIMEOUT, "").map(|_| ())
 }
 
-/// launchd's property list. It knows no `~` and no variables, so all paths are whole.
+/// Returns launchd's property list. launchd expands neither `~` nor variables, so all paths are absolute.
 fn launchd(program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> {
     let text = |path: &Path| {
-        let text = path.to_str().ok_or_else(|| Error::usage("launchd wants UTF-8").at(path));
+        let text =
+            path.to_str().ok_or_else(|| Error::usage("path is not UTF-8, as launchd requires").at(path));
         text.map(|t| Value::String(t.into()))
     };
-    let wrong = |e: plist::Error| Error::failed("the property list cannot be written").because(e);
+    let wrong = |e: plist::Error| Error::failed("cannot write the property list").because(e);
     let mut list = Value::from_reader_xml(Cursor::new(LAUNCHD)).map_err(wrong)?;
-    let dict = list.as_dictionary_mut().ok_or_else(|| Error::failed("the property list is none"))?;
+    let dict = list.as_dictionary_mut().ok_or_else(|| Error::failed("not a valid property list"))?;
     let words = ["service", "run", "--config"].map(|word| Value::String(word.into()));
     let arguments = [text(program)?].into_iter().chain(words).chain([text(config)?]);
     dict.insert("ProgramArguments".into(), Value::Array(arguments.collect()));
@@ -278,8 +281,8 @@ fn launchd(program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> 
 fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error> {
     let quoted = |path: &Path| {
         let text = path.to_str().filter(|t| !t.contains(char::is_control));
-        let text = text.ok_or_else(|| Error::usage("systemd cannot be told this path").at(path))?;
-        // systemd.service(5), "Command lines": in quotes; what else means something is doubled.
+        let text = text.ok_or_else(|| Error::usage("path cannot be written in a systemd unit").at(path))?;
+        // systemd.service(5), "Command lines": quoted, quotes and backslashes escaped, other special characters doubled.
         let mut out = String::from("\"");
         for c in text.chars() {
             match c {
@@ -292,7 +295,7 @@ fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error>
         Ok::<_, Error>(out)
     };
     let command = format!("ExecStart={} service run --config {}", quoted(program)?, quoted(config)?);
-    // For ~ in the configuration; the system's services have no home.
+    // For ~ in the configuration; system services have no home directory.
     let home = if system { format!("Environment=HOME={}\n", quoted(&home()?)?) } else { String::new() };
     let target = if system { "WantedBy=multi-user.target" } else { "WantedBy=default.target" };
     let line = |line: &str| match line.split_once('=') {
@@ -300,7 +303,7 @@ fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error>
         Some(("WantedBy", _)) => target.to_owned(),
         _ => line.to_owned(),
     };
-    // What stands before the first section is for who reads the source.
+    // The comments before the first section are for readers of the source.
     let unit = SYSTEMD.lines().skip_while(|l| !l.starts_with('['));
     Ok(unit.map(|l| line(l) + "\n").collect())
 }
@@ -310,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn launchd_gets_whole_paths_and_what_it_must_know() {
+    fn the_property_list_has_absolute_paths_and_the_required_keys() {
         let list = launchd(
             Path::new("/opt/a & b/cdi"),
             Path::new("/Users/me/c<d>.json"),
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_gets_paths_that_it_does_not_read_anything_into() {
+    fn paths_in_the_systemd_unit_are_escaped() {
         let unit = systemd(Path::new("/opt/a b/cdi"), Path::new("/home/me/%h $x \"y\".json"), true).unwrap();
         assert!(unit.contains(
             "\nExecStart=\"/opt/a b/cdi\" service run --config \"/home/me/%%h $$x \\\"y\\\".json\"\n"

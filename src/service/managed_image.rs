@@ -1,4 +1,4 @@
-//! An image of the service: when it is brought up, what is done when it fails, how it is taken away.
+//! An image of the service: when it is started, what is done when it fails, how it is stopped.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -19,43 +19,43 @@ use super::state::{ImageState, Phase};
 use crate::mount::record::{MountRecord, exclusive, records};
 use crate::mount::teardown::clean_up_after_the_dead;
 
-/// How often it is looked whether an image has come or changed, and whether what was taken over is alive.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long after a failure it is tried again: doubled each time, up to the longest.
-const SHORTEST: Duration = Duration::from_secs(1);
-const MAX_LEN: Duration = Duration::from_secs(60);
-/// What was up for so long has not failed at once: its failures are forgotten.
+/// How often to check whether an image file has appeared or changed, and whether a mount that was taken over is alive.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause before a failed image is tried again: doubled after each failure, up to the maximum.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The failures of an image that was up for this long are forgotten: it has not failed at once.
 const SETTLED: Duration = Duration::from_secs(60);
-/// How long an image may stay because it is in use when the service ends, and when its process is killed.
-const POLITE: Duration = Duration::from_secs(15);
-const PATIENT: Duration = Duration::from_secs(40);
+/// How long an image in use may stay up after it was asked to stop: until the second SIGTERM, and until SIGKILL.
+const TERM_AFTER: Duration = Duration::from_secs(15);
+const KILL_AFTER: Duration = Duration::from_secs(40);
 
-/// An image, and what is done about it. Nothing here touches the image's file or waits for another command: either may
-/// hang, and one image is not to stop the others.
+/// An image and its process. Nothing here accesses the image file or waits for another command: either may hang, and one
+/// image must not block the others.
 pub(super) struct ManagedImage {
-    /// Told apart from every other, also from an earlier one of the same image.
+    /// Unique, also among earlier entries for the same image.
     pub id: u64,
     pub entry: Entry,
     pub state: ImageState,
-    /// When it is looked at next, and whether somebody is looking.
-    look: Instant,
-    looking: bool,
+    /// When the image file is checked next, and whether a check is running.
+    next_check: Instant,
+    checking: bool,
     /// When it is tried again.
     retry: Instant,
-    /// What the image's file was when it failed.
+    /// The length and time of the image file when it failed.
     stamp: Option<(u64, SystemTime)>,
-    /// Why it failed, as it was logged.
+    /// The error that was logged last.
     logged: Option<String>,
     up_since: Option<Instant>,
-    /// What was up before the service was, and is no child of it.
+    /// The mount of an earlier service, whose process is not a child of this one.
     taken_over: Option<MountRecord>,
-    /// Whether the configuration still names it.
+    /// Whether the configuration still lists it.
     pub wanted: bool,
-    /// Since when it is being taken away, and how many signals it got.
+    /// When it was asked to stop, and how many signals it was sent.
     pub stopping: Option<(Instant, u8)>,
 }
 
-/// Cleans up what processes that died have left, on a thread of its own. Waits for that no longer than `timeout`.
+/// Cleans up the mounts of processes that died, on a thread of its own. Waits for it no longer than `timeout`.
 pub(super) fn clean_up(timeout: Duration) {
     let (done, end) = channel();
     let work = move || {
@@ -73,7 +73,7 @@ pub(super) fn clean_up(timeout: Duration) {
     }
 }
 
-/// What a service runs, and is still served.
+/// Returns the mounts that a service started and that are still served.
 pub(super) fn of_services() -> Result<Vec<MountRecord>, Error> {
     Ok(records()?.into_iter().filter(|r| r.service && r.is_served()).collect())
 }
@@ -95,8 +95,8 @@ impl ManagedImage {
             id,
             entry,
             state,
-            look: now,
-            looking: false,
+            next_check: now,
+            checking: false,
             retry: now,
             stamp: None,
             logged: None,
@@ -107,12 +107,12 @@ impl ManagedImage {
         }
     }
 
-    /// What an earlier service showed and this one is not to: it goes.
+    /// Takes over a mount of an earlier service that is no longer configured, and stops it.
     pub(super) fn outdated(id: u64, record: MountRecord) -> ManagedImage {
-        let mut slot = ManagedImage::new(id, Entry::of(&record));
-        slot.take_over(record);
-        slot.stop();
-        slot
+        let mut managed = ManagedImage::new(id, Entry::of(&record));
+        managed.take_over(record);
+        managed.stop();
+        managed
     }
 
     fn take_over(&mut self, record: MountRecord) {
@@ -120,92 +120,92 @@ impl ManagedImage {
         self.taken_over = Some(record);
     }
 
-    /// How it stands with it.
+    /// Returns its current state.
     pub(super) fn snapshot(&self) -> ImageState {
         ImageState { taken_over: self.taken_over.is_some(), ..self.state.clone() }
     }
 
-    /// Has it tried at once.
-    pub(super) fn hurry(&mut self) {
+    /// Makes a detached or failed image be tried again at once.
+    pub(super) fn retry_now(&mut self) {
         if matches!(self.state.phase, Phase::Detached | Phase::Failed) {
             self.state.phase = Phase::Waiting;
-            self.look = Instant::now();
+            self.next_check = Instant::now();
         }
     }
 
-    /// How long nothing has to be done about it; None: until something is heard.
+    /// Returns how long nothing has to be done for it, or `None` if that is until the next event.
     pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
         match self.state.phase {
-            Phase::Failed | Phase::Waiting if self.looking => None,
-            Phase::Failed => Some(self.retry.min(self.look).saturating_duration_since(now)),
-            Phase::Waiting => Some(self.look.saturating_duration_since(now)),
+            Phase::Failed | Phase::Waiting if self.checking => None,
+            Phase::Failed => Some(self.retry.min(self.next_check).saturating_duration_since(now)),
+            Phase::Waiting => Some(self.next_check.saturating_duration_since(now)),
             Phase::Stopping => Some(Duration::from_millis(500)),
-            Phase::Up if self.taken_over.is_some() => Some(LOOK),
+            Phase::Up if self.taken_over.is_some() => Some(CHECK_INTERVAL),
             Phase::Up | Phase::Starting | Phase::Detached => None,
         }
     }
 
-    /// Does what has to be done by now.
+    /// Does everything that is due by now.
     pub(super) fn step(&mut self, now: Instant, send: &Sender<Event>) {
         match self.state.phase {
-            _ if self.stopping.is_some() => self.press(now),
-            Phase::Up => self.look_whether_alive(),
-            Phase::Waiting | Phase::Failed if !self.looking => {
+            _ if self.stopping.is_some() => self.continue_stopping(now),
+            Phase::Up => self.check_alive(),
+            Phase::Waiting | Phase::Failed if !self.checking => {
                 let failed = self.state.phase == Phase::Failed;
-                if now >= self.look || (failed && now >= self.retry) {
-                    self.look_at_file(send);
+                if now >= self.next_check || (failed && now >= self.retry) {
+                    self.check_file(send);
                 }
             }
             _ => {}
         }
     }
 
-    /// Has the image's file looked at, on a thread of its own: where it is, looking may hang.
-    fn look_at_file(&mut self, send: &Sender<Event>) {
+    /// Checks the image file on a thread of its own, because accessing it may hang.
+    fn check_file(&mut self, send: &Sender<Event>) {
         let (id, image, send) = (self.id, self.entry.image.clone(), send.clone());
-        let look = move || {
+        let check = move || {
             let file = fs::metadata(image).and_then(|meta| Ok((meta.len(), meta.modified()?)));
-            send.send(Event::Looked(id, file.ok()))
+            send.send(Event::Checked(id, file.ok()))
         };
-        self.looking = workers::spawn("look", look).is_ok();
-        self.look = Instant::now() + LOOK;
-        if !self.looking {
-            self.retry = self.look;
+        self.checking = workers::spawn("check-file", check).is_ok();
+        self.next_check = Instant::now() + CHECK_INTERVAL;
+        if !self.checking {
+            self.retry = self.next_check;
         }
     }
 
-    /// Hears what the image's file is. Whether it is to be brought up.
-    pub(super) fn looked(&mut self, file: Option<(u64, SystemTime)>) -> bool {
-        self.looking = false;
+    /// Handles the result of a check of the image file. Returns whether the image is to be started.
+    pub(super) fn checked(&mut self, file: Option<(u64, SystemTime)>) -> bool {
+        self.checking = false;
         if self.stopping.is_some() || !matches!(self.state.phase, Phase::Waiting | Phase::Failed) {
             return false;
         }
         if file.is_none() {
             self.state.phase = Phase::Waiting;
-            self.state.why = Some("the image is not there".into());
+            self.state.why = Some("image file not found".into());
             return false;
         }
         let due = self.state.phase == Phase::Waiting || Instant::now() >= self.retry || self.stamp != file;
         self.stamp = file;
         if due {
-            // Should something be in the way, not before then.
-            self.retry = Instant::now() + LOOK;
+            // If it cannot be started yet, it is not tried again before then.
+            self.retry = Instant::now() + CHECK_INTERVAL;
         }
         due
     }
 
-    /// The words of the command that shows it, as a record has them.
-    pub(super) fn words(&self) -> Vec<String> {
+    /// Returns the arguments of its command, in the form that a record has them.
+    pub(super) fn argv(&self) -> Vec<String> {
         self.entry.command().iter().map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    /// Brings it up; or takes it over, if a service before this one has, in the same way.
+    /// Starts it, or takes it over if an earlier service has started it with the same arguments.
     pub(super) fn start(&mut self, program: &Path, send: Sender<Event>) {
-        let words = self.words();
-        let shown = of_services().unwrap_or_default().into_iter().find(|r| r.argv == words);
-        match shown {
+        let argv = self.argv();
+        let running = of_services().unwrap_or_default().into_iter().find(|r| r.argv == argv);
+        match running {
             Some(record) if record.ready => return self.take_over(record),
-            // It is still coming up, or does not: that will be seen.
+            // It is still starting, or hangs: a later check will show.
             Some(_) => return,
             None => {}
         }
@@ -217,7 +217,7 @@ impl ManagedImage {
         }
     }
 
-    /// Hears that it is up.
+    /// Records that it is up.
     pub(super) fn up(&mut self, record: &MountRecord) {
         let text = |path: &Path| path.display().to_string();
         self.state.pid = Some(record.pid);
@@ -229,12 +229,12 @@ impl ManagedImage {
             self.up_since = Some(Instant::now());
         }
         let at = record.device.as_ref().unwrap_or(&record.mountpoint);
-        log::info!("{} is up at {}", self.entry.image.display(), at.display());
+        log::info!("{}: up at {}", self.entry.image.display(), at.display());
     }
 
-    /// Hears that its process has ended.
+    /// Handles the end of its process.
     pub(super) fn ended(&mut self, status: std::io::Result<ExitStatus>) {
-        // Ended by a signal it could not clean up after itself.
+        // A process that was killed could not clean up after itself.
         if status.as_ref().is_ok_and(|s| s.signal().is_some()) {
             clean_up(Duration::ZERO);
         }
@@ -243,21 +243,21 @@ impl ManagedImage {
         self.state.device = None;
         self.taken_over = None;
         if self.stopping.take().is_some() {
-            log::info!("{} is gone", self.entry.image.display());
+            log::info!("{}: stopped", self.entry.image.display());
             self.wanted = false;
             return;
         }
         match status {
             Ok(status) if status.success() => {
                 self.state.phase = Phase::Detached;
-                self.state.why = Some("somebody took it away".into());
-                log::info!("{} was taken away", self.entry.image.display());
+                self.state.why = Some("detached manually".into());
+                log::info!("{}: detached manually", self.entry.image.display());
             }
             Ok(status) => {
-                let why = self.state.why.take().unwrap_or_else(|| format!("its process ended: {status}"));
+                let why = self.state.why.take().unwrap_or_else(|| format!("the process ended: {status}"));
                 self.fail(why);
             }
-            Err(e) => self.fail(format!("its process is lost: {e}")),
+            Err(e) => self.fail(format!("the process is lost: {e}")),
         }
     }
 
@@ -265,28 +265,28 @@ impl ManagedImage {
         if self.up_since.take().is_some_and(|since| since.elapsed() >= SETTLED) {
             self.state.failures = 0;
         }
-        // Said once, and not at every try.
+        // Logged once, and not at every attempt.
         if self.state.failures == 0 || self.logged.as_ref() != Some(&why) {
             log::error!("{}: {why}", self.entry.image.display());
             self.logged = Some(why.clone());
         }
-        let pause = SHORTEST.saturating_mul(1 << self.state.failures.min(10)).min(MAX_LEN);
+        let pause = MIN_PAUSE.saturating_mul(1 << self.state.failures.min(10)).min(MAX_PAUSE);
         self.state.failures += 1;
         self.state.phase = Phase::Failed;
         self.state.why = Some(why);
         self.retry = Instant::now() + pause;
-        self.look = Instant::now() + LOOK;
+        self.next_check = Instant::now() + CHECK_INTERVAL;
     }
 
-    /// What was taken over is no child of ours: nobody tells when it ends.
-    fn look_whether_alive(&mut self) {
+    /// Checks whether a mount that was taken over is alive: it is not a child, so there is no event when it ends.
+    fn check_alive(&mut self) {
         let Some(record) = self.taken_over.as_ref().filter(|r| !r.is_served()) else { return };
-        // Who goes down in order takes his record away.
+        // A daemon that shuts down cleanly removes its record.
         let dead = records().map_or(true, |all| all.iter().any(|r| r.pid == record.pid));
         self.ended(Ok(ExitStatus::from_raw(if dead { 9 } else { 0 })));
     }
 
-    /// Has it taken away.
+    /// Stops it: its process detaches or unmounts the image.
     pub(super) fn stop(&mut self) {
         self.wanted = false;
         if self.stopping.is_none() && self.state.pid.is_some() {
@@ -296,24 +296,24 @@ impl ManagedImage {
         }
     }
 
-    /// Goes on having it taken away: the second signal means it, and the last one is no question.
-    fn press(&mut self, now: Instant) {
+    /// Escalates a stop that takes too long: the second SIGTERM forces it, and the last signal is SIGKILL.
+    fn continue_stopping(&mut self, now: Instant) {
         let Some((since, signals)) = self.stopping else { return };
         let late = now.saturating_duration_since(since);
         let next = match signals {
-            1 if late >= POLITE => Some(Signal::SIGTERM),
-            2 if late >= PATIENT => Some(Signal::SIGKILL),
+            1 if late >= TERM_AFTER => Some(Signal::SIGTERM),
+            2 if late >= KILL_AFTER => Some(Signal::SIGKILL),
             _ => None,
         };
         if let Some(signal) = next {
             self.stopping = Some((since, signals + 1));
             self.signal(signal);
         }
-        self.look_whether_alive();
+        self.check_alive();
     }
 
     fn signal(&self, signal: Signal) {
-        // The number of what was taken over may be another's by now; a child's is not before it was waited for.
+        // The pid of a process that was taken over may have been reused; that of a child is not until it was waited for.
         if let Some(pid) = self.state.pid
             && self.taken_over.as_ref().is_none_or(MountRecord::is_served)
         {

@@ -1,8 +1,8 @@
-//! The background service: the configured images, brought up and kept up.
+//! The background service: keeps the images of a configuration file mounted or attached.
 //!
 //! `run` is the service itself. It starts a child for each image, the same `cdi attach --foreground` or `cdi mount
-//! --foreground` that a user would run, so that what becomes of one image is nothing to the others. `install` makes it a
-//! service of launchd or systemd.
+//! --foreground` that a user would run, so that a failing image does not affect the others. `install` registers it as a
+//! service with launchd or systemd.
 
 mod child;
 pub mod config;
@@ -15,12 +15,12 @@ use std::path::PathBuf;
 
 use cdi_base::error::Error;
 
-/// Where the configuration is, if the user does not say.
+/// Returns the default path of the configuration.
 pub fn config_path() -> Result<PathBuf, Error> {
     Ok(config_folder()?.join("cdi/service.json"))
 }
 
-/// Where the user's configurations are.
+/// Returns the user's configuration directory.
 fn config_folder() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_CONFIG_HOME") {
         Some(dir) if !dir.is_empty() => Ok(PathBuf::from(dir)),
@@ -28,10 +28,11 @@ fn config_folder() -> Result<PathBuf, Error> {
     }
 }
 
-/// The user's home.
+/// Returns the user's home directory.
 fn home() -> Result<PathBuf, Error> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home)),
-        _ => Err(Error::usage("HOME is not set").hint("name the configuration with --config")),
+        _ => Err(Error::usage("HOME is not set")
+            .hint("set HOME, or give the path of the configuration with --config")),
     }
 }

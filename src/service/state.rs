@@ -1,4 +1,5 @@
-//! What a running service tells of itself: a file, written whole at every change, beside a lock that says it is alive.
+//! The published state of a running service: a file that is rewritten at every change, next to a lock file that shows
+//! whether the service is alive.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,26 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount::record::{path_text, runtime_dir};
 
-/// How it stands with an image.
+/// The phase of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The image is not there; it is taken when it comes.
+    /// The image does not exist; it is started when it appears.
     Waiting,
-    /// It is being brought up.
+    /// It is being mounted or attached.
     Starting,
-    /// It is shown.
+    /// It is mounted or attached.
     Up,
-    /// It could not be brought up, or came down; it is tried again.
+    /// It could not be started, or its process ended; it is tried again.
     Failed,
-    /// Somebody took it away by hand, and it stays away until the configuration is read again.
+    /// It was detached manually, and stays so until the configuration is read again.
     Detached,
-    /// It is being taken away.
+    /// It is being detached or unmounted.
     Stopping,
 }
 
 impl Phase {
-    /// Its name, as in JSON.
+    /// Returns its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Waiting => "waiting",
@@ -46,22 +47,22 @@ impl Phase {
 /// An image of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageState {
-    /// The image.
+    /// The path of the image.
     #[serde(with = "path_text")]
     pub image: PathBuf,
-    /// How it stands with it.
+    /// Its phase.
     pub phase: Phase,
-    /// Why it is not up.
+    /// The reason why it is not up.
     pub why: Option<String>,
-    /// The process that shows it.
+    /// The process that serves it.
     pub pid: Option<i32>,
-    /// Where it is mounted.
+    /// The mount point.
     pub mountpoint: Option<String>,
     /// The block device.
     pub device: Option<String>,
-    /// How often it failed since it was last up.
+    /// The number of failures since it was last up.
     pub failures: u32,
-    /// Whether it was up already when the service started.
+    /// Whether it was already up when the service started.
     pub taken_over: bool,
 }
 
@@ -70,40 +71,41 @@ pub struct ImageState {
 pub struct State {
     /// Its process.
     pub pid: i32,
-    /// Its configuration.
+    /// The path of its configuration.
     #[serde(with = "path_text")]
     pub config: PathBuf,
-    /// Why the configuration that is there now is not used.
+    /// The reason why the current configuration file is not used.
     pub config_error: Option<String>,
     /// Its images.
     pub images: Vec<ImageState>,
 }
 
 fn path(suffix: &str) -> Result<PathBuf, Error> {
-    // Not .json: that is what records are called.
+    // Not .json, which is the extension of records.
     Ok(runtime_dir()?.join(format!("service.{suffix}")))
 }
 
-/// Takes the lock that says that the service runs. It holds until the file is closed. What an earlier service told is
-/// gone then: its process may be somebody else's by now.
+/// Takes the lock which shows that the service is running. It is held until the file is closed. Removes the state of an
+/// earlier service, whose pid may have been reused.
 pub fn lock() -> Result<File, Error> {
     let lock = liveness_lock::take(&path("lock")?)?;
     let lock = lock.ok_or_else(|| {
-        Error::new(Kind::Busy, "the service runs already").hint("'cdi service status' shows what it does")
+        Error::new(Kind::Busy, "the service is already running").hint("'cdi service status' shows its state")
     })?;
     State::remove();
     Ok(lock)
 }
 
 impl State {
-    /// Writes it, whole or not at all.
+    /// Writes the state atomically.
     pub fn save(&self) -> Result<(), Error> {
         let path = path("state")?;
-        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::failed("no JSON").because(e))?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|e| Error::failed("cannot write the service's state").because(e))?;
         replace(&path, &text)
     }
 
-    /// That of the service that runs, if one does.
+    /// Returns the state of the running service, if there is one.
     pub fn read() -> Result<Option<State>, Error> {
         if !liveness_lock::is_held(&path("lock")?) {
             return Ok(None);
@@ -111,17 +113,18 @@ impl State {
         let path = path("state")?;
         let text = match fs::read(&path) {
             Ok(text) => text,
-            // It is just beginning, or just ending.
+            // The service is just starting or just ending.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("cannot be read", &path, e)),
         };
         let read = |text: &[u8], path: &Path| {
-            serde_json::from_slice(text).map_err(|e| Error::failed("is not a service's").at(path).because(e))
+            serde_json::from_slice(text)
+                .map_err(|e| Error::failed("not a service state file").at(path).because(e))
         };
         read(&text, &path).map(Some)
     }
 
-    /// Removes it: the service has ended. (Not the lock: whoever waits for it has it open.)
+    /// Removes the state, because the service has ended. (The lock file stays: a process that waits for it has it open.)
     pub fn remove() {
         let _ = path("state").map(fs::remove_file);
     }

@@ -8,6 +8,7 @@ pub mod picture;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -218,8 +219,10 @@ impl Progress {
 }
 
 /// Sends the log to stderr; the stderr of a daemon is its log file.
-pub fn start_log(verbose: u8) {
-    struct Stderr;
+pub fn start_log(verbose: u8, json: bool) {
+    struct Stderr {
+        json: bool,
+    }
     impl log::Log for Stderr {
         // The FUSE library logs much that is of no use to users.
         fn enabled(&self, of: &log::Metadata<'_>) -> bool {
@@ -232,6 +235,11 @@ pub fn start_log(verbose: u8) {
                 return;
             }
             let level = record.level().as_str().to_ascii_lowercase();
+            if self.json {
+                return write_json(
+                    &json!({ "log": { "level": level, "message": record.args().to_string() } }),
+                );
+            }
             write_stderr(&format!("cdi: {level}: {}\n", printable(&record.args().to_string())));
         }
         fn flush(&self) {}
@@ -241,7 +249,8 @@ pub fn start_log(verbose: u8) {
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
-    if log::set_logger(&Stderr).is_ok() {
+    static LOGGER: OnceLock<Stderr> = OnceLock::new();
+    if log::set_logger(LOGGER.get_or_init(|| Stderr { json })).is_ok() {
         log::set_max_level(level);
     }
 }

@@ -1,5 +1,5 @@
-//! The disk for programs in other languages: the functions of `include/cdi.h`, which says what they do. The only
-//! file with `unsafe`; what each caller must hold to is what the header says, and C cannot.
+//! The C interface: the functions of `include/cdi.h`, which documents them. The only file with `unsafe`; the safety
+//! requirements are those of the header, which C cannot check.
 
 #![allow(unsafe_code)]
 
@@ -16,10 +16,10 @@ use cdi_image::image::{Mapfile, OpenOptions};
 use cdi_image::open;
 use nix::errno::Errno;
 
-/// An image that is open: `cdi_disk` of the header.
+/// An open image: `cdi_disk` of the header.
 pub struct CdiDisk(Disk);
 
-/// How an image is to be opened: `cdi_options` of the header. New fields come at the end.
+/// The options for opening an image: `cdi_options` of the header. New fields are added at the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CdiOptions {
@@ -33,52 +33,52 @@ pub struct CdiOptions {
     allow_parent: *const *const c_char,
 }
 
-/// Reads an image's index, and starts the threads that read it ahead. Gives also what the user should know.
+/// Opens an image and starts its readahead threads. Also returns the image's warnings, one per line.
 fn open(path: &Path, how: &OpenOptions, options: Options) -> Result<(CdiDisk, String), Error> {
     let disk = Disk::new(open::open(path, how)?, options);
     let started = disk.start_readahead(workers::cores());
-    started.map_err(|e| Error::failed("threads cannot be started").because(e))?;
+    started.map_err(|e| Error::failed("cannot start threads").because(e))?;
     let warnings = disk.image().warnings().join("\n");
     Ok((CdiDisk(disk), warnings))
 }
 
-/// The text at `text`, or none for NULL.
+/// Returns the string at `text`, or `None` for NULL.
 ///
 /// # Safety
-/// `text` is NULL or a string that ends with a zero, and stays as it is for as long as the result is used.
+/// `text` is NULL or a zero-terminated string, which does not change for as long as the result is used.
 unsafe fn text<'a>(text: *const c_char) -> Option<&'a OsStr> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: not NULL, and the caller holds that it ends with a zero.
+    // SAFETY: not NULL, and the caller guarantees that it is zero-terminated.
     Some(OsStr::from_bytes(unsafe { CStr::from_ptr(text) }.to_bytes()))
 }
 
-/// What the caller's options say, in our words.
+/// Converts the caller's options.
 ///
 /// # Safety
-/// `options` is NULL, or points to at least as many bytes as its first field says, which are as the header has them.
-unsafe fn understood(options: *const CdiOptions) -> Result<(OpenOptions, Options), String> {
+/// `options` is NULL, or points to at least as many bytes as its first field says, laid out as in the header.
+unsafe fn convert_options(options: *const CdiOptions) -> Result<(OpenOptions, Options), String> {
     let mut how = OpenOptions::default();
     let mut reads = Options::default();
     if options.is_null() {
         return Ok((how, reads));
     }
-    // SAFETY: not NULL, and the first field is always there.
+    // SAFETY: not NULL, and the first field always exists.
     let size = unsafe { options.cast::<usize>().read() };
     if size < size_of::<usize>() || size > size_of::<CdiOptions>() {
         return Err(format!(
-            "options of {size} bytes are not known to this version, but up to {}",
+            "options have a size of {size} bytes; this version supports up to {}",
             size_of::<CdiOptions>()
         ));
     }
     let mut own = MaybeUninit::<CdiOptions>::zeroed();
-    // SAFETY: `size` bytes are there, as the caller holds, and no more than fit; all zeros are a value of each field.
+    // SAFETY: the caller guarantees `size` bytes, no more than fit; all zeros are a valid value of each field.
     let own = unsafe {
         own.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(options.cast(), size);
         own.assume_init()
     };
-    // SAFETY: each is NULL or a string that ends with a zero, as the caller holds.
+    // SAFETY: each is NULL or a zero-terminated string, as the caller guarantees.
     let (format, mapfile, badblocks) = unsafe { (text(own.format), text(own.mapfile), text(own.badblocks)) };
     how.format = format.map(|f| f.to_string_lossy().into_owned());
     how.mapfile = match mapfile {
@@ -89,42 +89,44 @@ unsafe fn understood(options: *const CdiOptions) -> Result<(OpenOptions, Options
     how.badblocks = match (badblocks, own.block_size) {
         (None, _) => None,
         (Some(_), _) if matches!(how.mapfile, Mapfile::File(_)) => {
-            return Err("an image has a map or a list of bad blocks, and not both".into());
+            return Err("a map and a list of bad blocks cannot be used together".into());
         }
-        (Some(_), 0) => return Err("a list of bad blocks needs the size of a block".into()),
+        (Some(_), 0) => return Err("a list of bad blocks needs a block size".into()),
         (Some(path), block) => Some((path.into(), block)),
     };
     how.sector_size = match own.sector_size {
         0 => None,
         bytes if bytes.is_power_of_two() && (512..=65536).contains(&bytes) => Some(bytes),
-        bytes => return Err(format!("a sector of {bytes} bytes cannot be")),
+        bytes => {
+            return Err(format!("invalid sector size {bytes} (must be a power of two from 512 to 65536)"));
+        }
     };
     reads.read_suspect = own.read_suspect != 0;
     let mut next = own.allow_parent;
-    // SAFETY: NULL, or a list of strings that ends with NULL, as the caller holds.
+    // SAFETY: NULL, or a list of strings that ends with NULL, as the caller guarantees.
     while let Some(dir) = unsafe { if next.is_null() { None } else { text(*next) } } {
         how.allowed.push(dir.into());
-        // SAFETY: it was not the end.
+        // SAFETY: this was not the end of the list.
         next = unsafe { next.add(1) };
     }
     Ok((how, reads))
 }
 
-/// Puts a text where the caller wants to have it, as much as fits.
+/// Copies a text to the caller's buffer, truncated to fit, with a terminating zero.
 ///
 /// # Safety
 /// `message` is NULL or has room for `size` bytes.
-unsafe fn say(why: &str, message: *mut c_char, size: usize) {
+unsafe fn copy_message(text: &str, message: *mut c_char, size: usize) {
     if message.is_null() || size == 0 {
         return;
     }
-    let mut kept = why.len().min(size - 1);
-    while !why.is_char_boundary(kept) {
+    let mut kept = text.len().min(size - 1);
+    while !text.is_char_boundary(kept) {
         kept -= 1;
     }
-    // SAFETY: the caller holds that there is room for `size` bytes, and kept is less.
+    // SAFETY: the caller guarantees room for `size` bytes, and kept is less.
     unsafe {
-        message.copy_from_nonoverlapping(why.as_ptr().cast(), kept);
+        message.copy_from_nonoverlapping(text.as_ptr().cast(), kept);
         *message.add(kept) = 0;
     }
 }
@@ -132,21 +134,21 @@ unsafe fn say(why: &str, message: *mut c_char, size: usize) {
 /// Opens an image.
 ///
 /// # Safety
-/// `path` is NULL or a string that ends with a zero; `message` is NULL or has room for `message_size` bytes.
+/// `path` is NULL or a zero-terminated string; `message` is NULL or has room for `message_size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_open(
     path: *const c_char,
     message: *mut c_char,
     message_size: usize,
 ) -> *mut CdiDisk {
-    // SAFETY: as the caller holds; no options are NULL.
+    // SAFETY: as the caller guarantees; NULL stands for no options.
     unsafe { cdi_open_with(path, std::ptr::null(), message, message_size) }
 }
 
-/// Opens an image as the options say.
+/// Opens an image with options.
 ///
 /// # Safety
-/// `path` is NULL or a string that ends with a zero; `options` is NULL or as `understood` wants it; `message` is NULL or has
+/// `path` is NULL or a zero-terminated string; `options` is NULL or as [`convert_options`] requires; `message` is NULL or has
 /// room for `message_size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_open_with(
@@ -155,8 +157,8 @@ pub unsafe extern "C" fn cdi_open_with(
     message: *mut c_char,
     message_size: usize,
 ) -> *mut CdiDisk {
-    // SAFETY: as the caller holds.
-    let (path, options) = unsafe { (text(path), understood(options)) };
+    // SAFETY: as the caller guarantees.
+    let (path, options) = unsafe { (text(path), convert_options(options)) };
     let opened = match (path, options) {
         (None, _) => Err("no path was given".to_owned()),
         (_, Err(why)) => Err(why),
@@ -165,39 +167,39 @@ pub unsafe extern "C" fn cdi_open_with(
                 let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
                 format!("{e}{cause}")
             }),
-            Err(_) => Err("a bug in cdi: it panicked".to_owned()),
+            Err(_) => Err("internal error: opening the image panicked (a bug in cdi)".to_owned()),
         },
     };
-    let (disk, said) = match opened {
+    let (disk, text) = match opened {
         Ok((disk, warnings)) => (Box::into_raw(Box::new(disk)), warnings),
         Err(why) => (std::ptr::null_mut(), why),
     };
-    // SAFETY: as the caller holds.
-    unsafe { say(&said, message, message_size) };
+    // SAFETY: as the caller guarantees.
+    unsafe { copy_message(&text, message, message_size) };
     disk
 }
 
-/// The size of the disk in bytes.
+/// Returns the size of the disk in bytes.
 ///
 /// # Safety
 /// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_size(disk: *const CdiDisk) -> u64 {
-    // SAFETY: NULL, or a disk that is open, as the caller holds.
+    // SAFETY: NULL or an open disk, as the caller guarantees.
     unsafe { disk.as_ref() }.map_or(0, |disk| disk.0.size())
 }
 
-/// The logical sector size of the disk in bytes.
+/// Returns the logical sector size of the disk in bytes.
 ///
 /// # Safety
 /// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_sector_size(disk: *const CdiDisk) -> u32 {
-    // SAFETY: NULL, or a disk that is open, as the caller holds.
+    // SAFETY: NULL or an open disk, as the caller guarantees.
     unsafe { disk.as_ref() }.map_or(0, |disk| disk.0.sector())
 }
 
-/// Reads from the disk: 0, or an errno.
+/// Reads from the disk. Returns 0 or an errno.
 ///
 /// # Safety
 /// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `buffer` has room for `length` bytes.
@@ -208,7 +210,7 @@ pub unsafe extern "C" fn cdi_read(
     length: usize,
     offset: u64,
 ) -> c_int {
-    // SAFETY: NULL, or a disk that is open, as the caller holds.
+    // SAFETY: NULL or an open disk, as the caller guarantees.
     let Some(disk) = (unsafe { disk.as_ref() }) else { return Errno::EINVAL as c_int };
     if length == 0 {
         return if offset <= disk.0.size() { 0 } else { Errno::EINVAL as c_int };
@@ -216,8 +218,8 @@ pub unsafe extern "C" fn cdi_read(
     if buffer.is_null() || length > isize::MAX.cast_unsigned() {
         return Errno::EINVAL as c_int;
     }
-    // SAFETY: not NULL, no longer than memory can be, and the caller holds that there is room. What is in it is
-    // written first: a buffer that was never written to may not be looked at.
+    // SAFETY: not NULL, within the maximum length of a slice, and the caller guarantees the room. The buffer is zeroed
+    // first, because a reference to uninitialized memory is not allowed.
     let bytes = unsafe {
         buffer.write_bytes(0, length);
         std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length)
@@ -229,10 +231,11 @@ pub unsafe extern "C" fn cdi_read(
     }
 }
 
-/// The next range whose reads fail.
+/// Returns the next range whose reads fail.
 ///
 /// # Safety
-/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `start` and `end` are NULL or may be written to.
+/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `start` and `end` are NULL or may be
+/// written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_next_bad(
     disk: *const CdiDisk,
@@ -240,10 +243,10 @@ pub unsafe extern "C" fn cdi_next_bad(
     start: *mut u64,
     end: *mut u64,
 ) -> c_int {
-    // SAFETY: NULL, or a disk that is open, as the caller holds.
+    // SAFETY: NULL or an open disk, as the caller guarantees.
     let Some(disk) = (unsafe { disk.as_ref() }) else { return 0 };
     let Some(range) = disk.0.failing().next(offset) else { return 0 };
-    // SAFETY: not NULL, and to be written to, as the caller holds; what is there is not looked at.
+    // SAFETY: not NULL and writable, as the caller guarantees; the previous values are not read.
     unsafe {
         if !start.is_null() {
             start.write(range.start.max(offset));
@@ -258,11 +261,11 @@ pub unsafe extern "C" fn cdi_next_bad(
 /// Closes a disk.
 ///
 /// # Safety
-/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`], is not closed, and nobody uses it.
+/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`], is not closed, and is not in use by any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_close(disk: *mut CdiDisk) {
     if !disk.is_null() {
-        // SAFETY: it comes from Box::into_raw in cdi_open, and is given back once, as the caller holds.
+        // SAFETY: it comes from Box::into_raw in cdi_open_with, and is freed only once, as the caller guarantees.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(disk) })));
     }
 }

@@ -1,5 +1,6 @@
-//! macOS's own way to a file system in user space: our extension (fskit-ext), asked for by mount(8). It opens the image
-//! itself, in a process of the system's, and shows the same folder; so nothing is served here.
+//! FSKit, macOS's interface for file systems in user space: mounts with our extension (fskit-ext) through mount(8). The
+//! extension opens the image itself, in a process started by the system, and serves the same directory; so nothing is
+//! served here.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::tree::Tree;
 /// FSKit.
 pub struct Fskit;
 
-/// How long the system may take: it starts a process, which opens the image.
+/// Timeout for mounting: the system starts a process, which opens the image.
 const MOUNTING: Duration = Duration::from_secs(60);
 
 impl Transport for Fskit {
@@ -30,15 +31,16 @@ impl Transport for Fskit {
 
     fn serve(&self, _: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
         if cfg!(target_os = "macos") && nix::unistd::geteuid().is_root() {
-            let error =
-                Error::usage("the extension is switched on for each user by himself, and not for root");
+            let error = Error::usage("FSKit extensions are enabled per user, and not for root");
             return Err(error.hint("mount without sudo"));
         }
         let mut mount = Command::new("mount");
-        // Unless told otherwise it asks for the right to write, and the desktop would try to.
+        // Without rdonly it requests write access, and the Finder would try to write.
         mount.args(["-F", "-o", "rdonly,nobrowse", "-t", FSKIT_TYPE]).arg(place.image).arg(place.dir);
         ask(&mut mount, MOUNTING, "it is a part of macOS").map_err(|e| {
-            e.at(place.dir).hint("the extension must be installed and switched on").then(Advice::CheckSystem)
+            e.at(place.dir)
+                .hint("the FSKit extension must be installed and switched on")
+                .then(Advice::CheckSystem)
         })?;
         Ok(Box::new(Mounted::new(place.dir, None)?))
     }

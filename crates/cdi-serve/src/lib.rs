@@ -1,6 +1,6 @@
-//! Shows a disk image: as a folder by FUSE, NFS or FSKit, and as a network block device by NBD.
+//! Serves a disk image as a directory over FUSE, NFS or FSKit, and as a network block device over NBD.
 
-// Either server uses only its share of what they have in common.
+// Each server only uses a part of the shared code.
 #![cfg_attr(not(all(feature = "nbd", feature = "nfs")), allow(dead_code, unreachable_pub))]
 
 pub mod fskit;

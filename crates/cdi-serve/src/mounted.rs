@@ -1,4 +1,4 @@
-//! A mount that somebody else keeps, the system or an extension of it: what is known of it is what the system lists.
+//! A mount that is maintained by the system or by an extension. Its state is only known from the system's list of mounts.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -10,22 +10,21 @@ use cdi_system::{MountInfo, mounted_at, mountinfo};
 
 use super::transport::Serving;
 
-/// How often it is looked whether the mount is still there: where something tells of most of its ends, and where nothing
-/// does.
-const LOOK: Duration = Duration::from_secs(30);
-const LOOK_UNTOLD: Duration = Duration::from_secs(10);
+/// How often to check whether the mount still exists: with a channel that reports most unmounts, and without one.
+const POLL: Duration = Duration::from_secs(30);
+const POLL_UNNOTIFIED: Duration = Duration::from_secs(10);
 
-/// A mount at a folder.
+/// A mount at a directory.
 pub(super) struct Mounted {
     mount: MountInfo,
     may_be_gone: Option<Receiver<()>>,
 }
 
 impl Mounted {
-    /// What was just mounted at `dir`. `may_be_gone` is told when it is worth looking.
+    /// Returns the mount that was just made at `dir`. A message on `may_be_gone` says that it is worth checking.
     pub(super) fn new(dir: &Path, may_be_gone: Option<Receiver<()>>) -> Result<Mounted, Error> {
         let mount = mounted_at(dir)?.filter(MountInfo::is_ours).ok_or_else(|| {
-            Error::failed("the system says that it mounted it, but does not list it").at(dir)
+            Error::failed("mounting succeeded, but the system does not list the mount").at(dir)
         })?;
         Ok(Mounted { mount, may_be_gone })
     }
@@ -34,16 +33,16 @@ impl Mounted {
 impl Serving for Mounted {
     fn wait(mut self: Box<Self>) -> Result<(), Error> {
         loop {
-            let told = self.may_be_gone.as_ref().map(|hint| hint.recv_timeout(LOOK));
-            match told {
-                // A client says goodbye, or ends its connection, a moment before the mount is gone.
+            let notified = self.may_be_gone.as_ref().map(|hint| hint.recv_timeout(POLL));
+            match notified {
+                // A client unmounts, or closes its connection, a moment before the mount is gone.
                 Some(Ok(())) => thread::sleep(Duration::from_millis(100)),
                 Some(Err(RecvTimeoutError::Timeout)) => {}
                 Some(Err(RecvTimeoutError::Disconnected)) => self.may_be_gone = None,
-                None => thread::sleep(LOOK_UNTOLD),
+                None => thread::sleep(POLL_UNNOTIFIED),
             }
-            // It is gone when it is no longer listed. That something is listed above it means nothing; and if nobody can say
-            // what is mounted, it stays.
+            // It is gone when it is no longer listed. A mount on top of it means nothing, and if the mounts cannot be listed,
+            // it counts as mounted.
             match mountinfo() {
                 Ok(mounts) if !mounts.contains(&self.mount) => return Ok(()),
                 Ok(_) => {}

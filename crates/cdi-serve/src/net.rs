@@ -1,7 +1,7 @@
-//! Connections: taken as they come, each served on threads of its own, and only so many at once.
+//! Accepts connections up to a limit, and serves each on threads of its own.
 //!
-//! Every user of the machine may be able to connect. So a client that has shown nothing yet is a stranger, and strangers
-//! have places of their own: they cannot take those of others.
+//! Every user of the machine may be able to connect. So a client that has not authenticated yet is a stranger, and strangers
+//! have a limit of their own: they cannot exhaust the connections of known clients.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 
 use cdi_base::workers::{self, lock};
 
-/// Where connections come from.
+/// A listening socket.
 pub enum Listener {
-    /// A socket in the file system.
+    /// A Unix domain socket.
     Unix(UnixListener),
-    /// A port of this machine.
+    /// A TCP port.
     Tcp(TcpListener),
 }
 
 /// A connection.
 pub(super) trait Stream: Read + Write + Send + Sync {
-    /// A second handle to it.
+    /// Returns a second handle to it.
     fn another(&self) -> io::Result<Box<dyn Stream>>;
-    /// Ends it; reads from it then see its end.
+    /// Shuts it down; reads from it then return its end.
     fn close(&self);
-    /// Sets how long one read may wait, for every handle to it.
+    /// Sets the timeout of a single read, for every handle to it.
     fn limit_reads(&self, time: Option<Duration>) -> io::Result<()>;
-    /// Sets how long one write may wait, for every handle to it.
+    /// Sets the timeout of a single write, for every handle to it.
     fn limit_writes(&self, time: Option<Duration>) -> io::Result<()>;
 }
 
@@ -55,37 +55,37 @@ macro_rules! stream {
 stream!(UnixStream);
 stream!(TcpStream);
 
-/// How long nothing is taken when this process has no more files or threads to give.
+/// The pause in accepting connections when this process cannot open more files or start more threads.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many threads there are besides the first of each connection.
-const MORE_THREADS: usize = 32;
-/// How often a write that waits looks whether it should go on.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long a client may take nothing of a reply, and how many bytes a second it must take from then on, while others
-/// wait for the memory that the reply is in.
+/// The maximum number of threads in addition to the first of each connection.
+const MAX_EXTRA_THREADS: usize = 32;
+/// How often a blocked write checks whether to continue.
+const WRITE_POLL: Duration = Duration::from_secs(1);
+/// How long a client may accept nothing of a reply, and the minimum rate in bytes per second at which it must accept it
+/// afterwards, while others wait for the memory that holds the reply.
 const STALL: Duration = Duration::from_secs(5);
-const SLOWEST: u64 = 1 << 20;
+const MIN_RATE: u64 = 1 << 20;
 
-/// How many connections a server has at once.
+/// The maximum number of simultaneous connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Of clients that have shown that they are some: see [`Peer::introduce`].
+    /// The limit for clients that have authenticated: see [`Peer::introduce`].
     pub known: usize,
-    /// Of strangers, which are all others. For one more, the oldest is closed.
+    /// The limit for strangers, that is all others. When one more connects, the oldest is closed.
     pub strangers: usize,
-    /// How long a known client may do nothing, once its place is wanted. None: as long as it likes.
+    /// How long a known client may be idle before it can be replaced by another. `None`: forever.
     pub idle: Option<Duration>,
 }
 
 /// The connections of a server.
 struct Crowd {
     limits: Limits,
-    /// Those that are open, the oldest first.
+    /// The open connections, the oldest first.
     open: Mutex<Vec<Arc<Peer>>>,
-    /// How many have a thread still, closed ones among them.
+    /// The number of connections that still have a thread, including closed ones.
     alive: AtomicUsize,
-    /// How many threads there are besides the first of each.
-    more_threads: AtomicUsize,
+    /// The number of threads in addition to the first of each connection.
+    extra_threads: AtomicUsize,
     start: Instant,
 }
 
@@ -95,8 +95,8 @@ pub(super) struct Peer {
     connection: Box<dyn Stream>,
     known: AtomicBool,
     closed: AtomicBool,
-    /// When it last did something, in milliseconds from the crowd's start.
-    moved: AtomicU64,
+    /// When it was last active, in milliseconds since the server's start.
+    active_at: AtomicU64,
 }
 
 impl Crowd {
@@ -104,15 +104,15 @@ impl Crowd {
         lock(&self.open)
     }
 
-    /// Takes in a new connection, as a stranger's.
-    fn meet(self: &Arc<Crowd>, stream: &dyn Stream) -> io::Result<Place> {
-        stream.limit_writes(Some(LOOK))?;
+    /// Adds a new connection, as a stranger.
+    fn admit(self: &Arc<Crowd>, stream: &dyn Stream) -> io::Result<Place> {
+        stream.limit_writes(Some(WRITE_POLL))?;
         let peer = Peer {
             crowd: Arc::clone(self),
             connection: stream.another()?,
             known: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            moved: AtomicU64::new(0),
+            active_at: AtomicU64::new(0),
         };
         let peer = Arc::new(peer);
         let mut open = self.open();
@@ -129,15 +129,15 @@ impl Crowd {
 }
 
 impl Peer {
-    /// Whether the client has shown that it is one.
+    /// Returns whether the client has authenticated.
     pub(super) fn is_known(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Notes that the client has shown that it is one: it is not a stranger from now on. Where all places are taken, that
-    /// of the client that has done nothing for the longest time is given to it, or the connection is closed.
+    /// Records that the client has authenticated: it is no longer a stranger. If the limit of known clients is reached, it
+    /// replaces the one that has been idle for the longest time, or else its own connection is closed.
     pub(super) fn introduce(&self) -> io::Result<()> {
-        self.moved();
+        self.record_activity();
         if self.is_known() {
             return Ok(());
         }
@@ -150,7 +150,7 @@ impl Peer {
                 Some(place) => open.remove(place).close(),
                 None => {
                     self.close();
-                    return Err(io::Error::other(format!("there are {known} already")));
+                    return Err(io::Error::other(format!("too many connections ({known})")));
                 }
             }
         }
@@ -158,28 +158,28 @@ impl Peer {
         Ok(())
     }
 
-    /// Notes that the client has done something.
-    pub(super) fn moved(&self) {
-        self.moved.store(self.crowd.now(), Ordering::Relaxed);
+    /// Records that the client was active just now.
+    pub(super) fn record_activity(&self) {
+        self.active_at.store(self.crowd.now(), Ordering::Relaxed);
     }
 
     fn idle(&self) -> Duration {
-        Duration::from_millis(self.crowd.now().saturating_sub(self.moved.load(Ordering::Relaxed)))
+        Duration::from_millis(self.crowd.now().saturating_sub(self.active_at.load(Ordering::Relaxed)))
     }
 
-    /// Ends the connection.
+    /// Closes the connection.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.connection.close();
     }
 
-    /// Whether the connection was ended from this side.
+    /// Returns whether the connection was closed from this side.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Writes the parts of a reply. A client that does not take it is given up once `wanted` says that others wait for
-    /// the memory that it is in.
+    /// Writes the parts of a reply. Gives up on a client that is too slow to accept it once `wanted` returns that others
+    /// wait for the memory that holds it.
     pub(super) fn write(
         &self,
         out: &mut dyn Stream,
@@ -195,15 +195,15 @@ impl Peer {
                     Ok(n) => {
                         left = &left[n..];
                         sent += n as u64;
-                        self.moved();
+                        self.record_activity();
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                     Err(e) => return Err(e),
                 }
-                let may_take = STALL + Duration::from_secs(sent / SLOWEST);
-                if start.elapsed() > may_take && !left.is_empty() && wanted() {
-                    return Err(io::Error::other("it does not take its replies, and others wait"));
+                let timeout = STALL + Duration::from_secs(sent / MIN_RATE);
+                if start.elapsed() > timeout && !left.is_empty() && wanted() {
+                    return Err(io::Error::other("client does not read its replies while others wait"));
                 }
             }
         }
@@ -212,13 +212,13 @@ impl Peer {
 }
 
 impl Crowd {
-    /// Milliseconds from its start.
+    /// Returns the milliseconds since the start.
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// A place among the connections, given back when it is dropped, however that comes.
+/// A connection's place within the limits, released when it is dropped.
 struct Place(Arc<Peer>);
 
 impl Drop for Place {
@@ -229,14 +229,14 @@ impl Drop for Place {
     }
 }
 
-/// A stream whose reads and writes all have to be done by one moment.
+/// A stream with one deadline for all reads and writes.
 pub(super) struct Until<'a> {
     stream: &'a mut Box<dyn Stream>,
     end: Instant,
 }
 
 impl<'a> Until<'a> {
-    /// Gives the client `time` from now on. Dropped, there is no limit to reads any more.
+    /// Sets the deadline to `time` from now. When this is dropped, reads have no timeout any more.
     pub(super) fn new(stream: &'a mut Box<dyn Stream>, time: Duration) -> Until<'a> {
         Until { stream, end: Instant::now() + time }
     }
@@ -270,8 +270,8 @@ impl Drop for Until<'_> {
     }
 }
 
-/// Takes connections, as many at once as `limits` says, each served on a thread of this name. Does not return but for an
-/// error of the listener; that there are too many files open or threads running is none, for others may end.
+/// Accepts connections, up to `limits` at once, and serves each on a thread of this name. Returns only if the listener
+/// fails; too many open files or running threads are not an error, because other connections may end.
 pub(super) fn take_connections(
     listener: &Listener,
     name: &str,
@@ -283,15 +283,15 @@ pub(super) fn take_connections(
         limits,
         open: Mutex::default(),
         alive: AtomicUsize::new(0),
-        more_threads: AtomicUsize::new(0),
+        extra_threads: AtomicUsize::new(0),
         start: Instant::now(),
     });
-    let mut told = None::<Instant>;
-    // A flood of connections must not fill up our log.
-    let mut tell = move |what: &str| {
-        if told.is_none_or(|told| told.elapsed() > Duration::from_secs(60)) {
-            log::warn!("a connection was refused: {what}");
-            told = Some(Instant::now());
+    let mut warned = None::<Instant>;
+    // Rate-limited, so that a flood of connections does not fill up the log.
+    let mut warn = move |what: &str| {
+        if warned.is_none_or(|warned| warned.elapsed() > Duration::from_secs(60)) {
+            log::warn!("connection refused: {what}");
+            warned = Some(Instant::now());
         }
     };
     loop {
@@ -304,51 +304,52 @@ pub(super) fn take_connections(
         };
         let stream = match accepted {
             Ok(stream) => stream,
-            Err(e) if is_passing(&e) => {
-                tell(&e.to_string());
+            Err(e) if is_temporary(&e) => {
+                warn(&e.to_string());
                 thread::sleep(PAUSE);
                 continue;
             }
             Err(e) => return Err(e),
         };
-        // Those that were closed end soon, but for one that is in a read that hangs.
+        // Closed connections end soon, unless they are in a read that hangs.
         let alive = crowd.alive.load(Ordering::Relaxed);
         if alive >= 2 * (limits.known + limits.strangers) {
-            tell(&format!("there are {alive}"));
+            warn(&format!("too many connections ({alive})"));
             continue;
         }
-        let place = match crowd.meet(&*stream) {
+        let place = match crowd.admit(&*stream) {
             Ok(place) => place,
             Err(e) => {
-                tell(&e.to_string());
+                warn(&e.to_string());
                 continue;
             }
         };
         let serve = Arc::clone(&serve);
         let run = move || {
             if let Err(e) = serve(stream, &place.0) {
-                log::info!("a connection ended: {e}");
+                log::info!("connection closed: {e}");
             }
         };
         if let Err(e) = thread::Builder::new().name(name.into()).spawn(run) {
-            tell(&e.to_string());
+            warn(&e.to_string());
             thread::sleep(PAUSE);
         }
     }
 }
 
-/// Whether it is not the listener that failed: the connection was gone before it was taken, or this process or the system
-/// has too much open just now.
-fn is_passing(e: &io::Error) -> bool {
+/// Returns whether an error of `accept` is not a failure of the listener: the connection was gone before it was accepted,
+/// or this process or the system has too many files open at the moment.
+fn is_temporary(e: &io::Error) -> bool {
     use nix::errno::Errno;
     let full = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN, Errno::EPROTO];
     let gone = [Errno::ECONNABORTED, Errno::ECONNRESET, Errno::EINTR, Errno::EINVAL];
     e.raw_os_error().is_some_and(|n| full.iter().chain(&gone).any(|errno| *errno as i32 == n))
 }
 
-/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until it is told
-/// that the connection is over; `answer` answers one, with a buffer that it may use. At most `waiting` wait for a thread;
-/// a client that sends more is not read from until then. The connection is closed when an answer cannot be given.
+/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until the callback
+/// returns that the connection is closed; `answer` answers one, with a buffer that it may use. At most `waiting` requests
+/// wait for a thread; no more are read from the client until one of them is taken. The connection is closed if an answer
+/// cannot be sent.
 pub(super) fn in_flight<J: Send>(
     peer: &Peer,
     waiting: usize,
@@ -360,30 +361,30 @@ pub(super) fn in_flight<J: Send>(
     let work = || {
         let mut buf = Vec::new();
         while let Some(job) = workers::next(&next) {
-            // What still comes after the end is taken and dropped: `receive` must not wait for ever.
+            // Requests that arrive after the end are taken and dropped: `receive` must not wait forever.
             if !peer.is_closed() && answer(job, &mut buf).is_err() {
                 peer.close();
             }
         }
     };
-    let more_threads = &peer.crowd.more_threads;
-    let more = || {
+    let extra_threads = &peer.crowd.extra_threads;
+    let extra = || {
         work();
-        more_threads.fetch_sub(1, Ordering::Relaxed);
+        extra_threads.fetch_sub(1, Ordering::Relaxed);
     };
     thread::scope(|scope| {
         let thread = || thread::Builder::new().name("answers".into());
         thread().spawn_scoped(scope, work)?;
-        // One is enough to go on with.
+        // One thread is enough; the others are optional.
         for _ in 1..workers::cores().clamp(2, 8) {
-            if more_threads.fetch_add(1, Ordering::Relaxed) >= MORE_THREADS
-                || thread().spawn_scoped(scope, more).is_err()
+            if extra_threads.fetch_add(1, Ordering::Relaxed) >= MAX_EXTRA_THREADS
+                || thread().spawn_scoped(scope, extra).is_err()
             {
-                more_threads.fetch_sub(1, Ordering::Relaxed);
+                extra_threads.fetch_sub(1, Ordering::Relaxed);
             }
         }
         let ended = receive(&|job| {
-            peer.moved();
+            peer.record_activity();
             !peer.is_closed() && jobs.send(job).is_ok()
         });
         drop(jobs);

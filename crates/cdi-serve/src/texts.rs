@@ -1,4 +1,4 @@
-//! What is told about a disk as JSON: the texts beside it in the mounted folder, and what the verbs print with
+//! The JSON documents about a disk: the files next to it in the mounted directory, and the output of the commands with
 //! `--json`. docs/SEMANTICS.md has the schemas.
 
 use cdi_image::badmap::{BadRange, Reason, Status};
@@ -6,11 +6,11 @@ use cdi_image::disk::Disk;
 use cdi_image::text::listing::{Listing, Out};
 use serde_json::{Value, json};
 
-/// What the image is: `info.json`, and what `cdi info --json` prints.
+/// Returns the metadata of an image: the content of `info.json` and the output of `cdi info --json`.
 pub fn info(disk: &Disk) -> Value {
     json!({
         "image": disk.input().path().display().to_string(),
-        "image_bytes": disk.input().len(),
+        "image_bytes": disk.input().total_len(),
         "format": disk.format().name,
         "integrity": disk.format().integrity,
         "size_bytes": disk.size(),
@@ -22,7 +22,8 @@ pub fn info(disk: &Disk) -> Value {
     })
 }
 
-/// The bad-block map of a disk as JSON, a line for each range: `badblocks.json`, and what `cdi map --bad --json` prints.
+/// The bad-block map of a disk as JSON, one line per range: the content of `badblocks.json` and the output of
+/// `cdi map --bad --json`.
 pub struct BadBlocks<'a>(pub &'a Disk);
 
 impl Listing for BadBlocks<'_> {
@@ -91,7 +92,7 @@ impl Listing for BadBlocks<'_> {
     }
 }
 
-/// How much of a disk has which status.
+/// Returns the number of bytes, and of ranges, of each status.
 fn counts(disk: &Disk) -> Value {
     let bad = disk.bad();
     let listed: u64 = bad.ranges().iter().map(BadRange::len).sum();

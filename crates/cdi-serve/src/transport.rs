@@ -1,4 +1,4 @@
-//! What a way to show a tree to the system is.
+//! The interface of the transports, which mount a tree.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use cdi_base::error::Error;
 
 use crate::tree::Tree;
 
-/// Where a tree is shown, and as what.
+/// The mount point and the source of a mount.
 pub struct Place<'a> {
-    /// The folder to mount at.
+    /// The directory to mount at.
     pub dir: &'a Path,
-    /// The image: what the system calls the source of the file system, where it is to be told.
+    /// The image, reported as the source of the file system where the system accepts one.
     pub image: &'a Path,
 }
 
-/// A way to show a tree to the system, at a folder.
+/// A way to mount a tree at a directory.
 pub trait Transport {
-    /// Its name, as `list` tells it and `--via` takes it.
+    /// Returns its name, as in JSON output and options.
     fn name(&self) -> &'static str;
-    /// Whether this process serves the disk, so that how it reads is for its options to say.
+    /// Returns whether this process serves the disk, so that its read options apply.
     fn serves_itself(&self) -> bool {
         true
     }
-    /// Shows `tree` at a place. Returns when it is up.
+    /// Mounts `tree` at a place. Returns when it is mounted.
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error>;
 }
 
-/// A tree that is being shown.
+/// A mounted tree.
 pub trait Serving: Send {
-    /// Returns when it is no longer shown, whoever ended it.
+    /// Waits until it is no longer mounted, whatever the reason.
     fn wait(self: Box<Self>) -> Result<(), Error>;
 }

@@ -1,4 +1,4 @@
-//! The ways to show a tree to the system.
+//! The list of transports.
 
 use cdi_base::error::{Error, Kind};
 
@@ -9,7 +9,7 @@ use crate::fuse;
 use crate::nfs;
 use crate::transport::Transport;
 
-/// The ways to show a tree that this build has, the system's own first.
+/// The transports of this build, the system's default first.
 const TRANSPORTS: &[&dyn Transport] = &[
     #[cfg(all(target_os = "linux", feature = "fuse"))]
     &fuse::Fuse,
@@ -20,11 +20,12 @@ const TRANSPORTS: &[&dyn Transport] = &[
     &fuse::Fuse,
 ];
 
-/// The way to show a tree that the user named, or the system's own: FUSE on Linux, NFS elsewhere.
+/// Returns the transport that the user named, or the default: FUSE on Linux, NFS elsewhere. [`Kind::Unavailable`] if this
+/// build does not have it.
 pub fn transport(via: Option<&str>) -> Result<&'static dyn Transport, Error> {
     let found = TRANSPORTS.iter().find(|t| via.is_none_or(|via| via == t.name()));
     found.copied().ok_or_else(|| {
-        let error = Error::new(Kind::Unavailable, "this build cannot mount that way");
-        error.hint("FUSE on macOS needs macFUSE, and a build for it")
+        let error = Error::new(Kind::Unavailable, "this way of mounting is not supported by this build");
+        error.hint("FUSE on macOS needs macFUSE, and a build with the 'fuse' feature")
     })
 }

@@ -1,4 +1,4 @@
-//! How a disk is shown: the folder that every front end serves, and what a front end is.
+//! The directory that every transport serves: the disk and the files about it.
 
 use cdi_base::workers::lock;
 use std::path::{Path, PathBuf};
@@ -14,39 +14,39 @@ use cdi_image::text::listing::Index;
 
 use crate::texts;
 
-/// What a front end shows of an entry.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
-    /// The folder itself.
-    Folder,
-    /// A plain file of so many bytes.
+    /// The directory itself.
+    Directory,
+    /// A regular file, with its size in bytes.
     File(u64),
-    /// A symbolic link whose target has so many bytes.
+    /// A symbolic link, with the length of its target in bytes.
     Link(u64),
 }
 
-/// An entry of the folder, by number. 1 is the folder itself.
+/// An entry of the directory, by number. 1 is the directory itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id(pub u64);
 
-/// The folder.
+/// The directory itself.
 pub const ROOT: Id = Id(1);
 /// `disk.raw`: the disk.
 pub const DISK: Id = Id(2);
-/// `badblocks.json`: what is bad, for programs.
+/// `badblocks.json`: the bad-block map for programs.
 pub const BADBLOCKS: Id = Id(3);
-/// `badblocks.map`: what is bad, for ddrescue.
+/// `badblocks.map`: the bad-block map as a mapfile for ddrescue.
 pub const MAPFILE: Id = Id(4);
-/// `info.json`: what `cdi info --json` prints.
+/// `info.json`: the output of `cdi info --json`.
 pub const INFO: Id = Id(5);
-/// `device`: the block device, while there is one.
+/// `device`: a link to the block device, while there is one.
 pub const DEVICE: Id = Id(6);
-/// An empty file, which keeps Spotlight from reading the whole disk.
+/// `.metadata_never_index`: an empty file that keeps Spotlight from reading the whole disk.
 const NEVER_INDEX: Id = Id(7);
 
 const NAMES: [(Id, &str); 7] = [
     (DISK, "disk.raw"),
-    // The same file: macOS knows a disk image by its suffix.
+    // The same file again: macOS recognizes disk images by their extension.
     (DISK, "disk.dmg"),
     (NEVER_INDEX, ".metadata_never_index"),
     (BADBLOCKS, "badblocks.json"),
@@ -57,30 +57,30 @@ const NAMES: [(Id, &str); 7] = [
 
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// The name of the disk in the folder.
+/// The name of the disk in the directory.
 pub const DISK_NAME: &str = NAMES[0].1;
 
-/// The folder: one disk, and what is known about it.
+/// The directory: one disk, and the files about it.
 pub struct Tree {
     disk: Arc<Disk>,
-    /// Which errno bad sectors are answered with.
+    /// The errno that reads of bad sectors return.
     pub errno: ErrnoStyle,
-    /// Whether others than the owner may read.
+    /// Whether users other than the owner may read.
     pub allow_other: bool,
-    /// Whether macOS is to look at it: with the names that it asks for.
+    /// Whether to include the extra names for macOS.
     pub finder: bool,
-    /// When the image was last written to: the time of everything in it. It is the same after a restart.
+    /// The modification time of the image, used for every entry, so that it is the same after a restart.
     time: SystemTime,
     info: Vec<u8>,
-    /// Measured when somebody looks: a long map is long text.
+    /// Indexed on first use: a long map is a long text.
     badblocks: OnceLock<Index>,
     mapfile: OnceLock<Index>,
-    /// The block device, and since when it is or is not there.
+    /// The block device, if there is one, and when that last changed.
     device: Mutex<(Option<PathBuf>, SystemTime)>,
 }
 
 impl Tree {
-    /// The folder of `disk`.
+    /// Creates the directory for `disk`.
     pub fn new(disk: Arc<Disk>, errno: ErrnoStyle, allow_other: bool) -> Tree {
         let time = disk.input().modified().unwrap_or(SystemTime::UNIX_EPOCH);
         Tree {
@@ -96,28 +96,28 @@ impl Tree {
         }
     }
 
-    /// The disk.
+    /// Returns the disk.
     pub fn disk(&self) -> &Arc<Disk> {
         &self.disk
     }
 
-    /// Says which block device shows the disk.
+    /// Sets the block device that the disk is attached as.
     pub fn set_device(&self, device: Option<&Path>) {
         let now = (device.map(Path::to_owned), SystemTime::now());
         *lock(&self.device) = now;
     }
 
-    /// The block device, while there is one.
+    /// Returns the block device, while there is one.
     pub fn device(&self) -> Option<PathBuf> {
         lock(&self.device).0.clone()
     }
 
-    /// When the bytes of an entry were last written to.
+    /// Returns the modification time of an entry.
     pub fn time(&self, id: Id) -> SystemTime {
         if id == ROOT || id == DEVICE { self.changed(id) } else { self.time }
     }
 
-    /// When an entry last changed. That of the folder moves when `device` comes or goes.
+    /// Returns the change time of an entry. That of the directory changes when `device` appears or disappears.
     pub fn changed(&self, id: Id) -> SystemTime {
         match id {
             ROOT | DEVICE => lock(&self.device).1,
@@ -125,41 +125,41 @@ impl Tree {
         }
     }
 
-    /// The permissions of an entry of this kind: reading, for the owner or for everybody.
+    /// Returns the permission bits of an entry of this kind: readable by the owner, or by everyone.
     pub fn mode(&self, kind: EntryKind) -> u32 {
-        let everybody = match kind {
-            EntryKind::Folder => 0o555,
+        let everyone = match kind {
+            EntryKind::Directory => 0o555,
             EntryKind::File(_) => 0o444,
             EntryKind::Link(_) => return 0o777,
         };
-        if self.allow_other { everybody } else { everybody & 0o700 }
+        if self.allow_other { everyone } else { everyone & 0o700 }
     }
 
-    /// How many names an entry has.
+    /// Returns the number of links to an entry.
     pub fn links(&self, id: Id) -> u32 {
         if id == ROOT || (id == DISK && self.finder) { 2 } else { 1 }
     }
 
-    /// The entry called `name`.
+    /// Returns the entry with this name.
     pub fn lookup(&self, name: &str) -> Option<Id> {
         self.list().into_iter().find(|(_, n)| *n == name).map(|(id, _)| id)
     }
 
-    /// Every entry.
+    /// Returns all entries with their names.
     pub fn list(&self) -> Vec<(Id, &'static str)> {
-        let shown = |(id, name): &(Id, &str)| match *id {
+        let exists = |(id, name): &(Id, &str)| match *id {
             DEVICE => self.device().is_some(),
             NEVER_INDEX => self.finder,
             DISK => self.finder || *name == DISK_NAME,
             _ => true,
         };
-        NAMES.into_iter().filter(shown).collect()
+        NAMES.into_iter().filter(exists).collect()
     }
 
-    /// What an entry is, if it is there.
+    /// Returns the kind of an entry, if it exists.
     pub fn kind(&self, id: Id) -> Option<EntryKind> {
         Some(match id {
-            ROOT => EntryKind::Folder,
+            ROOT => EntryKind::Directory,
             DISK => EntryKind::File(self.disk.size()),
             DEVICE => EntryKind::Link(self.device()?.as_os_str().len() as u64),
             BADBLOCKS => EntryKind::File(self.badblocks().0.size()),
@@ -170,14 +170,14 @@ impl Tree {
         })
     }
 
-    /// Reads an entry. At most `len` bytes, exactly as many as there are between `offset` and its end: a read is
-    /// answered whole or with an error, never short.
+    /// Reads up to `len` bytes of an entry from `offset`: exactly as many as there are before its end. A read returns all
+    /// of them or an error, and is never short.
     pub fn read(&self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-        let mut buf = vec![0; self.there(id, offset, len)];
+        let mut buf = vec![0; self.available(id, offset, len)];
         self.read_into(id, offset, &mut buf).map(|()| buf)
     }
 
-    /// The same, for who needs the bytes for a moment only: this thread's memory is used again.
+    /// Reads like [`Tree::read`], but passes the bytes to `use_them` and reuses this thread's buffer afterwards.
     pub fn read_for<T>(
         &self,
         id: Id,
@@ -185,8 +185,8 @@ impl Tree {
         len: usize,
         use_them: impl FnOnce(Result<&[u8], ReadError>) -> T,
     ) -> T {
-        let len = self.there(id, offset, len);
-        // Of these there need be no more than a page in the processor's cache.
+        let len = self.available(id, offset, len);
+        // All zeros are served from one static buffer, of which only a page needs to be in the processor's cache.
         if id == DISK && len <= ZEROS.len() && len > 0 && self.disk.is_zeros(offset..offset + len as u64) {
             return use_them(Ok(&ZEROS[..len]));
         }
@@ -196,18 +196,18 @@ impl Tree {
         })
     }
 
-    /// How many of `len` bytes from `offset` on an entry has.
-    fn there(&self, id: Id, offset: u64, len: usize) -> usize {
+    /// Returns how many of the `len` bytes from `offset` the entry has.
+    fn available(&self, id: Id, offset: u64, len: usize) -> usize {
         let size = if let Some(EntryKind::File(size)) = self.kind(id) { size } else { 0 };
         usize::try_from(size.saturating_sub(offset)).map_or(len, |left| left.min(len))
     }
 
-    /// Fills `buf` with the bytes of an entry from `offset` on, all of which must be there.
+    /// Fills `buf` with the bytes of an entry from `offset`. [`ReadError::PastEnd`] if it does not have all of them.
     pub fn read_into(&self, id: Id, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         if buf.is_empty() {
             return Ok(());
         }
-        let there = match id {
+        let complete = match id {
             DISK => return read_disk(&self.disk, buf, offset),
             BADBLOCKS => {
                 let (index, text) = self.badblocks();
@@ -224,7 +224,7 @@ impl Tree {
             }
             _ => false,
         };
-        if there { Ok(()) } else { Err(ReadError::PastEnd) }
+        if complete { Ok(()) } else { Err(ReadError::PastEnd) }
     }
 
     fn badblocks(&self) -> (&Index, texts::BadBlocks<'_>) {
@@ -238,7 +238,7 @@ impl Tree {
     }
 }
 
-/// Reads the disk for a front end. A panic in a parser or decoder is an error of this read, and a line in the log.
+/// Reads the disk for a transport. A panic in a parser or decoder is logged and becomes an error of this read.
 pub(crate) fn read_disk(disk: &Disk, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
     let len = buf.len();
     let read = std::panic::AssertUnwindSafe(|| disk.read_at(buf, offset));

@@ -1,5 +1,5 @@
-//! The app that carries the extension. macOS takes a file system only from an app; this one shows where to switch it
-//! on, says what comes next, and ends.
+//! The app that contains the extension. macOS accepts a file system only as part of an app; this one opens the settings
+//! where it is switched on, prints the next steps, and exits.
 
 use std::process::{Command, ExitCode};
 
@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 const SETTINGS: &str = "x-apple.systempreferences:com.apple.LoginItems-Settings.extension";
 
 const NEXT: &str = "\
-cdi mounts disk images without a driver, once its file system extension is switched on:
+To mount disk images without a driver, switch on the file system extension of cdi:
 
     System Settings > General > Login Items & Extensions > File System Extensions > cdi
 
@@ -17,16 +17,16 @@ cdi mounts disk images without a driver, once its file system extension is switc
     mount -F -o rdonly,nobrowse -t cdi image.cdimg private/disk
     umount private/disk
 
-in a folder that is yours alone: on such a mount every user of this Mac counts as the owner.
+Use a private directory: on such a mount every user of this Mac counts as the owner.
 ";
 
-#[allow(clippy::print_stdout, reason = "a program with one thing to say")]
+#[allow(clippy::print_stdout, reason = "the output of this program")]
 fn main() -> ExitCode {
     println!("{NEXT}");
     let opened = Command::new("/usr/bin/open").arg(SETTINGS).status();
     if opened.is_ok_and(|status| status.success()) {
         return ExitCode::SUCCESS;
     }
-    println!("System Settings could not be opened from here.");
+    println!("cannot open System Settings; open it manually");
     ExitCode::FAILURE
 }

@@ -1,4 +1,4 @@
-//! `FSItemAttributes`, with the times that objc2-fs-kit leaves out.
+//! `FSItemAttributes`, with the times, which objc2-fs-kit omits.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use objc2_fs_kit::{FSItemAttributes, FSItemID, FSItemType};
 
 use crate::volume::{Attributes, file_id};
 
-/// C's `struct timespec`, as macOS has it on every processor.
+/// C's `struct timespec`, as it is on macOS on every processor.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Timespec {
@@ -18,7 +18,7 @@ struct Timespec {
     nanoseconds: i64,
 }
 
-// SAFETY: this is how a compiler for Objective-C names that struct: two `long` in it.
+// SAFETY: this is the Objective-C type encoding of that struct, which has two members of type `long`.
 unsafe impl Encode for Timespec {
     const ENCODING: Encoding = Encoding::Struct("timespec", &[i64::ENCODING, i64::ENCODING]);
 }
@@ -30,25 +30,25 @@ fn timespec(since_1970: Duration) -> Timespec {
     }
 }
 
-/// The type of an item.
+/// Returns the type of an item.
 pub(super) fn item_type(kind: EntryKind) -> FSItemType {
     match kind {
-        EntryKind::Folder => FSItemType::Directory,
+        EntryKind::Directory => FSItemType::Directory,
         EntryKind::File(_) => FSItemType::File,
         EntryKind::Link(_) => FSItemType::Symlink,
     }
 }
 
-/// The number of an item.
+/// Returns the number of an item.
 pub(super) fn item_id(id: Id) -> FSItemID {
     FSItemID(file_id(id))
 }
 
-/// All of an item's attributes, also those that were not asked for: too many do no harm, but one too few does.
+/// Returns all attributes of an item, even those that were not requested: extra ones do no harm, but a missing one does.
 pub(super) fn attributes(of: &Attributes) -> Retained<FSItemAttributes> {
     let (time, changed) = (timespec(of.time), timespec(of.changed));
-    // SAFETY: an object of our own that nobody else knows yet; the setters take any value, and the four that are named
-    // here take a timespec (FSItem.h).
+    // SAFETY: a new object that is not shared yet; the setters accept any value, and the four that are called by name
+    // take a timespec (FSItem.h).
     unsafe {
         let all = FSItemAttributes::new();
         all.setType(item_type(of.kind));

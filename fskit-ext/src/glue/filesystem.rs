@@ -1,4 +1,4 @@
-//! `FSUnaryFileSystem`: from a file to a volume. One object and one process for each mounted image.
+//! `FSUnaryFileSystem`: opens an image file as a volume. There is one object, and one process, for each mounted image.
 
 use cdi_base::workers::lock;
 use std::ptr::null_mut;
@@ -15,22 +15,22 @@ use objc2_fs_kit::{
 
 use super::answer::{answer, error, lent, lent_error};
 use super::resource::Access;
-use super::volume::ShownVolume;
+use super::volume::MountedVolume;
 use crate::errno::{Errno, Refused};
 use crate::identity::Uuid;
 use crate::volume::Volume;
 
-/// The volume while it is loaded. It is held here, too, so that it lives whatever FSKit does with it.
-pub(super) struct Loaded(Mutex<Option<Retained<ShownVolume>>>);
+/// The volume while it is loaded. This reference keeps it alive whatever FSKit does with its own.
+pub(super) struct Loaded(Mutex<Option<Retained<MountedVolume>>>);
 
-// SAFETY: what a volume holds may be used from every thread (`volume::Shown`), counting its owners is atomic as for
-// every object, and FSKit itself passes volumes from thread to thread.
+// SAFETY: the state of a volume may be used from every thread (`VolumeState`), reference counting is atomic as for every
+// object, and FSKit itself passes volumes between threads.
 unsafe impl Send for Loaded {}
 // SAFETY: likewise; the volume is behind a lock.
 unsafe impl Sync for Loaded {}
 
 impl Loaded {
-    fn set(&self, volume: Option<Retained<ShownVolume>>) {
+    fn set(&self, volume: Option<Retained<MountedVolume>>) {
         *lock(&self.0) = volume;
     }
 }
@@ -38,7 +38,7 @@ impl Loaded {
 const _: () = super::shared::<Loaded>();
 
 define_class!(
-    // SAFETY: FSUnaryFileSystem is made to be subclassed, its initializer is called by ours, and there is no `Drop`.
+    // SAFETY: FSUnaryFileSystem is meant to be subclassed, its initializer is called by ours, and there is no `Drop`.
     #[unsafe(super(FSUnaryFileSystem))]
     // EXExtensionPrincipalClass in Info.plist.
     #[name = "CDIFileSystem"]
@@ -57,7 +57,7 @@ define_class!(
     // SAFETY: a subclass of an NSObject is one.
     unsafe impl NSObjectProtocol for FileSystem {}
 
-    // SAFETY: all required methods are here, with the types of FSUnaryFileSystem.h; each replies once.
+    // SAFETY: all required methods are implemented, with the types of FSUnaryFileSystem.h; each replies once.
     unsafe impl FSUnaryFileSystemOperations for FileSystem {
         #[unsafe(method(probeResource:replyHandler:))]
         fn probe(&self, resource: Option<&FSResource>, reply: &DynBlock<dyn Fn(*mut FSProbeResult, *mut NSError)>) {
@@ -73,8 +73,8 @@ define_class!(
             _options: Option<&FSTaskOptions>,
             reply: &DynBlock<dyn Fn(*mut FSVolume, *mut NSError)>,
         ) {
-            // Whatever is wrong with an image must be found here: FSKit ends a failed load cleanly, but one that fails
-            // when it is activated leaves its file busy.
+            // Every error of an image must be found here: FSKit cleans up after a failed load, but a volume that fails when
+            // it is activated leaves its file busy.
             answer("load", || self.loaded(resource), |result| {
                 reply.call((result.as_ref().map_or(null_mut(), lent), lent_error(&result)));
             });
@@ -101,12 +101,12 @@ impl FileSystem {
         let path = access.path()?;
         let volume = Volume::open(&path)?;
         volume.start()?;
-        log::info!("{} is loaded as volume {}", path.display(), volume.uuid());
-        let shown = ShownVolume::new(volume, access)?;
-        self.ivars().set(Some(shown.clone()));
-        // SAFETY: a status of FSKit's own making.
+        log::info!("{}: loaded as volume {}", path.display(), volume.uuid());
+        let mounted = MountedVolume::new(volume, access)?;
+        self.ivars().set(Some(mounted.clone()));
+        // SAFETY: a status that FSKit created.
         unsafe { self.setContainerStatus(&FSContainerStatus::ready()) };
-        Ok(shown.into_super())
+        Ok(mounted.into_super())
     }
 
     fn unloaded(&self) -> Result<(), Refused> {
@@ -120,19 +120,19 @@ impl FileSystem {
     }
 }
 
-/// What FSKit learns of a file before it loads it: an image that opens is usable, a file that is none is somebody
-/// else's.
+/// Probes a file for FSKit before it is loaded: an image that can be opened is usable, a file that is not an image is not
+/// recognized.
 fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refused> {
     let access = Access::to(resource)?;
     let volume = match Volume::open(&access.path()?) {
         Ok(volume) => volume,
         Err(refused) if refused.errno == Errno::EFTYPE => {
             log::info!("{refused}");
-            // SAFETY: asks for nothing.
+            // SAFETY: has no arguments.
             return Ok(unsafe { FSProbeResult::notRecognizedProbeResult() });
         }
-        // The process that is asked this is not the one that is to mount it, and may have fewer rights. What cannot be
-        // told here, loading will tell.
+        // The probing process is not the one that will mount the image, and may have fewer permissions. If it cannot be
+        // opened here, loading will show whether it can be mounted.
         Err(refused) if refused.is_for_rights() => {
             log::info!("{refused}");
             // SAFETY: likewise.
@@ -141,14 +141,14 @@ fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refu
         Err(refused) => return Err(refused),
     };
     let uuid = ns_uuid(volume.uuid())?;
-    // SAFETY: a whole UUID and a whole name, both copied.
+    // SAFETY: a valid UUID and a valid name, both copied.
     Ok(unsafe {
         let container = FSContainerIdentifier::initWithUUID(FSContainerIdentifier::alloc(), &uuid);
         FSProbeResult::usableProbeResultWithName_containerID(&NSString::from_str(volume.name()), &container)
     })
 }
 
-/// A UUID as Foundation has it: by way of its text, because the types of Foundation's bytes differ between versions.
+/// Converts a UUID to Foundation's type, through its text, because the byte types of Foundation differ between versions.
 pub(super) fn ns_uuid(uuid: Uuid) -> Result<Retained<NSUUID>, Refused> {
     let text = NSString::from_str(&uuid.to_string());
     NSUUID::initWithUUIDString(NSUUID::alloc(), &text).ok_or_else(|| Errno::EIO.into())

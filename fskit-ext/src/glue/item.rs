@@ -1,4 +1,4 @@
-//! `FSItem`: what FSKit holds of an entry of the folder. Of ours it is a number.
+//! `FSItem`: FSKit's handle of an entry of the directory. Ours contains the number of the entry.
 
 use cdi_base::workers::lock;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use objc2::{AnyThread, DefinedClass, define_class, msg_send};
 use objc2_fs_kit::FSItem;
 
 define_class!(
-    // SAFETY: FSItem asks nothing of those who make subclasses, and there is no `Drop`.
+    // SAFETY: FSItem has no requirements for subclasses, and there is no `Drop`.
     #[unsafe(super(FSItem))]
     #[name = "CDIItem"]
     #[ivars = Id]
@@ -25,19 +25,19 @@ impl Item {
     }
 }
 
-/// Which entry an item of FSKit's stands for. FSKit may ask about nothing at all.
+/// Returns the entry of an item of FSKit's. FSKit may also pass no item.
 pub(super) fn id_of(item: Option<&FSItem>) -> Option<Id> {
     item?.downcast_ref::<Item>().map(|item| *item.ivars())
 }
 
-/// One item for each entry.
+/// The items, one for each entry.
 ///
-/// They live as long as the volume, longer than FSKit's reclaiming of them: there are no more than six, an entry that
-/// is asked for again gets the same one, and one that FSKit still holds without our knowing is never a dangling one.
+/// They live as long as the volume, even after FSKit reclaims them: there are at most six, an entry that is requested again
+/// gets the same item, and an item that FSKit still holds without our knowledge never dangles.
 pub(super) struct Items(Mutex<BTreeMap<Id, Retained<Item>>>);
 
-// SAFETY: an item's number never changes, counting its owners is atomic as for every object, and FSKit itself passes
-// items from thread to thread.
+// SAFETY: an item's number never changes, reference counting is atomic as for every object, and FSKit itself passes items
+// between threads.
 unsafe impl Send for Items {}
 // SAFETY: likewise; the map is behind a lock.
 unsafe impl Sync for Items {}
@@ -47,7 +47,7 @@ impl Items {
         Items(Mutex::new(BTreeMap::new()))
     }
 
-    /// The item of `id`.
+    /// Returns the item of `id`.
     pub(super) fn get(&self, id: Id) -> Retained<FSItem> {
         let mut items = lock(&self.0);
         items.entry(id).or_insert_with(|| Item::new(id)).clone().into_super()

@@ -1,11 +1,11 @@
-//! What the extension says, for Console and `log`: its standard output and error lead nowhere.
+//! The log of the extension, for Console and `log`: its standard output and error are discarded.
 
 use std::panic;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use objc2_foundation::{NSString, ns_string};
 
-// Foundation itself is linked by objc2-foundation, which leaves this function out because it takes any arguments.
+// Foundation itself is linked by objc2-foundation, which omits this function because it is variadic.
 unsafe extern "C" {
     fn NSLog(format: &NSString, ...);
 }
@@ -18,22 +18,22 @@ impl Log for SystemLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        say(&format!("{}: {}", record.level(), record.args()));
+        write(&format!("{}: {}", record.level(), record.args()));
     }
 
     fn flush(&self) {}
 }
 
-/// From here on what is logged is said, and so are panics.
+/// Starts to send log messages and panics to the system log.
 pub(super) fn start() {
     if log::set_logger(&SystemLog).is_ok() {
         log::set_max_level(LevelFilter::Info);
-        panic::set_hook(Box::new(|panic| say(&panic.to_string())));
+        panic::set_hook(Box::new(|panic| write(&panic.to_string())));
     }
 }
 
-fn say(text: &str) {
+fn write(text: &str) {
     let text = NSString::from_str(text);
-    // SAFETY: the format wants one object, and gets one.
+    // SAFETY: the format expects one object, and gets one.
     unsafe { NSLog(ns_string!("cdi: %@"), &*text) };
 }

@@ -1,8 +1,8 @@
-//! Objective-C: the classes that FSKit asks, one file each. Each method takes what came apart, asks the plain part
-//! and puts the answer together; nothing is decided here.
+//! Objective-C: the classes that FSKit calls, one file each. Each method converts the arguments, calls the plain Rust part
+//! and converts the result; there is no logic here.
 //!
-//! FSKit calls on threads of its own, several at a time, so what the classes hold is [`Send`] and [`Sync`];
-//! [`shared`] has the compiler check it.
+//! FSKit calls from threads of its own, several at a time, so the state of the classes is [`Send`] and [`Sync`]; the
+//! compiler checks this with [`shared`].
 
 mod answer;
 mod attributes;
@@ -10,25 +10,25 @@ mod filesystem;
 mod item;
 mod logging;
 mod resource;
-mod shown;
 mod volume;
+mod volume_state;
 
 use objc2::ClassType;
 
-/// Makes the classes, so that FSKit finds the one that Info.plist names. To be called before anything else.
+/// Registers the classes, so that FSKit finds the one that Info.plist names. Must be called before anything else.
 pub extern "C" fn register() {
-    // Nothing may unwind into the loader that calls this.
+    // A panic must not unwind into the loader, which calls this.
     let registered = std::panic::catch_unwind(|| {
         logging::start();
         item::Item::class();
-        volume::ShownVolume::class();
+        volume::MountedVolume::class();
         filesystem::FileSystem::class();
     });
     if registered.is_err() {
-        // Without its classes the extension is of no use, and a program that ended so is noticed.
+        // Without its classes the extension is useless, and an abort is noticed.
         std::process::abort();
     }
 }
 
-/// Says, when it is compiled, that a `T` may be used from several threads at once.
+/// Checks at compile time that a `T` may be used from several threads at once.
 const fn shared<T: Send + Sync>() {}

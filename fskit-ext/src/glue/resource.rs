@@ -1,4 +1,4 @@
-//! The image as FSKit hands it over: a path, and the right to read what is there.
+//! The image as FSKit passes it: a path, and permission to read the file.
 
 use std::path::PathBuf;
 
@@ -8,51 +8,51 @@ use objc2_fs_kit::{FSPathURLResource, FSResource};
 
 use crate::errno::{Errno, Refused};
 
-/// The right to read at a path, which an extension has in its sandbox from the system alone. Given back when dropped.
+/// Permission to read a path, which only the system can grant to a sandboxed extension. Released when dropped.
 pub(super) struct Access {
     url: Retained<NSURL>,
     granted: bool,
 }
 
-// SAFETY: an NSURL never changes, and counting its owners is atomic as for every object.
+// SAFETY: an NSURL is immutable, and reference counting is atomic as for every object.
 unsafe impl Send for Access {}
-// SAFETY: likewise; nothing here but `drop` does anything to it.
+// SAFETY: likewise; a shared reference never changes it.
 unsafe impl Sync for Access {}
 
 impl Access {
-    /// The right to read what `resource` names. Only paths are understood.
+    /// Requests permission to read the file that `resource` names. Only paths are supported.
     pub(super) fn to(resource: Option<&FSResource>) -> Result<Access, Refused> {
         let Some(resource) = resource.and_then(|r| r.downcast_ref::<FSPathURLResource>()) else {
-            let why = "cdi mounts a file: name an image, not a device or an address".to_owned();
+            let why = "not a file; give the path of an image, not a device or a URL".to_owned();
             return Err(Refused { errno: Errno::EINVAL, why: Some(why) });
         };
-        // SAFETY: the resource is a whole one.
+        // SAFETY: the resource is a valid object.
         Ok(Access::at(unsafe { resource.url() }))
     }
 
-    /// The same right once more.
+    /// Requests the same permission again.
     pub(super) fn again(&self) -> Access {
         Access::at(self.url.clone())
     }
 
     fn at(url: Retained<NSURL>) -> Access {
-        // SAFETY: each granted access is given back once, by `drop`. One that is not granted may not be needed: opening
-        // the file will tell.
+        // SAFETY: each granted access is released exactly once. If it is not granted, it may not be needed: opening the
+        // file will show.
         let granted = unsafe { url.startAccessingSecurityScopedResource() };
         Access { url, granted }
     }
 
-    /// Where the image is.
+    /// Returns the path of the image.
     pub(super) fn path(&self) -> Result<PathBuf, Refused> {
         self.url.to_file_path().ok_or_else(|| Errno::EINVAL.into())
     }
 }
 
 impl Access {
-    /// Gives the right back.
-    pub(super) fn give_back(&mut self) {
+    /// Releases the permission.
+    pub(super) fn release(&mut self) {
         if std::mem::take(&mut self.granted) {
-            // SAFETY: it was granted, and has not been given back.
+            // SAFETY: it was granted, and has not been released.
             unsafe { self.url.stopAccessingSecurityScopedResource() };
         }
     }
@@ -60,6 +60,6 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        self.give_back();
+        self.release();
     }
 }

@@ -1,4 +1,4 @@
-//! `FSVolume`: what is asked of a mounted image.
+//! `FSVolume`: the operations of a mounted image.
 
 use std::ptr::null_mut;
 
@@ -13,19 +13,20 @@ use super::answer::{answer, guarded, lent, lent_error};
 use super::attributes::attributes;
 use super::filesystem::ns_uuid;
 use super::resource::Access;
-use super::shown::{Shown, file_name, known};
+use super::volume_state::{VolumeState, file_name, known};
 use crate::errno::{Errno, Refused};
 use crate::volume::{BLOCK, IO_SIZE, MAX_LINKS, MAX_NAME, Statistics, TYPE_NAME, Volume};
 
 define_class!(
-    // SAFETY: FSVolume is made to be subclassed, its designated initializer is called by `new`, and there is no `Drop`.
+    // SAFETY: FSVolume is meant to be subclassed, its designated initializer is called by `new`, and there is no `Drop`.
     #[unsafe(super(FSVolume))]
     #[name = "CDIVolume"]
-    #[ivars = Shown]
-    pub(super) struct ShownVolume;
+    #[ivars = VolumeState]
+    pub(super) struct MountedVolume;
 
-    impl ShownVolume {
-        /// Asked from macOS 26.4 on, and not in the headers that the bindings were made from: FSMountOptionsReadOnly.
+    impl MountedVolume {
+        /// Called since macOS 26.4, and not in the headers from which the bindings were generated. Returns
+        /// FSMountOptionsReadOnly.
         #[unsafe(method(requestedMountOptions))]
         fn requested_mount_options(&self) -> usize {
             1
@@ -33,10 +34,10 @@ define_class!(
     }
 
     // SAFETY: a subclass of an NSObject is one.
-    unsafe impl NSObjectProtocol for ShownVolume {}
+    unsafe impl NSObjectProtocol for MountedVolume {}
 
-    // SAFETY: all required methods are here, and one of each pair that has a choice, with the types of FSVolume.h.
-    unsafe impl FSVolumePathConfOperations for ShownVolume {
+    // SAFETY: all required methods are implemented, and one of each pair of alternatives, with the types of FSVolume.h.
+    unsafe impl FSVolumePathConfOperations for MountedVolume {
         #[unsafe(method(maximumLinkCount))]
         fn maximum_link_count(&self) -> isize {
             MAX_LINKS as isize
@@ -62,18 +63,18 @@ define_class!(
             0
         }
 
-        // As a signed number: files of up to 2^63 bytes less one.
+        // Sizes are signed: files of up to 2^63 - 1 bytes.
         #[unsafe(method(maximumFileSizeInBits))]
         fn maximum_file_size_in_bits(&self) -> isize {
             64
         }
     }
 
-    // SAFETY: all required methods are here, with the types of FSVolume.h; each that has a reply block calls it once.
-    unsafe impl FSVolumeOperations for ShownVolume {
+    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each that has a reply block calls it once.
+    unsafe impl FSVolumeOperations for MountedVolume {
         #[unsafe(method_id(supportedVolumeCapabilities))]
         fn capabilities(&self) -> Retained<FSVolumeSupportedCapabilities> {
-            // SAFETY: an object of our own that nobody else knows yet; the setters take any value.
+            // SAFETY: a new object that is not shared yet; the setters accept any value.
             unsafe {
                 let all = FSVolumeSupportedCapabilities::new();
                 all.setSupportsPersistentObjectIDs(true);
@@ -92,24 +93,24 @@ define_class!(
         #[unsafe(method_id(volumeStatistics))]
         fn statistics(&self) -> Retained<FSStatFSResult> {
             let nothing = Statistics { blocks: 0, files: 0 };
-            let told = guarded("statistics", || Ok(self.ivars().volume()?.statistics())).unwrap_or(nothing);
+            let counts = guarded("statistics", || Ok(self.ivars().volume()?.statistics())).unwrap_or(nothing);
             let name = NSString::from_str(TYPE_NAME);
-            // SAFETY: an object of our own that nobody else knows yet; the setters take any value.
+            // SAFETY: a new object that is not shared yet; the setters accept any value.
             unsafe {
                 let all = FSStatFSResult::initWithFileSystemTypeName(FSStatFSResult::alloc(), &name);
                 all.setBlockSize(BLOCK as isize);
                 all.setIoSize(IO_SIZE as isize);
-                // The headers do not say that one of blocks and bytes follows from the other.
-                let bytes = told.blocks.saturating_mul(BLOCK.into());
-                all.setTotalBlocks(told.blocks);
+                // The headers do not say whether bytes are derived from blocks, so both are set.
+                let bytes = counts.blocks.saturating_mul(BLOCK.into());
+                all.setTotalBlocks(counts.blocks);
                 all.setTotalBytes(bytes);
-                all.setUsedBlocks(told.blocks);
+                all.setUsedBlocks(counts.blocks);
                 all.setUsedBytes(bytes);
                 all.setFreeBlocks(0);
                 all.setFreeBytes(0);
                 all.setAvailableBlocks(0);
                 all.setAvailableBytes(0);
-                all.setTotalFiles(told.files);
+                all.setTotalFiles(counts.files);
                 all.setFreeFiles(0);
                 all
             }
@@ -128,7 +129,7 @@ define_class!(
 
         #[unsafe(method(deactivateWithOptions:replyHandler:))]
         fn deactivate(&self, _: FSDeactivateOptions, reply: &DynBlock<dyn Fn(*mut NSError)>) {
-            // Often the last thing that is ever asked of it.
+            // Often the last call to the volume.
             answer(
                 "deactivate",
                 || {
@@ -190,7 +191,7 @@ define_class!(
 
         #[unsafe(method(reclaimItem:replyHandler:))]
         fn reclaim(&self, _: Option<&FSItem>, reply: &DynBlock<dyn Fn(*mut NSError)>) {
-            // They live as long as the volume: `Items` says why.
+            // Items live as long as the volume; see `Items`.
             reply.call((null_mut(),));
         }
 
@@ -297,8 +298,8 @@ define_class!(
         }
     }
 
-    // SAFETY: both methods are here, with the types of FSVolume.h; each replies once.
-    unsafe impl FSVolumeReadWriteOperations for ShownVolume {
+    // SAFETY: both methods are implemented, with the types of FSVolume.h; each replies once.
+    unsafe impl FSVolumeReadWriteOperations for MountedVolume {
         #[unsafe(method(readFromFile:offset:length:intoBuffer:replyHandler:))]
         fn read(
             &self,
@@ -312,7 +313,7 @@ define_class!(
                 "read",
                 || self.ivars().bytes(item, offset, length, buffer),
                 |result| {
-                    // Nothing before the error counts as read: whole, or an error.
+                    // All bytes or an error: no bytes before the error count as read.
                     reply.call((*result.as_ref().unwrap_or(&0), lent_error(&result)));
                 },
             );
@@ -330,8 +331,8 @@ define_class!(
         }
     }
 
-    // SAFETY: both required methods are here, with the types of FSVolume.h; each replies once.
-    unsafe impl FSVolumeOpenCloseOperations for ShownVolume {
+    // SAFETY: both required methods are implemented, with the types of FSVolume.h; each replies once.
+    unsafe impl FSVolumeOpenCloseOperations for MountedVolume {
         #[unsafe(method(openItem:withModes:replyHandler:))]
         fn open(
             &self,
@@ -360,8 +361,8 @@ define_class!(
         }
     }
 
-    // SAFETY: all required methods are here, with the types of FSVolume.h; each replies once.
-    unsafe impl FSVolumeXattrOperations for ShownVolume {
+    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each replies once.
+    unsafe impl FSVolumeXattrOperations for MountedVolume {
         #[unsafe(method(getXattrNamed:ofItem:replyHandler:))]
         fn get_xattr(
             &self,
@@ -408,13 +409,13 @@ define_class!(
     }
 );
 
-impl ShownVolume {
-    /// A volume that shows `volume`, which is read by leave of `access`.
-    pub(super) fn new(volume: Volume, access: Access) -> Result<Retained<ShownVolume>, Refused> {
+impl MountedVolume {
+    /// Creates a volume for `volume`, whose files are read with the permission of `access`.
+    pub(super) fn new(volume: Volume, access: Access) -> Result<Retained<MountedVolume>, Refused> {
         let uuid = ns_uuid(volume.uuid())?;
         let name = file_name(volume.name().as_bytes());
-        let shown = Shown::new(volume, access);
-        let this = ShownVolume::alloc().set_ivars(shown);
+        let state = VolumeState::new(volume, access);
+        let this = MountedVolume::alloc().set_ivars(state);
         // SAFETY: FSVolume's designated initializer, with an identifier and a name; the instance variables are set.
         Ok(unsafe {
             let id = FSVolumeIdentifier::initWithUUID(FSVolumeIdentifier::alloc(), &uuid);
@@ -423,7 +424,7 @@ impl ShownVolume {
     }
 }
 
-/// The answer to everything that would change something.
+/// Answers every operation that would change something with EROFS.
 fn refused(what: &str, reply: impl FnOnce(*mut NSError)) {
     answer(what, || Err::<(), _>(Errno::EROFS.into()), |result| reply(lent_error(&result)));
 }

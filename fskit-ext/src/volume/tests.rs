@@ -6,7 +6,7 @@ use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
 use super::testing::{Folder, disk_of, fixture, volume};
 use super::*;
 
-/// The sectors of the fixtures that cannot be read (tests/format.rs), and how many sectors there are.
+/// The bad sectors of the fixtures (tests/format.rs), and the number of sectors.
 const BAD: [(i64, i64); 4] = [(3, 1), (1001, 2), (1600, 300), (2562, 1)];
 const SECTORS: i64 = 2563;
 
@@ -15,7 +15,7 @@ fn is_bad(sector: i64) -> bool {
 }
 
 #[test]
-fn a_sector_reads_if_and_only_if_the_disk_had_it() {
+fn a_sector_is_readable_if_and_only_if_it_is_not_bad() {
     for image in ["zstd.cdimg", "deflate.cdimg", "stored.cdimg"] {
         let (volume, disk) = (volume(&fixture(image)), disk_of(&fixture(image)));
         let (mut got, mut wanted) = ([1; 512], [2; 512]);
@@ -36,7 +36,7 @@ fn a_sector_reads_if_and_only_if_the_disk_had_it() {
 fn a_read_is_whole_or_an_error() {
     let volume = volume(&fixture("zstd.cdimg"));
     let mut buf = vec![0; 4096];
-    // One bad sector is enough, first, last or between: 1001 is bad, and eight are read.
+    // One bad sector makes the read fail, whether it is the first, the last or between: 1001 is bad, and eight are read.
     for sector in [1001, 1000, 998, 994] {
         assert_eq!(volume.read(DISK, sector * 512, &mut buf), Err(Errno::EIO), "sector {sector}");
     }
@@ -44,7 +44,7 @@ fn a_read_is_whole_or_an_error() {
 }
 
 #[test]
-fn the_offset_counts() {
+fn reads_at_any_offset_return_the_right_bytes() {
     let volume = volume(&fixture("example.cdimg"));
     let raw = fs::read(fixture("example.raw")).unwrap();
     let readable = |at: usize, len: usize| {
@@ -65,7 +65,7 @@ fn the_offset_counts() {
 }
 
 #[test]
-fn the_end_is_no_error_and_beyond_is_nothing() {
+fn reads_at_and_beyond_the_end_return_nothing() {
     let volume = volume(&fixture("example.cdimg"));
     let size = i64::try_from(volume.tree().disk().size()).unwrap();
     let mut buf = [7; 100];
@@ -84,7 +84,7 @@ fn the_end_is_no_error_and_beyond_is_nothing() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused() {
+fn reads_of_unreadable_items_and_offsets_are_refused() {
     let volume = volume(&fixture("example.cdimg"));
     let mut buf = [0; 16];
     for offset in [-1, -512, i64::MIN] {
@@ -118,7 +118,7 @@ fn attributes_are_complete_and_stay_the_same() {
     fs::copy(fixture("zstd.cdimg"), &path).unwrap();
     let then = UNIX_EPOCH + Duration::new(1_500_000_000, 250);
     fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
-    // Whatever the image's own permissions are: it is for who mounts it.
+    // Whatever the permissions of the image file, the volume belongs to the user who mounts it.
     for image in [0o644, 0o600] {
         fs::set_permissions(&path, fs::Permissions::from_mode(image)).unwrap();
         let (first, second) = (volume(&path), volume(&path));
@@ -136,7 +136,7 @@ fn attributes_are_complete_and_stay_the_same() {
             assert_eq!(a.mode & 0o222, 0);
             assert_eq!(a.file_id, id.0 + 1);
             if id == ROOT {
-                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Folder, 2, 1));
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 2, 1));
                 assert_eq!(a.mode, 0o500);
             } else {
                 let names = first.tree().list().iter().filter(|(other, _)| *other == id).count();
@@ -152,7 +152,7 @@ fn attributes_are_complete_and_stay_the_same() {
 }
 
 #[test]
-fn lookup_finds_what_is_listed_and_nothing_else() {
+fn lookup_finds_the_listed_names_and_no_others() {
     let volume = volume(&fixture("zstd.cdimg"));
     for (id, name) in volume.tree().list() {
         assert_eq!(volume.lookup(ROOT, name.as_bytes()), Ok((id, name)));
@@ -200,14 +200,14 @@ fn nothing_opens_for_writing() {
 }
 
 #[test]
-fn df_tells_the_disk_and_no_room() {
+fn df_reports_the_disk_and_no_free_space() {
     let volume = volume(&fixture("zstd.cdimg"));
     let bytes = u64::try_from(SECTORS).unwrap() * 512;
     assert_eq!(volume.statistics(), Statistics { blocks: bytes.div_ceil(4096), files: 6 });
 }
 
 #[test]
-fn what_is_no_image_is_refused_at_opening() {
+fn files_that_are_not_images_are_refused_when_opened() {
     let dir = Folder::new();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.0.join(name);
@@ -230,7 +230,7 @@ fn what_is_no_image_is_refused_at_opening() {
 }
 
 #[test]
-fn reading_ahead_starts() {
+fn readahead_starts() {
     let volume = volume(&fixture("zstd.cdimg"));
     volume.start().unwrap();
     assert_eq!(volume.read(DISK, 0, &mut [0; 512]), Ok(512));

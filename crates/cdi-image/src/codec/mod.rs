@@ -71,7 +71,7 @@ impl Codec {
     /// Returns its name, as accepted by `--codec`.
     pub fn name(self) -> &'static str {
         match self {
-            Codec::Stored | Codec::StoredAdler32 => "stored",
+            Codec::Stored | Codec::StoredAdler32 => "none",
             Codec::Deflate | Codec::DeflateUnended => "deflate",
             Codec::Zstd | Codec::ZstdPadded => "zstd",
             Codec::Zlib | Codec::ZlibUnended | Codec::ZlibPadded => "zlib",

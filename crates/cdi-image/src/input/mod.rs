@@ -203,6 +203,11 @@ impl Input {
         self.parts.path(file).unwrap_or_else(|| self.path.clone())
     }
 
+    /// Returns the length in bytes of all files that the image has referred to so far, together.
+    pub fn total_len(&self) -> u64 {
+        self.parts.lens().fold(self.len(), u64::saturating_add)
+    }
+
     /// Returns the paths of all files that the image has referred to so far, its main file first.
     pub fn paths(&self) -> Vec<PathBuf> {
         std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()

@@ -159,6 +159,12 @@ impl Parts {
         self.with(file, |part| part.path.clone())
     }
 
+    /// Returns the lengths in bytes of all files found so far.
+    pub(super) fn lens(&self) -> impl Iterator<Item = u64> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|part| part.len).collect::<Vec<_>>().into_iter()
+    }
+
     /// Returns the paths of all files found so far.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! The folder as a FUSE file system: Linux's, and macFUSE's where it was built in. Nothing else knows fuser.
+//! The directory as a FUSE file system, on Linux and with macFUSE if built in. The only module that uses fuser.
 //!
 //! The settings are the measured ones of docs/SEMANTICS.md: a cached file (never `FOPEN_DIRECT_IO`), asynchronous
-//! direct I/O, several threads each with a descriptor of its own; and never a short reply. macFUSE gives events to one
-//! thread only, so there reads are answered by threads of ours behind it.
+//! direct I/O, several threads each with a descriptor of its own; and never a short reply. macFUSE sends events to one
+//! thread only, so there that thread passes reads on to a pool.
 
 mod options;
 
@@ -30,12 +30,12 @@ use super::tree::{EntryKind, Id, ROOT, Tree};
 /// FUSE.
 pub struct Fuse;
 
-/// Entries do not change, but for `device`, which comes and goes.
+/// How long the kernel may cache entries: they do not change, except for `device`, which appears and disappears.
 const TTL: Duration = Duration::from_secs(3600);
 const TTL_DEVICE: Duration = Duration::ZERO;
-/// How long macFUSE may take to mount, and how often it is looked whether it has.
+/// Timeout for macFUSE to mount, and how often to check whether it has.
 const MOUNTING: Duration = Duration::from_secs(20);
-const MOUNTING_LOOK: Duration = Duration::from_millis(50);
+const MOUNTING_POLL: Duration = Duration::from_millis(50);
 
 impl Transport for Fuse {
     fn name(&self) -> &'static str {
@@ -57,39 +57,38 @@ impl Transport for Fuse {
             mounted = mount(filesystem.clone(), dir, &config);
             match &mounted {
                 Ok(_) => break,
-                Err(e) => log::info!("not mounted with {:?}: {e}", config.mount_options),
+                Err(e) => log::info!("cannot mount with {:?}: {e}", config.mount_options),
             }
         }
         mounted.map(|end| Box::new(Running { end }) as Box<dyn Serving>).map_err(|e| refused(dir, e))
     }
 }
 
-/// Mounts, and serves on threads of fuser's. What is received is how it ended.
+/// Mounts, and serves on fuser's threads. The receiver gets the result when the session ends.
 fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
     let session = Session::new(filesystem, dir, config)?.spawn()?;
-    // fuser 0.18.0 unmounts the path once more when the session is dropped, and so takes away what lies below
-    // if somebody else has unmounted it. So the session is never dropped: it ends with the process.
+    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system below
+    // if ours is already unmounted. So the session is never dropped: it ends with the process.
     let (ended, end) = channel();
     let keeper = move || {
-        // All of it, not only the part that is used below: the rest would be dropped, and unmount.
+        // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
         let session = session;
-        let result = session
-            .guard
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("a thread of the front end panicked")));
+        let result = session.guard.join().unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked")));
         let _ = ended.send(result);
         loop {
             thread::park();
         }
     };
     thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
-    // Linux has mounted it by now. macFUSE mounts when the session answers, and whether it did is seen in the list only.
+    // Linux has mounted it by now. macFUSE mounts when the session answers, which only the list of mounts shows.
     if !cfg!(target_os = "linux") {
         let start = Instant::now();
         while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_ours())) {
-            match end.recv_timeout(MOUNTING_LOOK) {
+            match end.recv_timeout(MOUNTING_POLL) {
                 Ok(result) => {
-                    return Err(result.err().unwrap_or_else(|| io::Error::other("macFUSE did not mount it")));
+                    return Err(result
+                        .err()
+                        .unwrap_or_else(|| io::Error::other("macFUSE ended without mounting")));
                 }
                 Err(RecvTimeoutError::Timeout) if start.elapsed() < MOUNTING => {}
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
@@ -100,16 +99,16 @@ fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver
 }
 
 fn refused(dir: &Path, e: io::Error) -> Error {
-    let error = Error::new(error::Kind::Unavailable, "cannot be mounted here").at(dir);
+    let error = Error::new(error::Kind::Unavailable, "cannot mount on this directory").at(dir);
     let error = match e.kind() {
         io::ErrorKind::NotFound if !Path::new(FUSE).exists() => {
-            error.hint("load the kernel's fuse module: modprobe fuse; in a container, pass it in: --device /dev/fuse")
+            error.hint("load the kernel's fuse module (modprobe fuse); in a container, pass in the device (--device /dev/fuse)")
         }
         io::ErrorKind::PermissionDenied if is_closed_to_us() => {
-            error.hint("only root may open /dev/fuse here, and every user should: chmod 666 /dev/fuse")
+            error.hint("only root can open /dev/fuse on this system; to let every user mount, run: chmod 666 /dev/fuse")
         }
         io::ErrorKind::PermissionDenied => error.hint(
-            "an ordinary user needs fusermount3 (package fuse3), an own mount point, and 'user_allow_other' in \
+            "an ordinary user needs fusermount3 (package fuse3), a mount point of their own, and 'user_allow_other' in \
              /etc/fuse.conf to let others read",
         ),
         _ => error.hint(Advice::CheckSystem),
@@ -117,10 +116,10 @@ fn refused(dir: &Path, e: io::Error) -> Error {
     error.because(e)
 }
 
-/// What FUSE is asked for by.
+/// The FUSE device.
 const FUSE: &str = "/dev/fuse";
 
-/// Whether this user may not open the device that all of FUSE goes through.
+/// Returns whether this user has no permission to open the FUSE device.
 fn is_closed_to_us() -> bool {
     let opened = std::fs::File::options().read(true).write(true).open(FUSE);
     opened.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
@@ -134,14 +133,14 @@ impl Serving for Running {
     fn wait(self: Box<Self>) -> Result<(), Error> {
         match self.end.recv() {
             Ok(Ok(())) | Err(_) => Ok(()),
-            // The connection was aborted: that is how a forced unmount looks from here.
+            // The connection was aborted, as by a forced unmount.
             Ok(Err(e)) if e.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32) => Ok(()),
             Ok(Err(e)) => Err(Error::failed("the FUSE session ended with an error").because(e)),
         }
     }
 }
 
-/// A read that waits for one of our threads.
+/// A read that waits for a thread of the pool.
 struct Read {
     id: Id,
     offset: u64,
@@ -149,7 +148,7 @@ struct Read {
     reply: ReplyData,
 }
 
-/// Threads that answer reads, so that the one thread that takes events is never held up by decompressing.
+/// Starts the threads that answer reads, so that decompressing never blocks the one thread that receives events.
 fn pool(tree: &Arc<Tree>) -> io::Result<Pool<Read>> {
     Pool::start("fuse-read", workers::cores().clamp(2, 16), 64, || {
         let tree = Arc::clone(tree);
@@ -157,7 +156,7 @@ fn pool(tree: &Arc<Tree>) -> io::Result<Pool<Read>> {
     })
 }
 
-/// Whole or an errno: in a cached file the kernel would take a short reply for the end of the file.
+/// Answers a read with all bytes or an errno: in a cached file the kernel would take a short reply for the end of the file.
 fn answer(tree: &Tree, read: Read) {
     tree.read_for(read.id, read.offset, read.size, |bytes| match bytes {
         Ok(bytes) => read.reply.data(bytes),
@@ -170,16 +169,16 @@ struct FuseFs {
     tree: Arc<Tree>,
     uid: u32,
     gid: u32,
-    /// Who answers reads, if the threads that take events do not.
+    /// The threads that answer reads, if those that receive events do not.
     pool: Option<Pool<Read>>,
 }
 
 impl FuseFs {
     fn attr(&self, id: Id) -> Option<FileAttr> {
         let tree = &self.tree;
-        let shown = tree.kind(id)?;
-        let (kind, size) = match shown {
-            EntryKind::Folder => (FileType::Directory, 0),
+        let entry = tree.kind(id)?;
+        let (kind, size) = match entry {
+            EntryKind::Directory => (FileType::Directory, 0),
             EntryKind::File(size) => (FileType::RegularFile, size),
             EntryKind::Link(size) => (FileType::Symlink, size),
         };
@@ -193,8 +192,8 @@ impl FuseFs {
             ctime: changed,
             crtime: time,
             kind,
-            // Twelve bits at most.
-            perm: u16::try_from(tree.mode(shown)).unwrap_or(0),
+            // At most twelve bits.
+            perm: u16::try_from(tree.mode(entry)).unwrap_or(0),
             nlink: tree.links(id),
             uid: self.uid,
             gid: self.gid,
@@ -211,20 +210,20 @@ impl FuseFs {
 
 impl Filesystem for FuseFs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // A kernel that lacks one of these only serves slower.
+        // Without these capabilities, the kernel is only slower.
         #[cfg(target_os = "linux")]
         let _ = config.add_capabilities(fuser::InitFlags::FUSE_ASYNC_DIO);
         #[cfg(target_os = "linux")]
         let _ = config.add_capabilities(fuser::InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_background(64);
         let _ = config.set_max_readahead(1 << 20);
-        // Nobody writes; a small buffer for each thread is enough.
+        // There are no writes, so a small buffer for each thread is enough.
         let _ = config.set_max_write(1 << 20);
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // fuser tells macFUSE that case does not matter; all our names are in lower case.
+        // fuser declares the file system case-insensitive to macFUSE; all our names are in lower case.
         let name =
             name.to_str().map(|n| if cfg!(target_os = "macos") { n.to_ascii_lowercase() } else { n.into() });
         let id = name.filter(|_| parent.0 == ROOT.0).and_then(|name| self.tree.lookup(&name));
@@ -249,8 +248,8 @@ impl Filesystem for FuseFs {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Nothing is to be flushed when it is closed; and if it is this process that is killed while it has the file open,
-        // nobody would be there to answer, and it could not end.
+        // There is nothing to flush on close. And if this process itself has the file open when it is killed, nothing would
+        // answer the flush, and the process could not exit.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
     }
 
@@ -301,7 +300,7 @@ impl Filesystem for FuseFs {
         reply.ok();
     }
 
-    // "Not implemented" once, and the kernel does not ask again.
+    // After "not implemented", the kernel does not ask again.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.error(Errno::ENOSYS);
     }

@@ -1,4 +1,4 @@
-//! How the kernel is asked to mount: Linux's FUSE and macFUSE want different things.
+//! The mount options, which differ between Linux's FUSE and macFUSE.
 
 use std::fs::File;
 use std::process::Command;
@@ -10,14 +10,14 @@ use fuser::{Config, MountOption, SessionACL};
 use crate::transport::Place;
 use crate::tree::Tree;
 
-/// The ways to ask, the best first. Where the first is refused the next is tried.
+/// Returns the configurations to try, the best first. If one is refused, the next is tried.
 pub(super) fn attempts(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
     if cfg!(target_os = "macos") { macos(tree, place) } else { vec![linux(tree, place)] }
 }
 
-/// What holds everywhere.
-fn plain(source: &str) -> Vec<MountOption> {
-    // A comma would end the option where it is passed on.
+/// Returns the options for all systems.
+fn common_options(source: &str) -> Vec<MountOption> {
+    // A comma would end the option when it is passed on.
     let fsname: String =
         source.chars().map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c }).collect();
     vec![
@@ -31,9 +31,9 @@ fn plain(source: &str) -> Vec<MountOption> {
 
 fn linux(tree: &Tree, place: &Place<'_>) -> Config {
     let mut config = Config::default();
-    config.mount_options = plain(&place.image.to_string_lossy());
+    config.mount_options = common_options(&place.image.to_string_lossy());
     config.mount_options.push(MountOption::NoExec);
-    // fuser gives the subtype to fusermount, but not to the kernel when it mounts by itself, as root.
+    // fuser passes the subtype to fusermount, but not to the kernel when it mounts directly, as root.
     let subtype = FUSE_TYPE.trim_start_matches("fuse.");
     config.mount_options.push(if nix::unistd::geteuid().is_root() {
         MountOption::CUSTOM(format!("subtype={subtype}"))
@@ -42,21 +42,22 @@ fn linux(tree: &Tree, place: &Place<'_>) -> Config {
     });
     config.acl = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(workers::cores().clamp(4, 16));
-    // Each thread opens /dev/fuse again for itself. An ordinary user who may not still has the descriptor that
-    // fusermount3 gave him.
+    // Each thread opens /dev/fuse again for itself. Without permission to open it, all threads share the descriptor that
+    // fusermount3 returned.
     config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
     config
 }
 
-/// macFUSE: what must be, and twice more what is only better. Its kernel extension takes events on one thread.
+/// Returns the configurations for macFUSE: with all useful options, with fewer, and with only the required ones. Its kernel
+/// extension sends events to one thread.
 fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
     let custom = |text: String| MountOption::CUSTOM(text);
-    let mut needed = plain(&format!("{MACFUSE_SOURCE}{}", place.image.display()));
-    // A slow source must not make macOS offer to eject the disk; after a minute it would.
+    let mut needed = common_options(&format!("{MACFUSE_SOURCE}{}", place.image.display()));
+    // A slow source must not make macOS offer to eject the disk, which it does after a minute by default.
     needed.push(custom("daemon_timeout=600".into()));
     if tree.disk().has_failing_reads() {
-        // The cache reads clusters, and an error anywhere in one costs all of it. Without it each read is what the reader
-        // asked for.
+        // The cache reads clusters, and one error makes the whole cluster fail. Without the cache, reads are exactly those
+        // of the reader.
         needed.push(custom("direct_io".into()));
     }
     let name = place.image.file_stem().unwrap_or_default().to_string_lossy();
@@ -66,7 +67,7 @@ fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
     better.extend([custom(format!("volname={name}")), custom("iosize=131072".into())]);
     let mut best = better.clone();
     best.push(custom("local".into()));
-    // What reads the file for the block device may be another user: root.
+    // The program that reads the file for the block device may run as another user: root.
     let others = match tree.allow_other {
         true => SessionACL::All,
         false if is_administrator() => SessionACL::RootAndOwner,
@@ -78,11 +79,11 @@ fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
         config.acl = acl;
         config
     };
-    let least = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
-    vec![config(&best, others), config(&better, others), config(&needed, least)]
+    let minimal = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
+    vec![config(&best, others), config(&better, others), config(&needed, minimal)]
 }
 
-/// Whether macFUSE lets this user share a mount: root, and whoever is in the group of administrators (80).
+/// Returns whether macFUSE lets this user share a mount: root, and members of the administrators' group (80).
 fn is_administrator() -> bool {
     let groups =
         ask(Command::new("id").arg("-G"), std::time::Duration::from_secs(10), "").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The first part of an NBD connection: what the client wants to know and have.
+//! The handshake of an NBD connection: the negotiation of options.
 
 use std::io::{self, Read, Write};
 
@@ -6,27 +6,27 @@ use cdi_base::units::index;
 
 use super::wire::*;
 
-/// What was agreed on.
+/// The negotiated options.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Agreed {
     /// Whether replies are structured.
     pub(super) structured: bool,
-    /// The ids of the metadata contexts that block status tells of.
+    /// The ids of the metadata contexts that block status reports.
     pub(super) contexts: Vec<u32>,
 }
 
-/// The metadata contexts: their ids and names. The second is ours (docs/SEMANTICS.md).
+/// The metadata contexts: their ids and names. The second is our own (docs/SEMANTICS.md).
 pub(super) const CONTEXTS: [(u32, &str); 2] = [(ALLOCATION, "base:allocation"), (STATUS, "cdi:status")];
 pub(super) const ALLOCATION: u32 = 1;
 pub(super) const STATUS: u32 = 2;
 
-/// No option of an honest client is longer.
+/// The maximum length of an option in bytes. No well-behaved client sends a longer one.
 const MAX_OPTION: u32 = 64 << 10;
-/// No honest client sends more options.
+/// The maximum number of options. No well-behaved client sends more.
 const MAX_OPTIONS: usize = 1000;
 
-/// Speaks with the client until it begins to read (`Some`) or goes away (`None`). `welcome` is called before the answer that
-/// ends it, so that a client that has that answer has its place.
+/// Negotiates with the client until the transmission phase begins (`Some`) or the connection ends (`None`). `welcome` is
+/// called before the last answer is sent, so that a client that has received it has its place.
 pub(super) fn shake<S: Read + Write>(
     stream: &mut S,
     size: u64,
@@ -77,9 +77,9 @@ pub(super) fn shake<S: Read + Write>(
                 reply(REP_ACK, &[])?;
             }
             OPT_INFO | OPT_GO => match name_of(&data) {
-                None => reply(REP_ERR_INVALID, b"the request does not add up")?,
+                None => reply(REP_ERR_INVALID, b"malformed request")?,
                 Some((name, _)) if !name.is_empty() => {
-                    reply(REP_ERR_UNKNOWN, b"there is one export, without a name")?
+                    reply(REP_ERR_UNKNOWN, b"unknown export; the only export has an empty name")?
                 }
                 Some(_) => {
                     if option == OPT_GO {
@@ -105,7 +105,7 @@ pub(super) fn shake<S: Read + Write>(
                     Some(queries) if agreed.structured => {
                         let all = queries.is_empty() && !set;
                         let wanted = |name: &str| {
-                            // A query that ends in a colon asks for all of a namespace; for listing only.
+                            // When listing, a query that ends in a colon asks for everything in a namespace.
                             all || queries.iter().any(|q| {
                                 *q == name.as_bytes()
                                     || (!set && q.ends_with(b":") && name.as_bytes().starts_with(q))
@@ -121,7 +121,10 @@ pub(super) fn shake<S: Read + Write>(
                         }
                         reply(REP_ACK, &[])?;
                     }
-                    _ => reply(REP_ERR_INVALID, b"this needs structured replies, and the default export")?,
+                    _ => reply(
+                        REP_ERR_INVALID,
+                        b"metadata contexts need structured replies and the default export",
+                    )?,
                 }
             }
             _ => reply(REP_ERR_UNSUP, b"")?,
@@ -130,13 +133,13 @@ pub(super) fn shake<S: Read + Write>(
     Ok(None)
 }
 
-/// A name with its length before it, and what follows.
+/// Splits off a name that is preceded by its length, and returns it with the rest.
 fn name_of(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = data.split_first_chunk::<4>()?;
     rest.split_at_checked(index(u32::from_be_bytes(*len).into()))
 }
 
-/// The queries of a metadata context option for the default export.
+/// Returns the queries of a metadata context option for the default export.
 fn queries(data: &[u8]) -> Option<Vec<&[u8]>> {
     let (name, rest) = name_of(data)?;
     let (count, mut rest) = rest.split_first_chunk::<4>()?;
@@ -155,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that has written all it will, and takes whatever it is told.
+    /// A client that has sent everything in advance, and accepts any reply.
     struct Client(Cursor<Vec<u8>>);
 
     impl Read for Client {
@@ -174,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_client_says_there_is_an_end() {
+    fn the_handshake_ends_whatever_a_client_sends() {
         let mut random = 7u64;
         for round in 0..20_000 {
-            let mut words = Message::default().u32(3);
+            let mut input = Message::default().u32(3);
             for _ in 0..4 {
                 random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 let option = u32::try_from(random >> 60).unwrap();
@@ -185,9 +188,9 @@ mod tests {
                 let data: Vec<u8> = (0..12u32)
                     .map(|i| u8::try_from(random >> (i * 5) & [0xFF, 1][round % 2]).unwrap())
                     .collect();
-                words = words.u64(OPTION_MAGIC).u32(option).u32(len).bytes(&data);
+                input = input.u64(OPTION_MAGIC).u32(option).u32(len).bytes(&data);
             }
-            let _ = shake(&mut Client(Cursor::new(words.0)), 512, 4096, || Ok(()));
+            let _ = shake(&mut Client(Cursor::new(input.0)), 512, 4096, || Ok(()));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The disk as an NBD export: read-only, fixed newstyle, structured replies that name the byte that failed, block status
-//! with what is zero and what is bad, many requests at once.
+//! The disk as an NBD export: read-only, fixed newstyle, structured replies with the offset of a failed byte, block status
+//! for zero and bad ranges, many requests at once.
 
 mod handshake;
 mod pool;
@@ -22,26 +22,25 @@ pub use super::net::Listener;
 use super::net::{Limits, Peer, Stream, Until, in_flight, take_connections};
 use super::tree::read_disk;
 
-/// The longest read that is answered, in bytes; what the protocol calls the maximum payload.
+/// The maximum length of a read in bytes; the protocol calls it the maximum payload.
 const MAX_LEN: u32 = 32 << 20;
-/// How many requests of one connection wait for a thread; a client that sends more is not read from until then.
+/// The maximum number of requests of one connection that wait for a thread; no more are read until one is taken.
 const WAITING: usize = 16;
-/// How many connections there are at once. A client is a stranger until the handshake is over.
+/// The maximum number of simultaneous connections. A client is a stranger until the handshake is over.
 const CONNECTIONS: Limits = Limits { known: 32, strangers: 16, idle: Some(Duration::from_secs(10)) };
-/// How long the handshake may take.
+/// Timeout for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many runs one block status tells of.
+/// The maximum number of runs in one block status reply.
 const MAX_RUNS: usize = 4096;
 
-/// Serves `disk` to every client that connects, each on threads of its own. Does not return but for an error of the
-/// listener.
+/// Serves `disk` to every client that connects, each on threads of its own. Returns only if the listener fails.
 pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
     let disk = Arc::clone(disk);
     let pool = Pool::default();
     take_connections(listener, "nbd", CONNECTIONS, move |stream, peer| connection(&disk, &pool, stream, peer))
 }
 
-/// A request, its lengths checked.
+/// A request of a client.
 struct Request {
     flags: u16,
     kind: u16,
@@ -50,7 +49,7 @@ struct Request {
     len: u32,
 }
 
-/// What answers the requests of one connection.
+/// Answers the requests of one connection.
 struct Answers<'a> {
     disk: &'a Disk,
     pool: &'a Pool,
@@ -68,7 +67,7 @@ fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer
     in_flight(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
 }
 
-/// Reads requests until the client says goodbye or nobody takes them any more.
+/// Reads requests until the client disconnects or `take` returns that the connection is closed.
 fn receive(stream: &mut impl Read, take: impl Fn(Request) -> bool) -> io::Result<()> {
     loop {
         let magic = match read_u32(stream) {
@@ -76,13 +75,13 @@ fn receive(stream: &mut impl Read, take: impl Fn(Request) -> bool) -> io::Result
             magic => magic?,
         };
         if magic != REQUEST_MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a request does not begin like one"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "request with a wrong magic number"));
         }
         let (flags, kind) = (read_u16(stream)?, read_u16(stream)?);
         let (cookie, offset, len) = (read_u64(stream)?, read_u64(stream)?, read_u32(stream)?);
         match kind {
             CMD_DISC => return Ok(()),
-            // What would be written comes behind the request, and goes nowhere.
+            // The data of a write follows the request, and is discarded.
             CMD_WRITE if io::copy(&mut stream.take(len.into()), &mut io::sink())? < u64::from(len) => {
                 return Ok(());
             }
@@ -99,20 +98,25 @@ impl Answers<'_> {
         let end = request.offset.checked_add(request.len.into()).filter(|end| *end <= self.disk.size());
         match request.kind {
             CMD_READ | CMD_BLOCK_STATUS if end.is_none() || request.len == 0 => {
-                self.error(request, EINVAL, "outside the disk, or of no length", None)
+                self.error(request, EINVAL, "request is empty or exceeds the size of the disk", None)
             }
-            CMD_READ if request.len > MAX_LEN => self.error(request, EINVAL, "longer than 32 MiB", None),
+            CMD_READ if request.len > MAX_LEN => {
+                self.error(request, EINVAL, "read is longer than 32 MiB", None)
+            }
             CMD_READ => self.read(request, buf),
             CMD_BLOCK_STATUS if self.agreed.contexts.is_empty() => {
-                self.error(request, EINVAL, "no metadata context was agreed on", None)
+                self.error(request, EINVAL, "no metadata context was negotiated", None)
             }
             CMD_BLOCK_STATUS => self.block_status(request),
-            CMD_WRITE | CMD_WRITE_ZEROES | CMD_TRIM => self.error(request, EPERM, "read-only", None),
-            _ => self.error(request, EINVAL, "not a request that is known here", None),
+            CMD_WRITE | CMD_WRITE_ZEROES | CMD_TRIM => {
+                self.error(request, EPERM, "export is read-only", None)
+            }
+            _ => self.error(request, EINVAL, "unsupported request", None),
         }
     }
 
-    /// Answers a read. A structured reply goes out block by block; another one must not begin before all of it was read.
+    /// Answers a read. A structured reply is sent block by block; a simple or unfragmented one must not begin before
+    /// everything was read.
     fn read(&self, request: &Request, buf: &mut Vec<u8>) -> io::Result<()> {
         let len = index(request.len.into());
         if self.agreed.structured && request.flags & CMD_FLAG_DF == 0 {
@@ -137,7 +141,7 @@ impl Answers<'_> {
             match read_disk(self.disk, buf, at) {
                 Ok(()) => self.chunk(request, stop == end, REPLY_OFFSET_DATA, &at.to_be_bytes(), &[buf])?,
                 Err(e) => {
-                    // What comes before a bad sector is given.
+                    // The bytes before a bad sector are sent.
                     if let ReadError::Bad { good: good @ 1.., .. } = e {
                         let before = &mut buf[..good];
                         if read_disk(self.disk, before, at).is_ok() {
@@ -171,7 +175,7 @@ impl Answers<'_> {
         }
     }
 
-    /// Says that a read failed at `at`.
+    /// Reports that the read of the block at `at` failed.
     fn failed(&self, request: &Request, at: u64, e: ReadError) -> io::Result<()> {
         match e {
             ReadError::Bad { good, .. } => self.error(request, EIO, "bad sector", Some(at + good as u64)),
@@ -181,12 +185,12 @@ impl Answers<'_> {
 
     fn block_status(&self, request: &Request) -> io::Result<()> {
         let range = request.offset..request.offset + u64::from(request.len);
-        let most = if request.flags & CMD_FLAG_REQ_ONE != 0 { 1 } else { MAX_RUNS };
+        let max = if request.flags & CMD_FLAG_REQ_ONE != 0 { 1 } else { MAX_RUNS };
         let ids = &self.agreed.contexts;
         for (i, id) in ids.iter().enumerate() {
             let runs = match *id {
-                ALLOCATION => self.allocation(range.clone(), most),
-                STATUS => self.status(range.clone(), most),
+                ALLOCATION => self.allocation(range.clone(), max),
+                STATUS => self.status(range.clone(), max),
                 _ => Vec::new(),
             };
             let body = runs.into_iter().fold(Message::default(), |m, (len, flags)| m.u32(len).u32(flags));
@@ -195,8 +199,9 @@ impl Answers<'_> {
         Ok(())
     }
 
-    /// base:allocation: what is zero needs no reading. What is bad is data, because reading it must fail.
-    fn allocation(&self, range: Range<u64>, most: usize) -> Vec<(u32, u32)> {
+    /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading them
+    /// must fail.
+    fn allocation(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
         let failing = self.disk.failing();
         let mut seen = range.start;
         let extents = self.disk.extents(range.clone()).map(move |extent| match extent {
@@ -204,7 +209,7 @@ impl Answers<'_> {
                 seen = extent.disk.end;
                 (extent.disk, extent.origin.is_zero())
             }
-            // Where the index is damaged reading will fail: data, as far as anybody can say.
+            // If the index is damaged, reads will fail, so the rest is reported as data.
             Err(_) => (seen..range.end, false),
         });
         let runs = extents.flat_map(|(disk, zero)| {
@@ -212,21 +217,21 @@ impl Answers<'_> {
             let (fine, bad) = if zero { (STATE_HOLE | STATE_ZERO, 0) } else { (0, 0) };
             runs(disk, fine, ranges.iter().map(move |r| (r.start..r.end, bad)))
         });
-        merge(runs, most)
+        merge(runs, max)
     }
 
-    /// cdi:status: 0 for what is finished, else the number of its status.
-    fn status(&self, range: Range<u64>, most: usize) -> Vec<(u32, u32)> {
+    /// Returns the runs of cdi:status: 0 for finished ranges, otherwise the number of the status.
+    fn status(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
         let ranges = self.disk.bad().touching(range.clone());
-        merge(runs(range, 0, ranges.iter().map(|r| (r.start..r.end, r.status as u32))), most)
+        merge(runs(range, 0, ranges.iter().map(|r| (r.start..r.end, r.status as u32))), max)
     }
 
-    fn error(&self, request: &Request, error: u32, words: &str, at: Option<u64>) -> io::Result<()> {
+    fn error(&self, request: &Request, error: u32, text: &str, at: Option<u64>) -> io::Result<()> {
         if !self.agreed.structured {
             return self.simple(request, error, &[]);
         }
-        let words = words.as_bytes();
-        let message = Message::default().u32(error).u16(u16::try_from(words.len()).unwrap_or(0)).bytes(words);
+        let text = text.as_bytes();
+        let message = Message::default().u32(error).u16(u16::try_from(text.len()).unwrap_or(0)).bytes(text);
         match at {
             Some(at) => self.chunk(request, true, REPLY_ERROR_OFFSET, &[], &[&message.u64(at).0]),
             None => self.chunk(request, true, REPLY_ERROR, &[], &[&message.0]),
@@ -252,7 +257,8 @@ impl Answers<'_> {
     }
 }
 
-/// Cuts `range` into runs: `listed` ones, in order, and what lies between them, which is `fine`. Some may be empty.
+/// Splits `range` into runs: the `listed` ones, in order, and those between them, which get the flags `fine`. Some may be
+/// empty.
 fn runs(
     range: Range<u64>,
     fine: u32,
@@ -269,15 +275,16 @@ fn runs(
     })
 }
 
-/// Runs as the protocol tells them: length and flags, like neighbours as one, at most so many.
-fn merge(runs: impl Iterator<Item = (Range<u64>, u32)>, most: usize) -> Vec<(u32, u32)> {
+/// Converts runs to the form of the protocol, length and flags: merges adjacent runs with equal flags, and returns at most
+/// `max`.
+fn merge(runs: impl Iterator<Item = (Range<u64>, u32)>, max: usize) -> Vec<(u32, u32)> {
     let mut out: Vec<(u32, u32)> = Vec::new();
     for (range, flags) in runs.filter(|(range, _)| !range.is_empty()) {
         // A request is at most 4 GiB long, and so is every run of it.
         let len = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
         if let Some(last) = out.last_mut().filter(|last| last.1 == flags) {
             last.0 = last.0.saturating_add(len);
-        } else if out.len() < most {
+        } else if out.len() < max {
             out.push((len, flags));
         } else {
             break;

@@ -1,4 +1,4 @@
-//! Memory for long replies, shared by all connections: what is not free is waited for, first come, first served.
+//! Memory for long replies, shared by all connections. Threads wait until enough is free, first come, first served.
 
 use cdi_base::workers::lock;
 use std::collections::VecDeque;
@@ -6,11 +6,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The length of a block, in bytes.
 pub(super) const BLOCK: usize = 256 << 10;
-/// How many blocks there are: two of the longest replies.
+/// The number of blocks: enough for two replies of the maximum length.
 const BLOCKS: usize = 256;
 
-/// The blocks. They are made when they are first wanted, and then kept: memory that is freed on another thread does not
-/// always go back to the system.
+/// The blocks. They are allocated when first needed, and then kept: memory that is freed on another thread is not always
+/// returned to the system.
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,
@@ -20,8 +20,8 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     free: Vec<Vec<u8>>,
-    made: usize,
-    /// Those that wait, by number, and the number of the next one.
+    allocated: usize,
+    /// The numbers of the waiting threads, and the number of the next one.
     waiting: VecDeque<u64>,
     next: u64,
 }
@@ -31,33 +31,33 @@ impl Pool {
         lock(&self.state)
     }
 
-    /// Takes `count` blocks. Waits until that many are free, and until all who came before have theirs.
+    /// Takes `count` blocks. Waits until that many are free, and until all earlier callers have theirs.
     pub(super) fn take(&self, count: usize) -> Blocks<'_> {
         let count = count.min(BLOCKS);
         let mut state = self.state();
         let turn = state.next;
         state.next += 1;
         state.waiting.push_back(turn);
-        while state.waiting.front() != Some(&turn) || state.free.len() + (BLOCKS - state.made) < count {
+        while state.waiting.front() != Some(&turn) || state.free.len() + (BLOCKS - state.allocated) < count {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting.pop_front();
         let at = state.free.len().saturating_sub(count);
         let mut blocks = state.free.split_off(at);
-        state.made += count - blocks.len();
+        state.allocated += count - blocks.len();
         drop(state);
         self.changed.notify_all();
         blocks.resize_with(count, || vec![0; BLOCK]);
         Blocks { pool: self, blocks }
     }
 
-    /// Whether some wait for blocks.
+    /// Returns whether a thread waits for blocks.
     pub(super) fn is_wanted(&self) -> bool {
         !self.state().waiting.is_empty()
     }
 }
 
-/// Blocks that were taken, given back when this is dropped.
+/// Blocks that were taken from the pool, returned to it when this is dropped.
 pub(super) struct Blocks<'a> {
     pool: &'a Pool,
     pub(super) blocks: Vec<Vec<u8>>,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_blocks_are_given_than_there_are() {
+    fn no_more_blocks_are_taken_than_exist() {
         let pool = Pool::default();
         let out = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -94,6 +94,6 @@ mod tests {
         });
         assert!(!pool.is_wanted());
         let state = pool.state();
-        assert_eq!(state.free.len(), state.made);
+        assert_eq!(state.free.len(), state.allocated);
     }
 }

@@ -1,5 +1,5 @@
-//! The numbers of the NBD protocol, as its specification gives them (github.com/NetworkBlockDevice/nbd,
-//! doc/proto.md). Everything on the wire is big-endian.
+//! The constants of the NBD protocol, from its specification (github.com/NetworkBlockDevice/nbd, doc/proto.md).
+//! Everything on the wire is big-endian.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ pub(super) const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub(super) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 pub(super) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
-/// Handshake flags: fixed newstyle, and no zeros behind EXPORT_NAME.
+/// Handshake flags: fixed newstyle, and no zeros after the reply to EXPORT_NAME.
 pub(super) const FIXED_NEWSTYLE: u16 = 1;
 pub(super) const NO_ZEROES: u16 = 2;
 
@@ -34,7 +34,7 @@ pub(super) const REP_ERR_UNKNOWN: u32 = 0x8000_0006;
 pub(super) const INFO_EXPORT: u16 = 0;
 pub(super) const INFO_BLOCK_SIZE: u16 = 3;
 
-/// What the export can do: flags are meant, read-only, one chunk on request, several connections.
+/// Transmission flags: has flags, read-only, can reply in one chunk (DF), multiple connections.
 pub(super) const TRANSMISSION_FLAGS: u16 = 1 | 1 << 1 | 1 << 7 | 1 << 8;
 
 pub(super) const CMD_READ: u16 = 0;
@@ -78,7 +78,7 @@ pub(super) fn read_u64(from: &mut impl Read) -> io::Result<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// A message that is put together from numbers and bytes.
+/// A message that is built from numbers and bytes.
 #[derive(Default)]
 pub(super) struct Message(pub(super) Vec<u8>);
 
@@ -101,7 +101,7 @@ impl Message {
     }
 }
 
-/// The length of something that is known to be short.
+/// Returns the length of a slice that is known to be short.
 pub(super) fn len32(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }

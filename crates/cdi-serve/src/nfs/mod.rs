@@ -1,16 +1,16 @@
-//! The folder over NFS version 3, read-only, to this machine alone: what macOS mounts without any driver.
+//! The directory over NFS version 3, read-only, for this machine only: macOS mounts it without any driver.
 //!
-//! Every user of the machine can connect to a port of 127.0.0.1, so what protects the disk is what a client must know.
-//! To mount, that is the export's name, which nobody can guess; from then on it is a file handle, which proves by a
-//! keyed hash that it is ours. For a mount of the system's both are new and random each time, and neither is enough: `ps`
-//! shows the name while mount_nfs runs, and on macOS the system tells every user about its mounts, handles included. So
-//! the name opens the export only until the system has mounted it, and handles are good on one connection only, that
-//! which used one first, for as long as it lives: the kernel's. (Who is quicker than the system makes the mount fail, and
-//! its server end.) For `serve` both come from the image and a secret of the user's, so that they are the same after a
-//! restart. Beyond that the modes of the files hold for the users that the kernel's client tells truly.
+//! Every user of the machine can connect to a port of 127.0.0.1, so the disk is protected by what a client must know. To
+//! mount, that is the export's random name; afterwards it is a file handle, which carries a keyed hash as proof that it is
+//! ours. For a mount by the system, both are new and random each time, and neither is sufficient: `ps` shows the name while
+//! mount_nfs runs, and macOS shows every user its mounts, handles included. So the name can be mounted only until the
+//! system has mounted it, and handles are valid on a single connection: the first one that uses a handle, for as long as it
+//! lives, which is the kernel's. (If another client connects first, the mount fails and the server exits.) For `serve`,
+//! both are derived from the image and the user's secret, so that they are the same after a restart. In addition, the file
+//! modes apply to the user IDs that the kernel's client truthfully sends.
 //!
-//! The protocol is spoken here, and not by a library, because of those strangers: what libraries there are allocate by
-//! the lengths that a call claims, and list the exports to everybody.
+//! The protocol is implemented here, without a library, because of untrusted clients: the available libraries allocate
+//! memory by the lengths that a call claims, and list the exports to everyone.
 
 mod procedures;
 mod reads;
@@ -41,47 +41,47 @@ use super::net::{Limits, Listener, Peer, Stream, in_flight, take_connections};
 use super::transport::{Place, Serving, Transport};
 use super::tree::Tree;
 
-/// The largest read that is answered, in bytes.
-const LARGEST: u32 = 1 << 20;
-/// How much a client should read at once where nothing fails, in bytes: a chunk of most images.
+/// The maximum length of a read in bytes.
+const MAX_READ: u32 = 1 << 20;
+/// The preferred length of a read in bytes if no reads fail: a chunk of most images.
 const PREFERRED: u32 = 128 << 10;
-/// How much it should read at once where something fails, in bytes: an error then costs no more than a page. (A client
-/// may have larger pages; macOS on Apple silicon has 16 KiB.)
+/// The preferred length of a read in bytes if some reads fail: an error then affects no more than a page. (A client may
+/// have larger pages; macOS on Apple silicon has 16 KiB.)
 const EXACT: u32 = 4096;
-/// The length of a file handle, in bytes: the proof and the number.
+/// The length of a file handle in bytes: the proof and the number of the entry.
 const HANDLE: usize = 40;
-/// How many connections there are at once. A kernel has one for each mount. A client that has not shown that it knows a
-/// name or a handle is a stranger.
+/// The maximum number of simultaneous connections. A kernel has one for each mount. A client is a stranger until it has
+/// shown that it knows the name or a handle.
 const CONNECTIONS: Limits = Limits { known: 96, strangers: 32, idle: None };
-/// How many calls of one connection wait for a thread.
+/// The maximum number of calls of one connection that wait for a thread.
 const WAITING: usize = 32;
-/// How long the system may take to mount.
+/// Timeout for the system to mount.
 const MOUNTING: Duration = Duration::from_secs(60);
 
-/// A folder that is exported.
+/// An exported directory.
 pub struct Export {
     tree: Arc<Tree>,
     /// The path that a client mounts.
     path: String,
-    /// What handles are proved by.
+    /// The key of the hash that authenticates handles.
     key: [u8; 32],
     fsid: u64,
     user: u32,
     group: u32,
-    /// Whether it may still be mounted.
+    /// Whether it can still be mounted.
     open: AtomicBool,
-    /// Whether it is for one connection only, and which that is while it lives.
+    /// Whether it is for a single connection, and which one that is, while it lives.
     single: bool,
     holder: Mutex<Option<Arc<Peer>>>,
     reads: Reads,
-    look: SyncSender<()>,
+    check: SyncSender<()>,
 }
 
 impl Export {
-    /// The export of `tree`. Its name and handles come from the image and `secret`. The receiver is told when the mount
-    /// may be gone. With `single` it is for one client: the first to use a handle has the disk to itself.
+    /// Creates an export of `tree`. Its name and handles are derived from the image and `secret`. The receiver gets a
+    /// message when the mount may be gone. With `single`, only the first client that uses a handle can use the disk.
     pub fn new(tree: Arc<Tree>, secret: &[u8; 32], single: bool) -> Result<(Export, Receiver<()>), Error> {
-        let (look, may_be_gone) = sync_channel(1);
+        let (check, may_be_gone) = sync_channel(1);
         let identity = tree.disk().identity();
         let derive = |purpose: &[u8]| {
             let mut hash = blake3::Hasher::new_keyed(secret);
@@ -101,23 +101,23 @@ impl Export {
             single,
             holder: Mutex::new(None),
             reads: Reads::start(&tree).map_err(|e| Error::failed("cannot start threads").because(e))?,
-            look,
+            check,
             tree,
         };
         Ok((export, may_be_gone))
     }
 
-    /// The export as libnfs and its tools take it.
+    /// Returns the URL of the export for libnfs and its tools.
     pub fn url(&self, port: u16) -> String {
         format!("nfs://127.0.0.1{}?version=3&nfsport={port}&mountport={port}", self.path)
     }
 
-    /// Lets nobody mount it any more.
-    fn shut(&self) {
+    /// Refuses any further mounts.
+    fn close_to_mounts(&self) {
         self.open.store(false, Ordering::SeqCst);
     }
 
-    /// Whether handles are good for this peer.
+    /// Returns whether handles are valid for this client.
     fn admits(&self, peer: &Arc<Peer>) -> bool {
         let mut holder = lock(&self.holder);
         !self.single || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
@@ -131,17 +131,18 @@ impl Export {
         }
     }
 
-    fn look_whether_mounted(&self) {
-        // One that is not yet taken is as good as two.
-        let _ = self.look.try_send(());
+    fn check_mounted(&self) {
+        // If an earlier message is still pending, another is not needed.
+        let _ = self.check.try_send(());
     }
 
-    /// How much a client should read at once, in bytes.
+    /// Returns the preferred length of a read in bytes.
     fn read_size(&self) -> u32 {
         if self.tree.disk().has_failing_reads() { EXACT } else { PREFERRED }
     }
 
-    /// The reply to a call, with its record mark. Whether the caller showed that it knows something. None: it is no call.
+    /// Writes the reply to a call, with its record mark, to `out`. Returns whether the caller has authenticated, by the name
+    /// or a handle, or `None` if this is not a call.
     fn answer(&self, caller: Caller<'_>, call: &[u8], out: &mut Vec<u8>) -> Option<bool> {
         out.clear();
         let mut call = Call(call);
@@ -170,21 +171,21 @@ impl Export {
             rpc::refuse(&mut reply, head.xid, why);
             false
         });
-        // A whole record in one fragment. Replies are far shorter than its 31 bits.
+        // The whole record in one fragment. Replies are far shorter than 31 bits can express.
         let mark = u32::try_from(out.len() - 4).unwrap_or(0) | 1 << 31;
         out[..4].copy_from_slice(&mark.to_be_bytes());
         Some(known)
     }
 }
 
-/// Serves the export to whoever connects. Does not return but for an error of the listener.
+/// Serves the export to every client that connects. Returns only if the listener fails.
 pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
     take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
         let ended = converse(&export, stream, peer);
         export.forget(peer);
-        // The end of a stranger means nothing, and must not cost us a look.
+        // The end of a stranger's connection means nothing, and must not trigger a check.
         if peer.is_known() {
-            export.look_whether_mounted();
+            export.check_mounted();
         }
         ended
     })
@@ -202,9 +203,9 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
         Ok(())
     };
     let answer = |(call, since): (Vec<u8>, Instant), reply: &mut Vec<u8>| {
-        let shown = export.answer(Caller { peer, since, user: None }, &call, reply);
-        let shown = shown.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a call"))?;
-        if shown {
+        let known = export.answer(Caller { peer, since, user: None }, &call, reply);
+        let known = known.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"))?;
+        if known {
             peer.introduce()?;
         }
         let mut out = lock(&out);
@@ -213,9 +214,9 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
     in_flight(peer, WAITING, receive, answer)
 }
 
-/// Binds a port of this machine; 0: any that is free.
+/// Binds a port of 127.0.0.1, or any free port if it is 0. Returns the listener and the port.
 pub fn bind(port: u16) -> Result<(TcpListener, u16), Error> {
-    let failed = |e| Error::failed(format!("port {port} of 127.0.0.1 cannot be served")).because(e);
+    let failed = |e| Error::failed(format!("cannot listen on 127.0.0.1:{port}")).because(e);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     Ok((listener, port))
@@ -236,13 +237,13 @@ impl Transport for Nfs {
         let serving = Arc::clone(&export);
         let serve = move || {
             if let Err(e) = serve(serving, listener) {
-                log::error!("no more connections can be taken: {e}");
+                log::error!("cannot accept connections any more: {e}");
             }
         };
         workers::spawn("nfs-listener", serve)?;
         let source = format!("127.0.0.1:{}", export.path);
         let mounting = ask(&mut mount_command(&export, &source, port, place.dir), MOUNTING, HINT);
-        export.shut();
+        export.close_to_mounts();
         mounting.map_err(|e| {
             let error = e.at(place.dir);
             error.hint(Advice::CheckSystem)
@@ -253,11 +254,11 @@ impl Transport for Nfs {
 
 const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
 
-/// The command that mounts. Never a hard mount: if we are gone, readers are to get errors and not to wait for ever, and
-/// macOS stops the whole machine after a device has hung for a minute.
+/// Returns the command that mounts the export. Never a hard mount: if the server dies, readers must get errors instead of
+/// waiting forever, and macOS stops the whole machine after a device has hung for a minute.
 fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Command {
     let size = export.read_size();
-    // Small reads need more of them in flight.
+    // Small reads need more requests in flight.
     let ahead = if size == EXACT { 128 } else { 16 };
     let both = format!(
         "vers=3,port={port},mountport={port},soft,timeo=100,retrans=3,rsize={size},wsize={size},nosuid,nodev"

@@ -1,4 +1,4 @@
-//! What is answered: the procedures of NFS version 3 (RFC 1813) over the folder, and those of its MOUNT protocol.
+//! The procedures of NFS version 3 (RFC 1813) and of its MOUNT protocol.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,16 +7,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::reads::NoBytes;
 use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
-use super::{Export, HANDLE, LARGEST};
+use super::{Export, HANDLE, MAX_READ};
 use crate::net::Peer;
 use crate::tree::{EntryKind, Id, ROOT};
 
 pub(super) const NFS: u32 = 100_003;
 pub(super) const MOUNT: u32 = 100_005;
-/// The version of both that is spoken.
+/// The supported version of both.
 pub(super) const VERSION: u32 = 3;
 
-/// The longest name, and the longest path, in bytes.
+/// The maximum length of a name, and of a path, in bytes.
 const NAME: u32 = 255;
 const PATH: usize = 1024;
 
@@ -39,18 +39,19 @@ impl From<Garbage> for Refusal {
     }
 }
 
-/// Who calls.
+/// The caller of a procedure.
 pub(super) struct Caller<'a> {
     /// The other end of the connection.
     pub peer: &'a Arc<Peer>,
-    /// When the call came.
+    /// When the call was received.
     pub since: Instant,
-    /// The user, if the call says which.
+    /// The user ID, if the call has one.
     pub user: Option<u32>,
 }
 
 impl Export {
-    /// A procedure of MOUNT: the reply, behind what accepts the call. Whether the caller knew the export's name.
+    /// Carries out a procedure of MOUNT and appends its result to the reply, after the header that accepts the call. Returns
+    /// whether the caller knew the export's name.
     pub(super) fn mount(
         &self,
         procedure: u32,
@@ -58,12 +59,12 @@ impl Export {
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
         let knows = |path: &[u8]| {
-            // Compared as hashes, whose comparison takes the same time wherever they differ.
+            // Compared as hashes, in constant time.
             let path = path.strip_suffix(b"/").unwrap_or(path);
             blake3::hash(path) == blake3::hash(self.path.as_bytes())
         };
         match procedure {
-            // NULL; DUMP and EXPORT tell nobody anything.
+            // NULL; DUMP and EXPORT return empty lists.
             0 => {}
             2 | 5 => {
                 reply.bool(false);
@@ -71,7 +72,7 @@ impl Export {
             1 => {
                 let known = knows(call.bytes(PATH)?) && self.open.load(Ordering::SeqCst);
                 if known {
-                    // The flavours of authentication: AUTH_UNIX, AUTH_NONE.
+                    // The authentication flavors: AUTH_UNIX, AUTH_NONE.
                     reply.u32(OK).bytes(&self.handle(ROOT)).u32(2).u32(1).u32(0);
                 } else {
                     reply.u32(ACCES);
@@ -81,7 +82,7 @@ impl Export {
             3 => {
                 let known = knows(call.bytes(PATH)?);
                 if known {
-                    self.look_whether_mounted();
+                    self.check_mounted();
                 }
                 return Ok(known);
             }
@@ -91,7 +92,8 @@ impl Export {
         Ok(false)
     }
 
-    /// A procedure of NFS: the reply, behind what accepts the call. Whether the caller had a handle of ours.
+    /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call. Returns
+    /// whether the caller had a valid handle.
     pub(super) fn nfs(
         &self,
         procedure: u32,
@@ -102,8 +104,8 @@ impl Export {
         if procedure == 0 {
             return Ok(false);
         }
-        // How many words, all "nothing is told", follow an error: no attributes, before and after.
-        let untold = match procedure {
+        // The number of words after an error, all "no attributes follow": attributes before and after the operation.
+        let absent = match procedure {
             1 => 0,
             3..=6 | 16..=20 => 1,
             2 | 7..=13 | 21 => 2,
@@ -115,10 +117,10 @@ impl Export {
         let found = self.id(handle);
         let result = match found {
             None => Err(STALE),
-            // Between two connections of the kernel's the older may not be seen to have ended.
+            // When the kernel reconnects, the end of its old connection may not have been noticed yet.
             Some(_) if !self.admits(caller.peer) => Err(JUKEBOX),
             Some(_) if matches!(procedure, 2 | 7..=15 | 21) => Err(ROFS),
-            // What a folder or a file system is like, everybody may know; it is the same for every image.
+            // Attributes of a directory or of the file system may be read by everyone; they are the same for every image.
             Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
             Some(id) => match procedure {
                 1 => self.getattr(id, reply),
@@ -141,7 +143,7 @@ impl Export {
         };
         if let Err(error) = result {
             reply.u32(error);
-            (0..untold).for_each(|_| {
+            (0..absent).for_each(|_| {
                 reply.bool(false);
             });
         }
@@ -157,10 +159,10 @@ impl Export {
 
     fn attributes(&self, id: Id, kind: EntryKind, reply: &mut Reply<'_>) {
         let tree = &self.tree;
-        // The type's number, and the size.
+        // The number of the type, and the size in bytes.
         let (number, size) = match kind {
             EntryKind::File(size) => (1, size),
-            EntryKind::Folder => (2, 0),
+            EntryKind::Directory => (2, 0),
             EntryKind::Link(size) => (5, size),
         };
         reply.u32(number).u32(tree.mode(kind)).u32(tree.links(id)).u32(self.user).u32(self.group);
@@ -172,8 +174,8 @@ impl Export {
         }
     }
 
-    /// Attributes that go with an answer, if the entry is still there.
-    fn told(&self, id: Id, reply: &mut Reply<'_>) {
+    /// Appends the optional attributes of an entry, if it still exists.
+    fn optional_attributes(&self, id: Id, reply: &mut Reply<'_>) {
         let kind = self.tree.kind(id);
         reply.bool(kind.is_some());
         if let Some(kind) = kind {
@@ -191,8 +193,8 @@ impl Export {
         };
         let found = found.ok_or(NOENT)?;
         reply.u32(OK).bytes(&self.handle(found));
-        self.told(found, reply);
-        self.told(id, reply);
+        self.optional_attributes(found, reply);
+        self.optional_attributes(id, reply);
         Ok(())
     }
 
@@ -202,11 +204,11 @@ impl Export {
         const EXECUTE: u32 = 32;
         let may = match self.tree.kind(id).ok_or(STALE)? {
             _ if !self.permits(caller) => 0,
-            EntryKind::Folder => READ | LOOKUP | EXECUTE,
+            EntryKind::Directory => READ | LOOKUP | EXECUTE,
             _ => READ,
         };
         reply.u32(OK);
-        self.told(id, reply);
+        self.optional_attributes(id, reply);
         reply.u32(wanted & may);
         Ok(())
     }
@@ -214,7 +216,7 @@ impl Export {
     fn readlink(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
         let device = self.tree.device().filter(|_| id == crate::tree::DEVICE).ok_or(INVAL)?;
         reply.u32(OK);
-        self.told(id, reply);
+        self.optional_attributes(id, reply);
         reply.bytes(device.as_os_str().as_encoded_bytes());
         Ok(())
     }
@@ -229,30 +231,30 @@ impl Export {
     ) -> Result<(), u32> {
         let size = match self.tree.kind(id).ok_or(STALE)? {
             EntryKind::File(size) => size,
-            EntryKind::Folder => return Err(ISDIR),
+            EntryKind::Directory => return Err(ISDIR),
             EntryKind::Link(_) => return Err(INVAL),
         };
-        let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(LARGEST);
-        // Whole or an error: what comes before a bad sector is had by a smaller read.
+        let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(MAX_READ);
+        // All bytes or an error: the client gets those before a bad sector by a smaller read.
         let bytes = self.reads.read(id, offset, len as usize, since).map_err(|none| match none {
             NoBytes::Error(_) => IO,
             NoBytes::Later => JUKEBOX,
         })?;
         reply.u32(OK);
-        self.told(id, reply);
+        self.optional_attributes(id, reply);
         reply.u32(len).bool(offset.saturating_add(len.into()) >= size).bytes(&bytes);
         Ok(())
     }
 
-    fn readdir(&self, id: Id, cookie: u64, most: u32, plus: bool, reply: &mut Reply<'_>) -> Result<(), u32> {
+    fn readdir(&self, id: Id, cookie: u64, max: u32, plus: bool, reply: &mut Reply<'_>) -> Result<(), u32> {
         if id != ROOT {
             return Err(NOTDIR);
         }
         let before = reply.0.len();
         reply.u32(OK);
-        self.told(id, reply);
+        self.optional_attributes(id, reply);
         reply.u64(0);
-        let limit = before + (most.min(LARGEST) as usize).saturating_sub(8);
+        let limit = before + (max.min(MAX_READ) as usize).saturating_sub(8);
         let first = reply.0.len();
         let all = [(ROOT, "."), (ROOT, "..")].into_iter().chain(self.tree.list());
         let mut whole = true;
@@ -260,7 +262,7 @@ impl Export {
             let start = reply.0.len();
             reply.bool(true).u64(id.0).bytes(name.as_bytes()).u64(next);
             if plus {
-                self.told(id, reply);
+                self.optional_attributes(id, reply);
                 reply.bool(true).bytes(&self.handle(id));
             }
             if reply.0.len() > limit {
@@ -279,22 +281,23 @@ impl Export {
 
     fn fsstat(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
         reply.u32(OK);
-        self.told(id, reply);
-        // Bytes: all, free, free for the caller; files: the same; for how long that holds.
+        self.optional_attributes(id, reply);
+        // Bytes: total, free, available to the caller; files: the same; how long this is valid.
         reply.u64(self.tree.disk().size()).u64(0).u64(0);
         reply.u64(self.tree.list().len() as u64 + 1).u64(0).u64(0).u32(0);
         Ok(())
     }
 
     fn fsinfo(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
-        /// Symbolic links; the same for every file.
+        /// Symbolic links are supported; pathconf is the same for every file.
         const PROPERTIES: u32 = 2 | 8;
         reply.u32(OK);
-        self.told(id, reply);
+        self.optional_attributes(id, reply);
         let preferred = self.read_size();
-        // Reading: the most, what is best, a multiple; the same for writing, though nobody can; folders.
+        // Reading: maximum, preferred size, multiple; the same for writing, though it is not possible; preferred size for
+        // directories.
         for _ in 0..2 {
-            reply.u32(LARGEST).u32(preferred).u32(512);
+            reply.u32(MAX_READ).u32(preferred).u32(512);
         }
         reply.u32(64 << 10);
         reply.u64(i64::MAX.cast_unsigned()).u32(0).u32(1).u32(PROPERTIES);
@@ -303,13 +306,15 @@ impl Export {
 
     fn pathconf(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
         reply.u32(OK);
-        self.told(id, reply);
-        // Links, the longest name; too long a name is an error, nobody gives files away, names differ by case and keep it.
+        self.optional_attributes(id, reply);
+        // Maximum links, maximum name length; names are not truncated, chown is restricted, names are case-sensitive and
+        // keep their case.
         reply.u32(2).u32(NAME).bool(true).bool(true).bool(false).bool(true);
         Ok(())
     }
 
-    /// A handle: what names the entry, and what proves that it came from us. The same after a restart.
+    /// Returns the handle of an entry: the proof that it came from us, and the number of the entry. For the same secret, it
+    /// is the same after a restart.
     pub(super) fn handle(&self, id: Id) -> [u8; HANDLE] {
         let mut handle = [0; HANDLE];
         handle[..32].copy_from_slice(blake3::keyed_hash(&self.key, &id.0.to_be_bytes()).as_bytes());
@@ -321,7 +326,7 @@ impl Export {
         let (proof, id) = handle.split_at_checked(32)?;
         let proof: [u8; 32] = proof.try_into().ok()?;
         let id: [u8; 8] = id.try_into().ok()?;
-        // In the same time wherever they differ.
+        // Compared in constant time.
         let right = blake3::keyed_hash(&self.key, &id) == blake3::Hash::from_bytes(proof);
         Some(Id(u64::from_be_bytes(id))).filter(|id| right && self.tree.kind(*id).is_some())
     }

@@ -1,6 +1,6 @@
-//! Reads with an end: a source that hangs (a disk that spins up, a share that is away) must not hold up a client's other
-//! calls until it takes the server for dead. What takes longer than [`TIMEOUT`] is answered with "try again later", and
-//! goes on meanwhile: who asks again finds it in the cache.
+//! Reads with a timeout: a hung source (a disk that spins up, a share that is offline) must not stall other calls of the
+//! same client until it considers the server dead. A read that takes longer than [`TIMEOUT`] is answered with "try again
+//! later" and continues in the background: when the client tries again, the data is in the cache.
 
 use std::io;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use cdi_base::workers::{self, Pool};
 
 use crate::tree::{Id, Tree};
 
-/// How long a read may take from when it was asked for: less than a client waits for an answer (`timeo`, ten seconds). So
-/// whatever waits behind reads waits no longer than that either.
+/// Timeout of a read, from when the call was received: less than a client waits for an answer (`timeo`, ten seconds). So
+/// calls that are queued after reads wait no longer than that either.
 const TIMEOUT: Duration = Duration::from_secs(6);
-/// How many reads wait for a thread.
+/// The maximum number of reads that wait for a thread.
 const WAITING: usize = 256;
 
 /// Why there are no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoBytes {
-    /// The disk has none.
+    /// The read failed.
     Error(ReadError),
-    /// Not yet.
+    /// The read has not finished yet.
     Later,
 }
 
@@ -31,7 +31,7 @@ struct Read {
     id: Id,
     offset: u64,
     len: usize,
-    /// Who waits for it. Once nobody does, it need not be begun.
+    /// The channel for the result. When nobody waits for it any more, the read need not be started.
     back: SyncSender<Result<Vec<u8>, ReadError>>,
     wanted: std::sync::Weak<()>,
 }
@@ -53,7 +53,7 @@ impl Reads {
         .map(Reads)
     }
 
-    /// The bytes of an entry, which were asked for at `since`.
+    /// Reads bytes of an entry for a call that was received at `since`.
     pub(super) fn read(&self, id: Id, offset: u64, len: usize, since: Instant) -> Result<Vec<u8>, NoBytes> {
         let timeout = TIMEOUT.saturating_sub(since.elapsed());
         let wanted = Arc::new(());

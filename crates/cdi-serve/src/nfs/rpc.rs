@@ -1,18 +1,17 @@
-//! ONC RPC over TCP (RFC 5531): records, calls, who calls, and how a reply begins.
+//! ONC RPC over TCP (RFC 5531): records, call headers, credentials, and reply headers.
 
 use std::io::{self, BufRead, Read};
 
 use super::xdr::{Call, Garbage, Reply};
 
-/// How much of a call is kept, in bytes. Nothing that is answered here is longer; what a client would write is, and goes
-/// nowhere.
+/// The number of bytes of a call that are kept. No supported call is longer; a write is, and its data is discarded.
 const KEPT: usize = 8 << 10;
-/// How long a call may be, in bytes. A client that claims more does not speak this protocol.
+/// The maximum length of a call in bytes. A client that claims more does not speak this protocol.
 const MAX_LEN: usize = 16 << 20;
-/// In how many fragments a call may come.
-const FRAGMENTS: usize = 1024;
+/// The maximum number of fragments of a call.
+const MAX_FRAGMENTS: usize = 1024;
 
-/// Reads a call to its end: the first [`KEPT`] bytes of it. None at the end of the connection.
+/// Reads a whole call and returns its first [`KEPT`] bytes, or `None` at the end of the connection.
 pub(super) fn read_record(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let bad = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut call = Vec::new();
@@ -20,7 +19,7 @@ pub(super) fn read_record(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8
     if stream.fill_buf()?.is_empty() {
         return Ok(None);
     }
-    for _ in 0..FRAGMENTS {
+    for _ in 0..MAX_FRAGMENTS {
         let mut mark = [0; 4];
         stream.read_exact(&mut mark)?;
         // The highest bit marks the last fragment.
@@ -28,7 +27,7 @@ pub(super) fn read_record(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8
         let len = (mark & 0x7fff_ffff) as usize;
         length += len;
         if length > MAX_LEN {
-            return bad("a call is longer than any can be");
+            return bad("RPC call is too long");
         }
         let kept = len.min(KEPT - call.len());
         let at = call.len();
@@ -42,25 +41,25 @@ pub(super) fn read_record(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8
             return Ok(Some(call));
         }
     }
-    bad("a call is in more pieces than any can be")
+    bad("RPC call has too many fragments")
 }
 
-/// A call, up to its arguments.
+/// The header of a call, before its arguments.
 pub(super) struct Head {
-    /// What the client tells its calls apart by.
+    /// The number by which the client matches replies to calls.
     pub xid: u32,
     pub rpc: u32,
     pub program: u32,
     pub version: u32,
     pub procedure: u32,
-    /// The user that calls, if the call says and says it right.
+    /// The calling user, if the call has one, or an error if the credential is malformed.
     pub user: Result<Option<u32>, Garbage>,
 }
 
-/// Reads the head of a call and leaves its arguments.
+/// Reads the header of a call, and leaves its arguments in `call`.
 pub(super) fn read_head(call: &mut Call<'_>) -> Result<Head, Garbage> {
     const CALL: u32 = 0;
-    /// The longest credential and verifier (RFC 5531, 8.2).
+    /// The maximum length of a credential and of a verifier in bytes (RFC 5531, 8.2).
     const MAX_AUTH: usize = 400;
     let xid = call.u32()?;
     if call.u32()? != CALL {
@@ -78,32 +77,32 @@ pub(super) fn read_head(call: &mut Call<'_>) -> Result<Head, Garbage> {
     Ok(Head { xid, rpc, program, version, procedure, user })
 }
 
-/// AUTH_UNIX: a stamp, the machine's name, user, group, groups.
+/// Returns the user of an AUTH_UNIX credential: a stamp, the machine's name, user, group, groups.
 fn unix_user(credential: &mut Call<'_>) -> Result<u32, Garbage> {
     let (_, _, user) = (credential.u32()?, credential.bytes(255)?, credential.u32()?);
     Ok(user)
 }
 
-/// Why a call is not carried out.
+/// The reason why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     ProgramUnavailable,
-    /// Only this version is spoken.
+    /// Only this version is supported.
     ProgramMismatch(u32),
     ProcedureUnavailable,
     GarbageArguments,
-    /// Only version 2 of RPC is spoken.
+    /// Only version 2 of RPC is supported.
     RpcMismatch,
     BadCredential,
 }
 
-/// Begins the reply to a call that is carried out.
+/// Writes the reply header of a call that is accepted.
 pub(super) fn accept(reply: &mut Reply<'_>, xid: u32) {
     // A reply, accepted, no verifier, success.
     reply.u32(xid).u32(1).u32(0).u32(0).u32(0).u32(0);
 }
 
-/// The whole reply to a call that is not.
+/// Writes the whole reply to a call that is refused.
 pub(super) fn refuse(reply: &mut Reply<'_>, xid: u32, why: Refusal) {
     reply.u32(xid).u32(1);
     match why {

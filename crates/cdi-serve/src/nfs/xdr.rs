@@ -1,10 +1,10 @@
-//! XDR (RFC 4506), as far as the protocol needs it: numbers and byte strings, read from a call that may be cut off or lie
-//! about its lengths, and written to a reply. Nothing is ever allocated by a length that a call claims.
+//! The subset of XDR (RFC 4506) that the protocol needs: numbers and byte strings, read from a call that may be truncated
+//! or have false lengths, and written to a reply. Memory is never allocated by a length that a call claims.
 
-/// What is left of a call.
+/// The unread rest of a call.
 pub(super) struct Call<'a>(pub &'a [u8]);
 
-/// A call that ends before what it should hold, or holds what cannot be.
+/// A call that is truncated or has invalid values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Garbage;
 
@@ -24,10 +24,10 @@ impl<'a> Call<'a> {
         Ok(u64::from(self.u32()?) << 32 | u64::from(self.u32()?))
     }
 
-    /// A byte string of at most `most` bytes, and what fills it up to a multiple of four.
-    pub(super) fn bytes(&mut self, most: usize) -> Result<&'a [u8], Garbage> {
+    /// Reads a byte string of at most `max` bytes, and its padding to a multiple of four.
+    pub(super) fn bytes(&mut self, max: usize) -> Result<&'a [u8], Garbage> {
         let len = self.u32()? as usize;
-        if len > most {
+        if len > max {
             return Err(Garbage);
         }
         let bytes = self.take(len)?;
@@ -54,15 +54,15 @@ impl Reply<'_> {
         self.u32(flag.into())
     }
 
-    /// A byte string. Ours are short.
+    /// Writes a byte string. Ours are short.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.0.extend_from_slice(bytes);
-        self.fill(bytes.len())
+        self.pad(bytes.len())
     }
 
-    /// What fills a byte string of `len` bytes up to a multiple of four.
-    pub(super) fn fill(&mut self, len: usize) -> &mut Self {
+    /// Writes the padding of a byte string of `len` bytes to a multiple of four.
+    pub(super) fn pad(&mut self, len: usize) -> &mut Self {
         self.0.resize(self.0.len() + len.next_multiple_of(4) - len, 0);
         self
     }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back_and_what_lies_is_not() {
+    fn written_values_are_read_back_and_false_lengths_are_rejected() {
         let mut bytes = Vec::new();
         Reply(&mut bytes).u32(7).u64(1 << 40).bytes(b"abcde").bool(true);
         assert_eq!(bytes.len(), 4 + 8 + 4 + 8 + 4);

@@ -1,4 +1,4 @@
-//! What a volume holds, and the questions whose answers take more than a line.
+//! The state of a volume, and the operations that take more than a line.
 
 use cdi_base::workers::lock;
 use std::slice;
@@ -19,25 +19,25 @@ use crate::directory::{self, Entry, NotListed};
 use crate::errno::{Errno, Refused};
 use crate::volume::Volume;
 
-/// What a volume holds.
-pub(super) struct Shown {
-    /// Nothing once the volume is deactivated: the file has to be closed then, for the extension may go on to live, and
-    /// the disk that the image is on could not be ejected.
+/// The state of a volume.
+pub(super) struct VolumeState {
+    /// `None` after the volume was deactivated: the file has to be closed then, because the extension may live on, and the
+    /// disk that the image is on could not be ejected.
     open: Mutex<Option<Arc<Volume>>>,
     items: Items,
-    /// Held as long as the volume, though its file is open: what an image may still have to open is not known here.
+    /// Kept as long as the volume, although its file is open, because the image may have to open further files.
     access: Mutex<Access>,
 }
 
-const _: () = super::shared::<Shown>();
+const _: () = super::shared::<VolumeState>();
 
-impl Shown {
-    pub(super) fn new(volume: Volume, access: Access) -> Shown {
+impl VolumeState {
+    pub(super) fn new(volume: Volume, access: Access) -> VolumeState {
         let open = Mutex::new(Some(Arc::new(volume)));
-        Shown { open, items: Items::new(), access: Mutex::new(access) }
+        VolumeState { open, items: Items::new(), access: Mutex::new(access) }
     }
 
-    /// The volume; ENODEV once it is deactivated.
+    /// Returns the volume, or ENODEV after it was deactivated.
     pub(super) fn volume(&self) -> Result<Arc<Volume>, Errno> {
         lock(&self.open).clone().ok_or(Errno::ENODEV)
     }
@@ -59,28 +59,28 @@ impl Shown {
     pub(super) fn deactivate(&self) {
         let mut open = lock(&self.open);
         open.take();
-        // Before anybody can open it again.
-        lock(&self.access).give_back();
+        // While the lock on `open` is held, so that it cannot be opened again before.
+        lock(&self.access).release();
     }
 
     pub(super) fn item(&self, id: Id) -> Retained<FSItem> {
         self.items.get(id)
     }
 
-    /// The item of that name, and the name.
+    /// Returns the item with this name, and the name.
     pub(super) fn found(
         &self,
         name: Option<&FSFileName>,
         folder: Option<&FSItem>,
     ) -> Result<(Retained<FSItem>, Retained<FSFileName>), Refused> {
         let name = name.ok_or(Errno::EINVAL)?;
-        // SAFETY: every name has bytes.
+        // SAFETY: the name is a valid object.
         let name = unsafe { name.data() }.to_vec();
         let (id, name) = self.volume()?.lookup(known(folder)?, &name)?;
         Ok((self.items.get(id), file_name(name.as_bytes())))
     }
 
-    /// The verifier; or FSKit's own error for a cookie that is none of ours, which has no number in POSIX.
+    /// Lists a directory and returns the verifier, or FSKit's own error for an invalid cookie, which has no POSIX number.
     pub(super) fn listed(
         &self,
         folder: Option<&FSItem>,
@@ -89,14 +89,14 @@ impl Shown {
         packer: Option<&FSDirectoryEntryPacker>,
     ) -> Result<Result<FSDirectoryVerifier, Retained<NSError>>, Refused> {
         let packer = packer.ok_or(Errno::EINVAL)?;
-        // SAFETY: a constant of FSKit, there from before we run.
+        // SAFETY: a constant of FSKit, initialized before we run.
         let first = unsafe { FSDirectoryCookieInitial };
         let from = if cookie == first { directory::FIRST } else { cookie };
         let pack = |entry: &Entry| {
             let name = file_name(entry.name.as_bytes());
             let (kind, id) = (item_type(entry.kind), item_id(entry.id));
             let all = entry.attributes.as_ref().map(attributes);
-            // SAFETY: the packer is valid until the reply, and copies what it is given.
+            // SAFETY: the packer is valid until the reply, and copies its arguments.
             unsafe {
                 packer.packEntryWithName_itemType_itemID_nextCookie_attributes(
                     &name,
@@ -117,7 +117,7 @@ impl Shown {
         }
     }
 
-    /// Reads into the buffer: how many bytes.
+    /// Reads into the buffer. Returns the number of bytes.
     pub(super) fn bytes(
         &self,
         item: Option<&FSItem>,
@@ -126,25 +126,25 @@ impl Shown {
         buffer: Option<&FSMutableFileDataBuffer>,
     ) -> Result<usize, Refused> {
         let buffer = buffer.ok_or(Errno::EINVAL)?;
-        // SAFETY: asks for a number.
+        // SAFETY: returns a number.
         let room = unsafe { buffer.length() }.min(length);
         if room == 0 {
             return Ok(0);
         }
-        // SAFETY: the buffer has at least `room` bytes, which are ours alone to write until the reply, and which were
-        // set to something when they were mapped.
+        // SAFETY: the buffer has at least `room` bytes, which only we write until the reply, and which were initialized when
+        // they were mapped.
         let bytes = unsafe { slice::from_raw_parts_mut(buffer.mutableBytes().cast::<u8>().as_ptr(), room) };
         Ok(self.volume()?.read(known(item)?, offset, bytes)?)
     }
 }
 
-/// The entry that an item stands for. FSKit asks about no item at all when, say, nothing is there to be renamed over.
+/// Returns the entry of an item, or ENOENT. FSKit passes no item if, for example, a rename does not replace one.
 pub(super) fn known(item: Option<&FSItem>) -> Result<Id, Errno> {
     id_of(item).ok_or(Errno::ENOENT)
 }
 
-/// A name as FSKit has it.
+/// Converts a name to FSKit's type.
 pub(super) fn file_name(bytes: &[u8]) -> Retained<FSFileName> {
-    // SAFETY: whole data, which is copied.
+    // SAFETY: valid data, which is copied.
     unsafe { FSFileName::nameWithData(&NSData::with_bytes(bytes)) }
 }
