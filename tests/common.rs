@@ -54,6 +54,14 @@ impl Need {
     }
 }
 
+/// Returns how many cases a campaign of `all` has in this run: all of them with CDI_LONG set, as in CI, else a tenth. With
+/// CDI_SEED, that one alone.
+pub fn seeds(all: u64) -> std::ops::Range<u64> {
+    let only = std::env::var("CDI_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let is_long = std::env::var_os("CDI_LONG").is_some_and(|value| !value.is_empty());
+    only.map_or(0..if is_long { all } else { all / 10 }, |n| n..n + 1)
+}
+
 /// Samples that are not part of the project: `CDI_CORPUS`, or a folder beside the project's.
 pub fn corpus() -> PathBuf {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");

@@ -4,20 +4,19 @@
 use std::time::{Duration, Instant};
 
 use crate::Test;
-use crate::common::Random;
+use crate::common::{Random, seeds};
 use crate::format::{compare, fixture_disk, fixtures_list, open};
 
-pub const TESTS: &[Test] = &[("twenty_thousand_damages_and_no_wrong_byte", &[], damages)];
+pub const TESTS: &[Test] = &[("a_damaged_image_never_gives_a_wrong_byte", &[], damages)];
 
 const DAMAGES: u64 = 20_000;
 const MAX_MEMORY: u64 = 256 << 20;
 
 fn damages() {
     let truth = fixture_disk();
-    let only: Option<u64> = std::env::var("CDI_SEED").ok().and_then(|s| s.parse().ok());
     let before = peak_memory();
     for (name, fixture) in fixtures_list() {
-        let seeds = only.map_or(0..DAMAGES, |n| n..n + 1);
+        let seeds = seeds(DAMAGES);
         let halves =
             [seeds.start..seeds.start.midpoint(seeds.end), seeds.start.midpoint(seeds.end)..seeds.end];
         std::thread::scope(|scope| {

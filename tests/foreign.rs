@@ -14,7 +14,7 @@ use cdi_image::open::{open, open_source};
 use sha2::{Digest, Sha256};
 
 use crate::Test;
-use crate::common::{Lab, Need, Random, corpus, disk, run};
+use crate::common::{Lab, Need, Random, corpus, disk, run, seeds};
 use crate::makers::{self, Aff4, Tables};
 
 const QEMU: &[Need] = &[Need::Program("qemu-img")];
@@ -659,11 +659,6 @@ fn seeds_open() {
     }
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let only = std::env::var("CDI_SEED").ok().and_then(|s| s.parse::<u64>().ok());
-    only.map_or(0..DAMAGES, |n| n..n + 1)
-}
-
 /// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.
 fn damaged(whole: Vec<u8>, format: &str) {
     damage(&whole, format, None);
@@ -677,7 +672,7 @@ fn damaged_checked(whole: Vec<u8>, format: &str) {
 fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
     let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
     let mut sound = 0;
-    for seed in seeds() {
+    for seed in seeds(DAMAGES) {
         let start = Instant::now();
         let random = &mut Random::new(seed);
         let bytes: Arc<Vec<u8>> = Arc::new(damaged_bytes(whole, random));
@@ -704,7 +699,7 @@ fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
         }
         assert!(start.elapsed() < Duration::from_secs(10), "{format}, CDI_SEED={seed}: too long");
     }
-    assert!(sound > 0 || seeds().end - seeds().start == 1, "{format}: all of it was refused");
+    assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{format}: all of it was refused");
 }
 
 /// A few damages; most of them at the start and the end, where structures are.
@@ -749,7 +744,7 @@ fn damaged_texts() {
     lab.write("d.raw", &truth);
     let log = "# sectorsize 512\n0x800 0x7f\n0x0 0x6 0x7f 0x0 0x0\n0x6 0x4 0x40 0x0 0x31100\n0xa 0x7f6 0x7f 0x0 0x0\n";
     let map = crate::common::mapfile(2048, 512, &[(6, 4), (100, 1)]);
-    for seed in seeds().step_by(4) {
+    for seed in seeds(DAMAGES).step_by(4) {
         let random = &mut Random::new(seed);
         lab.write("b.sparsebundle/Info.plist", damaged_bytes(&files[0].1, random));
         if let Ok(opened) = open(&lab.path("b.sparsebundle"), &OpenOptions::default()) {

@@ -9,7 +9,7 @@ use cdi_image::image::OpenOptions;
 use cdi_image::open::open_source;
 
 use crate::Test;
-use crate::common::{Lab, Random, disk};
+use crate::common::{Lab, Random, disk, seeds};
 
 pub const TESTS: &[Test] = &[
     ("every_version_and_method_reads", &[], versions),
@@ -159,7 +159,7 @@ fn damage() {
     let truth = disk(200_000);
     for (version, method) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
         let fixture = image(&truth, version, method, 16384);
-        for seed in 0..20_000 {
+        for seed in seeds(20_000) {
             let random = &mut Random::new(seed);
             let mut bytes = fixture.clone();
             for _ in 0..=random.below(3) {

@@ -122,7 +122,7 @@ fn ghosts() {
     run("kill", ["-KILL".to_owned(), pid.to_string()]);
     wait_until("the daemon is dead", || !is_running(pid as u32));
     let list = lab.cdi(["list"]).ends(0);
-    assert!(list.out.contains("its daemon is dead"), "{}", list.out);
+    assert!(list.out.contains("not served any more"), "{}", list.out);
     // Attaching anew finds the ghost, takes it away, and succeeds.
     let device = lab.attach(&[]);
     assert_eq!(lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().len(), 1);

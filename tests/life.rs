@@ -205,7 +205,7 @@ fn names() {
         let words = |verb: &str| vec![OsString::from(verb), name.clone().into_os_string()];
         lab.cdi(words("mount").into_iter().chain(["mnt".into()])).ends(0);
         let list = lab.cdi(["list"]).ends(0).out;
-        assert!(list.lines().count() == 1 && !list.contains('\u{1b}'), "{list:?}");
+        assert!(list.lines().count() == 2 && !list.contains('\u{1b}'), "{list:?}");
         assert_eq!(served(&lab), 1);
         lab.cdi(words("unmount")).ends(0);
         lab.cdi(words("unmount").into_iter().chain(["--json".into()])).ends(0);

@@ -258,7 +258,7 @@ fn taking_over() {
     lab.cdi(["attach", "disk.cdimg"]).ends(0);
     let service = Service::start(&lab, &images);
     wait_for(&lab, &["failed"]);
-    assert!(status(&lab)["images"][0]["why"].as_str().unwrap().contains("is attached already"));
+    assert!(status(&lab)["images"][0]["why"].as_str().unwrap().contains("already attached"));
     lab.cdi(["detach", "disk.cdimg"]).ends(0);
     wait_for(&lab, &["up"]);
     service.end();

@@ -217,7 +217,7 @@ fn fskit() {
     // What cannot reach it is refused.
     for option in ["--bad=zero", "--cache=2M", "--errno=medium", "--suspect=read", "--format=cdimg"] {
         let ran = mac.cdi(options.iter().chain(&[option]).copied()).ends(2);
-        assert!(ran.err.contains("cannot be told to the extension"), "{}", ran.err);
+        assert!(ran.err.contains("does not work with --via fskit"), "{}", ran.err);
     }
     mac.is_clean();
 }

@@ -60,7 +60,9 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     if args.out.is_none() && after >= before {
         // Dropped, the new file is gone.
         drop(target);
-        if !ui.json(&json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": before })) {
+        if !ui.json(
+            &json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": before }),
+        ) {
             ui.say(format!("{}: nothing to reclaim; {took}", out.display()));
         }
         return Ok(End::Done);

@@ -69,7 +69,8 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
                 "has a mapfile next to it ({}): it is an image, not a disk to be imaged",
                 map.display()
             );
-            let hint = "without the options for reading a failing disk it is converted with its map; use --mapfile none to read it as a disk";
+            let hint = "without the options for reading a failing disk it is converted with its map; \
+                use --mapfile none to read it as a disk";
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
         None => Ok(()),
