@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_another_volume() {
-        let dir = crate::volume::testing::Folder::new();
+        let dir = crate::volume::testing::TempDir::new();
         for image in ["zstd.cdimg", "example.raw"] {
             let copies = ["one", "two"].map(|name| dir.0.join(format!("{name}-{image}")));
             for copy in &copies {

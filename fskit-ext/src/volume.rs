@@ -232,19 +232,19 @@ pub(crate) mod testing {
     }
 
     /// A temporary directory for a test.
-    pub(crate) struct Folder(pub(crate) PathBuf);
+    pub(crate) struct TempDir(pub(crate) PathBuf);
 
-    impl Folder {
-        pub(crate) fn new() -> Folder {
+    impl TempDir {
+        pub(crate) fn new() -> TempDir {
             static COUNT: AtomicU32 = AtomicU32::new(0);
             let name = format!("cdi-fskit-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             let dir = std::env::temp_dir().join(name);
             std::fs::create_dir(&dir).unwrap();
-            Folder(dir)
+            TempDir(dir)
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for TempDir {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }

@@ -196,7 +196,7 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
 }
 
 fn run(losetup: &mut Command) -> Result<String, Error> {
-    let said = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
+    let output = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
         if !nix::unistd::geteuid().is_root() {
             e.hint("attaching a block device needs root: sudo cdi attach …")
         } else if let Some(node) = missing_node() {
@@ -205,7 +205,7 @@ fn run(losetup: &mut Command) -> Result<String, Error> {
             e
         }
     })?;
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 /// Returns a remedy if the kernel has a free loop device without a node in /dev, as in a container whose /dev was

@@ -78,14 +78,14 @@ fn device(text: &str) -> Option<PathBuf> {
 
 /// Returns the whole disk that a program reports to have attached: from its property list or, if there is none or it has
 /// none of the known keys, from any word of its output. That may be anything, so callers check with the system first.
-pub(super) fn attached(said: &[u8]) -> Option<PathBuf> {
-    let list = parse(said);
+pub(super) fn attached(output: &[u8]) -> Option<PathBuf> {
+    let list = parse(output);
     list.as_ref().and_then(whole_disk).or_else(|| {
-        let words = String::from_utf8_lossy(said);
+        let text = String::from_utf8_lossy(output);
         let mut found = Vec::new();
         match &list {
             Some(list) => texts(list, &mut found),
-            None => found.extend(words.split_whitespace()),
+            None => found.extend(text.split_whitespace()),
         }
         whole(found.into_iter().filter_map(device).map(|device| Entity { device, content: String::new() }))
     })
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_attached_disk_is_found_in_any_output() {
-        let attached = |said: &str| attached(said.as_bytes());
+        let attached = |output: &str| attached(output.as_bytes());
         assert_eq!(attached("/dev/disk7\n"), Some("/dev/disk7".into()));
         assert_eq!(attached("/dev/disk7s1 EFI\n/dev/disk7 GUID_partition_scheme"), Some("/dev/disk7".into()));
         let list = |body: &str| attached(&format!("<plist version=\"1.0\">{body}</plist>"));

@@ -283,9 +283,9 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 Ok(Message::Up(record)) => Ok(record),
                 Ok(Message::Failed(report)) => Err(report.into_error()),
                 Err(_) => {
-                    let said = fs::read_to_string(&log_path).unwrap_or_default();
-                    let said = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
-                    Err(Error::failed(format!("the daemon exited before it was ready: {said}"))
+                    let last_lines = fs::read_to_string(&log_path).unwrap_or_default();
+                    let last_lines = last_lines.lines().rev().take(3).collect::<Vec<_>>().join("; ");
+                    Err(Error::failed(format!("the daemon exited before it was ready: {last_lines}"))
                         .at(&plan.image))
                 }
             }

@@ -31,7 +31,7 @@ pub struct MountRecord {
     pub exec: bool,
     /// The process that serves it.
     pub pid: i32,
-    /// Whether we created the mount point and are to remove it.
+    /// Whether we created the mount point, and therefore remove it.
     pub created_dir: bool,
     /// The front end: `fuse`, `nfs`.
     pub via: String,

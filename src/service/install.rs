@@ -12,7 +12,7 @@ use cdi_system::output_file::replace;
 use cdi_system::{ask, has_program};
 use plist::Value;
 
-use super::{config, config_folder, home};
+use super::{config, config_dir, home};
 
 /// The service's name for launchd.
 pub const LABEL: &str = "org.cdimg.cdi";
@@ -59,7 +59,7 @@ impl Manager {
         Ok(match self {
             Manager::Launchd => home()?.join("Library/LaunchAgents").join(format!("{LABEL}.plist")),
             Manager::Systemd { system: true } => PathBuf::from("/etc/systemd/system/cdi.service"),
-            Manager::Systemd { system: false } => config_folder()?.join("systemd/user/cdi.service"),
+            Manager::Systemd { system: false } => config_dir()?.join("systemd/user/cdi.service"),
         })
     }
 
@@ -269,8 +269,8 @@ fn launchd(program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> 
     let wrong = |e: plist::Error| Error::failed("cannot write the property list").because(e);
     let mut list = Value::from_reader_xml(Cursor::new(LAUNCHD)).map_err(wrong)?;
     let dict = list.as_dictionary_mut().ok_or_else(|| Error::failed("not a valid property list"))?;
-    let words = ["service", "run", "--config"].map(|word| Value::String(word.into()));
-    let arguments = [text(program)?].into_iter().chain(words).chain([text(config)?]);
+    let args = ["service", "run", "--config"].map(|word| Value::String(word.into()));
+    let arguments = [text(program)?].into_iter().chain(args).chain([text(config)?]);
     dict.insert("ProgramArguments".into(), Value::Array(arguments.collect()));
     dict.insert("StandardErrorPath".into(), text(log)?);
     let mut out = Vec::new();
@@ -321,9 +321,9 @@ mod tests {
         );
         let list = Value::from_reader_xml(Cursor::new(list.unwrap())).unwrap();
         let dict = list.as_dictionary().unwrap();
-        let words: Vec<_> =
+        let args: Vec<_> =
             dict["ProgramArguments"].as_array().unwrap().iter().map(|v| v.as_string().unwrap()).collect();
-        assert_eq!(words, ["/opt/a & b/cdi", "service", "run", "--config", "/Users/me/c<d>.json"]);
+        assert_eq!(args, ["/opt/a & b/cdi", "service", "run", "--config", "/Users/me/c<d>.json"]);
         assert_eq!(dict["Label"].as_string(), Some(LABEL));
         assert_eq!(dict["StandardErrorPath"].as_string(), Some("/Users/me/l.log"));
         assert_eq!(dict["ProcessType"].as_string(), Some("Interactive"));

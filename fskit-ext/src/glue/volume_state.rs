@@ -71,19 +71,19 @@ impl VolumeState {
     pub(super) fn found(
         &self,
         name: Option<&FSFileName>,
-        folder: Option<&FSItem>,
+        dir: Option<&FSItem>,
     ) -> Result<(Retained<FSItem>, Retained<FSFileName>), Refused> {
         let name = name.ok_or(Errno::EINVAL)?;
         // SAFETY: the name is a valid object.
         let name = unsafe { name.data() }.to_vec();
-        let (id, name) = self.volume()?.lookup(known(folder)?, &name)?;
+        let (id, name) = self.volume()?.lookup(known(dir)?, &name)?;
         Ok((self.items.get(id), file_name(name.as_bytes())))
     }
 
     /// Lists a directory and returns the verifier, or FSKit's own error for an invalid cookie, which has no POSIX number.
     pub(super) fn listed(
         &self,
-        folder: Option<&FSItem>,
+        dir: Option<&FSItem>,
         cookie: FSDirectoryCookie,
         with_attributes: bool,
         packer: Option<&FSDirectoryEntryPacker>,
@@ -107,7 +107,7 @@ impl VolumeState {
                 )
             }
         };
-        match directory::list(&*self.volume()?, known(folder)?, from, with_attributes, pack) {
+        match directory::list(&*self.volume()?, known(dir)?, from, with_attributes, pack) {
             Ok(verifier) => Ok(Ok(verifier)),
             // SAFETY: a constant of FSKit, likewise.
             Err(NotListed::Cookie) => {

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
 
-use super::testing::{Folder, disk_of, fixture, volume};
+use super::testing::{TempDir, disk_of, fixture, volume};
 use super::*;
 
 /// The bad sectors of the fixtures (tests/format.rs), and the number of sectors.
@@ -113,7 +113,7 @@ fn texts_are_read_like_files() {
 
 #[test]
 fn attributes_are_complete_and_stay_the_same() {
-    let dir = Folder::new();
+    let dir = TempDir::new();
     let path = dir.0.join("disk.cdimg");
     fs::copy(fixture("zstd.cdimg"), &path).unwrap();
     let then = UNIX_EPOCH + Duration::new(1_500_000_000, 250);
@@ -208,7 +208,7 @@ fn df_reports_the_disk_and_no_free_space() {
 
 #[test]
 fn files_that_are_not_images_are_refused_when_opened() {
-    let dir = Folder::new();
+    let dir = TempDir::new();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.0.join(name);
         fs::write(&path, bytes).unwrap();
