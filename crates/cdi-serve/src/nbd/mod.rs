@@ -19,7 +19,7 @@ use pool::{BLOCK, Pool};
 use wire::*;
 
 pub use super::net::Listener;
-use super::net::{Limits, Peer, Stream, Until, in_flight, take_connections};
+use super::net::{Limits, Peer, Stream, Until, accept_connections, serve_requests};
 use super::tree::read_disk;
 
 /// The maximum length of a read in bytes; the protocol calls it the maximum payload.
@@ -37,7 +37,9 @@ const MAX_RUNS: usize = 4096;
 pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
     let disk = Arc::clone(disk);
     let pool = Pool::default();
-    take_connections(listener, "nbd", CONNECTIONS, move |stream, peer| connection(&disk, &pool, stream, peer))
+    accept_connections(listener, "nbd", CONNECTIONS, move |stream, peer| {
+        connection(&disk, &pool, stream, peer)
+    })
 }
 
 /// A request of a client.
@@ -64,7 +66,7 @@ fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer
     let Some(agreed) = agreed else { return Ok(()) };
     let answers = Answers { disk, pool, peer, agreed, out: Mutex::new(stream.another()?) };
     let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
-    in_flight(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
+    serve_requests(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
 }
 
 /// Reads requests until the client disconnects or `take` returns that the connection is closed.

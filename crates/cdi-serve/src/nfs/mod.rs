@@ -37,7 +37,7 @@ use rpc::Refusal;
 use xdr::{Call, Reply};
 
 use super::mounted::Mounted;
-use super::net::{Limits, Listener, Peer, Stream, in_flight, take_connections};
+use super::net::{Limits, Listener, Peer, Stream, accept_connections, serve_requests};
 use super::transport::{Place, Serving, Transport};
 use super::tree::Tree;
 
@@ -180,7 +180,7 @@ impl Export {
 
 /// Serves the export to every client that connects. Returns only if the listener fails.
 pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
-    take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
+    accept_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
         let ended = converse(&export, stream, peer);
         export.forget(peer);
         // The end of a stranger's connection means nothing, and must not trigger a check.
@@ -211,7 +211,7 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
         let mut out = lock(&out);
         peer.write(&mut **out, &[reply], || false)
     };
-    in_flight(peer, WAITING, receive, answer)
+    serve_requests(peer, WAITING, receive, answer)
 }
 
 /// Binds a port of 127.0.0.1, or any free port if it is 0. Returns the listener and the port.
