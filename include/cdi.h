@@ -1,8 +1,8 @@
 /* cdi: reads disk images, and fails where the original disk had bad sectors. For programs in C and other languages.
  *
  * Link with libcdi.a (cargo build --release builds target/release/libcdi.a) and -lm -lpthread -ldl.
- * A disk may be read by several threads at once. Opening an image starts threads: a program that forks must open it after
- * the fork. No function writes to the image. */
+ * A disk may be read by several threads at once. Opening an image starts threads: a program that forks must open it
+ * after the fork. No function writes to the image. */
 
 #ifndef CDI_H
 #define CDI_H
@@ -18,9 +18,9 @@ extern "C" {
 typedef struct cdi_disk cdi_disk;
 
 /* Opens the image at `path`, and detects its format. Returns NULL on failure; `message` then contains the reason, in at most
- * `message_size` bytes including the terminating zero. On success, `message` contains warnings, one per line, or is empty:
- * for example, that the bad blocks were read from a map next to a raw image, or that segments are missing. `message` may be
- * NULL. */
+ * `message_size` bytes including the terminating zero. On success, `message` contains warnings, one per line, or is
+ * empty: for example, that the bad blocks were read from a map next to a raw image, or that segments are missing.
+ * `message` may be NULL. */
 cdi_disk *cdi_open(const char *path, char *message, size_t message_size);
 
 /* Options for opening an image. All fields except `size` may be 0 or NULL. Later versions may add fields at the end:

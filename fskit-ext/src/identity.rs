@@ -1,5 +1,5 @@
-//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is moved to
-//! another file system or replaced, or the disk that it is on is attached again.
+//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is
+//! moved to another file system or replaced, or the disk that it is on is attached again.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;

@@ -17,8 +17,8 @@ pub struct Apple {
     pub(super) name: &'static str,
     /// Returns the command that attaches the file as a device.
     pub(super) attach: fn(&Path, &Request) -> Command,
-    /// Returns the commands that detach a device, run in this order; the flag is whether to force it. Only the result of
-    /// the last one counts.
+    /// Returns the commands that detach a device, run in this order; the flag is whether to force it. Only the result
+    /// of the last one counts.
     pub(super) detach: fn(&Path, bool) -> Vec<Command>,
 }
 
@@ -44,7 +44,8 @@ impl Attacher for Apple {
             self.detach(&stale, file, true)?;
         }
         let output = self.run(&mut (self.attach)(file, request))?;
-        // The list of devices backed by the file decides; the program's own output is trusted only if that list is empty.
+        // The list of devices backed by the file decides; the program's own output is trusted only if that list is
+        // empty.
         let listed = macos_output::devices(file)?;
         let device = match macos_output::attached(&output) {
             Some(device) if listed.is_empty() || listed.contains(&device) => device,

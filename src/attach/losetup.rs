@@ -133,7 +133,8 @@ impl Attacher for Losetup {
         if self.mounts(device).is_ok_and(|mounts| !mounts.is_empty()) {
             return None;
         }
-        // A file system that is mounted where we cannot see it, or a device-mapper target, holds the device exclusively.
+        // A file system that is mounted where we cannot see it, or a device-mapper target, holds the device
+        // exclusively.
         let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
         let claimed = |node: &PathBuf| {
             let opened = fs::File::options().read(true).custom_flags(exclusive).open(node);

@@ -47,8 +47,8 @@ pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
     if got == expect { Ok(()) } else { Err(Error::failed("attached, but returns wrong data").at(device)) }
 }
 
-/// Returns the first readable bytes of the disk with their offset, if there are any. They cover as much as a kernel reads
-/// at once, because bytes before a bad sector in the same page would fail as well.
+/// Returns the first readable bytes of the disk with their offset, if there are any. They cover as much as a kernel
+/// reads at once, because bytes before a bad sector in the same page would fail as well.
 fn readable_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
     const PAGES: u64 = 64 << 10;
     let disk = tree.disk();

@@ -1,5 +1,5 @@
-//! The service's configuration: which images to keep mounted or attached, where and how. A JSON file that is validated as
-//! a whole before anything is done; docs/CLI.md has the table of its keys.
+//! The service's configuration: which images to keep mounted or attached, where and how. A JSON file that is validated
+//! as a whole before anything is done; docs/CLI.md has the table of its keys.
 
 use std::ffi::OsString;
 use std::fs;

@@ -71,8 +71,8 @@ impl Manager {
         }
     }
 
-    /// Writes the service file, and an empty configuration if there is none, and returns the paths of both. If it fails,
-    /// everything is left as it was before.
+    /// Writes the service file, and an empty configuration if there is none, and returns the paths of both. If it
+    /// fails, everything is left as it was before.
     pub fn install(self, config: &Path) -> Result<(PathBuf, PathBuf), Error> {
         let mut written = Written::default();
         self.install_files(config, &mut written).inspect_err(|_| written.undo()).map_err(|e| {
@@ -115,7 +115,8 @@ impl Manager {
         Ok((file, config))
     }
 
-    /// Stops the service and removes its file, but not the configuration. Returns the path of the file, if there was one.
+    /// Stops the service and removes its file, but not the configuration. Returns the path of the file, if there was
+    /// one.
     pub fn uninstall(self) -> Result<Option<PathBuf>, Error> {
         let file = self.file()?;
         if !file.exists() {
@@ -282,7 +283,8 @@ fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error>
     let quoted = |path: &Path| {
         let text = path.to_str().filter(|t| !t.contains(char::is_control));
         let text = text.ok_or_else(|| Error::usage("path cannot be written in a systemd unit").at(path))?;
-        // systemd.service(5), "Command lines": quoted, quotes and backslashes escaped, other special characters doubled.
+        // systemd.service(5), "Command lines": quoted, quotes and backslashes escaped, other special characters
+        // doubled.
         let mut out = String::from("\"");
         for c in text.chars() {
             match c {

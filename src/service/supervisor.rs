@@ -157,8 +157,8 @@ impl Supervisor {
         self.images.iter_mut().find(|image| image.id == id)
     }
 
-    /// Applies a configuration: images that it no longer lists are stopped, new ones are started, unchanged ones are left
-    /// alone. Images that were detached or failed are tried again at once.
+    /// Applies a configuration: images that it no longer lists are stopped, new ones are started, unchanged ones are
+    /// left alone. Images that were detached or failed are tried again at once.
     fn apply(&mut self, config: Config) {
         for image in &mut self.images {
             if !config.images.contains(&image.entry) {

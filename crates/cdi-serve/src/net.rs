@@ -1,7 +1,7 @@
 //! Accepts connections up to a limit, and serves each on threads of its own.
 //!
-//! Every user of the machine may be able to connect. So a client that has not authenticated yet is a stranger, and strangers
-//! have a limit of their own: they cannot exhaust the connections of known clients.
+//! Every user of the machine may be able to connect. So a client that has not authenticated yet is a stranger, and
+//! strangers have a limit of their own: they cannot exhaust the connections of known clients.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -134,8 +134,8 @@ impl Peer {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Records that the client has authenticated: it is no longer a stranger. If the limit of known clients is reached, it
-    /// replaces the one that has been idle for the longest time, or else its own connection is closed.
+    /// Records that the client has authenticated: it is no longer a stranger. If the limit of known clients is reached,
+    /// it replaces the one that has been idle for the longest time, or else its own connection is closed.
     pub(super) fn introduce(&self) -> io::Result<()> {
         self.record_activity();
         if self.is_known() {
@@ -178,8 +178,8 @@ impl Peer {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Writes the parts of a reply. Gives up on a client that is too slow to accept it once `wanted` returns that others
-    /// wait for the memory that holds it.
+    /// Writes the parts of a reply. Gives up on a client that is too slow to accept it once `wanted` returns that
+    /// others wait for the memory that holds it.
     pub(super) fn write(
         &self,
         out: &mut dyn Stream,
@@ -337,8 +337,8 @@ pub(super) fn accept_connections(
     }
 }
 
-/// Returns whether an error of `accept` is not a failure of the listener: the connection was gone before it was accepted,
-/// or this process or the system has too many files open at the moment.
+/// Returns whether an error of `accept` is not a failure of the listener: the connection was gone before it was
+/// accepted, or this process or the system has too many files open at the moment.
 fn is_temporary(e: &io::Error) -> bool {
     use nix::errno::Errno;
     let full = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN, Errno::EPROTO];
@@ -346,10 +346,10 @@ fn is_temporary(e: &io::Error) -> bool {
     e.raw_os_error().is_some_and(|n| full.iter().chain(&gone).any(|errno| *errno as i32 == n))
 }
 
-/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until the callback
-/// returns that the connection is closed; `answer` answers one, with a buffer that it may use. At most `waiting` requests
-/// wait for a thread; no more are read from the client until one of them is taken. The connection is closed if an answer
-/// cannot be sent.
+/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until the
+/// callback returns that the connection is closed; `answer` answers one, with a buffer that it may use. At most
+/// `waiting` requests wait for a thread; no more are read from the client until one of them is taken. The connection is
+/// closed if an answer cannot be sent.
 pub(super) fn serve_requests<J: Send>(
     peer: &Peer,
     waiting: usize,

@@ -20,8 +20,8 @@ const TRANSPORTS: &[&dyn Transport] = &[
     &fuse::Fuse,
 ];
 
-/// Returns the transport that the user named, or the default: FUSE on Linux, NFS elsewhere. [`Kind::Unavailable`] if this
-/// build does not have it.
+/// Returns the transport that the user named, or the default: FUSE on Linux, NFS elsewhere. [`Kind::Unavailable`] if
+/// this build does not have it.
 pub fn transport(via: Option<&str>) -> Result<&'static dyn Transport, Error> {
     let found = TRANSPORTS.iter().find(|t| via.is_none_or(|via| via == t.name()));
     found.copied().ok_or_else(|| {

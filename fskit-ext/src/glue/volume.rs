@@ -18,7 +18,8 @@ use crate::errno::{Errno, Refused};
 use crate::volume::{BLOCK, IO_SIZE, MAX_LINKS, MAX_NAME, Statistics, TYPE_NAME, Volume};
 
 define_class!(
-    // SAFETY: FSVolume is meant to be subclassed, its designated initializer is called by `new`, and there is no `Drop`.
+    // SAFETY: FSVolume is meant to be subclassed, its designated initializer is called by `new`, and there is no
+    // `Drop`.
     #[unsafe(super(FSVolume))]
     #[name = "CDIVolume"]
     #[ivars = VolumeState]
@@ -70,7 +71,8 @@ define_class!(
         }
     }
 
-    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each that has a reply block calls it once.
+    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each that has a reply block calls it
+    // once.
     unsafe impl FSVolumeOperations for MountedVolume {
         #[unsafe(method_id(supportedVolumeCapabilities))]
         fn capabilities(&self) -> Retained<FSVolumeSupportedCapabilities> {

@@ -36,7 +36,8 @@ fn a_sector_is_readable_if_and_only_if_it_is_not_bad() {
 fn a_read_is_whole_or_an_error() {
     let volume = volume(&fixture("zstd.cdimg"));
     let mut buf = vec![0; 4096];
-    // One bad sector makes the read fail, whether it is the first, the last or between: 1001 is bad, and eight are read.
+    // One bad sector makes the read fail, whether it is the first, the last or between: 1001 is bad, and eight are
+    // read.
     for sector in [1001, 1000, 998, 994] {
         assert_eq!(volume.read(DISK, sector * 512, &mut buf), Err(Errno::EIO), "sector {sector}");
     }

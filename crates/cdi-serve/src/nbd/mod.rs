@@ -1,5 +1,5 @@
-//! The disk as an NBD export: read-only, fixed newstyle, structured replies with the offset of a failed byte, block status
-//! for zero and bad ranges, many requests at once.
+//! The disk as an NBD export: read-only, fixed newstyle, structured replies with the offset of a failed byte, block
+//! status for zero and bad ranges, many requests at once.
 
 mod handshake;
 mod pool;
@@ -201,8 +201,8 @@ impl Answers<'_> {
         Ok(())
     }
 
-    /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading them
-    /// must fail.
+    /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading
+    /// them must fail.
     fn allocation(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
         let failing = self.disk.failing();
         let mut seen = range.start;
@@ -259,8 +259,8 @@ impl Answers<'_> {
     }
 }
 
-/// Splits `range` into runs: the `listed` ones, in order, and those between them, which get the flags `fine`. Some may be
-/// empty.
+/// Splits `range` into runs: the `listed` ones, in order, and those between them, which get the flags `fine`. Some may
+/// be empty.
 fn runs(
     range: Range<u64>,
     fine: u32,
@@ -277,8 +277,8 @@ fn runs(
     })
 }
 
-/// Converts runs to the form of the protocol, length and flags: merges adjacent runs with equal flags, and returns at most
-/// `max`.
+/// Converts runs to the form of the protocol, length and flags: merges adjacent runs with equal flags, and returns at
+/// most `max`.
 fn merge(runs: impl Iterator<Item = (Range<u64>, u32)>, max: usize) -> Vec<(u32, u32)> {
     let mut out: Vec<(u32, u32)> = Vec::new();
     for (range, flags) in runs.filter(|(range, _)| !range.is_empty()) {
