@@ -26,8 +26,7 @@ define_class!(
     pub(super) struct MountedVolume;
 
     impl MountedVolume {
-        /// Called since macOS 26.4, and not in the headers from which the bindings were generated. Returns
-        /// FSMountOptionsReadOnly.
+        /// Returns FSMountOptionsReadOnly. Called since macOS 26.4, and missing in the headers of the bindings.
         #[unsafe(method(requestedMountOptions))]
         fn requested_mount_options(&self) -> usize {
             1
@@ -71,8 +70,7 @@ define_class!(
         }
     }
 
-    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each that has a reply block calls it
-    // once.
+    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each calls its reply block once.
     unsafe impl FSVolumeOperations for MountedVolume {
         #[unsafe(method_id(supportedVolumeCapabilities))]
         fn capabilities(&self) -> Retained<FSVolumeSupportedCapabilities> {
