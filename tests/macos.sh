@@ -4,7 +4,7 @@
 #
 #     tests/macos.sh              # builds and tests; exit code 0 if nothing failed
 #     CDI=/path/cdi tests/macos.sh
-#     CDI_AGENT=1 tests/macos.sh  # also installs, starts and uninstalls the LaunchAgent (unless there is a configuration
+#     CDI_AGENT=1 tests/macos.sh  # also installs, starts and uninstalls the LaunchAgent (unless a configuration exists
 #                                 # in ~/.config/cdi/service.json)
 #
 # Please attach the output to the report of a failure: its first line identifies the system, and lines that begin with

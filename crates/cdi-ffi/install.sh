@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds and installs the C library: install.sh [PREFIX] (default: /usr/local). DESTDIR is prepended, for packagers. PROFILE
-# selects the build profile (default: release). Prints the installed files.
+# Builds and installs the C library: install.sh [PREFIX] (default: /usr/local). DESTDIR is prepended, for packagers.
+# PROFILE selects the build profile (default: release). Prints the installed files.
 set -eu
 prefix=${1:-/usr/local}
 profile=${PROFILE:-release}

@@ -39,8 +39,9 @@ pub enum NotListed {
     Refused(Refused),
 }
 
-/// Lists the directory `id`, starting at cookie `from`: passes the entries to `add` one after another, until it has no more
-/// room and returns `false`. "." and ".." are only listed without attributes; otherwise the kernel adds them itself.
+/// Lists the directory `id`, starting at cookie `from`: passes the entries to `add` one after another, until it has no
+/// more room and returns `false`. "." and ".." are only listed without attributes; otherwise the kernel adds them
+/// itself.
 pub fn list(
     volume: &Volume,
     id: Id,

@@ -86,7 +86,8 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Returns the error number of an image that could not be opened: the system's, if it was a system error, otherwise by kind.
+/// Returns the error number of an image that could not be opened: the system's, if it was a system error, otherwise by
+/// kind.
 fn of(error: &Error) -> Errno {
     let system = error.source.as_ref().and_then(|s| s.downcast_ref::<std::io::Error>());
     match system.and_then(std::io::Error::raw_os_error).map(Errno) {

@@ -1,5 +1,5 @@
-//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is moved to
-//! another file system or replaced, or the disk that it is on is attached again.
+//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is
+//! moved to another file system or replaced, or the disk that it is on is attached again.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_another_volume() {
-        let dir = crate::volume::testing::Folder::new();
+        let dir = crate::volume::testing::TempDir::new();
         for image in ["zstd.cdimg", "example.raw"] {
             let copies = ["one", "two"].map(|name| dir.0.join(format!("{name}-{image}")));
             for copy in &copies {

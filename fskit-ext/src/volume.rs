@@ -120,8 +120,8 @@ impl Volume {
 
     /// Returns the attributes of an item.
     ///
-    /// Only the owner may access it. However, the system counts every user as the owner (FSKit's mounts are `noowners`):
-    /// other users are only kept out by the directory in which it is mounted.
+    /// Only the owner may access it. However, the system counts every user as the owner (FSKit's mounts are
+    /// `noowners`): other users are only kept out by the directory in which it is mounted.
     pub fn attributes(&self, id: Id) -> Result<Attributes, Errno> {
         let kind = self.tree.kind(id).ok_or(Errno::ENOENT)?;
         let size = match kind {
@@ -146,8 +146,8 @@ impl Volume {
 
     /// Returns the item called `name` in the directory `id`, and its name.
     ///
-    /// Files that Finder and Spotlight look for on every volume (.DS_Store, ._*, .Trashes, .fseventsd and the like) do not
-    /// exist, like any other name that is not listed.
+    /// Files that Finder and Spotlight look for on every volume (.DS_Store, ._*, .Trashes, .fseventsd and the like) do
+    /// not exist, like any other name that is not listed.
     pub fn lookup(&self, id: Id, name: &[u8]) -> Result<(Id, &'static str), Errno> {
         self.check_directory(id)?;
         let found = self.tree.list().into_iter().find(|(_, n)| n.as_bytes() == name);
@@ -163,8 +163,8 @@ impl Volume {
         }
     }
 
-    /// Reads an item from `offset`: fills `buf` up to the end of the item, and returns the number of bytes. On an error, the
-    /// contents of `buf` are undefined. The kernel takes a short read for the end of the file.
+    /// Reads an item from `offset`: fills `buf` up to the end of the item, and returns the number of bytes. On an
+    /// error, the contents of `buf` are undefined. The kernel takes a short read for the end of the file.
     pub fn read(&self, id: Id, offset: i64, buf: &mut [u8]) -> Result<usize, Errno> {
         let size = match self.tree.kind(id) {
             Some(EntryKind::File(size)) => size,
@@ -232,19 +232,19 @@ pub(crate) mod testing {
     }
 
     /// A temporary directory for a test.
-    pub(crate) struct Folder(pub(crate) PathBuf);
+    pub(crate) struct TempDir(pub(crate) PathBuf);
 
-    impl Folder {
-        pub(crate) fn new() -> Folder {
+    impl TempDir {
+        pub(crate) fn new() -> TempDir {
             static COUNT: AtomicU32 = AtomicU32::new(0);
             let name = format!("cdi-fskit-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             let dir = std::env::temp_dir().join(name);
             std::fs::create_dir(&dir).unwrap();
-            Folder(dir)
+            TempDir(dir)
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for TempDir {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }

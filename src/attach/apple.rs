@@ -17,8 +17,8 @@ pub struct Apple {
     pub(super) name: &'static str,
     /// Returns the command that attaches the file as a device.
     pub(super) attach: fn(&Path, &Request) -> Command,
-    /// Returns the commands that detach a device, run in this order; the flag is whether to force it. Only the result of
-    /// the last one counts.
+    /// Returns the commands that detach a device, run in this order; the flag is whether to force it. Only the result
+    /// of the last one counts.
     pub(super) detach: fn(&Path, bool) -> Vec<Command>,
 }
 
@@ -43,12 +43,13 @@ impl Attacher for Apple {
         for stale in macos_output::devices(file)? {
             self.detach(&stale, file, true)?;
         }
-        let said = self.run(&mut (self.attach)(file, request))?;
-        // The list of devices backed by the file decides; the program's own output is trusted only if that list is empty.
-        let shown = macos_output::devices(file)?;
-        let device = match macos_output::attached(&said) {
-            Some(device) if shown.is_empty() || shown.contains(&device) => device,
-            _ => shown.into_iter().next().ok_or_else(|| {
+        let output = self.run(&mut (self.attach)(file, request))?;
+        // The list of devices backed by the file decides; the program's own output is trusted only if that list is
+        // empty.
+        let listed = macos_output::devices(file)?;
+        let device = match macos_output::attached(&output) {
+            Some(device) if listed.is_empty() || listed.contains(&device) => device,
+            _ => listed.into_iter().next().ok_or_else(|| {
                 let what = format!("attached by {}, but it did not report the device", self.name);
                 Error::failed(what).at(file)
             })?,

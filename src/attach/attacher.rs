@@ -30,8 +30,8 @@ pub fn sector_size(size: u64, logical: u32) -> u32 {
 }
 
 /// A way to attach a mounted disk as a block device, and to detach it. `file` is the mounted disk: `disk.raw` in its
-/// mount directory. The methods never access it, because the process that serves it may be dead, and none of them may be
-/// called on a thread that serves it.
+/// mount directory. The methods never access it, because the process that serves it may be dead, and none of them may
+/// be called on a thread that serves it.
 pub trait Attacher: Sync {
     /// Returns its name, which is that of the program it uses.
     fn name(&self) -> &'static str;

@@ -1,5 +1,5 @@
-//! macOS's `diskutil image`, which replaces hdiutil from macOS 27 on. It detects raw images by itself, so it is given the
-//! name that ends in `.dmg`. It has no option for the sector size, so a disk whose sectors are not of 512 bytes is
+//! macOS's `diskutil image`, which replaces hdiutil from macOS 27 on. It detects raw images by itself, so it is given
+//! the name that ends in `.dmg`. It has no option for the sector size, so a disk whose sectors are not of 512 bytes is
 //! rejected by the check after attaching. See diskutil(8).
 
 use std::process::Command;

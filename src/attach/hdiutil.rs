@@ -1,5 +1,5 @@
-//! macOS's `hdiutil`: attaches any file as a raw disk image, whatever its name, with a given sector size. Deprecated since
-//! macOS 27 but still available. See hdiutil(1).
+//! macOS's `hdiutil`: attaches any file as a raw disk image, whatever its name, with a given sector size. Deprecated
+//! since macOS 27 but still available. See hdiutil(1).
 
 use std::process::Command;
 

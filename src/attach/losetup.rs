@@ -133,7 +133,8 @@ impl Attacher for Losetup {
         if self.mounts(device).is_ok_and(|mounts| !mounts.is_empty()) {
             return None;
         }
-        // A file system that is mounted where we cannot see it, or a device-mapper target, holds the device exclusively.
+        // A file system that is mounted where we cannot see it, or a device-mapper target, holds the device
+        // exclusively.
         let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
         let claimed = |node: &PathBuf| {
             let opened = fs::File::options().read(true).custom_flags(exclusive).open(node);
@@ -196,7 +197,7 @@ fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
 }
 
 fn run(losetup: &mut Command) -> Result<String, Error> {
-    let said = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
+    let output = ask(losetup, PROGRAM, "install util-linux (Debian: mount)").map_err(|e| {
         if !nix::unistd::geteuid().is_root() {
             e.hint("attaching a block device needs root: sudo cdi attach …")
         } else if let Some(node) = missing_node() {
@@ -205,7 +206,7 @@ fn run(losetup: &mut Command) -> Result<String, Error> {
             e
         }
     })?;
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 /// Returns a remedy if the kernel has a free loop device without a node in /dev, as in a container whose /dev was

@@ -1,6 +1,6 @@
-//! Parses the property lists that macOS's disk programs (hdiutil, diskutil, ioreg) print. Tolerant, because their layout
-//! varies between releases and is documented for none. Only runs on macOS, or against the stand-ins of the tests; it is
-//! plain Rust, so it is built everywhere.
+//! Parses the property lists that macOS's disk programs (hdiutil, diskutil, ioreg) print. Tolerant, because their
+//! layout varies between releases and is documented for none. Only runs on macOS, or against the stand-ins of the
+//! tests; it is plain Rust, so it is built everywhere.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -76,16 +76,17 @@ fn device(text: &str) -> Option<PathBuf> {
     numbers.all(digits).then(|| Path::new("/dev").join(name))
 }
 
-/// Returns the whole disk that a program reports to have attached: from its property list or, if there is none or it has
-/// none of the known keys, from any word of its output. That may be anything, so callers check with the system first.
-pub(super) fn attached(said: &[u8]) -> Option<PathBuf> {
-    let list = parse(said);
+/// Returns the whole disk that a program reports to have attached: from its property list or, if there is none or it
+/// has none of the known keys, from any word of its output. That may be anything, so callers check with the system
+/// first.
+pub(super) fn attached(output: &[u8]) -> Option<PathBuf> {
+    let list = parse(output);
     list.as_ref().and_then(whole_disk).or_else(|| {
-        let words = String::from_utf8_lossy(said);
+        let text = String::from_utf8_lossy(output);
         let mut found = Vec::new();
         match &list {
             Some(list) => texts(list, &mut found),
-            None => found.extend(words.split_whitespace()),
+            None => found.extend(text.split_whitespace()),
         }
         whole(found.into_iter().filter_map(device).map(|device| Entity { device, content: String::new() }))
     })
@@ -102,8 +103,8 @@ fn whole(found: impl IntoIterator<Item = Entity>) -> Option<PathBuf> {
     let number = |e: &Entity| e.device.to_str()?.strip_prefix("/dev/disk")?.parse::<u32>().ok();
     let wholes = found.into_iter().filter_map(|e| Some((number(&e)?, e)));
     let real = |e: &Entity| !SYNTHESIZED.iter().any(|s| s.eq_ignore_ascii_case(&e.content));
-    // A partition scheme makes it certain; otherwise the lowest number, because synthesized disks come after the attached
-    // one.
+    // A partition scheme makes it certain; otherwise the lowest number, because synthesized disks come after the
+    // attached one.
     let scheme = |e: &Entity| e.content.to_ascii_lowercase().ends_with("partition_scheme");
     let best = wholes.min_by_key(|(number, e)| (!scheme(e), !real(e), *number));
     best.map(|(_, e)| e.device)
@@ -144,8 +145,8 @@ fn devices_of(value: &Value, file: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns the devices that are backed by the file, according to `hdiutil info` and the I/O registry: each may list images
-/// that the other does not. Fails if an installed program does not answer, or none is installed.
+/// Returns the devices that are backed by the file, according to `hdiutil info` and the I/O registry: each may list
+/// images that the other does not. Fails if an installed program does not answer, or none is installed.
 pub(super) fn devices(file: &Path) -> Result<Vec<PathBuf>, Error> {
     let queries: [(&str, &[&str]); 2] =
         [("hdiutil", &["info", "-plist"]), ("ioreg", &["-a", "-l", "-r", "-c", "AppleDiskImageDevice"])];
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_attached_disk_is_found_in_any_output() {
-        let attached = |said: &str| attached(said.as_bytes());
+        let attached = |output: &str| attached(output.as_bytes());
         assert_eq!(attached("/dev/disk7\n"), Some("/dev/disk7".into()));
         assert_eq!(attached("/dev/disk7s1 EFI\n/dev/disk7 GUID_partition_scheme"), Some("/dev/disk7".into()));
         let list = |body: &str| attached(&format!("<plist version=\"1.0\">{body}</plist>"));

@@ -177,7 +177,8 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
     Ok((tree, events))
 }
 
-/// Sends the read statistics of the disk, as JSON, to every client that connects to the socket, and closes the connection.
+/// Sends the read statistics of the disk, as JSON, to every client that connects to the socket, and closes the
+/// connection.
 fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
     let failed = |e| Error::io("cannot listen on this socket", socket, e);
     // An earlier daemon may have left its socket.
@@ -197,8 +198,8 @@ fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
     })
 }
 
-/// Raises the kernel's readahead for the mount. FUSE_INIT cannot ask for more than 128 KiB; root may set more afterwards,
-/// which makes buffered readers three to ten times faster. If it cannot be set, nothing else is lost.
+/// Raises the kernel's readahead for the mount. FUSE_INIT cannot ask for more than 128 KiB; root may set more
+/// afterwards, which makes buffered readers three to ten times faster. If it cannot be set, nothing else is lost.
 fn raise_readahead(dir: &Path) {
     if let Ok(Some(mount)) = mounted_at(dir) {
         let _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), "4096");
@@ -245,8 +246,8 @@ impl Up {
 }
 
 impl Up {
-    /// Waits for a command that uses the disk. SIGINT comes from the terminal and also reaches the command, which handles
-    /// it; signals that were sent to this process alone are passed on.
+    /// Waits for a command that uses the disk. SIGINT comes from the terminal and also reaches the command, which
+    /// handles it; signals that were sent to this process alone are passed on.
     pub fn wait_for(&self, command: &mut Child) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = command.try_wait()? {
@@ -288,9 +289,9 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 Ok(Message::Up(record)) => Ok(record),
                 Ok(Message::Failed(report)) => Err(report.into_error()),
                 Err(_) => {
-                    let said = fs::read_to_string(&log_path).unwrap_or_default();
-                    let said = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
-                    Err(Error::failed(format!("the daemon exited before it was ready: {said}"))
+                    let last_lines = fs::read_to_string(&log_path).unwrap_or_default();
+                    let last_lines = last_lines.lines().rev().take(3).collect::<Vec<_>>().join("; ");
+                    Err(Error::failed(format!("the daemon exited before it was ready: {last_lines}"))
                         .at(&plan.image))
                 }
             }

@@ -1,7 +1,8 @@
 //! The records of mounted images: one for each mount of ours, in a directory that does not outlive a reboot.
 //!
-//! A record is written before the mount is made and removed after it is gone, so that a mount can be cleaned up whatever
-//! happens in between. The daemon holds a lock on its record while it lives: the lock, not the pid, shows that it is alive.
+//! A record is written before the mount is made and removed after it is gone, so that a mount can be cleaned up
+//! whatever happens in between. The daemon holds a lock on its record while it lives: the lock, not the pid, shows that
+//! it is alive.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -31,7 +32,7 @@ pub struct MountRecord {
     pub exec: bool,
     /// The process that serves it.
     pub pid: i32,
-    /// Whether we created the mount point and are to remove it.
+    /// Whether we created the mount point, and therefore remove it.
     pub created_dir: bool,
     /// The front end: `fuse`, `nfs`.
     pub via: String,
@@ -191,8 +192,8 @@ fn resolve_runtime_dir() -> Result<PathBuf, Error> {
     dir.canonicalize().map_err(|e| Error::io("cannot be resolved", &dir, e))
 }
 
-/// Blocks all other commands that mount or unmount, until the file is closed or unlocked. (A daemon that tears down its own
-/// mount does not take this lock: the command that holds it may be waiting for that daemon.)
+/// Blocks all other commands that mount or unmount, until the file is closed or unlocked. (A daemon that tears down its
+/// own mount does not take this lock: the command that holds it may be waiting for that daemon.)
 pub fn exclusive() -> Result<File, Error> {
     let path = runtime_dir()?.join("commands.lock");
     let failed = |e| Error::io("cannot be locked", &path, e);
@@ -228,8 +229,8 @@ pub fn secret() -> Result<[u8; 32], Error> {
     Err(Error::failed("keeps being removed").at(&path))
 }
 
-/// Returns every record, as [`records`] does, without side effects: creates no directory, and returns none if they cannot
-/// be read.
+/// Returns every record, as [`records`] does, without side effects: creates no directory, and returns none if they
+/// cannot be read.
 pub fn records_if_any() -> Vec<MountRecord> {
     if runtime_path().is_dir() { records().unwrap_or_default() } else { Vec::new() }
 }

@@ -12,15 +12,15 @@ use cdi_serve::tree::Tree;
 /// Checks that the first readable bytes of the disk read the same through the mount as directly.
 pub fn self_test(tree: &Tree, file: &Path) -> Result<(), Error> {
     let failed = |e| Error::io("mounted, but cannot be read", file, e);
-    let shown = File::open(file).map_err(failed)?;
-    let size = shown.metadata().map_err(failed)?.len();
+    let opened = File::open(file).map_err(failed)?;
+    let size = opened.metadata().map_err(failed)?.len();
     if size != tree.disk().size() {
         let what = format!("mounted, but has {size} bytes instead of {}", tree.disk().size());
         return Err(Error::failed(what).at(file));
     }
     let Some((at, expect)) = readable_bytes(tree) else { return Ok(()) };
     let mut got = vec![0; expect.len()];
-    shown.read_exact_at(&mut got, at).map_err(failed)?;
+    opened.read_exact_at(&mut got, at).map_err(failed)?;
     if got == expect { Ok(()) } else { Err(Error::failed("mounted, but returns wrong data").at(file)) }
 }
 
@@ -29,8 +29,8 @@ pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
     let Some((at, mut expect)) = readable_bytes(tree) else { return Ok(()) };
     // The device does not have a partial last sector.
     expect.truncate(expect.len() - expect.len() % 4096);
-    let shown = match File::open(device) {
-        Ok(shown) => shown,
+    let opened = match File::open(device) {
+        Ok(opened) => opened,
         Err(e)
             if matches!(
                 e.kind(),
@@ -43,12 +43,12 @@ pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
         Err(e) => return Err(Error::io("attached, but cannot be opened", device, e)),
     };
     let mut got = vec![0; expect.len()];
-    shown.read_exact_at(&mut got, at).map_err(|e| Error::io("attached, but cannot be read", device, e))?;
+    opened.read_exact_at(&mut got, at).map_err(|e| Error::io("attached, but cannot be read", device, e))?;
     if got == expect { Ok(()) } else { Err(Error::failed("attached, but returns wrong data").at(device)) }
 }
 
-/// Returns the first readable bytes of the disk with their offset, if there are any. They cover as much as a kernel reads
-/// at once, because bytes before a bad sector in the same page would fail as well.
+/// Returns the first readable bytes of the disk with their offset, if there are any. They cover as much as a kernel
+/// reads at once, because bytes before a bad sector in the same page would fail as well.
 fn readable_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
     const PAGES: u64 = 64 << 10;
     let disk = tree.disk();

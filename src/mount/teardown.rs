@@ -1,7 +1,7 @@
 //! Teardown (single code path): file systems on the device, the device, the mount, the daemon, the record.
 //!
-//! Every step is idempotent, so any number of teardowns may run, one after another or at once, after any accident. Nothing
-//! inside the mount is accessed: if its daemon hangs, so would we.
+//! Every step is idempotent, so any number of teardowns may run, one after another or at once, after any accident.
+//! Nothing inside the mount is accessed: if its daemon hangs, so would we.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,9 +28,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for programs that open every new device or look up a name for a moment.
 const BRIEF_USE: Duration = Duration::from_secs(1);
 
-/// Detaches and unmounts everything in `record`. With `force`, also if it is in use: its users get errors. If the daemon is
-/// dead or stopped there is nothing to wait for, and the teardown is forced anyway. If a part cannot be removed, the parts
-/// that were are deleted from the record and from its file.
+/// Detaches and unmounts everything in `record`. With `force`, also if it is in use: its users get errors. If the
+/// daemon is dead or stopped there is nothing to wait for, and the teardown is forced anyway. If a part cannot be
+/// removed, the parts that were are deleted from the record and from its file.
 pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
@@ -127,8 +127,8 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     record.remove()
 }
 
-/// Unmounts a mount of ours that has no record here (another runtime directory, another user). Returns whether there was
-/// one.
+/// Unmounts a mount of ours that has no record here (another runtime directory, another user). Returns whether there
+/// was one.
 pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
     let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_ours());
@@ -178,8 +178,8 @@ fn refuse_if_used(
     Ok(())
 }
 
-/// Aborts the FUSE connection on Linux, and with it every pending read. Elsewhere, and over NFS, the server is left running
-/// until device and mount are gone: without it, reads would wait until the client gives up.
+/// Aborts the FUSE connection on Linux, and with it every pending read. Elsewhere, and over NFS, the server is left
+/// running until device and mount are gone: without it, reads would wait until the client gives up.
 fn abort(record: &MountRecord, by_daemon: bool) {
     if record.via != "fuse" || !cfg!(target_os = "linux") {
         return;
@@ -188,8 +188,8 @@ fn abort(record: &MountRecord, by_daemon: bool) {
         && mount.is_ours()
         && let Some((_, minor)) = mount.device.split_once(':')
     {
-        // Needs fusectl, which may not be mounted. For root, a forced unmount does the same, even if the mount is in use.
-        // In most cases, so does killing the daemon.
+        // Needs fusectl, which may not be mounted. For root, a forced unmount does the same, even if the mount is in
+        // use. In most cases, so does killing the daemon.
         let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
         #[cfg(target_os = "linux")]
         let _ = nix::mount::umount2(
@@ -304,8 +304,8 @@ fn wait_until(timeout: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Cleans up the mounts of daemons that died. Mounts that cannot be cleaned up now are tried again by the next command. The
-/// caller blocks other commands ([`crate::mount::record::exclusive`]).
+/// Cleans up the mounts of daemons that died. Mounts that cannot be cleaned up now are tried again by the next command.
+/// The caller blocks other commands ([`crate::mount::record::exclusive`]).
 pub fn clean_up_after_the_dead() {
     let records = records().unwrap_or_default();
     for mut record in records.iter().filter(|r| !r.is_served()).cloned() {

@@ -1,5 +1,5 @@
-//! The service's configuration: which images to keep mounted or attached, where and how. A JSON file that is validated as
-//! a whole before anything is done; docs/CLI.md has the table of its keys.
+//! The service's configuration: which images to keep mounted or attached, where and how. A JSON file that is validated
+//! as a whole before anything is done; docs/CLI.md has the table of its keys.
 
 use std::ffi::OsString;
 use std::fs;
@@ -257,12 +257,12 @@ impl Entry {
     /// Returns the arguments of the command that the service runs for it, without the program's name.
     pub fn command(&self) -> Vec<OsString> {
         let verb = if self.attach { "attach" } else { "mount" };
-        let mut words: Vec<OsString> = ["--json", verb, "--foreground"].map(OsString::from).into();
-        words.extend(self.options.iter().map(OsString::from));
-        words.push("--".into());
-        words.push(self.image.clone().into());
-        words.extend(self.dir.clone().map(OsString::from));
-        words
+        let mut args: Vec<OsString> = ["--json", verb, "--foreground"].map(OsString::from).into();
+        args.extend(self.options.iter().map(OsString::from));
+        args.push("--".into());
+        args.push(self.image.clone().into());
+        args.extend(self.dir.clone().map(OsString::from));
+        args
     }
 }
 
@@ -314,13 +314,13 @@ mod tests {
                   "with": "hdiutil", "mount": true, "partscan": true, "readahead": 0 } ] }"#,
         );
         let config = config.unwrap_or_else(|e| panic!("{e}"));
-        let words = |n: usize| config.images[n].command();
-        assert_eq!(words(0), ["--json", "attach", "--foreground", "--", "/a/disk.cdimg"].map(OsString::from));
+        let args = |n: usize| config.images[n].command();
+        assert_eq!(args(0), ["--json", "attach", "--foreground", "--", "/a/disk.cdimg"].map(OsString::from));
         for n in 0..3 {
-            let typed = [OsString::from("cdi")].into_iter().chain(words(n));
-            assert!(Cli::try_parse_from(typed).is_ok(), "{:?}", words(n));
+            let typed = [OsString::from("cdi")].into_iter().chain(args(n));
+            assert!(Cli::try_parse_from(typed).is_ok(), "{:?}", args(n));
         }
-        assert!(words(1).ends_with(&["--".into(), "/b/-x y.img".into(), "/mnt/b".into()]));
+        assert!(args(1).ends_with(&["--".into(), "/b/-x y.img".into(), "/mnt/b".into()]));
         assert!(parse(EMPTY).is_ok());
     }
 

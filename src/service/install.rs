@@ -12,7 +12,7 @@ use cdi_system::output_file::replace;
 use cdi_system::{ask, has_program};
 use plist::Value;
 
-use super::{config, config_folder, home};
+use super::{config, config_dir, home};
 
 /// The service's name for launchd.
 pub const LABEL: &str = "org.cdimg.cdi";
@@ -59,7 +59,7 @@ impl Manager {
         Ok(match self {
             Manager::Launchd => home()?.join("Library/LaunchAgents").join(format!("{LABEL}.plist")),
             Manager::Systemd { system: true } => PathBuf::from("/etc/systemd/system/cdi.service"),
-            Manager::Systemd { system: false } => config_folder()?.join("systemd/user/cdi.service"),
+            Manager::Systemd { system: false } => config_dir()?.join("systemd/user/cdi.service"),
         })
     }
 
@@ -71,8 +71,8 @@ impl Manager {
         }
     }
 
-    /// Writes the service file, and an empty configuration if there is none, and returns the paths of both. If it fails,
-    /// everything is left as it was before.
+    /// Writes the service file, and an empty configuration if there is none, and returns the paths of both. If it
+    /// fails, everything is left as it was before.
     pub fn install(self, config: &Path) -> Result<(PathBuf, PathBuf), Error> {
         let mut written = Written::default();
         self.install_files(config, &mut written).inspect_err(|_| written.undo()).map_err(|e| {
@@ -115,7 +115,8 @@ impl Manager {
         Ok((file, config))
     }
 
-    /// Stops the service and removes its file, but not the configuration. Returns the path of the file, if there was one.
+    /// Stops the service and removes its file, but not the configuration. Returns the path of the file, if there was
+    /// one.
     pub fn uninstall(self) -> Result<Option<PathBuf>, Error> {
         let file = self.file()?;
         if !file.exists() {
@@ -269,8 +270,8 @@ fn launchd(program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> 
     let wrong = |e: plist::Error| Error::failed("cannot write the property list").because(e);
     let mut list = Value::from_reader_xml(Cursor::new(LAUNCHD)).map_err(wrong)?;
     let dict = list.as_dictionary_mut().ok_or_else(|| Error::failed("not a valid property list"))?;
-    let words = ["service", "run", "--config"].map(|word| Value::String(word.into()));
-    let arguments = [text(program)?].into_iter().chain(words).chain([text(config)?]);
+    let args = ["service", "run", "--config"].map(|word| Value::String(word.into()));
+    let arguments = [text(program)?].into_iter().chain(args).chain([text(config)?]);
     dict.insert("ProgramArguments".into(), Value::Array(arguments.collect()));
     dict.insert("StandardErrorPath".into(), text(log)?);
     let mut out = Vec::new();
@@ -282,7 +283,8 @@ fn systemd(program: &Path, config: &Path, system: bool) -> Result<String, Error>
     let quoted = |path: &Path| {
         let text = path.to_str().filter(|t| !t.contains(char::is_control));
         let text = text.ok_or_else(|| Error::usage("path cannot be written in a systemd unit").at(path))?;
-        // systemd.service(5), "Command lines": quoted, quotes and backslashes escaped, other special characters doubled.
+        // systemd.service(5), "Command lines": quoted, quotes and backslashes escaped, other special characters
+        // doubled.
         let mut out = String::from("\"");
         for c in text.chars() {
             match c {
@@ -321,9 +323,9 @@ mod tests {
         );
         let list = Value::from_reader_xml(Cursor::new(list.unwrap())).unwrap();
         let dict = list.as_dictionary().unwrap();
-        let words: Vec<_> =
+        let args: Vec<_> =
             dict["ProgramArguments"].as_array().unwrap().iter().map(|v| v.as_string().unwrap()).collect();
-        assert_eq!(words, ["/opt/a & b/cdi", "service", "run", "--config", "/Users/me/c<d>.json"]);
+        assert_eq!(args, ["/opt/a & b/cdi", "service", "run", "--config", "/Users/me/c<d>.json"]);
         assert_eq!(dict["Label"].as_string(), Some(LABEL));
         assert_eq!(dict["StandardErrorPath"].as_string(), Some("/Users/me/l.log"));
         assert_eq!(dict["ProcessType"].as_string(), Some("Interactive"));

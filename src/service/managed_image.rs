@@ -30,8 +30,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 const TERM_AFTER: Duration = Duration::from_secs(15);
 const KILL_AFTER: Duration = Duration::from_secs(40);
 
-/// An image and its process. Nothing here accesses the image file or waits for another command: either may hang, and one
-/// image must not block the others.
+/// An image and its process. Nothing here accesses the image file or waits for another command: either may hang, and
+/// one image must not block the others.
 pub(super) struct ManagedImage {
     /// Unique, also among earlier entries for the same image.
     pub id: u64,
@@ -313,7 +313,8 @@ impl ManagedImage {
     }
 
     fn signal(&self, signal: Signal) {
-        // The pid of a process that was taken over may have been reused; that of a child is not until it was waited for.
+        // The pid of a process that was taken over may have been reused; that of a child is not until it was waited
+        // for.
         if let Some(pid) = self.state.pid
             && self.taken_over.as_ref().is_none_or(MountRecord::is_served)
         {

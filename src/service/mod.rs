@@ -17,11 +17,11 @@ use cdi_base::error::Error;
 
 /// Returns the default path of the configuration.
 pub fn config_path() -> Result<PathBuf, Error> {
-    Ok(config_folder()?.join("cdi/service.json"))
+    Ok(config_dir()?.join("cdi/service.json"))
 }
 
 /// Returns the user's configuration directory.
-fn config_folder() -> Result<PathBuf, Error> {
+fn config_dir() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_CONFIG_HOME") {
         Some(dir) if !dir.is_empty() => Ok(PathBuf::from(dir)),
         _ => Ok(home()?.join(".config")),

@@ -124,7 +124,8 @@ impl State {
         read(&text, &path).map(Some)
     }
 
-    /// Removes the state, because the service has ended. (The lock file stays: a process that waits for it has it open.)
+    /// Removes the state, because the service has ended. (The lock file stays: a process that waits for it has it
+    /// open.)
     pub fn remove() {
         let _ = path("state").map(fs::remove_file);
     }

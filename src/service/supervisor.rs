@@ -157,8 +157,8 @@ impl Supervisor {
         self.images.iter_mut().find(|image| image.id == id)
     }
 
-    /// Applies a configuration: images that it no longer lists are stopped, new ones are started, unchanged ones are left
-    /// alone. Images that were detached or failed are tried again at once.
+    /// Applies a configuration: images that it no longer lists are stopped, new ones are started, unchanged ones are
+    /// left alone. Images that were detached or failed are tried again at once.
     fn apply(&mut self, config: Config) {
         for image in &mut self.images {
             if !config.images.contains(&image.entry) {
@@ -178,7 +178,7 @@ impl Supervisor {
 
     fn start(&mut self, id: u64) {
         let Some(entry) = self.image(id).map(|image| image.entry.clone()) else { return };
-        // An earlier entry for the same image or folder has to be gone first.
+        // An earlier entry for the same image or mount point has to be gone first.
         let in_the_way = |other: &ManagedImage| {
             let same_dir = entry.dir.is_some() && other.entry.dir == entry.dir;
             other.id != id && (other.entry.image == entry.image || same_dir)

@@ -148,8 +148,8 @@ pub unsafe extern "C" fn cdi_open(
 /// Opens an image with options.
 ///
 /// # Safety
-/// `path` is NULL or a zero-terminated string; `options` is NULL or as [`convert_options`] requires; `message` is NULL or has
-/// room for `message_size` bytes.
+/// `path` is NULL or a zero-terminated string; `options` is NULL or as [`convert_options`] requires; `message` is NULL
+/// or has room for `message_size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_open_with(
     path: *const c_char,
@@ -202,7 +202,8 @@ pub unsafe extern "C" fn cdi_sector_size(disk: *const CdiDisk) -> u32 {
 /// Reads from the disk. Returns 0 or an errno.
 ///
 /// # Safety
-/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `buffer` has room for `length` bytes.
+/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `buffer` has room for `length`
+/// bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_read(
     disk: *const CdiDisk,
@@ -234,8 +235,8 @@ pub unsafe extern "C" fn cdi_read(
 /// Returns the next range whose reads fail.
 ///
 /// # Safety
-/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `start` and `end` are NULL or may be
-/// written to.
+/// `disk` is NULL or comes from [`cdi_open`] or [`cdi_open_with`] and is not closed; `start` and `end` are NULL or may
+/// be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cdi_next_bad(
     disk: *const CdiDisk,

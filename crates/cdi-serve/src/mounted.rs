@@ -1,4 +1,5 @@
-//! A mount that is maintained by the system or by an extension. Its state is only known from the system's list of mounts.
+//! A mount that is maintained by the system or by an extension. Its state is only known from the system's list of
+//! mounts.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -41,8 +42,8 @@ impl Serving for Mounted {
                 Some(Err(RecvTimeoutError::Disconnected)) => self.may_be_gone = None,
                 None => thread::sleep(POLL_UNNOTIFIED),
             }
-            // It is gone when it is no longer listed. A mount on top of it means nothing, and if the mounts cannot be listed,
-            // it counts as mounted.
+            // It is gone when it is no longer listed. A mount on top of it means nothing, and if the mounts cannot be
+            // listed, it counts as mounted.
             match mountinfo() {
                 Ok(mounts) if !mounts.contains(&self.mount) => return Ok(()),
                 Ok(_) => {}

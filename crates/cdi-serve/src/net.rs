@@ -1,7 +1,7 @@
 //! Accepts connections up to a limit, and serves each on threads of its own.
 //!
-//! Every user of the machine may be able to connect. So a client that has not authenticated yet is a stranger, and strangers
-//! have a limit of their own: they cannot exhaust the connections of known clients.
+//! Every user of the machine may be able to connect. So a client that has not authenticated yet is a stranger, and
+//! strangers have a limit of their own: they cannot exhaust the connections of known clients.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -78,7 +78,7 @@ pub(super) struct Limits {
 }
 
 /// The connections of a server.
-struct Crowd {
+struct Connections {
     limits: Limits,
     /// The open connections, the oldest first.
     open: Mutex<Vec<Arc<Peer>>>,
@@ -91,7 +91,7 @@ struct Crowd {
 
 /// The client at the other end of a connection.
 pub(super) struct Peer {
-    crowd: Arc<Crowd>,
+    connections: Arc<Connections>,
     connection: Box<dyn Stream>,
     known: AtomicBool,
     closed: AtomicBool,
@@ -99,16 +99,16 @@ pub(super) struct Peer {
     active_at: AtomicU64,
 }
 
-impl Crowd {
+impl Connections {
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Peer>>> {
         lock(&self.open)
     }
 
     /// Adds a new connection, as a stranger.
-    fn admit(self: &Arc<Crowd>, stream: &dyn Stream) -> io::Result<Place> {
+    fn admit(self: &Arc<Connections>, stream: &dyn Stream) -> io::Result<Slot> {
         stream.limit_writes(Some(WRITE_POLL))?;
         let peer = Peer {
-            crowd: Arc::clone(self),
+            connections: Arc::clone(self),
             connection: stream.another()?,
             known: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -124,7 +124,7 @@ impl Crowd {
             open.remove(oldest).close();
         }
         self.alive.fetch_add(1, Ordering::Relaxed);
-        Ok(Place(peer))
+        Ok(Slot(peer))
     }
 }
 
@@ -134,20 +134,20 @@ impl Peer {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Records that the client has authenticated: it is no longer a stranger. If the limit of known clients is reached, it
-    /// replaces the one that has been idle for the longest time, or else its own connection is closed.
+    /// Records that the client has authenticated: it is no longer a stranger. If the limit of known clients is reached,
+    /// it replaces the one that has been idle for the longest time, or else its own connection is closed.
     pub(super) fn introduce(&self) -> io::Result<()> {
         self.record_activity();
         if self.is_known() {
             return Ok(());
         }
-        let mut open = self.crowd.open();
+        let mut open = self.connections.open();
         let known = open.iter().filter(|p| p.is_known()).count();
-        if known >= self.crowd.limits.known {
-            let idle = |p: &Peer| self.crowd.limits.idle.is_some_and(|limit| p.idle() >= limit);
-            let place = open.iter().enumerate().filter(|(_, p)| p.is_known() && idle(p));
-            match place.max_by_key(|(_, p)| p.idle()).map(|(i, _)| i) {
-                Some(place) => open.remove(place).close(),
+        if known >= self.connections.limits.known {
+            let idle = |p: &Peer| self.connections.limits.idle.is_some_and(|limit| p.idle() >= limit);
+            let idle_peers = open.iter().enumerate().filter(|(_, p)| p.is_known() && idle(p));
+            match idle_peers.max_by_key(|(_, p)| p.idle()).map(|(i, _)| i) {
+                Some(longest) => open.remove(longest).close(),
                 None => {
                     self.close();
                     return Err(io::Error::other(format!("too many connections ({known})")));
@@ -160,11 +160,11 @@ impl Peer {
 
     /// Records that the client was active just now.
     pub(super) fn record_activity(&self) {
-        self.active_at.store(self.crowd.now(), Ordering::Relaxed);
+        self.active_at.store(self.connections.now(), Ordering::Relaxed);
     }
 
     fn idle(&self) -> Duration {
-        Duration::from_millis(self.crowd.now().saturating_sub(self.active_at.load(Ordering::Relaxed)))
+        Duration::from_millis(self.connections.now().saturating_sub(self.active_at.load(Ordering::Relaxed)))
     }
 
     /// Closes the connection.
@@ -178,8 +178,8 @@ impl Peer {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Writes the parts of a reply. Gives up on a client that is too slow to accept it once `wanted` returns that others
-    /// wait for the memory that holds it.
+    /// Writes the parts of a reply. Gives up on a client that is too slow to accept it once `wanted` returns that
+    /// others wait for the memory that holds it.
     pub(super) fn write(
         &self,
         out: &mut dyn Stream,
@@ -211,21 +211,21 @@ impl Peer {
     }
 }
 
-impl Crowd {
+impl Connections {
     /// Returns the milliseconds since the start.
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// A connection's place within the limits, released when it is dropped.
-struct Place(Arc<Peer>);
+/// A connection's slot within the limits, released when it is dropped.
+struct Slot(Arc<Peer>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let crowd = &self.0.crowd;
-        crowd.open().retain(|p| !Arc::ptr_eq(p, &self.0));
-        crowd.alive.fetch_sub(1, Ordering::Relaxed);
+        let connections = &self.0.connections;
+        connections.open().retain(|p| !Arc::ptr_eq(p, &self.0));
+        connections.alive.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -272,14 +272,14 @@ impl Drop for Until<'_> {
 
 /// Accepts connections, up to `limits` at once, and serves each on a thread of this name. Returns only if the listener
 /// fails; too many open files or running threads are not an error, because other connections may end.
-pub(super) fn take_connections(
+pub(super) fn accept_connections(
     listener: &Listener,
     name: &str,
     limits: Limits,
     serve: impl Fn(Box<dyn Stream>, &Arc<Peer>) -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<()> {
     let serve = Arc::new(serve);
-    let crowd = Arc::new(Crowd {
+    let connections = Arc::new(Connections {
         limits,
         open: Mutex::default(),
         alive: AtomicUsize::new(0),
@@ -312,13 +312,13 @@ pub(super) fn take_connections(
             Err(e) => return Err(e),
         };
         // Closed connections end soon, unless they are in a read that hangs.
-        let alive = crowd.alive.load(Ordering::Relaxed);
+        let alive = connections.alive.load(Ordering::Relaxed);
         if alive >= 2 * (limits.known + limits.strangers) {
             warn(&format!("too many connections ({alive})"));
             continue;
         }
-        let place = match crowd.admit(&*stream) {
-            Ok(place) => place,
+        let slot = match connections.admit(&*stream) {
+            Ok(slot) => slot,
             Err(e) => {
                 warn(&e.to_string());
                 continue;
@@ -326,7 +326,7 @@ pub(super) fn take_connections(
         };
         let serve = Arc::clone(&serve);
         let run = move || {
-            if let Err(e) = serve(stream, &place.0) {
+            if let Err(e) = serve(stream, &slot.0) {
                 log::info!("connection closed: {e}");
             }
         };
@@ -337,8 +337,8 @@ pub(super) fn take_connections(
     }
 }
 
-/// Returns whether an error of `accept` is not a failure of the listener: the connection was gone before it was accepted,
-/// or this process or the system has too many files open at the moment.
+/// Returns whether an error of `accept` is not a failure of the listener: the connection was gone before it was
+/// accepted, or this process or the system has too many files open at the moment.
 fn is_temporary(e: &io::Error) -> bool {
     use nix::errno::Errno;
     let full = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN, Errno::EPROTO];
@@ -346,11 +346,11 @@ fn is_temporary(e: &io::Error) -> bool {
     e.raw_os_error().is_some_and(|n| full.iter().chain(&gone).any(|errno| *errno as i32 == n))
 }
 
-/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until the callback
-/// returns that the connection is closed; `answer` answers one, with a buffer that it may use. At most `waiting` requests
-/// wait for a thread; no more are read from the client until one of them is taken. The connection is closed if an answer
-/// cannot be sent.
-pub(super) fn in_flight<J: Send>(
+/// Serves the requests of one connection on several threads: `receive` reads them and passes each on, until the
+/// callback returns that the connection is closed; `answer` answers one, with a buffer that it may use. At most
+/// `waiting` requests wait for a thread; no more are read from the client until one of them is taken. The connection is
+/// closed if an answer cannot be sent.
+pub(super) fn serve_requests<J: Send>(
     peer: &Peer,
     waiting: usize,
     receive: impl FnOnce(&dyn Fn(J) -> bool) -> io::Result<()>,
@@ -367,7 +367,7 @@ pub(super) fn in_flight<J: Send>(
             }
         }
     };
-    let extra_threads = &peer.crowd.extra_threads;
+    let extra_threads = &peer.connections.extra_threads;
     let extra = || {
         work();
         extra_threads.fetch_sub(1, Ordering::Relaxed);

@@ -20,12 +20,12 @@ const TRANSPORTS: &[&dyn Transport] = &[
     &fuse::Fuse,
 ];
 
-/// Returns the transport that the user named, or the default: FUSE on Linux, NFS elsewhere. [`Kind::Unavailable`] if this
-/// build does not have it.
+/// Returns the transport that the user named, or the default: FUSE on Linux, NFS elsewhere. [`Kind::Unavailable`] if
+/// this build does not have it.
 pub fn transport(via: Option<&str>) -> Result<&'static dyn Transport, Error> {
     let found = TRANSPORTS.iter().find(|t| via.is_none_or(|via| via == t.name()));
     found.copied().ok_or_else(|| {
         let error = Error::new(Kind::Unavailable, "this way of mounting is not supported by this build");
-        error.hint("FUSE on macOS needs macFUSE, and a build with the 'fuse' feature")
+        error.hint("FUSE on macOS needs macFUSE, and a build that supports it")
     })
 }

@@ -170,8 +170,8 @@ impl Tree {
         })
     }
 
-    /// Reads up to `len` bytes of an entry from `offset`: exactly as many as there are before its end. A read returns all
-    /// of them or an error, and is never short.
+    /// Reads up to `len` bytes of an entry from `offset`: exactly as many as there are before its end. A read returns
+    /// all of them or an error, and is never short.
     pub fn read(&self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
         let mut buf = vec![0; self.available(id, offset, len)];
         self.read_into(id, offset, &mut buf).map(|()| buf)

@@ -7,9 +7,9 @@
 fn main() {}
 
 /// Registers the classes when the program is loaded. FSKit looks up the class that Info.plist names as soon as
-/// NSExtensionMain runs, but a class defined in Rust only exists after its first use. The only earlier moment is when the
-/// program is loaded: the loader calls the functions in this section. This static must be in the program and not in the
-/// library, because nothing refers to it, so the linker would omit it.
+/// NSExtensionMain runs, but a class defined in Rust only exists after its first use. The only earlier moment is when
+/// the program is loaded: the loader calls the functions in this section. This static must be in the program and not in
+/// the library, because nothing refers to it, so the linker would omit it.
 #[cfg(target_os = "macos")]
 #[used]
 #[unsafe(link_section = "__DATA,__mod_init_func,mod_init_funcs")]

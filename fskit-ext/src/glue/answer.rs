@@ -15,8 +15,8 @@ use crate::errno::{Errno, Refused};
 
 /// Does `work`, and passes the result to `reply`, which calls FSKit's block.
 ///
-/// A panic in `work` is a bug in cdi and becomes EIO. After a panic in `reply`, FSKit would wait forever for the answer, so
-/// the process aborts, which FSKit notices.
+/// A panic in `work` is a bug in cdi and becomes EIO. After a panic in `reply`, FSKit would wait forever for the
+/// answer, so the process aborts, which FSKit notices.
 pub(super) fn answer<T>(
     what: &str,
     work: impl FnOnce() -> Result<T, Refused>,

@@ -44,7 +44,8 @@ pub(super) fn item_id(id: Id) -> FSItemID {
     FSItemID(file_id(id))
 }
 
-/// Returns all attributes of an item, even those that were not requested: extra ones do no harm, but a missing one does.
+/// Returns all attributes of an item, even those that were not requested: extra ones do no harm, but a missing one
+/// does.
 pub(super) fn attributes(of: &Attributes) -> Retained<FSItemAttributes> {
     let (time, changed) = (timespec(of.time), timespec(of.changed));
     // SAFETY: a new object that is not shared yet; the setters accept any value, and the four that are called by name

@@ -23,8 +23,8 @@ use crate::volume::Volume;
 /// The volume while it is loaded. This reference keeps it alive whatever FSKit does with its own.
 pub(super) struct Loaded(Mutex<Option<Retained<MountedVolume>>>);
 
-// SAFETY: the state of a volume may be used from every thread (`VolumeState`), reference counting is atomic as for every
-// object, and FSKit itself passes volumes between threads.
+// SAFETY: the state of a volume may be used from every thread (`VolumeState`), reference counting is atomic as for
+// every object, and FSKit itself passes volumes between threads.
 unsafe impl Send for Loaded {}
 // SAFETY: likewise; the volume is behind a lock.
 unsafe impl Sync for Loaded {}
@@ -73,8 +73,8 @@ define_class!(
             _options: Option<&FSTaskOptions>,
             reply: &DynBlock<dyn Fn(*mut FSVolume, *mut NSError)>,
         ) {
-            // Every error of an image must be found here: FSKit cleans up after a failed load, but a volume that fails when
-            // it is activated leaves its file busy.
+            // Every error of an image must be found here: FSKit cleans up after a failed load, but a volume that fails
+            // when it is activated leaves its file busy.
             answer("load", || self.loaded(resource), |result| {
                 reply.call((result.as_ref().map_or(null_mut(), lent), lent_error(&result)));
             });
@@ -120,8 +120,8 @@ impl FileSystem {
     }
 }
 
-/// Probes a file for FSKit before it is loaded: an image that can be opened is usable, a file that is not an image is not
-/// recognized.
+/// Probes a file for FSKit before it is loaded: an image that can be opened is usable, a file that is not an image is
+/// not recognized.
 fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refused> {
     let access = Access::to(resource)?;
     let volume = match Volume::open(&access.path()?) {
@@ -148,7 +148,8 @@ fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refu
     })
 }
 
-/// Converts a UUID to Foundation's type, through its text, because the byte types of Foundation differ between versions.
+/// Converts a UUID to Foundation's type, through its text, because the byte types of Foundation differ between
+/// versions.
 pub(super) fn ns_uuid(uuid: Uuid) -> Result<Retained<NSUUID>, Refused> {
     let text = NSString::from_str(&uuid.to_string());
     NSUUID::initWithUUIDString(NSUUID::alloc(), &text).ok_or_else(|| Errno::EIO.into())

@@ -32,12 +32,12 @@ pub(super) fn id_of(item: Option<&FSItem>) -> Option<Id> {
 
 /// The items, one for each entry.
 ///
-/// They live as long as the volume, even after FSKit reclaims them: there are at most six, an entry that is requested again
-/// gets the same item, and an item that FSKit still holds without our knowledge never dangles.
+/// They live as long as the volume, even after FSKit reclaims them: there are at most six, an entry that is requested
+/// again gets the same item, and an item that FSKit still holds without our knowledge never dangles.
 pub(super) struct Items(Mutex<BTreeMap<Id, Retained<Item>>>);
 
-// SAFETY: an item's number never changes, reference counting is atomic as for every object, and FSKit itself passes items
-// between threads.
+// SAFETY: an item's number never changes, reference counting is atomic as for every object, and FSKit itself passes
+// items between threads.
 unsafe impl Send for Items {}
 // SAFETY: likewise; the map is behind a lock.
 unsafe impl Sync for Items {}

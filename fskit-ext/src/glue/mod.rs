@@ -1,5 +1,5 @@
-//! Objective-C: the classes that FSKit calls, one file each. Each method converts the arguments, calls the plain Rust part
-//! and converts the result; there is no logic here.
+//! Objective-C: the classes that FSKit calls, one file each. Each method converts the arguments, calls the plain Rust
+//! part and converts the result; there is no logic here.
 //!
 //! FSKit calls from threads of its own, several at a time, so the state of the classes is [`Send`] and [`Sync`]; the
 //! compiler checks this with [`shared`].

@@ -18,15 +18,15 @@ use crate::errno::{Errno, Refused};
 use crate::volume::{BLOCK, IO_SIZE, MAX_LINKS, MAX_NAME, Statistics, TYPE_NAME, Volume};
 
 define_class!(
-    // SAFETY: FSVolume is meant to be subclassed, its designated initializer is called by `new`, and there is no `Drop`.
+    // SAFETY: FSVolume is meant to be subclassed, its designated initializer is called by `new`, and there is no
+    // `Drop`.
     #[unsafe(super(FSVolume))]
     #[name = "CDIVolume"]
     #[ivars = VolumeState]
     pub(super) struct MountedVolume;
 
     impl MountedVolume {
-        /// Called since macOS 26.4, and not in the headers from which the bindings were generated. Returns
-        /// FSMountOptionsReadOnly.
+        /// Returns FSMountOptionsReadOnly. Called since macOS 26.4, and missing in the headers of the bindings.
         #[unsafe(method(requestedMountOptions))]
         fn requested_mount_options(&self) -> usize {
             1
@@ -70,7 +70,7 @@ define_class!(
         }
     }
 
-    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each that has a reply block calls it once.
+    // SAFETY: all required methods are implemented, with the types of FSVolume.h; each calls its reply block once.
     unsafe impl FSVolumeOperations for MountedVolume {
         #[unsafe(method_id(supportedVolumeCapabilities))]
         fn capabilities(&self) -> Retained<FSVolumeSupportedCapabilities> {
@@ -175,12 +175,12 @@ define_class!(
         fn lookup(
             &self,
             name: Option<&FSFileName>,
-            folder: Option<&FSItem>,
+            dir: Option<&FSItem>,
             reply: &DynBlock<dyn Fn(*mut FSItem, *mut FSFileName, *mut NSError)>,
         ) {
             answer(
                 "lookup",
-                || self.ivars().found(name, folder),
+                || self.ivars().found(name, dir),
                 |result| {
                     let (item, name) =
                         result.as_ref().map_or((null_mut(), null_mut()), |(i, n)| (lent(i), lent(n)));
@@ -209,7 +209,7 @@ define_class!(
         #[unsafe(method(enumerateDirectory:startingAtCookie:verifier:providingAttributes:usingPacker:replyHandler:))]
         fn enumerate(
             &self,
-            folder: Option<&FSItem>,
+            dir: Option<&FSItem>,
             cookie: FSDirectoryCookie,
             _verifier: FSDirectoryVerifier,
             wanted: Option<&FSItemGetAttributesRequest>,
@@ -218,7 +218,7 @@ define_class!(
         ) {
             answer(
                 "list",
-                || self.ivars().listed(folder, cookie, wanted.is_some(), packer),
+                || self.ivars().listed(dir, cookie, wanted.is_some(), packer),
                 |result| match result {
                     Ok(Ok(verifier)) => reply.call((verifier, null_mut())),
                     Ok(Err(bad_cookie)) => reply.call((0, lent(&bad_cookie))),
@@ -242,7 +242,7 @@ define_class!(
             &self,
             _: Option<&FSFileName>,
             _type: FSItemType,
-            _folder: Option<&FSItem>,
+            _dir: Option<&FSItem>,
             _attributes: Option<&FSItemSetAttributesRequest>,
             reply: &DynBlock<dyn Fn(*mut FSItem, *mut FSFileName, *mut NSError)>,
         ) {
@@ -253,7 +253,7 @@ define_class!(
         fn create_symbolic_link(
             &self,
             _: Option<&FSFileName>,
-            _folder: Option<&FSItem>,
+            _dir: Option<&FSItem>,
             _attributes: Option<&FSItemSetAttributesRequest>,
             _contents: Option<&FSFileName>,
             reply: &DynBlock<dyn Fn(*mut FSItem, *mut FSFileName, *mut NSError)>,
@@ -266,7 +266,7 @@ define_class!(
             &self,
             _: Option<&FSItem>,
             _name: Option<&FSFileName>,
-            _folder: Option<&FSItem>,
+            _dir: Option<&FSItem>,
             reply: &DynBlock<dyn Fn(*mut FSFileName, *mut NSError)>,
         ) {
             refused("link", |error| reply.call((null_mut(), error)));
@@ -277,7 +277,7 @@ define_class!(
             &self,
             _: Option<&FSItem>,
             _name: Option<&FSFileName>,
-            _folder: Option<&FSItem>,
+            _dir: Option<&FSItem>,
             reply: &DynBlock<dyn Fn(*mut NSError)>,
         ) {
             refused("remove", |error| reply.call((error,)));

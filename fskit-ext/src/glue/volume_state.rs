@@ -21,8 +21,8 @@ use crate::volume::Volume;
 
 /// The state of a volume.
 pub(super) struct VolumeState {
-    /// `None` after the volume was deactivated: the file has to be closed then, because the extension may live on, and the
-    /// disk that the image is on could not be ejected.
+    /// `None` after the volume was deactivated: the file has to be closed then, because the extension may live on, and
+    /// the disk that the image is on could not be ejected.
     open: Mutex<Option<Arc<Volume>>>,
     items: Items,
     /// Kept as long as the volume, although its file is open, because the image may have to open further files.
@@ -71,19 +71,20 @@ impl VolumeState {
     pub(super) fn found(
         &self,
         name: Option<&FSFileName>,
-        folder: Option<&FSItem>,
+        dir: Option<&FSItem>,
     ) -> Result<(Retained<FSItem>, Retained<FSFileName>), Refused> {
         let name = name.ok_or(Errno::EINVAL)?;
         // SAFETY: the name is a valid object.
         let name = unsafe { name.data() }.to_vec();
-        let (id, name) = self.volume()?.lookup(known(folder)?, &name)?;
+        let (id, name) = self.volume()?.lookup(known(dir)?, &name)?;
         Ok((self.items.get(id), file_name(name.as_bytes())))
     }
 
-    /// Lists a directory and returns the verifier, or FSKit's own error for an invalid cookie, which has no POSIX number.
+    /// Lists a directory and returns the verifier, or FSKit's own error for an invalid cookie, which has no POSIX
+    /// number.
     pub(super) fn listed(
         &self,
-        folder: Option<&FSItem>,
+        dir: Option<&FSItem>,
         cookie: FSDirectoryCookie,
         with_attributes: bool,
         packer: Option<&FSDirectoryEntryPacker>,
@@ -107,7 +108,7 @@ impl VolumeState {
                 )
             }
         };
-        match directory::list(&*self.volume()?, known(folder)?, from, with_attributes, pack) {
+        match directory::list(&*self.volume()?, known(dir)?, from, with_attributes, pack) {
             Ok(verifier) => Ok(Ok(verifier)),
             // SAFETY: a constant of FSKit, likewise.
             Err(NotListed::Cookie) => {
@@ -131,8 +132,8 @@ impl VolumeState {
         if room == 0 {
             return Ok(0);
         }
-        // SAFETY: the buffer has at least `room` bytes, which only we write until the reply, and which were initialized when
-        // they were mapped.
+        // SAFETY: the buffer has at least `room` bytes, which only we write until the reply, and which were initialized
+        // when they were mapped.
         let bytes = unsafe { slice::from_raw_parts_mut(buffer.mutableBytes().cast::<u8>().as_ptr(), room) };
         Ok(self.volume()?.read(known(item)?, offset, bytes)?)
     }

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
 
-use super::testing::{Folder, disk_of, fixture, volume};
+use super::testing::{TempDir, disk_of, fixture, volume};
 use super::*;
 
 /// The bad sectors of the fixtures (tests/format.rs), and the number of sectors.
@@ -36,7 +36,8 @@ fn a_sector_is_readable_if_and_only_if_it_is_not_bad() {
 fn a_read_is_whole_or_an_error() {
     let volume = volume(&fixture("zstd.cdimg"));
     let mut buf = vec![0; 4096];
-    // One bad sector makes the read fail, whether it is the first, the last or between: 1001 is bad, and eight are read.
+    // One bad sector makes the read fail, whether it is the first, the last or between: 1001 is bad, and eight are
+    // read.
     for sector in [1001, 1000, 998, 994] {
         assert_eq!(volume.read(DISK, sector * 512, &mut buf), Err(Errno::EIO), "sector {sector}");
     }
@@ -113,7 +114,7 @@ fn texts_are_read_like_files() {
 
 #[test]
 fn attributes_are_complete_and_stay_the_same() {
-    let dir = Folder::new();
+    let dir = TempDir::new();
     let path = dir.0.join("disk.cdimg");
     fs::copy(fixture("zstd.cdimg"), &path).unwrap();
     let then = UNIX_EPOCH + Duration::new(1_500_000_000, 250);
@@ -208,7 +209,7 @@ fn df_reports_the_disk_and_no_free_space() {
 
 #[test]
 fn files_that_are_not_images_are_refused_when_opened() {
-    let dir = Folder::new();
+    let dir = TempDir::new();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.0.join(name);
         fs::write(&path, bytes).unwrap();

@@ -67,8 +67,8 @@ impl Transport for Fuse {
 /// Mounts, and serves on fuser's threads. The receiver gets the result when the session ends.
 fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
     let session = Session::new(filesystem, dir, config)?.spawn()?;
-    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system below
-    // if ours is already unmounted. So the session is never dropped: it ends with the process.
+    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system
+    // below if ours is already unmounted. So the session is never dropped: it ends with the process.
     let (ended, end) = channel();
     let keeper = move || {
         // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
@@ -156,7 +156,8 @@ fn pool(tree: &Arc<Tree>) -> io::Result<Pool<Read>> {
     })
 }
 
-/// Answers a read with all bytes or an errno: in a cached file the kernel would take a short reply for the end of the file.
+/// Answers a read with all bytes or an errno: in a cached file the kernel would take a short reply for the end of the
+/// file.
 fn answer(tree: &Tree, read: Read) {
     tree.read_for(read.id, read.offset, read.size, |bytes| match bytes {
         Ok(bytes) => read.reply.data(bytes),
@@ -248,8 +249,8 @@ impl Filesystem for FuseFs {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // There is nothing to flush on close. And if this process itself has the file open when it is killed, nothing would
-        // answer the flush, and the process could not exit.
+        // There is nothing to flush on close. And if this process itself has the file open when it is killed, nothing
+        // would answer the flush, and the process could not exit.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
     }
 

@@ -42,22 +42,22 @@ fn linux(tree: &Tree, place: &Place<'_>) -> Config {
     });
     config.acl = if tree.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(workers::cores().clamp(4, 16));
-    // Each thread opens /dev/fuse again for itself. Without permission to open it, all threads share the descriptor that
-    // fusermount3 returned.
+    // Each thread opens /dev/fuse again for itself. Without permission to open it, all threads share the descriptor
+    // that fusermount3 returned.
     config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
     config
 }
 
-/// Returns the configurations for macFUSE: with all useful options, with fewer, and with only the required ones. Its kernel
-/// extension sends events to one thread.
+/// Returns the configurations for macFUSE: with all useful options, with fewer, and with only the required ones. Its
+/// kernel extension sends events to one thread.
 fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
     let custom = |text: String| MountOption::CUSTOM(text);
     let mut needed = common_options(&format!("{MACFUSE_SOURCE}{}", place.image.display()));
     // A slow source must not make macOS offer to eject the disk, which it does after a minute by default.
     needed.push(custom("daemon_timeout=600".into()));
     if tree.disk().has_failing_reads() {
-        // The cache reads clusters, and one error makes the whole cluster fail. Without the cache, reads are exactly those
-        // of the reader.
+        // The cache reads clusters, and one error makes the whole cluster fail. Without the cache, reads are exactly
+        // those of the reader.
         needed.push(custom("direct_io".into()));
     }
     let name = place.image.file_stem().unwrap_or_default().to_string_lossy();

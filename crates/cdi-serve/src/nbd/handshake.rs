@@ -25,8 +25,8 @@ const MAX_OPTION: u32 = 64 << 10;
 /// The maximum number of options. No well-behaved client sends more.
 const MAX_OPTIONS: usize = 1000;
 
-/// Negotiates with the client until the transmission phase begins (`Some`) or the connection ends (`None`). `welcome` is
-/// called before the last answer is sent, so that a client that has received it has its place.
+/// Negotiates with the client until the transmission phase begins (`Some`) or the connection ends (`None`). `welcome`
+/// is called before the last answer is sent, so that a client that has received it has its slot.
 pub(super) fn shake<S: Read + Write>(
     stream: &mut S,
     size: u64,

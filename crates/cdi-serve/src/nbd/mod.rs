@@ -1,5 +1,5 @@
-//! The disk as an NBD export: read-only, fixed newstyle, structured replies with the offset of a failed byte, block status
-//! for zero and bad ranges, many requests at once.
+//! The disk as an NBD export: read-only, fixed newstyle, structured replies with the offset of a failed byte, block
+//! status for zero and bad ranges, many requests at once.
 
 mod handshake;
 mod pool;
@@ -19,7 +19,7 @@ use pool::{BLOCK, Pool};
 use wire::*;
 
 pub use super::net::Listener;
-use super::net::{Limits, Peer, Stream, Until, in_flight, take_connections};
+use super::net::{Limits, Peer, Stream, Until, accept_connections, serve_requests};
 use super::tree::read_disk;
 
 /// The maximum length of a read in bytes; the protocol calls it the maximum payload.
@@ -37,7 +37,9 @@ const MAX_RUNS: usize = 4096;
 pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
     let disk = Arc::clone(disk);
     let pool = Pool::default();
-    take_connections(listener, "nbd", CONNECTIONS, move |stream, peer| connection(&disk, &pool, stream, peer))
+    accept_connections(listener, "nbd", CONNECTIONS, move |stream, peer| {
+        connection(&disk, &pool, stream, peer)
+    })
 }
 
 /// A request of a client.
@@ -64,7 +66,7 @@ fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer
     let Some(agreed) = agreed else { return Ok(()) };
     let answers = Answers { disk, pool, peer, agreed, out: Mutex::new(stream.another()?) };
     let receive = |take: &dyn Fn(Request) -> bool| receive(&mut BufReader::new(&mut stream), take);
-    in_flight(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
+    serve_requests(peer, WAITING, receive, |request, buf| answers.answer(&request, buf))
 }
 
 /// Reads requests until the client disconnects or `take` returns that the connection is closed.
@@ -199,8 +201,8 @@ impl Answers<'_> {
         Ok(())
     }
 
-    /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading them
-    /// must fail.
+    /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading
+    /// them must fail.
     fn allocation(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
         let failing = self.disk.failing();
         let mut seen = range.start;
@@ -257,8 +259,8 @@ impl Answers<'_> {
     }
 }
 
-/// Splits `range` into runs: the `listed` ones, in order, and those between them, which get the flags `fine`. Some may be
-/// empty.
+/// Splits `range` into runs: the `listed` ones, in order, and those between them, which get the flags `fine`. Some may
+/// be empty.
 fn runs(
     range: Range<u64>,
     fine: u32,
@@ -275,8 +277,8 @@ fn runs(
     })
 }
 
-/// Converts runs to the form of the protocol, length and flags: merges adjacent runs with equal flags, and returns at most
-/// `max`.
+/// Converts runs to the form of the protocol, length and flags: merges adjacent runs with equal flags, and returns at
+/// most `max`.
 fn merge(runs: impl Iterator<Item = (Range<u64>, u32)>, max: usize) -> Vec<(u32, u32)> {
     let mut out: Vec<(u32, u32)> = Vec::new();
     for (range, flags) in runs.filter(|(range, _)| !range.is_empty()) {

@@ -9,8 +9,8 @@ pub(super) const BLOCK: usize = 256 << 10;
 /// The number of blocks: enough for two replies of the maximum length.
 const BLOCKS: usize = 256;
 
-/// The blocks. They are allocated when first needed, and then kept: memory that is freed on another thread is not always
-/// returned to the system.
+/// The blocks. They are allocated when first needed, and then kept: memory that is freed on another thread is not
+/// always returned to the system.
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,

@@ -1,13 +1,13 @@
 //! The directory over NFS version 3, read-only, for this machine only: macOS mounts it without any driver.
 //!
-//! Every user of the machine can connect to a port of 127.0.0.1, so the disk is protected by what a client must know. To
-//! mount, that is the export's random name; afterwards it is a file handle, which carries a keyed hash as proof that it is
-//! ours. For a mount by the system, both are new and random each time, and neither is sufficient: `ps` shows the name while
-//! mount_nfs runs, and macOS shows every user its mounts, handles included. So the name can be mounted only until the
-//! system has mounted it, and handles are valid on a single connection: the first one that uses a handle, for as long as it
-//! lives, which is the kernel's. (If another client connects first, the mount fails and the server exits.) For `serve`,
-//! both are derived from the image and the user's secret, so that they are the same after a restart. In addition, the file
-//! modes apply to the user IDs that the kernel's client truthfully sends.
+//! Every user of the machine can connect to a port of 127.0.0.1, so the disk is protected by what a client must know.
+//! To mount, that is the export's random name; afterwards it is a file handle, which carries a keyed hash as proof that
+//! it is ours. For a mount by the system, both are new and random each time, and neither is sufficient: `ps` shows the
+//! name while mount_nfs runs, and macOS shows every user its mounts, handles included. So the name can be mounted only
+//! until the system has mounted it, and handles are valid on a single connection: the first one that uses a handle, for
+//! as long as it lives, which is the kernel's. (If another client connects first, the mount fails and the server
+//! exits.) For `serve`, both are derived from the image and the user's secret, so that they are the same after a
+//! restart. In addition, the file modes apply to the user IDs that the kernel's client truthfully sends.
 //!
 //! The protocol is implemented here, without a library, because of untrusted clients: the available libraries allocate
 //! memory by the lengths that a call claims, and list the exports to everyone.
@@ -37,7 +37,7 @@ use rpc::Refusal;
 use xdr::{Call, Reply};
 
 use super::mounted::Mounted;
-use super::net::{Limits, Listener, Peer, Stream, in_flight, take_connections};
+use super::net::{Limits, Listener, Peer, Stream, accept_connections, serve_requests};
 use super::transport::{Place, Serving, Transport};
 use super::tree::Tree;
 
@@ -141,8 +141,8 @@ impl Export {
         if self.tree.disk().has_failing_reads() { EXACT } else { PREFERRED }
     }
 
-    /// Writes the reply to a call, with its record mark, to `out`. Returns whether the caller has authenticated, by the name
-    /// or a handle, or `None` if this is not a call.
+    /// Writes the reply to a call, with its record mark, to `out`. Returns whether the caller has authenticated, by the
+    /// name or a handle, or `None` if this is not a call.
     fn answer(&self, caller: Caller<'_>, call: &[u8], out: &mut Vec<u8>) -> Option<bool> {
         out.clear();
         let mut call = Call(call);
@@ -180,7 +180,7 @@ impl Export {
 
 /// Serves the export to every client that connects. Returns only if the listener fails.
 pub fn serve(export: Arc<Export>, listener: TcpListener) -> io::Result<()> {
-    take_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
+    accept_connections(&Listener::Tcp(listener), "nfs", CONNECTIONS, move |stream, peer| {
         let ended = converse(&export, stream, peer);
         export.forget(peer);
         // The end of a stranger's connection means nothing, and must not trigger a check.
@@ -211,7 +211,7 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
         let mut out = lock(&out);
         peer.write(&mut **out, &[reply], || false)
     };
-    in_flight(peer, WAITING, receive, answer)
+    serve_requests(peer, WAITING, receive, answer)
 }
 
 /// Binds a port of 127.0.0.1, or any free port if it is 0. Returns the listener and the port.
@@ -254,8 +254,8 @@ impl Transport for Nfs {
 
 const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
 
-/// Returns the command that mounts the export. Never a hard mount: if the server dies, readers must get errors instead of
-/// waiting forever, and macOS stops the whole machine after a device has hung for a minute.
+/// Returns the command that mounts the export. Never a hard mount: if the server dies, readers must get errors instead
+/// of waiting forever, and macOS stops the whole machine after a device has hung for a minute.
 fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Command {
     let size = export.read_size();
     // Small reads need more requests in flight.

@@ -50,8 +50,8 @@ pub(super) struct Caller<'a> {
 }
 
 impl Export {
-    /// Carries out a procedure of MOUNT and appends its result to the reply, after the header that accepts the call. Returns
-    /// whether the caller knew the export's name.
+    /// Carries out a procedure of MOUNT and appends its result to the reply, after the header that accepts the call.
+    /// Returns whether the caller knew the export's name.
     pub(super) fn mount(
         &self,
         procedure: u32,
@@ -92,8 +92,8 @@ impl Export {
         Ok(false)
     }
 
-    /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call. Returns
-    /// whether the caller had a valid handle.
+    /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call.
+    /// Returns whether the caller had a valid handle.
     pub(super) fn nfs(
         &self,
         procedure: u32,
@@ -120,7 +120,8 @@ impl Export {
             // When the kernel reconnects, the end of its old connection may not have been noticed yet.
             Some(_) if !self.admits(caller.peer) => Err(JUKEBOX),
             Some(_) if matches!(procedure, 2 | 7..=15 | 21) => Err(ROFS),
-            // Attributes of a directory or of the file system may be read by everyone; they are the same for every image.
+            // Attributes of a directory or of the file system may be read by everyone; they are the same for every
+            // image.
             Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
             Some(id) => match procedure {
                 1 => self.getattr(id, reply),
@@ -294,8 +295,8 @@ impl Export {
         reply.u32(OK);
         self.optional_attributes(id, reply);
         let preferred = self.read_size();
-        // Reading: maximum, preferred size, multiple; the same for writing, though it is not possible; preferred size for
-        // directories.
+        // Reading: maximum, preferred size, multiple; the same for writing, though it is not possible; preferred size
+        // for directories.
         for _ in 0..2 {
             reply.u32(MAX_READ).u32(preferred).u32(512);
         }
@@ -307,14 +308,14 @@ impl Export {
     fn pathconf(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
         reply.u32(OK);
         self.optional_attributes(id, reply);
-        // Maximum links, maximum name length; names are not truncated, chown is restricted, names are case-sensitive and
-        // keep their case.
+        // Maximum links, maximum name length; names are not truncated, chown is restricted, names are case-sensitive
+        // and keep their case.
         reply.u32(2).u32(NAME).bool(true).bool(true).bool(false).bool(true);
         Ok(())
     }
 
-    /// Returns the handle of an entry: the proof that it came from us, and the number of the entry. For the same secret, it
-    /// is the same after a restart.
+    /// Returns the handle of an entry: the proof that it came from us, and the number of the entry. For the same
+    /// secret, it is the same after a restart.
     pub(super) fn handle(&self, id: Id) -> [u8; HANDLE] {
         let mut handle = [0; HANDLE];
         handle[..32].copy_from_slice(blake3::keyed_hash(&self.key, &id.0.to_be_bytes()).as_bytes());

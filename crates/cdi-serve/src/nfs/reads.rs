@@ -1,6 +1,6 @@
-//! Reads with a timeout: a hung source (a disk that spins up, a share that is offline) must not stall other calls of the
-//! same client until it considers the server dead. A read that takes longer than [`TIMEOUT`] is answered with "try again
-//! later" and continues in the background: when the client tries again, the data is in the cache.
+//! Reads with a timeout: a hung source (a disk that spins up, a share that is offline) must not stall other calls of
+//! the same client until it considers the server dead. A read that takes longer than [`TIMEOUT`] is answered with "try
+//! again later" and continues in the background: when the client tries again, the data is in the cache.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use cdi_base::workers::{self, Pool};
 
 use crate::tree::{Id, Tree};
 
-/// Timeout of a read, from when the call was received: less than a client waits for an answer (`timeo`, ten seconds). So
-/// calls that are queued after reads wait no longer than that either.
+/// Timeout of a read, from when the call was received: less than a client waits for an answer (`timeo`, ten seconds).
+/// So calls that are queued after reads wait no longer than that either.
 const TIMEOUT: Duration = Duration::from_secs(6);
 /// The maximum number of reads that wait for a thread.
 const WAITING: usize = 256;

@@ -1,5 +1,5 @@
-//! The subset of XDR (RFC 4506) that the protocol needs: numbers and byte strings, read from a call that may be truncated
-//! or have false lengths, and written to a reply. Memory is never allocated by a length that a call claims.
+//! The subset of XDR (RFC 4506) that the protocol needs: numbers and byte strings, read from a call that may be
+//! truncated or have false lengths, and written to a reply. Memory is never allocated by a length that a call claims.
 
 /// The unread rest of a call.
 pub(super) struct Call<'a>(pub &'a [u8]);
