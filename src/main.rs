@@ -17,8 +17,8 @@ use crate::ui::Ui;
 
 fn main() -> ExitCode {
     mount::daemon::note_inherited();
-    cdi_system::survive_file_limits();
-    cdi_system::allow_files();
+    cdi_system::ignore_file_size_signal();
+    cdi_system::raise_open_file_limit();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors; and who asked for JSON gets the errors so.

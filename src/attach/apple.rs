@@ -82,14 +82,14 @@ impl Attacher for Apple {
         let start = Instant::now();
         let timeout = if force { TIMEOUT / 4 } else { TIMEOUT };
         // The device number may have been reused: a device that is not backed by the file is left alone.
-        let is_ours = || macos_output::devices(file).map(|all| all.iter().any(|d| d == device));
-        while is_ours()? {
+        let is_cdi_mount = || macos_output::devices(file).map(|all| all.iter().any(|d| d == device));
+        while is_cdi_mount()? {
             let late = start.elapsed() > timeout;
             let mut answer = Ok(Vec::new());
             for mut command in (self.detach)(device, force && late) {
                 answer = self.run(&mut command);
             }
-            if !is_ours()? {
+            if !is_cdi_mount()? {
                 break;
             }
             if late {

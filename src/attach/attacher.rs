@@ -63,7 +63,7 @@ pub trait Attacher: Sync {
     fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error>;
 
     /// Returns whether a device that is in use is detached by itself once it no longer is.
-    fn goes_when_closed(&self) -> bool {
+    fn detaches_when_closed(&self) -> bool {
         false
     }
 }

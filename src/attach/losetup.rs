@@ -91,7 +91,7 @@ impl Attacher for Losetup {
         }
     }
 
-    fn goes_when_closed(&self) -> bool {
+    fn detaches_when_closed(&self) -> bool {
         true
     }
 

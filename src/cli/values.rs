@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cdi_base::units::parse_size;
-use cdi_image::cdimg::layout::{CHUNK_LEAST, CHUNK_MAX};
+use cdi_image::cdimg::layout::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
 use cdi_image::codec::Codec;
 use cdi_image::stored_hashes::HashKind;
 use clap::ValueEnum;
@@ -179,7 +179,8 @@ pub(crate) fn sector_size(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, CHUNK_LEAST..=CHUNK_MAX).ok_or("a chunk size is a power of two from 4k to 1M".into())
+    power_of_two(text, MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE)
+        .ok_or("a chunk size is a power of two from 4k to 1M".into())
 }
 
 fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {

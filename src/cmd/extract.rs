@@ -256,7 +256,7 @@ fn lost_now(args: &Extract, run: &Run, e: ReadError) -> Result<u64, Error> {
 /// the image's files hold there, as far as they hold anything.
 fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
     match args.bad {
-        None | Some(Bad::Error) => disk.read_whatever_is_stored(buf, offset),
+        None | Some(Bad::Error) => disk.read_stored_or_zeros(buf, offset),
         Some(Bad::Zero) => buf.fill(0),
         // It is all of one policy: nothing is read.
         Some(Bad::Pattern(_)) => {

@@ -28,7 +28,7 @@ use cdi_image::image::{Image, Mapfile, Opened};
 use cdi_image::input::Input;
 use cdi_image::metadata::{Metadata, rfc3339};
 use cdi_system::output_file::{lock, open_locked};
-use cdi_system::placement::{LOOK_EVERY, Placed};
+use cdi_system::placement::{CHECK_INTERVAL, Placed};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use serde_json::json;
 
@@ -131,7 +131,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
                 hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
             }
         }
-        if looked.elapsed() > LOOK_EVERY {
+        if looked.elapsed() > CHECK_INTERVAL {
             looked = Instant::now();
             placed.check()?;
         }

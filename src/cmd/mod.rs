@@ -232,7 +232,9 @@ fn protect_shown(guard: &mut Guard) {
         record.files.iter().for_each(|file| guard.protect(file, &why));
     }
     // Another user's: on Linux the mount says what it is of.
-    for mount in mountinfo().unwrap_or_default().iter().filter(|m| m.is_ours() && m.source.starts_with('/')) {
+    for mount in
+        mountinfo().unwrap_or_default().iter().filter(|m| m.is_cdi_mount() && m.source.starts_with('/'))
+    {
         guard.protect(Path::new(&mount.source), &format!("is mounted at {}", mount.mountpoint.display()));
     }
 }

@@ -265,7 +265,7 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
         if !resolved.is_dir() {
             return Err(Error::usage("is not a directory").at(dir));
         }
-        if mounted_at(&resolved)?.is_some_and(|m| m.is_ours() || m.fstype.starts_with("fuse")) {
+        if mounted_at(&resolved)?.is_some_and(|m| m.is_cdi_mount() || m.fstype.starts_with("fuse")) {
             let error = Error::new(Kind::Busy, "already a mount point").at(dir);
             return Err(error.hint("see 'cdi list'; 'cdi unmount' unmounts it"));
         }

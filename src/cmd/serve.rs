@@ -14,7 +14,7 @@ use cdi_serve::nbd::Listener;
 use cdi_serve::nfs::Export;
 use cdi_serve::tree::Tree;
 use cdi_serve::{nbd, nfs};
-use cdi_system::{allow_files, ending_signals};
+use cdi_system::{ending_signals, raise_open_file_limit};
 use nix::sys::stat::{Mode, umask};
 use serde_json::json;
 use signal_hook::iterator::Signals;
@@ -32,7 +32,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         Some(at) => listen(at)?,
         None => export(args, &disk)?,
     };
-    allow_files();
+    raise_open_file_limit();
     let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("cannot start threads").because(e))?;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::End;
 use crate::cli::{Detach, Unmount};
-use crate::mount::record::{MountRecord, exclusive, find, nearest, records, was_there};
+use crate::mount::record::{MountRecord, exclusive, find, nearest, records, was_mounted};
 use crate::mount::teardown::{down, unmount_unrecorded};
 use crate::ui::Ui;
 
@@ -29,7 +29,7 @@ fn run(target: Option<&Path>, force: bool, ui: &Ui) -> Result<End, Error> {
     }
     let unrecorded = records.is_empty() && unmount_unrecorded(target, force)?;
     if records.is_empty() && !unrecorded {
-        if !was_there(target) {
+        if !was_mounted(target) {
             let error = Error::failed("is not mounted or attached").at(target);
             return Err(match nearest(target) {
                 Some(name) => error.hint(format!("did you mean {}? 'cdi list' shows all", name.display())),

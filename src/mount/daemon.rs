@@ -19,7 +19,7 @@ use cdi_image::part::PART_OF_DISK;
 use cdi_serve::transport::Place;
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
-use cdi_system::{allow_files, ending_signals, mounted_at};
+use cdi_system::{ending_signals, mounted_at, raise_open_file_limit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ pub fn up(plan: MountPlan) -> Result<Up, Error> {
 
 /// Mounts and attaches the disk. Each step is entered into `record` before it is taken, so that it can be cleaned up.
 fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
-    allow_files();
+    raise_open_file_limit();
     let (send, events) = channel();
     let signals = send.clone();
     let mut wanted = Signals::new(ending_signals())

@@ -104,7 +104,7 @@ impl MountRecord {
         Ok(())
     }
 
-    /// Remembers the names of the mount after it is gone: see [`was_there`].
+    /// Remembers the names of the mount after it is gone: see [`was_mounted`].
     pub fn remember(&self) -> Result<(), Error> {
         let path = runtime_dir()?.join(PAST);
         let failed = |e| Error::io("cannot be written", &path, e);
@@ -279,7 +279,7 @@ const PAST: &str = "past";
 const MAX_PAST: u64 = 64 << 10;
 
 /// Returns whether `target` names something that was mounted since the system started and has been unmounted.
-pub fn was_there(target: &Path) -> bool {
+pub fn was_mounted(target: &Path) -> bool {
     let Ok(past) = runtime_dir().map(|dir| fs::read(dir.join(PAST)).unwrap_or_default()) else {
         return false;
     };

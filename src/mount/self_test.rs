@@ -55,7 +55,7 @@ fn readable_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
     let mut at = 0;
     while at < disk.size() {
         let pages = at..(at + PAGES).min(disk.size());
-        match disk.failing().next(at).filter(|_| disk.has_failing_reads()) {
+        match disk.failing_ranges().next(at).filter(|_| disk.has_failing_reads()) {
             Some(bad) if bad.start < pages.end => at = bad.end.next_multiple_of(PAGES),
             _ => {
                 let mut bytes = vec![0; index(pages.end - pages.start)];

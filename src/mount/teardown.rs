@@ -13,7 +13,7 @@ use cdi_base::error::{Error, Kind};
 use cdi_serve::tree::DISK_NAME;
 #[cfg(not(target_os = "linux"))]
 use cdi_system::ask;
-use cdi_system::{holders, is_stopped, mounted_at, ours_at};
+use cdi_system::{cdi_mounts_at, holders, is_stopped, mounted_at};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,7 +46,9 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         }
         _ => Vec::new(),
     };
-    if ours_at(&record.mountpoint)? > 0 && mounted_at(&record.mountpoint)?.is_some_and(|m| !m.is_ours()) {
+    if cdi_mounts_at(&record.mountpoint)? > 0
+        && mounted_at(&record.mountpoint)?.is_some_and(|m| !m.is_cdi_mount())
+    {
         let what = "something else is mounted over it; unmount that first";
         return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
     }
@@ -81,7 +83,7 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
             // Everything else is removed anyway; reads of the device fail from now on.
             Err(e) if force && e.kind == Kind::Busy => {
                 log::warn!("{e}");
-                stays = Some(e).filter(|_| !attacher.goes_when_closed());
+                stays = Some(e).filter(|_| !attacher.detaches_when_closed());
             }
             result => result?,
         }
@@ -93,7 +95,7 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         record.update()?;
     }
     loop {
-        let before = ours_at(&record.mountpoint)?;
+        let before = cdi_mounts_at(&record.mountpoint)?;
         if before == 0 {
             break;
         }
@@ -102,7 +104,7 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
             unmount(&record.mountpoint, force)?;
         }
-        if ours_at(&record.mountpoint)? >= before {
+        if cdi_mounts_at(&record.mountpoint)? >= before {
             let what = "cannot be unmounted: something is mounted over one of its parent directories";
             return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
         }
@@ -131,7 +133,7 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
 /// was one.
 pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
-    let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_ours());
+    let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_cdi_mount());
     if ours {
         unmount(&absolute, force)?;
     }
@@ -185,7 +187,7 @@ fn abort(record: &MountRecord, by_daemon: bool) {
         return;
     }
     if let Ok(Some(mount)) = mounted_at(&record.mountpoint)
-        && mount.is_ours()
+        && mount.is_cdi_mount()
         && let Some((_, minor)) = mount.device.split_once(':')
     {
         // Needs fusectl, which may not be mounted. For root, a forced unmount does the same, even if the mount is in

@@ -174,7 +174,7 @@ fn note(writer: &mut Writer, options: &Options, event: &str, mut details: Value)
 /// Returns what tells a disk from others of its size: its first mebibyte, as far as it can be read, and stored hashes.
 fn seed(source: &Disk) -> Vec<u8> {
     let mut seed = vec![0; index(source.size().min(1 << 20))];
-    source.read_whatever_is_stored(&mut seed, 0);
+    source.read_stored_or_zeros(&mut seed, 0);
     source.image().stored_hashes().iter().for_each(|hash| seed.extend_from_slice(&hash.value));
     seed
 }

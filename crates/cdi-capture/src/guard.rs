@@ -202,7 +202,7 @@ fn state_of(path: &Path) -> State {
 fn is_written_by_cdi(map: &Path) -> bool {
     let mut start = Vec::new();
     let read = fs::File::open(map).and_then(|file| file.take(256).read_to_end(&mut start));
-    read.is_ok() && mapfile::is_made_here(&start)
+    read.is_ok() && mapfile::is_written_by_cdi(&start)
 }
 
 /// Returns an error if the mapfile of an extracted raw file would overwrite a mapfile of another program.
@@ -244,7 +244,7 @@ pub fn refuse_lesser_map(out: &Path, disk: &Disk) -> Result<(), Error> {
     let past = BadRange::new(disk.size()..end, Status::NonTried);
     let map = BadBlocks::from_unsorted(disk.bad().ranges().iter().copied().chain([past]));
     let (old, _) = old.map(end, 1);
-    if mapfile::says_less(&map, &old, may_finish) {
+    if mapfile::has_less_information(&map, &old, may_finish) {
         let error = Error::new(Kind::Busy, "is a mapfile with more information than the new one").at(out);
         return Err(error.hint("choose another output name, or move this file away; nothing was changed"));
     }

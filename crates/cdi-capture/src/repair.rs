@@ -261,7 +261,8 @@ impl Salvage<'_> {
                 let codec =
                     Codec::from_number(h.codec).filter(|_| within_chunk && h.uncompressed.get() == len);
                 // An entry must refer to at least one byte.
-                let Some(codec) = codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= CHUNK_MAX)
+                let Some(codec) =
+                    codec.filter(|_| !record.stored.is_empty() && h.stored.get() <= MAX_CHUNK_SIZE)
                 else {
                     return Ok(false);
                 };

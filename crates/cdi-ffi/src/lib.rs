@@ -246,7 +246,7 @@ pub unsafe extern "C" fn cdi_next_bad(
 ) -> c_int {
     // SAFETY: NULL or an open disk, as the caller guarantees.
     let Some(disk) = (unsafe { disk.as_ref() }) else { return 0 };
-    let Some(range) = disk.0.failing().next(offset) else { return 0 };
+    let Some(range) = disk.0.failing_ranges().next(offset) else { return 0 };
     // SAFETY: not NULL and writable, as the caller guarantees; the previous values are not read.
     unsafe {
         if !start.is_null() {

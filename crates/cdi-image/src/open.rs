@@ -201,7 +201,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         (Some(format), _) => Ok(format),
         (None, named) => {
             let raw = named.is_some_and(|f| f.name == raw::FORMAT.name);
-            if let Some(error) = unsupported::recognised(input, raw) {
+            if let Some(error) = unsupported::recognise(input, raw) {
                 return Err(error);
             }
             let listed = matches!(options.mapfile, Mapfile::File(_)) || options.badblocks.is_some();

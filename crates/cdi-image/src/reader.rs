@@ -64,7 +64,7 @@ impl Disk {
     /// Returns the ranges of sectors whose reads fail: the first sector and how many, in order.
     pub fn bad_sectors(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let sector = u64::from(self.sector());
-        let failing = self.has_failing_reads().then(|| self.failing().ranges());
+        let failing = self.has_failing_reads().then(|| self.failing_ranges().ranges());
         failing
             .into_iter()
             .flatten()
@@ -73,7 +73,7 @@ impl Disk {
 
     /// Returns the longest run of bytes from `offset` on whose reads do not fail for a bad sector; empty at one.
     pub fn readable_from(&self, offset: u64) -> std::ops::Range<u64> {
-        let next = if self.has_failing_reads() { self.failing().next(offset) } else { None };
+        let next = if self.has_failing_reads() { self.failing_ranges().next(offset) } else { None };
         offset..next.map_or(self.size(), |bad| bad.start.max(offset)).max(offset)
     }
 }

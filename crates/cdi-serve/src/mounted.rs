@@ -24,7 +24,7 @@ pub(super) struct Mounted {
 impl Mounted {
     /// Returns the mount that was just made at `dir`. A message on `may_be_gone` says that it is worth checking.
     pub(super) fn new(dir: &Path, may_be_gone: Option<Receiver<()>>) -> Result<Mounted, Error> {
-        let mount = mounted_at(dir)?.filter(MountInfo::is_ours).ok_or_else(|| {
+        let mount = mounted_at(dir)?.filter(MountInfo::is_cdi_mount).ok_or_else(|| {
             Error::failed("mounting succeeded, but the system does not list the mount").at(dir)
         })?;
         Ok(Mounted { mount, may_be_gone })

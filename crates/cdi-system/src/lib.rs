@@ -60,7 +60,7 @@ pub struct MountInfo {
 
 impl MountInfo {
     /// Checks whether cdi made this mount. No other mount is ever unmounted.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_cdi_mount(&self) -> bool {
         self.fstype == FUSE_TYPE
             || self.fstype == FSKIT_TYPE
             || self.source.starts_with(NFS_SOURCE)
@@ -69,8 +69,8 @@ impl MountInfo {
 }
 
 /// Counts our mounts at `mountpoint`, visible or covered by other mounts.
-pub fn ours_at(mountpoint: &Path) -> Result<usize, Error> {
-    Ok(mountinfo()?.into_iter().filter(|m| m.mountpoint == mountpoint && m.is_ours()).count())
+pub fn cdi_mounts_at(mountpoint: &Path) -> Result<usize, Error> {
+    Ok(mountinfo()?.into_iter().filter(|m| m.mountpoint == mountpoint && m.is_cdi_mount()).count())
 }
 
 /// Returns the topmost mount at `mountpoint`, if something is mounted there.
@@ -139,14 +139,14 @@ pub fn ending_signals() -> Vec<i32> {
 }
 
 /// Makes a write past the file size limit (`ulimit -f`) return an error instead of killing the process.
-pub fn survive_file_limits() {
+pub fn ignore_file_size_signal() {
     use std::sync::atomic::AtomicBool;
     // Without the handler the signal kills the process, as it would have anyway.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// Raises this process's limit of open files to the maximum: every connection and every part of an image needs one.
-pub fn allow_files() {
+pub fn raise_open_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, max)) = getrlimit(Resource::RLIMIT_NOFILE) {
         // macOS reports no limit, but rejects values above this.
@@ -248,12 +248,12 @@ mod tests {
             source: source.into(),
             upper: None,
         };
-        assert!(mount("fuse.cdi", "/a").is_ours());
-        assert!(mount("nfs", "127.0.0.1:/cdi-12").is_ours());
-        assert!(mount("macfuse", "cdi:/a.cdimg").is_ours());
-        assert!(mount("cdi", "/a.cdimg").is_ours());
-        assert!(!mount("fuse.sshfs", "cdi@host:").is_ours());
-        assert!(!mount("nfs", "127.0.0.1:/export").is_ours());
-        assert!(!mount("ext4", "cdi:/a").is_ours());
+        assert!(mount("fuse.cdi", "/a").is_cdi_mount());
+        assert!(mount("nfs", "127.0.0.1:/cdi-12").is_cdi_mount());
+        assert!(mount("macfuse", "cdi:/a.cdimg").is_cdi_mount());
+        assert!(mount("cdi", "/a.cdimg").is_cdi_mount());
+        assert!(!mount("fuse.sshfs", "cdi@host:").is_cdi_mount());
+        assert!(!mount("nfs", "127.0.0.1:/export").is_cdi_mount());
+        assert!(!mount("ext4", "cdi:/a").is_cdi_mount());
     }
 }

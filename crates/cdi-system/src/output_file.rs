@@ -11,7 +11,7 @@ use std::{io, thread};
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 
-use super::placement::{LOOK_EVERY, Placed};
+use super::placement::{CHECK_INTERVAL, Placed};
 
 /// A file that is being written. It is deleted if this is dropped before [`OutputFile::finish`].
 pub struct OutputFile {
@@ -75,7 +75,7 @@ impl OutputFile {
     /// Returns an error if the file has been moved or deleted. Checks at most once a second, however often it is
     /// called.
     pub fn check(&mut self) -> Result<(), Error> {
-        if self.last_check.elapsed() < LOOK_EVERY {
+        if self.last_check.elapsed() < CHECK_INTERVAL {
             return Ok(());
         }
         self.last_check = Instant::now();

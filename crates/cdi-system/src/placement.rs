@@ -12,7 +12,7 @@ use cdi_base::error::Error;
 use crate::path_of_open;
 
 /// How often a file that is being written is checked to be still in place.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The location of a file that is being written. It may be moved or deleted in the meantime, and then all the writing is
 /// in vain.

@@ -56,13 +56,13 @@ pub struct Results {
 }
 
 /// Whether it is ours.
-pub fn is_ours(system: &str) -> bool {
+pub fn is_cdi_mount(system: &str) -> bool {
     system.starts_with("cdi")
 }
 
 /// Whether it is a peer: not ours, and not the raw file, which is no image.
 fn is_peer(system: &str) -> bool {
-    !is_ours(system) && system != "plain file"
+    !is_cdi_mount(system) && system != "plain file"
 }
 
 impl Results {
@@ -160,7 +160,7 @@ impl Results {
                 let rates = self.rates(workload, access);
                 let (what, how) = (workload.name(), access.name());
                 let rate = |name: &str| rates.iter().find(|(n, _)| *n == name).map(|(_, rate)| *rate);
-                for (name, rate) in rates.iter().filter(|(name, _)| is_ours(name)) {
+                for (name, rate) in rates.iter().filter(|(name, _)| is_cdi_mount(name)) {
                     if let Some((peer, best)) = self.best(workload, is_peer) {
                         row(format!("{what}, {name} {how} : the fastest peer's best ({peer})"), rate / best);
                     }

@@ -8,7 +8,7 @@ use crate::text::listing::{Listing, Out};
 const MADE_HERE: &str = "# Mapfile. Created by cdi ";
 
 /// Returns whether a mapfile begins like one written by this program.
-pub fn is_made_here(start: &[u8]) -> bool {
+pub fn is_written_by_cdi(start: &[u8]) -> bool {
     start.starts_with(MADE_HERE.as_bytes())
 }
 
@@ -89,7 +89,7 @@ impl Listing for Mapfile<'_> {
 /// Returns whether a map contains less information about a disk than `old`: something is not finished that is finished
 /// in `old`, or something is non-tried that failed in `old`. Unless `may_finish` is set, a range that failed in `old`
 /// must not be finished either.
-pub fn says_less(map: &BadBlocks, old: &BadBlocks, may_finish: bool) -> bool {
+pub fn has_less_information(map: &BadBlocks, old: &BadBlocks, may_finish: bool) -> bool {
     // Whether the whole range is listed with a status that fits, or is finished if gaps are allowed.
     let lists = |map: &BadBlocks, range: &BadRange, gaps: bool, fits: &dyn Fn(Status) -> bool| {
         let mut at = range.start;
@@ -118,8 +118,8 @@ mod tests {
             BadBlocks::from_unsorted(ranges.iter().map(|&(a, b, s)| BadRange::new(a..b, s)))
         };
         let old = bad(&[(0, 100, Bad), (100, 200, NonScraped), (500, 600, NonTried)]);
-        let less = |ranges: &[(u64, u64, Status)]| says_less(&bad(ranges), &old, false);
-        assert!(!says_less(&old, &old, false) && !says_less(&old, &old, true));
+        let less = |ranges: &[(u64, u64, Status)]| has_less_information(&bad(ranges), &old, false);
+        assert!(!has_less_information(&old, &old, false) && !has_less_information(&old, &old, true));
         assert!(less(&[]));
         // Rescued since: what was not tried may be finished, what was not scraped may be bad.
         assert!(!less(&[(0, 200, Bad)]));
@@ -129,7 +129,7 @@ mod tests {
         assert!(less(&[(0, 100, NonScraped), (100, 200, NonScraped)]));
         assert!(less(&[(0, 200, Bad), (300, 301, Bad)]));
         // For an image with a map of its own: failed ranges may have been read since, and read ranges stay read.
-        let less = |ranges: &[(u64, u64, Status)]| says_less(&bad(ranges), &old, true);
+        let less = |ranges: &[(u64, u64, Status)]| has_less_information(&bad(ranges), &old, true);
         assert!(!less(&[]) && !less(&[(50, 60, Bad)]));
         assert!(less(&[(50, 60, NonTried)]) && less(&[(300, 301, Bad)]));
     }

@@ -22,12 +22,12 @@ pub const RECORD_ALIGN: u64 = 8;
 pub const MAX_METADATA: u32 = 1 << 20;
 /// The maximum number of EVENTS records in an image.
 pub const MAX_EVENTS_RECORDS: usize = 1 << 22;
-/// The maximum length of a record's payload, as stored or uncompressed, in bytes. (Chunks are at most [`CHUNK_MAX`].)
+/// The maximum length of a record's payload, as stored or uncompressed, in bytes. (Chunks are at most [`MAX_CHUNK_SIZE`].)
 pub const MAX_PAYLOAD: u32 = crate::extent::MAX_CHUNK;
 /// The smallest chunk, in bytes.
-pub const CHUNK_LEAST: u32 = 4 << 10;
+pub const MIN_CHUNK_SIZE: u32 = 4 << 10;
 /// The largest chunk, in bytes.
-pub const CHUNK_MAX: u32 = 1 << 20;
+pub const MAX_CHUNK_SIZE: u32 = 1 << 20;
 /// The maximum number of entries of a node of the index.
 pub const FANOUT: u64 = 512;
 
@@ -56,7 +56,7 @@ pub struct Superblock {
     pub generation: U64,
     /// The size of the disk in bytes, not 0.
     pub disk_size: U64,
-    /// The size of a chunk in bytes: a power of two from [`CHUNK_LEAST`] to [`CHUNK_MAX`].
+    /// The size of a chunk in bytes: a power of two from [`MIN_CHUNK_SIZE`] to [`MAX_CHUNK_SIZE`].
     pub chunk_size: U32,
     /// The logical sector size of the disk in bytes: a power of two from 512 to 65536.
     pub logical_sector: U32,

@@ -35,7 +35,7 @@ pub fn check_entry(e: &RawEntry, file_len: u64) -> Result<(), &'static str> {
         ENTRY_FILL if e.sum.get() == 0 && e.stored.get() == 0 => Ok(()),
         ENTRY_UNREAD | ENTRY_FILL => Err("an index entry of a kind without a payload has one"),
         ENTRY_DATA | ENTRY_NODE | ENTRY_PIECES if !fits => Err("an index entry points outside the file"),
-        ENTRY_DATA if e.stored.get() > CHUNK_MAX || e.stored.get() == 0 => {
+        ENTRY_DATA if e.stored.get() > MAX_CHUNK_SIZE || e.stored.get() == 0 => {
             Err("invalid stored length of a chunk")
         }
         ENTRY_DATA if Codec::from_number(e.codec).is_none() => Err("an index entry has an unknown codec"),
@@ -70,7 +70,7 @@ pub fn decode_pieces(bytes: &[u8], at: u64, file_len: u64, chunk_len: u32) -> Re
         match p.entry.kind {
             ENTRY_FILL if p.skip.get() == 0 && p.uncompressed.get() == 0 => {}
             ENTRY_DATA
-                if p.uncompressed.get() <= CHUNK_MAX
+                if p.uncompressed.get() <= MAX_CHUNK_SIZE
                     && p.skip.get().checked_add(p.len.get()).is_some_and(|e| e <= p.uncompressed.get()) => {}
             _ => return Err(fail("a piece extends past its payload")),
         }
@@ -120,7 +120,7 @@ impl CachedNodes {
 
 /// The maximum number of pieces in a list: at most one per half of the smallest sector (256 bytes); in practice
 /// there are far fewer.
-const MAX_PIECES: usize = CHUNK_MAX as usize / 256;
+const MAX_PIECES: usize = MAX_CHUNK_SIZE as usize / 256;
 
 impl Nodes for CachedNodes {
     fn node(&self, entry: &RawEntry, count: usize) -> Result<Arc<[RawEntry]>, ReadError> {
@@ -168,11 +168,11 @@ mod tests {
     fn an_invalid_entry_is_refused_with_the_reason() {
         let word = |e: RawEntry| check_entry(&e, FILE).unwrap_err();
         assert_eq!(check_entry(&data(), FILE), Ok(()));
-        assert_eq!(check_entry(&RawEntry { stored: U32::new(CHUNK_MAX), ..data() }, FILE), Ok(()));
+        assert_eq!(check_entry(&RawEntry { stored: U32::new(MAX_CHUNK_SIZE), ..data() }, FILE), Ok(()));
         for at in [0, RECORDS_AT - 1, FILE - 999, u64::MAX] {
             assert_eq!(word(RawEntry { at: at.into(), ..data() }), "an index entry points outside the file");
         }
-        for stored in [0, CHUNK_MAX + 1] {
+        for stored in [0, MAX_CHUNK_SIZE + 1] {
             assert_eq!(
                 word(RawEntry { stored: stored.into(), ..data() }),
                 "invalid stored length of a chunk"
@@ -215,7 +215,9 @@ mod tests {
             assert_eq!(decode(&wrong).unwrap_err().what, order);
         }
         let within = "a piece extends past its payload";
-        for wrong in [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, CHUNK_MAX + 1)] {
+        for wrong in
+            [piece(0, 512, 1, 512), piece(0, 512, u32::MAX, 512), piece(0, 512, 0, MAX_CHUNK_SIZE + 1)]
+        {
             assert_eq!(decode(&[wrong]).unwrap_err(), Flaw::at(500, within));
         }
         let whole = decode_pieces(&[0; PIECE_LEN + 1], 500, FILE, 4096).unwrap_err();

@@ -102,7 +102,7 @@ pub fn check_disk(s: &Superblock) -> Result<(), Error> {
         );
     }
     let chunk = s.chunk_size.get();
-    if !chunk.is_power_of_two() || !(CHUNK_LEAST..=CHUNK_MAX).contains(&chunk) {
+    if !chunk.is_power_of_two() || !(MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE).contains(&chunk) {
         return fail(
             std::mem::offset_of!(Superblock, chunk_size),
             format!("invalid chunk size: {chunk} bytes"),

@@ -42,7 +42,7 @@ pub(super) struct Core {
 
 impl Core {
     /// Returns the ranges that are not read from the image, in whole sectors.
-    pub(super) fn failing(&self) -> &BadBlocks {
+    pub(super) fn failing_ranges(&self) -> &BadBlocks {
         self.failing.as_ref().unwrap_or_else(|| self.image.bad())
     }
 

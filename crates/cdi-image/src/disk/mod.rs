@@ -126,7 +126,7 @@ impl Disk {
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;
         if core.options.bad == BadPolicy::Error
-            && let Some(bad) = core.failing().next(offset).filter(|r| r.start < end)
+            && let Some(bad) = core.failing_ranges().next(offset).filter(|r| r.start < end)
         {
             let first = bad.start.max(offset);
             return Err(ReadError::Bad {
@@ -139,7 +139,7 @@ impl Disk {
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];
-            at = match core.failing().next(at) {
+            at = match core.failing_ranges().next(at) {
                 Some(bad) if bad.start <= at => {
                     let stop = bad.end.min(end);
                     core.fill_bad(&mut out[..index(stop - at)], at);
@@ -157,7 +157,7 @@ impl Disk {
 
     /// Fills `buf` from `offset` with what the image's files hold there, bad or not, and with zeros where they hold nothing or
     /// cannot be read.
-    pub fn read_whatever_is_stored(&self, buf: &mut [u8], offset: u64) {
+    pub fn read_stored_or_zeros(&self, buf: &mut [u8], offset: u64) {
         let end = (offset + buf.len() as u64).min(self.size());
         let mut at = offset;
         while at < end {
@@ -173,7 +173,7 @@ impl Disk {
 
     /// Whether a read of `range` gives zeros, and the image says so without reading.
     pub fn is_zeros(&self, range: Range<u64>) -> bool {
-        let failing = self.core.failing().next(range.start).is_some_and(|bad| bad.start < range.end);
+        let failing = self.core.failing_ranges().next(range.start).is_some_and(|bad| bad.start < range.end);
         range.end <= self.size()
             && !failing
             && self.core.map(range.start).is_ok_and(|e| e.origin.is_zero() && e.disk.end >= range.end)
@@ -211,13 +211,13 @@ impl Disk {
     }
 
     /// Where reads fail or are filled: whole sectors, without suspect ranges if they are to be read.
-    pub fn failing(&self) -> &BadBlocks {
-        self.core.failing()
+    pub fn failing_ranges(&self) -> &BadBlocks {
+        self.core.failing_ranges()
     }
 
     /// Whether any read of this disk fails for a bad sector.
     pub fn has_failing_reads(&self) -> bool {
-        self.core.options.bad == BadPolicy::Error && !self.core.failing().is_empty()
+        self.core.options.bad == BadPolicy::Error && !self.core.failing_ranges().is_empty()
     }
 
     /// What is known about the disk.

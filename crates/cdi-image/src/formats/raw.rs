@@ -121,7 +121,7 @@ fn find_adjacent_map(
     len: u64,
     warnings: &mut Vec<String>,
 ) -> Result<Option<(PathBuf, Listed)>, Error> {
-    if input.is_device() || input.is_folder() {
+    if input.is_device() || input.is_directory() {
         return Ok(None);
     }
     let mut found: Option<(PathBuf, Listed)> = None;

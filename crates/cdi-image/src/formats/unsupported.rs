@@ -280,8 +280,8 @@ const TAR: &str = "a tar archive";
 const MAP: &str = "";
 
 /// Returns an error that names the type of an unsupported file and how to convert it; None if the type is not known.
-pub(crate) fn recognised(input: &Input, named_raw: bool) -> Option<Error> {
-    if input.is_device() || input.is_folder() {
+pub(crate) fn recognise(input: &Input, named_raw: bool) -> Option<Error> {
+    if input.is_device() || input.is_directory() {
         return None;
     }
     let len = usize::try_from(input.len().min(PROBE_LEN)).ok()?;
@@ -413,7 +413,7 @@ mod tests {
         let mut bytes = start.to_vec();
         bytes.resize(len.max(start.len()), 0);
         let input = Input::new(Box::new(bytes), Path::new("disk.img")).unwrap();
-        recognised(&input, false).map(|e| format!("{e} ({:?})", e.advice))
+        recognise(&input, false).map(|e| format!("{e} ({:?})", e.advice))
     }
 
     #[test]

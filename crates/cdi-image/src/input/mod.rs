@@ -159,7 +159,7 @@ impl Input {
     }
 
     /// Returns whether it is a directory whose property list is the image's main file.
-    pub fn is_folder(&self) -> bool {
+    pub fn is_directory(&self) -> bool {
         self.directory
     }
 

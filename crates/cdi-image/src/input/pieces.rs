@@ -94,7 +94,7 @@ fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(S
 
 /// Returns whether the name of the image's file is that of a first piece, and another piece is next to it.
 pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
-    if input.is_device() || input.is_folder() {
+    if input.is_device() || input.is_directory() {
         return Ok(false);
     }
     Ok(series(input)?.is_some_and(|series| series.first.strength() != Strength::Weak))
@@ -103,7 +103,7 @@ pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
 /// Returns the name of a file next to the image whose name differs from the image's only in a counter: they may be
 /// pieces of one disk.
 pub(crate) fn neighbour(input: &Input) -> Option<String> {
-    let name = file_name(input).filter(|_| !input.is_device() && !input.is_folder())?;
+    let name = file_name(input).filter(|_| !input.is_device() && !input.is_directory())?;
     let names = input.names(Path::new(".")).ok()??;
     for numbered in Numbered::all(name) {
         let like = |other: &&String| {
@@ -125,7 +125,7 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
 /// piece other than the first.
 pub(crate) fn find(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
     let alone = vec![(input.len(), Input::MAIN)];
-    if input.is_device() || input.is_folder() {
+    if input.is_device() || input.is_directory() {
         return Ok(alone);
     }
     refuse_later_piece(input)?;

@@ -83,7 +83,7 @@ fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver
     // Linux has mounted it by now. macFUSE mounts when the session answers, which only the list of mounts shows.
     if !cfg!(target_os = "linux") {
         let start = Instant::now();
-        while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_ours())) {
+        while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_cdi_mount())) {
             match end.recv_timeout(MOUNTING_POLL) {
                 Ok(result) => {
                     return Err(result

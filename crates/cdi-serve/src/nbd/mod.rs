@@ -204,7 +204,7 @@ impl Answers<'_> {
     /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading
     /// them must fail.
     fn allocation(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
-        let failing = self.disk.failing();
+        let failing = self.disk.failing_ranges();
         let mut seen = range.start;
         let extents = self.disk.extents(range.clone()).map(move |extent| match extent {
             Ok(extent) => {
