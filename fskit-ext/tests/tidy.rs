@@ -60,7 +60,8 @@ fn only_the_glue_uses_objective_c() {
 fn files_are_small_and_finished() {
     for (path, text) in sources() {
         let product = text.lines().take_while(|l| *l != "#[cfg(test)]").count();
-        assert!(product <= 430, "{} has {product} lines: is it still one thing?", path.display());
+        let reason = text.lines().any(|l| l.starts_with("//! One file"));
+        assert!(product <= 400 || reason, "{} has {product} lines: is it still one thing?", path.display());
         for (number, line) in text.lines().enumerate() {
             assert!(line.chars().count() <= 140, "{}:{}: a long line", path.display(), number + 1);
             for word in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("] {

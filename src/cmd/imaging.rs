@@ -39,7 +39,7 @@ use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 use crate::ui::imaging::{left, statuses};
 
-/// Whether what was typed means a disk that may be failing, and not an image that is to be converted.
+/// Whether the arguments mean a disk that may be failing, and not an image to be converted.
 pub(super) fn is_meant(args: &Create) -> bool {
     let asked = args.rescue != Rescue::default();
     let raw = args.open.format.as_deref().is_none_or(|f| f == "raw");
@@ -47,6 +47,22 @@ pub(super) fn is_meant(args: &Create) -> bool {
 }
 
 pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
+    refuse_options(args)?;
+    refuse_raw_image(args)?;
+    refuse_own_disk(args, ui)?;
+    let begun = begin_or_resume(args, &options, interrupt, ui)?;
+    let (fresh, source) = (begun.fresh, Arc::clone(&begun.source));
+    let start = Instant::now();
+    let ended = read(args, &options, begun, interrupt, ui)?;
+    if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
+        let _ = fs::remove_file(&args.image);
+    }
+    tell(args, &source, &ended, start.elapsed(), ui);
+    outcome(ended, &source)
+}
+
+/// Refuses options that do not apply to a disk.
+fn refuse_options(args: &Create) -> Result<(), Error> {
     if let Some(format) = args.open.format.as_ref().filter(|f| *f != "raw") {
         let what = format!(
             "a {format} image is converted, not read as a disk: leave out the options for reading a failing disk"
@@ -54,18 +70,30 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         return Err(Error::usage(what));
     }
     if let Mapfile::File(_) = args.open.mapfile() {
-        let what = "--mapfile is for raw images; for a disk use --from-mapfile";
-        return Err(Error::usage(what));
+        return Err(Error::usage("--mapfile is for raw images; for a disk use --from-mapfile"));
     }
-    refuse_raw_image(args)?;
-    refuse_own_disk(args, ui)?;
-    // The image first: the process that wrote it and is being ended has it, and the disk, for a moment more.
-    // As ddrescue, it begins where there is nothing to continue.
+    Ok(())
+}
+
+/// An image that a disk is about to be read into.
+struct Begun {
+    source: Arc<Source>,
+    writer: Writer,
+    /// The image's file, locked.
+    file: File,
+    domain: Vec<Range<u64>>,
+    /// Whether there was no image before.
+    fresh: bool,
+}
+
+/// Opens the disk and the image. Everything that can be wrong is found before anything is changed.
+fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: &Ui) -> Result<Begun, Error> {
+    // Like ddrescue, --resume starts an image if there is none.
     let resumes = args.rescue.resume && fs::symlink_metadata(&args.image).is_ok();
+    // The image first: a process that wrote it and is just ending still has it, and the disk, for a moment.
     let old = if resumes { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
     let source = Arc::new(Source::open(&args.source, args.force, args.open.sector_size, wait)?);
-    // All that can be wrong is found before anything is changed.
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
             let (map, warnings) = load::load(path, source.metadata().size, source.metadata().logical)?;
@@ -84,7 +112,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     let domain = domain(&args.rescue, &source, size, ui)?;
     let (mut writer, file) = match old {
         Some(old) => resume(args, &source, old, ui)?,
-        None => begin(args, &source, &options)?,
+        None => begin(args, &source, options)?,
     };
     if let Some(map) = known {
         for r in map.ranges().iter().filter(|r| r.status != Status::NonTried) {
@@ -102,29 +130,46 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
             "options": std::env::args().skip(1).collect::<Vec<_>>(),
         }),
     ));
-    let (logical, physical) = writer.sectors();
-    let plan = RescuePlan {
-        size: writer.geometry().disk_size,
-        // A disk that shows larger sectors than it did is read in those.
-        sector: logical.max(source.metadata().logical).into(),
-        unit: physical.max(source.metadata().physical).into(),
+    Ok(Begun { source, writer, file, domain, fresh })
+}
+
+/// Returns what is to be read, and how.
+fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
+    let (logical, physical) = begun.writer.sectors();
+    let disk = begun.source.metadata();
+    RescuePlan {
+        size: begun.writer.geometry().disk_size,
+        // A disk that now reports larger sectors than it did is read in those.
+        sector: logical.max(disk.logical).into(),
+        unit: physical.max(disk.physical).into(),
         cluster: CLUSTER,
         most: MAX,
-        domain,
-        trim: !args.rescue.no_trim,
-        scrape: !args.rescue.no_scrape,
-        retries: u32::try_from(args.rescue.retry_passes).ok(),
-        direction: if args.rescue.reverse { Direction::Backwards } else { Direction::Forwards },
-        least_rate: args.rescue.min_read_rate,
-    };
+        domain: begun.domain.clone(),
+        trim: !rescue.no_trim,
+        scrape: !rescue.no_scrape,
+        retries: u32::try_from(rescue.retry_passes).ok(),
+        direction: if rescue.reverse { Direction::Backwards } else { Direction::Forwards },
+        least_rate: rescue.min_read_rate,
+    }
+}
+
+/// Reads the disk into the image, and shows the progress.
+fn read(
+    args: &Create,
+    options: &Options,
+    begun: Begun,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> Result<rescue::Ended, Error> {
+    let plan = plan(&args.rescue, &begun);
+    let Begun { source, writer, file, .. } = begun;
     let limits = Limits { max_errors: args.rescue.max_read_errors, timeout: args.rescue.timeout };
-    let start = Instant::now();
     let mut shown = ui.imaging(&args.image.display().to_string());
     let placed = Placed::new(&file, &args.image)?;
     let mut looked = Instant::now();
     let mut hashing = None;
     let size = plan.size;
-    let result = rescue::rescue(&source, writer, &args.image, &options, plan, &limits, &mut |tell| {
+    let result = rescue::rescue(&source, writer, &args.image, options, plan, &limits, &mut |tell| {
         match tell {
             Tell::Reading(view) => shown.show(view),
             Tell::Hashing(bytes) => {
@@ -137,23 +182,23 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
         }
         interrupt.check()
     });
-    // Nobody finds an image that is not where it should be.
+    // An image that is not where it should be is not found by anybody.
     let result = result.and_then(|ended| placed.check().map(|()| ended));
     shown.finish();
     if let Some(hashing) = hashing {
         hashing.finish();
     }
-    // Whoever waits for the image gets it, also if a read hangs that keeps this process from ending.
+    // A process that waits for the image gets it, even if a hung read keeps this process from ending.
     let _ = file.unlock();
-    let ended = result.map_err(|e| match placed.where_it_is() {
-        // What else was to be said of it held for the file under its name.
+    result.map_err(|e| match placed.where_it_is() {
+        // The other advice is about the file under its name.
         Some(place) => Error { advice: vec![place], ..e },
         None => e.hint(Advice::Resume(None)),
-    })?;
-    if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
-        let _ = fs::remove_file(&args.image);
-    }
-    tell(args, &source, &ended, start.elapsed(), ui);
+    })
+}
+
+/// Returns how the command ends.
+fn outcome(ended: rescue::Ended, source: &Source) -> Result<End, Error> {
     match ended.end {
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
@@ -173,10 +218,10 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     }
 }
 
-/// How long a disk is waited for that the process has which was imaging it until now.
+/// The maximum time to wait for a disk that an ending process still has open.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The parts of the disk that are wanted.
+/// Returns the parts of the disk to be read.
 fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
     let sector = u64::from(source.metadata().logical);
     let start = rescue.input_position.unwrap_or(0);
@@ -203,7 +248,7 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     }
 }
 
-/// Begins a new image, under its own name from the start: it can be attached, and gone on with.
+/// Creates a new image, under its own name from the start: it can be attached and resumed.
 fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, File), Error> {
     let known = source.metadata();
     let sector = known.logical;
@@ -237,15 +282,15 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     Ok((writer, copy))
 }
 
-/// An image that is to be gone on with, opened and not changed yet.
+/// An image to be resumed, opened and not changed yet.
 struct Old {
     file: File,
     input: Arc<Input>,
-    /// The size of the disk that it is of.
+    /// The size of its disk in bytes.
     size: u64,
 }
 
-/// Opens the image that is to be gone on with, when nobody else writes it.
+/// Opens the image to be resumed, when no other process writes it.
 fn locked_image(args: &Create) -> Result<File, Error> {
     open_locked(&args.image, true).map_err(|e| match e.kind {
         Kind::Busy => e.hint("another cdi is writing it: wait until it is done, or stop it"),
@@ -253,7 +298,7 @@ fn locked_image(args: &Create) -> Result<File, Error> {
     })
 }
 
-/// Reads the image that is to be gone on with, which must be of this disk.
+/// Reads the image to be resumed, which must be of this disk.
 fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interrupt) -> Result<Old, Error> {
     let path = &args.image;
     let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
@@ -269,7 +314,7 @@ fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interr
     Ok(Old { file, input, size })
 }
 
-/// Goes on with an image.
+/// Resumes an image.
 fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, File), Error> {
     let path = &args.image;
     let copy = old.file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;

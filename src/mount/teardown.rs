@@ -73,42 +73,14 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         // When the connection is aborted, every pending read ends with an error, and nothing below can hang.
         abort(record, by_daemon);
     }
-    let mut stays = None;
-    for device in &devices {
-        let Some(attacher) = attacher else { break };
-        for mountpoint in attacher.mounts(device)?.iter().rev() {
-            unmount(mountpoint, force)?;
-        }
-        match attacher.detach(device, &disk, force) {
-            // Everything else is removed anyway; reads of the device fail from now on.
-            Err(e) if force && e.kind == Kind::Busy => {
-                log::warn!("{e}");
-                stays = Some(e).filter(|_| !attacher.detaches_when_closed());
-            }
-            result => result?,
-        }
-    }
+    let stays = detach_devices(attacher, &devices, &disk, force)?;
     // Without an attacher it is not known whether the device is gone.
     if stays.is_none() && attacher.is_some() && record.device.is_some() {
         // The device number may be reused soon.
         record.device = None;
         record.update()?;
     }
-    loop {
-        let before = cdi_mounts_at(&record.mountpoint)?;
-        if before == 0 {
-            break;
-        }
-        // Without force, the NFS client of a dead server first asks the server, and waits.
-        let straight = lost && record.via == "nfs";
-        if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
-            unmount(&record.mountpoint, force)?;
-        }
-        if cdi_mounts_at(&record.mountpoint)? >= before {
-            let what = "cannot be unmounted: something is mounted over one of its parent directories";
-            return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
-        }
-    }
+    unmount_all(record, force, lost)?;
     if !by_daemon {
         end_daemon(record)?;
     }
@@ -127,6 +99,50 @@ pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     // Before the record is removed, because in between nothing would know the names. Remembering them is optional.
     let _ = names.remember();
     record.remove()
+}
+
+/// Detaches the devices, with the file systems on them. Returns the error of one that stays although it was forced.
+fn detach_devices(
+    attacher: Option<&dyn Attacher>,
+    devices: &[PathBuf],
+    disk: &Path,
+    force: bool,
+) -> Result<Option<Error>, Error> {
+    let mut stays = None;
+    for device in devices {
+        let Some(attacher) = attacher else { break };
+        for mountpoint in attacher.mounts(device)?.iter().rev() {
+            unmount(mountpoint, force)?;
+        }
+        match attacher.detach(device, disk, force) {
+            // Everything else is removed anyway; reads of the device fail from now on.
+            Err(e) if force && e.kind == Kind::Busy => {
+                log::warn!("{e}");
+                stays = Some(e).filter(|_| !attacher.detaches_when_closed());
+            }
+            result => result?,
+        }
+    }
+    Ok(stays)
+}
+
+/// Unmounts all of our mounts at the mount point, the one on top first.
+fn unmount_all(record: &MountRecord, force: bool, lost: bool) -> Result<(), Error> {
+    loop {
+        let before = cdi_mounts_at(&record.mountpoint)?;
+        if before == 0 {
+            return Ok(());
+        }
+        // Without force, the NFS client of a dead server first asks the server, and waits.
+        let straight = lost && record.via == "nfs";
+        if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
+            unmount(&record.mountpoint, force)?;
+        }
+        if cdi_mounts_at(&record.mountpoint)? >= before {
+            let what = "cannot be unmounted: something is mounted over one of its parent directories";
+            return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
+        }
+    }
 }
 
 /// Unmounts a mount of ours that has no record here (another runtime directory, another user). Returns whether there

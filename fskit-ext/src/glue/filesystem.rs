@@ -1,13 +1,13 @@
 //! `FSUnaryFileSystem`: opens an image file as a volume. There is one object, and one process, for each mounted image.
 
-use cdi_base::workers::lock;
 use std::ptr::null_mut;
 use std::sync::Mutex;
 
 use block2::DynBlock;
+use cdi_base::workers::lock;
 use objc2::rc::{Allocated, Retained};
 use objc2::{AnyThread, DefinedClass, define_class, msg_send};
-use objc2_foundation::{NSError, NSObjectProtocol, NSString, NSUUID};
+use objc2_foundation::{NSError, NSObjectProtocol, NSString};
 use objc2_fs_kit::{
     FSContainerIdentifier, FSContainerStatus, FSFileSystemBase, FSProbeResult, FSResource, FSTaskOptions,
     FSUnaryFileSystem, FSUnaryFileSystemOperations, FSVolume,
@@ -15,9 +15,9 @@ use objc2_fs_kit::{
 
 use super::answer::{answer, error, lent, lent_error};
 use super::resource::Access;
+use super::uuid::ns_uuid;
 use super::volume::MountedVolume;
 use crate::errno::{Errno, Refused};
-use crate::identity::Uuid;
 use crate::volume::Volume;
 
 /// The volume while it is loaded. This reference keeps it alive whatever FSKit does with its own.
@@ -146,11 +146,4 @@ fn probed(resource: Option<&FSResource>) -> Result<Retained<FSProbeResult>, Refu
         let container = FSContainerIdentifier::initWithUUID(FSContainerIdentifier::alloc(), &uuid);
         FSProbeResult::usableProbeResultWithName_containerID(&NSString::from_str(volume.name()), &container)
     })
-}
-
-/// Converts a UUID to Foundation's type, through its text, because the byte types of Foundation differ between
-/// versions.
-pub(super) fn ns_uuid(uuid: Uuid) -> Result<Retained<NSUUID>, Refused> {
-    let text = NSString::from_str(&uuid.to_string());
-    NSUUID::initWithUUIDString(NSUUID::alloc(), &text).ok_or_else(|| Errno::EIO.into())
 }

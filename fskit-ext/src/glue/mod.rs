@@ -10,6 +10,7 @@ mod filesystem;
 mod item;
 mod logging;
 mod resource;
+mod uuid;
 mod volume;
 mod volume_state;
 

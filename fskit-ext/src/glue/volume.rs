@@ -1,4 +1,6 @@
 //! `FSVolume`: the operations of a mounted image.
+//!
+//! One file: it is a single Objective-C class.
 
 use std::ptr::null_mut;
 
@@ -11,8 +13,8 @@ use objc2_fs_kit::*;
 
 use super::answer::{answer, guarded, lent, lent_error};
 use super::attributes::attributes;
-use super::filesystem::ns_uuid;
 use super::resource::Access;
+use super::uuid::ns_uuid;
 use super::volume_state::{VolumeState, file_name, known};
 use crate::errno::{Errno, Refused};
 use crate::volume::{BLOCK, IO_SIZE, MAX_LINKS, MAX_NAME, Statistics, TYPE_NAME, Volume};

@@ -25,7 +25,7 @@ use cdi_base::workers::{self, lock};
 use cdi_image::cdimg::writer::Writer;
 use cdi_image::disk::{BadPolicy, Disk};
 use cdi_image::image::OpenOptions;
-use cdi_image::metadata::rfc3339;
+use cdi_image::metadata::{DiskHashes, rfc3339};
 use cdi_image::open;
 use coordinator::Coordinator;
 use passes::{Passes, RescuePlan};
@@ -143,20 +143,13 @@ pub fn rescue(
             Some(hashes) => Some(hashes.finish()),
             None if view.read == 0 && earlier.blake3_rescued.is_some() => Some(earlier),
             None if !shared.options.hash => None,
-            None => {
-                writer.checkpoint()?;
-                let hashes = Hashes::new(&shared.options.hashes);
-                let done = read_back(path, hashes, &mut |len| watch(Tell::Hashing(len)));
-                match done {
-                    Err(e) if e.kind == Kind::Interrupted => {
-                        writer.leave()?;
-                        return Err(e
-                            .then("the disk has been read completely; only its hashes are missing")
-                            .then(Advice::Resume(None)));
-                    }
-                    done => Some(done?.finish()),
+            None => match hash_image(&mut writer, path, &shared.options, watch) {
+                Err(e) if e.kind == Kind::Interrupted => {
+                    writer.leave()?;
+                    return Err(e);
                 }
-            }
+                hashes => Some(hashes?),
+            },
         };
         if let Some(hashes) = hashes {
             hashes.store(&mut metadata);
@@ -169,6 +162,23 @@ pub fn rescue(
     let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
     let image_bytes = written.map_err(|e| e.then(Advice::Resume(None)))?;
     Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view })
+}
+
+/// Commits the image and reads it back for its hashes.
+fn hash_image(
+    writer: &mut Writer,
+    path: &Path,
+    options: &Options,
+    watch: &mut dyn FnMut(Tell<'_>) -> Result<(), Error>,
+) -> Result<DiskHashes, Error> {
+    writer.checkpoint()?;
+    let hashes = read_back(path, Hashes::new(&options.hashes), &mut |len| watch(Tell::Hashing(len)));
+    hashes.map(Hashes::finish).map_err(|e| match e.kind {
+        Kind::Interrupted => e
+            .then("the disk has been read completely; only its hashes are missing")
+            .then(Advice::Resume(None)),
+        _ => e,
+    })
 }
 
 /// Creates an event for the image's log, with the current time.

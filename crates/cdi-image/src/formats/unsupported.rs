@@ -3,7 +3,7 @@
 //!
 //! Sources: the programs' documentation and sources, and the shared lists of magic numbers. Anything that a disk may
 //! begin with, such as file systems and LUKS, is not in the list.
-//! The formats are a single table, so all of them are in one file.
+//! One file: it is a single table.
 
 use std::path::Path;
 
