@@ -209,7 +209,7 @@ fn verify_damage() {
     bytes[100] ^= 1;
     lab.write("disk.cdimg", &bytes);
     let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
-    assert!(ran.out.contains("at byte 0: a superblock is damaged"), "{}", ran.out);
+    assert!(ran.out.contains("at file offset 0: a superblock is damaged"), "{}", ran.out);
     // What was cut off is said with where.
     bytes[100] ^= 1;
     lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
