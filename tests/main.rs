@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod device;
 mod docs;
+mod examiner;
 mod ffi;
 mod filesystem;
 mod foreign;
@@ -29,6 +30,7 @@ mod mount;
 mod nbd;
 mod nfs;
 mod oracle;
+mod partitions;
 mod raw;
 mod rescue;
 mod segments;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         ("damage", damage::TESTS),
         ("device", device::TESTS),
         ("docs", docs::TESTS),
+        ("examiner", examiner::TESTS),
         ("ffi", ffi::TESTS),
         ("filesystem", filesystem::TESTS),
         ("format", format::TESTS),
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         ("nbd", nbd::TESTS),
         ("nfs", nfs::TESTS),
         ("oracle", oracle::TESTS),
+        ("partitions", partitions::TESTS),
         ("raw", raw::TESTS),
         ("rescue", rescue::TESTS),
         ("segments", segments::TESTS),
