@@ -1,6 +1,7 @@
 /* cdi: reads disk images, and fails where the original disk had bad sectors. For programs in C and other languages.
  *
- * Link with libcdi.a (cargo build --release builds target/release/libcdi.a) and -lm -lpthread -ldl.
+ * crates/cdi-ffi/install.sh builds and installs libcdi, this header and cdi.pc: compile with
+ * `pkg-config --cflags --libs cdi`, or link with libcdi.a and -lm -lpthread -ldl.
  * A disk may be read by several threads at once. Opening an image starts threads: a program that forks must open it
  * after the fork. No function writes to the image. */
 
