@@ -1,4 +1,4 @@
-//! The options of verbs that make an image: `create`, `repair`, `compact`.
+//! The options of verbs that write an image: `create`, `repair`, `compact`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,14 +1,14 @@
-//! What the long help and the man page of each verb say besides its options: examples, exit status, files, related pages.
+//! The parts of the long help and the man page of each verb after its options: examples, exit status, files, related pages.
 
 use std::fmt::Write;
 
 use clap_mangen::Man;
 
-/// What follows the options in the short help of the program.
+/// The text after the options in the short help of the program.
 pub(super) const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the image cannot be used, 4 done but \
     data is missing, 5 busy, 6 this system lacks something, 130 interrupted.\nSee 'cdi help COMMAND' for a command, with examples.";
 
-/// The exit status, one line each.
+/// The exit codes, and their meaning.
 const STATUS: [(&str, &str); 8] = [
     ("0", "success"),
     ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
@@ -30,7 +30,7 @@ const FILES: [(&str, &str); 3] = [
     ("IMAGE.map, IMAGE.mapfile, IMAGE.log", "mapfile of a raw image, if it is next to it"),
 ];
 
-/// An example: what it does, and how.
+/// An example: what it does, and the command.
 type Example = (&'static str, &'static str);
 
 /// Returns the examples of a verb, and the verbs that belong to it.
@@ -158,7 +158,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
     }
 }
 
-/// Returns what follows the options in the long help of a verb.
+/// Returns the text after the options in the long help of a verb.
 pub(super) fn after(verb: &str) -> String {
     let (examples, also) = of(verb);
     let mut text = String::new();
@@ -215,7 +215,7 @@ pub fn man_page(command: &clap::Command) -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A line of text as roff has it.
+/// Escapes a line of text for roff.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

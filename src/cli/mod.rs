@@ -1,5 +1,5 @@
 //! The command line: every verb and option. The doc comments are the help texts; man pages and completions are made from
-//! them, too.
+//! them too.
 
 mod create;
 mod help;
@@ -20,7 +20,7 @@ pub use mount::{Access, Attach, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads
 pub use service::{Demo, Service, ServiceVerb};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
 
-/// The heading of the options that every verb has.
+/// The heading of the options that all verbs have.
 const GENERAL: &str = "General options";
 
 /// Present a disk image as the disk it was
@@ -104,7 +104,7 @@ pub enum Verb {
     },
 }
 
-/// What people type who come from other tools, and the verb that does it.
+/// Commands of other tools, and the verb that does the same.
 const OTHER_WORDS: [(&str, &str); 14] = [
     ("umount", "unmount"),
     ("eject", "detach"),
@@ -151,17 +151,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_options_fit_together() {
+    fn clap_accepts_the_definitions() {
         command().debug_assert();
     }
 
     #[test]
-    fn words_of_other_tools_lead_to_ours() {
+    fn commands_of_other_tools_suggest_a_verb() {
         let verbs: Vec<String> = command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
         for (word, verb) in OTHER_WORDS {
             let typed = ["cdi", word].into_iter().map(OsString::from);
-            let said = parse(typed).unwrap_err().to_string();
-            assert!(said.contains(&format!("'{verb}'")), "{said}");
+            let message = parse(typed).unwrap_err().to_string();
+            assert!(message.contains(&format!("'{verb}'")), "{message}");
             assert!(!verbs.iter().any(|v| v == word) && verbs.iter().any(|v| v == verb), "{word}");
         }
     }

@@ -1,4 +1,4 @@
-//! The options of verbs that present an image: `mount`, `attach`, `exec`, `serve`, and their ends.
+//! The options of verbs that present an image: `mount`, `attach`, `exec`, `serve`; and of `unmount`, `detach`, `stats`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
