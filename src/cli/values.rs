@@ -71,7 +71,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Parses the block size of a list of bad blocks, in bytes.
 pub(crate) fn list_block_size(text: &str) -> Result<u64, String> {
     parse_size(text).and_then(|size| {
-        if (1..=1 << 30).contains(&size) { Ok(size) } else { Err("must be from 1 byte to 1G".into()) }
+        if (1..=1 << 30).contains(&size) {
+            Ok(size)
+        } else {
+            Err("a block size must be from 1 byte to 1G".into())
+        }
     })
 }
 
@@ -168,18 +172,19 @@ impl Bad {
             "zero" => Ok(Bad::Zero),
             _ => match text.strip_prefix("pattern:") {
                 Some(pattern) if !pattern.is_empty() => Ok(Bad::Pattern(pattern.into())),
-                _ => Err("must be 'error', 'zero', or 'pattern:TEXT'".into()),
+                _ => Err("it is 'error', 'zero', or 'pattern:TEXT'".into()),
             },
         }
     }
 }
 
 pub(crate) fn sector_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, 512..=65536).ok_or("must be a power of two from 512 to 65536".into())
+    power_of_two(text, 512..=65536).ok_or("a sector size must be a power of two from 512 to 65536".into())
 }
 
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE).ok_or("must be a power of two from 4k to 1M".into())
+    power_of_two(text, MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE)
+        .ok_or("a chunk size must be a power of two from 4k to 1M".into())
 }
 
 fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
@@ -190,13 +195,13 @@ fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
 pub(crate) fn readahead(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         size @ (0 | 4096..=0x4000_0000) => Ok(size),
-        _ => Err("must be 0, or from 4k to 1G".into()),
+        _ => Err("a readahead must be 0, or from 4k to 1G".into()),
     }
 }
 
 pub(crate) fn cache_size(text: &str) -> Result<usize, String> {
     match usize::try_from(parse_size(text)?) {
         Ok(size @ 0x10_0000..=0x100_0000_0000) => Ok(size),
-        _ => Err("must be from 1M to 1T".into()),
+        _ => Err("a cache has from 1M to 1T".into()),
     }
 }

@@ -308,7 +308,7 @@ fn own_dir(image: &Path) -> Result<PathBuf, Error> {
             Err(e) => return Err(Error::io("cannot create", &dir, e)),
         }
     }
-    Err(Error::failed("too many mounts of images of this name").at(&parent))
+    Err(Error::failed("too many mounted images of this name").at(&parent))
 }
 
 pub(super) fn list(ui: &Ui) -> Result<End, Error> {

@@ -31,7 +31,7 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
             || layers_below(&path).iter().any(|layer| own.contains(layer))
             || is_one_of(&path, &own)
         {
-            let what = format!("'{}', which is read, is on this device", path.display());
+            let what = format!("contains '{}', which is being read", path.display());
             return Err(Error::usage(what).at(out));
         }
     }
@@ -75,7 +75,7 @@ fn is_one_of(path: &Path, layers: &[Layer]) -> bool {
 
 /// Refuses a device if a mounted file system is on it, or on the file behind it.
 fn refuse_mounted(out: &Path, own: &[Layer]) -> Result<(), Error> {
-    // For a partition, only file systems on the partition itself count, not on the whole disk.
+    // For a partition, only file systems on the partition itself count, not others on the same disk.
     let Some(first) = own.first() else { return Ok(()) };
     let mut parts = vec![first];
     parts.extend(own.iter().skip(1).filter(|layer| matches!(layer, Layer::File { .. })));
