@@ -13,7 +13,7 @@ const STATUS: [(&str, &str); 8] = [
     ("0", "success"),
     ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
     ("2", "wrong usage"),
-    ("3", "the image cannot be used: not an image, damaged, cut off, not supported"),
+    ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
     ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, missing files of the image"),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
@@ -39,7 +39,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "create" => (
             &[
                 (
-                    "Image a failing disk, with its bad sectors tried three times more",
+                    "Image a failing disk, and retry its bad sectors three times",
                     "cdi create -r3 /dev/sdb disk.cdimg",
                 ),
                 ("Continue after an interruption", "cdi create --resume /dev/sdb disk.cdimg"),
@@ -59,7 +59,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
             &[
                 ("Show an image", "cdi info disk.cdimg"),
                 ("The serial number, for a script", "cdi info --json disk.cdimg | jq -r .metadata.serial"),
-                ("What happened while it was made", "cdi info --events disk.cdimg"),
+                ("Show how it was made", "cdi info --events disk.cdimg"),
             ],
             &["map", "verify"],
         ),
@@ -143,7 +143,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "service" => (
             &[
                 ("Set the service up", "cdi service install; cdi service start"),
-                ("Look how it does", "cdi service status"),
+                ("Show the state of each image", "cdi service status"),
             ],
             &["attach", "list"],
         ),

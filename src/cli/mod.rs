@@ -23,7 +23,7 @@ pub use values::{Bad, ErrnoName, Suspect, Via, With};
 /// The heading of the options that all verbs have.
 const GENERAL: &str = "General options";
 
-/// Present a disk image as the disk it was
+/// Present disk images as read-only block devices, and image failing disks
 ///
 /// cdi turns a disk image into a read-only block device with I/O errors where the original disk had bad sectors, and images
 /// disks that are failing.
@@ -60,7 +60,7 @@ pub enum Verb {
     Info(Info),
     /// Show which sectors are bad: as a picture, a list, or a ddrescue mapfile
     Map(Map),
-    /// Check everything in an image, also against the hashes that it stores
+    /// Check all data in an image, and compare it with the stored hashes
     Verify(Verify),
     /// Export the disk to a raw file, to stdout, or to a disk
     Extract(Extract),
@@ -86,11 +86,11 @@ pub enum Verb {
     Serve(Serve),
     /// Keep the images of a configuration file attached in the background
     Service(Service),
-    /// Check what cdi needs of this system
+    /// Check the system requirements
     Doctor,
     /// List the supported image formats
     Formats,
-    /// Show the main job on a small sample disk
+    /// Demonstrate imaging and attaching with a small sample disk
     Demo(Demo),
     /// Print a completion script for a shell
     Completions {
