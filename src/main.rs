@@ -1,4 +1,4 @@
-//! The program: parse, run, exit.
+//! The entry point: parses the command line, runs the command, and returns its exit code.
 
 mod attach;
 mod cli;

@@ -1,5 +1,5 @@
-//! Errors in terms of the command line: exit codes, and advice that names options. Errors are printed, and passed to other
-//! processes, as a [`Report`].
+//! Errors in terms of the command line: exit codes, and advice that names options. Errors are printed, and passed to
+//! other processes, as a [`Report`].
 
 use std::error::Error as _;
 use std::path::PathBuf;

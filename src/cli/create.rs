@@ -16,8 +16,8 @@ pub struct Create {
     pub source: PathBuf,
     /// Image to create
     pub image: PathBuf,
-    /// Overwrite an existing finished image; read a disk that is in use; resume even if the disk's size, model or serial
-    /// number differs
+    /// Overwrite an existing finished image; read a disk that is in use; resume even if the disk's size, model or
+    /// serial number differs
     #[arg(short, long)]
     pub force: bool,
     /// Overwrite even an unfinished image of a disk: everything read from that disk is lost

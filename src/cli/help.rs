@@ -1,4 +1,5 @@
-//! The parts of the long help and the man page of each verb after its options: examples, exit status, files, related pages.
+//! The parts of the long help and the man page of each verb after its options: examples, exit status, files, related
+//! pages.
 
 use std::fmt::Write;
 

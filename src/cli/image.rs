@@ -28,8 +28,8 @@ pub struct OpenArgs {
     pub format: Option<String>,
     /// ddrescue mapfile or HDDSuperClone log of a raw image; 'none' to use none
     ///
-    /// By default a mapfile next to the image is used if it is named after it: for disk.raw that is disk.map, disk.mapfile,
-    /// disk.log or disk.raw.map.
+    /// By default a mapfile next to the image is used if it is named after it: for disk.raw that is disk.map,
+    /// disk.mapfile, disk.log or disk.raw.map.
     #[arg(long, value_name = "FILE")]
     pub mapfile: Option<PathBuf>,
     /// List of bad blocks of a raw image, as badblocks(8) writes it
@@ -131,8 +131,8 @@ pub struct Extract {
     pub out: PathBuf,
     /// What to write for bad sectors: 'error' to stop there, 'zero', or 'pattern:TEXT'
     ///
-    /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to the raw
-    /// file (OUT.map).
+    /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to
+    /// the raw file (OUT.map).
     #[arg(help_heading = None, long, value_name = "POLICY", value_parser = Bad::parse)]
     pub bad: Option<Bad>,
     /// Also compute and print these hashes of the disk, with zeros for unreadable sectors

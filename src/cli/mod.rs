@@ -1,5 +1,5 @@
-//! The command line: every verb and option. The doc comments are the help texts; man pages and completions are made from
-//! them too.
+//! The command line: every verb and option. The doc comments are the help texts; man pages and completions are made
+//! from them too.
 
 mod create;
 mod help;
@@ -25,8 +25,8 @@ const GENERAL: &str = "General options";
 
 /// Present disk images as read-only block devices, and image failing disks
 ///
-/// cdi turns a disk image into a read-only block device with I/O errors where the original disk had bad sectors, and images
-/// disks that are failing.
+/// cdi turns a disk image into a read-only block device with I/O errors where the original disk had bad sectors, and
+/// images disks that are failing.
 #[derive(Debug, Parser)]
 #[command(name = "cdi", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]

@@ -113,8 +113,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
-/// Returns the time to store in a reproducible image, Some(None) if it is to have none, and None if the image is not to be
-/// reproducible.
+/// Returns the time to store in a reproducible image, Some(None) if it is to have none, and None if the image is not
+/// to be reproducible.
 fn reproducible(args: &Create) -> Result<Option<Option<SystemTime>>, Error> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|_| args.write.reproducible);
     let time = epoch.map(|text| {

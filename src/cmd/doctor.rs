@@ -96,7 +96,7 @@ fn macos(all: &mut Vec<Finding>) {
     let fix = "it is part of macOS: check PATH";
     let nfs = has_program("mount_nfs");
     all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), fix));
-    // Either makes a block device.
+    // Either of the two can create a block device.
     let image = ask(Command::new("diskutil").args(["image", "help"]), TIMEOUT, "").is_ok();
     let hdiutil = has_program("hdiutil");
     let found = match (hdiutil, image) {
@@ -128,8 +128,8 @@ fn macos(all: &mut Vec<Finding>) {
     });
 }
 
-/// Checks whether the FSKit extension can be used: it must be installed and switched on. The system records whether it is
-/// switched on in an undocumented file; if that cannot be read, the state is unknown.
+/// Checks whether the FSKit extension can be used: it must be installed and switched on. The system records whether
+/// it is switched on in an undocumented file; if that cannot be read, the state is unknown.
 fn fskit(release: &str) -> Finding {
     const ID: &str = "org.cdimg.cdi.fskit";
     let (what, needed_for) = ("FSKit extension", "mount --via fskit");

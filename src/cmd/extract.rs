@@ -129,8 +129,8 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let out = |e| cannot_write(&args.out, e);
     file.set_len(disk.size()).and_then(|()| file.sync_all()).map_err(out)?;
 
-    // The map is put in place first: without it, holes cannot be distinguished from zeros of the disk. An existing map (with
-    // --force) is replaced even if nothing is missing, because it describes another disk.
+    // The map is put in place first: without it, holes cannot be distinguished from zeros of the disk. An existing
+    // map (with --force) is replaced even if nothing is missing, because it describes another disk.
     let mapped = !copied.map.is_empty() || map_path.exists();
     if mapped {
         let written = listing::write(&Mapfile { map: &copied.map, size: disk.size() }, &mut map_file);
@@ -239,8 +239,8 @@ fn cannot_write(out: &Path, e: io::Error) -> Error {
     Error::io("cannot write", out, e)
 }
 
-/// Returns the hashes to compute while the disk is read: those that the image stores, and those that the user asked for,
-/// which have no value to compare with.
+/// Returns the hashes to compute while the disk is read: those that the image stores, and those that the user asked
+/// for, which have no value to compare with.
 fn hashes_of(args: &Extract, disk: &Disk) -> Vec<StoredHash> {
     let wanted = args.hash.iter().map(|name| StoredHash::of_disk(disk.size(), (*name).into(), Vec::new()));
     disk.image().stored_hashes().iter().cloned().chain(wanted).collect()
@@ -254,8 +254,8 @@ fn lost_now(args: &Extract, run: &Run, e: ReadError) -> Result<u64, Error> {
     Ok(run.disk.end - run.disk.start)
 }
 
-/// Fills `buf`, a piece of a missing range, where something has to be written: as `--bad` says; without it, with the bytes
-/// that the image's files contain there, or zeros if there are none.
+/// Fills `buf`, a piece of a missing range, where something has to be written: as `--bad` says; without it, with the
+/// bytes that the image's files contain there, or zeros if there are none.
 fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
     match args.bad {
         None | Some(Bad::Error) => disk.read_stored_or_zeros(buf, offset),
@@ -269,8 +269,8 @@ fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
     }
 }
 
-/// Copies a run, blocks of zeros only if `whole`. The outer error is from writing the file, the inner one from reading the
-/// image.
+/// Copies a run, blocks of zeros only if `whole`. The outer error is from writing the file, the inner one from
+/// reading the image.
 fn copy(
     disk: &Disk,
     file: &File,

@@ -162,7 +162,8 @@ impl From<&cli::Reads> for Options {
     }
 }
 
-/// Returns the options for reading everything in an image: bad sectors are errors, suspect bytes are returned as stored.
+/// Returns the options for reading everything in an image: bad sectors are errors, suspect bytes are returned as
+/// stored.
 fn plain_reads() -> Options {
     Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() }
 }
@@ -189,8 +190,8 @@ impl Interrupt {
     }
 }
 
-/// Returns the guard of a verb that reads `image` (open as `disk`, if it could be opened) and writes files. It protects the
-/// files that are read, and mounted images, from being overwritten.
+/// Returns the guard of a verb that reads `image` (open as `disk`, if it could be opened) and writes files. It
+/// protects the files that are read, and mounted images, from being overwritten.
 fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guard {
     let mut guard = Guard::new(over.into());
     guard.protect(&image.image, "is the image that is read");

@@ -92,8 +92,8 @@ fn with_partitions(record: &MountRecord, table: &Option<Table>) -> Value {
     value
 }
 
-/// Refuses to attach an image, or the same part of it, a second time if the user names no mount point: they may not know of
-/// the first.
+/// Refuses to attach an image, or the same part of it, a second time if the user names no mount point: they may not
+/// know of the first.
 fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
     if args.dir.is_some() {
         return Ok(());
@@ -140,8 +140,8 @@ fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRe
     }
 }
 
-/// Opens the image, and decides where and how it is presented. `device` says how it is attached, if it is. Also returns the
-/// partition table if the whole disk is presented.
+/// Opens the image, and decides where and how it is presented. `device` says how it is attached, if it is. Also
+/// returns the partition table if the whole disk is presented.
 pub(super) fn plan(
     shown: &Shown<'_>,
     dir: Option<&Path>,
@@ -220,8 +220,8 @@ pub(super) fn plan(
     Ok((plan, table))
 }
 
-/// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches it. An
-/// error is better than an option that is ignored.
+/// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches
+/// it. An error is better than an option that is ignored.
 fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
     let Shown { image, part, reads, access } = *shown;
     let cli::OpenArgs { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.open;
@@ -257,8 +257,8 @@ fn is_private(dir: &Path) -> bool {
     dir.ancestors().skip(1).any(is_closed)
 }
 
-/// Prepares the mount point that the user named: creates it if it does not exist, and checks that it is empty. Also returns
-/// whether it was created.
+/// Prepares the mount point that the user named: creates it if it does not exist, and checks that it is empty. Also
+/// returns whether it was created.
 fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
     let created = match fs::create_dir(dir) {
         Ok(()) => true,

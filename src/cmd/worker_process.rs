@@ -1,7 +1,7 @@
 //! Images a disk in a child process: the process that the user started only waits for it.
 //!
-//! A process with a thread in a hung read cannot exit, whatever it does: the kernel releases it only when the drive answers.
-//! The process that the user waits for has no such thread, so Ctrl-C returns to the prompt.
+//! A process with a thread in a hung read cannot exit, whatever it does: the kernel releases it only when the drive
+//! answers. The process that the user waits for has no such thread, so Ctrl-C returns to the prompt.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

@@ -44,7 +44,8 @@ impl Ui {
         write_stdout(&format!("{line}\n"));
     }
 
-    /// Prints data that another program needs byte for byte, such as a path. On a terminal it is made printable like other data.
+    /// Prints data that another program needs byte for byte, such as a path. On a terminal it is made printable like
+    /// other data.
     pub fn exact(&self, line: impl Display) {
         if io::stdout().is_terminal() { self.data(line) } else { self.painted(line) }
     }

@@ -19,8 +19,9 @@ use crate::image_sink::ImageSink;
 use crate::options::{Made, Options, TOOL};
 use crate::{compress, jobs};
 
-/// Creates an image of `source` in `store`, which must be empty. `step` is called with the number of bytes of the disk done
-/// since its last call; an error from it cancels the operation. `source` must return suspect bytes, and errors for bad ones.
+/// Creates an image of `source` in `store`, which must be empty. `step` is called with the number of bytes of the
+/// disk done since its last call; an error from it cancels the operation. `source` must return suspect bytes, and
+/// errors for bad ones.
 pub fn create(
     source: &Disk,
     store: Box<dyn Store>,
@@ -60,8 +61,8 @@ pub fn create(
                 }
             }
             sink.take(done)?;
-            // Copy the map along with the data: otherwise finished and non-tried ranges would alternate more often than on
-            // the source.
+            // Copy the map along with the data: otherwise finished and non-tried ranges would alternate more often
+            // than on the source.
             sink.writer.copy_map(source.bad(), disk.clone())?;
             step(disk.end - disk.start)
         },
@@ -82,9 +83,9 @@ pub fn create(
     Ok(made)
 }
 
-/// Creates an image in `store`, which must be empty, of everything that can be read from `source`: the bytes of a disk with
-/// sectors of `sector` bytes, whose size is unknown until the end. `step` is called with the number of bytes done since its
-/// last call; an error from it cancels the operation.
+/// Creates an image in `store`, which must be empty, of everything that can be read from `source`: the bytes of a
+/// disk with sectors of `sector` bytes, whose size is unknown until the end. `step` is called with the number of
+/// bytes done since its last call; an error from it cancels the operation.
 pub fn create_from_stream(
     mut source: impl Read + Send,
     sector: u32,
@@ -172,8 +173,8 @@ fn note(writer: &mut Writer, options: &Options, event: &str, mut details: Value)
     writer.note(&details);
 }
 
-/// Returns bytes that distinguish a disk from others of its size: its first mebibyte, with zeros where it cannot be read,
-/// and the stored hashes.
+/// Returns bytes that distinguish a disk from others of its size: its first mebibyte, with zeros where it cannot be
+/// read, and the stored hashes.
 fn seed(source: &Disk) -> Vec<u8> {
     let mut seed = vec![0; index(source.size().min(1 << 20))];
     source.read_stored_or_zeros(&mut seed, 0);

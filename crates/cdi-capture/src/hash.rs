@@ -28,8 +28,8 @@ pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a
 /// The maximum number of zeros hashed in one piece, in bytes. The user can interrupt between two pieces.
 const ZEROS_AT_ONCE: u64 = 64 << 20;
 
-/// Reads all of `disk` on all cores, adds it to `hashes`, and checks the hashes that its image stores. `each` is called for
-/// each run in order, and may cancel the operation. A run that cannot be read is hashed as missing.
+/// Reads all of `disk` on all cores, adds it to `hashes`, and checks the hashes that its image stores. `each` is
+/// called for each run in order, and may cancel the operation. A run that cannot be read is hashed as missing.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());

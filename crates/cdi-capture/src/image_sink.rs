@@ -113,8 +113,8 @@ impl<'a> ImageSink<'a> {
         Ok(())
     }
 
-    /// Writes a chunk marked as equal to another one that is not in the image yet: the other comes later on the disk, although
-    /// its job started earlier.
+    /// Writes a chunk marked as equal to another one that is not in the image yet: the other comes later on the disk,
+    /// although its job started earlier.
     fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
         let mut compressed = Vec::new();
         let codec = compress_into(&self.shared.options, &mut self.compressor, raw, &mut compressed)

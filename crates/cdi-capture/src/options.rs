@@ -48,8 +48,8 @@ impl Options {
         self.reproducible.unwrap_or_else(|| Some(SystemTime::now())).map(rfc3339)
     }
 
-    /// Returns the parameters of a new image of a disk of `size` bytes with these sector sizes in bytes. The identifiers of
-    /// reproducible images are derived from `seed`, which distinguishes this disk from others.
+    /// Returns the parameters of a new image of a disk of `size` bytes with these sector sizes in bytes. The
+    /// identifiers of reproducible images are derived from `seed`, which distinguishes this disk from others.
     pub fn new_image(&self, size: u64, logical: u32, physical: u32, seed: &[u8]) -> Result<NewImage, Error> {
         let new = new_image(size, self.chunk, logical, physical)?;
         if self.reproducible.is_none() {
@@ -83,13 +83,13 @@ pub struct Made {
     pub failed_bytes: u64,
     /// The metadata stored in the image.
     pub metadata: Metadata,
-    /// The hashes that the source's image stores of its disk, compared with those of the data read. Empty if not everything
-    /// could be read.
+    /// The hashes that the source's image stores of its disk, compared with those of the data read. Empty if not
+    /// everything could be read.
     pub checked: Vec<Checked>,
 }
 
-/// Returns the parameters of a new image of a disk of `size` bytes in chunks of `chunk` bytes, with a unique identifier.
-/// Fails if the system has no random numbers.
+/// Returns the parameters of a new image of a disk of `size` bytes in chunks of `chunk` bytes, with a unique
+/// identifier. Fails if the system has no random numbers.
 pub fn new_image(
     size: u64,
     chunk: u32,

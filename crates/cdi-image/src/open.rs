@@ -55,12 +55,13 @@ pub struct DiskOptions {
 }
 
 impl Disk {
-    /// Opens the image at `path` in any supported format, with its other files and the mapfile next to it, if there are any.
+    /// Opens the image at `path` in any supported format, with its other files and the mapfile next to it, if there
+    /// are any.
     ///
     /// # Errors
     ///
-    /// An [`Error`] that names the file: [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if it is not an image that can
-    /// be read, [`Kind::Failed`](cdi_base::error::Kind::Failed) if it cannot be opened.
+    /// An [`Error`] that names the file: [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if it is not an image
+    /// that can be read, [`Kind::Failed`](cdi_base::error::Kind::Failed) if it cannot be opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Disk, Error> {
         Disk::options().open(path)
     }
@@ -96,8 +97,8 @@ impl DiskOptions {
         self
     }
 
-    /// Also allows parents and extents of the image to be read from this directory. By default only files next to the image
-    /// are read.
+    /// Also allows parents and extents of the image to be read from this directory. By default only files next to the
+    /// image are read.
     pub fn allow_directory(mut self, dir: impl Into<PathBuf>) -> DiskOptions {
         self.open.allowed.push(dir.into());
         self
@@ -173,9 +174,9 @@ fn guarded(format: &Format, input: &Arc<Input>, options: &OpenOptions) -> Result
     })
 }
 
-/// Chooses the format: the one that the user named, or else by the magic. A file without a magic is raw only if its name says
-/// so, and a file whose name says raw but which begins like an image is refused: anyone who controls the contents of a raw
-/// disk must not be able to choose the parser.
+/// Chooses the format: the one that the user named, or else by the magic. A file without a magic is raw only if its
+/// name says so, and a file whose name says raw but which begins like an image is refused: anyone who controls the
+/// contents of a raw disk must not be able to choose the parser.
 fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
     if let Some(name) = &options.format {
         return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {

@@ -1,8 +1,8 @@
 //! Reads the partition table of a disk: MBR with logical partitions, GPT, Apple's partition map.
 //!
-//! Sources: the UEFI specification, chapter 5 (GPT and the protective MBR); Linux's block/partitions/msdos.c and mac.c for
-//! tables as they occur in practice. Partitions are numbered as on Linux. Tables are not trusted: a partition that extends
-//! past the end of the disk is cut there.
+//! Sources: the UEFI specification, chapter 5 (GPT and the protective MBR); Linux's block/partitions/msdos.c and
+//! mac.c for tables as they occur in practice. Partitions are numbered as on Linux. Tables are not trusted: a
+//! partition that extends past the end of the disk is cut there.
 
 use std::collections::BTreeSet;
 
@@ -55,14 +55,14 @@ pub struct Partition {
 /// A partition table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Its kind.
+    /// The kind of the table.
     pub scheme: Scheme,
     /// The partitions, by number. Extended partitions, which only contain others, are left out.
     pub partitions: Vec<Partition>,
 }
 
-/// Reads the partition table of `disk`. Returns None if it has none, and an error if a sector of the table cannot be read and
-/// there is no copy of it.
+/// Reads the partition table of `disk`. Returns None if it has none, and an error if a sector of the table cannot be
+/// read and there is no copy of it.
 pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
     if disk.size() < 1024 {
         return Ok(None);
@@ -84,7 +84,8 @@ fn sectors(disk: &Disk, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
     disk.read_at(&mut bytes, at).map(|()| bytes)
 }
 
-/// Returns the partition of `size` bytes at byte `start`, cut at the end of the disk; None if no part of it is on the disk.
+/// Returns the partition of `size` bytes at byte `start`, cut at the end of the disk; None if no part of it is on the
+/// disk.
 fn within(disk: &Disk, number: u32, start: u64, size: u64, kind: String) -> Option<Partition> {
     let size = size.min(disk.size().checked_sub(start)?);
     (size > 0).then_some(Partition { number, start, size, kind, name: None })
@@ -99,8 +100,8 @@ fn checksum(bytes: &[u8]) -> u32 {
 
 fn gpt(disk: &Disk) -> Option<Table> {
     let sector = u64::from(disk.sector());
-    // The table at the start of the disk, or its copy at the end. A disk imaged through an adapter may have another sector
-    // size than the one that its table is based on.
+    // The table at the start of the disk, or its copy at the end. A disk imaged through an adapter may have another
+    // sector size than the one that its table is based on.
     let mut places = vec![(sector, sector), (disk.size().checked_sub(sector)?, sector)];
     for other in [512, 4096].into_iter().filter(|other| *other != sector && disk.size() > *other) {
         places.extend([(other, other), (disk.size() - other, other)]);

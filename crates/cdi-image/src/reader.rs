@@ -7,8 +7,8 @@ use cdi_base::units::index;
 
 use crate::disk::Disk;
 
-/// Reads a disk from a position on. A read stops before a bad sector; a read that starts at a bad sector returns an error whose
-/// source is the [`ReadError`]. An error does not move the position: to skip a bad sector, seek.
+/// Reads a disk from a position on. A read stops before a bad sector; a read that starts at a bad sector returns an
+/// error whose source is the [`ReadError`]. An error does not move the position: to skip a bad sector, seek.
 #[derive(Clone)]
 pub struct DiskReader<'a> {
     disk: &'a Disk,
@@ -71,8 +71,8 @@ impl Disk {
             .map(move |r| (r.start / sector, r.end.div_ceil(sector) - r.start / sector))
     }
 
-    /// Returns the range of bytes from `offset` to the next bad sector whose reads fail, or to the end of the disk; empty at
-    /// such a sector.
+    /// Returns the range of bytes from `offset` to the next bad sector whose reads fail, or to the end of the disk;
+    /// empty at such a sector.
     pub fn readable_from(&self, offset: u64) -> std::ops::Range<u64> {
         let next = if self.has_failing_reads() { self.failing_ranges().next(offset) } else { None };
         offset..next.map_or(self.size(), |bad| bad.start.max(offset)).max(offset)

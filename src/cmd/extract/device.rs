@@ -16,8 +16,9 @@ use crate::cli::Extract;
 use crate::cmd::guard;
 use crate::ui::Ui;
 
-/// Writes the disk to the device `args.out`, which must be large enough, must not be in use, and must not hold the image.
-/// Missing data is filled as `--bad` says; without it, with the bytes that the image's files contain there, or zeros.
+/// Writes the disk to the device `args.out`, which must be large enough, must not be in use, and must not hold the
+/// image. Missing data is filled as `--bad` says; without it, with the bytes that the image's files contain there, or
+/// zeros.
 pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let out = &args.out;
     if !args.over.force {

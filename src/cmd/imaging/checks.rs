@@ -1,5 +1,5 @@
-//! Checks before anything is written. Refuses an image on the disk to be imaged, a raw image that has a map, and resuming
-//! with another disk.
+//! Checks before anything is written. Refuses an image on the disk to be imaged, a raw image that has a map, and
+//! resuming with another disk.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -98,8 +98,8 @@ impl Disk {
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
     }
 
-    /// Starts readahead on `threads` threads, beginning with the image's index. Must not be called before the process forks.
-    /// Fails if a thread cannot be started.
+    /// Starts readahead on `threads` threads, beginning with the image's index. Must not be called before the process
+    /// forks. Fails if a thread cannot be started.
     pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
         let core = Arc::clone(&self.core);
         let warm = move || {
@@ -156,8 +156,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Fills `buf` with the bytes that the image's files contain for `offset`, bad or not, and with zeros where they contain none
-    /// or cannot be read.
+    /// Fills `buf` with the bytes that the image's files contain for `offset`, bad or not, and with zeros where they
+    /// contain none or cannot be read.
     pub fn read_stored_or_zeros(&self, buf: &mut [u8], offset: u64) {
         let end = (offset + buf.len() as u64).min(self.size());
         let mut at = offset;
@@ -236,8 +236,9 @@ impl Disk {
         &self.core.input
     }
 
-    /// Returns a value that distinguishes this image from every other, and is the same when it is opened again: a hash of its
-    /// format, length and modification time, and of its first 4096 bytes, where formats store what is unique to an image.
+    /// Returns a value that distinguishes this image from every other, and is the same when it is opened again: a
+    /// hash of its format, length and modification time, and of its first 4096 bytes, where formats store what is
+    /// unique to an image.
     pub fn identity(&self) -> [u8; 32] {
         let input = self.input();
         let mut start = vec![0; index(input.len().min(4096))];
