@@ -1,4 +1,4 @@
-//! The program: parse, run, exit.
+//! The entry point: parses the command line, runs the command, and returns its exit code.
 
 mod attach;
 mod cli;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     cdi_system::raise_open_file_limit();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        // Help and version are no errors; and who asked for JSON gets the errors so.
+        // Help and version are not errors. With --json, errors are printed as JSON.
         Err(e) if !e.use_stderr() || !std::env::args_os().any(|a| a == "--json") => e.exit(),
         Err(e) => {
             let what = e.render().to_string().trim().trim_start_matches("error: ").to_owned();

@@ -1,5 +1,5 @@
-//! Errors in the words of the command line: the exit code, and the advice by the options that follow it. Everything that
-//! shows an error, or hands one to another process, does it by way of a [`Report`].
+//! Errors in terms of the command line: exit codes, and advice that names options. Errors are printed, and passed to
+//! other processes, as a [`Report`].
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind, advice_for};
 use serde::{Deserialize, Serialize};
 
-/// All kinds, with the names that JSON has for them and the exit codes that docs/CLI.md promises.
+/// All kinds, with their names in JSON and the exit codes that docs/CLI.md documents.
 const KINDS: [(Kind, &str, u8); 7] = [
     (Kind::Failed, "failed", 1),
     (Kind::Usage, "usage", 2),
@@ -24,32 +24,32 @@ pub fn exit_code(kind: Kind) -> u8 {
     KINDS.iter().find(|(k, ..)| *k == kind).map_or(1, |(.., code)| *code)
 }
 
-/// An error, as JSON has it.
+/// An error as it appears in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The name of its kind.
+    /// The name of the error's kind.
     pub kind: String,
-    /// The exit code that it leads to.
+    /// The exit code.
     pub exit: u8,
-    /// The file, if there is one, and what went wrong.
+    /// The path, if there is one, and what went wrong.
     pub message: String,
     /// The file or device.
     pub path: Option<String>,
-    /// What caused it, the nearest cause first.
+    /// The underlying errors, the nearest one first.
     pub causes: Vec<String>,
-    /// What can be done about it.
+    /// What the user can do about it.
     pub hint: Option<String>,
 }
 
 impl Report {
-    /// Returns what is to be said of `error`.
+    /// Returns the report of `error`.
     pub fn of(error: &Error) -> Report {
-        let mut advice: Vec<String> = error.advice.iter().map(words).collect();
+        let mut advice: Vec<String> = error.advice.iter().map(describe).collect();
         let mut causes = Vec::new();
         let mut source = error.source();
         while let Some(cause) = source {
             causes.push(cause.to_string());
-            // What the system says may mean the same whatever was done.
+            // Some system errors have the same remedy wherever they occur.
             if advice.is_empty() {
                 advice.extend(cause.downcast_ref().and_then(advice_for).map(str::to_owned));
             }
@@ -91,8 +91,8 @@ impl Report {
     }
 }
 
-/// Returns advice in the words of the command line.
-fn words(advice: &Advice) -> String {
+/// Returns advice in terms of the command line.
+fn describe(advice: &Advice) -> String {
     match advice {
         Advice::NameFormat(names) => {
             let options: Vec<_> = names.iter().map(|name| format!("--format {name}")).collect();
@@ -102,16 +102,17 @@ fn words(advice: &Advice) -> String {
             "'cdi formats' lists the formats; use --format raw for a raw image with another suffix".into()
         }
         Advice::AllowDirectory => {
-            "only plain files next to the image are read; --allow-parent DIR allows those of another directory".into()
+            "only regular files next to the image are read; --allow-parent DIR allows another directory"
+                .into()
         }
         Advice::BlockSize => {
-            "--block-size is the block size that badblocks was given with -b, 1024 by default".into()
+            "set --block-size to the block size that badblocks used (its option -b, 1024 by default)".into()
         }
-        Advice::SectorSize => "give the sector size with --sector-size".into(),
+        Advice::SectorSize => "specify the sector size with --sector-size".into(),
         Advice::Convert(raw) => {
-            format!("then make an image of it that allows random access: cdi create {} NEW.cdimg", raw.display())
+            format!("then convert it to an image with random access: cdi create {} NEW.cdimg", raw.display())
         }
-        Advice::IsMapfile => "give the image that it belongs to, and this file with --mapfile".into(),
+        Advice::IsMapfile => "specify the image that it belongs to, and this file with --mapfile".into(),
         Advice::Repair => "'cdi repair IMAGE NEW.cdimg' salvages what is left".into(),
         Advice::Compact => "'cdi compact IMAGE' rewrites it".into(),
         Advice::Resume(None) => "everything read so far is saved; continue with --resume".into(),
@@ -119,9 +120,9 @@ fn words(advice: &Advice) -> String {
             format!("everything read so far is in {}; continue with --resume and that image", path.display())
         }
         Advice::Overwrite => "use --force to overwrite it".into(),
-        Advice::DiscardUnfinished => "--discard-unfinished overwrites it, and what it holds is lost".into(),
+        Advice::DiscardUnfinished => "--discard-unfinished overwrites it; the data in it is then lost".into(),
         Advice::ReadInUse => "use --force to read it anyway".into(),
-        Advice::CheckSystem => "'cdi doctor' checks what this system lacks".into(),
+        Advice::CheckSystem => "'cdi doctor' checks the system requirements".into(),
         Advice::Text(_) => advice.to_string(),
     }
 }
@@ -134,12 +135,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_survives_the_way_to_another_process() {
-        let inner = Error::io("cannot be opened", Path::new("/b"), io::Error::other("no"));
+    fn errors_reach_another_process_unchanged() {
+        let inner = Error::io("cannot open", Path::new("/b"), io::Error::other("no"));
         let error =
             Error::new(Kind::Busy, "is in use").at(Path::new("/a")).hint(Advice::Overwrite).because(inner);
         let report = Report::of(&error);
-        assert_eq!(report.line(), "/a: is in use: /b: cannot be opened: no");
+        assert_eq!(report.line(), "/a: is in use: /b: cannot open: no");
         assert_eq!((report.exit, report.kind.as_str()), (5, "busy"));
         let text = serde_json::to_string(&report).unwrap();
         let arrived = serde_json::from_str::<Report>(&text).unwrap().into_error();

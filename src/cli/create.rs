@@ -1,4 +1,4 @@
-//! The options of verbs that make an image: `create`, `repair`, `compact`.
+//! The options of verbs that write an image: `create`, `repair`, `compact`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,8 +16,8 @@ pub struct Create {
     pub source: PathBuf,
     /// Image to create
     pub image: PathBuf,
-    /// Overwrite an existing finished image; read a disk that is in use; resume even if the disk's size, model or serial
-    /// number differs
+    /// Overwrite an existing finished image; read a disk that is in use; resume even if the disk's size, model or
+    /// serial number differs
     #[arg(short, long)]
     pub force: bool,
     /// Overwrite even an unfinished image of a disk: everything read from that disk is lost
@@ -56,7 +56,7 @@ pub struct WriteArgs {
     /// Store the serial number of the disk
     #[arg(long)]
     pub serial: Option<String>,
-    /// Store a remark about the disk; may be repeated
+    /// Store a note about the disk; may be repeated
     #[arg(long = "note", value_name = "TEXT")]
     pub notes: Vec<String>,
     /// Also compute, print and store these hashes of the disk, with zeros for unreadable sectors
@@ -72,12 +72,12 @@ pub struct WriteArgs {
 
 /// How a disk is read that may be failing.
 #[derive(Debug, Clone, Args, Default, PartialEq)]
-#[command(next_help_heading = "Reading a failing disk (with any of these, a file too is read as a disk)")]
+#[command(next_help_heading = "Reading a failing disk (any of these options also reads a file as a disk)")]
 pub struct Rescue {
-    /// Read a file as a disk is read: pass by pass, into an image that can be resumed
+    /// Read a file like a failing disk: in several passes, into an image that can be resumed
     #[arg(long)]
     pub rescue: bool,
-    /// Continue an unfinished image; begin one if there is none
+    /// Continue an unfinished image; start one if there is none
     #[arg(long)]
     pub resume: bool,
     /// Retry bad sectors N times (-1: until interrupted)
@@ -110,7 +110,7 @@ pub struct Rescue {
     /// Restrict the rescue domain to the blocks marked finished in this ddrescue mapfile
     #[arg(short = 'm', long, value_name = "FILE")]
     pub domain_mapfile: Option<PathBuf>,
-    /// Start from what this ddrescue mapfile knows: finished blocks are read, bad ones only retried
+    /// Start with the statuses in this ddrescue mapfile: finished blocks are read, bad ones only retried
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub from_mapfile: Option<PathBuf>,
 }

@@ -1,19 +1,20 @@
-//! What the long help and the man page of each verb say besides its options: examples, exit status, files, related pages.
+//! The parts of the long help and the man page of each verb after its options: examples, exit status, files, related
+//! pages.
 
 use std::fmt::Write;
 
 use clap_mangen::Man;
 
-/// What follows the options in the short help of the program.
+/// The text after the options in the short help of the program.
 pub(super) const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the image cannot be used, 4 done but \
     data is missing, 5 busy, 6 this system lacks something, 130 interrupted.\nSee 'cdi help COMMAND' for a command, with examples.";
 
-/// The exit status, one line each.
+/// The exit codes, and their meaning.
 const STATUS: [(&str, &str); 8] = [
     ("0", "success"),
     ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
     ("2", "wrong usage"),
-    ("3", "the image cannot be used: not an image, damaged, cut off, not supported"),
+    ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
     ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, missing files of the image"),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
@@ -30,7 +31,7 @@ const FILES: [(&str, &str); 3] = [
     ("IMAGE.map, IMAGE.mapfile, IMAGE.log", "mapfile of a raw image, if it is next to it"),
 ];
 
-/// An example: what it does, and how.
+/// An example: what it does, and the command.
 type Example = (&'static str, &'static str);
 
 /// Returns the examples of a verb, and the verbs that belong to it.
@@ -39,7 +40,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "create" => (
             &[
                 (
-                    "Image a failing disk, with its bad sectors tried three times more",
+                    "Image a failing disk, and retry its bad sectors three times",
                     "cdi create -r3 /dev/sdb disk.cdimg",
                 ),
                 ("Continue after an interruption", "cdi create --resume /dev/sdb disk.cdimg"),
@@ -59,7 +60,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
             &[
                 ("Show an image", "cdi info disk.cdimg"),
                 ("The serial number, for a script", "cdi info --json disk.cdimg | jq -r .metadata.serial"),
-                ("What happened while it was made", "cdi info --events disk.cdimg"),
+                ("Show how it was made", "cdi info --events disk.cdimg"),
             ],
             &["map", "verify"],
         ),
@@ -143,7 +144,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "service" => (
             &[
                 ("Set the service up", "cdi service install; cdi service start"),
-                ("Look how it does", "cdi service status"),
+                ("Show the state of each image", "cdi service status"),
             ],
             &["attach", "list"],
         ),
@@ -158,7 +159,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
     }
 }
 
-/// Returns what follows the options in the long help of a verb.
+/// Returns the text after the options in the long help of a verb.
 pub(super) fn after(verb: &str) -> String {
     let (examples, also) = of(verb);
     let mut text = String::new();
@@ -215,7 +216,7 @@ pub fn man_page(command: &clap::Command) -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A line of text as roff has it.
+/// Escapes a line of text for roff.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

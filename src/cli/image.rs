@@ -23,22 +23,22 @@ pub struct Image {
 #[derive(Debug, Clone, Args, Default)]
 #[command(next_help_heading = "Opening the image")]
 pub struct OpenArgs {
-    /// Image format, if its magic number does not tell (see 'cdi formats')
+    /// Image format, if it cannot be detected (see 'cdi formats')
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
     /// ddrescue mapfile or HDDSuperClone log of a raw image; 'none' to use none
     ///
-    /// By default a mapfile next to the image is used if it is named after it: for disk.raw that is disk.map, disk.mapfile,
-    /// disk.log or disk.raw.map.
+    /// By default a mapfile next to the image is used if it is named after it: for disk.raw that is disk.map,
+    /// disk.mapfile, disk.log or disk.raw.map.
     #[arg(long, value_name = "FILE")]
     pub mapfile: Option<PathBuf>,
     /// List of bad blocks of a raw image, as badblocks(8) writes it
     #[arg(long, value_name = "FILE", requires = "block_size", conflicts_with = "mapfile")]
     pub badblocks: Option<PathBuf>,
-    /// Block size of that list in bytes: the -b of badblocks, 1024 by default there
+    /// Block size of that list in bytes (option -b of badblocks, 1024 by default)
     #[arg(long, value_name = "BYTES", requires = "badblocks", value_parser = list_block_size)]
     pub block_size: Option<u64>,
-    /// Logical sector size of the disk in bytes, if the image does not tell
+    /// Logical sector size of the disk in bytes, if the image does not record it
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
     /// Also look for parents and extents of the image in this directory; may be repeated
@@ -131,8 +131,8 @@ pub struct Extract {
     pub out: PathBuf,
     /// What to write for bad sectors: 'error' to stop there, 'zero', or 'pattern:TEXT'
     ///
-    /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to the raw
-    /// file (OUT.map).
+    /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to
+    /// the raw file (OUT.map).
     #[arg(help_heading = None, long, value_name = "POLICY", value_parser = Bad::parse)]
     pub bad: Option<Bad>,
     /// Also compute and print these hashes of the disk, with zeros for unreadable sectors

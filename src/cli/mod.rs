@@ -1,5 +1,5 @@
-//! The command line: every verb and option. The doc comments are the help texts; man pages and completions are made from
-//! them, too.
+//! The command line: every verb and option. The doc comments are the help texts; man pages and completions are made
+//! from them too.
 
 mod create;
 mod help;
@@ -20,13 +20,13 @@ pub use mount::{Access, Attach, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads
 pub use service::{Demo, Service, ServiceVerb};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
 
-/// The heading of the options that every verb has.
+/// The heading of the options that all verbs have.
 const GENERAL: &str = "General options";
 
-/// Present a disk image as the disk it was
+/// Present disk images as read-only block devices, and image failing disks
 ///
-/// cdi turns a disk image into a read-only block device with I/O errors where the original disk had bad sectors, and images
-/// disks that are failing.
+/// cdi turns a disk image into a read-only block device with I/O errors where the original disk had bad sectors, and
+/// images disks that are failing.
 #[derive(Debug, Parser)]
 #[command(name = "cdi", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -60,7 +60,7 @@ pub enum Verb {
     Info(Info),
     /// Show which sectors are bad: as a picture, a list, or a ddrescue mapfile
     Map(Map),
-    /// Check everything in an image, also against the hashes that it stores
+    /// Check all data in an image, and compare it with the stored hashes
     Verify(Verify),
     /// Export the disk to a raw file, to stdout, or to a disk
     Extract(Extract),
@@ -86,11 +86,11 @@ pub enum Verb {
     Serve(Serve),
     /// Keep the images of a configuration file attached in the background
     Service(Service),
-    /// Check what cdi needs of this system
+    /// Check the system requirements
     Doctor,
     /// List the supported image formats
     Formats,
-    /// Show the main job on a small sample disk
+    /// Demonstrate imaging and attaching with a small sample disk
     Demo(Demo),
     /// Print a completion script for a shell
     Completions {
@@ -104,7 +104,7 @@ pub enum Verb {
     },
 }
 
-/// What people type who come from other tools, and the verb that does it.
+/// Commands of other tools, and the verb that does the same.
 const OTHER_WORDS: [(&str, &str); 14] = [
     ("umount", "unmount"),
     ("eject", "detach"),
@@ -151,17 +151,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_options_fit_together() {
+    fn clap_accepts_the_definitions() {
         command().debug_assert();
     }
 
     #[test]
-    fn words_of_other_tools_lead_to_ours() {
+    fn commands_of_other_tools_suggest_a_verb() {
         let verbs: Vec<String> = command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
         for (word, verb) in OTHER_WORDS {
             let typed = ["cdi", word].into_iter().map(OsString::from);
-            let said = parse(typed).unwrap_err().to_string();
-            assert!(said.contains(&format!("'{verb}'")), "{said}");
+            let message = parse(typed).unwrap_err().to_string();
+            assert!(message.contains(&format!("'{verb}'")), "{message}");
             assert!(!verbs.iter().any(|v| v == word) && verbs.iter().any(|v| v == verb), "{word}");
         }
     }

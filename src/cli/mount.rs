@@ -1,4 +1,4 @@
-//! The options of verbs that present an image: `mount`, `attach`, `exec`, `serve`, and their ends.
+//! The options of verbs that present an image: `mount`, `attach`, `exec`, `serve`; and of `unmount`, `detach`, `stats`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -171,8 +171,8 @@ pub struct Exec {
 pub struct Serve {
     #[command(flatten)]
     pub image: Image,
-    /// Serve NBD: on a socket at this path, for you alone, or on a port of 127.0.0.1 (0: any free one), for every user of
-    /// this machine
+    /// Serve NBD: on a socket at this path, for you alone, or on a port of 127.0.0.1 (0: any free one), for every
+    /// user of this machine
     #[arg(help_heading = None, long, value_name = "SOCKET|PORT")]
     pub nbd: Option<PathBuf>,
     /// Serve the directory over NFS version 3 on 127.0.0.1, to anyone who has the URL

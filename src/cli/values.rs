@@ -1,4 +1,4 @@
-//! What can be typed as the value of an option: names, sizes, policies.
+//! The values of options: names, sizes, policies.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl From<HashName> for HashKind {
     }
 }
 
-/// An interval as ddrescue has it: seconds, or a number with s, m, h or d.
+/// Parses an interval as ddrescue does: seconds, or a number followed by s, m, h or d.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not an interval (examples: 30, 30s, 5m, 2h, 1d)");
     let (number, unit) = match text.char_indices().last() {
@@ -68,10 +68,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
 }
 
-/// The size of a block in a list of bad blocks, in bytes.
+/// Parses the block size of a list of bad blocks, in bytes.
 pub(crate) fn list_block_size(text: &str) -> Result<u64, String> {
     parse_size(text).and_then(|size| {
-        if (1..=1 << 30).contains(&size) { Ok(size) } else { Err("a block has from 1 byte to 1G".into()) }
+        if (1..=1 << 30).contains(&size) {
+            Ok(size)
+        } else {
+            Err("a block size must be from 1 byte to 1G".into())
+        }
     })
 }
 
@@ -97,7 +101,7 @@ pub enum Via {
 }
 
 impl Via {
-    /// The name by which the transport is known.
+    /// Returns the name of the transport.
     pub fn name(self) -> &'static str {
         match self {
             Via::Fuse => "fuse",
@@ -121,7 +125,7 @@ pub enum With {
 }
 
 impl With {
-    /// The name by which the attacher is known.
+    /// Returns the name of the attacher.
     pub fn name(self) -> &'static str {
         match self {
             With::Losetup => "losetup",
@@ -131,7 +135,7 @@ impl With {
     }
 }
 
-/// What becomes of suspect sectors.
+/// What a read of a suspect sector returns.
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum Suspect {
     /// an error, as for a bad sector
@@ -140,14 +144,14 @@ pub enum Suspect {
     Read,
 }
 
-/// What becomes of bad sectors.
+/// What a read of a bad sector returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bad {
     /// An error.
     Error,
     /// Zeros.
     Zero,
-    /// This text, over and over.
+    /// This text, repeated.
     Pattern(String),
 }
 
@@ -168,19 +172,19 @@ impl Bad {
             "zero" => Ok(Bad::Zero),
             _ => match text.strip_prefix("pattern:") {
                 Some(pattern) if !pattern.is_empty() => Ok(Bad::Pattern(pattern.into())),
-                _ => Err("it is 'error', 'zero', or 'pattern:' and a text".into()),
+                _ => Err("it is 'error', 'zero', or 'pattern:TEXT'".into()),
             },
         }
     }
 }
 
 pub(crate) fn sector_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, 512..=65536).ok_or("a sector size is a power of two from 512 to 65536".into())
+    power_of_two(text, 512..=65536).ok_or("a sector size must be a power of two from 512 to 65536".into())
 }
 
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
     power_of_two(text, MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE)
-        .ok_or("a chunk size is a power of two from 4k to 1M".into())
+        .ok_or("a chunk size must be a power of two from 4k to 1M".into())
 }
 
 fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
@@ -191,7 +195,7 @@ fn power_of_two(text: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
 pub(crate) fn readahead(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         size @ (0 | 4096..=0x4000_0000) => Ok(size),
-        _ => Err("a readahead is 0, or from 4k to 1G".into()),
+        _ => Err("a readahead must be 0, or from 4k to 1G".into()),
     }
 }
 

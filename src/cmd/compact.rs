@@ -1,4 +1,4 @@
-//! `cdi compact IMAGE [OUT]`
+//! `cdi compact IMAGE [OUT]`: rewrites an image without superseded data.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -16,16 +16,16 @@ use cdi_image::input::Input;
 use cdi_system::output_file::{OutputFile, open_locked};
 use serde_json::json;
 
-use super::{End, Interrupt, protect_shown};
+use super::{End, Interrupt, protect_mounted};
 use crate::cli::Compact;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let path = &args.image;
     if !(FORMAT.probe)(&Input::open(path)?) {
-        return Err(Error::bad_image("not a .cdimg image: only those can be compacted").at(path));
+        return Err(Error::bad_image("not a .cdimg image (only .cdimg images can be compacted)").at(path));
     }
-    // In place of the old one, or as a file of its own; in both cases not while somebody writes the old one.
+    // Replace the image, or write a separate file. Both fail if another process is writing the old image.
     let out = args.out.as_ref().unwrap_or(path);
     let (_old, (mut target, new)) = match &args.out {
         None => (None, OutputFile::replace(path)?),
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
             let mut guard =
                 Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
             guard.protect(path, "is the image that is read");
-            protect_shown(&mut guard);
+            protect_mounted(&mut guard);
             (Some(open_locked(path, false)?), guard.create(out)?)
         }
     };
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.warnings().iter().for_each(|r| ui.warning(r));
     if image.has_more()? {
-        let what = "the image is damaged, and a rewritten one would hold less than can be salvaged";
+        let what = "the image is damaged: compacting it would lose data that can still be salvaged";
         return Err(Error::bad_image(what).at(path).hint("nothing was changed").then(Advice::Repair));
     }
     let (size, before) = (image.size(), input.len());
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     })?;
     let took = progress.finish();
     if args.out.is_none() && after >= before {
-        // Dropped, the new file is gone.
+        // Dropping the target removes the new file.
         drop(target);
         if !ui.json(
             &json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": before }),
@@ -75,9 +75,9 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-/// Gives the new file the old one's mode, and its owner if that may be.
+/// Gives the new file the mode of the old one and, if permitted, its owner and group.
 fn keep_owner(old: &Path, new: &File) -> Result<(), Error> {
-    let cannot = |e| Error::io("its mode cannot be kept", old, e);
+    let cannot = |e| Error::io("cannot preserve its mode", old, e);
     let meta = fs::metadata(old).map_err(cannot)?;
     let _ = std::os::unix::fs::fchown(new, Some(meta.uid()), Some(meta.gid()));
     new.set_permissions(meta.permissions()).map_err(cannot)

@@ -1,4 +1,4 @@
-//! `cdi completions SHELL` and `cdi man DIR`: made from the command line's own description.
+//! `cdi completions SHELL` and `cdi man DIR`: generated from the definition of the command line.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use cdi_base::error::Error;
 use cdi_capture::guard::{Guard, Over};
 use serde_json::json;
 
-use super::{End, protect_shown};
+use super::{End, protect_mounted};
 use crate::cli;
 use crate::ui::Ui;
 
@@ -21,25 +21,25 @@ pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
 }
 
 pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot be made", dir, e))?;
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot create", dir, e))?;
     let mut guard = Guard::new(Over { force: true, discard_unfinished: false });
-    protect_shown(&mut guard);
+    protect_mounted(&mut guard);
     let mut cli = cli::command().disable_help_subcommand(true);
     cli.build();
     pages(&cli, &mut |name, page| guard.write(&dir.join(name), |file| file.write_all(page)))?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
-        ui.say(format!("the man pages are in {}", dir.display()));
+        ui.say(format!("man pages written to {}", dir.display()));
     }
     Ok(End::Done)
 }
 
-/// Takes a page, with the name of its file.
+/// Writes a man page, given its file name and its text.
 type WritePage<'a> = dyn FnMut(String, &[u8]) -> Result<(), Error> + 'a;
 
-/// Gives a man page for a command and for each below it, with the name of its file.
+/// Generates the man pages of a command and its subcommands, and passes each to `write`.
 fn pages(command: &clap::Command, write: &mut WritePage<'_>) -> Result<(), Error> {
-    let below = command.get_subcommands().filter(|c| !c.is_hide_set());
-    below.into_iter().try_for_each(|c| pages(c, write))?;
-    let page = cli::man_page(command).map_err(|e| Error::failed("cannot make a man page").because(e))?;
+    let subcommands = command.get_subcommands().filter(|c| !c.is_hide_set());
+    subcommands.into_iter().try_for_each(|c| pages(c, write))?;
+    let page = cli::man_page(command).map_err(|e| Error::failed("cannot generate a man page").because(e))?;
     write(format!("{}.1", command.get_display_name().unwrap_or(command.get_name())), &page)
 }

@@ -1,4 +1,5 @@
-//! `cdi create SOURCE IMAGE`
+//! `cdi create SOURCE IMAGE`: converts an image, or the bytes of a disk on stdin. A disk that may be failing is read by
+//! imaging.rs.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -23,7 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect_shown,
+    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect_mounted,
     worker_process,
 };
 use crate::cli;
@@ -36,8 +37,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let level = args.write.level.unwrap_or(default);
     if !levels.contains(&level) {
         let what = match codec {
-            Codec::Stored => format!("--codec none has no levels (not {level})"),
-            _ => format!("{} has levels {} to {}, not {level}", codec.name(), levels.start(), levels.end()),
+            Codec::Stored => format!("--level {level} does not apply to --codec none"),
+            _ => format!("--level must be {} to {} for {}", levels.start(), levels.end(), codec.name()),
         };
         return Err(Error::usage(what));
     }
@@ -59,18 +60,17 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     };
     refuse_other_name(&args.image, &cdimg::FORMAT)?;
     if args.image.as_os_str() == "-" {
-        return Err(Error::usage("an image cannot be written to stdout: it is not written in order"));
+        return Err(Error::usage("cannot write an image to stdout: it is not written sequentially"));
     }
     if args.source.as_os_str() == "-" {
         return from_stdin(args, options, ui);
     }
-    if imaging::is_meant(args) {
+    if imaging::applies(args) {
         if args.write.reproducible {
-            let what =
-                "--reproducible is for images of files: how a failing disk is read differs from time to time";
+            let what = "--reproducible only applies to images of files: a failing disk is read differently each time";
             return Err(Error::usage(what));
         }
-        return worker_process::keep(ui, |interrupt| imaging::run(args, options, interrupt, ui));
+        return worker_process::run(ui, |interrupt| imaging::run(args, options, interrupt, ui));
     }
     let image = cli::Image { image: args.source.clone(), open: args.open.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;
@@ -82,14 +82,14 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         ));
     }
     let known = source.metadata().clone();
-    let told = options.metadata;
+    let given = options.metadata;
     options.metadata = Metadata {
-        model: told.model.or(known.model),
-        serial: told.serial.or(known.serial),
+        model: given.model.or(known.model),
+        serial: given.serial.or(known.serial),
         source: Some(
             std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string(),
         ),
-        notes: known.notes.into_iter().chain(told.notes).collect(),
+        notes: known.notes.into_iter().chain(given.notes).collect(),
         more: known.more,
         ..Metadata::default()
     };
@@ -108,42 +108,43 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
     target.finish()?;
 
-    let end = tell(args, source.size(), &made, &took, ui);
+    let end = print_result(args, source.size(), &made, &took, ui);
     let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
-/// The time that an image is to have that is equal to others of its source, if it is to be one.
+/// Returns the time to store in a reproducible image, Some(None) if it is to have none, and None if the image is not
+/// to be reproducible.
 fn reproducible(args: &Create) -> Result<Option<Option<SystemTime>>, Error> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|_| args.write.reproducible);
     let time = epoch.map(|text| {
         let seconds = text.parse().ok().map(Duration::from_secs);
         seconds
             .and_then(|seconds| UNIX_EPOCH.checked_add(seconds))
-            .ok_or_else(|| Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', not a number of seconds")))
+            .ok_or_else(|| Error::usage(format!("SOURCE_DATE_EPOCH is not a number of seconds: '{text}'")))
     });
     Ok(args.write.reproducible.then_some(time.transpose()?))
 }
 
-/// `cdi create - IMAGE`: the disk comes from another program, from its first byte to its last.
+/// Runs `cdi create - IMAGE`: another program supplies the disk, from its first byte to its last.
 fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error> {
     let how = &args.open;
     let raw = how.format.as_deref().is_none_or(|format| format == "raw");
     let plain = Rescue::default();
     if !raw || matches!(how.mapfile(), Mapfile::File(_)) || how.badblocks.is_some() || args.rescue != plain {
-        let what = "from stdin ('-') only a raw disk is read, from its first byte to its last: other options for reading do not apply";
+        let what = "stdin ('-') is read as a raw disk, from start to end: options for opening an image or reading a disk do not apply";
         return Err(Error::usage(what));
     }
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        return Err(Error::usage("stdin is a terminal; redirect a disk or a pipe to it"));
+        return Err(Error::usage("stdin is a terminal: redirect it from a disk, a file or a pipe"));
     }
     options.metadata.source = Some("stdin".into());
     let interrupt = Interrupt::new()?;
     let mut guard = Guard::new(Over { force: args.force, discard_unfinished: args.discard_unfinished });
-    protect_shown(&mut guard);
+    protect_mounted(&mut guard);
     let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
-    let file_in = file_in.map_err(|e| Error::failed("stdin cannot be read").because(e))?;
+    let file_in = file_in.map_err(|e| Error::failed("cannot read stdin").because(e))?;
     guard.protect_file(&file_in, "is stdin");
     let (mut target, file) = guard.create(&args.image)?;
     let mut progress = ui.progress("imaging", 0);
@@ -163,10 +164,10 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
             "the size of {size} bytes is not a multiple of the sector size {sector}: the last sector is short"
         ));
     }
-    Ok(tell(args, size, &made, &took, ui))
+    Ok(print_result(args, size, &made, &took, ui))
 }
 
-/// What another program writes: it may be long in coming, and the user may not want it any more.
+/// The output of another program. It may be slow to come, and the user may interrupt in the meantime.
 struct Pipe {
     file: File,
     ended: Arc<AtomicBool>,
@@ -176,7 +177,7 @@ impl Read for Pipe {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut wanted = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            // For a tenth of a second: then it is seen whether to go on.
+            // Wait for a tenth of a second at most, then check for an interrupt.
             match poll(&mut wanted, PollTimeout::from(100u8)) {
                 Ok(0) | Err(Errno::EINTR) if self.ended.load(Ordering::Relaxed) => {
                     return Err(io::Error::other("interrupted"));
@@ -189,8 +190,8 @@ impl Read for Pipe {
     }
 }
 
-/// Says what was made.
-fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
+/// Prints what was written. Returns how the command ends.
+fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
     ui.json(&json!({
         "image": args.image.display().to_string(),
         "size_bytes": size,
@@ -215,7 +216,7 @@ fn tell(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
     }
     if made.failed_bytes > 0 {
         let bytes = human(made.failed_bytes);
-        ui.warning(format!("{bytes} of the source could not be read and are bad in the image"));
+        ui.warning(format!("{bytes} of the source could not be read and are missing from the image"));
     }
     if made.missing_bytes == 0 {
         return End::Done;

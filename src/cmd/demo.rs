@@ -1,4 +1,5 @@
-//! `cdi demo`: the main job on a sample that is made here: a small failing disk with a real file system.
+//! `cdi demo`: demonstrates imaging and attaching on a sample that it creates: a small failing disk with a real file
+//! system.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -26,7 +27,7 @@ use crate::{attach, cli};
 
 const DISK_BYTES: u64 = 8 << 20;
 const SECTOR: u64 = 512;
-/// A letter that can be read, and a photo over which the disk fails.
+/// A letter that is readable, and a photo with the bad sector in it.
 const FILES: [(&str, usize); 2] = [("LETTER.TXT", 6 << 10), ("PHOTO.RAW", 3 << 20)];
 
 pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
 }
 
 fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
-    let tell = |line: String| {
+    let print = |line: String| {
         if !ui.json && !ui.quiet {
             ui.data(line);
         }
@@ -57,8 +58,8 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         (bad_sector + 1) * SECTOR,
         DISK_BYTES - (bad_sector + 1) * SECTOR
     );
-    fs::write(&map, mapfile).map_err(|e| Error::io("cannot be written", &map, e))?;
-    tell(format!(
+    fs::write(&map, mapfile).map_err(|e| Error::io("cannot write", &map, e))?;
+    print(format!(
         "1. created an 8 MiB disk with a FAT file system, and a mapfile with one bad sector, {bad_sector}"
     ));
 
@@ -81,11 +82,11 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let (target, file) = Guard::new(Over { force: true, ..Over::default() }).create(&image)?;
     let made = convert::create(&source, Box::new(file), &image, &options, &mut |_| interrupt.check())?;
     target.finish()?;
-    tell(format!("2. imaged it to {} ({} bytes)", image.display(), made.image_bytes));
+    print(format!("2. imaged it to {} ({} bytes)", image.display(), made.image_bytes));
 
     let reads = Reads { bad: Bad::Error, suspect: Suspect::Error, cache: Options::default().cache };
     let access = Access { errno: ErrnoName::Io, allow_other: false, via: None };
-    // Without the right to a block device the mounted folder shows the same. macOS gives it to everybody.
+    // Without permission to create a block device, the mounted directory shows the same. On macOS every user may.
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
     let device = (may && attach::candidates(None).is_ok()).then(DeviceArgs::default);
     let image = cli::Image { image, open: OpenArgs::default() };
@@ -98,18 +99,18 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         )?
         .0,
     )?;
-    let seen = look(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &tell);
-    let gone = down(&mut up.record, true);
+    let seen = read_sample(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &print);
+    let cleaned = down(&mut up.record, true);
     interrupt.check()?;
     let report = seen?;
-    gone?;
-    tell("6. detached and unmounted".into());
+    cleaned?;
+    print("6. detached and unmounted".into());
     Ok(report)
 }
 
-/// Makes the disk. The number of a sector in the middle of the photo.
+/// Creates the disk. Returns the number of a sector in the middle of the photo.
 fn make_disk(path: &Path) -> Result<u64, Error> {
-    let failed = |e| Error::io("cannot be made", path, e);
+    let failed = |e| Error::io("cannot create", path, e);
     let file = File::create_new(path).map_err(failed)?;
     let disk = || File::options().read(true).write(true).open(path);
     file.set_len(DISK_BYTES).map_err(failed)?;
@@ -124,14 +125,14 @@ fn make_disk(path: &Path) -> Result<u64, Error> {
             .map_err(failed)?;
     }
     volume.unmount().map_err(failed)?;
-    // The photo lies in one piece on a new file system: where it begins is found by its first bytes.
+    // On a new file system the photo is contiguous: find its start by its first bytes.
     let bytes = fs::read(path).map_err(failed)?;
     let first = &contents(FILES[1].0, FILES[1].1)[..index(SECTOR)];
     let start = bytes.chunks(index(SECTOR)).position(|sector| sector == first).unwrap_or(0) as u64;
     Ok(start + FILES[1].1 as u64 / SECTOR / 2 + 1)
 }
 
-/// What is in a file: lines that say which file and where.
+/// Returns the contents of a file: numbered lines with its name.
 fn contents(name: &str, len: usize) -> Vec<u8> {
     (0..)
         .flat_map(|line: usize| format!("{name} line {line:06} of what must not be lost\n").into_bytes())
@@ -139,16 +140,21 @@ fn contents(name: &str, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Looks at the disk that is shown, as a user would.
-fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String)) -> Result<Value, Error> {
+/// Reads the presented disk as a user would. Returns the results as JSON.
+fn read_sample(
+    dir: &Path,
+    device: Option<&Path>,
+    bad_sector: u64,
+    print: &dyn Fn(String),
+) -> Result<Value, Error> {
     let disk = device.map_or_else(|| dir.join(DISK_NAME), Path::to_owned);
     match device {
-        Some(device) => tell(format!("3. attached it as {}", device.display())),
-        None => tell("3. mounted it (a block device needs root)".into()),
+        Some(device) => print(format!("3. attached it as {}", device.display())),
+        None => print("3. mounted it (a block device needs root)".into()),
     }
-    tell(format!("   directory {} contains {}", dir.display(), names(dir).join(", ")));
+    print(format!("   directory {} contains {}", dir.display(), names(dir).join(", ")));
 
-    let failed = |e| Error::io("cannot be read", &disk, e);
+    let failed = |e| Error::io("cannot read", &disk, e);
     let open = || File::open(&disk).map_err(failed);
     let volume = fatfs::FileSystem::new(ReadOnly(open()?), fatfs::FsOptions::new()).map_err(failed)?;
     let read = |name: &str| -> std::io::Result<(u64, Option<std::io::Error>)> {
@@ -166,23 +172,23 @@ fn look(dir: &Path, device: Option<&Path>, bad_sector: u64, tell: &dyn Fn(String
     if let Some(e) = error {
         return Err(failed(e));
     }
-    tell(format!("4. read {} completely: {good} bytes", FILES[0].0));
+    print(format!("4. read {} completely: {good} bytes", FILES[0].0));
     let (before, error) = read(FILES[1].0).map_err(failed)?;
     let Some(error) = error else {
-        return Err(Error::failed("the bad sector was read: this must never happen").at(&disk));
+        return Err(Error::failed("the bad sector could be read: this is a bug").at(&disk));
     };
-    tell(format!(
+    print(format!(
         "   read {} up to byte {before} of {}, where the bad sector is: {error}",
         FILES[1].0, FILES[1].1
     ));
 
     let bad = dir.join("badblocks.json");
-    let text = fs::read_to_string(&bad).map_err(|e| Error::io("cannot be read", &bad, e))?;
+    let text = fs::read_to_string(&bad).map_err(|e| Error::io("cannot read", &bad, e))?;
     let map: Value =
-        serde_json::from_str(&text).map_err(|e| Error::failed("is not JSON").at(&bad).because(e))?;
-    tell(format!("5. badblocks.json lists {}", map["ranges"]));
+        serde_json::from_str(&text).map_err(|e| Error::failed("not valid JSON").at(&bad).because(e))?;
+    print(format!("5. badblocks.json lists {}", map["ranges"]));
     if map["ranges"][0]["first_sector"] != json!(bad_sector) {
-        return Err(Error::failed("does not name the bad sector: this must never happen").at(&bad));
+        return Err(Error::failed("does not list the bad sector: this is a bug").at(&bad));
     }
     Ok(json!({
         "mountpoint": dir.display().to_string(), "device": device.map(|d| d.display().to_string()), "bad_sector": bad_sector,
@@ -196,7 +202,7 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The file system library wants something that could be written; nothing is.
+/// A file that cannot be written, for the file system library, which requires a writable type.
 struct ReadOnly(File);
 
 impl Read for ReadOnly {
@@ -220,7 +226,7 @@ impl std::io::Seek for ReadOnly {
     }
 }
 
-/// A folder for the sample, removed at the end unless the user wants to keep it.
+/// A directory for the sample, removed at the end unless the user wants to keep it.
 struct Scratch {
     dir: PathBuf,
     keep: bool,
@@ -237,8 +243,8 @@ impl Scratch {
             Path::to_owned,
         );
         fs::create_dir(&dir).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "is there already").at(&dir),
-            _ => Error::io("cannot be made", &dir, e),
+            std::io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "file exists").at(&dir),
+            _ => Error::io("cannot create", &dir, e),
         })?;
         Ok(Scratch { dir, keep: keep.is_some() })
     }

@@ -1,4 +1,4 @@
-//! Which verb is which file.
+//! Maps each verb to its module.
 
 use cdi_base::error::Error;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::cli::{Cli, Verb};
 use crate::ui::Ui;
 
-/// Runs what was typed. The exit code.
+/// Runs the command. Returns the exit code.
 pub fn run(cli: Cli) -> Result<u8, Error> {
     let ui = &Ui { json: cli.json, quiet: cli.quiet };
     let end = match cli.verb {

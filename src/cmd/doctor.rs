@@ -1,4 +1,4 @@
-//! `cdi doctor`: what this system has and lacks, each with the way out.
+//! `cdi doctor`: checks the system requirements, and suggests a fix for each that is missing.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -14,15 +14,16 @@ use crate::mount::record::runtime_dir;
 use crate::report::exit_code;
 use crate::ui::Ui;
 
-/// How long a program may take to say what it is.
+/// The timeout for each program that is asked for its version or state.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The result of one check.
 struct Finding {
     what: &'static str,
-    /// Which verbs need it.
+    /// The commands that need it.
     needed_for: &'static str,
     ok: bool,
-    /// Whether nothing is wrong without it.
+    /// Whether its absence is not a problem.
     optional: bool,
     found: String,
     fix: &'static str,
@@ -73,15 +74,15 @@ fn findings() -> Vec<Finding> {
     all.push(match runtime_dir() {
         Ok(dir) => finding("runtime directory", "mount, attach", true, dir.display().to_string(), ""),
         Err(e) => {
-            let fix = "set XDG_RUNTIME_DIR to a directory of your own; after sudo or su it may be another's";
+            let fix = "set XDG_RUNTIME_DIR to a directory of your own; after sudo or su it may belong to another user";
             finding("runtime directory", "mount, attach", false, e.to_string(), fix)
         }
     });
-    // A mount takes a score of them, an image in segments some more.
-    let (files, most) = open_files();
+    // A mount needs about twenty open files, an image in segments a few more.
+    let (soft, hard) = open_files();
     let fix = "raise the limit: ulimit -n 1024";
-    let found = format!("{files} at once, at most {most}");
-    all.push(finding("open files", "mount, attach", most >= 64, found, fix));
+    let found = format!("limit {soft} (hard limit {hard})");
+    all.push(finding("open files", "mount, attach", hard >= 64, found, fix));
     if cfg!(target_os = "linux") {
         linux(root, &mut all);
     } else {
@@ -91,11 +92,11 @@ fn findings() -> Vec<Finding> {
 }
 
 fn macos(all: &mut Vec<Finding>) {
-    let there = |name| if has_program(name) { format!("{name} found") } else { "none".into() };
+    let there = |name| if has_program(name) { format!("{name} found") } else { "not found".into() };
     let fix = "it is part of macOS: check PATH";
     let nfs = has_program("mount_nfs");
     all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), fix));
-    // Either makes a block device.
+    // Either of the two can create a block device.
     let image = ask(Command::new("diskutil").args(["image", "help"]), TIMEOUT, "").is_ok();
     let hdiutil = has_program("hdiutil");
     let found = match (hdiutil, image) {
@@ -107,7 +108,7 @@ fn macos(all: &mut Vec<Finding>) {
     all.push(finding("disk images", "attach", hdiutil || image, found.into(), fix));
     let found = version("sw_vers", "-productVersion").unwrap_or_default();
     all.push(Finding { optional: true, ..fskit(&found) });
-    all.push(finding("macOS", "all", !found.is_empty(), found, "sw_vers does not answer"));
+    all.push(finding("macOS", "all", !found.is_empty(), found, "sw_vers could not be run: check PATH"));
     let macfuse = Path::new("/Library/Filesystems/macfuse.fs").exists();
     let built = cfg!(feature = "macfuse");
     let found = match (macfuse, built) {
@@ -127,8 +128,8 @@ fn macos(all: &mut Vec<Finding>) {
     });
 }
 
-/// Whether the extension can be used. It must be there and switched on; whether it is on, the system writes into a file
-/// that nothing documents, so where that cannot be read it is not known.
+/// Checks whether the FSKit extension can be used: it must be installed and switched on. The system records whether
+/// it is switched on in an undocumented file; if that cannot be read, the state is unknown.
 fn fskit(release: &str) -> Finding {
     const ID: &str = "org.cdimg.cdi.fskit";
     let (what, needed_for) = ("FSKit extension", "mount --via fskit");
@@ -179,9 +180,9 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     }
     let found = if root { "root" } else { "not root" };
     let fix = "attach block devices as root (sudo); 'cdi mount' needs no root";
-    all.push(finding("rights", "attach", root, found.into(), fix));
+    all.push(finding("permissions", "attach", root, found.into(), fix));
     let control = Path::new("/dev/loop-control").exists();
-    let found = if control { "/dev/loop-control" } else { "none" };
+    let found = if control { "/dev/loop-control" } else { "not found" };
     let fix = "load the kernel module (modprobe loop); in a container, run it privileged";
     all.push(finding("loop devices", "attach", control, found.into(), fix));
     #[cfg(target_os = "linux")]
@@ -209,7 +210,7 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     all.push(finding("kernel", "mount, attach", ok, kernel.trim().into(), "Linux 5.4 or newer"));
 }
 
-/// How many files this process may have open, and how many it may allow itself.
+/// Returns the soft and the hard limit for open files.
 fn open_files() -> (u64, u64) {
     use nix::sys::resource::{Resource, getrlimit};
     getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default()
@@ -225,12 +226,13 @@ fn finding(
     Finding { what, needed_for, ok, optional: false, found, fix }
 }
 
-/// The first line that a program prints of its version, if it can be run.
+/// Returns the first line that a program prints about its version; None if it cannot be run.
 fn version(name: &str, flag: &str) -> Option<String> {
     let text = ask(Command::new(name).arg(flag), TIMEOUT, "").ok()?;
     Some(String::from_utf8_lossy(&text).lines().next().unwrap_or(name).to_owned())
 }
 
+/// Checks whether a release such as `6.1.0` is at least version `wanted`.
 fn at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted

@@ -1,4 +1,4 @@
-//! `cdi exec IMAGE -- CMD … {} …`
+//! `cdi exec IMAGE -- CMD … {} …`: attaches an image, runs a command, and detaches the image.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,7 +18,7 @@ use crate::ui::{Ui, ignore_closed_stdout};
 use crate::{attach, cli};
 
 pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
-    // Who only wants the directory needs no device, and no right to make one.
+    // A command that only uses the directory needs no device, and no permission to create one.
     let device = args.command.iter().any(|word| has(word, b"{}")).then_some(&args.device);
     if let Some(device) = device {
         attach::ready(device.with.map(cli::With::name))?;
@@ -28,26 +28,28 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     let mut up = daemon::up(MountPlan { exec: true, ..plan })?;
     ignore_closed_stdout();
     let device = up.record.device.clone().unwrap_or_default();
-    let words: Vec<OsString> =
+    let argv: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
     let status =
-        Command::new(&words[0]).args(&words[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
+        Command::new(&argv[0]).args(&argv[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
     let cleaned = down(&mut up.record, false).or_else(|busy| {
         ui.warning(format!("{busy}; detached anyway"));
         down(&mut up.record, true)
     });
     let status =
-        status.map_err(|e| Error::new(Kind::Usage, "cannot be run").at(Path::new(&words[0])).because(e))?;
+        status.map_err(|e| Error::new(Kind::Usage, "cannot run").at(Path::new(&argv[0])).because(e))?;
     cleaned?;
-    // As a shell tells it: 128 and the signal's number.
+    // As in a shell: 128 plus the number of the signal.
     let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
     Ok(End::Code(u8::try_from(code).unwrap_or(1)))
 }
 
+/// Checks whether `word` contains `what`.
 fn has(word: &OsString, what: &[u8]) -> bool {
     word.as_bytes().windows(what.len()).any(|w| w == what)
 }
 
+/// Replaces {} in `word` by the device, and {dir} by the directory.
 fn fill_in(word: &OsString, device: &Path, dir: &Path) -> OsString {
     let mut out = Vec::new();
     let mut rest = word.as_bytes();

@@ -1,4 +1,4 @@
-//! `cdi extract IMAGE OUT`: the disk as a raw, sparse file, on a device, or on stdout.
+//! `cdi extract IMAGE OUT`: exports the disk to a raw, sparse file, to a device, or to stdout.
 
 mod device;
 mod stdout;
@@ -32,13 +32,13 @@ use crate::ui::Ui;
 
 pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     if args.image.image.as_os_str() == "-" {
-        return Err(Error::usage("an image is read at any place, and not from stdin"));
+        return Err(Error::usage("cannot read an image from stdin: it needs random access"));
     }
     let policy = args.bad.as_ref().map_or(BadPolicy::Error, BadPolicy::from);
     let disk = open_disk(&args.image, Options { bad: policy, ..plain_reads() }, ui)?;
     let missing = disk.bad().missing();
     if args.bad == Some(Bad::Error) && missing > 0 {
-        let what = format!("{} of the disk are missing, and --bad error was asked for", human(missing));
+        let what = format!("{} of the disk are missing, and --bad error was given", human(missing));
         return Err(Error::new(Kind::DataMissing, what).at(&args.image.image).hint("nothing was written"));
     }
     let copied = if args.out.as_os_str() == "-" {
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     let wanted: Vec<HashKind> = args.hash.iter().map(|name| (*name).into()).collect();
     hash_values(&hashes, &wanted, &mut value);
     if !ui.json(&value) {
-        // Stdout may be the disk.
+        // With '-', the disk itself is on stdout.
         let is_stdout = args.out.as_os_str() == "-";
         hash_lines(&hashes, &wanted, &|line| if is_stdout { ui.say(line) } else { ui.data(line) });
     }
@@ -99,18 +99,19 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     })
 }
 
-/// What was copied.
+/// The result of the export.
 struct Copied {
-    /// How many bytes could not be read because the image is damaged.
+    /// The number of bytes that could not be read because the image is damaged.
     lost: u64,
-    /// How long it took, and how fast it was.
+    /// The elapsed time and the rate, for the summary.
     took: String,
-    /// The map that was written.
+    /// The mapfile that was written.
     mapfile: Option<PathBuf>,
-    /// The hashes that the image stores, held against what was read.
+    /// The hashes that the image stores, compared with those of the data read.
     checked: Vec<Checked>,
 }
 
+/// Exports the disk to a new sparse file, with a mapfile if anything is missing.
 fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     let mut map_path = args.out.clone();
     map_path.as_mut_os_string().push(".map");
@@ -120,21 +121,21 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     guard.for_map().check(&map_path)?;
     refuse_foreign_map(&map_path)?;
     let (mut target, file) = guard.create(&args.out)?;
-    // The map's place is taken now: what was extracted must not be lost for want of it.
+    // Create the map now: if that fails, nothing has been extracted in vain.
     let (map_target, mut map_file) = guard.for_map().create(&map_path)?;
     let filling = !matches!(args.bad, None | Some(Bad::Error));
     let missing = if filling { Missing::Filled } else { Missing::Left };
     let copied = copy_all(args, disk, &file, missing, &mut || target.check(), ui)?;
-    let out = |e| Error::io("cannot be written", &args.out, e);
+    let out = |e| cannot_write(&args.out, e);
     file.set_len(disk.size()).and_then(|()| file.sync_all()).map_err(out)?;
 
-    // Without the map nobody could tell the holes from zeros of the disk: it comes first. A map that is there already
-    // (with --force) must not go on telling of another disk.
+    // The map is put in place first: without it, holes cannot be distinguished from zeros of the disk. An existing
+    // map (with --force) is replaced even if nothing is missing, because it describes another disk.
     let mapped = !copied.map.is_empty() || map_path.exists();
     if mapped {
         let written = listing::write(&Mapfile { map: &copied.map, size: disk.size() }, &mut map_file);
         let written = written.and_then(|()| map_file.sync_all());
-        written.map_err(|e| Error::io("cannot be written", &map_path, e))?;
+        written.map_err(|e| Error::io("cannot write", &map_path, e))?;
         map_target.finish()?;
     }
     target.finish()?;
@@ -142,32 +143,33 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     Ok(Copied { lost: copied.lost, took: copied.took, mapfile, checked: copied.checked })
 }
 
-/// A device whose name was mistyped is not to become a file.
+/// Refuses a file in /dev that does not exist: a mistyped device name must not create a file.
 fn refuse_missing_device(out: &Path) -> Result<(), Error> {
     let dir = out.parent().and_then(|dir| dir.canonicalize().ok());
     if dir.is_some_and(|dir| dir == Path::new("/dev")) && !out.exists() {
-        return Err(Error::usage("there is no such device").at(out));
+        return Err(Error::usage("no such device").at(out));
     }
     Ok(())
 }
 
-/// What becomes of what is missing, and of zeros.
+/// What to write for missing data and for zeros.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
-    /// The file is new: what is missing is left out, and so are zeros.
+    /// In a new file: missing data and zeros are left as holes.
     Left,
-    /// The file is new: what is missing is filled by the disk's policy, and zeros are left out.
+    /// In a new file: missing data is filled by the disk's policy, and zeros are left as holes.
     Filled,
-    /// Something else is there: everything is written.
+    /// Over existing contents: everything is written.
     WrittenOver,
 }
 
+/// The result of [`copy_all`].
 struct AllCopied<'a> {
-    /// The disk's, and what is lost of it.
+    /// The map of the disk, with the lost ranges added.
     map: Cow<'a, BadBlocks>,
     lost: u64,
     took: String,
-    /// The hashes that the image stores, held against what was read.
+    /// The hashes that the image stores, compared with those of the data read.
     checked: Vec<Checked>,
 }
 
@@ -185,9 +187,9 @@ fn copy_all<'a>(
     let mut damaged = BadMapBuilder::default();
     let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
-    // What the image says of its hashes is held against what is read, as long as it is at hand.
+    // Check the stored hashes while the data is in memory anyway.
     let mut stored_hashes = HashChecks::new(&hashes_of(args, disk));
-    let claimed = !hashes_of(args, disk).is_empty();
+    let has_hashes = !hashes_of(args, disk).is_empty();
     let copy = |buf: &mut Vec<u8>, run: Run| {
         let whole = missing == Missing::WrittenOver;
         let done = match run.kind {
@@ -203,17 +205,17 @@ fn copy_all<'a>(
             RunKind::Zeros if whole => write_zeros(file, &run.disk).map(Ok),
             RunKind::Missing | RunKind::Zeros => Ok(Ok(())),
         };
-        // What could not be read is zeros, whatever was there before.
+        // Data that could not be read becomes zeros, whatever was there before.
         let done = match done {
             Ok(Err(e)) if whole => write_zeros(file, &run.disk).map(|()| Err(e)),
             done => done,
         };
-        let held = claimed && run.kind == RunKind::Held && matches!(done, Ok(Ok(())));
+        let held = has_hashes && run.kind == RunKind::Held && matches!(done, Ok(Ok(())));
         let bytes = if held { std::mem::take(buf) } else { Vec::new() };
         (run, done, bytes)
     };
     workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
-        let done = done.map_err(|e| cannot_be_written(&args.out, e))?;
+        let done = done.map_err(|e| cannot_write(&args.out, e))?;
         if bytes.is_empty() {
             stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start);
         } else {
@@ -233,18 +235,18 @@ fn copy_all<'a>(
     Ok(AllCopied { checked: stored_hashes.finish(), map, lost, took: progress.finish() })
 }
 
-fn cannot_be_written(out: &Path, e: io::Error) -> Error {
-    Error::io("cannot be written", out, e)
+fn cannot_write(out: &Path, e: io::Error) -> Error {
+    Error::io("cannot write", out, e)
 }
 
-/// The hashes that are computed while the disk is read: those that the image stores, and those that the user wants, without a
-/// value to compare them with.
+/// Returns the hashes to compute while the disk is read: those that the image stores, and those that the user asked
+/// for, which have no value to compare with.
 fn hashes_of(args: &Extract, disk: &Disk) -> Vec<StoredHash> {
     let wanted = args.hash.iter().map(|name| StoredHash::of_disk(disk.size(), (*name).into(), Vec::new()));
     disk.image().stored_hashes().iter().cloned().chain(wanted).collect()
 }
 
-/// How many bytes a run costs that cannot be read. With `--bad error` it costs all.
+/// Returns the number of bytes lost with a run that cannot be read. With `--bad error` that is an error.
 fn lost_now(args: &Extract, run: &Run, e: ReadError) -> Result<u64, Error> {
     if args.bad == Some(Bad::Error) {
         return Err(Error::bad_image("the image is damaged").at(&args.image.image).because(e));
@@ -252,13 +254,13 @@ fn lost_now(args: &Extract, run: &Run, e: ReadError) -> Result<u64, Error> {
     Ok(run.disk.end - run.disk.start)
 }
 
-/// Fills `buf`, which lies in what is missing, where something has to be written: as `--bad` says, and without it with what
-/// the image's files hold there, as far as they hold anything.
+/// Fills `buf`, a piece of a missing range, where something has to be written: as `--bad` says; without it, with the
+/// bytes that the image's files contain there, or zeros if there are none.
 fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
     match args.bad {
         None | Some(Bad::Error) => disk.read_stored_or_zeros(buf, offset),
         Some(Bad::Zero) => buf.fill(0),
-        // It is all of one policy: nothing is read.
+        // The disk fills it by the same policy, without reading anything.
         Some(Bad::Pattern(_)) => {
             if disk.read_at(buf, offset).is_err() {
                 buf.fill(0);
@@ -267,7 +269,8 @@ fn fill_missing(args: &Extract, disk: &Disk, buf: &mut [u8], offset: u64) {
     }
 }
 
-/// Copies a run, zeros only if the file has to be written `whole`. The outer error is the file's, the inner one the image's.
+/// Copies a run, blocks of zeros only if `whole`. The outer error is from writing the file, the inner one from
+/// reading the image.
 fn copy(
     disk: &Disk,
     file: &File,
@@ -299,7 +302,7 @@ fn copy(
     Ok(Ok(()))
 }
 
-/// The parts of a run that are treated in one piece, at most a mebibyte each.
+/// Splits a range into pieces of at most 1 MiB.
 fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let (mut at, end) = (range.start, range.end);
     std::iter::from_fn(move || {
@@ -309,7 +312,7 @@ fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Writes what the policy fills a missing run with.
+/// Writes a missing run, filled by the disk's policy.
 fn fill(
     disk: &Disk,
     file: &File,

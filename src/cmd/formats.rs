@@ -1,4 +1,4 @@
-//! `cdi formats`
+//! `cdi formats`: lists the supported formats.
 
 use cdi_base::error::Error;
 use cdi_image::image::Format;

@@ -1,4 +1,4 @@
-//! `cdi create DISK IMAGE`: a disk that may be failing, pass by pass.
+//! `cdi create DISK IMAGE`: images a disk that may be failing, in several passes.
 
 mod checks;
 
@@ -39,8 +39,8 @@ use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 use crate::ui::imaging::{left, statuses};
 
-/// Whether the arguments mean a disk that may be failing, and not an image to be converted.
-pub(super) fn is_meant(args: &Create) -> bool {
+/// Checks whether the arguments name a disk that may be failing, as opposed to an image to be converted.
+pub(super) fn applies(args: &Create) -> bool {
     let asked = args.rescue != Rescue::default();
     let raw = args.open.format.as_deref().is_none_or(|f| f == "raw");
     asked || (is_device(&args.source) && raw && !matches!(args.open.mapfile(), Mapfile::File(_)))
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
     }
-    tell(args, &source, &ended, start.elapsed(), ui);
+    print_result(args, &source, &ended, start.elapsed(), ui);
     outcome(ended, &source)
 }
 
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
 fn refuse_options(args: &Create) -> Result<(), Error> {
     if let Some(format) = args.open.format.as_ref().filter(|f| *f != "raw") {
         let what = format!(
-            "a {format} image is converted, not read as a disk: leave out the options for reading a failing disk"
+            "a {format} image is converted, not read as a disk: options for reading a failing disk do not apply"
         );
         return Err(Error::usage(what));
     }
@@ -75,22 +75,22 @@ fn refuse_options(args: &Create) -> Result<(), Error> {
     Ok(())
 }
 
-/// An image that a disk is about to be read into.
+/// A disk and the image that it is read into, before reading starts.
 struct Begun {
     source: Arc<Source>,
     writer: Writer,
     /// The image's file, locked.
     file: File,
     domain: Vec<Range<u64>>,
-    /// Whether there was no image before.
+    /// Whether the image is new.
     fresh: bool,
 }
 
-/// Opens the disk and the image. Everything that can be wrong is found before anything is changed.
+/// Opens the disk and the image. All checks are made before anything is changed.
 fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: &Ui) -> Result<Begun, Error> {
     // Like ddrescue, --resume starts an image if there is none.
     let resumes = args.rescue.resume && fs::symlink_metadata(&args.image).is_ok();
-    // The image first: a process that wrote it and is just ending still has it, and the disk, for a moment.
+    // The image first: a process that wrote it and is exiting may keep it and the disk open for a moment.
     let old = if resumes { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
     let source = Arc::new(Source::open(&args.source, args.force, args.open.sector_size, wait)?);
@@ -107,7 +107,7 @@ fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: 
     let size = old.as_ref().map_or(source.metadata().size, |old| old.size.min(source.metadata().size));
     if source.metadata().size > size {
         let more = human(source.metadata().size - size);
-        ui.warning(format!("the last {more} of the disk are not imaged: the image is of a smaller disk"));
+        ui.warning(format!("the last {more} of the disk will not be imaged: the image is of a smaller disk"));
     }
     let domain = domain(&args.rescue, &source, size, ui)?;
     let (mut writer, file) = match old {
@@ -133,13 +133,13 @@ fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: 
     Ok(Begun { source, writer, file, domain, fresh })
 }
 
-/// Returns what is to be read, and how.
+/// Returns the plan for the rescue: what to read, and how.
 fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
     let (logical, physical) = begun.writer.sectors();
     let disk = begun.source.metadata();
     RescuePlan {
         size: begun.writer.geometry().disk_size,
-        // A disk that now reports larger sectors than it did is read in those.
+        // If the disk reports larger sectors than before, those are the unit now.
         sector: logical.max(disk.logical).into(),
         unit: physical.max(disk.physical).into(),
         cluster: CLUSTER,
@@ -153,7 +153,7 @@ fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
     }
 }
 
-/// Reads the disk into the image, and shows the progress.
+/// Reads the disk into the image, and displays the progress.
 fn read(
     args: &Create,
     options: &Options,
@@ -166,50 +166,50 @@ fn read(
     let limits = Limits { max_errors: args.rescue.max_read_errors, timeout: args.rescue.timeout };
     let mut shown = ui.imaging(&args.image.display().to_string());
     let placed = Placed::new(&file, &args.image)?;
-    let mut looked = Instant::now();
+    let mut last_check = Instant::now();
     let mut hashing = None;
     let size = plan.size;
-    let result = rescue::rescue(&source, writer, &args.image, options, plan, &limits, &mut |tell| {
-        match tell {
+    let result = rescue::rescue(&source, writer, &args.image, options, plan, &limits, &mut |update| {
+        match update {
             Tell::Reading(view) => shown.show(view),
             Tell::Hashing(bytes) => {
                 hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
             }
         }
-        if looked.elapsed() > CHECK_INTERVAL {
-            looked = Instant::now();
+        if last_check.elapsed() > CHECK_INTERVAL {
+            last_check = Instant::now();
             placed.check()?;
         }
         interrupt.check()
     });
-    // An image that is not where it should be is not found by anybody.
+    // Fail if the image is no longer at its path: the user would not find it.
     let result = result.and_then(|ended| placed.check().map(|()| ended));
     shown.finish();
     if let Some(hashing) = hashing {
         hashing.finish();
     }
-    // A process that waits for the image gets it, even if a hung read keeps this process from ending.
+    // Unlock the image for processes that wait for it: a hung read may keep this process from exiting.
     let _ = file.unlock();
     result.map_err(|e| match placed.where_it_is() {
-        // The other advice is about the file under its name.
+        // Any other advice refers to the file by its old path.
         Some(place) => Error { advice: vec![place], ..e },
         None => e.hint(Advice::Resume(None)),
     })
 }
 
-/// Returns how the command ends.
+/// Converts the end of the rescue to the outcome of the command.
 fn outcome(ended: rescue::Ended, source: &Source) -> Result<End, Error> {
     match ended.end {
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
         rescue::End::Stopped => Err(Error::new(Kind::Interrupted, "interrupted")),
-        rescue::End::Gone => Err(Error::failed("the disk is gone (nothing was marked bad for that)")
+        rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")
             .at(source.path())
-            .hint("connect the disk again")
+            .hint("reconnect the disk")
             .then(Advice::Resume(None))),
         rescue::End::Dead => Err(Error::failed(
-            "the disk fails on sectors that it could read before: it seems to be dying; its last errors were not \
-             recorded as bad sectors",
+            "the disk fails on sectors that it could read before: it seems to be dying (its last errors were not \
+             recorded as bad sectors)",
         )
         .at(source.path())
         .hint("switch it off and let it rest")
@@ -221,15 +221,13 @@ fn outcome(ended: rescue::Ended, source: &Source) -> Result<End, Error> {
 /// The maximum time to wait for a disk that an ending process still has open.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the parts of the disk to be read.
+/// Returns the ranges of the disk to be read, in bytes.
 fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Range<u64>>, Error> {
     let sector = u64::from(source.metadata().logical);
     let start = rescue.input_position.unwrap_or(0);
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
     if start >= end {
-        return Err(Error::usage(format!(
-            "nothing to read: the disk has {size} bytes, and byte {start} is where to start"
-        )));
+        return Err(Error::usage(format!("nothing to read from byte {start} on: the disk has {size} bytes")));
     }
     let whole = |at: u64| at.is_multiple_of(sector);
     if !whole(start) || !(whole(end) || end == size) {
@@ -242,13 +240,13 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     warnings.iter().for_each(|r| ui.warning(r));
     let domain: Vec<_> = map.held(start..end).collect();
     if domain.is_empty() {
-        Err(Error::usage("marks no block of this disk as finished").at(path))
+        Err(Error::usage("no block of this disk is marked finished").at(path))
     } else {
         Ok(domain)
     }
 }
 
-/// Creates a new image, under its own name from the start: it can be attached and resumed.
+/// Creates a new image. It has its final name from the start, so that it can be attached and resumed.
 fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, File), Error> {
     let known = source.metadata();
     let sector = known.logical;
@@ -270,19 +268,20 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     let image = cli::Image { image: args.source.clone(), open: args.open.clone() };
     let mut guard = guard(over, &image, None);
     let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
-    maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a map that is read"));
+    maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a mapfile that is read"));
     let (target, file) = guard.create(&args.image).map_err(|e| match e.kind {
-        Kind::Busy if !over.force => e.hint("--resume goes on with it"),
+        Kind::Busy if !over.force => e.hint("continue it with --resume"),
         _ => e,
     })?;
     lock(&file, &args.image)?;
-    let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", &args.image, e))?;
+    let copy =
+        file.try_clone().map_err(|e| Error::io("cannot duplicate the file descriptor", &args.image, e))?;
     let writer = Writer::create(Box::new(file), &args.image, &new, metadata)?;
     target.finish()?;
     Ok((writer, copy))
 }
 
-/// An image to be resumed, opened and not changed yet.
+/// An image to be resumed: opened, not yet changed.
 struct Old {
     file: File,
     input: Arc<Input>,
@@ -290,21 +289,21 @@ struct Old {
     size: u64,
 }
 
-/// Opens the image to be resumed, when no other process writes it.
+/// Opens and locks the image to be resumed. Fails if another process is writing it.
 fn locked_image(args: &Create) -> Result<File, Error> {
     open_locked(&args.image, true).map_err(|e| match e.kind {
         Kind::Busy => e.hint("another cdi is writing it: wait until it is done, or stop it"),
-        _ => e.hint("without --resume a new image is created"),
+        _ => e.hint("to create a new image, leave out --resume"),
     })
 }
 
-/// Reads the image to be resumed, which must be of this disk.
+/// Reads the image to be resumed, and checks that it is of this disk.
 fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interrupt) -> Result<Old, Error> {
     let path = &args.image;
-    let copy = file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
+    let copy = file.try_clone().map_err(|e| Error::io("cannot duplicate the file descriptor", path, e))?;
     let input = Arc::new(Input::new(Box::new(copy), path)?);
     if !(FORMAT.probe)(&input) {
-        return Err(Error::bad_image("not a .cdimg image: only those can be resumed").at(path));
+        return Err(Error::bad_image("not a .cdimg image (only .cdimg images can be resumed)").at(path));
     }
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     same_disk(&image, source, args.force)?;
@@ -314,10 +313,11 @@ fn old_image(args: &Create, file: File, source: &Arc<Source>, interrupt: &Interr
     Ok(Old { file, input, size })
 }
 
-/// Resumes an image.
+/// Prepares an image to be continued. Returns its writer, and its file.
 fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, File), Error> {
     let path = &args.image;
-    let copy = old.file.try_clone().map_err(|e| Error::io("cannot be opened twice", path, e))?;
+    let copy =
+        old.file.try_clone().map_err(|e| Error::io("cannot duplicate the file descriptor", path, e))?;
     let (mut writer, warnings) =
         Writer::resume(Box::new(old.file), &old.input, path).map_err(|e| e.at(path))?;
     warnings.iter().for_each(|r| ui.warning(r));
@@ -330,9 +330,10 @@ fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, 
     Ok((writer, copy))
 }
 
-fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
+/// Prints what was read and written.
+fn print_result(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
     let (view, made) = (&ended.view, &ended.made);
-    let said = ui.json(&json!({
+    let is_json = ui.json(&json!({
         "image": args.image.display().to_string(),
         "size_bytes": source.metadata().size,
         "image_bytes": made.image_bytes,
@@ -350,7 +351,7 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         "seconds": took.as_secs_f64(),
         "metadata": made.metadata,
     }));
-    if said {
+    if is_json {
         return;
     }
     stored_hash_lines(&made.metadata, args, ui);
@@ -372,7 +373,7 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
             ui.say(format!("stopped after {}; continue with --resume", plural(view.errors, "failed read")))
         }
         rescue::End::Timeout => {
-            ui.say("stopped: no data could be read for the time of --timeout; continue with --resume")
+            ui.say("stopped: no data could be read within --timeout; continue with --resume")
         }
         _ => {}
     }
@@ -380,8 +381,8 @@ fn tell(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, u
         let metadata = &made.metadata;
         if metadata.physical_sector_bytes > metadata.logical_sector_bytes && args.rescue.retry_passes == 0 {
             ui.say(format!(
-                "failed sectors were read as physical sectors of {} bytes; '--resume -r1' tries each {} bytes alone, and \
-                 may rescue more",
+                "failed sectors were read in physical sectors of {} bytes; '--resume -r1' retries each {} bytes \
+                 separately, and may rescue more",
                 metadata.physical_sector_bytes, metadata.logical_sector_bytes
             ));
         }

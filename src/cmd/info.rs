@@ -1,4 +1,4 @@
-//! `cdi info IMAGE`
+//! `cdi info IMAGE`: shows the metadata of an image, and its log.
 
 use cdi_base::error::Error;
 use cdi_base::printable;
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     }
     let metadata = disk.metadata();
     let size = disk.size();
-    // What an image says of itself stays on its line, and does not drive the terminal.
+    // Text from an image must stay on its line, and must not control the terminal.
     let tame = |text: &str| printable(text).replace(['\n', '\t'], " ");
     let line = |name: &str, value: String| ui.data(format!("{:<15} {}", tame(name), tame(&value)));
     line("image", disk.input().path().display().to_string());
@@ -60,7 +60,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         line(&name.replace('_', " "), text(value));
     }
     if let Some(hex) = &metadata.blake3_rescued {
-        line("blake3", format!("{hex} (of what was rescued)"));
+        line("blake3", format!("{hex} (of the rescued data)"));
     }
     for kind in ZERO_FILLED {
         if let Some(hex) = metadata.zero_filled(kind) {
@@ -94,7 +94,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     Ok(end)
 }
 
-/// The events as they come: there may be more of them than fit into memory.
+/// Prints the events one by one as they are read: they need not fit into memory.
 fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let interrupt = Interrupt::new()?;
     let path = disk.input().path().display().to_string();
@@ -120,6 +120,7 @@ fn events(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     Ok(())
 }
 
+/// Returns the sector sizes as text.
 fn sector_text(disk: &Disk) -> String {
     let metadata = disk.metadata();
     match (metadata.logical_sector_bytes, metadata.physical_sector_bytes) {

@@ -1,4 +1,4 @@
-//! `cdi map IMAGE`: where the bytes are, what is bad, and the forms that other programs take.
+//! `cdi map IMAGE`: shows which sectors are bad and where the data is stored, and exports maps for other programs.
 
 use std::io::Write;
 
@@ -64,8 +64,9 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-/// Cells in a row, and how many rows: on a terminal, and in a picture.
+/// The maximum number of columns and rows on a terminal.
 const SCREEN: (usize, usize) = (64, 16);
+/// The maximum number of columns and rows in a picture.
 const PICTURE: (usize, usize) = (100, 60);
 
 fn cells_of(disk: &Disk, (columns, rows): (usize, usize)) -> Vec<Status> {
@@ -78,7 +79,7 @@ fn cell_text(disk: &Disk, count: usize) -> String {
     human(disk.size().div_ceil(count as u64))
 }
 
-/// The statuses that there are, with their bytes.
+/// Returns the statuses that occur, with their sizes in bytes.
 fn legend(disk: &Disk) -> Vec<(Status, u64)> {
     let listed: u64 = Status::LISTED.iter().map(|s| disk.bad().count(*s).bytes).sum();
     let bytes = |status| match status {
@@ -88,6 +89,7 @@ fn legend(disk: &Disk) -> Vec<(Status, u64)> {
     picture::STATUSES.map(|s| (s, bytes(s))).into_iter().filter(|(_, bytes)| *bytes > 0).collect()
 }
 
+/// Prints the map as letters, or as JSON.
 fn draw(disk: &Disk, ui: &Ui) {
     let cells = cells_of(disk, SCREEN);
     let statuses: Vec<Status> = legend(disk).into_iter().map(|(s, _)| s).collect();
@@ -109,6 +111,7 @@ fn draw(disk: &Disk, ui: &Ui) {
     ui.painted(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
 }
 
+/// Lists the ranges that are not finished.
 fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     let sector = u64::from(disk.sector());
     ui.lines(disk.bad().ranges().iter().map(|r| {
@@ -128,6 +131,7 @@ fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     Ok(())
 }
 
+/// Prints the numbers of blocks that are not finished, as badblocks(8) does.
 fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
     if block == 0 {
         return Err(Error::usage("the block size must not be 0"));
@@ -144,19 +148,20 @@ fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
     ui.lines(blocks.map(|number| Ok(number.to_string())))
 }
 
+/// Lists where the data is stored.
 fn extents(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     if ui.json {
         let list = merged(disk).map(|extent| extent.map(|e| extent_json(&e)));
         return ui.json_list(("size_bytes", json!(disk.size())), "extents", list);
     }
     let text = |e: Extent| {
-        let (kind, place) = words(&e.origin);
+        let (kind, place) = describe(&e.origin);
         format!("{:>16} {:>14} {kind:<8} {place}", e.disk.start, e.disk.end - e.disk.start)
     };
     ui.lines(merged(disk).map(|extent| extent.map(text)))
 }
 
-/// The extents of the disk. Neighbours that only together say something are one: fills and gaps go across chunks.
+/// Returns the extents of the disk. Equal fills, and gaps, are merged across chunks.
 fn merged(disk: &Disk) -> impl Iterator<Item = Result<Extent, Error>> + '_ {
     let damaged = |e: ReadError| Error::bad_image("the index is damaged").at(disk.input().path()).because(e);
     let mut all = disk.extents(0..disk.size()).peekable();
@@ -175,7 +180,8 @@ fn merged(disk: &Disk) -> impl Iterator<Item = Result<Extent, Error>> + '_ {
     })
 }
 
-fn words(origin: &Origin) -> (&'static str, String) {
+/// Returns the kind of an extent, and where its data is.
+fn describe(origin: &Origin) -> (&'static str, String) {
     match origin {
         Origin::Unread => ("unread", String::new()),
         Origin::Fill([0, 0, 0, 0, 0, 0, 0, 0]) => ("zero", String::new()),
@@ -192,7 +198,7 @@ fn words(origin: &Origin) -> (&'static str, String) {
 }
 
 fn extent_json(e: &Extent) -> Value {
-    let mut value = json!({ "offset_bytes": e.disk.start, "length_bytes": e.disk.end - e.disk.start, "kind": words(&e.origin).0 });
+    let mut value = json!({ "offset_bytes": e.disk.start, "length_bytes": e.disk.end - e.disk.start, "kind": describe(&e.origin).0 });
     match &e.origin {
         Origin::Unread => {}
         Origin::Fill(pattern) => value["pattern"] = hex(pattern).into(),

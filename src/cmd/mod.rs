@@ -1,4 +1,4 @@
-//! The verbs, one file each: from what was typed to what is answered.
+//! The verbs, one file each: from the parsed arguments to the output.
 
 mod compact;
 mod completions;
@@ -43,12 +43,12 @@ use crate::mount::record::records_if_any;
 use crate::report::exit_code;
 use crate::ui::Ui;
 
-/// How a verb that did not fail ended.
+/// The outcome of a verb that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// All is done.
+    /// Everything is done.
     Done,
-    /// All is done, and some of the disk's data is missing: exit code 4.
+    /// Everything is done, but some of the disk's data is missing: exit code 4.
     DataMissing,
     /// The exit code of the user's own command.
     Code(u8),
@@ -101,7 +101,7 @@ fn open_part(
     let table = partitions::table(&whole);
     let range = match part.partition {
         None if part.offset.is_none() && part.size.is_none() => {
-            // That it cannot be read keeps nobody from attaching the disk.
+            // A disk can be attached even if its partition table cannot be read.
             let table = table.inspect_err(|e| log::info!("cannot read the partition table: {e}"));
             return Ok((whole, table.ok().flatten()));
         }
@@ -162,12 +162,13 @@ impl From<&cli::Reads> for Options {
     }
 }
 
-/// For verbs that look at everything in an image: errors for bad sectors, and suspect bytes as they are.
+/// Returns the options for reading everything in an image: bad sectors are errors, suspect bytes are returned as
+/// stored.
 fn plain_reads() -> Options {
     Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() }
 }
 
-/// Set when the user interrupts, so that the work ends at its next step.
+/// A flag that is set when the user interrupts, so that the work ends at its next step.
 struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
@@ -189,21 +190,21 @@ impl Interrupt {
     }
 }
 
-/// The guard of a verb that reads `image`, which is open as `disk` if it could be opened, and writes files: nothing that is
-/// read, nor what is mounted, is written over.
+/// Returns the guard of a verb that reads `image` (open as `disk`, if it could be opened) and writes files. It
+/// protects the files that are read, and mounted images, from being overwritten.
 fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guard {
     let mut guard = Guard::new(over.into());
     guard.protect(&image.image, "is the image that is read");
     let lists = [image.open.mapfile.as_deref(), image.open.badblocks.as_deref()];
-    lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a list that is read"));
+    lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a map that is read"));
     if let Some(disk) = disk {
         guard.protect_input(disk.input());
     }
-    protect_shown(&mut guard);
+    protect_mounted(&mut guard);
     guard
 }
 
-/// Whether the hashes that an image stores hold, for JSON; null if there are none, or they were not made.
+/// Returns whether all hashes that an image stores match, for JSON; null if there are none, or they were not computed.
 fn hashes_match(checked: &[Checked]) -> Option<bool> {
     (!checked.is_empty()).then(|| checked.iter().all(Checked::holds))
 }
@@ -224,14 +225,14 @@ fn hash_lines(hashes: &DiskHashes, wanted: &[HashKind], print: &dyn Fn(String)) 
     }
 }
 
-/// Protects the images that are mounted: their readers would lose them.
-fn protect_shown(guard: &mut Guard) {
+/// Protects mounted images: overwriting them would destroy them for their readers.
+fn protect_mounted(guard: &mut Guard) {
     for record in records_if_any() {
         let why = format!("is mounted at {}", record.mountpoint.display());
         guard.protect(&record.image, &why);
         record.files.iter().for_each(|file| guard.protect(file, &why));
     }
-    // Another user's: on Linux the mount says what it is of.
+    // Those of other users: on Linux the source of the mount is the image.
     for mount in
         mountinfo().unwrap_or_default().iter().filter(|m| m.is_cdi_mount() && m.source.starts_with('/'))
     {

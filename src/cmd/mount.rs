@@ -1,4 +1,4 @@
-//! `cdi mount` and `cdi attach`, and what `exec` and `demo` share with them: a plan, brought up.
+//! `cdi mount` and `cdi attach`, and what `exec` and `demo` share with them: the plan of a mount, and bringing it up.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,7 +21,7 @@ use crate::mount::{daemon, teardown};
 use crate::ui::{Ui, ignore_closed_stdout, printable};
 use crate::{attach, cli};
 
-/// What is shown, and how.
+/// What to present, and how.
 pub(super) struct Shown<'a> {
     pub image: &'a cli::Image,
     pub part: &'a PartArgs,
@@ -41,11 +41,11 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
 }
 
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
-    // First of all: nothing else is of use without it.
+    // Check this first: nothing else is of use without it.
     attach::ready(args.device.with.map(cli::With::name))?;
     let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
     let (plan, table) = plan(&shown, args.dir.as_deref(), Some(&args.device), ui)?;
-    // From here on no other command attaches.
+    // The plan holds the lock: no other command attaches until this one has.
     refuse_attached(args, &plan).inspect_err(|_| {
         if plan.created_dir {
             let _ = fs::remove_dir(&plan.dir);
@@ -53,12 +53,13 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     })?;
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(&with_partitions(record, &table)) {
-            tell_attached(record, &table, ui);
+            print_attached(record, &table, ui);
         }
     })
 }
 
-fn tell_attached(record: &MountRecord, table: &Option<Table>, ui: &Ui) {
+/// Prints the device, the mount point and the partitions of an attached image.
+fn print_attached(record: &MountRecord, table: &Option<Table>, ui: &Ui) {
     ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
     let Some(device) = &record.device else { return };
     ui.data(device.display());
@@ -91,8 +92,8 @@ fn with_partitions(record: &MountRecord, table: &Option<Table>) -> Value {
     value
 }
 
-/// Refuses to attach an image, or the same part of it, a second time where the user names no directory: they may not know of the
-/// first.
+/// Refuses to attach an image, or the same part of it, a second time if the user names no mount point: they may not
+/// know of the first.
 fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
     if args.dir.is_some() {
         return Ok(());
@@ -105,7 +106,7 @@ fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
             && r.is_served()
     };
     let Some(record) = records()?.into_iter().find(is_attached) else { return Ok(()) };
-    // Not the old device: it may have been attached with other options.
+    // Do not return the existing device: it may have been attached with other options.
     let what = match record.device {
         Some(device) => format!("already attached as {}", device.display()),
         None => "another command is attaching it".into(),
@@ -114,18 +115,19 @@ fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
     Err(error.hint("detach it first, or name a mount point for a second device"))
 }
 
-fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, tell: impl Fn(&MountRecord)) -> Result<End, Error> {
+/// Mounts or attaches as planned, in the foreground or by a daemon. Calls `report` when it is up.
+fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRecord)) -> Result<End, Error> {
     let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
         let up = daemon::up(plan)?;
         ignore_closed_stdout();
-        tell(&up.record);
+        report(&up.record);
         ui.say("press Ctrl-C to stop");
         return up.serve().map(|()| End::Done);
     }
     match daemon::up_in_background(plan) {
         Ok(record) => {
-            tell(&record);
+            report(&record);
             Ok(End::Done)
         }
         Err(e) => {
@@ -138,8 +140,8 @@ fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, tell: impl Fn(&MountReco
     }
 }
 
-/// Opens the image and settles where and how it is shown. `device` says how it is attached, if it is. Returns also the partition
-/// table, if the whole disk is shown.
+/// Opens the image, and decides where and how it is presented. `device` says how it is attached, if it is. Also
+/// returns the partition table if the whole disk is presented.
 pub(super) fn plan(
     shown: &Shown<'_>,
     dir: Option<&Path>,
@@ -147,11 +149,11 @@ pub(super) fn plan(
     ui: &Ui,
 ) -> Result<(MountPlan, Option<Table>), Error> {
     let Shown { image, part, reads, access } = *shown;
-    // Opened before others are held off: an image may be where reading hangs.
+    // Open the image before taking the lock: reading it may hang.
     let (disk, table) = open_part(image, part, reads.into(), ui)?;
     let exclusive = exclusive()?;
     teardown::clean_up_after_the_dead();
-    let path = image.image.canonicalize().map_err(|e| Error::io("cannot be resolved", &image.image, e))?;
+    let path = image.image.canonicalize().map_err(|e| Error::io("cannot resolve", &image.image, e))?;
     let via = access.via.map(cli::Via::name);
     let own_process = !transport(via)?.serves_itself();
     if own_process {
@@ -162,7 +164,8 @@ pub(super) fn plan(
         attach::candidates(with)?;
         let tail = disk.size() % u64::from(SECTOR);
         if disk.size() < u64::from(SECTOR) {
-            return Err(Error::bad_image("smaller than a sector: cannot be a block device").at(&image.image));
+            return Err(Error::bad_image("smaller than a sector: cannot be attached as a block device")
+                .at(&image.image));
         }
         if tail != 0 {
             ui.warning(format!(
@@ -217,8 +220,8 @@ pub(super) fn plan(
     Ok((plan, table))
 }
 
-/// Where an extension of the system serves the disk, none of our options reaches it; better none than one that does
-/// nothing.
+/// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches
+/// it. An error is better than an option that is ignored.
 fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
     let Shown { image, part, reads, access } = *shown;
     let cli::OpenArgs { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.open;
@@ -245,31 +248,33 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
     }
 }
 
-/// Whether only this user can reach a folder: whether one above it, of his, lets nobody else through.
+/// Checks whether only this user can reach a directory: whether one of its parent directories belongs to this user and
+/// gives nobody else access.
 fn is_private(dir: &Path) -> bool {
     let user = nix::unistd::geteuid().as_raw();
-    let keeps_out =
+    let is_closed =
         |dir: &Path| fs::symlink_metadata(dir).is_ok_and(|m| m.uid() == user && m.mode() & 0o011 == 0);
-    dir.ancestors().skip(1).any(keeps_out)
+    dir.ancestors().skip(1).any(is_closed)
 }
 
-/// The folder that the user named: made if it is not there, and empty.
+/// Prepares the mount point that the user named: creates it if it does not exist, and checks that it is empty. Also
+/// returns whether it was created.
 fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
-    let made = match fs::create_dir(dir) {
+    let created = match fs::create_dir(dir) {
         Ok(()) => true,
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
-        Err(e) => return Err(Error::io("cannot be made", dir, e)),
+        Err(e) => return Err(Error::io("cannot create", dir, e)),
     };
     let check = || {
-        let resolved = dir.canonicalize().map_err(|e| Error::io("cannot be resolved", dir, e))?;
+        let resolved = dir.canonicalize().map_err(|e| Error::io("cannot resolve", dir, e))?;
         if !resolved.is_dir() {
-            return Err(Error::usage("is not a directory").at(dir));
+            return Err(Error::usage("not a directory").at(dir));
         }
         if mounted_at(&resolved)?.is_some_and(|m| m.is_cdi_mount() || m.fstype.starts_with("fuse")) {
             let error = Error::new(Kind::Busy, "already a mount point").at(dir);
             return Err(error.hint("see 'cdi list'; 'cdi unmount' unmounts it"));
         }
-        let mut entries = fs::read_dir(&resolved).map_err(|e| Error::io("cannot be read", dir, e))?;
+        let mut entries = fs::read_dir(&resolved).map_err(|e| Error::io("cannot read", dir, e))?;
         if entries.next().is_some() {
             return Err(Error::usage("directory not empty: a mount would hide its contents").at(dir));
         }
@@ -278,32 +283,32 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
         }
         Ok(resolved)
     };
-    check().map(|resolved| (resolved, made)).inspect_err(|_| {
-        if made {
+    check().map(|resolved| (resolved, created)).inspect_err(|_| {
+        if created {
             let _ = fs::remove_dir(dir);
         }
     })
 }
 
-/// Returns text on one line that does not drive the terminal.
+/// Returns text on one line that does not control the terminal.
 fn tame(text: &str) -> String {
     printable(text).replace('\n', "\u{fffd}")
 }
 
-/// A new folder named after the image, among our own.
+/// Creates a mount point named after the image in the runtime directory.
 fn own_dir(image: &Path) -> Result<PathBuf, Error> {
     let parent = runtime_dir()?.join("mnt");
-    fs::create_dir_all(&parent).map_err(|e| Error::io("cannot be made", &parent, e))?;
+    fs::create_dir_all(&parent).map_err(|e| Error::io("cannot create", &parent, e))?;
     let name = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
     for number in 1..1000 {
         let dir = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
         match fs::create_dir(&dir) {
             Ok(()) => return Ok(dir),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io("cannot be made", &dir, e)),
+            Err(e) => return Err(Error::io("cannot create", &dir, e)),
         }
     }
-    Err(Error::failed("a thousand images of this name are mounted").at(&parent))
+    Err(Error::failed("too many mounted images of this name").at(&parent))
 }
 
 pub(super) fn list(ui: &Ui) -> Result<End, Error> {

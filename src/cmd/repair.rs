@@ -1,4 +1,4 @@
-//! `cdi repair IMAGE OUT`
+//! `cdi repair IMAGE OUT`: salvages a damaged image into a new one.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use cdi_image::input::Input;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{End, Interrupt, protect_shown};
+use super::{End, Interrupt, protect_mounted};
 use crate::cli::Repair;
 use crate::ui::Ui;
 
@@ -20,7 +20,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     refuse_other_name(&args.out, &cdimg::FORMAT)?;
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
-    protect_shown(&mut guard);
+    protect_mounted(&mut guard);
     let interrupt = Interrupt::new()?;
     let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", input.len());
@@ -48,8 +48,8 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         "uncertain": repaired.uncertain,
         "missing_bytes": repaired.missing_bytes,
     });
-    let said = ui.json(&Said { all: &all, lost: Lost(&repaired.lost) });
-    if !said {
+    let is_json = ui.json(&Output { all: &all, lost: Lost(&repaired.lost) });
+    if !is_json {
         ui.lines(repaired.lost.iter().map(|r| {
             let sectors = r.end.div_ceil(sector) - r.start / sector;
             Ok(format!("{:>14} {:>12} sectors  lost", r.start / sector, sectors))
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         let of_disk = match (lost_bytes, maybe) {
             (0, 0) => "no data lost".into(),
             (lost, 0) => format!("{} of disk data lost", human(lost)),
-            // What was read and what was not cannot be told apart where the map is lost, too.
+            // If the map is lost too, sectors that were read cannot be distinguished from those that were not.
             (lost, maybe) => format!("up to {} of disk data may be lost", human(lost + maybe)),
         };
         ui.say(format!(
@@ -76,9 +76,9 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     Ok(if lost_bytes + maybe > 0 { End::DataMissing } else { End::Done })
 }
 
-/// What came of it as JSON. What is lost may be a long list.
+/// The result as JSON. The list of lost ranges may be long.
 #[derive(Serialize)]
-struct Said<'a> {
+struct Output<'a> {
     #[serde(flatten)]
     all: &'a Value,
     lost: Lost<'a>,

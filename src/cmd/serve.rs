@@ -1,4 +1,4 @@
-//! `cdi serve IMAGE --nbd SOCKET|PORT` and `cdi serve IMAGE --nfs`
+//! `cdi serve IMAGE --nbd SOCKET|PORT` and `cdi serve IMAGE --nfs`: serve an image until interrupted.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -54,12 +54,12 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     }
     ui.say("press Ctrl-C to stop");
     match end.recv() {
-        Ok(Err(e)) => Err(Error::failed("no more connections can be taken").because(e)),
+        Ok(Err(e)) => Err(Error::failed("cannot accept connections").because(e)),
         Ok(Ok(())) | Err(_) => Ok(End::Done),
     }
 }
 
-/// A socket in the file system, removed when it is no longer served.
+/// A socket in the file system; removed on drop.
 struct Socket(PathBuf);
 
 impl Drop for Socket {
@@ -68,12 +68,13 @@ impl Drop for Socket {
     }
 }
 
-/// What is served, and where.
+/// The protocol, and the socket that it is served on.
 enum Front {
     Nbd(Listener),
     Nfs(Arc<Export>, TcpListener),
 }
 
+/// Binds a port for NFS. Returns what to serve, and its URL.
 fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
     let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, args.allow_other));
     let (export, _) = Export::new(tree, &secret()?, false)?;
@@ -82,6 +83,7 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
     Ok((Front::Nfs(Arc::new(export), listener), url, None))
 }
 
+/// Binds a port or a socket for NBD. Returns what to serve, its URL, and the socket to remove at the end.
 fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
         let failed = |e| Error::io("cannot listen on this port", at, e);
@@ -89,8 +91,8 @@ fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
         let address = listener.local_addr().map_err(failed)?;
         return Ok((Front::Nbd(Listener::Tcp(listener)), format!("nbd://{address}"), None));
     }
-    let path = std::path::absolute(at).map_err(|e| Error::io("is not a path", at, e))?;
-    // For this user alone from the moment that it is there.
+    let path = std::path::absolute(at).map_err(|e| Error::io("not a valid path", at, e))?;
+    // Only this user may connect, from the moment that the socket exists.
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(&path);
     umask(before);

@@ -1,4 +1,4 @@
-//! `cdi service install|uninstall|start|stop|status|run`
+//! `cdi service install|uninstall|start|stop|status|run`: manages the service, or runs it.
 
 use cdi_base::error::Error;
 use serde_json::json;
@@ -14,7 +14,7 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
     let path = || args.config.clone().map_or_else(config_path, Ok);
     match args.verb {
         ServiceVerb::Run => {
-            // Its log is all that it has.
+            // The log is the only output of a service.
             if log::max_level() < log::LevelFilter::Info && !ui.quiet {
                 log::set_max_level(log::LevelFilter::Info);
             }
@@ -47,8 +47,7 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
                 install::manager()?.start()?;
             }
             if !ui.json(&json!({ "config": path.display().to_string(), "was_running": running })) {
-                let what =
-                    if running { "already running; it reads its configuration again" } else { "started" };
+                let what = if running { "already running; it reloads its configuration" } else { "started" };
                 ui.say(format!("{what}; see 'cdi service status'"));
             }
         }
@@ -65,10 +64,10 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
 
 fn status(ui: &Ui) -> Result<End, Error> {
     let state = State::read()?;
-    let well = state
+    let healthy = state
         .as_ref()
         .is_some_and(|s| s.config_error.is_none() && s.images.iter().all(|i| i.phase == Phase::Up));
-    let end = if well { End::Done } else { End::Code(exit_code(cdi_base::error::Kind::Failed)) };
+    let end = if healthy { End::Done } else { End::Code(exit_code(cdi_base::error::Kind::Failed)) };
     if ui.json(&json!({ "running": state.is_some(), "service": state })) {
         return Ok(end);
     }

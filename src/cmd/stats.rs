@@ -1,4 +1,4 @@
-//! `cdi stats [TARGET]`
+//! `cdi stats [TARGET]`: shows read statistics of mounted images.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -14,9 +14,9 @@ use crate::cli;
 use crate::mount::record::{MountRecord, find, records};
 use crate::ui::{Ui, printable};
 
-/// How long a daemon may take to answer.
+/// The timeout for the answer of a daemon.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer that is listened to, in bytes.
+/// The maximum length of an answer in bytes.
 const MAX_LEN: u64 = 64 << 10;
 
 pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
@@ -25,15 +25,15 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
         None => records()?,
     };
     if let Some(target) = args.target.as_ref().filter(|_| found.is_empty()) {
-        return Err(Error::usage("is not mounted, and not attached")
+        return Err(Error::usage("not mounted or attached")
             .at(target)
-            .hint("'cdi list' shows what is"));
+            .hint("'cdi list' shows what is mounted"));
     }
     let mut all = Vec::new();
     for record in &found {
         match ask(record) {
             Ok(stats) => all.push((record, stats)),
-            // One that is named has to answer; of many, those that do are told.
+            // A named mount must answer; of all mounts, those that answer are shown.
             Err(e) if args.target.is_some() => return Err(e),
             Err(e) => ui.warning(e),
         }
@@ -72,7 +72,7 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-/// A time for people.
+/// Formats a time given in microseconds.
 fn time(us: u64) -> String {
     match us {
         0..1000 => format!("{us} µs"),
@@ -81,11 +81,13 @@ fn time(us: u64) -> String {
     }
 }
 
+/// Asks the daemon of a mount for its statistics.
 fn ask(record: &MountRecord) -> Result<Stats, Error> {
     let socket = record.stats()?;
     let silent = |e: std::io::Error| {
-        let error = Error::new(Kind::Unavailable, "its daemon does not tell").at(&record.mountpoint);
-        let hint = "is it dead ('cdi list'), or is the disk served by the FSKit extension?";
+        let error = Error::new(Kind::Unavailable, "its daemon does not answer").at(&record.mountpoint);
+        let hint =
+            "'cdi list' shows whether it has died; images served by the FSKit extension have no statistics";
         error.because(e).hint(hint)
     };
     let mut stream = UnixStream::connect(&socket).map_err(silent)?;

@@ -1,4 +1,4 @@
-//! `cdi unmount` and `cdi detach`: the same teardown, whatever names the mount.
+//! `cdi unmount` and `cdi detach`: the same teardown, whether the image, the mount point or the device is named.
 
 use std::path::Path;
 
@@ -19,36 +19,36 @@ pub(super) fn detach(args: &Detach, ui: &Ui) -> Result<End, Error> {
     run(args.target.as_deref(), args.force, ui)
 }
 
-/// Takes down what `target` names, or everything.
+/// Unmounts and detaches `target`, or everything.
 fn run(target: Option<&Path>, force: bool, ui: &Ui) -> Result<End, Error> {
     let _exclusive = exclusive()?;
     let Some(target) = target else { return all(force, ui) };
     let records = find(target)?;
     for record in &records {
-        take_down(record, force, ui)?;
+        unmount_one(record, force, ui)?;
     }
     let unrecorded = records.is_empty() && unmount_unrecorded(target, force)?;
     if records.is_empty() && !unrecorded {
         if !was_mounted(target) {
-            let error = Error::failed("is not mounted or attached").at(target);
+            let error = Error::failed("not mounted or attached").at(target);
             return Err(match nearest(target) {
                 Some(name) => error.hint(format!("did you mean {}? 'cdi list' shows all", name.display())),
                 None => error.hint("'cdi list' shows what is mounted"),
             });
         }
-        // Done already: a second time is fine.
+        // Unmounting again is not an error.
         ui.say(format!("{}: already unmounted", target.display()));
     }
     ui.json(&json!({ "target": target.display().to_string(), "unmounted": records }));
     Ok(End::Done)
 }
 
-/// Takes down all mounts of this user. One that cannot go keeps the others from nothing.
+/// Unmounts all mounts of this user. If one fails, the others are still unmounted.
 fn all(force: bool, ui: &Ui) -> Result<End, Error> {
-    let (mut gone, mut failed) = (Vec::new(), None);
+    let (mut unmounted, mut failed) = (Vec::new(), None);
     for record in records()? {
-        match take_down(&record, force, ui) {
-            Ok(()) => gone.push(record),
+        match unmount_one(&record, force, ui) {
+            Ok(()) => unmounted.push(record),
             Err(e) => {
                 if failed.is_some() {
                     ui.warning(format!("{e}"));
@@ -57,17 +57,18 @@ fn all(force: bool, ui: &Ui) -> Result<End, Error> {
             }
         }
     }
-    if gone.is_empty() && failed.is_none() {
+    if unmounted.is_empty() && failed.is_none() {
         ui.say("nothing is mounted");
     }
-    ui.json(&json!({ "target": null, "unmounted": gone }));
+    ui.json(&json!({ "target": null, "unmounted": unmounted }));
     match failed {
         Some(e) => Err(e),
         None => Ok(End::Done),
     }
 }
 
-fn take_down(record: &MountRecord, force: bool, ui: &Ui) -> Result<(), Error> {
+/// Unmounts and detaches one mount, and prints what was done.
+fn unmount_one(record: &MountRecord, force: bool, ui: &Ui) -> Result<(), Error> {
     down(&mut record.clone(), force)?;
     let image = record.image.display();
     match &record.device {

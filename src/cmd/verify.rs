@@ -1,4 +1,4 @@
-//! `cdi verify IMAGE`: reads and checks everything.
+//! `cdi verify IMAGE`: reads and checks everything in an image.
 
 use std::ops::Range;
 
@@ -33,13 +33,14 @@ pub(super) fn run(args: &Verify, ui: &Ui) -> Result<End, Error> {
     Ok(finish(args, &disk, &read, &wanted, lost_bytes, &errors.list, ui))
 }
 
-/// The errors that were found.
+/// The errors found so far.
 struct Errors<'a> {
     ui: &'a Ui,
     list: Vec<Value>,
 }
 
 impl Errors<'_> {
+    /// Prints an error, and keeps it for the JSON result.
     fn report(&mut self, at: Option<u64>, what: &str, affects: &str) {
         if !self.ui.json {
             let place = at.map_or(String::new(), |at| format!(" at file offset {at}"));
@@ -49,18 +50,18 @@ impl Errors<'_> {
     }
 }
 
-/// What came of reading the whole disk.
+/// The result of reading the whole disk.
 struct Read {
-    /// What could not be read because the image is damaged.
+    /// Ranges that could not be read because the image is damaged.
     lost: Vec<(Range<u64>, ReadError)>,
     hashes: DiskHashes,
-    /// The hashes that the image stores of its disk or parts of it.
+    /// The hashes that the image stores of its disk or parts of it, compared with those of the data read.
     stored: Vec<Checked>,
-    /// How long it took, and how fast it was.
+    /// The elapsed time and the rate, for the summary.
     took: String,
 }
 
-/// Reads every byte of the disk, on every core; the hashes take them in order.
+/// Reads every byte of the disk on all cores, and hashes them in order.
 fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Result<Read, Error> {
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
@@ -80,12 +81,12 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
     Ok(Read { lost, hashes: hashes.finish(), stored, took: progress.finish() })
 }
 
-/// Reports what of the disk is lost. Returns how many bytes.
+/// Reports the lost ranges of the disk. Returns their total size in bytes.
 fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Errors<'_>) -> u64 {
     const MISSING: &str = "part of the image's files is missing";
     let mut lost_bytes = 0;
     if disk.image().is_incomplete() && disk.image().lost().is_empty() {
-        errors.report(None, MISSING, "no data that is known of; a list of bad sectors may have been in them");
+        errors.report(None, MISSING, "no known data, but a list of bad sectors may have been in them");
     }
     for range in disk.image().lost() {
         lost_bytes += range.end - range.start;
@@ -104,8 +105,8 @@ fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Error
 
 /// Reports hashes that do not match those that the image stores.
 fn report_hashes(disk: &Disk, read: &Read, errors: &mut Errors<'_>) {
-    for (name, stored, is) in read.hashes.differences(disk.metadata()) {
-        let what = format!("{name} mismatch: calculated {is}, stored {stored}");
+    for (name, stored, calculated) in read.hashes.differences(disk.metadata()) {
+        let what = format!("{name} mismatch: calculated {calculated}, stored {stored}");
         errors.report(None, &what, "unknown bytes of the disk");
     }
     for checked in read.stored.iter().filter(|c| !c.holds()) {
@@ -116,6 +117,7 @@ fn report_hashes(disk: &Disk, read: &Read, errors: &mut Errors<'_>) {
     }
 }
 
+/// Prints the result. Returns how the command ends.
 fn finish(
     args: &Verify,
     disk: &Disk,
@@ -144,7 +146,7 @@ fn finish(
             "matches": read.lost.is_empty().then(|| c.holds()),
         })).collect::<Vec<_>>(),
     });
-    // Hashes with lost data in them are not the disk's.
+    // If data is lost, the hashes are not those of the disk.
     let wanted = if read.lost.is_empty() { wanted } else { &[] };
     hash_values(&read.hashes, wanted, &mut value);
     if ui.json(&value) {

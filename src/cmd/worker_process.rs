@@ -1,7 +1,7 @@
-//! Two processes for imaging a disk: one does it, and the other, which the user started, waits for it.
+//! Images a disk in a child process: the process that the user started only waits for it.
 //!
-//! A process that has a thread in a read which hangs cannot end, whatever it does: the kernel lets go of it only when
-//! the drive answers. The one that the user waits for has no such thread, so Ctrl-C brings him his prompt back.
+//! A process with a thread in a hung read cannot exit, whatever it does: the kernel releases it only when the drive
+//! answers. The process that the user waits for has no such thread, so Ctrl-C returns to the prompt.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -24,29 +24,31 @@ use super::{End, Interrupt};
 use crate::report::exit_code;
 use crate::ui::Ui;
 
-/// Set for the process that does the work: its stdin is a socket that leads to the other one.
-const KEPT: &str = "CDI_KEPT";
+/// The environment variable that marks the child process, whose stdin is a socket connected to its parent.
+const WORKER_VARIABLE: &str = "CDI_KEPT";
 
-/// Does `work` in a process of its own, and waits for it.
-pub(super) fn keep(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
-    if std::env::var_os(KEPT).is_some() {
+/// Runs `work` in a child process, and waits for it.
+pub(super) fn run(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
+    if std::env::var_os(WORKER_VARIABLE).is_some() {
         return run_as_worker(ui, work);
     }
-    // Without the other process it works as well, as long as the disk answers.
+    // If it cannot be started, this process does the work. That makes no difference as long as the disk answers.
     match start() {
         Some((child, socket)) => wait_for(child, socket),
         None => work(&Interrupt::new()?),
     }
 }
 
+/// Starts this program again as the child, with the same arguments.
 fn start() -> Option<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().ok()?;
     let mut command = Command::new(std::env::current_exe().ok()?);
-    command.args(std::env::args_os().skip(1)).env(KEPT, "1");
+    command.args(std::env::args_os().skip(1)).env(WORKER_VARIABLE, "1");
     let child = command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs))).spawn().ok()?;
     Some((child, ours))
 }
 
+/// Waits for the child, and forwards signals to it. Returns its exit code.
 fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     let failed = |e| Error::failed("cannot watch the imaging process").because(e);
     let signals: Vec<_> =
@@ -66,7 +68,7 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
         match socket.read(&mut code) {
             Ok(0) => break,
             Ok(_) => {
-                // It is done. If it cannot end, it is not waited for.
+                // The work is done. Wait briefly for the child to exit, but not for a child that cannot.
                 for _ in 0..50 {
                     if child.try_wait().is_ok_and(|ended| ended.is_some()) {
                         break;
@@ -83,7 +85,7 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
             Err(_) => break,
         }
     }
-    // It has not come to its end.
+    // The child exited without sending its exit code.
     let status = child.wait().map_err(failed)?;
     match status.code() {
         Some(code) => Ok(End::Code(u8::try_from(code).unwrap_or(1))),
@@ -91,15 +93,16 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     }
 }
 
+/// Does the work in the child, and sends the exit code to the parent.
 fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
     let interrupt = Interrupt::new()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
-    let mut socket = socket.map_err(|e| Error::failed("stdin is gone").because(e))?;
-    let mut other = socket.try_clone().map_err(|e| Error::failed("stdin is gone").because(e))?;
+    let mut socket = socket.map_err(|e| Error::failed("cannot use stdin").because(e))?;
+    let mut parent = socket.try_clone().map_err(|e| Error::failed("cannot use stdin").because(e))?;
     let flag = Arc::clone(&interrupt.0);
-    workers::spawn("kept", move || {
-        // Nothing is ever said: it ends when the other process does, and then so must we.
-        let _ = other.read(&mut [0]);
+    workers::spawn("parent", move || {
+        // The parent sends nothing: the read returns when the parent exits, and then the child must stop too.
+        let _ = parent.read(&mut [0]);
         flag.store(true, Ordering::Relaxed);
     })?;
     let code = match work(&interrupt) {
@@ -109,7 +112,7 @@ fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -
             exit_code(e.kind)
         }
     };
-    // Whoever reads what we print is not to wait for a process that cannot end.
+    // Close the output: a program that reads it must not wait for a child that cannot exit.
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(&null).and(nix::unistd::dup2_stderr(&null));
     }

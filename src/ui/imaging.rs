@@ -1,4 +1,4 @@
-//! What is shown while a disk is imaged.
+//! The display while a disk is imaged.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -14,22 +14,23 @@ use serde_json::{Value, json};
 use super::{Ui, write_json};
 use crate::ui::picture;
 
-/// How the imaging of a disk stands, on a terminal or as events.
+/// Displays the progress of imaging a disk, on a terminal or as JSON events.
 pub struct Imaging {
     bar: Option<ProgressBar>,
     events: bool,
     name: String,
-    told: Instant,
-    /// What was read, and what was still to be settled, over the last seconds.
+    last_shown: Instant,
+    /// Samples of the last minute: the time, the bytes read so far, and the bytes not settled yet.
     before: Vec<(Instant, u64, u64)>,
 }
 
-/// The rate that is shown is that of the last so many seconds, and the time left is told by so many.
+/// The period over which the displayed rate is averaged.
 const RATE: Duration = Duration::from_secs(5);
+/// The period from which the remaining time is estimated.
 const LEFT: Duration = Duration::from_secs(60);
 
 impl Ui {
-    /// Begins to show how the imaging of `name` stands.
+    /// Starts the display of the imaging of `name`.
     pub fn imaging(&self, name: &str) -> Imaging {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
@@ -41,21 +42,21 @@ impl Ui {
             bar,
             events: self.json && !self.quiet,
             name: super::printable(name),
-            told: Instant::now(),
+            last_shown: Instant::now(),
             before: Vec::new(),
         }
     }
 }
 
 impl Imaging {
-    /// Shows how it stands now.
+    /// Updates the display, if the last update was long enough ago.
     pub fn show(&mut self, view: &View) {
         let now = Instant::now();
-        if now - self.told < Duration::from_millis(if self.bar.is_some() { 200 } else { 1000 }) {
+        if now - self.last_shown < Duration::from_millis(if self.bar.is_some() { 200 } else { 1000 }) {
             return;
         }
-        self.told = now;
-        // What is bad has been settled: it may be tried again, but nobody knows to what end.
+        self.last_shown = now;
+        // Bad sectors count as settled: they may be retried, but whether with success cannot be predicted.
         let unsettled: u64 =
             view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
         self.before.push((now, view.read, unsettled));
@@ -119,7 +120,7 @@ impl Imaging {
         bar.tick();
     }
 
-    /// Shows it no more.
+    /// Removes the display.
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -134,7 +135,7 @@ fn direction(direction: Direction) -> &'static str {
     }
 }
 
-/// Seconds as people say them.
+/// Formats a duration in seconds.
 fn time(seconds: u64) -> String {
     match seconds {
         0..=99 => format!("{seconds} s"),
@@ -144,7 +145,7 @@ fn time(seconds: u64) -> String {
     }
 }
 
-/// What each status has, as JSON.
+/// Returns the bytes of each status as JSON.
 pub fn statuses(view: &View) -> Value {
     view.left
         .iter()
@@ -153,7 +154,7 @@ pub fn statuses(view: &View) -> Value {
         .into()
 }
 
-/// The statuses that are left, for a last sentence.
+/// Returns the statuses with bytes left, for the summary.
 pub fn left(view: &View) -> impl Iterator<Item = (Status, u64)> + '_ {
     view.left.iter().copied().filter(|(_, bytes)| *bytes > 0)
 }

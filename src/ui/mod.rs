@@ -24,12 +24,12 @@ use serde_json::{Value, json};
 
 use crate::report::{Report, exit_code};
 
-/// What is printed, and how.
+/// The options for output.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
     /// One JSON object on stdout instead of text; errors and progress as JSON on stderr.
     pub json: bool,
-    /// Nothing on stderr but errors.
+    /// Only errors on stderr.
     pub quiet: bool,
 }
 
@@ -44,7 +44,8 @@ impl Ui {
         write_stdout(&format!("{line}\n"));
     }
 
-    /// Prints data that the next program needs exactly, such as a path. On a terminal it is made harmless like other data.
+    /// Prints data that another program needs byte for byte, such as a path. On a terminal it is made printable like
+    /// other data.
     pub fn exact(&self, line: impl Display) {
         if io::stdout().is_terminal() { self.data(line) } else { self.painted(line) }
     }
@@ -56,23 +57,23 @@ impl Ui {
         file?.ok().map(Into::into)
     }
 
-    /// Whether data is printed in colours.
+    /// Checks whether data is printed in colours.
     pub fn colours(&self) -> bool {
         picture::colours_wanted(io::stdout().is_terminal())
     }
 
-    /// Prints data as it is.
+    /// Prints binary data unchanged.
     pub fn raw(&self, bytes: &[u8]) {
         write_stdout_bytes(bytes);
     }
 
-    /// Prints a long text while it is made.
+    /// Prints a long text while it is generated.
     pub fn listing(&self, listing: &impl Listing) {
         let mut out = io::stdout().lock();
         written(listing::write(listing, &mut out).and_then(|()| out.flush()));
     }
 
-    /// Prints the result as JSON if that is wanted. Returns whether it was.
+    /// Prints the result as JSON with `--json`. Returns whether it did.
     pub fn json(&self, value: &impl Serialize) -> bool {
         if self.json {
             let mut out = printable::Json(BufWriter::new(io::stdout().lock()));
@@ -109,7 +110,7 @@ impl Ui {
         Ok(())
     }
 
-    /// Rows of columns, each as wide as what is in it.
+    /// Prints rows of columns; each column is as wide as its widest cell.
     pub fn table<const N: usize>(&self, rows: Vec<[String; N]>) {
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; N] = std::array::from_fn(width);
@@ -150,7 +151,7 @@ impl Ui {
         write_stderr(&text);
     }
 
-    /// Shows the progress of something that takes `total` bytes; 0 if that is not known.
+    /// Starts the display of the progress of `what`, which takes `total` bytes; 0 if that is not known.
     pub fn progress(&self, what: &'static str, total: u64) -> Progress {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
@@ -165,7 +166,7 @@ impl Ui {
             bar
         });
         let now = Instant::now();
-        Progress { what, bar, events: self.json && !self.quiet, done: 0, total, start: now, told: now }
+        Progress { what, bar, events: self.json && !self.quiet, done: 0, total, start: now, last_event: now }
     }
 }
 
@@ -177,7 +178,7 @@ pub struct Progress {
     done: u64,
     total: u64,
     start: Instant,
-    told: Instant,
+    last_event: Instant,
 }
 
 impl Progress {
@@ -187,8 +188,8 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
-        if self.events && self.told.elapsed() >= Duration::from_secs(1) {
-            self.told = Instant::now();
+        if self.events && self.last_event.elapsed() >= Duration::from_secs(1) {
+            self.last_event = Instant::now();
             let rate = self.rate();
             let event = json!({
                 "event": "progress",
@@ -202,7 +203,7 @@ impl Progress {
         }
     }
 
-    /// Ends the display. Returns how long it took and the rate, for the last message.
+    /// Ends the display. Returns the elapsed time and the rate, for the summary.
     pub fn finish(self) -> String {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -224,7 +225,7 @@ pub fn start_log(verbose: u8, json: bool) {
         json: bool,
     }
     impl log::Log for Stderr {
-        // The FUSE library logs much that is of no use to users.
+        // Much of what the FUSE library logs is of no use to users.
         fn enabled(&self, of: &log::Metadata<'_>) -> bool {
             of.target().starts_with("cdi")
                 || of.level() == log::Level::Error
@@ -264,27 +265,27 @@ fn write_stdout_bytes(bytes: &[u8]) {
     written(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
-/// Set when there is something to clean up at the end.
+/// Set while the program serves a disk that has to be cleaned up at the end.
 static IGNORE_CLOSED_STDOUT: AtomicBool = AtomicBool::new(false);
 
-/// Keeps the program running from now on even if stdout is closed: it serves a disk.
+/// Keeps the program running from now on even if stdout is closed, because it serves a disk.
 pub fn ignore_closed_stdout() {
     IGNORE_CLOSED_STDOUT.store(true, Ordering::Relaxed);
 }
 
-/// Ends the program if stdout cannot be written.
+/// Ends the program if writing to stdout failed.
 fn written(result: io::Result<()>) {
     if let Err(e) = result {
         if IGNORE_CLOSED_STDOUT.load(Ordering::Relaxed) {
             return log::warn!("cannot write to stdout: {e}");
         }
-        // The reader of our output has seen enough.
+        // The program that reads the output has exited.
         let code = if e.kind() == io::ErrorKind::BrokenPipe { 0 } else { exit_code(Kind::Failed) };
         std::process::exit(code.into());
     }
 }
 
-/// A line of JSON on stderr.
+/// Prints a line of JSON on stderr.
 fn write_json(value: &Value) {
     write_stderr(&format!("{}\n", printable::json(&value.to_string())));
 }

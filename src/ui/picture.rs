@@ -1,12 +1,12 @@
-//! A disk as a picture: cells of equal size, each with the least processed status in it. Letters and shapes say what
-//! colours say, so that nobody needs those.
+//! Draws a disk as cells of equal size, each with the least processed status in it. Each status has its own letter and
+//! shape, so that colours are not needed to distinguish them.
 
 use std::fmt::Write as _;
 
 use cdi_image::badmap::Status;
 
-/// The letter, the colour on a terminal (SGR), and the colour in a picture of a status.
-fn look(status: Status) -> (char, &'static str, &'static str) {
+/// Returns the letter of a status, its colour on a terminal (SGR), and its colour in a picture.
+fn style(status: Status) -> (char, &'static str, &'static str) {
     match status {
         Status::Finished => ('#', "32", "#9bd19b"),
         Status::NonTried => ('.', "90", "#d9d9d9"),
@@ -27,38 +27,38 @@ pub const STATUSES: [Status; 6] = [
     Status::Bad,
 ];
 
-/// Whether colours are wanted on something that is a terminal or not: <https://no-color.org>.
+/// Checks whether to use colours on an output that is a `terminal` or not; see <https://no-color.org>.
 pub fn colours_wanted(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// A letter a cell.
+/// Returns one letter for each cell.
 pub fn letters(cells: &[Status]) -> String {
-    cells.iter().map(|status| look(*status).0).collect()
+    cells.iter().map(|status| style(*status).0).collect()
 }
 
-/// The same, with colours if they are wanted.
+/// Returns one letter for each cell, in colour if `colours`.
 pub fn line(cells: &[Status], colours: bool) -> String {
     if !colours {
         return letters(cells);
     }
     let mut text = String::new();
     for run in cells.chunk_by(|a, b| a == b) {
-        let (_, colour, _) = look(run[0]);
+        let (_, colour, _) = style(run[0]);
         let _ = write!(text, "\x1b[{colour}m{}", letters(run));
     }
     text.push_str("\x1b[0m");
     text
 }
 
-/// What the letters mean, of the statuses that there are.
+/// Returns the meaning of the letters of these statuses.
 pub fn legend(statuses: &[Status], colours: bool) -> String {
-    let words: Vec<String> =
+    let entries: Vec<String> =
         statuses.iter().map(|status| format!("{} {}", line(&[*status], colours), status.name())).collect();
-    words.join("   ")
+    entries.join("   ")
 }
 
-/// A picture as SVG: its title, lines of text, and the cells in rows of `columns`.
+/// Returns a picture as SVG: the title, the cells in rows of `columns`, and a legend.
 pub fn svg(title: &str, metadata: &[(Status, String)], cells: &[Status], columns: usize) -> String {
     const CELL: usize = 10;
     let rows = cells.len().div_ceil(columns);
@@ -87,9 +87,9 @@ pub fn svg(title: &str, metadata: &[(Status, String)], cells: &[Status], columns
     svg
 }
 
-/// `count` cells of a status beside each other, and the shape that is its own.
+/// Draws `count` adjacent cells of a status, with the shape of that status.
 fn draw(svg: &mut String, status: Status, x: usize, y: usize, count: usize, cell: usize) {
-    let (_, _, colour) = look(status);
+    let (_, _, colour) = style(status);
     let (width, inner) = (count * cell, cell - 1);
     let _ = writeln!(
         svg,

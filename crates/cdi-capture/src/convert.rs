@@ -1,4 +1,4 @@
-//! How an image is made: a source is read, compressed on every core, and written in order.
+//! Creates an image: reads the source, compresses it on all cores, and writes it in order.
 
 use std::io::Read;
 use std::path::Path;
@@ -19,8 +19,9 @@ use crate::image_sink::ImageSink;
 use crate::options::{Made, Options, TOOL};
 use crate::{compress, jobs};
 
-/// Makes an image of `source` in `store`, which is empty. `step` is told of each few bytes of the disk that are
-/// done, and may end it all with an error. `source` must give suspect bytes and errors for bad ones.
+/// Creates an image of `source` in `store`, which must be empty. `step` is called with the number of bytes of the
+/// disk done since its last call; an error from it cancels the operation. `source` must return suspect bytes, and
+/// errors for bad ones.
 pub fn create(
     source: &Disk,
     store: Box<dyn Store>,
@@ -60,7 +61,8 @@ pub fn create(
                 }
             }
             sink.take(done)?;
-            // As far as it goes, so that what is read and what is not tried yet never make more ranges than there are.
+            // Copy the map along with the data: otherwise finished and non-tried ranges would alternate more often
+            // than on the source.
             sink.writer.copy_map(source.bad(), disk.clone())?;
             step(disk.end - disk.start)
         },
@@ -81,9 +83,9 @@ pub fn create(
     Ok(made)
 }
 
-/// Makes an image in `store`, which is empty, of all that `source` has to give: the bytes of a disk in sectors of `sector`
-/// bytes, whose end nobody knows before it comes. `step` is told of each few bytes that are done, and may end it all with an
-/// error.
+/// Creates an image in `store`, which must be empty, of everything that can be read from `source`: the bytes of a
+/// disk with sectors of `sector` bytes, whose size is unknown until the end. `step` is called with the number of
+/// bytes done since its last call; an error from it cancels the operation.
 pub fn create_from_stream(
     mut source: impl Read + Send,
     sector: u32,
@@ -92,13 +94,13 @@ pub fn create_from_stream(
     options: &Options,
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Made, Error> {
-    let failed = |e| Error::failed("stdin cannot be read").because(e);
+    let failed = |e| Error::failed("cannot read stdin").because(e);
     let shared = Shared::new(options.clone());
     let first = read_block(&mut source, &shared);
     step(0)?;
     let first = first.map_err(failed)?;
     if first.is_empty() {
-        return Err(Error::failed("there is nothing on stdin"));
+        return Err(Error::failed("no data on stdin"));
     }
     let physical = options.physical_sector.unwrap_or(sector);
     let new = options.new_image(first.len() as u64, sector, physical, &first)?;
@@ -112,7 +114,7 @@ pub fn create_from_stream(
     };
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
     note(&mut sink.writer, options, "begun", json!({ "tool": TOOL, "source": metadata.source }));
-    // Where chunks begin does not depend on where the disk ends.
+    // The boundaries of chunks do not depend on the size of the disk.
     let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
     let mut at = 0;
     let mut next = Some(Ok(first));
@@ -155,23 +157,24 @@ pub fn create_from_stream(
     metadata.finished = options.now();
     writer.set_metadata(metadata.clone());
     note(&mut writer, options, "ended", json!({ "why": "finished" }));
-    // The superblock before the last one knows the disk's size, too.
+    // So that the superblock before the last one also has the size of the disk.
     writer.checkpoint()?;
     made.image_bytes = writer.finish()?;
     made.metadata = metadata;
     Ok(made)
 }
 
-/// Adds an event to the log of the image, with the time that the options allow.
+/// Adds an event to the log of the image, with the time if the options allow one.
 fn note(writer: &mut Writer, options: &Options, event: &str, mut details: Value) {
-    // A log without times is none.
+    // Without times, no log is kept.
     let Some(time) = options.now() else { return };
     details["event"] = event.into();
     details["time"] = time.into();
     writer.note(&details);
 }
 
-/// Returns what tells a disk from others of its size: its first mebibyte, as far as it can be read, and stored hashes.
+/// Returns bytes that distinguish a disk from others of its size: its first mebibyte, with zeros where it cannot be
+/// read, and the stored hashes.
 fn seed(source: &Disk) -> Vec<u8> {
     let mut seed = vec![0; index(source.size().min(1 << 20))];
     source.read_stored_or_zeros(&mut seed, 0);
@@ -179,7 +182,7 @@ fn seed(source: &Disk) -> Vec<u8> {
     seed
 }
 
-/// Reads a mebibyte, or what is left.
+/// Reads 1 MiB, or less at the end.
 fn read_block(source: &mut impl Read, shared: &Shared) -> std::io::Result<Buffer> {
     let mut block = shared.buffer(1 << 20);
     let mut done = 0;

@@ -1,4 +1,4 @@
-//! The hashes of a disk (docs/FORMAT.md, "Hashes"), fed with its bytes in order.
+//! Computes the hashes of a disk (docs/FORMAT.md, "Hashes") from its bytes in order.
 
 use std::ops::Range;
 
@@ -13,28 +13,28 @@ use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
 use super::hash_check::{Checked, HashChecks};
 
-/// The hashes of a disk, as far as its bytes have come.
+/// The hashes of a disk, over the bytes added so far.
 pub struct Hashes {
     rescued: Option<blake3::Hasher>,
-    /// Of the disk with zeros where nothing could be read.
+    /// Hashes of the disk with zeros in place of missing bytes.
     filled: Vec<(HashKind, Hasher)>,
-    /// The run of held bytes that is being hashed.
+    /// The current run of bytes that the image holds.
     run: Range<u64>,
 }
 
-/// Is told of a run, with the error where it could not be read.
+/// Called for each run, with the error if it could not be read. An error from it cancels the operation.
 pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
 
-/// How many zeros are hashed in one piece, in bytes: between two of them the user can interrupt.
+/// The maximum number of zeros hashed in one piece, in bytes. The user can interrupt between two pieces.
 const ZEROS_AT_ONCE: u64 = 64 << 20;
 
-/// Reads all of `disk`, on every core, into `hashes`, and hashes what its image claims of it. `each` is told of each run in
-/// its order (one that could not be read is hashed as missing), and may end it all.
+/// Reads all of `disk` on all cores, adds it to `hashes`, and checks the hashes that its image stores. `each` is
+/// called for each run in order, and may cancel the operation. A run that cannot be read is hashed as missing.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
     let read = |(): &mut (), run: Run| {
-        // Only what is held is read: also of nothing, within a hole, a read would fail.
+        // Read only runs that the image holds: within a missing run even a read of no bytes would fail.
         if run.kind != RunKind::Held {
             return (run, Ok(Vec::new()));
         }
@@ -80,7 +80,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
 const ZEROS: &[u8] = &[0; 64 << 10];
 
 impl Hashes {
-    /// Hashes of nothing yet: BLAKE3 of what was rescued, SHA-256 of the zero-filled disk, and of that these others.
+    /// Starts the hashes of a new image: BLAKE3 of the rescued data, and SHA-256 and `others` of the zero-filled disk.
     pub fn new(others: &[HashKind]) -> Hashes {
         let mut kinds = vec![HashKind::Sha256];
         others.iter().for_each(|kind| {
@@ -91,7 +91,7 @@ impl Hashes {
         Hashes::of(true, kinds)
     }
 
-    /// The hashes that `metadata` have, to compare them, and these others.
+    /// Starts the hashes that `metadata` contains, to compare them, and `others`.
     pub fn wanted(metadata: &Metadata, others: &[HashKind]) -> Hashes {
         let is = |kind: &HashKind| metadata.zero_filled(*kind).is_some() || others.contains(kind);
         Hashes::of(metadata.blake3_rescued.is_some(), ZERO_FILLED.into_iter().filter(is).collect())
@@ -102,17 +102,17 @@ impl Hashes {
         Hashes { rescued: rescued.then(blake3::Hasher::new), filled, run: 0..0 }
     }
 
-    /// Whether nothing is hashed.
+    /// Checks whether there is nothing to compute.
     fn is_free(&self) -> bool {
         self.rescued.is_none() && self.filled.is_empty()
     }
 
-    /// Of how many bytes of the disk they are so far.
+    /// Returns the number of bytes of the disk added so far.
     pub fn at(&self) -> u64 {
         self.run.end
     }
 
-    /// The next bytes of the disk, which the image holds.
+    /// Adds the next bytes of the disk, which the image holds.
     pub fn held(&mut self, bytes: &[u8]) {
         if let Some(rescued) = &mut self.rescued {
             rescued.update(bytes);
@@ -121,7 +121,7 @@ impl Hashes {
         self.run.end += bytes.len() as u64;
     }
 
-    /// The next `len` bytes of the disk are `pattern` over and over; the image holds them.
+    /// Adds the next `len` bytes of the disk: `pattern` repeated, which the image holds.
     pub fn fill(&mut self, pattern: &[u8; 8], len: u64) {
         let other: Vec<u8>;
         let block = if *pattern == [0; 8] {
@@ -138,7 +138,7 @@ impl Hashes {
         }
     }
 
-    /// The next `len` bytes of the disk are missing.
+    /// Adds the next `len` bytes of the disk, which are missing.
     pub fn missing(&mut self, len: u64) {
         self.end_run();
         self.run = self.run.end + len..self.run.end + len;
@@ -150,6 +150,7 @@ impl Hashes {
         }
     }
 
+    /// Ends a run that the image holds: its start and length in bytes are hashed too.
     fn end_run(&mut self) {
         if let Some(rescued) = self.rescued.as_mut().filter(|_| !self.run.is_empty()) {
             rescued.update(&self.run.start.to_le_bytes());
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stored_view_is_each_run_followed_by_where_it_was() {
+    fn blake3_covers_each_run_followed_by_its_position() {
         let mut hashes = Hashes::new(&[HashKind::Md5]);
         hashes.held(b"ab");
         hashes.held(b"cdefgh");

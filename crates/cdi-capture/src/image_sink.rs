@@ -1,4 +1,4 @@
-//! What takes the workers' results in, in their order: hashes them, and writes them.
+//! Receives the results of the workers in order, hashes them, and writes them.
 
 use std::ops::Range;
 
@@ -11,9 +11,10 @@ use super::compress::{Bytes, Done, How, Name, Part, Piece, Shared, compress_into
 use super::hash::Hashes;
 use super::options::Made;
 
+/// Hashes and writes the results of the workers.
 pub(super) struct ImageSink<'a> {
     pub writer: Writer,
-    /// As long as everything comes in the order of the disk.
+    /// Set as long as everything arrives in the order of the disk.
     hashes: Option<Hashes>,
     shared: &'a Shared,
     compressor: Option<Compressor>,
@@ -26,13 +27,13 @@ impl<'a> ImageSink<'a> {
         ImageSink { writer, hashes, shared, compressor: None, made: Made::default() }
     }
 
-    /// The writer, what was made, and the hashes if all of the disk came in order.
+    /// Returns the writer, the result, and the hashes if the whole disk arrived in order.
     pub(super) fn finish(self) -> (Writer, Made, Option<Hashes>) {
         let size = self.writer.geometry().disk_size;
         (self.writer, self.made, self.hashes.filter(|h| h.at() == size))
     }
 
-    /// Takes in what became of a part of the disk.
+    /// Writes the result for a part of the disk.
     pub(super) fn take(&mut self, done: Done) -> Result<(), Error> {
         for part in done.parts {
             match part {
@@ -44,6 +45,7 @@ impl<'a> ImageSink<'a> {
         Ok(())
     }
 
+    /// Hashes data that starts at byte `start`, or gives up hashing if it is not the next.
     fn hash(&mut self, start: u64, feed: impl FnOnce(&mut Hashes)) {
         match &mut self.hashes {
             Some(hashes) if hashes.at() == start => feed(hashes),
@@ -51,7 +53,7 @@ impl<'a> ImageSink<'a> {
         }
     }
 
-    /// A run of the disk is `pattern` over and over.
+    /// Writes a run of the disk that is `pattern` repeated.
     pub(super) fn fill(&mut self, disk: Range<u64>, pattern: [u8; 8]) -> Result<(), Error> {
         let len = disk.end - disk.start;
         self.hash(disk.start, |hashes| hashes.fill(&pattern, len));
@@ -59,6 +61,7 @@ impl<'a> ImageSink<'a> {
         self.writer.put_fill(disk, pattern)
     }
 
+    /// Records a missing run, with the error if reading it failed now.
     fn missing(&mut self, disk: Range<u64>, failed: Option<ReadError>) -> Result<(), Error> {
         let len = disk.end - disk.start;
         self.hash(disk.start, |hashes| hashes.missing(len));
@@ -69,12 +72,12 @@ impl<'a> ImageSink<'a> {
                 let reason = Some(Reason::errno(errno.unsigned_abs()));
                 BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
             }
-            // The source's file is damaged: that says nothing of the disk.
+            // The source's file is damaged, which says nothing about the disk.
             _ => BadRange::new(disk, Status::NonTried),
         })
     }
 
-    /// Bytes of the disk were read and compressed.
+    /// Writes bytes of the disk that were read and compressed.
     pub(super) fn bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.hash(bytes.start, |hashes| hashes.held(&bytes.raw));
         self.put(&bytes)?;
@@ -104,23 +107,25 @@ impl<'a> ImageSink<'a> {
                     }
                     None => self.put_first(*name, start, raw)?,
                 },
-                How::Failed(e) => return Err(Error::failed(format!("a chunk cannot be compressed: {e}"))),
+                How::Failed(e) => return Err(Error::failed(format!("cannot compress a chunk: {e}"))),
             }
         }
         Ok(())
     }
 
-    /// The other one of two that are the same is not in the image: it comes later on the disk, was only begun first.
+    /// Writes a chunk marked as equal to another one that is not in the image yet: the other comes later on the disk,
+    /// although its job started earlier.
     fn put_first(&mut self, name: Name, start: u64, raw: &[u8]) -> Result<(), Error> {
         let mut compressed = Vec::new();
         let codec = compress_into(&self.shared.options, &mut self.compressor, raw, &mut compressed)
-            .map_err(|e| Error::failed("a chunk cannot be compressed").because(e))?;
+            .map_err(|e| Error::failed("cannot compress a chunk").because(e))?;
         match codec {
             Some(codec) => self.put_data(name, start, raw, codec, &compressed),
             None => self.put_data(name, start, raw, Codec::Stored, raw),
         }
     }
 
+    /// Writes a chunk, or refers to an equal one for a reproducible image.
     fn put_data(
         &mut self,
         name: Name,
@@ -129,7 +134,7 @@ impl<'a> ImageSink<'a> {
         codec: Codec,
         stored: &[u8],
     ) -> Result<(), Error> {
-        // Where the order of the workers must not matter, equal chunks are found here.
+        // In a reproducible image, the order of the workers must not matter: equal chunks are found here.
         let known = if self.shared.options.reproducible.is_some() { self.shared.entry(&name) } else { None };
         if let Some(entry) = known {
             self.made.shared_bytes += raw.len() as u64;

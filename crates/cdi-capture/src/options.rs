@@ -1,4 +1,4 @@
-//! What all that makes images has in common: how one is to be made, and what was made.
+//! The options and results that all ways of creating an image have in common.
 
 use std::time::SystemTime;
 
@@ -13,43 +13,43 @@ use cdi_system::random;
 
 use crate::hash_check::Checked;
 
-/// The chunk size where the user does not say, in bytes. docs/ARCHITECTURE.md has the measurement.
+/// The default chunk size in bytes. The measurements are in docs/ARCHITECTURE.md.
 pub const DEFAULT_CHUNK: u32 = 32 << 10;
 
-/// What an image says made it.
+/// The name and version of the program, as recorded in images.
 pub const TOOL: &str = concat!("cdi ", env!("CARGO_PKG_VERSION"));
 
-/// How an image is to be made.
+/// The options for creating an image.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How chunks are compressed.
+    /// The compression of chunks.
     pub codec: Codec,
-    /// At which level.
+    /// The compression level.
     pub level: i32,
-    /// The size of a chunk in bytes.
+    /// The chunk size in bytes.
     pub chunk: u32,
-    /// The physical sector size of the disk in bytes, if it is not the logical one.
+    /// The physical sector size of the disk in bytes, if it differs from the logical one.
     pub physical_sector: Option<u32>,
-    /// Metadata that the user tells.
+    /// Metadata given by the user.
     pub metadata: Metadata,
-    /// How many threads compress.
+    /// The number of threads that compress.
     pub threads: usize,
-    /// Whether the hashes of the disk are computed also if the image has to be read for it.
+    /// Whether to compute the hashes of the disk even if the image has to be read again for them.
     pub hash: bool,
-    /// Hashes of the zero-filled disk besides SHA-256.
+    /// The hashes to compute of the zero-filled disk, in addition to SHA-256.
     pub hashes: Vec<HashKind>,
-    /// Whether two images of one source are to be equal: nothing random in them, and no time but this one, if there is one.
+    /// Set if images of the same source must be equal: no random identifiers, and no time except the given one, if any.
     pub reproducible: Option<Option<SystemTime>>,
 }
 
 impl Options {
-    /// Returns the time now, as the metadata have it; None where an image without times is wanted.
+    /// Returns the current time in the form that the metadata use; None for an image without times.
     pub fn now(&self) -> Option<String> {
         self.reproducible.unwrap_or_else(|| Some(SystemTime::now())).map(rfc3339)
     }
 
-    /// Returns what a new image of a disk of `size` bytes with these sectors is to be. `seed` is what the names of reproducible
-    /// images are made from: what tells this disk from others.
+    /// Returns the parameters of a new image of a disk of `size` bytes with these sector sizes in bytes. The
+    /// identifiers of reproducible images are derived from `seed`, which distinguishes this disk from others.
     pub fn new_image(&self, size: u64, logical: u32, physical: u32, seed: &[u8]) -> Result<NewImage, Error> {
         let new = new_image(size, self.chunk, logical, physical)?;
         if self.reproducible.is_none() {
@@ -66,28 +66,30 @@ impl Options {
     }
 }
 
-/// What was made.
+/// The result of creating an image.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Made {
     /// The length of the image file in bytes.
     pub image_bytes: u64,
     /// Bytes of the disk that are stored as chunks.
     pub compressed_bytes: u64,
-    /// Bytes of the disk that are the same as others and share their chunk.
+    /// Bytes of the disk that equal others and share their chunk.
     pub shared_bytes: u64,
-    /// Bytes of the disk that are zeros or another pattern.
+    /// Bytes of the disk that are zeros or another repeated pattern.
     pub fill_bytes: u64,
-    /// Bytes of the disk that the image does not hold.
+    /// Bytes of the disk that are missing from the image.
     pub missing_bytes: u64,
-    /// Of these, bytes whose reading failed just now.
+    /// The part of `missing_bytes` that could not be read from the source now.
     pub failed_bytes: u64,
-    /// The metadata as they stand in the image.
+    /// The metadata stored in the image.
     pub metadata: Metadata,
-    /// The hashes that the source's image stores of its disk, held against what was read. None if not all could be read.
+    /// The hashes that the source's image stores of its disk, compared with those of the data read. Empty if not
+    /// everything could be read.
     pub checked: Vec<Checked>,
 }
 
-/// A new image of a disk of `size` bytes in chunks of `chunk` bytes, with a name that no other image has.
+/// Returns the parameters of a new image of a disk of `size` bytes in chunks of `chunk` bytes, with a unique
+/// identifier. Fails if the system has no random numbers.
 pub fn new_image(
     size: u64,
     chunk: u32,
@@ -98,6 +100,7 @@ pub fn new_image(
     Ok(named(NewImage { geometry, logical_sector, physical_sector, uuid: [0; 16], salt: 0 }, random()?))
 }
 
+/// Sets the identifiers of an image.
 fn named(new: NewImage, names: [u8; 32]) -> NewImage {
     NewImage {
         uuid: std::array::from_fn(|i| names[i]),
@@ -106,7 +109,7 @@ fn named(new: NewImage, names: [u8; 32]) -> NewImage {
     }
 }
 
-/// An image of the same disk as the one with this superblock, by the same name.
+/// Returns the parameters of an image of the same disk as the one with this superblock, with the same UUID.
 pub(crate) fn image_like(old: &Superblock) -> Result<NewImage, Error> {
     let (logical, physical) = (old.logical_sector.get(), old.physical_sector.get());
     let new = new_image(old.disk_size.get(), old.chunk_size.get(), logical, physical)?;

@@ -1,4 +1,4 @@
-//! Lists the bad sectors of a disk image, and the partitions that they are in: `bad_sectors IMAGE`.
+//! Lists the bad sectors of a disk image, with the partitions that contain them: `bad_sectors IMAGE`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

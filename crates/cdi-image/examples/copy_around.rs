@@ -1,4 +1,4 @@
-//! Copies all that can be read of a disk image into a raw file, and leaves holes for bad sectors: `copy_around IMAGE OUT`.
+//! Copies everything readable on a disk image to a raw file, and leaves holes for bad sectors: `copy_around IMAGE OUT`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use cdi_image::Disk;
 
-/// How much is copied at once, in bytes.
+/// The maximum number of bytes copied at once.
 const PIECE: u64 = 1 << 20;
 
 fn copy(image: &str, out: &str) -> Result<u64, Box<dyn std::error::Error>> {

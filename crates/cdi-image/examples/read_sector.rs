@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        // The disk could not read it either.
+        // The original disk could not read it either.
         Err(ReadError::Bad { sector, .. }) => failed(&format!("sector {sector} is bad")),
         Err(e) => failed(&e.to_string()),
     }

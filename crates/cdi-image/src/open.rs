@@ -1,4 +1,4 @@
-//! Opens an image: the list of formats, and which of them a file is.
+//! Opens an image: the list of formats, and the detection of the format of a file.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,7 +46,7 @@ pub const FORMATS: &[&Format] = &[
     &raw::FORMAT,
 ];
 
-/// How a disk is opened: which format, which map, how reads are answered. Made by [`Disk::options`].
+/// The options for opening a disk: format, map, and how reads are answered. Created by [`Disk::options`].
 #[derive(Debug, Clone, Default)]
 pub struct DiskOptions {
     open: OpenOptions,
@@ -55,78 +55,80 @@ pub struct DiskOptions {
 }
 
 impl Disk {
-    /// Opens the image at `path`, whatever its format, with its other files and the mapfile next to it, if there are any.
+    /// Opens the image at `path` in any supported format, with its other files and the mapfile next to it, if there
+    /// are any.
     ///
     /// # Errors
     ///
-    /// An [`Error`] that names the file: [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if it is no image that can be read,
-    /// [`Kind::Failed`](cdi_base::error::Kind::Failed) if it cannot be opened.
+    /// An [`Error`] that names the file: [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if it is not an image
+    /// that can be read, [`Kind::Failed`](cdi_base::error::Kind::Failed) if it cannot be opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Disk, Error> {
         Disk::options().open(path)
     }
 
-    /// Returns the options of a disk, to be changed before it is opened.
+    /// Returns the default options, to be changed before a disk is opened.
     pub fn options() -> DiskOptions {
         DiskOptions::default()
     }
 }
 
 impl DiskOptions {
-    /// Names the format, where the image has no magic number or two formats may be meant. [`FORMATS`] has the names.
+    /// Sets the format, for images without a magic number or with an ambiguous one. The names are in [`FORMATS`].
     pub fn format(mut self, name: impl Into<String>) -> DiskOptions {
         self.open.format = Some(name.into());
         self
     }
 
-    /// Names the mapfile of a raw image. None: no mapfile, also if there is one next to the image.
+    /// Sets the mapfile of a raw image. None: no mapfile, even if there is one next to the image.
     pub fn mapfile(mut self, path: Option<&Path>) -> DiskOptions {
         self.open.mapfile = path.map_or(Mapfile::None, |path| Mapfile::File(path.to_owned()));
         self
     }
 
-    /// Names the list of bad blocks of a raw image, as badblocks(8) writes it, and the size of its blocks in bytes.
+    /// Sets the list of bad blocks of a raw image, as written by badblocks(8), and its block size in bytes.
     pub fn badblocks(mut self, path: impl Into<PathBuf>, block_size: u64) -> DiskOptions {
         self.open.badblocks = Some((path.into(), block_size));
         self
     }
 
-    /// Sets the logical sector size in bytes, where the image does not tell.
+    /// Sets the logical sector size in bytes, for images that do not record it.
     pub fn sector_size(mut self, bytes: u32) -> DiskOptions {
         self.open.sector_size = Some(bytes);
         self
     }
 
-    /// Allows parents and extents of the image to be read from this directory, too. By default only files next to the image are.
+    /// Also allows parents and extents of the image to be read from this directory. By default only files next to the
+    /// image are read.
     pub fn allow_directory(mut self, dir: impl Into<PathBuf>) -> DiskOptions {
         self.open.allowed.push(dir.into());
         self
     }
 
-    /// Sets what a read of a bad sector gives; by default an error.
+    /// Sets what a read of a bad sector returns; an error by default.
     pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
         self.reads.bad = policy;
         self
     }
 
-    /// Sets whether reads of suspect sectors give the stored bytes; by default they are errors, as of bad sectors.
+    /// Sets whether reads of suspect sectors return the stored bytes. By default they fail like those of bad sectors.
     pub fn read_suspect(mut self, read: bool) -> DiskOptions {
         self.reads.read_suspect = read;
         self
     }
 
-    /// Sets how much memory decompressed chunks may take, in bytes; by default 64 MiB.
+    /// Sets the maximum memory for decompressed chunks, in bytes; 64 MiB by default.
     pub fn cache(mut self, bytes: usize) -> DiskOptions {
         self.reads.cache = bytes;
         self
     }
 
-    /// Opens only this part of the disk, in bytes, as a disk of its own.
+    /// Restricts the disk to this range, in bytes, which becomes a disk of its own.
     pub fn part(mut self, range: Range<u64>) -> DiskOptions {
         self.part = Some(range);
         self
     }
 
-    /// Opens the image at `path`. Errors as of [`Disk::open`].
+    /// Opens the image at `path`. Returns the same errors as [`Disk::open`].
     pub fn open(self, path: impl AsRef<Path>) -> Result<Disk, Error> {
         let opened = open(path.as_ref(), &self.open)?;
         let opened = match self.part {
@@ -142,7 +144,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
     open_input(Input::open(path)?, options)
 }
 
-/// Opens the image that is read through `source`, as if it lay at `path`. Tests use it to make reads fail.
+/// Opens the image that is read through `source`, as if it were at `path`. Tests use it to make reads fail.
 pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
     open_input(Input::new(source, path)?, options)
 }
@@ -163,23 +165,23 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     Ok(Opened { image, input, format })
 }
 
-/// Reads the index. A panic of a parser is an error of this image.
+/// Reads the index of the image. Converts a panic of the parser to an error.
 fn guarded(format: &Format, input: &Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let open = AssertUnwindSafe(|| (format.open)(Arc::clone(input), options));
     catch_unwind(open).unwrap_or_else(|_| {
-        let what = format!("the reader of {} images failed on it: a bug in cdi", format.name);
+        let what = format!("the reader of {} images crashed on this file: this is a bug", format.name);
         Err(Error::bad_image(what))
     })
 }
 
-/// Chooses the format: what the user says, else by the magic. A file without a magic is raw only if its name says so, and a
-/// file whose name says raw but which begins like an image is refused: anybody who controls what is on a raw disk must not
-/// choose the parser.
+/// Chooses the format: the one that the user named, or else by the magic. A file without a magic is raw only if its
+/// name says so, and a file whose name says raw but which begins like an image is refused: anyone who controls the
+/// contents of a raw disk must not be able to choose the parser.
 fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
     if let Some(name) = &options.format {
         return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
             let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
-            Error::usage(format!("there is no format '{name}' (there are: {})", names.join(", ")))
+            Error::usage(format!("unknown format '{name}' (known formats: {})", names.join(", ")))
         });
     }
     let named = match named_by(input.path()) {
@@ -193,7 +195,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             named.name, magic.name
         ))
         .hint(Advice::NameFormat(vec![named.name, magic.name]))),
-        // Nor must what is on a device.
+        // The contents of a device must not choose the parser either.
         (Some(magic), None) if input.is_device() => {
             Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name))
                 .hint(Advice::NameFormat(vec!["raw", magic.name])))
@@ -209,9 +211,9 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
                 Some(format) => Ok(format),
                 None if input.is_device() || listed => Ok(&raw::FORMAT),
                 None => {
-                    let error = Error::bad_image("not an image of any format that is known here");
+                    let error = Error::bad_image("not an image in a known format");
                     Err(match pieces::neighbour(input) {
-                        // What is one of several must not be taken for all.
+                        // One of several pieces must not be mistaken for the whole disk.
                         Some(other) => error.hint(format!(
                             "if it and '{other}' are pieces of one disk, join them, in order, into one file: cat … > disk.raw"
                         )),
@@ -223,7 +225,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
     }
 }
 
-/// Returns the format that a file's name says it is, by its suffix.
+/// Returns the format that the suffix of a file's name stands for.
 pub fn named_by(path: &Path) -> Option<&'static Format> {
     let suffix = path.extension().and_then(|s| s.to_str())?.to_ascii_lowercase();
     FORMATS.iter().copied().find(|f| f.suffixes.contains(&suffix.as_str()))

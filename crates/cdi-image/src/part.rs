@@ -11,7 +11,8 @@ use crate::extent::Extent;
 use crate::image::{CheckCancelled, Each, Image, Opened};
 use crate::metadata::Metadata;
 
-/// The name in the metadata of where on the disk a part is: an object with `offset_bytes` and `size_bytes`.
+/// The name of the metadata entry that says where on the disk a part is: an object with `offset_bytes` and
+/// `size_bytes`.
 pub const PART_OF_DISK: &str = "part_of_disk";
 
 struct Part {
@@ -22,9 +23,13 @@ struct Part {
 }
 
 impl Opened {
-    /// Returns the part `range` of the disk, in bytes, as a disk of its own, with the bad sectors that are in it. Hashes of the
-    /// whole disk are left out. [`Kind::Usage`](cdi_base::error::Kind::Usage) if the range is empty, does not begin at a
-    /// sector, or is not within the disk.
+    /// Returns the part `range` of the disk, in bytes, as a disk of its own, with the bad sectors in that range.
+    /// Hashes of the whole disk are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`](cdi_base::error::Kind::Usage) if the range is empty, does not begin at a sector boundary, or
+    /// is not within the disk.
     pub fn part(self, range: Range<u64>) -> Result<Opened, Error> {
         let Opened { image, input, format } = self;
         let wrong = |what: String| Err(Error::usage(what).at(input.path()));

@@ -1,8 +1,8 @@
-//! The partitions of a disk, as its partition table lists them: MBR with logical partitions, GPT, Apple's partition map.
+//! Reads the partition table of a disk: MBR with logical partitions, GPT, Apple's partition map.
 //!
-//! Sources: the UEFI specification, chapter 5 (GPT, and the MBR that protects it); Linux's block/partitions/msdos.c and mac.c
-//! for what tables in the wild look like. Partitions are numbered as Linux numbers them. What a table says is not believed:
-//! a partition that is not within the disk is listed with what of it is.
+//! Sources: the UEFI specification, chapter 5 (GPT and the protective MBR); Linux's block/partitions/msdos.c and
+//! mac.c for tables as they occur in practice. Partitions are numbered as on Linux. Tables are not trusted: a
+//! partition that extends past the end of the disk is cut there.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::bytes::{be32, le32, le64};
 use crate::codec::crc32;
 use crate::disk::Disk;
 
-/// How many partitions are listed at most: more than any kernel does.
+/// The maximum number of partitions listed: more than any kernel supports.
 const MAX: usize = 1024;
 
 /// The kind of a partition table.
@@ -27,7 +27,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Returns its name, as JSON has it.
+    /// Returns the name used in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::Mbr => "mbr",
@@ -40,35 +40,35 @@ impl Scheme {
 /// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// Its number, as Linux has it.
+    /// Its number, as on Linux.
     pub number: u32,
     /// Its first byte on the disk.
     pub start: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// What it is for, in words, or the number or GUID of its type.
+    /// Its type as text, or the number or GUID of an unknown type.
     pub kind: String,
-    /// Its name, where the table has names and it has one.
+    /// Its name, if the table stores one.
     pub name: Option<String>,
 }
 
-/// What a disk's partition table lists.
+/// A partition table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Its kind.
+    /// The kind of the table.
     pub scheme: Scheme,
-    /// The partitions, by number. Extended partitions, which only hold others, are left out.
+    /// The partitions, by number. Extended partitions, which only contain others, are left out.
     pub partitions: Vec<Partition>,
 }
 
-/// Reads the partition table of `disk`. None if it has none. An error if a sector of it cannot be read and there is no copy
-/// of it.
+/// Reads the partition table of `disk`. Returns None if it has none, and an error if a sector of the table cannot be
+/// read and there is no copy of it.
 pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
     if disk.size() < 1024 {
         return Ok(None);
     }
     let first = sectors(disk, 0, 1024);
-    // The first sector may be bad, and the GPT after it sound.
+    // The first sector may be bad while the GPT after it is intact.
     if let Some(table) = gpt(disk) {
         return Ok(Some(table));
     }
@@ -84,12 +84,14 @@ fn sectors(disk: &Disk, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
     disk.read_at(&mut bytes, at).map(|()| bytes)
 }
 
-/// A partition of `size` bytes from `start` on, as far as it is within the disk; none of it if it is not at all.
+/// Returns the partition of `size` bytes at byte `start`, cut at the end of the disk; None if no part of it is on the
+/// disk.
 fn within(disk: &Disk, number: u32, start: u64, size: u64, kind: String) -> Option<Partition> {
     let size = size.min(disk.size().checked_sub(start)?);
     (size > 0).then_some(Partition { number, start, size, kind, name: None })
 }
 
+/// Returns the CRC-32 of `bytes`.
 fn checksum(bytes: &[u8]) -> u32 {
     let mut sum = crc32();
     sum.update(bytes);
@@ -98,8 +100,8 @@ fn checksum(bytes: &[u8]) -> u32 {
 
 fn gpt(disk: &Disk) -> Option<Table> {
     let sector = u64::from(disk.sector());
-    // The table at the start of the disk, or its copy at the end. A disk imaged through an adapter may show other sectors than
-    // those that its table counts in.
+    // The table at the start of the disk, or its copy at the end. A disk imaged through an adapter may have another
+    // sector size than the one that its table is based on.
     let mut places = vec![(sector, sector), (disk.size().checked_sub(sector)?, sector)];
     for other in [512, 4096].into_iter().filter(|other| *other != sector && disk.size() > *other) {
         places.extend([(other, other), (disk.size() - other, other)]);
@@ -150,7 +152,7 @@ fn mbr(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
         return Ok(None);
     }
     let entries = mbr_entries(first);
-    // A boot sector of a file system looks the same but for this: its "entries" are code and text.
+    // The boot sector of a file system has the same signature, but its "entries" are code and text.
     let plausible = |e: &Entry| matches!(e.flag, 0 | 0x80) && (e.kind != 0 || e.len == 0);
     if !entries.iter().all(plausible) || entries.iter().all(|e| e.kind == 0) {
         return Ok(None);
@@ -170,8 +172,8 @@ fn mbr(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
     Ok(Some(Table { scheme: Scheme::Mbr, partitions }))
 }
 
-/// Follows the chain of logical partitions, as far as it can be read and is no circle. Each link holds a partition, counted
-/// from the link itself, and the next link, counted from the start of the extended partition.
+/// Follows the chain of logical partitions until a link cannot be read or has been seen before. Each link contains a
+/// partition, relative to the link itself, and the next link, relative to the start of the extended partition.
 fn logical(disk: &Disk, extended: u64, sector: u64, partitions: &mut Vec<Partition>) {
     let (mut link, mut number, mut seen) = (extended, 5, BTreeSet::new());
     while seen.insert(link) && seen.len() <= MAX {
@@ -216,7 +218,7 @@ fn apple(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
     if !first.starts_with(b"ER") {
         return Ok(None);
     }
-    // The map counts in blocks of its own, which need not be the disk's sectors.
+    // The map has a block size of its own, which may differ from the disk's sector size.
     let block = u64::from(u16::from_be_bytes([first[2], first[3]])).max(512);
     let mut partitions = Vec::new();
     let mut count = 1;
@@ -263,7 +265,7 @@ fn mbr_kind(kind: u8) -> String {
     known.into()
 }
 
-/// The GUIDs of partition types, as text.
+/// The GUIDs of known partition types, and their names.
 const GUIDS: [(&str, &str); 18] = [
     ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "EFI system"),
     ("21686148-6449-6e6f-744e-656564454649", "BIOS boot"),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn logical_partitions_are_followed_and_a_circle_ends() {
+    fn logical_partitions_are_followed_and_loops_end() {
         let mut bytes = vec![0; 512 * 4096];
         for at in [0, 1000, 2000] {
             bytes[at * 512 + 510..at * 512 + 512].copy_from_slice(&[0x55, 0xAA]);
@@ -352,7 +354,7 @@ mod tests {
         let mut bytes = vec![0; 512 * 4096];
         let last = 4095u64;
         let mut entries = vec![0; 128 * 128];
-        // Linux, with the parts of its GUID as the table has them.
+        // The GUID of Linux in the byte order of the table.
         let guid =
             [0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4];
         entries[128..144].copy_from_slice(&guid);
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_sector_is_no_partition_table() {
+    fn a_boot_sector_is_not_a_partition_table() {
         let mut bytes = vec![0; 512 * 64];
         bytes[..512].fill(b'x');
         bytes[510..512].copy_from_slice(&[0x55, 0xAA]);

@@ -1,4 +1,4 @@
-//! A disk as a stream of bytes, for code that wants [`Read`] and [`Seek`].
+//! Reads a disk as a stream of bytes, for code that uses [`Read`] and [`Seek`].
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -7,8 +7,8 @@ use cdi_base::units::index;
 
 use crate::disk::Disk;
 
-/// Reads a disk from a position on. A read ends before a bad sector; one that begins at a bad sector is an error, whose source
-/// is the [`ReadError`]. The position does not move on an error: to go past a bad sector, seek.
+/// Reads a disk from a position on. A read stops before a bad sector; a read that starts at a bad sector returns an
+/// error whose source is the [`ReadError`]. An error does not move the position: to skip a bad sector, seek.
 #[derive(Clone)]
 pub struct DiskReader<'a> {
     disk: &'a Disk,
@@ -16,7 +16,7 @@ pub struct DiskReader<'a> {
 }
 
 impl Disk {
-    /// Returns a reader that begins at the first byte of the disk.
+    /// Returns a reader that starts at the first byte of the disk.
     pub fn reader(&self) -> DiskReader<'_> {
         DiskReader { disk: self, at: 0 }
     }
@@ -53,15 +53,15 @@ impl Seek for DiskReader<'_> {
             SeekFrom::Current(by) => (self.at, by),
         };
         self.at = from.checked_add_signed(by).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a position before the start of the disk")
+            io::Error::new(io::ErrorKind::InvalidInput, "seek to a position before the start of the disk")
         })?;
         Ok(self.at)
     }
 }
 
-/// Bad sectors by their numbers, of ranges in bytes.
+/// Bad sectors, by sector number and by range of bytes.
 impl Disk {
-    /// Returns the ranges of sectors whose reads fail: the first sector and how many, in order.
+    /// Returns the ranges of sectors whose reads fail, in order: the first sector and the number of sectors.
     pub fn bad_sectors(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let sector = u64::from(self.sector());
         let failing = self.has_failing_reads().then(|| self.failing_ranges().ranges());
@@ -71,16 +71,17 @@ impl Disk {
             .map(move |r| (r.start / sector, r.end.div_ceil(sector) - r.start / sector))
     }
 
-    /// Returns the longest run of bytes from `offset` on whose reads do not fail for a bad sector; empty at one.
+    /// Returns the range of bytes from `offset` to the next bad sector whose reads fail, or to the end of the disk;
+    /// empty at such a sector.
     pub fn readable_from(&self, offset: u64) -> std::ops::Range<u64> {
         let next = if self.has_failing_reads() { self.failing_ranges().next(offset) } else { None };
         offset..next.map_or(self.size(), |bad| bad.start.max(offset)).max(offset)
     }
 }
 
-/// Reads exactly what a sector holds.
+/// Reads by sector number.
 impl Disk {
-    /// Reads a sector into a new buffer. The last one of a disk may be short.
+    /// Reads a sector into a new buffer. The last sector of a disk may be short.
     pub fn read_sector(&self, number: u64) -> Result<Vec<u8>, ReadError> {
         let sector = u64::from(self.sector());
         let start = number.checked_mul(sector).filter(|at| *at < self.size()).ok_or(ReadError::PastEnd)?;

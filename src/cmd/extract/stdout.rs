@@ -1,4 +1,4 @@
-//! `cdi extract IMAGE -`: the disk from its first byte to its last, for the next program of a pipe.
+//! `cdi extract IMAGE -`: writes the disk to stdout, from its first byte to its last.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,13 +18,14 @@ use crate::cli::Extract;
 use crate::cmd::{Interrupt, guard};
 use crate::ui::Ui;
 
-/// Writes the disk to stdout. What is missing is filled as `--bad` says; without it, it is what the image's files hold there.
+/// Writes the disk to stdout. Missing data is filled as `--bad` says; without it, with the bytes that the image's files
+/// contain there, or zeros.
 pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     if ui.json {
-        return Err(Error::usage("with '-' the disk is on stdout, and there is no place for --json"));
+        return Err(Error::usage("--json cannot be used with '-': the disk itself goes to stdout"));
     }
     let out = ui.bytes();
-    let out = out.ok_or_else(|| Error::usage("stdout is a terminal: the disk goes to a pipe or a file"))?;
+    let out = out.ok_or_else(|| Error::usage("stdout is a terminal: redirect it to a file or a pipe"))?;
     guard(args.over, &args.image, Some(disk)).check_file(&out, "stdout")?;
     let interrupt = Interrupt::new()?;
     let mut out = Pipe { file: out, interrupt: &interrupt };
@@ -46,9 +47,9 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
         |(run, read)| {
             let failed = |e: io::Error| match e.kind() {
                 io::ErrorKind::BrokenPipe => {
-                    Error::failed("the next program of the pipe has ended").because(e)
+                    Error::failed("the program that reads the pipe has exited").because(e)
                 }
-                _ => Error::failed("stdout cannot be written").because(e),
+                _ => Error::failed("cannot write to stdout").because(e),
             };
             match &read {
                 Ok(bytes) if run.kind == RunKind::Held => stored_hashes.bytes(run.disk.start, bytes),
@@ -81,7 +82,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     Ok(Copied { lost, took: progress.finish(), mapfile: None, checked: stored_hashes.finish() })
 }
 
-/// Stdout, which the next program may be slow to read: in between, the user may not want it any more.
+/// Stdout. The program that reads it may be slow, and the user may interrupt in the meantime.
 struct Pipe<'a> {
     file: File,
     interrupt: &'a Interrupt,
@@ -96,7 +97,7 @@ impl Write for Pipe<'_> {
                     return Err(io::Error::other("interrupted"));
                 }
                 Ok(0) | Err(Errno::EINTR) => {}
-                // No more than a pipe takes at once, or the write would wait.
+                // Write no more than a pipe accepts at once, or the write would block.
                 Ok(_) => return self.file.write(&bytes[..bytes.len().min(4096)]),
                 Err(e) => return Err(e.into()),
             }

@@ -1,4 +1,5 @@
-//! What is refused before a byte is written: an image on its own disk, a raw image that has a map, another disk.
+//! Checks before anything is written. Refuses an image on the disk to be imaged, a raw image that has a map, and
+//! resuming with another disk.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,9 +15,9 @@ use cdi_system::{Layer, layers_below};
 use crate::cli::Create;
 use crate::ui::Ui;
 
-/// An image that lies on the disk that is read would be read, too, and a disk that loses data is not to be written to.
+/// Refuses an image on the disk being read: it would be read too, and a disk that loses data must not be written to.
 pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
-    // The disk: a device and, if that shows a file, the file; or a file.
+    // The disk: a device and, if a file is behind it, that file; or a file.
     let mut own = Vec::new();
     if is_device(&args.source) {
         for layer in layers_below(&args.source) {
@@ -29,7 +30,7 @@ pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
     } else if let Ok(meta) = fs::metadata(&args.source) {
         own.push(Layer::File { id: (meta.dev(), meta.ino()), path: args.source.clone() });
     }
-    // Where the image is, or will be.
+    // The directory where the image is, or will be.
     let image = args.image.canonicalize().unwrap_or_else(|_| args.image.clone());
     let dir = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let below = layers_below(dir);
@@ -52,13 +53,14 @@ pub(super) fn refuse_own_disk(args: &Create, ui: &Ui) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks whether `path` is a block or character device.
 pub(super) fn is_device(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let kind = fs::metadata(path).map(|m| m.file_type());
     kind.is_ok_and(|k| k.is_block_device() || k.is_char_device())
 }
 
-/// Where a raw image has a map, its bytes alone are not the disk.
+/// Refuses a raw image that has a map: its bytes alone are not the disk.
 pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
     if is_device(&args.source) || args.open.mapfile() != Mapfile::Adjacent {
         return Ok(());
@@ -69,7 +71,7 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
                 "has a mapfile next to it ({}): it is an image, not a disk to be imaged",
                 map.display()
             );
-            let hint = "without the options for reading a failing disk it is converted with its map; \
+            let hint = "leave out the options for reading a failing disk to convert it with its map; \
                 use --mapfile none to read it as a disk";
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
@@ -77,26 +79,26 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
     }
 }
 
-/// Refuses to go on with another disk than the one that the image is of.
+/// Refuses to resume with a disk other than the one that the image was made from.
 pub(super) fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Result<(), Error> {
     let (metadata, known) = (image.metadata(), source.metadata());
     let size = image.size();
     let sector = image.superblock().logical_sector.get();
     let differ = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
     let what = if size != known.size {
-        format!("has {} bytes, and the image is of a disk of {size}", known.size)
+        format!("has {} bytes, but the image is of a disk of {size}", known.size)
     } else if differ(&metadata.serial, &known.serial) {
         let serial = |s: &Option<String>| s.clone().unwrap_or_default();
         format!(
-            "has the serial number {}, and the image is of {}",
+            "has serial number {}, but the image is of a disk with serial number {}",
             serial(&known.serial),
             serial(&metadata.serial)
         )
     } else if differ(&metadata.model, &known.model) && (metadata.serial.is_none() || known.serial.is_none()) {
         let model = |m: &Option<String>| m.clone().unwrap_or_default();
-        format!("is a {}, and the image is of a {}", model(&known.model), model(&metadata.model))
+        format!("is a {}, but the image is of a {}", model(&known.model), model(&metadata.model))
     } else if !sector.is_multiple_of(known.logical) {
-        format!("has sectors of {} bytes, and the image is of a disk with {sector}", known.logical)
+        format!("has sectors of {} bytes, but the image is of a disk with sectors of {sector}", known.logical)
     } else {
         return Ok(());
     };
@@ -104,7 +106,7 @@ pub(super) fn same_disk(image: &CdiImage, source: &Source, force: bool) -> Resul
         return Ok(());
     }
     Err(Error::usage(what).at(source.path()).hint(if size != known.size {
-        "is one of them a partition? if it is the same disk, reported with another size by its adapter, use --force"
+        "is one of them a partition? if it is the same disk, and its adapter reports another size, use --force"
     } else {
         "if it is the same disk after all, use --force"
     }))

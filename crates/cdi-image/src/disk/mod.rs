@@ -1,4 +1,4 @@
-//! What a disk is: bytes by offset, or the reason why not. The one read loop, for every format and every front end.
+//! Reads a disk by offset. This is the only read loop, for all formats and all front ends.
 //!
 //! Bad sectors are applied here and nowhere else.
 
@@ -30,26 +30,26 @@ use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::part::PART_OF_DISK;
 
-/// What a read of a bad sector gives.
+/// What a read of a bad sector returns.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum BadPolicy {
-    /// An error, as the disk gave.
+    /// An error, as from the original disk.
     #[default]
     Error,
     /// Zeros.
     Zero,
-    /// A text, over and over, beginning anew in each sector. Not empty.
+    /// This text repeated, starting again in each sector. Must not be empty.
     Pattern(Vec<u8>),
 }
 
-/// How a disk is to be read.
+/// The options for reading a disk.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What a read of a bad sector gives.
+    /// What a read of a bad sector returns.
     pub bad: BadPolicy,
-    /// Whether suspect bytes are given, or count as bad.
+    /// Whether reads of suspect sectors return the stored bytes; otherwise these sectors count as bad.
     pub read_suspect: bool,
-    /// How many bytes of uncompressed chunks are kept.
+    /// The maximum size of the cache of decompressed chunks, in bytes.
     pub cache: usize,
 }
 
@@ -66,7 +66,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The disk that `opened` is an image of.
+    /// Creates the disk of an opened image.
     pub fn new(opened: Opened, options: Options) -> Disk {
         let Opened { image, input, format } = opened;
         let sector = match image.metadata().logical_sector_bytes {
@@ -98,11 +98,12 @@ impl Disk {
         Disk { core: Arc::new(core), ahead: OnceLock::new() }
     }
 
-    /// Starts reading ahead on `threads` threads, the image's index first. Not before the process has forked.
+    /// Starts readahead on `threads` threads, beginning with the image's index. Must not be called before the process
+    /// forks. Fails if a thread cannot be started.
     pub fn start_readahead(&self, threads: usize) -> std::io::Result<()> {
         let core = Arc::clone(&self.core);
         let warm = move || {
-            // A panic in a parser costs the head start; readers will get the error.
+            // After a panic in a parser only the head start is lost; readers get the error.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.image.warm()));
         };
         std::thread::Builder::new().name("index".into()).spawn(warm)?;
@@ -113,7 +114,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Fills `buf` from `offset`, or says why not; `buf` holds nothing of use then.
+    /// Fills `buf` with the bytes at `offset`. On an error the contents of `buf` are undefined.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         let start = Instant::now();
         let result = self.read(buf, offset);
@@ -134,8 +135,8 @@ impl Disk {
                 good: index(first - offset),
             });
         }
-        let under_way = InFlightRead::new(&core.reading);
-        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, under_way.alone));
+        let in_flight = InFlightRead::new(&core.reading);
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, in_flight.alone));
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];
@@ -155,13 +156,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Fills `buf` from `offset` with what the image's files hold there, bad or not, and with zeros where they hold nothing or
-    /// cannot be read.
+    /// Fills `buf` with the bytes that the image's files contain for `offset`, bad or not, and with zeros where they
+    /// contain none or cannot be read.
     pub fn read_stored_or_zeros(&self, buf: &mut [u8], offset: u64) {
         let end = (offset + buf.len() as u64).min(self.size());
         let mut at = offset;
         while at < end {
-            // Where the index is damaged the rest is zeros.
+            // If the index is damaged, the rest is zeros.
             let stop = self.core.map(at).map_or(end, |extent| extent.disk.end.min(end));
             let out = &mut buf[index(at - offset)..index(stop - offset)];
             if self.core.read_held(out, at, false).is_err() {
@@ -171,7 +172,7 @@ impl Disk {
         }
     }
 
-    /// Whether a read of `range` gives zeros, and the image says so without reading.
+    /// Checks whether a read of `range` returns zeros, as far as the index shows that without reading data.
     pub fn is_zeros(&self, range: Range<u64>) -> bool {
         let failing = self.core.failing_ranges().next(range.start).is_some_and(|bad| bad.start < range.end);
         range.end <= self.size()
@@ -179,7 +180,7 @@ impl Disk {
             && self.core.map(range.start).is_ok_and(|e| e.origin.is_zero() && e.disk.end >= range.end)
     }
 
-    /// The extents of `range`, in order, cut to it. After an error there are no more.
+    /// Returns the extents of `range` in order, cut to the range. The iterator ends after an error.
     pub fn extents(&self, range: Range<u64>) -> impl Iterator<Item = Result<Extent, ReadError>> + '_ {
         let mut at = range.start;
         std::iter::from_fn(move || {
@@ -195,52 +196,53 @@ impl Disk {
         })
     }
 
-    /// The size in bytes.
+    /// Returns the size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.core.image.size()
     }
 
-    /// The logical sector size in bytes; 512 where the image does not say.
+    /// Returns the logical sector size in bytes; 512 if the image does not record it.
     pub fn sector(&self) -> u32 {
         self.core.sector
     }
 
-    /// What could not be read of the disk, by the image.
+    /// Returns the ranges of the disk that are not finished, as recorded in the image.
     pub fn bad(&self) -> &BadBlocks {
         self.core.image.bad()
     }
 
-    /// Where reads fail or are filled: whole sectors, without suspect ranges if they are to be read.
+    /// Returns the ranges where reads fail or are filled: whole sectors, without suspect ranges if those are read.
     pub fn failing_ranges(&self) -> &BadBlocks {
         self.core.failing_ranges()
     }
 
-    /// Whether any read of this disk fails for a bad sector.
+    /// Checks whether any read of this disk fails because of a bad sector.
     pub fn has_failing_reads(&self) -> bool {
         self.core.options.bad == BadPolicy::Error && !self.core.failing_ranges().is_empty()
     }
 
-    /// What is known about the disk.
+    /// Returns the metadata of the disk.
     pub fn metadata(&self) -> &Metadata {
         self.core.image.metadata()
     }
 
-    /// The image.
+    /// Returns the image.
     pub fn image(&self) -> &dyn Image {
         &*self.core.image
     }
 
-    /// The image's files.
+    /// Returns the files of the image.
     pub fn input(&self) -> &Input {
         &self.core.input
     }
 
-    /// What tells this image from every other, and does so again when it is opened anew: a hash of its format, length
-    /// and time, and of its first bytes, where formats keep what is their own.
+    /// Returns a value that distinguishes this image from every other, and is the same when it is opened again: a
+    /// hash of its format, length and modification time, and of its first 4096 bytes, where formats store what is
+    /// unique to an image.
     pub fn identity(&self) -> [u8; 32] {
         let input = self.input();
         let mut start = vec![0; index(input.len().min(4096))];
-        // What cannot be read is nobody's.
+        // If they cannot be read, zeros are hashed instead.
         let _ = input.read_exact_at(FileNo(0), &mut start, 0);
         let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let mut hash = blake3::Hasher::new();
@@ -252,12 +254,12 @@ impl Disk {
         *hash.finalize().as_bytes()
     }
 
-    /// The format of the image.
+    /// Returns the format of the image.
     pub fn format(&self) -> &'static Format {
         self.core.format
     }
 
-    /// What was done so far.
+    /// Returns the read statistics so far.
     pub fn stats(&self) -> Stats {
         Stats {
             cache_hits: self.core.cache.hits(),
@@ -269,10 +271,10 @@ impl Disk {
     }
 }
 
-/// A read that is under way.
+/// A read in progress.
 struct InFlightRead<'a> {
     reading: &'a AtomicUsize,
-    /// Whether it was the only one when it began.
+    /// Whether it was the only one when it started.
     alone: bool,
 }
 
