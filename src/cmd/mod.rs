@@ -90,21 +90,21 @@ fn open_image(image: &cli::Image) -> Result<Opened, Error> {
     Ok(opened)
 }
 
+/// The partition table of a disk, or why it cannot be read.
+type ReadTable = Result<Option<Table>, ReadError>;
+
 /// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk.
 fn open_part(
     image: &cli::Image,
     part: &cli::PartArgs,
     options: Options,
     ui: &Ui,
-) -> Result<(Disk, Option<Table>), Error> {
+) -> Result<(Disk, ReadTable), Error> {
     let whole = open_disk(image, options.clone(), ui)?;
     let table = partitions::table(&whole);
     let range = match part.partition {
-        None if part.offset.is_none() && part.size.is_none() => {
-            // A disk can be attached even if its partition table cannot be read.
-            let table = table.inspect_err(|e| log::info!("cannot read the partition table: {e}"));
-            return Ok((whole, table.ok().flatten()));
-        }
+        // A disk can be attached even if its partition table cannot be read.
+        None if part.offset.is_none() && part.size.is_none() => return Ok((whole, table)),
         None => {
             let start = part.offset.unwrap_or(0);
             let rest = whole.size().saturating_sub(start);
@@ -112,32 +112,31 @@ fn open_part(
         }
         Some(number) => partition(number, &table, image)?,
     };
-    Ok((Disk::new(open_image(image)?.part(range)?, options), None))
+    Ok((Disk::new(open_image(image)?.part(range)?, options), Ok(None)))
 }
 
 /// Finds a partition by its number.
-fn partition(
-    number: u32,
-    table: &Result<Option<Table>, ReadError>,
-    image: &cli::Image,
-) -> Result<Range<u64>, Error> {
+fn partition(number: u32, table: &ReadTable, image: &cli::Image) -> Result<Range<u64>, Error> {
     let at = |e: Error| e.at(&image.image);
+    let unreadable = |what: String, e: ReadError| {
+        at(Error::new(Kind::DataMissing, what).because(e).hint("use --offset and --size"))
+    };
     let table = match table {
         Ok(Some(table)) => table,
         Ok(None) => {
             return Err(at(Error::usage("the disk has no partition table").hint("use --offset and --size")));
         }
-        Err(e) => {
-            let error = Error::new(Kind::DataMissing, "cannot read the partition table").because(*e);
-            return Err(at(error.hint("use --offset and --size")));
-        }
+        Err(e) => return Err(unreadable("cannot read the partition table".into(), *e)),
     };
     match table.partitions.iter().find(|p| p.number == number) {
         Some(p) => Ok(p.start..p.start + p.size),
         None => {
             let numbers: Vec<String> = table.partitions.iter().map(|p| p.number.to_string()).collect();
             let what = format!("no partition {number} (there are: {})", numbers.join(", "));
-            Err(at(Error::usage(what)))
+            Err(match table.damage {
+                Some(e) => unreadable(format!("{what}; part of the partition table cannot be read"), e),
+                None => at(Error::usage(what)),
+            })
         }
     }
 }

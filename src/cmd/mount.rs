@@ -4,16 +4,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cdi_base::error::{ErrnoStyle, Error, Kind};
+use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 use cdi_base::units::{SECTOR, human};
 use cdi_image::disk::Options;
 use cdi_image::part::PART_OF_DISK;
-use cdi_image::partitions::{Partition, Table};
+use cdi_image::partitions::Partition;
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;
 use serde_json::{Value, json};
 
-use super::{End, open_part};
+use super::{End, ReadTable, open_part};
 use crate::cli::{Access, Attach, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
 use crate::mount::daemon::MountPlan;
 use crate::mount::record::{MountRecord, exclusive, records, runtime_dir};
@@ -59,24 +59,38 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
 }
 
 /// Prints the device, the mount point and the partitions of an attached image.
-fn print_attached(record: &MountRecord, table: &Option<Table>, ui: &Ui) {
+fn print_attached(record: &MountRecord, table: &ReadTable, ui: &Ui) {
     ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
     let Some(device) = &record.device else { return };
     ui.data(device.display());
     if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
         ui.say(format!("use the raw device for tools that read sectors: /dev/rdisk{name}"));
     }
-    for p in table.iter().flat_map(|table| &table.partitions) {
+    if let Some(e) = unreadable(table) {
+        ui.warning(format!("cannot read the partition table, or not all of it: {e}"));
+    }
+    for p in table.iter().flatten().flat_map(|table| &table.partitions) {
         let name = p.name.as_ref().map(|name| format!(" '{}'", tame(name))).unwrap_or_default();
         let kind = tame(&p.kind);
         ui.say(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
     }
 }
 
+/// Returns the error in reading the partition table or part of it.
+fn unreadable(table: &ReadTable) -> Option<ReadError> {
+    match table {
+        Ok(table) => table.as_ref().and_then(|table| table.damage),
+        Err(e) => Some(*e),
+    }
+}
+
 /// Returns the record as JSON, with the partitions of the disk.
-fn with_partitions(record: &MountRecord, table: &Option<Table>) -> Value {
+fn with_partitions(record: &MountRecord, table: &ReadTable) -> Value {
     let mut value = serde_json::to_value(record).unwrap_or_default();
-    if let Some(table) = table {
+    if let Some(e) = unreadable(table) {
+        value["partition_table_error"] = e.to_string().into();
+    }
+    if let Ok(Some(table)) = table {
         value["partition_table"] = table.scheme.name().into();
         let partition = |p: &Partition| {
             json!({
@@ -147,7 +161,7 @@ pub(super) fn plan(
     dir: Option<&Path>,
     device: Option<&DeviceArgs>,
     ui: &Ui,
-) -> Result<(MountPlan, Option<Table>), Error> {
+) -> Result<(MountPlan, ReadTable), Error> {
     let Shown { image, part, reads, access } = *shown;
     // Open the image before taking the lock: reading it may hang.
     let (disk, table) = open_part(image, part, reads.into(), ui)?;

@@ -12,7 +12,8 @@ use crate::cdimg;
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
-use crate::input::{Input, ReadAt, pieces};
+use crate::input::pieces::{self, join_hint};
+use crate::input::{Input, ReadAt};
 
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
@@ -214,9 +215,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
                     let error = Error::bad_image("not an image in a known format");
                     Err(match pieces::neighbour(input) {
                         // One of several pieces must not be mistaken for the whole disk.
-                        Some(other) => error.hint(format!(
-                            "if it and '{other}' are pieces of one disk, join them, in order, into one file: cat … > disk.raw"
-                        )),
+                        Some(other) => error.hint(join_hint(input, "disk", &other)),
                         None => error.hint(Advice::ListFormats),
                     })
                 }

@@ -1,15 +1,14 @@
 //! Reads the partition table of a disk: MBR with logical partitions, GPT, Apple's partition map.
 //!
-//! Sources: the UEFI specification, chapter 5 (GPT and the protective MBR); Linux's block/partitions/msdos.c and
-//! mac.c for tables as they occur in practice. Partitions are numbered as on Linux. Tables are not trusted: a
-//! partition that extends past the end of the disk is cut there.
+//! Which table a disk has and how its partitions are numbered is as on Linux. Tables are not trusted: a partition that
+//! extends past the end of the disk is cut there.
 
-use std::collections::BTreeSet;
+mod apple;
+mod gpt;
+mod mbr;
 
 use cdi_base::error::ReadError;
 
-use crate::bytes::{be32, le32, le64};
-use crate::codec::crc32;
 use crate::disk::Disk;
 
 /// The maximum number of partitions listed: more than any kernel supports.
@@ -59,29 +58,35 @@ pub struct Table {
     pub scheme: Scheme,
     /// The partitions, by number. Extended partitions, which only contain others, are left out.
     pub partitions: Vec<Partition>,
+    /// Why the list may be incomplete: a sector of the table could not be read.
+    pub damage: Option<ReadError>,
 }
 
-/// Reads the partition table of `disk`. Returns None if it has none, and an error if a sector of the table cannot be
-/// read and there is no copy of it.
+/// Reads the partition table of `disk`. Returns None if it has none, and an error if nothing of the table can be read:
+/// if its first sector is lost and there is no copy of it. Bad sectors are never filled here, however `disk` was opened.
 pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
     if disk.size() < 1024 {
         return Ok(None);
     }
-    let first = sectors(disk, 0, 1024);
-    // The first sector may be bad while the GPT after it is intact.
-    if let Some(table) = gpt(disk) {
-        return Ok(Some(table));
+    match sectors(disk, 0, 512) {
+        Ok(first) => match mbr::BootRecord::of(&first) {
+            Some(record) if record.is_protective() => gpt::read(disk, gpt::Copies::Both),
+            // A GUID partition table without a protective boot record is of a former use of the disk.
+            Some(record) => Ok(Some(record.read(disk))),
+            None if first.iter().all(|b| *b == 0) => gpt::read(disk, gpt::Copies::IfUnreadable),
+            None => apple::read(disk, &first),
+        },
+        // The first sector may be bad while the table after it is intact.
+        Err(damage) => {
+            gpt::read(disk, gpt::Copies::IfUnreadable)?.map_or(Err(damage), |table| Ok(Some(table)))
+        }
     }
-    let first = first?;
-    if let Some(table) = apple(disk, &first)? {
-        return Ok(Some(table));
-    }
-    mbr(disk, &first)
 }
 
+/// Reads part of a table.
 fn sectors(disk: &Disk, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![0; len];
-    disk.read_at(&mut bytes, at).map(|()| bytes)
+    disk.read_unfilled(&mut bytes, at).map(|()| bytes)
 }
 
 /// Returns the partition of `size` bytes at byte `start`, cut at the end of the disk; None if no part of it is on the
@@ -91,222 +96,13 @@ fn within(disk: &Disk, number: u32, start: u64, size: u64, kind: String) -> Opti
     (size > 0).then_some(Partition { number, start, size, kind, name: None })
 }
 
-/// Returns the CRC-32 of `bytes`.
-fn checksum(bytes: &[u8]) -> u32 {
-    let mut sum = crc32();
-    sum.update(bytes);
-    sum.finalize()
-}
-
-fn gpt(disk: &Disk) -> Option<Table> {
-    let sector = u64::from(disk.sector());
-    // The table at the start of the disk, or its copy at the end. A disk imaged through an adapter may have another
-    // sector size than the one that its table is based on.
-    let mut places = vec![(sector, sector), (disk.size().checked_sub(sector)?, sector)];
-    for other in [512, 4096].into_iter().filter(|other| *other != sector && disk.size() > *other) {
-        places.extend([(other, other), (disk.size() - other, other)]);
-    }
-    places.into_iter().find_map(|(at, sector)| gpt_at(disk, at, sector))
-}
-
-fn gpt_at(disk: &Disk, at: u64, sector: u64) -> Option<Table> {
-    let header = sectors(disk, at, 512).ok()?;
-    let header_len = le32(&header, 12) as usize;
-    if !header.starts_with(b"EFI PART") || !(92..=512).contains(&header_len) {
-        return None;
-    }
-    let mut summed = header[..header_len].to_vec();
-    summed[16..20].fill(0);
-    if checksum(&summed) != le32(&header, 16) {
-        return None;
-    }
-    let (entries_at, count, len) =
-        (le64(&header, 72).checked_mul(sector)?, le32(&header, 80) as usize, le32(&header, 84) as usize);
-    if !(128..=4096).contains(&len) || count > MAX {
-        return None;
-    }
-    let entries = sectors(disk, entries_at, count.checked_mul(len)?).ok()?;
-    if checksum(&entries) != le32(&header, 88) {
-        return None;
-    }
-    let partitions = (1..).zip(entries.chunks_exact(len)).filter_map(|(number, e)| {
-        if e[..16].iter().all(|b| *b == 0) {
-            return None;
-        }
-        let (first, last) = (le64(e, 32), le64(e, 40));
-        let start = first.checked_mul(sector)?;
-        let size = last.checked_sub(first)?.checked_add(1)?.checked_mul(sector)?;
-        let units: Vec<u16> = e[56..128]
-            .chunks_exact(2)
-            .map(|b| u16::from_le_bytes([b[0], b[1]]))
-            .take_while(|u| *u != 0)
-            .collect();
-        let name = Some(String::from_utf16_lossy(&units)).filter(|name| !name.is_empty());
-        Some(Partition { name, ..within(disk, number, start, size, gpt_kind(&e[..16]))? })
-    });
-    Some(Table { scheme: Scheme::Gpt, partitions: partitions.collect() })
-}
-
-fn mbr(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
-    if first[510..512] != [0x55, 0xAA] {
-        return Ok(None);
-    }
-    let entries = mbr_entries(first);
-    // The boot sector of a file system has the same signature, but its "entries" are code and text.
-    let plausible = |e: &Entry| matches!(e.flag, 0 | 0x80) && (e.kind != 0 || e.len == 0);
-    if !entries.iter().all(plausible) || entries.iter().all(|e| e.kind == 0) {
-        return Ok(None);
-    }
-    let sector = u64::from(disk.sector());
-    let mut partitions = Vec::new();
-    for (number, e) in (1..).zip(&entries) {
-        if e.is_extended() {
-            continue;
-        }
-        let (start, size) = (u64::from(e.first) * sector, u64::from(e.len) * sector);
-        partitions.extend(within(disk, number, start, size, mbr_kind(e.kind)).filter(|_| e.kind != 0));
-    }
-    if let Some(extended) = entries.iter().find(|e| e.is_extended()) {
-        logical(disk, extended.first.into(), sector, &mut partitions);
-    }
-    Ok(Some(Table { scheme: Scheme::Mbr, partitions }))
-}
-
-/// Follows the chain of logical partitions until a link cannot be read or has been seen before. Each link contains a
-/// partition, relative to the link itself, and the next link, relative to the start of the extended partition.
-fn logical(disk: &Disk, extended: u64, sector: u64, partitions: &mut Vec<Partition>) {
-    let (mut link, mut number, mut seen) = (extended, 5, BTreeSet::new());
-    while seen.insert(link) && seen.len() <= MAX {
-        let Ok(bytes) = sectors(disk, link * sector, 512) else { return };
-        if bytes[510..512] != [0x55, 0xAA] {
-            return;
-        }
-        let entries = mbr_entries(&bytes);
-        for e in entries.iter().filter(|e| e.kind != 0 && !e.is_extended()) {
-            let (start, size) = ((link + u64::from(e.first)) * sector, u64::from(e.len) * sector);
-            partitions.extend(within(disk, number, start, size, mbr_kind(e.kind)));
-            number += 1;
-        }
-        match entries.iter().find(|e| e.is_extended()) {
-            Some(next) => link = extended + u64::from(next.first),
-            None => return,
-        }
-    }
-}
-
-struct Entry {
-    flag: u8,
-    kind: u8,
-    first: u32,
-    len: u32,
-}
-
-impl Entry {
-    fn is_extended(&self) -> bool {
-        matches!(self.kind, 0x05 | 0x0F | 0x85)
-    }
-}
-
-fn mbr_entries(sector: &[u8]) -> [Entry; 4] {
-    std::array::from_fn(|n| {
-        let e = &sector[446 + n * 16..];
-        Entry { flag: e[0], kind: e[4], first: le32(e, 8), len: le32(e, 12) }
-    })
-}
-
-fn apple(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
-    if !first.starts_with(b"ER") {
-        return Ok(None);
-    }
-    // The map has a block size of its own, which may differ from the disk's sector size.
-    let block = u64::from(u16::from_be_bytes([first[2], first[3]])).max(512);
-    let mut partitions = Vec::new();
-    let mut count = 1;
-    let mut number = 1;
-    while number <= count.min(MAX as u64) && (number + 1) * block <= disk.size() {
-        let e = sectors(disk, number * block, 512)?;
-        if !e.starts_with(b"PM") {
-            return Ok(None);
-        }
-        count = be32(&e, 4).into();
-        let text = |at: usize| {
-            let bytes = e[at..at + 32].split(|b| *b == 0).next().unwrap_or_default();
-            String::from_utf8_lossy(bytes).into_owned()
-        };
-        let (start, size) = (u64::from(be32(&e, 8)) * block, u64::from(be32(&e, 12)) * block);
-        let name = Some(text(16)).filter(|name| !name.is_empty());
-        let partition = within(disk, u32::try_from(number).unwrap_or(u32::MAX), start, size, text(48));
-        partitions.extend(partition.map(|p| Partition { name, ..p }));
-        number += 1;
-    }
-    Ok(Some(Table { scheme: Scheme::Apple, partitions }))
-}
-
-fn mbr_kind(kind: u8) -> String {
-    let known = match kind {
-        0x01 | 0x04 | 0x06 | 0x0E => "FAT",
-        0x07 => "NTFS or exFAT",
-        0x0B | 0x0C => "FAT32",
-        0x27 => "Windows recovery",
-        0x42 => "Windows dynamic disk",
-        0x82 => "Linux swap",
-        0x83 => "Linux",
-        0x8E => "Linux LVM",
-        0xA5 => "FreeBSD",
-        0xA6 => "OpenBSD",
-        0xA9 => "NetBSD",
-        0xAB => "Apple boot",
-        0xAF => "Apple HFS or HFS+",
-        0xEE => "GPT",
-        0xEF => "EFI system",
-        0xFD => "Linux RAID",
-        _ => return format!("type {kind:#04x}"),
-    };
-    known.into()
-}
-
-/// The GUIDs of known partition types, and their names.
-const GUIDS: [(&str, &str); 18] = [
-    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "EFI system"),
-    ("21686148-6449-6e6f-744e-656564454649", "BIOS boot"),
-    ("e3c9e316-0b5c-4db8-817d-f92df00215ae", "Microsoft reserved"),
-    ("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "Microsoft basic data"),
-    ("de94bba4-06d1-4d40-a16a-bfd50179d6ac", "Windows recovery"),
-    ("5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", "Windows dynamic disk metadata"),
-    ("af9b60a0-1431-4f62-bc68-3311714a69ad", "Windows dynamic disk data"),
-    ("0fc63daf-8483-4772-8e79-3d69d8477de4", "Linux"),
-    ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "Linux swap"),
-    ("e6d6d379-f507-44c2-a23c-238f2a3df928", "Linux LVM"),
-    ("a19d880f-05fc-4d3b-a006-743f0f84911e", "Linux RAID"),
-    ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "Linux root (x86-64)"),
-    ("ca7d7ccb-63ed-4c53-861c-1742536059cc", "LUKS"),
-    ("48465300-0000-11aa-aa11-00306543ecac", "Apple HFS+"),
-    ("7c3457ef-0000-11aa-aa11-00306543ecac", "Apple APFS"),
-    ("426f6f74-0000-11aa-aa11-00306543ecac", "Apple boot"),
-    ("53746f72-6167-11aa-aa11-00306543ecac", "Apple Core Storage"),
-    ("516e7cb6-6ecf-11d6-8ff8-00022d09712b", "FreeBSD UFS"),
-];
-
-fn gpt_kind(guid: &[u8]) -> String {
-    let hex = |bytes: &[u8]| cdi_base::printable::hex(bytes);
-    let swapped = |bytes: &[u8]| hex(&bytes.iter().rev().copied().collect::<Vec<_>>());
-    let text = format!(
-        "{}-{}-{}-{}-{}",
-        swapped(&guid[..4]),
-        swapped(&guid[4..6]),
-        swapped(&guid[6..8]),
-        hex(&guid[8..10]),
-        hex(&guid[10..16])
-    );
-    GUIDS.iter().find(|(known, _)| *known == text).map_or(text, |(_, name)| (*name).to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use cdi_base::units::index;
 
+    use super::gpt::checksum;
     use super::*;
     use crate::disk::Options;
     use crate::image::OpenOptions;
@@ -377,6 +173,11 @@ mod tests {
         };
         put(1, 2);
         put(last, last - 32);
+        assert_eq!(numbers(&disk(bytes.clone())), [(2, 100, 100, "Linux".to_owned())], "sector 0 is empty");
+        sign(&mut bytes, &[0]);
+        entry(&mut bytes, 446, 0x83, 64, 500);
+        assert_eq!(places(&bytes), [(1, 64, 500)], "a table of a former use of the disk");
+        entry(&mut bytes, 446, 0xEE, 1, 4095);
         let whole = table(&disk(bytes.clone())).unwrap().unwrap();
         assert_eq!(whole.partitions[0].name.as_deref(), Some("aü"));
         for at in [520, 2 * 512 + 128 + 33] {
@@ -387,6 +188,90 @@ mod tests {
         let mut none = bytes.clone();
         (none[520], none[index(last) * 512 + 30]) = (1, 1);
         assert_eq!(numbers(&disk(none)), []);
+    }
+
+    /// Signs sectors as boot records.
+    fn sign(bytes: &mut [u8], sectors: &[usize]) {
+        for at in sectors {
+            bytes[at * 512 + 510..at * 512 + 512].copy_from_slice(&[0x55, 0xAA]);
+        }
+    }
+
+    fn places(bytes: &[u8]) -> Vec<(u32, u64, u64)> {
+        numbers(&disk(bytes.to_vec())).into_iter().map(|(n, start, len, _)| (n, start, len)).collect()
+    }
+
+    /// Each row is a table that the kernel numbers in its own way.
+    #[test]
+    fn unusual_boot_records_are_numbered_as_on_linux() {
+        let mut plain = vec![0; 512 * 4096];
+        sign(&mut plain, &[0, 1000, 2000, 3000]);
+        entry(&mut plain, 446, 0x83, 64, 500);
+        entry(&mut plain, 462, 0x05, 1000, 2000);
+        entry(&mut plain, 1000 * 512 + 446, 0x07, 8, 100);
+        entry(&mut plain, 1000 * 512 + 462, 0x05, 1000, 500);
+        entry(&mut plain, 2000 * 512 + 446, 0x83, 8, 100);
+        let two = [(1, 64, 500), (5, 1008, 100), (6, 2008, 100)];
+        assert_eq!(places(&plain), two);
+
+        let mut garbage = plain.clone();
+        entry(&mut garbage, 1000 * 512 + 478, 0x83, 0x4000_0000, 77);
+        assert_eq!(places(&garbage), two, "garbage in the third entry of a link");
+
+        let mut inside = plain.clone();
+        entry(&mut inside, 1000 * 512 + 478, 0x83, 200, 77);
+        let expect = [(1, 64, 500), (5, 1008, 100), (6, 1200, 77), (7, 2008, 100)];
+        assert_eq!(places(&inside), expect, "a partition in the third entry of a link");
+
+        let mut empty = plain.clone();
+        entry(&mut empty, 1000 * 512 + 446, 0x07, 8, 0);
+        assert_eq!(places(&empty), [(1, 64, 500), (5, 2008, 100)], "a link without a partition");
+
+        let mut untyped = plain.clone();
+        (untyped[1000 * 512 + 450], untyped[450]) = (0, 0);
+        assert_eq!(places(&untyped), two, "partitions of type 0");
+
+        let mut ends = plain.clone();
+        entry(&mut ends, 1000 * 512 + 462, 0x05, 1000, 0);
+        assert_eq!(places(&ends), two[..2], "a link of no length");
+
+        let mut extended = plain.clone();
+        entry(&mut extended, 478, 0x0F, 3000, 1000);
+        entry(&mut extended, 3000 * 512 + 446, 0x83, 8, 100);
+        let expect = [two[0], two[1], two[2], (7, 3008, 100)];
+        assert_eq!(places(&extended), expect, "two extended partitions");
+
+        entry(&mut plain, 494, 0xEE, 1, 4000);
+        assert_eq!(places(&plain), [], "a protective entry without a GUID partition table");
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_not_an_empty_one() {
+        let mut bytes = vec![0; 512 * 4096];
+        sign(&mut bytes, &[0, 1000, 2000]);
+        entry(&mut bytes, 446, 0x83, 64, 500);
+        entry(&mut bytes, 462, 0x05, 1000, 2000);
+        entry(&mut bytes, 1000 * 512 + 446, 0x07, 8, 100);
+        entry(&mut bytes, 1000 * 512 + 462, 0x05, 1000, 500);
+        let dir = std::env::temp_dir().join(format!("cdi-partitions-{}", std::process::id()));
+        let with_bad = |sector: u64| {
+            std::fs::create_dir_all(&dir).unwrap();
+            let list = dir.join("bad");
+            std::fs::write(&list, format!("{sector}\n")).unwrap();
+            let how = OpenOptions {
+                format: Some("raw".into()),
+                badblocks: Some((list, 512)),
+                ..OpenOptions::default()
+            };
+            let opened = open_source(Box::new(bytes.clone()), Path::new("/x/disk.img"), &how);
+            std::fs::remove_dir_all(&dir).unwrap();
+            // Filled sectors must not be taken for a table.
+            Disk::new(opened.unwrap(), Options { bad: crate::disk::BadPolicy::Zero, ..Options::default() })
+        };
+        assert!(matches!(table(&with_bad(0)), Err(ReadError::Bad { sector: 0, .. })));
+        let cut = table(&with_bad(2000)).unwrap().unwrap();
+        assert_eq!(cut.partitions.len(), 2);
+        assert!(matches!(cut.damage, Some(ReadError::Bad { sector: 2000, .. })), "{cut:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cdi_base::error::Error;
 
 use super::listed::{Listed, parse_number};
 use super::{BadBlocks, ddrescue, superclone};
-use crate::text::lines::each_line;
+use crate::text::lines::{each_line, each_of};
 
 /// Reads the ddrescue mapfile or HDDSuperClone log at `path`. If it is neither, the error is
 /// [`Kind::BadImage`](cdi_base::error::Kind::BadImage) and names the line.
@@ -14,6 +14,15 @@ pub fn read(path: &Path) -> Result<Listed, Error> {
     let mut reader = Reader::default();
     each_line(path, "the mapfile", &mut |_, line| reader.line(line))?;
     reader.finish().map_err(|e| Error::bad_image(e).at(path))
+}
+
+/// Returns whether a file that begins with `start` is a ddrescue mapfile or an HDDSuperClone log: its complete lines up to
+/// there are valid, and at least one of them lists a block.
+pub(crate) fn is_mapfile(start: &[u8]) -> bool {
+    let lines = start.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+    let mut reader = Reader::default();
+    let read = each_of(&start[..lines], &mut |_, line| reader.line(line));
+    matches!(read, Ok(Ok(()))) && reader.log.is_some()
 }
 
 /// Reads the map at `path` of a disk that is present and has `size` bytes, with sectors of `sector` bytes. It is an

@@ -117,18 +117,21 @@ impl Disk {
     /// Fills `buf` with the bytes at `offset`. On an error the contents of `buf` are undefined.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         let start = Instant::now();
-        let result = self.read(buf, offset);
+        let result = self.read(buf, offset, self.core.options.bad != BadPolicy::Error);
         self.core.reads.note(buf.len(), start.elapsed(), result.is_err());
         result.inspect_err(|e| self.core.tell(*e))
     }
 
-    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    /// As [`Disk::read_at`], but bad sectors are an error also where reads of them are filled.
+    pub(crate) fn read_unfilled(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.read(buf, offset, false)
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64, filled: bool) -> Result<(), ReadError> {
         let len = buf.len() as u64;
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;
-        if core.options.bad == BadPolicy::Error
-            && let Some(bad) = core.failing_ranges().next(offset).filter(|r| r.start < end)
-        {
+        if !filled && let Some(bad) = core.failing_ranges().next(offset).filter(|r| r.start < end) {
             let first = bad.start.max(offset);
             return Err(ReadError::Bad {
                 sector: first / u64::from(core.sector),

@@ -5,13 +5,14 @@
 //! begin with, such as file systems and LUKS, is not in the list.
 //! One file: it is a single table.
 
-use std::path::Path;
-
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 
+use crate::badmap::load::is_mapfile;
 use crate::bytes::{be32, le32};
-use crate::input::{Input, pieces};
+use crate::input::Input;
+use crate::input::pieces::{self, join_hint};
+use crate::text::command::{new_name, quoted};
 
 /// How to recognise a file type.
 enum Sign {
@@ -273,6 +274,7 @@ const ALL: &[Container] = &[
     container("a DMS file", At(0, b"DMS!"), FLOPPY),
     container("a ddrescue mapfile", At(0, b"# Mapfile. Created by "), MAP),
     container("a ddrescue logfile", At(0, b"# Rescue Logfile. Created by "), MAP),
+    container("a ddrescue mapfile or HDDSuperClone log", Check(|start, _| is_mapfile(start)), MAP),
 ];
 
 const TAR: &str = "a tar archive";
@@ -293,7 +295,7 @@ pub(crate) fn recognise(input: &Input, named_raw: bool) -> Option<Error> {
         Check(is) => is(&start, input.len()),
     };
     let found = ALL.iter().find(fits).filter(|found| !(named_raw && found.name == TAR))?;
-    let out = output_name(input.path());
+    let out = new_name(input.path(), "plain", ".raw");
     let file = quoted(&input.path().display().to_string());
     // Replace FILE last: the file's own name may contain the other placeholders.
     let hint = found.hint.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
@@ -302,35 +304,13 @@ pub(crate) fn recognise(input: &Input, named_raw: bool) -> Option<Error> {
         return Some(error.then(Advice::IsMapfile));
     }
     if let Some(other) = pieces::neighbour(input) {
-        error = error
-            .then(format!("if it and '{other}' are pieces of one file, join them first: cat … > joined"));
+        error = error.then(join_hint(input, "file", &other));
     }
     error = error.then(hint);
     if found.hint.contains("disk.raw") {
         error = error.then(Advice::Convert(out.into()));
     }
     Some(error)
-}
-
-/// Returns a file name for the converted image that does not exist yet, quoted for a shell.
-fn output_name(file: &Path) -> String {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let names = (0..).map(|n: u32| match n {
-        0 => format!("{stem}-plain.raw"),
-        n => format!("{stem}-plain-{n}.raw"),
-    });
-    let free = names.take(100).find(|name| !file.with_file_name(name).exists() && !Path::new(name).exists());
-    quoted(&free.unwrap_or_else(|| "NEW.raw".into()))
-}
-
-/// Quotes a word for a shell, if necessary.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
-    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    let dashed = if word.starts_with('-') { "./" } else { "" };
-    format!("'{dashed}{}'", word.replace('\'', "'\\''"))
 }
 
 fn bzip2(start: &[u8], _: u64) -> bool {

@@ -17,6 +17,7 @@ use names::{Numbered, Strength, Symbols};
 
 use super::Input;
 use crate::extent::FileNo;
+use crate::text::command::new_name;
 
 /// The file name suffixes of raw images, apart from counters.
 pub(crate) const RAW_SUFFIXES: &[&str] = &[
@@ -108,16 +109,35 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
     for numbered in Numbered::all(name) {
         let like = |other: &&String| {
             let counter = numbered.counter_of(other).unwrap_or_default();
-            let kind = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
             *other != name
                 && counter.len() == numbered.counter.len()
-                && kind(counter) == kind(&numbered.counter)
+                && may_count_on(counter, &numbered.counter)
         };
         if let Some(other) = names.iter().filter(like).min() {
             return Some(other.clone());
         }
     }
     None
+}
+
+/// Returns whether two texts may be counters of one series: numbers, or letters that follow one another. A directory has
+/// many pairs of suffixes of the same length, such as `log` and `map`.
+fn may_count_on(one: &str, other: &str) -> bool {
+    let adjacent = |symbols: Symbols| {
+        let follows = |a: &str, b: &str| symbols.successors(a).iter().any(|next| next == b);
+        symbols.contains(one)
+            && symbols.contains(other)
+            && (symbols == Symbols::Decimal || follows(one, other) || follows(other, one))
+    };
+    use Symbols::{Capitals, Decimal, Hexadecimal, Letters};
+    [Decimal, Hexadecimal, Letters, Capitals].into_iter().any(adjacent)
+}
+
+/// Returns the hint to join the pieces of one `whole`, for a file that is not an image by itself and has the neighbour
+/// `other`.
+pub(crate) fn join_hint(input: &Input, whole: &str, other: &str) -> String {
+    let joined = new_name(input.path(), "joined", if whole == "disk" { ".raw" } else { "" });
+    format!("if it and '{other}' are pieces of one {whole}, join all of them, in order: cat … > {joined}")
 }
 
 /// Finds the files of the disk: the given file and, if that is a first piece, those that follow it. Returns where each
