@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::path::PathBuf;
 
-use cdi_base::advice::Advice;
+use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind, advice_for};
 use serde::{Deserialize, Serialize};
 
@@ -115,10 +115,9 @@ fn describe(advice: &Advice) -> String {
         Advice::IsMapfile => "specify the image that it belongs to, and this file with --mapfile".into(),
         Advice::Repair => "'cdi repair IMAGE NEW.cdimg' salvages what is left".into(),
         Advice::Compact => "'cdi compact IMAGE' rewrites it".into(),
-        Advice::Resume(None) => "everything read so far is saved; continue with --resume".into(),
-        Advice::Resume(Some(path)) => {
-            format!("everything read so far is in {}; continue with --resume and that image", path.display())
-        }
+        Advice::Resume(saved @ Saved::In(_)) => format!("{saved}; continue with --resume and that image"),
+        Advice::Resume(saved) => format!("{saved}; continue with --resume"),
+        Advice::Continue => "'cdi create --resume DISK IMAGE' continues it".into(),
         Advice::Overwrite => "use --force to overwrite it".into(),
         Advice::DiscardUnfinished => "--discard-unfinished overwrites it; the data in it is then lost".into(),
         Advice::ReadInUse => "use --force to read it anyway".into(),

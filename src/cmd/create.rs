@@ -81,14 +81,14 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
             source.size()
         ));
     }
-    let known = source.metadata().clone();
+    let mut known = source.metadata().clone();
+    // The new image gets hashes of its own. They differ if data was lost since.
+    known.take_hashes();
     let given = options.metadata;
     options.metadata = Metadata {
         model: given.model.or(known.model),
         serial: given.serial.or(known.serial),
-        source: Some(
-            std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()).display().to_string(),
-        ),
+        source: Some(source_name(args)),
         notes: known.notes.into_iter().chain(given.notes).collect(),
         more: known.more,
         ..Metadata::default()
@@ -111,6 +111,15 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let end = print_result(args, source.size(), &made, &took, ui);
     let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
+}
+
+/// Returns the name of the source to store: its path, or only its file name in a reproducible image.
+fn source_name(args: &Create) -> String {
+    let path = match args.source.file_name() {
+        Some(name) if args.write.reproducible => name.into(),
+        _ => std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()),
+    };
+    path.display().to_string()
 }
 
 /// Returns the time to store in a reproducible image, Some(None) if it is to have none, and None if the image is not

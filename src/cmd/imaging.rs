@@ -1,22 +1,23 @@
 //! `cdi create DISK IMAGE`: images a disk that may be failing, in several passes.
 
 mod checks;
+mod summary;
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cdi_base::advice::Advice;
+use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind};
-use cdi_base::units::{human, plural};
+use cdi_base::units::human;
 use cdi_capture::guard::Over;
 use cdi_capture::options::TOOL;
 use cdi_capture::options::{Options, new_image};
 use cdi_capture::rescue;
 use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
-use cdi_capture::rescue::rate::per_second;
 use cdi_capture::rescue::same::compare;
 use cdi_capture::rescue::source::Source;
 use cdi_capture::rescue::{Limits, Tell};
@@ -32,12 +33,10 @@ use cdi_system::placement::{CHECK_INTERVAL, Placed};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use serde_json::json;
 
-use super::create::stored_hash_lines;
 use super::{End, Interrupt, guard, plain_reads};
 use crate::cli;
 use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
-use crate::ui::imaging::{left, statuses};
 
 /// Checks whether the arguments name a disk that may be failing, as opposed to an image to be converted.
 pub(super) fn applies(args: &Create) -> bool {
@@ -57,8 +56,8 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
         let _ = fs::remove_file(&args.image);
     }
-    print_result(args, &source, &ended, start.elapsed(), ui);
-    outcome(ended, &source)
+    summary::print(args, &source, &ended, start.elapsed(), ui);
+    outcome(ended, args, &source)
 }
 
 /// Refuses options that do not apply to a disk.
@@ -90,6 +89,9 @@ struct Begun {
 fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: &Ui) -> Result<Begun, Error> {
     // Like ddrescue, --resume starts an image if there is none.
     let resumes = args.rescue.resume && fs::symlink_metadata(&args.image).is_ok();
+    if args.rescue.resume && !resumes {
+        ui.warning(format!("{}: there is no image to resume: a new one is begun", args.image.display()));
+    }
     // The image first: a process that wrote it and is exiting may keep it and the disk open for a moment.
     let old = if resumes { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
@@ -127,7 +129,7 @@ fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: 
             "source": source.path().display().to_string(),
             "model": source.metadata().model,
             "serial": source.metadata().serial,
-            "options": std::env::args().skip(1).collect::<Vec<_>>(),
+            "options": std::env::args_os().skip(1).map(|o| o.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         }),
     ));
     Ok(Begun { source, writer, file, domain, fresh })
@@ -193,27 +195,29 @@ fn read(
     result.map_err(|e| match placed.where_it_is() {
         // Any other advice refers to the file by its old path.
         Some(place) => Error { advice: vec![place], ..e },
-        None => e.hint(Advice::Resume(None)),
+        None => e.hint(Advice::Resume(Saved::Earlier)),
     })
 }
 
 /// Converts the end of the rescue to the outcome of the command.
-fn outcome(ended: rescue::Ended, source: &Source) -> Result<End, Error> {
+fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, Error> {
     match ended.end {
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
-        rescue::End::Stopped => Err(Error::new(Kind::Interrupted, "interrupted")),
+        rescue::End::Stopped => {
+            Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(Advice::Resume(Saved::All)))
+        }
         rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")
             .at(source.path())
             .hint("reconnect the disk")
-            .then(Advice::Resume(None))),
+            .then(Advice::Resume(Saved::All))),
         rescue::End::Dead => Err(Error::failed(
             "the disk fails on sectors that it could read before: it seems to be dying (its last errors were not \
              recorded as bad sectors)",
         )
         .at(source.path())
         .hint("switch it off and let it rest")
-        .then(Advice::Resume(None))),
+        .then(Advice::Resume(Saved::All))),
         rescue::End::Failed(e) => Err(e),
     }
 }
@@ -269,15 +273,19 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     let mut guard = guard(over, &image, None);
     let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
     maps.into_iter().flatten().for_each(|map| guard.protect(map, "is a mapfile that is read"));
-    let (target, file) = guard.create(&args.image).map_err(|e| match e.kind {
-        Kind::Busy if !over.force => e.hint("continue it with --resume"),
+    let (target, file) = guard.create(&args.image).map_err(|e| match e.advice[..] {
+        [Advice::Overwrite] if is_cdimg(&args.image) => {
+            let advice =
+                "--resume continues this image, and with -r3 retries its bad sectors; --force overwrites it";
+            Error { advice: vec![advice.into()], ..e }
+        }
         _ => e,
     })?;
     lock(&file, &args.image)?;
     let copy =
         file.try_clone().map_err(|e| Error::io("cannot duplicate the file descriptor", &args.image, e))?;
     let writer = Writer::create(Box::new(file), &args.image, &new, metadata)?;
-    target.finish()?;
+    target.publish()?;
     Ok((writer, copy))
 }
 
@@ -287,6 +295,10 @@ struct Old {
     input: Arc<Input>,
     /// The size of its disk in bytes.
     size: u64,
+}
+
+fn is_cdimg(path: &Path) -> bool {
+    Input::open(path).is_ok_and(|input| (FORMAT.probe)(&input))
 }
 
 /// Opens and locks the image to be resumed. Fails if another process is writing it.
@@ -328,64 +340,4 @@ fn resume(args: &Create, source: &Source, old: Old, ui: &Ui) -> Result<(Writer, 
     check_metadata(&metadata).map_err(|e| e.at(path))?;
     writer.set_metadata(metadata);
     Ok((writer, copy))
-}
-
-/// Prints what was read and written.
-fn print_result(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
-    let (view, made) = (&ended.view, &ended.made);
-    let is_json = ui.json(&json!({
-        "image": args.image.display().to_string(),
-        "size_bytes": source.metadata().size,
-        "image_bytes": made.image_bytes,
-        "compressed_bytes": made.compressed_bytes,
-        "shared_bytes": made.shared_bytes,
-        "fill_bytes": made.fill_bytes,
-        "ended": ended.end.name(),
-        "wanted_bytes": view.wanted,
-        "rescued_bytes": view.rescued(),
-        "missing_bytes": made.missing_bytes,
-        "left_bytes": statuses(view),
-        "areas": view.areas,
-        "read_bytes": view.read,
-        "failed_reads": view.errors,
-        "seconds": took.as_secs_f64(),
-        "metadata": made.metadata,
-    }));
-    if is_json {
-        return;
-    }
-    stored_hash_lines(&made.metadata, args, ui);
-    let seconds = took.as_secs_f64();
-    let rate = per_second((view.read, took));
-    ui.say(format!(
-        "{}: {} of {} rescued, {} in the image; {seconds:.1} s, {}/s",
-        args.image.display(),
-        human(view.rescued()),
-        human(view.wanted),
-        human(made.image_bytes),
-        human(rate)
-    ));
-    for (status, bytes) in left(view) {
-        ui.say(format!("{:>12}  {}", human(bytes), status.name()));
-    }
-    match ended.end {
-        rescue::End::TooManyErrors => {
-            ui.say(format!("stopped after {}; continue with --resume", plural(view.errors, "failed read")))
-        }
-        rescue::End::Timeout => {
-            ui.say("stopped: no data could be read within --timeout; continue with --resume")
-        }
-        _ => {}
-    }
-    if view.left.iter().any(|(_, bytes)| *bytes > 0) {
-        let metadata = &made.metadata;
-        if metadata.physical_sector_bytes > metadata.logical_sector_bytes && args.rescue.retry_passes == 0 {
-            ui.say(format!(
-                "failed sectors were read in physical sectors of {} bytes; '--resume -r1' retries each {} bytes \
-                 separately, and may rescue more",
-                metadata.physical_sector_bytes, metadata.logical_sector_bytes
-            ));
-        }
-        ui.say("see 'cdi map'; 'cdi create --resume -r3' retries bad sectors");
-    }
 }

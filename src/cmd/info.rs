@@ -1,9 +1,10 @@
 //! `cdi info IMAGE`: shows the metadata of an image, and its log.
 
 use cdi_base::error::Error;
-use cdi_base::printable;
+use cdi_base::printable::{self, quoted};
 use cdi_base::units::{human, plural};
 use cdi_image::badmap::{BadRange, Status};
+use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::stored_hashes::ZERO_FILLED;
 use cdi_serve::texts;
@@ -44,7 +45,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         ("serial", &metadata.serial),
         ("source", &metadata.source),
         ("created", &metadata.created),
-        ("completed", &metadata.finished),
+        ("ended", &metadata.finished),
         ("created by", &metadata.tool),
     ] {
         if let Some(value) = value {
@@ -90,6 +91,17 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let lost: u64 = disk.image().lost().iter().map(|r| r.end - r.start).sum();
     if lost > 0 {
         line("lost", format!("{lost} bytes ({}): part of the image's files is missing", human(lost)));
+    }
+    let untried: u64 = [Status::NonTried, Status::NonTrimmed, Status::NonScraped]
+        .into_iter()
+        .map(|status| disk.bad().count(status).bytes)
+        .sum();
+    if untried > 0 && disk.format().name == cdimg::FORMAT.name {
+        let image = quoted(&args.image.image.display().to_string());
+        ui.say(format!(
+            "{} were not tried, or not completely; to go on: cdi create --resume DISK {image}",
+            human(untried)
+        ));
     }
     Ok(end)
 }

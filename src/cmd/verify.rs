@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use cdi_base::error::{Error, Flaw, ReadError};
-use cdi_base::printable::hex;
+use cdi_base::printable::{hex, quoted};
 use cdi_base::units::{human, plural};
 use cdi_capture::hash::{Hashes, hash};
 use cdi_capture::hash_check::Checked;
+use cdi_image::badmap::Status;
+use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::metadata::DiskHashes;
 use cdi_image::stored_hashes::{HashKind, StoredHash};
@@ -44,7 +46,7 @@ impl Errors<'_> {
     fn report(&mut self, at: Option<u64>, what: &str, affects: &str) {
         if !self.ui.json {
             let place = at.map_or(String::new(), |at| format!(" at file offset {at}"));
-            self.ui.data(format!("error{place}: {what} (affects {affects})"));
+            self.ui.data(format!("error{place}: {what}; affects {affects}"));
         }
         self.list.push(json!({ "file_offset_bytes": at, "what": what, "affects": affects }));
     }
@@ -155,7 +157,10 @@ fn finish(
     hash_lines(&read.hashes, wanted, &|line| ui.data(line));
     if !errors.is_empty() {
         let count = plural(errors.len() as u64, "error");
-        ui.say(format!("{name}: {count}, {} of the disk lost", human(lost_bytes)));
+        ui.say(format!("{name}: {count}, {} of the disk cannot be read", human(lost_bytes)));
+        if disk.format().name == cdimg::FORMAT.name {
+            ui.say(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
+        }
         return End::DataMissing;
     }
     ui.say(format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took));
@@ -163,7 +168,13 @@ fn finish(
         ui.say(format!("{} of {} verified: {got} (matches the stored hash)", stored.kind.name(), stored.of));
     }
     if missing > 0 {
-        ui.say(format!("note: {} are recorded as unreadable (not an image error)", human(missing)));
+        let statuses: Vec<String> = Status::LISTED
+            .into_iter()
+            .map(|status| (status, disk.bad().count(status).bytes))
+            .filter(|(status, bytes)| *status != Status::Suspect && *bytes > 0)
+            .map(|(status, bytes)| format!("{} {}", human(bytes), status.name()))
+            .collect();
+        ui.say(format!("the disk itself: {} (not errors of the image)", statuses.join(", ")));
     }
     End::Done
 }

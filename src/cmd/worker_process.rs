@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cdi_base::advice::Advice;
+use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::Error;
 use cdi_base::workers;
 use cdi_system::ending_signals;
@@ -89,7 +89,7 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
     let status = child.wait().map_err(failed)?;
     match status.code() {
         Some(code) => Ok(End::Code(u8::try_from(code).unwrap_or(1))),
-        None => Err(Error::failed("the imaging process was killed").hint(Advice::Resume(None))),
+        None => Err(Error::failed("the imaging process was killed").hint(Advice::Resume(Saved::Earlier))),
     }
 }
 

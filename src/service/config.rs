@@ -209,6 +209,10 @@ impl TryFrom<Raw> for Entry {
             let keys = "\"with\", \"mount\", \"partscan\" and \"readahead\"";
             return Err(format!("{}: {keys} apply to the device, but \"attach\" is false", image.display()));
         }
+        if raw.partition.is_some() && (raw.offset.is_some() || raw.size.is_some()) {
+            let keys = "\"partition\" and \"offset\" or \"size\"";
+            return Err(format!("{}: {keys} cannot be used together", image.display()));
+        }
         let text = |path: Absolute| path.0.to_string_lossy().into_owned();
         if raw.badblocks.is_some() != raw.block_size.is_some() {
             return Err(format!(

@@ -27,8 +27,10 @@ pub enum Advice {
     Repair,
     /// Rewrite the image without superseded records.
     Compact,
-    /// Resume imaging: the data read so far is in the image, or in the given file.
-    Resume(Option<PathBuf>),
+    /// Resume imaging.
+    Resume(Saved),
+    /// Resume the imaging of this unfinished image, with the program's command for that.
+    Continue,
     /// Allow the existing file to be overwritten.
     Overwrite,
     /// Allow an unfinished image to be overwritten, which loses its data.
@@ -56,14 +58,33 @@ impl fmt::Display for Advice {
             Advice::IsMapfile => f.write_str("specify the image that this mapfile belongs to"),
             Advice::Repair => f.write_str("repair the image to salvage what is left"),
             Advice::Compact => f.write_str("compact the image to rewrite it"),
-            Advice::Resume(None) => f.write_str("everything read so far is saved; imaging can be resumed"),
-            Advice::Resume(Some(path)) => {
-                write!(f, "everything read so far is in {}; imaging can be resumed", path.display())
-            }
+            Advice::Resume(saved) => write!(f, "{saved}; imaging can be resumed"),
+            Advice::Continue => f.write_str("its imaging can be resumed"),
             Advice::Overwrite => f.write_str("allow overwriting to replace it"),
             Advice::DiscardUnfinished => f.write_str("overwriting it destroys the data it holds"),
             Advice::ReadInUse => f.write_str("it can be read anyway if that is explicitly allowed"),
             Advice::CheckSystem => f.write_str("check the system requirements"),
+        }
+    }
+}
+
+/// Where the data is that was read from a disk before the imaging stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// All of it is in the image.
+    All,
+    /// What was written before is in the image. The last of it may be lost: writing failed, or the process was killed.
+    Earlier,
+    /// All of it is in this file, to which the image was moved or copied.
+    In(PathBuf),
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Saved::All => f.write_str("everything read so far is saved"),
+            Saved::Earlier => f.write_str("what was saved before is kept"),
+            Saved::In(path) => write!(f, "everything read so far is in {}", path.display()),
         }
     }
 }

@@ -19,6 +19,16 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Quotes a word for a shell, if necessary.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let dashed = if word.starts_with('-') { "./" } else { "" };
+    format!("'{dashed}{}'", word.replace('\'', "'\\''"))
+}
+
 /// Escapes every character in a JSON text that controls the terminal, except line ends. The value stays the same:
 /// outside of strings, where escapes are allowed, JSON contains no such characters but line ends.
 pub fn json(text: &str) -> String {

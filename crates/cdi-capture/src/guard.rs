@@ -148,7 +148,7 @@ impl Guard {
         let (what, advice) = match state_of(path) {
             _ if self.over.discard_unfinished => return Ok(()),
             State::Other => return Ok(()),
-            State::Unfinished => ("is an unfinished disk image", Advice::Resume(None)),
+            State::Unfinished => ("is an unfinished disk image", Advice::Continue),
             State::Damaged => ("is a .cdimg image that cannot be opened", Advice::Repair),
         };
         Err(Error::new(Kind::Busy, what)

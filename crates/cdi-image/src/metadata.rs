@@ -41,7 +41,7 @@ pub struct Metadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
     /// BLAKE3 of the rescued data (docs/FORMAT.md, "Hashes"), in hex.
-    #[serde(default, alias = "blake3_stored", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3_rescued: Option<String>,
     /// SHA-256 of the disk with zeros in place of unreadable data, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +52,16 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Reads the JSON text of an image.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Metadata> {
+        let mut metadata: Metadata = serde_json::from_slice(json)?;
+        // The former name of this hash. A program that writes it does not know the new one, and leaves it as it was.
+        if let Some(serde_json::Value::String(hex)) = metadata.more.remove("blake3_stored") {
+            metadata.blake3_rescued = Some(hex);
+        }
+        Ok(metadata)
+    }
+
     /// Returns the hash of this kind of the whole disk, with zeros where nothing could be read, in hex, if the image has it.
     pub fn zero_filled(&self, kind: HashKind) -> Option<&str> {
         match kind {
@@ -98,6 +108,11 @@ impl DiskHashes {
         for (kind, hex) in self.zero_filled {
             metadata.set_zero_filled(kind, Some(hex));
         }
+    }
+
+    /// Returns whether there are the BLAKE3 hash and all of these kinds.
+    pub fn has(&self, kinds: &[HashKind]) -> bool {
+        self.blake3_rescued.is_some() && kinds.iter().all(|kind| self.of(*kind).is_some())
     }
 
     /// Returns the hash of this kind of the zero-filled disk.

@@ -41,9 +41,11 @@ impl OutputFile {
         OutputFile::begin(path, force)
     }
 
-    /// Creates an output file to replace the file at `path`, from which it is made.
+    /// Creates an output file to replace the file at `path`, from which it is made. If that is a symbolic link, the file
+    /// that it points to is replaced.
     pub fn replace(path: &Path) -> Result<(OutputFile, File), Error> {
-        OutputFile::begin(path, true)
+        let target = path.canonicalize().map_err(|e| Error::io("cannot be opened", path, e))?;
+        OutputFile::begin(&target, true)
     }
 
     fn begin(path: &Path, force: bool) -> Result<(OutputFile, File), Error> {
@@ -87,16 +89,33 @@ impl OutputFile {
     pub fn finish(mut self) -> Result<(), Error> {
         self.done = true;
         self.rename().map_err(|e| {
-            let error = match e.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    Error::new(Kind::Busy, "was created or replaced by another program in the meantime")
-                        .at(&self.path)
-                }
-                _ => Error::io("cannot be renamed into place", &self.path, e),
-            };
-            error.hint(format!("the new file is complete, and is at {}", self.partial.display()))
+            let hint = format!("the new file is complete, and is at {}", self.partial.display());
+            self.not_renamed(e).hint(hint)
         })?;
-        // The directory entry must also reach the disk.
+        self.sync_directory()
+    }
+
+    /// As [`OutputFile::finish`], for a file with nothing in it yet that would be missed: it is deleted if it cannot get
+    /// its name.
+    pub fn publish(mut self) -> Result<(), Error> {
+        let renamed = self.rename();
+        self.done = renamed.is_ok();
+        renamed.map_err(|e| self.not_renamed(e))?;
+        self.sync_directory()
+    }
+
+    fn not_renamed(&self, e: io::Error) -> Error {
+        match e.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::new(Kind::Busy, "was created or replaced by another program in the meantime")
+                    .at(&self.path)
+            }
+            _ => Error::io("cannot be renamed into place", &self.path, e),
+        }
+    }
+
+    /// Syncs the directory: its entry must also reach the disk.
+    fn sync_directory(&self) -> Result<(), Error> {
         let dir = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir)
             .and_then(|d| d.sync_all())

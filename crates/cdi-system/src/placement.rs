@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cdi_base::advice::Advice;
+use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::Error;
 
 use crate::path_of_open;
@@ -74,9 +74,9 @@ impl Placed {
     pub fn where_it_is(&self) -> Option<Advice> {
         Some(match self.place() {
             Place::Here => return None,
-            Place::Elsewhere(path) => Advice::Resume(Some(path)),
+            Place::Elsewhere(path) => Advice::Resume(Saved::In(path)),
             Place::Deleted => match self.save() {
-                Some(saved) => Advice::Resume(Some(saved)),
+                Some(saved) => Advice::Resume(Saved::In(saved)),
                 None => {
                     "the image was deleted, and no copy could be saved: the data read so far is lost".into()
                 }

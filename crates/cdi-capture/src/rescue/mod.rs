@@ -19,7 +19,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use cdi_base::advice::Advice;
+use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind};
 use cdi_base::workers::{self, lock};
 use cdi_image::cdimg::writer::Writer;
@@ -122,13 +122,13 @@ pub fn rescue(
             // Space was reserved for this.
             writer.note(&event("ended", json!({ "why": "full" })));
             writer.leave()?;
-            return Err(e.hint("make room").then(Advice::Resume(None)));
+            return Err(e.hint("make room").then(Advice::Resume(Saved::All)));
         }
         Err(e) if cancelled => {
             writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
             return Err(match e.kind {
-                Kind::Interrupted => e.then(Advice::Resume(None)),
+                Kind::Interrupted => e.then(Advice::Resume(Saved::All)),
                 _ => e,
             });
         }
@@ -141,7 +141,7 @@ pub fn rescue(
     if matches!(end, End::Finished) {
         let hashes = match hashes {
             Some(hashes) => Some(hashes.finish()),
-            None if view.read == 0 && earlier.blake3_rescued.is_some() => Some(earlier),
+            None if view.read == 0 && earlier.has(&shared.options.hashes) => Some(earlier),
             None if !shared.options.hash => None,
             None => match hash_image(&mut writer, path, &shared.options, watch) {
                 Err(e) if e.kind == Kind::Interrupted => {
@@ -160,7 +160,7 @@ pub fn rescue(
     writer.note(&event("ended", json!({ "why": end.name() })));
     let missing_bytes = writer.bad().missing();
     let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
-    let image_bytes = written.map_err(|e| e.then(Advice::Resume(None)))?;
+    let image_bytes = written.map_err(|e| e.then(Advice::Resume(Saved::Earlier)))?;
     Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view })
 }
 
@@ -176,7 +176,7 @@ fn hash_image(
     hashes.map(Hashes::finish).map_err(|e| match e.kind {
         Kind::Interrupted => e
             .then("the disk has been read completely; only its hashes are missing")
-            .then(Advice::Resume(None)),
+            .then(Advice::Resume(Saved::All)),
         _ => e,
     })
 }

@@ -224,7 +224,7 @@ pub fn decode_metadata(record: &Record) -> Result<Metadata, Flaw> {
     if record.header.uncompressed.get() > MAX_METADATA {
         return Err(Flaw::at(record.at, format!("the metadata is longer than {MAX_METADATA} bytes")));
     }
-    serde_json::from_slice(&record.payload()?)
+    Metadata::parse(&record.payload()?)
         .map_err(|e| Flaw::at(record.at, format!("the metadata is not valid JSON: {e}")))
 }
 

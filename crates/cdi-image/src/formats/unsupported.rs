@@ -7,12 +7,13 @@
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
+use cdi_base::printable::quoted;
 
 use crate::badmap::load::is_mapfile;
 use crate::bytes::{be32, le32};
 use crate::input::Input;
 use crate::input::pieces::{self, join_hint};
-use crate::text::command::{new_name, quoted};
+use crate::text::command::new_name;
 
 /// How to recognise a file type.
 enum Sign {

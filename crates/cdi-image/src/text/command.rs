@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use cdi_base::printable::quoted;
+
 /// Returns the name of a file that does not exist yet, neither here nor next to `file`, for a command that writes it:
 /// the stem of `file`, `tag` and `suffix`. Quoted for a shell.
 pub(crate) fn new_name(file: &Path, tag: &str, suffix: &str) -> String {
@@ -12,14 +14,4 @@ pub(crate) fn new_name(file: &Path, tag: &str, suffix: &str) -> String {
     });
     let free = names.take(100).find(|name| !file.with_file_name(name).exists() && !Path::new(name).exists());
     quoted(&free.unwrap_or_else(|| format!("NEW{suffix}")))
-}
-
-/// Quotes a word for a shell, if necessary.
-pub(crate) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=:,".contains(c);
-    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    let dashed = if word.starts_with('-') { "./" } else { "" };
-    format!("'{dashed}{}'", word.replace('\'', "'\\''"))
 }

@@ -1,0 +1,120 @@
+//! What `cdi create` says at the end: what was read, what is left, and what to do about it.
+
+use std::time::Duration;
+
+use cdi_base::printable::quoted;
+use cdi_base::units::{human, plural};
+use cdi_capture::rescue;
+use cdi_capture::rescue::rate::per_second;
+use cdi_capture::rescue::source::Source;
+use cdi_image::badmap::Status;
+use serde_json::json;
+
+use super::super::create::stored_hash_lines;
+use crate::cli::Create;
+use crate::ui::Ui;
+use crate::ui::imaging::{left, statuses};
+
+/// Prints what was read and written.
+pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
+    let (view, made) = (&ended.view, &ended.made);
+    let is_json = ui.json(&json!({
+        "image": args.image.display().to_string(),
+        "size_bytes": source.metadata().size,
+        "image_bytes": made.image_bytes,
+        "compressed_bytes": made.compressed_bytes,
+        "shared_bytes": made.shared_bytes,
+        "fill_bytes": made.fill_bytes,
+        "ended": ended.end.name(),
+        "wanted_bytes": view.wanted,
+        "rescued_bytes": view.rescued(),
+        "missing_bytes": made.missing_bytes,
+        "left_bytes": statuses(view),
+        "areas": view.areas,
+        "read_bytes": view.read,
+        "failed_reads": view.errors,
+        "seconds": took.as_secs_f64(),
+        "metadata": made.metadata,
+    }));
+    if is_json {
+        return;
+    }
+    stored_hash_lines(&made.metadata, args, ui);
+    let seconds = took.as_secs_f64();
+    ui.say(format!(
+        "{}: {}, {} in the image; {seconds:.1} s, {}/s",
+        args.image.display(),
+        rescued(view.rescued(), view.wanted),
+        human(made.image_bytes),
+        human(per_second((view.read, took)))
+    ));
+    for (status, bytes) in left(view) {
+        ui.say(format!("{:>12}  {}", human(bytes), status.name()));
+    }
+    match ended.end {
+        rescue::End::TooManyErrors => ui.say(format!("stopped after {}", plural(view.errors, "failed read"))),
+        rescue::End::Timeout => ui.say("stopped: no data could be read within --timeout"),
+        _ => {}
+    }
+    let outside = source.metadata().size.saturating_sub(view.wanted);
+    if outside > 0 {
+        ui.say(format!("{} of the disk were not to be read", human(outside)));
+    }
+    what_next(args, ended, outside, ui);
+}
+
+/// Returns how much of what was wanted is rescued. It is not rounded to all of it if it is less.
+fn rescued(rescued: u64, wanted: u64) -> String {
+    if rescued == wanted {
+        return format!("all of {} rescued", human(wanted));
+    }
+    let hundredths = u128::from(rescued) * 10_000 / u128::from(wanted.max(1));
+    let percent = format!("{}.{:02} %", hundredths / 100, hundredths % 100);
+    format!("{} of {} rescued ({percent}), {} left", human(rescued), human(wanted), human(wanted - rescued))
+}
+
+/// Prints the commands that may get more of the disk.
+fn what_next(args: &Create, ended: &rescue::Ended, outside: u64, ui: &Ui) {
+    let words = |command: &str| {
+        let (source, image) = (args.source.display().to_string(), args.image.display().to_string());
+        format!("{command} {} {}", quoted(&source), quoted(&image))
+    };
+    let missing = |of: fn(Status) -> bool| left(&ended.view).any(|(status, _)| of(status));
+    let untried = |status| matches!(status, Status::NonTried | Status::NonTrimmed | Status::NonScraped);
+    // An error that follows says how to go on.
+    let stopped =
+        !matches!(ended.end, rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout);
+    if stopped {
+        return;
+    }
+    if outside > 0 || missing(untried) {
+        ui.say(format!("to read what was not tried: {}", words("cdi create --resume")));
+    }
+    if missing(|status| status == Status::Bad) {
+        let sectors = &ended.made.metadata;
+        let (logical, physical) = (sectors.logical_sector_bytes, sectors.physical_sector_bytes);
+        let why = if physical > logical && args.rescue.retry_passes == 0 {
+            format!(" (each {logical} bytes separately; they were read in physical sectors of {physical})")
+        } else {
+            String::new()
+        };
+        ui.say(format!("to retry the bad sectors{why}: {}", words("cdi create --resume -r3")));
+    }
+    if ended.view.rescued() < ended.view.wanted {
+        let image = quoted(&args.image.display().to_string());
+        ui.say(format!("to see where they are: cdi map {image}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_not_rounded_away() {
+        assert_eq!(rescued(8 << 20, 8 << 20), "all of 8.00 MiB rescued");
+        assert_eq!(rescued((8 << 20) - 512, 8 << 20), "8.00 MiB of 8.00 MiB rescued (99.99 %), 512 B left");
+        assert_eq!(rescued(0, 0), "all of 0 B rescued");
+        assert_eq!(rescued(1, u64::MAX), "1 B of 16.0 EiB rescued (0.00 %), 16.0 EiB left");
+    }
+}
