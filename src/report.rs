@@ -121,6 +121,7 @@ fn describe(advice: &Advice) -> String {
         Advice::Overwrite => "use --force to overwrite it".into(),
         Advice::DiscardUnfinished => "--discard-unfinished overwrites it; the data in it is then lost".into(),
         Advice::ReadInUse => "use --force to read it anyway".into(),
+        Advice::Unmount => "unmount it first, with 'cdi unmount IMAGE'".into(),
         Advice::CheckSystem => "'cdi doctor' checks the system requirements".into(),
         Advice::Text(_) => advice.to_string(),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cdi_base::units::parse_size;
 use clap::Args;
 
-use super::values::{CodecName, HashName, chunk_size, duration, sector_size};
+use super::values::{CodecName, HashName, chunk_size, duration, passes, sector_size};
 use super::{OpenArgs, Overwrite};
 
 /// The arguments of `create`.
@@ -81,7 +81,7 @@ pub struct Rescue {
     #[arg(long)]
     pub resume: bool,
     /// Retry bad sectors N times (-1: until interrupted)
-    #[arg(short, long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = passes, allow_negative_numbers = true)]
     pub retry_passes: i32,
     /// Skip the trimming phase
     #[arg(short = 'N', long)]

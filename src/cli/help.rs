@@ -15,7 +15,7 @@ const STATUS: [(&str, &str); 8] = [
     ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
     ("2", "wrong usage"),
     ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
-    ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, missing files of the image"),
+    ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, files of the image"),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
     ("130", "interrupted"),
@@ -24,8 +24,8 @@ const STATUS: [(&str, &str); 8] = [
 /// Files that cdi uses.
 const FILES: [(&str, &str); 3] = [
     (
-        "/run/cdi, $XDG_RUNTIME_DIR/cdi",
-        "records and logs of mounts, and default mount points (root; other users)",
+        "/run/cdi, $XDG_RUNTIME_DIR/cdi, /tmp/cdi-UID",
+        "records and logs of mounts, and default mount points (of root; of other users; without a runtime directory)",
     ),
     ("~/.config/cdi/service.json", "configuration of 'cdi service'"),
     ("IMAGE.map, IMAGE.mapfile, IMAGE.log", "mapfile of a raw image, if it is next to it"),
@@ -182,7 +182,8 @@ pub fn man_page(command: &clap::Command) -> std::io::Result<Vec<u8>> {
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
     let verb = name.rsplit('-').next().unwrap_or(&name).to_owned();
     let command = command.clone().after_help(None::<&str>).after_long_help(None::<&str>);
-    let man = Man::new(command.clone());
+    let man =
+        Man::new(command.clone()).source(concat!("cdi ", env!("CARGO_PKG_VERSION"))).manual("User Commands");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

@@ -136,6 +136,10 @@ pub fn command() -> clap::Command {
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|mut e| {
+        if e.get(ContextKind::InvalidSubcommand) == Some(&ContextValue::String("version".into())) {
+            let version = command().try_get_matches_from(["cdi", "--version"]);
+            return version.err().unwrap_or(e);
+        }
         if e.kind() == ErrorKind::InvalidSubcommand
             && let Some(ContextValue::String(typed)) = e.get(ContextKind::InvalidSubcommand)
             && let Some((_, verb)) = OTHER_WORDS.iter().find(|(word, _)| word == typed)

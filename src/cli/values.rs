@@ -54,6 +54,12 @@ impl From<HashName> for HashKind {
     }
 }
 
+/// Parses a number of passes as ddrescue does: -1 is without end.
+pub(crate) fn passes(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|n| *n >= -1);
+    number.ok_or_else(|| "expected the number of passes (as in -r3), or -1 to go on until interrupted".into())
+}
+
 /// Parses an interval as ddrescue does: seconds, or a number followed by s, m, h or d.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not an interval (examples: 30, 30s, 5m, 2h, 1d)");

@@ -227,14 +227,13 @@ fn hash_lines(hashes: &DiskHashes, wanted: &[HashKind], print: &dyn Fn(String)) 
 /// Protects mounted images: overwriting them would destroy them for their readers.
 fn protect_mounted(guard: &mut Guard) {
     for record in records_if_any() {
-        let why = format!("is mounted at {}", record.mountpoint.display());
-        guard.protect(&record.image, &why);
-        record.files.iter().for_each(|file| guard.protect(file, &why));
+        let files = std::iter::once(&record.image).chain(&record.files);
+        files.for_each(|file| guard.protect_mounted(file, &record.mountpoint));
     }
     // Those of other users: on Linux the source of the mount is the image.
     for mount in
         mountinfo().unwrap_or_default().iter().filter(|m| m.is_cdi_mount() && m.source.starts_with('/'))
     {
-        guard.protect(Path::new(&mount.source), &format!("is mounted at {}", mount.mountpoint.display()));
+        guard.protect_mounted(Path::new(&mount.source), &mount.mountpoint);
     }
 }

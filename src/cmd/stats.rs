@@ -10,6 +10,7 @@ use cdi_image::disk::stats::Stats;
 use serde_json::json;
 
 use super::End;
+use super::unmount::not_mounted;
 use crate::cli;
 use crate::mount::record::{MountRecord, find, records};
 use crate::ui::{Ui, printable};
@@ -25,9 +26,7 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
         None => records()?,
     };
     if let Some(target) = args.target.as_ref().filter(|_| found.is_empty()) {
-        return Err(Error::usage("not mounted or attached")
-            .at(target)
-            .hint("'cdi list' shows what is mounted"));
+        return Err(not_mounted(target));
     }
     let mut all = Vec::new();
     for record in &found {

@@ -30,17 +30,22 @@ fn run(target: Option<&Path>, force: bool, ui: &Ui) -> Result<End, Error> {
     let unrecorded = records.is_empty() && unmount_unrecorded(target, force)?;
     if records.is_empty() && !unrecorded {
         if !was_mounted(target) {
-            let error = Error::failed("not mounted or attached").at(target);
-            return Err(match nearest(target) {
-                Some(name) => error.hint(format!("did you mean {}? 'cdi list' shows all", name.display())),
-                None => error.hint("'cdi list' shows what is mounted"),
-            });
+            return Err(not_mounted(target));
         }
         // Unmounting again is not an error.
         ui.say(format!("{}: already unmounted", target.display()));
     }
     ui.json(&json!({ "target": target.display().to_string(), "unmounted": records }));
     Ok(End::Done)
+}
+
+/// Returns the error for a target that is not mounted, with the most similar one that is.
+pub(super) fn not_mounted(target: &Path) -> Error {
+    let error = Error::failed("not mounted or attached").at(target);
+    match nearest(target) {
+        Some(name) => error.hint(format!("did you mean {}? 'cdi list' shows all", name.display())),
+        None => error.hint("'cdi list' shows what is mounted"),
+    }
 }
 
 /// Unmounts all mounts of this user. If one fails, the others are still unmounted.

@@ -37,6 +37,8 @@ pub enum Advice {
     DiscardUnfinished,
     /// Allow reading a disk that is in use.
     ReadInUse,
+    /// Unmount the image.
+    Unmount,
     /// Check this system for missing requirements.
     CheckSystem,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Advice {
             Advice::Overwrite => f.write_str("allow overwriting to replace it"),
             Advice::DiscardUnfinished => f.write_str("overwriting it destroys the data it holds"),
             Advice::ReadInUse => f.write_str("it can be read anyway if that is explicitly allowed"),
+            Advice::Unmount => f.write_str("unmount it first"),
             Advice::CheckSystem => f.write_str("check the system requirements"),
         }
     }

@@ -29,6 +29,8 @@ pub enum Kind {
 }
 
 /// An error for the user: the file, what went wrong, why, and what to do about it.
+///
+/// `{}` shows the file and what went wrong, `{:#}` also the underlying errors, in one line.
 #[derive(Debug)]
 pub struct Error {
     /// The kind of the error.
@@ -125,9 +127,15 @@ pub fn advice_for(e: &io::Error) -> Option<&'static str> {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
-            Some(path) => write!(f, "{}: {}", path.display(), self.what),
-            None => f.write_str(&self.what),
+            Some(path) => write!(f, "{}: {}", path.display(), self.what)?,
+            None => f.write_str(&self.what)?,
         }
+        let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);
+        while let Some(source) = cause.filter(|_| f.alternate()) {
+            write!(f, ": {source}")?;
+            cause = source.source();
+        }
+        Ok(())
     }
 }
 
@@ -168,7 +176,7 @@ pub enum ReadError {
     Bad {
         /// The first bad sector that the read touches, in logical sectors of the disk.
         sector: u64,
-        /// The number of bytes before it that were read and are right.
+        /// The number of bytes that the read asked for before it: a read of just these does not touch a bad sector.
         good: usize,
     },
     /// The image file is damaged: the data at `at` is not what was written there.
@@ -234,6 +242,17 @@ const MEDIUM: i32 = EIO;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_alternate_form_shows_the_causes() {
+        let error = Error::io("cannot open", Path::new("/a"), io::Error::other("no")).because(Error::io(
+            "cannot read",
+            Path::new("/b"),
+            io::Error::other("why"),
+        ));
+        assert_eq!(format!("{error}"), "/a: cannot open");
+        assert_eq!(format!("{error:#}"), "/a: cannot open: /b: cannot read: why");
+    }
 
     #[test]
     fn a_bad_sector_never_becomes_an_errno_that_readers_retry() {

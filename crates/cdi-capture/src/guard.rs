@@ -31,11 +31,21 @@ pub struct Over {
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     over: Over,
-    /// Device and inode numbers of the protected files, and the reason in a few words.
-    files: Vec<((u64, u64), String)>,
+    files: Vec<Protected>,
     directories: Vec<PathBuf>,
     /// Whether the output is a mapfile, which may replace another one.
     writes_map: bool,
+}
+
+/// A file that must not be overwritten.
+#[derive(Debug, Clone)]
+struct Protected {
+    /// Its device and inode numbers.
+    id: (u64, u64),
+    /// The reason, in a few words.
+    why: String,
+    /// Whether it may be overwritten once it is unmounted.
+    mounted: bool,
 }
 
 impl Guard {
@@ -52,7 +62,7 @@ impl Guard {
     /// Protects an open file, such as stdin.
     pub fn protect_file(&mut self, file: &fs::File, why: &str) {
         if let Ok(meta) = file.metadata() {
-            self.files.push(((meta.dev(), meta.ino()), why.to_owned()));
+            self.add((meta.dev(), meta.ino()), why);
         }
     }
 
@@ -63,10 +73,15 @@ impl Guard {
     }
 
     fn check_id(&self, id: (u64, u64), out: &Path) -> Result<(), Error> {
-        match self.files.iter().find(|(read, _)| *read == id) {
-            Some((_, why)) => Err(Error::usage(format!("{why}; it cannot be overwritten")).at(out)),
-            None => Ok(()),
-        }
+        let Some(Protected { why, mounted, .. }) = self.files.iter().find(|file| file.id == id) else {
+            return Ok(());
+        };
+        let what = format!("{why}; it cannot be overwritten");
+        Err(if *mounted {
+            Error::new(Kind::Busy, what).at(out).hint(Advice::Unmount)
+        } else {
+            Error::usage(what).at(out)
+        })
     }
 
     /// Returns an error if a device must not be overwritten because it is stored on a protected file or an unfinished
@@ -85,17 +100,28 @@ impl Guard {
     /// file: "is the image that is read".
     pub fn protect(&mut self, path: &Path, why: &str) {
         let Ok(meta) = fs::metadata(path) else { return };
-        self.files.push(((meta.dev(), meta.ino()), why.to_owned()));
+        self.add((meta.dev(), meta.ino()), why);
         if meta.is_dir() {
             self.directories.extend(path.canonicalize());
         }
         if meta.file_type().is_block_device() {
             for layer in layers_below(path) {
                 if let Layer::File { id, .. } = layer {
-                    self.files.push((id, format!("is a backing file of {}, which is read", path.display())));
+                    self.add(id, &format!("is a backing file of {}, which is read", path.display()));
                 }
             }
         }
+    }
+
+    /// Protects a file of an image that is mounted at `mountpoint`.
+    pub fn protect_mounted(&mut self, path: &Path, mountpoint: &Path) {
+        let before = self.files.len();
+        self.protect(path, &format!("is mounted at {}", mountpoint.display()));
+        self.files[before..].iter_mut().for_each(|file| file.mounted = true);
+    }
+
+    fn add(&mut self, id: (u64, u64), why: &str) {
+        self.files.push(Protected { id, why: why.to_owned(), mounted: false });
     }
 
     /// Protects all files of an input image.

@@ -28,6 +28,10 @@
 //! # }
 //! ```
 //!
+//! [`partitions::table`] lists the partitions of a disk. The crate's `examples` are three small programs: one reads a
+//! sector, one lists bad sectors by partition, one copies around them. An [`Error`] has a message, `{:#}` with its causes,
+//! and [`Advice`] that a program puts in its own terms.
+//!
 //! Images are only read, never written. A disk may be read by many threads at once. Memory is bounded by
 //! [`DiskOptions::cache`], not by what an image claims, and every length and offset in a file is checked: images may be
 //! damaged, or made to do harm. Only the image is opened, and files next to it that it is made of; see
@@ -77,7 +81,11 @@ pub mod reader;
 pub mod stored_hashes;
 pub mod text;
 
-pub use cdi_base::error::{Error, Kind, ReadError};
+pub use cdi_base::advice::Advice;
+pub use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
+#[doc(inline)]
 pub use disk::Disk;
+#[doc(inline)]
 pub use open::DiskOptions;
+#[doc(inline)]
 pub use reader::DiskReader;

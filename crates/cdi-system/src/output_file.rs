@@ -32,10 +32,10 @@ impl OutputFile {
     pub fn create(path: &Path, force: bool) -> Result<(OutputFile, File), Error> {
         let exists = || Error::new(Kind::Busy, "file exists").at(path).hint(Advice::Overwrite);
         match fs::symlink_metadata(path) {
-            Ok(_) if !force => return Err(exists()),
             Ok(meta) if !meta.is_file() => {
                 return Err(Error::usage("is not a regular file (not overwritten)").at(path));
             }
+            Ok(_) if !force => return Err(exists()),
             _ => {}
         }
         OutputFile::begin(path, force)
