@@ -49,7 +49,7 @@ impl Report {
         let mut source = error.source();
         while let Some(cause) = source {
             causes.push(cause.to_string());
-            // Some system errors have the same remedy wherever they occur.
+            // Some system errors call for the same advice wherever they occur.
             if advice.is_empty() {
                 advice.extend(cause.downcast_ref().and_then(advice_for).map(str::to_owned));
             }

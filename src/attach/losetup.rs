@@ -209,7 +209,7 @@ fn run(losetup: &mut Command) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// Returns a remedy if the kernel has a free loop device without a node in /dev, as in a container whose /dev was
+/// Returns advice if the kernel has a free loop device without a node in /dev, as in a container whose /dev was
 /// populated only once.
 pub fn missing_node() -> Option<String> {
     let free = ask(Command::new("losetup").arg("--find"), PROGRAM, "").ok();

@@ -96,7 +96,7 @@ impl Imaging {
         let share = view.rescued() as f64 * 100.0 / view.wanted.max(1) as f64;
         let eta = seconds_left.map_or("unknown".into(), time);
         let mut text = format!(
-            "{}: {}, {} at {}\n{}\nrescued {} of {} ({share:.2} %), {}/s (average {}/s), left {eta}\n",
+            "{}: {}, {} at {}\n{}\nrescued {} of {} ({share:.2} %), {}/s (average {}/s), time left {eta}\n",
             self.name,
             view.pass.0.name(),
             direction(view.pass.1),

@@ -1,10 +1,10 @@
-//! What the user can do about an error. A library does not know the user interface: it names the remedy, and the
+//! What the user can do about an error. A library does not know the user interface: it gives the advice, and the
 //! program that shows the error puts it in terms of its command line or its windows.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// A remedy for an error. [`Display`](fmt::Display) words it without naming any program or option.
+/// What to do about an error. [`Display`](fmt::Display) words it without naming any program or option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advice {
     /// Text that fits any user interface.

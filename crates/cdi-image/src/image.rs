@@ -1,7 +1,7 @@
 //! The interface between image formats and the rest of the program: a format says *where* the bytes of the disk are,
 //! and nothing else.
 //!
-//! A format is one file with a `pub const FORMAT` and one line in [`crate::open::FORMATS`]. It never reads disk data
+//! docs/ARCHITECTURE.md, "Adding a format", has the steps and an example. A format never reads disk data
 //! for a caller and never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
 use std::ops::Range;
