@@ -44,7 +44,7 @@ pub struct Access {
 pub struct Mount {
     #[command(flatten)]
     pub image: Image,
-    /// Mount point: an empty directory
+    /// Mount point: an empty directory; created if it does not exist, and then removed again
     #[arg(help_heading = None)]
     pub dir: PathBuf,
     /// Stay in the foreground until interrupted
