@@ -72,7 +72,7 @@ pub struct Info {
 pub struct Map {
     #[command(flatten)]
     pub image: Image,
-    /// Draw the map into an SVG file
+    /// Draw the map into an SVG file ('-': to stdout)
     #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
     pub picture: Option<PathBuf>,
     /// List the ranges that are not finished

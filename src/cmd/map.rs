@@ -56,8 +56,12 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
-        guard().write(path, |file| file.write_all(svg.as_bytes()))?;
-        ui.json(&json!({ "picture": path.display().to_string() }));
+        if path.as_os_str() == "-" {
+            ui.raw(svg.as_bytes());
+        } else {
+            guard().write(path, |file| file.write_all(svg.as_bytes()))?;
+            ui.json(&json!({ "picture": path.display().to_string() }));
+        }
     } else {
         draw(&disk, ui);
     }
