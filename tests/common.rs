@@ -8,9 +8,45 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// A test: its name with its modules', what it needs, and what it does.
+pub struct Test {
+    pub name: &'static str,
+    pub needs: &'static [Need],
+    pub run: fn(),
+}
+
+/// Declares the tests of a module: functions without arguments, each with what it needs besides Rust and a C compiler.
+/// The function's name is the test's.
+///
+/// ```ignore
+/// tests!(
+///     #[needs(Fuse, Program("ddrescue"))]
+///     fn a_bad_sector_is_an_error() { … }
+/// );
+/// ```
+///
+/// The list that it makes, `TESTS`, is named in `main.rs`. The parentheses are for rustfmt, which leaves braces alone.
+macro_rules! tests {
+    ($($(#[doc = $doc:expr])* $(#[needs($($need:expr),+ $(,)?)])? fn $name:ident() $body:block)*) => {
+        $($(#[doc = $doc])* fn $name() $body)*
+
+        pub const TESTS: &[$crate::common::Test] = {
+            #[allow(unused_imports)]
+            use $crate::common::Need::*;
+            &[$($crate::common::Test {
+                name: concat!(module_path!(), "::", stringify!($name)),
+                needs: &[$($($need),+)?],
+                run: $name,
+            }),*]
+        };
+    };
+}
+
 /// What a test needs that not every machine has.
 #[derive(Debug, Clone, Copy)]
 pub enum Need {
+    /// Several of them.
+    All(&'static [Need]),
     /// /dev/fuse.
     Fuse,
     /// A /dev/fuse that every user may open, as udev makes it.
@@ -26,8 +62,18 @@ pub enum Need {
 }
 
 impl Need {
+    /// Returns the names of what is missing here.
+    pub fn missing(self) -> Vec<&'static str> {
+        match self {
+            Need::All(needs) => needs.iter().flat_map(|need| need.missing()).collect(),
+            one if one.is_there() => Vec::new(),
+            one => vec![one.name()],
+        }
+    }
+
     pub fn is_there(self) -> bool {
         match self {
+            Need::All(needs) => needs.iter().all(|need| need.is_there()),
             Need::Fuse => fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
             Need::FuseForAll => {
                 fs::metadata("/dev/fuse").is_ok_and(|m| m.permissions().mode() & 0o006 == 0o006)
@@ -43,8 +89,9 @@ impl Need {
         }
     }
 
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
+            Need::All(_) => "several things",
             Need::Fuse => "/dev/fuse",
             Need::FuseForAll => "/dev/fuse open to all users (mode 0666)",
             Need::Loop => "loop devices (root)",

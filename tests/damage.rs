@@ -3,32 +3,31 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Test;
 use crate::common::{Random, seeds};
 use crate::format::{compare, fixture_disk, fixtures_list, open};
-
-pub const TESTS: &[Test] = &[("a_damaged_image_never_gives_a_wrong_byte", &[], damages)];
 
 const DAMAGES: u64 = 20_000;
 const MAX_MEMORY: u64 = 256 << 20;
 
-fn damages() {
-    let truth = fixture_disk();
-    let before = peak_memory();
-    for (name, fixture) in fixtures_list() {
-        let seeds = seeds(DAMAGES);
-        let halves =
-            [seeds.start..seeds.start.midpoint(seeds.end), seeds.start.midpoint(seeds.end)..seeds.end];
-        std::thread::scope(|scope| {
-            for half in halves {
-                let (name, fixture, truth) = (&name, &fixture, &truth);
-                scope.spawn(move || half.for_each(|seed| one(name, fixture, truth, seed)));
-            }
-        });
+tests!(
+    fn a_damaged_image_never_gives_a_wrong_byte() {
+        let truth = fixture_disk();
+        let before = peak_memory();
+        for (name, fixture) in fixtures_list() {
+            let seeds = seeds(DAMAGES);
+            let halves =
+                [seeds.start..seeds.start.midpoint(seeds.end), seeds.start.midpoint(seeds.end)..seeds.end];
+            std::thread::scope(|scope| {
+                for half in halves {
+                    let (name, fixture, truth) = (&name, &fixture, &truth);
+                    scope.spawn(move || half.for_each(|seed| one(name, fixture, truth, seed)));
+                }
+            });
+        }
+        let grown = peak_memory().saturating_sub(before);
+        assert!(grown < MAX_MEMORY, "{grown} bytes of memory more than before");
     }
-    let grown = peak_memory().saturating_sub(before);
-    assert!(grown < MAX_MEMORY, "{grown} bytes of memory more than before");
-}
+);
 
 fn one(name: &str, fixture: &[u8], truth: &[u8], seed: u64) {
     let bytes = damaged(fixture, seed);

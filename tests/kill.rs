@@ -6,23 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Test;
 use crate::common::{Lab, Need, run, wait_until};
-
-const DEVICE: &[Need] = &[Need::Fuse, Need::Loop];
-const MOUNTED: &[Need] = &[Need::Fuse, Need::Loop, Need::Program("mkfs.ext4")];
-
-pub const TESTS: &[Test] = &[
-    ("killed_while_idle", DEVICE, || matrix("KILL", Use::Nothing)),
-    ("killed_while_read", DEVICE, || matrix("KILL", Use::Reader)),
-    ("killed_while_mounted", MOUNTED, || matrix("KILL", Use::Mounted)),
-    ("stopped_while_idle", DEVICE, || matrix("STOP", Use::Nothing)),
-    ("stopped_while_read", DEVICE, || matrix("STOP", Use::Reader)),
-    ("stopped_while_mounted", MOUNTED, || matrix("STOP", Use::Mounted)),
-    ("terminated_while_idle", DEVICE, terminated),
-    ("the_next_command_cleans_up_after_the_dead", DEVICE, ghosts),
-    ("forced_while_read", DEVICE, forced),
-];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Use {
@@ -109,32 +93,67 @@ fn is_running(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn terminated() {
-    let Attached { lab, pid, .. } = attached();
-    run("kill", ["-TERM".to_owned(), pid.to_string()]);
-    // A daemon that is asked to end takes everything away by itself.
-    wait_until("nothing is left", || lab.leftovers().is_empty());
-    detach_twice(&lab, &[]);
-}
+tests!(
+    #[needs(Fuse, Loop)]
+    fn killed_while_idle() {
+        matrix("KILL", Use::Nothing);
+    }
 
-fn ghosts() {
-    let Attached { lab, pid, .. } = attached();
-    run("kill", ["-KILL".to_owned(), pid.to_string()]);
-    wait_until("the daemon is dead", || !is_running(pid as u32));
-    let list = lab.cdi(["list"]).ends(0);
-    assert!(list.out.contains("not served any more"), "{}", list.out);
-    // Attaching anew finds the ghost, takes it away, and succeeds.
-    let device = lab.attach(&[]);
-    assert_eq!(lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().len(), 1);
-    fs::File::open(&device).unwrap();
-    detach_twice(&lab, &[]);
-}
+    #[needs(Fuse, Loop)]
+    fn killed_while_read() {
+        matrix("KILL", Use::Reader);
+    }
 
-fn forced() {
-    let Attached { lab, device, .. } = attached();
-    let mut child = reader(&device);
-    lab.cdi(["detach", "disk.cdimg"]).ends(5);
-    detach_twice(&lab, &["--force"]);
-    wait_until("the reader has ended", || !is_running(child.id()));
-    child.wait().unwrap();
-}
+    #[needs(Fuse, Loop, Program("mkfs.ext4"))]
+    fn killed_while_mounted() {
+        matrix("KILL", Use::Mounted);
+    }
+
+    #[needs(Fuse, Loop)]
+    fn stopped_while_idle() {
+        matrix("STOP", Use::Nothing);
+    }
+
+    #[needs(Fuse, Loop)]
+    fn stopped_while_read() {
+        matrix("STOP", Use::Reader);
+    }
+
+    #[needs(Fuse, Loop, Program("mkfs.ext4"))]
+    fn stopped_while_mounted() {
+        matrix("STOP", Use::Mounted);
+    }
+
+    #[needs(Fuse, Loop)]
+    fn terminated_while_idle() {
+        let Attached { lab, pid, .. } = attached();
+        run("kill", ["-TERM".to_owned(), pid.to_string()]);
+        // A daemon that is asked to end takes everything away by itself.
+        wait_until("nothing is left", || lab.leftovers().is_empty());
+        detach_twice(&lab, &[]);
+    }
+
+    #[needs(Fuse, Loop)]
+    fn the_next_command_cleans_up_after_the_dead() {
+        let Attached { lab, pid, .. } = attached();
+        run("kill", ["-KILL".to_owned(), pid.to_string()]);
+        wait_until("the daemon is dead", || !is_running(pid as u32));
+        let list = lab.cdi(["list"]).ends(0);
+        assert!(list.out.contains("not served any more"), "{}", list.out);
+        // Attaching anew finds the ghost, takes it away, and succeeds.
+        let device = lab.attach(&[]);
+        assert_eq!(lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().len(), 1);
+        fs::File::open(&device).unwrap();
+        detach_twice(&lab, &[]);
+    }
+
+    #[needs(Fuse, Loop)]
+    fn forced_while_read() {
+        let Attached { lab, device, .. } = attached();
+        let mut child = reader(&device);
+        lab.cdi(["detach", "disk.cdimg"]).ends(5);
+        detach_twice(&lab, &["--force"]);
+        wait_until("the reader has ended", || !is_running(child.id()));
+        child.wait().unwrap();
+    }
+);

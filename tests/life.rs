@@ -7,26 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Test;
-use crate::common::{Lab, Need, Ran, run, wait_until};
-
-const FUSE: &[Need] = &[Need::Fuse];
-const DEVICE: &[Need] = &[Need::Fuse, Need::Loop];
-
-pub const TESTS: &[Test] = &[
-    ("mounting_right_after_unmounting_is_sound", FUSE, in_a_row),
-    ("who_only_looks_in_passing_keeps_nothing", FUSE, passing),
-    ("many_at_once_after_a_death_are_sound", DEVICE, at_once),
-    ("what_is_mounted_over_ours_is_said", DEVICE, mounted_over),
-    ("other_people_s_mounts_at_our_place_stay", DEVICE, somebody_else),
-    ("a_device_that_another_device_uses_is_left_alone", DEVICE, loop_on_loop),
-    ("a_daemon_keeps_no_descriptor_of_its_caller", FUSE, descriptors),
-    ("a_relative_runtime_folder_is_one_folder", FUSE, relative),
-    ("names_may_be_anything", FUSE, names),
-    ("exec_is_not_torn_down_and_ctrl_c_ends_it", DEVICE, exec),
-    ("an_interrupted_demo_leaves_nothing", DEVICE, demo),
-    ("wrong_words_are_json_when_json_is_wanted", &[], json_usage),
-];
+use crate::common::{Lab, Ran, run, wait_until};
 
 fn served(lab: &Lab) -> usize {
     let list = lab.cdi(["list", "--json"]).ends(0).json();
@@ -35,244 +16,266 @@ fn served(lab: &Lab) -> usize {
     mounts.len()
 }
 
-fn in_a_row() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
-    for round in 0..25 {
-        let down = lab.command().args(["unmount", "mnt"]).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(round % 20));
-        let up = lab.cdi(["mount", "disk.cdimg", "mnt"]);
-        Ran::from(down.wait_with_output().unwrap()).ends(0);
-        // It may have come too early; then it is as if it had not been.
-        if up.code != 0 {
-            assert_eq!(up.code, 5, "round {round}: {}", up.err);
-            lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
-        }
-        assert_eq!(served(&lab), 1, "round {round}");
-        assert!(lab.path("mnt/disk.raw").exists());
-    }
-    lab.cdi(["unmount", "mnt"]).ends(0);
-    assert_eq!(lab.leftovers(), "");
-}
-
-/// A name that is being looked up keeps a mount busy for that moment: who asks for it at the wrong one is asked again.
-fn passing() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    for round in 0..10 {
+tests!(
+    #[needs(Fuse)]
+    fn mounting_right_after_unmounting_is_sound() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
         lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let start = Instant::now();
-                    while start.elapsed() < Duration::from_millis(200) {
-                        let _ = fs::metadata(lab.path("mnt/none"));
-                    }
-                });
+        for round in 0..25 {
+            let down = lab.command().args(["unmount", "mnt"]).stderr(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(round % 20));
+            let up = lab.cdi(["mount", "disk.cdimg", "mnt"]);
+            Ran::from(down.wait_with_output().unwrap()).ends(0);
+            // It may have come too early; then it is as if it had not been.
+            if up.code != 0 {
+                assert_eq!(up.code, 5, "round {round}: {}", up.err);
+                lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
             }
-            let ran = lab.cdi(["unmount", "mnt"]);
-            assert_eq!(ran.code, 0, "round {round}: {}", ran.err);
-        });
+            assert_eq!(served(&lab), 1, "round {round}");
+            assert!(lab.path("mnt/disk.raw").exists());
+        }
+        lab.cdi(["unmount", "mnt"]).ends(0);
+        assert_eq!(lab.leftovers(), "");
     }
-    assert_eq!(lab.leftovers(), "");
-}
 
-fn at_once() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    for round in 0..8 {
-        lab.cdi(["attach", "disk.cdimg"]).ends(0);
+    /// A name that is being looked up keeps a mount busy for that moment: who asks for it at the wrong one is asked again.
+    #[needs(Fuse)]
+    fn who_only_looks_in_passing_keeps_nothing() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
+        for round in 0..10 {
+            lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let start = Instant::now();
+                        while start.elapsed() < Duration::from_millis(200) {
+                            let _ = fs::metadata(lab.path("mnt/none"));
+                        }
+                    });
+                }
+                let ran = lab.cdi(["unmount", "mnt"]);
+                assert_eq!(ran.code, 0, "round {round}: {}", ran.err);
+            });
+        }
+        assert_eq!(lab.leftovers(), "");
+    }
+
+    #[needs(Fuse, Loop)]
+    fn many_at_once_after_a_death_are_sound() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
+        for round in 0..8 {
+            lab.cdi(["attach", "disk.cdimg"]).ends(0);
+            let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
+            run("kill", ["-KILL".to_owned(), pid.to_string()]);
+            // Until it is dead it serves.
+            wait_until("it is dead", || lab.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
+            let mut all =
+                vec![lab.command().args(["attach", "disk.cdimg"]).stdout(Stdio::null()).spawn().unwrap()];
+            for i in 0..4 {
+                all.push(
+                    lab.command().args(["-q", "mount", "disk.cdimg", &format!("m{i}")]).spawn().unwrap(),
+                );
+            }
+            for child in &mut all {
+                assert_eq!(child.wait().unwrap().code(), Some(0), "round {round}");
+            }
+            assert_eq!(served(&lab), 5, "round {round}");
+            lab.cdi(["detach", "disk.cdimg"]).ends(0);
+            assert_eq!((served(&lab), lab.leftovers()), (0, String::new()), "round {round}");
+        }
+    }
+
+    #[needs(Fuse, Loop)]
+    fn what_is_mounted_over_ours_is_said() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        fs::create_dir(lab.path("p")).unwrap();
+        lab.cdi(["attach", "disk.cdimg", "p/m"]).ends(0);
+        // On our folder: nothing is begun.
+        tmpfs(&lab.path("p/m"));
+        let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
+        assert!(ran.err.contains("something else is mounted over it"), "{}", ran.err);
+        assert_eq!(served(&lab), 1);
+        run("umount", [lab.path("p/m")]);
+        // Over the folder above: said, and no endless loop.
+        tmpfs(&lab.path("p"));
+        let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
+        assert!(ran.err.contains("mounted over one of its parent directories"), "{}", ran.err);
+        run("umount", [lab.path("p")]);
+        lab.cdi(["detach", "disk.cdimg"]).ends(0);
+        assert_eq!(lab.leftovers(), "");
+    }
+
+    #[needs(Fuse, Loop)]
+    fn other_people_s_mounts_at_our_place_stay() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        fs::create_dir(lab.path("mnt")).unwrap();
+        lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
-        // Until it is dead it serves.
-        wait_until("it is dead", || lab.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
-        let mut all =
-            vec![lab.command().args(["attach", "disk.cdimg"]).stdout(Stdio::null()).spawn().unwrap()];
-        for i in 0..4 {
-            all.push(lab.command().args(["-q", "mount", "disk.cdimg", &format!("m{i}")]).spawn().unwrap());
-        }
-        for child in &mut all {
-            assert_eq!(child.wait().unwrap().code(), Some(0), "round {round}");
-        }
-        assert_eq!(served(&lab), 5, "round {round}");
-        lab.cdi(["detach", "disk.cdimg"]).ends(0);
-        assert_eq!((served(&lab), lab.leftovers()), (0, String::new()), "round {round}");
+        run("umount", [lab.path("mnt")]);
+        // A dead record now names a folder that is somebody else's.
+        tmpfs(&lab.path("mnt"));
+        fs::write(lab.path("mnt/theirs"), "theirs").unwrap();
+        lab.cdi(["mount", "disk.cdimg", "other"]).ends(0);
+        assert_eq!(fs::read(lab.path("mnt/theirs")).unwrap(), b"theirs");
+        run("umount", [lab.path("mnt")]);
+        lab.cdi(["unmount", "other"]).ends(0);
+        assert_eq!(served(&lab), 0);
     }
-}
+
+    #[needs(Fuse, Loop)]
+    fn a_device_that_another_device_uses_is_left_alone() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        let device = lab.attach(&[]);
+        let upper = run("losetup", ["--find", "--show", "--read-only", device.to_str().unwrap()]);
+        let ran = lab.cdi(["detach", "disk.cdimg"]);
+        let name = device.file_name().unwrap().to_str().unwrap();
+        let autoclear = fs::read_to_string(format!("/sys/block/{name}/loop/autoclear")).unwrap();
+        run("losetup", ["--detach", upper.trim()]);
+        assert_eq!((ran.code, autoclear.trim()), (5, "0"), "{}", ran.err);
+        assert!(ran.err.contains(upper.trim()), "{}", ran.err);
+        lab.cdi(["detach", "disk.cdimg"]).ends(0);
+    }
+
+    #[needs(Fuse)]
+    fn a_daemon_keeps_no_descriptor_of_its_caller() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        // A pipe that the daemon inherits would never end.
+        let script =
+            format!("{{ {} mount disk.cdimg mnt 3>&1 >/dev/null 2>&1; }} | cat", env!("CARGO_BIN_EXE_cdi"));
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .env("CDI_RUNTIME_DIR", lab.path("run"))
+            .current_dir(&lab.dir)
+            .spawn()
+            .unwrap();
+        wait_until("it is mounted", || lab.path("mnt/disk.raw").exists());
+        let start = std::time::Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if start.elapsed().as_secs() > 5 {
+                child.kill().unwrap();
+                lab.cdi(["unmount", "mnt"]).ends(0);
+                panic!("the pipe does not end");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        lab.cdi(["unmount", "mnt"]).ends(0);
+    }
+
+    #[needs(Fuse)]
+    fn a_relative_runtime_folder_is_one_folder() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        let cdi = |words: &[&str]| {
+            Ran::from(lab.command().args(words).env("CDI_RUNTIME_DIR", "run").output().unwrap())
+        };
+        cdi(&["mount", "disk.cdimg", "mnt"]).ends(0);
+        assert_eq!(served(&lab), 1);
+        cdi(&["unmount", "disk.cdimg"]).ends(0);
+        assert_eq!(lab.leftovers(), "");
+        assert!(!Path::new("/run/mnt").exists() || Path::new("/run/mnt").read_dir().is_ok());
+    }
+
+    #[needs(Fuse)]
+    fn names_may_be_anything() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
+        let odd: [&[u8]; 5] = [
+            b"a b,c.cdimg",
+            b"-dash.cdimg",
+            b"line\nbreak.cdimg",
+            b"\x1b[31mred.cdimg",
+            b"not\xffutf8.cdimg",
+        ];
+        for name in odd {
+            let name = Path::new(".").join(OsStr::from_bytes(name));
+            fs::copy(lab.path("disk.cdimg"), lab.dir.join(&name)).unwrap();
+            let words = |verb: &str| vec![OsString::from(verb), name.clone().into_os_string()];
+            lab.cdi(words("mount").into_iter().chain(["mnt".into()])).ends(0);
+            let list = lab.cdi(["list"]).ends(0).out;
+            assert!(list.lines().count() == 2 && !list.contains('\u{1b}'), "{list:?}");
+            assert_eq!(served(&lab), 1);
+            lab.cdi(words("unmount")).ends(0);
+            lab.cdi(words("unmount").into_iter().chain(["--json".into()])).ends(0);
+            assert_eq!(lab.leftovers(), "", "{name:?}");
+            lab.cdi(words("info")).ends(0);
+        }
+    }
+
+    #[needs(Fuse, Loop)]
+    fn exec_is_not_torn_down_and_ctrl_c_ends_it() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
+        let child = lab
+            .command()
+            .args(["exec", "disk.cdimg", "--", "sh", "-c", "exec sleep 60", "{}"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let sleeping = || {
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))
+                .is_ok_and(|c| !c.trim().is_empty())
+        };
+        wait_until("it is attached", || lab.cdi(["list"]).out.contains("/dev/loop") && sleeping());
+        let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
+        assert!(ran.err.contains("in use by a command ('cdi exec'"), "{}", ran.err);
+        // What is sent to cdi alone reaches the command.
+        run("kill", ["-TERM".to_owned(), child.id().to_string()]);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(128 + 15), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(lab.leftovers(), "");
+    }
+
+    #[needs(Fuse, Loop)]
+    fn an_interrupted_demo_leaves_nothing() {
+        for wait in [0, 20, 60, 100] {
+            let lab = Lab::new();
+            fs::create_dir(lab.path("tmp")).unwrap();
+            let mut child = lab
+                .command()
+                .arg("demo")
+                .env("TMPDIR", lab.path("tmp"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let start = std::time::Instant::now();
+            while fs::read_dir(lab.path("tmp")).unwrap().count() == 0 && !child_ended(&mut child) {
+                assert!(start.elapsed().as_secs() < 10);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(wait));
+            let _ =
+                Command::new("kill").args(["-TERM", &child.id().to_string()]).stderr(Stdio::null()).status();
+            let code = child.wait().unwrap().code();
+            assert!(code == Some(130) || code == Some(0), "{code:?}");
+            assert_eq!(fs::read_dir(lab.path("tmp")).unwrap().count(), 0, "after {wait} ms");
+            assert_eq!(lab.leftovers(), "");
+        }
+    }
+
+    fn wrong_words_are_json_when_json_is_wanted() {
+        let lab = Lab::new();
+        for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
+            let ran = lab.cdi(words).ends(2);
+            let error: serde_json::Value =
+                serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
+            assert_eq!(error["error"]["kind"], "usage");
+        }
+        lab.cdi(["--json", "--help"]).ends(0);
+    }
+);
 
 fn tmpfs(at: &Path) {
     run("mount", [OsStr::new("-t"), OsStr::new("tmpfs"), OsStr::new("none"), at.as_os_str()]);
 }
 
-fn mounted_over() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    fs::create_dir(lab.path("p")).unwrap();
-    lab.cdi(["attach", "disk.cdimg", "p/m"]).ends(0);
-    // On our folder: nothing is begun.
-    tmpfs(&lab.path("p/m"));
-    let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("something else is mounted over it"), "{}", ran.err);
-    assert_eq!(served(&lab), 1);
-    run("umount", [lab.path("p/m")]);
-    // Over the folder above: said, and no endless loop.
-    tmpfs(&lab.path("p"));
-    let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("mounted over one of its parent directories"), "{}", ran.err);
-    run("umount", [lab.path("p")]);
-    lab.cdi(["detach", "disk.cdimg"]).ends(0);
-    assert_eq!(lab.leftovers(), "");
-}
-
-fn somebody_else() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    fs::create_dir(lab.path("mnt")).unwrap();
-    lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
-    let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
-    run("kill", ["-KILL".to_owned(), pid.to_string()]);
-    run("umount", [lab.path("mnt")]);
-    // A dead record now names a folder that is somebody else's.
-    tmpfs(&lab.path("mnt"));
-    fs::write(lab.path("mnt/theirs"), "theirs").unwrap();
-    lab.cdi(["mount", "disk.cdimg", "other"]).ends(0);
-    assert_eq!(fs::read(lab.path("mnt/theirs")).unwrap(), b"theirs");
-    run("umount", [lab.path("mnt")]);
-    lab.cdi(["unmount", "other"]).ends(0);
-    assert_eq!(served(&lab), 0);
-}
-
-fn loop_on_loop() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    let device = lab.attach(&[]);
-    let upper = run("losetup", ["--find", "--show", "--read-only", device.to_str().unwrap()]);
-    let ran = lab.cdi(["detach", "disk.cdimg"]);
-    let name = device.file_name().unwrap().to_str().unwrap();
-    let autoclear = fs::read_to_string(format!("/sys/block/{name}/loop/autoclear")).unwrap();
-    run("losetup", ["--detach", upper.trim()]);
-    assert_eq!((ran.code, autoclear.trim()), (5, "0"), "{}", ran.err);
-    assert!(ran.err.contains(upper.trim()), "{}", ran.err);
-    lab.cdi(["detach", "disk.cdimg"]).ends(0);
-}
-
-fn descriptors() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    // A pipe that the daemon inherits would never end.
-    let script =
-        format!("{{ {} mount disk.cdimg mnt 3>&1 >/dev/null 2>&1; }} | cat", env!("CARGO_BIN_EXE_cdi"));
-    let mut child = Command::new("sh")
-        .args(["-c", &script])
-        .env("CDI_RUNTIME_DIR", lab.path("run"))
-        .current_dir(&lab.dir)
-        .spawn()
-        .unwrap();
-    wait_until("it is mounted", || lab.path("mnt/disk.raw").exists());
-    let start = std::time::Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed().as_secs() > 5 {
-            child.kill().unwrap();
-            lab.cdi(["unmount", "mnt"]).ends(0);
-            panic!("the pipe does not end");
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    lab.cdi(["unmount", "mnt"]).ends(0);
-}
-
-fn relative() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    let cdi =
-        |words: &[&str]| Ran::from(lab.command().args(words).env("CDI_RUNTIME_DIR", "run").output().unwrap());
-    cdi(&["mount", "disk.cdimg", "mnt"]).ends(0);
-    assert_eq!(served(&lab), 1);
-    cdi(&["unmount", "disk.cdimg"]).ends(0);
-    assert_eq!(lab.leftovers(), "");
-    assert!(!Path::new("/run/mnt").exists() || Path::new("/run/mnt").read_dir().is_ok());
-}
-
-fn names() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    let odd: [&[u8]; 5] =
-        [b"a b,c.cdimg", b"-dash.cdimg", b"line\nbreak.cdimg", b"\x1b[31mred.cdimg", b"not\xffutf8.cdimg"];
-    for name in odd {
-        let name = Path::new(".").join(OsStr::from_bytes(name));
-        fs::copy(lab.path("disk.cdimg"), lab.dir.join(&name)).unwrap();
-        let words = |verb: &str| vec![OsString::from(verb), name.clone().into_os_string()];
-        lab.cdi(words("mount").into_iter().chain(["mnt".into()])).ends(0);
-        let list = lab.cdi(["list"]).ends(0).out;
-        assert!(list.lines().count() == 2 && !list.contains('\u{1b}'), "{list:?}");
-        assert_eq!(served(&lab), 1);
-        lab.cdi(words("unmount")).ends(0);
-        lab.cdi(words("unmount").into_iter().chain(["--json".into()])).ends(0);
-        assert_eq!(lab.leftovers(), "", "{name:?}");
-        lab.cdi(words("info")).ends(0);
-    }
-}
-
-fn exec() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    let child = lab
-        .command()
-        .args(["exec", "disk.cdimg", "--", "sh", "-c", "exec sleep 60", "{}"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let sleeping = || {
-        fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))
-            .is_ok_and(|c| !c.trim().is_empty())
-    };
-    wait_until("it is attached", || lab.cdi(["list"]).out.contains("/dev/loop") && sleeping());
-    let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("in use by a command ('cdi exec'"), "{}", ran.err);
-    // What is sent to cdi alone reaches the command.
-    run("kill", ["-TERM".to_owned(), child.id().to_string()]);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(128 + 15), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(lab.leftovers(), "");
-}
-
-fn demo() {
-    for wait in [0, 20, 60, 100] {
-        let lab = Lab::new();
-        fs::create_dir(lab.path("tmp")).unwrap();
-        let mut child = lab
-            .command()
-            .arg("demo")
-            .env("TMPDIR", lab.path("tmp"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let start = std::time::Instant::now();
-        while fs::read_dir(lab.path("tmp")).unwrap().count() == 0 && !child_ended(&mut child) {
-            assert!(start.elapsed().as_secs() < 10);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).stderr(Stdio::null()).status();
-        let code = child.wait().unwrap().code();
-        assert!(code == Some(130) || code == Some(0), "{code:?}");
-        assert_eq!(fs::read_dir(lab.path("tmp")).unwrap().count(), 0, "after {wait} ms");
-        assert_eq!(lab.leftovers(), "");
-    }
-}
-
 fn child_ended(child: &mut std::process::Child) -> bool {
     child.try_wait().unwrap().is_some()
-}
-
-fn json_usage() {
-    let lab = Lab::new();
-    for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
-        let ran = lab.cdi(words).ends(2);
-        let error: serde_json::Value =
-            serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
-        assert_eq!(error["error"]["kind"], "usage");
-    }
-    lab.cdi(["--json", "--help"]).ends(0);
 }

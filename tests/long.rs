@@ -16,17 +16,7 @@ use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
 use cdi_image::open::open;
 
-use crate::Test;
-use crate::common::{Lab, Need, peak_memory};
-
-pub const TESTS: &[Test] = &[
-    ("the_texts_of_a_long_map_take_no_memory", &[Need::Fuse], texts),
-    ("a_long_map_is_read_and_written_in_bounded_memory", &[], verbs),
-    ("many_lost_ranges_are_repaired_quickly", &[], many_lost),
-    ("more_notes_than_an_image_holds_are_refused", &[], notes),
-    ("a_check_and_a_walk_over_a_gap_can_be_ended", &[], ended),
-    ("names_do_not_drive_a_terminal", &[], names),
-];
+use crate::common::{Lab, peak_memory};
 
 /// How many ranges are bad: every second sector.
 const RANGES: u64 = 200_000;
@@ -43,150 +33,153 @@ fn many(lab: &Lab) {
     lab.cdi(["create", "-q", "many.raw", "many.cdimg", "--mapfile", "many.map"]).ends(4);
 }
 
-fn texts() {
-    let lab = Lab::new();
-    many(&lab);
-    lab.cdi(["mount", "-q", "many.cdimg", "mnt"]).ends(0);
-    let list = lab.cdi(["list", "--json"]).json();
-    let daemon = u32::try_from(list["mounts"][0]["pid"].as_u64().unwrap()).unwrap();
-    let json = fs::read(lab.path("mnt/badblocks.json")).unwrap();
-    assert_eq!(fs::metadata(lab.path("mnt/badblocks.json")).unwrap().len(), json.len() as u64);
-    assert!(json == lab.cdi(["map", "--bad", "--json", "many.cdimg"]).out.as_bytes());
-    // From the middle on it is the same text.
-    let mut part = vec![0; 100_000];
-    let file = fs::File::open(lab.path("mnt/badblocks.json")).unwrap();
-    file.read_exact_at(&mut part, 3_333_333).unwrap();
-    drop(file);
-    assert!(part == json[3_333_333..3_433_333]);
-    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let ranges = value["ranges"].as_array().unwrap();
-    assert_eq!(
-        (value["blocks"]["bad-sector"]["ranges"].as_u64(), ranges.len() as u64),
-        (Some(RANGES), RANGES)
-    );
-    let expect = serde_json::json!({
-        "first_sector": 2468, "sectors": 1, "offset_bytes": 2468 * 512, "length_bytes": 512, "status": "bad-sector"
-    });
-    assert_eq!(ranges[1234], expect);
-    let map = fs::read_to_string(lab.path("mnt/badblocks.map")).unwrap();
-    assert_eq!(crate::common::blocks(&map).len() as u64, 2 * RANGES);
-    let most = peak_memory(daemon);
-    assert!(most <= 64 << 10, "{most} KiB");
-    lab.cdi(["unmount", "-q", "mnt"]).ends(0);
-}
-
-fn verbs() {
-    let lab = Lab::new();
-    many(&lab);
-    // What a verb has had at most is looked up before all of what it prints was taken: it waits then.
-    for words in [
-        &["map", "--bad", "--json", "many.cdimg"][..],
-        &["map", "--bad", "many.raw", "--mapfile", "many.map"],
-    ] {
-        let mut child = lab.command().args(words).stdout(Stdio::piped()).spawn().unwrap();
-        let mut out = child.stdout.take().unwrap();
-        out.read_exact(&mut vec![0; 8 << 20]).unwrap();
-        let most = peak_memory(child.id());
-        assert!(most <= 48 << 10, "{words:?}: {most} KiB");
-        std::io::copy(&mut out, &mut std::io::sink()).unwrap();
-        assert!(child.wait().unwrap().success());
+tests!(
+    #[needs(Fuse)]
+    fn the_texts_of_a_long_map_take_no_memory() {
+        let lab = Lab::new();
+        many(&lab);
+        lab.cdi(["mount", "-q", "many.cdimg", "mnt"]).ends(0);
+        let list = lab.cdi(["list", "--json"]).json();
+        let daemon = u32::try_from(list["mounts"][0]["pid"].as_u64().unwrap()).unwrap();
+        let json = fs::read(lab.path("mnt/badblocks.json")).unwrap();
+        assert_eq!(fs::metadata(lab.path("mnt/badblocks.json")).unwrap().len(), json.len() as u64);
+        assert!(json == lab.cdi(["map", "--bad", "--json", "many.cdimg"]).out.as_bytes());
+        // From the middle on it is the same text.
+        let mut part = vec![0; 100_000];
+        let file = fs::File::open(lab.path("mnt/badblocks.json")).unwrap();
+        file.read_exact_at(&mut part, 3_333_333).unwrap();
+        drop(file);
+        assert!(part == json[3_333_333..3_433_333]);
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let ranges = value["ranges"].as_array().unwrap();
+        assert_eq!(
+            (value["blocks"]["bad-sector"]["ranges"].as_u64(), ranges.len() as u64),
+            (Some(RANGES), RANGES)
+        );
+        let expect = serde_json::json!({
+            "first_sector": 2468, "sectors": 1, "offset_bytes": 2468 * 512, "length_bytes": 512, "status": "bad-sector"
+        });
+        assert_eq!(ranges[1234], expect);
+        let map = fs::read_to_string(lab.path("mnt/badblocks.map")).unwrap();
+        assert_eq!(crate::common::blocks(&map).len() as u64, 2 * RANGES);
+        let most = peak_memory(daemon);
+        assert!(most <= 64 << 10, "{most} KiB");
+        lab.cdi(["unmount", "-q", "mnt"]).ends(0);
     }
-}
 
-fn many_lost() {
-    let lab = Lab::new();
-    many(&lab);
-    // Half of the records are gone.
-    let image = fs::File::options().write(true).open(lab.path("many.cdimg")).unwrap();
-    let len = image.metadata().unwrap().len();
-    image.write_all_at(&vec![0; usize::try_from(len / 2).unwrap()], len / 4).unwrap();
-    let start = Instant::now();
-    let said = lab.cdi(["repair", "many.cdimg", "out.cdimg", "--json"]).ends(4).json();
-    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
-    let lost = said["lost"].as_array().unwrap();
-    assert!(lost.len() as u64 > RANGES / 4, "{}", lost.len());
-    let bytes: u64 = lost.iter().map(|r| r["length_bytes"].as_u64().unwrap()).sum();
-    assert_eq!(said["lost_bytes"].as_u64(), Some(bytes));
-    let blocks = &lab.cdi(["info", "--json", "out.cdimg"]).json()["blocks"];
-    assert_eq!(
-        (blocks["bad-sector"]["ranges"].as_u64(), blocks["non-tried"]["bytes"].as_u64()),
-        (Some(RANGES), Some(bytes))
-    );
-}
-
-fn notes() {
-    let lab = Lab::new();
-    lab.write("disk.raw", [7; 4096]);
-    let note = "n".repeat(100_000);
-    let create = |count: usize| {
-        let notes = std::iter::repeat_n(["--note", &note], count).flatten();
-        lab.cdi(["create", "disk.raw", "disk.cdimg"].into_iter().chain(notes))
-    };
-    create(11).ends(2);
-    assert!(!lab.path("disk.cdimg").exists());
-    create(9).ends(0);
-    lab.cdi(["info", "disk.cdimg"]).ends(0);
-    // A reader looks at the length before anything else.
-    let head = Head {
-        kind: RecordType::Metadata,
-        codec: Codec::Stored,
-        uncompressed: MAX_METADATA + 1,
-        disk_at: 0,
-        disk_len: 0,
-        detail: 0,
-    };
-    let record = Record { at: 0, header: encode(head, 1, 1, b"{}"), stored: b"{}".to_vec() };
-    assert!(decode_metadata(&record).unwrap_err().what.contains("longer than"));
-}
-
-fn ended() {
-    let lab = Lab::new();
-    lab.image(8192, 512, &[]);
-    let mut left = 3;
-    let mut stop = move || {
-        left -= 1;
-        if left > 0 { Ok(()) } else { Err(Error::new(Kind::Interrupted, "interrupted")) }
-    };
-    let image = open(&lab.path("disk.cdimg"), &OpenOptions::default()).unwrap().image;
-    let ended = image.check(&mut |flaw, _| panic!("{flaw}"), &mut stop);
-    assert_eq!(ended.unwrap_err().kind, Kind::Interrupted);
-    // 64 MiB of nothing behind the records.
-    let file = fs::File::options().write(true).open(lab.path("disk.cdimg")).unwrap();
-    let len = file.metadata().unwrap().len();
-    file.set_len(len + (64 << 20)).unwrap();
-    let out = fs::File::options().read(true).write(true).create_new(true).open(lab.path("out")).unwrap();
-    let input = Input::open(&lab.path("disk.cdimg")).unwrap();
-    let (mut steps, mut last) = (0, 0);
-    cdi_capture::repair::repair(&input, &out, &lab.path("out"), &mut |at| {
-        steps += u32::from(at > len);
-        assert!(at >= last || at == input.len(), "{at} comes after {last}");
-        last = at;
-        Ok(())
-    })
-    .unwrap();
-    assert!(steps >= 60, "{steps} steps");
-}
-
-fn names() {
-    let lab = Lab::new();
-    let wild = "a\u{1b}[31m\u{202e}b\u{9b}5m\u{2066}.raw";
-    lab.write(wild, [0; 4096]);
-    let plain = |text: &str| !text.chars().any(|c| "\u{1b}\u{202e}\u{9b}\u{2066}".contains(c));
-    for words in [
-        &["info"][..],
-        &["info", "--json"],
-        &["verify"],
-        &["verify", "--json"],
-        &["info", "--events", "--json"],
-    ] {
-        let ran = lab.cdi(words.iter().chain(&[wild])).ends(0);
-        assert!(plain(&ran.out) && plain(&ran.err), "{words:?}: {ran:?}");
-        if words.contains(&"--json") {
-            assert!(ran.json()["image"].as_str().unwrap().ends_with(wild), "{words:?}");
+    fn a_long_map_is_read_and_written_in_bounded_memory() {
+        let lab = Lab::new();
+        many(&lab);
+        // What a verb has had at most is looked up before all of what it prints was taken: it waits then.
+        for words in [
+            &["map", "--bad", "--json", "many.cdimg"][..],
+            &["map", "--bad", "many.raw", "--mapfile", "many.map"],
+        ] {
+            let mut child = lab.command().args(words).stdout(Stdio::piped()).spawn().unwrap();
+            let mut out = child.stdout.take().unwrap();
+            out.read_exact(&mut vec![0; 8 << 20]).unwrap();
+            let most = peak_memory(child.id());
+            assert!(most <= 48 << 10, "{words:?}: {most} KiB");
+            std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+            assert!(child.wait().unwrap().success());
         }
     }
-    let ran = lab.cdi(["info", "--json", &format!("no{wild}")]);
-    assert!(ran.code != 0 && plain(&ran.err), "{ran:?}");
-    let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
-    assert!(error["error"]["path"].as_str().unwrap().ends_with(wild));
-}
+
+    fn many_lost_ranges_are_repaired_quickly() {
+        let lab = Lab::new();
+        many(&lab);
+        // Half of the records are gone.
+        let image = fs::File::options().write(true).open(lab.path("many.cdimg")).unwrap();
+        let len = image.metadata().unwrap().len();
+        image.write_all_at(&vec![0; usize::try_from(len / 2).unwrap()], len / 4).unwrap();
+        let start = Instant::now();
+        let said = lab.cdi(["repair", "many.cdimg", "out.cdimg", "--json"]).ends(4).json();
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        let lost = said["lost"].as_array().unwrap();
+        assert!(lost.len() as u64 > RANGES / 4, "{}", lost.len());
+        let bytes: u64 = lost.iter().map(|r| r["length_bytes"].as_u64().unwrap()).sum();
+        assert_eq!(said["lost_bytes"].as_u64(), Some(bytes));
+        let blocks = &lab.cdi(["info", "--json", "out.cdimg"]).json()["blocks"];
+        assert_eq!(
+            (blocks["bad-sector"]["ranges"].as_u64(), blocks["non-tried"]["bytes"].as_u64()),
+            (Some(RANGES), Some(bytes))
+        );
+    }
+
+    fn more_notes_than_an_image_holds_are_refused() {
+        let lab = Lab::new();
+        lab.write("disk.raw", [7; 4096]);
+        let note = "n".repeat(100_000);
+        let create = |count: usize| {
+            let notes = std::iter::repeat_n(["--note", &note], count).flatten();
+            lab.cdi(["create", "disk.raw", "disk.cdimg"].into_iter().chain(notes))
+        };
+        create(11).ends(2);
+        assert!(!lab.path("disk.cdimg").exists());
+        create(9).ends(0);
+        lab.cdi(["info", "disk.cdimg"]).ends(0);
+        // A reader looks at the length before anything else.
+        let head = Head {
+            kind: RecordType::Metadata,
+            codec: Codec::Stored,
+            uncompressed: MAX_METADATA + 1,
+            disk_at: 0,
+            disk_len: 0,
+            detail: 0,
+        };
+        let record = Record { at: 0, header: encode(head, 1, 1, b"{}"), stored: b"{}".to_vec() };
+        assert!(decode_metadata(&record).unwrap_err().what.contains("longer than"));
+    }
+
+    fn a_check_and_a_walk_over_a_gap_can_be_ended() {
+        let lab = Lab::new();
+        lab.image(8192, 512, &[]);
+        let mut left = 3;
+        let mut stop = move || {
+            left -= 1;
+            if left > 0 { Ok(()) } else { Err(Error::new(Kind::Interrupted, "interrupted")) }
+        };
+        let image = open(&lab.path("disk.cdimg"), &OpenOptions::default()).unwrap().image;
+        let ended = image.check(&mut |flaw, _| panic!("{flaw}"), &mut stop);
+        assert_eq!(ended.unwrap_err().kind, Kind::Interrupted);
+        // 64 MiB of nothing behind the records.
+        let file = fs::File::options().write(true).open(lab.path("disk.cdimg")).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.set_len(len + (64 << 20)).unwrap();
+        let out = fs::File::options().read(true).write(true).create_new(true).open(lab.path("out")).unwrap();
+        let input = Input::open(&lab.path("disk.cdimg")).unwrap();
+        let (mut steps, mut last) = (0, 0);
+        cdi_capture::repair::repair(&input, &out, &lab.path("out"), &mut |at| {
+            steps += u32::from(at > len);
+            assert!(at >= last || at == input.len(), "{at} comes after {last}");
+            last = at;
+            Ok(())
+        })
+        .unwrap();
+        assert!(steps >= 60, "{steps} steps");
+    }
+
+    fn names_do_not_drive_a_terminal() {
+        let lab = Lab::new();
+        let wild = "a\u{1b}[31m\u{202e}b\u{9b}5m\u{2066}.raw";
+        lab.write(wild, [0; 4096]);
+        let plain = |text: &str| !text.chars().any(|c| "\u{1b}\u{202e}\u{9b}\u{2066}".contains(c));
+        for words in [
+            &["info"][..],
+            &["info", "--json"],
+            &["verify"],
+            &["verify", "--json"],
+            &["info", "--events", "--json"],
+        ] {
+            let ran = lab.cdi(words.iter().chain(&[wild])).ends(0);
+            assert!(plain(&ran.out) && plain(&ran.err), "{words:?}: {ran:?}");
+            if words.contains(&"--json") {
+                assert!(ran.json()["image"].as_str().unwrap().ends_with(wild), "{words:?}");
+            }
+        }
+        let ran = lab.cdi(["info", "--json", &format!("no{wild}")]);
+        assert!(ran.code != 0 && plain(&ran.err), "{ran:?}");
+        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        assert!(error["error"]["path"].as_str().unwrap().ends_with(wild));
+    }
+);

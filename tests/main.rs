@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stderr)]
 
+#[macro_use]
 mod common;
 
 mod cli;
@@ -41,11 +42,41 @@ mod tidy;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use common::{Need, leftovers};
+use common::{Test, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// A test: its name, what it needs, and what it does.
-type Test = (&'static str, &'static [Need], fn());
+/// The tests, by module.
+const MODULES: &[&[Test]] = &[
+    cli::TESTS,
+    crash::TESTS,
+    damage::TESTS,
+    device::TESTS,
+    docs::TESTS,
+    examiner::TESTS,
+    ffi::TESTS,
+    filesystem::TESTS,
+    foreign::TESTS,
+    format::TESTS,
+    formats::TESTS,
+    iboredimg::TESTS,
+    kept::TESTS,
+    kill::TESTS,
+    layers::TESTS,
+    life::TESTS,
+    long::TESTS,
+    model::TESTS,
+    mount::TESTS,
+    nbd::TESTS,
+    nfs::TESTS,
+    oracle::TESTS,
+    partitions::TESTS,
+    raw::TESTS,
+    rescue::TESTS,
+    segments::TESTS,
+    service::TESTS,
+    standin::TESTS,
+    tidy::TESTS,
+];
 
 /// Where these tests run in the background of a script, SIGINT is ignored, and would be by the program that they start, too.
 fn with_all_signals() {
@@ -66,57 +97,21 @@ fn main() -> ExitCode {
     // What whoever runs this knows to be missing.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let modules = [
-        ("cli", cli::TESTS),
-        ("crash", crash::TESTS),
-        ("damage", damage::TESTS),
-        ("device", device::TESTS),
-        ("docs", docs::TESTS),
-        ("examiner", examiner::TESTS),
-        ("ffi", ffi::TESTS),
-        ("filesystem", filesystem::TESTS),
-        ("format", format::TESTS),
-        ("foreign", foreign::TESTS),
-        ("formats", formats::TESTS),
-        ("iboredimg", iboredimg::TESTS),
-        ("kept", kept::TESTS),
-        ("kill", kill::TESTS),
-        ("layers", layers::TESTS),
-        ("life", life::TESTS),
-        ("long", long::TESTS),
-        ("model", model::TESTS),
-        ("mount", mount::TESTS),
-        ("nbd", nbd::TESTS),
-        ("nfs", nfs::TESTS),
-        ("oracle", oracle::TESTS),
-        ("partitions", partitions::TESTS),
-        ("raw", raw::TESTS),
-        ("rescue", rescue::TESTS),
-        ("segments", segments::TESTS),
-        ("service", service::TESTS),
-        ("standin", standin::TESTS),
-        ("tidy", tidy::TESTS),
-    ];
-    let mut trials = Vec::new();
-    for (module, tests) in modules {
-        for &(name, needs, test) in tests {
-            let lacks = Arc::clone(&lacks);
-            trials.push(Trial::ignorable_test(format!("{module}::{name}"), move || {
-                let missing: Vec<&str> = needs.iter().filter(|n| !n.is_there()).map(|n| n.name()).collect();
-                if !missing.is_empty() {
-                    let reason = format!("needs {}", missing.join(", "));
-                    let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
-                    return if ci && !known {
-                        Err(reason.into())
-                    } else {
-                        Ok(Completion::ignored_with(reason))
-                    };
-                }
-                test();
-                Ok(Completion::Completed)
-            }));
-        }
-    }
+    let trials = MODULES.iter().copied().flatten().map(|test| {
+        let lacks = Arc::clone(&lacks);
+        let (_, name) = test.name.split_once("::").unwrap();
+        Trial::ignorable_test(name, move || {
+            let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
+            if !missing.is_empty() {
+                let reason = format!("needs {}", missing.join(", "));
+                let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
+                return if ci && !known { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
+            }
+            (test.run)();
+            Ok(Completion::Completed)
+        })
+    });
+    let trials = trials.collect();
     let conclusion = libtest_mimic::run(&args, trials);
     let left = leftovers();
     if !left.is_empty() {

@@ -10,17 +10,8 @@ use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
 use serde_json::json;
 
-use crate::common::{Lab, Need, Random, disk, run};
-use crate::{Test, makers};
-
-pub const TESTS: &[Test] = &[
-    ("all_that_the_segments_of_an_e01_hold_is_read", &[Need::Program("ewfacquire")], missing),
-    ("a_cut_off_segment_of_an_e01_costs_what_comes_after", &[Need::Program("ewfacquire")], cut_off),
-    ("all_that_the_segments_of_an_ex01_hold_is_read", &[], ex01),
-    ("an_e01_of_a_source_that_is_not_whole_sectors", &[Need::Program("ewfexport")], odd_source),
-    ("a_segment_of_another_disk_is_no_success", &[Need::Program("ewfacquire")], foreign),
-    ("an_encrypted_e01_is_called_encrypted", &[Need::Program("ewfacquire")], encrypted),
-];
+use crate::common::{Lab, Random, disk, run};
+use crate::makers;
 
 /// What can be read of an image: each sector is either right, or bad and lost. The number of bytes that are right.
 fn right_or_lost(image: &Path, truth: &[u8]) -> u64 {
@@ -56,30 +47,242 @@ fn segments(lab: &Lab, truth: &[u8], format: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Segments of two acquisitions that cannot be told apart by what they say: the stored hash does.
-fn foreign() {
-    let lab = Lab::new();
-    let truth = disk(3 << 20);
-    let first = segments(&lab, &truth, "encase6");
-    let mut other = truth.clone();
-    other.iter_mut().step_by(512).for_each(|b| *b ^= 1);
-    let second = segments(&lab, &other, "encase5");
-    lab.cdi(["extract", "encase6/d.E01", "x.raw"]).ends(0);
-    lab.cdi(["create", "encase6/d.E01", "x.cdimg"]).ends(0);
-    assert!(name(&first[1]) == "d.E02" && name(&second[1]) == "d.E02");
-    fs::copy(&second[1], &first[1]).unwrap();
-    for words in [["extract", "encase6/d.E01", "y.raw"], ["create", "encase6/d.E01", "y.cdimg"]] {
-        let ran = lab.cdi(words).ends(4);
-        assert!(ran.err.contains("the MD5 of the disk is"), "{}", ran.err);
+tests!(
+    #[needs(Program("ewfacquire"))]
+    fn all_that_the_segments_of_an_e01_hold_is_read() {
+        let lab = Lab::new();
+        let truth = disk((4 << 20) + 512);
+        let len = truth.len() as u64;
+        // Segments of another set, which has the same names.
+        let files = segments(&lab, &truth, "encase5");
+        for (file, set) in files.iter().zip([1, 1, 1, 2, 1]) {
+            let mut bytes = fs::read(file).unwrap();
+            let named = |w: &[u8]| [&b"volume\0"[..], b"data\0"].iter().any(|name| w.starts_with(name));
+            let at = bytes.windows(16).position(named).unwrap() + 76;
+            bytes[at + 64] = set;
+            let sum = makers::adler(&bytes[at..at + 1048]);
+            bytes[at + 1048..at + 1052].copy_from_slice(&sum);
+            fs::write(file, bytes).unwrap();
+        }
+        let right = right_or_lost(&files[0], &truth);
+        let err = verified(&lab, &files[0], len - right);
+        assert!(
+            right > 2900 << 10
+                && err.contains("does not belong to the same set")
+                && err.contains("ignoring the segments"),
+            "{right}: {err}"
+        );
+        for format in ["encase6", "encase1", "smart"] {
+            let files = segments(&lab, &truth, format);
+            assert_eq!(files.len(), 5, "{format}");
+            let bytes: Vec<_> = files.iter().map(|f| fs::read(f).unwrap()).collect();
+            let mut held = vec![len];
+            for left in (1..5).rev() {
+                fs::remove_file(&files[left]).unwrap();
+                held.insert(0, right_or_lost(&files[0], &truth));
+                let info = lab.cdi(["info".as_ref(), "--json".as_ref(), files[0].as_os_str()]).ends(4);
+                assert_eq!(info.json()["metadata"]["missing_segments"], json!([name(&files[left])]));
+                let err = verified(&lab, &files[0], len - held[0]);
+                assert!(
+                    err.contains(&name(&files[left])) && err.contains("the last one was not read"),
+                    "{err}"
+                );
+            }
+            assert!(held[0] > 900 << 10 && held.is_sorted_by(|a, b| a < b), "{format}: {held:?}");
+            // One alone that is missing, or empty, or another one. What comes after is not looked at.
+            for (n, other) in [(1, None), (2, None), (3, Some(&[][..])), (4, Some(&bytes[0][..]))] {
+                files.iter().zip(&bytes).for_each(|(file, bytes)| fs::write(file, bytes).unwrap());
+                match other {
+                    None => fs::remove_file(&files[n]).unwrap(),
+                    Some(other) => fs::write(&files[n], other).unwrap(),
+                }
+                assert_eq!(right_or_lost(&files[0], &truth), held[n - 1], "{format}: {n}");
+                let err = verified(&lab, &files[0], len - held[n - 1]);
+                assert!(err.contains(&name(&files[n])), "{err}");
+                assert!(
+                    n > 3 || (err.contains("ignoring the segments") && err.contains(&name(&files[4]))),
+                    "{err}"
+                );
+            }
+            let words = ["extract", "-q", "--force"].map(AsRef::as_ref);
+            lab.cdi(words.into_iter().chain([files[0].as_os_str(), "o.raw".as_ref()])).ends(4);
+            assert!(lab.path("o.raw.map").exists());
+        }
     }
-    let ran = lab.command().args(["extract", "-q", "encase6/d.E01", "-"]).output().unwrap();
-    assert_eq!(ran.status.code(), Some(4));
-    lab.cdi(["verify", "encase6/d.E01"]).ends(4);
-    // Of a disk of another size.
-    let longer = segments(&lab, &disk(5 << 20), "encase7");
-    fs::copy(&longer[1], &first[1]).unwrap();
-    lab.cdi(["extract", "encase6/d.E01", "z.raw"]).ends(4);
-}
+
+    #[needs(Program("ewfacquire"))]
+    fn a_cut_off_segment_of_an_e01_costs_what_comes_after() {
+        let lab = Lab::new();
+        let truth = disk((3 << 20) + 512);
+        let all = truth.len() as u64;
+        for format in ["encase6", "encase1", "smart"] {
+            let files = segments(&lab, &truth, format);
+            assert_eq!(right_or_lost(&files[0], &truth), all);
+            for n in [0, 1, 3] {
+                let whole = fs::read(&files[n]).unwrap();
+                let places =
+                    (1..24).map(|n| whole.len() * n / 24).chain((1..200).step_by(9).map(|n| whole.len() - n));
+                let mut most = 0;
+                for len in places {
+                    fs::write(&files[n], &whole[..len]).unwrap();
+                    if open(&files[0], &OpenOptions::default()).is_ok() {
+                        most = most.max(right_or_lost(&files[0], &truth));
+                    } else {
+                        // Only where nothing says how large the disk is.
+                        assert!(n == 0 && len < 8192, "{format}: {n}: {len}");
+                    }
+                }
+                assert!(most > n as u64 * (900 << 10), "{format}: {n}: {most}");
+                fs::write(&files[n], whole).unwrap();
+            }
+            // The first one, before and after the section about the disk.
+            let whole = fs::read(&files[0]).unwrap();
+            fs::write(&files[0], &whole[..50]).unwrap();
+            lab.cdi(["info".as_ref(), files[0].as_os_str()]).ends(3);
+            fs::write(&files[0], &whole[..whole.len() / 2]).unwrap();
+            let err = lab.cdi(["info".as_ref(), files[0].as_os_str()]).ends(4).err;
+            assert!(err.contains(&format!("segment {} is truncated or damaged", name(&files[0]))), "{err}");
+        }
+    }
+
+    /// Tables of an Ex01 say which chunks they list: segments after one that is missing are read.
+    fn all_that_the_segments_of_an_ex01_hold_is_read() {
+        let lab = Lab::new();
+        let truth = disk((1 << 20) + 512 * 5);
+        let made = makers::ex01_segments(&truth, &[], 8);
+        assert_eq!(made.len(), 5);
+        let file = |n: usize| lab.path(&format!("d.Ex{:02}", n + 1));
+        let part = 8 * (32 << 10);
+        let all = truth.len() as u64;
+        for (gone, lost) in [
+            (&[][..], 0),
+            (&[4], all - 4 * part),
+            (&[1], part),
+            (&[1, 2], 2 * part),
+            (&[1, 3], 2 * part),
+            (&[1, 2, 3, 4], all - part),
+        ] {
+            for how in ["missing", "empty", "cut off", "of another set"] {
+                for (n, bytes) in made.iter().enumerate() {
+                    fs::write(file(n), bytes).unwrap();
+                    match how {
+                        _ if !gone.contains(&n) => {}
+                        "missing" => fs::remove_file(file(n)).unwrap(),
+                        "empty" => fs::write(file(n), []).unwrap(),
+                        "cut off" => fs::write(file(n), &bytes[..bytes.len() / 2]).unwrap(),
+                        _ => {
+                            let mut bytes = bytes.clone();
+                            bytes[20] ^= 1;
+                            fs::write(file(n), bytes).unwrap();
+                        }
+                    }
+                }
+                assert_eq!(right_or_lost(&file(0), &truth), all - lost, "{gone:?} {how}");
+                let err = verified(&lab, &file(0), lost);
+                // Of those at the end only the first is known to be missing.
+                let known = if how == "missing" && gone.len() == 4 { &gone[..1] } else { gone };
+                assert!(known.iter().all(|n| err.contains(&name(&file(*n)))), "{gone:?} {how}: {err}");
+                assert!(!err.contains("ignoring the segments"), "{err}");
+            }
+        }
+        // Where the first is cut off nothing says how large the disk is.
+        made.iter().enumerate().for_each(|(n, bytes)| fs::write(file(n), bytes).unwrap());
+        fs::write(file(0), &made[0][..made[0].len() / 2]).unwrap();
+        lab.cdi(["info".as_ref(), file(0).as_os_str()]).ends(3);
+    }
+
+    /// Its last chunk is sound, and longer than what the disk has of it.
+    #[needs(Program("ewfexport"))]
+    fn an_e01_of_a_source_that_is_not_whole_sectors() {
+        let lab = Lab::new();
+        let whole = disk(1 << 20);
+        for len in [100_001, 98_304 + 161, 32_768 + 511, 513] {
+            let truth = &whole[..len];
+            let raw = lab.write("odd.bin", truth).to_str().unwrap().to_owned();
+            let sectors = &truth[..len / 512 * 512];
+            for format in ["encase1", "encase5", "encase6", "smart", "ftk", "linen5", "ewf", "ewfx"] {
+                for compressed in ["none", "deflate:best"] {
+                    let target = lab.path(&format!("{format}-{len}-{compressed}"));
+                    let words =
+                        ["-q", "-u", "-f", format, "-c", compressed, "-t", target.to_str().unwrap(), &raw];
+                    run("ewfacquire", words);
+                    let mut names = ["E01", "e01", "s01"].into_iter().map(|x| target.with_extension(x));
+                    let image = names.find(|p| p.exists()).unwrap();
+                    assert_eq!(right_or_lost(&image, sectors), sectors.len() as u64);
+                    let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(0);
+                    let told = format!("contains {} bytes after the last whole sector", len % 512);
+                    assert!(ran.err.contains(&told), "{format} {compressed}: {}", ran.err);
+                    // The hash that was stored covers them.
+                    assert_eq!(ran.json()["stored_hashes"][0]["matches"], true, "{format} {compressed}");
+                    let exported = lab.path("exported").to_str().unwrap().to_owned();
+                    run("ewfexport", ["-q", "-u", "-f", "raw", "-t", &exported, image.to_str().unwrap()]);
+                    assert!(fs::read(lab.path("exported.raw")).unwrap() == sectors, "{format} {compressed}");
+                    fs::remove_file(lab.path("exported.raw")).unwrap();
+                }
+            }
+        }
+        // The same in an Ex01.
+        lab.write("e.Ex01", ex01_of_odd(&whole[..100_001]));
+        assert_eq!(right_or_lost(&lab.path("e.Ex01"), &whole[..99_840]), 99_840);
+        verified(&lab, &lab.path("e.Ex01"), 0);
+    }
+
+    /// Segments of two acquisitions that cannot be told apart by what they say: the stored hash does.
+    #[needs(Program("ewfacquire"))]
+    fn a_segment_of_another_disk_is_no_success() {
+        let lab = Lab::new();
+        let truth = disk(3 << 20);
+        let first = segments(&lab, &truth, "encase6");
+        let mut other = truth.clone();
+        other.iter_mut().step_by(512).for_each(|b| *b ^= 1);
+        let second = segments(&lab, &other, "encase5");
+        lab.cdi(["extract", "encase6/d.E01", "x.raw"]).ends(0);
+        lab.cdi(["create", "encase6/d.E01", "x.cdimg"]).ends(0);
+        assert!(name(&first[1]) == "d.E02" && name(&second[1]) == "d.E02");
+        fs::copy(&second[1], &first[1]).unwrap();
+        for words in [["extract", "encase6/d.E01", "y.raw"], ["create", "encase6/d.E01", "y.cdimg"]] {
+            let ran = lab.cdi(words).ends(4);
+            assert!(ran.err.contains("the MD5 of the disk is"), "{}", ran.err);
+        }
+        let ran = lab.command().args(["extract", "-q", "encase6/d.E01", "-"]).output().unwrap();
+        assert_eq!(ran.status.code(), Some(4));
+        lab.cdi(["verify", "encase6/d.E01"]).ends(4);
+        // Of a disk of another size.
+        let longer = segments(&lab, &disk(5 << 20), "encase7");
+        fs::copy(&longer[1], &first[1]).unwrap();
+        lab.cdi(["extract", "encase6/d.E01", "z.raw"]).ends(4);
+    }
+
+    /// One whose chunks alone are encrypted, as X-Ways does it, and one that is as a whole.
+    #[needs(Program("ewfacquire"))]
+    fn an_encrypted_e01_is_called_encrypted() {
+        let lab = Lab::new();
+        let raw = lab.write("disk.raw", disk(1 << 20)).to_str().unwrap().to_owned();
+        for compressed in ["none", "deflate:best"] {
+            let target = lab.path(compressed).to_str().unwrap().to_owned();
+            run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", "-c", compressed, &raw]);
+            let whole = fs::read(format!("{target}.E01")).unwrap();
+            let section = |name: &[u8]| {
+                let is = |w: &[u8]| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0);
+                whole.windows(16).position(is).unwrap()
+            };
+            let (from, to) = (section(b"sectors") + 76, section(b"table"));
+            let mut bytes = whole.clone();
+            noise(&mut bytes[from..to], 8);
+            lab.write("x.E01", &bytes);
+            let ran = lab.cdi(["info", "x.E01"]).ends(3);
+            assert!(ran.err.contains("encrypted or completely damaged image"), "{}", ran.err);
+            // With some chunks that are right it is damaged.
+            let half = (from + to) / 2;
+            bytes[half..to].copy_from_slice(&whole[half..to]);
+            lab.write("x.E01", &bytes);
+            lab.cdi(["verify", "x.E01"]).ends(4);
+        }
+        lab.write("y.E01", [&b"ADCRYPT\0"[..], &[1; 600]].concat());
+        let ran = lab.cdi(["info", "y.E01"]).ends(3);
+        assert!(ran.err.contains("encrypted by"), "{}", ran.err);
+    }
+);
 
 fn name(file: &Path) -> String {
     file.file_name().unwrap().to_str().unwrap().to_owned()
@@ -97,179 +300,6 @@ fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
     ran.err
 }
 
-fn missing() {
-    let lab = Lab::new();
-    let truth = disk((4 << 20) + 512);
-    let len = truth.len() as u64;
-    // Segments of another set, which has the same names.
-    let files = segments(&lab, &truth, "encase5");
-    for (file, set) in files.iter().zip([1, 1, 1, 2, 1]) {
-        let mut bytes = fs::read(file).unwrap();
-        let named = |w: &[u8]| [&b"volume\0"[..], b"data\0"].iter().any(|name| w.starts_with(name));
-        let at = bytes.windows(16).position(named).unwrap() + 76;
-        bytes[at + 64] = set;
-        let sum = makers::adler(&bytes[at..at + 1048]);
-        bytes[at + 1048..at + 1052].copy_from_slice(&sum);
-        fs::write(file, bytes).unwrap();
-    }
-    let right = right_or_lost(&files[0], &truth);
-    let err = verified(&lab, &files[0], len - right);
-    assert!(
-        right > 2900 << 10
-            && err.contains("does not belong to the same set")
-            && err.contains("ignoring the segments"),
-        "{right}: {err}"
-    );
-    for format in ["encase6", "encase1", "smart"] {
-        let files = segments(&lab, &truth, format);
-        assert_eq!(files.len(), 5, "{format}");
-        let bytes: Vec<_> = files.iter().map(|f| fs::read(f).unwrap()).collect();
-        let mut held = vec![len];
-        for left in (1..5).rev() {
-            fs::remove_file(&files[left]).unwrap();
-            held.insert(0, right_or_lost(&files[0], &truth));
-            let info = lab.cdi(["info".as_ref(), "--json".as_ref(), files[0].as_os_str()]).ends(4);
-            assert_eq!(info.json()["metadata"]["missing_segments"], json!([name(&files[left])]));
-            let err = verified(&lab, &files[0], len - held[0]);
-            assert!(err.contains(&name(&files[left])) && err.contains("the last one was not read"), "{err}");
-        }
-        assert!(held[0] > 900 << 10 && held.is_sorted_by(|a, b| a < b), "{format}: {held:?}");
-        // One alone that is missing, or empty, or another one. What comes after is not looked at.
-        for (n, other) in [(1, None), (2, None), (3, Some(&[][..])), (4, Some(&bytes[0][..]))] {
-            files.iter().zip(&bytes).for_each(|(file, bytes)| fs::write(file, bytes).unwrap());
-            match other {
-                None => fs::remove_file(&files[n]).unwrap(),
-                Some(other) => fs::write(&files[n], other).unwrap(),
-            }
-            assert_eq!(right_or_lost(&files[0], &truth), held[n - 1], "{format}: {n}");
-            let err = verified(&lab, &files[0], len - held[n - 1]);
-            assert!(err.contains(&name(&files[n])), "{err}");
-            assert!(
-                n > 3 || (err.contains("ignoring the segments") && err.contains(&name(&files[4]))),
-                "{err}"
-            );
-        }
-        let words = ["extract", "-q", "--force"].map(AsRef::as_ref);
-        lab.cdi(words.into_iter().chain([files[0].as_os_str(), "o.raw".as_ref()])).ends(4);
-        assert!(lab.path("o.raw.map").exists());
-    }
-}
-
-fn cut_off() {
-    let lab = Lab::new();
-    let truth = disk((3 << 20) + 512);
-    let all = truth.len() as u64;
-    for format in ["encase6", "encase1", "smart"] {
-        let files = segments(&lab, &truth, format);
-        assert_eq!(right_or_lost(&files[0], &truth), all);
-        for n in [0, 1, 3] {
-            let whole = fs::read(&files[n]).unwrap();
-            let places =
-                (1..24).map(|n| whole.len() * n / 24).chain((1..200).step_by(9).map(|n| whole.len() - n));
-            let mut most = 0;
-            for len in places {
-                fs::write(&files[n], &whole[..len]).unwrap();
-                if open(&files[0], &OpenOptions::default()).is_ok() {
-                    most = most.max(right_or_lost(&files[0], &truth));
-                } else {
-                    // Only where nothing says how large the disk is.
-                    assert!(n == 0 && len < 8192, "{format}: {n}: {len}");
-                }
-            }
-            assert!(most > n as u64 * (900 << 10), "{format}: {n}: {most}");
-            fs::write(&files[n], whole).unwrap();
-        }
-        // The first one, before and after the section about the disk.
-        let whole = fs::read(&files[0]).unwrap();
-        fs::write(&files[0], &whole[..50]).unwrap();
-        lab.cdi(["info".as_ref(), files[0].as_os_str()]).ends(3);
-        fs::write(&files[0], &whole[..whole.len() / 2]).unwrap();
-        let err = lab.cdi(["info".as_ref(), files[0].as_os_str()]).ends(4).err;
-        assert!(err.contains(&format!("segment {} is truncated or damaged", name(&files[0]))), "{err}");
-    }
-}
-
-/// Tables of an Ex01 say which chunks they list: segments after one that is missing are read.
-fn ex01() {
-    let lab = Lab::new();
-    let truth = disk((1 << 20) + 512 * 5);
-    let made = makers::ex01_segments(&truth, &[], 8);
-    assert_eq!(made.len(), 5);
-    let file = |n: usize| lab.path(&format!("d.Ex{:02}", n + 1));
-    let part = 8 * (32 << 10);
-    let all = truth.len() as u64;
-    for (gone, lost) in [
-        (&[][..], 0),
-        (&[4], all - 4 * part),
-        (&[1], part),
-        (&[1, 2], 2 * part),
-        (&[1, 3], 2 * part),
-        (&[1, 2, 3, 4], all - part),
-    ] {
-        for how in ["missing", "empty", "cut off", "of another set"] {
-            for (n, bytes) in made.iter().enumerate() {
-                fs::write(file(n), bytes).unwrap();
-                match how {
-                    _ if !gone.contains(&n) => {}
-                    "missing" => fs::remove_file(file(n)).unwrap(),
-                    "empty" => fs::write(file(n), []).unwrap(),
-                    "cut off" => fs::write(file(n), &bytes[..bytes.len() / 2]).unwrap(),
-                    _ => {
-                        let mut bytes = bytes.clone();
-                        bytes[20] ^= 1;
-                        fs::write(file(n), bytes).unwrap();
-                    }
-                }
-            }
-            assert_eq!(right_or_lost(&file(0), &truth), all - lost, "{gone:?} {how}");
-            let err = verified(&lab, &file(0), lost);
-            // Of those at the end only the first is known to be missing.
-            let known = if how == "missing" && gone.len() == 4 { &gone[..1] } else { gone };
-            assert!(known.iter().all(|n| err.contains(&name(&file(*n)))), "{gone:?} {how}: {err}");
-            assert!(!err.contains("ignoring the segments"), "{err}");
-        }
-    }
-    // Where the first is cut off nothing says how large the disk is.
-    made.iter().enumerate().for_each(|(n, bytes)| fs::write(file(n), bytes).unwrap());
-    fs::write(file(0), &made[0][..made[0].len() / 2]).unwrap();
-    lab.cdi(["info".as_ref(), file(0).as_os_str()]).ends(3);
-}
-
-/// Its last chunk is sound, and longer than what the disk has of it.
-fn odd_source() {
-    let lab = Lab::new();
-    let whole = disk(1 << 20);
-    for len in [100_001, 98_304 + 161, 32_768 + 511, 513] {
-        let truth = &whole[..len];
-        let raw = lab.write("odd.bin", truth).to_str().unwrap().to_owned();
-        let sectors = &truth[..len / 512 * 512];
-        for format in ["encase1", "encase5", "encase6", "smart", "ftk", "linen5", "ewf", "ewfx"] {
-            for compressed in ["none", "deflate:best"] {
-                let target = lab.path(&format!("{format}-{len}-{compressed}"));
-                let words =
-                    ["-q", "-u", "-f", format, "-c", compressed, "-t", target.to_str().unwrap(), &raw];
-                run("ewfacquire", words);
-                let mut names = ["E01", "e01", "s01"].into_iter().map(|x| target.with_extension(x));
-                let image = names.find(|p| p.exists()).unwrap();
-                assert_eq!(right_or_lost(&image, sectors), sectors.len() as u64);
-                let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(0);
-                let told = format!("contains {} bytes after the last whole sector", len % 512);
-                assert!(ran.err.contains(&told), "{format} {compressed}: {}", ran.err);
-                // The hash that was stored covers them.
-                assert_eq!(ran.json()["stored_hashes"][0]["matches"], true, "{format} {compressed}");
-                let exported = lab.path("exported").to_str().unwrap().to_owned();
-                run("ewfexport", ["-q", "-u", "-f", "raw", "-t", &exported, image.to_str().unwrap()]);
-                assert!(fs::read(lab.path("exported.raw")).unwrap() == sectors, "{format} {compressed}");
-                fs::remove_file(lab.path("exported.raw")).unwrap();
-            }
-        }
-    }
-    // The same in an Ex01.
-    lab.write("e.Ex01", ex01_of_odd(&whole[..100_001]));
-    assert_eq!(right_or_lost(&lab.path("e.Ex01"), &whole[..99_840]), 99_840);
-    verified(&lab, &lab.path("e.Ex01"), 0);
-}
-
 fn ex01_of_odd(source: &[u8]) -> Vec<u8> {
     // The number of sectors is rounded down.
     makers::ex01(source, &[])
@@ -278,33 +308,4 @@ fn ex01_of_odd(source: &[u8]) -> Vec<u8> {
 fn noise(bytes: &mut [u8], seed: u64) {
     let mut random = Random::new(seed);
     bytes.fill_with(|| random.next() as u8);
-}
-
-/// One whose chunks alone are encrypted, as X-Ways does it, and one that is as a whole.
-fn encrypted() {
-    let lab = Lab::new();
-    let raw = lab.write("disk.raw", disk(1 << 20)).to_str().unwrap().to_owned();
-    for compressed in ["none", "deflate:best"] {
-        let target = lab.path(compressed).to_str().unwrap().to_owned();
-        run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", "-c", compressed, &raw]);
-        let whole = fs::read(format!("{target}.E01")).unwrap();
-        let section = |name: &[u8]| {
-            let is = |w: &[u8]| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0);
-            whole.windows(16).position(is).unwrap()
-        };
-        let (from, to) = (section(b"sectors") + 76, section(b"table"));
-        let mut bytes = whole.clone();
-        noise(&mut bytes[from..to], 8);
-        lab.write("x.E01", &bytes);
-        let ran = lab.cdi(["info", "x.E01"]).ends(3);
-        assert!(ran.err.contains("encrypted or completely damaged image"), "{}", ran.err);
-        // With some chunks that are right it is damaged.
-        let half = (from + to) / 2;
-        bytes[half..to].copy_from_slice(&whole[half..to]);
-        lab.write("x.E01", &bytes);
-        lab.cdi(["verify", "x.E01"]).ends(4);
-    }
-    lab.write("y.E01", [&b"ADCRYPT\0"[..], &[1; 600]].concat());
-    let ran = lab.cdi(["info", "y.E01"]).ends(3);
-    assert!(ran.err.contains("encrypted by"), "{}", ran.err);
 }
