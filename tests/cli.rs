@@ -7,7 +7,7 @@ use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
 
-use crate::common::{Lab, Random, blocks, corpus, disk, mapfile};
+use crate::common::{Lab, Random, blocks, disk, mapfile};
 
 const BAD: [(u64, u64); 3] = [(100, 1), (2048, 16), (8191, 1)];
 
@@ -225,23 +225,6 @@ tests!(
         lab.cdi(["unmount", "mnt"]).ends(0);
     }
 
-    fn raw_is_raw_only_by_name_or_word() {
-        let lab = Lab::new();
-        let bytes = disk(1 << 20);
-        lab.write("disk.unknown", &bytes);
-        let ran = lab.cdi(["info", "disk.unknown"]).ends(3);
-        assert!(ran.err.contains("--format raw"), "{}", ran.err);
-        lab.cdi(["info", "--format", "raw", "disk.unknown"]).ends(0);
-        lab.cdi(["info", "--format", "nonsense", "disk.unknown"]).ends(2);
-        // A raw disk that begins like an image must not choose its reader.
-        lab.image(2048, 512, &[]);
-        fs::copy(lab.path("disk.cdimg"), lab.path("evil.img")).unwrap();
-        let ran = lab.cdi(["info", "evil.img"]).ends(3);
-        assert!(ran.err.contains("its name says raw, but it begins like a cdimg image"), "{}", ran.err);
-        let info = lab.cdi(["info", "--json", "--format", "raw", "evil.img"]).ends(0).json();
-        assert_eq!(info["format"], "raw");
-    }
-
     fn wrong_words_exit_2_and_bad_images_3() {
         let lab = Lab::new();
         lab.cdi(["nonsense"]).ends(2);
@@ -328,46 +311,6 @@ tests!(
         lab.cdi(["extract", "noise.cdimg", "small/noise.raw"]).ends(1);
         assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
         crate::common::run("umount", [lab.path("small")]);
-    }
-
-    #[needs(Corpus)]
-    fn mapfiles_of_ddrescue_s_own_tests_are_read() {
-        let lab = Lab::new();
-        let size = 0x11C48;
-        let truth = disk(size);
-        lab.write("d.raw", &truth);
-        let mut read = 0;
-        for entry in fs::read_dir(corpus().join("ddrescue")).unwrap() {
-            let path = entry.unwrap().path();
-            let text = fs::read_to_string(&path).unwrap();
-            let ran = lab
-                .command()
-                .args(["create", "--discard-unfinished", "d.raw", "d.cdimg", "--mapfile"])
-                .arg(&path)
-                .output()
-                .unwrap();
-            assert_eq!(ran.status.code(), Some(4), "{path:?}");
-            lab.cdi(["verify", "d.cdimg"]).ends(0);
-            let _ = fs::remove_file(lab.path("e.raw.map"));
-            lab.cdi(["extract", "--force", "d.cdimg", "e.raw"]).ends(4);
-            let got = fs::read(lab.path("e.raw")).unwrap();
-            let map = blocks(&fs::read_to_string(lab.path("e.raw.map")).unwrap());
-            // A sector is finished if finished blocks cover all of it, and no other block touches it.
-            let all = blocks(&text);
-            for (lba, sector) in truth.chunks(512).enumerate() {
-                let (start, end) = (lba as u64 * 512, lba as u64 * 512 + sector.len() as u64);
-                let covers = |byte: u64| all.iter().any(|(a, n, s)| s == "+" && (*a..a + n).contains(&byte));
-                let other = all.iter().any(|(a, n, s)| s != "+" && *a < end && a + n > start);
-                let finished = !other && (start..end).step_by(8).all(covers);
-                let said = map.iter().find(|(a, n, _)| (*a..a + n).contains(&start)).unwrap();
-                assert_eq!(said.2 == "+", finished, "{path:?}: sector {lba}");
-                if finished {
-                    assert!(got[start as usize..end as usize] == *sector, "{path:?}: sector {lba}");
-                }
-            }
-            read += 1;
-        }
-        assert_eq!(read, 10);
     }
 
     fn an_image_can_be_imaged_again() {

@@ -474,7 +474,7 @@ fn image() -> (Lab, Vec<u8>, Vec<u8>) {
 /// How many sectors an image gives; wrong ones are a failure.
 fn given(bytes: Vec<u8>, truth: &[u8], what: &str) -> Option<usize> {
     let disk = open(bytes).ok()?;
-    Some(crate::format::compare(&disk, truth, what) as usize)
+    Some(crate::formats::cdimg::compare(&disk, truth, what) as usize)
 }
 
 /// What a repair says is lost, or may be.

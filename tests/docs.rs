@@ -8,7 +8,7 @@ use std::process::Command;
 use cdi_image::cdimg::layout::{RawEntry, RawPiece, RawRange, RecordHeader, Superblock};
 
 use crate::common::Lab;
-use crate::format::{compare, open};
+use crate::formats::cdimg::{compare, open};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -10,19 +10,14 @@ mod common;
 
 mod cli;
 mod crash;
-mod damage;
 mod device;
 mod docs;
 mod examiner;
 mod ffi;
 mod filesystem;
-mod foreign;
-mod format;
 mod formats;
-mod iboredimg;
 mod kept;
 mod kill;
-mod layers;
 mod life;
 mod long;
 mod makers;
@@ -32,9 +27,7 @@ mod nbd;
 mod nfs;
 mod oracle;
 mod partitions;
-mod raw;
 mod rescue;
-mod segments;
 mod service;
 mod standin;
 mod tidy;
@@ -45,23 +38,17 @@ use std::sync::Arc;
 use common::{Test, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// The tests, by module.
+/// The tests, by module; those of formats are in a list of their own.
 const MODULES: &[&[Test]] = &[
     cli::TESTS,
     crash::TESTS,
-    damage::TESTS,
     device::TESTS,
     docs::TESTS,
     examiner::TESTS,
     ffi::TESTS,
     filesystem::TESTS,
-    foreign::TESTS,
-    format::TESTS,
-    formats::TESTS,
-    iboredimg::TESTS,
     kept::TESTS,
     kill::TESTS,
-    layers::TESTS,
     life::TESTS,
     long::TESTS,
     model::TESTS,
@@ -70,9 +57,7 @@ const MODULES: &[&[Test]] = &[
     nfs::TESTS,
     oracle::TESTS,
     partitions::TESTS,
-    raw::TESTS,
     rescue::TESTS,
-    segments::TESTS,
     service::TESTS,
     standin::TESTS,
     tidy::TESTS,
@@ -97,7 +82,7 @@ fn main() -> ExitCode {
     // What whoever runs this knows to be missing.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let trials = MODULES.iter().copied().flatten().map(|test| {
+    let trials = MODULES.iter().chain(formats::MODULES).copied().flatten().map(|test| {
         let lacks = Arc::clone(&lacks);
         let (_, name) = test.name.split_once("::").unwrap();
         Trial::ignorable_test(name, move || {

@@ -1,5 +1,5 @@
-//! EnCase's images in segments of which some are missing, empty, cut off or another image's; those of a source that is not
-//! whole sectors; those that are encrypted.
+//! EnCase's images (E01, and SMART's): in segments of which some are missing, empty, truncated or from another image; of a
+//! source that is not whole sectors; encrypted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::common::{Lab, Random, disk, run};
 use crate::makers;
 
 /// What can be read of an image: each sector is either right, or bad and lost. The number of bytes that are right.
-fn right_or_lost(image: &Path, truth: &[u8]) -> u64 {
+pub fn right_or_lost(image: &Path, truth: &[u8]) -> u64 {
     let disk = Disk::new(open(image, &OpenOptions::default()).unwrap(), Options::default());
     assert_eq!(disk.size(), truth.len() as u64);
     let mut right = 0;
@@ -47,7 +47,94 @@ fn segments(lab: &Lab, truth: &[u8], format: &str) -> Vec<PathBuf> {
     files
 }
 
+pub fn name(file: &Path) -> String {
+    file.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Holds what `verify` says of an image against how much of it is right. What it said to people.
+pub fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
+    let code = if lost > 0 { 4 } else { 0 };
+    let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(code);
+    let json = ran.json();
+    assert_eq!(json["lost_bytes"], lost, "{json}");
+    if lost > 0 {
+        assert_eq!(json["stored_hashes"], json!([]));
+    }
+    ran.err
+}
+
 tests!(
+    #[needs(Program("ewfacquire"))]
+    fn what_ewfacquire_makes_reads_the_same() {
+        let lab = Lab::new();
+        let truth = disk((5 << 20) + 512 * 3);
+        lab.write("disk.raw", &truth);
+        for (n, options) in [
+            &["-f", "encase6", "-c", "deflate:fast"][..],
+            &["-f", "encase5", "-c", "deflate:best"],
+            &["-f", "encase1", "-c", "none"],
+            &["-f", "encase2"],
+            &["-f", "ftk"],
+            &["-f", "linen6"],
+            &["-f", "ewfx"],
+            &["-f", "smart", "-c", "deflate:best"],
+            &["-f", "ewf"],
+            &["-f", "encase6", "-b", "16"],
+            &["-f", "encase6", "-c", "none", "-S", "1048576"],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let target = lab.path(&format!("d{n}"));
+            let words = ["-q", "-u", "-t"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain([target.to_str().unwrap().to_owned()]);
+            let words = words.chain(options.iter().map(|o| (*o).to_owned()));
+            run("ewfacquire", words.chain([lab.path("disk.raw").to_str().unwrap().to_owned()]));
+            let image =
+                ["E01", "e01", "s01"].iter().map(|x| target.with_extension(x)).find(|p| p.exists()).unwrap();
+            let out = format!("o{n}.raw");
+            lab.cdi(["extract".as_ref(), image.as_os_str(), out.as_ref()]).ends(0);
+            assert!(fs::read(lab.path(&out)).unwrap() == truth, "{options:?}");
+            lab.cdi(["verify".as_ref(), image.as_os_str()]).ends(0);
+        }
+        let ran = lab.cdi(["info", "d10.E02"]).ends(3);
+        assert!(ran.err.contains("this is segment 2") && ran.err.contains("open the first"), "{}", ran.err);
+    }
+
+    /// With either of a table's two places damaged an E01 reads as before; with both it is an error.
+    #[needs(Program("ewfacquire"))]
+    fn a_damaged_table_has_a_copy() {
+        let lab = Lab::new();
+        let truth = disk(1 << 20);
+        let raw = lab.write("disk.raw", &truth);
+        let target = lab.path("e").to_str().unwrap().to_owned();
+        run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", raw.to_str().unwrap()]);
+        let whole = fs::read(lab.path("e.E01")).unwrap();
+        let section = |name: &[u8]| {
+            let place = whole
+                .windows(16)
+                .position(|w| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0));
+            place.unwrap() + 76
+        };
+        let (table, copy) = (section(b"table"), section(b"table2"));
+        let out = |places: &[usize]| {
+            let mut bytes = whole.clone();
+            places.iter().for_each(|at| bytes[*at] ^= 0x10);
+            let file = lab.write("broken.E01", &bytes);
+            let opened = open(&file, &OpenOptions::default()).ok()?;
+            let mut all = vec![0; truth.len()];
+            Disk::new(opened, Options::default()).read_at(&mut all, 0).ok().map(|()| all == truth)
+        };
+        // The number of entries in the head, and an entry behind it.
+        for at in [0, 24] {
+            assert_eq!(out(&[table + at]), Some(true), "the table at {at}");
+            assert_eq!(out(&[copy + at]), Some(true), "its copy at {at}");
+            assert_eq!(out(&[table + at, copy + at]), None, "both at {at}");
+        }
+    }
+
     #[needs(Program("ewfacquire"))]
     fn all_that_the_segments_of_an_e01_hold_is_read() {
         let lab = Lab::new();
@@ -145,52 +232,6 @@ tests!(
         }
     }
 
-    /// Tables of an Ex01 say which chunks they list: segments after one that is missing are read.
-    fn all_that_the_segments_of_an_ex01_hold_is_read() {
-        let lab = Lab::new();
-        let truth = disk((1 << 20) + 512 * 5);
-        let made = makers::ex01_segments(&truth, &[], 8);
-        assert_eq!(made.len(), 5);
-        let file = |n: usize| lab.path(&format!("d.Ex{:02}", n + 1));
-        let part = 8 * (32 << 10);
-        let all = truth.len() as u64;
-        for (gone, lost) in [
-            (&[][..], 0),
-            (&[4], all - 4 * part),
-            (&[1], part),
-            (&[1, 2], 2 * part),
-            (&[1, 3], 2 * part),
-            (&[1, 2, 3, 4], all - part),
-        ] {
-            for how in ["missing", "empty", "cut off", "of another set"] {
-                for (n, bytes) in made.iter().enumerate() {
-                    fs::write(file(n), bytes).unwrap();
-                    match how {
-                        _ if !gone.contains(&n) => {}
-                        "missing" => fs::remove_file(file(n)).unwrap(),
-                        "empty" => fs::write(file(n), []).unwrap(),
-                        "cut off" => fs::write(file(n), &bytes[..bytes.len() / 2]).unwrap(),
-                        _ => {
-                            let mut bytes = bytes.clone();
-                            bytes[20] ^= 1;
-                            fs::write(file(n), bytes).unwrap();
-                        }
-                    }
-                }
-                assert_eq!(right_or_lost(&file(0), &truth), all - lost, "{gone:?} {how}");
-                let err = verified(&lab, &file(0), lost);
-                // Of those at the end only the first is known to be missing.
-                let known = if how == "missing" && gone.len() == 4 { &gone[..1] } else { gone };
-                assert!(known.iter().all(|n| err.contains(&name(&file(*n)))), "{gone:?} {how}: {err}");
-                assert!(!err.contains("ignoring the segments"), "{err}");
-            }
-        }
-        // Where the first is cut off nothing says how large the disk is.
-        made.iter().enumerate().for_each(|(n, bytes)| fs::write(file(n), bytes).unwrap());
-        fs::write(file(0), &made[0][..made[0].len() / 2]).unwrap();
-        lab.cdi(["info".as_ref(), file(0).as_os_str()]).ends(3);
-    }
-
     /// Its last chunk is sound, and longer than what the disk has of it.
     #[needs(Program("ewfexport"))]
     fn an_e01_of_a_source_that_is_not_whole_sectors() {
@@ -283,22 +324,6 @@ tests!(
         assert!(ran.err.contains("encrypted by"), "{}", ran.err);
     }
 );
-
-fn name(file: &Path) -> String {
-    file.file_name().unwrap().to_str().unwrap().to_owned()
-}
-
-/// Holds what `verify` says of an image against how much of it is right. What it said to people.
-fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
-    let code = if lost > 0 { 4 } else { 0 };
-    let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(code);
-    let json = ran.json();
-    assert_eq!(json["lost_bytes"], lost, "{json}");
-    if lost > 0 {
-        assert_eq!(json["stored_hashes"], json!([]));
-    }
-    ran.err
-}
 
 fn ex01_of_odd(source: &[u8]) -> Vec<u8> {
     // The number of sectors is rounded down.

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::cdimg::{compare, fixture_disk, fixtures_list, open};
 use crate::common::{Random, seeds};
-use crate::format::{compare, fixture_disk, fixtures_list, open};
 
 const DAMAGES: u64 = 20_000;
 const MAX_MEMORY: u64 = 256 << 20;

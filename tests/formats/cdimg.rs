@@ -18,6 +18,7 @@ use crate::common::{Lab, disk, mapfile};
 
 /// The disk that the fixtures are images of: 1.25 MiB and three sectors, and which of its sectors are what.
 pub const FIXTURE_SECTORS: u64 = 2563;
+
 pub const FIXTURE_BAD: [(u64, u64); 4] = [(3, 1), (1001, 2), (1600, 300), (2562, 1)];
 
 pub fn fixtures_dir() -> PathBuf {
