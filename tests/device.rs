@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Lab, blocks, mapfile, run, six_random_readers};
+use crate::common::{Lab, LoopDevice, blocks, mapfile, run, six_random_readers};
 
 const SECTORS: u64 = 8192;
 
@@ -227,13 +227,9 @@ tests!(
         let lab = Lab::new();
         lab.image(SECTORS, 512, &BAD);
         let image = lab.path("disk.cdimg");
-        let device =
-            run("losetup", ["--find".as_ref(), "--show".as_ref(), "--read-only".as_ref(), image.as_os_str()]);
-        let device = device.trim();
-        let info = lab.cdi(["info", device]);
-        let raw = lab.cdi(["info", "--json", "--format", "raw", device]);
-        run("losetup", ["--detach", device]);
-        let info = info.ends(3);
+        let device = LoopDevice::new(&image, &["--read-only"]);
+        let info = lab.cdi(["info", &device.path]).ends(3);
+        let raw = lab.cdi(["info", "--json", "--format", "raw", &device.path]);
         assert!(
             info.err.contains("is a device that begins like a cdimg image")
                 && info.err.contains("--format raw"),

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::common::{Lab, Need, disk, mapfile, run, wait_until};
+use crate::common::{Lab, LoopDevice, MountedDisk, Need, disk, mapfile, run, wait_until};
 
 /// The disk in `disk.raw`, shown as a file that gives 16 MiB a second.
 struct Slow {
@@ -91,12 +91,11 @@ tests!(
         let lab = Lab::new();
         let truth = disk(1 << 20);
         let raw = lab.write("a.cdimg", &truth);
-        let device = run("losetup", ["-f", "--show", raw.to_str().unwrap()]);
-        let ran = lab.cdi(["create", device.trim(), "a.cdimg", "--force"]);
-        let other = lab.cdi(["extract", device.trim(), "a.raw", "--format", "raw"]);
-        run("losetup", ["-d", device.trim()]);
-        assert!(ran.ends(2).err.contains("is a backing file of"));
-        other.ends(0);
+        let device = LoopDevice::new(&raw, &[]);
+        let ran = lab.cdi(["create", &device.path, "a.cdimg", "--force"]).ends(2);
+        assert!(ran.err.contains("is a backing file of"), "{}", ran.err);
+        lab.cdi(["extract", &device.path, "a.raw", "--format", "raw"]).ends(0);
+        drop(device);
         assert!(bytes(&lab, "a.cdimg") == truth && bytes(&lab, "a.raw") == truth);
     }
 
@@ -104,25 +103,11 @@ tests!(
     fn an_image_on_its_own_disk_is_refused() {
         let lab = Lab::new();
         fs::File::create(lab.path("disk.raw")).unwrap().set_len(16 << 20).unwrap();
-        run("mkfs.ext4", ["-q", lab.path("disk.raw").to_str().unwrap()]);
-        let device = run("losetup", ["-f", "--show", lab.path("disk.raw").to_str().unwrap()]);
-        let device = device.trim();
-        fs::create_dir(lab.path("mnt")).unwrap();
-        run("mount", [device, lab.path("mnt").to_str().unwrap()]);
-        let ran = lab.cdi(["create", device, "mnt/a.cdimg", "--force"]);
-        // The disk is also that of a device that shows a file on it.
-        fs::write(lab.path("mnt/inner.raw"), vec![0; 1 << 20]).unwrap();
-        let inner = run("losetup", ["-f", "--show", lab.path("mnt/inner.raw").to_str().unwrap()]);
-        run("mkfs.ext4", ["-q", inner.trim()]);
-        fs::create_dir(lab.path("mnt2")).unwrap();
-        run("mount", [inner.trim(), lab.path("mnt2").to_str().unwrap()]);
-        let deeper = lab.cdi(["create", device, "mnt2/a.cdimg", "--force"]);
-        run("umount", [lab.path("mnt2").to_str().unwrap()]);
-        run("losetup", ["-d", inner.trim()]);
-        run("umount", [lab.path("mnt").to_str().unwrap()]);
-        run("losetup", ["-d", device]);
-        for ran in [ran, deeper] {
-            let ran = ran.ends(2);
+        let outer = MountedDisk::ext4(&lab.path("disk.raw"), lab.path("mnt"));
+        // A file on the disk may be a disk, too: what is on that one is also on the first.
+        let _inner = MountedDisk::ext4(&lab.write("mnt/inner.raw", vec![0; 1 << 20]), lab.path("mnt2"));
+        for image in ["mnt/a.cdimg", "mnt2/a.cdimg"] {
+            let ran = lab.cdi(["create", &outer.device.path, image, "--force"]).ends(2);
             assert!(ran.err.contains("the disk to be imaged"), "{}", ran.err);
         }
     }
@@ -349,21 +334,18 @@ tests!(
         }
     }
 
-    #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
+    #[needs(Fuse, Loop, Program("nbdkit"), Program("nbdfuse"))]
     fn killed_and_resumed_at_once() {
         let lab = Lab::new();
         let truth = disk(64 << 20);
         lab.write("disk.raw", &truth);
         let slow = Slow::new(&lab);
-        let device = run("losetup", ["-f", "--show", "-r", slow.dir.join("disk").to_str().unwrap()]);
-        let device = device.trim().to_owned();
-        let mut child = lab.command().args(["-q", "create", &device, "a.cdimg"]).spawn().unwrap();
+        let device = LoopDevice::new(&slow.dir.join("disk"), &["--read-only"]);
+        let mut child = lab.command().args(["-q", "create", &device.path, "a.cdimg"]).spawn().unwrap();
         wait_until("it is under way", || fs::metadata(lab.path("a.cdimg")).is_ok_and(|m| m.len() > 1 << 20));
         child.kill().unwrap();
         child.wait().unwrap();
-        let resumed = lab.cdi(["create", &device, "a.cdimg", "--resume"]);
-        run("losetup", ["-d", &device]);
-        resumed.ends(0);
+        lab.cdi(["create", &device.path, "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "x.raw"]).ends(0);
         assert!(bytes(&lab, "x.raw") == truth);
     }
@@ -398,24 +380,16 @@ tests!(
             ("small.cdimg", "unfinished.cdimg", 5),
         ] {
             let before = bytes(&lab, below);
-            let device = run("losetup", ["-f", "--show", lab.path(below).to_str().unwrap()]);
-            let ran = lab.cdi(["extract", image, device.trim(), "--force"]);
-            run("losetup", ["-d", device.trim()]);
-            ran.ends(code);
+            let device = LoopDevice::new(&lab.path(below), &[]);
+            lab.cdi(["extract", image, &device.path, "--force"]).ends(code);
+            drop(device);
             assert!(bytes(&lab, below) == before, "{image} over {below}");
         }
         // A file system that is mounted by way of another device.
-        run("mkfs.ext4", ["-q", "-F", base.to_str().unwrap()]);
-        let one = run("losetup", ["-f", "--show", base.to_str().unwrap()]);
-        let two = run("losetup", ["-f", "--show", base.to_str().unwrap()]);
-        fs::create_dir(lab.path("mnt")).unwrap();
-        run("mount", [one.trim(), lab.path("mnt").to_str().unwrap()]);
-        let ran = lab.cdi(["extract", "small.cdimg", two.trim(), "--force"]);
-        let own = lab.cdi(["create", two.trim(), "mnt/own.cdimg"]);
-        run("umount", [lab.path("mnt").to_str().unwrap()]);
-        [one, two].iter().for_each(|device| drop(run("losetup", ["-d", device.trim()])));
-        ran.ends(5);
-        own.ends(2);
+        let _mounted = MountedDisk::ext4(&base, lab.path("mnt"));
+        let other = LoopDevice::new(&base, &[]);
+        lab.cdi(["extract", "small.cdimg", &other.path, "--force"]).ends(5);
+        lab.cdi(["create", &other.path, "mnt/own.cdimg"]).ends(2);
     }
 
     /// What takes the name of a file in the making is not written over when that is whole.
@@ -455,26 +429,18 @@ tests!(
         let truth = lab.image(4096, 512, &[(100, 3)]);
         let size = truth.len() as u64;
         let target = lab.write("target", vec![0xEE; truth.len() + 4096]);
-        let device = run("losetup", ["-f", "--show", target.to_str().unwrap()]);
-        let device = device.trim().to_owned();
-        let extract = |more: &[&str]| lab.cdi([&["extract", "disk.cdimg", &device], more].concat());
-        let unforced = extract(&[]);
-        let forced = extract(&["--force"]);
-        let there = fs::read(&device).unwrap();
-        run("mkfs.ext4", ["-q", "-F", &device]);
-        fs::create_dir(lab.path("mnt")).unwrap();
-        run("mount", [&*device, lab.path("mnt").to_str().unwrap()]);
-        let mounted = extract(&["--force"]);
-        run("umount", [lab.path("mnt").to_str().unwrap()]);
-        run("losetup", ["-d", &device]);
+        let device = LoopDevice::new(&target, &[]);
+        lab.cdi(["extract", "disk.cdimg", &device.path]).ends(5);
+        lab.cdi(["extract", "disk.cdimg", &device.path, "--force"]).ends(4);
+        let there = fs::read(&device.path).unwrap();
+        run("mkfs.ext4", ["-q", "-F", &device.path]);
+        let mounted = MountedDisk::mount(device, lab.path("mnt"));
+        lab.cdi(["extract", "disk.cdimg", &mounted.device.path, "--force"]).ends(5);
+        drop(mounted);
         fs::File::options().write(true).open(&target).unwrap().set_len(size - 512).unwrap();
-        let device = run("losetup", ["-f", "--show", target.to_str().unwrap()]);
-        let small = lab.cdi(["extract", "disk.cdimg", device.trim(), "--force"]);
-        run("losetup", ["-d", device.trim()]);
-        unforced.ends(5);
-        forced.ends(4);
-        mounted.ends(5);
-        assert!(small.ends(2).err.contains("nothing was written"));
+        let small = LoopDevice::new(&target, &[]);
+        let ran = lab.cdi(["extract", "disk.cdimg", &small.path, "--force"]).ends(2);
+        assert!(ran.err.contains("nothing was written"), "{}", ran.err);
         let (bad, n) = (100 * 512, 3 * 512);
         assert!(there[..bad] == truth[..bad] && there[bad + n..truth.len()] == truth[bad + n..]);
         assert!(

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Lab, Ran, run, wait_until};
+use crate::common::{Lab, LoopDevice, Ran, run, wait_until};
 
 fn served(lab: &Lab) -> usize {
     let list = lab.cdi(["list", "--json"]).ends(0).json();
@@ -133,13 +133,13 @@ tests!(
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         let device = lab.attach(&[]);
-        let upper = run("losetup", ["--find", "--show", "--read-only", device.to_str().unwrap()]);
+        let upper = LoopDevice::new(&device, &["--read-only"]);
         let ran = lab.cdi(["detach", "disk.cdimg"]);
         let name = device.file_name().unwrap().to_str().unwrap();
         let autoclear = fs::read_to_string(format!("/sys/block/{name}/loop/autoclear")).unwrap();
-        run("losetup", ["--detach", upper.trim()]);
         assert_eq!((ran.code, autoclear.trim()), (5, "0"), "{}", ran.err);
-        assert!(ran.err.contains(upper.trim()), "{}", ran.err);
+        assert!(ran.err.contains(&upper.path), "{}", ran.err);
+        drop(upper);
         lab.cdi(["detach", "disk.cdimg"]).ends(0);
     }
 

@@ -70,7 +70,8 @@ tests!(
         let image = lab.path("disk.raw");
         run("mke2fs", ["-q", "-E", "offset=1048576", image.to_str().unwrap(), "10240k"]);
         // One bad sector in it, one in another, and one in the first copy of the table, which the second one replaces.
-        let map = "0 +\n0 0x400 +\n0x400 0x200 -\n0x600 0x5FFA00 +\n0x600000 0x200 -\n0x600200 0x9FFE00 +\n0x1000000 0x200 -\n0x1000200 0x2FFFE00 +\n";
+        let map = "0 +\n0 0x400 +\n0x400 0x200 -\n0x600 0x5FFA00 +\n0x600000 0x200 -\n\
+            0x600200 0x9FFE00 +\n0x1000000 0x200 -\n0x1000200 0x2FFFE00 +\n";
         lab.write("disk.map", map);
         lab.cdi(["create", "-q", "disk.raw", "disk.cdimg"]).ends(4);
         let device = lab.cdi(["attach", "--partition", "1", "disk.cdimg"]).ends(0).out.trim().to_owned();

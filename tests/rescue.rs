@@ -13,7 +13,9 @@ use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, RescuePlan};
 use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 
-use crate::common::{Lab, Need, Ran, Random, blocks, disk, mapfile, open_direct, run, wait_until};
+use crate::common::{
+    Lab, MountedDisk, Need, Ran, Random, blocks, disk, mapfile, open_direct, run, wait_until,
+};
 
 const DISK: Need = Need::All(&[
     Need::Fuse,
@@ -610,17 +612,10 @@ tests!(
     fn a_disk_in_use_is_refused() {
         let lab = Lab::new();
         fs::File::create(lab.path("disk.raw")).unwrap().set_len(16 << 20).unwrap();
-        run("mkfs.ext4", ["-q", lab.path("disk.raw").to_str().unwrap()]);
-        let device = run("losetup", ["-f", "--show", lab.path("disk.raw").to_str().unwrap()]);
-        let device = device.trim();
-        fs::create_dir(lab.path("mnt")).unwrap();
-        run("mount", [device, lab.path("mnt").to_str().unwrap()]);
-        let ran = lab.cdi(["create", device, "a.cdimg"]);
-        let forced = lab.cdi(["create", device, "a.cdimg", "--force"]);
-        run("umount", [lab.path("mnt").to_str().unwrap()]);
-        run("losetup", ["-d", device]);
-        assert!(ran.ends(5).err.contains("the device is in use"));
-        forced.ends(0);
+        let disk = MountedDisk::ext4(&lab.path("disk.raw"), lab.path("mnt"));
+        let ran = lab.cdi(["create", &disk.device.path, "a.cdimg"]).ends(5);
+        assert!(ran.err.contains("the device is in use"), "{}", ran.err);
+        lab.cdi(["create", &disk.device.path, "a.cdimg", "--force"]).ends(0);
     }
 
     fn a_disk_is_drawn() {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use super::bad_of;
-use crate::common::{Lab, disk, run};
+use crate::common::{Lab, LoopDevice, disk, run};
 
 tests!(
     fn a_disk_ends_where_its_map_does() {
@@ -49,25 +49,21 @@ tests!(
         let lab = Lab::new();
         let truth = disk(16 << 20);
         let raw = lab.write("the.disk", &truth);
-        let device = run("losetup", ["-f", "--show", raw.to_str().unwrap()]);
-        let device = device.trim();
+        let device = LoopDevice::new(&raw, &[]);
         run(
             "ddrescue",
             [
                 "-q",
                 "-s",
                 "4Mi",
-                device,
+                &device.path,
                 lab.path("dd.raw").to_str().unwrap(),
                 lab.path("dd.map").to_str().unwrap(),
             ],
         );
         assert_eq!(fs::metadata(lab.path("dd.raw")).unwrap().len(), 4 << 20);
-        let made = lab.cdi(["create", "dd.raw", "x.cdimg"]);
-        let resumed = lab.cdi(["create", device, "x.cdimg", "--resume"]);
-        run("losetup", ["-d", device]);
-        assert!(made.ends(4).err.contains("dd.map"));
-        resumed.ends(0);
+        assert!(lab.cdi(["create", "dd.raw", "x.cdimg"]).ends(4).err.contains("dd.map"));
+        lab.cdi(["create", &device.path, "x.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "x.cdimg", "y.raw"]).ends(0);
         assert!(fs::read(lab.path("y.raw")).unwrap() == truth);
     }
