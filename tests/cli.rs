@@ -71,21 +71,6 @@ tests!(
         lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--chunk", "5000"]).ends(2);
     }
 
-    fn nothing_is_overwritten_without_force() {
-        let lab = Lab::new();
-        lab.image(2048, 512, &[]);
-        let before = fs::read(lab.path("disk.cdimg")).unwrap();
-        let ran = lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(5);
-        assert!(ran.err.contains("file exists") && ran.err.contains("--force"), "{}", ran.err);
-        assert!(fs::read(lab.path("disk.cdimg")).unwrap() == before);
-        lab.cdi(["create", "disk.raw", "disk.raw", "--force"]).ends(2);
-        lab.cdi(["extract", "disk.cdimg", "disk.raw"]).ends(5);
-        lab.cdi(["create", "disk.raw", "disk.cdimg", "--force"]).ends(0);
-        assert!(fs::read(lab.path("disk.cdimg")).unwrap() != before, "it has a salt of its own");
-        let names: Vec<_> = fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert!(names.iter().all(|n| !n.to_str().unwrap().contains("partial")), "{names:?}");
-    }
-
     fn extract_leaves_holes_or_fills() {
         let lab = Lab::new();
         let truth = lab.image(4096, 512, &[(10, 2)]);
@@ -97,31 +82,6 @@ tests!(
         assert!(got[10 * 512..11 * 512] == text[..] && got[11 * 512..12 * 512] == text[..]);
         assert!(got[..5120] == truth[..5120] && got[6144..] == truth[6144..]);
         lab.cdi(["extract", "--bad", "pattern:", "disk.cdimg", "p2.raw"]).ends(2);
-    }
-
-    /// Nothing that a user has is written over: not the mapfile that he names, nor the image itself.
-    fn nothing_precious_is_written_over() {
-        let lab = Lab::new();
-        let bytes = lab.image(2048, 512, &[(1, 1)]);
-        let (map, image) =
-            (fs::read(lab.path("disk.map")).unwrap(), fs::read(lab.path("disk.cdimg")).unwrap());
-        lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.map"]).ends(5);
-        lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.cdimg", "--force"]).ends(2);
-        lab.cdi(["extract", "disk.cdimg", "disk.cdimg", "--force"]).ends(2);
-        lab.cdi(["extract", "disk.raw", "--mapfile", "disk.map", "disk.map", "--force"]).ends(2);
-        lab.cdi(["create", "disk.raw", "disk.map", "--mapfile", "disk.map", "--force"]).ends(2);
-        // A map that is in the way is said before anything is copied.
-        lab.write("out.raw.map", "precious");
-        lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(5);
-        assert_eq!(fs::read(lab.path("out.raw.map")).unwrap(), b"precious");
-        fs::copy(lab.path("disk.map"), lab.path("in.map")).unwrap();
-        lab.cdi(["extract", "disk.raw", "--mapfile", "in.map", "in", "--force"]).ends(2);
-        assert_eq!(fs::read(lab.path("disk.map")).unwrap(), map);
-        assert_eq!(fs::read(lab.path("in.map")).unwrap(), map);
-        assert!(
-            fs::read(lab.path("disk.cdimg")).unwrap() == image
-                && fs::read(lab.path("disk.raw")).unwrap() == bytes
-        );
     }
 
     /// A raw file that becomes shorter while it is read gives errors, not zeros.
@@ -333,5 +293,16 @@ tests!(
         assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"]);
         assert_eq!(a["blocks"], b["blocks"]);
         assert_eq!(b["metadata"]["notes"][0], "second");
+    }
+
+    fn wrong_words_are_json_when_json_is_wanted() {
+        let lab = Lab::new();
+        for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
+            let ran = lab.cdi(words).ends(2);
+            let error: serde_json::Value =
+                serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
+            assert_eq!(error["error"]["kind"], "usage");
+        }
+        lab.cdi(["--json", "--help"]).ends(0);
     }
 );

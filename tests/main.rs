@@ -8,25 +8,28 @@
 #[macro_use]
 mod common;
 
+mod bounded_memory;
+mod c_interface;
+mod cleanup_after_death;
 mod cli;
-mod crash;
+mod coexistence;
+mod crash_consistency;
 mod device;
 mod docs;
-mod examiner;
-mod ffi;
+mod evidence;
 mod filesystem;
 mod formats;
-mod kept;
-mod kill;
-mod life;
-mod long;
+mod interrupted_imaging;
+mod lying_index;
 mod makers;
 mod model;
 mod mount;
 mod nbd;
 mod nfs;
+mod nothing_is_overwritten;
 mod oracle;
 mod partitions;
+mod repair;
 mod rescue;
 mod service;
 mod standin;
@@ -38,26 +41,28 @@ use std::sync::Arc;
 use common::{Test, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// The tests, by module; those of formats are in a list of their own.
+/// The tests, by module; those in folders have lists of their own.
 const MODULES: &[&[Test]] = &[
+    bounded_memory::TESTS,
+    c_interface::TESTS,
+    cleanup_after_death::TESTS,
     cli::TESTS,
-    crash::TESTS,
+    coexistence::TESTS,
+    crash_consistency::TESTS,
     device::TESTS,
     docs::TESTS,
-    examiner::TESTS,
-    ffi::TESTS,
+    evidence::TESTS,
     filesystem::TESTS,
-    kept::TESTS,
-    kill::TESTS,
-    life::TESTS,
-    long::TESTS,
+    interrupted_imaging::TESTS,
+    lying_index::TESTS,
     model::TESTS,
     mount::TESTS,
     nbd::TESTS,
     nfs::TESTS,
+    nothing_is_overwritten::TESTS,
     oracle::TESTS,
     partitions::TESTS,
-    rescue::TESTS,
+    repair::TESTS,
     service::TESTS,
     standin::TESTS,
     tidy::TESTS,
@@ -82,20 +87,25 @@ fn main() -> ExitCode {
     // What whoever runs this knows to be missing.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let trials = MODULES.iter().chain(formats::MODULES).copied().flatten().map(|test| {
-        let lacks = Arc::clone(&lacks);
-        let (_, name) = test.name.split_once("::").unwrap();
-        Trial::ignorable_test(name, move || {
-            let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
-            if !missing.is_empty() {
-                let reason = format!("needs {}", missing.join(", "));
-                let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
-                return if ci && !known { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
-            }
-            (test.run)();
-            Ok(Completion::Completed)
-        })
-    });
+    let trials =
+        MODULES.iter().chain(formats::MODULES).chain(rescue::MODULES).copied().flatten().map(|test| {
+            let lacks = Arc::clone(&lacks);
+            let (_, name) = test.name.split_once("::").unwrap();
+            Trial::ignorable_test(name, move || {
+                let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
+                if !missing.is_empty() {
+                    let reason = format!("needs {}", missing.join(", "));
+                    let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
+                    return if ci && !known {
+                        Err(reason.into())
+                    } else {
+                        Ok(Completion::ignored_with(reason))
+                    };
+                }
+                (test.run)();
+                Ok(Completion::Completed)
+            })
+        });
     let trials = trials.collect();
     let conclusion = libtest_mimic::run(&args, trials);
     let left = leftovers();

@@ -1,7 +1,6 @@
-//! Random images, written by the writer and read by the disk, against a plain vector of bytes.
+//! Random images, written by the writer and read by the disk, compared with a plain vector of bytes.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
@@ -9,17 +8,13 @@ use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::{RECORDS_AT, RawEntry};
 use cdi_image::cdimg::writer::{NewImage, Store, Writer};
-use cdi_image::codec::{Codec, Compressor, Sum};
-use cdi_image::details::ImageDetails;
+use cdi_image::codec::{Codec, Compressor};
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::extent::{CompressedChunk, Extent, Origin};
-use cdi_image::image::{Image, OpenOptions, Opened};
-use cdi_image::input::Input;
+use cdi_image::image::OpenOptions;
 use cdi_image::metadata::Metadata;
 use cdi_image::open::open_source;
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::common::{Lab, Random};
+use crate::common::Random;
 
 /// A file in memory, whose writes and syncs fail from the `fail_at`th on.
 #[derive(Clone, Default)]
@@ -231,6 +226,27 @@ fn compare(disk: &Disk, truth: &Truth, seed: u64) {
     });
 }
 
+/// Fails the n-th read.
+struct FailingReads {
+    bytes: Vec<u8>,
+    left: Mutex<u64>,
+}
+
+impl cdi_image::input::ReadAt for FailingReads {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> std::io::Result<usize> {
+        let mut left = self.left.lock().unwrap();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            *left = u64::MAX;
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.bytes.read_at(buf, at)
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.bytes.len() as u64)
+    }
+}
+
 tests!(
     fn random_images_read_as_a_plain_vector() {
         for seed in 0..400 {
@@ -343,51 +359,6 @@ tests!(
         }
     }
 
-    fn an_entry_that_lies_is_not_answered_from_the_cache() {
-        let bytes = vec![0x5A; 4096];
-        let image = Liar { sum: xxh3_64(&bytes), details: ImageDetails::default() };
-        let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
-        let opened = Opened { image: Box::new(image), input, format: cdi_image::open::FORMATS[0] };
-        let disk = Disk::new(opened, Options::default());
-        let mut buf = vec![0; 4096];
-        for _ in 0..2 {
-            disk.read_at(&mut buf, 0).unwrap();
-            assert!(buf == bytes);
-            assert_eq!(disk.read_at(&mut buf, 4096), Err(ReadError::Corrupt { at: 0 }));
-        }
-        assert_eq!(disk.stats().chunks_damaged, 2);
-    }
-
-    fn a_list_as_long_as_an_image_claims_takes_no_memory() {
-        let lab = Lab::new();
-        let size = 1u64 << 60;
-        let new = NewImage {
-            geometry: Geometry { disk_size: size, chunk_size: 4096 },
-            logical_sector: 512,
-            physical_sector: 512,
-            uuid: [1; 16],
-            salt: 1,
-        };
-        let path = lab.path("stored_hashes.cdimg");
-        let file = std::fs::File::create_new(&path).unwrap();
-        let metadata = Metadata { size_bytes: size, ..Metadata::default() };
-        Writer::create(Box::new(file), &path, &new, metadata).unwrap().finish().unwrap();
-        for words in [&["map", "--export-badblocks"][..], &["map", "--export-badblocks", "--json"]] {
-            let mut command = lab.command();
-            let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
-            let mut some = vec![0; 4 << 20];
-            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut some).unwrap();
-            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-            child.kill().unwrap();
-            child.wait().unwrap();
-            let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-            let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-            assert!(peak < 64 << 10, "{words:?}: {line}");
-        }
-        lab.cdi(["map".as_ref(), "--extents".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
-        lab.cdi(["info".as_ref(), path.as_os_str()]).ends(0);
-    }
-
     /// The index of a disk with 10^8 chunks: written as such, opened, and read at a few places.
     fn an_index_of_an_8_tib_disk_opens_at_once() {
         let store = Memory::default();
@@ -422,46 +393,3 @@ tests!(
         disk.read_at(&mut buf, size - 131_072).unwrap();
     }
 );
-
-/// Fails the n-th read.
-struct FailingReads {
-    bytes: Vec<u8>,
-    left: Mutex<u64>,
-}
-
-impl cdi_image::input::ReadAt for FailingReads {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> std::io::Result<usize> {
-        let mut left = self.left.lock().unwrap();
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            *left = u64::MAX;
-            return Err(std::io::Error::from_raw_os_error(5));
-        }
-        self.bytes.read_at(buf, at)
-    }
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(self.bytes.len() as u64)
-    }
-}
-
-/// An image of which the second chunk says of the first one's place that another checksum is right.
-struct Liar {
-    sum: u64,
-    details: ImageDetails,
-}
-
-impl Image for Liar {
-    fn size(&self) -> u64 {
-        8192
-    }
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        let chunk = offset / 4096;
-        let sum = Sum::Xxh3(self.sum ^ chunk);
-        let (file, codec) = (Input::MAIN, Codec::Stored);
-        let compressed = CompressedChunk { file, at: 0, len: 4096, skip: 0, uncompressed: 4096, codec, sum };
-        Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Compressed(compressed) })
-    }
-    fn details(&self) -> &ImageDetails {
-        &self.details
-    }
-}

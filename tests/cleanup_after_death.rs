@@ -1,5 +1,5 @@
-//! The kill matrix: the daemon killed or stopped, while nothing, a reader, or a mounted file system uses the device.
-//! `detach` then exits 0, twice, in time, and nothing is left.
+//! The daemon is killed or stopped while nothing, a reader, or a mounted file system uses the device: `detach` then exits 0,
+//! twice, in time, and nothing is left.
 
 use std::fs;
 use std::path::{Path, PathBuf};

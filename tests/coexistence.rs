@@ -1,10 +1,11 @@
-//! Mounts among other things: other commands at the same moment, other mounts at the same place, odd names.
+//! Mounts beside other commands at the same moment, other mounts at the same place, and other programs' devices; odd names.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::common::{Lab, LoopDevice, Ran, run, wait_until};
@@ -14,6 +15,14 @@ fn served(lab: &Lab) -> usize {
     let mounts = list["mounts"].as_array().unwrap().clone();
     assert!(mounts.iter().all(|m| m["alive"] == true), "{mounts:?}");
     mounts.len()
+}
+
+fn tmpfs(at: &Path) {
+    run("mount", [OsStr::new("-t"), OsStr::new("tmpfs"), OsStr::new("none"), at.as_os_str()]);
+}
+
+fn child_ended(child: &mut std::process::Child) -> bool {
+    child.try_wait().unwrap().is_some()
 }
 
 tests!(
@@ -260,22 +269,45 @@ tests!(
         }
     }
 
-    fn wrong_words_are_json_when_json_is_wanted() {
+    #[needs(Fuse, Loop)]
+    fn two_attach_one() {
         let lab = Lab::new();
-        for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
-            let ran = lab.cdi(words).ends(2);
-            let error: serde_json::Value =
-                serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
-            assert_eq!(error["error"]["kind"], "usage");
+        lab.image(2048, 512, &[]);
+        for _ in 0..3 {
+            let attach =
+                || lab.command().args(["-q", "attach", "disk.cdimg"]).stderr(Stdio::null()).spawn().unwrap();
+            let mut both = [attach(), attach()];
+            let mut codes: Vec<_> = both.iter_mut().map(|c| c.wait().unwrap().code().unwrap()).collect();
+            codes.sort_unstable();
+            assert_eq!(codes, [0, 5]);
+            assert_eq!(lab.cdi(["list", "--json"]).ends(0).json()["mounts"].as_array().unwrap().len(), 1);
+            lab.cdi(["detach", "disk.cdimg"]).ends(0);
+            lab.cdi(["detach", "disk.cdimg"]).ends(0);
         }
-        lab.cdi(["--json", "--help"]).ends(0);
+        let ran = lab.cdi(["detach", "disc.cdimg"]).ends(1);
+        assert!(ran.err.contains("'cdi list'"), "{}", ran.err);
+        lab.attach(&[]);
+        let ran = lab.cdi(["detach", "disk.cdimgg"]).ends(1);
+        assert!(ran.err.contains("disk.cdimg?"), "{}", ran.err);
+        lab.cdi(["detach", "disk.cdimg"]).ends(0);
+        assert_eq!(lab.leftovers(), "");
+    }
+
+    #[needs(Fuse)]
+    fn a_mount_in_the_foreground_ends_when_it_is_free() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[]);
+        fs::create_dir(lab.path("m")).unwrap();
+        let mut child =
+            lab.command().args(["-q", "mount", "disk.cdimg", "m", "--foreground"]).spawn().unwrap();
+        wait_until("it is mounted", || lab.path("m/disk.raw").exists());
+        let open = fs::File::open(lab.path("m/disk.raw")).unwrap();
+        run("kill", ["-TERM", &child.id().to_string()]);
+        sleep(Duration::from_millis(1500));
+        assert!(child.try_wait().unwrap().is_none(), "it was in use");
+        drop(open);
+        wait_until("it has gone", || !Path::new(&format!("/proc/{}/fd/0", child.id())).exists());
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(lab.leftovers(), "");
     }
 );
-
-fn tmpfs(at: &Path) {
-    run("mount", [OsStr::new("-t"), OsStr::new("tmpfs"), OsStr::new("none"), at.as_os_str()]);
-}
-
-fn child_ended(child: &mut std::process::Child) -> bool {
-    child.try_wait().unwrap().is_some()
-}

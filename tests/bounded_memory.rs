@@ -8,12 +8,15 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use cdi_base::error::{Error, Kind};
+use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::{MAX_METADATA, RecordType};
 use cdi_image::cdimg::record::{Head, Record, encode};
 use cdi_image::cdimg::scan::decode_metadata;
+use cdi_image::cdimg::writer::{NewImage, Writer};
 use cdi_image::codec::Codec;
 use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
+use cdi_image::metadata::Metadata;
 use cdi_image::open::open;
 
 use crate::common::{Lab, peak_memory};
@@ -181,5 +184,35 @@ tests!(
         assert!(ran.code != 0 && plain(&ran.err), "{ran:?}");
         let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
         assert!(error["error"]["path"].as_str().unwrap().ends_with(wild));
+    }
+
+    fn a_list_as_long_as_an_image_claims_takes_no_memory() {
+        let lab = Lab::new();
+        let size = 1u64 << 60;
+        let new = NewImage {
+            geometry: Geometry { disk_size: size, chunk_size: 4096 },
+            logical_sector: 512,
+            physical_sector: 512,
+            uuid: [1; 16],
+            salt: 1,
+        };
+        let path = lab.path("stored_hashes.cdimg");
+        let file = std::fs::File::create_new(&path).unwrap();
+        let metadata = Metadata { size_bytes: size, ..Metadata::default() };
+        Writer::create(Box::new(file), &path, &new, metadata).unwrap().finish().unwrap();
+        for words in [&["map", "--export-badblocks"][..], &["map", "--export-badblocks", "--json"]] {
+            let mut command = lab.command();
+            let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+            let mut some = vec![0; 4 << 20];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut some).unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+            let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(peak < 64 << 10, "{words:?}: {line}");
+        }
+        lab.cdi(["map".as_ref(), "--extents".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
+        lab.cdi(["info".as_ref(), path.as_os_str()]).ends(0);
     }
 );
