@@ -38,7 +38,7 @@ fn many(lab: &Lab) {
 
 tests!(
     #[needs(Fuse)]
-    fn the_texts_of_a_long_map_take_no_memory() {
+    fn a_mount_with_a_long_map_takes_little_memory() {
         let lab = Lab::new();
         many(&lab);
         lab.cdi(["mount", "-q", "many.cdimg", "mnt"]).ends(0);
@@ -134,7 +134,7 @@ tests!(
         assert!(decode_metadata(&record).unwrap_err().what.contains("longer than"));
     }
 
-    fn a_check_and_a_walk_over_a_gap_can_be_ended() {
+    fn verify_and_repair_can_be_interrupted() {
         let lab = Lab::new();
         lab.image(8192, 512, &[]);
         let mut left = 3;
@@ -162,7 +162,7 @@ tests!(
         assert!(steps >= 60, "{steps} steps");
     }
 
-    fn names_do_not_drive_a_terminal() {
+    fn names_never_send_control_characters_to_a_terminal() {
         let lab = Lab::new();
         let wild = "a\u{1b}[31m\u{202e}b\u{9b}5m\u{2066}.raw";
         lab.write(wild, [0; 4096]);
@@ -186,7 +186,7 @@ tests!(
         assert!(error["error"]["path"].as_str().unwrap().ends_with(wild));
     }
 
-    fn a_list_as_long_as_an_image_claims_takes_no_memory() {
+    fn a_list_as_long_as_an_image_claims_takes_little_memory() {
         let lab = Lab::new();
         let size = 1u64 << 60;
         let new = NewImage {

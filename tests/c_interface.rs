@@ -9,7 +9,7 @@ use crate::common::{Lab, run};
 
 tests!(
     #[needs(Program("cc"))]
-    fn a_program_in_c_reads_the_disk() {
+    fn a_c_program_reads_the_disk() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(1234, 1)]);
         let root = env!("CARGO_MANIFEST_DIR");

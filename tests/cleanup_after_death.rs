@@ -95,37 +95,37 @@ fn is_running(pid: u32) -> bool {
 
 tests!(
     #[needs(Fuse, Loop)]
-    fn killed_while_idle() {
+    fn detach_succeeds_after_a_kill_while_idle() {
         matrix("KILL", Use::Nothing);
     }
 
     #[needs(Fuse, Loop)]
-    fn killed_while_read() {
+    fn detach_succeeds_after_a_kill_while_read() {
         matrix("KILL", Use::Reader);
     }
 
     #[needs(Fuse, Loop, Program("mkfs.ext4"))]
-    fn killed_while_mounted() {
+    fn detach_succeeds_after_a_kill_while_mounted() {
         matrix("KILL", Use::Mounted);
     }
 
     #[needs(Fuse, Loop)]
-    fn stopped_while_idle() {
+    fn detach_succeeds_after_a_stop_while_idle() {
         matrix("STOP", Use::Nothing);
     }
 
     #[needs(Fuse, Loop)]
-    fn stopped_while_read() {
+    fn detach_succeeds_after_a_stop_while_read() {
         matrix("STOP", Use::Reader);
     }
 
     #[needs(Fuse, Loop, Program("mkfs.ext4"))]
-    fn stopped_while_mounted() {
+    fn detach_succeeds_after_a_stop_while_mounted() {
         matrix("STOP", Use::Mounted);
     }
 
     #[needs(Fuse, Loop)]
-    fn terminated_while_idle() {
+    fn a_terminated_daemon_detaches_by_itself() {
         let Attached { lab, pid, .. } = attached();
         run("kill", ["-TERM".to_owned(), pid.to_string()]);
         // A daemon that is asked to end takes everything away by itself.
@@ -134,7 +134,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn the_next_command_cleans_up_after_the_dead() {
+    fn the_next_command_cleans_up_after_a_dead_daemon() {
         let Attached { lab, pid, .. } = attached();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
         wait_until("the daemon is dead", || !is_running(pid as u32));
@@ -148,7 +148,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn forced_while_read() {
+    fn detach_with_force_succeeds_while_read() {
         let Attached { lab, device, .. } = attached();
         let mut child = reader(&device);
         lab.cdi(["detach", "disk.cdimg"]).ends(5);

@@ -12,7 +12,7 @@ use crate::common::{Lab, Random, blocks, disk, mapfile};
 const BAD: [(u64, u64); 3] = [(100, 1), (2048, 16), (8191, 1)];
 
 tests!(
-    fn create_and_extract_are_inverse() {
+    fn extract_gives_back_what_create_read() {
         let lab = Lab::new();
         let mut truth = lab.image(8192, 512, &BAD);
         let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
@@ -71,7 +71,7 @@ tests!(
         lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--chunk", "5000"]).ends(2);
     }
 
-    fn extract_leaves_holes_or_fills() {
+    fn extract_fills_bad_sectors_as_told_or_refuses() {
         let lab = Lab::new();
         let truth = lab.image(4096, 512, &[(10, 2)]);
         let ran = lab.cdi(["extract", "--bad", "error", "disk.cdimg", "e.raw"]).ends(4);
@@ -85,7 +85,7 @@ tests!(
     }
 
     /// A raw file that becomes shorter while it is read gives errors, not zeros.
-    fn a_source_that_shrinks_gives_errors() {
+    fn a_source_that_shrinks_gives_errors_not_zeros() {
         let lab = Lab::new();
         lab.write("s.raw", vec![0xAA; 1 << 20]);
         let disk = Disk::new(open(&lab.path("s.raw"), &OpenOptions::default()).unwrap(), Options::default());
@@ -95,7 +95,7 @@ tests!(
         assert!(disk.read_at(&mut buf, 1 << 19).is_err() && disk.read_at(&mut buf, 4096).is_err());
     }
 
-    fn map_prints_every_form() {
+    fn map_prints_every_format() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(3, 1), (1000, 24), (4095, 1)]);
         let map = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
@@ -129,7 +129,7 @@ tests!(
         assert_eq!(unread, 26 * 512);
     }
 
-    fn verify_names_what_is_damaged() {
+    fn verify_reports_which_part_is_damaged() {
         let lab = Lab::new();
         lab.image(8192, 512, &[(5, 1)]);
         lab.cdi(["verify", "disk.cdimg"]).ends(0);
@@ -169,7 +169,7 @@ tests!(
 
     /// Our own mounted disk is a source of which some sectors cannot be read.
     #[needs(Fuse)]
-    fn a_source_that_cannot_be_read_is_bad_not_the_end() {
+    fn unreadable_sectors_of_a_source_are_recorded_as_bad() {
         let lab = Lab::new();
         lab.image(8192, 512, &[(1000, 8), (4096, 24)]);
         fs::create_dir(lab.path("mnt")).unwrap();
@@ -185,7 +185,7 @@ tests!(
         lab.cdi(["unmount", "mnt"]).ends(0);
     }
 
-    fn wrong_words_exit_2_and_bad_images_3() {
+    fn usage_errors_exit_2_and_bad_images_exit_3() {
         let lab = Lab::new();
         lab.cdi(["nonsense"]).ends(2);
         lab.cdi(["create"]).ends(2);
@@ -207,7 +207,7 @@ tests!(
         assert!(lab.path("man/cdi-create.1").exists());
     }
 
-    fn json_is_one_object_and_errors_too() {
+    fn json_output_is_one_object_also_for_errors() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         for args in [
@@ -254,7 +254,7 @@ tests!(
     }
 
     #[needs(Loop)]
-    fn a_full_disk_is_said_and_leaves_nothing() {
+    fn a_full_disk_is_reported_and_leaves_nothing() {
         let lab = Lab::new();
         let mut random = Random::new(1);
         let noise: Vec<u8> = (0..4 << 20).map(|_| random.next() as u8).collect();
@@ -295,7 +295,7 @@ tests!(
         assert_eq!(b["metadata"]["notes"][0], "second");
     }
 
-    fn wrong_words_are_json_when_json_is_wanted() {
+    fn usage_errors_are_json_with_json() {
         let lab = Lab::new();
         for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
             let ran = lab.cdi(words).ends(2);

@@ -27,7 +27,7 @@ fn child_ended(child: &mut std::process::Child) -> bool {
 
 tests!(
     #[needs(Fuse)]
-    fn mounting_right_after_unmounting_is_sound() {
+    fn mounting_right_after_unmounting_works() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
@@ -50,7 +50,7 @@ tests!(
 
     /// A name that is being looked up keeps a mount busy for that moment: who asks for it at the wrong one is asked again.
     #[needs(Fuse)]
-    fn who_only_looks_in_passing_keeps_nothing() {
+    fn a_passing_lookup_does_not_keep_a_mount_busy() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         for round in 0..10 {
@@ -72,7 +72,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn many_at_once_after_a_death_are_sound() {
+    fn many_commands_at_once_after_a_death_succeed() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         for round in 0..8 {
@@ -98,7 +98,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn what_is_mounted_over_ours_is_said() {
+    fn a_mount_over_our_mount_is_reported() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         fs::create_dir(lab.path("p")).unwrap();
@@ -119,7 +119,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn other_people_s_mounts_at_our_place_stay() {
+    fn mounts_of_others_at_our_mount_point_stay() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         fs::create_dir(lab.path("mnt")).unwrap();
@@ -179,7 +179,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn a_relative_runtime_folder_is_one_folder() {
+    fn a_relative_runtime_directory_is_one_directory() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         let cdi = |words: &[&str]| {
@@ -193,7 +193,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn names_may_be_anything() {
+    fn image_names_may_contain_anything() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         let odd: [&[u8]; 5] = [
@@ -219,7 +219,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn exec_is_not_torn_down_and_ctrl_c_ends_it() {
+    fn detach_refuses_during_exec_and_a_signal_ends_it() {
         let lab = Lab::new();
         lab.image(2048, 512, &[(1, 1)]);
         let child = lab
@@ -270,7 +270,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn two_attach_one() {
+    fn of_two_simultaneous_attaches_one_succeeds() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         for _ in 0..3 {
@@ -294,7 +294,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn a_mount_in_the_foreground_ends_when_it_is_free() {
+    fn a_mount_in_the_foreground_ends_once_it_is_no_longer_in_use() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         fs::create_dir(lab.path("m")).unwrap();

@@ -223,7 +223,7 @@ fn continued(bytes: Vec<u8>, truth: &[u8], kept: &[bool], random: &mut Random, w
 }
 
 tests!(
-    fn whatever_a_crash_leaves_opens_and_is_right() {
+    fn after_any_crash_an_image_opens_and_has_no_wrong_byte() {
         let truth = disk((SECTORS * SECTOR) as u64);
         let new = NewImage {
             geometry: Geometry { disk_size: truth.len() as u64, chunk_size: CHUNK },

@@ -64,7 +64,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn buffered_readers_lose_the_page_and_no_more() {
+    fn buffered_readers_lose_only_the_page_of_a_bad_sector() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let device = lab.attach(&[]);
@@ -81,7 +81,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn the_device_is_set_up_as_measured() {
+    fn the_device_has_the_documented_settings() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &BAD);
         let device = lab.attach(&[]);
@@ -186,7 +186,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn sizes_that_are_no_whole_sectors_are_said() {
+    fn a_size_that_is_not_whole_sectors_is_reported() {
         let lab = Lab::new();
         lab.write("odd.raw", crate::common::disk(1_000_000));
         lab.cdi(["create", "odd.raw", "disk.cdimg"]).ends(0);
@@ -223,7 +223,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop)]
-    fn what_is_on_a_device_does_not_choose_the_reader() {
+    fn the_contents_of_a_device_do_not_choose_the_format() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &BAD);
         let image = lab.path("disk.cdimg");

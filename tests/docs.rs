@@ -116,7 +116,7 @@ tests!(
     /// Blocks marked `console`: commands behind `$ `, and what they print, stdout and stderr together. `[..]` in a line
     /// is anything, a line `...` is any lines.
     #[needs(Fuse, Loop, Program("ddrescue"))]
-    fn transcripts_are_what_happens() {
+    fn transcripts_show_what_really_happens() {
         let mut blocks = 0;
         for path in documents() {
             let text = fs::read_to_string(&path).unwrap();
@@ -163,7 +163,7 @@ tests!(
     }
 
     /// Links to files of the project lead to files that are there.
-    fn links_lead_somewhere() {
+    fn links_lead_to_files_that_exist() {
         for path in documents() {
             let text = fs::read_to_string(&path).unwrap();
             for link in text.split("](").skip(1).map(|l| l.split(')').next().unwrap()) {

@@ -42,7 +42,7 @@ fn make(lab: &Lab, files: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 
 tests!(
     #[needs(Fuse, Loop, Program("mkfs.ext4"), Program("e2fsck"))]
-    fn an_ext4_of_thousands_of_files_is_whole_on_the_device() {
+    fn thousands_of_files_on_ext4_read_correctly_from_the_device() {
         let lab = Lab::new();
         let contents = make(&lab, 4000);
         lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(0);
@@ -67,7 +67,7 @@ tests!(
         Program("fusermount3"),
         Program("setpriv")
     )]
-    fn an_ext4_is_whole_for_an_ordinary_user_by_fuse2fs() {
+    fn an_ordinary_user_reads_ext4_correctly_with_fuse2fs() {
         let lab = Lab::new();
         let contents = make(&lab, 1000);
         lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(0);
@@ -103,7 +103,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop, Program("mkfs.ext4"), Program("debugfs"))]
-    fn with_a_bad_sector_one_file_fails_and_all_others_are_whole() {
+    fn with_a_bad_sector_one_file_fails_and_all_others_read_correctly() {
         let lab = Lab::new();
         let contents = make(&lab, 600);
         // A sector in the middle of a large file is bad.

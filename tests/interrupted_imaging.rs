@@ -43,7 +43,7 @@ fn bytes(lab: &Lab, name: &str) -> Vec<u8> {
 }
 
 tests!(
-    fn another_disk_is_not_gone_on_with() {
+    fn an_image_is_not_resumed_from_another_disk() {
         let lab = Lab::new();
         let truth = disk(4 << 20);
         lab.write("disk.raw", &truth);
@@ -69,7 +69,7 @@ tests!(
         lab.cdi(["create", "--rescue", "zeros.raw", "z.cdimg", "--resume"]).ends(0);
     }
 
-    fn a_disk_that_shows_less_is_read() {
+    fn an_image_is_resumed_from_a_disk_that_shows_less() {
         let lab = Lab::new();
         let truth = disk(4 << 20);
         lab.write("disk.raw", &truth);
@@ -92,7 +92,7 @@ tests!(
     }
 
     #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
-    fn an_image_that_is_moved_stops_it() {
+    fn moving_the_image_stops_imaging_and_loses_nothing() {
         let lab = Lab::new();
         let truth = disk(64 << 20);
         lab.write("disk.raw", &truth);
@@ -131,7 +131,7 @@ tests!(
     }
 
     #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
-    fn signals_that_are_ignored_stay_so() {
+    fn ignored_signals_stay_ignored() {
         let lab = Lab::new();
         lab.write("disk.raw", disk(48 << 20));
         let _slow = Slow::new(&lab);
@@ -176,7 +176,7 @@ tests!(
     }
 
     #[needs(Fuse, Loop, Program("nbdkit"), Program("nbdfuse"))]
-    fn killed_and_resumed_at_once() {
+    fn an_image_is_resumed_right_after_a_kill() {
         let lab = Lab::new();
         let truth = disk(64 << 20);
         lab.write("disk.raw", &truth);

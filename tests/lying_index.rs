@@ -35,7 +35,7 @@ impl Image for Liar {
 }
 
 tests!(
-    fn an_entry_that_lies_is_not_answered_from_the_cache() {
+    fn a_wrong_index_entry_is_never_answered_from_the_cache() {
         let bytes = vec![0x5A; 4096];
         let image = Liar { sum: xxh3_64(&bytes), details: ImageDetails::default() };
         let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());

@@ -58,7 +58,6 @@ const MODULES: &[&[Test]] = &[
     model::TESTS,
     mount::TESTS,
     nbd::TESTS,
-    nfs::TESTS,
     nothing_is_overwritten::TESTS,
     oracle::TESTS,
     partitions::TESTS,
@@ -84,28 +83,25 @@ fn main() -> ExitCode {
     with_all_signals();
     let args = Arguments::from_args();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
-    // What whoever runs this knows to be missing.
+    // What is known to be missing here.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let trials =
-        MODULES.iter().chain(formats::MODULES).chain(rescue::MODULES).copied().flatten().map(|test| {
-            let lacks = Arc::clone(&lacks);
-            let (_, name) = test.name.split_once("::").unwrap();
-            Trial::ignorable_test(name, move || {
-                let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
-                if !missing.is_empty() {
-                    let reason = format!("needs {}", missing.join(", "));
-                    let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
-                    return if ci && !known {
-                        Err(reason.into())
-                    } else {
-                        Ok(Completion::ignored_with(reason))
-                    };
-                }
-                (test.run)();
-                Ok(Completion::Completed)
-            })
-        });
+    let tests =
+        [MODULES, formats::MODULES, nfs::MODULES, rescue::MODULES].into_iter().flatten().copied().flatten();
+    let trials = tests.map(|test| {
+        let lacks = Arc::clone(&lacks);
+        let (_, name) = test.name.split_once("::").unwrap();
+        Trial::ignorable_test(name, move || {
+            let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
+            if !missing.is_empty() {
+                let reason = format!("needs {}", missing.join(", "));
+                let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
+                return if ci && !known { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
+            }
+            (test.run)();
+            Ok(Completion::Completed)
+        })
+    });
     let trials = trials.collect();
     let conclusion = libtest_mimic::run(&args, trials);
     let left = leftovers();

@@ -248,7 +248,7 @@ impl cdi_image::input::ReadAt for FailingReads {
 }
 
 tests!(
-    fn random_images_read_as_a_plain_vector() {
+    fn random_images_read_like_a_plain_vector() {
         for seed in 0..400 {
             let store = Memory::default();
             let (truth, result) = write(seed, store.clone(), true);
@@ -262,7 +262,7 @@ tests!(
         }
     }
 
-    fn an_image_in_the_making_reads_as_far_as_it_is() {
+    fn an_unfinished_image_reads_as_far_as_it_was_written() {
         for seed in 1000..1200 {
             let store = Memory::default();
             let (truth, result) = write(seed, store.clone(), false);
@@ -275,7 +275,7 @@ tests!(
     }
 
     /// Images whose superblocks are from some time while they were made, and whose records all are there: as after a crash.
-    fn what_came_after_a_checkpoint_is_taken_in() {
+    fn records_after_the_last_checkpoint_are_recovered() {
         let mut taken = 0;
         for seed in 4000..4300 {
             let store = Memory::default();
@@ -301,7 +301,7 @@ tests!(
         assert!(taken > 500, "only {taken} images had anything to take in");
     }
 
-    fn every_failing_write_is_an_error_and_no_wrong_byte() {
+    fn a_failing_write_never_leads_to_a_wrong_byte() {
         for seed in 2000..2010 {
             for fail_at in 1.. {
                 let store = Memory { fail_at: Some(fail_at), ..Memory::default() };
@@ -327,7 +327,7 @@ tests!(
         }
     }
 
-    fn every_failing_read_is_an_error_or_right() {
+    fn a_failing_read_never_leads_to_a_wrong_byte() {
         for seed in 3000..3010 {
             let store = Memory::default();
             let (truth, result) = write(seed, store.clone(), true);

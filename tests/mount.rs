@@ -24,7 +24,7 @@ fn is_bad(lba: u64) -> bool {
 
 tests!(
     #[needs(Fuse)]
-    fn the_folder_holds_what_semantics_say() {
+    fn the_mounted_folder_has_the_documented_files() {
         let lab = Lab::new();
         let start = Instant::now();
         mounted(&lab, &[]);
@@ -78,7 +78,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn bad_sectors_fail_exactly_without_the_cache() {
+    fn exactly_the_bad_sectors_fail_with_direct_io() {
         let lab = Lab::new();
         let truth = mounted(&lab, &[]);
         let file = open_direct(&lab.path("mnt/disk.raw"));
@@ -104,7 +104,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn no_path_gives_zeros_or_a_shorter_file() {
+    fn a_bad_sector_is_never_read_as_zeros_or_as_the_end() {
         let lab = Lab::new();
         let truth = mounted(&lab, &[]);
         let path = lab.path("mnt/disk.raw");
@@ -149,7 +149,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn policies_fill_or_change_the_errno() {
+    fn policies_fill_bad_sectors_or_change_the_errno() {
         let lab = Lab::new();
         let truth = mounted(&lab, &["--bad", "zero"]);
         let mut expect = truth.clone();
@@ -180,7 +180,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn a_damaged_chunk_costs_itself_alone() {
+    fn a_damaged_chunk_makes_no_other_chunk_fail() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &[]);
         let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
@@ -207,7 +207,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn unmounting_twice_is_fine_and_busy_is_said() {
+    fn unmounting_twice_succeeds_and_a_busy_mount_is_reported() {
         let lab = Lab::new();
         mounted(&lab, &[]);
         let held = open_direct(&lab.path("mnt/disk.raw"));
@@ -232,7 +232,7 @@ tests!(
 
     /// A tmpfs below our mount must not be taken away with it: fuser would.
     #[needs(Fuse, Loop)]
-    fn what_lies_below_a_mount_stays() {
+    fn a_mount_below_ours_stays() {
         let lab = Lab::new();
         fs::create_dir(lab.path("mnt")).unwrap();
         run(
@@ -251,7 +251,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn signals_end_the_foreground() {
+    fn signals_end_a_mount_in_the_foreground() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &BAD);
         for signal in ["INT", "TERM", "HUP"] {
@@ -328,7 +328,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn raw_with_its_map_mounts_like_its_image() {
+    fn a_raw_image_with_its_map_reads_like_its_cdimg() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         lab.cdi(["mount", "disk.raw", "mnt", "--mapfile", "disk.map"]).ends(0);
@@ -344,7 +344,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn what_a_mount_has_done_is_told() {
+    fn stats_count_the_reads_of_a_mount() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(1000, 1)]);
         lab.cdi(["stats", "disk.cdimg"]).ends(2);

@@ -18,7 +18,7 @@ const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
 
 tests!(
     #[needs(Program("nbdinfo"))]
-    fn nbdinfo_sees_size_zeros_and_what_is_bad() {
+    fn nbdinfo_sees_size_zeros_and_bad_sectors() {
         let lab = Lab::new();
         let mut disk = crate::common::disk(SECTORS * 512);
         disk[1 << 20..2 << 20].fill(0);
@@ -117,7 +117,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn an_error_names_its_byte_and_what_is_before_it_comes() {
+    fn an_error_names_its_byte_and_the_bytes_before_it_arrive() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let server = Server::start(&lab, NBD);
@@ -178,7 +178,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn what_is_not_a_read_is_refused_and_garbage_does_no_harm() {
+    fn only_reads_are_served_and_malformed_requests_do_no_harm() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &BAD);
         let server = Server::start(&lab, NBD);
@@ -219,7 +219,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn clients_that_read_no_replies_cost_neither_memory_nor_others() {
+    fn clients_that_read_no_replies_take_no_memory_and_block_nobody() {
         const MAX_LEN: u32 = 32 << 20;
         let lab = Lab::new();
         fs::File::create(lab.path("disk.raw")).unwrap().set_len(u64::from(MAX_LEN)).unwrap();
@@ -273,7 +273,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn long_reads_come_whole_with_and_without_structured_replies() {
+    fn long_reads_arrive_completely_with_and_without_structured_replies() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &[(5000, 1)]);
         let server = Server::start(&lab, NBD);
@@ -315,7 +315,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn the_socket_is_the_user_s_and_goes_with_the_server() {
+    fn the_socket_belongs_to_the_user_and_is_removed_with_the_server() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &[]);
         let server = Server::start(&lab, NBD);

@@ -2,21 +2,23 @@
 //! do: to guess, to lie, to write, to send garbage.
 
 mod client;
+mod requests;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::process::Command;
 use std::time::Instant;
 
 use cdi_serve::nfs;
 use cdi_serve::tree::Tree;
 
-use crate::common::{Lab, Ran, Random, Server, run, wait_until};
+use crate::common::{Lab, Ran, Random, Server, Test, run, wait_until};
 use client::{Client, Head, MOUNT, NFS, number, opened, own, path, string, unix, words};
 
 const SECTORS: u64 = 8192;
 const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
+
+/// The tests, by module.
+pub const MODULES: &[&[Test]] = &[TESTS, requests::TESTS];
 
 tests!(
     #[needs(Program("nfs-ls"), Program("nfs-cat"))]
@@ -49,7 +51,7 @@ tests!(
     }
 
     #[needs(Header("nfsc/libnfs.h"), Program("cc"))]
-    fn libnfs_loses_the_bad_sectors_and_no_other() {
+    fn libnfs_fails_on_exactly_the_bad_sectors() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nfs_read.c");
@@ -89,7 +91,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn a_handle_survives_a_restart_and_is_the_image_s_own() {
+    fn a_handle_survives_a_restart_and_fits_no_other_image() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let mut server = Server::start(&lab, &["--nfs"]);
@@ -129,7 +131,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    fn who_does_not_know_gets_nothing() {
+    fn clients_without_the_export_name_get_nothing() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let server = Server::start(&lab, &["--nfs"]);
@@ -178,7 +180,7 @@ tests!(
 
     /// What the system mounts is the kernel's alone while its connection lives: on macOS every user may ask the system for
     /// the handles of its mounts.
-    fn a_mount_of_the_system_s_is_for_one_client() {
+    fn a_mount_of_the_system_serves_one_client() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &[]);
         let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
@@ -211,7 +213,7 @@ tests!(
 
     /// Reads of an image that does not answer are answered in time, with "later"; all else goes on.
     #[needs(Fuse)]
-    fn a_source_that_hangs_holds_up_nothing_but_its_reads() {
+    fn a_hung_source_delays_only_its_own_reads() {
         /// Farther from what was read than any readahead goes.
         const FAR: u64 = 24 << 20;
         let lab = Lab::new();
@@ -259,7 +261,7 @@ tests!(
         lab.cdi(["unmount", "m"]).ends(0);
     }
 
-    fn whoever_writes_is_told_that_it_is_read_only() {
+    fn writes_fail_with_read_only() {
         let lab = Lab::new();
         let before = lab.image(SECTORS, 512, &BAD);
         let image = fs::read(lab.path("disk.cdimg")).unwrap();
@@ -290,7 +292,7 @@ tests!(
         assert!(fs::read(lab.path("disk.cdimg")).unwrap() == image);
     }
 
-    fn folders_are_listed_in_pieces() {
+    fn directories_are_listed_in_pieces() {
         let lab = Lab::new();
         lab.image(SECTORS, 512, &[]);
         let server = Server::start(&lab, &["--nfs"]);
@@ -326,115 +328,6 @@ tests!(
         }
         let args = [string(&root), vec![0; 16], words(&[20])].concat();
         assert_eq!(number(&client.ask(NFS, 16, own(), &args), 0), 10_005, "too small for any");
-        assert_eq!(server.end(), 0);
-    }
-
-    fn many_calls_in_flight_are_all_answered() {
-        let lab = Lab::new();
-        let truth = lab.image(SECTORS, 512, &BAD);
-        let (server, mut client, _, disk) = opened(&lab);
-        let mut writer = Client(client.0.try_clone().unwrap());
-        let asked: Vec<u32> = (0..2000).map(|i| i * 37 % SECTORS as u32).collect();
-        let mut left: std::collections::BTreeSet<u32> = asked.iter().copied().collect();
-        let sender = std::thread::spawn(move || {
-            let head = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: unix(own()) };
-            for lba in asked {
-                let offset = (u64::from(lba) * 512).to_be_bytes().to_vec();
-                writer.send(lba, &head, &[string(&disk), offset, words(&[512])].concat());
-            }
-        });
-        while !left.is_empty() {
-            let reply = client.reply();
-            let lba = number(&reply, 0);
-            let bad = BAD.iter().any(|(first, n)| (*first..first + n).contains(&u64::from(lba)));
-            assert_eq!(number(&reply, 24), if bad { 5 } else { 0 }, "sector {lba}");
-            assert!(bad || reply[24 + 8 + 84 + 12..][..512] == truth[lba as usize * 512..][..512]);
-            assert!(left.remove(&lba), "sector {lba} was answered twice");
-        }
-        sender.join().unwrap();
-        assert_eq!(server.end(), 0);
-    }
-
-    fn garbage_does_no_harm_and_takes_no_memory() {
-        let lab = Lab::new();
-        let truth = lab.image(SECTORS, 512, &BAD);
-        let (server, mut client, _, disk) = opened(&lab);
-        // Wrong versions, programs, procedures, credentials: refused as the protocol says.
-        let head = |rpc, program, version, procedure, credential| Head {
-            rpc,
-            program,
-            version,
-            procedure,
-            credential,
-        };
-        for (head, expect) in [
-            (head(3, NFS, 3, 0, unix(0)), vec![1, 0, 2, 2]),
-            (head(2, 100_000, 2, 0, unix(0)), vec![0, 0, 0, 1]),
-            (head(2, NFS, 4, 1, unix(0)), vec![0, 0, 0, 2, 3, 3]),
-            (head(2, MOUNT, 1, 1, unix(0)), vec![0, 0, 0, 2, 3, 3]),
-            (head(2, NFS, 3, 22, unix(0)), vec![0, 0, 0, 3]),
-            (head(2, MOUNT, 3, 6, unix(0)), vec![0, 0, 0, 3]),
-            (head(2, NFS, 3, 1, unix(0)), vec![0, 0, 0, 4]),
-            (head(2, NFS, 3, 1, words(&[6, 0])), vec![1, 1, 1]),
-            (head(2, NFS, 3, 1, [words(&[1]), string(b"abc")].concat()), vec![1, 1, 1]),
-            (head(2, NFS, 3, 0, unix(0)), vec![0, 0, 0, 0]),
-        ] {
-            assert_eq!(client.call(&head, &[]), words(&expect));
-        }
-        // Every procedure with arguments that mean nothing, lie about their length, or are cut off.
-        let mut random = Random::new(42);
-        for round in 0..3000 {
-            let program = if random.below(5) == 0 { MOUNT } else { NFS };
-            let head = head(2, program, 3, random.below(23) as u32, unix(random.below(3) as u32));
-            let mut args = [string(&disk), string(b"name"), words(&[0, 0, 0, 512, 0, 9])].concat();
-            for _ in 0..random.below(6) {
-                let at = random.below(args.len() as u64) as usize;
-                args[at] = random.next() as u8;
-            }
-            args.truncate(random.below(args.len() as u64 + 1) as usize);
-            assert!(client.call(&head, &args).len() >= 12, "round {round}");
-        }
-        // What is no call ends its own connection and no other; what claims to be long takes no memory.
-        let mut messages = vec![
-            vec![0; 100_000],
-            vec![0xFF; 100_000],
-            b"GET / HTTP/1.1\r\n\r\n".repeat(100),
-            words(&[0x7fff_ffff]),
-            words(&[0x80ff_ffff, 1, 0, 2]),
-            words(&[0x8000_0000]),
-            [words(&[0x8000_0018, 1, 0, 2, NFS, 3, 0]), words(&[1, 0xffff_fff0])].concat(),
-        ];
-        messages.extend((0..200).map(|_| (0..random.below(400)).map(|_| random.next() as u8).collect()));
-        for message in messages {
-            let mut stream = Client::connect(&server.url).0;
-            let _ = stream.write_all(&message);
-            let _ = stream.shutdown(Shutdown::Write);
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        // Much that is no call at all, and gone again: it takes up no place for ever.
-        for _ in 0..140 {
-            let mut stream = Client::connect(&server.url).0;
-            let _ = stream.write_all(&words(&[1 << 31 | 12, 1, 2, 3]).repeat(500));
-        }
-        let threads = || fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap().count();
-        wait_until("their threads have ended", || threads() < 20);
-        // Who takes up every place, asks and does not listen: those that are there go on, and others come in.
-        let null = words(&[1 << 31 | 40, 1, 0, 2, NFS, 3, 0, 0, 0, 0, 0]);
-        let many: Vec<Client> = (0..100).map(|_| Client::connect(&server.url)).collect();
-        for stranger in &many {
-            stranger.0.set_nonblocking(true).unwrap();
-            for _ in 0..200 {
-                let _ = (&stranger.0).write(&null.repeat(1000));
-            }
-        }
-        assert!(client.read(&disk, 0, 512, own()).unwrap() == truth[..512]);
-        let mut late = Client::connect(&server.url);
-        assert!(late.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
-        drop(many);
-        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
-        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(peak < 64 << 10, "the server took {peak} KiB");
         assert_eq!(server.end(), 0);
     }
 );

@@ -14,7 +14,7 @@ fn bytes(lab: &Lab, name: &str) -> Vec<u8> {
 
 tests!(
     #[needs(Program("qemu-img"))]
-    fn nothing_that_is_read_is_written_over() {
+    fn files_that_an_image_consists_of_are_never_overwritten() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         lab.write("base.raw", &truth);
@@ -55,7 +55,7 @@ tests!(
     }
 
     #[needs(Loop)]
-    fn what_lies_behind_a_device_is_kept() {
+    fn the_backing_file_of_a_loop_device_is_never_overwritten() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         let raw = lab.write("a.cdimg", &truth);
@@ -80,7 +80,7 @@ tests!(
         }
     }
 
-    fn an_unfinished_image_is_kept_by_all_verbs() {
+    fn every_command_keeps_an_unfinished_image() {
         let lab = Lab::new();
         lab.write("disk.raw", disk(1 << 20));
         lab.cdi(["create", "disk.raw", "other.cdimg"]).ends(0);
@@ -110,7 +110,7 @@ tests!(
         lab.cdi(["create", "disk.raw", "u.cdimg", "--force"]).ends(0);
     }
 
-    fn a_map_is_not_written_over_by_a_lesser_one() {
+    fn a_map_is_never_overwritten_by_one_with_less_information() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         fs::create_dir(lab.path("in")).unwrap();
@@ -152,7 +152,7 @@ tests!(
         );
     }
 
-    fn names_say_what_is_written() {
+    fn output_names_must_match_what_is_written() {
         let lab = Lab::new();
         lab.write("disk.raw", disk(1 << 20));
         for out in ["x.img", "x.dd", "x.001", "x.e01", "x.qcow2"] {
@@ -172,7 +172,7 @@ tests!(
 
     /// A device shows a file: what may not be written over may not be so through it, either.
     #[needs(Loop, Program("qemu-img"), Program("mkfs.ext4"))]
-    fn nothing_is_written_over_through_a_device() {
+    fn files_are_not_overwritten_through_a_device_either() {
         let lab = Lab::new();
         lab.write("small.raw", disk(1 << 20));
         lab.cdi(["create", "small.raw", "small.cdimg"]).ends(0);
@@ -213,7 +213,7 @@ tests!(
     }
 
     /// What takes the name of a file in the making is not written over when that is whole.
-    fn what_takes_a_name_meanwhile_is_kept() {
+    fn a_file_that_appears_under_the_output_name_is_kept() {
         let lab = Lab::new();
         lab.write("disk.raw", disk(1 << 20));
         lab.cdi(["create", "--rescue", "disk.raw", "unfinished.cdimg", "--size", "512k"]).ends(4);
@@ -244,7 +244,7 @@ tests!(
     }
 
     #[needs(Loop, Program("mkfs.ext4"))]
-    fn a_disk_is_restored_to_a_device() {
+    fn a_disk_is_restored_to_a_device_only_if_that_is_safe() {
         let lab = Lab::new();
         let truth = lab.image(4096, 512, &[(100, 3)]);
         let size = truth.len() as u64;
@@ -289,7 +289,7 @@ tests!(
     }
 
     /// Nothing that a user has is written over: not the mapfile that he names, nor the image itself.
-    fn nothing_precious_is_written_over() {
+    fn files_that_a_command_reads_are_never_overwritten() {
         let lab = Lab::new();
         let bytes = lab.image(2048, 512, &[(1, 1)]);
         let (map, image) =

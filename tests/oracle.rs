@@ -18,7 +18,7 @@ impl Drop for Helper {
 
 tests!(
     #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
-    fn every_sector_answers_as_under_nbdkit_s_ddrescue_filter() {
+    fn every_sector_reads_as_under_nbdkit_s_ddrescue_filter() {
         let lab = Lab::new();
         let random = &mut Random::new(42);
         let sectors = 6000;

@@ -25,7 +25,7 @@ const MBR: &str = "label: dos\nstart=2048,size=20480,type=83\nstart=24576,size=6
 
 tests!(
     #[needs(Program("sfdisk"), Fuse, Loop)]
-    fn are_listed_as_sfdisk_lists_them() {
+    fn partitions_are_listed_as_by_sfdisk() {
         for (script, scheme) in [(GPT, "gpt"), (MBR, "mbr")] {
             let lab = Lab::new();
             partitioned(&lab, "disk.img", script);
@@ -64,7 +64,7 @@ tests!(
     }
 
     #[needs(Program("sfdisk"), Fuse, Loop)]
-    fn one_is_attached_with_its_file_system_and_bad_sectors() {
+    fn one_partition_is_attached_with_its_file_system_and_bad_sectors() {
         let lab = Lab::new();
         partitioned(&lab, "disk.raw", GPT);
         let image = lab.path("disk.raw");
@@ -103,7 +103,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn parts_of_a_disk_are_checked() {
+    fn invalid_parts_of_a_disk_are_refused() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
         for (words, why) in [

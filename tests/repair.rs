@@ -46,7 +46,7 @@ fn lost_of(ran: &serde_json::Value) -> usize {
 }
 
 tests!(
-    fn cut_off_anywhere_it_is_right_or_an_error() {
+    fn a_truncated_image_is_right_or_an_error() {
         let (_lab, truth, image) = image();
         let random = &mut Random::new(1);
         let mut at = 131_072;
@@ -67,7 +67,7 @@ tests!(
         }
     }
 
-    fn ten_thousand_flips_are_right_or_an_error() {
+    fn ten_thousand_bit_flips_are_right_or_an_error() {
         let (_lab, truth, image) = image();
         let wrong = |seed: u64| {
             let random = &mut Random::new(seed);
@@ -102,7 +102,7 @@ tests!(
         }
     }
 
-    fn repair_saves_what_is_left() {
+    fn repair_saves_every_intact_chunk() {
         let (lab, truth, image) = image();
         let all = given(image.clone(), &truth, "whole").unwrap();
         assert_eq!(all, 8192 - 203);
@@ -191,7 +191,7 @@ tests!(
 
     /// An image whose last records are not committed, and the first of them is damaged: whoever would write it anew without
     /// the others refuses; going on with it, and repairing it, keep them.
-    fn what_lies_behind_damage_is_not_thrown_away() {
+    fn records_after_damage_are_not_thrown_away() {
         let lab = Lab::new();
         let truth = disk((SECTORS * SECTOR) as u64);
         lab.write("disk.raw", &truth);
@@ -224,7 +224,7 @@ tests!(
     }
 
     /// Of a disk that is alike everywhere, a file of 99 % holds 99 %.
-    fn repair_saves_99_of_100() {
+    fn repair_of_99_percent_of_an_image_saves_99_percent_of_the_disk() {
         let lab = Lab::new();
         let mut truth = disk(16 << 20);
         let random = &mut Random::new(3);

@@ -17,7 +17,7 @@ pub const MODULES: &[&[Test]] = &[TESTS, failures::TESTS, like_ddrescue::TESTS];
 
 tests!(
     #[needs(Fuse, Loop)]
-    fn a_device_of_ours_is_imaged_as_it_is() {
+    fn an_attached_image_is_imaged_with_its_bad_sectors() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &BAD);
         let device = lab.attach(&[]);
@@ -28,7 +28,7 @@ tests!(
     }
 
     #[needs(DISK)]
-    fn an_unfinished_image_is_shown_as_far_as_it_is() {
+    fn an_unfinished_image_can_be_attached() {
         let (lab, truth) = lab(&[(16_000, 4)]);
         let disk = FailingDisk::new(&lab, &[], &[]);
         let ran =
@@ -53,7 +53,7 @@ tests!(
         is_right(&lab, "disk.cdimg", &truth, &[(16_000, 4)]);
     }
 
-    fn only_what_is_wanted_is_read() {
+    fn only_the_chosen_part_is_read() {
         let (lab, truth) = lab(&[]);
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--input-position", "1M", "--size", "2M"])
             .ends(4);
@@ -83,7 +83,7 @@ tests!(
         }
     }
 
-    fn another_disk_is_not_gone_on_with() {
+    fn an_image_is_not_resumed_from_a_disk_of_another_size() {
         let (lab, truth) = lab(&[]);
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "1M"]).ends(4);
         lab.write("smaller.raw", vec![1; 1 << 20]);
@@ -110,7 +110,7 @@ tests!(
     }
 
     #[needs(Program("flock"))]
-    fn only_one_writes_an_image() {
+    fn only_one_process_writes_an_image() {
         let (lab, _) = lab(&[]);
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "1M"]).ends(4);
         let mut holder =
@@ -138,7 +138,7 @@ tests!(
         lab.cdi(["create", &disk.device.path, "a.cdimg", "--force"]).ends(0);
     }
 
-    fn a_disk_is_drawn() {
+    fn map_draws_the_disk() {
         let (lab, _) = lab(&[]);
         lab.write("some.map", mapfile(SECTORS, 512, &BAD));
         lab.cdi(["create", "disk.raw", "a.cdimg", "--mapfile", "some.map"]).ends(4);

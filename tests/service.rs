@@ -82,7 +82,7 @@ fn lab(names: &[&str]) -> (Lab, Vec<u8>) {
 
 tests!(
     #[needs(Loop, Fuse)]
-    fn images_come_up_stay_up_and_go_down() {
+    fn images_are_attached_kept_attached_and_detached() {
         let (lab, disk) = lab(&["a.cdimg", "b.cdimg"]);
         let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
         let images = json!([
@@ -150,7 +150,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn one_that_fails_does_not_stop_the_others() {
+    fn a_failing_image_does_not_stop_the_others() {
         let (lab, _) = lab(&["good.cdimg"]);
         let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
         lab.write("bad.cdimg", [7; 5000]);
@@ -179,7 +179,7 @@ tests!(
     }
 
     #[needs(Fuse)]
-    fn a_wrong_configuration_is_told_and_changes_nothing() {
+    fn an_invalid_configuration_is_reported_and_changes_nothing() {
         let (lab, _) = lab(&[]);
         let image = lab.path("disk.cdimg");
         lab.write("service.json", "{\n  \"version\": 1,\n  \"images\": [ { \"img\": \"/a\" } ]\n}");
@@ -205,7 +205,7 @@ tests!(
     }
 
     #[needs(Loop, Fuse)]
-    fn after_a_death_of_the_service_the_next_takes_over() {
+    fn after_the_service_dies_the_next_one_takes_over() {
         let (lab, _) = lab(&[]);
         let images = json!([{ "image": lab.path("disk.cdimg") }]);
         let mut service = Service::start(&lab, &images);
@@ -261,7 +261,7 @@ tests!(
 
     /// An image on a file system that does not answer holds nobody up.
     #[needs(Fuse)]
-    fn an_image_that_hangs_holds_nobody_up() {
+    fn a_hung_image_does_not_block_the_others() {
         let (lab, _) = lab(&[]);
         lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].to_string();
@@ -286,7 +286,7 @@ tests!(
     }
 
     /// What an earlier service said of itself is not this one's.
-    fn what_an_earlier_service_said_is_not_believed() {
+    fn the_state_of_an_earlier_service_is_not_trusted() {
         let (lab, _) = lab(&[]);
         let mut bystander = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         fs::create_dir(lab.path("run")).unwrap();
@@ -305,7 +305,7 @@ tests!(
     }
 
     #[needs(Loop, Fuse)]
-    fn what_is_in_use_goes_at_last() {
+    fn an_image_in_use_is_detached_after_a_timeout() {
         let (lab, _) = lab(&[]);
         let service = Service::start(&lab, &json!([{ "image": lab.path("disk.cdimg") }]));
         wait_for(&lab, &["up"]);
@@ -330,7 +330,7 @@ tests!(
     }
 
     /// A user's own service, and root's where the tests run as root.
-    fn systemd_is_asked_in_order() {
+    fn systemd_is_called_in_order() {
         let lab = Lab::new();
         fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o777)).unwrap();
         fs::create_dir(lab.path("bin")).unwrap();

@@ -73,7 +73,7 @@ impl Mac {
 
 tests!(
     #[needs(NEEDS)]
-    fn hdiutil_attaches_what_mount_nfs_shows() {
+    fn hdiutil_attaches_the_disk_that_mount_nfs_mounts() {
         let mac = Mac::new(512);
         let ran = mac.attach(&[]).ends(0);
         assert_eq!(ran.out, "/dev/disk4\n");
@@ -132,7 +132,7 @@ tests!(
     }
 
     #[needs(NEEDS)]
-    fn a_busy_device_is_asked_again_and_stays_or_goes() {
+    fn a_busy_device_is_retried_and_kept_unless_forced() {
         let mac = Mac::new(512);
         mac.attach(&[]).ends(0);
         mac.log();
@@ -161,7 +161,7 @@ tests!(
     }
 
     #[needs(NEEDS)]
-    fn diskutil_attaches_where_hdiutil_does_not() {
+    fn diskutil_is_used_where_hdiutil_is_not() {
         let mac = Mac::new(512);
         let options = ["--via", "nfs", "--with", "diskutil"];
         let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(0);
@@ -185,7 +185,7 @@ tests!(
     }
 
     #[needs(NEEDS)]
-    fn the_extension_is_asked_to_mount() {
+    fn the_extension_mounts() {
         let mac = Mac::new(512);
         let options = ["attach", "disk.cdimg", "--via", "fskit", "--with", "hdiutil"];
         let ran = mac.cdi(options).ends(6);
@@ -220,7 +220,7 @@ tests!(
     }
 
     #[needs(NEEDS)]
-    fn what_does_not_come_up_leaves_nothing() {
+    fn a_failed_attach_leaves_nothing() {
         let mac = Mac::new(512);
         for (what, said) in
             [("refuse-mount", "Operation not permitted"), ("refuse-attach", "image not recognized")]
@@ -266,7 +266,7 @@ tests!(
 
     /// What of an earlier disk is still attached under the same path is never taken for this one.
     #[needs(NEEDS)]
-    fn a_device_of_before_is_not_taken_for_this_one() {
+    fn a_stale_device_is_never_mistaken_for_this_one() {
         let mac = Mac::new(512);
         mac.lab.write(
             "mac/attached",
@@ -291,7 +291,7 @@ tests!(
 
     /// If nobody says what is attached, nothing is taken away, and nothing is forgotten.
     #[needs(NEEDS)]
-    fn what_cannot_be_known_is_not_forgotten() {
+    fn a_mount_is_not_forgotten_when_the_system_cannot_be_asked() {
         let mac = Mac::new(512);
         mac.attach(&[]).ends(0);
         mac.lab.write("mac/mute", "");
@@ -305,7 +305,7 @@ tests!(
     }
 
     #[needs(NEEDS)]
-    fn a_number_that_is_another_s_by_now_is_left_alone() {
+    fn a_reused_device_number_is_left_alone() {
         let mac = Mac::new(512);
         mac.attach(&[]).ends(0);
         // Somebody ejected it, and the number went to an image of his.

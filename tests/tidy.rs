@@ -48,7 +48,7 @@ tests!(
     }
 
     /// Between crates the compiler holds the order; within one, these lists do: a module names only what stands before it.
-    fn layers_point_one_way() {
+    fn modules_name_only_those_before_them() {
         let orders: &[(&str, &[&str])] = &[
             (
                 "crates/cdi-image/src/",
@@ -115,7 +115,7 @@ tests!(
         }
     }
 
-    fn words_stay_where_they_belong() {
+    fn restricted_words_stay_in_their_modules() {
         let image = "crates/cdi-image/src/";
         let codec = &format!("{image}codec/");
         let apple = &format!("{image}formats/property_list.rs");
@@ -173,7 +173,7 @@ tests!(
     }
 
     /// Every source file that a document or a comment names is there.
-    fn files_that_are_named_are_there() {
+    fn source_files_named_in_comments_and_documents_exist() {
         let mut texts: Vec<(String, String)> =
             ["src", "crates", "tests", "fskit-ext"].iter().flat_map(|dir| sources(dir)).collect();
         for doc in fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()) {
@@ -204,7 +204,7 @@ tests!(
         }
     }
 
-    fn nothing_is_left_to_do() {
+    fn no_todo_markers_or_long_lines() {
         for (name, text) in ["src", "crates", "tests"]
             .iter()
             .flat_map(|dir| sources(dir))

@@ -9,7 +9,7 @@ use crate::common::Lab;
 use crate::makers::{self, Aff4};
 
 tests!(
-    fn aff4_in_every_compression_with_its_holes() {
+    fn every_compression_is_read_with_unreadable_and_unknown_parts() {
         let lab = Lab::new();
         let mut truth = truth();
         for how in [Aff4::Snappy, Aff4::Lz4, Aff4::Deflate, Aff4::Stored, Aff4::Old] {

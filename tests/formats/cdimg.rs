@@ -66,7 +66,7 @@ pub fn compare(disk: &Disk, truth: &[u8], what: &str) -> u64 {
 }
 
 tests!(
-    fn fixtures_read_as_when_they_were_made() {
+    fn fixtures_of_every_version_still_read() {
         let truth = fixture_disk();
         // For the fixtures of a new version (docs/TESTING.md): the disk that they are to be images of.
         if let Some(path) = std::env::var_os("CDI_FIXTURE_DISK") {
@@ -83,7 +83,7 @@ tests!(
         }
     }
 
-    fn poked_superblocks_are_refused_in_words() {
+    fn invalid_superblock_fields_are_refused_with_a_reason() {
         let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
         let len = fixture.len() as u64;
         let cases: &[(usize, u64, usize, &str)] = &[
@@ -171,7 +171,7 @@ tests!(
     /// Every byte of every structure to 0, 1, 0x7F, 0xFF, with all checksums put right: an error or the truth, no panic.
     /// (With right checksums a lie about where a chunk lies can only lead to another chunk's bytes, whose own checksum
     /// in the entry then does not hold.)
-    fn poked_structures_are_refused_or_right() {
+    fn changed_structures_with_valid_checksums_are_refused_or_right() {
         let truth = fixture_disk();
         for (name, fixture) in fixtures_list() {
             // Superblock fields, resealed.
@@ -216,7 +216,7 @@ tests!(
         }
     }
 
-    fn the_copy_at_the_end_stands_in() {
+    fn the_superblock_copy_at_the_end_replaces_lost_ones() {
         let truth = fixture_disk();
         let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
         // The newest superblock lost: the other is older, the copy at the end is not.
@@ -241,7 +241,7 @@ tests!(
 
     /// Power fails in the last checkpoint: its copy at the end has reached the disk, records before it have not, and the
     /// superblock has not been written. The checkpoint before it holds.
-    fn a_copy_that_came_too_early_is_not_used() {
+    fn a_superblock_copy_written_too_early_is_not_used() {
         let truth = fixture_disk();
         for (name, fixture) in fixtures_list() {
             let superblock = |at: usize| Superblock::parse(&fixture[at..]).unwrap();
@@ -265,7 +265,7 @@ tests!(
     }
 
     /// An unfinished image with very many small records: an error in words, soon, with little memory.
-    fn hostile_unfinished_images_cost_little() {
+    fn hostile_unfinished_images_are_refused_quickly() {
         let (_, fixture) = fixtures_list().into_iter().find(|(n, _)| n == "zstd.cdimg").unwrap();
         let mut superblock = Superblock::parse(&fixture[64 << 10..]).unwrap();
         let size = 1u64 << 60;

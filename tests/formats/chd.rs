@@ -13,7 +13,7 @@ pub fn chd_make(lab: &Lab, out: &str, words: &[&str]) {
 
 tests!(
     #[needs(Program("chdman"))]
-    fn what_chdman_makes_reads_the_same() {
+    fn every_compression_of_chdman_reads_correctly() {
         let lab = Lab::new();
         let mut truth = disk(4 << 20);
         // What sounds is compressed by FLAC; what repeats is told once.

@@ -22,7 +22,7 @@ tests!(
     /// Every byte and every number near the start and the end of an image, set to what is least and most likely to break a
     /// reader: no panic, no hang, no memory.
     #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
-    fn poked_fields_do_no_harm() {
+    fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
             let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };

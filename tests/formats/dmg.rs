@@ -8,7 +8,7 @@ use crate::common::Lab;
 use crate::makers::{self, Tables};
 
 tests!(
-    fn a_dmg_of_every_kind_of_chunk() {
+    fn every_kind_of_chunk_is_read() {
         let lab = Lab::new();
         let truth = truth();
         for tables in [Tables::PropertyList, Tables::ResourceFork] {
@@ -34,7 +34,7 @@ tests!(
     }
 
     #[needs(Corpus)]
-    fn dmg_samples_hold_what_they_claim() {
+    fn samples_match_their_stored_hashes() {
         let lab = Lab::new();
         let one = "1407509ff44696aab011815d84951ad2c53cb7345a71d9803b73817c2d2d83cf";
         let other = "3dabc11a062d044ff75043e6bddeea3821a2fdb9132d3b89d31ecb83bbaf6e7d";

@@ -65,7 +65,7 @@ pub fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
 
 tests!(
     #[needs(Program("ewfacquire"))]
-    fn what_ewfacquire_makes_reads_the_same() {
+    fn every_format_of_ewfacquire_reads_correctly() {
         let lab = Lab::new();
         let truth = disk((5 << 20) + 512 * 3);
         lab.write("disk.raw", &truth);
@@ -105,7 +105,7 @@ tests!(
 
     /// With either of a table's two places damaged an E01 reads as before; with both it is an error.
     #[needs(Program("ewfacquire"))]
-    fn a_damaged_table_has_a_copy() {
+    fn a_damaged_table_is_replaced_by_its_copy() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         let raw = lab.write("disk.raw", &truth);
@@ -136,7 +136,7 @@ tests!(
     }
 
     #[needs(Program("ewfacquire"))]
-    fn all_that_the_segments_of_an_e01_hold_is_read() {
+    fn the_segments_before_a_missing_one_are_read() {
         let lab = Lab::new();
         let truth = disk((4 << 20) + 512);
         let len = truth.len() as u64;
@@ -198,7 +198,7 @@ tests!(
     }
 
     #[needs(Program("ewfacquire"))]
-    fn a_cut_off_segment_of_an_e01_costs_what_comes_after() {
+    fn a_truncated_segment_is_read_as_far_as_it_goes() {
         let lab = Lab::new();
         let truth = disk((3 << 20) + 512);
         let all = truth.len() as u64;
@@ -234,7 +234,7 @@ tests!(
 
     /// Its last chunk is sound, and longer than what the disk has of it.
     #[needs(Program("ewfexport"))]
-    fn an_e01_of_a_source_that_is_not_whole_sectors() {
+    fn bytes_after_the_last_whole_sector_are_reported() {
         let lab = Lab::new();
         let whole = disk(1 << 20);
         for len in [100_001, 98_304 + 161, 32_768 + 511, 513] {
@@ -270,7 +270,7 @@ tests!(
 
     /// Segments of two acquisitions that cannot be told apart by what they say: the stored hash does.
     #[needs(Program("ewfacquire"))]
-    fn a_segment_of_another_disk_is_no_success() {
+    fn a_segment_of_another_disk_fails_the_stored_hash() {
         let lab = Lab::new();
         let truth = disk(3 << 20);
         let first = segments(&lab, &truth, "encase6");
@@ -296,7 +296,7 @@ tests!(
 
     /// One whose chunks alone are encrypted, as X-Ways does it, and one that is as a whole.
     #[needs(Program("ewfacquire"))]
-    fn an_encrypted_e01_is_called_encrypted() {
+    fn an_encrypted_image_is_reported_as_encrypted() {
         let lab = Lab::new();
         let raw = lab.write("disk.raw", disk(1 << 20)).to_str().unwrap().to_owned();
         for compressed in ["none", "deflate:best"] {

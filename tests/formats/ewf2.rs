@@ -8,7 +8,7 @@ use crate::common::{Lab, disk};
 use crate::makers;
 
 tests!(
-    fn ex01_with_patterns_and_read_errors() {
+    fn patterns_and_read_errors_are_read() {
         let lab = Lab::new();
         let mut truth = truth();
         truth[100 * 512..104 * 512].fill(0);
@@ -37,7 +37,7 @@ tests!(
     }
 
     /// Tables of an Ex01 say which chunks they list: segments after one that is missing are read.
-    fn all_that_the_segments_of_an_ex01_hold_is_read() {
+    fn the_other_segments_are_read_when_some_are_missing() {
         let lab = Lab::new();
         let truth = disk((1 << 20) + 512 * 5);
         let made = makers::ex01_segments(&truth, &[], 8);

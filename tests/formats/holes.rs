@@ -12,7 +12,7 @@ use crate::common::{Lab, Need, Random, run};
 tests!(
     /// Disks with holes of all lengths: within a table, over several, in several layers.
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn runs_of_zeros_are_where_qemu_says() {
+    fn runs_of_zeros_are_where_qemu_puts_them() {
         let lab = Lab::new();
         let mut random = Random::new(5);
         let io = |random: &mut Random, mib: u64, count: u64| -> Vec<String> {
@@ -68,7 +68,7 @@ tests!(
     }
 
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn zeros_that_a_format_knows_of_cost_nothing() {
+    fn recorded_zeros_cost_no_time() {
         let lab = Lab::new();
         fs::create_dir_all(lab.path("a.sparsebundle/bands")).unwrap();
         lab.write(
@@ -137,7 +137,7 @@ tests!(
     }
 
     /// A hole that is longer than what `verify` looks at in one step was taken for damage once.
-    fn a_long_hole_is_no_damage() {
+    fn a_long_hole_is_not_damage() {
         let lab = Lab::new();
         fs::File::create(lab.path("d.raw")).unwrap().set_len(200 << 20).unwrap();
         lab.write("d.map", "0 +\n0 0x100000 +\n0x100000 0xB000000 ?\n0xB100000 0x1700000 +\n");

@@ -11,7 +11,7 @@ use crate::common::{Lab, Random, disk, seeds};
 use crate::makers::iboredimg::image;
 
 tests!(
-    fn every_version_and_method_reads() {
+    fn every_version_and_compression_is_read() {
         let lab = Lab::new();
         let truth = disk(1_500_000);
         for (version, method, chunk) in
@@ -37,7 +37,7 @@ tests!(
         }
     }
 
-    fn what_does_not_add_up_is_refused_in_words() {
+    fn inconsistent_headers_are_refused_with_a_reason() {
         let fixture = image(&disk(300_000), 2, 1, 65536);
         let cases: &[(usize, &[u8], &str)] = &[
             (0x5B, &[0], "at byte 91: unsupported version 0"),
@@ -67,7 +67,7 @@ tests!(
     }
 
     /// The format cannot notice all damage; but it must not panic, hang, or fill the memory.
-    fn damage_does_no_harm() {
+    fn a_damaged_image_does_no_harm() {
         let truth = disk(200_000);
         for (version, method) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
             let fixture = image(&truth, version, method, 16384);

@@ -6,7 +6,7 @@ use super::{bad_of, truth};
 use crate::common::{Lab, blocks, corpus, disk, mapfile};
 
 tests!(
-    fn lists_of_bad_blocks_and_logs() {
+    fn badblocks_lists_and_logs_are_read() {
         let lab = Lab::new();
         lab.write("d.raw", truth());
         lab.write("bad.txt", "3\n4\n10\n");
@@ -84,7 +84,7 @@ tests!(
         assert!(ran.status.code() == Some(4) && ran.stdout == truth);
     }
 
-    fn a_map_that_does_not_fit_is_said() {
+    fn a_map_that_does_not_fit_is_reported() {
         let lab = Lab::new();
         lab.write("d.raw", disk(1 << 20));
         let said = |word: &str, code| {
@@ -105,7 +105,7 @@ tests!(
     }
 
     #[needs(Corpus)]
-    fn mapfiles_of_ddrescue_s_own_tests_are_read() {
+    fn mapfiles_from_ddrescue_s_own_tests_are_read() {
         let lab = Lab::new();
         let size = 0x11C48;
         let truth = disk(size);

@@ -7,7 +7,7 @@ use crate::common::{Lab, disk, run};
 
 tests!(
     #[needs(Program("qemu-img"))]
-    fn only_what_lies_beside_an_image_is_read() {
+    fn only_files_next_to_an_image_are_read() {
         let lab = Lab::new();
         lab.write("secret.raw", vec![7; 1 << 20]);
         fs::create_dir(lab.path("in")).unwrap();
@@ -63,7 +63,7 @@ tests!(
     }
 
     #[needs(Program("qemu-img"))]
-    fn parents_lie_where_the_user_allows() {
+    fn parents_are_read_in_directories_that_the_user_allows() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         fs::create_dir(lab.path("base")).unwrap();
@@ -97,7 +97,7 @@ tests!(
     }
 
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn a_backing_file_that_was_elsewhere() {
+    fn a_backing_file_that_was_moved_is_found_next_to_the_image() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         fs::create_dir(lab.path("here")).unwrap();

@@ -7,7 +7,7 @@ use crate::common::{Lab, disk, run};
 
 tests!(
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn a_disk_of_any_format_below_a_qcow2() {
+    fn backing_files_of_every_format_are_read() {
         let lab = Lab::new();
         let truth = disk(6 << 20);
         lab.write("disk.raw", &truth);
@@ -93,7 +93,7 @@ tests!(
     }
 
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn the_bytes_of_a_qcow2_in_another_file() {
+    fn an_external_data_file_is_read() {
         let lab = Lab::new();
         for option in ["data_file_raw=off", "data_file_raw=on", "cluster_size=4k", "extended_l2=on"] {
             let option = format!("data_file={},{option}", path(&lab, "bytes.raw"));

@@ -8,7 +8,7 @@ use super::bad_of;
 use crate::common::{Lab, LoopDevice, disk, run};
 
 tests!(
-    fn a_disk_ends_where_its_map_does() {
+    fn a_truncated_file_is_a_disk_as_long_as_its_map() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         // The file ends in the middle of sector 1000. Sectors 0 to 1200 were read, 1200 to 1210 are bad, the rest was not tried.
@@ -45,7 +45,7 @@ tests!(
     }
 
     #[needs(Loop, Program("ddrescue"))]
-    fn what_ddrescue_stopped_at_is_gone_on_with() {
+    fn an_image_that_ddrescue_began_is_resumed() {
         let lab = Lab::new();
         let truth = disk(16 << 20);
         let raw = lab.write("the.disk", &truth);
@@ -68,7 +68,7 @@ tests!(
         assert!(fs::read(lab.path("y.raw")).unwrap() == truth);
     }
 
-    fn a_disk_of_unknown_size_is_as_long_as_is_known() {
+    fn a_disk_of_unknown_size_is_as_long_as_its_known_part() {
         let lab = Lab::new();
         lab.write("d.raw", disk(1 << 20));
         // As ddrescue writes it on macOS; a sector short of it, too.
@@ -105,7 +105,7 @@ tests!(
         assert!(!lab.path("n.cdimg").exists());
     }
 
-    fn raw_is_raw_only_by_name_or_word() {
+    fn a_file_is_raw_only_by_its_name_or_by_an_option() {
         let lab = Lab::new();
         let bytes = disk(1 << 20);
         lab.write("disk.unknown", &bytes);

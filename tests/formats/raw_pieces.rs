@@ -22,7 +22,7 @@ fn in_pieces(lab: &Lab, dir: &str, truth: &[u8], piece: usize, name: &dyn Fn(usi
 }
 
 tests!(
-    fn pieces_are_counted_as_every_program_counts() {
+    fn pieces_numbered_by_any_program_are_found() {
         let lab = Lab::new();
         let truth = noise(1100 * 512 - 100);
         /// A directory, how long a piece is, and what they are called.
@@ -48,7 +48,7 @@ tests!(
     }
 
     #[needs(Program("split"))]
-    fn split_s_pieces_are_found() {
+    fn pieces_written_by_split_are_found() {
         let lab = Lab::new();
         let truth = noise(700_000);
         lab.write("whole", &truth);
@@ -115,7 +115,7 @@ tests!(
         lab.cdi(["info", "q/d.001"]).ends(3);
     }
 
-    fn neighbours_are_not_pieces() {
+    fn other_files_are_not_mistaken_for_pieces() {
         let lab = Lab::new();
         let (one, two) = (noise(300_000), noise(200_000));
         // Disks of a virtual machine.
@@ -156,7 +156,7 @@ tests!(
         lab.cdi(["info", "s.001"]).ends(3);
     }
 
-    fn a_hole_is_seen_however_it_is_counted() {
+    fn a_missing_piece_is_an_error_however_pieces_are_numbered() {
         let lab = Lab::new();
         let truth = noise(1_000_000);
         let piece = |dir: &str, name: String, n: usize| {

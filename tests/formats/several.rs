@@ -20,7 +20,7 @@ fn sha256(lab: &Lab, image: &Path) -> String {
 
 tests!(
     #[needs(Corpus)]
-    fn samples_read_as_their_makers_say() {
+    fn samples_read_as_their_makers_document() {
         let lab = Lab::new();
         let ext2 = "a6c2f0e39afe6c6ab432ca5465349fcefe8dc944398e97b2d957d3f89dbb5d80";
         for (file, sum) in [
@@ -58,7 +58,7 @@ tests!(
     }
 
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn what_qemu_img_makes_reads_the_same() {
+    fn every_format_of_qemu_img_reads_correctly() {
         let lab = Lab::new();
         let mut truth = disk(6 << 20);
         truth[1 << 20..3 << 20].fill(0);
@@ -144,7 +144,7 @@ tests!(
 
     /// ddrescue finds on the device of an E01, and of an AFF4, what they list, and the disk's bytes everywhere else.
     #[needs(Fuse, Loop, Program("ddrescue"))]
-    fn attached_its_read_errors_fail() {
+    fn recorded_read_errors_fail_on_the_device() {
         let lab = Lab::new();
         let mut truth = truth();
         truth[100 * 512..104 * 512].fill(0);
@@ -171,7 +171,7 @@ tests!(
     }
 
     /// What is missing must not read as zeros.
-    fn what_is_not_all_there_is_an_error() {
+    fn a_missing_part_is_an_error_not_zeros() {
         let lab = Lab::new();
         let truth = truth();
         let whole = makers::sparseimage(&truth);

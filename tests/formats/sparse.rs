@@ -7,7 +7,7 @@ use crate::common::Lab;
 use crate::makers;
 
 tests!(
-    fn sparse_images_and_bundles() {
+    fn sparse_images_and_bundles_are_read() {
         let lab = Lab::new();
         let truth = truth();
         lab.write("a.sparseimage", makers::sparseimage(&truth));

@@ -5,7 +5,7 @@ use std::fs;
 use crate::common::{Lab, disk};
 
 tests!(
-    fn containers_are_refused_by_name() {
+    fn unsupported_formats_are_refused_by_name_with_a_way_to_convert() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         let kinds: [(&[u8], &str); 6] = [

@@ -10,7 +10,7 @@ tests!(
     /// A differencing VHD by hand, for nothing at hand makes one: a block of which every third sector is its own, and one
     /// that it does not have.
     #[needs(Program("qemu-img"))]
-    fn a_difference_shows_its_parent_below() {
+    fn a_differencing_image_shows_its_parent_below() {
         let lab = Lab::new();
         let mut truth = disk(4 << 20);
         lab.write("disk.raw", &truth);
@@ -57,7 +57,7 @@ tests!(
 
     /// As Virtual PC before 2004 wrote it: 511 bytes.
     #[needs(Program("qemu-img"), Program("qemu-io"))]
-    fn a_vhd_with_a_short_footer() {
+    fn a_footer_of_511_bytes_is_read() {
         let lab = Lab::new();
         let truth = disk(4 << 20);
         lab.write("disk.raw", &truth);

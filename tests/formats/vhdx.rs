@@ -8,7 +8,7 @@ use crate::makers::{self, le, vhdx_regions};
 
 tests!(
     #[needs(Program("qemu-img"))]
-    fn a_vhdx_with_a_log_and_one_with_a_parent() {
+    fn a_log_is_replayed_and_a_parent_is_read() {
         let lab = Lab::new();
         let truth = disk(6 << 20);
         lab.write("disk.raw", &truth);

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::common::{Lab, disk};
 
 tests!(
-    fn names_in_a_vmdk_of_other_systems_and_encodings() {
+    fn file_names_of_other_systems_and_encodings_are_found() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
         let flat = |bytes: &[u8]| {

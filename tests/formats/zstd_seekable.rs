@@ -5,7 +5,7 @@ use crate::common::Lab;
 use crate::makers;
 
 tests!(
-    fn zstd_seekable() {
+    fn frames_of_every_size_are_read() {
         let lab = Lab::new();
         let truth = truth();
         for frame in [512, 65536, 100_000] {

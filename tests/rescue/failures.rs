@@ -9,7 +9,7 @@ use crate::common::{Ran, run, wait_until};
 
 tests!(
     #[needs(DISK)]
-    fn errors_that_come_and_go_are_retried() {
+    fn intermittent_errors_are_retried() {
         let (lab, truth) = lab(&[]);
         let disk = FailingDisk::new(&lab, &["error"], &["error=EIO", "error-pread-rate=5%"]);
         let ran =
@@ -19,7 +19,7 @@ tests!(
     }
 
     #[needs(DISK)]
-    fn a_read_that_hangs_hangs_nothing_else() {
+    fn a_hung_read_blocks_neither_display_nor_ctrl_c() {
         let (lab, truth) = lab(&BAD);
         let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=2ms"]);
         let child = spawn(&lab, &["create", disk.path(), "a.cdimg", "--json"]);
@@ -54,7 +54,7 @@ tests!(
     }
 
     #[needs(DISK)]
-    fn a_disk_that_dies_has_no_bad_sectors_for_that() {
+    fn a_dying_disk_gets_no_false_bad_sectors() {
         let (lab, truth) = lab(&[(1000, 1)]);
         let mut disk = FailingDisk::new(&lab, &["delay"], &["rdelay=5ms"]);
         let child = spawn(&lab, &["create", disk.path(), "a.cdimg", "--json"]);
@@ -83,7 +83,7 @@ tests!(
     }
 
     #[needs(DISK)]
-    fn killed_every_100_ms_and_resumed() {
+    fn killed_every_100_ms_and_resumed_nothing_is_lost() {
         let (lab, truth) = lab(&BAD);
         let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=1ms"]);
         lab.cdi(["create", disk.path(), "whole.cdimg"]).ends(4);

@@ -12,7 +12,7 @@ use crate::common::{Lab, Random, blocks, mapfile, run};
 
 tests!(
     #[needs(DISK)]
-    fn the_same_bytes_and_map_as_ddrescue() {
+    fn imaging_gives_the_same_bytes_and_map_as_ddrescue() {
         let (lab, truth) = lab(&BAD);
         let disk = FailingDisk::new(&lab, &[], &[]);
         let since = disk.forget();
@@ -83,7 +83,7 @@ tests!(
     /// The passes beside ddrescue's own, on disks that it simulates from a map (`-H`): the same map at the end, and no more
     /// reads, failed or not, but for where our skips end on a cluster's border and its do not.
     #[needs(Program("ddrescue"))]
-    fn the_same_passes_as_ddrescue() {
+    fn passes_read_the_same_as_ddrescue() {
         let lab = Lab::new();
         let sectors = 131_072u64;
         fs::File::create(lab.path("in.raw")).unwrap().set_len(sectors * 512).unwrap();
@@ -165,7 +165,7 @@ tests!(
     }
 
     #[needs(DISK)]
-    fn who_began_with_ddrescue_goes_on() {
+    fn an_image_from_ddrescue_is_resumed_without_reading_twice() {
         let (lab, truth) = lab(&BAD);
         let disk = FailingDisk::new(&lab, &[], &[]);
         let (raw, map) = (lab.path("dd.raw"), lab.path("dd.map"));
