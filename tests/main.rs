@@ -1,7 +1,7 @@
-//! The integration tests: one binary, whose harness can skip. A test names what it needs beyond Rust and a C
-//! compiler; where that is missing it is skipped and says so, and with `CI` set that is a failure.
+//! The integration tests: one binary, with a harness that can skip tests. A test lists its requirements besides Rust and a
+//! C compiler. If one is missing, the test is skipped with the reason; with `CI` set, that is a failure. See docs/TESTING.md.
 
-// Everything here is one binary: what is `pub` is for its other files.
+// All files are one binary: `pub` items are for its other files.
 #![allow(unreachable_pub)]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stderr)]
 
@@ -67,7 +67,13 @@ const MODULES: &[&[Test]] = &[
     tidy::TESTS,
 ];
 
-/// Where these tests run in the background of a script, SIGINT is ignored, and would be by the program that they start, too.
+/// Returns every test.
+fn all_tests() -> impl Iterator<Item = &'static Test> {
+    [MODULES, formats::MODULES, nfs::MODULES, rescue::MODULES].into_iter().flatten().copied().flatten()
+}
+
+/// Restarts with default signals if some are ignored, as SIGINT is in the background of a script: the program that the
+/// tests start would inherit that.
 fn with_all_signals() {
     use std::os::unix::process::CommandExt;
     const AGAIN: &str = "CDI_TESTS_AGAIN";
@@ -86,12 +92,9 @@ fn main() -> ExitCode {
     // What is known to be missing here.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let tests =
-        [MODULES, formats::MODULES, nfs::MODULES, rescue::MODULES].into_iter().flatten().copied().flatten();
-    let trials = tests.map(|test| {
+    let trials = all_tests().map(|test| {
         let lacks = Arc::clone(&lacks);
-        let (_, name) = test.name.split_once("::").unwrap();
-        Trial::ignorable_test(name, move || {
+        Trial::ignorable_test(test.name(), move || {
             let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
             if !missing.is_empty() {
                 let reason = format!("needs {}", missing.join(", "));

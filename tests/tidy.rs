@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::Test;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -173,7 +175,7 @@ tests!(
     }
 
     /// Every source file that a document or a comment names is there.
-    fn source_files_named_in_comments_and_documents_exist() {
+    fn files_and_tests_named_in_comments_and_documents_exist() {
         let mut texts: Vec<(String, String)> =
             ["src", "crates", "tests", "fskit-ext"].iter().flat_map(|dir| sources(dir)).collect();
         for doc in fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()) {
@@ -200,6 +202,18 @@ tests!(
                     });
                     assert!(known, "{name}:{}: there is no {word}", number + 1);
                 }
+            }
+        }
+        // The tests that TESTING.md names: modules, or names that end in a star.
+        let doc = fs::read_to_string(root().join("docs/TESTING.md")).unwrap();
+        let (_, table) = doc.split_once("| guarantee | tests |").unwrap();
+        let names: Vec<&str> = crate::all_tests().map(Test::name).collect();
+        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || "_:*".contains(c));
+        for row in table.lines().filter(|line| line.starts_with('|')) {
+            for word in row.split('`').skip(1).step_by(2).filter(is_name) {
+                let prefix = word.strip_suffix('*').map_or_else(|| format!("{word}::"), str::to_owned);
+                let known = names.iter().any(|name| name.starts_with(&prefix));
+                assert!(known, "docs/TESTING.md: there is no test {word}");
             }
         }
     }

@@ -1,18 +1,24 @@
-//! Tests, and what they need that not every machine has.
+//! The declaration of tests, and the requirements that not every machine meets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A test: its name with its modules', what it needs, and what it does.
+/// A test: its path in this crate, its requirements, and its body.
 pub struct Test {
-    pub name: &'static str,
+    pub path: &'static str,
     pub needs: &'static [Need],
     pub run: fn(),
 }
 
-/// Declares the tests of a module: functions without arguments, each with what it needs besides Rust and a C compiler.
-/// The function's name is the test's.
+impl Test {
+    /// Returns the path without the crate.
+    pub fn name(&self) -> &'static str {
+        self.path.split_once("::").unwrap().1
+    }
+}
+
+/// Declares the tests of a module: functions without arguments, each with its requirements besides Rust and a C compiler.
 ///
 /// ```ignore
 /// tests!(
@@ -21,7 +27,7 @@ pub struct Test {
 /// );
 /// ```
 ///
-/// The list that it makes, `TESTS`, is named in `main.rs`. The parentheses are for rustfmt, which leaves braces alone.
+/// It defines a list, `TESTS`, which `main.rs` names. Parentheses, because rustfmt does not format what is in braces.
 macro_rules! tests {
     ($($(#[doc = $doc:expr])* $(#[needs($($need:expr),+ $(,)?)])? fn $name:ident() $body:block)*) => {
         $($(#[doc = $doc])* fn $name() $body)*
@@ -30,7 +36,7 @@ macro_rules! tests {
             #[allow(unused_imports)]
             use $crate::common::Need::*;
             &[$($crate::common::Test {
-                name: concat!(module_path!(), "::", stringify!($name)),
+                path: concat!(module_path!(), "::", stringify!($name)),
                 needs: &[$($($need),+)?],
                 run: $name,
             }),*]
@@ -38,27 +44,27 @@ macro_rules! tests {
     };
 }
 
-/// What a test needs that not every machine has.
+/// A requirement of a test that not every machine meets.
 #[derive(Debug, Clone, Copy)]
 pub enum Need {
-    /// Several of them.
+    /// Several requirements.
     All(&'static [Need]),
     /// /dev/fuse.
     Fuse,
     /// A /dev/fuse that every user may open, as udev makes it.
     FuseForAll,
-    /// The right to make loop devices.
+    /// The right to create loop devices.
     Loop,
-    /// A program on the path.
+    /// A program on PATH.
     Program(&'static str),
     /// A C library's header.
     Header(&'static str),
-    /// Samples beside the project that are not part of it.
+    /// Samples that are not part of the project.
     Corpus,
 }
 
 impl Need {
-    /// Returns the names of what is missing here.
+    /// Returns the names of the requirements that this machine does not meet.
     pub fn missing(self) -> Vec<&'static str> {
         match self {
             Need::All(needs) => needs.iter().flat_map(|need| need.missing()).collect(),
@@ -105,7 +111,7 @@ pub fn seeds(all: u64) -> std::ops::Range<u64> {
     only.map_or(0..if is_long { all } else { all / 10 }, |n| n..n + 1)
 }
 
-/// Samples that are not part of the project: `CDI_CORPUS`, or a folder beside the project's.
+/// Returns the directory of samples that are not part of the project: `CDI_CORPUS`, or one next to the project's.
 pub fn corpus() -> PathBuf {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
     std::env::var_os("CDI_CORPUS").map_or_else(beside, PathBuf::from)
