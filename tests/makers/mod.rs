@@ -7,7 +7,7 @@ mod ewf2;
 pub mod iboredimg;
 mod sparse;
 pub mod vhd;
-mod vhdx;
+pub mod vhdx;
 mod zstd_seekable;
 
 use std::io::Write;
@@ -18,7 +18,6 @@ pub use aff4::{Aff4, aff4};
 pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
 pub use sparse::{sparsebundle, sparseimage};
-pub use vhdx::{le, vhdx_regions, vhdx_sign};
 pub use zstd_seekable::zstd_seekable;
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -52,7 +51,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Puts numbers to bytes.
+/// Appends numbers, big-endian.
 macro_rules! put {
     ($out:expr, $($number:expr),+) => { $($out.extend(($number).to_be_bytes());)+ };
 }
