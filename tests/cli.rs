@@ -20,7 +20,7 @@ tests!(
         for (first, count) in BAD {
             truth[first as usize * 512..(first + count) as usize * 512].fill(0);
         }
-        assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+        assert!(lab.read("out.raw") == truth);
         let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
         assert_eq!(blocks(&map), blocks(&mapfile(8192, 512, &BAD)));
         // Whoever knows only sha256sum can compare, too.
@@ -34,7 +34,7 @@ tests!(
         lab.write("z.raw", &zeros);
         lab.cdi(["create", "z.raw", "z.cdimg"]).ends(0);
         lab.cdi(["extract", "z.cdimg", "z2.raw"]).ends(0);
-        assert!(fs::read(lab.path("z2.raw")).unwrap() == zeros);
+        assert!(lab.read("z2.raw") == zeros);
         assert!(fs::metadata(lab.path("z2.raw")).unwrap().blocks() * 512 <= 2 << 20);
         assert!(!lab.path("z2.raw.map").exists());
     }
@@ -65,7 +65,7 @@ tests!(
             .ends(0);
             lab.cdi(["verify", "odd.cdimg"]).ends(0);
             lab.cdi(["extract", "--force", "odd.cdimg", "odd2.raw"]).ends(0);
-            assert!(fs::read(lab.path("odd2.raw")).unwrap() == truth, "{codec} {level} {chunk}");
+            assert!(lab.read("odd2.raw") == truth, "{codec} {level} {chunk}");
         }
         lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--level", "20"]).ends(2);
         lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--chunk", "5000"]).ends(2);
@@ -77,7 +77,7 @@ tests!(
         let ran = lab.cdi(["extract", "--bad", "error", "disk.cdimg", "e.raw"]).ends(4);
         assert!(ran.err.contains("nothing was written") && !lab.path("e.raw").exists(), "{}", ran.err);
         lab.cdi(["extract", "--bad", "pattern:BAD SECTOR ", "disk.cdimg", "p.raw"]).ends(4);
-        let got = fs::read(lab.path("p.raw")).unwrap();
+        let got = lab.read("p.raw");
         let text: Vec<u8> = b"BAD SECTOR ".iter().copied().cycle().take(512).collect();
         assert!(got[10 * 512..11 * 512] == text[..] && got[11 * 512..12 * 512] == text[..]);
         assert!(got[..5120] == truth[..5120] && got[6144..] == truth[6144..]);
@@ -142,7 +142,7 @@ tests!(
             .unwrap()
             .clone();
         let at = chunk["file_offset_bytes"].as_u64().unwrap() as usize + 20;
-        let mut bytes = fs::read(lab.path("disk.cdimg")).unwrap();
+        let mut bytes = lab.read("disk.cdimg");
         bytes[at] ^= 4;
         lab.write("disk.cdimg", &bytes);
         let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);

@@ -131,7 +131,7 @@ tests!(
         tmpfs(&lab.path("mnt"));
         fs::write(lab.path("mnt/theirs"), "theirs").unwrap();
         lab.cdi(["mount", "disk.cdimg", "other"]).ends(0);
-        assert_eq!(fs::read(lab.path("mnt/theirs")).unwrap(), b"theirs");
+        assert_eq!(lab.read("mnt/theirs"), b"theirs");
         run("umount", [lab.path("mnt")]);
         lab.cdi(["unmount", "other"]).ends(0);
         assert_eq!(served(&lab), 0);

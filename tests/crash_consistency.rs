@@ -8,13 +8,11 @@ use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::writer::{NewImage, Store, Writer};
 use cdi_image::codec::{Codec, Compressor};
-use cdi_image::disk::{Disk, Options};
-use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
 use cdi_image::metadata::Metadata;
-use cdi_image::open::open_source;
 
 use crate::common::{Random, disk};
+use crate::formats::cdimg::open;
 
 const SECTOR: usize = 512;
 const SECTORS: usize = 300;
@@ -181,11 +179,6 @@ fn left(before: &[u8], ops: &[Op], random: &mut Random, how: u64) -> Vec<u8> {
         }
     }
     bytes
-}
-
-fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
-    let opened = open_source(Box::new(bytes), Path::new("crash.cdimg"), &OpenOptions::default())?;
-    Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
 }
 
 /// No byte is wrong, and what was safe is there. How many sectors are.

@@ -32,7 +32,7 @@ fn ddrescue(sectors: u64, sector: u64, bad: &[(u64, u64)]) {
         assert!(rescue.status().unwrap().success());
         let map = fs::read_to_string(lab.path("r.map")).unwrap();
         assert_eq!(blocks(&map), blocks(&mapfile(sectors, sector, bad)), "{direction:?}");
-        let rescued = fs::read(lab.path("r.raw")).unwrap();
+        let rescued = lab.read("r.raw");
         for (at, len, status) in blocks(&map) {
             // ddrescue's file ends with the last good block.
             let range = at as usize..(at + len) as usize;
@@ -198,7 +198,7 @@ tests!(
         lab.cdi(["create", "tiny.raw", "tiny.cdimg"]).ends(0);
         lab.cdi(["attach", "tiny.cdimg"]).ends(3);
         lab.cdi(["extract", "tiny.cdimg", "tiny2.raw"]).ends(0);
-        assert_eq!(fs::read(lab.path("tiny2.raw")).unwrap(), b"tiny");
+        assert_eq!(lab.read("tiny2.raw"), b"tiny");
         assert_eq!(lab.leftovers(), "");
     }
 

@@ -52,7 +52,7 @@ tests!(
         // One that is stored and wrong is an error, with the name of the hash.
         lab.cdi(["create", "disk.raw", "x.cdimg", "--hash", "md5", "--codec", "none", "--reproducible"])
             .ends(4);
-        let bytes = fs::read(lab.path("x.cdimg")).unwrap();
+        let bytes = lab.read("x.cdimg");
         assert!(
             bytes.windows(32).any(|w| w == md5.as_bytes())
                 || bytes.windows(4).any(|w| w == [0x28, 0xB5, 0x2F, 0xFD])
@@ -82,7 +82,7 @@ tests!(
         lab.write("a.map", "0 +\n0 0x300000 +\n0x300000 0x1000 -\n0x301000 0x2FF000 +\n");
         let make = |name: &str, more: &[&str]| {
             lab.cdi([&["create", "-q", "a.raw", name, "--reproducible"], more].concat()).ends(4);
-            fs::read(lab.path(name)).unwrap()
+            lab.read(name)
         };
         let first = make("0.cdimg", &[]);
         for n in 1..6 {

@@ -38,10 +38,6 @@ impl Drop for Slow {
     }
 }
 
-fn bytes(lab: &Lab, name: &str) -> Vec<u8> {
-    fs::read(lab.path(name)).unwrap()
-}
-
 tests!(
     fn an_image_is_not_resumed_from_another_disk() {
         let lab = Lab::new();
@@ -53,16 +49,16 @@ tests!(
         }
         lab.write("other.raw", &other);
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "2M"]).ends(4);
-        let before = bytes(&lab, "a.cdimg");
+        let before = lab.read("a.cdimg");
         for force in [&[][..], &["--force"]] {
             let words = [&["create", "--rescue", "other.raw", "a.cdimg", "--resume"], force].concat();
             let ran = lab.cdi(words).ends(2);
             assert!(ran.err.contains("differs from the image at byte"), "{}", ran.err);
-            assert!(bytes(&lab, "a.cdimg") == before);
+            assert!(lab.read("a.cdimg") == before);
         }
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "x.raw"]).ends(0);
-        assert!(bytes(&lab, "x.raw") == truth);
+        assert!(lab.read("x.raw") == truth);
         // Of zeros nothing can be told.
         lab.write("zeros.raw", vec![0; 1 << 20]);
         lab.cdi(["create", "--rescue", "zeros.raw", "z.cdimg", "--size", "512k"]).ends(4);
@@ -88,7 +84,7 @@ tests!(
         lab.cdi([&words[..], &["--force"]].concat()).ends(4);
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "x.raw"]).ends(0);
-        assert!(bytes(&lab, "x.raw") == truth);
+        assert!(lab.read("x.raw") == truth);
     }
 
     #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
@@ -115,7 +111,7 @@ tests!(
         // It is there, and nothing that was read is lost.
         lab.cdi(["create", "disk.raw", "away/b.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "away/b.cdimg", "x.raw"]).ends(0);
-        assert!(bytes(&lab, "x.raw") == truth);
+        assert!(lab.read("x.raw") == truth);
         let child = start();
         fs::remove_file(lab.path("a.cdimg")).unwrap();
         let ended = child.wait_with_output().unwrap();
@@ -127,7 +123,7 @@ tests!(
         let child = start();
         fs::rename(lab.write("something", "else"), lab.path("a.cdimg")).unwrap();
         assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
-        assert_eq!(bytes(&lab, "a.cdimg"), b"else");
+        assert_eq!(lab.read("a.cdimg"), b"else");
     }
 
     #[needs(Fuse, Program("nbdkit"), Program("nbdfuse"))]
@@ -188,6 +184,6 @@ tests!(
         child.wait().unwrap();
         lab.cdi(["create", &device.path, "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "x.raw"]).ends(0);
-        assert!(bytes(&lab, "x.raw") == truth);
+        assert!(lab.read("x.raw") == truth);
     }
 );

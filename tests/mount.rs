@@ -35,8 +35,7 @@ tests!(
             .collect();
         names.sort();
         assert_eq!(names, ["badblocks.json", "badblocks.map", "disk.raw", "info.json"]);
-        let bad: serde_json::Value =
-            serde_json::from_slice(&fs::read(lab.path("mnt/badblocks.json")).unwrap()).unwrap();
+        let bad: serde_json::Value = serde_json::from_slice(&lab.read("mnt/badblocks.json")).unwrap();
         assert_eq!(
             (&bad["version"], &bad["size_bytes"], &bad["sectors"]),
             (&1.into(), &(SECTORS * 512).into(), &SECTORS.into())
@@ -52,8 +51,7 @@ tests!(
         assert_eq!(bad["ranges"][2]["length_bytes"], 20 * 512);
         let map = fs::read_to_string(lab.path("mnt/badblocks.map")).unwrap();
         assert_eq!(blocks(&map), blocks(&mapfile(SECTORS, 512, &BAD)));
-        let info: serde_json::Value =
-            serde_json::from_slice(&fs::read(lab.path("mnt/info.json")).unwrap()).unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&lab.read("mnt/info.json")).unwrap();
         assert_eq!(info["format"], "cdimg");
         // Owner only, read-only, and named after the image.
         let meta = fs::metadata(lab.path("mnt/disk.raw")).unwrap();
@@ -155,10 +153,10 @@ tests!(
         let mut expect = truth.clone();
         BAD.iter()
             .for_each(|(first, count)| expect[*first as usize * 512..(first + count) as usize * 512].fill(0));
-        assert!(fs::read(lab.path("mnt/disk.raw")).unwrap() == expect);
+        assert!(lab.read("mnt/disk.raw") == expect);
         lab.cdi(["unmount", "mnt"]).ends(0);
         lab.cdi(["mount", "disk.cdimg", "mnt", "--bad", "pattern:UNREADABLE"]).ends(0);
-        let got = fs::read(lab.path("mnt/disk.raw")).unwrap();
+        let got = lab.read("mnt/disk.raw");
         assert_eq!(&got[1001 * 512..][..20], b"UNREADABLEUNREADABLE");
         assert_eq!(&got[2048 * 512 + 510..][..2], b"UN");
         lab.cdi(["unmount", "mnt"]).ends(0);
@@ -185,7 +183,7 @@ tests!(
         let truth = lab.image(SECTORS, 512, &[]);
         let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
         let chunk = &map["extents"][5];
-        let mut bytes = fs::read(lab.path("disk.cdimg")).unwrap();
+        let mut bytes = lab.read("disk.cdimg");
         bytes[chunk["file_offset_bytes"].as_u64().unwrap() as usize + 3] ^= 0x10;
         lab.write("disk.cdimg", &bytes);
         lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);

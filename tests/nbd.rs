@@ -67,7 +67,7 @@ tests!(
         let truth = lab.image(40_000, 512, &[]);
         let server = Server::start(&lab, NBD);
         run("nbdcopy", [&server.url, lab.path("copy.raw").to_str().unwrap()]);
-        assert!(fs::read(lab.path("copy.raw")).unwrap() == truth);
+        assert!(lab.read("copy.raw") == truth);
         let raw = lab.path("disk.raw");
         let args = ["compare", "-f", "raw", "-F", "raw", &server.url, raw.to_str().unwrap()];
         assert!(run("qemu-img", args).contains("identical"));
@@ -88,7 +88,7 @@ tests!(
         run("nbdcopy", [&server.url, lab.path("zero.raw").to_str().unwrap()]);
         let mut expect = truth;
         BAD.iter().for_each(|(first, n)| expect[*first as usize * 512..(first + n) as usize * 512].fill(0));
-        assert!(fs::read(lab.path("zero.raw")).unwrap() == expect);
+        assert!(lab.read("zero.raw") == expect);
         assert_eq!(server.end(), 0);
     }
 
@@ -109,7 +109,7 @@ tests!(
         client.wait().unwrap();
         let map = blocks(&fs::read_to_string(lab.path("r.map")).unwrap());
         assert_eq!(map, blocks(&mapfile(SECTORS, 512, &BAD)));
-        let rescued = fs::read(lab.path("r.raw")).unwrap();
+        let rescued = lab.read("r.raw");
         for (at, len, status) in map {
             let range = at as usize..(at + len) as usize;
             assert!(status != "+" || rescued[range.clone()] == truth[range]);

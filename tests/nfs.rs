@@ -264,7 +264,7 @@ tests!(
     fn writes_fail_with_read_only() {
         let lab = Lab::new();
         let before = lab.image(SECTORS, 512, &BAD);
-        let image = fs::read(lab.path("disk.cdimg")).unwrap();
+        let image = lab.read("disk.cdimg");
         let (server, mut client, root, disk) = opened(&lab);
         for procedure in [2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 21] {
             let reply = client.ask(NFS, procedure, own(), &[string(&disk), vec![0xAA; 70_000]].concat());
@@ -289,7 +289,7 @@ tests!(
         let info = client.ask(NFS, 19, own(), &string(&root));
         assert_eq!((number(&info, 8 + 84), number(&info, 8 + 84 + 4)), (1 << 20, 4096));
         assert_eq!(server.end(), 0);
-        assert!(fs::read(lab.path("disk.cdimg")).unwrap() == image);
+        assert!(lab.read("disk.cdimg") == image);
     }
 
     fn directories_are_listed_in_pieces() {

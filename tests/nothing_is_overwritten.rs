@@ -8,10 +8,6 @@ use std::process::Stdio;
 
 use crate::common::{Lab, LoopDevice, MountedDisk, Need, disk, mapfile, run, wait_until};
 
-fn bytes(lab: &Lab, name: &str) -> Vec<u8> {
-    fs::read(lab.path(name)).unwrap()
-}
-
 tests!(
     #[needs(Program("qemu-img"))]
     fn files_that_an_image_consists_of_are_never_overwritten() {
@@ -28,18 +24,18 @@ tests!(
         for (image, out) in
             [("over.qcow2", "base.raw"), ("over.qcow2", "link.img"), ("p.000", "p.001"), ("p.000", "p.map")]
         {
-            let before = bytes(&lab, out);
+            let before = lab.read(out);
             for words in [["extract", image, out, "--force"], ["create", image, out, "--force"]] {
                 lab.cdi(words).ends(2);
-                assert!(bytes(&lab, out) == before, "{words:?}");
+                assert!(lab.read(out) == before, "{words:?}");
             }
             lab.cdi(["map", image, "--export-mapfile", out, "--force"]);
-            assert!(bytes(&lab, out) == before, "{out}");
+            assert!(lab.read(out) == before, "{out}");
         }
         // Nor is what is mounted.
         if Need::Fuse.is_there() {
             lab.cdi(["create", "base.raw", "a.cdimg"]).ends(0);
-            let before = bytes(&lab, "a.cdimg");
+            let before = lab.read("a.cdimg");
             lab.cdi(["mount", "a.cdimg", "m"]).ends(0);
             let ran = lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(2);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
@@ -49,7 +45,7 @@ tests!(
             let ran = lab.cdi(["extract", "a.cdimg", "base.raw", "--force"]).ends(2);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
             lab.cdi(["unmount", "m"]).ends(0);
-            assert!(bytes(&lab, "a.cdimg") == before);
+            assert!(lab.read("a.cdimg") == before);
             lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(4);
         }
     }
@@ -64,7 +60,7 @@ tests!(
         assert!(ran.err.contains("is a backing file of"), "{}", ran.err);
         lab.cdi(["extract", &device.path, "a.raw", "--format", "raw"]).ends(0);
         drop(device);
-        assert!(bytes(&lab, "a.cdimg") == truth && bytes(&lab, "a.raw") == truth);
+        assert!(lab.read("a.cdimg") == truth && lab.read("a.raw") == truth);
     }
 
     #[needs(Loop, Program("mkfs.ext4"))]
@@ -85,7 +81,7 @@ tests!(
         lab.write("disk.raw", disk(1 << 20));
         lab.cdi(["create", "disk.raw", "other.cdimg"]).ends(0);
         lab.cdi(["create", "--rescue", "disk.raw", "u.cdimg", "--size", "512k"]).ends(4);
-        let before = bytes(&lab, "u.cdimg");
+        let before = lab.read("u.cdimg");
         let words: [&[&str]; 5] = [
             &["create", "disk.raw", "u.cdimg"],
             &["create", "--rescue", "disk.raw", "u.cdimg"],
@@ -100,7 +96,7 @@ tests!(
                 "{words:?}: {}",
                 ran.err
             );
-            assert!(bytes(&lab, "u.cdimg") == before, "{words:?}");
+            assert!(lab.read("u.cdimg") == before, "{words:?}");
         }
         // One that cannot be opened may be one.
         lab.write("d.cdimg", &before[..before.len() / 2]);
@@ -199,11 +195,11 @@ tests!(
             ("whole.cdimg", "whole.cdimg", 2),
             ("small.cdimg", "unfinished.cdimg", 5),
         ] {
-            let before = bytes(&lab, below);
+            let before = lab.read(below);
             let device = LoopDevice::new(&lab.path(below), &[]);
             lab.cdi(["extract", image, &device.path, "--force"]).ends(code);
             drop(device);
-            assert!(bytes(&lab, below) == before, "{image} over {below}");
+            assert!(lab.read(below) == before, "{image} over {below}");
         }
         // A file system that is mounted by way of another device.
         let _mounted = MountedDisk::ext4(&base, lab.path("mnt"));
@@ -235,7 +231,7 @@ tests!(
             let ended = child.wait_with_output().unwrap();
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
             assert_eq!(ended.status.code(), Some(5), "{said}");
-            assert!(bytes(&lab, name) == bytes(&lab, "unfinished.cdimg"), "{name}");
+            assert!(lab.read(name) == lab.read("unfinished.cdimg"), "{name}");
             // And what was made is not lost.
             let partial = said.split_whitespace().last().unwrap();
             lab.cdi(["verify", partial]).ends(0);
@@ -276,14 +272,14 @@ tests!(
     fn nothing_is_overwritten_without_force() {
         let lab = Lab::new();
         lab.image(2048, 512, &[]);
-        let before = fs::read(lab.path("disk.cdimg")).unwrap();
+        let before = lab.read("disk.cdimg");
         let ran = lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(5);
         assert!(ran.err.contains("file exists") && ran.err.contains("--force"), "{}", ran.err);
-        assert!(fs::read(lab.path("disk.cdimg")).unwrap() == before);
+        assert!(lab.read("disk.cdimg") == before);
         lab.cdi(["create", "disk.raw", "disk.raw", "--force"]).ends(2);
         lab.cdi(["extract", "disk.cdimg", "disk.raw"]).ends(5);
         lab.cdi(["create", "disk.raw", "disk.cdimg", "--force"]).ends(0);
-        assert!(fs::read(lab.path("disk.cdimg")).unwrap() != before, "it has a salt of its own");
+        assert!(lab.read("disk.cdimg") != before, "it has a salt of its own");
         let names: Vec<_> = fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(names.iter().all(|n| !n.to_str().unwrap().contains("partial")), "{names:?}");
     }
@@ -292,8 +288,7 @@ tests!(
     fn files_that_a_command_reads_are_never_overwritten() {
         let lab = Lab::new();
         let bytes = lab.image(2048, 512, &[(1, 1)]);
-        let (map, image) =
-            (fs::read(lab.path("disk.map")).unwrap(), fs::read(lab.path("disk.cdimg")).unwrap());
+        let (map, image) = (lab.read("disk.map"), lab.read("disk.cdimg"));
         lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.map"]).ends(5);
         lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.cdimg", "--force"]).ends(2);
         lab.cdi(["extract", "disk.cdimg", "disk.cdimg", "--force"]).ends(2);
@@ -302,14 +297,11 @@ tests!(
         // A map that is in the way is said before anything is copied.
         lab.write("out.raw.map", "precious");
         lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(5);
-        assert_eq!(fs::read(lab.path("out.raw.map")).unwrap(), b"precious");
+        assert_eq!(lab.read("out.raw.map"), b"precious");
         fs::copy(lab.path("disk.map"), lab.path("in.map")).unwrap();
         lab.cdi(["extract", "disk.raw", "--mapfile", "in.map", "in", "--force"]).ends(2);
-        assert_eq!(fs::read(lab.path("disk.map")).unwrap(), map);
-        assert_eq!(fs::read(lab.path("in.map")).unwrap(), map);
-        assert!(
-            fs::read(lab.path("disk.cdimg")).unwrap() == image
-                && fs::read(lab.path("disk.raw")).unwrap() == bytes
-        );
+        assert_eq!(lab.read("disk.map"), map);
+        assert_eq!(lab.read("in.map"), map);
+        assert!(lab.read("disk.cdimg") == image && lab.read("disk.raw") == bytes);
     }
 );

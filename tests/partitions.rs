@@ -80,7 +80,7 @@ tests!(
         let bad: Value = serde_json::from_str(&bad).unwrap();
         assert_eq!(bad["ranges"].as_array().unwrap().len(), 1, "{bad}");
         assert_eq!(bad["ranges"][0]["offset_bytes"], (6 << 20) - (1 << 20));
-        let truth = fs::read(lab.path("disk.raw")).unwrap();
+        let truth = lab.read("disk.raw");
         let shown = fs::File::open(&device).unwrap();
         let mut buf = vec![0; 1 << 20];
         std::os::unix::fs::FileExt::read_exact_at(&shown, &mut buf, 0).unwrap();
@@ -119,9 +119,9 @@ tests!(
         lab.cdi(["mount", "disk.cdimg", "m", "--partition", "1", "--size", "1M"]).ends(2);
         lab.cdi(["mount", "disk.cdimg", "m", "--offset", "512k", "--size", "700"]).ends(0);
         assert_eq!(fs::metadata(lab.path("m/disk.raw")).unwrap().len(), 700);
-        let truth = fs::read(lab.path("disk.raw")).unwrap();
-        assert!(fs::read(lab.path("m/disk.raw")).unwrap() == truth[512 << 10..][..700]);
-        let info: Value = serde_json::from_slice(&fs::read(lab.path("m/info.json")).unwrap()).unwrap();
+        let truth = lab.read("disk.raw");
+        assert!(lab.read("m/disk.raw") == truth[512 << 10..][..700]);
+        let info: Value = serde_json::from_slice(&lab.read("m/info.json")).unwrap();
         assert_eq!(info["metadata"]["part_of_disk"]["offset_bytes"], 512 << 10);
         assert!(info["metadata"]["sha256_zero_filled"].is_null(), "a hash of the whole disk");
         lab.cdi(["unmount", "m"]).ends(0);

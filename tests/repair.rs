@@ -1,26 +1,18 @@
 //! Damaged images: truncated, zeroed, with flipped bits. Read as they are, and repaired.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use cdi_image::cdimg::writer::Writer;
 use cdi_image::codec::Codec;
-use cdi_image::disk::{Disk, Options};
-use cdi_image::image::OpenOptions;
 use cdi_image::input::Input;
-use cdi_image::open::open_source;
 
 use crate::common::{Lab, Random, disk, mapfile};
+use crate::formats::cdimg::{compare, open};
 
 const SECTOR: usize = 512;
 const SECTORS: usize = 300;
 const CHUNK: u32 = 4096;
-
-fn open(bytes: Vec<u8>) -> Result<Disk, cdi_base::error::Error> {
-    let opened = open_source(Box::new(bytes), Path::new("crash.cdimg"), &OpenOptions::default())?;
-    Ok(Disk::new(opened, Options { cache: 1 << 20, ..Options::default() }))
-}
 
 /// A disk of 4 MiB with bad sectors, and its image.
 fn image() -> (Lab, Vec<u8>, Vec<u8>) {
@@ -29,14 +21,14 @@ fn image() -> (Lab, Vec<u8>, Vec<u8>) {
     lab.write("disk.raw", &truth);
     lab.write("disk.map", mapfile(8192, 512, &[(1000, 3), (5000, 200)]));
     lab.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map", "--chunk", "16k"]).ends(4);
-    let image = fs::read(lab.path("disk.cdimg")).unwrap();
+    let image = lab.read("disk.cdimg");
     (lab, truth, image)
 }
 
 /// How many sectors an image gives; wrong ones are a failure.
 fn given(bytes: Vec<u8>, truth: &[u8], what: &str) -> Option<usize> {
     let disk = open(bytes).ok()?;
-    Some(crate::formats::cdimg::compare(&disk, truth, what) as usize)
+    Some(compare(&disk, truth, what) as usize)
 }
 
 /// What a repair says is lost, or may be.
@@ -112,8 +104,8 @@ tests!(
                 .cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished", "--json"])
                 .ends(code)
                 .json();
-            assert!(fs::read(lab.path("broken.cdimg")).unwrap() == bytes, "the original was changed");
-            let out = fs::read(lab.path("out.cdimg")).unwrap();
+            assert!(lab.read("broken.cdimg") == bytes, "the original was changed");
+            let out = lab.read("out.cdimg");
             let given = given(out, &truth, "repaired").unwrap();
             lab.cdi(["verify", "out.cdimg"]).ends(0);
             (ran, given)
@@ -150,16 +142,16 @@ tests!(
         );
         // With the disk, what was lost is read again.
         lab.cdi(["create", "disk.raw", "out.cdimg", "--resume", "--mapfile", "none"]).ends(4);
-        assert_eq!(given(fs::read(lab.path("out.cdimg")).unwrap(), &truth, "resumed"), Some(all));
+        assert_eq!(given(lab.read("out.cdimg"), &truth, "resumed"), Some(all));
         // An image within an image is not mistaken for it.
         lab.write("nested.raw", &image);
         lab.cdi(["create", "--format", "raw", "nested.raw", "outer.cdimg", "--codec", "none"]).ends(0);
-        let mut outer = fs::read(lab.path("outer.cdimg")).unwrap();
+        let mut outer = lab.read("outer.cdimg");
         outer[..131_072].fill(0);
         lab.write("broken.cdimg", &outer);
         lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished"]).ends(0);
         lab.cdi(["extract", "out.cdimg", "nested.out"]).ends(0);
-        assert!(fs::read(lab.path("nested.out")).unwrap() == image);
+        assert!(lab.read("nested.out") == image);
         // What is no image is not repaired, and nothing is left of the attempt.
         lab.write("nothing", vec![7; 300_000]);
         lab.cdi(["repair", "nothing", "none.cdimg"]).ends(3);
@@ -180,8 +172,7 @@ tests!(
                 continue;
             }
             let lost = lost_of(&ran.json());
-            let got =
-                given(fs::read(lab.path("out.cdimg")).unwrap(), &truth, &format!("seed {seed}")).unwrap();
+            let got = given(lab.read("out.cdimg"), &truth, &format!("seed {seed}")).unwrap();
             assert!(
                 got * SECTOR + lost >= all * SECTOR,
                 "seed {seed}: {got} sectors, {lost} bytes lost, of {all}"
@@ -216,7 +207,7 @@ tests!(
         assert!(fs::read(&path).unwrap() == bytes, "a refusal changes nothing");
         lab.cdi(["repair", "a.cdimg", "b.cdimg"]).ends(4);
         let three = 3 * CHUNK as usize / SECTOR;
-        assert_eq!(given(fs::read(lab.path("b.cdimg")).unwrap(), &truth, "repaired"), Some(three));
+        assert_eq!(given(lab.read("b.cdimg"), &truth, "repaired"), Some(three));
         lab.cdi(["create", "disk.raw", "a.cdimg", "--resume", "--size", "4k"]).ends(4);
         assert_eq!(given(fs::read(&path).unwrap(), &truth, "resumed"), Some(three));
         lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
@@ -231,12 +222,12 @@ tests!(
         truth.chunks_mut(2).for_each(|pair| pair[0] = random.next() as u8);
         lab.write("disk.raw", &truth);
         lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(0);
-        let image = fs::read(lab.path("disk.cdimg")).unwrap();
+        let image = lab.read("disk.cdimg");
         let cut = &image[..image.len() * 99 / 100];
         assert_eq!(given(cut.to_vec(), &truth, "cut off"), None, "its index is gone");
         lab.write("cut.cdimg", cut);
         lab.cdi(["repair", "cut.cdimg", "out.cdimg"]).ends(4);
-        let got = given(fs::read(lab.path("out.cdimg")).unwrap(), &truth, "repaired").unwrap();
+        let got = given(lab.read("out.cdimg"), &truth, "repaired").unwrap();
         let all = truth.len() / SECTOR;
         assert!(got * 100 >= all * 99 && got < all, "{got} of {all}");
     }

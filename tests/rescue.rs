@@ -88,12 +88,12 @@ tests!(
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--size", "1M"]).ends(4);
         lab.write("smaller.raw", vec![1; 1 << 20]);
         lab.write("larger.raw", vec![1; 32 << 20]);
-        let before = fs::read(lab.path("a.cdimg")).unwrap();
+        let before = lab.read("a.cdimg");
         for other in ["smaller.raw", "larger.raw"] {
             let ran = lab.cdi(["create", other, "a.cdimg", "--resume"]).ends(2);
             assert!(ran.err.contains("the image is of a disk of 16777216"), "{}", ran.err);
         }
-        assert_eq!(fs::read(lab.path("a.cdimg")).unwrap(), before, "a refusal changes nothing");
+        assert_eq!(lab.read("a.cdimg"), before, "a refusal changes nothing");
         // What is read is compared, and no word makes another disk this one.
         lab.cdi(["create", "smaller.raw", "a.cdimg", "--resume", "--force"]).ends(2);
         lab.cdi(["create", "larger.raw", "a.cdimg", "--resume", "--force"]).ends(2);

@@ -96,7 +96,7 @@ tests!(
         assert!(ran.out.contains("waiting") && ran.out.contains("image file not found"), "{}", ran.out);
         let device = status(&lab)["images"][0]["device"].as_str().unwrap().to_owned();
         assert!(device.starts_with("/dev/loop"));
-        let read = fs::read(lab.path("b/disk.raw")).unwrap();
+        let read = lab.read("b/disk.raw");
         assert!(
             read[..51200] == disk[..51200]
                 && read[51200..51712] == [0; 512]
@@ -118,7 +118,7 @@ tests!(
             let now = status(&lab);
             now["images"][1]["phase"] == "up" && now["images"][1]["pid"] != before["images"][1]["pid"]
         });
-        assert!(fs::read(lab.path("b/disk.raw")).unwrap() == read);
+        assert!(lab.read("b/disk.raw") == read);
         assert_eq!(pid(&status(&lab), 0), pid(&before, 0));
 
         // Taken away by hand it stays away, until the configuration is read again.

@@ -46,6 +46,10 @@ impl Lab {
         self.path(name)
     }
 
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
     /// A disk of `sectors` sectors, imaged with the bad `ranges` (first sector, sectors): `disk.raw`, `disk.map` and
     /// `disk.cdimg` in the lab. Gives the disk's bytes.
     pub fn image(&self, sectors: u64, sector: u64, ranges: &[(u64, u64)]) -> Vec<u8> {

@@ -301,7 +301,7 @@ tests!(
         let lab = Lab::new();
         lab.image(4096, 512, &[(7, 2)]);
         // A disk on which an image lies, uncompressed, at an odd place.
-        let inner = fs::read(lab.path("disk.cdimg")).unwrap();
+        let inner = lab.read("disk.cdimg");
         let mut outer = disk(1 << 20);
         outer[4096..4096 + inner.len().min(900_000)].copy_from_slice(&inner[..inner.len().min(900_000)]);
         lab.write("outer.raw", &outer);
@@ -309,7 +309,7 @@ tests!(
         lab.cdi(["create", "outer.raw", "outer.cdimg", "--codec", "none", "--mapfile", "outer.map"]).ends(4);
         lab.cdi(["verify", "outer.cdimg"]).ends(0);
         // And without its head: the records of the inner image must not be taken for the outer's.
-        let mut bytes = fs::read(lab.path("outer.cdimg")).unwrap();
+        let mut bytes = lab.read("outer.cdimg");
         bytes[..128 << 10].fill(0);
         let opened = open(bytes).unwrap();
         assert_eq!(compare(&opened, &outer, "nested"), 2047);

@@ -209,7 +209,7 @@ fn chd_image() -> Vec<u8> {
     let lab = Lab::new();
     lab.write("disk.raw", truth());
     chd_make(&lab, "a.chd", &["-hs", "8192"]);
-    fs::read(lab.path("a.chd")).unwrap()
+    lab.read("a.chd")
 }
 
 fn qemu_image(format: &str, option: &str) -> Vec<u8> {

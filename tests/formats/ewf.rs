@@ -111,7 +111,7 @@ tests!(
         let raw = lab.write("disk.raw", &truth);
         let target = lab.path("e").to_str().unwrap().to_owned();
         run("ewfacquire", ["-q", "-u", "-t", &target, "-f", "encase6", raw.to_str().unwrap()]);
-        let whole = fs::read(lab.path("e.E01")).unwrap();
+        let whole = lab.read("e.E01");
         let section = |name: &[u8]| {
             let place = whole
                 .windows(16)
@@ -257,7 +257,7 @@ tests!(
                     assert_eq!(ran.json()["stored_hashes"][0]["matches"], true, "{format} {compressed}");
                     let exported = lab.path("exported").to_str().unwrap().to_owned();
                     run("ewfexport", ["-q", "-u", "-f", "raw", "-t", &exported, image.to_str().unwrap()]);
-                    assert!(fs::read(lab.path("exported.raw")).unwrap() == sectors, "{format} {compressed}");
+                    assert!(lab.read("exported.raw") == sectors, "{format} {compressed}");
                     fs::remove_file(lab.path("exported.raw")).unwrap();
                 }
             }

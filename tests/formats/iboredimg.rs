@@ -1,6 +1,5 @@
 //! iBored's images, made by a writer of the tests' own.
 
-use std::fs;
 use std::path::Path;
 
 use cdi_image::disk::{Disk, Options};
@@ -20,7 +19,7 @@ tests!(
             lab.write("d.iboredimg", image(&truth, version, method, chunk));
             let what = format!("version {version}, method {method}, chunks of {chunk}");
             lab.cdi(["extract", "--force", "d.iboredimg", "out.raw"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{what}");
+            assert!(lab.read("out.raw") == truth, "{what}");
             lab.cdi(["verify", "d.iboredimg"]).ends(0);
             let info = lab.cdi(["info", "--json", "d.iboredimg"]).ends(0).json();
             assert_eq!(
@@ -33,7 +32,7 @@ tests!(
             let made = lab.cdi(["info", "--json", "d.cdimg"]).ends(0).json();
             assert_eq!(made["metadata"]["disk_info"]["model"], "an old disk");
             lab.cdi(["extract", "--force", "d.cdimg", "out.raw"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{what}");
+            assert!(lab.read("out.raw") == truth, "{what}");
         }
     }
 

@@ -124,7 +124,7 @@ tests!(
             lab.cdi(["verify", "d.cdimg"]).ends(0);
             let _ = fs::remove_file(lab.path("e.raw.map"));
             lab.cdi(["extract", "--force", "d.cdimg", "e.raw"]).ends(4);
-            let got = fs::read(lab.path("e.raw")).unwrap();
+            let got = lab.read("e.raw");
             let map = blocks(&fs::read_to_string(lab.path("e.raw.map")).unwrap());
             // A sector is finished if finished blocks cover all of it, and no other block touches it.
             let all = blocks(&text);

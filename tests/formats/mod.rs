@@ -23,8 +23,6 @@ mod vhdx;
 mod vmdk;
 mod zstd_seekable;
 
-use std::fs;
-
 use crate::common::{Lab, Test, corpus, disk, run};
 
 /// The tests, by module.
@@ -68,7 +66,7 @@ pub fn dmg_sample(name: &str) -> std::path::PathBuf {
 /// The disk of an image, by `extract`.
 pub fn extracted(lab: &Lab, image: &str, code: i32) -> Vec<u8> {
     lab.cdi(["-q", "extract", "--force", "--bad", "zero", image, "out.raw"]).ends(code);
-    fs::read(lab.path("out.raw")).unwrap()
+    lab.read("out.raw")
 }
 
 pub fn verified(lab: &Lab, image: &str, code: i32) -> serde_json::Value {

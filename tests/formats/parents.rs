@@ -89,7 +89,7 @@ tests!(
             );
             lab.cdi(["info", "top/t.qcow2"]).ends(3);
             lab.cdi(["-q", "extract", "--force", "top/t.qcow2", "out.raw", "--allow-parent", "base"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{backing}");
+            assert!(lab.read("out.raw") == truth, "{backing}");
             // Another folder allows nothing.
             fs::create_dir_all(lab.path("other")).unwrap();
             lab.cdi(["info", "top/t.qcow2", "--allow-parent", "other"]).ends(3);
@@ -115,7 +115,7 @@ tests!(
                 &["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", told, "@here/top.qcow2", "1M"],
             );
             let ran = lab.cdi(["extract", "--force", "here/top.qcow2", "out.raw"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{told}");
+            assert!(lab.read("out.raw") == truth, "{told}");
             let name = told.rsplit(['/', '\\', ':']).next().unwrap();
             assert!(ran.err.contains(&format!("/{name}")), "{told}: {}", ran.err);
             assert!(told.starts_with("file:") || ran.err.contains(told), "{told}: {}", ran.err);
@@ -129,6 +129,6 @@ tests!(
             &["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", told, "@here/top.qcow2", "1M"],
         );
         lab.cdi(["extract", "--force", "here/top.qcow2", "out.raw", "--allow-parent", "images"]).ends(0);
-        assert!(fs::read(lab.path("out.raw")).unwrap() == vec![7; 1 << 20]);
+        assert!(lab.read("out.raw") == vec![7; 1 << 20]);
     }
 );

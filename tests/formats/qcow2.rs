@@ -65,16 +65,13 @@ tests!(
                 continue;
             }
             // A name that is not in the header any more: its magic says what it is.
-            let mut bytes = fs::read(lab.path("top.qcow2")).unwrap();
+            let mut bytes = lab.read("top.qcow2");
             let kind = bytes.windows(4).position(|w| w == 0xE279_2ACA_u32.to_be_bytes()).unwrap();
             bytes[kind] ^= 1;
             lab.write("unnamed.qcow2", bytes);
             lab.cdi(["-q", "extract", "--force", "unnamed.qcow2", "cdi.raw"]).ends(0);
             same_as_qemu(&lab, "top.qcow2");
-            assert!(
-                fs::read(lab.path("cdi.raw")).unwrap() == fs::read(lab.path("qemu.raw")).unwrap(),
-                "{option}"
-            );
+            assert!(lab.read("cdi.raw") == lab.read("qemu.raw"), "{option}");
         }
         // One that is not read as a backing file, and one that is not what it is called.
         qemu_img(

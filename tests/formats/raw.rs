@@ -35,13 +35,13 @@ tests!(
         lab.cdi([&["create"], &words[..1], &["x.cdimg"], &words[1..]].concat()).ends(4);
         assert_eq!(bad_of(&lab, &["x.cdimg"]), expect);
         lab.cdi([&["extract"], &words[..1], &["out.raw"], &words[1..]].concat()).ends(4);
-        let out = fs::read(lab.path("out.raw")).unwrap();
+        let out = lab.read("out.raw");
         assert!(out.len() == 1 << 20 && out[..1000 * 512] == truth[..1000 * 512]);
         // With the disk, the rest is read; and without its map the file is no image of it.
         lab.write("the.disk", &truth);
         lab.cdi(["create", "the.disk", "x.cdimg", "--resume", "--retry-passes", "1"]).ends(0);
         lab.cdi(["extract", "x.cdimg", "y.raw"]).ends(0);
-        assert!(fs::read(lab.path("y.raw")).unwrap() == truth);
+        assert!(lab.read("y.raw") == truth);
     }
 
     #[needs(Loop, Program("ddrescue"))]
@@ -65,7 +65,7 @@ tests!(
         assert!(lab.cdi(["create", "dd.raw", "x.cdimg"]).ends(4).err.contains("dd.map"));
         lab.cdi(["create", &device.path, "x.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "x.cdimg", "y.raw"]).ends(0);
-        assert!(fs::read(lab.path("y.raw")).unwrap() == truth);
+        assert!(lab.read("y.raw") == truth);
     }
 
     fn a_disk_of_unknown_size_is_as_long_as_its_known_part() {

@@ -40,11 +40,11 @@ tests!(
         ];
         for (dir, piece, name) in names {
             in_pieces(&lab, dir, &truth, piece, name).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{dir}");
+            assert!(lab.read("out.raw") == truth, "{dir}");
         }
         // That it is raw is said: it still is all pieces.
         lab.cdi(["extract", "--force", "--format", "raw", "two/d.01", "out.raw"]).ends(0);
-        assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+        assert!(lab.read("out.raw") == truth);
     }
 
     #[needs(Program("split"))]
@@ -87,7 +87,7 @@ tests!(
             }
             let _ = fs::remove_file(lab.path("out.raw"));
             lab.cdi(["extract", &format!("s{n}/{first}"), "out.raw"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{options:?}");
+            assert!(lab.read("out.raw") == truth, "{options:?}");
             lab.cdi(["info", &format!("s{n}/disk.raw")]).ends(0);
             lab.cdi(["info", &format!("s{n}/disk.dd")]).ends(0);
         }
@@ -169,7 +169,7 @@ tests!(
         assert!(lab.cdi(["info", "hex/d.00"]).ends(3).err.contains("'d.0a' is missing"));
         piece("hex", "d.0a".into(), 10);
         lab.cdi(["extract", "hex/d.00", "out.raw"]).ends(0);
-        assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+        assert!(lab.read("out.raw") == truth);
         // The second one, where counting began at 0.
         (0..34).for_each(|n| drop(piece("zero", format!("d.{n:03}"), n)));
         assert!(lab.cdi(["info", "zero/d.001"]).ends(3).err.contains("'d.000'"));
@@ -195,7 +195,7 @@ tests!(
             lab.write(&format!("d.{n:03}"), part);
         }
         lab.cdi(["extract", "d.000", "out.raw"]).ends(0);
-        assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+        assert!(lab.read("out.raw") == truth);
         fs::rename(lab.path("d.001"), lab.path("away")).unwrap();
         let ran = lab.cdi(["info", "d.000"]).ends(3);
         assert!(ran.err.contains("piece 'd.001' is missing"), "{}", ran.err);

@@ -1,7 +1,5 @@
 //! Virtual PC's VHD.
 
-use std::fs;
-
 use super::qemu_img;
 use crate::common::{Lab, disk, run};
 use crate::makers;
@@ -17,12 +15,12 @@ tests!(
             "qemu-img",
             ["convert", "-O", "vpc", "-o", "force_size=on", &path("disk.raw"), &path("parent.vhd")],
         );
-        let parent = fs::read(lab.path("parent.vhd")).unwrap();
+        let parent = lab.read("parent.vhd");
         let own: Vec<usize> = (0..4096).step_by(3).collect();
         own.iter().for_each(|n| truth[n * 512..][..512].fill(*n as u8));
         lab.write("child.vhd", makers::vhd::child(&parent, &own, "C:\\disks\\parent.vhd"));
         lab.cdi(["extract", "child.vhd", "out.raw"]).ends(0);
-        assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
+        assert!(lab.read("out.raw") == truth);
         // Another disk of the same name is not its parent.
         run(
             "qemu-img",
@@ -41,11 +39,11 @@ tests!(
         for kind in ["fixed", "dynamic"] {
             let option = format!("subformat={kind},force_size=on");
             qemu_img(&lab, &["convert", "-O", "vpc", "-o", &option, "@disk.raw", "@a.vhd"]);
-            let whole = fs::read(lab.path("a.vhd")).unwrap();
+            let whole = lab.read("a.vhd");
             // Its magic alone says what it is.
             lab.write("short", &whole[..whole.len() - 1]);
             let ran = lab.cdi(["extract", "--force", "short", "out.raw"]).ends(0);
-            assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{kind}");
+            assert!(lab.read("out.raw") == truth, "{kind}");
             assert!(!ran.err.contains("footer"), "{kind}: {}", ran.err);
             lab.write("short.vhd", &whole[..whole.len() - 2]);
             lab.cdi(["info", "short.vhd"]).ends(if kind == "fixed" { 3 } else { 0 });

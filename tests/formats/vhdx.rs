@@ -1,7 +1,5 @@
 //! Hyper-V's VHDX.
 
-use std::fs;
-
 use super::extracted;
 use crate::common::{Lab, disk, run};
 use crate::makers;
@@ -17,7 +15,7 @@ tests!(
             "qemu-img",
             ["convert", "-O", "vhdx", "-o", "block_size=1M", &path("disk.raw"), &path("parent.vhdx")],
         );
-        let whole = fs::read(lab.path("parent.vhdx")).unwrap();
+        let whole = lab.read("parent.vhdx");
         let (mut broken, log) = makers::vhdx::with_log(&whole);
         lab.write("log.vhdx", &broken);
         assert!(extracted(&lab, "log.vhdx", 0) == truth);

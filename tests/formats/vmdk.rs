@@ -49,7 +49,7 @@ tests!(
             if written.is_ok() {
                 lab.write("vm/d.vmdk", flat(said));
                 lab.cdi(["-q", "extract", "--force", "vm/d.vmdk", "out.raw"]).ends(0);
-                assert!(fs::read(lab.path("out.raw")).unwrap() == truth, "{}", String::from_utf8_lossy(said));
+                assert!(lab.read("out.raw") == truth, "{}", String::from_utf8_lossy(said));
             }
             fs::remove_dir_all(dir).unwrap();
         }

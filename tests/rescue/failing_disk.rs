@@ -122,7 +122,7 @@ pub fn is_right(lab: &Lab, image: &str, truth: &[u8], bad: &[(u64, u64)]) {
     let _ = fs::remove_file(lab.path("x.raw"));
     let _ = fs::remove_file(lab.path("x.raw.map"));
     lab.cdi(["extract", image, "x.raw"]).ends(if missing > 0 { 4 } else { 0 });
-    let got = fs::read(lab.path("x.raw")).unwrap();
+    let got = lab.read("x.raw");
     assert_eq!(got.len(), truth.len());
     for (sector, (got, truth)) in got.chunks(512).zip(truth.chunks(512)).enumerate() {
         let is_bad = bad.iter().any(|(first, n)| (*first..first + n).contains(&(sector as u64)));
