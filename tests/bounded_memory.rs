@@ -1,5 +1,5 @@
-//! What may be long: a map of very many ranges, notes, a gap in a damaged image. None of it takes memory or time that
-//! grows beyond bounds, and all of it can be interrupted.
+//! Long inputs: a map of very many ranges, notes, a gap in a damaged image. None of them takes memory or time that
+//! grows without bounds, and all commands can be interrupted.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -73,7 +73,7 @@ tests!(
     fn a_long_map_is_read_and_written_in_bounded_memory() {
         let lab = Lab::new();
         many(&lab);
-        // What a verb has had at most is looked up before all of what it prints was taken: it waits then.
+        // Its peak memory is read before all of its output was read, while it is waiting.
         for words in [
             &["map", "--bad", "--json", "many.cdimg"][..],
             &["map", "--bad", "many.raw", "--mapfile", "many.map"],
@@ -145,7 +145,7 @@ tests!(
         let image = open(&lab.path("disk.cdimg"), &OpenOptions::default()).unwrap().image;
         let ended = image.check(&mut |flaw, _| panic!("{flaw}"), &mut stop);
         assert_eq!(ended.unwrap_err().kind, Kind::Interrupted);
-        // 64 MiB of nothing behind the records.
+        // 64 MiB of zeros after the records.
         let file = fs::File::options().write(true).open(lab.path("disk.cdimg")).unwrap();
         let len = file.metadata().unwrap().len();
         file.set_len(len + (64 << 20)).unwrap();

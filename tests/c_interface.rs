@@ -1,5 +1,5 @@
-//! The library for other languages, by a program in C that is compiled with the header and linked as others link: with the
-//! archive, and with the shared library by what its `cdi.pc` says.
+//! The C interface, used by a program in C that is compiled with the header and linked as others would link: with the
+//! archive, and with the shared library as `cdi.pc` describes.
 
 use std::fs;
 use std::path::Path;

@@ -140,7 +140,7 @@ tests!(
         wait_until("the daemon is dead", || !is_running(pid as u32));
         let list = lab.cdi(["list"]).ends(0);
         assert!(list.out.contains("not served any more"), "{}", list.out);
-        // Attaching anew finds the ghost, takes it away, and succeeds.
+        // Attaching again finds the dead mount, removes it, and succeeds.
         let device = lab.attach(&[]);
         assert_eq!(lab.cdi(["list", "--json"]).json()["mounts"].as_array().unwrap().len(), 1);
         fs::File::open(&device).unwrap();

@@ -1,4 +1,4 @@
-//! The verbs that need no mount: what they print, write, and exit with.
+//! The commands that need no mount: their output, their files and their exit codes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +23,7 @@ tests!(
         assert!(lab.read("out.raw") == truth);
         let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
         assert_eq!(blocks(&map), blocks(&mapfile(8192, 512, &BAD)));
-        // Whoever knows only sha256sum can compare, too.
+        // The hash is the one that sha256sum prints.
         let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
         lab.cdi(["extract", "--bad", "zero", "disk.cdimg", "zero.raw"]).ends(4);
         let sum = crate::common::run("sha256sum", [lab.path("zero.raw")]);
@@ -154,13 +154,13 @@ tests!(
         assert!(ran.err.contains("32.0 KiB could not be read because the image is damaged"), "{}", ran.err);
         let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
         assert!(blocks(&map).contains(&(393_216, 32_768, "?".into())), "{map}");
-        // A superblock that is lost is said, and costs nothing.
+        // A lost superblock is reported and loses nothing.
         bytes[at] ^= 4;
         bytes[100] ^= 1;
         lab.write("disk.cdimg", &bytes);
         let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
         assert!(ran.out.contains("at file offset 0: a superblock is damaged"), "{}", ran.out);
-        // What was cut off is said with where.
+        // A truncated file is reported.
         bytes[100] ^= 1;
         lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
         let ran = lab.cdi(["verify", "disk.cdimg"]).ends(3);
@@ -176,7 +176,7 @@ tests!(
         lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
         let ran = lab.cdi(["create", "mnt/disk.raw", "second.cdimg"]).ends(4);
         assert!(ran.err.contains("16.0 KiB of the source could not be read"), "{}", ran.err);
-        // The page cache answers by pages of 4 KiB; both ranges lie on their borders.
+        // The page cache reads pages of 4 KiB; both ranges are whole pages.
         let first = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
         let second = lab.cdi(["map", "--export-mapfile", "-", "second.cdimg"]).ends(0).out;
         assert_eq!(blocks(&first), blocks(&second));

@@ -1,4 +1,4 @@
-//! Mounts beside other commands at the same moment, other mounts at the same place, and other programs' devices; odd names.
+//! Mounts with other commands at the same time, other mounts at the same place and other programs' devices; odd names.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -48,7 +48,7 @@ tests!(
         assert_eq!(lab.leftovers(), "");
     }
 
-    /// A name that is being looked up keeps a mount busy for that moment: who asks for it at the wrong one is asked again.
+    /// A lookup keeps a mount busy for a moment: unmounting is tried again.
     #[needs(Fuse)]
     fn a_passing_lookup_does_not_keep_a_mount_busy() {
         let lab = Lab::new();
@@ -127,7 +127,7 @@ tests!(
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
         run("umount", [lab.path("mnt")]);
-        // A dead record now names a folder that is somebody else's.
+        // A stale record now names a directory that belongs to others.
         tmpfs(&lab.path("mnt"));
         fs::write(lab.path("mnt/theirs"), "theirs").unwrap();
         lab.cdi(["mount", "disk.cdimg", "other"]).ends(0);
@@ -235,7 +235,7 @@ tests!(
         wait_until("it is attached", || lab.cdi(["list"]).out.contains("/dev/loop") && sleeping());
         let ran = lab.cdi(["detach", "disk.cdimg"]).ends(5);
         assert!(ran.err.contains("in use by a command ('cdi exec'"), "{}", ran.err);
-        // What is sent to cdi alone reaches the command.
+        // A signal to cdi alone reaches the command.
         run("kill", ["-TERM".to_owned(), child.id().to_string()]);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(128 + 15), "{}", String::from_utf8_lossy(&output.stderr));

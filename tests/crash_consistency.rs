@@ -76,7 +76,7 @@ impl Store for Logged {
 /// After how many operations which sectors were safe.
 type Safe = Vec<(usize, Vec<bool>)>;
 
-/// Does what a capture does, in a random order: runs, statuses, the map told, checkpoints.
+/// Does what imaging does, in a random order: data, statuses, map updates, checkpoints.
 fn capture(
     writer: &mut Writer,
     truth: &[u8],
@@ -101,7 +101,7 @@ fn capture(
                 done[first..first + count].fill(true);
             }
             5 => {
-                // What is read once is not called bad again.
+                // A sector that was read is never recorded as bad later.
                 if done[first..first + count].iter().all(|d| !d) {
                     let bad = BadRange::new(start as u64..end as u64, Status::Bad);
                     writer.set_status(BadRange { tries: 1, reason: Some(Reason::errno(5)), ..bad }).unwrap();
@@ -120,7 +120,7 @@ fn capture(
     }
 }
 
-/// What may be on the disk after a crash when `ops` were done to a file of `before`.
+/// Returns one of the states that a crash after `ops` on a file `before` may leave.
 fn left(before: &[u8], ops: &[Op], random: &mut Random, how: u64) -> Vec<u8> {
     let synced = ops.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |at| at + 1);
     let mut bytes = before.to_vec();
@@ -181,7 +181,7 @@ fn left(before: &[u8], ops: &[Op], random: &mut Random, how: u64) -> Vec<u8> {
     bytes
 }
 
-/// No byte is wrong, and what was safe is there. How many sectors are.
+/// Asserts that no byte is wrong and that safe sectors are there. Returns how many sectors are.
 fn check(bytes: Vec<u8>, truth: &[u8], safe: &[bool], what: &str) -> usize {
     let disk = open(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
     let mut there = 0;
@@ -246,7 +246,7 @@ tests!(
                     let what = format!("seed {seed}, after {end} operations, {how}");
                     let bytes = left(&[], &ops[..end], random, how);
                     check(bytes.clone(), &truth, kept, &what);
-                    // Gone on with, and crashed again while that begins.
+                    // Resumed, and crashed again soon after.
                     if how >= 4 {
                         continued(bytes, &truth, kept, random, &what);
                     }

@@ -1,4 +1,4 @@
-//! The block device: exact to the sector, whatever reads it.
+//! The block device is exact to the sector for every reader.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -100,7 +100,7 @@ tests!(
         let list = lab.cdi(["list", "--json"]).json();
         let dir = Path::new(list["mounts"][0]["mountpoint"].as_str().unwrap()).to_owned();
         assert_eq!(fs::read_link(dir.join("device")).unwrap(), device);
-        // Linux lets root open a read-only device for writing; the write is what fails.
+        // Linux lets root open a read-only device for writing; the write fails.
         if let Ok(file) = fs::File::options().write(true).open(&device) {
             assert!(file.write_at(&[0; 512], 0).is_err());
         }
@@ -154,7 +154,7 @@ tests!(
         assert_eq!(ran.out, "");
         lab.cdi(["exec", "disk.cdimg", "--", "no-such-program", "{}"]).ends(2);
         lab.cdi(["exec", "disk.cdimg"]).ends(2);
-        // What the command left open is taken away all the same.
+        // A device that the command left open is detached anyway.
         lab.cdi(["exec", "disk.cdimg", "--", "sh", "-c", "sleep 8 < {} > /dev/null 2>&1 &"]).ends(0);
         assert_eq!(lab.leftovers(), "");
     }
@@ -214,7 +214,7 @@ tests!(
             "{}",
             ran.err
         );
-        // Nothing has changed: it reads, and goes when it is let go.
+        // Nothing has changed: it can be read, and is detached once it is closed.
         held.read_exact_at(&mut [0; 512], 512).unwrap();
         assert_eq!(sys(&device, "loop/autoclear"), "0");
         drop(held);

@@ -1,4 +1,4 @@
-//! The documents: what they say is what is so.
+//! The documents are accurate.
 
 use std::fs;
 use std::mem::offset_of;
@@ -61,7 +61,7 @@ tests!(
         assert_eq!(told, expect);
     }
 
-    /// Each line `offset  bytes` stands so in the file.
+    /// Each line `offset  bytes` matches the file.
     fn format_s_example_is_the_fixture() {
         let file = fs::read(root().join("tests/fixtures/v1/example.cdimg")).unwrap();
         let mut lines = 0;
@@ -81,7 +81,7 @@ tests!(
         assert_eq!(compare(&open(file).unwrap(), &truth, "example"), 15);
     }
 
-    /// docs/CLI.md ends with the help of every verb. `CDI_UPDATE_DOCS=1` writes it anew.
+    /// docs/CLI.md ends with the help of every command. `CDI_UPDATE_DOCS=1` rewrites it.
     fn cli_s_reference_is_the_help() {
         let lab = Lab::new();
         let mut text = String::new();
@@ -113,7 +113,7 @@ tests!(
         }
     }
 
-    /// Blocks marked `console`: commands behind `$ `, and what they print, stdout and stderr together. `[..]` in a line
+    /// Blocks marked `console`: commands after `$ `, and their output, stdout and stderr together. `[..]` in a line
     /// is anything, a line `...` is any lines.
     #[needs(Fuse, Loop, Program("ddrescue"))]
     fn transcripts_show_what_really_happens() {

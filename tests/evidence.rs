@@ -1,4 +1,4 @@
-//! What examiners need: hashes that other programs confirm, a log of how an image was made, and images that are equal.
+//! Evidence: hashes that other programs confirm, a log of how an image was made, and reproducible images.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The hash of this name that a verb printed.
+/// Returns the hash of this name in the output of a command.
 fn printed(ran: &Ran, name: &str) -> String {
     let line = ran.out.lines().find_map(|l| l.strip_prefix(&format!("{name:<8} ")));
     line.unwrap_or_else(|| panic!("no {name}: {}", ran.out)).to_owned()
@@ -39,7 +39,7 @@ tests!(
         assert_eq!(info["metadata"]["md5_zero_filled"].as_str(), Some(&*md5));
         let json = lab.cdi(["verify", "--json", "disk.cdimg", "--hash", "md5"]).ends(0).json();
         assert_eq!(json["md5_zero_filled"].as_str(), Some(&*md5));
-        // As a rescued disk, in one pass and with what was read before.
+        // As a rescued disk, in one pass and resumed.
         for size in ["1M", "2M"] {
             let words =
                 ["create", "--rescue", "plain.raw", "r.cdimg", "--hash", "md5", "--resume", "--size", size];

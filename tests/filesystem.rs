@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::common::{Lab, Ran, Random, run};
 
-/// Makes a tree of files and an ext4 of it, `disk.raw`. What is in each file.
+/// Creates a tree of files and an ext4 of it, `disk.raw`. Returns the contents of each file.
 fn make(lab: &Lab, files: u64) -> BTreeMap<PathBuf, Vec<u8>> {
     let random = &mut Random::new(files);
     let mut contents = BTreeMap::new();
@@ -54,7 +54,7 @@ tests!(
         for (path, bytes) in &contents {
             assert!(fs::read(lab.path("fs").join(path)).unwrap() == *bytes, "{path:?}");
         }
-        // detach unmounts what is mounted from the device first.
+        // detach first unmounts file systems on the device.
         lab.cdi(["detach", "disk.cdimg"]).ends(0);
         assert_eq!(lab.leftovers(), "");
     }

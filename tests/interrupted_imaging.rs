@@ -1,5 +1,5 @@
 //! Imaging that is interrupted, or resumed from another disk, loses nothing: an image that is moved meanwhile, signals, limits,
-//! a kill, a disk that is not the one that was begun with.
+//! a kill, a disk that is not the one it was begun with.
 
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -59,7 +59,7 @@ tests!(
         lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "x.raw"]).ends(0);
         assert!(lab.read("x.raw") == truth);
-        // Of zeros nothing can be told.
+        // Zeros cannot be compared.
         lab.write("zeros.raw", vec![0; 1 << 20]);
         lab.cdi(["create", "--rescue", "zeros.raw", "z.cdimg", "--size", "512k"]).ends(4);
         lab.cdi(["create", "--rescue", "zeros.raw", "z.cdimg", "--resume"]).ends(0);

@@ -70,7 +70,7 @@ pub struct Truth {
     pub status: Vec<Status>,
     /// Everything that each sector ever was, for files that were cut off somewhere.
     pub versions: Vec<Vec<Vec<u8>>>,
-    /// What stood before the records, superblocks and all, after each step.
+    /// The bytes before the records, with the superblocks, after each step.
     pub heads: Vec<Vec<u8>>,
 }
 
@@ -89,7 +89,7 @@ impl Truth {
         }
     }
 
-    /// What a read must give.
+    /// Returns the expected result of a read.
     pub fn read(&self, offset: usize, len: usize) -> Result<&[u8], u64> {
         let sectors = offset / SECTOR..(offset + len).div_ceil(SECTOR);
         match sectors.clone().find(|s| self.status[*s] != Status::Finished) {
@@ -99,7 +99,7 @@ impl Truth {
     }
 }
 
-/// Writes a random image into `store`. What it should read as, with what was given before an error.
+/// Writes a random image into `store`. Returns its expected contents, up to an error, and the result.
 pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_base::error::Error>) {
     let random = &mut Random::new(seed);
     let chunk = 4096u32 << random.below(4);
@@ -274,7 +274,7 @@ tests!(
         }
     }
 
-    /// Images whose superblocks are from some time while they were made, and whose records all are there: as after a crash.
+    /// Images with all records and with superblocks from an earlier step, as after a crash.
     fn records_after_the_last_checkpoint_are_recovered() {
         let mut taken = 0;
         for seed in 4000..4300 {
@@ -309,7 +309,7 @@ tests!(
                 if result.is_ok() {
                     break;
                 }
-                // Whatever is in the file: it opens or not, and what it gives was put there once.
+                // Whether it opens or not, it only returns bytes that were written at some time.
                 let bytes = store.bytes.lock().unwrap().clone();
                 if let Ok(disk) = open(bytes) {
                     for sector in 0..truth.status.len() {

@@ -1,4 +1,4 @@
-//! The mounted folder: what is in it, how it reads, how it goes.
+//! The mounted directory: its files, reading from it, unmounting it.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -106,7 +106,7 @@ tests!(
         let lab = Lab::new();
         let truth = mounted(&lab, &[]);
         let path = lab.path("mnt/disk.raw");
-        // A reader in large blocks gets what is before the bad page, and then the error; never the end of the file.
+        // A reader in large blocks gets the bytes before the bad page and then the error, never the end of the file.
         let ran = Command::new("dd")
             .arg(format!("if={}", path.display()))
             .arg("of=/dev/null")
@@ -209,7 +209,7 @@ tests!(
         let lab = Lab::new();
         mounted(&lab, &[]);
         let held = open_direct(&lab.path("mnt/disk.raw"));
-        // We hold it: so the program must say who does, and change nothing.
+        // This process has it open: the program must name it and change nothing.
         let ran = lab.cdi(["unmount", "mnt"]).ends(5);
         assert!(ran.err.contains("is in use by") && ran.err.contains("--force"), "{}", ran.err);
         assert!(held.metadata().is_ok());
@@ -228,7 +228,7 @@ tests!(
         });
     }
 
-    /// A tmpfs below our mount must not be taken away with it: fuser would.
+    /// A tmpfs below our mount must not be unmounted with it, as fuser would.
     #[needs(Fuse, Loop)]
     fn a_mount_below_ours_stays() {
         let lab = Lab::new();
@@ -294,7 +294,7 @@ tests!(
         assert_eq!(left.filter(|name| name != "commands.lock" && name != "mnt").count(), 0);
     }
 
-    /// As nobody, by fusermount3.
+    /// As the user nobody, with fusermount3.
     #[needs(FuseForAll, Loop, Program("fusermount3"), Program("setpriv"))]
     fn an_ordinary_user_can_mount() {
         let lab = Lab::new();
@@ -316,7 +316,7 @@ tests!(
         nobody(&[program, "mount", "disk.cdimg", "home/mnt"]).ends(0);
         let read = nobody(&["dd", "if=home/mnt/disk.raw", "bs=512", "count=1000", "status=none"]).ends(0);
         assert!(read.out.as_bytes().starts_with(&truth[..20]));
-        // Nobody else, not even root, may look.
+        // No other user, not even root, has access.
         assert!(fs::metadata(lab.path("home/mnt/disk.raw")).is_err());
         let ran = nobody(&[program, "attach", "disk.cdimg"]).ends(6);
         assert!(ran.err.contains("sudo"), "{}", ran.err);

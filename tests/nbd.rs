@@ -1,5 +1,5 @@
-//! The disk over NBD, to clients that are not ours: nbdinfo, nbdcopy, nbdfuse, qemu-img, ddrescue; and to one that is,
-//! for what those do not do.
+//! The disk over NBD, read by nbdinfo, nbdcopy, nbdfuse, qemu-img and ddrescue, and by a test client for requests that
+//! those do not send.
 
 mod client;
 
@@ -122,7 +122,7 @@ tests!(
         let truth = lab.image(SECTORS, 512, &BAD);
         let server = Server::start(&lab, NBD);
         let mut client = Client::connect(&lab, true);
-        // Over a bad sector: what is before it, and then the byte that failed.
+        // Over a bad sector: the bytes before it, and then the offset that failed.
         client.send(0, 0, 7, 1000 * 512, 4096);
         let (flags, kind, cookie, payload) = client.chunk();
         assert_eq!((flags, kind, cookie, payload.len()), (0, 1, 7, 8 + 512));
@@ -249,7 +249,7 @@ tests!(
         let server = Server::start(&lab, NBD);
         // One that has shaken hands, and then waits.
         let mut quiet = Client::connect(&lab, true);
-        // Those that say nothing have no part in others' places, and are not kept for ever.
+        // Clients that send nothing do not use the others' places, and are not kept forever.
         let strangers: Vec<UnixStream> =
             (0..64).map(|_| UnixStream::connect(lab.path("s")).unwrap()).collect();
         assert!(Client::reads_at_all(&lab), "strangers keep nobody out");
@@ -259,7 +259,7 @@ tests!(
             stranger.read_to_end(&mut Vec::new()).unwrap();
         }
         assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
-        // It has waited longer than they might, and nobody wanted its place.
+        // It has waited longer than that, and no other client needed its place.
         quiet.send(0, 0, 7, 0, 512);
         assert_eq!(quiet.chunk().3.len(), 520);
         // Where all places are taken, a client that is idle makes room, and one that is not does not.
@@ -284,7 +284,7 @@ tests!(
         let mut reply = vec![0; 16 + len as usize];
         plain.0.read_exact(&mut reply).unwrap();
         assert!(reply[4..8] == [0; 4] && reply[16..] == *expect);
-        // The next reply begins right behind it: an error comes without any bytes.
+        // The next reply follows immediately: an error comes without any bytes.
         plain.send(0, 0, 10, from as u64, 3_000_000);
         plain.0.read_exact(&mut reply[..16]).unwrap();
         assert_eq!(reply[4..16], [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 10]);

@@ -1,5 +1,5 @@
-//! The folder over NFS, to a client that is not ours (libnfs and its tools), and to one that is, for what those do not
-//! do: to guess, to lie, to write, to send garbage.
+//! The directory over NFS, read by libnfs and its tools, and by a test client that does what those do not: it guesses names,
+//! forges handles, writes, and sends malformed requests.
 
 mod client;
 mod requests;
@@ -59,7 +59,7 @@ tests!(
         run("cc", ["-O1", "-o", program.to_str().unwrap(), source, "-lnfs"]);
         let server = Server::start(&lab, &["--nfs"]);
         let bad = |lba: u64| BAD.iter().any(|(first, n)| (*first..first + n).contains(&lba));
-        // Every sector around the bad ones by itself, then longer reads over them and beside them.
+        // Every sector around the bad ones by itself, then longer reads over them and next to them.
         let mut ranges: Vec<(u64, u64)> =
             [995..1010, 2995..3025, 8185..8192].into_iter().flatten().map(|lba| (lba, 1)).collect();
         ranges.extend([
@@ -151,7 +151,7 @@ tests!(
         // Nothing lists the export.
         assert_eq!(client.ask(MOUNT, 5, own(), &[]), words(&[0]));
         assert_eq!(client.ask(MOUNT, 2, own(), &[]), words(&[0]));
-        // Not even who has a handle can make another of it.
+        // Not even a client with a handle can derive another one.
         let (_, root) = client.mount(export);
         let (_, disk) = client.lookup(&root, "disk.raw", own());
         let mut random = Random::new(7);
@@ -163,7 +163,7 @@ tests!(
         for guess in [vec![], vec![0; 40], disk[..39].to_vec(), [disk.clone(), vec![0; 8]].concat()] {
             assert_eq!(client.read(&guess, 0, 512, own()), Err(70));
         }
-        // Another user of this machine, by a kernel that says so; and who does not say who he is.
+        // Another user of this machine, as a kernel reports it; and a client that gives no user.
         assert_eq!(client.read(&disk, 0, 512, own() + 1), Err(13));
         assert_eq!(client.lookup(&root, "disk.raw", own() + 1).0, 13);
         let nobody = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: words(&[0, 0]) };
@@ -178,7 +178,7 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    /// What the system mounts is the kernel's alone while its connection lives: on macOS every user may ask the system for
+    /// A mount of the system is for the kernel alone as long as its connection lasts: on macOS every user may ask the system for
     /// the handles of its mounts.
     fn a_mount_of_the_system_serves_one_client() {
         let lab = Lab::new();
@@ -200,7 +200,7 @@ tests!(
             assert_eq!(stranger.lookup(&root, "disk.raw", own()).0, 10_008);
             assert!(kernel.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
         }
-        // The kernel connects anew.
+        // The kernel reconnects.
         drop(kernel);
         let mut kernel = Client::connect(&url);
         wait_until("the old connection is seen to have ended", || {
@@ -211,7 +211,7 @@ tests!(
         assert!(kernel.read(&disk, 0, 512, own()).is_ok());
     }
 
-    /// Reads of an image that does not answer are answered in time, with "later"; all else goes on.
+    /// Reads of an image that does not answer return "try later" in time; everything else continues.
     #[needs(Fuse)]
     fn a_hung_source_delays_only_its_own_reads() {
         /// Farther from what was read than any readahead goes.
@@ -276,7 +276,7 @@ tests!(
         }
         assert_eq!(client.lookup(&disk, "x", own()).0, 20, "a file is no folder");
         assert_eq!(client.read(&root, 0, 512, own()), Err(21), "a folder is no file");
-        // What ACCESS grants is reading.
+        // ACCESS grants only reading.
         let reply = client.ask(NFS, 4, own(), &[string(&disk), words(&[0x3f])].concat());
         assert_eq!(number(&reply, 8 + 84), 1);
         // At the end and past it.
@@ -285,7 +285,7 @@ tests!(
         assert_eq!(client.read(&disk, SECTORS * 512, 512, own()), Ok(vec![]));
         assert_eq!(client.read(&disk, u64::MAX, u32::MAX, own()), Ok(vec![]));
         assert_eq!(client.read(&disk, 4000 * 512, u32::MAX, own()).unwrap(), before[4000 * 512..][..1 << 20]);
-        // What a client should read at once, where sectors are bad, is a page.
+        // With bad sectors, the preferred read size is a page.
         let info = client.ask(NFS, 19, own(), &string(&root));
         assert_eq!((number(&info, 8 + 84), number(&info, 8 + 84 + 4)), (1 << 20, 4096));
         assert_eq!(server.end(), 0);

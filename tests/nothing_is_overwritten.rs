@@ -32,7 +32,7 @@ tests!(
             lab.cdi(["map", image, "--export-mapfile", out, "--force"]);
             assert!(lab.read(out) == before, "{out}");
         }
-        // Nor is what is mounted.
+        // Nor is an image that is mounted.
         if Need::Fuse.is_there() {
             lab.cdi(["create", "base.raw", "a.cdimg"]).ends(0);
             let before = lab.read("a.cdimg");
@@ -40,7 +40,7 @@ tests!(
             let ran = lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(2);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
             lab.cdi(["unmount", "m"]).ends(0);
-            // Nor the parent of what is mounted.
+            // Nor the parent of a mounted image.
             lab.cdi(["mount", "over.qcow2", "m"]).ends(0);
             let ran = lab.cdi(["extract", "a.cdimg", "base.raw", "--force"]).ends(2);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
@@ -68,7 +68,7 @@ tests!(
         let lab = Lab::new();
         fs::File::create(lab.path("disk.raw")).unwrap().set_len(16 << 20).unwrap();
         let outer = MountedDisk::ext4(&lab.path("disk.raw"), lab.path("mnt"));
-        // A file on the disk may be a disk, too: what is on that one is also on the first.
+        // A file system in a file on the disk is also on the disk.
         let _inner = MountedDisk::ext4(&lab.write("mnt/inner.raw", vec![0; 1 << 20]), lab.path("mnt2"));
         for image in ["mnt/a.cdimg", "mnt2/a.cdimg"] {
             let ran = lab.cdi(["create", &outer.device.path, image, "--force"]).ends(2);
@@ -119,7 +119,7 @@ tests!(
         assert_eq!(fs::read_to_string(lab.path("disk.map")).unwrap(), map);
         lab.cdi(["create", "in/disk.raw", "a.cdimg", "--mapfile", "disk.map"]).ends(4);
         lab.cdi(["map", "a.cdimg", "--export-mapfile", "disk.map", "--force"]).ends(0);
-        // Nor the one beside a file that is extracted.
+        // Nor the map next to the extracted file.
         lab.write("disk.map", &map);
         lab.cdi(["create", "in/disk.raw", "b.cdimg"]).ends(0);
         for image in ["a.cdimg", "b.cdimg"] {
@@ -127,17 +127,17 @@ tests!(
             lab.cdi(["extract", image, "disk", "--force"]).ends(5);
             assert!(!lab.path("disk").exists());
         }
-        // Nor by what is no map.
+        // Nor by a file that is not a map.
         let ran = lab.cdi(["map", "a.cdimg", "--picture", "disk.map", "--force"]).ends(5);
         assert!(ran.err.contains("is a mapfile or a list of bad blocks"), "{}", ran.err);
         assert_eq!(fs::read_to_string(lab.path("disk.map")).unwrap(), map);
-        // But what was written here goes with what it is the map of: an image may know more by now.
+        // But a map that cdi wrote is replaced together with its file.
         fs::remove_file(lab.path("disk.map")).unwrap();
         lab.cdi(["extract", "a.cdimg", "disk"]).ends(4);
         lab.cdi(["extract", "b.cdimg", "disk", "--force"]).ends(0);
         lab.cdi(["map", "a.cdimg", "--export-mapfile", "disk.map", "--force"]).ends(5);
         lab.write("disk.map", &map);
-        // As input it is the same on every verb.
+        // As input it works with every command.
         let json = lab.cdi(["map", "--bad", "--json", "in/disk.raw", "--mapfile", "disk.map"]).ends(0).json();
         assert_eq!(json["ranges"].as_array().unwrap().len(), 2);
         let out = lab.cdi(["map", "a.cdimg", "--export-badblocks"]).ends(0).out;
@@ -166,7 +166,7 @@ tests!(
         }
     }
 
-    /// A device shows a file: what may not be written over may not be so through it, either.
+    /// A loop device shows a file: one that must not be overwritten must not be overwritten through the device either.
     #[needs(Loop, Program("qemu-img"), Program("mkfs.ext4"))]
     fn files_are_not_overwritten_through_a_device_either() {
         let lab = Lab::new();
@@ -208,7 +208,7 @@ tests!(
         lab.cdi(["create", &other.path, "mnt/own.cdimg"]).ends(2);
     }
 
-    /// What takes the name of a file in the making is not written over when that is whole.
+    /// A file that appears under the output's name while that is being written is not overwritten at the end.
     fn a_file_that_appears_under_the_output_name_is_kept() {
         let lab = Lab::new();
         lab.write("disk.raw", disk(1 << 20));
@@ -232,7 +232,7 @@ tests!(
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
             assert_eq!(ended.status.code(), Some(5), "{said}");
             assert!(lab.read(name) == lab.read("unfinished.cdimg"), "{name}");
-            // And what was made is not lost.
+            // And the output is not lost.
             let partial = said.split_whitespace().last().unwrap();
             lab.cdi(["verify", partial]).ends(0);
             fs::remove_file(lab.path(partial)).unwrap();
@@ -284,7 +284,7 @@ tests!(
         assert!(names.iter().all(|n| !n.to_str().unwrap().contains("partial")), "{names:?}");
     }
 
-    /// Nothing that a user has is written over: not the mapfile that he names, nor the image itself.
+    /// Input files are never overwritten: neither the mapfile nor the image itself.
     fn files_that_a_command_reads_are_never_overwritten() {
         let lab = Lab::new();
         let bytes = lab.image(2048, 512, &[(1, 1)]);
@@ -294,7 +294,7 @@ tests!(
         lab.cdi(["extract", "disk.cdimg", "disk.cdimg", "--force"]).ends(2);
         lab.cdi(["extract", "disk.raw", "--mapfile", "disk.map", "disk.map", "--force"]).ends(2);
         lab.cdi(["create", "disk.raw", "disk.map", "--mapfile", "disk.map", "--force"]).ends(2);
-        // A map that is in the way is said before anything is copied.
+        // A map that is in the way is reported before anything is copied.
         lab.write("out.raw.map", "precious");
         lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(5);
         assert_eq!(lab.read("out.raw.map"), b"precious");

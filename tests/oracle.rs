@@ -1,4 +1,4 @@
-//! Against other programs that read the same: nbdkit's ddrescue filter for what is bad, qemu-img for what is good.
+//! Compared with other programs that read the same: nbdkit's ddrescue filter for bad sectors, qemu-img for good ones.
 
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! Damaged images: truncated, zeroed, with flipped bits. Read as they are, and repaired.
+//! Damaged images (truncated, zeroed, with flipped bits) are right or an error, and are repaired.
 
 use std::fs;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn given(bytes: Vec<u8>, truth: &[u8], what: &str) -> Option<usize> {
     Some(compare(&disk, truth, what) as usize)
 }
 
-/// What a repair says is lost, or may be.
+/// Returns the ranges that a repair reports as lost.
 fn lost_of(ran: &serde_json::Value) -> usize {
     let maybe = if ran["uncertain"] == true { ran["untried_bytes"].as_u64().unwrap() } else { 0 };
     (ran["lost_bytes"].as_u64().unwrap() + maybe) as usize
@@ -110,12 +110,12 @@ tests!(
             lab.cdi(["verify", "out.cdimg"]).ends(0);
             (ran, given)
         };
-        // Cut off: what the rest of the file held is there.
+        // Truncated: everything in the rest of the file is there.
         for percent in [99, 50] {
             let (ran, got) = repair(&image[..image.len() * percent / 100], 4);
             assert!(got < all && lost_of(&ran) >= (all - got) * SECTOR, "{ran}");
         }
-        // Without a head all is.
+        // Without its superblocks, all of it is.
         let mut bytes = image.clone();
         bytes[..131_072].fill(0);
         let (ran, got) = repair(&bytes, 0);
@@ -123,7 +123,7 @@ tests!(
         let last = bytes.len() - 65_536;
         bytes[last..].fill(0);
         assert!(repair(&bytes, 4).1 > 0);
-        // What is sound is the same afterwards.
+        // An intact image is the same afterwards.
         let (ran, got) = repair(&image, 0);
         assert_eq!((ran["damaged_records"].as_u64(), got), (Some(0), all));
         // A damaged chunk is lost, by name.
@@ -140,7 +140,7 @@ tests!(
             (&untried["offset_bytes"], &untried["length_bytes"]),
             (&lost["offset_bytes"], &lost["length_bytes"])
         );
-        // With the disk, what was lost is read again.
+        // With the disk, lost parts are read again.
         lab.cdi(["create", "disk.raw", "out.cdimg", "--resume", "--mapfile", "none"]).ends(4);
         assert_eq!(given(lab.read("out.cdimg"), &truth, "resumed"), Some(all));
         // An image within an image is not mistaken for it.
@@ -152,7 +152,7 @@ tests!(
         lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished"]).ends(0);
         lab.cdi(["extract", "out.cdimg", "nested.out"]).ends(0);
         assert!(lab.read("nested.out") == image);
-        // What is no image is not repaired, and nothing is left of the attempt.
+        // A file that is not an image is not repaired, and the attempt leaves no file.
         lab.write("nothing", vec![7; 300_000]);
         lab.cdi(["repair", "nothing", "none.cdimg"]).ends(3);
         assert!(!lab.path("none.cdimg").exists());
@@ -180,8 +180,8 @@ tests!(
         }
     }
 
-    /// An image whose last records are not committed, and the first of them is damaged: whoever would write it anew without
-    /// the others refuses; going on with it, and repairing it, keep them.
+    /// The first of an image's uncommitted records is damaged: commands that would drop the others refuse; resuming and
+    /// repairing keep them.
     fn records_after_damage_are_not_thrown_away() {
         let lab = Lab::new();
         let truth = disk((SECTORS * SECTOR) as u64);

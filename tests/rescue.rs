@@ -36,7 +36,7 @@ tests!(
         assert_eq!(ran["ended"], "too-many-errors");
         let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
         assert!(info["warnings"][0].as_str().unwrap().contains("unfinished"), "{info}");
-        // The word that reads a disk in use does not throw it away.
+        // --force, which reads a disk in use, does not discard it.
         let ran = lab.cdi(["create", disk.path(), "disk.cdimg", "--force"]).ends(5);
         assert!(ran.err.contains("--resume"), "{}", ran.err);
         let device = lab.attach(&[]);
@@ -66,7 +66,7 @@ tests!(
         assert_eq!(map_of(&lab, "a.cdimg"), [(0, 4 << 20, "+".into()), (4 << 20, 12 << 20, "?".into())]);
         lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         is_right(&lab, "a.cdimg", &truth, &[]);
-        // What is whole is left as it is.
+        // A complete image is left as it is.
         let before = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
         lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         let after = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
@@ -94,12 +94,12 @@ tests!(
             assert!(ran.err.contains("the image is of a disk of 16777216"), "{}", ran.err);
         }
         assert_eq!(lab.read("a.cdimg"), before, "a refusal changes nothing");
-        // What is read is compared, and no word makes another disk this one.
+        // Sectors that were read are compared; no option makes another disk acceptable.
         lab.cdi(["create", "smaller.raw", "a.cdimg", "--resume", "--force"]).ends(2);
         lab.cdi(["create", "larger.raw", "a.cdimg", "--resume", "--force"]).ends(2);
         lab.write("larger.raw", [truth, vec![1; 16 << 20]].concat());
         lab.cdi(["create", "larger.raw", "a.cdimg", "--resume", "--force"]).ends(0);
-        // Only what is a .cdimg is gone on with, and only if it is there.
+        // Only a .cdimg can be resumed.
         // As with ddrescue, an image that is not there is begun.
         lab.cdi(["create", "disk.raw", "none.cdimg", "--resume"]).ends(0);
         lab.cdi(["create", "disk.raw", "no/such/none.cdimg", "--resume"]).ends(1);
@@ -118,12 +118,12 @@ tests!(
         std::thread::sleep(Duration::from_millis(300));
         let ran = lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(5);
         assert!(ran.err.contains("another process is writing"), "{}", ran.err);
-        // Nor is it written over, or made small, meanwhile.
+        // Meanwhile it is neither overwritten nor compacted.
         lab.cdi(["create", "disk.raw", "a.cdimg", "--force"]).ends(5);
         lab.cdi(["compact", "a.cdimg"]).ends(5);
         let _ = holder.kill();
         holder.wait().unwrap();
-        // The whole words of a refusal tell of the way on.
+        // The message names the option to use instead.
         let ran = lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg"]).ends(5);
         assert!(ran.err.contains("--resume"), "{}", ran.err);
     }

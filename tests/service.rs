@@ -1,5 +1,5 @@
-//! The service, for real: several images, a child that is killed, an image that comes later, a configuration that is
-//! wrong, an image that hangs, a service that dies; and, with a stand-in for systemctl, what is asked of it.
+//! The service: several images, a child that is killed, an image that appears later, a configuration that is
+//! invalid, an image that hangs, a service that dies; and, with a stand-in for systemctl, the calls of it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -121,7 +121,7 @@ tests!(
         assert!(lab.read("b/disk.raw") == read);
         assert_eq!(pid(&status(&lab), 0), pid(&before, 0));
 
-        // Taken away by hand it stays away, until the configuration is read again.
+        // Unmounted manually it stays unmounted, until the configuration is read again.
         lab.cdi(["unmount", "b"]).ends(0);
         wait_for(&lab, &["up", "detached", "up"]);
         std::thread::sleep(Duration::from_millis(2500));
@@ -213,7 +213,7 @@ tests!(
         let before = status(&lab)["images"][0].clone();
         service.child.kill().unwrap();
         service.child.wait().unwrap();
-        // Who reads the disk notices nothing.
+        // Readers of the disk notice nothing.
         assert!(fs::File::open(before["device"].as_str().unwrap()).is_ok());
         lab.cdi(["service", "status"]).ends(1);
         let service = Service::start(&lab, &images);
@@ -229,7 +229,7 @@ tests!(
         });
         assert_eq!(status(&lab)["images"][0]["taken_over"], false);
         service.end();
-        // What was taken over is taken away at the end, too.
+        // An image that was taken over is also detached at the end.
         let mut service = Service::start(&lab, &images);
         wait_for(&lab, &["up"]);
         service.child.kill().unwrap();
@@ -238,7 +238,7 @@ tests!(
         wait_for(&lab, &["up"]);
         assert_eq!(status(&lab)["images"][0]["taken_over"], true);
         service.end();
-        // What is to be otherwise by now is not taken over, but goes and comes again.
+        // With other options by now it is not taken over, but detached and attached again.
         let mut service = Service::start(&lab, &json!([{ "image": lab.path("disk.cdimg"), "bad": "zero" }]));
         wait_for(&lab, &["up"]);
         service.child.kill().unwrap();
@@ -249,7 +249,7 @@ tests!(
         assert_eq!(image["taken_over"], false);
         assert!(fs::read(image["device"].as_str().unwrap()).is_err(), "bad sectors are errors again");
         service.end();
-        // What a user attached himself is his.
+        // Images attached manually are not touched.
         lab.cdi(["attach", "disk.cdimg"]).ends(0);
         let service = Service::start(&lab, &images);
         wait_for(&lab, &["failed"]);
@@ -259,7 +259,7 @@ tests!(
         service.end();
     }
 
-    /// An image on a file system that does not answer holds nobody up.
+    /// An image on a file system that does not answer does not block the others.
     #[needs(Fuse)]
     fn a_hung_image_does_not_block_the_others() {
         let (lab, _) = lab(&[]);
@@ -285,7 +285,7 @@ tests!(
         service.end();
     }
 
-    /// What an earlier service said of itself is not this one's.
+    /// The state of an earlier service is not that of this one.
     fn the_state_of_an_earlier_service_is_not_trusted() {
         let (lab, _) = lab(&[]);
         let mut bystander = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -388,7 +388,7 @@ tests!(
         cdi(&["uninstall"], &path).ends(0);
         fs::write(&config, "{ \"version\": 1, \"images\": [] } ").unwrap();
         cdi(&["start"], &path).ends(2);
-        // Without systemd: what to do instead.
+        // Without systemd, the message says what to do instead.
         let ran = cdi(&["install"], "/nowhere").ends(6);
         assert!(ran.err.contains("cdi service run"), "{}", ran.err);
     }

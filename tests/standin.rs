@@ -1,6 +1,6 @@
-//! The way that a Mac goes, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
-//! stand-ins (tests/standins), which print what the real ones print and hold their arguments against what those take.
-//! They prove the logic: what is asked for, in which order, and what is cleaned up. That macOS does what they do, only a
+//! The macOS code, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
+//! stand-ins (tests/standins), which print what the real ones print and check their arguments.
+//! They test the logic: the calls, their order, and the cleanup. Whether macOS behaves as they do can only be tested on a
 //! Mac can prove (tests/macos.sh).
 
 use std::fs;
@@ -51,7 +51,7 @@ impl Mac {
         self.cdi(["attach", "disk.cdimg"].iter().chain(&VIA).chain(options).copied())
     }
 
-    /// What the stand-ins were asked, since the last time.
+    /// Returns the calls of the stand-ins since the last time.
     fn log(&self) -> String {
         let log = fs::read_to_string(self.lab.path("mac/log")).unwrap_or_default();
         let _ = fs::remove_file(self.lab.path("mac/log"));
@@ -100,7 +100,7 @@ tests!(
         let mount = mac.cdi(["list", "--json"]).json()["mounts"][0].clone();
         assert_eq!((&mount["via"], &mount["with"]), (&"nfs".into(), &"hdiutil".into()));
         assert!(fs::read(dir.join("disk.raw")).unwrap() == fs::read(mac.lab.path("disk.raw")).unwrap());
-        // The list of mounts tells the export's name. Nobody can mount it any more.
+        // The list of mounts contains the export's name; it cannot be mounted a second time.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mounts = mounts.lines().find(|l| l.contains(&*dir.to_string_lossy())).unwrap();
         let export = mounts.split(" - tmpfs 127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
@@ -113,7 +113,7 @@ tests!(
         assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n");
         mac.is_clean();
 
-        // Sectors of 4096 bytes, and what is on the disk mounted.
+        // Sectors of 4096 bytes, and the file systems on the disk mounted.
         let mac = Mac::new(4096);
         mac.attach(&["--mount"]).ends(0);
         let log = mac.log();
@@ -140,7 +140,7 @@ tests!(
         mac.cdi(["detach", "disk.cdimg"]).ends(0);
         assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n".repeat(3));
         mac.is_clean();
-        // It stays busy: nothing is taken away. By force it is.
+        // It stays busy: it is not detached. With --force it is.
         mac.attach(&[]).ends(0);
         mac.lab.write("mac/busy", "1\n".repeat(100));
         let ran = mac.cdi(["detach", "disk.cdimg"]).ends(5);
@@ -200,7 +200,7 @@ tests!(
         assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["via"], "fskit");
         mac.cdi(["detach", "disk.cdimg"]).ends(0);
         mac.is_clean();
-        // Where others could reach it, it is for them, too: only if that is said.
+        // Where other users could reach it, an option must allow that.
         let there = ["mount", "disk.cdimg", "open", "--via", "fskit"];
         let ran = mac.cdi(there).ends(2);
         assert!(ran.err.contains("every user") && !mac.lab.path("open").exists(), "{}", ran.err);
@@ -211,7 +211,7 @@ tests!(
         mac.cdi(["mount", "disk.cdimg", "own/m", "--via", "fskit"]).ends(0);
         mac.cdi(["unmount", "own/m"]).ends(0);
         mac.is_clean();
-        // What cannot reach it is refused.
+        // Users without access are refused.
         for option in ["--bad=zero", "--cache=2M", "--errno=medium", "--suspect=read", "--format=cdimg"] {
             let ran = mac.cdi(options.iter().chain(&[option]).copied()).ends(2);
             assert!(ran.err.contains("does not work with --via fskit"), "{}", ran.err);
@@ -236,7 +236,7 @@ tests!(
         let ran = mac.attach(&[]).ends(6);
         assert!(ran.err.contains("device has 1024 bytes instead of"), "{}", ran.err);
         mac.is_clean();
-        // Of which nothing is told is attached all the same.
+        // A device without any information is attached anyway.
         fs::remove_file(mac.lab.path("mac/size")).unwrap();
         mac.attach(&[]).ends(0);
         mac.cdi(["detach", "disk.cdimg"]).ends(0);
@@ -264,7 +264,7 @@ tests!(
         mac.is_clean();
     }
 
-    /// What of an earlier disk is still attached under the same path is never taken for this one.
+    /// A device of an earlier disk that is still attached under the same path is never mistaken for this one.
     #[needs(NEEDS)]
     fn a_stale_device_is_never_mistaken_for_this_one() {
         let mac = Mac::new(512);
@@ -289,7 +289,7 @@ tests!(
         mac.is_clean();
     }
 
-    /// If nobody says what is attached, nothing is taken away, and nothing is forgotten.
+    /// If attached devices cannot be listed, nothing is detached and nothing is forgotten.
     #[needs(NEEDS)]
     fn a_mount_is_not_forgotten_when_the_system_cannot_be_asked() {
         let mac = Mac::new(512);
@@ -308,7 +308,7 @@ tests!(
     fn a_reused_device_number_is_left_alone() {
         let mac = Mac::new(512);
         mac.attach(&[]).ends(0);
-        // Somebody ejected it, and the number went to an image of his.
+        // A user ejected it, and its number went to another image.
         mac.lab.write("mac/attached", "/dev/disk4 /Users/me/other.dmg\n");
         mac.log();
         mac.cdi(["detach", "disk.cdimg"]).ends(0);

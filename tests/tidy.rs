@@ -1,4 +1,4 @@
-//! The rules of docs/ARCHITECTURE.md that a text search can hold.
+//! The rules of docs/ARCHITECTURE.md that a text search can check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ tests!(
         }
     }
 
-    /// Between crates the compiler holds the order; within one, these lists do: a module names only what stands before it.
+    /// The compiler checks the order of crates; these lists are the order within one: a module names only those before it.
     fn modules_name_only_those_before_them() {
         let orders: &[(&str, &[&str])] = &[
             (
@@ -106,7 +106,7 @@ tests!(
                 for (number, line) in lines.iter().filter(code) {
                     for later in &order[rank + 1..] {
                         let (from, to) = (own, *later);
-                        // The first folder of src/ that a verb's words come from is below them all.
+                        // The options of the service come from cli.
                         if (from, to) == ("service", "cli") {
                             continue;
                         }
@@ -141,7 +141,7 @@ tests!(
             ("daemonize::", &["src/mount/daemon.rs"]),
             ("fatfs::", &["src/cmd/demo.rs"]),
             ("process::exit", &["src/mount/daemon.rs", "src/ui/"]),
-            // Whoever writes a file asks the guard.
+            // Every output file is created by the guard.
             ("OutputFile::create(", &["crates/cdi-capture/src/guard.rs"]),
             ("mmap", &[]),
             ("auto_unmount", &[]),
@@ -231,7 +231,7 @@ tests!(
                 assert!(line.chars().count() <= 140, "{name}:{}: a long line", number + 1);
             }
         }
-        // The same words for typing and for reading: each verb has its file.
+        // The document has every command.
         let verbs = fs::read_to_string(root().join("docs/CLI.md")).unwrap();
         for verb in [
             "create",
@@ -261,7 +261,7 @@ tests!(
     }
 );
 
-/// What lies between two words of a path, each a module's name: `crate::disk::` or a group that begins with it.
+/// Returns whether a line names a module: `crate::disk::`, or a group that begins with it.
 fn names(line: &str, module: &str) -> bool {
     [format!("crate::{module}::"), format!("crate::{module};"), format!("crate::{module}::{{")]
         .iter()

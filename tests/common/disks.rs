@@ -21,8 +21,8 @@ impl Random {
     }
 }
 
-/// A disk of which each 512 bytes are different and say where they are. A third is text, a third is noise, a third
-/// is zeros behind its number.
+/// Returns a disk whose sectors all differ and begin with their number. A third is text, a third is noise, a third
+/// is zeros after the number.
 pub fn disk(size: u64) -> Vec<u8> {
     let mut disk = vec![0; size as usize];
     for (lba, sector) in disk.chunks_mut(512).enumerate() {

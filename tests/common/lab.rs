@@ -1,4 +1,4 @@
-//! A directory of a test's own, and the program run in it.
+//! A directory for a test, and the program run in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{disk, mapfile};
 
-/// A folder of a test's own, with a runtime folder for the program in it. Whatever is mounted or attached there is
-/// taken away when the test ends, also by a panic.
+/// A directory for one test, with a runtime directory for the program in it. Anything mounted or attached there is
+/// removed when the test ends, also by a panic.
 pub struct Lab {
     pub dir: PathBuf,
 }
@@ -116,7 +116,7 @@ impl Drop for Lab {
                 let _ = self.cdi(["unmount", "--force", dir]);
             }
         }
-        // What other programs mounted here.
+        // Mounts by other programs in this directory.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for mountpoint in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)) {
             if Path::new(mountpoint).starts_with(&self.dir) {
@@ -148,7 +148,7 @@ fn leftovers_below(prefix: &Path) -> String {
     left
 }
 
-/// Runs a program to its end and asserts that it went well. What it said on stdout.
+/// Runs a program, asserts that it succeeds, and returns its output on stdout.
 #[track_caller]
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> String {
     let ran: Ran =

@@ -18,7 +18,7 @@ pub use needs::{Need, Test, corpus, seeds};
 pub use readers::{Aligned, open_direct, six_random_readers};
 pub use server::Server;
 
-/// Waits until something is so, at most ten seconds.
+/// Waits until a condition is true, at most ten seconds.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();

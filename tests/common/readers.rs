@@ -12,7 +12,7 @@ pub fn open_direct(path: &Path) -> fs::File {
     fs::File::options().read(true).custom_flags(flags).open(path).unwrap()
 }
 
-/// Memory whose middle is aligned as direct reads want it.
+/// Memory with a part that is aligned for direct reads.
 pub struct Aligned {
     bytes: Vec<u8>,
     from: usize,

@@ -15,7 +15,7 @@ impl Server {
         Server::of(lab, &[&["disk.cdimg"], options].concat())
     }
 
-    /// A server of what the words name.
+    /// Starts a server with these arguments.
     pub fn of(lab: &Lab, words: &[&str]) -> Server {
         let mut command = lab.command();
         command.args(["-q", "serve"]).args(words);

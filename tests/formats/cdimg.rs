@@ -1,4 +1,4 @@
-//! The format: the fixtures that every version must read for ever, and every field poked.
+//! The format of cdi: fixtures, which every version must read forever, and images with every field changed.
 
 use std::fs;
 use std::mem::offset_of;
@@ -25,7 +25,7 @@ pub fn fixtures_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// The disk behind the fixtures: with a run of zeros, a run of a pattern, and a part that repeats another.
+/// Returns the disk of the fixtures: with a run of zeros, a run of a pattern, and a part that repeats another.
 pub fn fixture_disk() -> Vec<u8> {
     let mut bytes = disk(FIXTURE_SECTORS * 512);
     bytes[100 * 512..600 * 512].fill(0);
@@ -162,14 +162,14 @@ tests!(
                 (512, FIXTURE_SECTORS - 304)
             );
         }
-        // What a reader may ignore changes nothing.
+        // Features that a reader may ignore change nothing.
         let mut bytes = fixture.clone();
         poke(&mut bytes, offset_of!(Superblock, may_ignore), &u64::MAX.to_le_bytes());
         compare(&open(bytes).unwrap(), &fixture_disk(), "may_ignore");
     }
 
     /// Every byte of every structure to 0, 1, 0x7F, 0xFF, with all checksums put right: an error or the truth, no panic.
-    /// (With right checksums a lie about where a chunk lies can only lead to another chunk's bytes, whose own checksum
+    /// (With correct checksums, a wrong offset of a chunk can only lead to another chunk's bytes, whose own checksum
     /// in the entry then does not hold.)
     fn changed_structures_with_valid_checksums_are_refused_or_right() {
         let truth = fixture_disk();
@@ -248,7 +248,7 @@ tests!(
             let slots = [superblock(0), superblock(64 << 10)];
             let newest = usize::from(slots[1].generation.get() > slots[0].generation.get());
             let (old, new) = (slots[1 - newest], slots[newest]);
-            // The slot as it was two generations ago: sound, and older than the other.
+            // The slot as it was two generations ago: valid, and older than the other.
             let mut before = old;
             before.generation = (new.generation.get() - 2).into();
             let mut bytes = fixture.clone();
@@ -300,7 +300,7 @@ tests!(
     fn an_image_in_an_image_is_not_mistaken_for_its_host() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(7, 2)]);
-        // A disk on which an image lies, uncompressed, at an odd place.
+        // A disk with an uncompressed image at an odd offset.
         let inner = lab.read("disk.cdimg");
         let mut outer = disk(1 << 20);
         outer[4096..4096 + inner.len().min(900_000)].copy_from_slice(&inner[..inner.len().min(900_000)]);
@@ -308,7 +308,7 @@ tests!(
         lab.write("outer.map", mapfile(2048, 512, &[(5, 1)]));
         lab.cdi(["create", "outer.raw", "outer.cdimg", "--codec", "none", "--mapfile", "outer.map"]).ends(4);
         lab.cdi(["verify", "outer.cdimg"]).ends(0);
-        // And without its head: the records of the inner image must not be taken for the outer's.
+        // And without superblocks: the records of the inner image must not be mistaken for the outer's.
         let mut bytes = lab.read("outer.cdimg");
         bytes[..128 << 10].fill(0);
         let opened = open(bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Damage: 20,000 seeded damages of each fixture. Each is right or an error; never wrong, never a panic, never long,
-//! never much memory. To repeat one: `CDI_SEED=n cargo test --test all damage`.
+//! 20,000 seeded corruptions of each fixture. Each is right or an error; never a wrong byte, a panic, a hang or
+//! much memory. To repeat one: `CDI_SEED=n cargo test --test all cdimg_damage`.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn damaged(fixture: &[u8], seed: u64) -> Vec<u8> {
                 bytes[at..end.min(len as usize)].fill(0);
             }
             6 => {
-                // A part that lies somewhere else, too.
+                // A copy of another part.
                 let n = 1 + random.below(most.min(4096)) as usize;
                 let from = random.below(len - n as u64 + 1) as usize;
                 bytes.copy_within(from..from + n, at.min(len as usize - n));

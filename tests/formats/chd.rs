@@ -16,7 +16,7 @@ tests!(
     fn every_compression_of_chdman_reads_correctly() {
         let lab = Lab::new();
         let mut truth = disk(4 << 20);
-        // What sounds is compressed by FLAC; what repeats is told once.
+        // Sound is compressed by FLAC; repeated parts are stored once.
         for (n, sample) in truth[1 << 20..2 << 20].chunks_exact_mut(2).enumerate() {
             let wave = (((n / 2) as f64 / 30.0).sin() * 9000.0) as i16;
             sample.copy_from_slice(&wave.to_le_bytes());

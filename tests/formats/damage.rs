@@ -1,5 +1,5 @@
 //! Damage of every format but our own (cdimg_damage.rs): 20,000 seeded corruptions of an image each, every byte near its
-//! ends set to what readers take worst, and the images that the fuzzer starts with. To repeat one:
+//! ends set to extreme values, and the images that the fuzzer starts with. To repeat one:
 //! `CDI_SEED=n cargo test --test all formats::damage::damaged_NAME`.
 
 use std::fs;
@@ -19,7 +19,7 @@ use crate::makers::{self, Aff4, Tables};
 const DAMAGES: u64 = 20_000;
 
 tests!(
-    /// Every byte and every number near the start and the end of an image, set to what is least and most likely to break a
+    /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
     /// reader: no panic, no hang, no memory.
     #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
     fn extreme_values_in_any_field_do_no_harm() {
@@ -162,7 +162,7 @@ tests!(
         damaged(chd_image(), "chd");
     }
 
-    /// A bundle's list, and the texts that tell of bad blocks.
+    /// A bundle's property list, and lists of bad blocks.
     fn damaged_bundle_and_maps() {
         let lab = Lab::new();
         let truth = truth();
@@ -278,7 +278,7 @@ fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
         let start = Instant::now();
         let random = &mut Random::new(seed);
         let bytes: Arc<Vec<u8>> = Arc::new(damaged_bytes(whole, random));
-        // Nothing is beside it.
+        // There is no file next to it.
         let path = Path::new("/nowhere/broken");
         let Ok(opened) = open_source(Box::new(bytes), path, &options) else { continue };
         let bad = if truth.is_some() { BadPolicy::Error } else { BadPolicy::Zero };

@@ -16,7 +16,7 @@ tests!(
             lab.write("a.dmg", &whole);
             assert!(extracted(&lab, "a.dmg", 0) == truth);
             assert_eq!(verified(&lab, "a.dmg", 0)["stored_hashes"][0]["matches"], true);
-            // A byte of a plain chunk, which nothing checks but the sums of the whole.
+            // A byte of a plain chunk, which only the checksums of the whole cover.
             let at = whole.windows(16).position(|w| w == &truth[4 << 16..][..16]).unwrap();
             let mut broken = whole.clone();
             broken[at + 100] ^= 1;
@@ -24,7 +24,7 @@ tests!(
             let told = verified(&lab, "b.dmg", 4);
             assert_eq!(told["stored_hashes"][0]["matches"], false);
             assert!(told["errors"][0]["what"].as_str().unwrap().contains("CRC-32 mismatch of the data"));
-            // A trailer with a little behind it, and none at all.
+            // A trailer followed by a few bytes, and none at all.
             lab.write("c.dmg", [&whole[..], &[0; 300]].concat());
             assert!(extracted(&lab, "c.dmg", 0) == truth);
             lab.write("d.dmg", &whole[..whole.len() - 100]);

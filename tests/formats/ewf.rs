@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::common::{Lab, Random, disk, run};
 use crate::makers;
 
-/// What can be read of an image: each sector is either right, or bad and lost. The number of bytes that are right.
+/// Asserts that each sector is either right, or bad and lost. Returns the number of bytes that are right.
 pub fn right_or_lost(image: &Path, truth: &[u8]) -> u64 {
     let disk = Disk::new(open(image, &OpenOptions::default()).unwrap(), Options::default());
     assert_eq!(disk.size(), truth.len() as u64);
@@ -51,7 +51,7 @@ pub fn name(file: &Path) -> String {
     file.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Holds what `verify` says of an image against how much of it is right. What it said to people.
+/// Asserts that `verify` reports as many lost bytes. Returns its messages.
 pub fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
     let code = if lost > 0 { 4 } else { 0 };
     let ran = lab.cdi(["verify".as_ref(), "--json".as_ref(), image.as_os_str()]).ends(code);
@@ -127,7 +127,7 @@ tests!(
             let mut all = vec![0; truth.len()];
             Disk::new(opened, Options::default()).read_at(&mut all, 0).ok().map(|()| all == truth)
         };
-        // The number of entries in the head, and an entry behind it.
+        // The number of entries in the header, and an entry.
         for at in [0, 24] {
             assert_eq!(out(&[table + at]), Some(true), "the table at {at}");
             assert_eq!(out(&[copy + at]), Some(true), "its copy at {at}");
@@ -176,7 +176,7 @@ tests!(
                 );
             }
             assert!(held[0] > 900 << 10 && held.is_sorted_by(|a, b| a < b), "{format}: {held:?}");
-            // One alone that is missing, or empty, or another one. What comes after is not looked at.
+            // A single segment is missing, empty or replaced; later ones are not read.
             for (n, other) in [(1, None), (2, None), (3, Some(&[][..])), (4, Some(&bytes[0][..]))] {
                 files.iter().zip(&bytes).for_each(|(file, bytes)| fs::write(file, bytes).unwrap());
                 match other {
@@ -232,7 +232,7 @@ tests!(
         }
     }
 
-    /// Its last chunk is sound, and longer than what the disk has of it.
+    /// Its last chunk is intact, and longer than the rest of the disk.
     #[needs(Program("ewfexport"))]
     fn bytes_after_the_last_whole_sector_are_reported() {
         let lab = Lab::new();
@@ -268,7 +268,7 @@ tests!(
         verified(&lab, &lab.path("e.Ex01"), 0);
     }
 
-    /// Segments of two acquisitions that cannot be told apart by what they say: the stored hash does.
+    /// Only the stored hash shows that segments are from different acquisitions.
     #[needs(Program("ewfacquire"))]
     fn a_segment_of_another_disk_fails_the_stored_hash() {
         let lab = Lab::new();
@@ -294,7 +294,7 @@ tests!(
         lab.cdi(["extract", "encase6/d.E01", "z.raw"]).ends(4);
     }
 
-    /// One whose chunks alone are encrypted, as X-Ways does it, and one that is as a whole.
+    /// An image with encrypted chunks, as X-Ways writes it, and one that is encrypted as a whole.
     #[needs(Program("ewfacquire"))]
     fn an_encrypted_image_is_reported_as_encrypted() {
         let lab = Lab::new();

@@ -22,7 +22,7 @@ tests!(
             .iter()
             .map(|r| (r["first_sector"].clone(), r["status"].clone()))
             .collect();
-        // What was zeroed cannot be told from what could not be read; what was not is suspect.
+        // Zeroed sectors cannot be distinguished from unreadable ones; others are suspect.
         assert_eq!(told, [(100.into(), "bad-sector".into()), (600.into(), "suspect".into())]);
         let info = lab.cdi(["info", "--json", "a.Ex01"]).ends(0).json();
         assert_eq!(

@@ -126,7 +126,7 @@ tests!(
             }
             assert!(extents <= 2100, "{image}: {extents}");
         }
-        // A hash that is stored is checked all the same.
+        // A stored hash is checked anyway.
         qemu_img(&lab, &["create", "-q", "-f", "qcow2", "@d.qcow2", "200M"]);
         lab.cdi(["-q", "create", "d.qcow2", "d.cdimg"]).ends(0);
         let json = lab.cdi(["verify", "--json", "d.cdimg"]).ends(0).json();
@@ -136,7 +136,7 @@ tests!(
         }
     }
 
-    /// A hole that is longer than what `verify` looks at in one step was taken for damage once.
+    /// A hole longer than one step of `verify` was once reported as damage.
     fn a_long_hole_is_not_damage() {
         let lab = Lab::new();
         fs::File::create(lab.path("d.raw")).unwrap().set_len(200 << 20).unwrap();

@@ -27,7 +27,7 @@ tests!(
                 (&"iboredimg".into(), &"an old disk".into())
             );
             assert_eq!(info["metadata"]["physical_sector_bytes"], 4096);
-            // It becomes a .cdimg, with what is known of it.
+            // It is converted to a .cdimg, with its metadata.
             lab.cdi(["create", "--force", "d.iboredimg", "d.cdimg"]).ends(0);
             let made = lab.cdi(["info", "--json", "d.cdimg"]).ends(0).json();
             assert_eq!(made["metadata"]["disk_info"]["model"], "an old disk");

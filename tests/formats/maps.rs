@@ -38,7 +38,7 @@ tests!(
         lab.write("d.log", log);
         let expect = vec![(1024, 16, "bad-sector".to_owned()), (1040, 1008, "non-tried".into())];
         assert_eq!(bad_of(&lab, &["d.raw", "--mapfile", "d.log"]), expect);
-        // Next to the image it is found, too.
+        // It is also found next to the image.
         assert_eq!(bad_of(&lab, &["d.raw"]), expect);
         let list: String = (512..520).map(|n| format!("{n}\n")).collect();
         lab.write("list", list);
@@ -79,7 +79,7 @@ tests!(
         }
         lab.write("p.map", &map);
         assert_eq!(bad_of(&lab, &["p.000"]), [(100, 2, "bad-sector".into())]);
-        // With it, in order: stdout has what the file has, and no success.
+        // Written to stdout in order; the exit code is that of a disk with bad sectors.
         let ran = lab.command().args(["extract", "-q", "p.000", "-"]).output().unwrap();
         assert!(ran.status.code() == Some(4) && ran.stdout == truth);
     }

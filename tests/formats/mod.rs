@@ -1,4 +1,4 @@
-//! Every format that cdi reads, a file each; and what concerns several of them.
+//! A file for each format that cdi reads, and files for tests of several formats.
 
 mod aff4;
 pub mod cdimg;

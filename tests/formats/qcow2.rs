@@ -28,7 +28,7 @@ tests!(
                 &lab,
                 if option.is_empty() { &["convert", "-O", "raw", "@disk.raw", "@base"] } else { &words },
             );
-            // Larger than what is below; with and without the format's name, as older ones have it.
+            // Larger than the backing file; with and without the name of its format, as in older images.
             for top in ["cluster_size=64k", "extended_l2=on"] {
                 qemu_img(
                     &lab,
@@ -64,7 +64,7 @@ tests!(
             if option.is_empty() || option.contains("fixed") {
                 continue;
             }
-            // A name that is not in the header any more: its magic says what it is.
+            // Without the name in the header, the magic number decides.
             let mut bytes = lab.read("top.qcow2");
             let kind = bytes.windows(4).position(|w| w == 0xE279_2ACA_u32.to_be_bytes()).unwrap();
             bytes[kind] ^= 1;
@@ -73,7 +73,7 @@ tests!(
             same_as_qemu(&lab, "top.qcow2");
             assert!(lab.read("cdi.raw") == lab.read("qemu.raw"), "{option}");
         }
-        // One that is not read as a backing file, and one that is not what it is called.
+        // A format that is not read as a backing file, and one that does not match its name.
         qemu_img(
             &lab,
             &["create", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", "parallels", "@odd.qcow2", "1M"],

@@ -22,7 +22,7 @@ tests!(
             (1210, 838, status("non-tried")),
         ];
         assert_eq!(bad_of(&lab, &words), expect);
-        // 100 KiB that were read are not there: that is said, and is no success.
+        // 100 KiB that were read are missing: that is reported, and the exit code is 4.
         let ran = lab.cdi([&["info", "--json"], &words[..]].concat()).ends(4);
         let info = ran.json();
         assert_eq!(
@@ -71,7 +71,7 @@ tests!(
     fn a_disk_of_unknown_size_is_as_long_as_its_known_part() {
         let lab = Lab::new();
         lab.write("d.raw", disk(1 << 20));
-        // As ddrescue writes it on macOS; a sector short of it, too.
+        // As ddrescue writes it on macOS, and a sector less.
         for end in ["0x7FFFFFFFFFEFEFFF", "0x7FFFFFFFFFEFEE00"] {
             lab.write("d.map", format!("0 ?\n0 0x100000 +\n0x100000 0x1000 -\n0x101000 {end} ?\n"));
             let info = lab.cdi(["info", "--json", "d.raw"]).ends(0).json();

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::common::{Lab, Ran, Random, disk};
 
-/// A random disk of so many bytes: pieces of it are not like each other.
+/// Returns a random disk of `len` bytes, of which no two pieces are alike.
 fn noise(len: usize) -> Vec<u8> {
     let random = &mut Random::new(5);
     (0..len).map(|_| (random.next() >> 40) as u8).collect()
@@ -25,7 +25,7 @@ tests!(
     fn pieces_numbered_by_any_program_are_found() {
         let lab = Lab::new();
         let truth = noise(1100 * 512 - 100);
-        /// A directory, how long a piece is, and what they are called.
+        /// A directory, the length of a piece, and their names.
         type Scheme<'a> = (&'a str, usize, &'a dyn Fn(usize) -> String);
         let names: [Scheme; 8] = [
             // FTK Imager: 1500 MB each by default.
@@ -42,7 +42,7 @@ tests!(
             in_pieces(&lab, dir, &truth, piece, name).ends(0);
             assert!(lab.read("out.raw") == truth, "{dir}");
         }
-        // That it is raw is said: it still is all pieces.
+        // With --format raw it is still all pieces.
         lab.cdi(["extract", "--force", "--format", "raw", "two/d.01", "out.raw"]).ends(0);
         assert!(lab.read("out.raw") == truth);
     }
@@ -67,7 +67,7 @@ tests!(
             fs::create_dir(&dir).unwrap();
             let mut split = Command::new("split");
             split.args(options).arg("../whole").arg(prefix).current_dir(&dir);
-            // What else is called after the disk, the whole disk among it, is no piece of it.
+            // Other files named after the disk, among them the whole disk, are not pieces.
             for other in [
                 "disk.raw",
                 "disk.dd",
@@ -125,7 +125,7 @@ tests!(
             let info = lab.cdi(["info", "--json", first]).ends(0).json();
             assert_eq!(info["size_bytes"].as_u64(), Some(300_000), "{first}");
         }
-        // Of these nobody knows: it is asked for, and never guessed.
+        // These are ambiguous: an error asks, nothing is guessed.
         for (first, second) in [("disk.0", "disk.1"), ("copy_001.img", "copy_002.img")] {
             lab.write(first, &one);
             lab.write(second, &one);
@@ -140,7 +140,7 @@ tests!(
                 lab.cdi([&["info", first], format].concat()).ends(3);
             }
         }
-        // A partition table that ends with the file: a disk of its own. One that goes on: a piece.
+        // A partition table that ends with the file: a whole disk. One that reaches further: a piece.
         let mut table = vec![0; 300_000];
         (table[510], table[511], table[450]) = (0x55, 0xAA, 0x83);
         for (sectors, code) in [(500u32, 3), (5000, 0)] {

@@ -31,7 +31,7 @@ tests!(
         ] {
             assert_eq!(sha256(&lab, &corpus().join(file)), sum, "{file}");
         }
-        // The same disk, and zeros behind it up to whole cylinders.
+        // The same disk, with zeros up to whole cylinders.
         let vhd = corpus().join("dfvfs/ext2.vhd");
         lab.cdi(["extract".as_ref(), vhd.as_os_str(), "vhd.raw".as_ref()]).ends(0);
         lab.cdi(["extract".as_ref(), corpus().join("dfvfs/ext2.E01").as_os_str(), "ext2.raw".as_ref()])
@@ -142,7 +142,7 @@ tests!(
         assert_eq!(info["metadata"]["snapshots"][0], "before");
     }
 
-    /// ddrescue finds on the device of an E01, and of an AFF4, what they list, and the disk's bytes everywhere else.
+    /// On the device of an Ex01 and of an AFF4, ddrescue finds the read errors that the image lists, and correct bytes elsewhere.
     #[needs(Fuse, Loop, Program("ddrescue"))]
     fn recorded_read_errors_fail_on_the_device() {
         let lab = Lab::new();
@@ -170,7 +170,7 @@ tests!(
         }
     }
 
-    /// What is missing must not read as zeros.
+    /// A missing part must not read as zeros.
     fn a_missing_part_is_an_error_not_zeros() {
         let lab = Lab::new();
         let truth = truth();
@@ -197,7 +197,7 @@ tests!(
         second[12] = 2;
         second[20] ^= 1;
         lab.write("d.Ex02", second);
-        // The first one holds all of the disk; what else the second one says is not known.
+        // The first segment holds the whole disk; the second one may have more to say.
         assert!(lab.cdi(["info", "d.Ex01"]).ends(4).err.contains("does not belong to the same set"));
         // A dmg whose table leaves sectors out.
         let mut dmg = makers::dmg(&truth, Tables::ResourceFork);

@@ -17,7 +17,7 @@ tests!(
             lab.write(&format!("b.sparsebundle/{name}"), bytes);
         }
         assert!(extracted(&lab, "b.sparsebundle", 0) == truth);
-        // Relative, and from elsewhere: the bands are found all the same.
+        // With a relative path, and from elsewhere: the bands are found.
         lab.cdi(["create", "b.sparsebundle", "b.cdimg"]).ends(0);
         assert!(extracted(&lab, "b.cdimg", 0) == truth);
         fs::write(lab.path("b.sparsebundle/token"), b"encrcdsa\0\0\0\x02").unwrap();
@@ -28,7 +28,7 @@ tests!(
         std::os::unix::fs::symlink("/dev/zero", lab.path("b.sparsebundle/bands/5")).unwrap();
         let told = verified(&lab, "b.sparsebundle", 4);
         assert_eq!(told["lost_bytes"], 65536, "a band that leads elsewhere is not read: {told}");
-        // The list is missing, or damaged: its copy stands in, if that is a file.
+        // If the property list is missing or damaged, its copy is used, if that is a file.
         let lab = Lab::new();
         fs::create_dir_all(lab.path("b.sparsebundle/bands")).unwrap();
         for (name, bytes) in makers::sparsebundle(&truth) {

@@ -22,12 +22,12 @@ tests!(
                 let ran = lab.cdi(["info", name]).ends(3);
                 assert!(ran.err.contains(way_out), "{name}: {}", ran.err);
                 assert!(!ran.err.contains("--format raw"), "{}", ran.err);
-                // Whoever knows better says so.
+                // An option overrides it.
                 lab.cdi(["info", "--format", "raw", name]).ends(0);
                 fs::remove_file(lab.path(name)).unwrap();
             }
         }
-        // What it says can be done as it is said: it writes over nothing, and a shell takes names for names.
+        // The command in the message works as it is: it overwrites nothing, and names are quoted for a shell.
         for name in ["disk.raw", "a b;c.img"] {
             lab.write(name, [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
             let said = lab.cdi(["info", name]).ends(3).err;
@@ -36,7 +36,7 @@ tests!(
             let quoted = |word: &str| if word.contains(' ') { format!("'{word}'") } else { word.to_owned() };
             assert!(said.contains(&format!("gzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
         }
-        // A tape, or a stick that was written by tar, is what is called raw; an archive is what is not.
+        // A disk image whose contents were written by tar is raw; an archive by its name is not.
         let mut tar = truth.clone();
         tar[257..262].copy_from_slice(b"ustar");
         lab.write("t.img", &tar);

@@ -40,7 +40,7 @@ tests!(
             let option = format!("subformat={kind},force_size=on");
             qemu_img(&lab, &["convert", "-O", "vpc", "-o", &option, "@disk.raw", "@a.vhd"]);
             let whole = lab.read("a.vhd");
-            // Its magic alone says what it is.
+            // Only the magic number identifies it.
             lab.write("short", &whole[..whole.len() - 1]);
             let ran = lab.cdi(["extract", "--force", "short", "out.raw"]).ends(0);
             assert!(lab.read("out.raw") == truth, "{kind}");

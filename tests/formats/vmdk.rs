@@ -21,7 +21,7 @@ tests!(
             text.extend(b"\" 0\n");
             text
         };
-        // What the text says, and what the file is called. (In GBK, Shift_JIS and Big5 a character may end as a backslash does.)
+        // The text, and the name of the file. (In GBK, Shift_JIS and Big5 the last byte of a character may be a backslash.)
         for (said, called) in [
             (&b"windows-1252|Pr\xFCfung.vmdk"[..], "Prüfung.vmdk".as_bytes()),
             (b"GBK|\xD0\xE9\xC4\xE2\xBB\xFA.vmdk", "虚拟机.vmdk".as_bytes()),
@@ -31,7 +31,7 @@ tests!(
             (b"EUC-KR|\xB0\xA1.vmdk", "가.vmdk".as_bytes()),
             (b"UTF-8|Pr\xC3\xBCfung.vmdk", "Prüfung.vmdk".as_bytes()),
             (b"|Pr\xC3\xBCfung.vmdk", "Prüfung.vmdk".as_bytes()),
-            // What says one encoding and has another; one that nobody knows.
+            // A wrong encoding, and an unknown one.
             (b"windows-1252|Pr\xC3\xBCfung.vmdk", "Prüfung.vmdk".as_bytes()),
             (b"UTF-8|Pr\xFCfung.vmdk", b"Pr\xFCfung.vmdk"),
             (b"x-no-such|Pr\xFCfung.vmdk", b"Pr\xFCfung.vmdk"),

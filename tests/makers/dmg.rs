@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::{base64, crc32, put, zlib};
 
-/// What a dmg's tables are in.
+/// Where a dmg has its tables.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Tables {
     PropertyList,
@@ -12,7 +12,7 @@ pub enum Tables {
 }
 
 /// A dmg with every kind of chunk that can be made here: zlib, bzip2, LZFSE, ADC, plain, zeros, free space.
-/// `disk` is whole chunks of 64 KiB; its second is taken for zeros, its third for free space.
+/// `disk` is whole chunks of 64 KiB; its second is written as zeros, its third as free space.
 pub fn dmg(disk: &[u8], tables: Tables) -> Vec<u8> {
     const CHUNK: usize = 64 << 10;
     // Something before the data, as some images have it.

@@ -2,8 +2,8 @@
 
 use super::put;
 
-/// A sparse image with bands of 512 bytes, so many that there is more than one node; bands of zeros are not there, and the
-/// others lie the last first.
+/// Returns a sparse image with bands of 512 bytes, so many that there is more than one node. Bands of zeros are left out, and the
+/// others are in reverse order.
 pub fn sparseimage(disk: &[u8]) -> Vec<u8> {
     let mut bands: Vec<usize> =
         (0..disk.len() / 512).filter(|n| disk[n * 512..][..512].iter().any(|b| *b != 0)).collect();

@@ -21,7 +21,7 @@ impl Client {
         client
     }
 
-    /// A connection whose handshake is over but for the last answer; None if the server has closed it.
+    /// Returns a connection after the handshake, without its last answer; None if the server has closed it.
     pub fn try_connect(lab: &Lab, structured: bool) -> Option<Client> {
         let mut stream = UnixStream::connect(lab.path("s")).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
@@ -81,7 +81,7 @@ impl Client {
     }
 }
 
-/// Waits for something that comes in its time, at most half a minute.
+/// Waits until a condition is true, at most half a minute.
 #[track_caller]
 pub fn comes(what: &str, is_so: impl Fn() -> bool) {
     let start = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! A client that guesses, lies, writes and sends garbage.
+//! A client that guesses names, forges handles, writes and sends malformed requests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ pub const MOUNT: u32 = 100_005;
 /// A client that can say anything.
 pub struct Client(pub TcpStream);
 
-/// What a call begins with: a version of RPC, a program, its version, a procedure, a credential.
+/// The head of a call: a version of RPC, a program, its version, a procedure, a credential.
 pub struct Head {
     pub rpc: u32,
     pub program: u32,

@@ -61,7 +61,7 @@ tests!(
         ] {
             assert_eq!(client.call(&head, &[]), words(&expect));
         }
-        // Every procedure with arguments that mean nothing, lie about their length, or are cut off.
+        // Every procedure with arguments that are meaningless, of a wrong length, or truncated.
         let mut random = Random::new(42);
         for round in 0..3000 {
             let program = if random.below(5) == 0 { MOUNT } else { NFS };
@@ -74,7 +74,7 @@ tests!(
             args.truncate(random.below(args.len() as u64 + 1) as usize);
             assert!(client.call(&head, &args).len() >= 12, "round {round}");
         }
-        // What is no call ends its own connection and no other; what claims to be long takes no memory.
+        // A malformed call ends its own connection and no other; a call that claims to be long takes no memory.
         let mut messages = vec![
             vec![0; 100_000],
             vec![0xFF; 100_000],
@@ -91,14 +91,14 @@ tests!(
             let _ = stream.shutdown(Shutdown::Write);
             let _ = stream.read_to_end(&mut Vec::new());
         }
-        // Much that is no call at all, and gone again: it takes up no place for ever.
+        // Many malformed connections that are closed again occupy no place forever.
         for _ in 0..140 {
             let mut stream = Client::connect(&server.url).0;
             let _ = stream.write_all(&words(&[1 << 31 | 12, 1, 2, 3]).repeat(500));
         }
         let threads = || fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap().count();
         wait_until("their threads have ended", || threads() < 20);
-        // Who takes up every place, asks and does not listen: those that are there go on, and others come in.
+        // Clients that occupy every place and read no replies: existing connections continue, and new ones get in.
         let null = words(&[1 << 31 | 40, 1, 0, 2, NFS, 3, 0, 0, 0, 0, 0]);
         let many: Vec<Client> = (0..100).map(|_| Client::connect(&server.url)).collect();
         for stranger in &many {

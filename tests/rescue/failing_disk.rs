@@ -1,4 +1,4 @@
-//! A simulated disk with bad sectors: nbdkit's ddrescue filter behind nbdfuse and a loop device, with every read counted.
+//! A simulated disk with bad sectors: nbdkit's ddrescue filter under nbdfuse and a loop device, with every read counted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ pub const DISK: Need = Need::All(&[
 pub const SECTORS: u64 = 32_768;
 pub const BAD: [(u64, u64); 5] = [(0, 1), (5000, 1), (12_000, 600), (20_001, 7), (SECTORS - 1, 1)];
 
-/// A block device with bad sectors, and what is read of it.
+/// A block device with bad sectors, and a log of its reads.
 pub struct FailingDisk {
     pub device: PathBuf,
     pub nbdkit: Child,

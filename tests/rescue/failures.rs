@@ -27,7 +27,7 @@ tests!(
             fs::metadata(lab.path("a.cdimg")).is_ok_and(|m| m.len() > 1_200_000)
         });
         disk.signal("-STOP");
-        // Its display goes on: it says that it waits.
+        // The progress display continues and shows that it is waiting.
         std::thread::sleep(Duration::from_millis(2500));
         let info = lab.cdi(["info", "--json", "a.cdimg"]).ends(0).json();
         assert!(info["warnings"][0].as_str().unwrap().contains("unfinished"));
@@ -43,7 +43,7 @@ tests!(
         wait_until("the disk is free", || open_alone(&disk.device));
         lab.cdi(["create", disk.path(), "a.cdimg", "--resume"]).ends(4);
         is_right(&lab, "a.cdimg", &truth, &BAD);
-        // Nothing read for too long is an end, too.
+        // A timeout ends it as well.
         let child = spawn(&lab, &["create", disk.path(), "t.cdimg", "--timeout", "1", "--json"]);
         wait_until("the imaging has begun", || lab.path("t.cdimg").exists());
         disk.signal("-STOP");
@@ -67,7 +67,7 @@ tests!(
             "{}",
             ran.err
         );
-        // Not one sector is called bad that is not, and what was read is right.
+        // No good sector is recorded as bad, and the rest is non-tried.
         let map = map_of(&lab, "a.cdimg");
         assert!(
             !map.iter().any(|(at, len, status)| status == "-" && (*at, *len) != (512_000, 512)),
@@ -152,7 +152,7 @@ tests!(
         let info = lab.cdi(["info", "--json", "small/a.cdimg"]).ends(0).json();
         let finished = info["blocks"]["finished"]["bytes"].as_u64().unwrap();
         assert!(finished > 1 << 20, "only {finished} bytes were kept");
-        // Where it is full it is said again, and nothing gets worse.
+        // While the target is full the error is the same, and nothing gets worse.
         lab.cdi(["create", "--rescue", "disk.raw", "small/a.cdimg", "--resume"]).ends(1);
         let again = lab.cdi(["info", "--json", "small/a.cdimg"]).ends(0).json();
         assert!(again["blocks"]["finished"]["bytes"].as_u64().unwrap() >= finished);

@@ -52,7 +52,7 @@ tests!(
                 (&"bad-sector".into(), &5.into(), &2.into())
             );
         }
-        // The same from behind, without trimming and scraping, and with retries.
+        // The same backwards, without trimming and scraping, and with retries.
         lab.cdi(["create", disk.path(), "b.cdimg", "--reverse"]).ends(4);
         assert_eq!(map_of(&lab, "b.cdimg"), map_of(&lab, "a.cdimg"));
         lab.cdi(["create", disk.path(), "c.cdimg", "--no-trim"]).ends(4);
@@ -64,13 +64,13 @@ tests!(
         assert_eq!(map_of(&lab, "c.cdimg"), map_of(&lab, "a.cdimg"));
         assert!(disk.reads(since)[&12_300] == 3, "scraped once and retried twice");
         is_right(&lab, "c.cdimg", &truth, &BAD);
-        // What happened is in the image.
+        // The image has a log of events.
         let events = lab.cdi(["info", "--events", "--json", "c.cdimg"]).ends(0).json();
         let named =
             |name: &str| events["events"].as_array().unwrap().iter().filter(|e| e["event"] == name).count();
         assert_eq!((named("begun"), named("resumed"), named("ended")), (1, 2, 3));
         assert!(named("read-error") > 600 && named("pass") > 5);
-        // A mapfile that ddrescue has written is gone on with by ddrescue after us, too.
+        // ddrescue's tools read our mapfile.
         lab.cdi(["map", "--export-mapfile", "ours.map", "c.cdimg"]).ends(0);
         run("ddrescuelog", ["-t", lab.path("ours.map").to_str().unwrap()]);
         // Made small again, it is the same.
@@ -80,7 +80,7 @@ tests!(
         is_right(&lab, "c.cdimg", &truth, &BAD);
     }
 
-    /// The passes beside ddrescue's own, on disks that it simulates from a map (`-H`): the same map at the end, and no more
+    /// The passes compared with ddrescue's own, on disks that it simulates from a map (`-H`): the same map at the end, and no more
     /// reads, failed or not, but for where our skips end on a cluster's border and its do not.
     #[needs(Program("ddrescue"))]
     fn passes_read_the_same_as_ddrescue() {
@@ -178,13 +178,13 @@ tests!(
         let since = disk.forget();
         lab.cdi(["create", disk.path(), "a.cdimg", "--resume"]).ends(4);
         let reads = disk.reads(since);
-        // Of what ddrescue has read nothing is read again, but for a few sectors that tell whether the disk lives.
+        // Nothing that ddrescue has read is read again, except a few sectors that show whether the disk still works.
         assert!(
             reads.iter().filter(|(s, _)| **s < 11_000 && **s != 0 && **s != 5000).count() < 100,
             "read again"
         );
         is_right(&lab, "a.cdimg", &truth, &BAD);
-        // With its map alone: what it found to be bad is not tried, what it has read is read.
+        // With its map alone: sectors that it found bad are not tried, finished ones are read.
         run("ddrescue", ["-q", "-d", disk.path(), raw.to_str().unwrap(), map.to_str().unwrap()]);
         let since = disk.forget();
         lab.cdi(["create", disk.path(), "b.cdimg", "--from-mapfile", "dd.map"]).ends(4);
