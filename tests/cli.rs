@@ -1,4 +1,4 @@
-//! The verbs that need no mount: what they print, write, and exit with.
+//! The commands that need no mount: their output, their files and their exit codes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,380 +7,302 @@ use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
 
-use crate::Test;
-use crate::common::{Lab, Need, Random, blocks, corpus, disk, mapfile};
-
-pub const TESTS: &[Test] = &[
-    ("create_and_extract_are_inverse", &[], create_and_extract),
-    ("every_codec_level_and_chunk_size_verifies", &[], codecs),
-    ("nothing_is_overwritten_without_force", &[], no_overwriting),
-    ("extract_leaves_holes_or_fills", &[], extract_policies),
-    ("nothing_precious_is_written_over", &[], precious),
-    ("a_source_that_shrinks_gives_errors", &[], shrinking),
-    ("map_prints_every_form", &[], map_forms),
-    ("verify_names_what_is_damaged", &[], verify_damage),
-    ("a_source_that_cannot_be_read_is_bad_not_the_end", &[Need::Fuse], broken_source),
-    ("raw_is_raw_only_by_name_or_word", &[], raw_by_name),
-    ("wrong_words_exit_2_and_bad_images_3", &[], exit_codes),
-    ("json_is_one_object_and_errors_too", &[], json),
-    ("an_interrupted_create_leaves_nothing", &[], interrupted),
-    ("a_full_disk_is_said_and_leaves_nothing", &[Need::Loop], full_disk),
-    ("mapfiles_of_ddrescue_s_own_tests_are_read", &[Need::Corpus], ddrescue_maps),
-    ("an_image_can_be_imaged_again", &[], again),
-];
+use crate::common::{Lab, Random, blocks, disk, mapfile};
 
 const BAD: [(u64, u64); 3] = [(100, 1), (2048, 16), (8191, 1)];
 
-fn create_and_extract() {
-    let lab = Lab::new();
-    let mut truth = lab.image(8192, 512, &BAD);
-    let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
-    assert!(ran.err.contains("see out.raw.map"), "{}", ran.err);
-    for (first, count) in BAD {
-        truth[first as usize * 512..(first + count) as usize * 512].fill(0);
+tests!(
+    fn extract_gives_back_what_create_read() {
+        let lab = Lab::new();
+        let mut truth = lab.image(8192, 512, &BAD);
+        let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
+        assert!(ran.err.contains("see out.raw.map"), "{}", ran.err);
+        for (first, count) in BAD {
+            truth[first as usize * 512..(first + count) as usize * 512].fill(0);
+        }
+        assert!(lab.read("out.raw") == truth);
+        let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
+        assert_eq!(blocks(&map), blocks(&mapfile(8192, 512, &BAD)));
+        // The hash is the one that sha256sum prints.
+        let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
+        lab.cdi(["extract", "--bad", "zero", "disk.cdimg", "zero.raw"]).ends(4);
+        let sum = crate::common::run("sha256sum", [lab.path("zero.raw")]);
+        assert_eq!(info["metadata"]["sha256_zero_filled"].as_str().unwrap(), sum.split(' ').next().unwrap());
+        // Without bad sectors all is well, and the file is as sparse as it can be.
+        let mut zeros = disk(4 << 20);
+        zeros[1 << 20..3 << 20].fill(0);
+        lab.write("z.raw", &zeros);
+        lab.cdi(["create", "z.raw", "z.cdimg"]).ends(0);
+        lab.cdi(["extract", "z.cdimg", "z2.raw"]).ends(0);
+        assert!(lab.read("z2.raw") == zeros);
+        assert!(fs::metadata(lab.path("z2.raw")).unwrap().blocks() * 512 <= 2 << 20);
+        assert!(!lab.path("z2.raw.map").exists());
     }
-    assert!(fs::read(lab.path("out.raw")).unwrap() == truth);
-    let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
-    assert_eq!(blocks(&map), blocks(&mapfile(8192, 512, &BAD)));
-    // Whoever knows only sha256sum can compare, too.
-    let info = lab.cdi(["info", "--json", "disk.cdimg"]).ends(0).json();
-    lab.cdi(["extract", "--bad", "zero", "disk.cdimg", "zero.raw"]).ends(4);
-    let sum = crate::common::run("sha256sum", [lab.path("zero.raw")]);
-    assert_eq!(info["metadata"]["sha256_zero_filled"].as_str().unwrap(), sum.split(' ').next().unwrap());
-    // Without bad sectors all is well, and the file is as sparse as it can be.
-    let mut zeros = disk(4 << 20);
-    zeros[1 << 20..3 << 20].fill(0);
-    lab.write("z.raw", &zeros);
-    lab.cdi(["create", "z.raw", "z.cdimg"]).ends(0);
-    lab.cdi(["extract", "z.cdimg", "z2.raw"]).ends(0);
-    assert!(fs::read(lab.path("z2.raw")).unwrap() == zeros);
-    assert!(fs::metadata(lab.path("z2.raw")).unwrap().blocks() * 512 <= 2 << 20);
-    assert!(!lab.path("z2.raw.map").exists());
-}
 
-fn codecs() {
-    let lab = Lab::new();
-    let truth = disk(1_000_003);
-    lab.write("odd.raw", &truth);
-    for (codec, level, chunk) in [
-        ("zstd", "1", "4k"),
-        ("zstd", "19", "1M"),
-        ("deflate", "1", "64k"),
-        ("deflate", "9", "256k"),
-        ("none", "0", "128k"),
-    ] {
+    fn every_codec_level_and_chunk_size_verifies() {
+        let lab = Lab::new();
+        let truth = disk(1_000_003);
+        lab.write("odd.raw", &truth);
+        for (codec, level, chunk) in [
+            ("zstd", "1", "4k"),
+            ("zstd", "19", "1M"),
+            ("deflate", "1", "64k"),
+            ("deflate", "9", "256k"),
+            ("none", "0", "128k"),
+        ] {
+            lab.cdi([
+                "create",
+                "odd.raw",
+                "odd.cdimg",
+                "--force",
+                "--codec",
+                codec,
+                "--level",
+                level,
+                "--chunk",
+                chunk,
+            ])
+            .ends(0);
+            lab.cdi(["verify", "odd.cdimg"]).ends(0);
+            lab.cdi(["extract", "--force", "odd.cdimg", "odd2.raw"]).ends(0);
+            assert!(lab.read("odd2.raw") == truth, "{codec} {level} {chunk}");
+        }
+        lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--level", "20"]).ends(2);
+        lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--chunk", "5000"]).ends(2);
+    }
+
+    fn extract_fills_bad_sectors_as_told_or_refuses() {
+        let lab = Lab::new();
+        let truth = lab.image(4096, 512, &[(10, 2)]);
+        let ran = lab.cdi(["extract", "--bad", "error", "disk.cdimg", "e.raw"]).ends(4);
+        assert!(ran.err.contains("nothing was written") && !lab.path("e.raw").exists(), "{}", ran.err);
+        lab.cdi(["extract", "--bad", "pattern:BAD SECTOR ", "disk.cdimg", "p.raw"]).ends(4);
+        let got = lab.read("p.raw");
+        let text: Vec<u8> = b"BAD SECTOR ".iter().copied().cycle().take(512).collect();
+        assert!(got[10 * 512..11 * 512] == text[..] && got[11 * 512..12 * 512] == text[..]);
+        assert!(got[..5120] == truth[..5120] && got[6144..] == truth[6144..]);
+        lab.cdi(["extract", "--bad", "pattern:", "disk.cdimg", "p2.raw"]).ends(2);
+    }
+
+    /// A raw file that becomes shorter while it is read gives errors, not zeros.
+    fn a_source_that_shrinks_gives_errors_not_zeros() {
+        let lab = Lab::new();
+        lab.write("s.raw", vec![0xAA; 1 << 20]);
+        let disk = Disk::new(open(&lab.path("s.raw"), &OpenOptions::default()).unwrap(), Options::default());
+        fs::File::options().write(true).open(lab.path("s.raw")).unwrap().set_len(4096).unwrap();
+        let mut buf = [0; 512];
+        disk.read_at(&mut buf, 0).unwrap();
+        assert!(disk.read_at(&mut buf, 1 << 19).is_err() && disk.read_at(&mut buf, 4096).is_err());
+    }
+
+    fn map_prints_every_format() {
+        let lab = Lab::new();
+        lab.image(4096, 512, &[(3, 1), (1000, 24), (4095, 1)]);
+        let map = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
+        assert_eq!(blocks(&map), blocks(&mapfile(4096, 512, &[(3, 1), (1000, 24), (4095, 1)])));
+        lab.cdi(["map", "--export-mapfile", "again.map", "disk.cdimg"]).ends(0);
+        assert_eq!(fs::read_to_string(lab.path("again.map")).unwrap(), map);
+        let list = lab.cdi(["map", "--export-badblocks", "-b", "512", "disk.cdimg"]).ends(0).out;
+        let expect: Vec<u64> = [3].into_iter().chain(1000..1024).chain([4095]).collect();
+        assert_eq!(list.lines().map(|l| l.parse().unwrap()).collect::<Vec<u64>>(), expect);
+        // In blocks of 4 KiB, each once.
+        let list = lab.cdi(["map", "--export-badblocks", "-b", "4k", "disk.cdimg"]).ends(0).out;
+        assert_eq!(list, "0\n125\n126\n127\n511\n");
+        let bad = lab.cdi(["map", "--bad", "--json", "disk.cdimg"]).ends(0).json();
+        assert_eq!(bad["ranges"][1]["first_sector"], 1000);
+        assert_eq!(bad["ranges"][1]["sectors"], 24);
+        assert_eq!(bad["ranges"][1]["status"], "bad-sector");
+        assert_eq!(bad["blocks"]["bad-sector"]["bytes"], 26 * 512);
+        let extents = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
+        let extents = extents["extents"].as_array().unwrap().clone();
+        let mut at = 0;
+        for e in &extents {
+            assert_eq!(e["offset_bytes"], at);
+            at += e["length_bytes"].as_u64().unwrap();
+        }
+        assert_eq!(at, 4096 * 512);
+        let unread: u64 = extents
+            .iter()
+            .filter(|e| e["kind"] == "unread")
+            .map(|e| e["length_bytes"].as_u64().unwrap())
+            .sum();
+        assert_eq!(unread, 26 * 512);
+    }
+
+    fn verify_reports_which_part_is_damaged() {
+        let lab = Lab::new();
+        lab.image(8192, 512, &[(5, 1)]);
+        lab.cdi(["verify", "disk.cdimg"]).ends(0);
+        let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
+        let chunk = map["extents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|e| e["offset_bytes"] == 32_768 * 12)
+            .unwrap()
+            .clone();
+        let at = chunk["file_offset_bytes"].as_u64().unwrap() as usize + 20;
+        let mut bytes = lab.read("disk.cdimg");
+        bytes[at] ^= 4;
+        lab.write("disk.cdimg", &bytes);
+        let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
+        assert!(ran.out.contains("affects disk bytes 393216 to 425984"), "{}", ran.out);
+        let report = lab.cdi(["verify", "--json", "disk.cdimg"]).ends(4).json();
+        assert_eq!((&report["ok"], &report["lost_bytes"]), (&false.into(), &32_768.into()));
+        // Extracting goes around it, says so, and calls it non-tried in the map.
+        let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
+        assert!(ran.err.contains("32.0 KiB could not be read because the image is damaged"), "{}", ran.err);
+        let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
+        assert!(blocks(&map).contains(&(393_216, 32_768, "?".into())), "{map}");
+        // A lost superblock is reported and loses nothing.
+        bytes[at] ^= 4;
+        bytes[100] ^= 1;
+        lab.write("disk.cdimg", &bytes);
+        let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
+        assert!(ran.out.contains("at file offset 0: a superblock is damaged"), "{}", ran.out);
+        // A truncated file is reported.
+        bytes[100] ^= 1;
+        lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
+        let ran = lab.cdi(["verify", "disk.cdimg"]).ends(3);
+        assert!(ran.err.contains("the file is truncated"), "{}", ran.err);
+    }
+
+    /// Our own mounted disk is a source of which some sectors cannot be read.
+    #[needs(Fuse)]
+    fn unreadable_sectors_of_a_source_are_recorded_as_bad() {
+        let lab = Lab::new();
+        lab.image(8192, 512, &[(1000, 8), (4096, 24)]);
+        fs::create_dir(lab.path("mnt")).unwrap();
+        lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
+        let ran = lab.cdi(["create", "mnt/disk.raw", "second.cdimg"]).ends(4);
+        assert!(ran.err.contains("16.0 KiB of the source could not be read"), "{}", ran.err);
+        // The page cache reads pages of 4 KiB; both ranges are whole pages.
+        let first = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
+        let second = lab.cdi(["map", "--export-mapfile", "-", "second.cdimg"]).ends(0).out;
+        assert_eq!(blocks(&first), blocks(&second));
+        let bad = lab.cdi(["map", "--bad", "--json", "second.cdimg"]).ends(0).json();
+        assert_eq!(bad["ranges"][0]["reason"]["errno"], 5);
+        lab.cdi(["unmount", "mnt"]).ends(0);
+    }
+
+    fn usage_errors_exit_2_and_bad_images_exit_3() {
+        let lab = Lab::new();
+        lab.cdi(["nonsense"]).ends(2);
+        lab.cdi(["create"]).ends(2);
+        lab.cdi(["info", "not-there.cdimg"]).ends(1);
+        lab.cdi(["info", "."]).ends(3);
+        lab.write("empty.raw", "");
+        lab.cdi(["info", "empty.raw"]).ends(3);
+        lab.write("short.cdimg", "x");
+        lab.cdi(["info", "short.cdimg"]).ends(3);
+        lab.write("d.raw", disk(65536));
+        lab.write("d.map", "no map");
+        let ran = lab.cdi(["create", "d.raw", "d.cdimg", "--mapfile", "d.map"]).ends(3);
+        assert!(ran.err.contains("d.map: line 1"), "{}", ran.err);
+        lab.cdi(["create", "d.raw", "no/such/folder.cdimg"]).ends(1);
+        lab.cdi(["--version"]).ends(0);
+        lab.cdi(["formats"]).ends(0);
+        assert!(lab.cdi(["completions", "bash"]).ends(0).out.contains("_cdi"));
+        lab.cdi(["man", "man"]).ends(0);
+        assert!(lab.path("man/cdi-create.1").exists());
+    }
+
+    fn json_output_is_one_object_also_for_errors() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(1, 1)]);
+        for args in [
+            &["info", "disk.cdimg"][..],
+            &["map", "disk.cdimg"],
+            &["map", "--extents", "disk.cdimg"],
+            &["map", "--bad", "disk.cdimg"],
+            &["map", "--export-badblocks", "disk.cdimg"],
+            &["verify", "disk.cdimg"],
+            &["formats"],
+            &["doctor"],
+            &["list"],
+            &["stats"],
+            &["completions", "zsh"],
+        ] {
+            assert!(lab.cdi(args.iter().chain(&["--json"])).json().is_object(), "{args:?}");
+        }
+        assert!(lab.cdi(["create", "disk.raw", "j.cdimg", "--mapfile", "none", "--json"]).ends(0).json()["image_bytes"].is_u64());
+        let ran = lab.cdi(["info", "not-there.cdimg", "--json"]).ends(1);
+        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        assert_eq!((&error["error"]["exit"], &error["error"]["kind"]), (&1.into(), &"failed".into()));
+        assert_eq!(ran.out, "");
+    }
+
+    fn an_interrupted_create_leaves_nothing() {
+        let lab = Lab::new();
+        // Noise at the hardest level takes long enough to be interrupted.
+        let mut random = Random::new(1);
+        let noise: Vec<u8> = (0..24 << 20).map(|_| (random.next() >> 60) as u8).collect();
+        lab.write("noise.raw", noise);
+        let child =
+            lab.command().args(["create", "noise.raw", "noise.cdimg", "--level", "19"]).spawn().unwrap();
+        crate::common::wait_until("it has begun", || {
+            fs::read_dir(&lab.dir)
+                .unwrap()
+                .any(|e| e.unwrap().file_name().to_str().unwrap().contains("partial"))
+        });
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT)
+            .unwrap();
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+        let names: Vec<_> =
+            fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(names, ["noise.raw"]);
+    }
+
+    #[needs(Loop)]
+    fn a_full_disk_is_reported_and_leaves_nothing() {
+        let lab = Lab::new();
+        let mut random = Random::new(1);
+        let noise: Vec<u8> = (0..4 << 20).map(|_| random.next() as u8).collect();
+        lab.write("noise.raw", noise);
+        fs::create_dir(lab.path("small")).unwrap();
+        crate::common::run(
+            "mount",
+            ["-t", "tmpfs", "-o", "size=1m", "small", lab.path("small").to_str().unwrap()],
+        );
+        let ran = lab.cdi(["create", "noise.raw", "small/noise.cdimg"]).ends(1);
+        assert!(ran.err.contains("No space left") && ran.err.contains("hint: make room"), "{}", ran.err);
+        assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
+        lab.cdi(["create", "noise.raw", "noise.cdimg"]).ends(0);
+        lab.cdi(["extract", "noise.cdimg", "small/noise.raw"]).ends(1);
+        assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
+        crate::common::run("umount", [lab.path("small")]);
+    }
+
+    fn an_image_can_be_imaged_again() {
+        let lab = Lab::new();
+        lab.image(4096, 512, &[(9, 3)]);
         lab.cdi([
             "create",
-            "odd.raw",
-            "odd.cdimg",
-            "--force",
+            "disk.cdimg",
+            "b.cdimg",
             "--codec",
-            codec,
-            "--level",
-            level,
+            "deflate",
             "--chunk",
-            chunk,
+            "64k",
+            "--note",
+            "second",
         ])
-        .ends(0);
-        lab.cdi(["verify", "odd.cdimg"]).ends(0);
-        lab.cdi(["extract", "--force", "odd.cdimg", "odd2.raw"]).ends(0);
-        assert!(fs::read(lab.path("odd2.raw")).unwrap() == truth, "{codec} {level} {chunk}");
-    }
-    lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--level", "20"]).ends(2);
-    lab.cdi(["create", "odd.raw", "odd.cdimg", "--force", "--chunk", "5000"]).ends(2);
-}
-
-fn no_overwriting() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[]);
-    let before = fs::read(lab.path("disk.cdimg")).unwrap();
-    let ran = lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("file exists") && ran.err.contains("--force"), "{}", ran.err);
-    assert!(fs::read(lab.path("disk.cdimg")).unwrap() == before);
-    lab.cdi(["create", "disk.raw", "disk.raw", "--force"]).ends(2);
-    lab.cdi(["extract", "disk.cdimg", "disk.raw"]).ends(5);
-    lab.cdi(["create", "disk.raw", "disk.cdimg", "--force"]).ends(0);
-    assert!(fs::read(lab.path("disk.cdimg")).unwrap() != before, "it has a salt of its own");
-    let names: Vec<_> = fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(names.iter().all(|n| !n.to_str().unwrap().contains("partial")), "{names:?}");
-}
-
-fn extract_policies() {
-    let lab = Lab::new();
-    let truth = lab.image(4096, 512, &[(10, 2)]);
-    let ran = lab.cdi(["extract", "--bad", "error", "disk.cdimg", "e.raw"]).ends(4);
-    assert!(ran.err.contains("nothing was written") && !lab.path("e.raw").exists(), "{}", ran.err);
-    lab.cdi(["extract", "--bad", "pattern:BAD SECTOR ", "disk.cdimg", "p.raw"]).ends(4);
-    let got = fs::read(lab.path("p.raw")).unwrap();
-    let text: Vec<u8> = b"BAD SECTOR ".iter().copied().cycle().take(512).collect();
-    assert!(got[10 * 512..11 * 512] == text[..] && got[11 * 512..12 * 512] == text[..]);
-    assert!(got[..5120] == truth[..5120] && got[6144..] == truth[6144..]);
-    lab.cdi(["extract", "--bad", "pattern:", "disk.cdimg", "p2.raw"]).ends(2);
-}
-
-/// Nothing that a user has is written over: not the mapfile that he names, nor the image itself.
-fn precious() {
-    let lab = Lab::new();
-    let bytes = lab.image(2048, 512, &[(1, 1)]);
-    let (map, image) = (fs::read(lab.path("disk.map")).unwrap(), fs::read(lab.path("disk.cdimg")).unwrap());
-    lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.map"]).ends(5);
-    lab.cdi(["map", "disk.cdimg", "--export-mapfile", "disk.cdimg", "--force"]).ends(2);
-    lab.cdi(["extract", "disk.cdimg", "disk.cdimg", "--force"]).ends(2);
-    lab.cdi(["extract", "disk.raw", "--mapfile", "disk.map", "disk.map", "--force"]).ends(2);
-    lab.cdi(["create", "disk.raw", "disk.map", "--mapfile", "disk.map", "--force"]).ends(2);
-    // A map that is in the way is said before anything is copied.
-    lab.write("out.raw.map", "precious");
-    lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(5);
-    assert_eq!(fs::read(lab.path("out.raw.map")).unwrap(), b"precious");
-    fs::copy(lab.path("disk.map"), lab.path("in.map")).unwrap();
-    lab.cdi(["extract", "disk.raw", "--mapfile", "in.map", "in", "--force"]).ends(2);
-    assert_eq!(fs::read(lab.path("disk.map")).unwrap(), map);
-    assert_eq!(fs::read(lab.path("in.map")).unwrap(), map);
-    assert!(
-        fs::read(lab.path("disk.cdimg")).unwrap() == image
-            && fs::read(lab.path("disk.raw")).unwrap() == bytes
-    );
-}
-
-/// A raw file that becomes shorter while it is read gives errors, not zeros.
-fn shrinking() {
-    let lab = Lab::new();
-    lab.write("s.raw", vec![0xAA; 1 << 20]);
-    let disk = Disk::new(open(&lab.path("s.raw"), &OpenOptions::default()).unwrap(), Options::default());
-    fs::File::options().write(true).open(lab.path("s.raw")).unwrap().set_len(4096).unwrap();
-    let mut buf = [0; 512];
-    disk.read_at(&mut buf, 0).unwrap();
-    assert!(disk.read_at(&mut buf, 1 << 19).is_err() && disk.read_at(&mut buf, 4096).is_err());
-}
-
-fn map_forms() {
-    let lab = Lab::new();
-    lab.image(4096, 512, &[(3, 1), (1000, 24), (4095, 1)]);
-    let map = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
-    assert_eq!(blocks(&map), blocks(&mapfile(4096, 512, &[(3, 1), (1000, 24), (4095, 1)])));
-    lab.cdi(["map", "--export-mapfile", "again.map", "disk.cdimg"]).ends(0);
-    assert_eq!(fs::read_to_string(lab.path("again.map")).unwrap(), map);
-    let list = lab.cdi(["map", "--export-badblocks", "-b", "512", "disk.cdimg"]).ends(0).out;
-    let expect: Vec<u64> = [3].into_iter().chain(1000..1024).chain([4095]).collect();
-    assert_eq!(list.lines().map(|l| l.parse().unwrap()).collect::<Vec<u64>>(), expect);
-    // In blocks of 4 KiB, each once.
-    let list = lab.cdi(["map", "--export-badblocks", "-b", "4k", "disk.cdimg"]).ends(0).out;
-    assert_eq!(list, "0\n125\n126\n127\n511\n");
-    let bad = lab.cdi(["map", "--bad", "--json", "disk.cdimg"]).ends(0).json();
-    assert_eq!(bad["ranges"][1]["first_sector"], 1000);
-    assert_eq!(bad["ranges"][1]["sectors"], 24);
-    assert_eq!(bad["ranges"][1]["status"], "bad-sector");
-    assert_eq!(bad["blocks"]["bad-sector"]["bytes"], 26 * 512);
-    let extents = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
-    let extents = extents["extents"].as_array().unwrap().clone();
-    let mut at = 0;
-    for e in &extents {
-        assert_eq!(e["offset_bytes"], at);
-        at += e["length_bytes"].as_u64().unwrap();
-    }
-    assert_eq!(at, 4096 * 512);
-    let unread: u64 =
-        extents.iter().filter(|e| e["kind"] == "unread").map(|e| e["length_bytes"].as_u64().unwrap()).sum();
-    assert_eq!(unread, 26 * 512);
-}
-
-fn verify_damage() {
-    let lab = Lab::new();
-    lab.image(8192, 512, &[(5, 1)]);
-    lab.cdi(["verify", "disk.cdimg"]).ends(0);
-    let map = lab.cdi(["map", "--extents", "--json", "disk.cdimg"]).ends(0).json();
-    let chunk =
-        map["extents"].as_array().unwrap().iter().find(|e| e["offset_bytes"] == 32_768 * 12).unwrap().clone();
-    let at = chunk["file_offset_bytes"].as_u64().unwrap() as usize + 20;
-    let mut bytes = fs::read(lab.path("disk.cdimg")).unwrap();
-    bytes[at] ^= 4;
-    lab.write("disk.cdimg", &bytes);
-    let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
-    assert!(ran.out.contains("affects disk bytes 393216 to 425984"), "{}", ran.out);
-    let report = lab.cdi(["verify", "--json", "disk.cdimg"]).ends(4).json();
-    assert_eq!((&report["ok"], &report["lost_bytes"]), (&false.into(), &32_768.into()));
-    // Extracting goes around it, says so, and calls it non-tried in the map.
-    let ran = lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(4);
-    assert!(ran.err.contains("32.0 KiB could not be read because the image is damaged"), "{}", ran.err);
-    let map = fs::read_to_string(lab.path("out.raw.map")).unwrap();
-    assert!(blocks(&map).contains(&(393_216, 32_768, "?".into())), "{map}");
-    // A superblock that is lost is said, and costs nothing.
-    bytes[at] ^= 4;
-    bytes[100] ^= 1;
-    lab.write("disk.cdimg", &bytes);
-    let ran = lab.cdi(["verify", "disk.cdimg"]).ends(4);
-    assert!(ran.out.contains("at file offset 0: a superblock is damaged"), "{}", ran.out);
-    // What was cut off is said with where.
-    bytes[100] ^= 1;
-    lab.write("disk.cdimg", &bytes[..bytes.len() - 4096]);
-    let ran = lab.cdi(["verify", "disk.cdimg"]).ends(3);
-    assert!(ran.err.contains("the file is truncated"), "{}", ran.err);
-}
-
-/// Our own mounted disk is a source of which some sectors cannot be read.
-fn broken_source() {
-    let lab = Lab::new();
-    lab.image(8192, 512, &[(1000, 8), (4096, 24)]);
-    fs::create_dir(lab.path("mnt")).unwrap();
-    lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
-    let ran = lab.cdi(["create", "mnt/disk.raw", "second.cdimg"]).ends(4);
-    assert!(ran.err.contains("16.0 KiB of the source could not be read"), "{}", ran.err);
-    // The page cache answers by pages of 4 KiB; both ranges lie on their borders.
-    let first = lab.cdi(["map", "--export-mapfile", "-", "disk.cdimg"]).ends(0).out;
-    let second = lab.cdi(["map", "--export-mapfile", "-", "second.cdimg"]).ends(0).out;
-    assert_eq!(blocks(&first), blocks(&second));
-    let bad = lab.cdi(["map", "--bad", "--json", "second.cdimg"]).ends(0).json();
-    assert_eq!(bad["ranges"][0]["reason"]["errno"], 5);
-    lab.cdi(["unmount", "mnt"]).ends(0);
-}
-
-fn raw_by_name() {
-    let lab = Lab::new();
-    let bytes = disk(1 << 20);
-    lab.write("disk.unknown", &bytes);
-    let ran = lab.cdi(["info", "disk.unknown"]).ends(3);
-    assert!(ran.err.contains("--format raw"), "{}", ran.err);
-    lab.cdi(["info", "--format", "raw", "disk.unknown"]).ends(0);
-    lab.cdi(["info", "--format", "nonsense", "disk.unknown"]).ends(2);
-    // A raw disk that begins like an image must not choose its reader.
-    lab.image(2048, 512, &[]);
-    fs::copy(lab.path("disk.cdimg"), lab.path("evil.img")).unwrap();
-    let ran = lab.cdi(["info", "evil.img"]).ends(3);
-    assert!(ran.err.contains("its name says raw, but it begins like a cdimg image"), "{}", ran.err);
-    let info = lab.cdi(["info", "--json", "--format", "raw", "evil.img"]).ends(0).json();
-    assert_eq!(info["format"], "raw");
-}
-
-fn exit_codes() {
-    let lab = Lab::new();
-    lab.cdi(["nonsense"]).ends(2);
-    lab.cdi(["create"]).ends(2);
-    lab.cdi(["info", "not-there.cdimg"]).ends(1);
-    lab.cdi(["info", "."]).ends(3);
-    lab.write("empty.raw", "");
-    lab.cdi(["info", "empty.raw"]).ends(3);
-    lab.write("short.cdimg", "x");
-    lab.cdi(["info", "short.cdimg"]).ends(3);
-    lab.write("d.raw", disk(65536));
-    lab.write("d.map", "no map");
-    let ran = lab.cdi(["create", "d.raw", "d.cdimg", "--mapfile", "d.map"]).ends(3);
-    assert!(ran.err.contains("d.map: line 1"), "{}", ran.err);
-    lab.cdi(["create", "d.raw", "no/such/folder.cdimg"]).ends(1);
-    lab.cdi(["--version"]).ends(0);
-    lab.cdi(["formats"]).ends(0);
-    assert!(lab.cdi(["completions", "bash"]).ends(0).out.contains("_cdi"));
-    lab.cdi(["man", "man"]).ends(0);
-    assert!(lab.path("man/cdi-create.1").exists());
-}
-
-fn json() {
-    let lab = Lab::new();
-    lab.image(2048, 512, &[(1, 1)]);
-    for args in [
-        &["info", "disk.cdimg"][..],
-        &["map", "disk.cdimg"],
-        &["map", "--extents", "disk.cdimg"],
-        &["map", "--bad", "disk.cdimg"],
-        &["map", "--export-badblocks", "disk.cdimg"],
-        &["verify", "disk.cdimg"],
-        &["formats"],
-        &["doctor"],
-        &["list"],
-        &["stats"],
-        &["completions", "zsh"],
-    ] {
-        assert!(lab.cdi(args.iter().chain(&["--json"])).json().is_object(), "{args:?}");
-    }
-    assert!(lab.cdi(["create", "disk.raw", "j.cdimg", "--mapfile", "none", "--json"]).ends(0).json()["image_bytes"].is_u64());
-    let ran = lab.cdi(["info", "not-there.cdimg", "--json"]).ends(1);
-    let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
-    assert_eq!((&error["error"]["exit"], &error["error"]["kind"]), (&1.into(), &"failed".into()));
-    assert_eq!(ran.out, "");
-}
-
-fn interrupted() {
-    let lab = Lab::new();
-    // Noise at the hardest level takes long enough to be interrupted.
-    let mut random = Random::new(1);
-    let noise: Vec<u8> = (0..24 << 20).map(|_| (random.next() >> 60) as u8).collect();
-    lab.write("noise.raw", noise);
-    let child = lab.command().args(["create", "noise.raw", "noise.cdimg", "--level", "19"]).spawn().unwrap();
-    crate::common::wait_until("it has begun", || {
-        fs::read_dir(&lab.dir).unwrap().any(|e| e.unwrap().file_name().to_str().unwrap().contains("partial"))
-    });
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT).unwrap();
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
-    let names: Vec<_> =
-        fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(names, ["noise.raw"]);
-}
-
-fn full_disk() {
-    let lab = Lab::new();
-    let mut random = Random::new(1);
-    let noise: Vec<u8> = (0..4 << 20).map(|_| random.next() as u8).collect();
-    lab.write("noise.raw", noise);
-    fs::create_dir(lab.path("small")).unwrap();
-    crate::common::run(
-        "mount",
-        ["-t", "tmpfs", "-o", "size=1m", "small", lab.path("small").to_str().unwrap()],
-    );
-    let ran = lab.cdi(["create", "noise.raw", "small/noise.cdimg"]).ends(1);
-    assert!(ran.err.contains("No space left") && ran.err.contains("hint: make room"), "{}", ran.err);
-    assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
-    lab.cdi(["create", "noise.raw", "noise.cdimg"]).ends(0);
-    lab.cdi(["extract", "noise.cdimg", "small/noise.raw"]).ends(1);
-    assert_eq!(fs::read_dir(lab.path("small")).unwrap().count(), 0);
-    crate::common::run("umount", [lab.path("small")]);
-}
-
-fn ddrescue_maps() {
-    let lab = Lab::new();
-    let size = 0x11C48;
-    let truth = disk(size);
-    lab.write("d.raw", &truth);
-    let mut read = 0;
-    for entry in fs::read_dir(corpus().join("ddrescue")).unwrap() {
-        let path = entry.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
-        let ran = lab
-            .command()
-            .args(["create", "--discard-unfinished", "d.raw", "d.cdimg", "--mapfile"])
-            .arg(&path)
-            .output()
-            .unwrap();
-        assert_eq!(ran.status.code(), Some(4), "{path:?}");
-        lab.cdi(["verify", "d.cdimg"]).ends(0);
-        let _ = fs::remove_file(lab.path("e.raw.map"));
-        lab.cdi(["extract", "--force", "d.cdimg", "e.raw"]).ends(4);
-        let got = fs::read(lab.path("e.raw")).unwrap();
-        let map = blocks(&fs::read_to_string(lab.path("e.raw.map")).unwrap());
-        // A sector is finished if finished blocks cover all of it, and no other block touches it.
-        let all = blocks(&text);
-        for (lba, sector) in truth.chunks(512).enumerate() {
-            let (start, end) = (lba as u64 * 512, lba as u64 * 512 + sector.len() as u64);
-            let covers = |byte: u64| all.iter().any(|(a, n, s)| s == "+" && (*a..a + n).contains(&byte));
-            let other = all.iter().any(|(a, n, s)| s != "+" && *a < end && a + n > start);
-            let finished = !other && (start..end).step_by(8).all(covers);
-            let said = map.iter().find(|(a, n, _)| (*a..a + n).contains(&start)).unwrap();
-            assert_eq!(said.2 == "+", finished, "{path:?}: sector {lba}");
-            if finished {
-                assert!(got[start as usize..end as usize] == *sector, "{path:?}: sector {lba}");
-            }
-        }
-        read += 1;
-    }
-    assert_eq!(read, 10);
-}
-
-fn again() {
-    let lab = Lab::new();
-    lab.image(4096, 512, &[(9, 3)]);
-    lab.cdi(["create", "disk.cdimg", "b.cdimg", "--codec", "deflate", "--chunk", "64k", "--note", "second"])
         .ends(4);
-    let (a, b) =
-        (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
-    assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"]);
-    assert_eq!(a["blocks"], b["blocks"]);
-    assert_eq!(b["metadata"]["notes"][0], "second");
-}
+        let (a, b) =
+            (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
+        assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"]);
+        assert_eq!(a["blocks"], b["blocks"]);
+        assert_eq!(b["metadata"]["notes"][0], "second");
+    }
+
+    fn usage_errors_are_json_with_json() {
+        let lab = Lab::new();
+        for words in [&["nonsense", "--json"][..], &["create", "--json"], &["info", "--json", "--nonsense"]] {
+            let ran = lab.cdi(words).ends(2);
+            let error: serde_json::Value =
+                serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
+            assert_eq!(error["error"]["kind"], "usage");
+        }
+        lab.cdi(["--json", "--help"]).ends(0);
+    }
+);

@@ -1,4 +1,4 @@
-/* Every function of cdi.h, on an image with one bad sector; see tests/ffi.rs. Prints "ok" if all is as it should be. */
+/* Every function of cdi.h, on an image with one bad sector; see tests/c_interface.rs. Prints "ok" if all is as it should be. */
 
 #include <cdi.h>
 

@@ -1,39 +1,36 @@
-//! The integration tests: one binary, whose harness can skip. A test names what it needs beyond Rust and a C
-//! compiler; where that is missing it is skipped and says so, and with `CI` set that is a failure.
+//! The integration tests: one binary, with a harness that can skip tests. A test lists its requirements besides Rust and a
+//! C compiler. If one is missing, the test is skipped with the reason; with `CI` set, that is a failure. See docs/TESTING.md.
 
-// Everything here is one binary: what is `pub` is for its other files.
+// All files are one binary: `pub` items are for its other files.
 #![allow(unreachable_pub)]
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::print_stderr)]
 
+#[macro_use]
 mod common;
 
+mod bounded_memory;
+mod c_interface;
+mod cleanup_after_death;
 mod cli;
-mod crash;
-mod damage;
+mod coexistence;
+mod crash_consistency;
 mod device;
 mod docs;
-mod examiner;
-mod ffi;
+mod evidence;
 mod filesystem;
-mod foreign;
-mod format;
 mod formats;
-mod iboredimg;
-mod kept;
-mod kill;
-mod layers;
-mod life;
-mod long;
+mod interrupted_imaging;
+mod lying_index;
 mod makers;
 mod model;
 mod mount;
 mod nbd;
 mod nfs;
+mod nothing_is_overwritten;
 mod oracle;
 mod partitions;
-mod raw;
+mod repair;
 mod rescue;
-mod segments;
 mod service;
 mod standin;
 mod tidy;
@@ -41,13 +38,42 @@ mod tidy;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use common::{Need, leftovers};
+use common::{Test, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// A test: its name, what it needs, and what it does.
-type Test = (&'static str, &'static [Need], fn());
+/// The tests, by module; those in folders have lists of their own.
+const MODULES: &[&[Test]] = &[
+    bounded_memory::TESTS,
+    c_interface::TESTS,
+    cleanup_after_death::TESTS,
+    cli::TESTS,
+    coexistence::TESTS,
+    crash_consistency::TESTS,
+    device::TESTS,
+    docs::TESTS,
+    evidence::TESTS,
+    filesystem::TESTS,
+    interrupted_imaging::TESTS,
+    lying_index::TESTS,
+    model::TESTS,
+    mount::TESTS,
+    nbd::TESTS,
+    nothing_is_overwritten::TESTS,
+    oracle::TESTS,
+    partitions::TESTS,
+    repair::TESTS,
+    service::TESTS,
+    standin::TESTS,
+    tidy::TESTS,
+];
 
-/// Where these tests run in the background of a script, SIGINT is ignored, and would be by the program that they start, too.
+/// Returns every test.
+fn all_tests() -> impl Iterator<Item = &'static Test> {
+    [MODULES, formats::MODULES, nfs::MODULES, rescue::MODULES].into_iter().flatten().copied().flatten()
+}
+
+/// Restarts with default signals if some are ignored, as SIGINT is in the background of a script: the program that the
+/// tests start would inherit that.
 fn with_all_signals() {
     use std::os::unix::process::CommandExt;
     const AGAIN: &str = "CDI_TESTS_AGAIN";
@@ -63,60 +89,23 @@ fn main() -> ExitCode {
     with_all_signals();
     let args = Arguments::from_args();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
-    // What whoever runs this knows to be missing.
+    // What is known to be missing here.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
-    let modules = [
-        ("cli", cli::TESTS),
-        ("crash", crash::TESTS),
-        ("damage", damage::TESTS),
-        ("device", device::TESTS),
-        ("docs", docs::TESTS),
-        ("examiner", examiner::TESTS),
-        ("ffi", ffi::TESTS),
-        ("filesystem", filesystem::TESTS),
-        ("format", format::TESTS),
-        ("foreign", foreign::TESTS),
-        ("formats", formats::TESTS),
-        ("iboredimg", iboredimg::TESTS),
-        ("kept", kept::TESTS),
-        ("kill", kill::TESTS),
-        ("layers", layers::TESTS),
-        ("life", life::TESTS),
-        ("long", long::TESTS),
-        ("model", model::TESTS),
-        ("mount", mount::TESTS),
-        ("nbd", nbd::TESTS),
-        ("nfs", nfs::TESTS),
-        ("oracle", oracle::TESTS),
-        ("partitions", partitions::TESTS),
-        ("raw", raw::TESTS),
-        ("rescue", rescue::TESTS),
-        ("segments", segments::TESTS),
-        ("service", service::TESTS),
-        ("standin", standin::TESTS),
-        ("tidy", tidy::TESTS),
-    ];
-    let mut trials = Vec::new();
-    for (module, tests) in modules {
-        for &(name, needs, test) in tests {
-            let lacks = Arc::clone(&lacks);
-            trials.push(Trial::ignorable_test(format!("{module}::{name}"), move || {
-                let missing: Vec<&str> = needs.iter().filter(|n| !n.is_there()).map(|n| n.name()).collect();
-                if !missing.is_empty() {
-                    let reason = format!("needs {}", missing.join(", "));
-                    let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
-                    return if ci && !known {
-                        Err(reason.into())
-                    } else {
-                        Ok(Completion::ignored_with(reason))
-                    };
-                }
-                test();
-                Ok(Completion::Completed)
-            }));
-        }
-    }
+    let trials = all_tests().map(|test| {
+        let lacks = Arc::clone(&lacks);
+        Trial::ignorable_test(test.name(), move || {
+            let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
+            if !missing.is_empty() {
+                let reason = format!("needs {}", missing.join(", "));
+                let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
+                return if ci && !known { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
+            }
+            (test.run)();
+            Ok(Completion::Completed)
+        })
+    });
+    let trials = trials.collect();
     let conclusion = libtest_mimic::run(&args, trials);
     let left = leftovers();
     if !left.is_empty() {

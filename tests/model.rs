@@ -1,7 +1,6 @@
-//! Random images, written by the writer and read by the disk, against a plain vector of bytes.
+//! Random images, written by the writer and read by the disk, compared with a plain vector of bytes.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
@@ -9,29 +8,13 @@ use cdi_image::badmap::{BadRange, Reason, Status};
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::{RECORDS_AT, RawEntry};
 use cdi_image::cdimg::writer::{NewImage, Store, Writer};
-use cdi_image::codec::{Codec, Compressor, Sum};
-use cdi_image::details::ImageDetails;
+use cdi_image::codec::{Codec, Compressor};
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::extent::{CompressedChunk, Extent, Origin};
-use cdi_image::image::{Image, OpenOptions, Opened};
-use cdi_image::input::Input;
+use cdi_image::image::OpenOptions;
 use cdi_image::metadata::Metadata;
 use cdi_image::open::open_source;
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::Test;
-use crate::common::{Lab, Random};
-
-pub const TESTS: &[Test] = &[
-    ("random_images_read_as_a_plain_vector", &[], random_images),
-    ("an_image_in_the_making_reads_as_far_as_it_is", &[], unfinished_images),
-    ("what_came_after_a_checkpoint_is_taken_in", &[], rolled_forward),
-    ("every_failing_write_is_an_error_and_no_wrong_byte", &[], failing_writes),
-    ("every_failing_read_is_an_error_or_right", &[], failing_reads),
-    ("an_entry_that_lies_is_not_answered_from_the_cache", &[], liar),
-    ("a_list_as_long_as_an_image_claims_takes_no_memory", &[], stored_hashes),
-    ("an_index_of_an_8_tib_disk_opens_at_once", &[], huge_index),
-];
+use crate::common::Random;
 
 /// A file in memory, whose writes and syncs fail from the `fail_at`th on.
 #[derive(Clone, Default)]
@@ -87,7 +70,7 @@ pub struct Truth {
     pub status: Vec<Status>,
     /// Everything that each sector ever was, for files that were cut off somewhere.
     pub versions: Vec<Vec<Vec<u8>>>,
-    /// What stood before the records, superblocks and all, after each step.
+    /// The bytes before the records, with the superblocks, after each step.
     pub heads: Vec<Vec<u8>>,
 }
 
@@ -106,7 +89,7 @@ impl Truth {
         }
     }
 
-    /// What a read must give.
+    /// Returns the expected result of a read.
     pub fn read(&self, offset: usize, len: usize) -> Result<&[u8], u64> {
         let sectors = offset / SECTOR..(offset + len).div_ceil(SECTOR);
         match sectors.clone().find(|s| self.status[*s] != Status::Finished) {
@@ -116,7 +99,7 @@ impl Truth {
     }
 }
 
-/// Writes a random image into `store`. What it should read as, with what was given before an error.
+/// Writes a random image into `store`. Returns its expected contents, up to an error, and the result.
 pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_base::error::Error>) {
     let random = &mut Random::new(seed);
     let chunk = 4096u32 << random.below(4);
@@ -243,84 +226,6 @@ fn compare(disk: &Disk, truth: &Truth, seed: u64) {
     });
 }
 
-fn random_images() {
-    for seed in 0..400 {
-        let store = Memory::default();
-        let (truth, result) = write(seed, store.clone(), true);
-        result.unwrap();
-        let bytes = store.bytes.lock().unwrap().clone();
-        let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        disk.start_readahead(2).unwrap();
-        assert!(disk.image().warnings().is_empty(), "seed {seed}: {:?}", disk.image().warnings());
-        disk.image().check(&mut |flaw, _| panic!("seed {seed}: {flaw}"), &mut || Ok(())).unwrap();
-        compare(&disk, &truth, seed);
-    }
-}
-
-fn unfinished_images() {
-    for seed in 1000..1200 {
-        let store = Memory::default();
-        let (truth, result) = write(seed, store.clone(), false);
-        result.unwrap();
-        let bytes = store.bytes.lock().unwrap().clone();
-        let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert!(disk.image().warnings()[0].contains("unfinished"));
-        compare(&disk, &truth, seed);
-    }
-}
-
-/// Images whose superblocks are from some time while they were made, and whose records all are there: as after a crash.
-fn rolled_forward() {
-    let mut taken = 0;
-    for seed in 4000..4300 {
-        let store = Memory::default();
-        let (truth, result) = write(seed, store.clone(), true);
-        result.unwrap();
-        let whole = store.bytes.lock().unwrap().clone();
-        let random = &mut Random::new(seed);
-        for _ in 0..truth.heads.len().min(4) {
-            let mut bytes = whole.clone();
-            let head = &truth.heads[random.below(truth.heads.len() as u64) as usize];
-            bytes[..head.len()].copy_from_slice(head);
-            let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-            let warnings = disk.image().warnings();
-            assert!(
-                warnings[0].contains("unfinished") && !warnings.iter().any(|r| r.contains("are ignored")),
-                "{warnings:?}"
-            );
-            taken += usize::from(warnings.iter().any(|r| r.contains("recovered after the last checkpoint")));
-            compare(&disk, &truth, seed);
-        }
-    }
-    assert!(taken > 500, "only {taken} images had anything to take in");
-}
-
-fn failing_writes() {
-    for seed in 2000..2010 {
-        for fail_at in 1.. {
-            let store = Memory { fail_at: Some(fail_at), ..Memory::default() };
-            let (truth, result) = write(seed, store.clone(), true);
-            if result.is_ok() {
-                break;
-            }
-            // Whatever is in the file: it opens or not, and what it gives was put there once.
-            let bytes = store.bytes.lock().unwrap().clone();
-            if let Ok(disk) = open(bytes) {
-                for sector in 0..truth.status.len() {
-                    let start = sector * SECTOR;
-                    let mut buf = vec![0; SECTOR.min(truth.bytes.len() - start)];
-                    if disk.read_at(&mut buf, start as u64).is_ok() {
-                        assert!(
-                            truth.versions[sector].contains(&buf),
-                            "seed {seed}, call {fail_at}, sector {sector}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Fails the n-th read.
 struct FailingReads {
     bytes: Vec<u8>,
@@ -342,134 +247,149 @@ impl cdi_image::input::ReadAt for FailingReads {
     }
 }
 
-fn failing_reads() {
-    for seed in 3000..3010 {
-        let store = Memory::default();
-        let (truth, result) = write(seed, store.clone(), true);
-        result.unwrap();
-        let bytes = store.bytes.lock().unwrap().clone();
-        for n in 1.. {
-            let source = FailingReads { bytes: bytes.clone(), left: Mutex::new(n) };
-            let Ok(opened) = open_source(Box::new(source), Path::new("model.cdimg"), &OpenOptions::default())
-            else {
-                continue;
-            };
-            let disk = Disk::new(opened, Options::default());
-            let mut failed = false;
-            for start in (0..truth.bytes.len()).step_by(4096) {
-                let len = 4096.min(truth.bytes.len() - start);
-                let mut buf = vec![0; len];
-                match (disk.read_at(&mut buf, start as u64), truth.read(start, len)) {
-                    (Ok(()), Ok(bytes)) => assert!(buf == bytes, "seed {seed}, read {n}"),
-                    (Ok(()), Err(_)) => panic!("seed {seed}, read {n}: a bad sector was read"),
-                    (Err(ReadError::Bad { .. }), Err(_)) => {}
-                    (Err(_), _) => failed = true,
-                }
+tests!(
+    fn random_images_read_like_a_plain_vector() {
+        for seed in 0..400 {
+            let store = Memory::default();
+            let (truth, result) = write(seed, store.clone(), true);
+            result.unwrap();
+            let bytes = store.bytes.lock().unwrap().clone();
+            let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            disk.start_readahead(2).unwrap();
+            assert!(disk.image().warnings().is_empty(), "seed {seed}: {:?}", disk.image().warnings());
+            disk.image().check(&mut |flaw, _| panic!("seed {seed}: {flaw}"), &mut || Ok(())).unwrap();
+            compare(&disk, &truth, seed);
+        }
+    }
+
+    fn an_unfinished_image_reads_as_far_as_it_was_written() {
+        for seed in 1000..1200 {
+            let store = Memory::default();
+            let (truth, result) = write(seed, store.clone(), false);
+            result.unwrap();
+            let bytes = store.bytes.lock().unwrap().clone();
+            let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            assert!(disk.image().warnings()[0].contains("unfinished"));
+            compare(&disk, &truth, seed);
+        }
+    }
+
+    /// Images with all records and with superblocks from an earlier step, as after a crash.
+    fn records_after_the_last_checkpoint_are_recovered() {
+        let mut taken = 0;
+        for seed in 4000..4300 {
+            let store = Memory::default();
+            let (truth, result) = write(seed, store.clone(), true);
+            result.unwrap();
+            let whole = store.bytes.lock().unwrap().clone();
+            let random = &mut Random::new(seed);
+            for _ in 0..truth.heads.len().min(4) {
+                let mut bytes = whole.clone();
+                let head = &truth.heads[random.below(truth.heads.len() as u64) as usize];
+                bytes[..head.len()].copy_from_slice(head);
+                let disk = open(bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+                let warnings = disk.image().warnings();
+                assert!(
+                    warnings[0].contains("unfinished") && !warnings.iter().any(|r| r.contains("are ignored")),
+                    "{warnings:?}"
+                );
+                taken +=
+                    usize::from(warnings.iter().any(|r| r.contains("recovered after the last checkpoint")));
+                compare(&disk, &truth, seed);
             }
-            if !failed && n > 40 {
-                break;
+        }
+        assert!(taken > 500, "only {taken} images had anything to take in");
+    }
+
+    fn a_failing_write_never_leads_to_a_wrong_byte() {
+        for seed in 2000..2010 {
+            for fail_at in 1.. {
+                let store = Memory { fail_at: Some(fail_at), ..Memory::default() };
+                let (truth, result) = write(seed, store.clone(), true);
+                if result.is_ok() {
+                    break;
+                }
+                // Whether it opens or not, it only returns bytes that were written at some time.
+                let bytes = store.bytes.lock().unwrap().clone();
+                if let Ok(disk) = open(bytes) {
+                    for sector in 0..truth.status.len() {
+                        let start = sector * SECTOR;
+                        let mut buf = vec![0; SECTOR.min(truth.bytes.len() - start)];
+                        if disk.read_at(&mut buf, start as u64).is_ok() {
+                            assert!(
+                                truth.versions[sector].contains(&buf),
+                                "seed {seed}, call {fail_at}, sector {sector}"
+                            );
+                        }
+                    }
+                }
             }
         }
     }
-}
 
-/// An image of which the second chunk says of the first one's place that another checksum is right.
-struct Liar {
-    sum: u64,
-    details: ImageDetails,
-}
+    fn a_failing_read_never_leads_to_a_wrong_byte() {
+        for seed in 3000..3010 {
+            let store = Memory::default();
+            let (truth, result) = write(seed, store.clone(), true);
+            result.unwrap();
+            let bytes = store.bytes.lock().unwrap().clone();
+            for n in 1.. {
+                let source = FailingReads { bytes: bytes.clone(), left: Mutex::new(n) };
+                let Ok(opened) =
+                    open_source(Box::new(source), Path::new("model.cdimg"), &OpenOptions::default())
+                else {
+                    continue;
+                };
+                let disk = Disk::new(opened, Options::default());
+                let mut failed = false;
+                for start in (0..truth.bytes.len()).step_by(4096) {
+                    let len = 4096.min(truth.bytes.len() - start);
+                    let mut buf = vec![0; len];
+                    match (disk.read_at(&mut buf, start as u64), truth.read(start, len)) {
+                        (Ok(()), Ok(bytes)) => assert!(buf == bytes, "seed {seed}, read {n}"),
+                        (Ok(()), Err(_)) => panic!("seed {seed}, read {n}: a bad sector was read"),
+                        (Err(ReadError::Bad { .. }), Err(_)) => {}
+                        (Err(_), _) => failed = true,
+                    }
+                }
+                if !failed && n > 40 {
+                    break;
+                }
+            }
+        }
+    }
 
-impl Image for Liar {
-    fn size(&self) -> u64 {
-        8192
+    /// The index of a disk with 10^8 chunks: written as such, opened, and read at a few places.
+    fn an_index_of_an_8_tib_disk_opens_at_once() {
+        let store = Memory::default();
+        let size = 8u64 << 40;
+        let metadata = Metadata { size_bytes: size, ..Metadata::default() };
+        let new = NewImage {
+            geometry: Geometry { disk_size: size, chunk_size: 64 << 10 },
+            logical_sector: 512,
+            physical_sector: 4096,
+            uuid: [9; 16],
+            salt: 99,
+        };
+        let mut writer =
+            Writer::create(Box::new(store.clone()), Path::new("huge.cdimg"), &new, metadata).unwrap();
+        writer.put_fill(0..size, [0; 8]).unwrap();
+        let data = vec![0x5A; 64 << 10];
+        // Far apart, so that each has nodes of its own.
+        let places: Vec<u64> = (0..200).map(|i| i * (size / 200) / 65536 * 65536).collect();
+        for at in &places {
+            writer.put_data(*at, 64 << 10, Codec::Stored, &data).unwrap();
+        }
+        writer.finish().unwrap();
+        let bytes = store.bytes.lock().unwrap().clone();
+        let start = std::time::Instant::now();
+        let disk = open(bytes).unwrap();
+        assert!(start.elapsed().as_secs() < 5, "opening took {:?}", start.elapsed());
+        let mut buf = vec![0; 128 << 10];
+        for at in &places {
+            disk.read_at(&mut buf, *at).unwrap();
+            assert!(buf[..65536] == data[..] && buf[65536..].iter().all(|b| *b == 0));
+        }
+        disk.read_at(&mut buf, size - 131_072).unwrap();
     }
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        let chunk = offset / 4096;
-        let sum = Sum::Xxh3(self.sum ^ chunk);
-        let (file, codec) = (Input::MAIN, Codec::Stored);
-        let compressed = CompressedChunk { file, at: 0, len: 4096, skip: 0, uncompressed: 4096, codec, sum };
-        Ok(Extent { disk: chunk * 4096..(chunk + 1) * 4096, origin: Origin::Compressed(compressed) })
-    }
-    fn details(&self) -> &ImageDetails {
-        &self.details
-    }
-}
-
-fn liar() {
-    let bytes = vec![0x5A; 4096];
-    let image = Liar { sum: xxh3_64(&bytes), details: ImageDetails::default() };
-    let input = Arc::new(Input::new(Box::new(bytes.clone()), Path::new("liar")).unwrap());
-    let opened = Opened { image: Box::new(image), input, format: cdi_image::open::FORMATS[0] };
-    let disk = Disk::new(opened, Options::default());
-    let mut buf = vec![0; 4096];
-    for _ in 0..2 {
-        disk.read_at(&mut buf, 0).unwrap();
-        assert!(buf == bytes);
-        assert_eq!(disk.read_at(&mut buf, 4096), Err(ReadError::Corrupt { at: 0 }));
-    }
-    assert_eq!(disk.stats().chunks_damaged, 2);
-}
-
-fn stored_hashes() {
-    let lab = Lab::new();
-    let size = 1u64 << 60;
-    let new = NewImage {
-        geometry: Geometry { disk_size: size, chunk_size: 4096 },
-        logical_sector: 512,
-        physical_sector: 512,
-        uuid: [1; 16],
-        salt: 1,
-    };
-    let path = lab.path("stored_hashes.cdimg");
-    let file = std::fs::File::create_new(&path).unwrap();
-    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
-    Writer::create(Box::new(file), &path, &new, metadata).unwrap().finish().unwrap();
-    for words in [&["map", "--export-badblocks"][..], &["map", "--export-badblocks", "--json"]] {
-        let mut command = lab.command();
-        let mut child = command.args(words).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
-        let mut some = vec![0; 4 << 20];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut some).unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-        let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(peak < 64 << 10, "{words:?}: {line}");
-    }
-    lab.cdi(["map".as_ref(), "--extents".as_ref(), "--json".as_ref(), path.as_os_str()]).ends(0);
-    lab.cdi(["info".as_ref(), path.as_os_str()]).ends(0);
-}
-
-/// The index of a disk with 10^8 chunks: written as such, opened, and read at a few places.
-fn huge_index() {
-    let store = Memory::default();
-    let size = 8u64 << 40;
-    let metadata = Metadata { size_bytes: size, ..Metadata::default() };
-    let new = NewImage {
-        geometry: Geometry { disk_size: size, chunk_size: 64 << 10 },
-        logical_sector: 512,
-        physical_sector: 4096,
-        uuid: [9; 16],
-        salt: 99,
-    };
-    let mut writer =
-        Writer::create(Box::new(store.clone()), Path::new("huge.cdimg"), &new, metadata).unwrap();
-    writer.put_fill(0..size, [0; 8]).unwrap();
-    let data = vec![0x5A; 64 << 10];
-    // Far apart, so that each has nodes of its own.
-    let places: Vec<u64> = (0..200).map(|i| i * (size / 200) / 65536 * 65536).collect();
-    for at in &places {
-        writer.put_data(*at, 64 << 10, Codec::Stored, &data).unwrap();
-    }
-    writer.finish().unwrap();
-    let bytes = store.bytes.lock().unwrap().clone();
-    let start = std::time::Instant::now();
-    let disk = open(bytes).unwrap();
-    assert!(start.elapsed().as_secs() < 5, "opening took {:?}", start.elapsed());
-    let mut buf = vec![0; 128 << 10];
-    for at in &places {
-        disk.read_at(&mut buf, *at).unwrap();
-        assert!(buf[..65536] == data[..] && buf[65536..].iter().all(|b| *b == 0));
-    }
-    disk.read_at(&mut buf, size - 131_072).unwrap();
-}
+);

@@ -1,549 +1,333 @@
-//! The folder over NFS, to a client that is not ours (libnfs and its tools), and to one that is, for what those do not
-//! do: to guess, to lie, to write, to send garbage.
+//! The directory over NFS, read by libnfs and its tools, and by a test client that does what those do not: it guesses names,
+//! forges handles, writes, and sends malformed requests.
+
+mod client;
+mod requests;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Instant;
 
 use cdi_serve::nfs;
 use cdi_serve::tree::Tree;
 
-use crate::Test;
-use crate::common::{Lab, Need, Ran, Random, Server, run, wait_until};
-
-pub const TESTS: &[Test] = &[
-    ("nfs_ls_and_nfs_cat_see_the_folder", &[Need::Program("nfs-ls"), Need::Program("nfs-cat")], folder),
-    (
-        "libnfs_loses_the_bad_sectors_and_no_other",
-        &[Need::Header("nfsc/libnfs.h"), Need::Program("cc")],
-        sectors,
-    ),
-    ("a_handle_survives_a_restart_and_is_the_image_s_own", &[], restart),
-    ("who_does_not_know_gets_nothing", &[], strangers),
-    ("a_mount_of_the_system_s_is_for_one_client", &[], single),
-    ("a_source_that_hangs_holds_up_nothing_but_its_reads", &[Need::Fuse], slow),
-    ("whoever_writes_is_told_that_it_is_read_only", &[], writing),
-    ("folders_are_listed_in_pieces", &[], pieces),
-    ("many_calls_in_flight_are_all_answered", &[], in_flight),
-    ("garbage_does_no_harm_and_takes_no_memory", &[], garbage),
-];
+use crate::common::{Lab, Ran, Random, Server, Test, run, wait_until};
+use client::{Client, Head, MOUNT, NFS, number, opened, own, path, string, unix, words};
 
 const SECTORS: u64 = 8192;
 const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
-const NFS: u32 = 100_003;
-const MOUNT: u32 = 100_005;
 
-fn folder() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &[]);
-    let server = Server::start(&lab, &["--nfs"]);
-    let names = run("nfs-ls", [&server.url]);
-    for name in ["disk.raw", "badblocks.json", "badblocks.map", "info.json"] {
-        assert!(names.contains(name), "{names}");
-    }
-    let cat = |name: &str| {
-        let url = server.url.replace('?', &format!("/{name}?"));
-        Command::new("nfs-cat").arg(url).output().unwrap()
-    };
-    assert!(cat("disk.raw").stdout == truth);
-    assert_eq!(
-        String::from_utf8(cat("info.json").stdout).unwrap(),
-        lab.cdi(["info", "disk.cdimg", "--json"]).out
-    );
-    assert!(!cat(".DS_Store").status.success());
-    assert_eq!(server.end(), 0);
-    // A copy of a failing disk ends at the first bad sector.
-    fs::remove_file(lab.path("disk.cdimg")).unwrap();
-    lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &["--nfs"]);
-    let copied = Command::new("nfs-cat").arg(server.url.replace('?', "/disk.raw?")).output().unwrap();
-    assert!(!copied.status.success() && copied.stdout.len() <= 1001 * 512);
-    assert_eq!(server.end(), 0);
-}
+/// The tests, by module.
+pub const MODULES: &[&[Test]] = &[TESTS, requests::TESTS];
 
-fn sectors() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &BAD);
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nfs_read.c");
-    let program = lab.path("nfs_read");
-    run("cc", ["-O1", "-o", program.to_str().unwrap(), source, "-lnfs"]);
-    let server = Server::start(&lab, &["--nfs"]);
-    let bad = |lba: u64| BAD.iter().any(|(first, n)| (*first..first + n).contains(&lba));
-    // Every sector around the bad ones by itself, then longer reads over them and beside them.
-    let mut ranges: Vec<(u64, u64)> =
-        [995..1010, 2995..3025, 8185..8192].into_iter().flatten().map(|lba| (lba, 1)).collect();
-    ranges.extend([
-        (993, 8),
-        (1002, 8),
-        (994, 8),
-        (0, 1001),
-        (1002, 1998),
-        (3019, 2),
-        (3020, 2000),
-        (7000, 1192),
-    ]);
-    let args = ranges.iter().flat_map(|(first, n)| [(first * 512).to_string(), (n * 512).to_string()]);
-    let url = server.url.replace('?', "/disk.raw?");
-    let said: Ran = Command::new(&program).arg(url).args(args).output().unwrap().into();
-    let said = said.ends(0).out;
-    let mut lines = said.lines();
-    for (first, n) in ranges {
-        let bytes = &truth[first as usize * 512..][..n as usize * 512];
-        let sum = bytes.iter().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
-        let expect = if (first..first + n).any(bad) {
-            "error".to_owned()
-        } else {
-            format!("ok {} {sum}", bytes.len())
+tests!(
+    #[needs(Program("nfs-ls"), Program("nfs-cat"))]
+    fn nfs_ls_and_nfs_cat_see_the_folder() {
+        let lab = Lab::new();
+        let truth = lab.image(SECTORS, 512, &[]);
+        let server = Server::start(&lab, &["--nfs"]);
+        let names = run("nfs-ls", [&server.url]);
+        for name in ["disk.raw", "badblocks.json", "badblocks.map", "info.json"] {
+            assert!(names.contains(name), "{names}");
+        }
+        let cat = |name: &str| {
+            let url = server.url.replace('?', &format!("/{name}?"));
+            Command::new("nfs-cat").arg(url).output().unwrap()
         };
-        assert_eq!(lines.next(), Some(&*expect), "sectors {first}+{n}");
-    }
-    assert_eq!(lines.next(), Some("error 30"), "a file was made");
-    assert_eq!(server.end(), 0);
-}
-
-/// A client that can say anything.
-struct Client(TcpStream);
-
-/// What a call begins with: a version of RPC, a program, its version, a procedure, a credential.
-struct Head {
-    rpc: u32,
-    program: u32,
-    version: u32,
-    procedure: u32,
-    credential: Vec<u8>,
-}
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|w| w.to_be_bytes()).collect()
-}
-
-/// A byte string as XDR writes it.
-fn string(bytes: &[u8]) -> Vec<u8> {
-    let mut out = words(&[bytes.len() as u32]);
-    out.extend_from_slice(bytes);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out
-}
-
-fn unix(user: u32) -> Vec<u8> {
-    let body = [words(&[1]), string(b"machine"), words(&[user, user, 0])].concat();
-    [words(&[1]), string(&body)].concat()
-}
-
-fn own() -> u32 {
-    nix::unistd::getuid().as_raw()
-}
-
-fn number(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
-impl Client {
-    fn connect(url: &str) -> Client {
-        let port = url.split("nfsport=").nth(1).unwrap().split('&').next().unwrap();
-        Client(TcpStream::connect(format!("127.0.0.1:{port}")).unwrap())
+        assert!(cat("disk.raw").stdout == truth);
+        assert_eq!(
+            String::from_utf8(cat("info.json").stdout).unwrap(),
+            lab.cdi(["info", "disk.cdimg", "--json"]).out
+        );
+        assert!(!cat(".DS_Store").status.success());
+        assert_eq!(server.end(), 0);
+        // A copy of a failing disk ends at the first bad sector.
+        fs::remove_file(lab.path("disk.cdimg")).unwrap();
+        lab.image(SECTORS, 512, &BAD);
+        let server = Server::start(&lab, &["--nfs"]);
+        let copied = Command::new("nfs-cat").arg(server.url.replace('?', "/disk.raw?")).output().unwrap();
+        assert!(!copied.status.success() && copied.stdout.len() <= 1001 * 512);
+        assert_eq!(server.end(), 0);
     }
 
-    fn send(&mut self, xid: u32, head: &Head, args: &[u8]) {
-        let mut call = words(&[xid, 0, head.rpc, head.program, head.version, head.procedure]);
-        call.extend_from_slice(&head.credential);
-        call.extend(words(&[0, 0]));
-        call.extend_from_slice(args);
-        // In one piece: two small ones would wait for each other.
-        self.0.write_all(&[words(&[1 << 31 | call.len() as u32]), call].concat()).unwrap();
-    }
-
-    fn reply(&mut self) -> Vec<u8> {
-        let mut mark = [0; 4];
-        self.0.read_exact(&mut mark).unwrap();
-        let mut reply = vec![0; (u32::from_be_bytes(mark) & 0x7fff_ffff) as usize];
-        self.0.read_exact(&mut reply).unwrap();
-        reply
-    }
-
-    fn call(&mut self, head: &Head, args: &[u8]) -> Vec<u8> {
-        self.send(77, head, args);
-        let reply = self.reply();
-        assert_eq!((number(&reply, 0), number(&reply, 4)), (77, 1));
-        reply[8..].to_vec()
-    }
-
-    /// The results of a procedure that was carried out.
-    fn ask(&mut self, program: u32, procedure: u32, user: u32, args: &[u8]) -> Vec<u8> {
-        let head = Head { rpc: 2, program, version: 3, procedure, credential: unix(user) };
-        let reply = self.call(&head, args);
-        assert_eq!(reply[..16], words(&[0, 0, 0, 0]), "accepted, carried out");
-        reply[16..].to_vec()
-    }
-
-    /// The status of mounting a path, and the handle if it was given.
-    fn mount(&mut self, path: &str) -> (u32, Vec<u8>) {
-        let reply = self.ask(MOUNT, 1, own(), &string(path.as_bytes()));
-        let handle =
-            if number(&reply, 0) == 0 { reply[8..8 + number(&reply, 4) as usize].to_vec() } else { vec![] };
-        (number(&reply, 0), handle)
-    }
-
-    fn lookup(&mut self, dir: &[u8], name: &str, user: u32) -> (u32, Vec<u8>) {
-        let reply = self.ask(NFS, 3, user, &[string(dir), string(name.as_bytes())].concat());
-        let handle =
-            if number(&reply, 0) == 0 { reply[8..8 + number(&reply, 4) as usize].to_vec() } else { vec![] };
-        (number(&reply, 0), handle)
-    }
-
-    fn read(&mut self, file: &[u8], offset: u64, len: u32, user: u32) -> Result<Vec<u8>, u32> {
-        let args = [string(file), offset.to_be_bytes().to_vec(), words(&[len])].concat();
-        let reply = self.ask(NFS, 6, user, &args);
-        match number(&reply, 0) {
-            // Attributes of 84 bytes, then count, end, and the bytes with their length.
-            0 => Ok(reply[8 + 84 + 12..][..number(&reply, 8 + 84) as usize].to_vec()),
-            status => Err(status),
+    #[needs(Header("nfsc/libnfs.h"), Program("cc"))]
+    fn libnfs_fails_on_exactly_the_bad_sectors() {
+        let lab = Lab::new();
+        let truth = lab.image(SECTORS, 512, &BAD);
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nfs_read.c");
+        let program = lab.path("nfs_read");
+        run("cc", ["-O1", "-o", program.to_str().unwrap(), source, "-lnfs"]);
+        let server = Server::start(&lab, &["--nfs"]);
+        let bad = |lba: u64| BAD.iter().any(|(first, n)| (*first..first + n).contains(&lba));
+        // Every sector around the bad ones by itself, then longer reads over them and next to them.
+        let mut ranges: Vec<(u64, u64)> =
+            [995..1010, 2995..3025, 8185..8192].into_iter().flatten().map(|lba| (lba, 1)).collect();
+        ranges.extend([
+            (993, 8),
+            (1002, 8),
+            (994, 8),
+            (0, 1001),
+            (1002, 1998),
+            (3019, 2),
+            (3020, 2000),
+            (7000, 1192),
+        ]);
+        let args = ranges.iter().flat_map(|(first, n)| [(first * 512).to_string(), (n * 512).to_string()]);
+        let url = server.url.replace('?', "/disk.raw?");
+        let said: Ran = Command::new(&program).arg(url).args(args).output().unwrap().into();
+        let said = said.ends(0).out;
+        let mut lines = said.lines();
+        for (first, n) in ranges {
+            let bytes = &truth[first as usize * 512..][..n as usize * 512];
+            let sum = bytes.iter().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
+            let expect = if (first..first + n).any(bad) {
+                "error".to_owned()
+            } else {
+                format!("ok {} {sum}", bytes.len())
+            };
+            assert_eq!(lines.next(), Some(&*expect), "sectors {first}+{n}");
         }
+        assert_eq!(lines.next(), Some("error 30"), "a file was made");
+        assert_eq!(server.end(), 0);
     }
-}
 
-/// A server of `disk.cdimg`, a client of it, and the handles of the folder and of the disk.
-fn opened(lab: &Lab) -> (Server, Client, Vec<u8>, Vec<u8>) {
-    let server = Server::start(lab, &["--nfs"]);
-    let mut client = Client::connect(&server.url);
-    let (status, root) = client.mount(path(&server.url));
-    assert_eq!(status, 0);
-    let (status, disk) = client.lookup(&root, "disk.raw", own());
-    assert_eq!(status, 0);
-    (server, client, root, disk)
-}
+    fn a_handle_survives_a_restart_and_fits_no_other_image() {
+        let lab = Lab::new();
+        let truth = lab.image(SECTORS, 512, &BAD);
+        let mut server = Server::start(&lab, &["--nfs"]);
+        let url = server.url.clone();
+        let port = url.split("mountport=").nth(1).unwrap();
+        let mut client = Client::connect(&url);
+        let (status, root) = client.mount(path(&url));
+        assert_eq!(status, 0);
+        let (_, disk) = client.lookup(&root, "disk.raw", own());
+        assert!(client.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
+        let before = client.ask(NFS, 1, own(), &string(&disk));
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        drop(client);
 
-fn path(url: &str) -> &str {
-    url.strip_prefix("nfs://127.0.0.1").unwrap().split('?').next().unwrap()
-}
+        let server = Server::start(&lab, &["--nfs", "--port", port]);
+        assert_eq!(server.url, url);
+        let mut client = Client::connect(&url);
+        assert!(client.read(&disk, 1024, 512, own()).unwrap() == truth[1024..1536]);
+        assert_eq!(client.ask(NFS, 1, own(), &string(&disk)), before, "the attributes are the same");
+        assert_eq!(server.end(), 0);
 
-fn restart() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &BAD);
-    let mut server = Server::start(&lab, &["--nfs"]);
-    let url = server.url.clone();
-    let port = url.split("mountport=").nth(1).unwrap();
-    let mut client = Client::connect(&url);
-    let (status, root) = client.mount(path(&url));
-    assert_eq!(status, 0);
-    let (_, disk) = client.lookup(&root, "disk.raw", own());
-    assert!(client.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
-    let before = client.ask(NFS, 1, own(), &string(&disk));
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
-    drop(client);
-
-    let server = Server::start(&lab, &["--nfs", "--port", port]);
-    assert_eq!(server.url, url);
-    let mut client = Client::connect(&url);
-    assert!(client.read(&disk, 1024, 512, own()).unwrap() == truth[1024..1536]);
-    assert_eq!(client.ask(NFS, 1, own(), &string(&disk)), before, "the attributes are the same");
-    assert_eq!(server.end(), 0);
-
-    // Another image under the same name is another export, and the handle is stale.
-    fs::remove_file(lab.path("disk.cdimg")).unwrap();
-    lab.image(SECTORS, 512, &[]);
-    let server = Server::start(&lab, &["--nfs"]);
-    let mut client = Client::connect(&server.url);
-    assert_ne!(path(&server.url), path(&url));
-    assert_eq!(client.read(&disk, 0, 512, own()), Err(70));
-    // And so is one of another user: his secret is his own.
-    let export = path(&server.url).to_owned();
-    assert_eq!(client.mount(&export).0, 0);
-    assert_eq!(server.end(), 0);
-    fs::rename(lab.path("run"), lab.path("former")).unwrap();
-    let server = Server::start(&lab, &["--nfs"]);
-    assert_ne!(path(&server.url), export);
-    assert_eq!(server.end(), 0);
-}
-
-fn strangers() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &BAD);
-    let server = Server::start(&lab, &["--nfs"]);
-    let mut client = Client::connect(&server.url);
-    let export = path(&server.url);
-    for guess in
-        ["/", "", "/cdi-", &export[..export.len() - 1], "/disk.raw", &format!("{export}x"), &"/".repeat(1024)]
-    {
-        assert_eq!(client.mount(guess).0, 13, "{guess}");
+        // Another image under the same name is another export, and the handle is stale.
+        fs::remove_file(lab.path("disk.cdimg")).unwrap();
+        lab.image(SECTORS, 512, &[]);
+        let server = Server::start(&lab, &["--nfs"]);
+        let mut client = Client::connect(&server.url);
+        assert_ne!(path(&server.url), path(&url));
+        assert_eq!(client.read(&disk, 0, 512, own()), Err(70));
+        // And so is one of another user: his secret is his own.
+        let export = path(&server.url).to_owned();
+        assert_eq!(client.mount(&export).0, 0);
+        assert_eq!(server.end(), 0);
+        fs::rename(lab.path("run"), lab.path("former")).unwrap();
+        let server = Server::start(&lab, &["--nfs"]);
+        assert_ne!(path(&server.url), export);
+        assert_eq!(server.end(), 0);
     }
-    // Nothing lists the export.
-    assert_eq!(client.ask(MOUNT, 5, own(), &[]), words(&[0]));
-    assert_eq!(client.ask(MOUNT, 2, own(), &[]), words(&[0]));
-    // Not even who has a handle can make another of it.
-    let (_, root) = client.mount(export);
-    let (_, disk) = client.lookup(&root, "disk.raw", own());
-    let mut random = Random::new(7);
-    for _ in 0..200 {
-        let mut guess = disk.clone();
-        guess[random.below(40) as usize] ^= 1 << random.below(8);
-        assert_eq!(client.read(&guess, 0, 512, own()), Err(70));
-    }
-    for guess in [vec![], vec![0; 40], disk[..39].to_vec(), [disk.clone(), vec![0; 8]].concat()] {
-        assert_eq!(client.read(&guess, 0, 512, own()), Err(70));
-    }
-    // Another user of this machine, by a kernel that says so; and who does not say who he is.
-    assert_eq!(client.read(&disk, 0, 512, own() + 1), Err(13));
-    assert_eq!(client.lookup(&root, "disk.raw", own() + 1).0, 13);
-    let nobody = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: words(&[0, 0]) };
-    let args = [string(&disk), vec![0; 8], words(&[512])].concat();
-    assert_eq!(number(&client.call(&nobody, &args), 16), 13);
-    assert_eq!(server.end(), 0);
 
-    let server = Server::start(&lab, &["--nfs", "--allow-other"]);
-    let mut client = Client::connect(&server.url);
-    let (_, disk) = client.lookup(&root, "disk.raw", own() + 1);
-    assert!(client.read(&disk, 0, 512, own() + 1).unwrap() == truth[..512]);
-    assert_eq!(server.end(), 0);
-}
-
-/// What the system mounts is the kernel's alone while its connection lives: on macOS every user may ask the system for
-/// the handles of its mounts.
-fn single() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &[]);
-    let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
-    let disk = cdi_image::disk::Disk::new(opened, Default::default());
-    let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
-    let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true).unwrap();
-    let (listener, port) = nfs::bind(0).unwrap();
-    let url = export.url(port);
-    std::thread::spawn(move || nfs::serve(std::sync::Arc::new(export), listener));
-
-    let mut kernel = Client::connect(&url);
-    let (_, root) = kernel.mount(path(&url));
-    let (_, disk) = kernel.lookup(&root, "disk.raw", own());
-    let mut stranger = Client::connect(&url);
-    for _ in 0..3 {
-        assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
-        assert_eq!(stranger.lookup(&root, "disk.raw", own()).0, 10_008);
-        assert!(kernel.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
-    }
-    // The kernel connects anew.
-    drop(kernel);
-    let mut kernel = Client::connect(&url);
-    wait_until("the old connection is seen to have ended", || {
-        let mut kernel = kernel.0.try_clone().map(Client).unwrap();
-        kernel.read(&disk, 0, 512, own()).is_ok()
-    });
-    assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
-    assert!(kernel.read(&disk, 0, 512, own()).is_ok());
-}
-
-/// Reads of an image that does not answer are answered in time, with "later"; all else goes on.
-fn slow() {
-    /// Farther from what was read than any readahead goes.
-    const FAR: u64 = 24 << 20;
-    let lab = Lab::new();
-    let truth = lab.image(65536, 512, &[]);
-    lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
-    let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].to_string();
-    let server = Server::of(&lab, &["m/disk.raw", "--nfs"]);
-    let mut client = Client::connect(&server.url);
-    let (_, root) = client.mount(path(&server.url));
-    let (_, disk) = client.lookup(&root, "disk.raw", own());
-    assert!(client.read(&disk, 0, 512, own()).unwrap() == truth[..512]);
-    run("kill", ["-STOP", &pid]);
-    let start = Instant::now();
-    let read = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: unix(own()) };
-    for n in 0..12u64 {
-        let offset = FAR + (n << 16);
-        client.send(n as u32, &read, &[string(&disk), offset.to_be_bytes().to_vec(), words(&[512])].concat());
-    }
-    let look = Head { rpc: 2, program: NFS, version: 3, procedure: 1, credential: unix(own()) };
-    client.send(99, &look, &string(&disk));
-    // Thirteen answers, in any order.
-    let (mut later, mut looks) = (0, 0);
-    while later + looks < 13 {
-        let reply = client.reply();
-        if number(&reply, 0) == 99 {
-            looks += 1;
-            assert_eq!(number(&reply, 24), 0);
-            assert!(start.elapsed().as_secs() < 9, "a look took {:?}", start.elapsed());
-        } else {
-            assert_eq!(number(&reply, 24), 10_008);
-            later += 1;
+    fn clients_without_the_export_name_get_nothing() {
+        let lab = Lab::new();
+        let truth = lab.image(SECTORS, 512, &BAD);
+        let server = Server::start(&lab, &["--nfs"]);
+        let mut client = Client::connect(&server.url);
+        let export = path(&server.url);
+        for guess in [
+            "/",
+            "",
+            "/cdi-",
+            &export[..export.len() - 1],
+            "/disk.raw",
+            &format!("{export}x"),
+            &"/".repeat(1024),
+        ] {
+            assert_eq!(client.mount(guess).0, 13, "{guess}");
         }
-    }
-    assert_eq!((later, looks), (12, 1));
-    run("kill", ["-CONT", &pid]);
-    wait_until("it is read", || {
-        let mut client = client.0.try_clone().map(Client).unwrap();
-        client.read(&disk, FAR, 512, own()).is_ok_and(|bytes| bytes == truth[FAR as usize..][..512])
-    });
-    assert_eq!(server.end(), 0);
-    lab.cdi(["unmount", "m"]).ends(0);
-}
-
-fn writing() {
-    let lab = Lab::new();
-    let before = lab.image(SECTORS, 512, &BAD);
-    let image = fs::read(lab.path("disk.cdimg")).unwrap();
-    let (server, mut client, root, disk) = opened(&lab);
-    for procedure in [2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 21] {
-        let reply = client.ask(NFS, procedure, own(), &[string(&disk), vec![0xAA; 70_000]].concat());
-        assert_eq!(number(&reply, 0), 30, "procedure {procedure}");
-        assert!(reply[4..].iter().all(|b| *b == 0));
-    }
-    for name in [".DS_Store", "._disk.raw", ".Trashes", ".fseventsd", ".Spotlight-V100", "nothing"] {
-        assert_eq!(client.lookup(&root, name, own()).0, 2, "{name}");
-    }
-    assert_eq!(client.lookup(&disk, "x", own()).0, 20, "a file is no folder");
-    assert_eq!(client.read(&root, 0, 512, own()), Err(21), "a folder is no file");
-    // What ACCESS grants is reading.
-    let reply = client.ask(NFS, 4, own(), &[string(&disk), words(&[0x3f])].concat());
-    assert_eq!(number(&reply, 8 + 84), 1);
-    // At the end and past it.
-    assert!(client.read(&disk, SECTORS * 512 - 1536, 4096, own()) == Err(5), "the last sector is bad");
-    assert_eq!(client.read(&disk, SECTORS * 512 - 1024, 512, own()).unwrap().len(), 512);
-    assert_eq!(client.read(&disk, SECTORS * 512, 512, own()), Ok(vec![]));
-    assert_eq!(client.read(&disk, u64::MAX, u32::MAX, own()), Ok(vec![]));
-    assert_eq!(client.read(&disk, 4000 * 512, u32::MAX, own()).unwrap(), before[4000 * 512..][..1 << 20]);
-    // What a client should read at once, where sectors are bad, is a page.
-    let info = client.ask(NFS, 19, own(), &string(&root));
-    assert_eq!((number(&info, 8 + 84), number(&info, 8 + 84 + 4)), (1 << 20, 4096));
-    assert_eq!(server.end(), 0);
-    assert!(fs::read(lab.path("disk.cdimg")).unwrap() == image);
-}
-
-fn pieces() {
-    let lab = Lab::new();
-    lab.image(SECTORS, 512, &[]);
-    let server = Server::start(&lab, &["--nfs"]);
-    let mut client = Client::connect(&server.url);
-    let (_, root) = client.mount(path(&server.url));
-    for (procedure, sizes) in [(16, [160, 4096]), (17, [400, 8192])] {
-        for size in sizes {
-            let (mut names, mut cookie) = (Vec::new(), 0u64);
-            loop {
-                let counts = if procedure == 16 { vec![size] } else { vec![size, size] };
-                let args =
-                    [string(&root), cookie.to_be_bytes().to_vec(), vec![0; 8], words(&counts)].concat();
-                let reply = client.ask(NFS, procedure, own(), &args);
-                assert!(number(&reply, 0) == 0 && reply.len() <= size as usize, "{} of {size}", reply.len());
-                let mut at = 8 + 84 + 8;
-                while number(&reply, at) == 1 {
-                    let len = number(&reply, at + 12) as usize;
-                    names.push(String::from_utf8(reply[at + 16..][..len].to_vec()).unwrap());
-                    at += 16 + len.next_multiple_of(4);
-                    cookie = u64::from_be_bytes(reply[at..at + 8].try_into().unwrap());
-                    at += 8 + if procedure == 17 { 4 + 84 + 4 + 4 + 40 } else { 0 };
-                }
-                if number(&reply, at + 4) == 1 {
-                    break;
-                }
-            }
-            assert_eq!(names, [".", "..", "disk.raw", "badblocks.json", "badblocks.map", "info.json"]);
-        }
-    }
-    let args = [string(&root), vec![0; 16], words(&[20])].concat();
-    assert_eq!(number(&client.ask(NFS, 16, own(), &args), 0), 10_005, "too small for any");
-    assert_eq!(server.end(), 0);
-}
-
-fn in_flight() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &BAD);
-    let (server, mut client, _, disk) = opened(&lab);
-    let mut writer = Client(client.0.try_clone().unwrap());
-    let asked: Vec<u32> = (0..2000).map(|i| i * 37 % SECTORS as u32).collect();
-    let mut left: std::collections::BTreeSet<u32> = asked.iter().copied().collect();
-    let sender = std::thread::spawn(move || {
-        let head = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: unix(own()) };
-        for lba in asked {
-            let offset = (u64::from(lba) * 512).to_be_bytes().to_vec();
-            writer.send(lba, &head, &[string(&disk), offset, words(&[512])].concat());
-        }
-    });
-    while !left.is_empty() {
-        let reply = client.reply();
-        let lba = number(&reply, 0);
-        let bad = BAD.iter().any(|(first, n)| (*first..first + n).contains(&u64::from(lba)));
-        assert_eq!(number(&reply, 24), if bad { 5 } else { 0 }, "sector {lba}");
-        assert!(bad || reply[24 + 8 + 84 + 12..][..512] == truth[lba as usize * 512..][..512]);
-        assert!(left.remove(&lba), "sector {lba} was answered twice");
-    }
-    sender.join().unwrap();
-    assert_eq!(server.end(), 0);
-}
-
-fn garbage() {
-    let lab = Lab::new();
-    let truth = lab.image(SECTORS, 512, &BAD);
-    let (server, mut client, _, disk) = opened(&lab);
-    // Wrong versions, programs, procedures, credentials: refused as the protocol says.
-    let head =
-        |rpc, program, version, procedure, credential| Head { rpc, program, version, procedure, credential };
-    for (head, expect) in [
-        (head(3, NFS, 3, 0, unix(0)), vec![1, 0, 2, 2]),
-        (head(2, 100_000, 2, 0, unix(0)), vec![0, 0, 0, 1]),
-        (head(2, NFS, 4, 1, unix(0)), vec![0, 0, 0, 2, 3, 3]),
-        (head(2, MOUNT, 1, 1, unix(0)), vec![0, 0, 0, 2, 3, 3]),
-        (head(2, NFS, 3, 22, unix(0)), vec![0, 0, 0, 3]),
-        (head(2, MOUNT, 3, 6, unix(0)), vec![0, 0, 0, 3]),
-        (head(2, NFS, 3, 1, unix(0)), vec![0, 0, 0, 4]),
-        (head(2, NFS, 3, 1, words(&[6, 0])), vec![1, 1, 1]),
-        (head(2, NFS, 3, 1, [words(&[1]), string(b"abc")].concat()), vec![1, 1, 1]),
-        (head(2, NFS, 3, 0, unix(0)), vec![0, 0, 0, 0]),
-    ] {
-        assert_eq!(client.call(&head, &[]), words(&expect));
-    }
-    // Every procedure with arguments that mean nothing, lie about their length, or are cut off.
-    let mut random = Random::new(42);
-    for round in 0..3000 {
-        let program = if random.below(5) == 0 { MOUNT } else { NFS };
-        let head = head(2, program, 3, random.below(23) as u32, unix(random.below(3) as u32));
-        let mut args = [string(&disk), string(b"name"), words(&[0, 0, 0, 512, 0, 9])].concat();
-        for _ in 0..random.below(6) {
-            let at = random.below(args.len() as u64) as usize;
-            args[at] = random.next() as u8;
-        }
-        args.truncate(random.below(args.len() as u64 + 1) as usize);
-        assert!(client.call(&head, &args).len() >= 12, "round {round}");
-    }
-    // What is no call ends its own connection and no other; what claims to be long takes no memory.
-    let mut messages = vec![
-        vec![0; 100_000],
-        vec![0xFF; 100_000],
-        b"GET / HTTP/1.1\r\n\r\n".repeat(100),
-        words(&[0x7fff_ffff]),
-        words(&[0x80ff_ffff, 1, 0, 2]),
-        words(&[0x8000_0000]),
-        [words(&[0x8000_0018, 1, 0, 2, NFS, 3, 0]), words(&[1, 0xffff_fff0])].concat(),
-    ];
-    messages.extend((0..200).map(|_| (0..random.below(400)).map(|_| random.next() as u8).collect()));
-    for message in messages {
-        let mut stream = Client::connect(&server.url).0;
-        let _ = stream.write_all(&message);
-        let _ = stream.shutdown(Shutdown::Write);
-        let _ = stream.read_to_end(&mut Vec::new());
-    }
-    // Much that is no call at all, and gone again: it takes up no place for ever.
-    for _ in 0..140 {
-        let mut stream = Client::connect(&server.url).0;
-        let _ = stream.write_all(&words(&[1 << 31 | 12, 1, 2, 3]).repeat(500));
-    }
-    let threads = || fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap().count();
-    wait_until("their threads have ended", || threads() < 20);
-    // Who takes up every place, asks and does not listen: those that are there go on, and others come in.
-    let null = words(&[1 << 31 | 40, 1, 0, 2, NFS, 3, 0, 0, 0, 0, 0]);
-    let many: Vec<Client> = (0..100).map(|_| Client::connect(&server.url)).collect();
-    for stranger in &many {
-        stranger.0.set_nonblocking(true).unwrap();
+        // Nothing lists the export.
+        assert_eq!(client.ask(MOUNT, 5, own(), &[]), words(&[0]));
+        assert_eq!(client.ask(MOUNT, 2, own(), &[]), words(&[0]));
+        // Not even a client with a handle can derive another one.
+        let (_, root) = client.mount(export);
+        let (_, disk) = client.lookup(&root, "disk.raw", own());
+        let mut random = Random::new(7);
         for _ in 0..200 {
-            let _ = (&stranger.0).write(&null.repeat(1000));
+            let mut guess = disk.clone();
+            guess[random.below(40) as usize] ^= 1 << random.below(8);
+            assert_eq!(client.read(&guess, 0, 512, own()), Err(70));
         }
+        for guess in [vec![], vec![0; 40], disk[..39].to_vec(), [disk.clone(), vec![0; 8]].concat()] {
+            assert_eq!(client.read(&guess, 0, 512, own()), Err(70));
+        }
+        // Another user of this machine, as a kernel reports it; and a client that gives no user.
+        assert_eq!(client.read(&disk, 0, 512, own() + 1), Err(13));
+        assert_eq!(client.lookup(&root, "disk.raw", own() + 1).0, 13);
+        let nobody = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: words(&[0, 0]) };
+        let args = [string(&disk), vec![0; 8], words(&[512])].concat();
+        assert_eq!(number(&client.call(&nobody, &args), 16), 13);
+        assert_eq!(server.end(), 0);
+
+        let server = Server::start(&lab, &["--nfs", "--allow-other"]);
+        let mut client = Client::connect(&server.url);
+        let (_, disk) = client.lookup(&root, "disk.raw", own() + 1);
+        assert!(client.read(&disk, 0, 512, own() + 1).unwrap() == truth[..512]);
+        assert_eq!(server.end(), 0);
     }
-    assert!(client.read(&disk, 0, 512, own()).unwrap() == truth[..512]);
-    let mut late = Client::connect(&server.url);
-    assert!(late.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
-    drop(many);
-    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
-    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < 64 << 10, "the server took {peak} KiB");
-    assert_eq!(server.end(), 0);
-}
+
+    /// A mount of the system is for the kernel alone as long as its connection lasts: on macOS every user may ask the system for
+    /// the handles of its mounts.
+    fn a_mount_of_the_system_serves_one_client() {
+        let lab = Lab::new();
+        let truth = lab.image(SECTORS, 512, &[]);
+        let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
+        let disk = cdi_image::disk::Disk::new(opened, Default::default());
+        let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
+        let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true).unwrap();
+        let (listener, port) = nfs::bind(0).unwrap();
+        let url = export.url(port);
+        std::thread::spawn(move || nfs::serve(std::sync::Arc::new(export), listener));
+
+        let mut kernel = Client::connect(&url);
+        let (_, root) = kernel.mount(path(&url));
+        let (_, disk) = kernel.lookup(&root, "disk.raw", own());
+        let mut stranger = Client::connect(&url);
+        for _ in 0..3 {
+            assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
+            assert_eq!(stranger.lookup(&root, "disk.raw", own()).0, 10_008);
+            assert!(kernel.read(&disk, 512, 512, own()).unwrap() == truth[512..1024]);
+        }
+        // The kernel reconnects.
+        drop(kernel);
+        let mut kernel = Client::connect(&url);
+        wait_until("the old connection is seen to have ended", || {
+            let mut kernel = kernel.0.try_clone().map(Client).unwrap();
+            kernel.read(&disk, 0, 512, own()).is_ok()
+        });
+        assert_eq!(stranger.read(&disk, 0, 512, own()), Err(10_008));
+        assert!(kernel.read(&disk, 0, 512, own()).is_ok());
+    }
+
+    /// Reads of an image that does not answer return "try later" in time; everything else continues.
+    #[needs(Fuse)]
+    fn a_hung_source_delays_only_its_own_reads() {
+        /// Farther from what was read than any readahead goes.
+        const FAR: u64 = 24 << 20;
+        let lab = Lab::new();
+        let truth = lab.image(65536, 512, &[]);
+        lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+        let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].to_string();
+        let server = Server::of(&lab, &["m/disk.raw", "--nfs"]);
+        let mut client = Client::connect(&server.url);
+        let (_, root) = client.mount(path(&server.url));
+        let (_, disk) = client.lookup(&root, "disk.raw", own());
+        assert!(client.read(&disk, 0, 512, own()).unwrap() == truth[..512]);
+        run("kill", ["-STOP", &pid]);
+        let start = Instant::now();
+        let read = Head { rpc: 2, program: NFS, version: 3, procedure: 6, credential: unix(own()) };
+        for n in 0..12u64 {
+            let offset = FAR + (n << 16);
+            client.send(
+                n as u32,
+                &read,
+                &[string(&disk), offset.to_be_bytes().to_vec(), words(&[512])].concat(),
+            );
+        }
+        let look = Head { rpc: 2, program: NFS, version: 3, procedure: 1, credential: unix(own()) };
+        client.send(99, &look, &string(&disk));
+        // Thirteen answers, in any order.
+        let (mut later, mut looks) = (0, 0);
+        while later + looks < 13 {
+            let reply = client.reply();
+            if number(&reply, 0) == 99 {
+                looks += 1;
+                assert_eq!(number(&reply, 24), 0);
+                assert!(start.elapsed().as_secs() < 9, "a look took {:?}", start.elapsed());
+            } else {
+                assert_eq!(number(&reply, 24), 10_008);
+                later += 1;
+            }
+        }
+        assert_eq!((later, looks), (12, 1));
+        run("kill", ["-CONT", &pid]);
+        wait_until("it is read", || {
+            let mut client = client.0.try_clone().map(Client).unwrap();
+            client.read(&disk, FAR, 512, own()).is_ok_and(|bytes| bytes == truth[FAR as usize..][..512])
+        });
+        assert_eq!(server.end(), 0);
+        lab.cdi(["unmount", "m"]).ends(0);
+    }
+
+    fn writes_fail_with_read_only() {
+        let lab = Lab::new();
+        let before = lab.image(SECTORS, 512, &BAD);
+        let image = lab.read("disk.cdimg");
+        let (server, mut client, root, disk) = opened(&lab);
+        for procedure in [2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 21] {
+            let reply = client.ask(NFS, procedure, own(), &[string(&disk), vec![0xAA; 70_000]].concat());
+            assert_eq!(number(&reply, 0), 30, "procedure {procedure}");
+            assert!(reply[4..].iter().all(|b| *b == 0));
+        }
+        for name in [".DS_Store", "._disk.raw", ".Trashes", ".fseventsd", ".Spotlight-V100", "nothing"] {
+            assert_eq!(client.lookup(&root, name, own()).0, 2, "{name}");
+        }
+        assert_eq!(client.lookup(&disk, "x", own()).0, 20, "a file is no folder");
+        assert_eq!(client.read(&root, 0, 512, own()), Err(21), "a folder is no file");
+        // ACCESS grants only reading.
+        let reply = client.ask(NFS, 4, own(), &[string(&disk), words(&[0x3f])].concat());
+        assert_eq!(number(&reply, 8 + 84), 1);
+        // At the end and past it.
+        assert!(client.read(&disk, SECTORS * 512 - 1536, 4096, own()) == Err(5), "the last sector is bad");
+        assert_eq!(client.read(&disk, SECTORS * 512 - 1024, 512, own()).unwrap().len(), 512);
+        assert_eq!(client.read(&disk, SECTORS * 512, 512, own()), Ok(vec![]));
+        assert_eq!(client.read(&disk, u64::MAX, u32::MAX, own()), Ok(vec![]));
+        assert_eq!(client.read(&disk, 4000 * 512, u32::MAX, own()).unwrap(), before[4000 * 512..][..1 << 20]);
+        // With bad sectors, the preferred read size is a page.
+        let info = client.ask(NFS, 19, own(), &string(&root));
+        assert_eq!((number(&info, 8 + 84), number(&info, 8 + 84 + 4)), (1 << 20, 4096));
+        assert_eq!(server.end(), 0);
+        assert!(lab.read("disk.cdimg") == image);
+    }
+
+    fn directories_are_listed_in_pieces() {
+        let lab = Lab::new();
+        lab.image(SECTORS, 512, &[]);
+        let server = Server::start(&lab, &["--nfs"]);
+        let mut client = Client::connect(&server.url);
+        let (_, root) = client.mount(path(&server.url));
+        for (procedure, sizes) in [(16, [160, 4096]), (17, [400, 8192])] {
+            for size in sizes {
+                let (mut names, mut cookie) = (Vec::new(), 0u64);
+                loop {
+                    let counts = if procedure == 16 { vec![size] } else { vec![size, size] };
+                    let args =
+                        [string(&root), cookie.to_be_bytes().to_vec(), vec![0; 8], words(&counts)].concat();
+                    let reply = client.ask(NFS, procedure, own(), &args);
+                    assert!(
+                        number(&reply, 0) == 0 && reply.len() <= size as usize,
+                        "{} of {size}",
+                        reply.len()
+                    );
+                    let mut at = 8 + 84 + 8;
+                    while number(&reply, at) == 1 {
+                        let len = number(&reply, at + 12) as usize;
+                        names.push(String::from_utf8(reply[at + 16..][..len].to_vec()).unwrap());
+                        at += 16 + len.next_multiple_of(4);
+                        cookie = u64::from_be_bytes(reply[at..at + 8].try_into().unwrap());
+                        at += 8 + if procedure == 17 { 4 + 84 + 4 + 4 + 40 } else { 0 };
+                    }
+                    if number(&reply, at + 4) == 1 {
+                        break;
+                    }
+                }
+                assert_eq!(names, [".", "..", "disk.raw", "badblocks.json", "badblocks.map", "info.json"]);
+            }
+        }
+        let args = [string(&root), vec![0; 16], words(&[20])].concat();
+        assert_eq!(number(&client.ask(NFS, 16, own(), &args), 0), 10_005, "too small for any");
+        assert_eq!(server.end(), 0);
+    }
+);

@@ -1,6 +1,6 @@
-//! The way that a Mac goes, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
-//! stand-ins (tests/standins), which print what the real ones print and hold their arguments against what those take.
-//! They prove the logic: what is asked for, in which order, and what is cleaned up. That macOS does what they do, only a
+//! The macOS code, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
+//! stand-ins (tests/standins), which print what the real ones print and check their arguments.
+//! They test the logic: the calls, their order, and the cleanup. Whether macOS behaves as they do can only be tested on a
 //! Mac can prove (tests/macos.sh).
 
 use std::fs;
@@ -8,24 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::Test;
 use crate::common::{Lab, Need, Ran, run, wait_until};
 
-const NEEDS: &[Need] =
-    &[Need::Loop, Need::Fuse, Need::Program("nfs-ls"), Need::Program("cc"), Need::Header("nfsc/libnfs.h")];
-
-pub const TESTS: &[Test] = &[
-    ("hdiutil_attaches_what_mount_nfs_shows", NEEDS, attach),
-    ("a_busy_device_is_asked_again_and_stays_or_goes", NEEDS, busy),
-    ("diskutil_attaches_where_hdiutil_does_not", NEEDS, diskutil),
-    ("the_extension_is_asked_to_mount", NEEDS, fskit),
-    ("what_does_not_come_up_leaves_nothing", NEEDS, refused),
-    ("after_a_death_the_next_command_cleans_up", NEEDS, death),
-    ("a_device_of_before_is_not_taken_for_this_one", NEEDS, stale),
-    ("what_cannot_be_known_is_not_forgotten", NEEDS, unknown),
-    ("a_number_that_is_another_s_by_now_is_left_alone", NEEDS, recycled),
-];
-
+const NEEDS: Need = Need::All(&[
+    Need::Loop,
+    Need::Fuse,
+    Need::Program("nfs-ls"),
+    Need::Program("cc"),
+    Need::Header("nfsc/libnfs.h"),
+]);
 const SECTORS: u64 = 4096;
 const VIA: [&str; 4] = ["--via", "nfs", "--with", "hdiutil"];
 
@@ -60,7 +51,7 @@ impl Mac {
         self.cdi(["attach", "disk.cdimg"].iter().chain(&VIA).chain(options).copied())
     }
 
-    /// What the stand-ins were asked, since the last time.
+    /// Returns the calls of the stand-ins since the last time.
     fn log(&self) -> String {
         let log = fs::read_to_string(self.lab.path("mac/log")).unwrap_or_default();
         let _ = fs::remove_file(self.lab.path("mac/log"));
@@ -80,233 +71,249 @@ impl Mac {
     }
 }
 
-fn attach() {
-    let mac = Mac::new(512);
-    let ran = mac.attach(&[]).ends(0);
-    assert_eq!(ran.out, "/dev/disk4\n");
-    assert!(ran.err.contains("/dev/rdisk4"), "{}", ran.err);
-    let dir = mac.lab.path("run/mnt/disk");
-    let log = mac.log();
-    let mut lines = log.lines();
-    let mounting = lines.next().unwrap();
-    let options: Vec<&str> = mounting.split(' ').nth(2).unwrap().split(',').collect();
-    for option in ["vers=3", "tcp", "rdonly", "soft", "intr", "locallocks", "nobrowse", "deadtimeout=45"] {
-        assert!(options.contains(&option), "{mounting}");
+tests!(
+    #[needs(NEEDS)]
+    fn hdiutil_attaches_the_disk_that_mount_nfs_mounts() {
+        let mac = Mac::new(512);
+        let ran = mac.attach(&[]).ends(0);
+        assert_eq!(ran.out, "/dev/disk4\n");
+        assert!(ran.err.contains("/dev/rdisk4"), "{}", ran.err);
+        let dir = mac.lab.path("run/mnt/disk");
+        let log = mac.log();
+        let mut lines = log.lines();
+        let mounting = lines.next().unwrap();
+        let options: Vec<&str> = mounting.split(' ').nth(2).unwrap().split(',').collect();
+        for option in ["vers=3", "tcp", "rdonly", "soft", "intr", "locallocks", "nobrowse", "deadtimeout=45"]
+        {
+            assert!(options.contains(&option), "{mounting}");
+        }
+        assert!(options.contains(&"rsize=131072") && !options.contains(&"hard"), "{mounting}");
+        let attaching = format!(
+            "hdiutil attach -imagekey diskimage-class=CRawDiskImage -nomount -readonly -noverify -noautofsck \
+             -noautoopen -plist {}/disk.raw",
+            dir.display()
+        );
+        assert_eq!(lines.next(), Some(&*attaching));
+        assert_eq!(lines.next(), Some("diskutil info -plist /dev/disk4"));
+        assert_eq!(lines.next(), None);
+
+        let mount = mac.cdi(["list", "--json"]).json()["mounts"][0].clone();
+        assert_eq!((&mount["via"], &mount["with"]), (&"nfs".into(), &"hdiutil".into()));
+        assert!(fs::read(dir.join("disk.raw")).unwrap() == fs::read(mac.lab.path("disk.raw")).unwrap());
+        // The list of mounts contains the export's name; it cannot be mounted a second time.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().find(|l| l.contains(&*dir.to_string_lossy())).unwrap();
+        let export = mounts.split(" - tmpfs 127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
+        let port = options.iter().find_map(|o| o.strip_prefix("port=")).unwrap();
+        let url = format!("nfs://127.0.0.1{export}?version=3&nfsport={port}&mountport={port}");
+        assert!(!Command::new("nfs-ls").arg(url).output().unwrap().status.success());
+
+        mac.attach(&[]).ends(5);
+        mac.cdi(["detach", "/dev/disk4"]).ends(0);
+        assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n");
+        mac.is_clean();
+
+        // Sectors of 4096 bytes, and the file systems on the disk mounted.
+        let mac = Mac::new(4096);
+        mac.attach(&["--mount"]).ends(0);
+        let log = mac.log();
+        assert!(log.contains(" -mount optional ") && log.contains(" -blocksize 4096 "), "{log}");
+        assert!(!log.contains("-nomount"), "{log}");
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+        // Where errors are to be exact, reads are small.
+        let lab = &mac.lab;
+        lab.write("disk.map", crate::common::mapfile(SECTORS / 8, 4096, &[(3, 1)]));
+        fs::remove_file(lab.path("disk.cdimg")).unwrap();
+        lab.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map"]).ends(4);
+        lab.write("mac/refuse-mount", "");
+        mac.attach(&[]).ends(6);
+        assert!(mac.log().contains(",rsize=4096,wsize=4096,"));
     }
-    assert!(options.contains(&"rsize=131072") && !options.contains(&"hard"), "{mounting}");
-    let attaching = format!(
-        "hdiutil attach -imagekey diskimage-class=CRawDiskImage -nomount -readonly -noverify -noautofsck \
-         -noautoopen -plist {}/disk.raw",
-        dir.display()
-    );
-    assert_eq!(lines.next(), Some(&*attaching));
-    assert_eq!(lines.next(), Some("diskutil info -plist /dev/disk4"));
-    assert_eq!(lines.next(), None);
 
-    let mount = mac.cdi(["list", "--json"]).json()["mounts"][0].clone();
-    assert_eq!((&mount["via"], &mount["with"]), (&"nfs".into(), &"hdiutil".into()));
-    assert!(fs::read(dir.join("disk.raw")).unwrap() == fs::read(mac.lab.path("disk.raw")).unwrap());
-    // The list of mounts tells the export's name. Nobody can mount it any more.
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounts = mounts.lines().find(|l| l.contains(&*dir.to_string_lossy())).unwrap();
-    let export = mounts.split(" - tmpfs 127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
-    let port = options.iter().find_map(|o| o.strip_prefix("port=")).unwrap();
-    let url = format!("nfs://127.0.0.1{export}?version=3&nfsport={port}&mountport={port}");
-    assert!(!Command::new("nfs-ls").arg(url).output().unwrap().status.success());
-
-    mac.attach(&[]).ends(5);
-    mac.cdi(["detach", "/dev/disk4"]).ends(0);
-    assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n");
-    mac.is_clean();
-
-    // Sectors of 4096 bytes, and what is on the disk mounted.
-    let mac = Mac::new(4096);
-    mac.attach(&["--mount"]).ends(0);
-    let log = mac.log();
-    assert!(log.contains(" -mount optional ") && log.contains(" -blocksize 4096 "), "{log}");
-    assert!(!log.contains("-nomount"), "{log}");
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-    // Where errors are to be exact, reads are small.
-    let lab = &mac.lab;
-    lab.write("disk.map", crate::common::mapfile(SECTORS / 8, 4096, &[(3, 1)]));
-    fs::remove_file(lab.path("disk.cdimg")).unwrap();
-    lab.cdi(["create", "disk.raw", "disk.cdimg", "--mapfile", "disk.map"]).ends(4);
-    lab.write("mac/refuse-mount", "");
-    mac.attach(&[]).ends(6);
-    assert!(mac.log().contains(",rsize=4096,wsize=4096,"));
-}
-
-fn busy() {
-    let mac = Mac::new(512);
-    mac.attach(&[]).ends(0);
-    mac.log();
-    mac.lab.write("mac/busy", "1\n2\n");
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n".repeat(3));
-    mac.is_clean();
-    // It stays busy: nothing is taken away. By force it is.
-    mac.attach(&[]).ends(0);
-    mac.lab.write("mac/busy", "1\n".repeat(100));
-    let ran = mac.cdi(["detach", "disk.cdimg"]).ends(5);
-    assert!(ran.err.contains("Resource busy") && ran.err.contains("--force"), "{}", ran.err);
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
-    mac.log();
-    mac.cdi(["detach", "disk.cdimg", "--force"]).ends(0);
-    assert!(mac.log().ends_with("hdiutil detach /dev/disk4 -force\n"));
-    mac.is_clean();
-    // Not even by force: said, and tried again by the next command.
-    mac.attach(&[]).ends(0);
-    mac.lab.write("mac/stubborn", "");
-    mac.cdi(["detach", "disk.cdimg", "--force"]).ends(5);
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["device"], "/dev/disk4");
-    fs::remove_file(mac.lab.path("mac/stubborn")).unwrap();
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-}
-
-fn diskutil() {
-    let mac = Mac::new(512);
-    let options = ["--via", "nfs", "--with", "diskutil"];
-    let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(0);
-    assert_eq!(ran.out, "/dev/disk7\n");
-    let dmg = mac.lab.path("run/mnt/disk/disk.dmg");
-    let log = mac.log();
-    assert!(
-        log.contains(&format!("diskutil image --plist attach --readOnly --noMount {}\n", dmg.display())),
-        "{log}"
-    );
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    assert_eq!(mac.log(), "diskutil eject /dev/disk7\n");
-    mac.is_clean();
-    // It knows no sector size: one that is not right is refused.
-    let mac = Mac::new(4096);
-    mac.lab.write("mac/block", "512");
-    let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(6);
-    assert!(ran.err.contains("sectors of 512 bytes instead of 4096"), "{}", ran.err);
-    assert_eq!(fs::read_to_string(mac.lab.path("mac/ioreg")).unwrap(), "");
-    mac.is_clean();
-}
-
-fn fskit() {
-    let mac = Mac::new(512);
-    let options = ["attach", "disk.cdimg", "--via", "fskit", "--with", "hdiutil"];
-    let ran = mac.cdi(options).ends(6);
-    assert!(ran.err.contains("is disabled!") && ran.err.contains("switched on"), "{}", ran.err);
-    mac.is_clean();
-    mac.lab.write("mac/enabled", "");
-    mac.log();
-    assert_eq!(mac.cdi(options).ends(0).out, "/dev/disk4\n");
-    let (image, dir) = (mac.lab.path("disk.cdimg"), mac.lab.path("run/mnt/disk"));
-    let asked = format!("mount -F -o rdonly,nobrowse -t cdi {} {}\n", image.display(), dir.display());
-    assert!(mac.log().starts_with(&asked));
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["via"], "fskit");
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-    // Where others could reach it, it is for them, too: only if that is said.
-    let there = ["mount", "disk.cdimg", "open", "--via", "fskit"];
-    let ran = mac.cdi(there).ends(2);
-    assert!(ran.err.contains("every user") && !mac.lab.path("open").exists(), "{}", ran.err);
-    mac.cdi(there.iter().chain(&["--allow-other"]).copied()).ends(0);
-    mac.cdi(["unmount", "open"]).ends(0);
-    fs::create_dir(mac.lab.path("own")).unwrap();
-    fs::set_permissions(mac.lab.path("own"), fs::Permissions::from_mode(0o700)).unwrap();
-    mac.cdi(["mount", "disk.cdimg", "own/m", "--via", "fskit"]).ends(0);
-    mac.cdi(["unmount", "own/m"]).ends(0);
-    mac.is_clean();
-    // What cannot reach it is refused.
-    for option in ["--bad=zero", "--cache=2M", "--errno=medium", "--suspect=read", "--format=cdimg"] {
-        let ran = mac.cdi(options.iter().chain(&[option]).copied()).ends(2);
-        assert!(ran.err.contains("does not work with --via fskit"), "{}", ran.err);
-    }
-    mac.is_clean();
-}
-
-fn refused() {
-    let mac = Mac::new(512);
-    for (what, said) in
-        [("refuse-mount", "Operation not permitted"), ("refuse-attach", "image not recognized")]
-    {
-        mac.lab.write(&format!("mac/{what}"), "");
-        let ran = mac.attach(&[]).ends(6);
-        assert!(ran.err.contains(said), "{}", ran.err);
-        fs::remove_file(mac.lab.path(&format!("mac/{what}"))).unwrap();
+    #[needs(NEEDS)]
+    fn a_busy_device_is_retried_and_kept_unless_forced() {
+        let mac = Mac::new(512);
+        mac.attach(&[]).ends(0);
+        mac.log();
+        mac.lab.write("mac/busy", "1\n2\n");
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        assert_eq!(mac.log(), "hdiutil detach /dev/disk4\n".repeat(3));
+        mac.is_clean();
+        // It stays busy: it is not detached. With --force it is.
+        mac.attach(&[]).ends(0);
+        mac.lab.write("mac/busy", "1\n".repeat(100));
+        let ran = mac.cdi(["detach", "disk.cdimg"]).ends(5);
+        assert!(ran.err.contains("Resource busy") && ran.err.contains("--force"), "{}", ran.err);
+        assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
+        mac.log();
+        mac.cdi(["detach", "disk.cdimg", "--force"]).ends(0);
+        assert!(mac.log().ends_with("hdiutil detach /dev/disk4 -force\n"));
+        mac.is_clean();
+        // Not even by force: said, and tried again by the next command.
+        mac.attach(&[]).ends(0);
+        mac.lab.write("mac/stubborn", "");
+        mac.cdi(["detach", "disk.cdimg", "--force"]).ends(5);
+        assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["device"], "/dev/disk4");
+        fs::remove_file(mac.lab.path("mac/stubborn")).unwrap();
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
         mac.is_clean();
     }
-    // A device of another size is not the disk.
-    mac.lab.write("mac/size", "1024");
-    let ran = mac.attach(&[]).ends(6);
-    assert!(ran.err.contains("device has 1024 bytes instead of"), "{}", ran.err);
-    mac.is_clean();
-    // Of which nothing is told is attached all the same.
-    fs::remove_file(mac.lab.path("mac/size")).unwrap();
-    mac.attach(&[]).ends(0);
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-}
 
-fn death() {
-    let mac = Mac::new(512);
-    mac.attach(&[]).ends(0);
-    let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
-    run("kill", ["-KILL".to_owned(), pid.to_string()]);
-    wait_until("it is dead", || mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
-    mac.log();
-    assert_eq!(mac.attach(&[]).ends(0).out, "/dev/disk4\n");
-    let log = mac.log();
-    assert!(log.starts_with("hdiutil detach /dev/disk4\nmount_nfs "), "{log}");
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-    // SIGTERM, as a service sends it: device, folder, daemon.
-    mac.attach(&[]).ends(0);
-    let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
-    run("kill", ["-TERM".to_owned(), pid.to_string()]);
-    wait_until("it has ended", || !Path::new(&format!("/proc/{pid}")).exists());
-    mac.is_clean();
-}
+    #[needs(NEEDS)]
+    fn diskutil_is_used_where_hdiutil_is_not() {
+        let mac = Mac::new(512);
+        let options = ["--via", "nfs", "--with", "diskutil"];
+        let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(0);
+        assert_eq!(ran.out, "/dev/disk7\n");
+        let dmg = mac.lab.path("run/mnt/disk/disk.dmg");
+        let log = mac.log();
+        assert!(
+            log.contains(&format!("diskutil image --plist attach --readOnly --noMount {}\n", dmg.display())),
+            "{log}"
+        );
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        assert_eq!(mac.log(), "diskutil eject /dev/disk7\n");
+        mac.is_clean();
+        // It knows no sector size: one that is not right is refused.
+        let mac = Mac::new(4096);
+        mac.lab.write("mac/block", "512");
+        let ran = mac.cdi(["attach", "disk.cdimg"].iter().chain(&options).copied()).ends(6);
+        assert!(ran.err.contains("sectors of 512 bytes instead of 4096"), "{}", ran.err);
+        assert_eq!(fs::read_to_string(mac.lab.path("mac/ioreg")).unwrap(), "");
+        mac.is_clean();
+    }
 
-/// What of an earlier disk is still attached under the same path is never taken for this one.
-fn stale() {
-    let mac = Mac::new(512);
-    mac.lab
-        .write("mac/attached", format!("/dev/disk9 {}\n", mac.lab.path("run/mnt/disk/disk.raw").display()));
-    assert_eq!(mac.attach(&[]).ends(0).out, "/dev/disk4\n");
-    assert!(mac.log().contains("hdiutil detach /dev/disk9\nhdiutil attach "));
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-    mac.lab
-        .write("mac/attached", format!("/dev/disk9 {}\n", mac.lab.path("run/mnt/disk/disk.raw").display()));
-    mac.lab.write("mac/stubborn", "");
-    let ran = mac.attach(&[]).ends(5);
-    assert!(ran.err.contains("/dev/disk9"), "{}", ran.err);
-    assert!(!mac.log().contains("hdiutil attach"));
-    mac.lab.write("mac/attached", "");
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-}
+    #[needs(NEEDS)]
+    fn the_extension_mounts() {
+        let mac = Mac::new(512);
+        let options = ["attach", "disk.cdimg", "--via", "fskit", "--with", "hdiutil"];
+        let ran = mac.cdi(options).ends(6);
+        assert!(ran.err.contains("is disabled!") && ran.err.contains("switched on"), "{}", ran.err);
+        mac.is_clean();
+        mac.lab.write("mac/enabled", "");
+        mac.log();
+        assert_eq!(mac.cdi(options).ends(0).out, "/dev/disk4\n");
+        let (image, dir) = (mac.lab.path("disk.cdimg"), mac.lab.path("run/mnt/disk"));
+        let asked = format!("mount -F -o rdonly,nobrowse -t cdi {} {}\n", image.display(), dir.display());
+        assert!(mac.log().starts_with(&asked));
+        assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["via"], "fskit");
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+        // Where other users could reach it, an option must allow that.
+        let there = ["mount", "disk.cdimg", "open", "--via", "fskit"];
+        let ran = mac.cdi(there).ends(2);
+        assert!(ran.err.contains("every user") && !mac.lab.path("open").exists(), "{}", ran.err);
+        mac.cdi(there.iter().chain(&["--allow-other"]).copied()).ends(0);
+        mac.cdi(["unmount", "open"]).ends(0);
+        fs::create_dir(mac.lab.path("own")).unwrap();
+        fs::set_permissions(mac.lab.path("own"), fs::Permissions::from_mode(0o700)).unwrap();
+        mac.cdi(["mount", "disk.cdimg", "own/m", "--via", "fskit"]).ends(0);
+        mac.cdi(["unmount", "own/m"]).ends(0);
+        mac.is_clean();
+        // Users without access are refused.
+        for option in ["--bad=zero", "--cache=2M", "--errno=medium", "--suspect=read", "--format=cdimg"] {
+            let ran = mac.cdi(options.iter().chain(&[option]).copied()).ends(2);
+            assert!(ran.err.contains("does not work with --via fskit"), "{}", ran.err);
+        }
+        mac.is_clean();
+    }
 
-/// If nobody says what is attached, nothing is taken away, and nothing is forgotten.
-fn unknown() {
-    let mac = Mac::new(512);
-    mac.attach(&[]).ends(0);
-    mac.lab.write("mac/mute", "");
-    mac.log();
-    mac.cdi(["detach", "disk.cdimg"]).ends(6);
-    assert!(!mac.log().contains("detach"));
-    fs::remove_file(mac.lab.path("mac/mute")).unwrap();
-    assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    mac.is_clean();
-}
+    #[needs(NEEDS)]
+    fn a_failed_attach_leaves_nothing() {
+        let mac = Mac::new(512);
+        for (what, said) in
+            [("refuse-mount", "Operation not permitted"), ("refuse-attach", "image not recognized")]
+        {
+            mac.lab.write(&format!("mac/{what}"), "");
+            let ran = mac.attach(&[]).ends(6);
+            assert!(ran.err.contains(said), "{}", ran.err);
+            fs::remove_file(mac.lab.path(&format!("mac/{what}"))).unwrap();
+            mac.is_clean();
+        }
+        // A device of another size is not the disk.
+        mac.lab.write("mac/size", "1024");
+        let ran = mac.attach(&[]).ends(6);
+        assert!(ran.err.contains("device has 1024 bytes instead of"), "{}", ran.err);
+        mac.is_clean();
+        // A device without any information is attached anyway.
+        fs::remove_file(mac.lab.path("mac/size")).unwrap();
+        mac.attach(&[]).ends(0);
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+    }
 
-fn recycled() {
-    let mac = Mac::new(512);
-    mac.attach(&[]).ends(0);
-    // Somebody ejected it, and the number went to an image of his.
-    mac.lab.write("mac/attached", "/dev/disk4 /Users/me/other.dmg\n");
-    mac.log();
-    mac.cdi(["detach", "disk.cdimg"]).ends(0);
-    assert_eq!((mac.log(), mac.attached()), (String::new(), "/dev/disk4 /Users/me/other.dmg\n".into()));
-    mac.lab.write("mac/attached", "");
-    mac.is_clean();
-}
+    #[needs(NEEDS)]
+    fn after_a_death_the_next_command_cleans_up() {
+        let mac = Mac::new(512);
+        mac.attach(&[]).ends(0);
+        let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
+        run("kill", ["-KILL".to_owned(), pid.to_string()]);
+        wait_until("it is dead", || mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"] == false);
+        mac.log();
+        assert_eq!(mac.attach(&[]).ends(0).out, "/dev/disk4\n");
+        let log = mac.log();
+        assert!(log.starts_with("hdiutil detach /dev/disk4\nmount_nfs "), "{log}");
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+        // SIGTERM, as a service sends it: device, folder, daemon.
+        mac.attach(&[]).ends(0);
+        let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
+        run("kill", ["-TERM".to_owned(), pid.to_string()]);
+        wait_until("it has ended", || !Path::new(&format!("/proc/{pid}")).exists());
+        mac.is_clean();
+    }
+
+    /// A device of an earlier disk that is still attached under the same path is never mistaken for this one.
+    #[needs(NEEDS)]
+    fn a_stale_device_is_never_mistaken_for_this_one() {
+        let mac = Mac::new(512);
+        mac.lab.write(
+            "mac/attached",
+            format!("/dev/disk9 {}\n", mac.lab.path("run/mnt/disk/disk.raw").display()),
+        );
+        assert_eq!(mac.attach(&[]).ends(0).out, "/dev/disk4\n");
+        assert!(mac.log().contains("hdiutil detach /dev/disk9\nhdiutil attach "));
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+        mac.lab.write(
+            "mac/attached",
+            format!("/dev/disk9 {}\n", mac.lab.path("run/mnt/disk/disk.raw").display()),
+        );
+        mac.lab.write("mac/stubborn", "");
+        let ran = mac.attach(&[]).ends(5);
+        assert!(ran.err.contains("/dev/disk9"), "{}", ran.err);
+        assert!(!mac.log().contains("hdiutil attach"));
+        mac.lab.write("mac/attached", "");
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+    }
+
+    /// If attached devices cannot be listed, nothing is detached and nothing is forgotten.
+    #[needs(NEEDS)]
+    fn a_mount_is_not_forgotten_when_the_system_cannot_be_asked() {
+        let mac = Mac::new(512);
+        mac.attach(&[]).ends(0);
+        mac.lab.write("mac/mute", "");
+        mac.log();
+        mac.cdi(["detach", "disk.cdimg"]).ends(6);
+        assert!(!mac.log().contains("detach"));
+        fs::remove_file(mac.lab.path("mac/mute")).unwrap();
+        assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["alive"], true);
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+    }
+
+    #[needs(NEEDS)]
+    fn a_reused_device_number_is_left_alone() {
+        let mac = Mac::new(512);
+        mac.attach(&[]).ends(0);
+        // A user ejected it, and its number went to another image.
+        mac.lab.write("mac/attached", "/dev/disk4 /Users/me/other.dmg\n");
+        mac.log();
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        assert_eq!((mac.log(), mac.attached()), (String::new(), "/dev/disk4 /Users/me/other.dmg\n".into()));
+        mac.lab.write("mac/attached", "");
+        mac.is_clean();
+    }
+);

@@ -6,7 +6,7 @@ use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
 use super::testing::{TempDir, disk_of, fixture, volume};
 use super::*;
 
-/// The bad sectors of the fixtures (tests/format.rs), and the number of sectors.
+/// The bad sectors of the fixtures (tests/formats/cdimg.rs), and the number of sectors.
 const BAD: [(i64, i64); 4] = [(3, 1), (1001, 2), (1600, 300), (2562, 1)];
 const SECTORS: i64 = 2563;
 

@@ -1,0 +1,58 @@
+//! The C interface, used by a program in C that is compiled with the header and linked as others would link: with the
+//! archive, and with the shared library as `cdi.pc` describes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Lab, run};
+
+tests!(
+    #[needs(Program("cc"))]
+    fn a_c_program_reads_the_disk() {
+        let lab = Lab::new();
+        lab.image(4096, 512, &[(1234, 1)]);
+        let root = env!("CARGO_MANIFEST_DIR");
+        let prefix = lab.path("prefix");
+        // The folder that this test was built in, so that next to nothing is compiled again.
+        let built = Path::new(env!("CARGO_BIN_EXE_cdi")).parent().unwrap();
+        let output = Command::new(format!("{root}/crates/cdi-ffi/install.sh"))
+            .arg(&prefix)
+            .env("CARGO", env!("CARGO"))
+            .env("CARGO_TARGET_DIR", built.parent().unwrap())
+            .env("PROFILE", if built.ends_with("release") { "release" } else { "dev" })
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            assert!(Path::new(line).exists(), "{line}");
+        }
+        let pc = fs::read_to_string(prefix.join("lib/pkgconfig/cdi.pc")).unwrap();
+        let flags = |key: &str| -> Vec<String> {
+            let line = pc.lines().find_map(|l| l.strip_prefix(&format!("{key}: "))).unwrap();
+            let at = |word: &str| {
+                word.replace("${libdir}", "${prefix}/lib").replace("${includedir}", "${prefix}/include")
+            };
+            line.split(' ').map(|w| at(w).replace("${prefix}", prefix.to_str().unwrap())).collect()
+        };
+        let program = lab.path("ffi");
+        let (image, raw) = (lab.path("disk.cdimg"), lab.path("disk.raw"));
+        let archive = vec![prefix.join("lib/libcdi.a").display().to_string()];
+        for library in [archive.into_iter().chain(flags("Libs.private")).collect(), flags("Libs")] {
+            let mut args: Vec<String> =
+                ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"].map(str::to_owned).into();
+            args.push(program.display().to_string());
+            args.push(format!("{root}/tests/ffi.c"));
+            args.extend(flags("Cflags").into_iter().chain(library));
+            run("cc", &args);
+            let output = Command::new(&program)
+                .args([image.to_str().unwrap(), raw.to_str().unwrap(), "1234"])
+                .env("LD_LIBRARY_PATH", prefix.join("lib"))
+                .env("DYLD_LIBRARY_PATH", prefix.join("lib"))
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), "ok\n", "{args:?}");
+        }
+        assert_eq!(lab.leftovers(), "");
+    }
+);

@@ -1,0 +1,335 @@
+//! Damage of every format but our own (cdimg_damage.rs): 20,000 seeded corruptions of an image each, every byte near its
+//! ends set to extreme values, and the images that the fuzzer starts with. To repeat one:
+//! `CDI_SEED=n cargo test --test all formats::damage::damaged_NAME`.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cdi_image::disk::{BadPolicy, Disk, Options};
+use cdi_image::image::OpenOptions;
+use cdi_image::open::{open, open_source};
+
+use super::chd::chd_make;
+use super::{dmg_sample, truth};
+use crate::common::{Lab, Random, run, seeds};
+use crate::makers::{self, Aff4, Tables};
+
+const DAMAGES: u64 = 20_000;
+
+tests!(
+    /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
+    /// reader: no panic, no hang, no memory.
+    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    fn extreme_values_in_any_field_do_no_harm() {
+        for (name, whole) in small_images() {
+            let format = name.split('/').next().unwrap();
+            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            let len = whole.len();
+            let places = (0..len.min(700)).chain(len.saturating_sub(700)..len);
+            let start = Instant::now();
+            let try_it = |bytes: Vec<u8>| {
+                let Ok(opened) = open_source(Box::new(bytes), Path::new("/nowhere/poked"), &options) else {
+                    return;
+                };
+                let disk =
+                    Disk::new(opened, Options { cache: 1 << 20, bad: BadPolicy::Zero, ..Options::default() });
+                let end = disk.size().saturating_sub(4096);
+                for offset in [0, end / 2, end] {
+                    let len = (disk.size() - offset).min(4096) as usize;
+                    let _ = disk.read_at(&mut vec![0; len], offset);
+                }
+            };
+            for at in places {
+                for value in [0, 1, 0x7F, 0x80, 0xFF] {
+                    let mut bytes = whole.clone();
+                    bytes[at] = value;
+                    try_it(bytes);
+                }
+                for (width, value) in [(4, 0xFF), (8, 0xFF), (8, 0), (8, 0x7F)] {
+                    let mut bytes = whole.clone();
+                    let end = (at + width).min(len);
+                    if at % 4 == 0 {
+                        bytes[at..end].fill(value);
+                        try_it(bytes);
+                    }
+                }
+            }
+            assert!(start.elapsed() < Duration::from_secs(120), "{name}: {:?}", start.elapsed());
+        }
+    }
+
+    /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
+    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    fn seeds_for_the_fuzzer_open() {
+        for (name, bytes) in small_images() {
+            let format = name.split('/').next().unwrap();
+            if let Some(dir) = std::env::var_os("CDI_FUZZ_SEEDS") {
+                let file = Path::new(&dir).join(name);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, &bytes).unwrap();
+            }
+            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            assert!(open_source(Box::new(bytes), Path::new("/nowhere/seed"), &options).is_ok(), "{name}");
+        }
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_qcow2() {
+        damaged(qemu_image("qcow2", "extended_l2=on"), "qcow2");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_qcow2_zlib() {
+        damaged(qemu_image("qcow2", "-c"), "qcow2");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_vhd() {
+        damaged(qemu_image("vpc", "force_size=on"), "vhd");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_vhdx() {
+        damaged(qemu_image("vhdx", "block_size=1M"), "vhdx");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_vdi() {
+        damaged(qemu_image("vdi", "static=off"), "vdi");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_vmdk() {
+        damaged(qemu_image("vmdk", "subformat=monolithicSparse"), "vmdk");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_vmdk_stream() {
+        damaged(qemu_image("vmdk", "subformat=streamOptimized"), "vmdk");
+    }
+
+    #[needs(Program("ewfacquire"))]
+    fn damaged_ewf() {
+        damaged_checked(ewf_image("encase6"), "ewf");
+    }
+
+    #[needs(Program("ewfacquire"))]
+    fn damaged_ewf_smart() {
+        damaged(ewf_image("smart"), "ewf");
+    }
+
+    fn damaged_ewf2() {
+        damaged_checked(makers::ex01(&truth(), &[(100, 4)]), "ewf2");
+    }
+
+    fn damaged_dmg() {
+        damaged(makers::dmg(&truth(), Tables::PropertyList), "dmg");
+    }
+
+    fn damaged_dmg_fork() {
+        damaged(makers::dmg(&truth(), Tables::ResourceFork), "dmg");
+    }
+
+    #[needs(Corpus)]
+    fn damaged_dmg_xz() {
+        damaged(fs::read(dmg_sample("input_lzma.dmg")).unwrap(), "dmg");
+    }
+
+    fn damaged_sparseimage() {
+        damaged(makers::sparseimage(&truth()), "sparseimage");
+    }
+
+    fn damaged_aff4() {
+        damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
+    }
+
+    fn damaged_aff4_lz4() {
+        damaged(makers::aff4(&truth(), Aff4::Lz4, 0, 65536), "aff4");
+    }
+
+    fn damaged_aff4_old() {
+        damaged(makers::aff4(&truth(), Aff4::Old, 0, 65536), "aff4");
+    }
+
+    fn damaged_zstd() {
+        damaged(makers::zstd_seekable(&truth(), 16384), "zstd");
+    }
+
+    #[needs(Program("chdman"))]
+    fn damaged_chd() {
+        damaged(chd_image(), "chd");
+    }
+
+    /// A bundle's property list, and lists of bad blocks.
+    fn damaged_bundle_and_maps() {
+        let lab = Lab::new();
+        let truth = truth();
+        fs::create_dir_all(lab.path("b.sparsebundle/bands")).unwrap();
+        let files = makers::sparsebundle(&truth);
+        for (name, bytes) in &files {
+            lab.write(&format!("b.sparsebundle/{name}"), bytes);
+        }
+        lab.write("d.raw", &truth);
+        let log = "# sectorsize 512\n0x800 0x7f\n0x0 0x6 0x7f 0x0 0x0\n0x6 0x4 0x40 0x0 0x31100\n0xa 0x7f6 0x7f 0x0 0x0\n";
+        let map = crate::common::mapfile(2048, 512, &[(6, 4), (100, 1)]);
+        for seed in seeds(DAMAGES).step_by(4) {
+            let random = &mut Random::new(seed);
+            lab.write("b.sparsebundle/Info.plist", damaged_bytes(&files[0].1, random));
+            if let Ok(opened) = open(&lab.path("b.sparsebundle"), &OpenOptions::default()) {
+                let disk = Disk::new(opened, Options::default());
+                let offset = random.below(disk.size());
+                let _ = disk.read_at(&mut vec![0; (disk.size() - offset).min(4096) as usize], offset);
+            }
+            for (text, badblocks) in [(log, false), (map.as_str(), false), ("3\n4\n5\n100\n", true)] {
+                let list = lab.write("list", damaged_bytes(text.as_bytes(), random));
+                let mut options = OpenOptions::default();
+                if badblocks {
+                    options.badblocks = Some((list, 1024));
+                } else {
+                    options.mapfile = cdi_image::image::Mapfile::File(list);
+                }
+                if let Ok(opened) = open(&lab.path("d.raw"), &options) {
+                    assert!(
+                        opened
+                            .image
+                            .bad()
+                            .ranges()
+                            .iter()
+                            .all(|r| r.start < r.end && r.end <= opened.image.size())
+                    );
+                }
+            }
+        }
+    }
+);
+
+fn chd_image() -> Vec<u8> {
+    let lab = Lab::new();
+    lab.write("disk.raw", truth());
+    chd_make(&lab, "a.chd", &["-hs", "8192"]);
+    lab.read("a.chd")
+}
+
+fn qemu_image(format: &str, option: &str) -> Vec<u8> {
+    let lab = Lab::new();
+    let raw = lab.write("disk.raw", truth());
+    let out = lab.path("out");
+    let mut words = vec!["convert".to_owned(), "-O".into(), format.into()];
+    words.extend(if option == "-c" { vec!["-c".into()] } else { vec!["-o".into(), option.into()] });
+    words.extend([raw, out.clone()].map(|p| p.to_str().unwrap().to_owned()));
+    run("qemu-img", words);
+    fs::read(out).unwrap()
+}
+
+fn ewf_image(format: &str) -> Vec<u8> {
+    let lab = Lab::new();
+    let raw = lab.write("disk.raw", truth());
+    let target = lab.path("e").to_str().unwrap().to_owned();
+    run("ewfacquire", ["-q", "-u", "-t", &target, "-f", format, raw.to_str().unwrap()]);
+    let path = ["E01", "s01"].iter().map(|x| lab.path("e").with_extension(x)).find(|p| p.exists());
+    fs::read(path.unwrap()).unwrap()
+}
+
+/// An image of each format, small, by format and kind.
+fn small_images() -> Vec<(&'static str, Vec<u8>)> {
+    let small = &truth()[..192 << 10];
+    vec![
+        ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
+        ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
+        ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
+        (
+            "cdimg/zstd",
+            fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
+        ),
+        ("chd/all", chd_image()),
+        ("dmg/list", makers::dmg(small, Tables::PropertyList)),
+        ("dmg/fork", makers::dmg(small, Tables::ResourceFork)),
+        ("ewf/encase", ewf_image("encase6")),
+        ("ewf/smart", ewf_image("smart")),
+        ("ewf2/all", makers::ex01(small, &[(100, 4)])),
+        ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
+        ("qcow2/zlib", qemu_image("qcow2", "-c")),
+        ("sparseimage/all", makers::sparseimage(small)),
+        ("vdi/dynamic", qemu_image("vdi", "static=off")),
+        ("vhd/dynamic", qemu_image("vpc", "force_size=on")),
+        ("vhdx/dynamic", qemu_image("vhdx", "block_size=1M")),
+        ("vmdk/sparse", qemu_image("vmdk", "subformat=monolithicSparse")),
+        ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
+        ("zstd/sums", makers::zstd_seekable(small, 16384)),
+    ]
+}
+
+/// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.
+fn damaged(whole: Vec<u8>, format: &str) {
+    damage(&whole, format, None);
+}
+
+/// Damage where it has: right, or an error.
+fn damaged_checked(whole: Vec<u8>, format: &str) {
+    damage(&whole, format, Some(&truth()));
+}
+
+fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
+    let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+    let mut sound = 0;
+    for seed in seeds(DAMAGES) {
+        let start = Instant::now();
+        let random = &mut Random::new(seed);
+        let bytes: Arc<Vec<u8>> = Arc::new(damaged_bytes(whole, random));
+        // There is no file next to it.
+        let path = Path::new("/nowhere/broken");
+        let Ok(opened) = open_source(Box::new(bytes), path, &options) else { continue };
+        let bad = if truth.is_some() { BadPolicy::Error } else { BadPolicy::Zero };
+        let disk = Disk::new(opened, Options { cache: 1 << 20, bad, ..Options::default() });
+        sound += 1;
+        let mut buf = vec![0; 64 << 10];
+        for _ in 0..6 {
+            let offset = random.below(disk.size());
+            let len = (buf.len() as u64).min(disk.size() - offset) as usize;
+            let read = disk.read_at(&mut buf[..len], offset);
+            if let (Some(truth), Ok(())) = (truth, read) {
+                assert!(
+                    truth.get(offset as usize..offset as usize + len) == Some(&buf[..len]),
+                    "{format}, CDI_SEED={seed}: wrong bytes at {offset}"
+                );
+            }
+        }
+        if seed % 16 == 0 {
+            disk.image().check(&mut |_, _| {}, &mut || Ok(())).unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{format}, CDI_SEED={seed}: too long");
+    }
+    assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{format}: all of it was refused");
+}
+
+/// A few damages; most of them at the start and the end, where structures are.
+fn damaged_bytes(whole: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    for _ in 0..=random.below(3) {
+        let len = bytes.len() as u64;
+        let near = [600, 8192, len, len][random.below(4) as usize].min(len);
+        let mut at = random.below(near) as usize;
+        if random.below(2) == 0 {
+            at = bytes.len() - 1 - at;
+        }
+        let most = bytes.len() - at;
+        match random.below(7) {
+            0 | 1 => bytes[at] ^= 1 << random.below(8),
+            2 => bytes[at] = [0, 1, 0x7F, 0x80, 0xFF][random.below(5) as usize],
+            3 => bytes[at..][..most.min(8)].fill([0, 0xFF][random.below(2) as usize]),
+            4 => {
+                let n = 1 + random.below(most.min(64) as u64) as usize;
+                bytes[at..at + n].iter_mut().for_each(|b| *b = random.next() as u8);
+            }
+            5 => {
+                let n = 1 + random.below(most.min(4096) as u64) as usize;
+                let from = random.below(len - n as u64 + 1) as usize;
+                bytes.copy_within(from..from + n, at);
+            }
+            _ => bytes.truncate(at.max(1)),
+        }
+    }
+    bytes
+}

@@ -1,0 +1,51 @@
+//! Formats that cdi does not read.
+
+use std::fs;
+
+use crate::common::{Lab, disk};
+
+tests!(
+    fn unsupported_formats_are_refused_by_name_with_a_way_to_convert() {
+        let lab = Lab::new();
+        let truth = disk(1 << 20);
+        let kinds: [(&[u8], &str); 6] = [
+            (b"\x1F\x8B\x08\0\0", "gzip -dc"),
+            (b"\x3A\xFF\x26\xED\x01\0\0\0", "simg2img"),
+            (b"QED\0", "qemu-img convert"),
+            (b"QFI\xFB\0\0\0\x01", "qemu-img convert"),
+            (b"partclone-image", "partclone.restore"),
+            (b"WithoutFreeSpace", "parallels"),
+        ];
+        for (magic, way_out) in kinds {
+            for name in ["c.img", "c.dd", "c.001", "c", "c.unknown"] {
+                lab.write(name, [magic, &truth].concat());
+                let ran = lab.cdi(["info", name]).ends(3);
+                assert!(ran.err.contains(way_out), "{name}: {}", ran.err);
+                assert!(!ran.err.contains("--format raw"), "{}", ran.err);
+                // An option overrides it.
+                lab.cdi(["info", "--format", "raw", name]).ends(0);
+                fs::remove_file(lab.path(name)).unwrap();
+            }
+        }
+        // The command in the message works as it is: it overwrites nothing, and names are quoted for a shell.
+        for name in ["disk.raw", "a b;c.img"] {
+            lab.write(name, [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
+            let said = lab.cdi(["info", name]).ends(3).err;
+            let stem = name.rsplit_once('.').unwrap().0;
+            let (file, out) = (name, format!("{stem}-plain.raw"));
+            let quoted = |word: &str| if word.contains(' ') { format!("'{word}'") } else { word.to_owned() };
+            assert!(said.contains(&format!("gzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
+        }
+        // A disk image whose contents were written by tar is raw; an archive by its name is not.
+        let mut tar = truth.clone();
+        tar[257..262].copy_from_slice(b"ustar");
+        lab.write("t.img", &tar);
+        lab.cdi(["info", "t.img"]).ends(0);
+        lab.write("t.ova", &tar);
+        assert!(lab.cdi(["info", "t.ova"]).ends(3).err.contains("tar -xf"));
+        lab.write("c.unknown", &truth);
+        assert!(lab.cdi(["info", "c.unknown"]).ends(3).err.contains("--format raw"));
+        lab.write("luks.img", [b"LUKS\xBA\xBE\0\x02", &truth[..]].concat());
+        lab.cdi(["info", "luks.img"]).ends(0);
+    }
+);
