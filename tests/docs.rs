@@ -94,9 +94,10 @@ tests!(
             .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
             .map(|l| l.split_whitespace().next().unwrap())
             .filter(|verb| *verb != "help");
+        text += "What is the same for all commands is shown here only for `cdi` itself: general options, exit status.\n\n";
         text += &format!("### cdi\n\n```text\n{}```\n", own);
         for verb in verbs {
-            text += &format!("\n### cdi {verb}\n\n```text\n{}```\n", help(&[verb]));
+            text += &format!("\n### cdi {verb}\n\n```text\n{}```\n", without_common_parts(&help(&[verb])));
         }
         let text: String = text.lines().map(|l| l.trim_end().to_owned() + "\n").collect();
         let path = root().join("docs/CLI.md");
@@ -113,8 +114,8 @@ tests!(
         }
     }
 
-    /// Blocks marked `console`: commands after `$ `, and their output, stdout and stderr together. `[..]` in a line
-    /// is anything, a line `...` is any lines.
+    /// Blocks marked `console`: commands after `$ `, and their output, stdout and stderr together. `…` in a line is
+    /// anything, a line `…` is any lines. They have the sample of `cdi demo`, as disk.raw and disk.map.
     #[needs(Fuse, Loop, Program("ddrescue"))]
     fn transcripts_show_what_really_happens() {
         let mut blocks = 0;
@@ -122,10 +123,11 @@ tests!(
             let text = fs::read_to_string(&path).unwrap();
             for block in text.split("```console\n").skip(1).map(|b| b.split("```").next().unwrap()) {
                 let lab = Lab::new();
-                lab.cdi(["demo", "--keep", "sample", "-q"]).ends(0);
+                lab.cdi(["demo", "--keep", "given", "-q"]).ends(0);
                 for name in ["disk.raw", "disk.map"] {
-                    fs::rename(lab.path("sample").join(name), lab.path(name)).unwrap();
+                    fs::rename(lab.path("given").join(name), lab.path(name)).unwrap();
                 }
+                let mut dir = lab.dir.clone();
                 let program = Path::new(env!("CARGO_BIN_EXE_cdi")).parent().unwrap();
                 let path_var = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
                 for step in block.split("$ ").skip(1) {
@@ -140,9 +142,12 @@ tests!(
                         .args(["-c", &format!("exec 2>&1; {}", command.replace("/dev/loop0", &device))])
                         .env("PATH", &path_var)
                         .env("CDI_RUNTIME_DIR", lab.path("run"))
-                        .current_dir(&lab.dir)
+                        .current_dir(&dir)
                         .output()
                         .unwrap();
+                    if let Some(into) = command.strip_prefix("cd ") {
+                        dir.push(into);
+                    }
                     let device = lab.cdi(["list", "--json"]).json()["mounts"][0]["device"]
                         .as_str()
                         .unwrap_or(&device)
@@ -150,7 +155,7 @@ tests!(
                     let got = String::from_utf8_lossy(&output.stdout).replace(&device, "/dev/loop0");
                     let got = got
                         .replace(lab.path("run").to_str().unwrap(), "/run/cdi")
-                        .replace(&format!("{}/", lab.dir.display()), "");
+                        .replace(&format!("{}/", dir.display()), "");
                     assert!(
                         matches(&expect.lines().collect::<Vec<_>>(), &got.lines().collect::<Vec<_>>()),
                         "{path:?}: $ {command}\nexpected:\n{expect}\ngot:\n{got}"
@@ -181,10 +186,22 @@ tests!(
     }
 );
 
+/// Leaves out the sections of a verb's help that are the same for all verbs.
+fn without_common_parts(help: &str) -> String {
+    let mut common = false;
+    let kept = help.lines().filter(|line| {
+        if line.ends_with(':') && !line.starts_with(' ') {
+            common = ["General options:", "Exit status:", "Files:"].contains(line);
+        }
+        !common
+    });
+    kept.map(|line| format!("{line}\n")).collect::<String>().trim_end().to_owned() + "\n"
+}
+
 fn matches(expect: &[&str], got: &[&str]) -> bool {
     match expect.split_first() {
         None => got.is_empty(),
-        Some((&"...", rest)) => (0..=got.len()).any(|n| matches(rest, &got[n..])),
+        Some((&"…", rest)) => (0..=got.len()).any(|n| matches(rest, &got[n..])),
         Some((line, rest)) => {
             got.split_first().is_some_and(|(g, others)| line_matches(line, g) && matches(rest, others))
         }
@@ -192,7 +209,7 @@ fn matches(expect: &[&str], got: &[&str]) -> bool {
 }
 
 fn line_matches(expect: &str, got: &str) -> bool {
-    let mut parts = expect.trim_end().split("[..]");
+    let mut parts = expect.trim_end().split('…');
     let first = parts.next().unwrap();
     let Some(mut rest) = got.trim_end().strip_prefix(first) else { return false };
     let parts: Vec<&str> = parts.collect();

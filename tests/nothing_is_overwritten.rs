@@ -37,12 +37,12 @@ tests!(
             lab.cdi(["create", "base.raw", "a.cdimg"]).ends(0);
             let before = lab.read("a.cdimg");
             lab.cdi(["mount", "a.cdimg", "m"]).ends(0);
-            let ran = lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(2);
+            let ran = lab.cdi(["create", "p.000", "a.cdimg", "--force"]).ends(5);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
             lab.cdi(["unmount", "m"]).ends(0);
             // Nor the parent of a mounted image.
             lab.cdi(["mount", "over.qcow2", "m"]).ends(0);
-            let ran = lab.cdi(["extract", "a.cdimg", "base.raw", "--force"]).ends(2);
+            let ran = lab.cdi(["extract", "a.cdimg", "base.raw", "--force"]).ends(5);
             assert!(ran.err.contains("is mounted at"), "{}", ran.err);
             lab.cdi(["unmount", "m"]).ends(0);
             assert!(lab.read("a.cdimg") == before);
@@ -267,6 +267,22 @@ tests!(
         // A name that was mistyped.
         lab.cdi(["extract", "disk.cdimg", "/dev/no-such-disk", "--force"]).ends(2);
         assert!(!Path::new("/dev/no-such-disk").exists());
+    }
+
+    /// Who images the disk again wants more of it. What the error suggests first must keep what there is.
+    fn the_way_to_more_of_a_disk_is_not_to_overwrite_its_image() {
+        let lab = Lab::new();
+        lab.write("plain.raw", disk(1 << 20));
+        lab.cdi(["create", "--rescue", "plain.raw", "r.cdimg"]).ends(0);
+        let before = lab.read("r.cdimg");
+        let said = lab.cdi(["create", "--rescue", "plain.raw", "r.cdimg"]).ends(5).err;
+        let hint = said.split("hint: ").nth(1).unwrap();
+        assert!(hint.starts_with("--resume"), "{said}");
+        assert!(lab.read("r.cdimg") == before);
+        // What is not an image can only be overwritten.
+        lab.write("x.cdimg", "text");
+        let said = lab.cdi(["create", "--rescue", "plain.raw", "x.cdimg"]).ends(5).err;
+        assert!(!said.contains("--resume") && said.contains("--force"), "{said}");
     }
 
     fn nothing_is_overwritten_without_force() {

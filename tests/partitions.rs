@@ -63,6 +63,53 @@ tests!(
         }
     }
 
+    /// A disk that had a GPT and got a boot record later: the copy of the GPT at its end is still there.
+    #[needs(Program("sfdisk"), Program("partx"), Fuse)]
+    fn a_table_of_a_former_use_does_not_count() {
+        let lab = Lab::new();
+        partitioned(&lab, "disk.img", GPT);
+        partitioned(&lab, "later.img", MBR);
+        let mut bytes = lab.read("disk.img");
+        bytes[..512].copy_from_slice(&lab.read("later.img")[..512]);
+        lab.write("disk.img", &bytes);
+        let theirs =
+            run("partx", ["--raw", "-g", "-o", "NR,START,SECTORS", lab.path("disk.img").to_str().unwrap()]);
+        let json = lab.cdi(["mount", "--json", "disk.img", "m"]).ends(0).json();
+        lab.cdi(["unmount", "m"]).ends(0);
+        assert_eq!(json["partition_table"], "mbr");
+        let ours: Vec<String> = json["partitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| {
+                let sectors = |key: &str| p[key].as_u64().unwrap() / 512;
+                format!("{} {} {}", p["number"], sectors("offset_bytes"), sectors("size_bytes"))
+            })
+            .collect();
+        // Theirs has the extended partition, too.
+        let theirs: Vec<&str> = theirs.lines().filter(|line| !line.starts_with("2 ")).collect();
+        assert_eq!(ours, theirs);
+    }
+
+    #[needs(Program("sfdisk"), Fuse)]
+    fn a_table_in_bad_sectors_is_said() {
+        let lab = Lab::new();
+        partitioned(&lab, "disk.raw", MBR);
+        for (bad, part, why) in [
+            // The boot record; the link to the second logical partition.
+            ("0 +\n0 0x200 -\n0x200 0x3FFFE00 +\n", "1", "cannot read the partition table: bad sector 0"),
+            ("0 +\n0 0x1288000 +\n0x1288000 0x200 -\n0x1288200 0x2D77E00 +\n", "6", "no partition 6"),
+        ] {
+            lab.write("disk.map", bad);
+            // Also where reads of bad sectors are filled.
+            let ran = lab.cdi(["mount", "--bad", "zero", "--partition", part, "disk.raw", "m"]).ends(4);
+            assert!(ran.err.contains(why) && ran.err.contains("bad sector"), "{}", ran.err);
+            let json = lab.cdi(["mount", "--json", "--bad", "zero", "disk.raw", "m"]).ends(0).json();
+            lab.cdi(["unmount", "m"]).ends(0);
+            assert!(json["partition_table_error"].as_str().unwrap().starts_with("bad sector"), "{json}");
+        }
+    }
+
     #[needs(Program("sfdisk"), Fuse, Loop)]
     fn one_partition_is_attached_with_its_file_system_and_bad_sectors() {
         let lab = Lab::new();

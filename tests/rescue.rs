@@ -4,12 +4,14 @@ mod failing_disk;
 mod failures;
 mod like_ddrescue;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{Lab, MountedDisk, Test, mapfile, open_direct};
+use crate::common::{Lab, MountedDisk, Test, disk, mapfile, open_direct};
 use failing_disk::{BAD, DISK, FailingDisk, SECTORS, is_right, lab, map_of};
 
 /// The tests, by module.
@@ -81,6 +83,24 @@ tests!(
             lab.cdi([&["create", "--rescue", "disk.raw", "b.cdimg"], words].concat()).ends(2);
             assert!(!lab.path("b.cdimg").exists());
         }
+    }
+
+    /// What is left is told with the command for it, and that command reads it.
+    fn the_summary_says_how_to_go_on() {
+        let lab = Lab::new();
+        let name = OsStr::from_bytes(b"a b\xFF.raw");
+        fs::write(lab.dir.join(name), disk(1 << 20)).unwrap();
+        let create = |options: &[&str]| {
+            let words = ["create", "--rescue"].iter().chain(options).map(OsStr::new);
+            lab.cdi(words.chain([name]).chain([OsStr::new("r.cdimg")]))
+        };
+        let said = create(&["--size", "64k"]).ends(4).err;
+        assert!(said.contains("all of 64.0 KiB rescued") && said.contains("960 KiB of the disk"), "{said}");
+        assert!(said.contains("cdi create --resume 'a b\u{FFFD}.raw' r.cdimg"), "{said}");
+        create(&["--resume"]).ends(0);
+        // A name that is mistyped does not begin the disk again without a word.
+        fs::remove_file(lab.path("r.cdimg")).unwrap();
+        assert!(create(&["--resume"]).ends(0).err.contains("r.cdimg: there is no image to resume"));
     }
 
     fn an_image_is_not_resumed_from_a_disk_of_another_size() {

@@ -48,4 +48,39 @@ tests!(
         lab.write("luks.img", [b"LUKS\xBA\xBE\0\x02", &truth[..]].concat());
         lab.cdi(["info", "luks.img"]).ends(0);
     }
+
+    /// What a hint says to type is typed where the files that it could hit are there already.
+    fn a_hint_to_join_pieces_overwrites_nothing() {
+        let lab = Lab::new();
+        let truth = disk(1 << 20);
+        for (first, second, head) in [("c.ab", "c.ac", &b""[..]), ("c.02", "c.03", b"\x1F\x8B\x08\0\0")] {
+            for name in [first, second, "disk.raw", "joined", "c-joined.raw", "c-joined"] {
+                lab.write(name, [head, &truth].concat());
+            }
+            let said = lab.cdi(["info", first]).ends(3).err;
+            let command = said.split("cat … > ").nth(1).unwrap_or_else(|| panic!("{said}"));
+            let out = command.split([';', '\n']).next().unwrap();
+            assert!(!lab.path(out).exists(), "{said}");
+        }
+        // Suffixes of one length are no counters.
+        for name in ["d.log", "d.map", "d.txt"] {
+            lab.write(name, &truth);
+        }
+        assert!(!lab.cdi(["info", "d.log"]).ends(3).err.contains("join"));
+    }
+
+    fn a_mapfile_is_recognised_whatever_its_name_and_comments() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(100, 3)]);
+        let map = lab.read("disk.map");
+        let map = String::from_utf8(map).unwrap();
+        let bare: String = map.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect();
+        for (name, text) in [("copy.map", &map), ("m.txt", &bare), ("m.img", &bare), ("m", &bare)] {
+            lab.write(name, text);
+            let said = lab.cdi(["info", name]).ends(3).err;
+            assert!(said.contains("mapfile") && said.contains("--mapfile"), "{name}: {said}");
+        }
+        lab.write("m", "0 +\nsome other text\n");
+        assert!(!lab.cdi(["info", "m"]).ends(3).err.contains("--mapfile"));
+    }
 );
