@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Lab, MountedDisk, Test, disk, mapfile, open_direct};
@@ -146,6 +146,22 @@ tests!(
         // The message names the option to use instead.
         let ran = lab.cdi(["create", "--rescue", "disk.raw", "a.cdimg"]).ends(5);
         assert!(ran.err.contains("--resume"), "{}", ran.err);
+    }
+
+    fn two_processes_that_begin_an_image_leave_one() {
+        let lab = Lab::new();
+        lab.write("disk.raw", disk(1 << 20));
+        for round in 0..10 {
+            let image = format!("{round}.cdimg");
+            let begin = || {
+                lab.command().args(["create", "--resume", "disk.raw", &image]).stderr(Stdio::null()).spawn()
+            };
+            let both = [begin().unwrap(), begin().unwrap()];
+            let codes = both.map(|mut process| process.wait().unwrap().code().unwrap());
+            assert!(codes.contains(&0) && codes.iter().all(|code| matches!(code, 0 | 5)), "{codes:?}");
+        }
+        let names = fs::read_dir(&lab.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.contains("partial")).collect::<Vec<_>>(), [""; 0]);
     }
 
     #[needs(Loop, Program("mkfs.ext4"))]

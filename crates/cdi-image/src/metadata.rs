@@ -171,6 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_by_its_former_name_is_the_newer_one() {
+        let parse = |json: &str| Metadata::parse(json.as_bytes()).unwrap();
+        assert_eq!(parse(r#"{"blake3_stored":"b"}"#).blake3_rescued.as_deref(), Some("b"));
+        let both = parse(r#"{"blake3_rescued":"a","blake3_stored":"b","model":"m"}"#);
+        assert_eq!((both.blake3_rescued.as_deref(), both.model.as_deref()), (Some("b"), Some("m")));
+        assert!(both.more.is_empty());
+    }
+
+    #[test]
     fn unknown_metadata_is_kept() {
         let metadata: Metadata =
             serde_json::from_str(r#"{"size_bytes":512,"wwn":"0x5000","model":"ST1"}"#).unwrap();
