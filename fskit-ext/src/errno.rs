@@ -113,18 +113,18 @@ mod tests {
 
     #[test]
     fn the_error_of_the_system_is_passed_on() {
-        let error = Error::io("cannot be opened", Path::new("/a"), io::Error::from_raw_os_error(13));
+        let error = Error::io("cannot open", Path::new("/a"), io::Error::from_raw_os_error(13));
         let refused = Refused::from(error);
         assert_eq!(refused.errno, Errno::EACCES);
         assert!(refused.is_for_rights() && !Refused::from(Errno::EIO).is_for_rights());
         let why = refused.why.unwrap();
-        assert!(why.starts_with("/a: cannot be opened; "), "{why}");
+        assert!(why.starts_with("/a: cannot open; "), "{why}");
     }
 
     #[test]
     fn errors_that_ask_to_try_again_become_eio() {
         for number in [4, 35] {
-            let error = Error::io("cannot be read", Path::new("/a"), io::Error::from_raw_os_error(number));
+            let error = Error::io("cannot read", Path::new("/a"), io::Error::from_raw_os_error(number));
             assert_eq!(of(&error), Errno::EIO);
         }
     }

@@ -97,7 +97,7 @@ impl Attacher for Losetup {
 
     fn devices(&self, file: &Path) -> Result<Vec<PathBuf>, Error> {
         let all = Path::new("/sys/block");
-        let blocks = fs::read_dir(all).map_err(|e| Error::io("cannot be read", all, e))?;
+        let blocks = fs::read_dir(all).map_err(|e| Error::io("cannot read", all, e))?;
         let names = blocks.flatten().map(|b| b.file_name()).filter_map(|n| n.into_string().ok());
         let ours = names.filter(|n| n.starts_with("loop") && backing(n).is_some_and(|b| b == file));
         Ok(ours.map(|n| Path::new("/dev").join(n)).collect())
@@ -190,7 +190,7 @@ fn backing(name: &str) -> Option<PathBuf> {
 
 fn sys_number(name: &str, what: &str) -> Result<u64, Error> {
     let path = PathBuf::from(format!("/sys/block/{name}/{what}"));
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("cannot be read", &path, e))?;
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("cannot read", &path, e))?;
     text.trim()
         .parse()
         .map_err(|_| Error::failed(format!("contains '{}', which is not a number", text.trim())).at(&path))

@@ -178,7 +178,7 @@ impl Bad {
             "zero" => Ok(Bad::Zero),
             _ => match text.strip_prefix("pattern:") {
                 Some(pattern) if !pattern.is_empty() => Ok(Bad::Pattern(pattern.into())),
-                _ => Err("it is 'error', 'zero', or 'pattern:TEXT'".into()),
+                _ => Err("must be 'error', 'zero' or 'pattern:TEXT'".into()),
             },
         }
     }
@@ -208,6 +208,6 @@ pub(crate) fn readahead(text: &str) -> Result<u64, String> {
 pub(crate) fn cache_size(text: &str) -> Result<usize, String> {
     match usize::try_from(parse_size(text)?) {
         Ok(size @ 0x10_0000..=0x100_0000_0000) => Ok(size),
-        _ => Err("a cache has from 1M to 1T".into()),
+        _ => Err("the size of the cache must be from 1M to 1T".into()),
     }
 }

@@ -63,14 +63,14 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         if !ui.json(
             &json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": before }),
         ) {
-            ui.say(format!("{}: nothing to reclaim; {took}", out.display()));
+            ui.message(format!("{}: nothing to reclaim; {took}", out.display()));
         }
         return Ok(End::Done);
     }
     target.finish()?;
     if !ui.json(&json!({ "image": out.display().to_string(), "bytes_before": before, "image_bytes": after }))
     {
-        ui.say(format!("{}: {} (was {}), {took}", out.display(), human(after), human(before)));
+        ui.message(format!("{}: {} (was {}), {took}", out.display(), human(after), human(before)));
     }
     Ok(End::Done)
 }

@@ -28,7 +28,7 @@ pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
     cli.build();
     pages(&cli, &mut |name, page| guard.write(&dir.join(name), |file| file.write_all(page)))?;
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
-        ui.say(format!("man pages written to {}", dir.display()));
+        ui.message(format!("man pages written to {}", dir.display()));
     }
     Ok(End::Done)
 }

@@ -109,7 +109,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
 
     let end = print_result(args, source.size(), &made, &took, ui);
-    let wrong = made.checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
+    let wrong = made.checked.iter().filter(|c| !c.matches()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
 
@@ -214,7 +214,7 @@ fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> E
         "hashes_match": hashes_match(&made.checked),
     }));
     let share = made.image_bytes as f64 * 100.0 / size as f64;
-    ui.say(format!(
+    ui.message(format!(
         "{}: {} of disk in {} ({share:.1} %), {took}",
         args.image.display(),
         human(size),
@@ -230,7 +230,7 @@ fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> E
     if made.missing_bytes == 0 {
         return End::Done;
     }
-    ui.say(format!("{} of the disk are missing; see 'cdi map --bad'", human(made.missing_bytes)));
+    ui.message(format!("{} of the disk are missing; see 'cdi map --bad'", human(made.missing_bytes)));
     End::DataMissing
 }
 

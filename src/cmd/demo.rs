@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::{End, Interrupt, mount, open_disk};
 use crate::cli::{Access, Bad, Demo, DeviceArgs, ErrnoName, OpenArgs, PartArgs, Reads, Suspect};
 use crate::mount::daemon;
-use crate::mount::teardown::down;
+use crate::mount::teardown::tear_down;
 use crate::ui::Ui;
 use crate::{attach, cli};
 
@@ -35,7 +35,7 @@ pub(super) fn run(args: &Demo, ui: &Ui) -> Result<End, Error> {
     let scratch = Scratch::new(args.keep.as_deref())?;
     let result = show(&scratch.dir, &interrupt, ui);
     if args.keep.is_some() {
-        ui.say(format!("the sample is in {}", scratch.dir.display()));
+        ui.message(format!("the sample is in {}", scratch.dir.display()));
     }
     let report = result?;
     ui.json(&report);
@@ -90,7 +90,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
     let device = (may && attach::candidates(None).is_ok()).then(DeviceArgs::default);
     let image = cli::Image { image, open: OpenArgs::default() };
-    let mut up = daemon::up(
+    let mut up = daemon::start(
         mount::plan(
             &mount::Shown { image: &image, part: &PartArgs::default(), reads: &reads, access: &access },
             None,
@@ -100,7 +100,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         .0,
     )?;
     let seen = read_sample(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &print);
-    let cleaned = down(&mut up.record, true);
+    let cleaned = tear_down(&mut up.record, true);
     interrupt.check()?;
     let report = seen?;
     cleaned?;

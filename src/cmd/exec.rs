@@ -13,7 +13,7 @@ use super::mount::{Shown, plan};
 use crate::cli::Exec;
 use crate::mount::daemon;
 use crate::mount::daemon::MountPlan;
-use crate::mount::teardown::down;
+use crate::mount::teardown::tear_down;
 use crate::ui::{Ui, ignore_closed_stdout};
 use crate::{attach, cli};
 
@@ -25,16 +25,16 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     }
     let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
     let (plan, _) = plan(&shown, None, device, ui)?;
-    let mut up = daemon::up(MountPlan { exec: true, ..plan })?;
+    let mut up = daemon::start(MountPlan { exec: true, ..plan })?;
     ignore_closed_stdout();
     let device = up.record.device.clone().unwrap_or_default();
     let argv: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
     let status =
         Command::new(&argv[0]).args(&argv[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
-    let cleaned = down(&mut up.record, false).or_else(|busy| {
+    let cleaned = tear_down(&mut up.record, false).or_else(|busy| {
         ui.warning(format!("{busy}; detached anyway"));
-        down(&mut up.record, true)
+        tear_down(&mut up.record, true)
     });
     let status =
         status.map_err(|e| Error::new(Kind::Usage, "cannot run").at(Path::new(&argv[0])).because(e))?;

@@ -70,10 +70,10 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     if !ui.json(&value) {
         // With '-', the disk itself is on stdout.
         let is_stdout = args.out.as_os_str() == "-";
-        hash_lines(&hashes, &wanted, &|line| if is_stdout { ui.say(line) } else { ui.data(line) });
+        hash_lines(&hashes, &wanted, &|line| if is_stdout { ui.message(line) } else { ui.data(line) });
     }
-    let wrong = checked.iter().filter(|c| !c.holds()).inspect(|c| ui.warning(c)).count() > 0;
-    ui.say(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
+    let wrong = checked.iter().filter(|c| !c.matches()).inspect(|c| ui.warning(c)).count() > 0;
+    ui.message(format!("{}: {}, {took}", args.out.display(), human(disk.size())));
     if lost > 0 {
         ui.warning(format!(
             "{} could not be read because the image is damaged, and are zeros in the copy; 'cdi verify' lists the errors",
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
             Some(path) => format!("see {}", path.display()),
             None => "see 'cdi map --bad'".into(),
         };
-        ui.say(format!("{} are missing and {how}; {place}", human(missing)));
+        ui.message(format!("{} are missing and {how}; {place}", human(missing)));
     }
     Ok(if !wrong && missing + lost == 0 && !disk.image().is_incomplete() {
         End::Done
@@ -193,7 +193,7 @@ fn copy_all<'a>(
     let copy = |buf: &mut Vec<u8>, run: Run| {
         let whole = missing == Missing::WrittenOver;
         let done = match run.kind {
-            RunKind::Held => copy(disk, file, &run.disk, buf, whole),
+            RunKind::Present => copy(disk, file, &run.disk, buf, whole),
             RunKind::Missing if missing == Missing::Filled => fill(disk, file, &run.disk, buf),
             RunKind::Missing if whole => pieces(&run.disk)
                 .try_for_each(|piece| {
@@ -210,7 +210,7 @@ fn copy_all<'a>(
             Ok(Err(e)) if whole => write_zeros(file, &run.disk).map(|()| Err(e)),
             done => done,
         };
-        let held = has_hashes && run.kind == RunKind::Held && matches!(done, Ok(Ok(())));
+        let held = has_hashes && run.kind == RunKind::Present && matches!(done, Ok(Ok(())));
         let bytes = if held { std::mem::take(buf) } else { Vec::new() };
         (run, done, bytes)
     };

@@ -20,7 +20,7 @@ use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
 use cdi_capture::rescue::same::compare;
 use cdi_capture::rescue::source::Source;
-use cdi_capture::rescue::{Limits, Tell};
+use cdi_capture::rescue::{Limits, Update};
 use cdi_image::badmap::{Status, load};
 use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{FORMAT, reader};
@@ -151,7 +151,7 @@ fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
         scrape: !rescue.no_scrape,
         retries: u32::try_from(rescue.retry_passes).ok(),
         direction: if rescue.reverse { Direction::Backwards } else { Direction::Forwards },
-        least_rate: rescue.min_read_rate,
+        min_rate: rescue.min_read_rate,
     }
 }
 
@@ -173,8 +173,8 @@ fn read(
     let size = plan.size;
     let result = rescue::rescue(&source, writer, &args.image, options, plan, &limits, &mut |update| {
         match update {
-            Tell::Reading(view) => shown.show(view),
-            Tell::Hashing(bytes) => {
+            Update::Reading(view) => shown.show(view),
+            Update::Hashing(bytes) => {
                 hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
             }
         }

@@ -98,7 +98,7 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         .sum();
     if untried > 0 && disk.format().name == cdimg::FORMAT.name {
         let image = quoted(&args.image.image.display().to_string());
-        ui.say(format!(
+        ui.message(format!(
             "{} were not tried, or not completely; to go on: cdi create --resume DISK {image}",
             human(untried)
         ));

@@ -130,7 +130,7 @@ fn list_bad(disk: &Disk, ui: &Ui) -> Result<(), Error> {
         Ok(format!("{:>14} {:>12} sectors  {:<12}{reason}", r.start / sector, sectors, r.status.name()))
     }))?;
     if disk.bad().is_empty() {
-        ui.say("no bad sectors: everything is finished");
+        ui.message("no bad sectors: everything is finished");
     }
     Ok(())
 }

@@ -205,7 +205,7 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
 
 /// Returns whether all hashes that an image stores match, for JSON; null if there are none, or they were not computed.
 fn hashes_match(checked: &[Checked]) -> Option<bool> {
-    (!checked.is_empty()).then(|| checked.iter().all(Checked::holds))
+    (!checked.is_empty()).then(|| checked.iter().all(Checked::matches))
 }
 
 /// Adds the hashes that the user asked for to the JSON of a verb.

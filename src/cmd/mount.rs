@@ -35,7 +35,7 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
     let dir = plan.dir.clone();
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(&with_partitions(record, &table)) {
-            ui.say(format!("{} is mounted at {}", record.image.display(), dir.display()));
+            ui.message(format!("{} is mounted at {}", record.image.display(), dir.display()));
         }
     })
 }
@@ -60,11 +60,11 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
 
 /// Prints the device, the mount point and the partitions of an attached image.
 fn print_attached(record: &MountRecord, table: &ReadTable, ui: &Ui) {
-    ui.say(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
+    ui.message(format!("{} is mounted at {}", record.image.display(), record.mountpoint.display()));
     let Some(device) = &record.device else { return };
     ui.data(device.display());
     if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
-        ui.say(format!("use the raw device for tools that read sectors: /dev/rdisk{name}"));
+        ui.message(format!("use the raw device for tools that read sectors: /dev/rdisk{name}"));
     }
     if let Some(e) = unreadable(table) {
         ui.warning(format!("cannot read the partition table, or not all of it: {e}"));
@@ -72,7 +72,7 @@ fn print_attached(record: &MountRecord, table: &ReadTable, ui: &Ui) {
     for p in table.iter().flatten().flat_map(|table| &table.partitions) {
         let name = p.name.as_ref().map(|name| format!(" '{}'", tame(name))).unwrap_or_default();
         let kind = tame(&p.kind);
-        ui.say(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
+        ui.message(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
     }
 }
 
@@ -133,13 +133,13 @@ fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
 fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRecord)) -> Result<End, Error> {
     let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
-        let up = daemon::up(plan)?;
+        let up = daemon::start(plan)?;
         ignore_closed_stdout();
         report(&up.record);
-        ui.say("press Ctrl-C to stop");
+        ui.message("press Ctrl-C to stop");
         return up.serve().map(|()| End::Done);
     }
-    match daemon::up_in_background(plan) {
+    match daemon::start_in_background(plan) {
         Ok(record) => {
             report(&record);
             Ok(End::Done)
@@ -166,7 +166,7 @@ pub(super) fn plan(
     // Open the image before taking the lock: reading it may hang.
     let (disk, table) = open_part(image, part, reads.into(), ui)?;
     let exclusive = exclusive()?;
-    teardown::clean_up_after_the_dead();
+    teardown::clean_up_stale_mounts();
     let path = image.image.canonicalize().map_err(|e| Error::io("cannot resolve", &image.image, e))?;
     let via = access.via.map(cli::Via::name);
     let own_process = !transport(via)?.serves_itself();
@@ -349,7 +349,7 @@ pub(super) fn list(ui: &Ui) -> Result<End, Error> {
         ui.table(std::iter::once(header).chain(mounts.iter().map(row)).collect());
     }
     if mounts.is_empty() {
-        ui.say("nothing is mounted");
+        ui.message("nothing is mounted");
     }
     Ok(End::Done)
 }

@@ -39,7 +39,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let all = json!({
         "image": args.out.display().to_string(),
         "image_bytes": repaired.image_bytes,
-        "intact_records": repaired.sound,
+        "intact_records": repaired.intact,
         "damaged_records": repaired.damaged,
         "gap_bytes": repaired.gap_bytes,
         "cut_off_bytes": repaired.cut_off,
@@ -60,17 +60,19 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             // If the map is lost too, sectors that were read cannot be distinguished from those that were not.
             (lost, maybe) => format!("up to {} of disk data may be lost", human(lost + maybe)),
         };
-        ui.say(format!(
+        ui.message(format!(
             "{}: {} recovered, {} damaged; {of_disk}; {took}",
             args.out.display(),
-            plural(repaired.sound, "record"),
+            plural(repaired.intact, "record"),
             repaired.damaged
         ));
         if maybe > 0 {
-            ui.say(format!("{} of that may never have been read from the disk", human(maybe)));
+            ui.message(format!("{} of that may never have been read from the disk", human(maybe)));
         }
         if lost_bytes + maybe > 0 {
-            ui.say("lost ranges are marked non-tried; with the disk, 'cdi create --resume' reads them again");
+            ui.message(
+                "lost ranges are marked non-tried; with the disk, 'cdi create --resume' reads them again",
+            );
         }
     }
     Ok(if lost_bytes + maybe > 0 { End::DataMissing } else { End::Done })

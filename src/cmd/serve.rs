@@ -52,7 +52,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.exact(&url);
     }
-    ui.say("press Ctrl-C to stop");
+    ui.message("press Ctrl-C to stop");
     match end.recv() {
         Ok(Err(e)) => Err(Error::failed("cannot accept connections").because(e)),
         Ok(Ok(())) | Err(_) => Ok(End::Done),

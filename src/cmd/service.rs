@@ -25,17 +25,17 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
             if !ui
                 .json(&json!({ "file": file.display().to_string(), "config": config.display().to_string() }))
             {
-                ui.say(format!("installed as {}", file.display()));
-                ui.say(format!("configuration: {}", config.display()));
-                ui.say("add your images to it, then run: cdi service start");
+                ui.message(format!("installed as {}", file.display()));
+                ui.message(format!("configuration: {}", config.display()));
+                ui.message("add your images to it, then run: cdi service start");
             }
         }
         ServiceVerb::Uninstall => {
             let file = install::manager()?.uninstall()?;
             if !ui.json(&json!({ "file": file.as_ref().map(|file| file.display().to_string()) })) {
                 match file {
-                    Some(file) => ui.say(format!("removed {} (the configuration stays)", file.display())),
-                    None => ui.say("the service is not installed"),
+                    Some(file) => ui.message(format!("removed {} (the configuration stays)", file.display())),
+                    None => ui.message("the service is not installed"),
                 }
             }
         }
@@ -48,13 +48,13 @@ pub(super) fn run(args: &Service, ui: &Ui) -> Result<End, Error> {
             }
             if !ui.json(&json!({ "config": path.display().to_string(), "was_running": running })) {
                 let what = if running { "already running; it reloads its configuration" } else { "started" };
-                ui.say(format!("{what}; see 'cdi service status'"));
+                ui.message(format!("{what}; see 'cdi service status'"));
             }
         }
         ServiceVerb::Stop => {
             install::manager()?.stop()?;
             if !ui.json(&json!({})) {
-                ui.say("stopped");
+                ui.message("stopped");
             }
         }
         ServiceVerb::Status => return status(ui),
@@ -72,7 +72,7 @@ fn status(ui: &Ui) -> Result<End, Error> {
         return Ok(end);
     }
     let Some(state) = state else {
-        ui.say("the service is not running");
+        ui.message("the service is not running");
         return Ok(end);
     };
     ui.data(format!("running (pid {}) with {}", state.pid, printable(&state.config.display().to_string())));

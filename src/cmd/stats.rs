@@ -66,7 +66,7 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
         ui.data(format!("  cache     {}", human(s.cache_bytes)));
     }
     if all.is_empty() {
-        ui.say("no statistics: nothing is mounted");
+        ui.message("no statistics: nothing is mounted");
     }
     Ok(End::Done)
 }

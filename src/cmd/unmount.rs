@@ -8,7 +8,7 @@ use serde_json::json;
 use super::End;
 use crate::cli::{Detach, Unmount};
 use crate::mount::record::{MountRecord, exclusive, find, nearest, records, was_mounted};
-use crate::mount::teardown::{down, unmount_unrecorded};
+use crate::mount::teardown::{tear_down, unmount_unrecorded};
 use crate::ui::Ui;
 
 pub(super) fn unmount(args: &Unmount, ui: &Ui) -> Result<End, Error> {
@@ -33,7 +33,7 @@ fn run(target: Option<&Path>, force: bool, ui: &Ui) -> Result<End, Error> {
             return Err(not_mounted(target));
         }
         // Unmounting again is not an error.
-        ui.say(format!("{}: already unmounted", target.display()));
+        ui.message(format!("{}: already unmounted", target.display()));
     }
     ui.json(&json!({ "target": target.display().to_string(), "unmounted": records }));
     Ok(End::Done)
@@ -63,7 +63,7 @@ fn all(force: bool, ui: &Ui) -> Result<End, Error> {
         }
     }
     if unmounted.is_empty() && failed.is_none() {
-        ui.say("nothing is mounted");
+        ui.message("nothing is mounted");
     }
     ui.json(&json!({ "target": null, "unmounted": unmounted }));
     match failed {
@@ -74,11 +74,11 @@ fn all(force: bool, ui: &Ui) -> Result<End, Error> {
 
 /// Unmounts and detaches one mount, and prints what was done.
 fn unmount_one(record: &MountRecord, force: bool, ui: &Ui) -> Result<(), Error> {
-    down(&mut record.clone(), force)?;
+    tear_down(&mut record.clone(), force)?;
     let image = record.image.display();
     match &record.device {
-        Some(device) => ui.say(format!("detached {} ({image})", device.display())),
-        None => ui.say(format!("unmounted {} ({image})", record.mountpoint.display())),
+        Some(device) => ui.message(format!("detached {} ({image})", device.display())),
+        None => ui.message(format!("unmounted {} ({image})", record.mountpoint.display())),
     }
     Ok(())
 }

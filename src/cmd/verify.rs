@@ -111,7 +111,7 @@ fn report_hashes(disk: &Disk, read: &Read, errors: &mut Errors<'_>) {
         let what = format!("{name} mismatch: calculated {calculated}, stored {stored}");
         errors.report(None, &what, "unknown bytes of the disk");
     }
-    for checked in read.stored.iter().filter(|c| !c.holds()) {
+    for checked in read.stored.iter().filter(|c| !c.matches()) {
         let StoredHash { of, kind, value, .. } = &checked.stored;
         let what =
             format!("{} of {of} mismatch: calculated {}, stored {}", kind.name(), checked.got, hex(value));
@@ -145,7 +145,7 @@ fn finish(
             "end_byte": c.stored.disk.last().map(|run| run.end),
             "hash": c.stored.kind.name(),
             "value": hex(&c.stored.value),
-            "matches": read.lost.is_empty().then(|| c.holds()),
+            "matches": read.lost.is_empty().then(|| c.matches()),
         })).collect::<Vec<_>>(),
     });
     // If data is lost, the hashes are not those of the disk.
@@ -157,15 +157,19 @@ fn finish(
     hash_lines(&read.hashes, wanted, &|line| ui.data(line));
     if !errors.is_empty() {
         let count = plural(errors.len() as u64, "error");
-        ui.say(format!("{name}: {count}, {} of the disk cannot be read", human(lost_bytes)));
+        ui.message(format!("{name}: {count}, {} of the disk cannot be read", human(lost_bytes)));
         if disk.format().name == cdimg::FORMAT.name {
-            ui.say(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
+            ui.message(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
         }
         return End::DataMissing;
     }
-    ui.say(format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took));
+    ui.message(format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took));
     for Checked { stored, got } in &read.stored {
-        ui.say(format!("{} of {} verified: {got} (matches the stored hash)", stored.kind.name(), stored.of));
+        ui.message(format!(
+            "{} of {} verified: {got} (matches the stored hash)",
+            stored.kind.name(),
+            stored.of
+        ));
     }
     if missing > 0 {
         let statuses: Vec<String> = Status::LISTED
@@ -174,7 +178,7 @@ fn finish(
             .filter(|(status, bytes)| *status != Status::Suspect && *bytes > 0)
             .map(|(status, bytes)| format!("{} {}", human(bytes), status.name()))
             .collect();
-        ui.say(format!("the disk itself: {} (not errors of the image)", statuses.join(", ")));
+        ui.message(format!("the disk itself: {} (not errors of the image)", statuses.join(", ")));
     }
     End::Done
 }

@@ -25,7 +25,7 @@ use crate::report::exit_code;
 use crate::ui::Ui;
 
 /// The environment variable that marks the child process, whose stdin is a socket connected to its parent.
-const WORKER_VARIABLE: &str = "CDI_KEPT";
+const WORKER_VARIABLE: &str = "CDI_WORKER";
 
 /// Runs `work` in a child process, and waits for it.
 pub(super) fn run(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {

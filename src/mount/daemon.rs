@@ -29,7 +29,7 @@ use signal_hook::iterator::Signals;
 use crate::attach;
 use crate::mount::record::{MountRecord, SERVICE};
 use crate::mount::self_test::{self_test, test_device};
-use crate::mount::teardown::down;
+use crate::mount::teardown::tear_down;
 use crate::report::{Report, exit_code};
 
 /// The mount to create.
@@ -95,7 +95,7 @@ impl MountPlan {
 }
 
 /// A disk that is being served by this process.
-pub struct Up {
+pub struct Served {
     /// The record of the mount.
     pub record: MountRecord,
     tree: Arc<Tree>,
@@ -114,7 +114,7 @@ enum Event {
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Mounts a disk, and attaches it if requested, in this process. If that fails, everything is torn down again.
-pub fn up(plan: MountPlan) -> Result<Up, Error> {
+pub fn start(plan: MountPlan) -> Result<Served, Error> {
     let transport = transport(plan.via)?;
     let mut record = plan.record(transport.name());
     let lock = record.lock()?;
@@ -123,9 +123,9 @@ pub fn up(plan: MountPlan) -> Result<Up, Error> {
     // started a daemon also has the file open.
     let _ = plan.exclusive.unlock();
     match saved.and_then(|()| bring_up(plan, &mut record)) {
-        Ok((tree, events)) => Ok(Up { record, tree, events, _lock: lock }),
+        Ok((tree, events)) => Ok(Served { record, tree, events, _lock: lock }),
         Err(e) => {
-            if let Err(left) = down(&mut record, true) {
+            if let Err(left) = tear_down(&mut record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
             }
             Err(e)
@@ -206,7 +206,7 @@ fn raise_readahead(dir: &Path) {
     }
 }
 
-impl Up {
+impl Served {
     /// Serves the disk until it is unmounted or a signal ends it, and cleans up. After the first signal, a disk in use
     /// stays until it no longer is; the second signal ends it anyway.
     pub fn serve(mut self) -> Result<(), Error> {
@@ -217,7 +217,7 @@ impl Up {
             let force = asked && matches!(event, Ok(Event::Signal(_)));
             match event {
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {
-                    match down(&mut self.record, force) {
+                    match tear_down(&mut self.record, force) {
                         Ok(()) => return Ok(()),
                         Err(e) => {
                             // The device may be gone even so.
@@ -234,7 +234,7 @@ impl Up {
                     }
                 }
                 Ok(Event::Ended(result)) => {
-                    let cleaned = down(&mut self.record, true);
+                    let cleaned = tear_down(&mut self.record, true);
                     return result.and(cleaned);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -245,7 +245,7 @@ impl Up {
     }
 }
 
-impl Up {
+impl Served {
     /// Waits for a command that uses the disk. SIGINT comes from the terminal and also reaches the command, which
     /// handles it; signals that were sent to this process alone are passed on.
     pub fn wait_for(&self, command: &mut Child) -> io::Result<ExitStatus> {
@@ -266,17 +266,17 @@ impl Up {
 /// The daemon's report to the command that started it.
 #[derive(Serialize, Deserialize)]
 enum Message {
-    Up(MountRecord),
+    Served(MountRecord),
     Failed(Report),
 }
 
 /// Mounts a disk, and attaches it if requested, in a daemon process of its own.
-pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
+pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
     let failed = |e: io::Error| Error::failed("cannot start a daemon").because(e);
     let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
     let record = plan.record("");
     let log_path = record.log()?;
-    let log = File::create(&log_path).map_err(|e| Error::io("cannot be created", &log_path, e))?;
+    let log = File::create(&log_path).map_err(|e| Error::io("cannot create", &log_path, e))?;
     // Never start(): it exits with 0 when the daemon has failed.
     let daemonize = daemonize::Daemonize::new().working_directory("/").umask(0o077).stderr(log);
     match daemonize.execute() {
@@ -286,7 +286,7 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
             let mut text = Vec::new();
             from_daemon.read_to_end(&mut text).map_err(failed)?;
             match serde_json::from_slice(&text) {
-                Ok(Message::Up(record)) => Ok(record),
+                Ok(Message::Served(record)) => Ok(record),
                 Ok(Message::Failed(report)) => Err(report.into_error()),
                 Err(_) => {
                     let last_lines = fs::read_to_string(&log_path).unwrap_or_default();
@@ -299,10 +299,11 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
         daemonize::Outcome::Child(started) => {
             drop(from_daemon);
             close_inherited();
-            let up =
-                started.map_err(|e| Error::failed("cannot start a daemon").because(e)).and_then(|_| up(plan));
+            let up = started
+                .map_err(|e| Error::failed("cannot start a daemon").because(e))
+                .and_then(|_| start(plan));
             let message = match &up {
-                Ok(up) => Message::Up(up.record.clone()),
+                Ok(up) => Message::Served(up.record.clone()),
                 Err(e) => Message::Failed(Report::of(e)),
             };
             let sent = serde_json::to_vec(&message)
@@ -312,7 +313,7 @@ pub fn up_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
             let end = match (up, sent) {
                 (Ok(up), Ok(())) => up.serve(),
                 // The command that started the daemon is gone, so nobody wants the mount.
-                (Ok(mut up), Err(e)) => down(&mut up.record, true).and(Err(failed(e))),
+                (Ok(mut up), Err(e)) => tear_down(&mut up.record, true).and(Err(failed(e))),
                 (Err(e), _) => Err(e),
             };
             // Exit instead of returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.

@@ -96,7 +96,7 @@ impl MountRecord {
             let path = stem.with_extension(suffix);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("cannot be removed", &path, e));
+                    return Err(Error::io("cannot remove", &path, e));
                 }
                 _ => {}
             }
@@ -107,7 +107,7 @@ impl MountRecord {
     /// Remembers the names of the mount after it is gone: see [`was_mounted`].
     pub fn remember(&self) -> Result<(), Error> {
         let path = runtime_dir()?.join(PAST);
-        let failed = |e| Error::io("cannot be written", &path, e);
+        let failed = |e| Error::io("cannot write", &path, e);
         if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_PAST) {
             fs::remove_file(&path).map_err(failed)?;
         }
@@ -181,22 +181,22 @@ fn resolve_runtime_dir() -> Result<PathBuf, Error> {
     // sudo and su may leave another user's directory in the environment.
     let other = || "set XDG_RUNTIME_DIR or CDI_RUNTIME_DIR to a directory of your own; after sudo or su it may be another user's";
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|e| Error::io("cannot be created", &dir, e).hint(other()))?;
+    made.map_err(|e| Error::io("cannot create", &dir, e).hint(other()))?;
     // The records in another user's directory under this name must not be trusted.
     let looked = fs::symlink_metadata(&dir);
-    let meta = looked.map_err(|e| Error::io("cannot be accessed", &dir, e).hint(other()))?;
+    let meta = looked.map_err(|e| Error::io("cannot access", &dir, e).hint(other()))?;
     if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
         let what = "must be a directory that belongs to you and that no other user can write to";
         return Err(Error::failed(what).at(&dir).hint(other()));
     }
-    dir.canonicalize().map_err(|e| Error::io("cannot be resolved", &dir, e))
+    dir.canonicalize().map_err(|e| Error::io("cannot resolve", &dir, e))
 }
 
 /// Blocks all other commands that mount or unmount, until the file is closed or unlocked. (A daemon that tears down its
 /// own mount does not take this lock: the command that holds it may be waiting for that daemon.)
 pub fn exclusive() -> Result<File, Error> {
     let path = runtime_dir()?.join("commands.lock");
-    let failed = |e| Error::io("cannot be locked", &path, e);
+    let failed = |e| Error::io("cannot lock", &path, e);
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
     file.lock().map_err(failed)?;
     Ok(file)
@@ -210,7 +210,7 @@ pub fn secret() -> Result<[u8; 32], Error> {
         match File::open(&path).and_then(|mut file| file.read_exact(&mut secret)) {
             Ok(()) => return Ok(secret),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io("cannot be read", &path, e)),
+            Err(e) => return Err(Error::io("cannot read", &path, e)),
         }
         secret = random()?;
         // Written whole or not at all; if two processes create it, the first one wins.
@@ -224,7 +224,7 @@ pub fn secret() -> Result<[u8; 32], Error> {
                 }
             });
         let _ = fs::remove_file(&partial);
-        linked.map_err(|e| Error::io("cannot be written", &path, e))?;
+        linked.map_err(|e| Error::io("cannot write", &path, e))?;
     }
     Err(Error::failed("keeps being removed").at(&path))
 }
@@ -238,7 +238,7 @@ pub fn records_if_any() -> Vec<MountRecord> {
 /// Returns every record, sorted by mount point.
 pub fn records() -> Result<Vec<MountRecord>, Error> {
     let dir = runtime_dir()?;
-    let entries = fs::read_dir(&dir).map_err(|e| Error::io("cannot be read", &dir, e))?;
+    let entries = fs::read_dir(&dir).map_err(|e| Error::io("cannot read", &dir, e))?;
     let jsons = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "json"));
     // A file that cannot be parsed is not a record of ours.
     let mut records: Vec<MountRecord> =

@@ -31,7 +31,7 @@ const BRIEF_USE: Duration = Duration::from_secs(1);
 /// Detaches and unmounts everything in `record`. With `force`, also if it is in use: its users get errors. If the
 /// daemon is dead or stopped there is nothing to wait for, and the teardown is forced anyway. If a part cannot be
 /// removed, the parts that were are deleted from the record and from its file.
-pub fn down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
+pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
     let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
@@ -139,7 +139,7 @@ fn unmount_all(record: &MountRecord, force: bool, lost: bool) -> Result<(), Erro
             unmount(&record.mountpoint, force)?;
         }
         if cdi_mounts_at(&record.mountpoint)? >= before {
-            let what = "cannot be unmounted: something is mounted over one of its parent directories";
+            let what = "cannot unmount: something is mounted over one of its parent directories";
             return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
         }
     }
@@ -232,13 +232,13 @@ fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
     match result {
         Ok(()) => Ok(()),
         Err(_) if force => {
-            unmount_once(mountpoint, true).map_err(|e| Error::io("cannot be unmounted", mountpoint, e))
+            unmount_once(mountpoint, true).map_err(|e| Error::io("cannot unmount", mountpoint, e))
         }
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
             let error = Error::new(Kind::Busy, "is in use and cannot be unmounted").at(mountpoint);
             Err(error.hint("close the files that are open there, or use --force"))
         }
-        Err(e) => Err(Error::io("cannot be unmounted", mountpoint, e)),
+        Err(e) => Err(Error::io("cannot unmount", mountpoint, e)),
     }
 }
 
@@ -324,10 +324,10 @@ fn wait_until(timeout: Duration, done: impl Fn() -> bool) -> bool {
 
 /// Cleans up the mounts of daemons that died. Mounts that cannot be cleaned up now are tried again by the next command.
 /// The caller blocks other commands ([`crate::mount::record::exclusive`]).
-pub fn clean_up_after_the_dead() {
+pub fn clean_up_stale_mounts() {
     let records = records().unwrap_or_default();
     for mut record in records.iter().filter(|r| !r.is_served()).cloned() {
-        match down(&mut record, true) {
+        match tear_down(&mut record, true) {
             Ok(()) => log::info!("cleaned up {} (its daemon had died)", record.mountpoint.display()),
             Err(e) => log::warn!("cannot clean up {}: {e}", record.mountpoint.display()),
         }

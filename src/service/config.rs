@@ -340,13 +340,16 @@ mod tests {
         wrong("{ \"version\": 1 }", "missing field `images`");
         let entry = |entry: &str| format!("{{ \"version\": 1, \"images\": [\n{entry}\n] }}");
         wrong(&entry(r#"{ "image": "/a", "bda": "zero" }"#), "line 2, column 22: unknown field `bda`");
-        wrong(&entry(r#"{ "image": "/a", "bad": "0" }"#), "line 2, column 29: it is 'error', 'zero'");
+        wrong(&entry(r#"{ "image": "/a", "bad": "0" }"#), "line 2, column 29: must be 'error', 'zero'");
         wrong(
             &entry(r#"{ "image": "/a", "via": "smb" }"#),
             "'smb' is not valid; must be one of 'fuse', 'nfs'",
         );
         wrong(&entry(r#"{ "image": "a" }"#), "line 2, column 16: the path 'a' must begin with /");
-        wrong(&entry(r#"{ "image": "/a", "cache": "9" }"#), "line 2, column 31: a cache has from 1M");
+        wrong(
+            &entry(r#"{ "image": "/a", "cache": "9" }"#),
+            "line 2, column 31: the size of the cache must be from 1M",
+        );
         wrong(&entry(r#"{ "image": "/a", "attach": false }"#), "needs a \"dir\"");
         wrong(
             &entry(r#"{ "image": "/a", "attach": false, "dir": "/d", "mount": true }"#),

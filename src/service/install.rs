@@ -102,7 +102,7 @@ impl Manager {
             self.stop()?;
         }
         written.write(&file, &text)?;
-        let file = file.canonicalize().map_err(|e| Error::io("cannot be resolved", &file, e))?;
+        let file = file.canonicalize().map_err(|e| Error::io("cannot resolve", &file, e))?;
         match self {
             Manager::Launchd => {
                 ask(Command::new("plutil").arg("-lint").arg(&file), TIMEOUT, "it is a part of macOS")?;
@@ -132,7 +132,7 @@ impl Manager {
         if let Manager::Systemd { .. } = self {
             unless_off(self.systemctl(&["disable", "cdi.service"]))?;
         }
-        fs::remove_file(&file).map_err(|e| Error::io("cannot be removed", &file, e))?;
+        fs::remove_file(&file).map_err(|e| Error::io("cannot remove", &file, e))?;
         if let Manager::Systemd { .. } = self {
             unless_off(self.systemctl(&["daemon-reload"]))?;
         }
@@ -222,7 +222,7 @@ impl Written {
         let dir = path.parent().unwrap_or(path);
         let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
         self.dirs.extend(missing.map(Path::to_owned));
-        fs::create_dir_all(dir).map_err(|e| Error::io("cannot be created", dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| Error::io("cannot create", dir, e))?;
         self.files.push((path.to_owned(), fs::read(path).ok()));
         replace(path, text)
     }

@@ -17,7 +17,7 @@ use super::child::Event;
 use super::config::Entry;
 use super::state::{ImageState, Phase};
 use crate::mount::record::{MountRecord, exclusive, records};
-use crate::mount::teardown::clean_up_after_the_dead;
+use crate::mount::teardown::clean_up_stale_mounts;
 
 /// How often to check whether an image file has appeared or changed, and whether a mount that was taken over is alive.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ pub(super) struct ManagedImage {
 pub(super) fn clean_up(timeout: Duration) {
     let (done, end) = channel();
     let work = move || {
-        let cleaned = exclusive().map(|_exclusive| clean_up_after_the_dead());
+        let cleaned = exclusive().map(|_exclusive| clean_up_stale_mounts());
         if let Err(e) = cleaned {
             log::error!("{e}");
         }

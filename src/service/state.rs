@@ -115,7 +115,7 @@ impl State {
             Ok(text) => text,
             // The service is just starting or just ending.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("cannot be read", &path, e)),
+            Err(e) => return Err(Error::io("cannot read", &path, e)),
         };
         let read = |text: &[u8], path: &Path| {
             serde_json::from_slice(text)

@@ -121,7 +121,7 @@ impl Ui {
     }
 
     /// Prints a message on stderr; not with `--quiet` or `--json`.
-    pub fn say(&self, text: impl Display) {
+    pub fn message(&self, text: impl Display) {
         if !self.quiet && !self.json {
             write_stderr(&format!("{}\n", printable(&text.to_string())));
         }

@@ -126,7 +126,7 @@ tests!(
                 scrape: true,
                 retries: Some(0),
                 direction: Direction::Forwards,
-                least_rate: None,
+                min_rate: None,
             };
             let all = BadBlocks::from_unsorted([BadRange::new(0..sectors * 512, Status::NonTried)]);
             let mut passes = Passes::new(plan, &all);

@@ -118,7 +118,7 @@ impl Copy<'_> {
         // Damaged data must not get a valid checksum.
         let mut bytes = vec![0; compressed.uncompressed as usize];
         let intact =
-            compressed.sum.holds(&stored) && decompress(compressed.codec, &stored, &mut bytes).is_ok();
+            compressed.sum.matches(&stored) && decompress(compressed.codec, &stored, &mut bytes).is_ok();
         if !intact {
             return Err(self.read_error(at, ReadError::Corrupt { at: compressed.at }));
         }

@@ -166,7 +166,7 @@ impl Guard {
     ) -> Result<(), Error> {
         let (output, mut file) = self.create(out)?;
         let written = write(&mut file).and_then(|()| file.sync_all());
-        written.map_err(|e| Error::io("cannot be written", out, e))?;
+        written.map_err(|e| Error::io("cannot write", out, e))?;
         output.finish()
     }
 

@@ -35,7 +35,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
     let read = |(): &mut (), run: Run| {
         // Read only runs that the image holds: within a missing run even a read of no bytes would fail.
-        if run.kind != RunKind::Held {
+        if run.kind != RunKind::Present {
             return (run, Ok(Vec::new()));
         }
         let mut bytes = vec![0; index(run.disk.end - run.disk.start)];
@@ -50,7 +50,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
         |(run, result)| {
             let len = run.disk.end - run.disk.start;
             match (&result, run.kind) {
-                (Ok(bytes), RunKind::Held) => {
+                (Ok(bytes), RunKind::Present) => {
                     hashes.held(bytes);
                     stored_hashes.bytes(run.disk.start, bytes);
                 }

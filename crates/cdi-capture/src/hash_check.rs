@@ -16,7 +16,7 @@ pub struct Checked {
 
 impl Checked {
     /// Checks whether both hashes match.
-    pub fn holds(&self) -> bool {
+    pub fn matches(&self) -> bool {
         self.got == hex(&self.stored.value)
     }
 }

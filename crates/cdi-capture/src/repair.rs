@@ -33,7 +33,7 @@ use super::rescue::event;
 #[derive(Debug, Clone, Default)]
 pub struct Repaired {
     /// The number of intact records.
-    pub sound: u64,
+    pub intact: u64,
     /// The number of damaged records.
     pub damaged: u64,
     /// The number of bytes in the file that are not part of any record.
@@ -232,7 +232,7 @@ impl Salvage<'_> {
                     };
                     let whole_map = header.kind == RecordType::Map as u8
                         && (header.disk_at.get(), header.disk_len.get()) == (0, self.geometry.disk_size);
-                    *if valid { &mut self.repaired.sound } else { &mut self.repaired.damaged } += 1;
+                    *if valid { &mut self.repaired.intact } else { &mut self.repaired.damaged } += 1;
                     self.repaired.uncertain = !valid || (self.repaired.uncertain && !whole_map);
                     step(at)?;
                 }
@@ -327,12 +327,12 @@ impl Salvage<'_> {
         match self.input.read_exact_at(Input::MAIN, &mut stored, entry.at.get()) {
             Ok(()) => {}
             Err(e @ ReadError::Io { .. }) => {
-                return Err(Error::failed("cannot be read").at(self.input.path()).because(e));
+                return Err(Error::failed("cannot read").at(self.input.path()).because(e));
             }
             Err(_) => return Ok(false),
         }
         let codec = Codec::from_number(entry.codec);
-        let codec = codec.filter(|_| Sum::Xxh3(entry.sum.get()).holds(&stored));
+        let codec = codec.filter(|_| Sum::Xxh3(entry.sum.get()).matches(&stored));
         let mut bytes = vec![0; len as usize];
         let Some(codec) = codec.filter(|codec| decompress(*codec, &stored, &mut bytes).is_ok()) else {
             return Ok(false);

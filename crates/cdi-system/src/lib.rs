@@ -124,7 +124,7 @@ pub fn random() -> Result<[u8; 32], Error> {
     let mut bytes = [0; 32];
     File::open(source)
         .and_then(|mut random| random.read_exact(&mut bytes))
-        .map_err(|e| Error::io("cannot be read", source, e))?;
+        .map_err(|e| Error::io("cannot read", source, e))?;
     Ok(bytes)
 }
 

@@ -14,7 +14,7 @@ use super::{DiskInfo, Holder, Layer, MountInfo};
 /// Returns all mounts, in the order in which they were made.
 pub fn mountinfo() -> Result<Vec<MountInfo>, Error> {
     let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read(path).map_err(|e| Error::io("cannot be read", path, e))?;
+    let text = fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
     Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
 }
 
@@ -85,7 +85,7 @@ pub(super) fn ignored_signals() -> Vec<i32> {
 /// Returns information about the block device at `path`. For a partition, the model and serial number are those of its
 /// disk.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
-    let device = fs::metadata(path).map_err(|e| Error::io("cannot be examined", path, e))?.rdev();
+    let device = fs::metadata(path).map_err(|e| Error::io("cannot examine", path, e))?.rdev();
     let number = number(device);
     // sysfs-block: the directory of a partition is inside that of its disk.
     let own = PathBuf::from(format!("/sys/dev/block/{number}"));

@@ -12,13 +12,13 @@ use cdi_base::error::Error;
 pub fn take(path: &Path) -> Result<Option<File>, Error> {
     // A process that checks whether the lock is held holds it for a moment.
     for _ in 0..20 {
-        let file = File::create(path).map_err(|e| Error::io("cannot be created", path, e))?;
+        let file = File::create(path).map_err(|e| Error::io("cannot create", path, e))?;
         let same = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == fs::metadata(path)?.ino());
         match file.try_lock() {
             // The file may have been removed in the meantime; then the lock excludes nobody.
             Ok(()) if same(&file).unwrap_or(false) => return Ok(Some(file)),
             Ok(()) | Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(e)) => return Err(Error::io("cannot be locked", path, e)),
+            Err(TryLockError::Error(e)) => return Err(Error::io("cannot lock", path, e)),
         }
         std::thread::sleep(Duration::from_millis(10));
     }

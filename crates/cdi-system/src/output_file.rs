@@ -44,7 +44,7 @@ impl OutputFile {
     /// Creates an output file to replace the file at `path`, from which it is made. If that is a symbolic link, the file
     /// that it points to is replaced.
     pub fn replace(path: &Path) -> Result<(OutputFile, File), Error> {
-        let target = path.canonicalize().map_err(|e| Error::io("cannot be opened", path, e))?;
+        let target = path.canonicalize().map_err(|e| Error::io("cannot open", path, e))?;
         OutputFile::begin(&target, true)
     }
 
@@ -64,7 +64,7 @@ impl OutputFile {
                 Ok(file) => break (partial, file),
                 // Left over from another process with the same process ID.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {}
-                Err(e) => return Err(Error::io("cannot be created", path, e)),
+                Err(e) => return Err(Error::io("cannot create", path, e)),
             }
         };
         let placed = Placed::new(&file, &partial)?;
@@ -110,7 +110,7 @@ impl OutputFile {
                 Error::new(Kind::Busy, "was created or replaced by another program in the meantime")
                     .at(&self.path)
             }
-            _ => Error::io("cannot be renamed into place", &self.path, e),
+            _ => Error::io("cannot rename it into place", &self.path, e),
         }
     }
 
@@ -119,7 +119,7 @@ impl OutputFile {
         let dir = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir)
             .and_then(|d| d.sync_all())
-            .map_err(|e| Error::io("its directory cannot be synced", &self.path, e))
+            .map_err(|e| Error::io("cannot sync its directory", &self.path, e))
     }
 
     fn rename(&self) -> io::Result<()> {
@@ -150,7 +150,7 @@ pub fn replace(path: &Path, contents: &[u8]) -> Result<(), Error> {
     partial.push(".new");
     fs::write(&partial, contents)
         .and_then(|()| fs::rename(&partial, path))
-        .map_err(|e| Error::io("cannot be written", path, e))
+        .map_err(|e| Error::io("cannot write", path, e))
 }
 
 /// Timeout for the lock of an image that another process is writing: it may be about to exit.
@@ -158,7 +158,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a file and locks it for as long as it is open. Returns an error if another process is writing it.
 pub fn open_locked(path: &Path, write: bool) -> Result<File, Error> {
-    let cannot = |e| Error::io("cannot be opened", path, e);
+    let cannot = |e| Error::io("cannot open", path, e);
     loop {
         let file = File::options().read(true).write(write).open(path).map_err(cannot)?;
         lock(&file, path)?;

@@ -26,7 +26,7 @@ pub struct Placed {
 impl Placed {
     /// Records that `file` is at `path`.
     pub fn new(file: &File, path: &Path) -> Result<Placed, Error> {
-        let failed = |e| Error::io("cannot be examined", path, e);
+        let failed = |e| Error::io("cannot examine", path, e);
         let own = file.metadata().map_err(failed)?;
         let id = (own.dev(), own.ino());
         // Open the file again by its name, so that the system can report its path even after a rename.

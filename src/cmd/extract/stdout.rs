@@ -31,7 +31,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     let mut out = Pipe { file: out, interrupt: &interrupt };
     let mut progress = ui.progress("extracting", disk.size());
     let read = |(): &mut (), run: Run| {
-        let held = run.kind == RunKind::Held;
+        let held = run.kind == RunKind::Present;
         let mut bytes = vec![0; if held { index(run.disk.end - run.disk.start) } else { 0 }];
         let read = if held { disk.read_at(&mut bytes, run.disk.start) } else { Ok(()) };
         (run, read.map(|()| bytes))
@@ -52,11 +52,11 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
                 _ => Error::failed("cannot write to stdout").because(e),
             };
             match &read {
-                Ok(bytes) if run.kind == RunKind::Held => stored_hashes.bytes(run.disk.start, bytes),
+                Ok(bytes) if run.kind == RunKind::Present => stored_hashes.bytes(run.disk.start, bytes),
                 _ => stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start),
             }
             match read {
-                Ok(bytes) if run.kind == RunKind::Held => {
+                Ok(bytes) if run.kind == RunKind::Present => {
                     out.write_all(&bytes).map_err(failed).map_err(|e| interrupt.check().err().unwrap_or(e))?
                 }
                 read => {

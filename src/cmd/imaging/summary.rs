@@ -41,7 +41,7 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     }
     stored_hash_lines(&made.metadata, args, ui);
     let seconds = took.as_secs_f64();
-    ui.say(format!(
+    ui.message(format!(
         "{}: {}, {} in the image; {seconds:.1} s, {}/s",
         args.image.display(),
         rescued(view.rescued(), view.wanted),
@@ -49,16 +49,18 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         human(per_second((view.read, took)))
     ));
     for (status, bytes) in left(view) {
-        ui.say(format!("{:>12}  {}", human(bytes), status.name()));
+        ui.message(format!("{:>12}  {}", human(bytes), status.name()));
     }
     match ended.end {
-        rescue::End::TooManyErrors => ui.say(format!("stopped after {}", plural(view.errors, "failed read"))),
-        rescue::End::Timeout => ui.say("stopped: no data could be read within --timeout"),
+        rescue::End::TooManyErrors => {
+            ui.message(format!("stopped after {}", plural(view.errors, "failed read")))
+        }
+        rescue::End::Timeout => ui.message("stopped: no data could be read within --timeout"),
         _ => {}
     }
     let outside = source.metadata().size.saturating_sub(view.wanted);
     if outside > 0 {
-        ui.say(format!("{} of the disk were not to be read", human(outside)));
+        ui.message(format!("{} of the disk were not to be read", human(outside)));
     }
     what_next(args, ended, outside, ui);
 }
@@ -88,7 +90,7 @@ fn what_next(args: &Create, ended: &rescue::Ended, outside: u64, ui: &Ui) {
         return;
     }
     if outside > 0 || missing(untried) {
-        ui.say(format!("to read what was not tried: {}", words("cdi create --resume")));
+        ui.message(format!("to read what was not tried: {}", words("cdi create --resume")));
     }
     if missing(|status| status == Status::Bad) {
         let sectors = &ended.made.metadata;
@@ -98,11 +100,11 @@ fn what_next(args: &Create, ended: &rescue::Ended, outside: u64, ui: &Ui) {
         } else {
             String::new()
         };
-        ui.say(format!("to retry the bad sectors{why}: {}", words("cdi create --resume -r3")));
+        ui.message(format!("to retry the bad sectors{why}: {}", words("cdi create --resume -r3")));
     }
     if ended.view.rescued() < ended.view.wanted {
         let image = quoted(&args.image.display().to_string());
-        ui.say(format!("to see where they are: cdi map {image}"));
+        ui.message(format!("to see where they are: cdi map {image}"));
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Ended {
 }
 
 /// Progress that is reported to the caller about 50 times a second. The caller can cancel with an error.
-pub enum Tell<'a> {
+pub enum Update<'a> {
     /// The state of the reading.
     Reading(&'a View),
     /// The image is being read back for its hashes: the number of bytes since the last report.
@@ -79,7 +79,7 @@ pub fn rescue(
     options: &Options,
     plan: RescuePlan,
     limits: &Limits,
-    watch: &mut dyn FnMut(Tell<'_>) -> Result<(), Error>,
+    watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
     let geometry = writer.geometry();
     let options = Options { chunk: geometry.chunk_size, ..options.clone() };
@@ -109,7 +109,7 @@ pub fn rescue(
     let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
     let result = coordinator.run(&found, &pool, &stop, limits, &mut || {
         let view = lock(&view).clone();
-        watch(Tell::Reading(&view)).map(|()| view)
+        watch(Update::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
     let cancelled = coordinator.is_cancelled();
@@ -169,10 +169,10 @@ fn hash_image(
     writer: &mut Writer,
     path: &Path,
     options: &Options,
-    watch: &mut dyn FnMut(Tell<'_>) -> Result<(), Error>,
+    watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<DiskHashes, Error> {
     writer.checkpoint()?;
-    let hashes = read_back(path, Hashes::new(&options.hashes), &mut |len| watch(Tell::Hashing(len)));
+    let hashes = read_back(path, Hashes::new(&options.hashes), &mut |len| watch(Update::Hashing(len)));
     hashes.map(Hashes::finish).map_err(|e| match e.kind {
         Kind::Interrupted => e
             .then("the disk has been read completely; only its hashes are missing")

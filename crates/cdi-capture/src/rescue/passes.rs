@@ -350,7 +350,7 @@ impl Passes {
     /// Returns the number of bytes to skip because reads are slow.
     fn slow_skip_size(&mut self, pass: u8, rate: Option<u64>) -> u64 {
         let Some(rate) = rate.filter(|_| pass <= 2 && self.rate.total.1 >= SETTLE) else { return 0 };
-        let min_rate = self.plan.least_rate.unwrap_or_else(|| per_second(self.rate.total) / 10);
+        let min_rate = self.plan.min_rate.unwrap_or_else(|| per_second(self.rate.total) / 10);
         if rate >= min_rate {
             self.slow_skip = 0;
             return 0;

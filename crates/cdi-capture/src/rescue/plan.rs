@@ -32,7 +32,7 @@ pub struct RescuePlan {
     pub direction: Direction,
     /// The rate in bytes per second below which an area is slow and left for later; `None`: a tenth of the average
     /// rate.
-    pub least_rate: Option<u64>,
+    pub min_rate: Option<u64>,
 }
 
 /// A pass over the disk.

@@ -249,9 +249,7 @@ impl Reader {
                     return Err(End::Failed(error.hint(Advice::SectorSize)));
                 }
                 Failure::Again => {
-                    return Err(End::Failed(
-                        Error::failed("cannot be read").at(self.source.path()).because(e),
-                    ));
+                    return Err(End::Failed(Error::failed("cannot read").at(self.source.path()).because(e)));
                 }
             }
         }

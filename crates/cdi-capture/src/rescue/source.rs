@@ -57,7 +57,7 @@ impl Source {
     /// Opens the device or file at `path`. Returns an error if a device is in use for longer than `wait`, unless
     /// `force` is set. `sector` overrides the logical sector size, in bytes.
     pub fn open(path: &Path, force: bool, sector: Option<u32>, wait: Duration) -> Result<Source, Error> {
-        let cannot_open = |e| Error::io("cannot be opened", path, e);
+        let cannot_open = |e| Error::io("cannot open", path, e);
         // Check the type first: opening a pipe without a writer would block.
         let kind = std::fs::metadata(path).map_err(cannot_open)?.file_type();
         let device = kind.is_block_device() || kind.is_char_device();
@@ -156,7 +156,7 @@ fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> 
     }
     opened.map_err(|e| {
         let denied = e.kind() == io::ErrorKind::PermissionDenied;
-        let error = Error::io("cannot be opened", path, e);
+        let error = Error::io("cannot open", path, e);
         match error.kind {
             Kind::Busy if !wait.is_zero() => error.hint(
                 "the device is in use, perhaps by a hung read of an earlier run; switch the drive off and on to end that",

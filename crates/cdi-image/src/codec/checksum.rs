@@ -22,7 +22,7 @@ pub enum Sum {
 
 impl Sum {
     /// Checks `compressed`, the chunk as stored in the file. Returns true if there is no checksum of that.
-    pub fn holds(self, compressed: &[u8]) -> bool {
+    pub fn matches(self, compressed: &[u8]) -> bool {
         match self {
             Sum::Xxh3(sum) => xxh3_64(compressed) == sum,
             Sum::None | Sum::Xxh64Uncompressed(_) | Sum::Crc16Uncompressed(_) => true,

@@ -76,5 +76,5 @@ pub(super) fn read<T>(
 }
 
 fn checked<'a>(chunk: &CompressedChunk, stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
-    if chunk.sum.holds(stored) { Ok(stored) } else { Err(ReadError::Corrupt { at: chunk.at }) }
+    if chunk.sum.matches(stored) { Ok(stored) } else { Err(ReadError::Corrupt { at: chunk.at }) }
 }

@@ -8,7 +8,7 @@ use super::Disk;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunKind {
     /// Data to be read.
-    Held,
+    Present,
     /// Zeros according to the image's index; nothing needs to be read.
     Zeros,
     /// The image has no data for it.
@@ -64,10 +64,12 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
                     Ok(e) if e.origin.is_zero() => {
                         Run { disk: at..e.disk.end.min(until).min(at + MAX_ZEROS), kind: RunKind::Zeros }
                     }
-                    Ok(e) => Run { disk: at..e.disk.end.min(until).min(at + MAX_LEN), kind: RunKind::Held },
+                    Ok(e) => {
+                        Run { disk: at..e.disk.end.min(until).min(at + MAX_LEN), kind: RunKind::Present }
+                    }
                     Err(_) => Run {
                         disk: at..((at / UNMAPPED_STEP + 1) * UNMAPPED_STEP).min(until),
-                        kind: RunKind::Held,
+                        kind: RunKind::Present,
                     },
                 }
             }

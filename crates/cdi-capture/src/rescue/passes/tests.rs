@@ -22,7 +22,7 @@ fn plan(sectors: u64) -> RescuePlan {
         scrape: true,
         retries: Some(0),
         direction: Direction::Forwards,
-        least_rate: None,
+        min_rate: None,
     }
 }
 
