@@ -102,6 +102,14 @@ tests!(
             assert!(make(&format!("{n}.cdimg"), &[]) == first, "{n}");
         }
         assert!(make("note.cdimg", &["--note", "x"]) != first);
+        // Also from another directory.
+        fs::create_dir(lab.path("d")).unwrap();
+        for name in ["a.raw", "a.map"] {
+            fs::copy(lab.path(name), lab.path("d").join(name)).unwrap();
+        }
+        lab.cdi(["create", "-q", "d/a.raw", "d.cdimg", "--reproducible"]).ends(4);
+        assert!(lab.read("d.cdimg") == first);
+        fs::remove_file(lab.path("d.cdimg")).unwrap();
         assert!(lab.cdi(["info", "--json", "0.cdimg"]).ends(0).json()["metadata"]["created"].is_null());
         lab.cdi(["verify", "0.cdimg"]).ends(0);
         bytes[5 << 20] ^= 1;
