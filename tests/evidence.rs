@@ -71,6 +71,11 @@ tests!(
         assert_eq!(printed(&again, "MD5"), hex(&Md5::digest(lab.read("disk.raw"))));
         let info = lab.cdi(["info", "--json", "r.cdimg"]).ends(0).json();
         assert_eq!(info["metadata"]["md5_zero_filled"], hex(&Md5::digest(lab.read("disk.raw"))));
+        // Those that it had stay.
+        lab.cdi(["create", "plain.raw", "r.cdimg", "--resume", "--hash", "sha1"]).ends(0);
+        let metadata = lab.cdi(["info", "--json", "r.cdimg"]).ends(0).json()["metadata"].clone();
+        assert!(metadata["sha1_zero_filled"].is_string());
+        assert_eq!(metadata["md5_zero_filled"], info["metadata"]["md5_zero_filled"]);
     }
 
     fn converted_images_have_a_log() {

@@ -269,6 +269,29 @@ tests!(
         assert!(!Path::new("/dev/no-such-disk").exists());
     }
 
+    fn maps_and_pictures_are_not_written_over_images() {
+        let lab = Lab::new();
+        lab.image(2048, 512, &[(100, 3)]);
+        lab.write("other.raw", disk(1 << 20));
+        fs::copy(lab.path("disk.cdimg"), lab.path("copy")).unwrap();
+        for (option, outs) in [
+            ("--export-mapfile", &["other.raw", "copy", "new.img"][..]),
+            ("--picture", &["other.raw", "copy", "a.png"]),
+        ] {
+            for out in outs {
+                let before = fs::read(lab.path(out)).ok();
+                lab.cdi(["map", "disk.cdimg", option, out, "--force"]).ends(2);
+                assert!(fs::read(lab.path(out)).ok() == before, "{option} {out}");
+            }
+        }
+        lab.cdi(["map", "disk.cdimg", "--picture", "a.svg"]).ends(0);
+        lab.cdi(["map", "disk.cdimg", "--export-mapfile", "new.map"]).ends(0);
+        // A name that a hint suggests is free.
+        lab.cdi(["create", "disk.raw", "x.dmg", "--force"]).ends(2);
+        let said = lab.cdi(["extract", "disk.cdimg", "other.cdimg"]).ends(2).err;
+        assert!(!said.contains("other.raw") && said.contains("ends in .raw"), "{said}");
+    }
+
     /// Who images the disk again wants more of it. What the error suggests first must keep what there is.
     fn the_way_to_more_of_a_disk_is_not_to_overwrite_its_image() {
         let lab = Lab::new();

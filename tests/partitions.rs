@@ -156,9 +156,9 @@ tests!(
         for (words, why) in [
             (&["--partition", "1"][..], "no partition table"),
             (&["--offset", "100"], "not the start of a sector"),
-            (&["--offset", "2M"], "on a disk of 1048576 bytes"),
-            (&["--offset", "512k", "--size", "1M"], "on a disk of 1048576 bytes"),
-            (&["--size", "0"], "on a disk of 1048576 bytes"),
+            (&["--offset", "2M"], "after the end of the disk, which has 1048576 bytes"),
+            (&["--offset", "512k", "--size", "1M"], "ends at byte 1572864, but the disk has 1048576 bytes"),
+            (&["--size", "0"], "is empty"),
         ] {
             let ran = lab.cdi([&["mount", "disk.cdimg", "m"], words].concat()).ends(2);
             assert!(ran.err.contains(why), "{words:?}: {}", ran.err);

@@ -95,9 +95,15 @@ tests!(
             lab.cdi(words.chain([name]).chain([OsStr::new("r.cdimg")]))
         };
         let said = create(&["--size", "64k"]).ends(4).err;
-        assert!(said.contains("all of 64.0 KiB rescued") && said.contains("960 KiB of the disk"), "{said}");
+        assert!(
+            said.contains("all of 64.0 KiB rescued") && said.contains("960 KiB are missing outside"),
+            "{said}"
+        );
         assert!(said.contains("cdi create --resume 'a b\u{FFFD}.raw' r.cdimg"), "{said}");
         create(&["--resume"]).ends(0);
+        // Of a complete image, nothing is left outside the part that is read again.
+        let said = create(&["--resume", "--size", "64k"]).ends(0).err;
+        assert!(!said.contains("missing") && !said.contains("to go on"), "{said}");
         // A name that is mistyped does not begin the disk again without a word.
         fs::remove_file(lab.path("r.cdimg")).unwrap();
         assert!(create(&["--resume"]).ends(0).err.contains("r.cdimg: there is no image to resume"));

@@ -15,7 +15,10 @@ const STATUS: [(&str, &str); 8] = [
     ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
     ("2", "wrong usage"),
     ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
-    ("4", "done, but data of the disk is missing: bad sectors, damaged chunks, files of the image"),
+    (
+        "4",
+        "done, but data is missing: from what create, extract or repair wrote, or by what verify and info found wrong",
+    ),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
     ("130", "interrupted"),
@@ -28,7 +31,10 @@ const FILES: [(&str, &str); 3] = [
         "records and logs of mounts, and default mount points (of root; of other users; without a runtime directory)",
     ),
     ("~/.config/cdi/service.json", "configuration of 'cdi service'"),
-    ("IMAGE.map, IMAGE.mapfile, IMAGE.log", "mapfile of a raw image, if it is next to it"),
+    (
+        "disk.map, disk.mapfile, disk.log, disk.raw.map",
+        "mapfile of the raw image disk.raw, if it is next to it",
+    ),
 ];
 
 /// An example: what it does, and the command.
@@ -121,7 +127,11 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         ),
         "detach" => (
             &[
-                ("Detach by device or by image", "sudo cdi detach /dev/loop0"),
+                (
+                    "Detach a device, and unmount a file system on it that is not in use",
+                    "sudo cdi detach /dev/loop0",
+                ),
+                ("Detach all devices of an image, and unmount it", "sudo cdi detach disk.cdimg"),
                 ("Detach everything", "sudo cdi detach --all"),
             ],
             &["attach", "list"],

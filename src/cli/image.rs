@@ -35,7 +35,7 @@ pub struct OpenArgs {
     /// List of bad blocks of a raw image, as badblocks(8) writes it
     #[arg(long, value_name = "FILE", requires = "block_size", conflicts_with = "mapfile")]
     pub badblocks: Option<PathBuf>,
-    /// Block size of that list in bytes (option -b of badblocks, 1024 by default)
+    /// Block size of that list in bytes, required with it: what badblocks was given with -b (its default: 1024)
     #[arg(long, value_name = "BYTES", requires = "badblocks", value_parser = list_block_size)]
     pub block_size: Option<u64>,
     /// Logical sector size of the disk in bytes, if the image does not record it
@@ -129,7 +129,7 @@ pub struct Extract {
     /// Raw file to write; '-' for stdout; with --force, a disk to write to
     #[arg(help_heading = None)]
     pub out: PathBuf,
-    /// What to write for bad sectors: 'error' to stop there, 'zero', or 'pattern:TEXT'
+    /// What to write for bad sectors: 'error' to write nothing if there are any, 'zero', or 'pattern:TEXT'
     ///
     /// By default they are left as holes (zeros on stdout and on a disk), and a ddrescue mapfile is written next to
     /// the raw file (OUT.map).

@@ -105,12 +105,16 @@ pub enum Verb {
 }
 
 /// Commands of other tools, and the verb that does the same.
-const OTHER_WORDS: [(&str, &str); 14] = [
+const OTHER_WORDS: [(&str, &str); 18] = [
     ("umount", "unmount"),
     ("eject", "detach"),
     ("image", "create"),
     ("imageinfo", "info"),
     ("convert", "create"),
+    ("copy", "create"),
+    ("clone", "create"),
+    ("dump", "create"),
+    ("dd", "create"),
     ("rescue", "create"),
     ("export", "extract"),
     ("check", "verify"),

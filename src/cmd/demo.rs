@@ -243,7 +243,9 @@ impl Scratch {
             Path::to_owned,
         );
         fs::create_dir(&dir).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::new(Kind::Busy, "file exists").at(&dir),
+            std::io::ErrorKind::AlreadyExists => {
+                Error::new(Kind::Busy, "file exists").at(&dir).hint("use a name that does not exist yet")
+            }
             _ => Error::io("cannot create", &dir, e),
         })?;
         Ok(Scratch { dir, keep: keep.is_some() })

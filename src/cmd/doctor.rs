@@ -45,7 +45,7 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
     if !ui.json(&json!({ "system": std::env::consts::OS, "findings": table })) {
         for f in &findings {
             ui.data(format!(
-                "{:<5} {:<18} {} (for {})",
+                "{:<7} {:<18} {} (for {})",
                 if f.ok {
                     "ok"
                 } else if f.optional {
@@ -58,7 +58,7 @@ pub(super) fn run(ui: &Ui) -> Result<End, Error> {
                 f.needed_for
             ));
             if !f.ok {
-                ui.data(format!("      fix: {}", f.fix));
+                ui.data(format!("        fix: {}", f.fix));
             }
         }
     }

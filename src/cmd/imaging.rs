@@ -205,7 +205,8 @@ fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, 
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
         rescue::End::Stopped => {
-            Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(Advice::Resume(Saved::All)))
+            let hint = format!("{}; to go on: {}", Saved::All, summary::command(args, "cdi create --resume"));
+            Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(hint))
         }
         rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")
             .at(source.path())
@@ -230,6 +231,9 @@ fn domain(rescue: &Rescue, source: &Source, size: u64, ui: &Ui) -> Result<Vec<Ra
     let sector = u64::from(source.metadata().logical);
     let start = rescue.input_position.unwrap_or(0);
     let end = rescue.size.map_or(size, |len| start.saturating_add(len).min(size));
+    if rescue.size == Some(0) {
+        return Err(Error::usage("--size is 0: nothing to read"));
+    }
     if start >= end {
         return Err(Error::usage(format!("nothing to read from byte {start} on: the disk has {size} bytes")));
     }
@@ -276,7 +280,8 @@ fn begin(args: &Create, source: &Source, options: &Options) -> Result<(Writer, F
     let (target, file) = guard.create(&args.image).map_err(|e| match e.advice[..] {
         [Advice::Overwrite] if is_cdimg(&args.image) => {
             let advice =
-                "--resume continues this image, and with -r3 retries its bad sectors; --force overwrites it";
+                "--resume continues this image, and with -r3 retries its bad sectors; --force overwrites \
+                it, and what was read from the disk is then lost";
             Error { advice: vec![advice.into()], ..e }
         }
         _ => e,

@@ -5,7 +5,7 @@ use std::io::Write;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::printable::hex;
 use cdi_base::units::human;
-use cdi_capture::guard::refuse_lesser_map;
+use cdi_capture::guard::{refuse_image, refuse_lesser_map};
 use cdi_image::badmap::cells::cells;
 use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{Reason, Status};
@@ -33,6 +33,8 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         if path.as_os_str() == "-" {
             ui.listing(&text);
         } else {
+            guard().for_map().check(path)?;
+            refuse_image(path, "a mapfile")?;
             refuse_lesser_map(path, &disk)?;
             guard().for_map().write(path, |file| listing::write(&text, file))?;
             ui.json(&json!({ "mapfile": path.display().to_string() }));
@@ -57,8 +59,14 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             .collect();
         let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
         if path.as_os_str() == "-" {
-            ui.raw(svg.as_bytes());
+            if !ui.json(&json!({ "picture": "-", "svg": svg })) {
+                ui.raw(svg.as_bytes());
+            }
         } else {
+            guard().check(path)?;
+            if path.extension().is_none_or(|suffix| !suffix.eq_ignore_ascii_case("svg")) {
+                return Err(Error::usage("the picture is in SVG: use a name that ends in .svg").at(path));
+            }
             guard().write(path, |file| file.write_all(svg.as_bytes()))?;
             ui.json(&json!({ "picture": path.display().to_string() }));
         }

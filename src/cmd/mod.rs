@@ -110,7 +110,14 @@ fn open_part(
             let rest = whole.size().saturating_sub(start);
             start..start.saturating_add(part.size.unwrap_or(rest))
         }
-        Some(number) => partition(number, &table, image)?,
+        Some(number) => {
+            if let Some(e) = table.as_ref().ok().and_then(|table| table.as_ref()?.damage) {
+                ui.warning(format!(
+                    "part of the partition table cannot be read, so the partition may be another: {e}"
+                ));
+            }
+            partition(number, &table, image)?
+        }
     };
     Ok((Disk::new(open_image(image)?.part(range)?, options), Ok(None)))
 }

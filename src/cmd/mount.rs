@@ -52,6 +52,9 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
         }
     })?;
     bring_up(plan, args.foreground, ui, |record| {
+        if args.device.partscan {
+            warn_of_missing_partitions(record, &table, ui);
+        }
         if !ui.json(&with_partitions(record, &table)) {
             print_attached(record, &table, ui);
         }
@@ -73,6 +76,18 @@ fn print_attached(record: &MountRecord, table: &ReadTable, ui: &Ui) {
         let name = p.name.as_ref().map(|name| format!(" '{}'", tame(name))).unwrap_or_default();
         let kind = tame(&p.kind);
         ui.message(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
+    }
+}
+
+/// Warns if the kernel made no devices for the partitions, as some kernels do not.
+fn warn_of_missing_partitions(record: &MountRecord, table: &ReadTable, ui: &Ui) {
+    let first = table.iter().flatten().flat_map(|table| &table.partitions).next();
+    let node =
+        record.device.as_ref().zip(first).map(|(device, p)| format!("{}p{}", device.display(), p.number));
+    if let Some(node) = node.filter(|node| cfg!(target_os = "linux") && !Path::new(node).exists()) {
+        ui.warning(format!(
+            "the kernel made no device for the partitions ({node}): use --partition N instead"
+        ));
     }
 }
 

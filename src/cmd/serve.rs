@@ -97,7 +97,9 @@ fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
     let listener = UnixListener::bind(&path);
     umask(before);
     let listener = listener.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "file exists").at(at),
+        std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "file exists")
+            .at(at)
+            .hint("remove it if no other program listens there, or use another name"),
         _ => Error::io("cannot listen on this socket", at, e),
     })?;
     let url = format!("nbd+unix:///?socket={}", path.display());

@@ -74,7 +74,8 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
 /// Formats a time given in microseconds.
 fn time(us: u64) -> String {
     match us {
-        0..1000 => format!("{us} µs"),
+        0 => "under 1 µs".into(),
+        1..1000 => format!("{us} µs"),
         1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
         _ => format!("{:.1} s", us as f64 / 1e6),
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cdi_base::error::Error;
+use nix::unistd::geteuid;
 use serde_json::json;
 
 use super::End;
@@ -44,6 +45,9 @@ pub(super) fn not_mounted(target: &Path) -> Error {
     let error = Error::failed("not mounted or attached").at(target);
     match nearest(target) {
         Some(name) => error.hint(format!("did you mean {}? 'cdi list' shows all", name.display())),
+        None if cfg!(target_os = "linux") && !geteuid().is_root() => {
+            error.hint("'cdi list' shows what is mounted; what root has mounted is listed by 'sudo cdi list'")
+        }
         None => error.hint("'cdi list' shows what is mounted"),
     }
 }

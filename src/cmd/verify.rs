@@ -92,7 +92,7 @@ fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Error
     }
     for range in disk.image().lost() {
         lost_bytes += range.end - range.start;
-        errors.report(None, MISSING, &format!("disk bytes {} to {}", range.start, range.end));
+        errors.report(None, MISSING, &bytes(range));
     }
     for (range, error) in lost {
         lost_bytes += range.end - range.start;
@@ -100,9 +100,14 @@ fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Error
             ReadError::Corrupt { at } => Some(*at),
             _ => None,
         };
-        errors.report(at, &error.to_string(), &format!("disk bytes {} to {}", range.start, range.end));
+        let what = if at.is_some() { "the data is damaged".into() } else { error.to_string() };
+        errors.report(at, &what, &bytes(range));
     }
     lost_bytes
+}
+
+fn bytes(range: &Range<u64>) -> String {
+    format!("disk bytes {} to {}", range.start, range.end - 1)
 }
 
 /// Reports hashes that do not match those that the image stores.
@@ -158,12 +163,15 @@ fn finish(
     if !errors.is_empty() {
         let count = plural(errors.len() as u64, "error");
         ui.message(format!("{name}: {count}, {} of the disk cannot be read", human(lost_bytes)));
-        if disk.format().name == cdimg::FORMAT.name {
+        if lost_bytes > 0 && disk.format().name == cdimg::FORMAT.name {
             ui.message(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
         }
         return End::DataMissing;
     }
-    ui.message(format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took));
+    ui.message(match disk.format().integrity.strip_prefix("none: ") {
+        Some(why) => format!("{name}: all data can be read, but {why} ({})", read.took),
+        None => format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took),
+    });
     for Checked { stored, got } in &read.stored {
         ui.message(format!(
             "{} of {} verified: {got} (matches the stored hash)",

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::progress::View;
 use cdi_capture::rescue::rate::per_second;
@@ -110,7 +110,11 @@ impl Imaging {
         for (status, bytes) in view.left {
             text.push_str(&format!("{} {}, ", status.name(), human(bytes)));
         }
-        text.push_str(&format!("{} areas, {} failed reads", view.areas, view.errors));
+        text.push_str(&format!(
+            "{}, {}",
+            plural(view.areas as u64, "area"),
+            plural(view.errors, "failed read")
+        ));
         if waiting >= 3 {
             text.push_str(&format!("\nthe disk has been busy with one read for {}", time(waiting)));
         } else if silent >= 3 {

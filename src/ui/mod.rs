@@ -241,7 +241,8 @@ pub fn start_log(verbose: u8, json: bool) {
                     &json!({ "log": { "level": level, "message": record.args().to_string() } }),
                 );
             }
-            write_stderr(&format!("cdi: {level}: {}\n", printable(&record.args().to_string())));
+            let level = if level == "warn" { "warning".to_owned() } else { format!("cdi: {level}") };
+            write_stderr(&format!("{level}: {}\n", printable(&record.args().to_string())));
         }
         fn flush(&self) {}
     }

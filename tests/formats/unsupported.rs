@@ -36,6 +36,11 @@ tests!(
             let quoted = |word: &str| if word.contains(' ') { format!("'{word}'") } else { word.to_owned() };
             assert!(said.contains(&format!("gzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
         }
+        // Also where the name has a placeholder of the hints in it, and where a link leads nowhere.
+        lab.write("part.raw.gz", [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
+        std::os::unix::fs::symlink("nowhere", lab.path("part.raw-plain.raw")).unwrap();
+        let said = lab.cdi(["info", "part.raw.gz"]).ends(3).err;
+        assert!(said.contains("gzip -dc part.raw.gz > part.raw-plain-1.raw;"), "{said}");
         // A disk image whose contents were written by tar is raw; an archive by its name is not.
         let mut tar = truth.clone();
         tar[257..262].copy_from_slice(b"ustar");
@@ -53,7 +58,7 @@ tests!(
     fn a_hint_to_join_pieces_overwrites_nothing() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
-        for (first, second, head) in [("c.ab", "c.ac", &b""[..]), ("c.02", "c.03", b"\x1F\x8B\x08\0\0")] {
+        for (first, second, head) in [("c.ac", "c.ae", &b""[..]), ("c.02", "c.05", b"\x1F\x8B\x08\0\0")] {
             for name in [first, second, "disk.raw", "joined", "c-joined.raw", "c-joined"] {
                 lab.write(name, [head, &truth].concat());
             }

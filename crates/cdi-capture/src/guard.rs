@@ -14,7 +14,7 @@ use cdi_image::disk::Disk;
 use cdi_image::formats::raw;
 use cdi_image::image::{Format, Image};
 use cdi_image::input::Input;
-use cdi_image::open::named_by;
+use cdi_image::open::{FORMATS, named_by};
 use cdi_system::output_file::OutputFile;
 use cdi_system::{Layer, layers_below};
 
@@ -32,7 +32,8 @@ pub struct Over {
 pub struct Guard {
     over: Over,
     files: Vec<Protected>,
-    directories: Vec<PathBuf>,
+    /// Protected directories, and whether they are mounted.
+    directories: Vec<(PathBuf, bool)>,
     /// Whether the output is a mapfile, which may replace another one.
     writes_map: bool,
 }
@@ -102,7 +103,7 @@ impl Guard {
         let Ok(meta) = fs::metadata(path) else { return };
         self.add((meta.dev(), meta.ino()), why);
         if meta.is_dir() {
-            self.directories.extend(path.canonicalize());
+            self.directories.extend(path.canonicalize().map(|dir| (dir, false)));
         }
         if meta.file_type().is_block_device() {
             for layer in layers_below(path) {
@@ -115,9 +116,10 @@ impl Guard {
 
     /// Protects a file of an image that is mounted at `mountpoint`.
     pub fn protect_mounted(&mut self, path: &Path, mountpoint: &Path) {
-        let before = self.files.len();
+        let before = (self.files.len(), self.directories.len());
         self.protect(path, &format!("is mounted at {}", mountpoint.display()));
-        self.files[before..].iter_mut().for_each(|file| file.mounted = true);
+        self.files[before.0..].iter_mut().for_each(|file| file.mounted = true);
+        self.directories[before.1..].iter_mut().for_each(|(_, mounted)| *mounted = true);
     }
 
     fn add(&mut self, id: (u64, u64), why: &str) {
@@ -134,10 +136,25 @@ impl Guard {
     /// Checks whether a file may be written at `out`. Returns [`Kind::Busy`] if the existing file must not be lost, and
     /// [`Kind::Usage`] if it is an input file.
     pub fn check(&self, out: &Path) -> Result<(), Error> {
-        if let Ok(resolved) = out.canonicalize()
-            && self.directories.iter().any(|dir| resolved.starts_with(dir))
-        {
-            return Err(Error::usage("is part of the image that is read; it cannot be overwritten").at(out));
+        // A new file must not get into the directory of an image either.
+        let resolved = out.canonicalize().or_else(|e| match out.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.canonicalize(),
+            Some(_) => Path::new(".").canonicalize(),
+            None => Err(e),
+        });
+        let inside = |(dir, _): &&(PathBuf, bool)| resolved.as_ref().is_ok_and(|path| path.starts_with(dir));
+        match self.directories.iter().find(inside) {
+            Some((_, true)) => {
+                let error =
+                    Error::new(Kind::Busy, "is part of an image that is mounted; it cannot be overwritten");
+                return Err(error.at(out).hint(Advice::Unmount));
+            }
+            Some(_) => {
+                return Err(
+                    Error::usage("is part of the image that is read; it cannot be overwritten").at(out)
+                );
+            }
+            None => {}
         }
         let Ok(meta) = fs::metadata(out) else { return Ok(()) };
         self.check_id((meta.dev(), meta.ino()), out)?;
@@ -250,13 +267,26 @@ pub fn refuse_other_name(out: &Path, format: &'static Format) -> Result<(), Erro
                 "the suffix .{suffix} means {}, but the file would be a {} image",
                 named.name, format.name
             );
-            let better = out.with_extension(format.suffixes[0]);
-            Err(Error::usage(what)
-                .at(out)
-                .hint(format!("use the name {}; nothing was written", better.display())))
+            let suffix = format.suffixes[0];
+            let better = out.with_extension(suffix);
+            let name = if better.exists() {
+                format!("a name that ends in .{suffix}")
+            } else {
+                format!("the name {}", better.display())
+            };
+            Err(Error::usage(what).at(out).hint(format!("use {name}; nothing was written")))
         }
         _ => Ok(()),
     }
+}
+
+/// Returns an error if a text, `what`, would be written over an image, or under the name of one.
+pub fn refuse_image(out: &Path, what: &str) -> Result<(), Error> {
+    let named = named_by(out).map(|format| format.name);
+    let is = || Input::open(out).ok().and_then(|input| FORMATS.iter().find(|format| (format.probe)(&input)));
+    let Some(format) = named.or_else(|| is().map(|format| format.name)) else { return Ok(()) };
+    let what = format!("is the name of a {format} image, or such an image; {what} is not written there");
+    Err(Error::usage(what).at(out).hint("use another name; nothing was written"))
 }
 
 /// Returns an error if the map of `disk` would overwrite a mapfile with more information: it may be the only record

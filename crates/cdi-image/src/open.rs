@@ -182,7 +182,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
     if let Some(name) = &options.format {
         return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
             let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
-            let by_suffix = named_by(&Path::new("x").with_extension(name.trim_start_matches('.')));
+            let by_suffix = named_by(Path::new(&format!("x.{}", name.trim_start_matches('.'))));
             let meant = by_suffix.map_or(String::new(), |f| format!(": did you mean '{}'?", f.name));
             Error::usage(format!("unknown format '{name}'{meant} (known formats: {})", names.join(", ")))
         });

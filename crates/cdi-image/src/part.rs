@@ -36,7 +36,13 @@ impl Opened {
         let sector = u64::from(image.metadata().logical_sector_bytes.max(512));
         if range.is_empty() || range.end > image.size() {
             let size = image.size();
-            return wrong(format!("no bytes {} to {} on a disk of {size} bytes", range.start, range.end));
+            return wrong(if range.start >= size {
+                format!("byte {} is after the end of the disk, which has {size} bytes", range.start)
+            } else if range.is_empty() {
+                "the part of the disk is empty".into()
+            } else {
+                format!("the part ends at byte {}, but the disk has {size} bytes", range.end)
+            });
         }
         if !range.start.is_multiple_of(sector) {
             return wrong(format!("byte {} is not the start of a sector of {sector} bytes", range.start));

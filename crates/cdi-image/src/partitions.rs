@@ -69,17 +69,18 @@ pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
         return Ok(None);
     }
     match sectors(disk, 0, 512) {
+        Ok(first) if mbr::is_protective(&first) => gpt::read(disk, gpt::Copies::Both),
         Ok(first) => match mbr::BootRecord::of(&first) {
-            Some(record) if record.is_protective() => gpt::read(disk, gpt::Copies::Both),
             // A GUID partition table without a protective boot record is of a former use of the disk.
             Some(record) => Ok(Some(record.read(disk))),
             None if first.iter().all(|b| *b == 0) => gpt::read(disk, gpt::Copies::IfUnreadable),
             None => apple::read(disk, &first),
         },
-        // The first sector may be bad while the table after it is intact.
-        Err(damage) => {
-            gpt::read(disk, gpt::Copies::IfUnreadable)?.map_or(Err(damage), |table| Ok(Some(table)))
-        }
+        // The first sector may be bad while the table after it is intact. It would have said whether that table counts.
+        Err(damage) => match gpt::read(disk, gpt::Copies::IfUnreadable)? {
+            Some(table) => Ok(Some(Table { damage: Some(damage), ..table })),
+            None => Err(damage),
+        },
     }
 }
 
@@ -111,6 +112,22 @@ mod tests {
     fn disk(bytes: Vec<u8>) -> Disk {
         let how = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
         Disk::new(open_source(Box::new(bytes), Path::new("/x/disk.img"), &how).unwrap(), Options::default())
+    }
+
+    /// A disk with one bad sector, reads of which are filled: what is filled must not be taken for a table.
+    fn disk_with_bad(bytes: &[u8], sector: u64) -> Disk {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let list = std::env::temp_dir().join(format!("cdi-partitions-{}-{number}", std::process::id()));
+        std::fs::write(&list, format!("{sector}\n")).unwrap();
+        let how = OpenOptions {
+            format: Some("raw".into()),
+            badblocks: Some((list.clone(), 512)),
+            ..OpenOptions::default()
+        };
+        let opened = open_source(Box::new(bytes.to_vec()), Path::new("/x/disk.img"), &how);
+        std::fs::remove_file(&list).unwrap();
+        Disk::new(opened.unwrap(), Options { bad: crate::disk::BadPolicy::Zero, ..Options::default() })
     }
 
     fn entry(bytes: &mut [u8], at: usize, kind: u8, first: u32, len: u32) {
@@ -178,6 +195,19 @@ mod tests {
         entry(&mut bytes, 446, 0x83, 64, 500);
         assert_eq!(places(&bytes), [(1, 64, 500)], "a table of a former use of the disk");
         entry(&mut bytes, 446, 0xEE, 1, 4095);
+        // A protective entry protects whatever else is in it.
+        for (at, byte) in [(446, 0x21), (3, b'N')] {
+            let mut odd = bytes.clone();
+            odd[at] = byte;
+            assert_eq!(numbers(&disk(odd)), [(2, 100, 100, "Linux".to_owned())], "byte {at}");
+        }
+        let mut none = bytes.clone();
+        none[458..462].fill(0);
+        assert_eq!(
+            numbers(&disk(none)),
+            [(2, 100, 100, "Linux".to_owned())],
+            "a protective entry of no length"
+        );
         let whole = table(&disk(bytes.clone())).unwrap().unwrap();
         assert_eq!(whole.partitions[0].name.as_deref(), Some("aü"));
         for at in [520, 2 * 512 + 128 + 33] {
@@ -253,22 +283,24 @@ mod tests {
         entry(&mut bytes, 462, 0x05, 1000, 2000);
         entry(&mut bytes, 1000 * 512 + 446, 0x07, 8, 100);
         entry(&mut bytes, 1000 * 512 + 462, 0x05, 1000, 500);
-        let dir = std::env::temp_dir().join(format!("cdi-partitions-{}", std::process::id()));
-        let with_bad = |sector: u64| {
-            std::fs::create_dir_all(&dir).unwrap();
-            let list = dir.join("bad");
-            std::fs::write(&list, format!("{sector}\n")).unwrap();
-            let how = OpenOptions {
-                format: Some("raw".into()),
-                badblocks: Some((list, 512)),
-                ..OpenOptions::default()
-            };
-            let opened = open_source(Box::new(bytes.clone()), Path::new("/x/disk.img"), &how);
-            std::fs::remove_dir_all(&dir).unwrap();
-            // Filled sectors must not be taken for a table.
-            Disk::new(opened.unwrap(), Options { bad: crate::disk::BadPolicy::Zero, ..Options::default() })
-        };
+        let with_bad = |sector: u64| disk_with_bad(&bytes, sector);
         assert!(matches!(table(&with_bad(0)), Err(ReadError::Bad { sector: 0, .. })));
+        // An Apple map: its first entry, and a later one.
+        let mut map = vec![0; 512 * 4096];
+        map[..4].copy_from_slice(b"ER\x02\0");
+        for n in 1..=3u8 {
+            let at = usize::from(n) * 512;
+            map[at..at + 2].copy_from_slice(b"PM");
+            (map[at + 7], map[at + 11], map[at + 15]) = (3, n * 10, 10);
+        }
+        let apple = |bad: u64| table(&disk_with_bad(&map, bad));
+        assert_eq!(apple(9).unwrap().unwrap().partitions.len(), 3);
+        assert!(matches!(apple(1), Err(ReadError::Bad { sector: 1, .. })));
+        let cut = apple(3).unwrap().unwrap();
+        assert!(cut.partitions.len() == 2 && matches!(cut.damage, Some(ReadError::Bad { sector: 3, .. })));
+        map[3 * 512] = 0;
+        let ends = table(&disk(map)).unwrap().unwrap();
+        assert!(ends.partitions.len() == 2 && ends.damage.is_none());
         let cut = table(&with_bad(2000)).unwrap().unwrap();
         assert_eq!(cut.partitions.len(), 2);
         assert!(matches!(cut.damage, Some(ReadError::Bad { sector: 2000, .. })), "{cut:?}");

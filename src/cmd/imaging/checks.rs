@@ -71,8 +71,8 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
                 "has a mapfile next to it ({}): it is an image, not a disk to be imaged",
                 map.display()
             );
-            let hint = "leave out the options for reading a failing disk to convert it with its map; \
-                use --mapfile none to read it as a disk";
+            let hint = "to convert it with its map, name a new image and leave out the options for a failing disk \
+                (--mapfile none would store as good data what the file has in place of unreadable sectors)";
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
         None => Ok(()),

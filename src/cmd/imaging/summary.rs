@@ -42,7 +42,7 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     stored_hash_lines(&made.metadata, args, ui);
     let seconds = took.as_secs_f64();
     ui.message(format!(
-        "{}: {}, {} in the image; {seconds:.1} s, {}/s",
+        "{}: {}, image file {}; {seconds:.1} s, {}/s",
         args.image.display(),
         rescued(view.rescued(), view.wanted),
         human(made.image_bytes),
@@ -58,11 +58,12 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         rescue::End::Timeout => ui.message("stopped: no data could be read within --timeout"),
         _ => {}
     }
-    let outside = source.metadata().size.saturating_sub(view.wanted);
+    let inside: u64 = left(view).map(|(_, bytes)| bytes).sum();
+    let outside = made.missing_bytes.saturating_sub(inside);
     if outside > 0 {
-        ui.message(format!("{} of the disk were not to be read", human(outside)));
+        ui.message(format!("{} are missing outside the part that was to be read", human(outside)));
     }
-    what_next(args, ended, outside, ui);
+    what_next(args, ended, ui);
 }
 
 /// Returns how much of what was wanted is rescued. It is not rounded to all of it if it is less.
@@ -75,22 +76,28 @@ fn rescued(rescued: u64, wanted: u64) -> String {
     format!("{} of {} rescued ({percent}), {} left", human(rescued), human(wanted), human(wanted - rescued))
 }
 
+/// Returns the command that continues this image. `command` is its beginning.
+pub(super) fn command(args: &Create, command: &str) -> String {
+    let (source, image) = (args.source.display().to_string(), args.image.display().to_string());
+    let force = if args.force { " --force" } else { "" };
+    format!("{command}{force} {} {}", quoted(&source), quoted(&image))
+}
+
 /// Prints the commands that may get more of the disk.
-fn what_next(args: &Create, ended: &rescue::Ended, outside: u64, ui: &Ui) {
-    let words = |command: &str| {
-        let (source, image) = (args.source.display().to_string(), args.image.display().to_string());
-        format!("{command} {} {}", quoted(&source), quoted(&image))
+fn what_next(args: &Create, ended: &rescue::Ended, ui: &Ui) {
+    // What -m leaves out is not wanted.
+    let all = args.rescue.domain_mapfile.is_none();
+    let missing = |of: fn(Status) -> bool| {
+        let wanted = if all { &ended.left[..] } else { &ended.view.left[..] };
+        wanted.iter().any(|(status, bytes)| *bytes > 0 && of(*status))
     };
-    let missing = |of: fn(Status) -> bool| left(&ended.view).any(|(status, _)| of(status));
     let untried = |status| matches!(status, Status::NonTried | Status::NonTrimmed | Status::NonScraped);
-    // An error that follows says how to go on.
-    let stopped =
-        !matches!(ended.end, rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout);
-    if stopped {
+    // Otherwise an error follows, which says what to do.
+    if !matches!(ended.end, rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout) {
         return;
     }
-    if outside > 0 || missing(untried) {
-        ui.message(format!("to read what was not tried: {}", words("cdi create --resume")));
+    if missing(untried) {
+        ui.message(format!("to go on: {}", command(args, "cdi create --resume")));
     }
     if missing(|status| status == Status::Bad) {
         let sectors = &ended.made.metadata;
@@ -100,9 +107,9 @@ fn what_next(args: &Create, ended: &rescue::Ended, outside: u64, ui: &Ui) {
         } else {
             String::new()
         };
-        ui.message(format!("to retry the bad sectors{why}: {}", words("cdi create --resume -r3")));
+        ui.message(format!("to retry the bad sectors{why}: {}", command(args, "cdi create --resume -r3")));
     }
-    if ended.view.rescued() < ended.view.wanted {
+    if ended.made.missing_bytes > 0 {
         let image = quoted(&args.image.display().to_string());
         ui.message(format!("to see where they are: cdi map {image}"));
     }

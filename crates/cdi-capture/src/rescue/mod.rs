@@ -22,11 +22,13 @@ use std::time::{Duration, SystemTime};
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind};
 use cdi_base::workers::{self, lock};
+use cdi_image::badmap::Status;
 use cdi_image::cdimg::writer::Writer;
 use cdi_image::disk::{BadPolicy, Disk};
 use cdi_image::image::OpenOptions;
 use cdi_image::metadata::{DiskHashes, rfc3339};
 use cdi_image::open;
+use cdi_image::stored_hashes::HashKind;
 use coordinator::Coordinator;
 use passes::{Passes, RescuePlan};
 use pool::Pool;
@@ -59,6 +61,8 @@ pub struct Ended {
     pub made: Made,
     /// The state at the end.
     pub view: View,
+    /// How many bytes of the whole image have each status but finished, also outside the domain.
+    pub left: Vec<(Status, u64)>,
 }
 
 /// Progress that is reported to the caller about 50 times a second. The caller can cancel with an error.
@@ -124,13 +128,11 @@ pub fn rescue(
             writer.leave()?;
             return Err(e.hint("make room").then(Advice::Resume(Saved::All)));
         }
+        Err(e) if cancelled && e.kind == Kind::Interrupted => End::Stopped,
         Err(e) if cancelled => {
             writer.note(&event("ended", json!({ "why": End::Stopped.name() })));
             writer.leave()?;
-            return Err(match e.kind {
-                Kind::Interrupted => e.then(Advice::Resume(Saved::All)),
-                _ => e,
-            });
+            return Err(e);
         }
         Err(e) => {
             // Try to save the data that is still in memory.
@@ -143,13 +145,15 @@ pub fn rescue(
             Some(hashes) => Some(hashes.finish()),
             None if view.read == 0 && earlier.has(&shared.options.hashes) => Some(earlier),
             None if !shared.options.hash => None,
-            None => match hash_image(&mut writer, path, &shared.options, watch) {
-                Err(e) if e.kind == Kind::Interrupted => {
-                    writer.leave()?;
-                    return Err(e);
+            None => {
+                match hash_image(&mut writer, path, &kinds(&shared.options.hashes, &earlier, &view), watch) {
+                    Err(e) if e.kind == Kind::Interrupted => {
+                        writer.leave()?;
+                        return Err(e);
+                    }
+                    hashes => Some(hashes?),
                 }
-                hashes => Some(hashes?),
-            },
+            }
         };
         if let Some(hashes) = hashes {
             hashes.store(&mut metadata);
@@ -159,20 +163,27 @@ pub fn rescue(
     }
     writer.note(&event("ended", json!({ "why": end.name() })));
     let missing_bytes = writer.bad().missing();
+    let left = Status::LISTED.map(|status| (status, writer.bad().count(status).bytes)).to_vec();
     let written = if matches!(end, End::Finished) { writer.finish() } else { writer.leave() };
     let image_bytes = written.map_err(|e| e.then(Advice::Resume(Saved::Earlier)))?;
-    Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view })
+    Ok(Ended { end, made: Made { missing_bytes, image_bytes, metadata, ..made }, view, left })
+}
+
+/// Returns the kinds of hashes to compute: those that are wanted, and those that the image has had, if it has not changed.
+fn kinds(wanted: &[HashKind], earlier: &DiskHashes, view: &View) -> Vec<HashKind> {
+    let earlier = earlier.zero_filled.iter().map(|(kind, _)| *kind).filter(|_| view.read == 0);
+    wanted.iter().copied().chain(earlier).collect()
 }
 
 /// Commits the image and reads it back for its hashes.
 fn hash_image(
     writer: &mut Writer,
     path: &Path,
-    options: &Options,
+    kinds: &[HashKind],
     watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<DiskHashes, Error> {
     writer.checkpoint()?;
-    let hashes = read_back(path, Hashes::new(&options.hashes), &mut |len| watch(Update::Hashing(len)));
+    let hashes = read_back(path, Hashes::new(kinds), &mut |len| watch(Update::Hashing(len)));
     hashes.map(Hashes::finish).map_err(|e| match e.kind {
         Kind::Interrupted => e
             .then("the disk has been read completely; only its hashes are missing")

@@ -298,8 +298,7 @@ pub(crate) fn recognise(input: &Input, named_raw: bool) -> Option<Error> {
     let found = ALL.iter().find(fits).filter(|found| !(named_raw && found.name == TAR))?;
     let out = new_name(input.path(), "plain", ".raw");
     let file = quoted(&input.path().display().to_string());
-    // Replace FILE last: the file's own name may contain the other placeholders.
-    let hint = found.hint.replace("disk.raw", &out).replace("part.raw", &out).replace("FILE", &file);
+    let hint = filled(found.hint, &[("disk.raw", &out), ("part.raw", &out), ("FILE", &file)]);
     let mut error = Error::bad_image(format!("this is {}, not a disk image", found.name));
     if found.hint == MAP {
         return Some(error.then(Advice::IsMapfile));
@@ -312,6 +311,25 @@ pub(crate) fn recognise(input: &Input, named_raw: bool) -> Option<Error> {
         error = error.then(Advice::Convert(out.into()));
     }
     Some(error)
+}
+
+/// Replaces each placeholder by its value. Values may contain placeholders; they are not replaced again.
+fn filled(hint: &str, values: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    let mut rest = hint;
+    while let Some(c) = rest.chars().next() {
+        match values.iter().find(|(placeholder, _)| rest.starts_with(placeholder)) {
+            Some((placeholder, value)) => {
+                text.push_str(value);
+                rest = &rest[placeholder.len()..];
+            }
+            None => {
+                text.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    text
 }
 
 fn bzip2(start: &[u8], _: u64) -> bool {

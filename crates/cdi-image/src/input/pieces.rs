@@ -120,17 +120,24 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
     None
 }
 
-/// Returns whether two texts may be counters of one series: numbers, or letters that follow one another. A directory has
-/// many pairs of suffixes of the same length, such as `log` and `map`.
+/// Suffixes of files that are next to images, and are no counters.
+const NOT_COUNTERS: &[&str] = &[
+    "bak", "bin", "bmp", "bz2", "cfg", "conf", "csv", "dd", "dmg", "doc", "docx", "gif", "gz", "html", "img",
+    "iso", "jpeg", "jpg", "json", "log", "lst", "lz", "lz4", "map", "md", "md5", "mf", "nfo", "old", "ova",
+    "ovf", "par", "pdf", "png", "py", "raw", "rar", "rtf", "sfv", "sh", "sha", "sig", "sum", "svg", "tar",
+    "tgz", "tif", "toml", "tsv", "txt", "vhd", "vhdx", "vdi", "vmdk", "xls", "xml", "xz", "yaml", "yml",
+    "zip", "zst",
+];
+
+/// Returns whether two texts may be counters of one series: they consist of the same symbols, and neither is the suffix
+/// of another kind of file.
 fn may_count_on(one: &str, other: &str) -> bool {
-    let adjacent = |symbols: Symbols| {
-        let follows = |a: &str, b: &str| symbols.successors(a).iter().any(|next| next == b);
-        symbols.contains(one)
-            && symbols.contains(other)
-            && (symbols == Symbols::Decimal || follows(one, other) || follows(other, one))
-    };
     use Symbols::{Capitals, Decimal, Hexadecimal, Letters};
-    [Decimal, Hexadecimal, Letters, Capitals].into_iter().any(adjacent)
+    let kinds = [Decimal, Hexadecimal, Letters, Capitals];
+    let suffix = |text: &str| NOT_COUNTERS.contains(&text.to_ascii_lowercase().as_str());
+    !suffix(one)
+        && !suffix(other)
+        && kinds.iter().any(|symbols| symbols.contains(one) && symbols.contains(other))
 }
 
 /// Returns the hint to join the pieces of one `whole`, for a file that is not an image by itself and has the neighbour

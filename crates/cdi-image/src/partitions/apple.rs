@@ -14,15 +14,22 @@ pub(super) fn read(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError
     }
     // The map has a block size of its own, which may differ from the disk's sector size.
     let block = u64::from(u16::from_be_bytes([first[2], first[3]])).max(512);
-    let mut partitions = Vec::new();
-    let mut count = 1;
+    let mut table = Table { scheme: Scheme::Apple, partitions: Vec::new(), damage: None };
+    let mut count: u64 = 1;
     let mut number = 1;
     while number <= count.min(MAX as u64) && (number + 1) * block <= disk.size() {
-        let e = sectors(disk, number * block, 512)?;
-        if !e.starts_with(b"PM") {
-            return Ok(None);
+        let e = match sectors(disk, number * block, 512) {
+            Ok(e) => e,
+            Err(e) if number == 1 => return Err(e),
+            Err(e) => return Ok(Some(Table { damage: Some(e), ..table })),
+        };
+        match e.starts_with(b"PM") {
+            true if number == 1 => count = be32(&e, 4).into(),
+            true => {}
+            false if number == 1 => return Ok(None),
+            // As on Linux, the map ends at an entry that is none.
+            false => break,
         }
-        count = be32(&e, 4).into();
         let text = |at: usize| {
             let bytes = e[at..at + 32].split(|b| *b == 0).next().unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
@@ -30,8 +37,8 @@ pub(super) fn read(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError
         let (start, size) = (u64::from(be32(&e, 8)) * block, u64::from(be32(&e, 12)) * block);
         let name = Some(text(16)).filter(|name| !name.is_empty());
         let partition = within(disk, u32::try_from(number).unwrap_or(u32::MAX), start, size, text(48));
-        partitions.extend(partition.map(|p| Partition { name, ..p }));
+        table.partitions.extend(partition.map(|p| Partition { name, ..p }));
         number += 1;
     }
-    Ok(Some(Table { scheme: Scheme::Apple, partitions, damage: None }))
+    Ok(Some(table))
 }

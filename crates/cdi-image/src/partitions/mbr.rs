@@ -37,11 +37,6 @@ impl BootRecord {
         entries(first).filter(|entries| entries.iter().any(|e| e.len > 0)).map(BootRecord)
     }
 
-    /// Returns whether it only protects a GUID partition table.
-    pub(super) fn is_protective(&self) -> bool {
-        self.0.iter().any(|e| e.kind == 0xEE)
-    }
-
     /// Reads the partitions.
     pub(super) fn read(&self, disk: &Disk) -> Table {
         let sector = u64::from(disk.sector());
@@ -60,6 +55,11 @@ impl BootRecord {
         }
         table
     }
+}
+
+/// Returns whether the first sector of a disk only protects a GUID partition table, whatever else is in it.
+pub(super) fn is_protective(first: &[u8]) -> bool {
+    entries(first).is_some_and(|entries| entries.iter().any(|e| e.kind == 0xEE))
 }
 
 /// Returns the entries of a sector; None if it has no signature.

@@ -12,6 +12,8 @@ pub(crate) fn new_name(file: &Path, tag: &str, suffix: &str) -> String {
         0 => format!("{stem}-{tag}{suffix}"),
         n => format!("{stem}-{tag}-{n}{suffix}"),
     });
-    let free = names.take(100).find(|name| !file.with_file_name(name).exists() && !Path::new(name).exists());
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let free =
+        names.take(100).find(|name| !is_there(&file.with_file_name(name)) && !is_there(Path::new(name)));
     quoted(&free.unwrap_or_else(|| format!("NEW{suffix}")))
 }
