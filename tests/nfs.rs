@@ -2,6 +2,7 @@
 //! forges handles, writes, and sends malformed requests.
 
 mod client;
+mod macos_client;
 mod requests;
 
 use std::fs;
@@ -18,7 +19,7 @@ const SECTORS: u64 = 8192;
 const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
 
 /// The tests, by module.
-pub const MODULES: &[&[Test]] = &[TESTS, requests::TESTS];
+pub const MODULES: &[&[Test]] = &[TESTS, macos_client::TESTS, requests::TESTS];
 
 tests!(
     #[needs(Program("nfs-ls"), Program("nfs-cat"))]

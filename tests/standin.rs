@@ -83,7 +83,7 @@ tests!(
         let mut lines = log.lines();
         let mounting = lines.next().unwrap();
         let options: Vec<&str> = mounting.split(' ').nth(2).unwrap().split(',').collect();
-        for option in ["vers=3", "tcp", "rdonly", "soft", "intr", "locallocks", "nobrowse", "deadtimeout=45"]
+        for option in ["vers=3", "tcp", "rdonly", "soft", "intr", "locallocks", "nobrowse", "deadtimeout=30"]
         {
             assert!(options.contains(&option), "{mounting}");
         }

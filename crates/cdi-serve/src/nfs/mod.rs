@@ -33,6 +33,7 @@ use cdi_base::workers::{self, lock};
 use cdi_system::{NFS_SOURCE, ask, has_program, random};
 use procedures::{Caller, MOUNT, NFS, VERSION};
 use reads::Reads;
+pub use reads::{PATIENCE, TIMEOUT};
 use rpc::Refusal;
 use xdr::{Call, Reply};
 
@@ -45,9 +46,8 @@ use super::tree::Tree;
 const MAX_READ: u32 = 1 << 20;
 /// The preferred length of a read in bytes if no reads fail: a chunk of most images.
 const PREFERRED: u32 = 128 << 10;
-/// The preferred length of a read in bytes if some reads fail: an error then affects no more than a page. (A client may
-/// have larger pages; macOS on Apple silicon has 16 KiB.)
-const EXACT: u32 = 4096;
+/// The number of bytes that a client may read ahead if some reads fail.
+const EXACT_AHEAD: u32 = 512 << 10;
 /// The length of a file handle in bytes: the proof and the number of the entry.
 const HANDLE: usize = 40;
 /// The maximum number of simultaneous connections. A kernel has one for each mount. A client is a stranger until it has
@@ -136,9 +136,10 @@ impl Export {
         let _ = self.check.try_send(());
     }
 
-    /// Returns the preferred length of a read in bytes.
+    /// Returns the preferred length of a read in bytes. If some reads fail, it is a page of this machine: an error affects
+    /// a page of the client's cache, never less, and a page in several reads only takes longer.
     fn read_size(&self) -> u32 {
-        if self.tree.disk().has_failing_reads() { EXACT } else { PREFERRED }
+        if self.tree.disk().has_failing_reads() { page_size() } else { PREFERRED }
     }
 
     /// Writes the reply to a call, with its record mark, to `out`. Returns whether the caller has authenticated, by the
@@ -252,27 +253,49 @@ impl Transport for Nfs {
     }
 }
 
+/// Returns the size of a page of memory in bytes.
+fn page_size() -> u32 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u32::try_from(size).ok())
+        .filter(|size| size.is_power_of_two())
+        .map_or(4096, |size| size.max(4096))
+}
+
 const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
+
+/// How macOS's client waits, as words of mount_nfs(8). What each is for, by its source (NFS-339, kext/nfs_socket.c; the
+/// lines are those of that version), is simulated in `tests/nfs/macos_client.rs`:
+///
+/// - `dumbtimer`: `timeo` counts for reads, too. Without it their time is learnt from those before (line 5709), and a
+///   server that answers quickly may not take two seconds once.
+/// - `timeo=100`, ten seconds: longer than [`reads::TIMEOUT`].
+/// - `retrans=5`: so many timeouts until a request fails, unless its time is over before.
+/// - `mutejukebox`: "try again later" does not count as a sign that the server is dead (line 6642).
+/// - `deadtimeout=30`: a server that has not answered for this long is dead, and everything fails at once.
+pub const MACOS_TIMERS: &str = "timeo=100,dumbtimer,retrans=5,mutejukebox,deadtimeout=30";
+
+/// The same for Linux, nfs(5): a request fails 14 seconds after the server died. `timeo` is longer than
+/// [`reads::TIMEOUT`], too.
+const LINUX_TIMERS: &str = "timeo=70,retrans=1";
 
 /// Returns the command that mounts the export. Never a hard mount: if the server dies, readers must get errors instead
 /// of waiting forever, and macOS stops the whole machine after a device has hung for a minute.
 fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Command {
     let size = export.read_size();
     // Small reads need more requests in flight.
-    let ahead = if size == EXACT { 128 } else { 16 };
-    let both = format!(
-        "vers=3,port={port},mountport={port},soft,timeo=100,retrans=3,rsize={size},wsize={size},nosuid,nodev"
-    );
+    let ahead = if size == PREFERRED { 16 } else { (EXACT_AHEAD / size).clamp(1, 128) };
+    let both = format!("vers=3,port={port},mountport={port},soft,rsize={size},wsize={size},nosuid,nodev");
     let mut command;
     if cfg!(target_os = "macos") || has_program("mount_nfs") {
         // BSD's and macOS's: mount_nfs(8).
         command = Command::new("mount_nfs");
-        let own = format!("tcp,rdonly,intr,deadtimeout=45,locallocks,readahead={ahead},nobrowse,noresvport");
-        command.arg("-o").arg(format!("{both},{own}"));
+        let own = format!("tcp,rdonly,intr,locallocks,readahead={ahead},nobrowse,noresvport");
+        command.arg("-o").arg(format!("{both},{MACOS_TIMERS},{own}"));
     } else {
         // Linux's: nfs(5).
         command = Command::new("mount");
-        command.args(["-t", "nfs", "-o"]).arg(format!("{both},proto=tcp,mountproto=tcp,ro,nolock,noexec"));
+        let own = "proto=tcp,mountproto=tcp,ro,nolock,noexec";
+        command.args(["-t", "nfs", "-o"]).arg(format!("{both},{LINUX_TIMERS},{own}"));
     }
     command.arg(source).arg(dir);
     command
