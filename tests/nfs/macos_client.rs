@@ -192,6 +192,11 @@ impl Client {
         }
     }
 
+    /// nfs_mount_check_dead_timeout, line 2401.
+    fn is_due(&self) -> bool {
+        self.dead_clock.is_some_and(|since| self.now / HZ - since >= self.timers.dead)
+    }
+
     fn bury(&mut self, now: u64) {
         self.dead = Some(now);
         for request in &mut self.requests {
@@ -251,7 +256,7 @@ impl Client {
             return;
         }
         self.timeouts = (self.timeouts + 1).min(8);
-        if self.dead_clock.is_some_and(|since| seconds - since >= self.timers.dead) {
+        if self.is_due() {
             return self.bury(now);
         }
         // Line 5802.
@@ -291,6 +296,10 @@ impl Client {
                     None if now >= request.reply.0 => self.receive(n, now),
                     None => self.tick(n, now),
                 }
+            }
+            // The mount's own thread, line 2314.
+            if now % HZ == 0 && self.is_due() {
+                self.bury(now);
             }
             if stats && now % HZ == 0 && matches!(self.server, Server::Hangs { .. }) && self.dead.is_none() {
                 self.timeouts = 0;
