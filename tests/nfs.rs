@@ -8,7 +8,7 @@ mod requests;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cdi_serve::nfs;
 use cdi_serve::tree::Tree;
@@ -323,6 +323,14 @@ tests!(
             }
         }
         assert_eq!((later, looks), (12, 1));
+        // Half a minute after the client first asked it is an error: asked for again as macOS's client does.
+        if std::env::var_os("CDI_LONG").is_some() {
+            for (at, expect) in [(10, 10_008), (24, 5)] {
+                std::thread::sleep(Duration::from_secs(at).saturating_sub(start.elapsed()));
+                assert_eq!(client.read(&disk, FAR, 512, own()), Err(expect), "after {at} s");
+            }
+            assert!(start.elapsed() < Duration::from_secs(33), "{:?}", start.elapsed());
+        }
         run("kill", ["-CONT", &pid]);
         wait_until("it is read", || {
             let mut client = client.0.try_clone().map(Client).unwrap();
