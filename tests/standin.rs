@@ -232,6 +232,11 @@ tests!(
             fs::remove_file(mac.lab.path(&format!("mac/{what}"))).unwrap();
             mac.is_clean();
         }
+        mac.lab.write("mac/private", "");
+        let ran = mac.attach(&[]).ends(6);
+        assert!(ran.err.contains("Network Volumes"), "{}", ran.err);
+        fs::remove_file(mac.lab.path("mac/private")).unwrap();
+        mac.is_clean();
         // A device of another size is not the disk.
         mac.lab.write("mac/size", "1024");
         let ran = mac.attach(&[]).ends(6);
@@ -240,6 +245,16 @@ tests!(
         // A device without any information is attached anyway.
         fs::remove_file(mac.lab.path("mac/size")).unwrap();
         mac.attach(&[]).ends(0);
+        mac.cdi(["detach", "disk.cdimg"]).ends(0);
+        mac.is_clean();
+    }
+
+    /// The program that read the file for the device ends later than the device.
+    #[needs(NEEDS)]
+    fn detach_waits_for_the_systems_helper() {
+        let mac = Mac::new(512);
+        mac.attach(&[]).ends(0);
+        mac.lab.write("mac/lingers", "");
         mac.cdi(["detach", "disk.cdimg"]).ends(0);
         mac.is_clean();
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cdi_base::error::{Error, Kind};
+use cdi_base::error::{Error, Kind, PRIVACY};
 use cdi_system::ask;
 
 use super::{Attacher, Request, macos_output};
@@ -29,7 +29,10 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Apple {
     fn run(&self, command: &mut Command) -> Result<Vec<u8>, Error> {
-        ask(command, WORK, &format!("{} is a part of macOS", self.name))
+        ask(command, WORK, &format!("{} is a part of macOS", self.name)).map_err(|e| {
+            // All that these programs say of a refusal for privacy is the text of EPERM.
+            if e.what.contains("Operation not permitted") { e.hint(PRIVACY) } else { e }
+        })
     }
 }
 
@@ -76,6 +79,11 @@ impl Attacher for Apple {
     fn used_by(&self, _: &Path) -> Option<String> {
         // The program's own error message names the user.
         None
+    }
+
+    fn lingers(&self) -> Duration {
+        // The helper of the system that read the file ends some seconds after the device is gone.
+        Duration::from_secs(10)
     }
 
     fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error> {

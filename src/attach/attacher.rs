@@ -1,6 +1,7 @@
 //! The interface for attaching a mounted disk as a block device and detaching it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cdi_base::error::Error;
 use cdi_base::units::SECTOR;
@@ -61,6 +62,11 @@ pub trait Attacher: Sync {
     /// Detaches the device if it is backed by `file`, and returns when it is gone. Succeeds if it is gone already. With
     /// `force`, also detaches a device in use, where the system can do that.
     fn detach(&self, device: &Path, file: &Path, force: bool) -> Result<(), Error>;
+
+    /// How long after a device was detached a program of the system may still have the file open.
+    fn lingers(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 
     /// Returns whether a device that is in use is detached by itself once it no longer is.
     fn detaches_when_closed(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The options of verbs that present an image: `mount`, `attach`, `exec`, `serve`; and of `unmount`, `detach`, `stats`.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use cdi_base::units::parse_size;
@@ -199,6 +200,13 @@ pub struct Serve {
     /// Serve the directory over NFS version 3 on 127.0.0.1, to anyone who has the URL
     #[arg(help_heading = None, long)]
     pub nfs: bool,
+    /// Serve to other machines too, at this address of this one; nothing is encrypted
+    ///
+    /// Over NFS, everyone who can reach the address and has the URL can read the disk, and whoever sees the network
+    /// sees the URL and the data. Over NBD, for which --nbd names a port, everyone who can reach the address can read
+    /// it. Use this only in a network that you trust. 0.0.0.0 is every address.
+    #[arg(help_heading = None, long, value_name = "ADDRESS")]
+    pub listen: Option<IpAddr>,
     /// Port for --nfs (default: any free one)
     #[arg(help_heading = None, long, value_name = "PORT", requires = "nfs", default_value_t = 0, hide_default_value = true)]
     pub port: u16,

@@ -1,7 +1,7 @@
 //! `cdi serve IMAGE --nbd SOCKET|PORT` and `cdi serve IMAGE --nfs`: serve an image until interrupted.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,9 +29,17 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     let mut signals = Signals::new(ending_signals())
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
     let (front, url, _socket) = match &args.nbd {
-        Some(at) => listen(at)?,
+        Some(at) => listen(at, args.listen)?,
         None => export(args, &disk)?,
     };
+    if let Some(address) = args.listen.filter(|address| !address.is_loopback()) {
+        let who =
+            if args.nfs { "everyone who can reach it and has this URL" } else { "everyone who can reach it" };
+        ui.warning(format!("the disk is served at {address}, unencrypted: {who} can read it"));
+        if address.is_unspecified() {
+            ui.message(format!("in the URL, put an address of this machine in place of {address}"));
+        }
+    }
     raise_open_file_limit();
     let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("cannot start threads").because(e))?;
@@ -76,20 +84,27 @@ enum Front {
 
 /// Binds a port for NFS. Returns what to serve, and its URL.
 fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
-    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, args.allow_other));
+    // The users of other machines have other numbers.
+    let others = args.allow_other || args.listen.is_some();
+    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, others));
     let (export, _) = Export::new(tree, &secret()?, false)?;
-    let (listener, port) = nfs::bind(args.port)?;
-    let url = export.url(port);
+    let address = args.listen.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let (listener, port) = nfs::bind(address, args.port)?;
+    let url = export.url(SocketAddr::new(address, port));
     Ok((Front::Nfs(Arc::new(export), listener), url, None))
 }
 
 /// Binds a port or a socket for NBD. Returns what to serve, its URL, and the socket to remove at the end.
-fn listen(at: &Path) -> Result<(Front, String, Option<Socket>), Error> {
+fn listen(at: &Path, address: Option<IpAddr>) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
         let failed = |e| Error::io("cannot listen on this port", at, e);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+        let listener =
+            TcpListener::bind((address.unwrap_or(Ipv4Addr::LOCALHOST.into()), port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         return Ok((Front::Nbd(Listener::Tcp(listener)), format!("nbd://{address}"), None));
+    }
+    if address.is_some() {
+        return Err(Error::usage("--listen is for a port: name one with --nbd").at(at));
     }
     let path = std::path::absolute(at).map_err(|e| Error::io("not a valid path", at, e))?;
     // Only this user may connect, from the moment that the socket exists.

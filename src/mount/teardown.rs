@@ -73,6 +73,7 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         // When the connection is aborted, every pending read ends with an error, and nothing below can hang.
         abort(record, by_daemon);
     }
+    let patience = attacher.filter(|_| !devices.is_empty()).map_or(BRIEF_USE, |a| a.lingers());
     let stays = detach_devices(attacher, &devices, &disk, force)?;
     // Without an attacher it is not known whether the device is gone.
     if stays.is_none() && attacher.is_some() && record.device.is_some() {
@@ -80,7 +81,7 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         record.device = None;
         record.update()?;
     }
-    unmount_all(record, force, lost)?;
+    unmount_all(record, force, lost, patience)?;
     if !by_daemon {
         end_daemon(record)?;
     }
@@ -112,7 +113,7 @@ fn detach_devices(
     for device in devices {
         let Some(attacher) = attacher else { break };
         for mountpoint in attacher.mounts(device)?.iter().rev() {
-            unmount(mountpoint, force)?;
+            unmount(mountpoint, force, BRIEF_USE)?;
         }
         match attacher.detach(device, disk, force) {
             // Everything else is removed anyway; reads of the device fail from now on.
@@ -127,7 +128,7 @@ fn detach_devices(
 }
 
 /// Unmounts all of our mounts at the mount point, the one on top first.
-fn unmount_all(record: &MountRecord, force: bool, lost: bool) -> Result<(), Error> {
+fn unmount_all(record: &MountRecord, force: bool, lost: bool, patience: Duration) -> Result<(), Error> {
     loop {
         let before = cdi_mounts_at(&record.mountpoint)?;
         if before == 0 {
@@ -136,7 +137,7 @@ fn unmount_all(record: &MountRecord, force: bool, lost: bool) -> Result<(), Erro
         // Without force, the NFS client of a dead server first asks the server, and waits.
         let straight = lost && record.via == "nfs";
         if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
-            unmount(&record.mountpoint, force)?;
+            unmount(&record.mountpoint, force, patience)?;
         }
         if cdi_mounts_at(&record.mountpoint)? >= before {
             let what = "cannot unmount: something is mounted over one of its parent directories";
@@ -151,7 +152,7 @@ pub fn unmount_unrecorded(target: &Path, force: bool) -> Result<bool, Error> {
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
     let ours = mounted_at(&absolute)?.is_some_and(|m| m.is_cdi_mount());
     if ours {
-        unmount(&absolute, force)?;
+        unmount(&absolute, force, BRIEF_USE)?;
     }
     Ok(ours)
 }
@@ -221,11 +222,12 @@ fn abort(record: &MountRecord, by_daemon: bool) {
     }
 }
 
-fn unmount(mountpoint: &Path, force: bool) -> Result<(), Error> {
+/// Unmounts a directory, for up to `patience` if it is busy.
+fn unmount(mountpoint: &Path, force: bool, patience: Duration) -> Result<(), Error> {
     // A name lookup in progress also makes it busy, for a moment.
     let start = Instant::now();
     let mut result = unmount_once(mountpoint, false);
-    while !force && is_busy(&result) && start.elapsed() < BRIEF_USE {
+    while !force && is_busy(&result) && start.elapsed() < patience {
         sleep(Duration::from_millis(20));
         result = unmount_once(mountpoint, false);
     }

@@ -108,9 +108,20 @@ impl Error {
     }
 }
 
+/// Advice for an operation that macOS does not permit (EPERM) although the file's mode does: it protects some directories,
+/// removable disks, and network volumes, of which a mount over NFS is one, and asks or refuses for each program.
+pub const PRIVACY: &str = "macOS may have refused this for privacy: System Settings > Privacy & Security > Files & Folders > \
+    Network Volumes (or Removable Volumes), or Full Disk Access, for the program that started cdi";
+
 /// Returns advice for system errors that mean the same wherever they occur.
 pub fn advice_for(e: &io::Error) -> Option<&'static str> {
+    advice_on(e, cfg!(target_os = "macos"))
+}
+
+fn advice_on(e: &io::Error, macos: bool) -> Option<&'static str> {
     match e.kind() {
+        // A mode that does not permit it is EACCES.
+        _ if macos && e.raw_os_error() == Some(EPERM) => Some(PRIVACY),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room, or put the file on another file system")
         }
@@ -230,6 +241,7 @@ pub enum ErrnoStyle {
     Medium,
 }
 
+const EPERM: i32 = nix::errno::Errno::EPERM as i32;
 const EIO: i32 = nix::errno::Errno::EIO as i32;
 const EMFILE: i32 = nix::errno::Errno::EMFILE as i32;
 const ENFILE: i32 = nix::errno::Errno::ENFILE as i32;
@@ -242,6 +254,14 @@ const MEDIUM: i32 = EIO;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_macos_refuses_for_privacy_names_the_setting() {
+        let refused = io::Error::from_raw_os_error(EPERM);
+        assert!(advice_on(&refused, true).unwrap().contains("Network Volumes"));
+        assert_eq!(advice_on(&refused, false), None);
+        assert_eq!(advice_on(&io::Error::from_raw_os_error(nix::errno::Errno::EACCES as i32), true), None);
+    }
 
     #[test]
     fn the_alternate_form_shows_the_causes() {

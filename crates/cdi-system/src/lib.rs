@@ -31,7 +31,7 @@ pub use linux::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
-pub use macos::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of_open};
+pub use macos::{disk_info, holders, is_stopped, layers_below, mountinfo, mounts_on, path_of_open};
 
 /// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";

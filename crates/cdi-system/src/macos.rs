@@ -141,6 +141,19 @@ pub fn layers_below(path: &Path) -> Vec<Layer> {
     found
 }
 
+/// Returns the mount points of the file systems on a disk, on its partitions, and in the APFS containers that are stored
+/// on it.
+pub fn mounts_on(device: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(mounted_from(device, &mountinfo()?, &|source| layers_below(source)))
+}
+
+fn mounted_from(device: &Path, mounts: &[MountInfo], layers: &dyn Fn(&Path) -> Vec<Layer>) -> Vec<PathBuf> {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let Some(disk) = slices(&name).into_iter().next().map(Layer::Device) else { return Vec::new() };
+    let on_disk = mounts.iter().filter(|m| m.source.starts_with("/dev/disk"));
+    on_disk.filter(|m| layers(Path::new(&m.source)).contains(&disk)).map(|m| m.mountpoint.clone()).collect()
+}
+
 /// Returns a device and what it is a slice of: for `disk3s1s1` also `disk3s1` and `disk3`. Treats the raw device of a
 /// disk as the disk itself.
 fn slices(device: &str) -> Vec<String> {
@@ -185,6 +198,26 @@ mod tests {
             (8_010_194_944, 512, Some("Flash Disk"))
         );
         assert_eq!(parse_info(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_disk_is_mounted_if_a_part_of_it_is() {
+        let text = b"/dev/disk3s1s1 on / (apfs, sealed)\n/dev/disk4s1 on /Volumes/EFI (msdos, local)\n\
+            /dev/disk5s2 on /Volumes/Photos (apfs, local)\ndevfs on /dev (devfs)\n";
+        let mounts = parse_mounts(text);
+        // disk5 is the APFS container on disk4s2.
+        let layers = |source: &Path| {
+            let mut all = slices(&source.file_name().unwrap().to_string_lossy());
+            if all.contains(&"disk5".into()) {
+                all.extend(slices("disk4s2"));
+            }
+            all.into_iter().map(Layer::Device).collect()
+        };
+        let on = |device: &str| mounted_from(Path::new(device), &mounts, &layers);
+        assert_eq!(on("/dev/rdisk4"), [Path::new("/Volumes/EFI"), Path::new("/Volumes/Photos")]);
+        assert_eq!(on("/dev/disk4s2"), [Path::new("/Volumes/Photos")]);
+        assert_eq!(on("/dev/rdisk4s1"), [Path::new("/Volumes/EFI")]);
+        assert!(on("/dev/disk6").is_empty() && on("/dev/rdisk40").is_empty() && on("/dev/zero").is_empty());
     }
 
     #[test]

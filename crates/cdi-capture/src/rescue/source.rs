@@ -140,19 +140,53 @@ fn unbuffered(path: &Path) -> PathBuf {
     name.map_or_else(|| path.to_owned(), |rest| PathBuf::from(format!("/dev/rdisk{rest}")))
 }
 
-fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> {
-    #[cfg(target_os = "linux")]
-    let direct = OFlag::O_DIRECT;
-    #[cfg(not(target_os = "linux"))]
-    let direct = OFlag::empty();
-    // On a block device, O_EXCL fails if the device is in use, for example mounted.
+/// Opens a device without the system's cache and, unless `force` is set, only if it is not in use: mounted, for example.
+#[cfg(target_os = "linux")]
+fn open_unused(path: &Path, force: bool) -> io::Result<File> {
     let exclusive = if force { OFlag::empty() } else { OFlag::O_EXCL };
+    OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECT | exclusive).bits()).open(path)
+}
+
+/// The same on macOS, whose raw devices have no cache. O_EXCL means nothing there: the driver refuses O_EXLOCK if the
+/// disk or a part of it is open for writing or mounted (IOMediaBSDClient.cpp, dkopen), and nobody can mount it then.
+#[cfg(not(target_os = "linux"))]
+fn open_unused(path: &Path, force: bool) -> io::Result<File> {
     let open = |flags: OFlag| OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    if force {
+        return open(OFlag::empty());
+    }
+    let errno = |e: &io::Error| e.raw_os_error().map(Errno::from_raw);
+    match open(OFlag::O_EXLOCK | OFlag::O_NONBLOCK) {
+        Err(e) if errno(&e) == Some(Errno::EAGAIN) => Err(io::ErrorKind::ResourceBusy.into()),
+        // No such locks here; the list of mounts was searched before.
+        Err(e) if matches!(errno(&e), Some(Errno::ENOTSUP | Errno::EINVAL)) => open(OFlag::empty()),
+        opened => opened,
+    }
+}
+
+/// Returns an error if a file system on the disk is mounted, with its mount point.
+#[cfg(not(target_os = "linux"))]
+fn refuse_mounted(path: &Path) -> Result<(), Error> {
+    match cdi_system::mounts_on(path)?.first() {
+        None => Ok(()),
+        Some(mountpoint) => {
+            let what = format!("a file system on it is mounted at {}", mountpoint.display());
+            let hint = format!("unmount all of it with 'diskutil unmountDisk {}'", path.display());
+            Err(Error::new(Kind::Busy, what).at(path).hint(hint).then(Advice::ReadInUse))
+        }
+    }
+}
+
+fn open_device(path: &Path, force: bool, wait: Duration) -> Result<File, Error> {
+    #[cfg(not(target_os = "linux"))]
+    if !force {
+        refuse_mounted(path)?;
+    }
     let start = Instant::now();
-    let mut opened = open(direct | exclusive);
+    let mut opened = open_unused(path, force);
     while opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy) && start.elapsed() < wait {
         std::thread::sleep(Duration::from_millis(50));
-        opened = open(direct | exclusive);
+        opened = open_unused(path, force);
     }
     opened.map_err(|e| {
         let denied = e.kind() == io::ErrorKind::PermissionDenied;

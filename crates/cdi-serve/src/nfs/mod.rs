@@ -1,4 +1,5 @@
-//! The directory over NFS version 3, read-only, for this machine only: macOS mounts it without any driver.
+//! The directory over NFS version 3, read-only, for this machine unless told otherwise: macOS mounts it without any
+//! driver.
 //!
 //! Every user of the machine can connect to a port of 127.0.0.1, so the disk is protected by what a client must know.
 //! To mount, that is the export's random name; afterwards it is a file handle, which carries a keyed hash as proof that
@@ -18,7 +19,7 @@ mod rpc;
 mod xdr;
 
 use std::io::{self, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,9 +108,11 @@ impl Export {
         Ok((export, may_be_gone))
     }
 
-    /// Returns the URL of the export for libnfs and its tools.
-    pub fn url(&self, port: u16) -> String {
-        format!("nfs://127.0.0.1{}?version=3&nfsport={port}&mountport={port}", self.path)
+    /// Returns the URL of the export for libnfs and its tools. `at` is where it is served.
+    pub fn url(&self, at: SocketAddr) -> String {
+        let (host, port) = (at.to_string(), at.port());
+        let host = host.rsplit_once(':').map_or("", |(host, _)| host);
+        format!("nfs://{host}{}?version=3&nfsport={port}&mountport={port}", self.path)
     }
 
     /// Refuses any further mounts.
@@ -215,10 +218,10 @@ fn converse(export: &Export, stream: Box<dyn Stream>, peer: &Arc<Peer>) -> io::R
     serve_requests(peer, WAITING, receive, answer)
 }
 
-/// Binds a port of 127.0.0.1, or any free port if it is 0. Returns the listener and the port.
-pub fn bind(port: u16) -> Result<(TcpListener, u16), Error> {
-    let failed = |e| Error::failed(format!("cannot listen on 127.0.0.1:{port}")).because(e);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+/// Binds a port of this address, or any free port if it is 0. Returns the listener and the port.
+pub fn bind(address: IpAddr, port: u16) -> Result<(TcpListener, u16), Error> {
+    let failed = |e| Error::failed(format!("cannot listen on {}", SocketAddr::new(address, port))).because(e);
+    let listener = TcpListener::bind((address, port)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     Ok((listener, port))
 }
@@ -234,7 +237,7 @@ impl Transport for Nfs {
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
         let (export, may_be_gone) = Export::new(tree, &random()?, true)?;
         let export = Arc::new(export);
-        let (listener, port) = bind(0)?;
+        let (listener, port) = bind(Ipv4Addr::LOCALHOST.into(), 0)?;
         let serving = Arc::clone(&export);
         let serve = move || {
             if let Err(e) = serve(serving, listener) {

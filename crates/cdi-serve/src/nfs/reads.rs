@@ -121,3 +121,46 @@ impl Reads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: Bytes = (Id(2), 4096, 4096);
+
+    /// Notes a call that was received `asked` seconds after `start`, at its timeout.
+    fn tell(reads: &mut Unanswered, start: Instant, asked: u64) -> NoBytes {
+        let asked = start + Duration::from_secs(asked);
+        reads.note(BYTES, asked, asked + TIMEOUT)
+    }
+
+    fn is_error(told: NoBytes) -> bool {
+        matches!(told, NoBytes::Error(ReadError::Io { .. }))
+    }
+
+    #[test]
+    fn a_source_that_never_answers_is_an_error_after_half_a_minute() {
+        let (mut reads, start) = (Unanswered::default(), Instant::now());
+        // As macOS's client repeats it.
+        let told: Vec<bool> = [0, 10, 24, 46].map(|at| is_error(tell(&mut reads, start, at))).to_vec();
+        assert_eq!(told, [false, false, true, true]);
+        // A client that gave up and comes back much later gets the same time again.
+        assert!(!is_error(tell(&mut reads, start, 1000)));
+        assert!(is_error(tell(&mut reads, start, 1024)));
+        // An answer ends the waiting.
+        reads.0.remove(&BYTES);
+        assert!(!is_error(tell(&mut reads, start, 1030)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_limited() {
+        let (mut reads, start) = (Unanswered::default(), Instant::now());
+        for n in 0..2 * REMEMBERED as u64 {
+            assert_eq!(reads.note((Id(2), n, 1), start, start + TIMEOUT), NoBytes::Later);
+        }
+        assert_eq!(reads.0.len(), REMEMBERED);
+        let later = start + 2 * FORGOTTEN;
+        reads.note((Id(3), 0, 1), later, later + TIMEOUT);
+        assert_eq!(reads.0.len(), 1);
+    }
+}
