@@ -2,6 +2,7 @@
 //! macOS's NFS client for what the Finder, Spotlight, fseventsd and Quick Look are known to look up; no recording of a
 //! Mac's was at hand.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,8 @@ fn volume(lab: &Lab) -> (Arc<Tree>, Client, Vec<u8>) {
     tree.finder = true;
     let tree = Arc::new(tree);
     let (export, _may_be_gone) = nfs::Export::new(Arc::clone(&tree), &[7; 32], true).unwrap();
-    let (listener, port) = nfs::bind(0).unwrap();
-    let url = export.url(port);
+    let (listener, port) = nfs::bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
+    let url = export.url((Ipv4Addr::LOCALHOST, port).into());
     std::thread::spawn(move || nfs::serve(Arc::new(export), listener));
     let mut client = Client::connect(&url);
     // With the name of the volume as one more component, and only one.
