@@ -372,4 +372,36 @@ tests!(
                 .is_some_and(|x| x == "stats"))
         );
     }
+
+    /// Without a mount point: one in the runtime directory, named after the image. A desktop ejects it with umount(8), which
+    /// ordinary users may run for their own FUSE mounts, too.
+    #[needs(Fuse)]
+    fn a_mount_without_a_mount_point_is_ejected_as_a_desktop_does() {
+        let lab = Lab::new();
+        lab.image(SECTORS, 512, &BAD);
+        let ran = lab.cdi(["mount", "disk.cdimg", "--browse"]).ends(0);
+        let dir = lab.path("run/mnt/disk");
+        assert!(ran.err.contains(&format!("mounted at {}", dir.display())), "{}", ran.err);
+        assert_eq!(fs::metadata(dir.join("disk.raw")).unwrap().len(), SECTORS * 512);
+        // A second mount of it is another one.
+        lab.cdi(["mount", "disk.cdimg", "--no-browse"]).ends(0);
+        assert!(lab.path("run/mnt/disk-2/disk.raw").exists());
+        // The default place is private.
+        let ran = lab.cdi(["mount", "disk.cdimg", "--allow-other"]).ends(2);
+        assert!(ran.err.contains("the default one is private"), "{}", ran.err);
+        assert!(!lab.path("run/mnt/disk-3").exists());
+        // A copy ends with an error, and is visibly not all of it.
+        let copied = Command::new("cp").arg(dir.join("disk.raw")).arg(lab.path("copy")).output().unwrap();
+        assert!(!copied.status.success());
+        assert!(fs::metadata(lab.path("copy")).unwrap().len() <= 1001 * 512);
+        for name in ["disk", "disk-2"] {
+            run("umount", [lab.path("run/mnt").join(name)]);
+        }
+        wait_until("the daemons have ended", || {
+            lab.cdi(["list", "--json"]).json()["mounts"] == serde_json::json!([])
+        });
+        wait_until("the directories are gone", || {
+            fs::read_dir(lab.path("run/mnt")).unwrap().next().is_none()
+        });
+    }
 );

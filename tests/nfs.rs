@@ -1,7 +1,8 @@
 //! The directory over NFS, read by libnfs and its tools, and by a test client that does what those do not: it guesses names,
 //! forges handles, writes, and sends malformed requests.
 
-mod client;
+pub mod client;
+mod finder;
 mod macos_client;
 mod requests;
 
@@ -20,7 +21,7 @@ const SECTORS: u64 = 8192;
 const BAD: [(u64, u64); 3] = [(1001, 1), (3000, 20), (8191, 1)];
 
 /// The tests, by module.
-pub const MODULES: &[&[Test]] = &[TESTS, macos_client::TESTS, requests::TESTS];
+pub const MODULES: &[&[Test]] = &[TESTS, finder::TESTS, macos_client::TESTS, requests::TESTS];
 
 /// Another machine: a network namespace, connected to this one.
 struct OtherMachine {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{Lab, Need, Ran, run, wait_until};
+use crate::nfs::client;
 
 const NEEDS: Need = Need::All(&[
     Need::Loop,
@@ -67,7 +68,7 @@ impl Mac {
     fn is_clean(&self) {
         assert_eq!((self.attached(), self.lab.leftovers()), (String::new(), String::new()));
         assert_eq!(self.cdi(["list", "--json"]).ends(0).json()["mounts"], serde_json::json!([]));
-        assert!(fs::read_dir(self.lab.path("run/mnt")).unwrap().next().is_none());
+        assert!(fs::read_dir(self.lab.path("run/mnt")).into_iter().flatten().next().is_none());
     }
 }
 
@@ -330,5 +331,60 @@ tests!(
         assert_eq!((mac.log(), mac.attached()), (String::new(), "/dev/disk4 /Users/me/other.dmg\n".into()));
         mac.lab.write("mac/attached", "");
         mac.is_clean();
+    }
+
+    /// What `cdi mount` presents is for people to browse; what `cdi attach` mounts is not.
+    #[needs(NEEDS)]
+    fn the_finder_shows_what_mount_mounts_and_not_what_attach_does() {
+        let mac = Mac::new(512);
+        let line = |args: &[&str]| {
+            mac.cdi(args.iter().copied()).ends(0);
+            mac.cdi(["detach", "--all"]).ends(0);
+            let log = mac.log();
+            let line = log.lines().find(|l| l.starts_with("mount")).unwrap().to_owned();
+            let options = line.split(' ').skip_while(|w| *w != "-o").nth(1).unwrap();
+            (options.split(',').any(|o| o == "nobrowse"), line)
+        };
+        let attach = ["attach", "disk.cdimg", "--via", "nfs", "--with", "hdiutil"];
+        let mount = ["mount", "disk.cdimg", "--via", "nfs"];
+        assert!(!line(&mount).0 && line(&[&mount[..], &["--no-browse"]].concat()).0);
+        assert!(line(&attach).0 && !line(&[&attach[..], &["--browse"]].concat()).0);
+        assert!(!line(&[&mount[..], &["--no-browse", "--browse"]].concat()).0, "the last one counts");
+        mac.lab.write("mac/enabled", "");
+        let fskit = ["mount", "disk.cdimg", "--via", "fskit"];
+        assert!(!line(&fskit).0 && line(&[&fskit[..], &["--no-browse"]].concat()).0);
+        // The volume has the image's name; a comma would begin another server.
+        fs::rename(mac.lab.path("disk.cdimg"), mac.lab.path("Old, äß 1.cdimg")).unwrap();
+        let (_, line) = line(&["mount", "Old, äß 1.cdimg", "m", "--via", "nfs"]);
+        assert!(line.ends_with(&format!("/Old_ äß 1 {}", mac.lab.path("m").display())), "{line}");
+        mac.is_clean();
+    }
+
+    /// `hdiutil attach DIR/disk.raw` typed by hand, and the volume ejected in the Finder.
+    #[needs(NEEDS)]
+    fn a_mount_is_attached_by_hand_and_ejected() {
+        let mac = Mac::new(512);
+        mac.cdi(["mount", "disk.cdimg", "m", "--via", "nfs"]).ends(0);
+        let mounting = mac.log();
+        let hdiutil = |args: &[&str]| {
+            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/standins/hdiutil"));
+            command.args(args).env("STANDIN", mac.lab.path("mac")).current_dir(&mac.lab.dir).output().unwrap()
+        };
+        let typed = ["attach", "-imagekey", "diskimage-class=CRawDiskImage", "m/disk.raw"];
+        assert!(hdiutil(&typed).status.success());
+        assert!(hdiutil(&["detach", "/dev/disk4"]).status.success());
+        // The Finder has the system unmount it; its NFS client tells the server.
+        let pid = mac.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
+        run("umount", [mac.lab.path("m")]);
+        let port = mounting.split("port=").nth(1).unwrap().split(',').next().unwrap();
+        let export = mounting.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
+        let mut kernel = client::Client::connect(&format!("nfsport={port}&"));
+        assert_eq!(kernel.mount(export).0, 13, "it cannot be mounted again");
+        kernel.ask(client::MOUNT, 3, client::own(), &client::string(export.as_bytes()));
+        wait_until("the daemon has ended", || !Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!mac.lab.path("m").exists(), "the directory was made for the mount");
+        mac.is_clean();
+        // Unmounting it once more is no error.
+        mac.cdi(["unmount", "m"]).ends(0);
     }
 );

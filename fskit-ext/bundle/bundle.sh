@@ -35,7 +35,7 @@ app=$directory/cdi.app
 appex=$app/Contents/Extensions/cdi-fskit.appex
 
 target=${CARGO_TARGET_DIR:-$root/target}
-cargo build --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$target" -p cdi-fskit --bins
+cargo build --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$target" -p cdi -p cdi-fskit --bins
 
 # Replacing the app terminates the extension, and its mounts would hang.
 ! mount | grep -F '(cdi,' >/dev/null || fail "the extension has mounted images; unmount them first"
@@ -43,6 +43,8 @@ rm -rf "$app"
 mkdir -p "$app/Contents/MacOS" "$appex/Contents/MacOS"
 cp "$here/App-Info.plist" "$app/Contents/Info.plist"
 cp "$target/release/cdi-app" "$app/Contents/MacOS/cdi-app"
+# Opening an image in the Finder runs it.
+cp "$target/release/cdi" "$app/Contents/MacOS/cdi"
 cp "$here/Extension-Info.plist" "$appex/Contents/Info.plist"
 cp "$target/release/cdi-fskit" "$appex/Contents/MacOS/cdi-fskit"
 
@@ -64,6 +66,7 @@ if [ "$identity" != - ]; then
 fi
 codesign --force --sign "$identity" "$timestamp" --options runtime --generate-entitlement-der \
     --entitlements "$entitlements" "$appex"
+codesign --force --sign "$identity" "$timestamp" --options runtime --identifier org.cdimg.cdi.cli "$app/Contents/MacOS/cdi"
 codesign --force --sign "$identity" "$timestamp" --options runtime "$app"
 codesign --verify --strict --deep "$app"
 
@@ -85,5 +88,6 @@ $app is built and registered.
 3. Mount, as yourself, without sudo: mkdir -m 700 private && mkdir private/disk &&
                                      mount -F -o rdonly,nobrowse -t cdi image.cdimg private/disk
    (In a private directory: on such a mount every user counts as the owner.)
-4. View its log:                     log stream --predicate 'process == "cdi-fskit"'
+4. Open a .cdimg in the Finder: it is attached and its volumes are shown; eject them to close it.
+5. View its log:                     log stream --predicate 'process == "cdi-fskit"'
 NEXT

@@ -1,14 +1,10 @@
-//! The name and the UUID of a mounted image. The name is the same each time; the UUID is the same until the file is
-//! moved to another file system or replaced, or the disk that it is on is attached again.
+//! The UUID of a mounted image: it is the same until the file is moved to another file system or replaced, or the disk
+//! that it is on is attached again.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use cdi_image::disk::Disk;
-
-/// The maximum length of a volume's name in bytes of UTF-8. Finder does not show more anyway.
-pub const MAX_NAME: usize = 127;
 
 /// A UUID. FSKit requires the same one for the container (the image) and its only volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,42 +35,10 @@ pub fn uuid(disk: &Disk) -> Uuid {
     Uuid(uuid)
 }
 
-/// Returns the name of the volume: that of the image without its extension, without characters that Finder cannot show.
-pub fn name(image: &Path) -> String {
-    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-    let mut name: String =
-        stem.chars().map(|c| if matches!(c, '/' | ':') || c.is_control() { '-' } else { c }).collect();
-    while name.len() > MAX_NAME {
-        name.pop();
-    }
-    let name = name.trim();
-    // A leading dot would hide it.
-    let name = name.trim_start_matches('.');
-    if name.is_empty() { "cdi".into() } else { name.into() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::volume::testing::{disk_of, fixture};
-
-    #[test]
-    fn finder_can_show_every_name() {
-        let long = "ä".repeat(100);
-        for (path, wanted) in [
-            ("/a/b/disk.cdimg", "disk"),
-            ("old disk.2019.cdimg", "old disk.2019"),
-            ("12:30.cdimg", "12-30"),
-            ("a\nb.cdimg", "a-b"),
-            (".cdimg", "cdimg"),
-            ("...", "cdi"),
-            ("/", "cdi"),
-            ("  .cdimg", "cdi"),
-            (long.as_str(), &long[..126]),
-        ] {
-            assert_eq!(name(Path::new(path)), wanted, "{path}");
-        }
-    }
 
     #[test]
     fn an_image_keeps_its_uuid_and_no_two_share_one() {

@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod errno;
 pub mod identity;
+pub mod opening;
 pub mod volume;
 
 #[cfg(target_os = "macos")]

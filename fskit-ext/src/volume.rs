@@ -9,6 +9,7 @@ use cdi_base::workers;
 use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
+use cdi_serve::transport::volume_name;
 use cdi_serve::tree::{EntryKind, Id, ROOT, Tree};
 
 use crate::errno::{Errno, Refused};
@@ -91,7 +92,7 @@ impl Volume {
         tree.finder = true;
         Ok(Volume {
             tree,
-            name: identity::name(path),
+            name: volume_name(path),
             uuid,
             owner: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         })

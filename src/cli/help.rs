@@ -104,7 +104,8 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "compact" => (&[("Reclaim unused space", "cdi compact disk.cdimg")], &["create"]),
         "mount" => (
             &[
-                ("Mount an image as a directory", "mkdir mnt; cdi mount disk.cdimg mnt"),
+                ("Mount an image as a directory, and print where", "cdi mount disk.cdimg"),
+                ("Mount it in a directory of your choice", "mkdir mnt; cdi mount disk.cdimg mnt"),
                 ("Show its second partition alone", "cdi mount --partition 2 disk.cdimg mnt"),
             ],
             &["unmount", "attach", "list"],

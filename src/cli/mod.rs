@@ -16,7 +16,9 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use create::{Compact, Create, Repair, Rescue};
 pub use help::man_page;
 pub use image::{Extract, Image, Info, Map, OpenArgs, Overwrite, Verify};
-pub use mount::{Access, Attach, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads, Serve, Stats, Unmount};
+pub use mount::{
+    Access, Attach, DesktopArgs, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads, Serve, Stats, Unmount,
+};
 pub use service::{Demo, Service, ServiceVerb};
 pub use values::{Bad, ErrnoName, Suspect, Via, With};
 

@@ -40,14 +40,31 @@ pub struct Access {
     pub via: Option<Via>,
 }
 
+/// Whether desktops show the mounted directory as a volume.
+#[derive(Debug, Clone, Copy, Args, Default)]
+#[command(next_help_heading = "Mounted directory")]
+pub struct DesktopArgs {
+    /// Show the directory as a volume in the Finder; the default for 'mount'
+    ///
+    /// On Linux, without --browse and --no-browse, a desktop shows what is mounted in the home directory or in /media.
+    #[arg(long, overrides_with = "no_browse")]
+    pub browse: bool,
+    /// Hide the directory from the Finder and from Linux desktops
+    #[arg(long, overrides_with = "browse")]
+    pub no_browse: bool,
+}
+
 /// The arguments of `mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
     #[command(flatten)]
     pub image: Image,
     /// Mount point: an empty directory; created if it does not exist, and then removed again
+    ///
+    /// Without it, one is created that is named after the image: on macOS in /Volumes/cdi if that is a directory of
+    /// yours, or in /Volumes for root; otherwise in the runtime directory.
     #[arg(help_heading = None)]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Stay in the foreground until interrupted
     #[arg(help_heading = None, long)]
     pub foreground: bool,
@@ -57,6 +74,8 @@ pub struct Mount {
     pub reads: Reads,
     #[command(flatten)]
     pub access: Access,
+    #[command(flatten)]
+    pub desktop: DesktopArgs,
 }
 
 /// The arguments of `attach`.
@@ -76,6 +95,8 @@ pub struct Attach {
     pub reads: Reads,
     #[command(flatten)]
     pub access: Access,
+    #[command(flatten)]
+    pub desktop: DesktopArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
 }

@@ -92,8 +92,14 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     let image = cli::Image { image, open: OpenArgs::default() };
     let mut up = daemon::start(
         mount::plan(
-            &mount::Shown { image: &image, part: &PartArgs::default(), reads: &reads, access: &access },
-            None,
+            &mount::Shown {
+                image: &image,
+                part: &PartArgs::default(),
+                reads: &reads,
+                access: &access,
+                desktop: mount::UNSEEN,
+            },
+            mount::Where::InRuntimeDir,
             device.as_ref(),
             ui,
         )?

@@ -9,7 +9,7 @@ use std::process::Command;
 use cdi_base::error::{Error, Kind};
 
 use super::End;
-use super::mount::{Shown, plan};
+use super::mount::{Shown, UNSEEN, Where, plan};
 use crate::cli::Exec;
 use crate::mount::daemon;
 use crate::mount::daemon::MountPlan;
@@ -23,8 +23,14 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     if let Some(device) = device {
         attach::ready(device.with.map(cli::With::name))?;
     }
-    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
-    let (plan, _) = plan(&shown, None, device, ui)?;
+    let shown = Shown {
+        image: &args.image,
+        part: &args.part,
+        reads: &args.reads,
+        access: &args.access,
+        desktop: UNSEEN,
+    };
+    let (plan, _) = plan(&shown, Where::InRuntimeDir, device, ui)?;
     let mut up = daemon::start(MountPlan { exec: true, ..plan })?;
     ignore_closed_stdout();
     let device = up.record.device.clone().unwrap_or_default();

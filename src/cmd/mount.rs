@@ -1,22 +1,25 @@
 //! `cdi mount` and `cdi attach`, and what `exec` and `demo` share with them: the plan of a mount, and bringing it up.
 
+mod place;
+
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 use cdi_base::units::{SECTOR, human};
 use cdi_image::disk::Options;
 use cdi_image::part::PART_OF_DISK;
 use cdi_image::partitions::Partition;
+use cdi_serve::transport::Desktop;
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;
 use serde_json::{Value, json};
 
+pub(in crate::cmd) use self::place::Where;
 use super::{End, ReadTable, open_part};
-use crate::cli::{Access, Attach, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
+use crate::cli::{Access, Attach, DesktopArgs, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
 use crate::mount::daemon::MountPlan;
-use crate::mount::record::{MountRecord, exclusive, records, runtime_dir};
+use crate::mount::record::{MountRecord, exclusive, records};
 use crate::mount::{daemon, teardown};
 use crate::ui::{Ui, ignore_closed_stdout, printable};
 use crate::{attach, cli};
@@ -27,11 +30,28 @@ pub(super) struct Shown<'a> {
     pub part: &'a PartArgs,
     pub reads: &'a Reads,
     pub access: &'a Access,
+    pub desktop: Desktop,
 }
 
+/// Returns whether desktops show the mount. `usually`: if the user does not say.
+fn desktop(args: DesktopArgs, usually: bool) -> Desktop {
+    let asked = args.browse || args.no_browse;
+    Desktop { show: if asked { args.browse } else { usually }, asked }
+}
+
+/// A mount that no desktop needs to show.
+pub(super) const UNSEEN: Desktop = Desktop { show: false, asked: false };
+
 pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
-    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
-    let (plan, table) = plan(&shown, Some(&args.dir), None, ui)?;
+    let shown = Shown {
+        image: &args.image,
+        part: &args.part,
+        reads: &args.reads,
+        access: &args.access,
+        desktop: desktop(args.desktop, true),
+    };
+    let place = args.dir.as_deref().map_or(Where::InVolumes, Where::Given);
+    let (plan, table) = plan(&shown, place, None, ui)?;
     let dir = plan.dir.clone();
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(&with_partitions(record, &table)) {
@@ -43,8 +63,15 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<End, Error> {
     // Check this first: nothing else is of use without it.
     attach::ready(args.device.with.map(cli::With::name))?;
-    let shown = Shown { image: &args.image, part: &args.part, reads: &args.reads, access: &args.access };
-    let (plan, table) = plan(&shown, args.dir.as_deref(), Some(&args.device), ui)?;
+    let shown = Shown {
+        image: &args.image,
+        part: &args.part,
+        reads: &args.reads,
+        access: &args.access,
+        desktop: desktop(args.desktop, false),
+    };
+    let place = args.dir.as_deref().map_or(Where::InRuntimeDir, Where::Given);
+    let (plan, table) = plan(&shown, place, Some(&args.device), ui)?;
     // The plan holds the lock: no other command attaches until this one has.
     refuse_attached(args, &plan).inspect_err(|_| {
         if plan.created_dir {
@@ -173,11 +200,11 @@ fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRe
 /// returns the partition table if the whole disk is presented.
 pub(super) fn plan(
     shown: &Shown<'_>,
-    dir: Option<&Path>,
+    place: Where<'_>,
     device: Option<&DeviceArgs>,
     ui: &Ui,
 ) -> Result<(MountPlan, ReadTable), Error> {
-    let Shown { image, part, reads, access } = *shown;
+    let Shown { image, part, reads, access, desktop } = *shown;
     // Open the image before taking the lock: reading it may hang.
     let (disk, table) = open_part(image, part, reads.into(), ui)?;
     let exclusive = exclusive()?;
@@ -203,10 +230,6 @@ pub(super) fn plan(
             ));
         }
     }
-    if access.allow_other && dir.is_none() {
-        let error = Error::usage("--allow-other needs a mount point: the default one is private");
-        return Err(error.hint("name one: cdi attach IMAGE DIR --allow-other"));
-    }
     let request = device.map(|d| attach::Request {
         size: disk.size(),
         sector: attach::sector_size(disk.size(), disk.sector()),
@@ -215,17 +238,9 @@ pub(super) fn plan(
         readahead: d.readahead,
         mount: d.mount,
     });
-    let (dir, created_dir) = match dir {
-        Some(dir) => given_dir(dir, &path)?,
-        None => (own_dir(&path)?, true),
-    };
-    if own_process && !access.allow_other && !is_private(&dir) {
-        let what = "every user of this Mac could read it there: FSKit treats all users as the owner";
-        let hint = "use a mount point inside a private directory (chmod 700), or --allow-other";
-        if created_dir {
-            let _ = fs::remove_dir(&dir);
-        }
-        return Err(Error::usage(what).at(&dir).hint(hint));
+    let (dir, created_dir) = place.prepare(&path, own_process, access.allow_other)?;
+    if nix::unistd::geteuid().is_root() && !access.allow_other && place.is_open_to_others(&dir) {
+        ui.warning("only root can read it there; to browse it in the Finder, add --allow-other");
     }
     let errno = match access.errno {
         ErrnoName::Io => ErrnoStyle::Io,
@@ -240,6 +255,7 @@ pub(super) fn plan(
         bad: reads.bad.to_string(),
         errno,
         allow_other,
+        desktop,
         via,
         device: request,
         with,
@@ -252,7 +268,7 @@ pub(super) fn plan(
 /// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches
 /// it. An error is better than an option that is ignored.
 fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
-    let Shown { image, part, reads, access } = *shown;
+    let Shown { image, part, reads, access, desktop: _ } = *shown;
     let cli::OpenArgs { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.open;
     let given = [
         ("--format", format.is_some()),
@@ -277,67 +293,9 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
     }
 }
 
-/// Checks whether only this user can reach a directory: whether one of its parent directories belongs to this user and
-/// gives nobody else access.
-fn is_private(dir: &Path) -> bool {
-    let user = nix::unistd::geteuid().as_raw();
-    let is_closed =
-        |dir: &Path| fs::symlink_metadata(dir).is_ok_and(|m| m.uid() == user && m.mode() & 0o011 == 0);
-    dir.ancestors().skip(1).any(is_closed)
-}
-
-/// Prepares the mount point that the user named: creates it if it does not exist, and checks that it is empty. Also
-/// returns whether it was created.
-fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
-    let created = match fs::create_dir(dir) {
-        Ok(()) => true,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
-        Err(e) => return Err(Error::io("cannot create", dir, e)),
-    };
-    let check = || {
-        let resolved = dir.canonicalize().map_err(|e| Error::io("cannot resolve", dir, e))?;
-        if !resolved.is_dir() {
-            return Err(Error::usage("not a directory").at(dir));
-        }
-        if mounted_at(&resolved)?.is_some_and(|m| m.is_cdi_mount() || m.fstype.starts_with("fuse")) {
-            let error = Error::new(Kind::Busy, "already a mount point").at(dir);
-            return Err(error.hint("see 'cdi list'; 'cdi unmount' unmounts it"));
-        }
-        let mut entries = fs::read_dir(&resolved).map_err(|e| Error::io("cannot read", dir, e))?;
-        if entries.next().is_some() {
-            return Err(Error::usage("directory not empty: a mount would hide its contents").at(dir));
-        }
-        if image.starts_with(&resolved) {
-            return Err(Error::usage("the image is in this directory, which the mount would hide").at(dir));
-        }
-        Ok(resolved)
-    };
-    check().map(|resolved| (resolved, created)).inspect_err(|_| {
-        if created {
-            let _ = fs::remove_dir(dir);
-        }
-    })
-}
-
 /// Returns text on one line that does not control the terminal.
 fn tame(text: &str) -> String {
     printable(text).replace('\n', "\u{fffd}")
-}
-
-/// Creates a mount point named after the image in the runtime directory.
-fn own_dir(image: &Path) -> Result<PathBuf, Error> {
-    let parent = runtime_dir()?.join("mnt");
-    fs::create_dir_all(&parent).map_err(|e| Error::io("cannot create", &parent, e))?;
-    let name = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
-    for number in 1..1000 {
-        let dir = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
-        match fs::create_dir(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io("cannot create", &dir, e)),
-        }
-    }
-    Err(Error::failed("too many mounted images of this name").at(&parent))
 }
 
 pub(super) fn list(ui: &Ui) -> Result<End, Error> {

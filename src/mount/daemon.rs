@@ -16,7 +16,7 @@ use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_image::part::PART_OF_DISK;
-use cdi_serve::transport::Place;
+use cdi_serve::transport::{Desktop, Place};
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
 use cdi_system::{ending_signals, mounted_at, raise_open_file_limit};
@@ -48,6 +48,8 @@ pub struct MountPlan {
     pub errno: ErrnoStyle,
     /// Whether other users may read.
     pub allow_other: bool,
+    /// Whether desktops show the mount.
+    pub desktop: Desktop,
     /// The front end, if the user named one.
     pub via: Option<&'static str>,
     /// The properties of the block device, if one is requested.
@@ -113,6 +115,9 @@ enum Event {
 /// How often the teardown of a disk in use is retried.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often it is checked whether the user has ejected the device.
+const EJECTED: Duration = Duration::from_secs(2);
+
 /// Mounts a disk, and attaches it if requested, in this process. If that fails, everything is torn down again.
 pub fn start(plan: MountPlan) -> Result<Served, Error> {
     let transport = transport(plan.via)?;
@@ -150,7 +155,7 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
         readahead.map_err(|e| Error::failed("cannot start threads").because(e))?;
     }
     let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
-    let place = Place { dir: &plan.dir, image: &plan.image };
+    let place = Place { dir: &plan.dir, image: &plan.image, desktop: plan.desktop };
     let serving = transport.serve(Arc::clone(&tree), &place)?;
     workers::spawn("serving", move || {
         let _ = send.send(Event::Ended(serving.wait()));
@@ -211,9 +216,21 @@ impl Served {
     /// stays until it no longer is; the second signal ends it anyway.
     pub fn serve(mut self) -> Result<(), Error> {
         let mut asked = false;
+        // On macOS the Finder ejects a disk: then its node in /dev is gone, and nothing else says so. Linux keeps the
+        // nodes of loop devices.
+        let node = self.record.device.clone().filter(|_| cfg!(target_os = "macos"));
         loop {
-            let event =
-                if asked { self.events.recv_timeout(RETRY) } else { self.events.recv().map_err(Into::into) };
+            let event = match &node {
+                _ if asked => self.events.recv_timeout(RETRY),
+                Some(_) => self.events.recv_timeout(EJECTED),
+                None => self.events.recv().map_err(Into::into),
+            };
+            if !asked
+                && matches!(event, Err(RecvTimeoutError::Timeout))
+                && node.as_ref().is_some_and(|node| !is_gone(node))
+            {
+                continue;
+            }
             let force = asked && matches!(event, Ok(Event::Signal(_)));
             match event {
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {
@@ -243,6 +260,11 @@ impl Served {
             }
         }
     }
+}
+
+/// Returns whether the device is no longer there. What cannot be looked up counts as there.
+fn is_gone(node: &Path) -> bool {
+    fs::symlink_metadata(node).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 impl Served {

@@ -36,7 +36,8 @@ impl Transport for Fskit {
         }
         let mut mount = Command::new("mount");
         // Without rdonly it requests write access, and the Finder would try to write.
-        mount.args(["-F", "-o", "rdonly,nobrowse", "-t", FSKIT_TYPE]).arg(place.image).arg(place.dir);
+        let options = if place.desktop.show { "rdonly" } else { "rdonly,nobrowse" };
+        mount.args(["-F", "-o", options, "-t", FSKIT_TYPE]).arg(place.image).arg(place.dir);
         ask(&mut mount, MOUNTING, "it is a part of macOS").map_err(|e| {
             e.at(place.dir)
                 .hint("the FSKit extension must be installed and switched on")

@@ -13,6 +13,35 @@ pub struct Place<'a> {
     pub dir: &'a Path,
     /// The image, reported as the source of the file system where the system accepts one.
     pub image: &'a Path,
+    /// Whether desktops show the mount as a volume.
+    pub desktop: Desktop,
+}
+
+/// Whether desktops show a mount as a volume: the Finder, and the file managers of Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Desktop {
+    /// Whether the mount is shown.
+    pub show: bool,
+    /// Whether the user asked for it, or for the opposite. If not, a Linux desktop decides by itself.
+    pub asked: bool,
+}
+
+/// The maximum length of the name of a volume in bytes of UTF-8. The Finder does not show more anyway.
+pub const MAX_VOLUME_NAME: usize = 127;
+
+/// Returns the name of the volume: that of the image without its extension, without characters that the Finder cannot
+/// show.
+pub fn volume_name(image: &Path) -> String {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name: String =
+        stem.chars().map(|c| if matches!(c, '/' | ':') || c.is_control() { '-' } else { c }).collect();
+    while name.len() > MAX_VOLUME_NAME {
+        name.pop();
+    }
+    let name = name.trim();
+    // A leading dot would hide it.
+    let name = name.trim_start_matches('.');
+    if name.is_empty() { "cdi".into() } else { name.into() }
 }
 
 /// A way to mount a tree at a directory.
@@ -31,4 +60,27 @@ pub trait Transport {
 pub trait Serving: Send {
     /// Waits until it is no longer mounted, whatever the reason.
     fn wait(self: Box<Self>) -> Result<(), Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finder_can_show_every_name() {
+        let long = "ä".repeat(100);
+        for (path, wanted) in [
+            ("/a/b/disk.cdimg", "disk"),
+            ("old disk.2019.cdimg", "old disk.2019"),
+            ("12:30.cdimg", "12-30"),
+            ("a\nb.cdimg", "a-b"),
+            (".cdimg", "cdimg"),
+            ("...", "cdi"),
+            ("/", "cdi"),
+            ("  .cdimg", "cdi"),
+            (long.as_str(), &long[..126]),
+        ] {
+            assert_eq!(volume_name(Path::new(path)), wanted, "{path}");
+        }
+    }
 }

@@ -7,12 +7,24 @@ use cdi_base::workers;
 use cdi_system::{FUSE_TYPE, MACFUSE_SOURCE, ask};
 use fuser::{Config, MountOption, SessionACL};
 
-use crate::transport::Place;
+use crate::transport::{Place, volume_name};
 use crate::tree::Tree;
 
 /// Returns the configurations to try, the best first. If one is refused, the next is tried.
 pub(super) fn attempts(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
-    if cfg!(target_os = "macos") { macos(tree, place) } else { vec![linux(tree, place)] }
+    if cfg!(target_os = "macos") {
+        return macos(tree, place);
+    }
+    let plain = linux(tree, place);
+    // fusermount3 writes them to the list of mounts that desktops read (/run/mount/utab); the kernel does not know them,
+    // so they are not for root, who mounts without it, and versions before 3.17 fail.
+    if place.desktop.asked && !nix::unistd::geteuid().is_root() {
+        let mut told = plain.clone();
+        let option = if place.desktop.show { "x-gvfs-show" } else { "x-gvfs-hide" };
+        told.mount_options.push(MountOption::CUSTOM(option.into()));
+        return vec![told, plain];
+    }
+    vec![plain]
 }
 
 /// Returns the options for all systems.
@@ -60,10 +72,10 @@ fn macos(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
         // those of the reader.
         needed.push(custom("direct_io".into()));
     }
-    let name = place.image.file_stem().unwrap_or_default().to_string_lossy();
-    let name: String = name.chars().map(|c| if c == ',' || c.is_control() { '_' } else { c }).collect();
+    let name = volume_name(place.image).replace(',', "_");
     let mut better = needed.clone();
-    better.extend(["noappledouble", "noatime", "nobrowse"].map(|o| custom(o.into())));
+    better.extend(["noappledouble", "noatime"].map(|o| custom(o.into())));
+    better.extend((!place.desktop.show).then(|| custom("nobrowse".into())));
     better.extend([custom(format!("volname={name}")), custom("iosize=131072".into())]);
     let mut best = better.clone();
     best.push(custom("local".into()));

@@ -40,7 +40,7 @@ use xdr::{Call, Reply};
 
 use super::mounted::Mounted;
 use super::net::{Limits, Listener, Peer, Stream, accept_connections, serve_requests};
-use super::transport::{Place, Serving, Transport};
+use super::transport::{Place, Serving, Transport, volume_name};
 use super::tree::Tree;
 
 /// The maximum length of a read in bytes.
@@ -245,8 +245,7 @@ impl Transport for Nfs {
             }
         };
         workers::spawn("nfs-listener", serve)?;
-        let source = format!("127.0.0.1:{}", export.path);
-        let mounting = ask(&mut mount_command(&export, &source, port, place.dir), MOUNTING, HINT);
+        let mounting = ask(&mut mount_command(&export, port, place), MOUNTING, HINT);
         export.close_to_mounts();
         mounting.map_err(|e| {
             let error = e.at(place.dir);
@@ -283,7 +282,7 @@ const LINUX_TIMERS: &str = "timeo=70,retrans=1";
 
 /// Returns the command that mounts the export. Never a hard mount: if the server dies, readers must get errors instead
 /// of waiting forever, and macOS stops the whole machine after a device has hung for a minute.
-fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Command {
+fn mount_command(export: &Export, port: u16, place: &Place<'_>) -> Command {
     let size = export.read_size();
     // Small reads need more requests in flight.
     let ahead = if size == PREFERRED { 16 } else { (EXACT_AHEAD / size).clamp(1, 128) };
@@ -292,14 +291,29 @@ fn mount_command(export: &Export, source: &str, port: u16, dir: &Path) -> Comman
     if cfg!(target_os = "macos") || has_program("mount_nfs") {
         // BSD's and macOS's: mount_nfs(8).
         command = Command::new("mount_nfs");
-        let own = format!("tcp,rdonly,intr,locallocks,readahead={ahead},nobrowse,noresvport");
+        let mut own = format!("tcp,rdonly,intr,locallocks,readahead={ahead},noresvport");
+        if !place.desktop.show {
+            own += ",nobrowse";
+        }
         command.arg("-o").arg(format!("{both},{MACOS_TIMERS},{own}"));
+        command.arg(format!("{HOST}{}/{}", export.path, label(place.image)));
     } else {
         // Linux's: nfs(5).
         command = Command::new("mount");
         let own = "proto=tcp,mountproto=tcp,ro,nolock,noexec";
         command.args(["-t", "nfs", "-o"]).arg(format!("{both},{LINUX_TIMERS},{own}"));
+        command.arg(format!("{HOST}{}", export.path));
     }
-    command.arg(source).arg(dir);
+    command.arg(place.dir);
     command
+}
+
+/// The server, as the source of a mount has it.
+const HOST: &str = "127.0.0.1:";
+
+/// Returns the last component of the path that macOS mounts: its NFS client takes the name of the volume from there
+/// (NFS-339, kext/nfs_vfsops.c, `nfs_get_volname`). Our server accepts any. A comma could begin another server
+/// (mount_nfs.c, `parse_fs_locations`).
+fn label(image: &Path) -> String {
+    volume_name(image).replace(',', "_")
 }

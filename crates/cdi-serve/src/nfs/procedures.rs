@@ -59,9 +59,12 @@ impl Export {
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
         let knows = |path: &[u8]| {
+            // One more component is a label, the name of the volume on macOS, and means nothing here.
+            let (path, label) = path.split_at(path.len().min(self.path.len()));
+            let label = label.strip_suffix(b"/").unwrap_or(label);
+            let labelled = label.strip_prefix(b"/").map_or(label.is_empty(), |label| !label.contains(&b'/'));
             // Compared as hashes, in constant time.
-            let path = path.strip_suffix(b"/").unwrap_or(path);
-            blake3::hash(path) == blake3::hash(self.path.as_bytes())
+            labelled && blake3::hash(path) == blake3::hash(self.path.as_bytes())
         };
         match procedure {
             // NULL; DUMP and EXPORT return empty lists.

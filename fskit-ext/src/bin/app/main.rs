@@ -1,7 +1,21 @@
-//! The app that contains the extension. macOS accepts a file system only as part of an app; this one opens the settings
-//! where it is switched on, prints the next steps, and exits.
+//! The app that contains the extension; macOS accepts a file system only as part of an app. Opening an image in the Finder
+//! attaches it and shows its volumes. Opened by itself, the app opens the settings where the extension is switched on,
+//! prints the next steps, and exits.
+
+#[cfg(target_os = "macos")]
+mod glue;
+// A part of the library, which would link FSKit.
+#[cfg(target_os = "macos")]
+#[allow(unreachable_pub, reason = "its items are for the library")]
+#[path = "../../opening.rs"]
+mod opening;
 
 use std::process::{Command, ExitCode};
+
+#[cfg(target_os = "macos")]
+use glue::run;
+#[cfg(not(target_os = "macos"))]
+use show_settings as run;
 
 /// System Settings, General, Login Items & Extensions.
 const SETTINGS: &str = "x-apple.systempreferences:com.apple.LoginItems-Settings.extension";
@@ -20,8 +34,13 @@ To mount disk images without a driver, switch on the file system extension of cd
 Use a private directory: on such a mount every user of this Mac counts as the owner.
 ";
 
-#[allow(clippy::print_stdout, reason = "the output of this program")]
 fn main() -> ExitCode {
+    run()
+}
+
+/// Opens the settings, and prints the next steps.
+#[allow(clippy::print_stdout, reason = "the output of this program")]
+fn show_settings() -> ExitCode {
     println!("{NEXT}");
     let opened = Command::new("/usr/bin/open").arg(SETTINGS).status();
     if opened.is_ok_and(|status| status.success()) {
