@@ -1,4 +1,5 @@
-/* nfs_copy URL DIR: mounts an export by libnfs, once, and copies every file of its root into a folder. */
+/* nfs_copy URL DIR: mounts an export by libnfs, once, and copies every file of its root into a folder. With NFS_COPY_ZEROS
+   set, what cannot be read is zeros there. */
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -6,6 +7,8 @@
 
 #include <nfsc/libnfs.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static int copy(struct nfs_context *nfs, const char *name, const char *dir) {
     static unsigned char bytes[1 << 17];
@@ -15,8 +18,16 @@ static int copy(struct nfs_context *nfs, const char *name, const char *dir) {
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *to = fopen(path, "wb");
     if (to && nfs_open(nfs, name, O_RDONLY, &from) == 0) {
-        while ((got = nfs_read(nfs, from, sizeof bytes, bytes)) > 0)
+        size_t length = getenv("NFS_COPY_ZEROS") ? 4096 : sizeof bytes;
+        while ((got = nfs_read(nfs, from, length, bytes)) != 0) {
+            if (got < 0 && length == 4096) {
+                memset(bytes, 0, got = length);
+                nfs_lseek(nfs, from, got, SEEK_CUR, NULL);
+            }
+            if (got < 0)
+                break;
             fwrite(bytes, 1, got, to);
+        }
         nfs_close(nfs, from);
     }
     return to && fclose(to) == 0 && got == 0 ? 0 : -1;

@@ -1,7 +1,7 @@
 //! The macOS code, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
-//! stand-ins (tests/standins), which print what the real ones print and check their arguments.
+//! stand-ins (tests/standins), which print what the real ones print (tests/macos/fixtures) and check their arguments.
 //! They test the logic: the calls, their order, and the cleanup. Whether macOS behaves as they do can only be tested on a
-//! Mac can prove (tests/macos.sh).
+//! Mac (tests/macos.sh).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -58,8 +58,11 @@ impl Mac {
         log
     }
 
+    /// Returns what hdiutil and diskutil have attached.
     fn attached(&self) -> String {
-        fs::read_to_string(self.lab.path("mac/attached")).unwrap_or_default()
+        ["mac/attached", "mac/ioreg"]
+            .map(|list| fs::read_to_string(self.lab.path(list)).unwrap_or_default())
+            .concat()
     }
 
     /// Nothing is mounted, attached, running or recorded.
@@ -182,6 +185,30 @@ tests!(
         assert!(ran.err.contains("sectors of 512 bytes instead of 4096"), "{}", ran.err);
         assert_eq!(fs::read_to_string(mac.lab.path("mac/ioreg")).unwrap(), "");
         mac.is_clean();
+    }
+
+    /// Whatever a Mac has printed (tests/macos/fixtures), for an image whose name is not as in a URL.
+    #[needs(NEEDS)]
+    fn every_recorded_output_is_understood() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/macos/fixtures");
+        let systems = fs::read_dir(&fixtures).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+        for system in systems {
+            for (with, device) in [("hdiutil", "/dev/disk4"), ("diskutil", "/dev/disk7")] {
+                // Older systems do not have 'diskutil image attach'.
+                if !system.join(format!("{with}-attach.txt")).exists() {
+                    continue;
+                }
+                let mac = Mac::new(512);
+                mac.lab.write("mac/version", system.file_name().unwrap().to_str().unwrap());
+                let image = "a disk & its ä.cdimg";
+                fs::rename(mac.lab.path("disk.cdimg"), mac.lab.path(image)).unwrap();
+                let ran = mac.cdi(["attach", image, "--via", "nfs", "--with", with]).ends(0);
+                assert_eq!(ran.out, format!("{device}\n"), "{} with {with}", system.display());
+                assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["device"], device);
+                mac.cdi(["detach", image]).ends(0);
+                mac.is_clean();
+            }
+        }
     }
 
     #[needs(NEEDS)]
