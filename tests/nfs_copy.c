@@ -18,15 +18,21 @@ static int copy(struct nfs_context *nfs, const char *name, const char *dir) {
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *to = fopen(path, "wb");
     if (to && nfs_open(nfs, name, O_RDONLY, &from) == 0) {
-        size_t length = getenv("NFS_COPY_ZEROS") ? 4096 : sizeof bytes;
-        while ((got = nfs_read(nfs, from, length, bytes)) != 0) {
-            if (got < 0 && length == 4096) {
-                memset(bytes, 0, got = length);
-                nfs_lseek(nfs, from, got, SEEK_CUR, NULL);
+        int zeros = getenv("NFS_COPY_ZEROS") != NULL;
+        uint64_t at = 0, small_until = 0;
+        for (;;) {
+            size_t length = at < small_until ? 4096 : sizeof bytes;
+            got = nfs_pread(nfs, from, at, length, bytes);
+            if (got < 0 && zeros && length > 4096) {
+                small_until = at + length;
+                continue;
             }
-            if (got < 0)
+            if (got < 0 && zeros)
+                memset(bytes, 0, got = length);
+            if (got <= 0)
                 break;
             fwrite(bytes, 1, got, to);
+            at += got;
         }
         nfs_close(nfs, from);
     }

@@ -298,10 +298,14 @@ impl Client {
                 }
             }
             // The mount's own thread, line 2314.
-            if now % HZ == 0 && self.is_due() {
+            if now.is_multiple_of(HZ) && self.is_due() {
                 self.bury(now);
             }
-            if stats && now % HZ == 0 && matches!(self.server, Server::Hangs { .. }) && self.dead.is_none() {
+            if stats
+                && now.is_multiple_of(HZ)
+                && matches!(self.server, Server::Hangs { .. })
+                && self.dead.is_none()
+            {
                 self.timeouts = 0;
                 self.last_reply = now;
                 self.up(true);
