@@ -29,6 +29,8 @@ root=$PWD
 dry=${CDI_DRY_RUN-}
 [ "$(uname -s)" = Darwin ] || { echo "this script only runs on macOS"; exit 1; }
 
+command -v perl >/dev/null || { echo "perl not found: it ends the steps that hang"; exit 1; }
+
 out=${CDI_OUT:-$root/target/macos}
 budget=${CDI_BUDGET:-3600}
 mkdir -p "$out/raw" || exit 1
@@ -241,11 +243,12 @@ same_part() { # same_part A B FIRST COUNT: in sectors; COUNT may be empty
 # rest_is_right DEVICE FILE FIRST LAST: everything but these sectors is as in the file.
 rest_is_right() { same_part "$1" "$2" 0 "$3" && same_part "$1" "$2" $(($4 + 1)) ''; }
 image_processes() { ps -axo user,pid,command | grep -i diskimage | grep -v grep; }
+not_listed() { ! "$CDI" list --json | grep -F "$1"; }
 service_phase() { "$CDI" service status --json | word phase; }
 is_up() { [ "$(service_phase)" = up ]; }
 as_root() { sudo -n "$@"; }
 export -f as_root code not within number word daemons mounted nothing_mounted size_of has_size is_same sector is_right is_error is_attached \
-    is_gone attach_to same_part rest_is_right image_processes service_phase is_up
+    is_gone attach_to same_part rest_is_right image_processes not_listed service_phase is_up
 
 # --- steps ----------------------------------------------------------------------------------------------------------
 # attach WHAT ARGUMENTS...: sets device and raw.
@@ -271,8 +274,18 @@ hold() {
     sleep 1
 }
 release() {
-    [ -z "$holder" ] || { kill "$holder" && wait "$holder"; } 2>/dev/null
+    [ -z "$holder" ] || end_process "$holder"
     holder=
+}
+# end_process PID: ends a process; does not wait for one that hangs in the kernel.
+end_process() {
+    local try
+    kill "$1" 2>/dev/null
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.2
+        [ "$try" != 5 ] || kill -9 "$1" 2>/dev/null
+    done
 }
 
 # A sector of the large disk that nothing has read: far from all of the earlier ones, so not read ahead either.
@@ -291,12 +304,16 @@ cleanup() {
     local line device place
     [ ! -e "$lab/stopped" ] || while read -r line; do kill -CONT "$line"; done <"$lab/stopped" 2>/dev/null
     release
-    [ -z "$service" ] || kill "$service" 2>/dev/null
+    # It detaches its images first.
+    if [ -n "$service" ]; then
+        kill "$service" 2>/dev/null
+        limited 60 within 50 sh -c "! kill -0 $service" >/dev/null 2>&1 </dev/null
+    fi
     if [ -n "$agent" ]; then
         (
             unset CDI_RUNTIME_DIR
             limited 150 "$CDI" -q service uninstall
-            limited 100 "$CDI" -q detach --all --force
+            limited 100 "$CDI" -q detach --force "$lab/disk.cdimg"
         ) >/dev/null 2>&1 </dev/null
         rm -f "$agent"
     fi
@@ -744,10 +761,14 @@ if section service; then
     kill "$service" 2>/dev/null
     # shellcheck disable=SC2016 # for the inner shell
     limit=100 check "SIGTERM ends the service" within 90 sh -c '! kill -0 '"$service"
-    wait "$service"
-    service_code=$?
+    if kill -0 "$service" 2>/dev/null; then
+        end_process "$service"
+    else
+        wait "$service"
+        service_code=$?
+        if [ $service_code = 0 ]; then result ok "its exit code is 0"; else result FAILED "its exit code is $service_code"; fi
+    fi
     service=
-    if [ $service_code = 0 ]; then result ok "its exit code is 0"; else result FAILED "its exit code is $service_code"; fi
     check "nothing stays mounted" nothing_mounted
 fi
 
@@ -795,7 +816,7 @@ if [ -n "${CDI_AGENT-}" ] && [ ! -e "$config" ] && section agent; then
     start=$(now)
     limit=120 check "stop it" "$CDI" service stop
     result measured "stopping the agent took $(since "$start") s"
-    check "it is detached" not mounted cdi-
+    check "it is detached" not_listed "$lab/disk.cdimg"
     check "uninstall the agent" "$CDI" service uninstall
     cp "$HOME/Library/Logs/cdi.log" "$out/raw/agent-log.txt" 2>/dev/null
     rm -f "$config"
