@@ -44,6 +44,8 @@ lab=$(cd "$(mktemp -d)" && pwd -P)
 shared=$(cd "$(mktemp -d /tmp/cdi-macos.XXXXXX)" && pwd -P)
 chmod 755 "$shared"
 said=$lab/said
+# A signal may arrive while these are redirected.
+exec 3>&1 4>&2
 export CDI_RUNTIME_DIR=$lab/run
 export lab shared out dry root
 
@@ -80,7 +82,7 @@ limited() {
         # shellcheck disable=SC2016 # for the inner shell
         set -- "$BASH" -c '"$@"' bash "$@"
     fi
-    perl -e "$watchdog" "$seconds" "$@"
+    perl -e "$watchdog" "$seconds" "$@" 3>&- 4>&-
 }
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ detach() { limit=150 check "detach${2:+ ($2)}" "$CDI" detach "$1"; }
 holder=
 hold() {
     # shellcheck disable=SC2217 # it only has it open
-    sleep 600 <"$1" &
+    sleep 600 <"$1" 3>&- 4>&- &
     holder=$!
     sleep 1
 }
@@ -345,11 +347,13 @@ count() { grep -c "^$1	" "$results"; }
 finish() {
     local code=$?
     trap - EXIT
+    exec >&3 2>&4
     cleanup
     [ "$(count FAILED)" = 0 ] || code=1
     {
         echo
         echo "== summary (after $SECONDS s)"
+        [ "$code" -lt 128 ] || echo "stopped by a signal: the rest was not run"
         echo "$(count ok) checks passed, $(count FAILED) failed, $(count measured) measured, $(count skipped) skipped"
         grep -v "^ok	" "$results" | sort -s -k1,1 | tr '\t' ' '
         echo "everything is in $out"
@@ -647,7 +651,7 @@ stall() {
     pid=$(daemons | head -1)
     fresh
     stop "$pid"
-    (sleep "$seconds" && kill -CONT "$pid") >/dev/null 2>&1 </dev/null &
+    (sleep "$seconds" && kill -CONT "$pid") >/dev/null 2>&1 </dev/null 3>&- 4>&- &
     limited 150 timed_stat "$lab/run/mnt/${image%.cdimg}/disk.raw" >"$lab/stat" 2>&1 </dev/null &
     start=$(now)
     limited 150 is_right "$raw" big.raw $fresh_at >"$said" 2>&1 </dev/null
@@ -687,7 +691,7 @@ if section nested; then
         inner=$(daemons | grep -v "^$outer\$" | head -1)
         fresh
         stop "$outer"
-        (sleep "$seconds" && kill -CONT "$outer") >/dev/null 2>&1 </dev/null &
+        (sleep "$seconds" && kill -CONT "$outer") >/dev/null 2>&1 </dev/null 3>&- 4>&- &
         waker=$!
         start=$(now)
         limited 200 is_right "$raw" big.raw $fresh_at >"$said" 2>&1 </dev/null
@@ -750,7 +754,7 @@ if section service; then
     [ -z "$dry" ] || long=3
     rm -f later.cdimg
     printf '{ "version": 1, "images": [ { "image": "%s" }, { "image": "%s" } ] }\n' "$lab/disk.cdimg" "$lab/later.cdimg" >service.json
-    "$CDI" -q service run --config service.json 2>"$out/raw/service-log.txt" </dev/null &
+    "$CDI" -q service run --config service.json 2>"$out/raw/service-log.txt" </dev/null 3>&- 4>&- &
     service=$!
     check "the service attaches an image" within $long is_up
     check "the service waits for the other image" sh -c "'$CDI' service status | grep waiting"
