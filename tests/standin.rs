@@ -247,7 +247,7 @@ tests!(
         script.env("TMPDIR", mac.lab.path("")).env_remove("GITHUB_STEP_SUMMARY");
         // Every detach waits for five seconds here: the server does not hear of it.
         let long = std::env::var_os("CDI_LONG").is_some();
-        script.env("CDI_SKIP", if long { "tests" } else { "tests granularity images nested" });
+        script.env("CDI_SKIP", if long { "tests" } else { "tests granularity images stalls nested" });
         let ran = script.output().unwrap();
         let text = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         for mistake in ["unbound variable", "command not found", "syntax error", "bad substitution"] {
@@ -259,7 +259,7 @@ tests!(
             assert!(NOT_HERE.iter().any(|known| failed.contains(known)), "{failed}\n{text}");
         }
         let passed = results.lines().filter(|line| line.starts_with("ok\t")).count();
-        assert!(passed > 60, "{passed}\n{text}");
+        assert!(passed > if long { 100 } else { 50 }, "{passed}\n{text}");
         // What it writes for the stand-ins is what they have printed.
         for name in ["hdiutil-attach", "hdiutil-info-hdiutil", "hdiutil-info-diskutil"] {
             let read = |dir: &Path| fs::read_to_string(dir.join(format!("{name}.txt"))).unwrap();
