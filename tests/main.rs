@@ -28,6 +28,7 @@ mod nbd;
 mod nfs;
 mod nothing_is_overwritten;
 mod oracle;
+mod packaging;
 mod partitions;
 mod repair;
 mod rescue;
@@ -60,6 +61,7 @@ const MODULES: &[&[Test]] = &[
     nbd::TESTS,
     nothing_is_overwritten::TESTS,
     oracle::TESTS,
+    packaging::TESTS,
     partitions::TESTS,
     repair::TESTS,
     service::TESTS,

@@ -1,4 +1,5 @@
-/* nfs_copy URL DIR: mounts an export by libnfs, once, and copies every file of its root into a folder. */
+/* nfs_copy URL DIR: mounts an export by libnfs, once, and copies every file of its root into a folder. With NFS_COPY_ZEROS
+   set, what cannot be read is zeros there. */
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -6,6 +7,8 @@
 
 #include <nfsc/libnfs.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static int copy(struct nfs_context *nfs, const char *name, const char *dir) {
     static unsigned char bytes[1 << 17];
@@ -15,8 +18,22 @@ static int copy(struct nfs_context *nfs, const char *name, const char *dir) {
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *to = fopen(path, "wb");
     if (to && nfs_open(nfs, name, O_RDONLY, &from) == 0) {
-        while ((got = nfs_read(nfs, from, sizeof bytes, bytes)) > 0)
+        int zeros = getenv("NFS_COPY_ZEROS") != NULL;
+        uint64_t at = 0, small_until = 0;
+        for (;;) {
+            size_t length = at < small_until ? 4096 : sizeof bytes;
+            got = nfs_pread(nfs, from, at, length, bytes);
+            if (got < 0 && zeros && length > 4096) {
+                small_until = at + length;
+                continue;
+            }
+            if (got < 0 && zeros)
+                memset(bytes, 0, got = length);
+            if (got <= 0)
+                break;
             fwrite(bytes, 1, got, to);
+            at += got;
+        }
         nfs_close(nfs, from);
     }
     return to && fclose(to) == 0 && got == 0 ? 0 : -1;

@@ -1,7 +1,7 @@
 //! The macOS code, on Linux: NFS mounted by `mount_nfs`, the device made by `hdiutil` or `diskutil`. These are
-//! stand-ins (tests/standins), which print what the real ones print and check their arguments.
+//! stand-ins (tests/standins), which print what the real ones print (tests/macos/fixtures) and check their arguments.
 //! They test the logic: the calls, their order, and the cleanup. Whether macOS behaves as they do can only be tested on a
-//! Mac can prove (tests/macos.sh).
+//! Mac (tests/macos.sh).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,8 +59,11 @@ impl Mac {
         log
     }
 
+    /// Returns what hdiutil and diskutil have attached.
     fn attached(&self) -> String {
-        fs::read_to_string(self.lab.path("mac/attached")).unwrap_or_default()
+        ["mac/attached", "mac/ioreg"]
+            .map(|list| fs::read_to_string(self.lab.path(list)).unwrap_or_default())
+            .concat()
     }
 
     /// Nothing is mounted, attached, running or recorded.
@@ -183,6 +186,112 @@ tests!(
         assert!(ran.err.contains("sectors of 512 bytes instead of 4096"), "{}", ran.err);
         assert_eq!(fs::read_to_string(mac.lab.path("mac/ioreg")).unwrap(), "");
         mac.is_clean();
+    }
+
+    /// tests/macos.sh can only be run on a Mac; here, with stand-ins, its mistakes are found. What fails must be what needs
+    /// a real device, or the kernel's NFS.
+    #[needs(NEEDS, Need::Program("bash"), Need::Program("perl"))]
+    fn the_script_for_a_mac_runs_to_its_end() {
+        const NOT_HERE: &[&str] = &[
+            "mount lists it as NFS",
+            "disk.dmg is the same file",
+            "the file that disables Spotlight exists",
+            "the bad sector is an error",
+            "disk.raw exists",
+            "diskutil knows it",
+            "the volume is mounted",
+            "its files are right",
+            "imaging a mounted disk is refused",
+            "create reads the device; the bad sector is lost",
+            "wrong bytes near a bad sector",
+            "diskutil reports 4096 bytes",
+        ];
+        const PROGRAMS: &[(&str, &str)] = &[
+            ("uname", "case ${1-} in -s) echo Darwin ;; -m) echo arm64 ;; *) exec /bin/uname \"$@\" ;; esac"),
+            ("sw_vers", "case ${1-} in -productVersion) echo 99.1 ;; *) echo 99A1 ;; esac"),
+            ("sysctl", "echo 4096"),
+            ("sudo", "exit 1"),
+            (
+                "stat",
+                "[ \"${1-}\" = -f ] || exec /usr/bin/stat \"$@\"\n\
+                 case $2 in %z) format=%s ;; *) format=%i ;; esac\nexec /usr/bin/stat -c $format \"$3\"",
+            ),
+            (
+                "cdi",
+                "verb=${1-}\n[ \"$verb\" != -q ] || verb=${2-}\nmore=\n\
+                 case $verb in mount | attach) case \" $* \" in *' --via '*) ;; *) more='--via nfs' ;; esac ;; esac\n\
+                 case $verb in attach) case \" $* \" in *' --with '*) ;; *) more=\"$more --with hdiutil\" ;; esac ;; esac\n\
+                 exec \"$REAL_CDI\" \"$@\" $more",
+            ),
+        ];
+        let mac = Mac::new(512);
+        for unwanted in ["first", "size", "block"] {
+            fs::remove_file(mac.lab.path(&format!("mac/{unwanted}"))).unwrap();
+        }
+        fs::create_dir(mac.lab.path("bin")).unwrap();
+        for (name, text) in PROGRAMS {
+            mac.lab.write(&format!("bin/{name}"), format!("#!/bin/sh\n{text}\n"));
+            fs::set_permissions(mac.lab.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o755))
+                .unwrap();
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path =
+            [mac.lab.path("bin"), root.join("tests/standins")].map(|p| p.display().to_string()).join(":");
+        let out = mac.lab.path("out");
+        let mut script = Command::new("bash");
+        script
+            .arg(root.join("tests/macos.sh"))
+            .env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap()));
+        script.env("STANDIN", mac.lab.path("mac")).env("NFS_COPY", mac.lab.path("nfs_copy"));
+        script.env("NFS_COPY_ZEROS", "1").env("CDI_DRY_RUN", "1").env("CDI_OUT", &out);
+        script.env("CDI", mac.lab.path("bin/cdi")).env("REAL_CDI", env!("CARGO_BIN_EXE_cdi"));
+        script.env("TMPDIR", mac.lab.path("")).env_remove("GITHUB_STEP_SUMMARY");
+        // Every detach waits for five seconds here: the server does not hear of it.
+        let long = std::env::var_os("CDI_LONG").is_some();
+        script.env("CDI_SKIP", if long { "tests" } else { "tests granularity images stalls nested" });
+        let ran = script.output().unwrap();
+        let text = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        for mistake in ["unbound variable", "command not found", "syntax error", "bad substitution"] {
+            assert!(!text.contains(mistake), "{mistake}:\n{text}");
+        }
+        assert!(text.contains("== summary"), "{text}");
+        let results = fs::read_to_string(out.join("results.txt")).unwrap();
+        for failed in results.lines().filter_map(|line| line.strip_prefix("FAILED\t")) {
+            assert!(NOT_HERE.iter().any(|known| failed.contains(known)), "{failed}\n{text}");
+        }
+        let passed = results.lines().filter(|line| line.starts_with("ok\t")).count();
+        assert!(passed > if long { 100 } else { 50 }, "{passed}\n{text}");
+        // What it writes for the stand-ins is what they have printed.
+        for name in ["hdiutil-attach", "hdiutil-info-hdiutil", "hdiutil-info-diskutil"] {
+            let read = |dir: &Path| fs::read_to_string(dir.join(format!("{name}.txt"))).unwrap();
+            let written = read(&out.join("tests/macos/fixtures/99.1-arm64"));
+            assert_eq!(written, read(&root.join("tests/macos/fixtures/documented")), "{name}");
+        }
+        assert_eq!((mac.attached(), mac.lab.leftovers()), (String::new(), String::new()));
+    }
+
+    /// Whatever a Mac has printed (tests/macos/fixtures), for an image whose name is not as in a URL.
+    #[needs(NEEDS)]
+    fn every_recorded_output_is_understood() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/macos/fixtures");
+        let systems = fs::read_dir(&fixtures).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+        for system in systems {
+            for (with, device) in [("hdiutil", "/dev/disk4"), ("diskutil", "/dev/disk7")] {
+                // Older systems do not have 'diskutil image attach'.
+                if !system.join(format!("{with}-attach.txt")).exists() {
+                    continue;
+                }
+                let mac = Mac::new(512);
+                mac.lab.write("mac/version", system.file_name().unwrap().to_str().unwrap());
+                let image = "a disk & its ä.cdimg";
+                fs::rename(mac.lab.path("disk.cdimg"), mac.lab.path(image)).unwrap();
+                let ran = mac.cdi(["attach", image, "--via", "nfs", "--with", with]).ends(0);
+                assert_eq!(ran.out, format!("{device}\n"), "{} with {with}", system.display());
+                assert_eq!(mac.cdi(["list", "--json"]).json()["mounts"][0]["device"], device);
+                mac.cdi(["detach", image]).ends(0);
+                mac.is_clean();
+            }
+        }
     }
 
     #[needs(NEEDS)]

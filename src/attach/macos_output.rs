@@ -269,6 +269,41 @@ mod tests {
         assert_eq!(list("<dict/>"), None);
     }
 
+    /// What Macs have printed, and what they print by documentation: tests/macos/fixtures.
+    #[test]
+    fn the_attached_disk_is_found_in_every_recorded_output() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/macos/fixtures");
+        let systems = std::fs::read_dir(fixtures).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+        let mut outputs = 0;
+        for system in systems {
+            let read = |name: &str| {
+                let text = std::fs::read_to_string(system.join(format!("{name}.txt"))).ok()?;
+                let [path, url] = ["/tmp/a disk/disk.dmg", "/tmp/a%20disk/disk.dmg"];
+                let text = text.replace("@DISK@", "disk12").replace("@IMAGE@", path);
+                Some(text.replace("@IMAGE_URL@", url).replace("@SIZE@", "1048576").replace("@BLOCK@", "512"))
+            };
+            for with in ["hdiutil", "diskutil"] {
+                let Some(output) = read(&format!("{with}-attach")) else { continue };
+                let what = format!("{} with {with}", system.display());
+                assert_eq!(attached(output.as_bytes()), Some("/dev/disk12".into()), "{what}");
+                let mut found = Vec::new();
+                for list in ["hdiutil-info", "ioreg"] {
+                    let text = read(&format!("{list}-{with}")).unwrap();
+                    if let Some(list) = parse(text.as_bytes()) {
+                        devices_of(&list, Path::new("/tmp/a disk/disk.raw"), &mut found);
+                    }
+                    let text = read(&format!("{list}-none")).unwrap();
+                    let none = parse(text.as_bytes());
+                    assert!(none.is_some() || text.trim().is_empty(), "{what}: {list}");
+                }
+                found.dedup();
+                assert_eq!(found, [Path::new("/dev/disk12")], "{what}");
+                outputs += 1;
+            }
+        }
+        assert!(outputs >= 2);
+    }
+
     #[test]
     fn only_names_of_disks_are_devices() {
         for text in ["disk", "disk4s", "disks1", "/dev/rdisk4", "diskette", "/dev/disk4/..", "disk1234567890"]

@@ -10,7 +10,7 @@ use cdi_system::{ask, has_program};
 use serde_json::{Value, json};
 
 use super::End;
-use crate::mount::record::runtime_dir;
+use crate::mount::record::{records_if_any, runtime_dir};
 use crate::report::exit_code;
 use crate::ui::Ui;
 
@@ -96,19 +96,24 @@ fn macos(all: &mut Vec<Finding>) {
     let fix = "it is part of macOS: check PATH";
     let nfs = has_program("mount_nfs");
     all.push(finding("NFS client", "mount, attach", nfs, there("mount_nfs"), fix));
-    // Either of the two can create a block device.
-    let image = ask(Command::new("diskutil").args(["image", "help"]), TIMEOUT, "").is_ok();
+    let release = version("sw_vers", "-productVersion").unwrap_or_default();
+    // Either of the two can create a block device. The options of 'diskutil image attach' came with macOS 26.
     let hdiutil = has_program("hdiutil");
-    let found = match (hdiutil, image) {
-        (true, true) => "hdiutil, then diskutil image",
-        (true, false) => "hdiutil",
-        (false, true) => "diskutil image",
-        (false, false) => "neither hdiutil nor diskutil image",
+    let image = has_program("diskutil") && at_least(&release, (26, 0));
+    let found = match (hdiutil, at_least(&release, (27, 0))) {
+        (true, true) => "found (deprecated by Apple)",
+        (true, false) => "found",
+        (false, _) => "not found",
     };
-    all.push(finding("disk images", "attach", hdiutil || image, found.into(), fix));
-    let found = version("sw_vers", "-productVersion").unwrap_or_default();
-    all.push(Finding { optional: true, ..fskit(&found) });
-    all.push(finding("macOS", "all", !found.is_empty(), found, "sw_vers could not be run: check PATH"));
+    all.push(Finding { optional: image, ..finding("hdiutil", "attach", hdiutil, found.into(), fix) });
+    let found =
+        if image { "found (tried if hdiutil fails)" } else { "not in this version of macOS (optional)" };
+    let newer = "macOS 26 or newer";
+    let diskutil = finding("diskutil image", "attach --with diskutil", image, found.into(), newer);
+    all.push(Finding { optional: hdiutil, ..diskutil });
+    all.push(network_volumes());
+    all.push(Finding { optional: true, ..fskit(&release) });
+    all.push(finding("macOS", "all", !release.is_empty(), release, "sw_vers could not be run: check PATH"));
     let macfuse = Path::new("/Library/Filesystems/macfuse.fs").exists();
     let built = cfg!(feature = "macfuse");
     let found = match (macfuse, built) {
@@ -126,6 +131,38 @@ fn macos(all: &mut Vec<Finding>) {
             "build with --features macfuse",
         )
     });
+}
+
+/// Checks whether the user's consent lets programs read our mounts, which are network volumes for macOS (TCC). It cannot be
+/// asked for that, so this reads from a mount; if there is none, it only names the setting.
+fn network_volumes() -> Finding {
+    let (what, needed_for) = ("network volumes", "mount, attach --via nfs");
+    let fix = "allow it for this program (Terminal, or cdi for the service): System Settings > Privacy & Security > Files & \
+               Folders > Network Volumes, or Full Disk Access";
+    let mounts = records_if_any().into_iter().filter(|m| m.via == "nfs" && m.ready && m.is_served());
+    let mut read = None;
+    for mount in mounts {
+        // By another program, which can be ended if the mount hangs. For consent it counts as this one.
+        let mut head = Command::new("head");
+        head.args(["-c", "1"]).arg(mount.mountpoint.join("info.json"));
+        match ask(&mut head, TIMEOUT, "") {
+            Ok(_) => read = read.or(Some(mount.mountpoint)),
+            Err(e) if e.what.contains("Operation not permitted") => {
+                let found = format!("macOS refuses reads from {}", mount.mountpoint.display());
+                return finding(what, needed_for, false, found, fix);
+            }
+            Err(e) => log::info!("{}: {e}", mount.mountpoint.display()),
+        }
+    }
+    let found = match read {
+        Some(dir) => format!("{} can be read", dir.display()),
+        None => {
+            "macOS may ask for consent; nothing is mounted to try it with. If reads fail with 'Operation not \
+                 permitted': System Settings > Privacy & Security > Files & Folders > Network Volumes"
+                .into()
+        }
+    };
+    finding(what, needed_for, true, found, fix)
 }
 
 /// Checks whether the FSKit extension can be used: it must be installed and switched on. The system records whether
@@ -236,4 +273,29 @@ fn version(name: &str, flag: &str) -> Option<String> {
 fn at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_component_of_a_mac_is_named() {
+        let mut all = Vec::new();
+        macos(&mut all);
+        let names: Vec<_> = all.iter().map(|f| f.what).collect();
+        for name in [
+            "NFS client",
+            "hdiutil",
+            "diskutil image",
+            "network volumes",
+            "FSKit extension",
+            "macOS",
+            "macFUSE",
+        ] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        // Without a mount, it can only say where the setting is.
+        assert!(all.iter().all(|f| f.ok || !f.fix.is_empty()));
+    }
 }
