@@ -1,6 +1,5 @@
 //! Failing devices by device-mapper: dm-dust, dm-error, and dm-flakey, a disk that comes and goes.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,10 +31,10 @@ pub fn run(c: &mut Checks) {
     check_imaging(c, "dm-error", &error.path(), &[], &bytes, &bad, &bad);
     drop(error);
 
-    // Up for two seconds, then down for two. Reads of a tenth of a second, so that some of them are when it is down.
+    // Up for a second, then down for two. So slow that the disk is not read in a second.
     must("modprobe", &["dm-flakey"]);
-    set_delay(100);
-    let flakey = Mapped::new("flakey", &format!("0 {SECTORS} flakey {path} 0 2 2"));
+    set_delay(40);
+    let flakey = Mapped::new("flakey", &format!("0 {SECTORS} flakey {path} 0 1 2"));
     let (image, name) = ("flakey.cdimg", flakey.path());
     let create = ["create", "--json", name.to_str().unwrap(), image];
     let mut failed_reads = 0;
@@ -47,7 +46,10 @@ pub fn run(c: &mut Checks) {
         let result = ran.json();
         failed_reads += result["failed_reads"].as_u64().unwrap_or(0);
         runs += 1;
-        println!("note dm-flakey, run {runs}: exit code {}, ended {}, {failed_reads} failed reads so far", ran.code, result["ended"]);
+        println!(
+            "note dm-flakey, run {runs}: exit code {}, ended {}, {failed_reads} failed reads so far",
+            ran.code, result["ended"]
+        );
         code = ran.code;
         assert!(Path::new(image).exists() || code != 0, "{}", ran.stderr);
         if code != 0 {
@@ -70,17 +72,17 @@ pub struct Mapped(&'static str);
 
 impl Mapped {
     pub fn new(name: &'static str, table: &str) -> Mapped {
-        let mut create = Command::new("dmsetup").args(["create", name]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut create =
+            Command::new("dmsetup").args(["create", name]).stdin(Stdio::piped()).spawn().unwrap();
         create.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
         assert!(create.wait().unwrap().success(), "dmsetup create {name}");
-        // There is no udev.
-        must("dmsetup", &["mknodes"]);
         Mapped(name)
     }
 
-    /// Returns its path, as /sys names it.
+    /// Returns its path. There is no udev that would make another one.
     pub fn path(&self) -> PathBuf {
-        fs::canonicalize(Path::new("/dev/mapper").join(self.0)).unwrap()
+        let name = must("dmsetup", &["info", "-c", "--noheadings", "-o", "blkdevname", self.0]);
+        Path::new("/dev").join(name.trim())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +20,8 @@ pub const PAGE: usize = 4096;
 /// The size of the sample disk in sectors: 4 MiB, because system calls are slow in user-mode Linux.
 pub const SECTORS: u64 = 8192;
 /// The bad sectors of the sample (first sector, number): single ones, neighbours, one page, several, the last.
-const BAD: &[(u64, u64)] = &[(100, 1), (1000, 3), (3182, 1), (4096, 8), (5000, 1), (5007, 1), (6001, 64), (8191, 1)];
+const BAD: &[(u64, u64)] =
+    &[(100, 1), (1000, 3), (3182, 1), (4096, 8), (5000, 1), (5007, 1), (6001, 64), (8191, 1)];
 
 /// Sectors of 512 bytes.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -104,7 +106,8 @@ pub struct Sample {
 impl Sample {
     /// Makes the sample: `disk.raw`, `disk.map` and from them `disk.cdimg`.
     pub fn new(c: &mut Checks) -> Sample {
-        let sample = Sample { disk: disk(SECTORS), bad: Sectors::new(BAD), image: format!("{WORK}/disk.cdimg") };
+        let sample =
+            Sample { disk: disk(SECTORS), bad: Sectors::new(BAD), image: format!("{WORK}/disk.cdimg") };
         fs::write("disk.raw", &sample.disk).unwrap();
         let mut map = "0x0 + 1\n".to_owned();
         let mut at = 0;
@@ -177,9 +180,13 @@ pub fn read(path: &Path, size: usize, step: usize, direct: bool) -> Readable {
 }
 
 /// Opens a device or a file for reading.
+pub fn try_open(path: &Path, direct: bool) -> io::Result<File> {
+    File::options().read(true).custom_flags(if direct { O_DIRECT } else { 0 }).open(path)
+}
+
+/// The same, if nothing can be wrong with it.
 pub fn open(path: &Path, direct: bool) -> File {
-    let flags = if direct { O_DIRECT } else { 0 };
-    File::options().read(true).custom_flags(flags).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    try_open(path, direct).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Makes the kernel forget what it has read.
@@ -193,7 +200,8 @@ pub fn ddrescue(from: &str, options: &[&str]) -> Readable {
         let _ = fs::remove_file(file);
     }
     drop_caches();
-    let ran = run(Command::new("ddrescue").arg("-q").args(options).args([from, "rescued.raw", "rescued.map"]));
+    let ran =
+        run(Command::new("ddrescue").arg("-q").args(options).args([from, "rescued.raw", "rescued.map"]));
     let map = fs::read_to_string("rescued.map").unwrap_or_else(|e| panic!("{e}: ddrescue {}", ran.stderr));
     Readable {
         bytes: fs::read("rescued.raw").unwrap_or_default(),
@@ -203,12 +211,17 @@ pub fn ddrescue(from: &str, options: &[&str]) -> Readable {
 }
 
 /// Returns what an image holds of its disk.
-pub fn contents(c: &mut Checks, image: &str) -> Readable {
-    for file in ["extracted.raw", "extracted.map"] {
+pub fn contents(c: &Checks, image: &str) -> Readable {
+    for file in ["extracted.raw", "extracted.raw.map", "extracted.map"] {
         let _ = fs::remove_file(file);
     }
-    c.cdi(&["map", "-q", image, "--export-mapfile", "extracted.map"]);
-    c.cdi(&["extract", "-q", image, "extracted.raw"]);
+    for args in
+        [["map", "--export-mapfile", "extracted.map", image], ["extract", "-q", image, "extracted.raw"]]
+    {
+        let ran = c.cdi(&args);
+        // Missing sectors are exit code 4.
+        assert!([0, 4].contains(&ran.code), "{args:?}: {}", ran.stderr);
+    }
     Readable {
         bytes: fs::read("extracted.raw").unwrap_or_default(),
         failed: Sectors::of_map(&fs::read_to_string("extracted.map").unwrap_or_default()),

@@ -24,7 +24,11 @@ pub fn run(c: &mut Checks) {
 
     let settings = ["loop/dio", "queue/read_ahead_kb", "queue/logical_block_size", "ro"];
     let settings = settings.map(|what| setting(&device, what));
-    c.same("direct I/O, readahead, sector size, read-only", settings, ["1", "0", "512", "1"].map(String::from));
+    c.same(
+        "direct I/O, readahead, sector size, read-only",
+        settings,
+        ["1", "0", "512", "1"].map(String::from),
+    );
     let got = read(&device, size, SECTOR, true);
     sample.check_reader(c, "O_DIRECT on the device, by sectors", &got, &bad, EIO);
     let got = read(&file, size, SECTOR, true);

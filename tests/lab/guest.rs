@@ -3,15 +3,15 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, wait};
 
-use crate::PATH;
+use crate::{PATH, TIMEOUT};
 
 /// The directory of a job, in memory.
 pub const WORK: &str = "/run/lab";
@@ -30,7 +30,9 @@ pub fn first_process() -> ! {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     for (kind, dir) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run")] {
-        if fs::read_to_string("/proc/mounts").is_ok_and(|m| m.lines().any(|l| l.split(' ').nth(1) == Some(dir))) {
+        if fs::read_to_string("/proc/mounts")
+            .is_ok_and(|m| m.lines().any(|l| l.split(' ').nth(1) == Some(dir)))
+        {
             continue;
         }
         command("mount", &["-n", "-t", kind, kind, dir])?;
@@ -53,20 +55,49 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         .arg(format!("--job={}", word("lab.job=")?))
         .arg(word("lab.cdi=")?)
         .env_clear()
-        .envs([("PATH", format!("/run/bin:{PATH}").as_str()), ("HOME", WORK), ("TMPDIR", WORK), ("LC_ALL", "C")])
+        .envs([
+            ("PATH", format!("/run/bin:{PATH}").as_str()),
+            ("HOME", WORK),
+            ("TMPDIR", WORK),
+            ("LC_ALL", "C"),
+        ])
         .current_dir(WORK)
         .spawn()?;
+    thread::spawn(report_hang);
     // Daemons become children of this process: if nobody waited for them, they would seem to be alive.
     let ended = loop {
         match wait() {
-            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == job.id().cast_signed() => break format!("exit code {code}"),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == job.id().cast_signed() => break signal.to_string(),
+            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == job.id().cast_signed() => {
+                break format!("exit code {code}");
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == job.id().cast_signed() => {
+                break signal.to_string();
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
     };
     println!("the job ended: {ended}");
     Ok(())
+}
+
+/// Prints what every thread waits for, shortly before the host gives up on the job.
+fn report_hang() {
+    sleep(TIMEOUT - Duration::from_secs(20));
+    let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    let text = |file: PathBuf| fs::read_to_string(file).unwrap_or_default().replace('\0', " ");
+    println!("the job hangs; the threads, and what they wait for:");
+    for process in entries("/proc".into()).filter(|p| p.join("task").exists()) {
+        let line = text(process.join("cmdline"));
+        for thread in entries(process.join("task")).filter(|_| !line.is_empty()) {
+            println!(
+                "  {line}: {} {} {}",
+                thread.display(),
+                text(thread.join("comm")).trim(),
+                text(thread.join("stack")).replace('\n', " ")
+            );
+        }
+    }
 }
 
 fn command(program: &str, args: &[&str]) -> Result<(), Box<dyn std::error::Error>> {

@@ -10,8 +10,8 @@ mod device_mapper;
 mod disks;
 mod fuse;
 mod guest;
-mod nbd;
 mod mounts;
+mod nbd;
 mod nfs;
 mod scsi;
 mod slow_sources;
@@ -41,14 +41,14 @@ struct Job {
 
 /// The jobs, the slowest first.
 const JOBS: &[Job] = &[
-    Job { name: "dead-servers", run: dead_servers::run, checks: 1, by_hand: false },
-    Job { name: "slow-sources", run: slow_sources::run, checks: 1, by_hand: false },
-    Job { name: "scsi", run: scsi::run, checks: 1, by_hand: false },
-    Job { name: "device-mapper", run: device_mapper::run, checks: 1, by_hand: false },
-    Job { name: "nfs", run: nfs::run, checks: 1, by_hand: false },
-    Job { name: "fuse", run: fuse::run, checks: 1, by_hand: false },
-    Job { name: "nbd", run: nbd::run, checks: 1, by_hand: false },
-    Job { name: "virtual-disks", run: virtual_disks::run, checks: 1, by_hand: true },
+    Job { name: "slow-sources", run: slow_sources::run, checks: 22, by_hand: false },
+    Job { name: "dead-servers", run: dead_servers::run, checks: 39, by_hand: false },
+    Job { name: "nfs", run: nfs::run, checks: 47, by_hand: false },
+    Job { name: "scsi", run: scsi::run, checks: 46, by_hand: false },
+    Job { name: "device-mapper", run: device_mapper::run, checks: 16, by_hand: false },
+    Job { name: "fuse", run: fuse::run, checks: 48, by_hand: false },
+    Job { name: "nbd", run: nbd::run, checks: 23, by_hand: false },
+    Job { name: "virtual-disks", run: virtual_disks::run, checks: 24, by_hand: true },
 ];
 
 /// How many kernels run at the same time. Most jobs wait for timeouts, so more than there are cores.
@@ -98,7 +98,10 @@ fn boot_all(wanted: &[String]) -> ExitCode {
     let is_missing = |program: &str| !PATH.split(':').any(|dir| Path::new(dir).join(program).is_file());
     let missing: Vec<&str> = NEEDS.iter().filter(|n| is_missing(n.0)).map(|n| n.1).collect();
     if !missing.is_empty() || !cfg!(target_os = "linux") {
-        println!("the lab is skipped: it needs {}", if missing.is_empty() { "Linux".into() } else { missing.join(", ") });
+        println!(
+            "the lab is skipped: it needs {}",
+            if missing.is_empty() { "Linux".into() } else { missing.join(", ") }
+        );
         let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
         return if ci { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
@@ -181,7 +184,13 @@ impl Outcome {
             (false, false) => "FAILED (timeout)",
         };
         let seconds = self.took.as_secs();
-        format!("== {}\n{}\n== {}: {what}, {} comparisons, {seconds} s", job.name, lines.join("\n"), job.name, self.checks)
+        format!(
+            "== {}\n{}\n== {}: {what}, {} comparisons, {seconds} s",
+            job.name,
+            lines.join("\n"),
+            job.name,
+            self.checks
+        )
     }
 }
 

@@ -9,7 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::checks::{Checks, must, wait_until};
-use crate::disks::{PAGE, open};
+use crate::disks::{PAGE, try_open};
+
+/// A page that nothing has read before, in bytes from the start of the disk.
+const AT: u64 = 700 * PAGE as u64;
 
 /// A mount record of cdi.
 pub struct Mount {
@@ -70,14 +73,17 @@ impl Mount {
         }
     }
 
-    /// Reads a page that nothing has read before from the device, or else from `disk.raw` through the cache. Returns the
+    /// Reads a page from the device, or else from `disk.raw` through the cache. Returns the
     /// errno, and how long it took.
     pub fn read_error(&self) -> (Option<i32>, Duration) {
-        let (path, direct) = self.device.as_ref().map_or((self.file(), false), |device| (device.clone(), true));
+        let (path, direct) =
+            self.device.as_ref().map_or((self.file(), false), |device| (device.clone(), true));
         let start = Instant::now();
         let mut buffer = vec![0; 2 * PAGE];
         let aligned = buffer.as_ptr().align_offset(PAGE);
-        let result = open(&path, direct).read_at(&mut buffer[aligned..aligned + PAGE], 700 * PAGE as u64);
+        // The NFS client asks the server already when the file is opened.
+        let result =
+            try_open(&path, direct).and_then(|f| f.read_at(&mut buffer[aligned..aligned + PAGE], AT));
         (result.err().and_then(|e| e.raw_os_error()), start.elapsed())
     }
 }
@@ -88,12 +94,11 @@ pub fn left_over() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     left.extend(mounts.lines().filter(|l| l.contains("cdi")).map(str::to_owned));
     left.extend(must("losetup", &["--all"]).lines().map(str::to_owned));
-    for entry in fs::read_dir("/run/cdi").into_iter().flatten().flatten() {
-        let name = entry.file_name().into_string().unwrap();
-        // The lock that commands take.
-        if name != "lock" {
-            left.push(entry.path().display().to_string());
-        }
+    // Records, and mount points that cdi made. Its lock, and its notes on mounts that were removed, stay.
+    for dir in ["/run/cdi", "/run/cdi/mnt"] {
+        let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        let stays = |path: &PathBuf| ["mnt", "past", "commands.lock"].iter().any(|name| path.ends_with(name));
+        left.extend(paths.filter(|path| !stays(path)).map(|path| path.display().to_string()));
     }
     left
 }

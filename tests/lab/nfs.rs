@@ -18,7 +18,7 @@ pub fn run(c: &mut Checks) {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let line = mounts.lines().find(|l| l.starts_with("127.0.0.1:/cdi-")).unwrap_or("");
     let options: Vec<&str> = line.split(' ').nth(3).unwrap_or("").split(',').collect();
-    for option in ["ro", "vers=3", "soft", "proto=tcp", "rsize=4096", "timeo=70", "retrans=1"] {
+    for option in ["ro", "vers=3", "soft", "proto=tcp", "rsize=4096", "timeo=85", "retrans=0"] {
         c.same(&format!("the kernel's mount has {option}"), options.contains(&option), true);
     }
     let file = mount.file();
@@ -43,7 +43,13 @@ pub fn run(c: &mut Checks) {
         sample.check_reader(c, &format!("{what}: O_DIRECT"), &got, exact, EIO);
         let got = read(device, size, SECTOR, false);
         sample.check_reader(c, &format!("{what}: through the cache"), &got, &pages, EIO);
-        sample.check_ddrescue(c, &format!("{what}: ddrescue -d"), made.trim(), &["-d", "-b512", "-c8"], exact);
+        sample.check_ddrescue(
+            c,
+            &format!("{what}: ddrescue -d"),
+            made.trim(),
+            &["-d", "-b512", "-c8"],
+            exact,
+        );
         must("losetup", &["-d", made.trim()]);
     }
     mount.detach(c, "unmount");

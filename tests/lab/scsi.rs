@@ -62,7 +62,8 @@ fn disks() -> impl Iterator<Item = PathBuf> {
     let blocks = fs::read_dir("/sys/block").unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
     blocks
         .filter(|name| {
-            fs::read_to_string(format!("/sys/block/{name}/device/model")).is_ok_and(|m| m.trim() == "scsi_debug")
+            fs::read_to_string(format!("/sys/block/{name}/device/model"))
+                .is_ok_and(|m| m.trim() == "scsi_debug")
         })
         .map(|name| Path::new("/dev").join(name))
 }
@@ -118,10 +119,18 @@ fn medium_errors(c: &mut Checks) {
     c.same("medium errors: errno", got.errnos.into_iter().collect(), vec![ENODATA]);
     let created = check_imaging(c, "medium errors", &disk.path, &[], &bytes, &bad, &bad);
     let created = created.json();
-    c.same("medium errors: model", created["metadata"]["model"].as_str(), Some("Linux scsi_debug"));
-    c.same("medium errors: bytes left", created["left_bytes"]["bad-sector"].as_u64(), Some(10 * SECTOR as u64));
+    c.same("medium errors: model", created["metadata"]["model"].as_str(), Some("scsi_debug"));
+    c.same(
+        "medium errors: bytes left",
+        created["left_bytes"]["bad-sector"].as_u64(),
+        Some(10 * SECTOR as u64),
+    );
     let map = c.cdi(&["map", "--bad", "--json", "disk.cdimg"]).json();
-    c.same("medium errors: recorded reason", map["ranges"][0]["reason"]["errno"].as_i64(), Some(ENODATA.into()));
+    c.same(
+        "medium errors: recorded reason",
+        map["ranges"][0]["reason"]["errno"].as_i64(),
+        Some(ENODATA.into()),
+    );
 }
 
 /// A disk that is removed while it is imaged, and comes back.
@@ -140,7 +149,10 @@ fn deleted(c: &mut Checks) {
         .unwrap();
     sleep(Duration::from_secs(3));
     let host = fs::canonicalize(format!("/sys/block/{}/device", &scsi.name()[5..])).unwrap();
-    let host = host.ancestors().find(|d| d.file_name().is_some_and(|n| n.display().to_string().starts_with("host"))).unwrap();
+    let host = host
+        .ancestors()
+        .find(|d| d.file_name().is_some_and(|n| n.display().to_string().starts_with("host")))
+        .unwrap();
     let scan = host.join(format!("scsi_host/{}/scan", host.file_name().unwrap().display()));
     fs::write(format!("/sys/block/{}/device/delete", &scsi.name()[5..]), "1").unwrap();
     let output = create.wait_with_output().unwrap();
