@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::checks::{Checks, must};
-use crate::disks::{SECTORS, Sectors, contents, disk};
+use crate::checks::{Checks, must, wait_until};
+use crate::disks::{PAGE, SECTORS, Sectors, contents, disk, read};
 use crate::scsi::{Disk, check_imaging, set_delay};
 
 pub fn run(c: &mut Checks) {
@@ -31,7 +31,7 @@ pub fn run(c: &mut Checks) {
     check_imaging(c, "dm-error", &error.path(), &[], &bytes, &bad, &bad);
     drop(error);
 
-    // Up for a second, then down for two. So slow that the disk is not read in a second.
+    // Up for a second, then down for two. In the first run so slow that the disk is not read in a second.
     must("modprobe", &["dm-flakey"]);
     set_delay(40);
     let flakey = Mapped::new("flakey", &format!("0 {SECTORS} flakey {path} 0 1 2"));
@@ -40,7 +40,9 @@ pub fn run(c: &mut Checks) {
     let mut failed_reads = 0;
     let mut runs = 0;
     let mut code = -1;
-    while code != 0 && runs < 30 {
+    while code != 0 && runs < 20 {
+        // Each time it is up again, as one would resume after switching a drive off and on.
+        assert!(wait_until(|| read(&name, PAGE, PAGE, true).errnos.is_empty()), "dm-flakey does not come up");
         let resume: &[&str] = if runs == 0 { &[] } else { &["--resume", "-r", "3"] };
         let ran = c.cdi(&[&create[..], resume].concat());
         let result = ran.json();
@@ -50,6 +52,7 @@ pub fn run(c: &mut Checks) {
             "note dm-flakey, run {runs}: exit code {}, ended {}, {failed_reads} failed reads so far",
             ran.code, result["ended"]
         );
+        set_delay(5);
         code = ran.code;
         assert!(Path::new(image).exists() || code != 0, "{}", ran.stderr);
         if code != 0 {
