@@ -82,6 +82,13 @@ fn main() -> ExitCode {
     {
         return run_job(job, Path::new(cdi));
     }
+    if let [option, file] = &args[..]
+        && option == "--write-sample"
+    {
+        // For vm.sh, whose disks are made outside.
+        fs::write(file, disks::disk(disks::SECTORS)).unwrap();
+        return ExitCode::SUCCESS;
+    }
     boot_all(&args)
 }
 
