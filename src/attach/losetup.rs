@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cdi_base::error::{Error, Kind};
 use cdi_base::units::SECTOR;
-use cdi_system::{MountInfo, ask, mountinfo};
+use cdi_system::{MountInfo, ask, mountinfo, open_kernel_device};
 
 use super::{Attacher, Request};
 
@@ -36,7 +36,7 @@ impl Attacher for Losetup {
     }
 
     fn ready(&self) -> Result<(), Error> {
-        let Err(e) = fs::File::options().read(true).write(true).open(CONTROL) else { return Ok(()) };
+        let Err(e) = open_kernel_device(Path::new(CONTROL), "loop") else { return Ok(()) };
         let unavailable = |what: &str| Error::new(Kind::Unavailable, what).at(Path::new(CONTROL));
         Err(match e.kind() {
             std::io::ErrorKind::PermissionDenied => unavailable("attaching a block device needs root")

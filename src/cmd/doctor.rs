@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cdi_base::error::Error;
-use cdi_system::{ask, has_program};
+use cdi_system::{ask, has_kernel_module, has_program};
 use serde_json::{Value, json};
 
 use super::End;
@@ -16,6 +16,9 @@ use crate::ui::Ui;
 
 /// The timeout for each program that is asked for its version or state.
 const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is found if a kernel module is not loaded yet, and `mount` and `attach` will load it.
+const LOADED_ON_USE: &str = "kernel module, loaded when it is needed";
 
 /// The result of one check.
 struct Finding {
@@ -197,13 +200,19 @@ fn fskit(release: &str) -> Finding {
 
 fn linux(root: bool, all: &mut Vec<Finding>) {
     let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-    let found = fuse.as_ref().map_or_else(|e| e.to_string(), |_| "/dev/fuse".into());
+    let loadable = |module| root && has_kernel_module(module);
+    let fuse_ok = fuse.is_ok() || loadable("fuse");
+    let found = match &fuse {
+        Ok(_) => "/dev/fuse".into(),
+        Err(_) if fuse_ok => LOADED_ON_USE.into(),
+        Err(e) => e.to_string(),
+    };
     let fix = if fuse.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
         "allow every user to open it: chmod 666 /dev/fuse"
     } else {
         "load the kernel module (modprobe fuse); in a container, pass it in (--device /dev/fuse)"
     };
-    all.push(finding("FUSE", "mount, attach", fuse.is_ok(), found, fix));
+    all.push(finding("FUSE", "mount, attach", fuse_ok, found, fix));
     if !root {
         let helper = version("fusermount3", "-V");
         let found = helper.clone().unwrap_or_default();
@@ -219,9 +228,14 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let fix = "attach block devices as root (sudo); 'cdi mount' needs no root";
     all.push(finding("permissions", "attach", root, found.into(), fix));
     let control = Path::new("/dev/loop-control").exists();
-    let found = if control { "/dev/loop-control" } else { "not found" };
+    let control_ok = control || loadable("loop");
+    let found = match (control, control_ok) {
+        (true, _) => "/dev/loop-control",
+        (false, true) => LOADED_ON_USE,
+        (false, false) => "not found",
+    };
     let fix = "load the kernel module (modprobe loop); in a container, run it privileged";
-    all.push(finding("loop devices", "attach", control, found.into(), fix));
+    all.push(finding("loop devices", "attach", control_ok, found.into(), fix));
     #[cfg(target_os = "linux")]
     if let Some(missing) = crate::attach::losetup::missing_node().filter(|_| root && control) {
         let fix = "create the nodes in /dev; in a container, pass /dev in (-v /dev:/dev)";

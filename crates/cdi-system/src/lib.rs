@@ -160,6 +160,42 @@ pub fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
+/// Timeout for modprobe.
+const MODPROBE: Duration = Duration::from_secs(20);
+
+/// Opens a device of the kernel for reading and writing. If it is missing or has no driver, root loads the kernel module
+/// first, as far as that is possible (Linux only). Returns the error of opening the device, never one of loading.
+pub fn open_kernel_device(device: &Path, module: &str) -> io::Result<File> {
+    let may_load = cfg!(target_os = "linux") && nix::unistd::geteuid().is_root();
+    open_or_load(device, may_load, || {
+        // If this fails, opening the device fails again, and says more than modprobe.
+        let _ = ask(Command::new("modprobe").args(["--quiet", "--", module]), MODPROBE, "");
+    })
+}
+
+fn open_or_load(device: &Path, may_load: bool, load: impl FnOnce()) -> io::Result<File> {
+    use nix::errno::Errno;
+    let open = || File::options().read(true).write(true).open(device);
+    match open() {
+        Err(e)
+            if may_load
+                && matches!(
+                    e.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)
+                ) =>
+        {
+            load();
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// Checks whether a kernel module is there and could be loaded by root. Loads nothing.
+pub fn has_kernel_module(module: &str) -> bool {
+    ask(Command::new("modprobe").args(["--dry-run", "--quiet", "--", module]), MODPROBE, "").is_ok()
+}
+
 /// Runs a program and returns its stdout. Kills it if it takes longer than `timeout`. Returns [`Kind::Unavailable`]
 /// with `hint` if the program cannot be run, or with the program's own message if it fails.
 pub fn ask(command: &mut Command, timeout: Duration, hint: &str) -> Result<Vec<u8>, Error> {
@@ -237,6 +273,30 @@ mod tests {
         assert_eq!(failed.unwrap_err().what, "sh: no");
         let absent = ask(&mut Command::new("no-such-program"), Duration::from_secs(1), "get it").unwrap_err();
         assert_eq!((absent.kind, absent.advice), (Kind::Unavailable, vec!["get it".into()]));
+    }
+
+    #[test]
+    fn a_module_is_loaded_only_for_a_missing_device_and_only_by_root() {
+        let dir = std::env::temp_dir().join(format!("cdi-test-modules-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let device = dir.join("device");
+        let loaded = std::cell::Cell::new(0);
+        let load = || {
+            loaded.set(loaded.get() + 1);
+            File::create(&device).unwrap();
+        };
+        let missing = open_or_load(&device, false, load).unwrap_err();
+        assert_eq!((missing.kind(), loaded.get()), (io::ErrorKind::NotFound, 0));
+        // Loading did not help: the error is that of opening.
+        let missing = open_or_load(&device, true, || ()).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(open_or_load(&device, true, load).is_ok());
+        assert_eq!(loaded.get(), 1);
+        // It is there now. Another error is not a reason to load a module.
+        assert!(open_or_load(&device, true, load).is_ok());
+        assert!(open_or_load(&dir, true, load).is_err());
+        assert_eq!(loaded.get(), 1);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -17,7 +17,7 @@ use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::workers::Pool;
 use cdi_base::{error, workers};
-use cdi_system::mounted_at;
+use cdi_system::{mounted_at, open_kernel_device};
 use fuser::{
     AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
@@ -44,6 +44,8 @@ impl Transport for Fuse {
 
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
         let dir = place.dir;
+        // Loads the module if root may; whether the device can be used is reported by mounting.
+        let _ = open_kernel_device(Path::new(FUSE), "fuse");
         let pool =
             if cfg!(target_os = "linux") { None } else { Some(pool(&tree).map_err(|e| refused(dir, e))?) };
         let filesystem = FuseFs {
