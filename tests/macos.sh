@@ -882,6 +882,24 @@ if section fskit; then
     fi
 fi
 
+# --- the Finder -----------------------------------------------------------------------------------------------------
+# take_over: adds the results of another script to those of this one.
+take_over() {
+    local state text
+    while read -r state text; do
+        case $state in
+        ok | FAILED | measured) result "$state" "$text" ;;
+        *) say "          | $state $text" ;;
+        esac
+    done
+}
+if section finder; then
+    limited 600 "$root/tests/macos/finder.sh" >"$out/raw/finder.txt" 2>&1 </dev/null
+    code=$?
+    take_over <"$out/raw/finder.txt"
+    [ $code -le 1 ] || result FAILED "tests/macos/finder.sh (exit code $code)"
+fi
+
 # --- all other tests ------------------------------------------------------------------------------------------------
 if section tests; then
     # Those that need Linux are skipped by name.

@@ -2,8 +2,8 @@
 # vm.sh KERNEL JOB: boots a kernel under qemu, and runs a job of the lab on it (docs/TESTING.md, "The lab"). By hand: it is
 # emulated, so it takes minutes, and its times mean nothing.
 #
-# KERNEL is a directory with an unpacked Debian kernel (from backports; newer ones are in two packages, linux-binary-… and
-# linux-modules-…):
+# KERNEL is a directory with an unpacked Debian kernel (from backports; 7.3 is in three packages: linux-base-…,
+# linux-binary-… and linux-modules-…):
 #     apt-get download linux-image-6.12.95+deb12-amd64; dpkg-deb -x linux-image-*.deb kernel
 # Needs the packages qemu-system-x86, busybox-static, cpio, kmod, and what the job needs. The guest has this machine's
 # files as its root, read-only.

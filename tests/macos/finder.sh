@@ -16,11 +16,13 @@ lab=$(cd "$(mktemp -d)" && pwd -P)
 export CDI_RUNTIME_DIR=$lab/run
 failed=0
 made_volumes=
+# With stand-ins, on Linux (tests/standin.rs).
+dry=${CDI_DRY_RUN-}
 cleanup() {
     [ -z "${device-}" ] || hdiutil detach -force "$device" >/dev/null 2>&1
     for image in "$lab"/*.cdimg; do "$CDI" -q detach --force "$image" 2>/dev/null; done
     [ -z "$made_volumes" ] || sudo -n rmdir /Volumes/cdi/.cdi /Volumes/cdi
-    rm -rf "$lab"
+    if mount | grep -F "$lab"; then echo "FAILED    cleaning up: still mounted"; else rm -rf "$lab"; fi
 }
 trap cleanup EXIT
 
@@ -133,7 +135,10 @@ by_hand() {
     return $ended
 }
 is_the_disk() {
-    [ -n "$device" ] && cmp -n 65536 "/dev/r${device#/dev/}" "$lab/sample/disk.raw"
+    local raw=/dev/r${device#/dev/}
+    # The stand-ins make no device.
+    [ -z "$dry" ] || raw=$dir/disk.raw
+    [ -n "$device" ] && cmp -n 65536 "$raw" "$lab/sample/disk.raw"
 }
 release() {
     [ -z "$device" ] || hdiutil detach "$device" >/dev/null
@@ -146,8 +151,10 @@ sed 's/^/          | /' "$lab/said"
 release
 check "hdiutil attach -imagekey diskimage-class=CRawDiskImage disk.raw" by_hand -imagekey diskimage-class=CRawDiskImage "$dir/disk.raw"
 check "it is the disk" is_the_disk
-check "unmounting below it is refused" code 5 cdi unmount "$dir"
-check "the device still reads correctly" is_the_disk
+if [ -z "$dry" ]; then
+    check "unmounting below it is refused" code 5 cdi unmount "$dir"
+    check "the device still reads correctly" is_the_disk
+fi
 release
 check "hdiutil attach disk.dmg" by_hand "$dir/disk.dmg"
 check "it is the disk" is_the_disk
@@ -156,7 +163,10 @@ release
 # --- ejected --------------------------------------------------------------------------------------------------------
 pid=$("$CDI" list --json | number pid)
 measure "eject in the Finder" osascript -e "tell application \"Finder\" to eject (POSIX file \"$dir\" as alias)"
-if mount | grep -qF " on $dir ("; then
+if [ -n "$dry" ]; then
+    # Nothing tells the server here.
+    cdi unmount "$dir"
+elif mount | grep -qF " on $dir ("; then
     check "diskutil unmount, which asks the same daemon" within 20 diskutil unmount "$dir"
 fi
 check "the daemon and its record are gone" within 40 nothing_is_mounted
@@ -172,6 +182,7 @@ check "attach" cdi -q attach "$image"
 device=$("$CDI" list --json | word device)
 check "its directory is hidden" sh -c "mount | grep -F '$lab/run' | grep -q nobrowse"
 check "ejecting the device" diskutil eject "$device"
+[ -z "$dry" ] || cdi detach --all
 device=
 check "the daemon and its record are gone" within 40 nothing_is_mounted
 
