@@ -22,10 +22,10 @@ pub fn run(c: &mut Checks) {
     check_imaging(c, "dm-error", &error.path(), &[], &bytes, &bad, &bad);
     drop(error);
 
-    // Up for a second, then down for two. In the first run so slow that the disk is not read in a second.
+    // Up for three seconds, then down for two. In the first run so slow that the disk is not read in three.
     must("modprobe", &["dm-flakey"]);
-    set_delay(40);
-    let flakey = Mapped::new("flakey", &format!("0 {SECTORS} flakey {path} 0 1 2"));
+    set_delay(120);
+    let flakey = Mapped::new("flakey", &format!("0 {SECTORS} flakey {path} 0 3 2"));
     let (image, name) = ("flakey.cdimg", flakey.path());
     let create = ["create", "--json", name.to_str().unwrap(), image];
     let mut failed_reads = 0;
