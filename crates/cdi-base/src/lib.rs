@@ -6,5 +6,6 @@ compile_error!("unsupported target: disk offsets have 64 bits, so pointers must 
 pub mod advice;
 pub mod error;
 pub mod printable;
+pub mod readable;
 pub mod units;
 pub mod workers;
