@@ -1,5 +1,7 @@
 //! Lists the records of a volume: `list VOLUME [FIRST-LAST]...`, with the given sectors of 512 bytes bad.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
+
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
