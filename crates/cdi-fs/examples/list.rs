@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
-use cdi_fs::file_system::{Child, Damage, FileSystem, Record, Structure, Visitor};
+use cdi_fs::file_system::{Child, Damage, Record, Structure, Visitor};
 use cdi_fs::recognize::{Contents, recognize};
 use cdi_fs::volume::Volume;
 

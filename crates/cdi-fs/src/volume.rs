@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
+use cdi_base::units::index;
 
 /// The largest structure that is read at once, in bytes. What claims to be larger is damage.
 pub const MAX_READ: usize = 16 << 20;
@@ -48,7 +49,7 @@ impl<'a> Volume<'a> {
     /// for what is needed: imaging reads first what is asked for here.
     pub fn read_part(&self, range: Range<u64>) -> Part {
         let end = range.end.min(self.size).min(range.start.saturating_add(MAX_READ as u64)).max(range.start);
-        let len = usize::try_from(end - range.start).unwrap_or(0);
+        let len = index(end - range.start);
         match self.read(range.start, len) {
             Ok(bytes) => Part { start: range.start, bytes, lost: Vec::new() },
             Err(_) if len == 0 => Part { start: range.start, bytes: Vec::new(), lost: Vec::new() },
@@ -58,7 +59,7 @@ impl<'a> Volume<'a> {
                 while at < end {
                     // Sectors of the disk, not of the volume.
                     let next = (at + 1).saturating_add(UNIT - 1 - (self.start + at) % UNIT).min(end);
-                    let out = &mut part.bytes[(at - range.start) as usize..(next - range.start) as usize];
+                    let out = &mut part.bytes[index(at - range.start)..index(next - range.start)];
                     if let Err(e) = self.disk.read(out, self.start + at) {
                         out.fill(0);
                         part.lose(at..next, e);
@@ -120,7 +121,7 @@ impl Part {
         {
             return Err(*error);
         }
-        let from = (at - self.start) as usize;
+        let from = index(at - self.start);
         Ok(&self.bytes[from..from + len])
     }
 
