@@ -33,7 +33,7 @@ use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::{OpenOptions, Opened};
 use cdi_image::metadata::DiskHashes;
 use cdi_image::open;
-use cdi_image::partitions::{self, Table};
+use cdi_fs::partitions::{self, Table};
 use cdi_image::stored_hashes::HashKind;
 use cdi_system::{ending_signals, mountinfo};
 use serde_json::{Value, json};

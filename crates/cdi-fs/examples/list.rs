@@ -78,6 +78,7 @@ fn main() {
             println!("{free} bytes are free");
         }
         Contents::Damaged(name, damage) => println!("{name}, which cannot be used: {damage:?}"),
-        Contents::Unknown => println!("no file system that is known"),
+        Contents::Named(name) => println!("{name}"),
+        Contents::Unknown(_) => println!("no file system that is known"),
     }
 }

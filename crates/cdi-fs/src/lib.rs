@@ -5,6 +5,11 @@
 
 #[allow(dead_code)] // each file system uses some
 mod bytes;
+pub mod catalogue;
 pub mod file_system;
+pub mod loss;
+pub mod partitions;
 pub mod recognize;
+mod signatures;
 pub mod volume;
+pub mod volumes;

@@ -1,6 +1,10 @@
 //! The file systems that cdi knows, and what else may be on a volume.
 
+use cdi_base::error::ReadError;
+use cdi_base::units::SECTOR;
+
 use crate::file_system::{Damage, FileSystem};
+use crate::signatures;
 use crate::volume::Volume;
 
 /// A file system: its name, and what recognises it.
@@ -22,8 +26,10 @@ pub enum Contents {
     Files(Box<dyn FileSystem>),
     /// A file system that is recognised, and of which nothing can be used.
     Damaged(&'static str, Damage),
-    /// Nothing that is known.
-    Unknown,
+    /// Something else that is known by name.
+    Named(&'static str),
+    /// Nothing that is known. If its start cannot be read: why.
+    Unknown(Option<ReadError>),
 }
 
 /// Returns what is on a volume.
@@ -35,5 +41,8 @@ pub fn recognize(volume: &Volume<'_>) -> Contents {
             Err(damage) => return Contents::Damaged(known.name, damage),
         }
     }
-    Contents::Unknown
+    match signatures::name(volume) {
+        Some(name) => Contents::Named(name),
+        None => Contents::Unknown(volume.read(0, SECTOR as usize).err()),
+    }
 }

@@ -28,8 +28,8 @@
 //! # }
 //! ```
 //!
-//! [`partitions::table`] lists the partitions of a disk. The crate's `examples` are three small programs: one reads a
-//! sector, one lists bad sectors by partition, one copies around them. An [`Error`] has a message, `{:#}` with its causes,
+//! The crate `cdi-fs` lists the partitions and files of a disk. The `examples` are small programs: one reads a sector, one
+//! copies around bad ones; one in `cdi-fs` lists them by partition. An [`Error`] has a message, `{:#}` with its causes,
 //! and [`Advice`] that a program puts in its own terms.
 //!
 //! Images are only read, never written. A disk may be read by many threads at once. Memory is bounded by
@@ -53,7 +53,7 @@
 //! # What is stable
 //!
 //! Before version 1.0 a minor version may change anything. What is meant to stay as it is: [`Disk`], [`DiskOptions`],
-//! [`DiskReader`], [`partitions`], [`badmap::BadBlocks`] and its ranges, [`metadata::Metadata`], and the names of
+//! [`DiskReader`], [`badmap::BadBlocks`] and its ranges, [`metadata::Metadata`], and the names of
 //! [`open::FORMATS`]. The other modules are public for the other crates of the workspace and for tests; they follow the
 //! program's needs.
 
@@ -76,7 +76,6 @@ pub mod input;
 pub mod metadata;
 pub mod open;
 pub mod part;
-pub mod partitions;
 pub mod reader;
 pub mod stored_hashes;
 pub mod text;

@@ -20,6 +20,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ahead::Ahead;
 use cache::Cache;
 use cdi_base::error::ReadError;
+use cdi_base::readable::{Missing, Readable};
 use cdi_base::units::{SECTOR, index};
 use stats::{Reads, Stats};
 
@@ -56,6 +57,31 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options { bad: BadPolicy::Error, read_suspect: false, cache: 64 << 20 }
+    }
+}
+
+/// For what looks into a disk: what reads of bad sectors are filled with must not be taken for data.
+impl Readable for Disk {
+    fn size(&self) -> u64 {
+        self.core.image.size()
+    }
+
+    fn sector(&self) -> u32 {
+        self.core.sector
+    }
+
+    fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
+        self.read_or_fill(buffer, at, false)
+    }
+
+    fn missing(&self, range: Range<u64>) -> Vec<Missing> {
+        let failing = self.core.failing_ranges().touching(range.clone()).iter();
+        failing
+            .map(|bad| Missing {
+                range: bad.start.max(range.start)..bad.end.min(range.end),
+                untried: !matches!(bad.status, Status::Bad | Status::Suspect),
+            })
+            .collect()
     }
 }
 
@@ -117,17 +143,12 @@ impl Disk {
     /// Fills `buf` with the bytes at `offset`. On an error the contents of `buf` are undefined.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         let start = Instant::now();
-        let result = self.read(buf, offset, self.core.options.bad != BadPolicy::Error);
+        let result = self.read_or_fill(buf, offset, self.core.options.bad != BadPolicy::Error);
         self.core.reads.note(buf.len(), start.elapsed(), result.is_err());
         result.inspect_err(|e| self.core.tell(*e))
     }
 
-    /// As [`Disk::read_at`], but bad sectors are an error also where reads of them are filled.
-    pub(crate) fn read_unfilled(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        self.read(buf, offset, false)
-    }
-
-    fn read(&self, buf: &mut [u8], offset: u64, filled: bool) -> Result<(), ReadError> {
+    fn read_or_fill(&self, buf: &mut [u8], offset: u64, filled: bool) -> Result<(), ReadError> {
         let len = buf.len() as u64;
         let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(ReadError::PastEnd)?;
         let core = &*self.core;

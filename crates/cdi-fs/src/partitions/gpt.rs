@@ -1,11 +1,12 @@
 //! The GUID partition table. Source: the UEFI specification, chapter 5.
 
 use cdi_base::error::ReadError;
+use cdi_base::readable::Readable;
+use crc::{CRC_32_ISO_HDLC, Crc};
 
-use super::{MAX, Partition, Scheme, Table, sectors, within};
-use crate::bytes::{le32, le64};
-use crate::codec::crc32;
-use crate::disk::Disk;
+use super::{MAX, Partition, Scheme, Table, le32, le64, sectors, within};
+
+static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// Which of the two tables of a disk may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub(super) enum Copies {
 }
 
 /// Reads the table. Returns None if there is none, and an error if there may be one that cannot be read.
-pub(super) fn read(disk: &Disk, copies: Copies) -> Result<Option<Table>, ReadError> {
+pub(super) fn read(disk: &dyn Readable, copies: Copies) -> Result<Option<Table>, ReadError> {
     let sector = u64::from(disk.sector());
     // A disk imaged through an adapter may have another sector size than the one that its table is based on.
     let sizes: Vec<u64> = [sector, 512, 4096]
@@ -47,7 +48,7 @@ pub(super) fn read(disk: &Disk, copies: Copies) -> Result<Option<Table>, ReadErr
 }
 
 /// Reads the table with its header at byte `at`, for sectors of `sector` bytes. Returns None if it is not valid.
-fn read_at(disk: &Disk, at: u64, sector: u64) -> Result<Option<Table>, ReadError> {
+fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Table>, ReadError> {
     if at.checked_add(512).is_none_or(|end| end > disk.size()) {
         return Ok(None);
     }
@@ -76,7 +77,7 @@ fn read_at(disk: &Disk, at: u64, sector: u64) -> Result<Option<Table>, ReadError
 }
 
 /// Returns the partition of an entry; None if the entry is unused or not on the disk.
-fn partition(disk: &Disk, number: u32, e: &[u8], sector: u64) -> Option<Partition> {
+fn partition(disk: &dyn Readable, number: u32, e: &[u8], sector: u64) -> Option<Partition> {
     if e[..16].iter().all(|b| *b == 0) {
         return None;
     }
@@ -94,9 +95,7 @@ fn partition(disk: &Disk, number: u32, e: &[u8], sector: u64) -> Option<Partitio
 
 /// Returns the CRC-32 of `bytes`.
 pub(super) fn checksum(bytes: &[u8]) -> u32 {
-    let mut sum = crc32();
-    sum.update(bytes);
-    sum.finalize()
+    CRC32.checksum(bytes)
 }
 
 /// The GUIDs of known partition types, and their names.

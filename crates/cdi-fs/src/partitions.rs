@@ -8,8 +8,9 @@ mod gpt;
 mod mbr;
 
 use cdi_base::error::ReadError;
+use cdi_base::readable::Readable;
 
-use crate::disk::Disk;
+use crate::bytes;
 
 /// The maximum number of partitions listed: more than any kernel supports.
 const MAX: usize = 1024;
@@ -63,8 +64,8 @@ pub struct Table {
 }
 
 /// Reads the partition table of `disk`. Returns None if it has none, and an error if nothing of the table can be read:
-/// if its first sector is lost and there is no copy of it. Bad sectors are never filled here, however `disk` was opened.
-pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
+/// if its first sector is lost and there is no copy of it.
+pub fn table(disk: &dyn Readable) -> Result<Option<Table>, ReadError> {
     if disk.size() < 1024 {
         return Ok(None);
     }
@@ -84,50 +85,48 @@ pub fn table(disk: &Disk) -> Result<Option<Table>, ReadError> {
     }
 }
 
+/// Returns the little-endian u32 at `at` of a structure that is long enough.
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    bytes::le32(bytes, at).unwrap_or(0)
+}
+
+/// Returns the little-endian u64 at `at` of a structure that is long enough.
+fn le64(bytes: &[u8], at: usize) -> u64 {
+    bytes::le64(bytes, at).unwrap_or(0)
+}
+
+/// Returns the big-endian u32 at `at` of a structure that is long enough.
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes::be32(bytes, at).unwrap_or(0)
+}
+
 /// Reads part of a table.
-fn sectors(disk: &Disk, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+fn sectors(disk: &dyn Readable, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![0; len];
-    disk.read_unfilled(&mut bytes, at).map(|()| bytes)
+    disk.read(&mut bytes, at).map(|()| bytes)
 }
 
 /// Returns the partition of `size` bytes at byte `start`, cut at the end of the disk; None if no part of it is on the
 /// disk.
-fn within(disk: &Disk, number: u32, start: u64, size: u64, kind: String) -> Option<Partition> {
+fn within(disk: &dyn Readable, number: u32, start: u64, size: u64, kind: String) -> Option<Partition> {
     let size = size.min(disk.size().checked_sub(start)?);
     (size > 0).then_some(Partition { number, start, size, kind, name: None })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use cdi_base::readable::InMemory;
     use cdi_base::units::index;
 
     use super::gpt::checksum;
     use super::*;
-    use crate::disk::Options;
-    use crate::image::OpenOptions;
-    use crate::open::open_source;
 
-    fn disk(bytes: Vec<u8>) -> Disk {
-        let how = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
-        Disk::new(open_source(Box::new(bytes), Path::new("/x/disk.img"), &how).unwrap(), Options::default())
+    fn disk(bytes: Vec<u8>) -> InMemory {
+        InMemory { bytes, bad: Vec::new() }
     }
 
-    /// A disk with one bad sector, reads of which are filled: what is filled must not be taken for a table.
-    fn disk_with_bad(bytes: &[u8], sector: u64) -> Disk {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let list = std::env::temp_dir().join(format!("cdi-partitions-{}-{number}", std::process::id()));
-        std::fs::write(&list, format!("{sector}\n")).unwrap();
-        let how = OpenOptions {
-            format: Some("raw".into()),
-            badblocks: Some((list.clone(), 512)),
-            ..OpenOptions::default()
-        };
-        let opened = open_source(Box::new(bytes.to_vec()), Path::new("/x/disk.img"), &how);
-        std::fs::remove_file(&list).unwrap();
-        Disk::new(opened.unwrap(), Options { bad: crate::disk::BadPolicy::Zero, ..Options::default() })
+    fn disk_with_bad(bytes: &[u8], sector: u64) -> InMemory {
+        InMemory { bytes: bytes.to_vec(), bad: Vec::from([sector * 512..(sector + 1) * 512]) }
     }
 
     fn entry(bytes: &mut [u8], at: usize, kind: u8, first: u32, len: u32) {
@@ -136,7 +135,7 @@ mod tests {
         bytes[at + 12..at + 16].copy_from_slice(&len.to_le_bytes());
     }
 
-    fn numbers(disk: &Disk) -> Vec<(u32, u64, u64, String)> {
+    fn numbers(disk: &dyn Readable) -> Vec<(u32, u64, u64, String)> {
         let table = table(disk).unwrap().map_or(Vec::new(), |t| t.partitions);
         table.into_iter().map(|p| (p.number, p.start / 512, p.size / 512, p.kind)).collect()
     }

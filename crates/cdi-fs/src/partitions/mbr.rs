@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use cdi_base::error::ReadError;
+use cdi_base::readable::Readable;
 
-use super::{MAX, Partition, Scheme, Table, sectors, within};
-use crate::bytes::le32;
-use crate::disk::Disk;
+use super::{MAX, Partition, Scheme, Table, le32, sectors, within};
 
 /// An entry of a boot record.
 struct Entry {
@@ -38,7 +37,7 @@ impl BootRecord {
     }
 
     /// Reads the partitions.
-    pub(super) fn read(&self, disk: &Disk) -> Table {
+    pub(super) fn read(&self, disk: &dyn Readable) -> Table {
         let sector = u64::from(disk.sector());
         let mut table = Table { scheme: Scheme::Mbr, partitions: Vec::new(), damage: None };
         let used = (1..).zip(&self.0).filter(|(_, e)| e.len > 0);
@@ -75,7 +74,7 @@ fn entries(sector: &[u8]) -> Option<[Entry; 4]> {
 /// Follows the chain of logical partitions until it ends or comes back to itself. Each link contains a partition, relative
 /// to the link itself, and the next link, relative to the start of the extended partition.
 fn logical(
-    disk: &Disk,
+    disk: &dyn Readable,
     extended: &Entry,
     sector: u64,
     number: &mut u32,

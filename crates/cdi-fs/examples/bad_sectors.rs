@@ -4,7 +4,8 @@
 
 use std::process::ExitCode;
 
-use cdi_image::{Disk, partitions};
+use cdi_fs::partitions;
+use cdi_image::Disk;
 
 fn main() -> ExitCode {
     let Some(path) = std::env::args().nth(1) else {

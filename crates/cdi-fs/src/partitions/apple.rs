@@ -2,13 +2,12 @@
 //! block/partitions/mac.c.
 
 use cdi_base::error::ReadError;
+use cdi_base::readable::Readable;
 
-use super::{MAX, Partition, Scheme, Table, sectors, within};
-use crate::bytes::be32;
-use crate::disk::Disk;
+use super::{MAX, Partition, Scheme, Table, be32, sectors, within};
 
 /// Reads the map. `first` is the start of the disk. Returns None if there is none.
-pub(super) fn read(disk: &Disk, first: &[u8]) -> Result<Option<Table>, ReadError> {
+pub(super) fn read(disk: &dyn Readable, first: &[u8]) -> Result<Option<Table>, ReadError> {
     if !first.starts_with(b"ER") {
         return Ok(None);
     }
