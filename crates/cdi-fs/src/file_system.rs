@@ -28,6 +28,11 @@ pub trait FileSystem: Send + Sync {
     /// Returns the number of the root directory, as in [`Record::number`].
     fn root(&self) -> u64;
 
+    /// Returns how many records a scan looks at, if that is known: for the display of progress.
+    fn expected(&self) -> Option<u64> {
+        None
+    }
+
     /// Reports everything that is known of the volume. `volume` is the one that was recognised. A damaged structure is
     /// reported, and the scan goes on; it ends early only if `visitor` says so.
     fn scan(&self, volume: &Volume<'_>, visitor: &mut dyn Visitor);

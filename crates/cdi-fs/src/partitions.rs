@@ -125,6 +125,7 @@ mod tests {
         InMemory { bytes, bad: Vec::new() }
     }
 
+    #[allow(clippy::single_range_in_vec_init)] // one bad sector
     fn disk_with_bad(bytes: &[u8], sector: u64) -> InMemory {
         InMemory { bytes: bytes.to_vec(), bad: Vec::from([sector * 512..(sector + 1) * 512]) }
     }

@@ -6,6 +6,7 @@ use cdi_base::error::ReadError;
 use cdi_base::readable::Readable;
 use cdi_base::units::SECTOR;
 
+use crate::names::safe_name;
 use crate::partitions::{self, Table};
 use crate::recognize::{Contents, recognize};
 use crate::volume::Volume;
@@ -28,6 +29,20 @@ impl Part {
     /// Returns the volume.
     pub fn volume<'a>(&self, disk: &'a dyn Readable) -> Volume<'a> {
         Volume::new(disk, self.range.clone())
+    }
+
+    /// Returns a short name for paths: `1-ntfs-Windows`, or `ext4` for a whole disk without a label.
+    pub fn title(&self) -> String {
+        let number = self.number.map(|n| n.to_string());
+        let (kind, label) = match &self.contents {
+            Contents::Files(found) => (Some(found.name().to_owned()), found.label()),
+            Contents::Damaged(name, _) => (Some((*name).to_owned()), None),
+            Contents::Named(_) | Contents::Unknown(_) => (None, None),
+        };
+        let label = label.or_else(|| self.name.clone()).filter(|label| !label.is_empty());
+        let words: Vec<String> =
+            [number, kind, label].into_iter().flatten().map(|word| safe_name(&word)).collect();
+        if words.is_empty() { "disk".into() } else { words.join("-") }
     }
 
     fn of(disk: &dyn Readable, range: Range<u64>) -> Part {
@@ -74,4 +89,23 @@ pub fn layout(disk: &dyn Readable) -> Layout {
         }
     }
     Layout { table, parts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_one_safe_name() {
+        let part = |number, name: Option<&str>| Part {
+            number,
+            range: 0..1,
+            kind: String::new(),
+            name: name.map(Into::into),
+            contents: Contents::Named("XFS"),
+        };
+        assert_eq!(part(Some(2), Some("a/b ..")).title(), "2-a_b___");
+        assert_eq!(part(None, None).title(), "disk");
+        assert_eq!(part(Some(1), Some("")).title(), "1");
+    }
 }
