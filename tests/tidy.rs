@@ -125,7 +125,10 @@ tests!(
         // A word, and the only files or folders that may say it.
         let homes: &[(&str, &[&str])] = &[
             ("fuser::", &["crates/cdi-serve/src/fuse/"]),
-            ("println!", &["crates/cdi-ffi/build.rs", "crates/cdi-image/examples/", "crates/cdi-fs/examples/"]),
+            (
+                "println!",
+                &["crates/cdi-ffi/build.rs", "crates/cdi-image/examples/", "crates/cdi-fs/examples/"],
+            ),
             ("io::stdout()", &["src/ui/"]),
             ("io::stderr()", &["src/ui/"]),
             ("clap::", &["src/cli/", "src/main.rs", "src/cmd/completions.rs", "src/service/config.rs"]),

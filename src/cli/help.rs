@@ -17,7 +17,7 @@ const STATUS: [(&str, &str); 8] = [
     ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
     (
         "4",
-        "done, but data is missing: from what create, extract or repair wrote, or by what verify and info found wrong",
+        "done, but data is missing: from what create, extract or repair wrote, or by what verify, info and files found wrong",
     ),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
@@ -78,6 +78,18 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ("A list for e2fsck -l", "cdi map --export-badblocks -b 4096 disk.cdimg"),
             ],
             &["info", "extract"],
+        ),
+        "files" => (
+            &[
+                ("List the files that are damaged", "cdi files disk.cdimg"),
+                ("Which file has a bad sector", "cdi files --sector 3182 disk.cdimg"),
+                (
+                    "Save all photographs, damaged ones with holes",
+                    "cdi files --copy saved disk.cdimg '*.jpg' '*.cr2'",
+                ),
+                ("Save one user's files", "cdi files --copy saved disk.E01 Users/anna"),
+            ],
+            &["map", "extract", "mount"],
         ),
         "verify" => (
             &[

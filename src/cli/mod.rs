@@ -2,6 +2,7 @@
 //! from them too.
 
 mod create;
+mod files;
 mod help;
 mod image;
 mod mount;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use create::{Compact, Create, Repair, Rescue};
+pub use files::Files;
 pub use help::man_page;
 pub use image::{Extract, Image, Info, Map, OpenArgs, Overwrite, Verify};
 pub use mount::{
@@ -62,6 +64,8 @@ pub enum Verb {
     Info(Info),
     /// Show which sectors are bad: as a picture, a list, or a ddrescue mapfile
     Map(Map),
+    /// List the files of a disk that are damaged, and copy what can be saved
+    Files(Files),
     /// Check all data in an image, and compare it with the stored hashes
     Verify(Verify),
     /// Export the disk to a raw file, to stdout, or to a disk

@@ -13,6 +13,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Create(args) => create::run(&args, ui),
         Verb::Info(args) => info::run(&args, ui),
         Verb::Map(args) => map::run(&args, ui),
+        Verb::Files(args) => files::run(&args, ui),
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Extract(args) => extract::run(&args, ui),
         Verb::Repair(args) => repair::run(&args, ui),

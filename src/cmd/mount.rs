@@ -7,9 +7,9 @@ use std::path::Path;
 
 use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 use cdi_base::units::{SECTOR, human};
+use cdi_fs::partitions::Partition;
 use cdi_image::disk::Options;
 use cdi_image::part::PART_OF_DISK;
-use cdi_fs::partitions::Partition;
 use cdi_serve::transport::Desktop;
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;

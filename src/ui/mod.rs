@@ -153,26 +153,40 @@ impl Ui {
 
     /// Starts the display of the progress of `what`, which takes `total` bytes; 0 if that is not known.
     pub fn progress(&self, what: &'static str, total: u64) -> Progress {
+        self.progress_in(what, None, total)
+    }
+
+    /// The same, for things that are counted: `unit` is "records", for example.
+    pub fn counting(&self, what: &'static str, unit: &'static str, total: u64) -> Progress {
+        self.progress_in(what, Some(unit), total)
+    }
+
+    fn progress_in(&self, what: &'static str, unit: Option<&'static str>, total: u64) -> Progress {
         let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
-            let style = match total {
-                0 => "{msg} {bytes} {binary_bytes_per_sec}",
-                _ => "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left",
+            let style = match (total, unit) {
+                (0, None) => "{msg} {bytes} {binary_bytes_per_sec}",
+                (_, None) => "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left",
+                (0, Some(_)) => "{msg} {human_pos} {per_sec}",
+                (_, Some(_)) => "{msg} {bar:30} {human_pos}/{human_len} {per_sec}, {eta} left",
             };
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
-            bar.set_message(what);
+            bar.set_message(unit.map_or(what.to_owned(), |unit| format!("{what} {unit}")));
             bar
         });
         let now = Instant::now();
-        Progress { what, bar, events: self.json && !self.quiet, done: 0, total, start: now, last_event: now }
+        let events = self.json && !self.quiet;
+        Progress { what, unit, bar, events, done: 0, total, start: now, last_event: now }
     }
 }
 
 /// The progress of a long operation.
 pub struct Progress {
     what: &'static str,
+    /// What is counted; None: bytes.
+    unit: Option<&'static str>,
     bar: Option<ProgressBar>,
     events: bool,
     done: u64,
@@ -182,24 +196,24 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Counts `bytes` more as done.
-    pub fn advance(&mut self, bytes: u64) {
-        self.done += bytes;
+    /// Counts `more` bytes, or what is counted, as done.
+    pub fn advance(&mut self, more: u64) {
+        self.done += more;
         if let Some(bar) = &self.bar {
-            bar.inc(bytes);
+            bar.inc(more);
         }
         if self.events && self.last_event.elapsed() >= Duration::from_secs(1) {
             self.last_event = Instant::now();
             let rate = self.rate();
-            let event = json!({
+            let unit = self.unit.unwrap_or("bytes");
+            write_json(&json!({
                 "event": "progress",
                 "what": self.what,
-                "done_bytes": self.done,
-                "total_bytes": self.total,
-                "bytes_per_second": rate,
+                format!("done_{unit}"): self.done,
+                format!("total_{unit}"): self.total,
+                format!("{unit}_per_second"): rate,
                 "seconds_left": self.total.saturating_sub(self.done) / rate.max(1),
-            });
-            write_json(&event);
+            }));
         }
     }
 

@@ -1,0 +1,78 @@
+//! `cdi files IMAGE`: lists the files of a disk that are damaged, and copies what can be saved.
+
+mod list;
+mod sums;
+
+use cdi_base::error::Error;
+use cdi_fs::catalogue::Catalogue;
+use cdi_fs::file_system::FileSystem;
+use cdi_fs::pattern::Patterns;
+use cdi_fs::recognize::Contents;
+use cdi_fs::volumes::{Layout, Part, layout};
+use cdi_image::disk::{Disk, Options};
+
+use super::{End, Interrupt, open_disk};
+use crate::cli::Files;
+use crate::ui::Ui;
+
+pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
+    let patterns = Patterns::parse(args.patterns.iter().map(String::as_str)).map_err(Error::usage)?;
+    // Bytes that are suspect do not make a file whole.
+    let disk = open_disk(&args.image, Options::default(), ui)?;
+    let interrupt = Interrupt::new()?;
+    let mut layout = layout(&disk);
+    if let Err(e) = &layout.table {
+        ui.warning(format!("the partition table cannot be read: {e}"));
+    }
+    if let Some(number) = args.partition {
+        layout.parts.retain(|p| p.number == Some(number));
+        if layout.parts.is_empty() {
+            return Err(Error::usage(format!("there is no partition {number}")).at(&args.image.image));
+        }
+    }
+    let volumes = scan(&disk, layout, &interrupt, ui)?;
+    list::list(&disk, &volumes, args, &patterns, ui)
+}
+
+/// A volume whose files were listed.
+pub(super) struct Found {
+    /// What it is called in paths.
+    pub title: String,
+    pub part: Part,
+    /// None if there is no file system whose files can be listed.
+    pub catalogue: Option<Catalogue>,
+}
+
+impl Found {
+    /// Returns the file system, if its files can be listed.
+    pub fn file_system(&self) -> Option<&dyn FileSystem> {
+        match &self.part.contents {
+            Contents::Files(found) => Some(&**found),
+            _ => None,
+        }
+    }
+}
+
+/// Scans every volume of a disk.
+fn scan(disk: &Disk, layout: Layout, interrupt: &Interrupt, ui: &Ui) -> Result<Vec<Found>, Error> {
+    let mut volumes = Vec::new();
+    for part in layout.parts {
+        let catalogue = match &part.contents {
+            Contents::Files(found) => {
+                let mut progress = ui.counting("scanning", "records", found.expected().unwrap_or(0));
+                let mut before = 0;
+                let catalogue = Catalogue::scan(&**found, &part.volume(disk), &mut |seen| {
+                    progress.advance(seen - before);
+                    before = seen;
+                    interrupt.check().is_ok()
+                });
+                progress.finish();
+                Some(catalogue)
+            }
+            _ => None,
+        };
+        interrupt.check()?;
+        volumes.push(Found { title: part.title(), part, catalogue });
+    }
+    Ok(volumes)
+}

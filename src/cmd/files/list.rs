@@ -1,0 +1,262 @@
+//! The list of files, and what is said of their volumes.
+
+use std::time::{Duration, SystemTime};
+
+use cdi_base::error::Error;
+use cdi_base::units::{human, plural};
+use cdi_fs::catalogue::{Catalogue, Entry, State};
+use cdi_fs::file_system::{Damage, Kind};
+use cdi_fs::loss::Loss;
+use cdi_fs::pattern::Patterns;
+use cdi_fs::recognize::Contents;
+use cdi_image::disk::Disk;
+use cdi_image::metadata::rfc3339;
+use serde_json::{Value, json};
+
+use super::sums::{VolumeSums, lost_bytes, sums};
+use super::{End, Found};
+use crate::cli::Files;
+use crate::ui::Ui;
+
+/// The number of directories that are listed for people.
+const DIRECTORIES: usize = 20;
+
+/// Prints the list of files, and the sums.
+pub fn list(
+    disk: &Disk,
+    volumes: &[Found],
+    args: &Files,
+    patterns: &Patterns,
+    ui: &Ui,
+) -> Result<End, Error> {
+    let all: Vec<Option<VolumeSums>> = volumes.iter().map(|v| v.catalogue.as_ref().map(sums)).collect();
+    let rows = volumes.iter().flat_map(|v| v.catalogue.iter().flat_map(|c| rows(v, c, args.all, patterns)));
+    if ui.json {
+        let about = volumes.iter().zip(&all).map(|(v, sums)| volume_json(disk, v, sums.as_ref())).collect();
+        ui.json_list(("volumes", Value::Array(about)), "files", rows.map(|row| Ok(row.json())))?;
+    } else {
+        ui.lines(rows.map(|row| Ok(row.text())))?;
+        for (volume, sums) in volumes.iter().zip(&all) {
+            tell_volume(volume, sums.as_ref(), ui);
+        }
+    }
+    let whole = volumes.iter().zip(&all).all(|(volume, sums)| is_whole(volume, sums.as_ref()));
+    Ok(if whole { End::Done } else { End::DataMissing })
+}
+
+/// Returns whether nothing of a volume is lost, as far as that is known.
+fn is_whole(volume: &Found, sums: Option<&VolumeSums>) -> bool {
+    let contents = !matches!(volume.part.contents, Contents::Damaged(..) | Contents::Unknown(Some(_)));
+    let files = sums.is_none_or(|s| s.files.harmed() + s.directories.harmed() == 0);
+    let rest = volume.catalogue.as_ref().is_none_or(|c| {
+        c.lost_without_name + c.perhaps_lost + c.left_out == 0
+            && c.structures.iter().all(|s| s.damage.is_none())
+    });
+    contents && files && rest
+}
+
+/// A line of the list.
+struct Row<'a> {
+    volume: &'a Found,
+    catalogue: &'a Catalogue,
+    entry: &'a Entry,
+    state: State,
+    paths: Vec<String>,
+}
+
+/// Returns the lines of a volume.
+fn rows<'a>(
+    volume: &'a Found,
+    catalogue: &'a Catalogue,
+    all: bool,
+    patterns: &'a Patterns,
+) -> impl Iterator<Item = Row<'a>> {
+    catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root()).filter_map(
+        move |entry| {
+            let state = catalogue.state(entry);
+            if !all && state == State::Whole {
+                return None;
+            }
+            let paths: Vec<String> = catalogue.paths(entry.number).into_iter().map(|p| p.text).collect();
+            paths.iter().any(|p| patterns.matches(p)).then_some(Row {
+                volume,
+                catalogue,
+                entry,
+                state,
+                paths,
+            })
+        },
+    )
+}
+
+impl Row<'_> {
+    fn text(&self) -> String {
+        let size = self.entry.size.map_or_else(|| "?".into(), human);
+        let lost = match lost_bytes(self.entry) {
+            0 => "-".into(),
+            bytes => human(bytes),
+        };
+        let slash = if self.entry.kind == Some(Kind::Directory) { "/" } else { "" };
+        let path = self.paths.first().map_or("", String::as_str);
+        format!("{:<11} {lost:>10} {size:>10}  {}/{path}{slash}", self.state.name(), self.volume.title)
+    }
+
+    fn json(&self) -> Value {
+        let e = self.entry;
+        let mut paths = self.paths.iter().map(|path| format!("{}/{path}", self.volume.title));
+        json!({
+            "path": paths.next(),
+            "other_paths": paths.collect::<Vec<_>>(),
+            "volume": self.volume.title,
+            "record": e.number,
+            "kind": e.kind.map(kind_name),
+            "state": self.state.name(),
+            "size_bytes": e.size,
+            "modified": e.modified.and_then(time_text),
+            "packed": e.packed,
+            "lost": e.harm.as_ref().map_or_else(|| loss_json(&Loss::default()), |harm| loss_json(&harm.contents)),
+            "streams": e.harm.iter().flat_map(|harm| &harm.streams).map(stream_json).collect::<Vec<_>>(),
+            "record_damage": e.harm.as_ref().and_then(|harm| harm.record.as_ref()).map(damage_text),
+            "children": (e.kind == Some(Kind::Directory)).then(|| self.catalogue.children(e.number).count()),
+        })
+    }
+}
+
+fn stream_json((name, loss): &(String, Loss)) -> Value {
+    let mut value = loss_json(loss);
+    value["name"] = json!(name);
+    value
+}
+
+fn loss_json(loss: &Loss) -> Value {
+    let range = |lost: &cdi_fs::loss::Lost| json!({ "start": lost.file.start, "end": lost.file.end, "volume_byte": lost.volume, "why": lost.why.name() });
+    json!({
+        "bad_bytes": loss.bad,
+        "untried_bytes": loss.untried,
+        "unknown_bytes": loss.unknown,
+        "ranges": loss.ranges.iter().map(range).collect::<Vec<_>>(),
+    })
+}
+
+/// Returns a time in nanoseconds since 1970 as text; None if it is before that.
+pub fn time_text(nanoseconds: i64) -> Option<String> {
+    let since = Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
+    Some(rfc3339(SystemTime::UNIX_EPOCH + since))
+}
+
+/// Returns the name of a kind, as in JSON.
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Directory => "directory",
+        Kind::Link => "link",
+        Kind::Other => "other",
+    }
+}
+
+/// Returns why something is lost, in words.
+pub fn damage_text(damage: &Damage) -> String {
+    match damage {
+        Damage::Unreadable(e) => e.to_string(),
+        Damage::Invalid(what) => what.clone(),
+    }
+}
+
+/// Returns what is known of the contents of a volume without its files.
+fn contents_text(volume: &Found) -> String {
+    match &volume.part.contents {
+        Contents::Files(found) => found.name().into(),
+        Contents::Damaged(name, damage) => format!("{name}, which cannot be used: {}", damage_text(damage)),
+        Contents::Named(name) => format!("{name}: cdi does not list its files"),
+        Contents::Unknown(Some(e)) => format!("nothing that is known; its start cannot be read: {e}"),
+        Contents::Unknown(None) => "nothing that is known".into(),
+    }
+}
+
+fn volume_json(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>) -> Value {
+    let part = &volume.part;
+    let sector = u64::from(disk.sector());
+    let found = volume.file_system();
+    let catalogue = volume.catalogue.as_ref();
+    let metadata = catalogue.iter().flat_map(|c| &c.structures).filter_map(|s| {
+        let (damage, cost) = s.damage.as_ref()?;
+        let at: Vec<Value> = s.at.iter().map(|r| json!({ "start": r.start, "end": r.end })).collect();
+        Some(json!({ "what": s.what, "volume_bytes": at, "damage": damage_text(damage), "cost": cost }))
+    });
+    json!({
+        "title": volume.title,
+        "partition": part.number,
+        "first_sector": part.range.start / sector,
+        "size_bytes": part.range.end - part.range.start,
+        "partition_type": if part.kind.is_empty() { Value::Null } else { json!(part.kind) },
+        "file_system": found.map(|f| f.name()),
+        "contents": contents_text(volume),
+        "label": found.and_then(|f| f.label()),
+        "block_bytes": found.map(|f| f.block_size()),
+        "files": sums.map(|s| s.files.json()),
+        "directories": sums.map(|s| s.directories.json()),
+        "by_directory": sums.map(|s| s.by_directory.iter().map(|(path, sums)| {
+            let mut value = sums.json();
+            value["path"] = json!(path);
+            value
+        }).collect::<Vec<_>>()),
+        "lost_records": catalogue.map(|c| c.lost_without_name),
+        "perhaps_lost_records": catalogue.map(|c| c.perhaps_lost),
+        "left_out": catalogue.map(|c| c.left_out),
+        "damaged_metadata": metadata.collect::<Vec<_>>(),
+    })
+}
+
+/// Says what is known of a volume.
+fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
+    ui.data(format!("\n{}: {}", volume.title, contents_text(volume)));
+    let (Some(catalogue), Some(sums)) = (&volume.catalogue, sums) else { return };
+    for (what, sums) in [("file", &sums.files), ("directory", &sums.directories)] {
+        let harm = if sums.harmed() == 0 { "all whole".into() } else { sums.harms() };
+        let lost =
+            if sums.lost_bytes == 0 { String::new() } else { format!(" ({} lost)", human(sums.lost_bytes)) };
+        ui.data(format!("  {}: {harm}{lost}", plural(sums.all(), what)));
+    }
+    if catalogue.lost_without_name > 0 {
+        ui.data(format!(
+            "  {} lost without a trace but their records",
+            plural(catalogue.lost_without_name, "more file")
+        ));
+    }
+    if catalogue.perhaps_lost > 0 {
+        let records = plural(catalogue.perhaps_lost, "record");
+        ui.data(format!("  {records} cannot be read, and nothing says whether there was a file"));
+    }
+    if catalogue.left_out > 0 {
+        ui.warning(format!(
+            "{} are not listed: there are too many",
+            plural(catalogue.left_out, "record or name")
+        ));
+    }
+    for (what, damage, cost) in catalogue
+        .structures
+        .iter()
+        .filter_map(|s| s.damage.as_ref().map(|(damage, cost)| (&s.what, damage, cost)))
+    {
+        ui.data(format!("  {what}: {}; {cost}", damage_text(damage)));
+    }
+    let directories = &sums.by_directory;
+    if directories.len() > 1 {
+        let mut worst: Vec<_> = directories.iter().collect();
+        worst.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.harmed()));
+        for (path, sums) in worst.iter().take(DIRECTORIES) {
+            ui.data(format!(
+                "  in {path}/: {} of {}: {}",
+                sums.harmed(),
+                plural(sums.all(), "file"),
+                sums.harms()
+            ));
+        }
+        if directories.len() > DIRECTORIES {
+            ui.data(format!(
+                "  … and in {}",
+                plural((directories.len() - DIRECTORIES) as u64, "more directory")
+            ));
+        }
+    }
+}
