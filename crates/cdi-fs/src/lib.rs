@@ -6,6 +6,7 @@
 #[allow(dead_code)] // each file system uses some
 mod bytes;
 pub mod catalogue;
+pub mod contents;
 pub mod file_system;
 pub mod loss;
 pub mod names;

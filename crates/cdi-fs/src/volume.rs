@@ -40,8 +40,16 @@ impl<'a> Volume<'a> {
             return Err(ReadError::PastEnd);
         }
         let mut bytes = vec![0; len];
-        self.disk.read(&mut bytes, self.start + at)?;
+        self.read_into(&mut bytes, at)?;
         Ok(bytes)
+    }
+
+    /// Fills `buffer` with the bytes at `at`. An error if one of them cannot be read or lies past the end.
+    pub fn read_into(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
+        if at.checked_add(buffer.len() as u64).is_none_or(|end| end > self.size) {
+            return Err(ReadError::PastEnd);
+        }
+        self.disk.read(buffer, self.start + at)
     }
 
     /// Reads what can be read of `range`, cut at the end of the volume and to [`MAX_READ`] bytes: at once if nothing of it
