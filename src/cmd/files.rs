@@ -1,6 +1,8 @@
 //! `cdi files IMAGE`: lists the files of a disk that are damaged, and copies what can be saved.
 
+mod copy;
 mod list;
+mod report;
 mod sums;
 
 use cdi_base::error::Error;
@@ -31,6 +33,9 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
         }
     }
     let volumes = scan(&disk, layout, &interrupt, ui)?;
+    if let Some(dir) = &args.copy {
+        return copy::copy(&disk, &volumes, args, dir, &patterns, &interrupt, ui);
+    }
     list::list(&disk, &volumes, args, &patterns, ui)
 }
 

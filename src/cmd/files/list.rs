@@ -128,7 +128,8 @@ fn stream_json((name, loss): &(String, Loss)) -> Value {
     value
 }
 
-fn loss_json(loss: &Loss) -> Value {
+/// Returns a loss for JSON.
+pub fn loss_json(loss: &Loss) -> Value {
     let range = |lost: &cdi_fs::loss::Lost| json!({ "start": lost.file.start, "end": lost.file.end, "volume_byte": lost.volume, "why": lost.why.name() });
     json!({
         "bad_bytes": loss.bad,
@@ -163,7 +164,7 @@ pub fn damage_text(damage: &Damage) -> String {
 }
 
 /// Returns what is known of the contents of a volume without its files.
-fn contents_text(volume: &Found) -> String {
+pub fn contents_text(volume: &Found) -> String {
     match &volume.part.contents {
         Contents::Files(found) => found.name().into(),
         Contents::Damaged(name, damage) => format!("{name}, which cannot be used: {}", damage_text(damage)),
