@@ -12,6 +12,7 @@ pub mod loss;
 pub mod names;
 pub mod partitions;
 pub mod pattern;
+pub mod ntfs;
 pub mod recognize;
 mod signatures;
 pub mod volume;

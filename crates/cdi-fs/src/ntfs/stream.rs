@@ -1,0 +1,122 @@
+//! An attribute as a whole: its parts in several records joined.
+
+use crate::file_system::{Damage, Data, Place};
+
+use super::boot::Boot;
+use super::record::{Attribute, Body, COMPRESSED, ENCRYPTED};
+use super::runs::{Extents, decode};
+
+/// An attribute as a whole.
+#[derive(Debug)]
+pub(super) struct Stream<'r> {
+    /// Its name, in UTF-16.
+    pub(super) name: &'r [u8],
+    /// Its flags.
+    pub(super) flags: u16,
+    /// What it has.
+    pub(super) value: Value<'r>,
+    /// Why it is not complete.
+    pub(super) damage: Option<Damage>,
+}
+
+/// What an attribute has.
+#[derive(Debug)]
+pub(super) enum Value<'r> {
+    /// The value itself.
+    Resident(&'r [u8]),
+    /// Clusters.
+    Mapped(Mapped),
+}
+
+/// The clusters of a value, and sizes in bytes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mapped {
+    /// The clusters.
+    pub(super) extents: Extents,
+    /// The size of the value; None if it is lost.
+    pub(super) size: Option<u64>,
+    /// How much of it was written.
+    pub(super) written: u64,
+    /// The size of a compression unit; 0 if there is none.
+    pub(super) unit: u64,
+}
+
+/// Joins the parts of an attribute, which are in the order of their first clusters.
+pub(super) fn join<'r>(parts: &[Attribute<'r>], boot: &Boot) -> Option<Stream<'r>> {
+    let first = parts.first()?;
+    let stream = |value, damage| Some(Stream { name: first.name, flags: first.flags, value, damage });
+    if let Body::Resident(value) = first.body {
+        return stream(Value::Resident(value), None);
+    }
+    let mut mapped =
+        Mapped { extents: Extents { list: Vec::new(), cluster: boot.cluster }, ..Mapped::default() };
+    let mut damage = None;
+    let mut worse = |text: String| damage = damage.take().or(Some(Damage::Invalid(text)));
+    let mut next = 0;
+    let mut allocated = 0;
+    for part in parts {
+        let Body::Mapped(body) = part.body else { continue };
+        if body.first == 0 && mapped.size.is_none() {
+            mapped.size = Some(body.size);
+            mapped.written = body.written;
+            mapped.unit = if body.unit & 0xFF == 0 { 0 } else { boot.cluster << (body.unit & 0xFF).min(16) };
+            allocated = body.allocated;
+        }
+        if body.first < next {
+            worse("two lists of runs overlap".into());
+            continue;
+        }
+        if body.first > next {
+            worse(format!("where its clusters {next} to {} are is not known", body.first - 1));
+        }
+        match decode(body.pairs, body.first, boot.clusters(), &mut mapped.extents.list) {
+            Ok(end) if end == body.last.wrapping_add(1) || end == body.first => next = end,
+            Ok(end) => {
+                worse("a list of runs has a wrong length".into());
+                next = end;
+            }
+            Err(text) => {
+                worse(text);
+                next = mapped.extents.list.last().map_or(body.first, |last| last.end().max(body.first));
+            }
+        }
+    }
+    let known = mapped.extents.end();
+    match mapped.size {
+        None => worse("its size is not known".into()),
+        Some(size) if known < size => worse(format!("where its bytes after {known} are is not known")),
+        Some(_) if known < allocated => worse("a list of runs ends early".into()),
+        Some(_) => {}
+    }
+    stream(Value::Mapped(mapped), damage)
+}
+
+/// Returns what a value is to readers. `size` is used if the stream itself has lost its own.
+pub(super) fn data(stream: &Stream<'_>, size: Option<u64>) -> Data {
+    let packed = if stream.flags & ENCRYPTED != 0 {
+        Some("encrypted")
+    } else if stream.flags & COMPRESSED != 0 {
+        Some("compressed")
+    } else {
+        None
+    };
+    match &stream.value {
+        Value::Resident(value) => Data {
+            size: value.len() as u64,
+            place: Place::Inline(value.to_vec()),
+            // Values in the record are never compressed, whatever the flag says.
+            packed: packed.filter(|&packed| packed != "compressed"),
+        },
+        Value::Mapped(mapped) => {
+            let size = mapped.size.or(size).unwrap_or(mapped.extents.end());
+            let written = match packed {
+                Some(_) if mapped.unit > 0 => {
+                    mapped.written.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX)
+                }
+                _ => mapped.written,
+            };
+            let written = if mapped.size.is_none() { u64::MAX } else { written };
+            Data { size, place: Place::Runs(mapped.extents.runs(size, written)), packed }
+        }
+    }
+}
