@@ -7,6 +7,7 @@
 mod bytes;
 pub mod catalogue;
 pub mod contents;
+mod ext;
 pub mod file_system;
 pub mod loss;
 pub mod names;

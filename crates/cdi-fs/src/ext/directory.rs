@@ -1,0 +1,166 @@
+//! Reports the names in a directory.
+
+use std::ops::Range;
+
+use cdi_base::units::index;
+
+use super::checksum::crc32c;
+use super::contents::Built;
+use super::inode::{Inode, flag};
+use super::names::{Entry, Rules, text};
+use super::reader::Reader;
+use super::structures::damaged;
+use crate::bytes::{le16, le32};
+use crate::file_system::{Child, Damage, Name, Place, Run, Visitor};
+use crate::volume::Part;
+
+/// The number of bytes that are read at once.
+const CHUNK: u64 = 256 << 10;
+
+/// A directory whose names are reported.
+struct Directory<'a, 'v> {
+    reader: &'a Reader<'v>,
+    rules: Rules,
+    number: u64,
+    seed: u32,
+    encrypted: bool,
+    indexed: bool,
+}
+
+/// Reports the names in a directory. Returns whether the scan goes on.
+pub(super) fn report(
+    reader: &Reader<'_>,
+    inode: Inode<'_>,
+    built: &Built,
+    visitor: &mut dyn Visitor,
+) -> bool {
+    let directory = Directory {
+        reader,
+        rules: Rules::new(reader.sb),
+        number: built.record.number,
+        seed: inode.seed(reader.sb),
+        encrypted: inode.has(flag::ENCRYPTED),
+        indexed: inode.has(flag::INDEXED),
+    };
+    if !built.lost.iter().all(|(at, damage)| directory.lose(at.clone(), damage.clone(), visitor)) {
+        return false;
+    }
+    match &built.record.data.place {
+        Place::Inline(_) => directory.inline(inode, built, visitor),
+        Place::Runs(runs) => directory.runs(runs, visitor),
+    }
+}
+
+impl Directory<'_, '_> {
+    fn lose(&self, at: Range<u64>, damage: Damage, visitor: &mut dyn Visitor) -> bool {
+        let what = format!("block of directory {}", self.number);
+        let cost = format!("names of an unknown number of files in directory {}", self.number);
+        damaged(visitor, what, at, damage, cost)
+    }
+
+    fn entries(&self, entries: Vec<Entry<'_>>, visitor: &mut dyn Visitor) -> bool {
+        entries.into_iter().filter(|e| e.name != b"." && e.name != b"..").all(|entry| {
+            visitor.child(Child {
+                number: entry.inode.into(),
+                name: Name { parent: self.number, name: text(entry.name, self.encrypted) },
+                kind: entry.kind,
+                size: None,
+            })
+        })
+    }
+
+    /// Reports names that are in the inode. They begin with the number of the parent directory.
+    fn inline(&self, inode: Inode<'_>, built: &Built, visitor: &mut dyn Visitor) -> bool {
+        let parts = [inode.map().get(4..).unwrap_or_default(), inode.inline_rest().unwrap_or_default()];
+        for part in parts {
+            let (entries, strange) = self.rules.piece(part, 0, part.len());
+            let at = built.record.metadata.first().cloned().unwrap_or_default();
+            let makes_none = || Damage::Invalid("an entry makes no sense".into());
+            if !self.entries(entries, visitor) || (strange && !self.lose(at, makes_none(), visitor)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn runs(&self, runs: &[Run], visitor: &mut dyn Visitor) -> bool {
+        let block = self.reader.sb.block;
+        for run in runs.iter().filter(|run| !run.unwritten) {
+            let Some(start) = run.volume else { continue };
+            let end = start + run.len;
+            let mut at = start;
+            while at < end {
+                let next = at.saturating_add(CHUNK).min(end);
+                if let Err(damage) = self.reader.spend((next - at) / block) {
+                    return self.lose(at..end, damage, visitor);
+                }
+                let part = self.reader.volume.read_part(at..next);
+                for place in (at..next).step_by(index(block)) {
+                    let first = run.file == 0 && place == start;
+                    if !self.block(&part, place, first, visitor) {
+                        return false;
+                    }
+                }
+                at = next;
+            }
+        }
+        true
+    }
+
+    fn block(&self, part: &Part, at: u64, first: bool, visitor: &mut dyn Visitor) -> bool {
+        let size = index(self.reader.sb.block);
+        match part.get(at, size) {
+            Ok(bytes) => {
+                let (entries, strange) = self.rules.piece(bytes, 0, size);
+                let damage = if strange {
+                    Some("an entry makes no sense")
+                } else if !self.checksum_right(bytes, first) {
+                    Some("its checksum is wrong")
+                } else {
+                    None
+                };
+                self.entries(entries, visitor)
+                    && damage.is_none_or(|what| {
+                        self.lose(at..at + self.reader.sb.block, Damage::Invalid(what.into()), visitor)
+                    })
+            }
+            Err(error) => {
+                let end = at + self.reader.sb.block;
+                let mut from = at;
+                let gaps: Vec<Range<u64>> = part.lost().iter().map(|(r, _)| r.clone()).collect();
+                let gaps = gaps.into_iter().filter(|r| r.end > at && r.start < end);
+                for gap in gaps.chain(std::iter::once(end..end)) {
+                    let to = gap.start.min(end);
+                    if to > from
+                        && let Ok(bytes) = part.get(from, index(to - from))
+                        && !self.entries(self.rules.piece(bytes, index(from - at), size).0, visitor)
+                    {
+                        return false;
+                    }
+                    from = from.max(gap.end);
+                }
+                self.lose(at..end, error.into(), visitor)
+            }
+        }
+    }
+
+    /// Returns whether the checksum of a block is right; true if it has none. Blocks of the index have theirs after the index.
+    fn checksum_right(&self, bytes: &[u8], first: bool) -> bool {
+        if !self.reader.sb.metadata_csum() {
+            return true;
+        }
+        let tail = bytes.len() - 12;
+        if Some(crc32c(self.seed, &[&bytes[..tail]])) == le32(bytes, tail + 8) {
+            return true;
+        }
+        let place = if first { 0x20 } else { 8 };
+        let index = || {
+            let (limit, count) = (usize::from(le16(bytes, place)?), usize::from(le16(bytes, place + 2)?));
+            let tail = place + limit * 8;
+            let sum =
+                crc32c(self.seed, &[bytes.get(..place + count * 8)?, bytes.get(tail..tail + 4)?, &[0; 4]]);
+            Some(sum == le32(bytes, tail + 4)?)
+        };
+        self.indexed && index().unwrap_or(false)
+    }
+}

@@ -1,0 +1,197 @@
+//! Reads the entries of a block of a directory; of a damaged one, what can be read.
+//!
+//! Source: Linux, Documentation/filesystems/ext4/directory.rst and `struct ext4_dir_entry_2` in fs/ext4/ext4.h.
+
+use std::fmt::Write as _;
+
+use super::superblock::{Superblock, incompat};
+use crate::bytes::{le16, le32};
+use crate::file_system::Kind;
+
+/// The size of an entry without its name.
+const HEAD: usize = 8;
+
+/// An entry with a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub inode: u32,
+    pub name: &'a [u8],
+    pub kind: Option<Kind>,
+}
+
+/// What entries look like on a volume.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// Whether entries have the type of what they name.
+    typed: bool,
+    /// The number of inodes.
+    inodes: u32,
+}
+
+impl Rules {
+    pub(super) fn new(sb: &Superblock) -> Rules {
+        Rules { typed: sb.incompat & incompat::FILETYPE != 0, inodes: sb.inodes }
+    }
+
+    /// Parses the entry at the start of `bytes`. Returns its length, and the entry if it is one with a name. None if it makes no
+    /// sense; then nothing is known of what follows.
+    fn entry<'a>(&self, bytes: &'a [u8], block: usize) -> Option<(usize, Option<Entry<'a>>)> {
+        let (inode, stored) = (le32(bytes, 0)?, usize::from(le16(bytes, 4)?));
+        let len = match stored {
+            0 | 0xffff if block >= 65536 => block,
+            _ if block >= 65536 => stored & 0xfffc | (stored & 3) << 16,
+            _ => stored,
+        };
+        let (name_len, kind) = (usize::from(*bytes.get(6)?), *bytes.get(7)?);
+        if len < HEAD || len % 4 != 0 {
+            return None;
+        }
+        if inode == 0 {
+            return Some((len, None));
+        }
+        let kind_known = if self.typed { kind & 0xf <= 7 } else { kind == 0 };
+        let name = bytes.get(HEAD..HEAD + name_len)?;
+        let sound = inode <= self.inodes && kind_known && name_len > 0 && HEAD + name_len <= len;
+        if !sound || name.contains(&0) && name_len < 16 {
+            return None;
+        }
+        let kind = match kind & 0xf {
+            _ if !self.typed => None,
+            1 => Some(Kind::File),
+            2 => Some(Kind::Directory),
+            3..=6 => Some(Kind::Other),
+            7 => Some(Kind::Link),
+            _ => None,
+        };
+        Some((len, Some(Entry { inode, name, kind })))
+    }
+
+    /// Reads entries one after the other from `from`. Returns them, and where the first is that makes no sense or does not end
+    /// before the end of `bytes`; the length of `bytes` if there is none.
+    fn chain<'a>(&self, bytes: &'a [u8], from: usize, block: usize) -> (Vec<Entry<'a>>, usize) {
+        let (mut found, mut at) = (Vec::new(), from);
+        while at < bytes.len() {
+            match self.entry(&bytes[at..], block) {
+                Some((len, entry)) if at + len <= bytes.len() => {
+                    found.extend(entry);
+                    at += len;
+                }
+                _ => break,
+            }
+        }
+        (found, at)
+    }
+
+    /// Reads the entries of a block, or of the readable piece of it at `start`. Returns the entries, and whether something of the
+    /// piece was not understood.
+    pub(super) fn piece<'a>(&self, bytes: &'a [u8], start: usize, block: usize) -> (Vec<Entry<'a>>, bool) {
+        let last = start + bytes.len() == block;
+        let (mut found, mut at, mut strange) = (Vec::new(), 0, start != 0);
+        if start == 0 {
+            (found, at) = self.chain(bytes, 0, block);
+            // The last entry of the piece extends into what cannot be read; its name may be here.
+            if !last {
+                found.extend(self.cut(bytes, at, block));
+            }
+            strange = at < bytes.len() && last;
+        }
+        if !strange {
+            return (found, false);
+        }
+        // Entries have no marks: those are believed that follow each other exactly up to the end.
+        let from = at;
+        at = at.next_multiple_of(4) + if start == 0 { 4 } else { 0 };
+        while at < bytes.len() {
+            let (rest, end) = self.chain(bytes, at, block);
+            let cut = if last { None } else { self.cut(bytes, end, block) };
+            let to_the_end = end == bytes.len() || (cut.is_some() && rest.len() > 1);
+            if to_the_end && !rest.is_empty() {
+                found.extend(rest);
+                found.extend(cut);
+                break;
+            }
+            at += 4;
+        }
+        (found, from < bytes.len())
+    }
+
+    /// Returns the entry that begins in `bytes` at `at` and ends after them, if its name does not.
+    fn cut<'a>(&self, bytes: &'a [u8], at: usize, block: usize) -> Option<Entry<'a>> {
+        self.entry(bytes.get(at..)?, block)?.1
+    }
+}
+
+/// Returns a name as text. Names of encrypted directories are shown in hexadecimal: they are no text.
+pub(super) fn text(name: &[u8], encrypted: bool) -> String {
+    if !encrypted {
+        return String::from_utf8_lossy(name).into_owned();
+    }
+    name.iter().fold(String::with_capacity(name.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { typed: true, inodes: 1000 };
+
+    fn entry(inode: u32, name: &str, len: u16) -> Vec<u8> {
+        let mut bytes = inode.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(&[u8::try_from(name.len()).unwrap(), 1]);
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.resize(usize::from(len), 0);
+        bytes
+    }
+
+    fn block() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for n in 0..63 {
+            bytes.extend(entry(n + 11, &format!("name{n}"), 16));
+        }
+        bytes.extend(entry(99, "last", 16));
+        bytes
+    }
+
+    fn names(found: (Vec<Entry<'_>>, bool)) -> (Vec<String>, bool) {
+        (found.0.iter().map(|e| text(e.name, false)).collect(), found.1)
+    }
+
+    #[test]
+    fn whole_blocks_have_all_entries() {
+        let (found, strange) = names(RULES.piece(&block(), 0, 1024));
+        assert_eq!((found.len(), strange), (64, false));
+        assert_eq!(found[63], "last");
+    }
+
+    #[test]
+    fn entries_on_both_sides_of_a_bad_sector_are_found() {
+        let bytes = block();
+        let (first, strange) = names(RULES.piece(&bytes[..512], 0, 1024));
+        assert_eq!((first.len(), strange), (32, false));
+        let (second, _) = names(RULES.piece(&bytes[512..], 512, 1024));
+        assert_eq!(second.len(), 32);
+        let (shifted, _) = names(RULES.piece(&bytes[520..], 520, 1024));
+        assert_eq!(shifted.len(), 31);
+    }
+
+    #[test]
+    fn after_an_entry_that_makes_no_sense_the_rest_is_found() {
+        let mut bytes = block();
+        bytes[160..170].fill(0xff);
+        let (found, strange) = names(RULES.piece(&bytes, 0, 1024));
+        assert_eq!((found.len(), strange), (63, true));
+        let garbage = vec![0xa5; 1024];
+        assert_eq!(RULES.piece(&garbage, 0, 1024).0.len(), 0);
+        assert_eq!(RULES.piece(&[], 0, 1024).0.len(), 0);
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_shown() {
+        assert_eq!(text(b"a\xff", false), "a\u{fffd}");
+        assert_eq!(text(b"a\xff", true), "61ff");
+    }
+}
