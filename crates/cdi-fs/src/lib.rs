@@ -5,6 +5,7 @@
 
 #[allow(dead_code)] // each file system uses some
 mod bytes;
+mod exfat;
 mod fat;
 pub mod file_system;
 pub mod recognize;

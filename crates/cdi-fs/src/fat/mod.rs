@@ -9,9 +9,9 @@ pub(crate) mod clusters;
 mod entry;
 mod names;
 pub(crate) mod record;
-mod scan;
+pub(crate) mod scan;
 pub(crate) mod slots;
-mod structures;
+pub(crate) mod structures;
 pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
