@@ -8,6 +8,8 @@ mod bytes;
 pub mod catalogue;
 pub mod contents;
 mod ext;
+mod exfat;
+mod fat;
 pub mod file_system;
 pub mod loss;
 pub mod names;

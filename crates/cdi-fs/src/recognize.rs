@@ -20,6 +20,8 @@ type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 /// All file systems whose files can be listed. The first that recognises a volume has it.
 const FILE_SYSTEMS: &[Known] = &[Known { name: "ntfs", open: crate::ntfs::open }];
 const FILE_SYSTEMS: &[Known] = &[Known { name: "ext", open: crate::ext::open }];
+const FILE_SYSTEMS: &[Known] =
+    &[Known { name: "exfat", open: crate::exfat::open }, Known { name: "fat", open: crate::fat::open }];
 
 /// What is on a volume.
 pub enum Contents {
