@@ -6,5 +6,6 @@
 #[allow(dead_code)] // each file system uses some
 mod bytes;
 pub mod file_system;
+mod hfsplus;
 pub mod recognize;
 pub mod volume;

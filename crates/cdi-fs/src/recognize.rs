@@ -1,6 +1,7 @@
 //! The file systems that cdi knows, and what else may be on a volume.
 
 use crate::file_system::{Damage, FileSystem};
+use crate::hfsplus;
 use crate::volume::Volume;
 
 /// A file system: its name, and what recognises it.
@@ -14,7 +15,7 @@ struct Known {
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
 /// All file systems whose files can be listed. The first that recognises a volume has it.
-const FILE_SYSTEMS: &[Known] = &[];
+const FILE_SYSTEMS: &[Known] = &[Known { name: "hfs+", open: hfsplus::open }];
 
 /// What is on a volume.
 pub enum Contents {
