@@ -16,6 +16,7 @@ pub mod names;
 pub mod partitions;
 pub mod pattern;
 pub mod ntfs;
+mod hfsplus;
 pub mod recognize;
 mod signatures;
 pub mod volume;

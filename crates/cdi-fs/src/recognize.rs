@@ -5,6 +5,7 @@ use cdi_base::units::SECTOR;
 
 use crate::file_system::{Damage, FileSystem};
 use crate::signatures;
+use crate::hfsplus;
 use crate::volume::Volume;
 
 /// A file system: its name, and what recognises it.
@@ -22,6 +23,7 @@ const FILE_SYSTEMS: &[Known] = &[Known { name: "ntfs", open: crate::ntfs::open }
 const FILE_SYSTEMS: &[Known] = &[Known { name: "ext", open: crate::ext::open }];
 const FILE_SYSTEMS: &[Known] =
     &[Known { name: "exfat", open: crate::exfat::open }, Known { name: "fat", open: crate::fat::open }];
+const FILE_SYSTEMS: &[Known] = &[Known { name: "hfs+", open: hfsplus::open }];
 
 /// What is on a volume.
 pub enum Contents {

@@ -1,0 +1,179 @@
+//! The records of the catalogue.
+//!
+//! Facts: TN1150, "Catalog File", "Hard Links"; the directory links of Mac OS X 10.5 in Apple's hfs_format.h
+//! (kHFSDirectoryHardLink…); `struct hfsplus_cat_file` in Linux's fs/hfsplus/hfsplus_raw.h.
+
+use super::fork::RawFork;
+use super::names::{name, time};
+use crate::bytes::{be16, be32};
+use crate::file_system::{Kind, Times};
+
+/// The number of the root directory, and of its parent.
+pub(super) const ROOT: u32 = 2;
+pub(super) const PARENT_OF_ROOT: u32 = 1;
+
+/// The largest record: its key, and a file.
+pub(super) const MAX_RECORD: u64 = 2 + 518 + FILE as u64;
+
+const FOLDER: usize = 88;
+const FILE: usize = 248;
+
+/// The bit of a file's flags by its owner that says that it is compressed (UF_COMPRESSED).
+const COMPRESSED: u8 = 0x20;
+
+/// A record of the catalogue.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Folder(Item),
+    File(Box<FileItem>),
+    /// The name and the directory of a file or a directory, by its number.
+    Thread {
+        id: u32,
+        kind: Kind,
+        parent: u32,
+        name: String,
+    },
+}
+
+/// What files and directories have.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) parent: u32,
+    pub(super) name: String,
+    pub(super) id: u32,
+    pub(super) times: Times,
+}
+
+/// A file.
+#[derive(Debug)]
+pub(super) struct FileItem {
+    pub(super) item: Item,
+    pub(super) kind: Kind,
+    pub(super) link: Option<Link>,
+    pub(super) compressed: bool,
+    pub(super) data: RawFork,
+    pub(super) resource: RawFork,
+}
+
+/// What a hard link points to, by the number in the name of it in the private directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Link {
+    /// `iNode123`.
+    File(u32),
+    /// `dir_123`.
+    Directory(u32),
+}
+
+/// Returns the length of a record, its key included.
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+    let key = usize::from(be16(bytes, 0)?);
+    let name = usize::from(be16(bytes, 6)?);
+    // The key has a parent, and a name.
+    if key < 6 || name > 255 || key < 6 + 2 * name || key > 518 {
+        return None;
+    }
+    let data = bytes.get(2 + key..)?;
+    let len = match be16(data, 0)? {
+        1 => FOLDER,
+        2 => FILE,
+        3 | 4 => 10 + 2 * usize::from(be16(data, 8)?),
+        _ => return None,
+    };
+    Some(2 + key + len)
+}
+
+/// Reads a record. None if it makes no sense.
+pub(super) fn parse(bytes: &[u8]) -> Option<Entry> {
+    let key = usize::from(be16(bytes, 0)?);
+    let parent = be32(bytes, 2)?;
+    let data = bytes.get(2usize.checked_add(key)?..)?;
+    if key < 6 {
+        return None;
+    }
+    let kind = be16(data, 0)?;
+    if kind == 3 || kind == 4 {
+        let kind = if kind == 3 { Kind::Directory } else { Kind::File };
+        return Some(Entry::Thread {
+            id: parent,
+            kind,
+            parent: be32(data, 4)?,
+            name: name(data.get(8..)?)?.0,
+        });
+    }
+    let item =
+        Item { parent, name: name(bytes.get(6..2 + key)?)?.0, id: be32(data, 8)?, times: times(data)? };
+    match kind {
+        1 if data.len() >= FOLDER && item.id != 0 => Some(Entry::Folder(item)),
+        2 if data.len() >= FILE && item.id != 0 => file(data, item).map(|file| Entry::File(Box::new(file))),
+        _ => None,
+    }
+}
+
+/// What could be read of a file or a directory whose record was cut.
+pub(super) struct Rest {
+    pub(super) parent: u32,
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) id: u32,
+}
+
+/// Reads what is left of a record that was cut: its key, and the number.
+pub(super) fn parse_rest(bytes: &[u8]) -> Option<Rest> {
+    let key = usize::from(be16(bytes, 0)?);
+    let data = bytes.get(2 + key..).filter(|_| key >= 6)?;
+    let kind = match be16(data, 0)? {
+        1 => Kind::Directory,
+        2 => Kind::File,
+        _ => return None,
+    };
+    let id = be32(data, 8).filter(|id| *id != 0)?;
+    Some(Rest { parent: be32(bytes, 2)?, name: name(bytes.get(6..2 + key)?)?.0, kind, id })
+}
+
+fn times(data: &[u8]) -> Option<Times> {
+    Some(Times {
+        created: time(be32(data, 12)?),
+        modified: time(be32(data, 16)?),
+        changed: time(be32(data, 20)?),
+        accessed: time(be32(data, 24)?),
+    })
+}
+
+fn file(data: &[u8], item: Item) -> Option<FileItem> {
+    let special = be32(data, 44)?;
+    let (type_and_creator, mode) = (data.get(48..56)?, be16(data, 42)?);
+    let link = match type_and_creator {
+        b"hlnkhfs+" => Some(Link::File(special)),
+        b"fdrpMACS" if special != 0 => Some(Link::Directory(special)),
+        _ => None,
+    };
+    let kind = match mode & 0xF000 {
+        0xA000 => Kind::Link,
+        0 if type_and_creator == b"slnkrhap" => Kind::Link,
+        0 | 0x8000 => Kind::File,
+        _ => Kind::Other,
+    };
+    Some(FileItem {
+        item,
+        kind,
+        link,
+        compressed: *data.get(41)? & COMPRESSED != 0,
+        data: RawFork::parse(data.get(88..168)?)?,
+        resource: RawFork::parse(data.get(168..248)?)?,
+    })
+}
+
+/// Returns what links point to by this name in a private directory.
+pub(super) fn target_of_links(name: &str) -> Option<Link> {
+    let number = |digits: &str| digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+    if let Some(digits) = name.strip_prefix("iNode") {
+        return number(digits).map(Link::File);
+    }
+    name.strip_prefix("dir_").and_then(number).map(Link::Directory)
+}
+
+/// Returns whether a directory is one of the two that hard links point into.
+pub(super) fn is_private(parent: u32, name: &str) -> bool {
+    const FILES: &str = "\u{2400}\u{2400}\u{2400}\u{2400}HFS+ Private Data";
+    parent == ROOT && (name == FILES || name == ".HFS+ Private Directory Data\r")
+}
