@@ -3,20 +3,22 @@
 //! [`recognize`](recognize::recognize) finds out what is on a [`Volume`](volume::Volume). A
 //! [`FileSystem`](file_system::FileSystem) reports its records and which blocks are free.
 
+#![allow(clippy::single_range_in_vec_init)] // lists of ranges, of which there is often one
+
 #[allow(dead_code)] // each file system uses some
 mod bytes;
 pub mod catalogue;
 pub mod contents;
-mod ext;
 mod exfat;
+mod ext;
 mod fat;
 pub mod file_system;
+mod hfsplus;
 pub mod loss;
 pub mod names;
+pub mod ntfs;
 pub mod partitions;
 pub mod pattern;
-pub mod ntfs;
-mod hfsplus;
 pub mod recognize;
 mod signatures;
 pub mod volume;

@@ -4,9 +4,8 @@ use cdi_base::error::ReadError;
 use cdi_base::units::SECTOR;
 
 use crate::file_system::{Damage, FileSystem};
-use crate::signatures;
-use crate::hfsplus;
 use crate::volume::Volume;
+use crate::{exfat, ext, fat, hfsplus, ntfs, signatures};
 
 /// A file system: its name, and what recognises it.
 struct Known {
@@ -19,11 +18,13 @@ struct Known {
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
 /// All file systems whose files can be listed. The first that recognises a volume has it.
-const FILE_SYSTEMS: &[Known] = &[Known { name: "ntfs", open: crate::ntfs::open }];
-const FILE_SYSTEMS: &[Known] = &[Known { name: "ext", open: crate::ext::open }];
-const FILE_SYSTEMS: &[Known] =
-    &[Known { name: "exfat", open: crate::exfat::open }, Known { name: "fat", open: crate::fat::open }];
-const FILE_SYSTEMS: &[Known] = &[Known { name: "hfs+", open: hfsplus::open }];
+const FILE_SYSTEMS: &[Known] = &[
+    Known { name: "ntfs", open: ntfs::open },
+    Known { name: "exfat", open: exfat::open },
+    Known { name: "ext", open: ext::open },
+    Known { name: "hfs+", open: hfsplus::open },
+    Known { name: "fat", open: fat::open },
+];
 
 /// What is on a volume.
 pub enum Contents {

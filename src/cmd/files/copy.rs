@@ -113,7 +113,7 @@ struct Wanted<'a> {
 
 /// Returns the files that are meant, in the order of their records, which is roughly that of the disk.
 fn wanted<'a>(volumes: &'a [Found], patterns: &'a Patterns) -> impl Iterator<Item = Wanted<'a>> {
-    volumes.iter().filter_map(|v| Some((v, v.catalogue.as_ref()?))).flat_map(|(volume, catalogue)| {
+    volumes.iter().filter_map(|v| Some((v, v.catalogue.as_ref()?))).flat_map(move |(volume, catalogue)| {
         let entries = catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root());
         entries.filter_map(move |entry| {
             let path = catalogue.paths(entry.number).into_iter().find(|p| patterns.matches(&p.text))?.text;
