@@ -109,14 +109,12 @@ pub(super) fn data(stream: &Stream<'_>, size: Option<u64>) -> Data {
         },
         Value::Mapped(mapped) => {
             let size = mapped.size.or(size).unwrap_or(mapped.extents.end());
-            let written = match packed {
-                Some(_) if mapped.unit > 0 => {
-                    mapped.written.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX)
-                }
-                _ => mapped.written,
+            let whole = |bytes: u64| match packed {
+                Some(_) if mapped.unit > 0 => bytes.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX),
+                _ => bytes,
             };
-            let written = if mapped.size.is_none() { u64::MAX } else { written };
-            Data { size, place: Place::Runs(mapped.extents.runs(size, written)), packed }
+            let written = if mapped.size.is_none() { u64::MAX } else { whole(mapped.written) };
+            Data { size, place: Place::Runs(mapped.extents.runs(whole(size), written)), packed }
         }
     }
 }

@@ -112,7 +112,8 @@ pub(super) fn clusters(io: &Io<'_>, mft: &Mft) -> Result<(Extents, u64, Option<D
 /// Reports one of the first records that was read from the copy.
 pub(super) fn copied(mft: &Mft, number: u64, damage: Damage) -> Structure {
     let at = mft.extents.places(number * mft.boot.record, mft.boot.record);
-    let at = at.unwrap_or_else(|| Vec::from([mft.boot.mft..mft.boot.mft + mft.boot.record]));
+    let start = mft.boot.mft + number * mft.boot.record;
+    let at = at.unwrap_or_else(|| std::iter::once(start..start + mft.boot.record).collect());
     structure(
         &format!("record {number} of the $MFT"),
         at,
