@@ -4,8 +4,8 @@ use super::made::{kinds, make};
 use super::whole::check;
 
 fn format(size: u64, mkntfs: &[&str]) {
-    if let Some(made) = make(size, mkntfs, kinds) {
-        check(&made);
+    if let Some(mut made) = make(size, mkntfs, kinds) {
+        check(&mut made);
     }
 }
 
@@ -26,7 +26,7 @@ fn clusters_of_64_kib() {
 
 #[test]
 fn clusters_of_2_mib() {
-    format(400, &["-c", "2097152"]);
+    format(500, &["-Q", "-c", "2097152"]);
 }
 
 #[test]
