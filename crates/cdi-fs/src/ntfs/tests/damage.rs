@@ -1,5 +1,7 @@
 //! Bad sectors: what they hit is known, and nothing else is lost.
 
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

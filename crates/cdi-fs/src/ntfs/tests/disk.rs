@@ -170,10 +170,8 @@ pub(super) fn contents(disk: &[u8], data: &Data, cluster: u64) -> Option<Vec<u8>
             if unit > 0 && (at + step) % unit == 0 {
                 let size = usize::try_from(unit).unwrap();
                 match stored.len() {
-                    0 => out.resize(out.len() + size, 0),
                     _ if run.unwritten => out.resize(out.len() + size, 0),
-                    len if len == size => out.extend_from_slice(&stored),
-                    _ => out.extend(lznt1::decompress(&stored, size)?),
+                    _ => out.extend(lznt1::unit(&stored, size)?),
                 }
                 stored.clear();
             }

@@ -64,3 +64,32 @@ fn flipped_bytes_of_fragments() {
     let Some(made) = make(12, &["-c", "4096"], fragments) else { return };
     flip(&made.bytes, 1000, 2);
 }
+
+/// The boot sector says that the volume has 4 EiB, and the MFT that it has 32 GiB.
+#[test]
+fn sizes_that_are_too_large() {
+    let Some(made) = make(16, &["-c", "4096"], many) else { return };
+    let mut disk = Disk::new(made.bytes);
+    let end = disk.bytes.len() - 512;
+    for at in [0, end] {
+        disk.bytes[at + 0x28..at + 0x30].copy_from_slice(&(1u64 << 53).to_le_bytes());
+    }
+    let mirror =
+        usize::try_from(u64::from_le_bytes(disk.bytes[0x38..0x40].try_into().unwrap()) * 4096).unwrap();
+    for record in [4 * 4096, mirror] {
+        let attribute =
+            (record..record + 400).step_by(8).find(|&at| disk.bytes[at..at + 4] == [0x80, 0, 0, 0]).unwrap();
+        for at in [0x28, 0x30, 0x38] {
+            disk.bytes[attribute + at..attribute + at + 8].copy_from_slice(&(1u64 << 35).to_le_bytes());
+        }
+        disk.bytes[attribute + 0x18..attribute + 0x20].copy_from_slice(&0x7F_FFFEu64.to_le_bytes());
+        let runs = attribute + usize::from(disk.bytes[attribute + 0x20]);
+        disk.bytes[runs..runs + 6].copy_from_slice(&[0x13, 0xFF, 0xFF, 0x7F, 4, 0]);
+    }
+    let start = Instant::now();
+    let (files, found) = disk.scan().unwrap();
+    println!("{} records, {} lost in {:?}", found.records.len(), found.lost.len(), start.elapsed());
+    assert!(found.records.len() > 400 && found.lost.len() < 1 << 21);
+    files.free(&Volume::new(&disk, 0..u64::MAX), &mut |_| {});
+    assert!(start.elapsed() < Duration::from_secs(60));
+}

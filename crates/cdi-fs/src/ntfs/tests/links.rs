@@ -117,7 +117,7 @@ fn lists_of_runs_are_found_without_the_list_of_attributes() {
     assert!(missed.is_empty(), "{missed:?}");
     assert!(found.records.len() * 100 > whole.records.len() * 75);
     let list = whole.records[&0].metadata.last().unwrap().clone();
-    if list.start % 4096 == 0 {
+    if list.start.is_multiple_of(4096) {
         disk.bad = vec![list];
         let found = disk.scan().unwrap().1;
         println!("{} of {} records without the list", found.records.len(), whole.records.len());
