@@ -143,8 +143,10 @@ pub(super) fn of_record(io: &Io<'_>, record: &Record) -> Option<Structure> {
     if record.number == 9 {
         at.extend(record.metadata.iter().skip(1).cloned());
     }
-    let bad = at.iter().find_map(|range| io.volume().missing(range.clone()).into_iter().next());
+    let missing = |range: &Range<u64>| io.volume().missing(range.clone()).into_iter().find(|m| !m.untried);
+    let bad = at.iter().find_map(missing);
     let damage = bad.map(|bad| {
+        // The size of the disk's sectors is not known here.
         let sector = io.volume().on_disk(bad.range.start) / 512;
         Damage::Unreadable(cdi_base::error::ReadError::Bad { sector, good: 0 })
     });

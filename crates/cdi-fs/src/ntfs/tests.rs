@@ -4,6 +4,7 @@ mod damage;
 mod disk;
 mod formats;
 mod hostile;
+mod imaging;
 mod links;
 mod made;
 mod whole;
