@@ -240,6 +240,25 @@ fn twelve_records_of_2500_files() {
     }
 }
 
+/// The second half of a record is bad, and has no meaning: the file is whole.
+#[test]
+fn the_unused_end_of_a_record_may_be_bad() {
+    let Some(made) = make(16, &["-c", "4096"], |mnt| std::fs::write(mnt.join("file"), [7; 4096]).unwrap())
+    else {
+        return;
+    };
+    let mut disk = Disk::new(made.bytes);
+    let number = made.truth["file"].number;
+    let place = disk.scan().unwrap().1.records[&number].metadata[0].clone();
+    disk.bad = vec![place.start + 512..place.end];
+    let found = disk.scan().unwrap().1;
+    assert_eq!(found.records[&number].metadata, [place.start..place.start + 512]);
+    assert_eq!(found.records[&number].damage, None);
+    disk.bad = vec![place.start..place.start + 512];
+    let found = disk.scan().unwrap().1;
+    assert!(found.lost.contains_key(&number) && found.has_name(number, 5, "file"));
+}
+
 /// A volume of which only the MFT's records can be read, or the boot sector's copy.
 #[test]
 fn copies_are_used() {

@@ -5,14 +5,16 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::disk::Random;
 
 /// A directory that is removed at the end, and what is mounted in it.
 pub(super) struct Place {
     pub(super) path: PathBuf,
+    server: Option<Child>,
 }
 
 impl Place {
@@ -21,34 +23,55 @@ impl Place {
         let name = format!("cdi-fs-ntfs-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(path.join("mnt")).unwrap();
-        Place { path }
+        Place { path, server: None }
     }
 
-    fn unmount(&self) {
-        for _ in 0..50 {
-            if run("umount", &[self.path.join("mnt").to_str().unwrap()]) || !self.is_mounted() {
+    /// Mounts `image`, and returns whether that worked.
+    fn mount(&mut self, image: &str) -> bool {
+        let mnt = self.path.join("mnt");
+        let options = "no_detach,compression,streams_interface=windows";
+        let mut command = Command::new("ntfs-3g");
+        command.args(["-o", options, image]).arg(&mnt).stdin(Stdio::null()).stderr(Stdio::null());
+        let Ok(server) = command.stdout(Stdio::null()).spawn() else { return false };
+        self.server = Some(server);
+        for _ in 0..500 {
+            if self.is_mounted() {
+                return true;
+            }
+            if self.server.as_mut().is_some_and(|server| !matches!(server.try_wait(), Ok(None))) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// Unmounts, and waits until everything is written.
+    fn unmount(&mut self) {
+        for _ in 0..100 {
+            if !self.is_mounted() || run("umount", &[self.path.join("mnt").to_str().unwrap()]) {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
         }
-        // ntfs-3g goes on writing after umount returned.
-        let image = self.path.join("image");
-        while run("fuser", &["-s", image.to_str().unwrap()]) {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        if let Some(mut server) = self.server.take() {
+            if self.is_mounted() {
+                let _ = server.kill();
+            }
+            let _ = server.wait();
         }
     }
 
     fn is_mounted(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        mounts.contains(self.path.join("mnt").to_str().unwrap())
+        let mnt = self.path.join("mnt");
+        mounts.lines().any(|line| line.split(' ').nth(1) == mnt.to_str())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_mounted() {
-            self.unmount();
-        }
+        self.unmount();
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -80,7 +103,7 @@ pub(super) struct Entry {
 
 /// Makes a volume of `size` MiB, with what `fill` makes on it. None if that cannot be done here.
 pub(super) fn make(size: u64, mkntfs: &[&str], fill: impl FnOnce(&Path)) -> Option<Made> {
-    let place = Place::new();
+    let mut place = Place::new();
     let image = place.path.join("image");
     File::create(&image).unwrap().set_len(size << 20).unwrap();
     let image = image.to_str().unwrap();
@@ -89,8 +112,7 @@ pub(super) fn make(size: u64, mkntfs: &[&str], fill: impl FnOnce(&Path)) -> Opti
         println!("skipped: mkntfs is missing, or refuses {mkntfs:?}");
         return None;
     }
-    let options = "compression,streams_interface=windows";
-    if !run("ntfs-3g", &["-o", options, image, mnt.to_str().unwrap()]) || !place.is_mounted() {
+    if !place.mount(image) {
         println!("skipped: ntfs-3g is missing, or cannot mount");
         return None;
     }
@@ -101,7 +123,7 @@ pub(super) fn make(size: u64, mkntfs: &[&str], fill: impl FnOnce(&Path)) -> Opti
     Some(Made { bytes: fs::read(image).unwrap(), truth })
 }
 
-/// Lists a directory. Not to be confused: the number of a file is that of its MFT record.
+/// Lists a directory. The inode number of a file is that of its MFT record.
 fn walk(directory: &Path, prefix: &str, truth: &mut Truth) {
     let parent = fs::metadata(directory).unwrap().ino();
     for entry in fs::read_dir(directory).unwrap() {
