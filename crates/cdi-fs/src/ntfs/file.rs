@@ -64,9 +64,8 @@ pub(super) fn describe(
     }
     contents(&mut record, mft, attributes, size);
     others(&mut record, mft, attributes);
-    let index = attributes.values(kind::INDEX_ROOT).next().is_some();
     record.kind = match () {
-        () if whole.head.directory || (index && !record.internal) => Kind::Directory,
+        () if whole.head.directory || attributes.is_directory() => Kind::Directory,
         () if record.internal => Kind::Other,
         () => Kind::File,
     };
@@ -95,9 +94,17 @@ fn names(record: &mut Record, attributes: &Attributes<'_>, directories: &mut dyn
 
 /// Takes over the contents: of a directory its index, else `$DATA`.
 fn contents(record: &mut Record, mft: &Mft, attributes: &Attributes<'_>, size: Option<u64>) {
+    let mut room = MAX_RUNS;
     for stream in attributes.streams(kind::DATA, &mft.boot) {
-        let found = data(&stream, size.filter(|_| stream.name.is_empty()));
+        let mut found = data(&stream, size.filter(|_| stream.name.is_empty()));
         worse(record, &stream);
+        if let Place::Runs(runs) = &mut found.place {
+            if runs.len() > room {
+                runs.truncate(room);
+                record.damage.get_or_insert_with(|| Damage::Invalid("it has too many runs".into()));
+            }
+            room -= runs.len();
+        }
         if stream.name.is_empty() {
             record.data = found;
         } else {
@@ -140,7 +147,7 @@ fn others(record: &mut Record, mft: &Mft, attributes: &Attributes<'_>) {
 
 /// Takes over the target of a link, and what else a reparse point says.
 fn follow(record: &mut Record, io: &Io<'_>, mft: &Mft, attributes: &Attributes<'_>, flags: u32) {
-    if let Some(stream) = attributes.streams(kind::REPARSE_POINT, &mft.boot).first() {
+    if let Some(stream) = attributes.streams(kind::REPARSE_POINT, &mft.boot).next() {
         let value = match &stream.value {
             Value::Resident(value) => value.to_vec(),
             Value::Mapped(mapped) => {

@@ -25,6 +25,8 @@ const MAGIC: [u8; 4] = *b"INDX";
 const NODE: usize = 0x18;
 /// The least that an entry with a name of one letter takes, in bytes.
 const MIN_ENTRY: u64 = 0x58;
+/// The largest number of short names that are kept back.
+const MAX_SHORT: usize = 1 << 19;
 /// The largest bitmap of an index, in bytes.
 const MAX_BITMAP: u64 = 1 << 20;
 
@@ -197,7 +199,9 @@ impl Index<'_> {
             size: (kind == Kind::File).then_some(name.size),
         };
         if name.is_dos() {
-            self.short.push(found);
+            if self.short.len() < MAX_SHORT {
+                self.short.push(found);
+            }
             return true;
         }
         if name.is_win32() {

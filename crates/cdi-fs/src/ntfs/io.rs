@@ -45,7 +45,8 @@ impl<'a> Io<'a> {
 
     /// Reads what can be read of `range`; see [`Volume::read_part`].
     pub(super) fn part(&self, range: Range<u64>) -> Result<Part, Damage> {
-        self.take(range.end.saturating_sub(range.start))?;
+        let size = self.volume.size();
+        self.take(range.end.min(size).saturating_sub(range.start))?;
         Ok(self.volume.read_part(range))
     }
 

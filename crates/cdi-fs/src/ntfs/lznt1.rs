@@ -3,9 +3,23 @@
 //! A compressed file consists of units of 16 clusters. A unit with clusters for all of it is stored as it is; one without any
 //! reads as zeros; one with fewer is stored compressed, as chunks of at most 4 KiB. Facts: [MS-XCA] 2.5, `ntfs_decompress` in
 //! ntfs-3g's compress.c.
+//!
+//! To read such a file: go through its runs, cut at multiples of the unit, and collect the bytes of the runs with blocks; at
+//! the end of each unit, [`unit`] makes its bytes of them. The last unit is cut at the size of the file. Runs that are
+//! unwritten are whole units, and zeros. A bad sector costs its unit.
 
 /// What a chunk has at most when it is decompressed, in bytes.
 const CHUNK: usize = 4096;
+
+/// Returns the `size` bytes of a unit of a compressed file, of which the clusters that it has are in `stored`: zeros if it has
+/// none, as they are if it has all, and decompressed if it has some. None if they make no sense.
+pub fn unit(stored: &[u8], size: usize) -> Option<Vec<u8>> {
+    match stored.get(..size) {
+        _ if stored.is_empty() => Some(vec![0; size]),
+        Some(whole) => Some(whole.to_vec()),
+        None => decompress(stored, size),
+    }
+}
 
 /// Decompresses the `size` bytes of a unit from the contents of its clusters. What the chunks do not reach is zeros, as in
 /// Windows. None if they make no sense.
@@ -83,16 +97,17 @@ fn copy(out: &mut Vec<u8>, start: usize, token: u16) -> Option<()> {
 mod tests {
     use super::*;
 
+    /// [MS-XCA] 3.3.
+    const EXAMPLE: &[u8] = &[
+        0x38, 0xb0, 0x88, 0x46, 0x23, 0x20, 0x00, 0x20, 0x47, 0x20, 0x41, 0x00, 0x10, 0xa2, 0x47, 0x01, 0xa0,
+        0x45, 0x20, 0x44, 0x00, 0x08, 0x45, 0x01, 0x50, 0x79, 0x00, 0xc0, 0x45, 0x20, 0x05, 0x24, 0x13, 0x88,
+        0x05, 0xb4, 0x02, 0x4a, 0x44, 0xef, 0x03, 0x58, 0x02, 0x8c, 0x09, 0x16, 0x01, 0x48, 0x45, 0x00, 0xbe,
+        0x00, 0x9e, 0x00, 0x04, 0x01, 0x18, 0x90, 0x00,
+    ];
+
     #[test]
     fn the_example_of_the_specification() {
-        // [MS-XCA] 3.3.
-        let packed: &[u8] = &[
-            0x38, 0xb0, 0x88, 0x46, 0x23, 0x20, 0x00, 0x20, 0x47, 0x20, 0x41, 0x00, 0x10, 0xa2, 0x47, 0x01,
-            0xa0, 0x45, 0x20, 0x44, 0x00, 0x08, 0x45, 0x01, 0x50, 0x79, 0x00, 0xc0, 0x45, 0x20, 0x05, 0x24,
-            0x13, 0x88, 0x05, 0xb4, 0x02, 0x4a, 0x44, 0xef, 0x03, 0x58, 0x02, 0x8c, 0x09, 0x16, 0x01, 0x48,
-            0x45, 0x00, 0xbe, 0x00, 0x9e, 0x00, 0x04, 0x01, 0x18, 0x90, 0x00,
-        ];
-        let text = decompress(packed, 142).unwrap();
+        let text = decompress(EXAMPLE, 142).unwrap();
         assert_eq!(text.len(), 142);
         assert!(text.starts_with(b"F# F# G A A G F# E D D E F# F# E E F# F# G A A G"), "{text:?}");
         assert!(text.ends_with(b"E D D\0"), "{:?}", String::from_utf8_lossy(&text));
@@ -110,6 +125,25 @@ mod tests {
         assert!(out[..4096].iter().all(|&byte| byte == 7));
         assert!(out[4096..8192].iter().all(|&byte| byte == b'a'), "{:?}", &out[4096..4110]);
         assert!(out[8192..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn the_example_with_other_bytes() {
+        for at in 0..EXAMPLE.len() {
+            for byte in 0..=255 {
+                let mut unit = EXAMPLE.to_vec();
+                unit[at] = byte;
+                assert!(decompress(&unit, 142).is_none_or(|out| out.len() == 142));
+                assert!(decompress(&unit[..at], 142).is_none_or(|out| out.len() == 142));
+            }
+        }
+    }
+
+    #[test]
+    fn a_unit_has_all_some_or_no_clusters() {
+        assert_eq!(unit(&[], 8).unwrap(), [0; 8]);
+        assert_eq!(unit(&[1, 2, 3, 4], 4).unwrap(), [1, 2, 3, 4]);
+        assert_eq!(unit(&[1, 0xB0, 0, b'a'], 5).unwrap(), [b'a', 0, 0, 0, 0]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(super) const MAGIC: [u8; 4] = *b"FILE";
 pub(super) const MIRRORED: u64 = 4;
 /// How often the MFT's own list of runs is read: each time, it may lead to more of itself.
 const MAX_ROUNDS: usize = 64;
+/// An MFT of this size is looked at even if the volume, which was cut then, has less, in bytes.
+const MIN_SIZE: u64 = 1 << 30;
 /// How much without a readable record ends the search for records, in bytes.
 const MAX_GAP: u64 = 1 << 20;
 
@@ -37,6 +39,8 @@ pub(super) struct Mft {
     pub(super) damage: Option<Damage>,
     /// Whether a first record was found, in the MFT or in its copy.
     pub(super) found: bool,
+    /// The largest size that it may have, in bytes.
+    most: u64,
 }
 
 /// The bitmap of records.
@@ -61,6 +65,7 @@ impl Mft {
             bitmap: lost(),
             damage: None,
             found: false,
+            most: boot.size.min(io.volume().size().max(MIN_SIZE)),
         };
         let first = single(io, boot.mft, boot.record, MAGIC).and_then(complete);
         let damage = match first {
@@ -143,9 +148,9 @@ impl Mft {
         }
         let mut parts = Vec::new();
         let extents = self.extents.clone();
-        let count = extents.end() / self.boot.record;
+        let count = extents.end().min(self.most) / self.boot.record;
         let mut table = Table::new(io, &extents, self.boot.record, count, MAGIC);
-        for number in 1..count.min(self.boot.size / self.boot.record) {
+        for number in 1..count {
             let Ok(unit) = table.get(number).and_then(complete) else { continue };
             if Head::parse(&unit.bytes).is_some_and(|head| head.used && head.extends() == Some(0)) {
                 parts.extend(part_of(&unit, &self.boot));
@@ -166,7 +171,7 @@ impl Mft {
 
     /// Returns the number of records.
     pub(super) fn records(&self) -> u64 {
-        self.size.min(self.boot.size) / self.boot.record
+        self.size.min(self.most) / self.boot.record
     }
 
     /// Reads a record; one of the first from the copy, if need be.

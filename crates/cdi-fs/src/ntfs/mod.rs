@@ -82,10 +82,11 @@ fn label(io: &Io<'_>, mft: &Mft) -> Option<String> {
     let unit = mft.read(io, VOLUME).ok()?;
     let head = Head::parse(&unit.bytes)?;
     let (list, _) = record::attributes(&unit.bytes, &head);
-    list.iter().find_map(|attribute| match attribute.body {
+    let name = list.iter().find_map(|attribute| match attribute.body {
         record::Body::Resident(name) if attribute.kind == kind::VOLUME_NAME => Some(names::text(name)),
         _ => None,
-    })
+    });
+    name.filter(|name| !name.is_empty())
 }
 
 impl Ntfs {

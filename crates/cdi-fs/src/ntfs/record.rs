@@ -163,3 +163,67 @@ fn attribute(rest: &[u8], kind: u32) -> Option<(Attribute<'_>, usize)> {
     };
     Some((Attribute { kind, name, flags: le16(bytes, 0x0C)?, body }, len))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record with a resident attribute of 4 bytes, named "x", and one with runs.
+    fn record() -> Vec<u8> {
+        let mut bytes = vec![0u8; 0x100];
+        bytes[0x10] = 3;
+        bytes[0x14] = 0x38;
+        bytes[0x16] = 3;
+        bytes[0x18] = 0xB0;
+        bytes[0x20..0x28].copy_from_slice(&[9, 0, 0, 0, 0, 0, 2, 0]);
+        bytes[0x38..0x50].copy_from_slice(&[
+            0x80, 0, 0, 0, 0x20, 0, 0, 0, 0, 1, 0x18, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x1C, 0, 0, 0,
+        ]);
+        bytes[0x50] = b'x';
+        bytes[0x54..0x58].copy_from_slice(b"abcd");
+        bytes[0x58..0x62].copy_from_slice(&[0xA0, 0, 0, 0, 0x48, 0, 0, 0, 1, 0]);
+        bytes[0x78] = 0x40;
+        bytes[0x7A] = 4;
+        bytes[0x88] = 77;
+        bytes[0x98..0x9B].copy_from_slice(&[0x11, 1, 2]);
+        bytes[0xA0..0xA4].fill(0xFF);
+        bytes
+    }
+
+    #[test]
+    fn attributes_are_in_the_record_or_have_runs() {
+        let bytes = record();
+        let head = Head::parse(&bytes).unwrap();
+        assert!(head.used && head.directory && head.sequence == 3);
+        assert_eq!(head.extends(), Some(9));
+        let (list, error) = attributes(&bytes, &head);
+        assert_eq!((list.len(), error), (2, None));
+        assert!(matches!(list[0].body, Body::Resident(b"abcd")) && list[0].name == b"x\0");
+        let Body::Mapped(mapped) = list[1].body else { panic!() };
+        assert_eq!((mapped.size, mapped.unit, mapped.pairs[..3].to_vec()), (77, 4, vec![0x11, 1, 2]));
+    }
+
+    #[test]
+    fn nonsense_ends_the_attributes() {
+        let head = Head::parse(&record()).unwrap();
+        for (at, byte) in [
+            (0x3C, 0x19),
+            (0x3C, 0x10),
+            (0x3D, 1),
+            (0x42, 0x20),
+            (0x48, 5),
+            (0x4C, 0x1D),
+            (0x5C, 0x38),
+            (0x78, 0x50),
+        ] {
+            let mut bytes = record();
+            bytes[at] = byte;
+            let (list, error) = attributes(&bytes, &head);
+            assert!(list.len() < 2 && error.is_some(), "{at:#x} {byte:#x}");
+        }
+        for len in 0..0xA4 {
+            assert!(attributes(&record()[..len], &head).1.is_some());
+        }
+        assert_eq!(Head::parse(&record()[..0x27]), None);
+    }
+}

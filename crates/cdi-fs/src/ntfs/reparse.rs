@@ -88,6 +88,6 @@ mod tests {
         assert_eq!(target(&link(MOUNT_POINT, 16, "..", "")).unwrap(), "..");
         assert_eq!(target(&link(WOF, 16, "a", "b")), None);
         let whole = link(SYMLINK, 20, r"\??\C:\a", r"C:\a");
-        (0..whole.len()).for_each(|len| assert_eq!(target(&whole[..len]).filter(|t| t == r"C:\a"), None));
+        (0..28).for_each(|len| assert_eq!(target(&whole[..len]), None, "{len}"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::file_system::{Child, Damage, Kind, Name, Visitor};
 
 use super::bits::Used;
-use super::file::{self, Directories, describe, holds_internal};
+use super::file::{Directories, describe, holds_internal};
 use super::index;
 use super::io::Io;
 use super::mft::{MAGIC, Mft};
@@ -15,8 +15,10 @@ use super::structures;
 use super::table::{Lost, Table, Unit};
 use super::whole::{Whole, gather};
 
-/// The largest number of directories whose sequence numbers are kept, of records that extend others, and of lost ones.
+/// The largest number of records that extend others, and of lost ones, that are kept.
 const MAX_KEPT: usize = 1 << 20;
+/// The largest number of directories whose sequence numbers are kept.
+const MAX_DIRECTORIES: usize = 1 << 19;
 /// The largest number of records without a known place that are reported.
 const MAX_UNPLACED: u64 = 1 << 20;
 
@@ -51,7 +53,7 @@ impl<'s> Known<'s> {
     }
 
     fn keep(&mut self, number: u64, sequence: Option<u16>) {
-        if self.sequences.len() >= MAX_KEPT {
+        if self.sequences.len() >= MAX_DIRECTORIES {
             self.sequences.clear();
         }
         self.sequences.insert(number, sequence);
@@ -142,11 +144,11 @@ impl Scan<'_, '_> {
     fn whole(&mut self, whole: &Whole) -> bool {
         let attributes = whole.attributes();
         let mut record = describe(self.io, self.mft, whole, &attributes, &mut self.known);
-        if record.internal && record.kind == Kind::Directory {
+        let room = self.known.internal.len() < MAX_DIRECTORIES;
+        if record.internal && record.kind == Kind::Directory && room {
             self.known.internal.insert(record.number);
         }
-        let has_index = attributes.of(kind::INDEX_ROOT).iter().any(|root| root.name == file::INDEX);
-        if has_index || whole.head.directory {
+        if whole.head.directory || attributes.is_directory() {
             let (goes_on, damage) =
                 index::names(self.io, &self.mft.boot, whole.number, &attributes, self.visitor);
             record.damage = record.damage.or(damage);

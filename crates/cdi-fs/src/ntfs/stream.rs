@@ -109,14 +109,74 @@ pub(super) fn data(stream: &Stream<'_>, size: Option<u64>) -> Data {
         },
         Value::Mapped(mapped) => {
             let size = mapped.size.or(size).unwrap_or(mapped.extents.end());
-            let written = match packed {
-                Some(_) if mapped.unit > 0 => {
-                    mapped.written.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX)
-                }
-                _ => mapped.written,
+            let whole = |bytes: u64| match packed {
+                Some(_) if mapped.unit > 0 => bytes.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX),
+                _ => bytes,
             };
-            let written = if mapped.size.is_none() { u64::MAX } else { written };
-            Data { size, place: Place::Runs(mapped.extents.runs(size, written)), packed }
+            // Without this, the end of the last cluster would be a run of its own.
+            let all = mapped.size.is_none_or(|size| size <= mapped.written);
+            let written = if all { u64::MAX } else { whole(mapped.written) };
+            Data { size, place: Place::Runs(mapped.extents.runs(whole(size), written)), packed }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::boot::tests::sector;
+    use super::super::record;
+    use super::*;
+
+    fn part(first: u64, last: u64, size: u64, pairs: &'static [u8]) -> Attribute<'static> {
+        let body = record::Mapped {
+            first,
+            last,
+            allocated: size.next_multiple_of(4096),
+            size,
+            written: size,
+            unit: 0,
+            pairs,
+        };
+        Attribute { kind: record::kind::DATA, name: &[], flags: 0, body: Body::Mapped(body) }
+    }
+
+    fn joined(parts: &[Attribute<'static>]) -> (Vec<(u64, u64)>, u64, bool) {
+        let boot = Boot::parse(&sector()).unwrap();
+        let stream = join(parts, &boot).unwrap();
+        let data = data(&stream, Some(9));
+        let Place::Runs(runs) = data.place else { panic!() };
+        let runs = runs.iter().map(|run| (run.file / 4096, run.len / 4096)).collect();
+        (runs, data.size, stream.damage.is_some())
+    }
+
+    #[test]
+    fn parts_are_joined_and_gaps_are_lost() {
+        let parts = [
+            part(0, 1, 20_000, &[0x11, 2, 10, 0]),
+            part(2, 3, 0, &[0x11, 2, 50, 0]),
+            part(4, 4, 0, &[0x11, 1, 70, 0]),
+        ];
+        assert_eq!(joined(&parts), (vec![(0, 2), (2, 2), (4, 1)], 20_000, false));
+        assert_eq!(joined(&[parts[0], parts[2]]), (vec![(0, 2), (4, 1)], 20_000, true));
+        assert_eq!(joined(&parts[..2]), (vec![(0, 2), (2, 2)], 20_000, true));
+        assert_eq!(
+            joined(&[parts[0], parts[0], parts[1], parts[2]]),
+            (vec![(0, 2), (2, 2), (4, 1)], 20_000, true)
+        );
+        // Without the first part, the size is what the name says.
+        assert_eq!(joined(&parts[1..]), (vec![], 9, true));
+    }
+
+    #[test]
+    fn flags_say_how_contents_are_packed() {
+        let boot = Boot::parse(&sector()).unwrap();
+        let packed = |flags| {
+            let part = Attribute { flags, ..part(0, 1, 8192, &[0x11, 2, 10, 0]) };
+            data(&join(&[part], &boot).unwrap(), None).packed
+        };
+        assert_eq!(
+            (packed(0), packed(0x8000), packed(1), packed(0x4000)),
+            (None, None, Some("compressed"), Some("encrypted"))
+        );
     }
 }

@@ -112,7 +112,8 @@ pub(super) fn clusters(io: &Io<'_>, mft: &Mft) -> Result<(Extents, u64, Option<D
 /// Reports one of the first records that was read from the copy.
 pub(super) fn copied(mft: &Mft, number: u64, damage: Damage) -> Structure {
     let at = mft.extents.places(number * mft.boot.record, mft.boot.record);
-    let at = at.unwrap_or_else(|| Vec::from([mft.boot.mft..mft.boot.mft + mft.boot.record]));
+    let start = mft.boot.mft + number * mft.boot.record;
+    let at = at.unwrap_or_else(|| std::iter::once(start..start + mft.boot.record).collect());
     structure(
         &format!("record {number} of the $MFT"),
         at,
@@ -142,8 +143,10 @@ pub(super) fn of_record(io: &Io<'_>, record: &Record) -> Option<Structure> {
     if record.number == 9 {
         at.extend(record.metadata.iter().skip(1).cloned());
     }
-    let bad = at.iter().find_map(|range| io.volume().missing(range.clone()).into_iter().next());
+    let missing = |range: &Range<u64>| io.volume().missing(range.clone()).into_iter().find(|m| !m.untried);
+    let bad = at.iter().find_map(missing);
     let damage = bad.map(|bad| {
+        // The size of the disk's sectors is not known here.
         let sector = io.volume().on_disk(bad.range.start) / 512;
         Damage::Unreadable(cdi_base::error::ReadError::Bad { sector, good: 0 })
     });

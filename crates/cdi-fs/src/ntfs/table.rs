@@ -150,7 +150,7 @@ fn check(
 
 /// Reads one unit at `at` of the volume, whatever table it is of.
 pub(super) fn single(io: &Io<'_>, at: u64, unit: u64, magic: [u8; 4]) -> Result<Unit, Lost> {
-    let places = Vec::from([at..at.saturating_add(unit)]);
+    let places = std::iter::once(at..at.saturating_add(unit)).collect();
     match io.read(at, index(unit)) {
         Ok(bytes) => check(bytes, None, places, unit, magic),
         Err(damage) => Err(Lost { places, damage, blank: false }),

@@ -17,6 +17,8 @@ use super::table::Unit;
 
 /// The largest attribute list, in bytes. Windows allows 256 KiB.
 const MAX_LIST: u64 = 1 << 20;
+/// The most that the records of one file have together, in bytes.
+const MAX_RECORDS: u64 = 16 << 20;
 
 /// A base record with the records that extend it, as far as they can be read.
 #[derive(Debug)]
@@ -57,6 +59,10 @@ pub(super) fn gather(io: &Io<'_>, mft: &Mft, number: u64, base: Unit, others: &[
     more.sort_unstable_by_key(|reference| reference.number);
     more.dedup_by_key(|reference| reference.number);
     for reference in more {
+        if whole.units.len() as u64 * mft.boot.record >= MAX_RECORDS {
+            whole.worse(Damage::Invalid("it has too many records".into()));
+            break;
+        }
         if reference.number != number {
             whole.extend(io, mft, reference.number);
         }
@@ -171,6 +177,11 @@ impl<'w> Attributes<'w> {
         &self.list[from..to]
     }
 
+    /// Returns whether there is an index of names.
+    pub(super) fn is_directory(&self) -> bool {
+        self.of(kind::INDEX_ROOT).iter().any(|root| root.name == super::file::INDEX)
+    }
+
     /// Returns the resident values of a type.
     pub(super) fn values(&self, kind: u32) -> impl Iterator<Item = &'w [u8]> {
         self.of(kind).iter().filter_map(|attribute| match attribute.body {
@@ -180,9 +191,9 @@ impl<'w> Attributes<'w> {
     }
 
     /// Returns the attributes of a type, each joined from its parts.
-    pub(super) fn streams(&self, kind: u32, boot: &Boot) -> Vec<Stream<'w>> {
+    pub(super) fn streams(&self, kind: u32, boot: &Boot) -> impl Iterator<Item = Stream<'w>> {
         let parts = self.of(kind).chunk_by(|a, b| a.name == b.name);
-        parts.filter_map(|parts| join(parts, boot)).collect()
+        parts.filter_map(|parts| join(parts, boot))
     }
 
     /// Returns the attribute with this type and name, joined from its parts.
