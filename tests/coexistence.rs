@@ -126,6 +126,7 @@ tests!(
         lab.cdi(["mount", "disk.cdimg", "mnt"]).ends(0);
         let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_i64().unwrap();
         run("kill", ["-KILL".to_owned(), pid.to_string()]);
+        wait_until("the daemon is gone", || !Path::new(&format!("/proc/{pid}")).exists());
         run("umount", [lab.path("mnt")]);
         // A stale record now names a directory that belongs to others.
         tmpfs(&lab.path("mnt"));

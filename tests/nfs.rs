@@ -46,7 +46,8 @@ impl OtherMachine {
     }
 
     fn run(&self, words: &[&str]) -> std::process::Output {
-        Command::new("ip").args(["netns", "exec", &self.name]).args(words).output().unwrap()
+        // Not 'ip netns exec', which also copies all mounts: those of other tests would outlive them.
+        Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.name)).args(words).output().unwrap()
     }
 }
 
@@ -220,7 +221,7 @@ tests!(
     }
 
     /// An old Mac, on which cdi does not run, is served by another machine: here, by another network namespace.
-    #[needs(Loop, Program("nfs-cat"), Program("nbdinfo"), Program("ip"))]
+    #[needs(Loop, Program("nfs-cat"), Program("nbdinfo"), Program("ip"), Program("nsenter"))]
     fn another_machine_is_served_only_when_asked_for() {
         let lab = Lab::new();
         let truth = lab.image(SECTORS, 512, &[]);
@@ -250,6 +251,30 @@ tests!(
         assert!(!lab.path("socket").exists());
     }
 
+    /// The address of this machine alone gives no other user more than without the option.
+    #[needs(Program("nfs-ls"))]
+    fn what_crosses_a_network_is_no_secret_here() {
+        let lab = Lab::new();
+        lab.image(SECTORS, 512, &[]);
+        let ls = |url: &str| run("nfs-ls", [url]);
+        let name = |url: &str| url.split("/cdi-").nth(1).unwrap().split('?').next().unwrap().to_owned();
+        let here = Server::start(&lab, &["--nfs"]);
+        let own = name(&here.url);
+        drop(here);
+        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let server = Server::start(&lab, &["--nfs", "--listen", address]);
+            let listed = ls(&server.url);
+            assert!(listed.contains("-r--------") && !listed.contains("-r--r--r--"), "{address}: {listed}");
+            assert_eq!(name(&server.url), own, "{address}");
+        }
+        let server = Server::start(&lab, &["--nfs", "--listen", "0.0.0.0"]);
+        assert!(ls(&server.url.replace("0.0.0.0", "127.0.0.1")).contains("-r--r--r--"));
+        assert_ne!(name(&server.url), own);
+        for address in ["224.0.0.1", "255.255.255.255", "localhost", ""] {
+            lab.cdi(["serve", "disk.cdimg", "--nfs", "--listen", address]).ends(2);
+        }
+    }
+
     /// A mount of the system is for the kernel alone as long as its connection lasts: on macOS every user may ask the system for
     /// the handles of its mounts.
     fn a_mount_of_the_system_serves_one_client() {
@@ -258,7 +283,7 @@ tests!(
         let opened = cdi_image::open::open(&lab.path("disk.cdimg"), &Default::default()).unwrap();
         let disk = cdi_image::disk::Disk::new(opened, Default::default());
         let tree = std::sync::Arc::new(Tree::new(std::sync::Arc::new(disk), Default::default(), false));
-        let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], true).unwrap();
+        let (export, _may_be_gone) = nfs::Export::new(tree, &[7; 32], nfs::Clients::System).unwrap();
         let (listener, port) = nfs::bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
         let url = export.url((Ipv4Addr::LOCALHOST, port).into());
         std::thread::spawn(move || nfs::serve(std::sync::Arc::new(export), listener));

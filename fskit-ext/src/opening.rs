@@ -42,7 +42,12 @@ impl Programs {
         cdi.args(["attach", "--mount", "--"]).arg(image).stdin(Stdio::null());
         let output = cdi.output().map_err(|e| format!("{}: {e}", self.cdi.display()))?;
         if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            // Opened before: its volumes are shown again.
+            return match attached_as(&text) {
+                Some(device) => Ok(self.shown(device)),
+                None => Err(text),
+            };
         }
         let start = Instant::now();
         loop {
@@ -57,6 +62,17 @@ impl Programs {
         }
     }
 
+    /// Returns the volumes of a device that are mounted. Those of an APFS container are on another one.
+    fn shown(&self, device: &str) -> Opened {
+        let of_device = |line: &&str| {
+            let slice = line.strip_prefix(device).and_then(|rest| rest.strip_prefix(['s', ' ']));
+            slice.is_some()
+        };
+        let mounts = self.mounts();
+        let volumes: Vec<PathBuf> = mounts.lines().filter(of_device).filter_map(place).collect();
+        if volumes.is_empty() { Opened::Device(device.to_owned()) } else { Opened::Volumes(volumes) }
+    }
+
     fn mounts(&self) -> String {
         let listed = Command::new(&self.mount).stdin(Stdio::null()).output();
         listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
@@ -67,11 +83,19 @@ impl Programs {
 /// `/dev/disk4s1 on /Volumes/NAME (hfs, …)`.
 fn appeared(before: &str, after: &str) -> Vec<PathBuf> {
     let is_new = |line: &&str| line.starts_with("/dev/disk") && !before.lines().any(|old| old == *line);
-    let place = |line: &str| {
-        let (_, place) = line.split_once(" on ")?;
-        Some(PathBuf::from(place.rsplit_once(" (")?.0))
-    };
     after.lines().filter(is_new).filter_map(place).collect()
+}
+
+/// Returns the mount point in a line of the list of mounts.
+fn place(line: &str) -> Option<PathBuf> {
+    let (_, place) = line.split_once(" on ")?;
+    Some(PathBuf::from(place.rsplit_once(" (")?.0))
+}
+
+/// Returns the device of an image that cdi does not attach again.
+fn attached_as(error: &str) -> Option<&str> {
+    let (_, rest) = error.split_once("already attached as ")?;
+    rest.split_whitespace().next().filter(|device| device.starts_with("/dev/disk"))
 }
 
 #[cfg(test)]
@@ -114,6 +138,14 @@ mod tests {
         let nothing = Programs { cdi: program(&dir, "other", "echo /dev/disk6"), ..programs.clone() };
         assert_eq!(nothing.open(Path::new("x")), Ok(Opened::Device("/dev/disk6".into())));
         assert_eq!(programs.open(Path::new("x")), Err("cdi: error: attach --mount -- x".into()));
+        // It is attached already.
+        let again = program(
+            &dir,
+            "again",
+            "echo 'cdi: x: already attached as /dev/disk4' >&2\necho 'hint: …' >&2\nexit 5",
+        );
+        let again = Programs { cdi: again, ..programs.clone() };
+        assert_eq!(again.open(Path::new("x")), Ok(Opened::Volumes(vec!["/Volumes/CDI DEMO (1)".into()])));
         let absent = Programs::of(&dir.0.join("Contents/MacOS/cdi-app"));
         assert!(absent.open(Path::new("x")).unwrap_err().contains("Contents/MacOS/cdi: "));
     }

@@ -200,10 +200,10 @@ pub struct Serve {
     /// Serve the directory over NFS version 3 on 127.0.0.1, to anyone who has the URL
     #[arg(help_heading = None, long)]
     pub nfs: bool,
-    /// Serve to other machines too, at this address of this one; nothing is encrypted
+    /// Serve to other machines, at this address of this one instead of 127.0.0.1; nothing is encrypted
     ///
-    /// Over NFS, everyone who can reach the address and has the URL can read the disk, and whoever sees the network
-    /// sees the URL and the data. Over NBD, for which --nbd names a port, everyone who can reach the address can read
+    /// Over NFS, everyone who can reach the address and has the URL can read the disk, and anyone who can read the network
+    /// traffic also gets the URL and the data. Over NBD, for which --nbd names a port, everyone who can reach the address can read
     /// it. Use this only in a network that you trust. 0.0.0.0 is every address.
     #[arg(help_heading = None, long, value_name = "ADDRESS")]
     pub listen: Option<IpAddr>,

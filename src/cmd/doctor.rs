@@ -154,7 +154,16 @@ fn network_volumes() -> Finding {
                 let found = format!("macOS refuses reads from {}", mount.mountpoint.display());
                 return finding(what, needed_for, false, found, fix);
             }
-            Err(e) => log::info!("{}: {e}", mount.mountpoint.display()),
+            Err(e) => {
+                let found = format!("{} could not be read: {}", mount.mountpoint.display(), e.what);
+                return finding(
+                    what,
+                    needed_for,
+                    false,
+                    found,
+                    "see 'cdi list'; 'cdi unmount --force' removes it",
+                );
+            }
         }
     }
     let found = match read {

@@ -56,6 +56,9 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
     bring_up(plan, args.foreground, ui, |record| {
         if !ui.json(&with_partitions(record, &table)) {
             ui.message(format!("{} is mounted at {}", record.image.display(), dir.display()));
+            if args.dir.is_none() {
+                ui.exact(dir.display());
+            }
         }
     })
 }
@@ -241,6 +244,10 @@ pub(super) fn plan(
     let (dir, created_dir) = place.prepare(&path, own_process, access.allow_other)?;
     if nix::unistd::geteuid().is_root() && !access.allow_other && place.is_open_to_others(&dir) {
         ui.warning("only root can read it there; to browse it in the Finder, add --allow-other");
+    }
+    if desktop.asked && cfg!(target_os = "linux") && (nix::unistd::geteuid().is_root() || via == Some("nfs"))
+    {
+        ui.warning("--browse and --no-browse have no effect for root, or with --via nfs: only fusermount3 can set them");
     }
     let errno = match access.errno {
         ErrnoName::Io => ErrnoStyle::Io,

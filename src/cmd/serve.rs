@@ -11,7 +11,7 @@ use cdi_base::error::{ErrnoStyle, Error, Kind};
 use cdi_base::workers;
 use cdi_image::disk::Disk;
 use cdi_serve::nbd::Listener;
-use cdi_serve::nfs::Export;
+use cdi_serve::nfs::{Clients, Export};
 use cdi_serve::tree::Tree;
 use cdi_serve::{nbd, nfs};
 use cdi_system::{ending_signals, raise_open_file_limit};
@@ -25,6 +25,11 @@ use crate::mount::record::secret;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
+    if let Some(address) = args.listen.map(|address| address.to_canonical())
+        && (address.is_multicast() || address == Ipv4Addr::BROADCAST)
+    {
+        return Err(Error::usage(format!("{address} is no address of a machine")));
+    }
     let disk = Arc::new(open_part(&args.image, &args.part, (&args.reads).into(), ui)?.0);
     let mut signals = Signals::new(ending_signals())
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
@@ -32,14 +37,6 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         Some(at) => listen(at, args.listen)?,
         None => export(args, &disk)?,
     };
-    if let Some(address) = args.listen.filter(|address| !address.is_loopback()) {
-        let who =
-            if args.nfs { "everyone who can reach it and has this URL" } else { "everyone who can reach it" };
-        ui.warning(format!("the disk is served at {address}, unencrypted: {who} can read it"));
-        if address.is_unspecified() {
-            ui.message(format!("in the URL, put an address of this machine in place of {address}"));
-        }
-    }
     raise_open_file_limit();
     let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("cannot start threads").because(e))?;
@@ -60,11 +57,24 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.exact(&url);
     }
+    if let Some(address) = other_machines(args) {
+        let who =
+            if args.nfs { "everyone who can reach it and has this URL" } else { "everyone who can reach it" };
+        ui.warning(format!("the disk is served at {address}, unencrypted: {who} can read it"));
+        if address.to_canonical().is_unspecified() {
+            ui.message(format!("in the URL, put an address of this machine in place of {address}"));
+        }
+    }
     ui.message("press Ctrl-C to stop");
     match end.recv() {
         Ok(Err(e)) => Err(Error::failed("cannot accept connections").because(e)),
         Ok(Ok(())) | Err(_) => Ok(End::Done),
     }
+}
+
+/// Returns the address at which other machines are served.
+fn other_machines(args: &Serve) -> Option<IpAddr> {
+    args.listen.filter(|address| !address.to_canonical().is_loopback())
 }
 
 /// A socket in the file system; removed on drop.
@@ -84,10 +94,12 @@ enum Front {
 
 /// Binds a port for NFS. Returns what to serve, and its URL.
 fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
+    let others = other_machines(args);
     // The users of other machines have other numbers.
-    let others = args.allow_other || args.listen.is_some();
-    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, others));
-    let (export, _) = Export::new(tree, &secret()?, false)?;
+    let everyone = args.allow_other || others.is_some();
+    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, everyone));
+    let clients = if others.is_some() { Clients::OtherMachines } else { Clients::ThisMachine };
+    let (export, _) = Export::new(tree, &secret()?, clients)?;
     let address = args.listen.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let (listener, port) = nfs::bind(address, args.port)?;
     let url = export.url(SocketAddr::new(address, port));

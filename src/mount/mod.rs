@@ -4,3 +4,4 @@ pub mod daemon;
 pub mod record;
 mod self_test;
 pub mod teardown;
+pub mod volumes;

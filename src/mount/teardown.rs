@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use crate::attach;
 use crate::attach::Attacher;
 use crate::mount::record::{MountRecord, records, runtime_dir};
+use crate::mount::volumes;
 
 /// Timeout for the daemon to exit after its mount is gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,7 +74,9 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         // When the connection is aborted, every pending read ends with an error, and nothing below can hang.
         abort(record, by_daemon);
     }
-    let patience = attacher.filter(|_| !devices.is_empty()).map_or(BRIEF_USE, |a| a.lingers());
+    // Also after a disk was ejected, so that it has no node any more.
+    let had_device = !devices.is_empty() || record.device.is_some();
+    let timeout = attacher.filter(|_| had_device).map_or(BRIEF_USE, |a| a.lingers());
     let stays = detach_devices(attacher, &devices, &disk, force)?;
     // Without an attacher it is not known whether the device is gone.
     if stays.is_none() && attacher.is_some() && record.device.is_some() {
@@ -81,7 +84,7 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         record.device = None;
         record.update()?;
     }
-    unmount_all(record, force, lost, patience)?;
+    unmount_all(record, force, lost, timeout)?;
     if !by_daemon {
         end_daemon(record)?;
     }
@@ -128,7 +131,7 @@ fn detach_devices(
 }
 
 /// Unmounts all of our mounts at the mount point, the one on top first.
-fn unmount_all(record: &MountRecord, force: bool, lost: bool, patience: Duration) -> Result<(), Error> {
+fn unmount_all(record: &MountRecord, force: bool, lost: bool, timeout: Duration) -> Result<(), Error> {
     loop {
         let before = cdi_mounts_at(&record.mountpoint)?;
         if before == 0 {
@@ -137,7 +140,7 @@ fn unmount_all(record: &MountRecord, force: bool, lost: bool, patience: Duration
         // Without force, the NFS client of a dead server first asks the server, and waits.
         let straight = lost && record.via == "nfs";
         if !(straight && unmount_once(&record.mountpoint, true).is_ok()) {
-            unmount(&record.mountpoint, force, patience)?;
+            unmount(&record.mountpoint, force, timeout)?;
         }
         if cdi_mounts_at(&record.mountpoint)? >= before {
             let what = "cannot unmount: something is mounted over one of its parent directories";
@@ -222,12 +225,12 @@ fn abort(record: &MountRecord, by_daemon: bool) {
     }
 }
 
-/// Unmounts a directory, for up to `patience` if it is busy.
-fn unmount(mountpoint: &Path, force: bool, patience: Duration) -> Result<(), Error> {
+/// Unmounts a directory, for up to `timeout` if it is busy.
+fn unmount(mountpoint: &Path, force: bool, timeout: Duration) -> Result<(), Error> {
     // A name lookup in progress also makes it busy, for a moment.
     let start = Instant::now();
     let mut result = unmount_once(mountpoint, false);
-    while !force && is_busy(&result) && start.elapsed() < patience {
+    while !force && is_busy(&result) && start.elapsed() < timeout {
         sleep(Duration::from_millis(20));
         result = unmount_once(mountpoint, false);
     }
@@ -335,9 +338,12 @@ pub fn clean_up_stale_mounts() {
         }
     }
     // Directories that were created for a mount that never happened.
-    let Ok(dir) = runtime_dir() else { return };
-    for unused in fs::read_dir(dir.join("mnt")).into_iter().flatten().flatten().map(|e| e.path()) {
-        if !records.iter().any(|r| r.mountpoint == unused) && matches!(mounted_at(&unused), Ok(None)) {
+    let parents = runtime_dir().ok().map(|dir| dir.join("mnt")).into_iter().chain(volumes::own());
+    for unused in parents.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().map(|e| e.path()) {
+        // What is hidden keeps the directory in /Volumes alive.
+        let hidden = unused.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let known = hidden || records.iter().any(|r| r.mountpoint == unused);
+        if !known && matches!(mounted_at(&unused), Ok(None)) {
             let _ = fs::remove_dir(unused);
         }
     }

@@ -51,7 +51,7 @@ pub fn run(c: &mut Checks) {
     must("dmsetup", &["suspend", "--nolockfs", "slow"]);
     let (read, took) = read_page(&sample, &mount);
     c.same("the source hangs for ever: a read", read, Err(EIO));
-    // `PATIENCE` of the server, and what is left of the client's interval; then the client asks for the page once more.
+    // `HUNG` of the server, and what is left of the client's interval; then the client asks for the page once more.
     c.took("the source hangs for ever: a read", took, 30.0, 50.0);
     must("dmsetup", &["resume", "slow"]);
     c.same("it answers again: right bytes", read_page(&sample, &mount).0, Ok(true));

@@ -14,7 +14,8 @@ root=$PWD work=$(mktemp -d "${TMPDIR:-/tmp}/cdi-vm-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 cargo test --quiet --test lab --no-run
-lab=$(find target/debug/deps -name 'lab-*' -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+target=${CARGO_TARGET_DIR:-$root/target}
+lab=$(find "$target/debug/deps" -name 'lab-*' -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
 modules=$(echo "$kernel"/lib/modules/* "$kernel"/usr/lib/modules/* | tr ' ' '\n' | grep -v '\*' | head -n 1)
 version=$(basename "$modules")
 image=$kernel/boot/vmlinuz-$version
@@ -57,7 +58,7 @@ chmod +x "$work/initrd/init"
 # The disks of the job virtual-disks: the sample, with three sectors that qemu makes fail.
 set --
 if [ "$job" = virtual-disks ]; then
-    "$root/$lab" --write-sample "$work/disk.raw"
+    "$lab" --write-sample "$work/disk.raw"
     for sector in 1000 3182 8191; do
         printf '[inject-error]\nevent = "none"\niotype = "read"\nerrno = "5"\nsector = "%s"\n' $sector
     done >"$work/errors"
@@ -72,7 +73,8 @@ fi
 qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off -machine q35 -m 2048 -smp 2 \
     -display none -nodefaults -no-reboot -monitor none -serial stdio \
     -kernel "$image" -initrd "$work/initrd.gz" \
-    -append "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off lab.init=$root/$lab lab.job=$job lab.cdi=$root/target/debug/cdi lab.modules=$work/modules" \
+    -append "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off \
+lab.init=$(realpath "$lab") lab.job=$job lab.cdi=$(realpath "$target")/debug/cdi lab.modules=$work/modules" \
     -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
     -device virtio-9p-pci,fsdev=host,mount_tag=host "$@" </dev/null | tee "$work/output"
 grep -q '^all [0-9]* comparisons are as expected' "$work/output"

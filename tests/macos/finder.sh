@@ -22,13 +22,18 @@ cleanup() {
     [ -z "${device-}" ] || hdiutil detach -force "$device" >/dev/null 2>&1
     for image in "$lab"/*.cdimg; do "$CDI" -q detach --force "$image" 2>/dev/null; done
     [ -z "$made_volumes" ] || sudo -n rmdir /Volumes/cdi/.cdi /Volumes/cdi
-    if mount | grep -F "$lab"; then echo "FAILED    cleaning up: still mounted"; else rm -rf "$lab"; fi
+    [ ! -e "$lab/root" ] || sudo -n "CDI_RUNTIME_DIR=$lab/root" "$CDI" -q unmount --all --force 2>/dev/null
+    if mount | grep -F "$lab"; then
+        echo "FAILED    cleaning up: still mounted"
+    else
+        rm -rf "$lab" 2>/dev/null || sudo -n rm -rf "$lab"
+    fi
 }
 trap cleanup EXIT
 
 # limited SECONDS COMMAND...: ends the command when it takes longer.
 limited() { perl -e 'alarm shift; exec @ARGV or exit 127' "$@"; }
-# check WHAT COMMAND...: checks that the command succeeds within two minutes.
+# check WHAT COMMAND...: checks that the command succeeds. A command that may hang is run by limited.
 check() {
     local what=$1
     shift
@@ -58,6 +63,13 @@ within() {
     done
 }
 not() { ! "$@"; }
+# fails SECONDS COMMAND...: whether the command ends by itself, and not with success. (limited ends it by SIGALRM: 142.)
+fails() {
+    local code
+    limited "$@"
+    code=$?
+    [ $code != 0 ] && [ $code -lt 126 ]
+}
 cdi() { limited 120 "$CDI" "$@"; }
 code() {
     local expect=$1 got
@@ -77,7 +89,8 @@ read_by() {
     shift
     before=$(reads)
     limited 60 "$@" >"$lab/said" 2>&1
-    echo "measured  reads of the disk by $what: $(($(reads) - before)) (exit code $?)"
+    local code=$?
+    echo "measured  reads of the disk by $what: $(($(reads) - before)) (exit code $code)"
 }
 
 echo "macOS $(sw_vers -productVersion) ($(sw_vers -buildVersion)), $(uname -m), $("$CDI" --version)"
@@ -116,7 +129,7 @@ check "the directory cannot be written to" not touch "$dir/.DS_Store"
 # --- copies: the image has a bad sector -----------------------------------------------------------------------------
 for copier in cp ditto "rsync -a"; do
     # shellcheck disable=SC2086 # words
-    check "$copier over the bad sector fails" not limited 60 $copier "$dir/disk.raw" "$lab/copy"
+    check "$copier over the bad sector fails" fails 60 $copier "$dir/disk.raw" "$lab/copy"
     check "and leaves no file of the disk's size" test "$(stat -f %z "$lab/copy" 2>/dev/null || echo 0)" -lt "$size"
     rm -rf "$lab/copy"
 done

@@ -51,7 +51,7 @@ fn volume(lab: &Lab) -> (Arc<Tree>, Client, Vec<u8>) {
     let mut tree = Tree::new(Arc::new(Disk::new(opened, Default::default())), Default::default(), false);
     tree.finder = true;
     let tree = Arc::new(tree);
-    let (export, _may_be_gone) = nfs::Export::new(Arc::clone(&tree), &[7; 32], true).unwrap();
+    let (export, _may_be_gone) = nfs::Export::new(Arc::clone(&tree), &[7; 32], nfs::Clients::System).unwrap();
     let (listener, port) = nfs::bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
     let url = export.url((Ipv4Addr::LOCALHOST, port).into());
     std::thread::spawn(move || nfs::serve(Arc::new(export), listener));

@@ -5,7 +5,7 @@
 //! The options and the server's times are those of the program, so a change of them that a Mac would not bear fails
 //! here.
 
-use cdi_serve::nfs::{MACOS_TIMERS, PATIENCE, TIMEOUT};
+use cdi_serve::nfs::{HUNG, MACOS_TIMERS, TIMEOUT};
 
 /// Ticks of the client's timer in a second (NFS_HZ).
 const HZ: u64 = 100;
@@ -59,8 +59,8 @@ enum Reply {
 /// A server in trouble. Times are in ticks.
 #[derive(Debug, Clone, Copy)]
 enum Server {
-    /// The source of the disk hangs until this time; without patience, the client is told to try again for ever.
-    Hangs { until: u64, patience: Option<u64> },
+    /// The source of the disk hangs until this time; without `hung`, the client is told to try again forever.
+    Hangs { until: u64, hung: Option<u64> },
     /// The process stands still until this time, and answers nothing.
     Silent { until: u64 },
 }
@@ -73,10 +73,10 @@ impl Server {
             Server::Hangs { until, .. } if until <= sent + TIMEOUT.as_secs() * HZ => {
                 (until.max(sent + 1), Reply::Data)
             }
-            Server::Hangs { patience, .. } => {
+            Server::Hangs { hung, .. } => {
                 let at = sent + TIMEOUT.as_secs() * HZ;
-                let tired = patience.is_some_and(|patience| at - first >= patience);
-                (at, if tired { Reply::Error } else { Reply::Later })
+                let failed = hung.is_some_and(|hung| at - first >= hung);
+                (at, if failed { Reply::Error } else { Reply::Later })
             }
         }
     }
@@ -347,7 +347,7 @@ tests!(
         }
         // A source that hangs cost the mount.
         let dumb = format!("{BEFORE},dumbtimer");
-        let (_, _, mut client) = read(&dumb, Server::Hangs { until: NEVER, patience: None }, 4, false);
+        let (_, _, mut client) = read(&dumb, Server::Hangs { until: NEVER, hung: None }, 4, false);
         client.run(false, true);
         assert_eq!(client.dead.map(|at| at / HZ), Some(61));
     }
@@ -355,10 +355,10 @@ tests!(
     /// What a reader gets while the source hangs: the data as soon as it is there or is asked for again, or after half a
     /// minute an error; never a false error of good sectors before that, and never the loss of the mount.
     fn a_source_that_hangs_is_an_error_after_half_a_minute_and_costs_no_mount() {
-        let patience = Some(PATIENCE.as_secs() * HZ);
+        let hung = Some(HUNG.as_secs() * HZ);
         for seconds in [1, 3, 6, 7, 10, 12, 20, 24, 29, 30, 31, 40, 60, 300, 3000] {
             for (ahead, stats) in [(0, false), (4, false), (16, false), (127, false), (0, true), (16, true)] {
-                let server = Server::Hangs { until: seconds * HZ, patience };
+                let server = Server::Hangs { until: seconds * HZ, hung };
                 let (end, at, mut client) = read(MACOS_TIMERS, server, ahead, stats);
                 let expect = if seconds <= 30 { End::Data } else { End::Error };
                 let what =

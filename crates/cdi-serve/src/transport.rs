@@ -38,9 +38,8 @@ pub fn volume_name(image: &Path) -> String {
     while name.len() > MAX_VOLUME_NAME {
         name.pop();
     }
-    let name = name.trim();
     // A leading dot would hide it.
-    let name = name.trim_start_matches('.');
+    let name = name.trim_start_matches(|c: char| c == '.' || c.is_whitespace()).trim_end();
     if name.is_empty() { "cdi".into() } else { name.into() }
 }
 

@@ -196,6 +196,11 @@ impl Tree {
         })
     }
 
+    /// Returns whether reads of an entry need nothing from the image.
+    pub fn is_in_memory(&self, id: Id) -> bool {
+        id != DISK
+    }
+
     /// Returns how many of the `len` bytes from `offset` the entry has.
     fn available(&self, id: Id, offset: u64, len: usize) -> usize {
         let size = if let Some(EntryKind::File(size)) = self.kind(id) { size } else { 0 };

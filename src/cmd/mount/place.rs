@@ -9,9 +9,7 @@ use cdi_serve::transport::volume_name;
 use cdi_system::mounted_at;
 
 use crate::mount::record::runtime_dir;
-
-/// The directory of macOS in which people look for volumes.
-const VOLUMES: &str = "/Volumes";
+use crate::mount::volumes;
 
 /// Where an image is mounted.
 #[derive(Clone, Copy)]
@@ -34,10 +32,13 @@ impl Where<'_> {
     ) -> Result<(PathBuf, bool), Error> {
         let (dir, created) = match self {
             Where::Given(dir) => given_dir(dir, image)?,
-            Where::InVolumes => match in_volumes(Path::new(VOLUMES)) {
-                Some(parent) => (free_dir(&parent, &volume_name(image))?, true),
-                None => (own_dir(image)?, true),
-            },
+            // Of a process of its own, an extension, only this user may have the mount: in a private directory.
+            Where::InVolumes => {
+                match volumes::parent().filter(|p| !own_process || allow_other || is_private(&p.join("x"))) {
+                    Some(parent) => (free_dir(&parent, &volume_name(image))?, true),
+                    None => (own_dir(image)?, true),
+                }
+            }
             Where::InRuntimeDir => (own_dir(image)?, true),
         };
         let given = matches!(self, Where::Given(_));
@@ -55,7 +56,7 @@ impl Where<'_> {
     }
 }
 
-/// Refuses a mount point where others could read who may not, or could not who may.
+/// Refuses a mount point that gives access to users who may not read, or denies it to those who may.
 fn refuse_unsafe(dir: &Path, given: bool, own_process: bool, allow_other: bool) -> Result<(), Error> {
     if own_process && !allow_other && !is_private(dir) {
         let what = "every user of this Mac could read it there: FSKit treats all users as the owner";
@@ -115,26 +116,17 @@ fn given_dir(dir: &Path, image: &Path) -> Result<(PathBuf, bool), Error> {
 fn own_dir(image: &Path) -> Result<PathBuf, Error> {
     let parent = runtime_dir()?.join("mnt");
     fs::create_dir_all(&parent).map_err(|e| Error::io("cannot create", &parent, e))?;
-    let name = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
+    let name = image.file_stem().unwrap_or(image.as_os_str()).to_string_lossy();
     free_dir(&parent, &name)
 }
 
-/// Returns the directory for mount points that desktops show: the directory `cdi` of `volumes`, if that belongs to this
-/// user alone, or `volumes` itself for root on macOS.
-fn in_volumes(volumes: &Path) -> Option<PathBuf> {
-    let user = nix::unistd::geteuid();
-    let shared = volumes.join("cdi");
-    // What is mounted there is not accessed: its server may hang.
-    let is_free = || matches!(mounted_at(&shared), Ok(None));
-    let is_ours = |m: fs::Metadata| m.is_dir() && m.uid() == user.as_raw() && m.mode() & 0o022 == 0;
-    if volumes.is_dir() && is_free() && fs::symlink_metadata(&shared).is_ok_and(is_ours) {
-        return Some(shared);
-    }
-    (cfg!(target_os = "macos") && user.is_root()).then(|| volumes.to_owned())
-}
+/// The longest name of a mount point in bytes, which leaves room for a number.
+const MAX_NAME: usize = 240;
 
 /// Creates a directory of this name, or of the name with a number.
 fn free_dir(parent: &Path, name: &str) -> Result<PathBuf, Error> {
+    let end = (0..=MAX_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    let name = &name[..end.unwrap_or(0)];
     for number in 1..1000 {
         let dir = parent.join(if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
         match fs::create_dir(&dir) {
@@ -159,9 +151,9 @@ mod tests {
         fs::create_dir_all(&shared).unwrap();
         // Others could put something else there.
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_ne!(in_volumes(&volumes), Some(shared.clone()));
+        assert_ne!(volumes::shared(&volumes), Some(shared.clone()));
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(in_volumes(&volumes), Some(shared.clone()));
+        assert_eq!(volumes::shared(&volumes), Some(shared.clone()));
         assert_eq!(free_dir(&shared, "Old Disk").unwrap(), shared.join("Old Disk"));
         assert_eq!(free_dir(&shared, "Old Disk").unwrap(), shared.join("Old Disk-2"));
         assert!(is_private(&shared.join("Old Disk")));

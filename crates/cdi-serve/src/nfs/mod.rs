@@ -34,7 +34,7 @@ use cdi_base::workers::{self, lock};
 use cdi_system::{NFS_SOURCE, ask, has_program, random};
 use procedures::{Caller, MOUNT, NFS, VERSION};
 use reads::Reads;
-pub use reads::{PATIENCE, TIMEOUT};
+pub use reads::{HUNG, TIMEOUT};
 use rpc::Refusal;
 use xdr::{Call, Reply};
 
@@ -59,6 +59,18 @@ const WAITING: usize = 32;
 /// Timeout for the system to mount.
 const MOUNTING: Duration = Duration::from_secs(60);
 
+/// Whom an export is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// The client of this system, which mounts it: only the first connection that uses a handle can use the disk. The path
+    /// may have one more component, the name of the volume.
+    System,
+    /// Whoever has the URL, on this machine.
+    ThisMachine,
+    /// Whoever has the URL, on any machine. Others may read the network: the URL is not that for this machine.
+    OtherMachines,
+}
+
 /// An exported directory.
 pub struct Export {
     tree: Arc<Tree>,
@@ -71,8 +83,8 @@ pub struct Export {
     group: u32,
     /// Whether it can still be mounted.
     open: AtomicBool,
-    /// Whether it is for a single connection, and which one that is, while it lives.
-    single: bool,
+    clients: Clients,
+    /// The connection of the system's client, while it lives.
     holder: Mutex<Option<Arc<Peer>>>,
     reads: Reads,
     check: SyncSender<()>,
@@ -80,12 +92,19 @@ pub struct Export {
 
 impl Export {
     /// Creates an export of `tree`. Its name and handles are derived from the image and `secret`. The receiver gets a
-    /// message when the mount may be gone. With `single`, only the first client that uses a handle can use the disk.
-    pub fn new(tree: Arc<Tree>, secret: &[u8; 32], single: bool) -> Result<(Export, Receiver<()>), Error> {
+    /// message when the mount may be gone.
+    pub fn new(
+        tree: Arc<Tree>,
+        secret: &[u8; 32],
+        clients: Clients,
+    ) -> Result<(Export, Receiver<()>), Error> {
         let (check, may_be_gone) = sync_channel(1);
         let identity = tree.disk().identity();
         let derive = |purpose: &[u8]| {
             let mut hash = blake3::Hasher::new_keyed(secret);
+            if clients == Clients::OtherMachines {
+                hash.update(b"other machines ");
+            }
             *hash.update(purpose).update(&identity).finalize().as_bytes()
         };
         let name = hex(&derive(b"name")[..16]);
@@ -99,7 +118,7 @@ impl Export {
             user: nix::unistd::getuid().as_raw(),
             group: nix::unistd::getgid().as_raw(),
             open: AtomicBool::new(true),
-            single,
+            clients,
             holder: Mutex::new(None),
             reads: Reads::start(&tree).map_err(|e| Error::failed("cannot start threads").because(e))?,
             check,
@@ -112,6 +131,8 @@ impl Export {
     pub fn url(&self, at: SocketAddr) -> String {
         let (host, port) = (at.to_string(), at.port());
         let host = host.rsplit_once(':').map_or("", |(host, _)| host);
+        // As libnfs reads it, and differently from other URLs: without brackets.
+        let host = host.trim_matches(['[', ']']);
         format!("nfs://{host}{}?version=3&nfsport={port}&mountport={port}", self.path)
     }
 
@@ -123,7 +144,7 @@ impl Export {
     /// Returns whether handles are valid for this client.
     fn admits(&self, peer: &Arc<Peer>) -> bool {
         let mut holder = lock(&self.holder);
-        !self.single || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
+        self.clients != Clients::System || Arc::ptr_eq(holder.get_or_insert_with(|| Arc::clone(peer)), peer)
     }
 
     /// Forgets a connection that has ended.
@@ -235,7 +256,7 @@ impl Transport for Nfs {
     }
 
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
-        let (export, may_be_gone) = Export::new(tree, &random()?, true)?;
+        let (export, may_be_gone) = Export::new(tree, &random()?, Clients::System)?;
         let export = Arc::new(export);
         let (listener, port) = bind(Ipv4Addr::LOCALHOST.into(), 0)?;
         let serving = Arc::clone(&export);
@@ -265,7 +286,7 @@ fn page_size() -> u32 {
 
 const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
 
-/// How macOS's client waits, as words of mount_nfs(8). What each is for, by its source (NFS-339, kext/nfs_socket.c; the
+/// How macOS's client waits, as options of mount_nfs(8). What each is for, by its source (NFS-339, kext/nfs_socket.c; the
 /// lines are those of that version), is simulated in `tests/nfs/macos_client.rs`:
 ///
 /// - `dumbtimer`: `timeo` counts for reads, too. Without it their time is learnt from those before (line 5709), and a

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::reads::NoBytes;
 use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
-use super::{Export, HANDLE, MAX_READ};
+use super::{Clients, Export, HANDLE, MAX_READ};
 use crate::net::Peer;
 use crate::tree::{EntryKind, Id, ROOT};
 
@@ -59,10 +59,12 @@ impl Export {
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
         let knows = |path: &[u8]| {
-            // One more component is a label, the name of the volume on macOS, and means nothing here.
+            // One more component is the name of the volume on macOS, and means nothing here.
             let (path, label) = path.split_at(path.len().min(self.path.len()));
             let label = label.strip_suffix(b"/").unwrap_or(label);
-            let labelled = label.strip_prefix(b"/").map_or(label.is_empty(), |label| !label.contains(&b'/'));
+            let labelled = label.strip_prefix(b"/").map_or(label.is_empty(), |label| {
+                label.is_empty() || self.clients == Clients::System && !label.contains(&b'/')
+            });
             // Compared as hashes, in constant time.
             labelled && blake3::hash(path) == blake3::hash(self.path.as_bytes())
         };
