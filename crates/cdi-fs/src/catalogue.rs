@@ -31,7 +31,7 @@ pub struct Entry {
     pub size: Option<u64>,
     /// When its contents were changed, in nanoseconds since 1970.
     pub modified: Option<i64>,
-    /// Why its contents cannot be had as they are: "compressed", "encrypted".
+    /// Why its contents cannot be had: "encrypted", "compressed" in a way that cdi does not know.
     pub packed: Option<&'static str>,
     /// What is lost of it.
     pub harm: Option<Box<Harm>>,

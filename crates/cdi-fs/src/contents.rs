@@ -6,8 +6,12 @@ use cdi_base::error::ReadError;
 use cdi_base::units::{SECTOR, index};
 
 use crate::file_system::{Data, Place};
-use crate::loss::{Lost, Why};
+use crate::loss::{Loss, Lost, Why};
+use crate::lznt1;
 use crate::volume::Volume;
+
+/// The largest compressed unit in bytes. NTFS compresses only with clusters of at most 4 KiB.
+const MAX_UNIT: usize = 1 << 20;
 
 /// The contents of a file, or of one of its streams.
 #[derive(Clone, Copy)]
@@ -25,6 +29,8 @@ pub enum Source {
     Volume(u64),
     /// At this byte of the record's own data.
     Inline(u64),
+    /// In a compressed unit.
+    Unit,
     /// Nobody knows.
     Unknown,
 }
@@ -34,7 +40,7 @@ pub enum Source {
 pub enum ContentsError {
     /// Its blocks cannot be read.
     Unreadable(ReadError),
-    /// Nobody knows where its blocks are.
+    /// Nobody knows where its blocks are, or what is in them makes no sense.
     Unknown,
 }
 
@@ -56,6 +62,10 @@ impl<'a> Contents<'a> {
             return None;
         }
         let runs = match &self.data.place {
+            Place::Units(unit, _) => {
+                let end = at.saturating_sub(at % unit).saturating_add(*unit).min(size);
+                return Some((Source::Unit, end));
+            }
             Place::Inline(bytes) => {
                 let end = (bytes.len() as u64).min(size);
                 return Some(if at < end { (Source::Inline(at), end) } else { (Source::Unknown, size) });
@@ -92,6 +102,10 @@ impl<'a> Contents<'a> {
                     self.volume.read_into(out, from).map_err(ContentsError::Unreadable)?
                 }
                 Source::Inline(from) => out.copy_from_slice(self.inline(from, len)?),
+                Source::Unit => {
+                    let (unit, from) = self.unit(here)?;
+                    out.copy_from_slice(unit.get(from..from + len).ok_or(ContentsError::Unknown)?);
+                }
                 Source::Unknown => return Err(ContentsError::Unknown),
             }
             done += len;
@@ -102,6 +116,42 @@ impl<'a> Contents<'a> {
     fn inline(&self, from: u64, len: usize) -> Result<&[u8], ContentsError> {
         let Place::Inline(bytes) = &self.data.place else { return Err(ContentsError::Unknown) };
         bytes.get(index(from)..index(from) + len).ok_or(ContentsError::Unknown)
+    }
+
+    /// Returns the bytes of the compressed unit in which byte `at` is, and which of them that is.
+    fn unit(&self, at: u64) -> Result<(Vec<u8>, usize), ContentsError> {
+        let Place::Units(unit, runs) = &self.data.place else { return Err(ContentsError::Unknown) };
+        let start = at - at % unit;
+        let size =
+            usize::try_from(*unit).ok().filter(|size| *size <= MAX_UNIT).ok_or(ContentsError::Unknown)?;
+        let end = start.saturating_add(*unit);
+        let mut stored = Vec::new();
+        let mut known = start;
+        for run in &runs[runs.partition_point(|run| run.file.saturating_add(run.len) <= start)..] {
+            let (from, to) = (run.file.max(start), run.file.saturating_add(run.len).min(end));
+            if from >= end {
+                break;
+            }
+            if from > known {
+                return Err(ContentsError::Unknown);
+            }
+            known = to;
+            if run.unwritten {
+                stored.clear();
+                break;
+            }
+            if let Some(volume) = run.volume {
+                let done = stored.len();
+                stored.resize(done + index(to - from), 0);
+                let place = volume.saturating_add(from - run.file);
+                self.volume.read_into(&mut stored[done..], place).map_err(ContentsError::Unreadable)?;
+            }
+        }
+        if known < end.min(self.data.size) {
+            return Err(ContentsError::Unknown);
+        }
+        let bytes = lznt1::unit(&stored, size).ok_or(ContentsError::Unknown)?;
+        Ok((bytes, index(at - start)))
     }
 
     /// Reads what can be read of `range`, sector by sector where something is lost: calls `found` with each part that has
@@ -125,12 +175,22 @@ impl<'a> Contents<'a> {
                     Ok(bytes) => found(at, bytes)?,
                     Err(_) => lost(Lost { file: at..end, volume: None, why: Why::Unknown }),
                 },
+                Source::Unit => match self.unit(at) {
+                    Ok((unit, from)) => found(at, unit.get(from..from + out.len()).unwrap_or_default())?,
+                    Err(_) => lost(Lost { file: at..end, volume: None, why: self.why(at) }),
+                },
                 Source::Unknown => lost(Lost { file: at..end, volume: None, why: Why::Unknown }),
                 Source::Volume(from) => self.read_sectors(at..end, from, out, found, lost)?,
             }
             at = end;
         }
         Ok(())
+    }
+
+    /// Returns why the unit of a byte cannot be read.
+    fn why(&self, at: u64) -> Why {
+        let lost = Loss::of(self.data, &self.volume).ranges;
+        lost.iter().find(|lost| lost.file.contains(&at)).map_or(Why::Unknown, |lost| lost.why)
     }
 
     fn read_sectors(

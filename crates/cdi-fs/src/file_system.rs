@@ -172,7 +172,7 @@ pub struct Data {
     pub size: u64,
     /// Where they are. Ends before `size` if the rest is not known.
     pub place: Place,
-    /// Why the contents cannot be had from the blocks as they are: "compressed", "encrypted".
+    /// Why the contents cannot be had: "encrypted", "compressed" in a way that is not known here.
     pub packed: Option<&'static str>,
 }
 
@@ -183,6 +183,18 @@ pub enum Place {
     Inline(Vec<u8>),
     /// In runs, by offset in the file, without overlap. What lies between them is not known, and lost.
     Runs(Vec<Run>),
+    /// In runs, compressed by NTFS (LZNT1): each unit of so many bytes for itself, in the blocks that it has.
+    Units(u64, Vec<Run>),
+}
+
+impl Place {
+    /// Returns the runs.
+    pub fn runs(&self) -> &[Run] {
+        match self {
+            Place::Inline(_) => &[],
+            Place::Runs(runs) | Place::Units(_, runs) => runs,
+        }
+    }
 }
 
 impl Default for Place {

@@ -15,6 +15,7 @@ mod fat;
 pub mod file_system;
 mod hfsplus;
 pub mod loss;
+pub mod lznt1;
 pub mod names;
 pub mod ntfs;
 pub mod partitions;

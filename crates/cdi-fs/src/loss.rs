@@ -58,9 +58,11 @@ impl Loss {
     /// Returns what is lost of `data`.
     pub fn of(data: &Data, volume: &Volume<'_>) -> Loss {
         let mut loss = Loss::default();
-        let Place::Runs(runs) = &data.place else { return loss };
+        if matches!(data.place, Place::Inline(_)) {
+            return loss;
+        }
         let mut at = 0;
-        for run in runs {
+        for run in data.place.runs() {
             if run.file >= data.size {
                 break;
             }
@@ -72,7 +74,23 @@ impl Loss {
             at = end.max(at);
         }
         loss.add(at..data.size, None, Why::Unknown);
-        loss
+        match data.place {
+            Place::Units(unit, _) => loss.in_units(unit.max(1), data.size),
+            _ => loss,
+        }
+    }
+
+    /// Returns the same if a lost byte costs the whole unit.
+    fn in_units(self, unit: u64, size: u64) -> Loss {
+        let mut whole = Loss::default();
+        let mut done = 0;
+        for lost in self.ranges {
+            let start = (lost.file.start - lost.file.start % unit).max(done);
+            let end = lost.file.end.checked_next_multiple_of(unit).unwrap_or(size).min(size);
+            whole.add(start..end, lost.volume, lost.why);
+            done = end.max(done);
+        }
+        whole
     }
 
     /// Adds what is missing of a run that begins at byte `start` of the volume.

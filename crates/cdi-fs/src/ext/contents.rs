@@ -137,7 +137,7 @@ fn target(reader: &Reader<'_>, data: &Data) -> Option<Vec<u8>> {
     }
     match &data.place {
         Place::Inline(bytes) => Some(bytes.clone()),
-        Place::Runs(runs) => {
+        Place::Runs(runs) | Place::Units(_, runs) => {
             let first = runs.first().filter(|run| run.file == 0 && run.len >= data.size && !run.unwritten)?;
             reader.spend(data.size.div_ceil(reader.sb.block)).ok()?;
             reader.volume.read(first.volume?, index(data.size)).ok()

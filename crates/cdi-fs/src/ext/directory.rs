@@ -47,7 +47,7 @@ pub(super) fn report(
     }
     match &built.record.data.place {
         Place::Inline(_) => directory.inline(inode, built, visitor),
-        Place::Runs(runs) => directory.runs(runs, visitor),
+        Place::Runs(runs) | Place::Units(_, runs) => directory.runs(runs, visitor),
     }
 }
 

@@ -13,7 +13,7 @@
 //! the parent is its number. A resident value is [`Inline`](crate::file_system::Place::Inline). Names of both namespaces, Win32
 //! and DOS, are reported once, by the long name. The root has no name.
 //!
-//! Compressed files have `packed` "compressed", and their runs as they are stored: see [`lznt1`] for what they mean. The unit
+//! Compressed files have `packed` "compressed", and their runs as they are stored: see [`lznt1`](crate::lznt1) for what they mean. The unit
 //! is 16 clusters ([`FileSystem::block_size`]). Files that the Windows overlay filter compressed have no runs of their own,
 //! but a stream `WofCompressedData`.
 
@@ -23,7 +23,6 @@ mod file;
 mod fixup;
 mod index;
 mod io;
-pub mod lznt1;
 mod mft;
 mod names;
 mod record;

@@ -93,30 +93,35 @@ pub(super) fn join<'r>(parts: &[Attribute<'r>], boot: &Boot) -> Option<Stream<'r
 
 /// Returns what a value is to readers. `size` is used if the stream itself has lost its own.
 pub(super) fn data(stream: &Stream<'_>, size: Option<u64>) -> Data {
-    let packed = if stream.flags & ENCRYPTED != 0 {
-        Some("encrypted")
-    } else if stream.flags & COMPRESSED != 0 {
-        Some("compressed")
-    } else {
-        None
-    };
+    let packed = (stream.flags & ENCRYPTED != 0).then_some("encrypted");
+    let compressed = stream.flags & COMPRESSED != 0 && packed.is_none();
     match &stream.value {
         Value::Resident(value) => Data {
             size: value.len() as u64,
             place: Place::Inline(value.to_vec()),
             // Values in the record are never compressed, whatever the flag says.
-            packed: packed.filter(|&packed| packed != "compressed"),
+            packed,
         },
         Value::Mapped(mapped) => {
             let size = mapped.size.or(size).unwrap_or(mapped.extents.end());
-            let whole = |bytes: u64| match packed {
-                Some(_) if mapped.unit > 0 => bytes.checked_next_multiple_of(mapped.unit).unwrap_or(u64::MAX),
+            let whole = |bytes: u64| match mapped.unit {
+                unit if unit > 0 && (compressed || packed.is_some()) => {
+                    bytes.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
+                }
                 _ => bytes,
             };
             // Without this, the end of the last cluster would be a run of its own.
             let all = mapped.size.is_none_or(|size| size <= mapped.written);
             let written = if all { u64::MAX } else { whole(mapped.written) };
-            Data { size, place: Place::Runs(mapped.extents.runs(whole(size), written)), packed }
+            let runs = mapped.extents.runs(whole(size), written);
+            let place = if compressed && mapped.unit > 0 {
+                Place::Units(mapped.unit, runs)
+            } else {
+                Place::Runs(runs)
+            };
+            // Without the size of its units it cannot be decompressed.
+            let packed = packed.or((compressed && mapped.unit == 0).then_some("compressed"));
+            Data { size, place, packed }
         }
     }
 }
@@ -172,11 +177,12 @@ mod tests {
         let boot = Boot::parse(&sector()).unwrap();
         let packed = |flags| {
             let part = Attribute { flags, ..part(0, 1, 8192, &[0x11, 2, 10, 0]) };
-            data(&join(&[part], &boot).unwrap(), None).packed
+            let data = data(&join(&[part], &boot).unwrap(), None);
+            (data.packed, matches!(data.place, Place::Units(..)))
         };
         assert_eq!(
-            (packed(0), packed(0x8000), packed(1), packed(0x4000)),
-            (None, None, Some("compressed"), Some("encrypted"))
+            [0, 0x8000, 1, 0x4000].map(packed),
+            [(None, false), (None, false), (Some("compressed"), false), (Some("encrypted"), false)]
         );
     }
 }

@@ -134,7 +134,7 @@ pub(super) fn of_record(io: &Io<'_>, record: &Record) -> Option<Structure> {
     let contents = std::iter::once(&record.data).chain(record.streams.iter().map(|(_, data)| data));
     let mut at: Vec<Range<u64>> = contents
         .filter_map(|data| match &data.place {
-            Place::Runs(runs) => Some(runs),
+            Place::Runs(runs) | Place::Units(_, runs) => Some(runs),
             Place::Inline(_) => None,
         })
         .flatten()

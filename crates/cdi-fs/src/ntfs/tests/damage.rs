@@ -295,5 +295,5 @@ fn copies_are_used() {
         assert!(!found.damaged().is_empty());
     }
     disk.bad = vec![0..512, size - 512..size];
-    assert!(matches!(recognize(&Volume::new(&disk, 0..size)), Contents::Unknown));
+    assert!(matches!(recognize(&Volume::new(&disk, 0..size)), Contents::Unknown(_)));
 }

@@ -8,7 +8,6 @@ use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 
 use crate::file_system::{Child, Damage, Data, FileSystem, Place, Record, Structure, Visitor};
-use crate::ntfs::lznt1;
 use crate::recognize::{Contents, recognize};
 use crate::volume::Volume;
 
@@ -137,46 +136,10 @@ impl Found {
     }
 }
 
-/// The contents of a file, read from its runs. None if a part is not known.
-pub(super) fn contents(disk: &[u8], data: &Data, cluster: u64) -> Option<Vec<u8>> {
-    let runs = match &data.place {
-        Place::Inline(bytes) => return Some(bytes.clone()),
-        Place::Runs(runs) => runs,
-    };
-    let unit = if data.packed == Some("compressed") { 16 * cluster } else { 0 };
-    let end = if unit > 0 { data.size.next_multiple_of(unit) } else { data.size };
-    let mut out = Vec::new();
-    // The bytes of the unit that have clusters.
-    let mut stored = Vec::new();
-    for run in runs {
-        let mut done = 0;
-        while done < run.len && run.file + done < end {
-            let at = run.file + done;
-            let step = (run.len - done).min(end - at);
-            let step = if unit > 0 { step.min(unit - at % unit) } else { step };
-            if at != if unit > 0 { out.len() as u64 + at % unit } else { out.len() as u64 } {
-                return None;
-            }
-            let bytes = run
-                .volume
-                .map(|from| &disk[usize::try_from(from + done).unwrap()..][..usize::try_from(step).unwrap()]);
-            done += step;
-            match bytes {
-                Some(bytes) if unit > 0 => stored.extend_from_slice(bytes),
-                Some(bytes) if !run.unwritten => out.extend_from_slice(bytes),
-                None if unit > 0 => {}
-                _ => out.resize(out.len() + usize::try_from(step).unwrap(), 0),
-            }
-            if unit > 0 && (at + step) % unit == 0 {
-                let size = usize::try_from(unit).unwrap();
-                match stored.len() {
-                    _ if run.unwritten => out.resize(out.len() + size, 0),
-                    _ => out.extend(lznt1::unit(&stored, size)?),
-                }
-                stored.clear();
-            }
-        }
-    }
-    let size = usize::try_from(data.size).unwrap();
-    (out.len() >= size).then(|| out[..size].to_vec())
+/// The contents of a file. None if a part is not known.
+#[allow(clippy::ptr_arg)] // a Vec is a disk
+pub(super) fn contents(disk: &Vec<u8>, data: &Data) -> Option<Vec<u8>> {
+    let volume = Volume::new(disk, 0..disk.len() as u64);
+    let mut bytes = vec![0; usize::try_from(data.size).unwrap()];
+    crate::contents::Contents::new(volume, data).read(&mut bytes, 0).ok().map(|()| bytes)
 }

@@ -104,7 +104,7 @@ fn lists_of_runs_are_found_without_the_list_of_attributes() {
     assert!(again.damage.is_some() && again.data == large.data && again.streams == large.streams);
     // The MFT's own list: its first record and the copy are lost.
     let places = |number: u64| match &whole.records[&number].data.place {
-        Place::Runs(runs) => runs[0].volume.unwrap(),
+        Place::Runs(runs) | Place::Units(_, runs) => runs[0].volume.unwrap(),
         Place::Inline(_) => panic!(),
     };
     assert!(whole.records[&0].metadata.len() > 1, "the MFT has too few runs");
