@@ -3,6 +3,7 @@
 mod copy;
 mod list;
 mod report;
+mod sector;
 mod sums;
 
 use cdi_base::error::Error;
@@ -35,6 +36,9 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     let volumes = scan(&disk, layout, &interrupt, ui)?;
     if let Some(dir) = &args.copy {
         return copy::copy(&disk, &volumes, args, dir, &patterns, &interrupt, ui);
+    }
+    if let Some(sector) = args.sector {
+        return sector::tell(&disk, &volumes, sector, ui);
     }
     list::list(&disk, &volumes, args, &patterns, ui)
 }
