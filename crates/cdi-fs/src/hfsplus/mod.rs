@@ -23,11 +23,11 @@ mod scan;
 mod structures;
 mod survey;
 mod tables;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use cdi_base::units::index;
 
 use crate::file_system::{Damage, FileSystem, Record, Visitor};
 use crate::volume::Volume;
@@ -62,11 +62,8 @@ impl HfsPlus {
     /// Returns the name of the root, which is in the first record of the catalogue.
     fn find_label(&self, volume: &Volume<'_>) -> Option<String> {
         let catalogue = btree::Tree::open(volume, self.found.header.catalogue.clone(), records::length)?;
-        let start = catalogue.place(catalogue.first_leaf?).start;
-        let at = start + node::DESCRIPTOR as u64;
-        let part = catalogue.fork.read_part(volume, start..at.saturating_add(MAX_RECORD));
-        let bytes = part.get(at, index(part.end().checked_sub(at)?)).ok()?;
-        match records::parse(bytes)? {
+        let record = catalogue.first_record(volume, catalogue.first_leaf?, MAX_RECORD)?;
+        match records::parse(&record)? {
             Entry::Folder(item) if item.parent == PARENT_OF_ROOT => Some(item.name),
             _ => None,
         }

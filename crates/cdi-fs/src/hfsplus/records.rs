@@ -109,6 +109,14 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Entry> {
     }
 }
 
+/// Returns the key of a record: the directory and the name, as the order of records has them (nearly: TN1150 has a table of
+/// letters that are the same).
+pub(super) fn key(bytes: &[u8]) -> Option<(u32, String)> {
+    // NUL is the last of all letters.
+    let name = name(bytes.get(6..)?)?.0.replace('\u{2400}', "\u{FFFF}");
+    Some((be32(bytes, 2)?, name.to_lowercase()))
+}
+
 /// What could be read of a file or a directory whose record was cut.
 pub(super) struct Rest {
     pub(super) parent: u32,
