@@ -161,8 +161,9 @@ impl Scan<'_> {
                 let first = lost.and_then(|lost| self.catalogue.first_record(volume, lost.next?, MAX_RECORD));
                 next = Some((node, first.and_then(|record| records::key(&record))));
             }
-            let end = next.as_ref().and_then(|(_, end)| end.as_ref());
-            let moved = end.is_some_and(|end| records::key(&rest.bytes).is_none_or(|key| key >= *end));
+            let end = next.as_ref().and_then(|(_, end)| end.clone());
+            let moved =
+                end.as_ref().is_some_and(|end| records::key(&rest.bytes).is_none_or(|key| key >= *end));
             let Some((id, name)) = self.of_rest(&rest).filter(|_| !moved) else { continue };
             if names.get(&id).zip(name).is_some_and(|(now, then)| *now != then) {
                 continue;
@@ -171,7 +172,8 @@ impl Scan<'_> {
             if !proven && self.known.len().is_some_and(|known| known >= counted) {
                 continue;
             }
-            self.doubtful = !proven && several;
+            // Without the next node, records that were moved to it are not known from others.
+            self.doubtful = !proven && several || end.is_none();
             let go_on = if rest.cut {
                 self.cut(rest.at, &rest.bytes, Damage::Invalid(CUT.into()))
             } else {
@@ -221,6 +223,13 @@ impl Scan<'_> {
         names
     }
 
+    /// Takes a number of which something is known for certain.
+    fn know(&mut self, id: u32) {
+        if !self.doubtful {
+            self.known.insert(id);
+        }
+    }
+
     fn record(&mut self, mut record: Record) -> bool {
         if self.doubtful {
             let why = "it may have been deleted: how many records are in its node could not be read";
@@ -234,7 +243,7 @@ impl Scan<'_> {
     }
 
     fn folder(&mut self, item: Item, at: u64, place: Vec<Range<u64>>) -> bool {
-        self.known.insert(item.id);
+        self.know(item.id);
         self.recorded.insert(item.id);
         let handle = self.handle(at, item.parent);
         let record = self.maker.folder(item, handle, place);
@@ -242,7 +251,7 @@ impl Scan<'_> {
     }
 
     fn file(&mut self, file: FileItem, at: u64, place: Vec<Range<u64>>) -> bool {
-        self.known.insert(file.item.id);
+        self.know(file.item.id);
         self.recorded.insert(file.item.id);
         let mut handle = self.handle(at, file.item.parent);
         if let Some(link) = file.link {
@@ -258,7 +267,7 @@ impl Scan<'_> {
     }
 
     fn thread(&mut self, id: u32, kind: Kind, parent: u32, name: String) -> bool {
-        self.known.insert(id);
+        self.know(id);
         // Links were reported with the number of what they point to.
         if id == ROOT || self.survey.is_link(id) || self.survey.is_target(parent, &name) {
             return true;
@@ -273,7 +282,7 @@ impl Scan<'_> {
     fn cut(&mut self, at: u64, bytes: &[u8], damage: Damage) -> bool {
         let Some(rest) = records::parse_rest(bytes) else { return true };
         let place = self.catalogue.fork.on_volume(at..at + bytes.len() as u64);
-        self.known.insert(rest.id);
+        self.know(rest.id);
         let number = u64::from(rest.id);
         if !self.visitor.lost_record(number, place.first().cloned().unwrap_or(0..0), Some(true), damage) {
             return false;

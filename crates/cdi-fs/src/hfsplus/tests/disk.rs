@@ -31,6 +31,11 @@ impl Disk {
         Volume::new(self, 0..self.size())
     }
 
+    /// Makes `range` bad, and nothing else.
+    pub(crate) fn spoil(&mut self, range: Range<u64>) {
+        self.bad = std::iter::once(range).collect();
+    }
+
     /// Scans it.
     pub(crate) fn scan(&self) -> Found {
         let mut found = Found::default();
