@@ -7,5 +7,6 @@
 mod bytes;
 pub mod file_system;
 mod hfsplus;
+mod idset;
 pub mod recognize;
 pub mod volume;

@@ -13,7 +13,6 @@ mod bitmap;
 mod btree;
 mod fork;
 mod header;
-mod idset;
 mod make;
 mod names;
 mod node;

@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use super::btree::{Lost, Tree};
 use super::header::Header;
-use super::idset::IdSet;
 use super::make::{IN_PRIVATE, LINK, Maker};
 use super::node::{Leaf, NodeKind};
 use super::records::{self, Entry, FileItem, Item, Link, MAX_RECORD, ROOT};
@@ -13,6 +12,7 @@ use super::structures;
 use super::survey::Survey;
 use super::tables::Tables;
 use crate::file_system::{Child, Damage, Kind, Name, Record, Visitor};
+use crate::idset::IdSet;
 use crate::volume::Volume;
 
 /// What files have numbers from here on of which nothing is known.
@@ -168,7 +168,7 @@ impl Scan<'_> {
             if names.get(&id).zip(name).is_some_and(|(now, then)| *now != then) {
                 continue;
             }
-            let proven = self.known.contains(id);
+            let proven = self.known.contains(u64::from(id));
             if !proven && self.known.len().is_some_and(|known| known >= counted) {
                 continue;
             }
@@ -200,7 +200,7 @@ impl Scan<'_> {
                 (rest.id, Some((rest.parent, rest.name)), &self.recorded)
             }
         };
-        (!known.contains(id)).then_some((id, name))
+        (!known.contains(u64::from(id))).then_some((id, name))
     }
 
     /// Returns the directory and the name of the files that rests are about, as their threads have them.
@@ -226,7 +226,7 @@ impl Scan<'_> {
     /// Takes a number of which something is known for certain.
     fn know(&mut self, id: u32) {
         if !self.doubtful {
-            self.known.insert(id);
+            self.known.insert(u64::from(id));
         }
     }
 
@@ -244,7 +244,7 @@ impl Scan<'_> {
 
     fn folder(&mut self, item: Item, at: u64, place: Vec<Range<u64>>) -> bool {
         self.know(item.id);
-        self.recorded.insert(item.id);
+        self.recorded.insert(u64::from(item.id));
         let handle = self.handle(at, item.parent);
         let record = self.maker.folder(item, handle, place);
         self.record(record)
@@ -252,7 +252,7 @@ impl Scan<'_> {
 
     fn file(&mut self, file: FileItem, at: u64, place: Vec<Range<u64>>) -> bool {
         self.know(file.item.id);
-        self.recorded.insert(file.item.id);
+        self.recorded.insert(u64::from(file.item.id));
         let mut handle = self.handle(at, file.item.parent);
         if let Some(link) = file.link {
             let kind = if matches!(link, Link::File(_)) { None } else { Some(Kind::Directory) };

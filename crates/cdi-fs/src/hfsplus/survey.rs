@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 
 use super::btree::Tree;
-use super::idset::IdSet;
 use super::records::{Entry, Link, is_private, parse, target_of_links};
 use crate::file_system::Kind;
+use crate::idset::IdSet;
 use crate::volume::Volume;
 
 /// The largest number of files that hard links may point to.
@@ -69,7 +69,7 @@ impl Survey {
             Entry::Folder(item) => (item.parent, &item.name, item.id, Kind::Directory),
             Entry::File(file) => {
                 if let Some(link) = file.link {
-                    self.links.insert(file.item.id);
+                    self.links.insert(u64::from(file.item.id));
                     if self.samples.len() < MAX_SAMPLES {
                         self.samples.push(link);
                     }
@@ -102,7 +102,7 @@ impl Survey {
 
     /// Returns whether a number is that of a hard link.
     pub(super) fn is_link(&self, id: u32) -> bool {
-        self.links.contains(id)
+        self.links.contains(u64::from(id))
     }
 
     /// Returns the number of what a hard link points to.
