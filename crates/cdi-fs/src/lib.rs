@@ -3,6 +3,7 @@
 //! [`recognize`](recognize::recognize) finds out what is on a [`Volume`](volume::Volume). A
 //! [`FileSystem`](file_system::FileSystem) reports its records and which blocks are free.
 
+mod apfs;
 #[allow(dead_code)] // each file system uses some
 mod bytes;
 pub mod file_system;

@@ -1,5 +1,6 @@
 //! The file systems that cdi knows, and what else may be on a volume.
 
+use crate::apfs;
 use crate::file_system::{Damage, FileSystem};
 use crate::hfsplus;
 use crate::volume::Volume;
@@ -15,7 +16,8 @@ struct Known {
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
 /// All file systems whose files can be listed. The first that recognises a volume has it.
-const FILE_SYSTEMS: &[Known] = &[Known { name: "hfs+", open: hfsplus::open }];
+const FILE_SYSTEMS: &[Known] =
+    &[Known { name: "hfs+", open: hfsplus::open }, Known { name: "apfs", open: apfs::open }];
 
 /// What is on a volume.
 pub enum Contents {
