@@ -21,6 +21,8 @@ mod scan;
 mod space;
 mod superblock;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::ops::Range;

@@ -177,7 +177,10 @@ fn missing(layout: Layout, one: &VolumeTables, files: u64, known: &IdSet, visito
     // The root and the private directory are not counted.
     let known = known.len().map_or(u64::MAX, |len| len.saturating_sub(2));
     let at = lost.first().and_then(|lost| layout.range(lost.block, 1)).unwrap_or(0..0);
-    (0..files.saturating_sub(known).min(MAX_NAMELESS)).all(|i| {
+    // No more than had room: a part of the map places many nodes. An inode has a hundred bytes or more.
+    let nodes = (lost.len() + one.map.lost.len() * 256) as u64;
+    let room = nodes * u64::from(layout.block_size) / 100;
+    (0..files.saturating_sub(known).min(room).min(MAX_NAMELESS)).all(|i| {
         let damage = Damage::Invalid("it is counted by the volume, and nothing else is known".into());
         let number = number(one.index, NAMELESS + i).unwrap_or(NAMELESS);
         visitor.lost_record(number, at.clone(), Some(true), damage)

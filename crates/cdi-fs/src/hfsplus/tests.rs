@@ -19,19 +19,23 @@ const SMALL: (&[u8], &str) = (
 );
 
 /// A file that is known to be on a volume.
-struct Truth {
-    number: u64,
-    kind: Kind,
-    size: u64,
-    contents: u32,
-    time: i64,
-    path: String,
-    target: String,
+pub(crate) struct Truth {
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    pub(crate) contents: u32,
+    pub(crate) time: i64,
+    pub(crate) path: String,
+    pub(crate) target: String,
 }
 
 fn volume(fixture: (&[u8], &str)) -> (Disk, Vec<Truth>) {
-    let bytes = zstd::decode_all(fixture.0).unwrap();
-    let truth = fixture.1.lines().map(|line| {
+    (Disk::new(zstd::decode_all(fixture.0).unwrap()), truth_of(fixture.1))
+}
+
+/// Reads what fill.py printed.
+pub(crate) fn truth_of(text: &str) -> Vec<Truth> {
+    let truth = text.lines().map(|line| {
         let fields: Vec<&str> = line.split('\t').collect();
         let kind = match fields[1] {
             "dir" => Kind::Directory,
@@ -44,16 +48,23 @@ fn volume(fixture: (&[u8], &str)) -> (Disk, Vec<Truth>) {
             size: fields[2].parse().unwrap(),
             contents: fields[3].parse().unwrap(),
             time: fields[4].parse().unwrap(),
-            // Names as they are on the volume; Linux shows a `/` there as `:`.
             path: fields[5].to_owned(),
             target: fields[6].to_owned(),
         }
     });
-    (Disk { bytes, bad: Vec::new() }, truth.collect())
+    let mut truth: Vec<Truth> = truth.collect();
+    // The contents of a file are known by the name that it was written under: the others are links to it.
+    let mut contents = HashMap::<u64, u32>::new();
+    for truth in &truth {
+        let known = contents.entry(truth.number).or_default();
+        *known = truth.contents.max(*known);
+    }
+    truth.iter_mut().for_each(|truth| truth.contents = contents[&truth.number]);
+    truth
 }
 
 /// Returns what fill.py wrote.
-fn written(number: u32, size: u64) -> Vec<u8> {
+pub(crate) fn written(number: u32, size: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     let size = usize::try_from(size).unwrap();
     for block in 0..size.div_ceil(4096) {
@@ -176,7 +187,7 @@ fn a_volume_in_a_wrapper_is_found() {
     bytes[1024 + 128..1024 + 130].copy_from_slice(&blocks.to_be_bytes());
     bytes.extend_from_slice(&disk.bytes);
     bytes.extend([0; 4096]);
-    let wrapped = Disk { bytes, bad: Vec::new() };
+    let wrapped = Disk::new(bytes);
     let (inner, outer) = (disk.scan(), wrapped.scan());
     let paths: HashMap<_, _> = outer.paths(2);
     for truth in &truth {

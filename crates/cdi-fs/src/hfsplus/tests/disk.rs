@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
+use cdi_base::units::index;
 
 use crate::file_system::{Child, Damage, FileSystem, Place, Record, Structure, Visitor};
 use crate::recognize::{Contents, recognize};
@@ -14,11 +15,48 @@ use crate::volume::Volume;
 #[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) bytes: Vec<u8>,
+    /// If only some blocks of 4 KiB are in `bytes`, and the others zeros: the size of the disk, and where each block is.
+    pub(crate) sparse: Option<(u64, HashMap<u64, usize>)>,
     /// The bytes that cannot be read.
     pub(crate) bad: Vec<Range<u64>>,
 }
 
 impl Disk {
+    pub(crate) fn new(bytes: Vec<u8>) -> Disk {
+        Disk { bytes, sparse: None, bad: Vec::new() }
+    }
+
+    /// Makes a disk of what tests/fixtures/apfs/pack.py wrote.
+    pub(crate) fn unpack(packed: &[u8]) -> Disk {
+        let number = |at: usize| u64::from_le_bytes(packed[at..at + 8].try_into().unwrap());
+        let (mut bytes, mut places) = (Vec::new(), HashMap::new());
+        for at in (8..packed.len()).step_by(8 + 4096) {
+            places.insert(number(at), bytes.len());
+            bytes.extend_from_slice(&packed[at + 8..at + 8 + 4096]);
+        }
+        Disk { bytes, sparse: Some((number(0), places)), bad: Vec::new() }
+    }
+
+    /// Reads what was there, if it is bad or not.
+    pub(crate) fn raw(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
+        let Some((size, places)) = &self.sparse else { return self.bytes.read(buffer, at) };
+        if at.checked_add(buffer.len() as u64).is_none_or(|end| end > *size) {
+            return Err(ReadError::PastEnd);
+        }
+        let mut done = 0;
+        while done < buffer.len() {
+            let (block, from) = ((at + done as u64) / 4096, index((at + done as u64) % 4096));
+            let len = (4096 - from).min(buffer.len() - done);
+            let out = &mut buffer[done..done + len];
+            match places.get(&block) {
+                Some(place) => out.copy_from_slice(&self.bytes[place + from..place + from + len]),
+                None => out.fill(0),
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
     /// Returns what is on it.
     pub(crate) fn open(&self) -> Option<Box<dyn FileSystem>> {
         match recognize(&self.volume()) {
@@ -61,8 +99,7 @@ impl Disk {
                     let from = usize::try_from(run.file).unwrap().min(size);
                     let len = usize::try_from(run.len).unwrap().min(size - from);
                     if let Some(at) = run.volume {
-                        let at = usize::try_from(at).unwrap();
-                        bytes[from..from + len].copy_from_slice(&self.bytes[at..at + len]);
+                        self.raw(&mut bytes[from..from + len], at).unwrap();
                     }
                 }
                 bytes
@@ -73,14 +110,14 @@ impl Disk {
 
 impl Readable for Disk {
     fn size(&self) -> u64 {
-        self.bytes.len() as u64
+        self.sparse.as_ref().map_or(self.bytes.len() as u64, |(size, _)| *size)
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
         if let Some(bad) = self.missing(at..at + buffer.len() as u64).first() {
             return Err(ReadError::Bad { sector: bad.range.start / 512, good: 0 });
         }
-        self.bytes.read(buffer, at)
+        self.raw(buffer, at)
     }
 
     fn missing(&self, range: Range<u64>) -> Vec<Missing> {

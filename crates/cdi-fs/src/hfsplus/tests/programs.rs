@@ -51,7 +51,7 @@ fn volumes_of_all_shapes_are_as_mkfs_says() {
         let Some(_) = run("mkfs.hfsplus", &[options, &["-v", "Név", path]].concat()) else { return };
         let bytes = fs::read(&file.0).unwrap();
         let free = u64::from(u32::from_be_bytes(bytes[1024 + 48..][..4].try_into().unwrap()));
-        let disk = Disk { bytes, bad: Vec::new() };
+        let disk = Disk::new(bytes);
         let fs = disk.open().unwrap();
         let found = disk.scan();
         assert_eq!(
