@@ -39,6 +39,14 @@ impl Object {
     pub(super) fn has_no_header(&self) -> bool {
         self.flags & NO_HEADER != 0
     }
+
+    /// Reads the node that the object is.
+    pub(super) fn parse(&self, bytes: Vec<u8>) -> Result<Node, Damage> {
+        if !self.has_no_header() && le64(&bytes, 8) != Some(self.id) {
+            return Err(Damage::Invalid("another object is there".into()));
+        }
+        Node::parse(bytes, self.has_no_header())
+    }
 }
 
 /// An object map.

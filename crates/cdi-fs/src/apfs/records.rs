@@ -168,3 +168,39 @@ pub(super) fn attribute<'a>(key: &[u8], value: &'a [u8]) -> Option<(String, Attr
     };
     Some((text(key.get(10..)?), attribute))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_have_names_with_and_without_hash() {
+        let value = [&77u64.to_le_bytes()[..], &[0; 8], &[4, 0]].concat();
+        let id = (9u64 << 60 | 20).to_le_bytes();
+        let plain = [&id[..], &[5, 0], b"name\0"].concat();
+        let hashed = [&id[..], &[5, 0xAC, 0x12, 0x34], b"name\0"].concat();
+        for bytes in [&plain, &hashed] {
+            assert_eq!(key(bytes), Some((20, ENTRY)));
+            assert_eq!(entry(bytes, &value), Some(("name".to_owned(), 77, Some(Kind::Directory))));
+        }
+        assert_eq!(order(&hashed), Some(0x3412_AC05 >> 10));
+        assert_eq!(entry(&hashed, &value[..17]), None);
+    }
+
+    #[test]
+    fn inodes_have_extended_fields() {
+        let mut value = vec![0; 92];
+        value[0] = 2;
+        value[80..82].copy_from_slice(&0x81A4u16.to_le_bytes());
+        // A name of 3 bytes, padded to 8, and a stream of 40.
+        value.extend([2, 0, 48, 0, 4, 2, 3, 0, 8, 0x20, 40, 0]);
+        value.extend(b"ab\0\0\0\0\0\0");
+        value.extend(9000u64.to_le_bytes());
+        value.extend([0; 32]);
+        let found = inode(&value).unwrap();
+        assert_eq!((found.name.as_deref(), found.size, found.kind), (Some("ab"), 9000, Kind::File));
+        // A field that is not whole ends them.
+        assert_eq!(inode(&value[..value.len() - 1]).map(|i| i.size), Some(0));
+        assert!(inode(&value[..70]).is_none());
+    }
+}

@@ -87,7 +87,7 @@ impl Tree {
             for object in piece {
                 let unit = u64::from(layout.block_size);
                 let bytes = part.get(object.block * unit, index(unit)).map(<[u8]>::to_vec);
-                let node = bytes.map_err(Damage::from).and_then(|b| Node::parse(b, object.has_no_header()));
+                let node = bytes.map_err(Damage::from).and_then(|b| object.parse(b));
                 match node {
                     Ok(node) => tree.node(object, &node, &mut children),
                     Err(damage) => lost.push((**object, damage)),
