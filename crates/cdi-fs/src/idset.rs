@@ -6,8 +6,8 @@ use cdi_base::units::index;
 
 /// The IDs that a page has.
 const PAGE: u64 = 4096;
-/// The largest number of pages: 64 MiB.
-const MAX_PAGES: usize = 1 << 17;
+/// The largest number of pages: 16 MiB, for 134 million IDs without gaps.
+const MAX_PAGES: usize = 1 << 15;
 
 /// A set of IDs.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Records as the rest of cdi knows them, made of those of a volume's tree.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -37,7 +37,12 @@ pub(super) struct Files<'a> {
     encrypted: bool,
     sealed: bool,
     cache: RefCell<Vec<(u64, Rc<Node>)>>,
+    /// How many leaves may yet be looked at: many files may say that they share the contents of another.
+    budget: Cell<u64>,
 }
+
+/// The number of leaves that are looked at in a scan, at most.
+const BUDGET: u64 = 1 << 24;
 
 /// Takes the beginning of a key, the key, and the value.
 type Take<'a> = dyn FnMut(Key, &[u8], &[u8]) + 'a;
@@ -70,6 +75,7 @@ impl<'a> Files<'a> {
             encrypted: superblock.encrypted,
             sealed: superblock.sealed,
             cache: RefCell::new(Vec::new()),
+            budget: Cell::new(BUDGET),
         }
     }
 
@@ -91,6 +97,10 @@ impl<'a> Files<'a> {
     fn each(&self, from: Key, to: Key, take: &mut Take<'_>) -> Option<Damage> {
         let mut damage = None;
         for leaf in self.tree.leaves_of(from, to) {
+            let Some(left) = self.budget.get().checked_sub(1) else {
+                return Some(Damage::Invalid("too many files share their contents with others".into()));
+            };
+            self.budget.set(left);
             let node = match self.leaf(leaf) {
                 Ok(node) => node,
                 Err(error) => {
@@ -146,8 +156,13 @@ impl<'a> Files<'a> {
             details.names.extend(inode.name.clone().map(|name| (inode.parent, name)));
         }
         let mut metadata: Vec<Range<u64>> = self.layout.range(block, 1).into_iter().collect();
+        // All contents of a file together have no more runs than one may have.
+        let mut room = MAX_RUNS;
         let mut contents = |id: u64, size: u64| {
-            let (data, lost) = self.contents(id, size, &mut metadata);
+            let (data, lost) = self.contents(id, size, room, &mut metadata);
+            if let Place::Runs(runs) = &data.place {
+                room -= runs.len();
+            }
             damage = damage.take().or(lost);
             data
         };
@@ -192,7 +207,13 @@ impl<'a> Files<'a> {
     }
 
     /// Returns contents, and why they are not complete. Adds the leaves that say where they are to `metadata`.
-    fn contents(&self, id: u64, size: u64, metadata: &mut Vec<Range<u64>>) -> (Data, Option<Damage>) {
+    fn contents(
+        &self,
+        id: u64,
+        size: u64,
+        room: usize,
+        metadata: &mut Vec<Range<u64>>,
+    ) -> (Data, Option<Damage>) {
         if self.sealed {
             let why = "it is on a sealed system volume, of which contents are not looked for";
             return (Data { size, ..Data::default() }, Some(Damage::Invalid(why.into())));
@@ -203,7 +224,7 @@ impl<'a> Files<'a> {
             let Some(extent) = records::extent(key, value) else { return };
             encrypted |= extent.encrypted;
             let end = runs.last().map_or(0, |run| run.file + run.len);
-            if extent.file >= size || extent.file < end || runs.len() >= MAX_RUNS || extent.len == 0 {
+            if extent.file >= size || extent.file < end || runs.len() >= room || extent.len == 0 {
                 return;
             }
             match self.run(&extent) {

@@ -83,9 +83,7 @@ impl FileSystem for Apfs {
     }
 
     fn free(&self, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {
-        if let Some(space) = Tables::space(volume, &self.found) {
-            space.free.into_iter().for_each(found);
-        }
+        Tables::space(volume, &self.found, found);
     }
 
     fn record(&self, volume: &Volume<'_>, handle: u64) -> Result<Record, Damage> {
@@ -137,7 +135,7 @@ impl Apfs {
                 "volumes that only it places",
             );
         }
-        match Tables::space(volume, &self.found) {
+        match Tables::space(volume, &self.found, &mut |_| {}) {
             Some(space) => {
                 add("space manager", space.at, None, "");
                 for (block, damage) in &space.lost {

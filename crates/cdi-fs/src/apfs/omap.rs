@@ -12,7 +12,7 @@ use crate::file_system::Damage;
 use crate::volume::Volume;
 
 /// The largest number of objects that are kept.
-const MAX_OBJECTS: usize = 1 << 21;
+const MAX_OBJECTS: usize = 1 << 20;
 /// The largest number of nodes of a map, and of its levels.
 const MAX_NODES: usize = 1 << 19;
 const MAX_LEVEL: u16 = 12;
@@ -69,12 +69,15 @@ impl ObjectMap {
             Ok(bytes) => map.read_tree(volume, layout, le64(&bytes, 48).unwrap_or(0), newest),
             Err(damage) => map.lost.push((block, damage)),
         }
-        map.objects.sort_unstable_by_key(|o| (o.id, o.transaction));
-        map.objects.reverse();
-        map.objects.dedup_by_key(|o| o.id);
+        map.keep_newest();
         map.objects.retain(|o| o.flags & DELETED == 0);
-        map.objects.reverse();
         map
+    }
+
+    /// Keeps the newest version of each object.
+    fn keep_newest(&mut self) {
+        self.objects.sort_unstable_by_key(|o| (o.id, std::cmp::Reverse(o.transaction)));
+        self.objects.dedup_by_key(|o| o.id);
     }
 
     fn read_tree(&mut self, volume: &Volume<'_>, layout: Layout, root: u64, newest: u64) {
@@ -104,13 +107,20 @@ impl ObjectMap {
                     todo.push((child, node.level));
                 }
             }
+            if self.objects.len() >= 2 * MAX_OBJECTS {
+                self.keep_newest();
+            }
+            if self.objects.len() > MAX_OBJECTS * 3 / 2 {
+                self.lost.push((block, Damage::Invalid("it has more objects than can be kept".into())));
+                return;
+            }
         }
     }
 
     fn add(&mut self, node: &Node, i: usize, newest: u64) -> Option<()> {
         let (key, value) = node.record(i)?;
         let transaction = le64(key, 8)?;
-        if transaction <= newest && self.objects.len() < MAX_OBJECTS {
+        if transaction <= newest {
             let (id, flags, block) = (le64(key, 0)?, le32(value, 0)?, le64(value, 8)?);
             self.objects.push(Object { id, transaction, flags, block });
         }

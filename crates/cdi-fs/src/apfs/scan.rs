@@ -6,7 +6,7 @@ use super::files::{Files, PARENT_OF_ROOT, ROOT, number};
 use super::object::Layout;
 use super::records::{self, ENTRY, INODE};
 use super::tables::{Tables, VolumeTables};
-use super::tree::Tree;
+use super::tree::{Leaf, Tree};
 use crate::file_system::{Child, Damage, Data, Kind, Name, Record, Structure, Times, Visitor};
 use crate::idset::IdSet;
 use crate::volume::Volume;
@@ -67,65 +67,71 @@ fn scan(volume: &Volume<'_>, layout: Layout, one: &VolumeTables, visitor: &mut d
         record.damage = Some(damage);
         return visitor.record(record);
     };
-    let files = Files::new(volume, layout, &one.tree, one.index, superblock);
-    let mut known = IdSet::default();
+    let mut scan = Scan {
+        files: Files::new(volume, layout, &one.tree, one.index, superblock),
+        index: one.index,
+        layout,
+        known: IdSet::default(),
+        recorded: IdSet::default(),
+        visitor,
+    };
     for leaf in one.tree.leaves.iter().filter(|leaf| leaf.good) {
-        let Ok(node) = files.leaf(leaf) else { continue };
-        for i in 0..node.len() {
-            let Some((key, value)) = node.record(i) else { continue };
-            let go_on = match records::key(key) {
-                Some((id, INODE)) => inode(&files, one, id, value, leaf.block, layout, &mut known, visitor),
-                Some((id, ENTRY)) => entry(&files, one, id, key, value, &mut known, visitor),
-                _ => true,
-            };
-            if !go_on {
-                return false;
-            }
+        if !scan.leaf(leaf) {
+            return false;
         }
     }
-    missing(layout, one, superblock.files, &known, visitor)
+    let known = scan.known.len();
+    missing(layout, one, superblock.files, known, visitor)
 }
 
-#[allow(clippy::too_many_arguments)] // the state of the loop above
-fn inode(
-    files: &Files<'_>,
-    one: &VolumeTables,
-    id: u64,
-    value: &[u8],
-    block: u64,
+struct Scan<'a> {
+    files: Files<'a>,
+    index: u64,
     layout: Layout,
-    known: &mut IdSet,
-    visitor: &mut dyn Visitor,
-) -> bool {
-    known.insert(id);
-    let record = records::inode(value).and_then(|inode| files.make(id, inode, block));
-    match (record, number(one.index, id)) {
-        (Some(record), _) => visitor.record(record),
-        (None, Some(number)) => {
-            let at = layout.range(block, 1).unwrap_or(0..0);
-            visitor.lost_record(number, at, Some(true), Damage::Invalid("its inode makes no sense".into()))
-        }
-        (None, None) => true,
-    }
+    /// The inodes of which a record or a name is known.
+    known: IdSet,
+    /// The inodes of which the record is known.
+    recorded: IdSet,
+    visitor: &'a mut dyn Visitor,
 }
 
-fn entry(
-    files: &Files<'_>,
-    one: &VolumeTables,
-    directory: u64,
-    key: &[u8],
-    value: &[u8],
-    known: &mut IdSet,
-    visitor: &mut dyn Visitor,
-) -> bool {
-    let Some((name, id, kind)) = records::entry(key, value) else { return true };
-    if directory == PARENT_OF_ROOT {
-        return true;
+impl Scan<'_> {
+    /// Reports all records of a leaf. Returns whether the scan goes on.
+    fn leaf(&mut self, leaf: &Leaf) -> bool {
+        let Ok(node) = self.files.leaf(leaf) else { return true };
+        (0..node.len()).all(|i| {
+            let Some((key, value)) = node.record(i) else { return true };
+            match records::key(key) {
+                // Of two inodes with one number, the second makes no sense.
+                Some((id, INODE)) if !self.recorded.contains(id) => self.inode(id, value, leaf.block),
+                Some((id, ENTRY)) if id != PARENT_OF_ROOT => self.entry(id, key, value),
+                _ => true,
+            }
+        })
     }
-    known.insert(id);
-    match (files.name(id, (directory, name)), number(one.index, id)) {
-        (Some(name), Some(number)) => visitor.child(Child { number, name, kind, size: None }),
-        _ => true,
+
+    fn inode(&mut self, id: u64, value: &[u8], block: u64) -> bool {
+        self.known.insert(id);
+        self.recorded.insert(id);
+        let record = records::inode(value).and_then(|inode| self.files.make(id, inode, block));
+        match (record, number(self.index, id)) {
+            (Some(record), _) => self.visitor.record(record),
+            (None, Some(number)) => {
+                let at = self.layout.range(block, 1).unwrap_or(0..0);
+                let damage = Damage::Invalid("its inode makes no sense".into());
+                self.visitor.lost_record(number, at, Some(true), damage)
+            }
+            (None, None) => true,
+        }
+    }
+
+    fn entry(&mut self, directory: u64, key: &[u8], value: &[u8]) -> bool {
+        let Some((name, id, kind)) = records::entry(key, value) else { return true };
+        self.known.insert(id);
+        match (self.files.name(id, (directory, name)), number(self.index, id)) {
+            (Some(name), Some(number)) => self.visitor.child(Child { number, name, kind, size: None }),
+            _ => true,
+        }
     }
 }
 
@@ -168,14 +174,20 @@ fn structures(layout: Layout, one: &VolumeTables, visitor: &mut dyn Visitor) -> 
 }
 
 /// Reports that files are lost of which not even a name is known.
-fn missing(layout: Layout, one: &VolumeTables, files: u64, known: &IdSet, visitor: &mut dyn Visitor) -> bool {
+fn missing(
+    layout: Layout,
+    one: &VolumeTables,
+    files: u64,
+    known: Option<u64>,
+    visitor: &mut dyn Visitor,
+) -> bool {
     let Tree { lost, .. } = &one.tree;
     let lost: Vec<_> = lost.iter().filter(|lost| lost.leaf != Some(false)).collect();
     if lost.is_empty() && one.map.lost.is_empty() {
         return true;
     }
     // The root and the private directory are not counted.
-    let known = known.len().map_or(u64::MAX, |len| len.saturating_sub(2));
+    let known = known.map_or(u64::MAX, |len| len.saturating_sub(2));
     let at = lost.first().and_then(|lost| layout.range(lost.block, 1)).unwrap_or(0..0);
     // No more than had room: a part of the map places many nodes. An inode has a hundred bytes or more.
     let nodes = (lost.len() + one.map.lost.len() * 256) as u64;

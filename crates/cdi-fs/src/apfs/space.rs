@@ -26,26 +26,29 @@ pub(super) struct Space {
     pub(super) at: Vec<Range<u64>>,
     /// The blocks that could not be used.
     pub(super) lost: Vec<(u64, Damage)>,
-    /// The free ranges, in bytes, in order.
-    pub(super) free: Vec<Range<u64>>,
+    /// The last free range, which may grow.
+    last: Option<Range<u64>>,
 }
 
-/// The largest number of free ranges that are kept.
-const MAX_FREE: usize = 1 << 22;
-
 impl Space {
-    /// Reads the space manager in `at`: a block, and a size in bytes.
-    pub(super) fn load(volume: &Volume<'_>, layout: Layout, at: (u64, u32)) -> Space {
+    /// Reads the space manager in `at`: a block, and a size in bytes. Reports the free ranges, in bytes, in order.
+    pub(super) fn load(
+        volume: &Volume<'_>,
+        layout: Layout,
+        at: (u64, u32),
+        found: &mut dyn FnMut(Range<u64>),
+    ) -> Space {
         let mut space = Space::default();
-        let chunks = match space.manager(volume, layout, at) {
-            Ok(chunks) => chunks,
-            Err(damage) => {
-                space.lost.push((at.0, damage));
-                return space;
+        match space.manager(volume, layout, at) {
+            Ok(chunks) => {
+                for chunk in chunks {
+                    space.chunk(volume, layout, &chunk, found);
+                }
             }
-        };
-        for chunk in chunks {
-            space.chunk(volume, layout, &chunk);
+            Err(damage) => space.lost.push((at.0, damage)),
+        }
+        if let Some(last) = space.last.take() {
+            found(last);
         }
         space
     }
@@ -71,14 +74,22 @@ impl Space {
             infos = listed;
         } else {
             for block in listed {
+                if infos.len() as u64 > layout.blocks / 8 {
+                    break;
+                }
                 if let Some(bytes) = self.object(volume, layout, block, SPACE_ADDRESSES) {
                     let count = le32(&bytes, 36).unwrap_or(0);
                     infos.extend(list(&bytes, 40, count).unwrap_or_default());
                 }
             }
         }
+        // There are no more chunks than the container has room for.
+        let most = index(layout.blocks / (u64::from(layout.block_size) * 8) + 1);
         let mut chunks = Vec::new();
-        for block in infos {
+        for block in infos.into_iter().take(most) {
+            if chunks.len() > most {
+                break;
+            }
             let Some(bytes) = self.object(volume, layout, block, SPACE_CHUNKS) else { continue };
             let count = index(u64::from(le32(&bytes, 36).unwrap_or(0))).min(bytes.len() / 32);
             chunks.extend((0..count).filter_map(|i| chunk(&bytes, layout, i)));
@@ -98,9 +109,15 @@ impl Space {
         }
     }
 
-    fn chunk(&mut self, volume: &Volume<'_>, layout: Layout, chunk: &Chunk) {
+    fn chunk(
+        &mut self,
+        volume: &Volume<'_>,
+        layout: Layout,
+        chunk: &Chunk,
+        found: &mut dyn FnMut(Range<u64>),
+    ) {
         if chunk.bitmap == 0 {
-            self.add(layout, chunk.first, chunk.blocks);
+            self.add(layout.range(chunk.first, chunk.blocks), found);
             return;
         }
         self.at.extend(layout.range(chunk.bitmap, 1));
@@ -117,26 +134,28 @@ impl Space {
             match start {
                 None if !used => start = Some(i),
                 Some(from) if used => {
-                    self.add(layout, chunk.first + from, i - from);
+                    self.add(layout.range(chunk.first + from, i - from), found);
                     start = None;
                 }
                 _ => {}
             }
         }
         if let Some(from) = start {
-            self.add(layout, chunk.first + from, chunk.blocks - from);
+            self.add(layout.range(chunk.first + from, chunk.blocks - from), found);
         }
     }
 
-    fn add(&mut self, layout: Layout, first: u64, count: u64) {
-        let Some(range) = layout.range(first, count).filter(|range| !range.is_empty()) else { return };
-        let room = self.free.len() < MAX_FREE;
-        match self.free.last_mut() {
+    fn add(&mut self, range: Option<Range<u64>>, found: &mut dyn FnMut(Range<u64>)) {
+        let Some(range) = range.filter(|range| !range.is_empty()) else { return };
+        match &mut self.last {
             Some(last) if last.end == range.start => last.end = range.end,
             // Chunks that overlap make no sense: the first counts.
             Some(last) if last.end > range.start => {}
-            _ if room => self.free.push(range),
-            _ => {}
+            last => {
+                if let Some(done) = last.replace(range) {
+                    found(done);
+                }
+            }
         }
     }
 }

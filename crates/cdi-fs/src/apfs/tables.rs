@@ -1,5 +1,7 @@
 //! What is read of a container before its files.
 
+use std::ops::Range;
+
 use super::container::Found;
 use super::object::Layout;
 use super::omap::ObjectMap;
@@ -60,9 +62,13 @@ impl Tables {
         Tables { map, volumes }
     }
 
-    /// Reads the bitmaps.
-    pub(super) fn space(volume: &Volume<'_>, found: &Found) -> Option<Space> {
-        Some(Space::load(volume, found.container.layout, found.space_manager?))
+    /// Reads the bitmaps, and reports what is free.
+    pub(super) fn space(
+        volume: &Volume<'_>,
+        found: &Found,
+        free: &mut dyn FnMut(Range<u64>),
+    ) -> Option<Space> {
+        Some(Space::load(volume, found.container.layout, found.space_manager?, free))
     }
 }
 

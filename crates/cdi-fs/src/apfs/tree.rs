@@ -18,7 +18,7 @@ use crate::volume::Volume;
 /// The number of blocks that are read at once, at most.
 const PIECE: u64 = 64;
 /// The largest number of children of lost index nodes that are kept.
-const MAX_CHILDREN: usize = 1 << 21;
+const MAX_CHILDREN: usize = 1 << 20;
 
 /// A leaf.
 #[derive(Debug, Clone, Copy)]

@@ -15,8 +15,8 @@ use crate::file_system::Place;
 use crate::volume::Volume;
 
 /// The largest number of compressed files, and of attributes with blocks of their own, that are kept.
-const MAX_COMPRESSED: usize = 1 << 21;
-const MAX_FORKS: usize = 1 << 17;
+const MAX_COMPRESSED: usize = 1 << 20;
+const MAX_FORKS: usize = 1 << 15;
 
 /// The kinds of records: contents in the record, in a fork, and more extents of one.
 const INLINE: u32 = 0x10;

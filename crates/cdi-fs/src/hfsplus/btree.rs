@@ -295,7 +295,7 @@ impl LostNodes {
         self.expected.remove(&node);
         for (other, next) in [(found.previous, Some(node)), (found.next, None)] {
             if other > node {
-                if self.expected.len() < MAX_LOST * 8 {
+                if self.expected.len() < MAX_LOST * 2 {
                     let known = self.expected.entry(other).or_insert((found.kind, next));
                     known.1 = known.1.or(next);
                 }

@@ -14,7 +14,7 @@ use crate::idset::IdSet;
 use crate::volume::Volume;
 
 /// The largest number of files that hard links may point to.
-const MAX_TARGETS: usize = 1 << 21;
+const MAX_TARGETS: usize = 1 << 20;
 /// The number of hard links that are looked at to find the private directories.
 const MAX_SAMPLES: usize = 64;
 /// The largest number of private directories: two, and names of what was lost.
