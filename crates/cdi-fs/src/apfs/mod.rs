@@ -98,6 +98,9 @@ impl FileSystem for Apfs {
         let one = tables.volumes.iter().find(|one| one.index == index);
         let one = one.ok_or_else(|| Damage::Invalid("there is no such volume".into()))?;
         match &one.superblock {
+            _ if id == files::ROOT && (one.superblock.is_err() || one.is_encrypted()) => {
+                Ok(scan::root_alone(handle, one))
+            }
             Ok(superblock) => {
                 Files::new(volume, self.found.container.layout, &one.tree, index, superblock).record(id)
             }

@@ -56,16 +56,7 @@ fn scan(volume: &Volume<'_>, layout: Layout, one: &VolumeTables, visitor: &mut d
         return false;
     }
     let (Ok(superblock), false) = (&one.superblock, one.is_encrypted()) else {
-        // There is nothing more to be known; its name is kept.
-        let damage = one.damage.clone().unwrap_or_else(|| Damage::Invalid("it is encrypted".into()));
-        let mut record = container_root(root);
-        record.number = root;
-        record.names = vec![Name { parent: 0, name: label() }];
-        if one.is_encrypted() {
-            record.data.packed = Some("encrypted");
-        }
-        record.damage = Some(damage);
-        return visitor.record(record);
+        return visitor.record(root_alone(root, one));
     };
     let mut scan = Scan {
         files: Files::new(volume, layout, &one.tree, one.index, superblock),
@@ -82,6 +73,17 @@ fn scan(volume: &Volume<'_>, layout: Layout, one: &VolumeTables, visitor: &mut d
     }
     let known = scan.known.len();
     missing(layout, one, superblock.files, known, visitor)
+}
+
+/// Returns the root of a volume of which nothing else can be listed.
+pub(super) fn root_alone(number: u64, one: &VolumeTables) -> Record {
+    let damage = one.damage.clone().unwrap_or_else(|| Damage::Invalid("it is encrypted".into()));
+    let mut record = container_root(number);
+    record.number = number;
+    record.names = vec![Name { parent: 0, name: one.label() }];
+    record.data.packed = one.is_encrypted().then_some("encrypted");
+    record.damage = Some(damage);
+    record
 }
 
 struct Scan<'a> {

@@ -247,3 +247,33 @@ fn corrupt_metadata_is_survived() {
         assert!(start.elapsed() < Duration::from_secs(60), "round {round}: {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn encrypted_volumes_are_named() {
+    let (mut disk, _) = container();
+    let found = disk.scan();
+    let (_, places) = disk.sparse.clone().unwrap();
+    let place = |what: &str, i: usize| {
+        let at = found.structures.iter().find(|s| s.what == what).unwrap().at[i].start;
+        places[&(at / 4096)]
+    };
+    let superblock = place("superblock of volume Fixture", 0);
+    disk.bytes[superblock + 264] &= !1;
+    seal(&mut disk.bytes[superblock..superblock + 4096]);
+    let nodes = place("object map of volume Fixture", 1);
+    let node = &mut disk.bytes[nodes..nodes + 4096];
+    let word = |node: &[u8], at: usize| usize::from(u16::from_le_bytes([node[at], node[at + 1]]));
+    for i in 0..word(node, 36) {
+        let value = word(node, 56 + word(node, 40) + 4 * i + 2);
+        node[4096 - 40 - value] |= 4;
+    }
+    seal(node);
+    let found = disk.scan();
+    assert_eq!(found.paths(0).into_keys().collect::<Vec<_>>(), ["Fixture"]);
+    let root = &found.records[&(1 << 56 | 2)];
+    assert_eq!((root.kind, root.data.packed), (Kind::Directory, Some("encrypted")));
+    assert_eq!(found.records.len(), 2);
+    assert_eq!(disk.open().unwrap().record(&disk.volume(), root.handle).as_ref(), Ok(root));
+    let said = found.structures.iter().any(|s| s.what == "volume Fixture" && s.damage.is_some());
+    assert!(said, "{:?}", found.structures);
+}
