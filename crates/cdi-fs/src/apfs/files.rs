@@ -232,9 +232,11 @@ impl<'a> Files<'a> {
                 None => outside = true,
             }
         });
-        for leaf in self.tree.leaves_of((id, EXTENT), (id, EXTENT)) {
-            let range = self.layout.range(leaf.block, 1);
-            metadata.extend(range.filter(|range| !metadata.contains(range)));
+        if damage.is_none() {
+            let own = metadata.first().cloned();
+            let leaves = self.tree.leaves_of((id, EXTENT), (id, EXTENT)).iter();
+            let places = leaves.filter_map(|leaf| self.layout.range(leaf.block, 1));
+            metadata.extend(places.filter(|range| Some(range) != own.as_ref()));
         }
         let complete = runs.last().is_some_and(|run| run.file + run.len >= size)
             && runs.first().is_some_and(|run| run.file == 0)

@@ -21,6 +21,9 @@ const FILE: usize = 248;
 /// The bit of a file's flags by its owner that says that it is compressed (UF_COMPRESSED).
 const COMPRESSED: u8 = 0x20;
 
+/// The bit of a record's flags that says that it is one of several links: an alias to a directory has the same type.
+const LINK_CHAIN: u16 = 0x20;
+
 /// A record of the catalogue.
 #[derive(Debug)]
 pub(super) enum Entry {
@@ -152,7 +155,7 @@ fn file(data: &[u8], item: Item) -> Option<FileItem> {
     let (type_and_creator, mode) = (data.get(48..56)?, be16(data, 42)?);
     let link = match type_and_creator {
         b"hlnkhfs+" => Some(Link::File(special)),
-        b"fdrpMACS" if special != 0 => Some(Link::Directory(special)),
+        b"fdrpMACS" if be16(data, 2)? & LINK_CHAIN != 0 => Some(Link::Directory(special)),
         _ => None,
     };
     let kind = match mode & 0xF000 {
@@ -207,14 +210,15 @@ mod tests {
 
     #[test]
     fn links_are_told_by_type_and_creator() {
-        for (text, special, want) in [
-            (b"hlnkhfs+", 7, Some(Link::File(7))),
-            (b"fdrpMACS", 9, Some(Link::Directory(9))),
-            (b"fdrpMACS", 0, None),
-            (b"TEXTttxt", 7, None),
+        for (text, flags, special, want) in [
+            (b"hlnkhfs+", 0, 7, Some(Link::File(7))),
+            (b"fdrpMACS", LINK_CHAIN, 9, Some(Link::Directory(9))),
+            (b"fdrpMACS", 0, 9, None),
+            (b"TEXTttxt", LINK_CHAIN, 7, None),
         ] {
             let mut bytes = record(2, "link", 2, 30, FILE);
             let data = bytes.len() - FILE;
+            bytes[data + 2..data + 4].copy_from_slice(&flags.to_be_bytes());
             bytes[data + 44..data + 48].copy_from_slice(&u32::to_be_bytes(special));
             bytes[data + 48..data + 56].copy_from_slice(text);
             assert_eq!(length(&bytes), Some(bytes.len()));

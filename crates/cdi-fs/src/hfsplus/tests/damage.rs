@@ -97,6 +97,9 @@ fn the_copy_of_the_header_is_used() {
     disk.bad = vec![1024..1536, end - 1024..end - 512];
     assert!(disk.open().is_none());
     disk.bad = Vec::new();
+    disk.bytes[1024] = 0;
+    assert!(disk.open().is_none(), "the copy may be left of what was there before");
+    disk.bytes[1024] = b'H';
     disk.bytes[1024 + 40..1024 + 44].fill(7);
     assert_eq!(disk.scan().records.len(), whole.records.len());
 }
