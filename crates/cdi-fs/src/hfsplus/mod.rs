@@ -4,6 +4,10 @@
 //! records of its leaves used, wherever they are. A file has two records: one with its name and contents, and one (a
 //! thread) with its name alone, which is usually in another node.
 //!
+//! Of a hard link, the entry has the number of what it points to: a file in a private directory, whose record has no name of
+//! its own. Of a compressed file, the contents are its resource fork (`data` has the size when it is decompressed), or nothing
+//! if they are in an attribute. The journal is not replayed: a volume that was not unmounted is listed as it is on the disk.
+//!
 //! Numbers are catalogue node IDs. What nothing is known of but that it was there has a number from 2^32 on.
 //!
 //! Facts: Apple, Technical Note TN1150 "HFS Plus Volume Format", and Linux's fs/hfsplus/hfsplus_raw.h.
