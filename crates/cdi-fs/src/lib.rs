@@ -5,6 +5,7 @@
 
 #![allow(clippy::single_range_in_vec_init)] // lists of ranges, of which there is often one
 
+mod apfs;
 #[allow(dead_code)] // each file system uses some
 mod bytes;
 pub mod catalogue;
@@ -14,6 +15,7 @@ mod ext;
 mod fat;
 pub mod file_system;
 mod hfsplus;
+mod idset;
 pub mod loss;
 pub mod lznt1;
 pub mod names;

@@ -15,8 +15,8 @@ use crate::file_system::Place;
 use crate::volume::Volume;
 
 /// The largest number of compressed files, and of attributes with blocks of their own, that are kept.
-const MAX_COMPRESSED: usize = 1 << 21;
-const MAX_FORKS: usize = 1 << 17;
+const MAX_COMPRESSED: usize = 1 << 20;
+const MAX_FORKS: usize = 1 << 15;
 
 /// The kinds of records: contents in the record, in a fork, and more extents of one.
 const INLINE: u32 = 0x10;
@@ -154,4 +154,64 @@ pub(super) fn length(bytes: &[u8]) -> Option<usize> {
         _ => return None,
     };
     (2 + key).checked_add(len).filter(|len| *len < 1 << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_system::Run;
+
+    /// Makes a record of the attributes file.
+    fn record(id: u32, start: u32, name: &str, data: &[u8]) -> Vec<u8> {
+        let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let len = u16::try_from(12 + units.len()).unwrap();
+        let mut bytes = len.to_be_bytes().to_vec();
+        bytes.extend([0, 0]);
+        bytes.extend(id.to_be_bytes());
+        bytes.extend(start.to_be_bytes());
+        bytes.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
+        bytes.extend(units);
+        bytes.extend(data);
+        bytes
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn attributes_with_blocks_of_their_own_are_found() {
+        let mut all = Attributes::default();
+        // 40,000 bytes, ten blocks: eight extents of a block, and two in another record.
+        let mut fork = words(&[FORK, 0, 0, 40_000, 0, 10]);
+        fork.extend((0..8).flat_map(|i| words(&[100 + 2 * i, 1])));
+        let mut more = words(&[EXTENTS, 0, 200, 2]);
+        more.extend([0; 56]);
+        for (at, bytes) in [(8192, record(20, 0, "large", &fork)), (9000, record(20, 8, "large", &more))] {
+            assert_eq!(length(&bytes), Some(bytes.len()));
+            assert_eq!(all.add(&bytes, at), Some(()));
+        }
+        let layout = Layout { base: 0, block_size: 4096, blocks: 1000 };
+        let found = all.forks(20, layout);
+        let [(name, data, _)] = found.as_slice() else { panic!("{found:?}") };
+        let Place::Runs(runs) = &data.place else { panic!("{data:?}") };
+        assert_eq!((name.as_str(), data.size, runs.len()), ("large", 40_000, 9));
+        let last = Run { file: 8 * 4096, len: 2 * 4096, volume: Some(200 * 4096), unwritten: false };
+        assert_eq!(runs.last(), Some(&last));
+        assert!(all.forks(19, layout).is_empty() && all.forks(21, layout).is_empty());
+    }
+
+    #[test]
+    fn only_sound_headers_of_compressed_files_count() {
+        let mut all = Attributes::default();
+        let mut data = words(&[INLINE, 0, 0, 16]);
+        data.extend(b"fpmc\x04\0\0\0\x07\0\0\0\0\0\0\0");
+        assert_eq!(all.add(&record(5, 0, "com.apple.decmpfs", &data), 0), Some(()));
+        data[16] = b'x';
+        assert_eq!(all.add(&record(6, 0, "com.apple.decmpfs", &data), 0), None);
+        assert_eq!(all.add(&record(7, 0, "com.apple.decmpfs", &data[..20]), 0), None);
+        assert_eq!(all.add(&record(8, 0, "com.apple.quarantine", &data), 0), Some(()));
+        let found = all.compressed(5).map(|c| (c.size, c.in_resource));
+        assert_eq!((found, all.compressed(8).is_some()), (Some((7, true)), false));
+    }
 }

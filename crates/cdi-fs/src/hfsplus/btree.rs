@@ -2,13 +2,13 @@
 //!
 //! Facts: TN1150, "B-Trees": header node, map of used nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use cdi_base::units::index;
 
 use super::fork::{FilePart, Fork};
-use super::node::{DESCRIPTOR, Leaf, Length, Node, NodeKind, descriptor};
+use super::node::{DESCRIPTOR, Descriptor, Leaf, Length, Node, NodeKind, descriptor};
 use crate::bytes::{be16, be32};
 use crate::file_system::Damage;
 use crate::volume::Volume;
@@ -33,7 +33,7 @@ pub(super) struct Tree {
     /// Whether the map could be read and fits the header.
     map_is_sure: bool,
     /// The nodes of the map.
-    map_nodes: Vec<u32>,
+    map_nodes: HashSet<u32>,
     /// The first node of the leaves.
     pub(super) first_leaf: Option<u32>,
     length: Length,
@@ -48,6 +48,14 @@ pub(super) struct Lost {
     /// What it is, if that is known.
     pub(super) kind: Option<NodeKind>,
     pub(super) damage: Damage,
+    /// The node that follows it, if that is known.
+    pub(super) next: Option<u32>,
+}
+
+impl Lost {
+    fn header(node: u32, damage: Damage) -> Lost {
+        Lost { node, kind: Some(NodeKind::Header), damage, next: None }
+    }
 }
 
 /// What the header node says.
@@ -72,22 +80,22 @@ impl Tree {
         };
         // No more than there are blocks for: a size that is wrong must not cost time.
         let end = fork.runs.last().map_or(0, |run| run.file + run.len);
-        let nodes = u32::try_from(fork.size.min(end).min(volume.size()).div_ceil(u64::from(node_size)))
-            .unwrap_or(u32::MAX);
+        let nodes =
+            u32::try_from(fork.size.min(end).min(volume.size()) / u64::from(node_size)).unwrap_or(u32::MAX);
         let mut tree = Tree {
             fork,
             node_size,
             nodes,
             map: Vec::new(),
             map_is_sure: false,
-            map_nodes: Vec::new(),
+            map_nodes: HashSet::new(),
             first_leaf: header.as_ref().ok().map(|header| header.first_leaf),
             length,
             damaged: Vec::new(),
         };
         match header {
             Ok(header) => tree.read_map(volume, &header),
-            Err(damage) => tree.damaged.push(Lost { node: 0, kind: Some(NodeKind::Header), damage }),
+            Err(damage) => tree.damaged.push(Lost::header(0, damage)),
         }
         Some(tree)
     }
@@ -126,7 +134,7 @@ impl Tree {
         let state = view.records(self.length, visit, &mut go_on);
         match state.descriptor {
             Some(found) => {
-                lost.links(node, found.kind, [found.previous, found.next]);
+                lost.links(node, &found);
                 if let Some(damage) = state.damage {
                     lost.add(node, Some(found.kind), damage);
                 }
@@ -141,6 +149,20 @@ impl Tree {
             }
         }
         go_on
+    }
+
+    /// Reads the beginning of the first record of a node.
+    pub(super) fn first_record(&self, volume: &Volume<'_>, node: u32, len: u64) -> Option<Vec<u8>> {
+        let at = self.place(node).start.checked_add(DESCRIPTOR as u64)?;
+        let end = at.checked_add(len)?.min(self.place(node).end);
+        let part = self.fork.read_part(volume, at..end);
+        let readable = part.lost_in(at..part.end()).map_or(part.end(), |(lost, _)| lost.start.max(at));
+        part.get(at, index(readable - at)).ok().map(<[u8]>::to_vec)
+    }
+
+    /// Returns the node that has byte `at` of the file.
+    pub(super) fn node_of(&self, at: u64) -> u32 {
+        u32::try_from(at / u64::from(self.node_size)).unwrap_or(u32::MAX)
     }
 
     /// Returns the bytes of a node in the file.
@@ -174,16 +196,17 @@ impl Tree {
         match first {
             Ok(record) => self.map = record,
             Err(damage) => {
-                self.damaged.push(Lost { node: 0, kind: Some(NodeKind::Header), damage });
+                self.damaged.push(Lost::header(0, damage));
                 return;
             }
         }
         while next != 0 && self.map.len() < bytes {
-            if next >= self.nodes || self.map_nodes.contains(&next) {
+            // Each has many bytes, or there would be too many.
+            let most = bytes / index(u64::from(self.node_size) / 2) + 1;
+            if next >= self.nodes || self.map_nodes.len() > most || !self.map_nodes.insert(next) {
                 sure = false;
                 break;
             }
-            self.map_nodes.push(next);
             let start = self.place(next).start;
             let link =
                 self.fork.read_part(volume, start..start + 4).get(start, 4).ok().and_then(|b| be32(b, 0));
@@ -191,26 +214,25 @@ impl Tree {
                 Ok(record) => self.map.extend(record),
                 Err(damage) => {
                     // What follows it is not known to be where; so are its own bits.
-                    self.damaged.push(Lost { node: next, kind: Some(NodeKind::Header), damage });
+                    self.damaged.push(Lost::header(next, damage));
                     sure = false;
                     break;
                 }
             }
             next = link.unwrap_or(0);
         }
-        if sure && self.map.len() < bytes {
-            sure = false;
-        }
-        let used = (0..self.nodes)
-            .filter(|n| self.map.get((*n / 8) as usize).copied().unwrap_or(0xFF) & (0x80 >> (*n % 8)) != 0);
-        let fits = used.count() as u64 == u64::from(header.nodes).saturating_sub(u64::from(header.free));
-        if sure && (!fits || header.nodes != self.nodes) {
+        // The file may be larger than the tree, and smaller if a part of its extents is lost.
+        let used = |n: &u32| self.map.get((*n / 8) as usize).is_some_and(|b| b & (0x80 >> (*n % 8)) != 0);
+        let count = (0..header.nodes.min(self.nodes)).filter(used).count() as u64;
+        let fits = count == u64::from(header.nodes).saturating_sub(u64::from(header.free));
+        if sure && header.nodes <= self.nodes && !fits {
             let damage = Damage::Invalid("its map of used nodes contradicts its counts".into());
-            self.damaged.push(Lost { node: 0, kind: Some(NodeKind::Header), damage });
+            self.damaged.push(Lost::header(0, damage));
             self.map.clear();
-            sure = false;
+        } else if sure && header.nodes <= self.nodes {
+            self.nodes = header.nodes;
+            self.map_is_sure = true;
         }
-        self.map_is_sure = sure;
     }
 
     /// Reads the record of the map in a node: where it begins, and its end by entry `entry` of the table.
@@ -259,33 +281,37 @@ fn guess_node_size(volume: &Volume<'_>, fork: &Fork, length: Length) -> u32 {
     NODE_SIZES.into_iter().rev().max_by_key(|size| score(*size)).unwrap_or(NODE_SIZES[0])
 }
 
-/// The nodes of which something is lost, and what their neighbours say of what they are.
+/// The nodes of which something is lost, and what their neighbours say of them.
 #[derive(Default)]
 struct LostNodes {
     found: Vec<Lost>,
-    /// Nodes that are yet to be read: what a neighbour says that they are.
-    expected: HashMap<u32, NodeKind>,
+    /// Nodes that are yet to be read: what a neighbour says that they are, and the node that follows them.
+    expected: HashMap<u32, (NodeKind, Option<u32>)>,
 }
 
 impl LostNodes {
     /// Takes what a node says of its neighbours, which are of the same kind.
-    fn links(&mut self, node: u32, kind: NodeKind, neighbours: [u32; 2]) {
+    fn links(&mut self, node: u32, found: &Descriptor) {
         self.expected.remove(&node);
-        for other in neighbours {
+        for (other, next) in [(found.previous, Some(node)), (found.next, None)] {
             if other > node {
-                if self.expected.len() < MAX_LOST * 8 {
-                    self.expected.insert(other, kind);
+                if self.expected.len() < MAX_LOST * 2 {
+                    let known = self.expected.entry(other).or_insert((found.kind, next));
+                    known.1 = known.1.or(next);
                 }
             } else if let Ok(i) = self.found.binary_search_by_key(&other, |lost| lost.node) {
-                self.found[i].kind.get_or_insert(kind);
+                let lost = &mut self.found[i];
+                lost.kind.get_or_insert(found.kind);
+                lost.next = lost.next.or(next);
             }
         }
     }
 
     fn add(&mut self, node: u32, kind: Option<NodeKind>, damage: Damage) {
-        let kind = self.expected.remove(&node).filter(|_| kind.is_none()).or(kind);
+        let expected = self.expected.remove(&node);
+        let next = expected.and_then(|(_, next)| next);
         if self.found.len() < MAX_LOST {
-            self.found.push(Lost { node, kind, damage });
+            self.found.push(Lost { node, kind: kind.or(expected.map(|(kind, _)| kind)), damage, next });
         }
     }
 }

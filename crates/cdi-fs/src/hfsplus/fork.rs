@@ -8,7 +8,7 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
 use crate::bytes::{be32, be64};
-use crate::file_system::Run;
+use crate::file_system::{MAX_RUNS, Run};
 use crate::volume::{MAX_READ, Volume};
 
 /// Where the blocks are on the volume.
@@ -101,7 +101,7 @@ impl Fork {
     pub(super) fn add(&mut self, extents: &Extents, layout: Layout) {
         let unit = u64::from(layout.block_size);
         for extent in extents {
-            if extent.count == 0 || self.known >= self.blocks {
+            if extent.count == 0 || self.known >= self.blocks || self.runs.len() >= MAX_RUNS {
                 return;
             }
             let file = u64::from(self.known) * unit;

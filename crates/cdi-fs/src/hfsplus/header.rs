@@ -51,16 +51,19 @@ pub(super) fn find(volume: &Volume<'_>) -> Result<Option<Found>, Damage> {
     let whole = 0..volume.size();
     let inside = wrapped(volume, HEADER).or_else(|| wrapped(volume, volume.size().checked_sub(HEADER)?));
     let inside = inside.unwrap_or(whole);
-    let mut claimed = None;
-    for at in [inside.start.checked_add(HEADER), copy_place(&inside)] {
-        let Some(at) = at else { continue };
-        match read(volume, at, inside.start) {
-            Ok(Some(header)) => return Ok(Some(Found { header, inside })),
-            Ok(None) | Err(Damage::Unreadable(_)) => {}
-            Err(damage) => claimed = Some(damage),
-        }
+    let found = |header| Some(Found { header, inside: inside.clone() });
+    let first = match read(volume, inside.start.saturating_add(HEADER), inside.start) {
+        // What is readable and no header means another file system: a copy may be left of an older one.
+        Ok(header) => return Ok(header.and_then(found)),
+        Err(damage) => damage,
+    };
+    let copy = copy_place(&inside).map(|at| read(volume, at, inside.start));
+    match (copy, first) {
+        (Some(Ok(Some(header))), _) => Ok(found(header)),
+        // Without a readable signature, it may be anything.
+        (_, Damage::Unreadable(_)) => Ok(None),
+        (_, damage) => Err(damage),
     }
-    claimed.map_or(Ok(None), Err)
 }
 
 /// Returns where the copy of the header of a volume is.

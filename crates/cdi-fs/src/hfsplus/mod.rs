@@ -4,6 +4,10 @@
 //! records of its leaves used, wherever they are. A file has two records: one with its name and contents, and one (a
 //! thread) with its name alone, which is usually in another node.
 //!
+//! Of a hard link, the entry has the number of what it points to: a file in a private directory, whose record has no name of
+//! its own. Of a compressed file, the contents are its resource fork (`data` has the size when it is decompressed), or nothing
+//! if they are in an attribute. The journal is not replayed: a volume that was not unmounted is listed as it is on the disk.
+//!
 //! Numbers are catalogue node IDs. What nothing is known of but that it was there has a number from 2^32 on.
 //!
 //! Facts: Apple, Technical Note TN1150 "HFS Plus Volume Format", and Linux's fs/hfsplus/hfsplus_raw.h.
@@ -13,7 +17,6 @@ mod bitmap;
 mod btree;
 mod fork;
 mod header;
-mod idset;
 mod make;
 mod names;
 mod node;
@@ -23,11 +26,11 @@ mod scan;
 mod structures;
 mod survey;
 mod tables;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use cdi_base::units::index;
 
 use crate::file_system::{Damage, FileSystem, Record, Visitor};
 use crate::volume::Volume;
@@ -62,11 +65,8 @@ impl HfsPlus {
     /// Returns the name of the root, which is in the first record of the catalogue.
     fn find_label(&self, volume: &Volume<'_>) -> Option<String> {
         let catalogue = btree::Tree::open(volume, self.found.header.catalogue.clone(), records::length)?;
-        let start = catalogue.place(catalogue.first_leaf?).start;
-        let at = start + node::DESCRIPTOR as u64;
-        let part = catalogue.fork.read_part(volume, start..at.saturating_add(MAX_RECORD));
-        let bytes = part.get(at, index(part.end().checked_sub(at)?)).ok()?;
-        match records::parse(bytes)? {
+        let record = catalogue.first_record(volume, catalogue.first_leaf?, MAX_RECORD)?;
+        match records::parse(&record)? {
             Entry::Folder(item) if item.parent == PARENT_OF_ROOT => Some(item.name),
             _ => None,
         }

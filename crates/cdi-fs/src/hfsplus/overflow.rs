@@ -7,8 +7,10 @@ use std::ops::Range;
 use super::btree::{Lost, Tree};
 use super::fork::{Extents, Fork, Layout, extents};
 use crate::bytes::{array, be16, be32};
-use crate::file_system::MAX_RUNS;
 use crate::volume::Volume;
+
+/// The largest number of records that are kept.
+const MAX_RECORDS: usize = 1 << 19;
 
 /// A record: key, and eight extents.
 const RECORD: usize = 12 + 64;
@@ -49,7 +51,7 @@ impl OverflowExtents {
         let lost = tree.scan(volume, &mut |leaf| {
             let at = tree.fork.on_volume(leaf.at..leaf.at + 1).first().map_or(0, |r| r.start);
             match (!leaf.cut).then(|| parse(leaf.bytes, at)).flatten() {
-                Some(record) if all.found.len() < MAX_RUNS => all.found.push(record),
+                Some(record) if all.found.len() < MAX_RECORDS => all.found.push(record),
                 _ => invalid = true,
             }
             true

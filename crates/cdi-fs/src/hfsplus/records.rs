@@ -21,6 +21,9 @@ const FILE: usize = 248;
 /// The bit of a file's flags by its owner that says that it is compressed (UF_COMPRESSED).
 const COMPRESSED: u8 = 0x20;
 
+/// The bit of a record's flags that says that it is one of several links: an alias to a directory has the same type.
+const LINK_CHAIN: u16 = 0x20;
+
 /// A record of the catalogue.
 #[derive(Debug)]
 pub(super) enum Entry {
@@ -109,6 +112,14 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Entry> {
     }
 }
 
+/// Returns the key of a record: the directory and the name, as the order of records has them (nearly: TN1150 has a table of
+/// letters that are the same).
+pub(super) fn key(bytes: &[u8]) -> Option<(u32, String)> {
+    // NUL is the last of all letters.
+    let name = name(bytes.get(6..)?)?.0.replace('\u{2400}', "\u{FFFF}");
+    Some((be32(bytes, 2)?, name.to_lowercase()))
+}
+
 /// What could be read of a file or a directory whose record was cut.
 pub(super) struct Rest {
     pub(super) parent: u32,
@@ -144,7 +155,7 @@ fn file(data: &[u8], item: Item) -> Option<FileItem> {
     let (type_and_creator, mode) = (data.get(48..56)?, be16(data, 42)?);
     let link = match type_and_creator {
         b"hlnkhfs+" => Some(Link::File(special)),
-        b"fdrpMACS" if special != 0 => Some(Link::Directory(special)),
+        b"fdrpMACS" if be16(data, 2)? & LINK_CHAIN != 0 => Some(Link::Directory(special)),
         _ => None,
     };
     let kind = match mode & 0xF000 {
@@ -176,4 +187,66 @@ pub(super) fn target_of_links(name: &str) -> Option<Link> {
 pub(super) fn is_private(parent: u32, name: &str) -> bool {
     const FILES: &str = "\u{2400}\u{2400}\u{2400}\u{2400}HFS+ Private Data";
     parent == ROOT && (name == FILES || name == ".HFS+ Private Directory Data\r")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a record of a file or a directory.
+    fn record(parent: u32, name: &str, kind: u16, id: u32, len: usize) -> Vec<u8> {
+        let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let mut bytes = u16::try_from(6 + units.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend(parent.to_be_bytes());
+        bytes.extend(u16::try_from(units.len() / 2).unwrap().to_be_bytes());
+        bytes.extend(units);
+        let start = bytes.len();
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0; 6]);
+        bytes.extend(id.to_be_bytes());
+        bytes.resize(start + len, 0);
+        bytes
+    }
+
+    #[test]
+    fn links_are_told_by_type_and_creator() {
+        for (text, flags, special, want) in [
+            (b"hlnkhfs+", 0, 7, Some(Link::File(7))),
+            (b"fdrpMACS", LINK_CHAIN, 9, Some(Link::Directory(9))),
+            (b"fdrpMACS", 0, 9, None),
+            (b"TEXTttxt", LINK_CHAIN, 7, None),
+        ] {
+            let mut bytes = record(2, "link", 2, 30, FILE);
+            let data = bytes.len() - FILE;
+            bytes[data + 2..data + 4].copy_from_slice(&flags.to_be_bytes());
+            bytes[data + 44..data + 48].copy_from_slice(&u32::to_be_bytes(special));
+            bytes[data + 48..data + 56].copy_from_slice(text);
+            assert_eq!(length(&bytes), Some(bytes.len()));
+            let Some(Entry::File(file)) = parse(&bytes) else { panic!() };
+            assert_eq!((file.link, file.item.id, file.item.name.as_str()), (want, 30, "link"));
+        }
+    }
+
+    #[test]
+    fn records_that_make_no_sense_are_none() {
+        let good = record(2, "name", 1, 30, FOLDER);
+        assert!(parse(&good).is_some());
+        for len in 0..good.len() {
+            assert!(parse(&good[..len]).is_none(), "{len} bytes");
+        }
+        assert!(parse(&record(2, "name", 1, 0, FOLDER)).is_none(), "number 0");
+        assert!(parse(&record(2, "name", 5, 30, FOLDER)).is_none(), "kind 5");
+        // What is cut after the number still has the name.
+        let rest = parse_rest(&good[..good.len() - 70]).unwrap();
+        assert_eq!((rest.id, rest.name.as_str(), rest.kind), (30, "name", Kind::Directory));
+    }
+
+    #[test]
+    fn targets_of_links_have_numbers_in_their_names() {
+        assert_eq!(target_of_links("iNode12"), Some(Link::File(12)));
+        assert_eq!(target_of_links("dir_3"), Some(Link::Directory(3)));
+        for name in ["iNode", "iNode+1", "iNode99999999999", "dir_x", "temp5"] {
+            assert_eq!(target_of_links(name), None, "{name}");
+        }
+    }
 }

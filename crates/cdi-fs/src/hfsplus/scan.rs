@@ -1,21 +1,24 @@
 //! Scans the catalogue.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::btree::Tree;
+use super::btree::{Lost, Tree};
 use super::header::Header;
-use super::idset::IdSet;
 use super::make::{IN_PRIVATE, LINK, Maker};
 use super::node::{Leaf, NodeKind};
-use super::records::{self, Entry, FileItem, Item, Link, ROOT};
+use super::records::{self, Entry, FileItem, Item, Link, MAX_RECORD, ROOT};
 use super::structures;
 use super::survey::Survey;
 use super::tables::Tables;
-use crate::file_system::{Child, Damage, Kind, Name, Visitor};
+use crate::file_system::{Child, Damage, Kind, Name, Record, Visitor};
+use crate::idset::IdSet;
 use crate::volume::Volume;
 
 /// What files have numbers from here on of which nothing is known.
 const NAMELESS: u64 = 1 << 32;
+/// Why a record is lost of which the beginning could be read.
+const CUT: &str = "its end could not be read";
 /// The largest number of these that are reported.
 const MAX_NAMELESS: u64 = 1 << 24;
 /// The largest number of records that are kept which may be rests of others.
@@ -50,13 +53,14 @@ pub(super) fn catalogue(volume: &Volume<'_>, header: &Header, tables: &Tables, v
         recorded: IdSet::default(),
         rests: Vec::new(),
         lost: 0,
+        doubtful: false,
     };
     let Some(lost) = catalogue.scan(volume, &mut |leaf| scan.leaf(&leaf)) else { return };
-    if !scan.rests() {
-        return;
-    }
     // The root is not counted by the header.
     let counted = u64::from(header.files) + u64::from(header.folders) + 1;
+    if !scan.rests(volume, &lost, counted) {
+        return;
+    }
     let missing = scan.known.len().map(|known| counted.saturating_sub(known));
     let leaves: Vec<_> = lost.iter().filter(|lost| lost.kind != Some(NodeKind::Index)).collect();
     let nodes = leaves.len() as u64 * u64::from(catalogue.node_size);
@@ -109,6 +113,8 @@ struct Scan<'a> {
     rests: Vec<RestRecord>,
     /// The bytes of records that make no sense.
     lost: u64,
+    /// Whether it is not certain that what is taken is in use.
+    doubtful: bool,
 }
 
 impl Scan<'_> {
@@ -116,9 +122,7 @@ impl Scan<'_> {
     fn leaf(&mut self, leaf: &Leaf<'_>) -> bool {
         match (leaf.sure, leaf.cut) {
             (true, false) => self.whole(leaf.at, leaf.bytes),
-            (true, true) => {
-                self.cut(leaf.at, leaf.bytes, Damage::Invalid("its end could not be read".into()))
-            }
+            (true, true) => self.cut(leaf.at, leaf.bytes, Damage::Invalid(CUT.into())),
             (false, cut) => {
                 if self.rests.len() < MAX_RESTS {
                     self.rests.push(RestRecord { at: leaf.at, bytes: leaf.bytes.to_vec(), cut });
@@ -141,25 +145,97 @@ impl Scan<'_> {
         }
     }
 
-    /// Takes records of nodes whose number of records is lost: those of which nothing else is known.
-    fn rests(&mut self) -> bool {
-        let rests = std::mem::take(&mut self.rests);
-        rests.into_iter().all(|rest| {
-            let reported = match records::parse(&rest.bytes) {
-                Some(Entry::Folder(item)) => self.recorded.contains(item.id),
-                Some(Entry::File(file)) => self.recorded.contains(file.item.id),
-                Some(Entry::Thread { id, .. }) => self.known.contains(id),
-                None => {
-                    !rest.cut || records::parse_rest(&rest.bytes).is_none_or(|r| self.recorded.contains(r.id))
-                }
+    /// Takes records of nodes whose number of records is lost. Those in use come first, and what is left of moved and deleted
+    /// ones follows: what is in the next node as well was moved, and there are no more than the header counts (`counted`).
+    fn rests(&mut self, volume: &Volume<'_>, lost: &[Lost], counted: u64) -> bool {
+        let mut next: Option<(u32, Option<(u32, String)>)> = None;
+        // Which are missing is not known if there are more nodes, or records without a number.
+        let nodes = lost.iter().filter(|lost| lost.kind != Some(NodeKind::Index)).count();
+        let nameless = |rest: &RestRecord| rest.cut && records::parse_rest(&rest.bytes).is_none();
+        let several = nodes > 1 || self.rests.iter().any(nameless);
+        let names = self.names_of_rests(volume);
+        for rest in std::mem::take(&mut self.rests) {
+            let node = self.catalogue.node_of(rest.at);
+            if next.as_ref().is_none_or(|(of, _)| *of != node) {
+                let lost = lost.binary_search_by_key(&node, |lost| lost.node).ok().map(|i| &lost[i]);
+                let first = lost.and_then(|lost| self.catalogue.first_record(volume, lost.next?, MAX_RECORD));
+                next = Some((node, first.and_then(|record| records::key(&record))));
+            }
+            let end = next.as_ref().and_then(|(_, end)| end.clone());
+            let moved =
+                end.as_ref().is_some_and(|end| records::key(&rest.bytes).is_none_or(|key| key >= *end));
+            let Some((id, name)) = self.of_rest(&rest).filter(|_| !moved) else { continue };
+            if names.get(&id).zip(name).is_some_and(|(now, then)| *now != then) {
+                continue;
+            }
+            let proven = self.known.contains(u64::from(id));
+            if !proven && self.known.len().is_some_and(|known| known >= counted) {
+                continue;
+            }
+            // Without the next node, records that were moved to it are not known from others.
+            self.doubtful = !proven && several || end.is_none();
+            let go_on = if rest.cut {
+                self.cut(rest.at, &rest.bytes, Damage::Invalid(CUT.into()))
+            } else {
+                self.whole(rest.at, &rest.bytes)
             };
-            reported
-                || if rest.cut {
-                    self.cut(rest.at, &rest.bytes, Damage::Invalid("its end could not be read".into()))
-                } else {
-                    self.whole(rest.at, &rest.bytes)
+            self.doubtful = false;
+            if !go_on {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns the number that a rest is about, and the directory and name, unless it is known already.
+    fn of_rest(&self, rest: &RestRecord) -> Option<(u32, Option<(u32, String)>)> {
+        let (id, name, known) = match records::parse(&rest.bytes) {
+            Some(Entry::Thread { id, .. }) => (id, None, &self.known),
+            Some(Entry::Folder(item)) => (item.id, Some((item.parent, item.name)), &self.recorded),
+            Some(Entry::File(file)) => {
+                (file.item.id, Some((file.item.parent, file.item.name)), &self.recorded)
+            }
+            None => {
+                let rest = records::parse_rest(&rest.bytes)?;
+                (rest.id, Some((rest.parent, rest.name)), &self.recorded)
+            }
+        };
+        (!known.contains(u64::from(id))).then_some((id, name))
+    }
+
+    /// Returns the directory and the name of the files that rests are about, as their threads have them.
+    fn names_of_rests(&self, volume: &Volume<'_>) -> HashMap<u32, (u32, String)> {
+        let ids = self.rests.iter().filter_map(|rest| self.of_rest(rest));
+        let ids: HashSet<u32> = ids.map(|(id, _)| id).collect();
+        let mut names = HashMap::new();
+        if !ids.is_empty() {
+            self.catalogue.scan(volume, &mut |leaf| {
+                if leaf.sure
+                    && !leaf.cut
+                    && let Some(Entry::Thread { id, parent, name, .. }) = records::parse(leaf.bytes)
+                    && ids.contains(&id)
+                {
+                    names.insert(id, (parent, name));
                 }
-        })
+                true
+            });
+        }
+        names
+    }
+
+    /// Takes a number of which something is known for certain.
+    fn know(&mut self, id: u32) {
+        if !self.doubtful {
+            self.known.insert(u64::from(id));
+        }
+    }
+
+    fn record(&mut self, mut record: Record) -> bool {
+        if self.doubtful {
+            let why = "it may have been deleted: how many records are in its node could not be read";
+            record.damage.get_or_insert_with(|| Damage::Invalid(why.into()));
+        }
+        self.visitor.record(record)
     }
 
     fn handle(&self, at: u64, parent: u32) -> u64 {
@@ -167,16 +243,16 @@ impl Scan<'_> {
     }
 
     fn folder(&mut self, item: Item, at: u64, place: Vec<Range<u64>>) -> bool {
-        self.known.insert(item.id);
-        self.recorded.insert(item.id);
+        self.know(item.id);
+        self.recorded.insert(u64::from(item.id));
         let handle = self.handle(at, item.parent);
         let record = self.maker.folder(item, handle, place);
-        self.visitor.record(record)
+        self.record(record)
     }
 
     fn file(&mut self, file: FileItem, at: u64, place: Vec<Range<u64>>) -> bool {
-        self.known.insert(file.item.id);
-        self.recorded.insert(file.item.id);
+        self.know(file.item.id);
+        self.recorded.insert(u64::from(file.item.id));
         let mut handle = self.handle(at, file.item.parent);
         if let Some(link) = file.link {
             let kind = if matches!(link, Link::File(_)) { None } else { Some(Kind::Directory) };
@@ -187,11 +263,11 @@ impl Scan<'_> {
             handle |= LINK;
         }
         let record = self.maker.file(file, handle, place);
-        self.visitor.record(record)
+        self.record(record)
     }
 
     fn thread(&mut self, id: u32, kind: Kind, parent: u32, name: String) -> bool {
-        self.known.insert(id);
+        self.know(id);
         // Links were reported with the number of what they point to.
         if id == ROOT || self.survey.is_link(id) || self.survey.is_target(parent, &name) {
             return true;
@@ -206,7 +282,7 @@ impl Scan<'_> {
     fn cut(&mut self, at: u64, bytes: &[u8], damage: Damage) -> bool {
         let Some(rest) = records::parse_rest(bytes) else { return true };
         let place = self.catalogue.fork.on_volume(at..at + bytes.len() as u64);
-        self.known.insert(rest.id);
+        self.know(rest.id);
         let number = u64::from(rest.id);
         if !self.visitor.lost_record(number, place.first().cloned().unwrap_or(0..0), Some(true), damage) {
             return false;

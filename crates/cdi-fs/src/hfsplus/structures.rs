@@ -77,7 +77,13 @@ fn headers(volume: &Volume<'_>, found: &Found) -> Vec<Structure> {
         all.push(Structure { what: "HFS wrapper".into(), at: vec![at(HEADER)], damage: None });
     }
     let first = base + HEADER;
-    let (damage, copy) = (check(first), header::copy_place(&found.inside));
+    let damage = check(first);
+    // A partition may be larger than its volume.
+    let layout = found.header.layout;
+    let end = base.saturating_add(u64::from(layout.blocks) * u64::from(layout.block_size));
+    let copies = [header::copy_place(&found.inside), header::copy_place(&(base..end.min(found.inside.end)))];
+    let good = copies.into_iter().flatten().find(|at| check(*at).is_none());
+    let copy = good.or(copies[0]);
     all.push(Structure {
         what: "volume header".into(),
         at: vec![at(first)],

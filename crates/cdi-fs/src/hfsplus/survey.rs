@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 
-use super::btree::{Lost, Tree};
-use super::idset::IdSet;
+use super::btree::Tree;
 use super::records::{Entry, Link, is_private, parse, target_of_links};
 use crate::file_system::Kind;
+use crate::idset::IdSet;
 use crate::volume::Volume;
 
 /// The largest number of files that hard links may point to.
-const MAX_TARGETS: usize = 1 << 21;
+const MAX_TARGETS: usize = 1 << 20;
+/// The number of hard links that are looked at to find the private directories.
+const MAX_SAMPLES: usize = 64;
 /// The largest number of private directories: two, and names of what was lost.
 const MAX_PRIVATE: usize = 8;
 
@@ -27,15 +29,15 @@ pub(super) struct Survey {
     targets: HashMap<(Link, u32), u32>,
     /// The numbers of hard links.
     links: IdSet,
-    /// The nodes of which something is lost.
-    pub(super) lost: Vec<Lost>,
+    /// What some hard links point to.
+    samples: Vec<Link>,
 }
 
 impl Survey {
     /// Looks at all records of the catalogue.
     pub(super) fn make(volume: &Volume<'_>, catalogue: &Tree) -> Survey {
         let mut survey = Survey::default();
-        let lost = catalogue.scan(volume, &mut |leaf| {
+        catalogue.scan(volume, &mut |leaf| {
             if !leaf.cut
                 && may_matter(leaf.bytes)
                 && let Some(entry) = parse(leaf.bytes)
@@ -44,16 +46,33 @@ impl Survey {
             }
             true
         });
-        survey.lost = lost.unwrap_or_default();
+        if survey.private.is_empty() {
+            survey.find_private();
+        }
         survey
+    }
+
+    /// Finds the private directories if their own records are lost: what hard links point to is in them.
+    fn find_private(&mut self) {
+        for (link, parent) in self.targets.keys() {
+            if self.private.len() < MAX_PRIVATE
+                && !self.private.contains(parent)
+                && self.samples.contains(link)
+            {
+                self.private.push(*parent);
+            }
+        }
     }
 
     fn add(&mut self, entry: &Entry) {
         let (parent, name, id, kind) = match entry {
             Entry::Folder(item) => (item.parent, &item.name, item.id, Kind::Directory),
             Entry::File(file) => {
-                if file.link.is_some() {
-                    self.links.insert(file.item.id);
+                if let Some(link) = file.link {
+                    self.links.insert(u64::from(file.item.id));
+                    if self.samples.len() < MAX_SAMPLES {
+                        self.samples.push(link);
+                    }
                 }
                 (file.item.parent, &file.item.name, file.item.id, Kind::File)
             }
@@ -83,7 +102,7 @@ impl Survey {
 
     /// Returns whether a number is that of a hard link.
     pub(super) fn is_link(&self, id: u32) -> bool {
-        self.links.contains(id)
+        self.links.contains(u64::from(id))
     }
 
     /// Returns the number of what a hard link points to.
