@@ -21,6 +21,8 @@ mod scan;
 mod structures;
 mod superblock;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
