@@ -1,12 +1,12 @@
 //! Reads blocks of metadata, within bounds.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use cdi_base::units::index;
 
 use super::superblock::Superblock;
-use crate::file_system::Damage;
+use crate::file_system::{Child, Damage};
 use crate::volume::Volume;
 
 /// What reads blocks: a volume, and how many more it may read. No sound volume has a block of metadata twice, so that
@@ -14,6 +14,8 @@ use crate::volume::Volume;
 pub(super) struct Reader<'v> {
     pub sb: &'v Superblock,
     pub volume: Volume<'v>,
+    /// Names that may be those of deleted files.
+    pub doubtful: RefCell<Vec<Child>>,
     left: Cell<u64>,
 }
 
@@ -21,7 +23,8 @@ impl<'v> Reader<'v> {
     /// Makes a reader with a budget of twice the size of the volume.
     pub(super) fn new(sb: &'v Superblock, volume: &Volume<'v>) -> Reader<'v> {
         let blocks = volume.size() / sb.block;
-        Reader { sb, volume: *volume, left: Cell::new(blocks.saturating_mul(2).saturating_add(4096)) }
+        let left = Cell::new(blocks.saturating_mul(2).saturating_add(4096));
+        Reader { sb, volume: *volume, doubtful: RefCell::default(), left }
     }
 
     /// Takes `blocks` from what may be read.

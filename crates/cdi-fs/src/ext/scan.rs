@@ -6,7 +6,7 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
 use super::bitmap::{bit, of_blocks, of_inodes};
-use super::contents::{BAD_BLOCKS, Built, build};
+use super::contents::{BAD_BLOCKS, build};
 use super::directory;
 use super::groups::{BLOCK_UNINIT, Group, INODE_UNINIT, INODE_ZEROED, Source};
 use super::inode::Inode;
@@ -179,11 +179,12 @@ impl Scan<'_, '_> {
             Found::Free => true,
             Found::Lost(damage) => self.visitor.lost_record(number, at, used, damage),
             Found::Used(damage) => {
-                let Built { record, lost } = build(self.reader, inode, at, damage);
-                let names = record.kind == Kind::Directory;
-                let built = Built { record: record.clone(), lost };
-                self.visitor.record(record)
-                    && (!names || directory::report(self.reader, inode, &built, self.visitor))
+                let built = build(self.reader, inode, at, damage);
+                if built.record.kind != Kind::Directory {
+                    return self.visitor.record(built.record);
+                }
+                self.visitor.record(built.record.clone())
+                    && directory::report(self.reader, inode, &built, self.visitor)
             }
         }
     }

@@ -278,7 +278,7 @@ fn is_power(mut number: u64, base: u64) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Makes a superblock of a volume of 4 KiB blocks: 3 groups of 32,768 blocks and 8,192 inodes.

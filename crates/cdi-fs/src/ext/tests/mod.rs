@@ -124,3 +124,8 @@ impl Random {
         self.0 % limit
     }
 }
+
+/// Returns the superblock of a sound volume.
+pub(super) fn superblock_of(disk: &Disk) -> super::superblock::Superblock {
+    super::superblock::Superblock::parse(&disk.bytes[1024..2048], false).unwrap()
+}

@@ -127,8 +127,8 @@ fn fill(root: &Path) {
 /// Makes files with holes, with many extents, and with blocks that were not written.
 fn holes(root: &Path) {
     let file = File::create(root.join("holes")).unwrap();
-    for n in 0..450 {
-        file.write_all_at(&content(n as usize, 700), n * 8192 + 4096).unwrap();
+    for n in 0..450_u32 {
+        file.write_all_at(&content(usize::try_from(n).unwrap(), 700), u64::from(n) * 8192 + 4096).unwrap();
     }
     file.set_len(450 * 8192 + 100_000).unwrap();
     let far = File::create(root.join("far")).unwrap();
