@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::groups::Group;
+use super::groups::{Group, Source};
 use super::inode::Inode;
 use super::reader::Reader;
 use super::scan::{Found, Scan, judge};
@@ -66,6 +66,9 @@ fn is_believed(reader: &Reader<'_>, list: &[Group], child: &Child, count: u32) -
     let before = child.number.saturating_sub(1);
     let group = usize::try_from(before / per).ok().and_then(|n| list.get(n));
     let (Some(group), Ok(number)) = (group, u32::try_from(child.number)) else { return false };
+    if group.source == Source::Lost {
+        return count == 0;
+    }
     let at = reader.bytes(group.table, 1).start + before % per * reader.sb.inode_size as u64;
     // Of an inode that cannot be read, any name is worth something.
     let Ok(bytes) = reader.volume.read(at, reader.sb.inode_size) else { return count == 0 };

@@ -2,6 +2,7 @@
 //!
 //! Source: Linux, Documentation/filesystems/ext4/directory.rst and `struct ext4_dir_entry_2` in fs/ext4/ext4.h.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::superblock::{Superblock, incompat};
@@ -113,18 +114,34 @@ impl Rules {
         piece.strange = true;
         // Entries have no marks: those are taken that follow each other exactly up to the end.
         at = at.next_multiple_of(4);
-        while at < bytes.len() {
-            let (rest, end) = self.chain(bytes, at, block);
-            let cut = if last { None } else { self.cut(bytes, end, block) };
-            let to_the_end = end == bytes.len() || (cut.is_some() && rest.len() > 1);
-            if to_the_end && !rest.is_empty() {
-                piece.doubtful = rest;
-                piece.doubtful.extend(cut);
-                break;
-            }
-            at += 4;
+        if let Some(start) = self.first_that_fits(bytes, at, block, last) {
+            let (rest, end) = self.chain(bytes, start, block);
+            piece.doubtful = rest;
+            piece.doubtful.extend(if last { None } else { self.cut(bytes, end, block) });
         }
         piece
+    }
+
+    /// Returns where the first entry from `from` on begins that others follow exactly up to the end; if the piece is not the
+    /// `last` of its block, one that ends after it. Looks from the end backwards, at each place once.
+    fn first_that_fits(&self, bytes: &[u8], from: usize, block: usize, last: bool) -> Option<usize> {
+        // For each place, the number of entries from there to the end, if they fit.
+        let mut fits: Vec<Option<u16>> = vec![None; bytes.len() / 4 + 1];
+        let mut found = None;
+        for at in (from..bytes.len()).step_by(4).rev() {
+            let Some((len, entry)) = self.entry(&bytes[at..], block) else { continue };
+            let after = match (at + len).cmp(&bytes.len()) {
+                Ordering::Less => fits[(at + len) / 4],
+                Ordering::Equal => Some(0),
+                Ordering::Greater => (!last).then_some(0),
+            };
+            fits[at / 4] = after.map(|count| count + u16::from(entry.is_some()));
+            let least = if last { 1 } else { 2 };
+            if fits[at / 4].is_some_and(|count| count >= least) {
+                found = Some(at);
+            }
+        }
+        found
     }
 
     /// Returns the entry that begins in `bytes` at `at` and ends after them, if its name does not.
@@ -136,7 +153,8 @@ impl Rules {
 /// Returns a name as text. Names of encrypted directories are shown in hexadecimal: they are no text.
 pub(super) fn text(name: &[u8], encrypted: bool) -> String {
     if !encrypted {
-        return String::from_utf8_lossy(name).into_owned();
+        // Only damage makes these: no name has them, and they must not become a path.
+        return String::from_utf8_lossy(name).replace(['/', '\0'], "\u{fffd}");
     }
     name.iter().fold(String::with_capacity(name.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -199,6 +217,7 @@ mod tests {
     #[test]
     fn names_that_are_no_text_are_shown() {
         assert_eq!(text(b"a\xff", false), "a\u{fffd}");
+        assert_eq!(text(b"../a\0", false), "..\u{fffd}a\u{fffd}");
         assert_eq!(text(b"a\xff", true), "61ff");
     }
 }

@@ -108,6 +108,7 @@ impl Scan<'_, '_> {
         if group.source == Source::Lost {
             let damage = || Damage::Invalid(format!("the descriptor of group {number} is lost"));
             return (first..first + u64::from(sb.group_inodes))
+                .take_while(|_| self.reader.may_lose())
                 .all(|inode| self.visitor.lost_record(inode, 0..0, None, damage()));
         }
         let count = match group {
@@ -145,6 +146,12 @@ impl Scan<'_, '_> {
         for from in (0..count).step_by(index(per_chunk)) {
             let to = (from + per_chunk).min(count);
             let range = start + from * size as u64..start + to * size as u64;
+            if let Err(damage) =
+                self.reader.spend_table((range.end - range.start).div_ceil(self.reader.sb.block))
+            {
+                damaged(self.visitor, "inode tables".into(), range, damage, "the files after that");
+                return false;
+            }
             let part = self.reader.volume.read_part(range.clone());
             if !tables.whole(range, self.visitor) {
                 return false;

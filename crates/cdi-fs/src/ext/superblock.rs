@@ -183,7 +183,7 @@ impl Superblock {
         }
         if self.group_inodes == 0
             || u64::from(self.group_inodes) > bits
-            || self.table_blocks() >= self.group_blocks * self.flex
+            || self.table_blocks() >= self.group_blocks
         {
             return Err("its number of inodes in a group makes no sense".into());
         }

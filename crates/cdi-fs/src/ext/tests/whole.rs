@@ -34,8 +34,8 @@ const SORTS: &[&str] = &[
     "-t ext4 -b 1024 -O meta_bg,^resize_inode,^flex_bg,^64bit",
     "-t ext4 -b 1024 -O sparse_super2",
     "-t ext4 -b 1024 -O sparse_super2,^resize_inode -E num_backup_sb=1",
-    "-t ext4 -b 1024 -O quota,project,mmp,ea_inode,large_dir",
-    "-t ext4 -b 1024 -O casefold,verity,encrypt,orphan_file",
+    "-t ext4 -b 1024 -O mmp,ea_inode,large_dir",
+    "-t ext4 -b 1024 -O verity,encrypt,orphan_file,stable_inodes",
     "-t ext4 -b 1024 -G 4 -E lazy_itable_init=0",
     "-t ext4 -b 1024 -G 4 -O metadata_csum_seed,^uninit_bg",
 ];
