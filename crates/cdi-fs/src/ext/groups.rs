@@ -248,7 +248,7 @@ fn meta_place(sb: &Superblock, group: u64) -> u64 {
 pub(super) fn supers(sb: &Superblock) -> impl Iterator<Item = u64> {
     let two = sb.compat & compat::SPARSE_SUPER2 != 0;
     let named = sb.backups.into_iter().map(u64::from).filter(move |_| two);
-    named.chain((1..sb.groups).filter(move |_| !two)).filter(|g| *g > 0 && *g < sb.groups && sb.has_super(*g))
+    named.chain(1..if two { 1 } else { sb.groups }).filter(|g| *g > 0 && *g < sb.groups && sb.has_super(*g))
 }
 
 /// Returns the blocks in which copies of the `number`th block of descriptors are.

@@ -33,7 +33,9 @@ pub(super) fn judge(reader: &Reader<'_>, group: &Group, inode: Inode<'_>, used: 
     let reserved = inode.number < sb.first_inode;
     let invalid = |what: &str| Found::Lost(Damage::Invalid(what.into()));
     if inode.is_empty() {
-        return if used == Some(true) && !reserved { invalid("it is empty") } else { Found::Free };
+        // The bitmap of a group whose flags are lost may never have been written.
+        let sure = used == Some(true) && (group.source == Source::First || !sb.descriptor_csum());
+        return if sure && !reserved { invalid("it is empty") } else { Found::Free };
     }
     let right = inode.checksum_right(sb);
     let stale = used == Some(false) && !group.has(INODE_ZEROED) && !(sb.metadata_csum() && right);

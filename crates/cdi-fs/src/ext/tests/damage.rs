@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::truth::{self, Tree};
-use super::volumes::filled;
+use super::volumes::{filled, make};
 use super::{Disk, Random, Seen, free, open, scan};
 use crate::file_system::{Kind, Place, Record};
 use crate::volume::Volume;
@@ -186,4 +186,69 @@ fn survive(disk: &Disk, random: &mut Random, all: usize) {
             let _ = fs.record(&volume, random.below(5000));
         }
     }
+}
+
+/// Counts what it is told.
+#[derive(Default)]
+struct Count(u64);
+
+impl crate::file_system::Visitor for Count {
+    fn record(&mut self, _: Record) -> bool {
+        self.0 += 1;
+        true
+    }
+
+    fn child(&mut self, _: crate::file_system::Child) -> bool {
+        self.0 += 1;
+        true
+    }
+
+    fn lost_record(&mut self, _: u64, _: Range<u64>, _: Option<bool>, _: crate::file_system::Damage) -> bool {
+        self.0 += 1;
+        true
+    }
+
+    fn structure(&mut self, _: crate::file_system::Structure) -> bool {
+        self.0 += 1;
+        true
+    }
+}
+
+#[test]
+fn superblocks_that_lie_cost_no_time() {
+    let Some(made) = make(8, "-t ext4 -b 1024 -O ^metadata_csum,^uninit_bg") else { return };
+    let mut disk = Disk::new(made.bytes());
+    let sound = disk.bytes[1024..2048].to_vec();
+    let mut random = Random(3);
+    let mut opened = 0;
+    for round in 0..1000 {
+        disk.bytes[1024..2048].copy_from_slice(&sound);
+        let mut put =
+            |at: usize, value: u32| disk.bytes[1024 + at..][..4].copy_from_slice(&value.to_le_bytes());
+        let group_blocks = 8_u32 << random.below(14);
+        let group_inodes = (1_u32 << random.below(17)).min(group_blocks * 4);
+        let groups = 1_u32 << random.below(22);
+        put(0x4, groups.saturating_mul(group_blocks).saturating_add(1));
+        put(0x14, 1);
+        put(0x20, group_blocks);
+        put(0x28, group_inodes);
+        put(0, groups.saturating_mul(group_inodes));
+        let bit = |random: &mut Random| 1_u32 << random.below(18);
+        put(0x5c, 0x4 | if random.below(2) == 0 { 0x200 } else { 0 });
+        put(0x60, 0x2c2 | bit(&mut random) | bit(&mut random));
+        put(0x64, bit(&mut random) & !0x400);
+        put(0x104, u32::try_from(random.below(100)).unwrap());
+        put(0x174, u32::try_from(random.below(40)).unwrap());
+        put(0x24c, u32::try_from(random.below(3)).unwrap());
+        let Some(fs) = open(&disk) else { continue };
+        opened += 1;
+        let volume = Volume::new(&disk, 0..disk.bytes.len() as u64);
+        let begun = Instant::now();
+        let mut count = Count::default();
+        fs.scan(&volume, &mut count);
+        fs.free(&volume, &mut |_| {});
+        assert!(begun.elapsed() < Duration::from_secs(10), "round {round}: {:?}", begun.elapsed());
+        assert!(count.0 < 5_000_000, "round {round}: {}", count.0);
+    }
+    assert!(opened > 200, "{opened}");
 }

@@ -1,5 +1,7 @@
 //! What the kernel does not make in the other tests: checked by hand, with debugfs.
 
+use std::collections::BTreeMap;
+
 use super::volumes::{content, filled, make, run};
 use super::whole::content as contents;
 use super::{Disk, scan, superblock_of};
@@ -146,4 +148,71 @@ fn deep_trees_and_maps_are_followed() {
         assert!(record.damage.is_none() && record.metadata.len() > 1, "{options}");
         assert!(contents(record, &disk) == whole, "{options}");
     }
+}
+
+/// Returns which inodes have each block: of their contents and of their metadata, without the tables of inodes.
+fn owners(seen: &super::Seen, block: u64) -> BTreeMap<u64, u64> {
+    let mut owners = BTreeMap::new();
+    for record in seen.records.values() {
+        let runs = match &record.data.place {
+            Place::Runs(runs) => runs.clone(),
+            Place::Inline(_) => Vec::new(),
+        };
+        let contents = runs.iter().filter_map(|r| r.volume.map(|v| v..v + r.len));
+        for range in contents.chain(record.metadata.iter().skip(1).cloned()) {
+            owners.extend((range.start / block..range.end / block).map(|b| (b, record.number)));
+        }
+    }
+    owners
+}
+
+#[test]
+fn debugfs_finds_the_same_owners_of_blocks() {
+    for options in
+        ["-t ext4 -b 1024 -N 4096", "-t ext2 -b 1024 -N 4096", "-t ext4 -b 1024 -N 4096 -O bigalloc"]
+    {
+        let Some(made) = filled(32, options) else { continue };
+        made.finish();
+        let disk = Disk::new(made.bytes());
+        let mut owners = owners(&scan(&disk).unwrap(), 1024);
+        let mut truth = BTreeMap::new();
+        let all: Vec<String> = (1..32768).map(|block| block.to_string()).collect();
+        for chunk in all.chunks(8192) {
+            let command = format!("icheck {}", chunk.join(" "));
+            let text = run("debugfs", &["-R", &command, made.image().to_str().unwrap()]).unwrap();
+            for line in text.lines() {
+                let mut fields = line.split_whitespace().map(str::parse::<u64>);
+                if let (Some(Ok(block)), Some(Ok(inode))) = (fields.next(), fields.next()) {
+                    truth.insert(block, inode);
+                }
+            }
+        }
+        // Blocks after the end of a file that were reserved for it are left out: nothing is in them.
+        let kept = run("debugfs", &["-R", "stat /kept", made.image().to_str().unwrap()]).unwrap();
+        let kept: u64 = kept.split_whitespace().nth(1).unwrap().parse().unwrap();
+        truth.retain(|block, inode| *inode != kept || owners.contains_key(block));
+        // The inode for growing has its blocks in copies of the descriptors, too.
+        for map in [&mut truth, &mut owners] {
+            map.retain(|_, inode| *inode != 7);
+        }
+        assert!(truth.len() > 3000, "{}", truth.len());
+        let differs = truth.iter().find(|(block, inode)| owners.get(block) != Some(inode));
+        assert_eq!(differs.map(|(b, i)| (b, i, owners.get(b))), None, "{options}");
+        assert_eq!(owners.len(), truth.len(), "{options}");
+    }
+}
+
+#[test]
+fn blocks_after_the_end_are_metadata_of_verity() {
+    let Some(made) = filled(32, "-t ext4 -b 1024 -N 4096 -O verity,^metadata_csum") else { return };
+    made.finish();
+    let image = made.image();
+    let before = scan(&Disk::new(made.bytes())).unwrap();
+    run("debugfs", &["-w", "-R", "set_inode_field /kept flags 0x180000", image.to_str().unwrap()]).unwrap();
+    let after = scan(&Disk::new(made.bytes())).unwrap();
+    let number = after.children.iter().find(|c| c.name.name == "kept").unwrap().number;
+    let (before, after) = (&before.records[&number], &after.records[&number]);
+    assert_eq!(before.data, after.data);
+    let len = |ranges: &[std::ops::Range<u64>]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
+    assert_eq!(len(&after.metadata) - len(&before.metadata), 98 * 1024);
 }
