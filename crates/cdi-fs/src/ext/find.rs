@@ -105,7 +105,7 @@ fn copies(last: u64) -> Vec<u64> {
     found
 }
 
-/// Returns whether nobody has tried to read some of the bytes.
+/// Returns whether some of the bytes were not tried yet.
 pub(super) fn is_untried(volume: &Volume<'_>, at: u64, len: usize) -> bool {
     volume.missing(at..at.saturating_add(len as u64)).iter().any(|m| m.untried)
 }

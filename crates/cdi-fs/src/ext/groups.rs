@@ -259,8 +259,8 @@ fn copies(sb: &Superblock, number: u64) -> Box<dyn Iterator<Item = u64> + '_> {
     }
 }
 
-/// Returns the blocks in which the two copies of a block of descriptors are that lies in the groups it describes: in the second
-/// and the last of them.
+/// Returns the blocks with the two copies of a block of descriptors that is in the groups it describes: in the second and the
+/// last of them.
 pub(super) fn meta_copies(sb: &Superblock, number: u64) -> impl Iterator<Item = u64> {
     let first = number * sb.per_block();
     let groups = [first + 1, first + sb.per_block() - 1];

@@ -63,8 +63,8 @@ impl Rules {
         }
         let kind_known = if self.typed { kind & 0xf <= 7 } else { kind == 0 };
         let name = bytes.get(HEAD..HEAD + name_len)?;
-        let sound = inode <= self.inodes && kind_known && name_len > 0 && HEAD + name_len <= len;
-        if !sound || name.contains(&0) && name_len < 16 {
+        let valid = inode <= self.inodes && kind_known && name_len > 0 && HEAD + name_len <= len;
+        if !valid || name.contains(&0) && name_len < 16 {
             return None;
         }
         let kind = match kind & 0xf {

@@ -9,8 +9,8 @@ use super::superblock::Superblock;
 use crate::file_system::{Child, Damage};
 use crate::volume::Volume;
 
-/// What reads blocks: a volume, and how many more it may read. No sound volume has a block of metadata twice, so that
-/// twice the size of the volume is enough; loops end with that.
+/// Reads blocks of a volume, but only so many: on an intact volume no block of metadata is used twice, so that twice the size of
+/// the volume is enough. This ends loops.
 pub(super) struct Reader<'v> {
     pub sb: &'v Superblock,
     pub volume: Volume<'v>,

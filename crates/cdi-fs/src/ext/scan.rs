@@ -66,14 +66,14 @@ impl Scan<'_, '_> {
     /// Reports the bitmaps of blocks.
     pub(super) fn block_bitmaps(&mut self, list: &[Group]) -> bool {
         let sb = self.reader.sb;
-        let mut whole = Structures::new("block bitmaps");
+        let mut intact = Structures::new("block bitmaps");
         for (number, group) in (0_u64..).zip(list) {
             if group.source == Source::Lost || group.has(BLOCK_UNINIT) {
                 continue;
             }
             let at = self.reader.bytes(group.blocks, 1);
             let go_on = match of_blocks(sb, &self.reader.volume, group) {
-                Ok(_) => whole.whole(at, self.visitor),
+                Ok(_) => intact.intact(at, self.visitor),
                 Err(damage) => {
                     let what = format!("block bitmap of group {number}");
                     damaged(self.visitor, what, at, damage, "all blocks of the group count as used")
@@ -83,7 +83,7 @@ impl Scan<'_, '_> {
                 return false;
             }
         }
-        whole.finish(self.visitor)
+        intact.finish(self.visitor)
     }
 
     /// Reports the inodes of all groups.
@@ -123,7 +123,7 @@ impl Scan<'_, '_> {
         }
         let at = self.reader.bytes(group.inodes, 1);
         let (bitmap, go_on) = match of_inodes(sb, &self.reader.volume, group) {
-            Ok(bytes) => (Some(bytes), bitmaps.whole(at, self.visitor)),
+            Ok(bytes) => (Some(bytes), bitmaps.intact(at, self.visitor)),
             Err(damage) => {
                 let what = format!("inode bitmap of group {number}");
                 let cost = "it is not known which of the group's inodes that cannot be read were used";
@@ -155,7 +155,7 @@ impl Scan<'_, '_> {
                 return false;
             }
             let part = self.reader.volume.read_part(range.clone());
-            if !tables.whole(range, self.visitor) {
+            if !tables.intact(range, self.visitor) {
                 return false;
             }
             for number in from..to {

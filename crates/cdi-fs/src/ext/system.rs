@@ -71,17 +71,17 @@ fn unneeded(
     volume: &Volume<'_>,
     visitor: &mut dyn Visitor,
 ) -> bool {
-    let mut whole = Structures::new(name);
+    let mut intact = Structures::new(name);
     for (what, at) in places {
         let go_on = match known_bad(volume, at.start, at.end - at.start) {
-            None => whole.whole(at, visitor),
+            None => intact.intact(at, visitor),
             Some(damage) => damaged(visitor, what, at, damage, "nothing: it is a copy"),
         };
         if !go_on {
             return false;
         }
     }
-    whole.finish(visitor)
+    intact.finish(visitor)
 }
 
 fn descriptors(sb: &Superblock, groups: &Groups, visitor: &mut dyn Visitor) -> bool {

@@ -68,10 +68,10 @@ fn blocks_of_64_kib_have_copies() {
     let Some(made) = make(2100, "-t ext4 -b 65536 -g 4096 -N 2000") else { return };
     let mut head = Disk::new(made.bytes());
     assert_eq!(open(&head).unwrap().block_size(), 65536);
-    let sound = free(&head);
-    assert_eq!(sound, truth::free(&made, 65536));
+    let intact = free(&head);
+    assert_eq!(intact, truth::free(&made, 65536));
     head.bad = std::iter::once(0..2048).collect();
-    assert_eq!(free(&head), sound);
+    assert_eq!(free(&head), intact);
     assert_eq!(scan(&head).unwrap().damaged().len(), 1);
 }
 
@@ -83,8 +83,8 @@ fn descriptors_are_found_in_copies() {
         "-t ext4 -b 1024 -g 1024 -N 8192 -O meta_bg,^resize_inode",
     ] {
         let Some((tree, disk)) = sample(64, options) else { continue };
-        let sound = scan(&disk).unwrap();
-        let places = sound.structures.iter().find(|s| s.what == "group descriptors").unwrap().at.clone();
+        let intact = scan(&disk).unwrap();
+        let places = intact.structures.iter().find(|s| s.what == "group descriptors").unwrap().at.clone();
         for place in places {
             for sector in place.clone().step_by(512) {
                 let damaged = bad(&disk, sector..sector + 512);

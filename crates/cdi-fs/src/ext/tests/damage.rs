@@ -101,7 +101,7 @@ fn damaged_files_are_those_with_bad_blocks() {
     made.finish();
     let mut disk = Disk::new(made.bytes());
     let fr = free(&disk);
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let size = disk.bytes.len() as u64 / 512;
     let mut hit = 0;
     for map in 0..1000 {
@@ -140,11 +140,11 @@ fn corrupt_metadata_is_survived() {
     for (sort, rounds) in [(SORTS[0], 1000), (SORTS[1], 500), (SORTS[2], 500)] {
         let Some(made) = filled(32, sort) else { continue };
         made.finish();
-        let sound = Disk::new(made.bytes());
-        let places = metadata(&scan(&sound).unwrap());
-        let all = scan(&sound).unwrap().records.len();
-        let mut random = Random(5);
-        let mut disk = sound.clone();
+        let intact = Disk::new(made.bytes());
+        let places = metadata(&scan(&intact).unwrap());
+        let all = scan(&intact).unwrap().records.len();
+        let mut random = Random::new(5);
+        let mut disk = intact.clone();
         for round in 0..rounds {
             let mut changed = Vec::new();
             for _ in 0..1 + random.below(40) {
@@ -165,7 +165,7 @@ fn corrupt_metadata_is_survived() {
                 begun.elapsed()
             );
             for at in changed {
-                disk.bytes[at] = sound.bytes[at];
+                disk.bytes[at] = intact.bytes[at];
             }
         }
     }
@@ -188,7 +188,7 @@ fn survive(disk: &Disk, random: &mut Random, all: usize) {
     }
 }
 
-/// Counts what it is told.
+/// Counts what is reported.
 #[derive(Default)]
 struct Count(u64);
 
@@ -218,11 +218,11 @@ impl crate::file_system::Visitor for Count {
 fn superblocks_that_lie_cost_no_time() {
     let Some(made) = make(8, "-t ext4 -b 1024 -O ^metadata_csum,^uninit_bg") else { return };
     let mut disk = Disk::new(made.bytes());
-    let sound = disk.bytes[1024..2048].to_vec();
-    let mut random = Random(3);
+    let intact = disk.bytes[1024..2048].to_vec();
+    let mut random = Random::new(3);
     let mut opened = 0;
     for round in 0..1000 {
-        disk.bytes[1024..2048].copy_from_slice(&sound);
+        disk.bytes[1024..2048].copy_from_slice(&intact);
         let mut put =
             |at: usize, value: u32| disk.bytes[1024 + at..][..4].copy_from_slice(&value.to_le_bytes());
         let group_blocks = 8_u32 << random.below(14);

@@ -113,10 +113,15 @@ pub(super) fn free(disk: &Disk) -> Vec<Range<u64>> {
     found
 }
 
-/// Random numbers (xorshift), the same in each run.
-pub(super) struct Random(pub u64);
+/// Random numbers (xorshift), the same in each run; others with `CDI_SEED=N`.
+pub(super) struct Random(u64);
 
 impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        let more = std::env::var("CDI_SEED").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        Random(seed + more * 1000)
+    }
+
     pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -125,7 +130,7 @@ impl Random {
     }
 }
 
-/// Returns the superblock of a sound volume.
+/// Returns the superblock of an intact volume.
 pub(super) fn superblock_of(disk: &Disk) -> super::superblock::Superblock {
     super::superblock::Superblock::parse(&disk.bytes[1024..2048], false).unwrap()
 }

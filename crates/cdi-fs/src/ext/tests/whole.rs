@@ -1,4 +1,4 @@
-//! On sound volumes of all sorts, everything is found as it is.
+//! On intact volumes of all sorts, everything is found as it is.
 
 use cdi_base::readable::Readable;
 
