@@ -14,7 +14,8 @@ use crate::volume::Volume;
 /// Reports them. Copies that are not needed are not read: they are damaged if that is known without reading.
 pub(super) fn report(found: &Found, groups: &Groups, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
     let sb = &found.superblock;
-    first(found, visitor)
+    boot_block(volume, visitor)
+        && first(found, visitor)
         && state(sb, volume, visitor)
         && copies_of_superblock(found, volume, visitor)
         && descriptors(sb, groups, visitor)
@@ -24,6 +25,15 @@ pub(super) fn report(found: &Found, groups: &Groups, volume: &Volume<'_>, visito
 
 fn superblock_at(at: u64) -> Range<u64> {
     at..at + SIZE as u64
+}
+
+/// Reports the bytes before the superblock, which a boot loader may use.
+fn boot_block(volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
+    let at = 0..PLACE;
+    match known_bad(volume, at.start, at.end) {
+        None => visitor.structure(Structure { what: "boot block".into(), at: vec![at], damage: None }),
+        Some(damage) => damaged(visitor, "boot block".into(), at, damage, "no files: at most a boot loader"),
+    }
 }
 
 fn first(found: &Found, visitor: &mut dyn Visitor) -> bool {

@@ -3,6 +3,8 @@
 mod copies;
 mod damage;
 mod features;
+mod imaging;
+mod speed;
 mod truth;
 mod volumes;
 mod whole;
