@@ -8,7 +8,7 @@ use super::inode::{Inode, flag};
 use super::map::Map;
 use super::reader::Reader;
 use super::{extents, indirect};
-use crate::file_system::{Damage, Data, Kind, Place, Record};
+use crate::file_system::{Damage, Data, Kind, Place, Record, Times};
 
 /// The longest target of a symbolic link in bytes.
 const MAX_TARGET: u64 = 65536;
@@ -32,7 +32,8 @@ pub(super) fn build(reader: &Reader<'_>, inode: Inode<'_>, at: Range<u64>, damag
         kind,
         internal,
         names: Vec::new(),
-        times: inode.times(),
+        // Those of inodes of attributes are something else: a hash, a count.
+        times: if inode.has(flag::ATTRIBUTE) { Times::default() } else { inode.times() },
         data: Data::default(),
         target: None,
         streams: Vec::new(),

@@ -6,8 +6,9 @@ use cdi_base::units::index;
 
 use super::checksum::crc32c;
 use super::contents::Built;
+use super::doubtful::MAX_NAMES;
 use super::inode::{Inode, flag};
-use super::names::{Entry, Rules, text};
+use super::names::{Entry, Piece, Rules, text};
 use super::reader::Reader;
 use super::structures::damaged;
 use crate::bytes::{le16, le32};
@@ -58,25 +59,27 @@ impl Directory<'_, '_> {
         damaged(visitor, what, at, damage, cost)
     }
 
-    fn entries(&self, entries: Vec<Entry<'_>>, visitor: &mut dyn Visitor) -> bool {
-        entries.into_iter().filter(|e| e.name != b"." && e.name != b"..").all(|entry| {
-            visitor.child(Child {
-                number: entry.inode.into(),
-                name: Name { parent: self.number, name: text(entry.name, self.encrypted) },
-                kind: entry.kind,
-                size: None,
-            })
-        })
+    fn child(&self, entry: &Entry<'_>) -> Child {
+        let name = Name { parent: self.number, name: text(entry.name, self.encrypted) };
+        Child { number: entry.inode.into(), name, kind: entry.kind, size: None }
+    }
+
+    fn entries(&self, piece: &Piece<'_>, visitor: &mut dyn Visitor) -> bool {
+        let is_name = |e: &&Entry<'_>| e.name != b"." && e.name != b"..";
+        let mut doubtful = self.reader.doubtful.borrow_mut();
+        let room = MAX_NAMES.saturating_sub(doubtful.len());
+        doubtful.extend(piece.doubtful.iter().filter(is_name).take(room).map(|entry| self.child(entry)));
+        piece.certain.iter().filter(is_name).all(|entry| visitor.child(self.child(entry)))
     }
 
     /// Reports names that are in the inode. They begin with the number of the parent directory.
     fn inline(&self, inode: Inode<'_>, built: &Built, visitor: &mut dyn Visitor) -> bool {
         let parts = [inode.map().get(4..).unwrap_or_default(), inode.inline_rest().unwrap_or_default()];
         for part in parts {
-            let (entries, strange) = self.rules.piece(part, 0, part.len());
+            let piece = self.rules.piece(part, 0, part.len());
             let at = built.record.metadata.first().cloned().unwrap_or_default();
             let makes_none = || Damage::Invalid("an entry makes no sense".into());
-            if !self.entries(entries, visitor) || (strange && !self.lose(at, makes_none(), visitor)) {
+            if !self.entries(&piece, visitor) || (piece.strange && !self.lose(at, makes_none(), visitor)) {
                 return false;
             }
         }
@@ -111,15 +114,15 @@ impl Directory<'_, '_> {
         let size = index(self.reader.sb.block);
         match part.get(at, size) {
             Ok(bytes) => {
-                let (entries, strange) = self.rules.piece(bytes, 0, size);
-                let damage = if strange {
+                let piece = self.rules.piece(bytes, 0, size);
+                let damage = if piece.strange {
                     Some("an entry makes no sense")
                 } else if !self.checksum_right(bytes, first) {
                     Some("its checksum is wrong")
                 } else {
                     None
                 };
-                self.entries(entries, visitor)
+                self.entries(&piece, visitor)
                     && damage.is_none_or(|what| {
                         self.lose(at..at + self.reader.sb.block, Damage::Invalid(what.into()), visitor)
                     })
@@ -133,7 +136,7 @@ impl Directory<'_, '_> {
                     let to = gap.start.min(end);
                     if to > from
                         && let Ok(bytes) = part.get(from, index(to - from))
-                        && !self.entries(self.rules.piece(bytes, index(from - at), size).0, visitor)
+                        && !self.entries(&self.rules.piece(bytes, index(from - at), size), visitor)
                     {
                         return false;
                     }

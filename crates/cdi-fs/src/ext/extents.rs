@@ -33,9 +33,9 @@ impl Node {
         let (count, max) = (le16(&bytes, 2)?, le16(&bytes, 4)?);
         let room = (bytes.len() - ENTRY) / ENTRY;
         let depth = le16(&bytes, 6)?;
-        let sound =
+        let valid =
             le16(&bytes, 0)? == 0xf30a && count <= max && usize::from(max) <= room && depth <= MAX_DEPTH;
-        sound.then_some(Node { bytes, count: count.into(), depth, at: 0, end })
+        valid.then_some(Node { bytes, count: count.into(), depth, at: 0, end })
     }
 
     fn entry(&self, number: usize) -> Option<[u8; ENTRY]> {
@@ -65,13 +65,15 @@ pub(super) fn walk(reader: &Reader<'_>, map: &mut Map, root: &[u8], seed: u32) {
             return map.lose(from, LAST, Damage::Invalid("it has too many extents".into()));
         }
         let parsed = if node.depth == 0 {
-            extent(reader, map, &entry, from, node.end)
+            extent(reader, map, &entry, from, end)
         } else {
             branch(&entry, from, end, map)
         };
         let child = match parsed {
             Err(what) => {
-                map.lose(map.next().max(from), map.next().max(end), Damage::Invalid(what.into()));
+                // If it does not begin before the next one, it is not known where it begins.
+                let start = if from < end { map.next().max(from) } else { map.next() };
+                map.lose(start, map.next().max(end), Damage::Invalid(what.into()));
                 continue;
             }
             Ok(None) => continue,
@@ -138,4 +140,88 @@ fn read(reader: &Reader<'_>, map: &mut Map, block: u64, seed: u32, end: u64) -> 
         }
     }
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ext::superblock::{Superblock, tests::made};
+    use crate::file_system::Run;
+    use crate::volume::Volume;
+
+    /// A run in blocks: of the file, their number, of the volume.
+    type Blocks = (u64, u64, Option<u64>);
+
+    fn node(depth: u16, entries: &[[u32; 3]]) -> Vec<u8> {
+        let count = u16::try_from(entries.len()).unwrap();
+        let head = [0xf30a, count, 4, depth, 0, 0];
+        let mut bytes: Vec<u8> = head.into_iter().flat_map(u16::to_le_bytes).collect();
+        bytes.extend(entries.iter().flatten().copied().flat_map(u32::to_le_bytes));
+        bytes.resize(60, 0);
+        bytes
+    }
+
+    /// An extent: its first block, its length, its first block on the volume.
+    fn leaf(from: u32, len: u32, to: u32) -> [u32; 3] {
+        [from, len, to]
+    }
+
+    fn branch(from: u32, block: u32) -> [u32; 3] {
+        [from, block, 0]
+    }
+
+    /// Walks a tree of a file of 100 blocks. `blocks` are those of the volume.
+    fn walked(root: &[u8], blocks: &[(usize, Vec<u8>)]) -> (Vec<Blocks>, bool, usize) {
+        let sb = Superblock::parse(&made(), false).unwrap();
+        let mut disk = vec![0; 32 * 4096];
+        for (block, bytes) in blocks {
+            disk[block * 4096..][..60].copy_from_slice(bytes);
+        }
+        let reader = Reader::new(&sb, &Volume::new(&disk, 0..32 * 4096));
+        let mut map = Map::new(&reader, 100, false);
+        walk(&reader, &mut map, root, 0);
+        map.finish();
+        let run = |r: &Run| (r.file / 4096, r.len / 4096, r.volume.map(|v| v / 4096));
+        (map.runs.iter().map(run).collect(), map.damage.is_some(), map.metadata.len())
+    }
+
+    #[test]
+    fn what_is_between_extents_is_a_hole() {
+        let (runs, damaged, _) = walked(&node(0, &[leaf(2, 3, 50), leaf(10, 90, 200)]), &[]);
+        assert_eq!(runs, [(0, 2, None), (2, 3, Some(50)), (5, 5, None), (10, 90, Some(200))]);
+        assert!(!damaged);
+        let (runs, damaged, _) = walked(&node(0, &[]), &[]);
+        assert_eq!((runs, damaged), (vec![(0, 100, None)], false));
+    }
+
+    #[test]
+    fn extents_that_make_no_sense_are_lost_alone() {
+        for wrong in [leaf(20, 0, 60), leaf(20, 50, 60), leaf(70, 5, 60), leaf(20, 5, 99_999), leaf(20, 5, 0)]
+        {
+            let (runs, damaged, _) = walked(&node(0, &[leaf(0, 10, 50), wrong, leaf(40, 60, 200)]), &[]);
+            let known: Vec<_> = runs.iter().filter(|r| r.2.is_some()).copied().collect();
+            assert_eq!(known, [(0, 10, Some(50)), (40, 60, Some(200))], "{wrong:?}");
+            assert!(damaged, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_block_of_the_tree_is_no_hole() {
+        let root = node(1, &[branch(0, 5), branch(30, 1000), branch(60, 6)]);
+        let blocks = [(5, node(0, &[leaf(0, 10, 50)])), (6, node(0, &[leaf(70, 30, 90)]))];
+        let (runs, damaged, metadata) = walked(&root, &blocks);
+        assert_eq!(runs, [(0, 10, Some(50)), (10, 20, None), (60, 10, None), (70, 30, Some(90))]);
+        assert_eq!((damaged, metadata), (true, 3));
+    }
+
+    #[test]
+    fn loops_end() {
+        let root = node(5, &[branch(0, 5)]);
+        let around = |depth| node(depth, &[branch(0, 5), branch(1, 5), branch(2, 5)]);
+        for depth in 0..6 {
+            let (runs, damaged, _) = walked(&root, &[(5, around(depth))]);
+            assert!(damaged && runs.iter().all(|r| r.2.is_none() || depth == 0), "{depth}");
+        }
+        assert!(walked(&[0xff; 60], &[]).1);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use cdi_base::units::index;
+
 use super::bitmap::{of_blocks, zeros};
 use super::groups::{self, BLOCK_UNINIT, Group, Source, head};
 use super::structures::join;
@@ -36,12 +38,12 @@ impl Joiner<'_> {
 /// Reports the free ranges, in bytes, in order.
 pub(super) fn report(sb: &Superblock, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {
     let list = groups::read(sb, volume).list;
-    let metadata = metadata(sb, &list);
+    let (metadata, sets) = (metadata(sb, &list), lost_sets(sb, &list));
     let mut joiner = Joiner { found, last: 0..0, end: volume.size() };
     for (number, group) in (0..).zip(&list) {
         match group.source {
             Source::First if group.has(BLOCK_UNINIT) => {
-                if !lost_nearby(sb, &list, number) {
+                if !sets.get(index(number / sb.flex)).copied().unwrap_or(true) {
                     never_written(sb, number, &metadata, &mut joiner);
                 }
             }
@@ -65,7 +67,7 @@ fn by_bitmap(sb: &Superblock, volume: &Volume<'_>, number: u64, group: &Group, j
     });
 }
 
-/// Returns the blocks of all bitmaps and tables, in order.
+/// Returns the blocks of all bitmaps and tables, in order and without overlap.
 fn metadata(sb: &Superblock, list: &[Group]) -> Vec<Range<u64>> {
     let mut found = Vec::new();
     if !list.iter().any(|group| group.has(BLOCK_UNINIT)) {
@@ -76,22 +78,27 @@ fn metadata(sb: &Superblock, list: &[Group]) -> Vec<Range<u64>> {
     known().for_each(|g| join(&mut found, g.inodes..g.inodes + 1));
     known().for_each(|g| join(&mut found, g.table..g.table + sb.table_blocks()));
     found.sort_unstable_by_key(|range| range.start);
+    found.dedup_by(|next, last| {
+        let overlaps = next.start <= last.end;
+        if overlaps {
+            last.end = last.end.max(next.end);
+        }
+        overlaps
+    });
     found
 }
 
-/// Returns whether a group is lost whose tables may lie in this one.
-fn lost_nearby(sb: &Superblock, list: &[Group], number: u64) -> bool {
-    let first = number / sb.flex * sb.flex;
-    let nearby = list.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
-    let len = usize::try_from(sb.flex).unwrap_or(usize::MAX);
-    sb.flex > 1 && nearby.take(len).any(|group| group.source == Source::Lost)
+/// Returns for each set of groups whose tables lie together whether one of them is lost.
+fn lost_sets(sb: &Superblock, list: &[Group]) -> Vec<bool> {
+    let size = usize::try_from(sb.flex).unwrap_or(usize::MAX);
+    let is_lost = |group: &Group| sb.flex > 1 && group.source == Source::Lost;
+    list.chunks(size).map(|set| set.iter().any(is_lost)).collect()
 }
 
 /// Reports what is not metadata in a group that has no other blocks in use.
 fn never_written(sb: &Superblock, number: u64, metadata: &[Range<u64>], joiner: &mut Joiner<'_>) {
     let (start, end) = (sb.group_start(number), sb.group_end(number));
     let mut at = start;
-    // Tables do not overlap on a sound volume, so that their ends are in order, too.
     let first = metadata.partition_point(|range| range.end <= start);
     let inside = metadata[first..].iter().take_while(|range| range.start < end).cloned();
     let head = head(sb, number);

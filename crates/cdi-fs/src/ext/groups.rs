@@ -9,13 +9,16 @@ use cdi_base::units::index;
 
 use super::checksum::{crc16, crc32c};
 use super::find::is_untried;
-use super::superblock::{Superblock, incompat};
+use super::superblock::{Superblock, compat, incompat};
 use crate::bytes::{le16, le32};
 use crate::file_system::Damage;
 use crate::volume::{Part, Volume};
 
 /// The number of copies of a descriptor that are tried.
 const MAX_COPIES: usize = 8;
+
+/// The number of damaged descriptors that are reported one by one.
+const MAX_BAD: usize = 1 << 16;
 
 /// Flag of a group: the bitmap of inodes was never written, and none is used.
 pub(super) const INODE_UNINIT: u16 = 1;
@@ -133,8 +136,10 @@ pub(super) struct Bad {
 /// All group descriptors.
 pub(super) struct Groups {
     pub list: Vec<Group>,
-    /// Those that are damaged.
+    /// Those that are damaged, the first [`MAX_BAD`] of them.
     pub bad: Vec<Bad>,
+    /// The number of those that are damaged as well.
+    pub more_bad: u64,
     /// Where they are at their places.
     pub at: Vec<Range<u64>>,
 }
@@ -150,7 +155,8 @@ pub(super) fn present(sb: &Superblock, volume: &Volume<'_>) -> u64 {
 /// Reads all descriptors of groups that can be on the volume.
 pub(super) fn read(sb: &Superblock, volume: &Volume<'_>) -> Groups {
     let count = present(sb, volume);
-    let mut found = Groups { list: Vec::with_capacity(index(count)), bad: Vec::new(), at: Vec::new() };
+    let mut found =
+        Groups { list: Vec::with_capacity(index(count)), bad: Vec::new(), more_bad: 0, at: Vec::new() };
     let per = sb.per_block();
     for first in (0..count).step_by(index(per)) {
         let at = place(sb, first / per) * sb.block;
@@ -161,7 +167,10 @@ pub(super) fn read(sb: &Superblock, volume: &Volume<'_>) -> Groups {
         for group in first..last {
             let (group, bad) = one(sb, volume, &part, group);
             found.list.push(group);
-            found.bad.extend(bad);
+            match bad {
+                Some(_) if found.bad.len() >= MAX_BAD => found.more_bad += 1,
+                bad => found.bad.extend(bad),
+            }
         }
     }
     found
@@ -235,22 +244,27 @@ fn meta_place(sb: &Superblock, group: u64) -> u64 {
     if sb.has_super(group) { sb.super_block(group) + 1 } else { sb.group_start(group) }
 }
 
-/// Returns the blocks in which copies of the `number`th block of descriptors are, without looking at the volume.
-pub(super) fn copies(sb: &Superblock, number: u64) -> impl Iterator<Item = u64> {
-    let meta = number >= sb.old_table_blocks();
+/// Returns the groups after the first that begin with a superblock.
+pub(super) fn supers(sb: &Superblock) -> impl Iterator<Item = u64> {
+    let two = sb.compat & compat::SPARSE_SUPER2 != 0;
+    let named = sb.backups.into_iter().map(u64::from).filter(move |_| two);
+    named.chain(1..if two { 1 } else { sb.groups }).filter(|g| *g > 0 && *g < sb.groups && sb.has_super(*g))
+}
+
+/// Returns the blocks in which copies of the `number`th block of descriptors are.
+fn copies(sb: &Superblock, number: u64) -> Box<dyn Iterator<Item = u64> + '_> {
+    match number < sb.old_table_blocks() {
+        true => Box::new(supers(sb).map(move |g| sb.super_block(g) + 1 + number)),
+        false => Box::new(meta_copies(sb, number)),
+    }
+}
+
+/// Returns the blocks with the two copies of a block of descriptors that is in the groups it describes: in the second and the
+/// last of them.
+pub(super) fn meta_copies(sb: &Superblock, number: u64) -> impl Iterator<Item = u64> {
     let first = number * sb.per_block();
-    let last = first + sb.per_block() - 1;
-    let (candidates, step) = if meta {
-        (first + 1..=last, index(sb.per_block().saturating_sub(2)).max(1))
-    } else {
-        (1..=sb.groups, 1)
-    };
-    candidates.step_by(step).filter(move |g| *g < sb.groups && (meta || sb.has_super(*g))).map(move |g| {
-        match meta {
-            true => meta_place(sb, g),
-            false => sb.super_block(g) + 1 + number,
-        }
-    })
+    let groups = [first + 1, first + sb.per_block() - 1];
+    groups.into_iter().filter(|g| *g < sb.groups).map(|g| meta_place(sb, g))
 }
 
 /// Returns the blocks that a group begins with: a superblock, descriptors, and what is kept for more of them.

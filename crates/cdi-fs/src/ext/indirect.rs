@@ -90,3 +90,63 @@ fn open(reader: &Reader<'_>, map: &mut Map, path: &mut Vec<Node>, block: u64, le
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ext::superblock::{Superblock, tests::made};
+    use crate::volume::Volume;
+
+    fn walked(numbers: [u32; 15], disk: &Vec<u8>, end: u64) -> Map {
+        let sb = Superblock::parse(&made(), false).unwrap();
+        let reader = Reader::new(&sb, &Volume::new(disk, 0..disk.len() as u64));
+        let mut map = Map::new(&reader, end, false);
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
+        walk(&reader, &mut map, &bytes);
+        map.finish();
+        map
+    }
+
+    fn block(disk: &mut [u8], block: usize, numbers: &[u32]) {
+        for (n, number) in numbers.iter().enumerate() {
+            disk[block * 4096 + n * 4..][..4].copy_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn blocks_of_all_levels_are_followed() {
+        let mut disk = vec![0; 16 * 4096];
+        block(&mut disk, 5, &[100, 101]);
+        block(&mut disk, 6, &[0, 7]);
+        block(&mut disk, 7, &[200]);
+        let mut numbers = [0; 15];
+        (numbers[0], numbers[12], numbers[13]) = (50, 5, 6);
+        let map = walked(numbers, &disk, 12 + 1024 + 1025);
+        let runs: Vec<_> =
+            map.runs.iter().map(|r| (r.file / 4096, r.len / 4096, r.volume.map(|v| v / 4096))).collect();
+        let expected = [
+            (0, 1, Some(50)),
+            (1, 11, None),
+            (12, 2, Some(100)),
+            (14, 2046, None),
+            (12 + 2048, 1, Some(200)),
+        ];
+        assert_eq!(runs, expected);
+        assert!(map.damage.is_none());
+        assert_eq!((map.metadata.len(), map.metadata[0].clone()), (1, 5 * 4096..8 * 4096));
+    }
+
+    #[test]
+    fn lost_blocks_are_no_holes_and_loops_end() {
+        let mut numbers = [0; 15];
+        numbers[12] = 99;
+        let map = walked(numbers, &vec![0; 16 * 4096], 5000);
+        assert_eq!(map.runs.iter().map(|r| r.len / 4096).collect::<Vec<_>>(), [12, 5000 - 12 - 1024]);
+        assert_eq!((map.damage.is_some(), map.lost.len()), (true, 1));
+        // A block that names itself everywhere.
+        let mut disk = vec![0; 16 * 4096];
+        block(&mut disk, 5, &[5; 1024]);
+        let map = walked([5; 15], &disk, 1 << 32);
+        assert!(map.damage.is_some() && map.runs.len() <= crate::file_system::MAX_RUNS);
+    }
+}

@@ -1,4 +1,4 @@
-//! The map of a file: its blocks are added in order, and what lies between them becomes a hole or is lost.
+//! The map of a file: its blocks are added in order, and what is between them becomes a hole or is lost.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::file_system::{Damage, MAX_RUNS, Run};
 pub(super) struct Map {
     /// The runs, in order.
     pub runs: Vec<Run>,
-    /// The blocks that say where the contents are, and what lies after the end of the file.
+    /// The blocks that say where the contents are, and blocks after the end of the file.
     pub metadata: Vec<Range<u64>>,
     /// What was wrong first.
     pub damage: Option<Damage>,

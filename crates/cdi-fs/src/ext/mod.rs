@@ -8,6 +8,7 @@ mod bitmap;
 mod checksum;
 mod contents;
 mod directory;
+mod doubtful;
 mod extents;
 mod find;
 mod free;
@@ -21,6 +22,8 @@ mod scan;
 mod structures;
 mod superblock;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -65,7 +68,9 @@ impl FileSystem for Ext {
             return;
         }
         let mut scan = Scan { reader: &reader, visitor };
-        let _ = scan.block_bitmaps(&groups.list) && scan.inodes(&groups.list);
+        let _ = scan.block_bitmaps(&groups.list)
+            && scan.inodes(&groups.list)
+            && doubtful::report(&reader, &groups.list, visitor);
     }
 
     fn free(&self, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {

@@ -2,6 +2,7 @@
 //!
 //! Source: Linux, Documentation/filesystems/ext4/directory.rst and `struct ext4_dir_entry_2` in fs/ext4/ext4.h.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::superblock::{Superblock, incompat};
@@ -17,6 +18,17 @@ pub(super) struct Entry<'a> {
     pub inode: u32,
     pub name: &'a [u8],
     pub kind: Option<Kind>,
+}
+
+/// What was found in a piece of a block.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Piece<'a> {
+    /// The entries.
+    pub certain: Vec<Entry<'a>>,
+    /// Entries after something that was not understood: some may be what is left of deleted ones.
+    pub doubtful: Vec<Entry<'a>>,
+    /// Whether something was not understood.
+    pub strange: bool,
 }
 
 /// What entries look like on a volume.
@@ -51,8 +63,8 @@ impl Rules {
         }
         let kind_known = if self.typed { kind & 0xf <= 7 } else { kind == 0 };
         let name = bytes.get(HEAD..HEAD + name_len)?;
-        let sound = inode <= self.inodes && kind_known && name_len > 0 && HEAD + name_len <= len;
-        if !sound || name.contains(&0) && name_len < 16 {
+        let valid = inode <= self.inodes && kind_known && name_len > 0 && HEAD + name_len <= len;
+        if !valid || name.contains(&0) && name_len < 16 {
             return None;
         }
         let kind = match kind & 0xf {
@@ -82,37 +94,54 @@ impl Rules {
         (found, at)
     }
 
-    /// Reads the entries of a block, or of the readable piece of it at `start`. Returns the entries, and whether something of the
-    /// piece was not understood.
-    pub(super) fn piece<'a>(&self, bytes: &'a [u8], start: usize, block: usize) -> (Vec<Entry<'a>>, bool) {
+    /// Reads the entries of a block, or of the readable piece of it at `start`.
+    pub(super) fn piece<'a>(&self, bytes: &'a [u8], start: usize, block: usize) -> Piece<'a> {
         let last = start + bytes.len() == block;
-        let (mut found, mut at, mut strange) = (Vec::new(), 0, start != 0);
+        let mut piece = Piece::default();
+        let mut at = 0;
         if start == 0 {
-            (found, at) = self.chain(bytes, 0, block);
-            // The last entry of the piece extends into what cannot be read; its name may be here.
-            if !last {
-                found.extend(self.cut(bytes, at, block));
+            (piece.certain, at) = self.chain(bytes, 0, block);
+            if at >= bytes.len() {
+                return piece;
             }
-            strange = at < bytes.len() && last;
-        }
-        if !strange {
-            return (found, false);
-        }
-        // Entries have no marks: those are believed that follow each other exactly up to the end.
-        let from = at;
-        at = at.next_multiple_of(4) + if start == 0 { 4 } else { 0 };
-        while at < bytes.len() {
-            let (rest, end) = self.chain(bytes, at, block);
-            let cut = if last { None } else { self.cut(bytes, end, block) };
-            let to_the_end = end == bytes.len() || (cut.is_some() && rest.len() > 1);
-            if to_the_end && !rest.is_empty() {
-                found.extend(rest);
-                found.extend(cut);
-                break;
+            if !last {
+                // The last entry of the piece extends into what cannot be read; its name may be here.
+                piece.certain.extend(self.cut(bytes, at, block));
+                return piece;
             }
             at += 4;
         }
-        (found, from < bytes.len())
+        piece.strange = true;
+        // Entries have no marks: those are taken that follow each other exactly up to the end.
+        at = at.next_multiple_of(4);
+        if let Some(start) = self.first_that_fits(bytes, at, block, last) {
+            let (rest, end) = self.chain(bytes, start, block);
+            piece.doubtful = rest;
+            piece.doubtful.extend(if last { None } else { self.cut(bytes, end, block) });
+        }
+        piece
+    }
+
+    /// Returns where the first entry from `from` on begins that others follow exactly up to the end; if the piece is not the
+    /// `last` of its block, one that ends after it. Looks from the end backwards, at each place once.
+    fn first_that_fits(&self, bytes: &[u8], from: usize, block: usize, last: bool) -> Option<usize> {
+        // For each place, the number of entries from there to the end, if they fit.
+        let mut fits: Vec<Option<u16>> = vec![None; bytes.len() / 4 + 1];
+        let mut found = None;
+        for at in (from..bytes.len()).step_by(4).rev() {
+            let Some((len, entry)) = self.entry(&bytes[at..], block) else { continue };
+            let after = match (at + len).cmp(&bytes.len()) {
+                Ordering::Less => fits[(at + len) / 4],
+                Ordering::Equal => Some(0),
+                Ordering::Greater => (!last).then_some(0),
+            };
+            fits[at / 4] = after.map(|count| count + u16::from(entry.is_some()));
+            let least = if last { 1 } else { 2 };
+            if fits[at / 4].is_some_and(|count| count >= least) {
+                found = Some(at);
+            }
+        }
+        found
     }
 
     /// Returns the entry that begins in `bytes` at `at` and ends after them, if its name does not.
@@ -124,7 +153,8 @@ impl Rules {
 /// Returns a name as text. Names of encrypted directories are shown in hexadecimal: they are no text.
 pub(super) fn text(name: &[u8], encrypted: bool) -> String {
     if !encrypted {
-        return String::from_utf8_lossy(name).into_owned();
+        // Only damage makes these: no name has them, and they must not become a path.
+        return String::from_utf8_lossy(name).replace(['/', '\0'], "\u{fffd}");
     }
     name.iter().fold(String::with_capacity(name.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -156,42 +186,38 @@ mod tests {
         bytes
     }
 
-    fn names(found: (Vec<Entry<'_>>, bool)) -> (Vec<String>, bool) {
-        (found.0.iter().map(|e| text(e.name, false)).collect(), found.1)
+    fn counts(bytes: &[u8], start: usize) -> (usize, usize, bool) {
+        let piece = RULES.piece(bytes, start, 1024);
+        (piece.certain.len(), piece.doubtful.len(), piece.strange)
     }
 
     #[test]
     fn whole_blocks_have_all_entries() {
-        let (found, strange) = names(RULES.piece(&block(), 0, 1024));
-        assert_eq!((found.len(), strange), (64, false));
-        assert_eq!(found[63], "last");
+        assert_eq!(counts(&block(), 0), (64, 0, false));
+        assert_eq!(RULES.piece(&block(), 0, 1024).certain[63].name, b"last");
     }
 
     #[test]
     fn entries_on_both_sides_of_a_bad_sector_are_found() {
         let bytes = block();
-        let (first, strange) = names(RULES.piece(&bytes[..512], 0, 1024));
-        assert_eq!((first.len(), strange), (32, false));
-        let (second, _) = names(RULES.piece(&bytes[512..], 512, 1024));
-        assert_eq!(second.len(), 32);
-        let (shifted, _) = names(RULES.piece(&bytes[520..], 520, 1024));
-        assert_eq!(shifted.len(), 31);
+        assert_eq!(counts(&bytes[..512], 0), (32, 0, false));
+        assert_eq!(counts(&bytes[512..], 512), (0, 32, true));
+        assert_eq!(counts(&bytes[520..], 520), (0, 31, true));
     }
 
     #[test]
     fn after_an_entry_that_makes_no_sense_the_rest_is_found() {
         let mut bytes = block();
         bytes[160..170].fill(0xff);
-        let (found, strange) = names(RULES.piece(&bytes, 0, 1024));
-        assert_eq!((found.len(), strange), (63, true));
-        let garbage = vec![0xa5; 1024];
-        assert_eq!(RULES.piece(&garbage, 0, 1024).0.len(), 0);
-        assert_eq!(RULES.piece(&[], 0, 1024).0.len(), 0);
+        assert_eq!(counts(&bytes, 0), (10, 53, true));
+        assert_eq!(counts(&[0xa5; 1024], 0), (0, 0, true));
+        assert_eq!(counts(&[], 0), (0, 0, false));
     }
 
     #[test]
     fn names_that_are_no_text_are_shown() {
         assert_eq!(text(b"a\xff", false), "a\u{fffd}");
+        assert_eq!(text(b"../a\0", false), "..\u{fffd}a\u{fffd}");
         assert_eq!(text(b"a\xff", true), "61ff");
     }
 }

@@ -6,7 +6,7 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
 use super::bitmap::{bit, of_blocks, of_inodes};
-use super::contents::{BAD_BLOCKS, Built, build};
+use super::contents::{BAD_BLOCKS, build};
 use super::directory;
 use super::groups::{BLOCK_UNINIT, Group, INODE_UNINIT, INODE_ZEROED, Source};
 use super::inode::Inode;
@@ -33,7 +33,9 @@ pub(super) fn judge(reader: &Reader<'_>, group: &Group, inode: Inode<'_>, used: 
     let reserved = inode.number < sb.first_inode;
     let invalid = |what: &str| Found::Lost(Damage::Invalid(what.into()));
     if inode.is_empty() {
-        return if used == Some(true) && !reserved { invalid("it is empty") } else { Found::Free };
+        // The bitmap of a group whose flags are lost may never have been written.
+        let sure = used == Some(true) && (group.source == Source::First || !sb.descriptor_csum());
+        return if sure && !reserved { invalid("it is empty") } else { Found::Free };
     }
     let right = inode.checksum_right(sb);
     let stale = used == Some(false) && !group.has(INODE_ZEROED) && !(sb.metadata_csum() && right);
@@ -64,14 +66,14 @@ impl Scan<'_, '_> {
     /// Reports the bitmaps of blocks.
     pub(super) fn block_bitmaps(&mut self, list: &[Group]) -> bool {
         let sb = self.reader.sb;
-        let mut whole = Structures::new("block bitmaps");
+        let mut intact = Structures::new("block bitmaps");
         for (number, group) in (0_u64..).zip(list) {
             if group.source == Source::Lost || group.has(BLOCK_UNINIT) {
                 continue;
             }
             let at = self.reader.bytes(group.blocks, 1);
             let go_on = match of_blocks(sb, &self.reader.volume, group) {
-                Ok(_) => whole.whole(at, self.visitor),
+                Ok(_) => intact.intact(at, self.visitor),
                 Err(damage) => {
                     let what = format!("block bitmap of group {number}");
                     damaged(self.visitor, what, at, damage, "all blocks of the group count as used")
@@ -81,7 +83,7 @@ impl Scan<'_, '_> {
                 return false;
             }
         }
-        whole.finish(self.visitor)
+        intact.finish(self.visitor)
     }
 
     /// Reports the inodes of all groups.
@@ -108,6 +110,7 @@ impl Scan<'_, '_> {
         if group.source == Source::Lost {
             let damage = || Damage::Invalid(format!("the descriptor of group {number} is lost"));
             return (first..first + u64::from(sb.group_inodes))
+                .take_while(|_| self.reader.may_lose())
                 .all(|inode| self.visitor.lost_record(inode, 0..0, None, damage()));
         }
         let count = match group {
@@ -120,7 +123,7 @@ impl Scan<'_, '_> {
         }
         let at = self.reader.bytes(group.inodes, 1);
         let (bitmap, go_on) = match of_inodes(sb, &self.reader.volume, group) {
-            Ok(bytes) => (Some(bytes), bitmaps.whole(at, self.visitor)),
+            Ok(bytes) => (Some(bytes), bitmaps.intact(at, self.visitor)),
             Err(damage) => {
                 let what = format!("inode bitmap of group {number}");
                 let cost = "it is not known which of the group's inodes that cannot be read were used";
@@ -145,8 +148,14 @@ impl Scan<'_, '_> {
         for from in (0..count).step_by(index(per_chunk)) {
             let to = (from + per_chunk).min(count);
             let range = start + from * size as u64..start + to * size as u64;
+            if let Err(damage) =
+                self.reader.spend_table((range.end - range.start).div_ceil(self.reader.sb.block))
+            {
+                damaged(self.visitor, "inode tables".into(), range, damage, "the files after that");
+                return false;
+            }
             let part = self.reader.volume.read_part(range.clone());
-            if !tables.whole(range, self.visitor) {
+            if !tables.intact(range, self.visitor) {
                 return false;
             }
             for number in from..to {
@@ -179,11 +188,12 @@ impl Scan<'_, '_> {
             Found::Free => true,
             Found::Lost(damage) => self.visitor.lost_record(number, at, used, damage),
             Found::Used(damage) => {
-                let Built { record, lost } = build(self.reader, inode, at, damage);
-                let names = record.kind == Kind::Directory;
-                let built = Built { record: record.clone(), lost };
-                self.visitor.record(record)
-                    && (!names || directory::report(self.reader, inode, &built, self.visitor))
+                let built = build(self.reader, inode, at, damage);
+                if built.record.kind != Kind::Directory {
+                    return self.visitor.record(built.record);
+                }
+                self.visitor.record(built.record.clone())
+                    && directory::report(self.reader, inode, &built, self.visitor)
             }
         }
     }

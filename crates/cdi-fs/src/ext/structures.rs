@@ -1,4 +1,4 @@
-//! Reports structures: those that are whole together, each that is damaged alone.
+//! Reports structures: intact ones of a sort together, damaged ones one by one.
 
 use std::ops::Range;
 
@@ -10,24 +10,24 @@ const MAX_RANGES: usize = 4096;
 /// Structures of one sort.
 pub(super) struct Structures {
     what: &'static str,
-    whole: Vec<Range<u64>>,
+    intact: Vec<Range<u64>>,
 }
 
 impl Structures {
     /// Makes an empty list of structures that are called `what` together.
     pub(super) fn new(what: &'static str) -> Structures {
-        Structures { what, whole: Vec::new() }
+        Structures { what, intact: Vec::new() }
     }
 
-    /// Takes one that is whole.
-    pub(super) fn whole(&mut self, at: Range<u64>, visitor: &mut dyn Visitor) -> bool {
-        join(&mut self.whole, at);
-        self.whole.len() < MAX_RANGES || self.finish(visitor)
+    /// Takes one that is intact.
+    pub(super) fn intact(&mut self, at: Range<u64>, visitor: &mut dyn Visitor) -> bool {
+        join(&mut self.intact, at);
+        self.intact.len() < MAX_RANGES || self.finish(visitor)
     }
 
-    /// Reports those that are whole.
+    /// Reports those that are intact.
     pub(super) fn finish(&mut self, visitor: &mut dyn Visitor) -> bool {
-        let at = std::mem::take(&mut self.whole);
+        let at = std::mem::take(&mut self.intact);
         at.is_empty() || visitor.structure(Structure { what: self.what.into(), at, damage: None })
     }
 }

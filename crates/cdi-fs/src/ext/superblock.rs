@@ -10,7 +10,7 @@ use crate::bytes::{array, le16, le32, le64};
 pub(super) const SIZE: usize = 1024;
 /// The byte of the volume at which the first superblock is.
 pub(super) const PLACE: u64 = 1024;
-/// More groups than that are refused: they would need more than 256 MiB of memory. 256 TiB have so many.
+/// The largest number of groups: more would need too much memory. A volume of 256 TiB has this many.
 const MAX_GROUPS: u64 = 1 << 21;
 
 /// Features that a kernel may ignore.
@@ -81,7 +81,7 @@ pub(super) struct Superblock {
     pub first_inode: u32,
     /// The number of blocks that are kept for descriptors of groups to come.
     pub reserved: u64,
-    /// The first block of descriptors that lies in the groups it describes.
+    /// The first block of descriptors that is in the groups it describes.
     pub first_meta: u64,
     /// The groups that have copies, with `sparse_super2`.
     pub backups: [u32; 2],
@@ -183,7 +183,7 @@ impl Superblock {
         }
         if self.group_inodes == 0
             || u64::from(self.group_inodes) > bits
-            || self.table_blocks() >= self.group_blocks * self.flex
+            || self.table_blocks() >= self.group_blocks
         {
             return Err("its number of inodes in a group makes no sense".into());
         }
@@ -278,7 +278,7 @@ fn is_power(mut number: u64, base: u64) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Makes a superblock of a volume of 4 KiB blocks: 3 groups of 32,768 blocks and 8,192 inodes.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use cdi_base::units::plural;
 
 use super::find::{Found, known_bad};
-use super::groups::{Groups, Source, copies, present};
+use super::groups::{Groups, Source, meta_copies, present, supers};
 use super::structures::{Structures, damaged};
 use super::superblock::{PLACE, SIZE, Superblock, incompat};
 use crate::file_system::{Damage, Structure, Visitor};
@@ -14,7 +14,8 @@ use crate::volume::Volume;
 /// Reports them. Copies that are not needed are not read: they are damaged if that is known without reading.
 pub(super) fn report(found: &Found, groups: &Groups, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
     let sb = &found.superblock;
-    first(found, visitor)
+    boot_block(volume, visitor)
+        && first(found, visitor)
         && state(sb, volume, visitor)
         && copies_of_superblock(found, volume, visitor)
         && descriptors(sb, groups, visitor)
@@ -24,6 +25,15 @@ pub(super) fn report(found: &Found, groups: &Groups, volume: &Volume<'_>, visito
 
 fn superblock_at(at: u64) -> Range<u64> {
     at..at + SIZE as u64
+}
+
+/// Reports the bytes before the superblock, which a boot loader may use.
+fn boot_block(volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
+    let at = 0..PLACE;
+    match known_bad(volume, at.start, at.end) {
+        None => visitor.structure(Structure { what: "boot block".into(), at: vec![at], damage: None }),
+        Some(damage) => damaged(visitor, "boot block".into(), at, damage, "no files: at most a boot loader"),
+    }
 }
 
 fn first(found: &Found, visitor: &mut dyn Visitor) -> bool {
@@ -56,7 +66,8 @@ fn state(sb: &Superblock, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> boo
 
 fn copies_of_superblock(found: &Found, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
     let sb = &found.superblock;
-    let places = (1..present(sb, volume)).filter(|g| sb.has_super(*g)).map(|g| {
+    let count = present(sb, volume);
+    let places = supers(sb).take_while(|g| *g < count).map(|g| {
         let at = sb.super_block(g) * sb.block;
         (format!("copy of the superblock in group {g}"), superblock_at(at))
     });
@@ -70,23 +81,31 @@ fn unneeded(
     volume: &Volume<'_>,
     visitor: &mut dyn Visitor,
 ) -> bool {
-    let mut whole = Structures::new(name);
+    let mut intact = Structures::new(name);
     for (what, at) in places {
         let go_on = match known_bad(volume, at.start, at.end - at.start) {
-            None => whole.whole(at, visitor),
+            None => intact.intact(at, visitor),
             Some(damage) => damaged(visitor, what, at, damage, "nothing: it is a copy"),
         };
         if !go_on {
             return false;
         }
     }
-    whole.finish(visitor)
+    intact.finish(visitor)
 }
 
 fn descriptors(sb: &Superblock, groups: &Groups, visitor: &mut dyn Visitor) -> bool {
     let all = Structure { what: "group descriptors".into(), at: groups.at.clone(), damage: None };
     if !groups.at.is_empty() && !visitor.structure(all) {
         return false;
+    }
+    if groups.more_bad > 0 {
+        let damage = Damage::Invalid("they make no sense".into());
+        let what = format!("{} more group descriptors", groups.more_bad);
+        let at = groups.at.last().cloned().unwrap_or_default();
+        if !damaged(visitor, what, at, damage, format!("up to {} files each", sb.group_inodes)) {
+            return false;
+        }
     }
     groups.bad.iter().all(|bad| {
         let source = usize::try_from(bad.group).ok().and_then(|g| groups.list.get(g)).map(|g| g.source);
@@ -106,19 +125,19 @@ fn descriptors(sb: &Superblock, groups: &Groups, visitor: &mut dyn Visitor) -> b
 }
 
 fn copies_of_descriptors(sb: &Superblock, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
-    let numbers = 0..present(sb, volume).div_ceil(sb.per_block());
-    let places = numbers.flat_map(|number| {
-        copies(sb, number).map(move |block| {
+    let (old, count) = (sb.old_table_blocks(), present(sb, volume));
+    let tables = supers(sb).take_while(|g| *g < count && old > 0).map(|g| {
+        let at = (sb.super_block(g) + 1) * sb.block;
+        (format!("copy of the group descriptors in group {g}"), at..at + old * sb.block)
+    });
+    let blocks = (old..count.div_ceil(sb.per_block())).flat_map(|number| {
+        meta_copies(sb, number).map(|block| {
             let at = block * sb.block;
             (format!("copy of group descriptors at byte {at}"), at..at + sb.block)
         })
     });
-    unneeded(
-        "copies of group descriptors",
-        places.filter(|(_, at)| at.start < volume.size()),
-        volume,
-        visitor,
-    )
+    let places = tables.chain(blocks).filter(|(_, at)| at.start < volume.size());
+    unneeded("copies of group descriptors", places, volume, visitor)
 }
 
 fn multiple_mount(sb: &Superblock, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> bool {
