@@ -50,6 +50,7 @@ pub(super) fn find(volume: &Volume<'_>) -> Option<Found> {
                 }
                 _ => return Some(Found { boot, damage: None }),
             },
+            None if crate::fat::is_boot_sector(&bytes) => return None,
             None => Damage::Invalid("it makes no sense".into()),
         },
         Err(error) => Damage::Unreadable(error),

@@ -107,7 +107,7 @@ impl Scan<'_> {
             match slot {
                 Ok(slot) if slot[0] < SECONDARY => self.finish(directory)?,
                 // The number of its entries is not known.
-                Err(_) if set.slots[..2].iter().all(Option::is_none) && set.slots.len() > 2 => {
+                Err(_) if set.slots.len() > 2 && set.slots.iter().take(2).all(Option::is_none) => {
                     self.finish(directory)?
                 }
                 _ => {

@@ -61,7 +61,7 @@ pub(super) fn find(volume: &Volume<'_>) -> Option<Found> {
 }
 
 /// Returns whether this can be a boot sector of FAT.
-pub(super) fn is_valid(bytes: &[u8]) -> bool {
+pub(crate) fn is_valid(bytes: &[u8]) -> bool {
     parse(bytes).is_some()
 }
 

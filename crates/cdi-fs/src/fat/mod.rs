@@ -19,6 +19,8 @@ pub(crate) mod testing;
 mod tests;
 pub(crate) mod time;
 
+pub(crate) use boot::is_valid as is_boot_sector;
+
 use std::ops::{ControlFlow, Range};
 
 use crate::file_system::{Damage, FileSystem, Record, Visitor};
