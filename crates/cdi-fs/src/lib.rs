@@ -8,5 +8,6 @@ mod bytes;
 mod exfat;
 mod fat;
 pub mod file_system;
+mod iso9660;
 pub mod recognize;
 pub mod volume;

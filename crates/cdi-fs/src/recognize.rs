@@ -14,8 +14,11 @@ struct Known {
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
 /// All file systems whose files can be listed. The first that recognises a volume has it.
-const FILE_SYSTEMS: &[Known] =
-    &[Known { name: "exfat", open: crate::exfat::open }, Known { name: "fat", open: crate::fat::open }];
+const FILE_SYSTEMS: &[Known] = &[
+    Known { name: "exfat", open: crate::exfat::open },
+    Known { name: "fat", open: crate::fat::open },
+    Known { name: "iso9660", open: crate::iso9660::open },
+];
 
 /// What is on a volume.
 pub enum Contents {
