@@ -46,7 +46,8 @@ pub(super) fn read(volume: &Volume<'_>) -> Option<Descriptors> {
     let mut any = false;
     for sector in FIRST..FIRST + MAX_DESCRIPTORS {
         let at = sector * SECTOR..(sector + 1) * SECTOR;
-        let bytes = match volume.read(at.start, 2048) {
+        // The rest has texts.
+        let bytes = match volume.read(at.start, 512) {
             Ok(bytes) => bytes,
             Err(error) => {
                 let missing = found.all.iter().filter(|(_, _, damage)| damage.is_some()).count();

@@ -8,6 +8,7 @@ use super::record::{self, Found};
 use super::{Iso, entry, path_table};
 use crate::fat::record::{empty, go_on, index_of};
 use crate::fat::scan::{MAX_WAITING, report_cut};
+use crate::fat::slots::one;
 use crate::fat::structures::known_bad;
 use crate::file_system::{Damage, Data, Kind, Name, Record, Structure, Visitor};
 use crate::volume::Volume;
@@ -52,6 +53,8 @@ struct Way {
     rock_ridge: Option<usize>,
     /// Whether only that is reported which the first tree does not have.
     second: bool,
+    /// Whether its names are those of the first tree.
+    same_names: bool,
 }
 
 /// Reports a volume.
@@ -70,7 +73,8 @@ pub(super) fn scan(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
     };
     for (n, tree) in iso.trees().into_iter().enumerate() {
         let rock_ridge = iso.rock_ridge.filter(|_| !tree.joliet);
-        let way = Way { joliet: tree.joliet, block: tree.block, rock_ridge, second: n > 0 };
+        let same_names = n == 0 || (tree.joliet && iso.rock_ridge.is_some());
+        let way = Way { joliet: tree.joliet, block: tree.block, rock_ridge, second: n > 0, same_names };
         if n == 0 {
             go_on(scan.visitor.record(record::root(volume, tree)))?;
         }
@@ -79,9 +83,9 @@ pub(super) fn scan(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
         scan.directories.insert(start, 0);
         scan.waiting.push_back(Waiting { number: 0, start, len: u64::from(tree.root.1) });
         scan.walk(way)?;
-        // Names of Joliet are those of Rock Ridge: what is left is not in the first tree, even if nothing is in it.
+        // By their names, these are not in the first tree, although nothing is in them.
         for (_, record) in std::mem::take(&mut scan.unsure) {
-            if tree.joliet {
+            if way.same_names {
                 go_on(scan.visitor.record(record))?;
             }
         }
@@ -89,15 +93,10 @@ pub(super) fn scan(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
             return ControlFlow::Continue(());
         }
     }
-    for (n, tree) in iso.trees().into_iter().enumerate() {
-        let rock_ridge = iso.rock_ridge.filter(|_| !tree.joliet);
-        let way = Way { joliet: tree.joliet, block: tree.block, rock_ridge, second: true };
-        // The directories of a second tree are those of the first once more.
-        if n == 0 {
-            scan.listed(tree, way)?;
-        }
-    }
-    ControlFlow::Continue(())
+    let Some(tree) = iso.trees().into_iter().next() else { return ControlFlow::Continue(()) };
+    let rock_ridge = iso.rock_ridge.filter(|_| !tree.joliet);
+    let way = Way { joliet: tree.joliet, block: tree.block, rock_ridge, second: true, same_names: true };
+    scan.listed(tree, way)
 }
 
 fn structures(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> ControlFlow<()> {
@@ -147,7 +146,7 @@ impl Scan<'_> {
                 record.damage = Some(damage);
                 SECTOR
             });
-            record.data = index_of(&[start..(start + len).min(self.volume.size())]);
+            record.data = index_of(&one(start..(start + len).min(self.volume.size())));
             record.names = vec![Name { parent, name: directory.name }];
             go_on(self.visitor.record(record))?;
             self.waiting.push_back(Waiting { number: start, start, len });
@@ -318,7 +317,7 @@ impl Scan<'_> {
         }
         let known = match first {
             Some(first) => self.files.contains_key(&first),
-            None => self.names.contains_key(&key),
+            None => !way.same_names || self.names.contains_key(&key),
         };
         if way.second && known {
             return ControlFlow::Continue(());

@@ -13,13 +13,13 @@ pub(crate) struct Known {
     pub(crate) image: Vec<u8>,
     pub(crate) files: BTreeMap<String, Stamp>,
     /// The records of the undamaged volume, by number.
-    records: BTreeMap<u64, Record>,
+    pub(crate) records: BTreeMap<u64, Record>,
     /// The path of each.
-    paths: BTreeMap<u64, String>,
+    pub(crate) paths: BTreeMap<u64, String>,
     /// The sectors that a scan reads.
-    metadata: Vec<u64>,
+    pub(crate) metadata: Vec<u64>,
     /// The file that each sector belongs to, by its number.
-    owners: BTreeMap<u64, u32>,
+    pub(crate) owners: BTreeMap<u64, u32>,
 }
 
 fn name(record: &Record) -> &str {
@@ -40,7 +40,7 @@ fn paths(records: &BTreeMap<u64, Record>) -> BTreeMap<u64, String> {
     records.iter().map(|(number, record)| (*number, path(record))).collect()
 }
 
-fn runs(record: &Record) -> &[Run] {
+pub(crate) fn runs(record: &Record) -> &[Run] {
     match &record.data.place {
         Place::Runs(runs) => runs,
         Place::Inline(_) => &[],

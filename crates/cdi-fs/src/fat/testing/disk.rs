@@ -56,6 +56,7 @@ pub(crate) struct Found {
     pub(crate) records: Vec<Record>,
     pub(crate) children: Vec<Child>,
     pub(crate) lost: BTreeSet<u64>,
+    pub(crate) lost_ranges: Vec<Range<u64>>,
     pub(crate) structures: Vec<Structure>,
     pub(crate) free: Vec<Range<u64>>,
     /// The number of calls, and the largest that is borne.
@@ -84,8 +85,9 @@ impl Visitor for Found {
         self.count()
     }
 
-    fn lost_record(&mut self, number: u64, _: Range<u64>, _: Option<bool>, _: Damage) -> bool {
+    fn lost_record(&mut self, number: u64, at: Range<u64>, _: Option<bool>, _: Damage) -> bool {
         self.lost.insert(number);
+        self.lost_ranges.push(at);
         self.count()
     }
 
