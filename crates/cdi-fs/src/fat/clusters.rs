@@ -62,6 +62,12 @@ impl Bits {
         part[word] |= bit;
         new
     }
+
+    /// Returns whether it has `cluster`.
+    pub(crate) fn has(&self, cluster: u32) -> bool {
+        let part = self.parts.get((cluster / BITS) as usize).and_then(Option::as_ref);
+        part.is_some_and(|part| part[(cluster % BITS / 64) as usize] & (1 << (cluster % 64)) != 0)
+    }
 }
 
 /// The clusters of a file or directory, as far as they are known.

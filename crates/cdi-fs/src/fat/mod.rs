@@ -8,6 +8,7 @@ mod boot;
 pub(crate) mod clusters;
 mod entry;
 mod names;
+mod orphans;
 pub(crate) mod record;
 pub(crate) mod scan;
 pub(crate) mod slots;
@@ -111,6 +112,8 @@ impl FileSystem for Fat {
         let bytes = volume.read(handle, 32)?;
         match bytes.first_chunk().map(|slot| entry::parse(slot, self.is_32())) {
             Some(Entry::Short(short)) => Ok(record::record(volume, &mut follower, handle, &short)),
+            // A directory whose entry in the one above is lost.
+            Some(Entry::Dots) => orphans::record(self, volume, &mut follower, handle),
             _ => Err(Damage::Invalid("this is no directory entry of a file".into())),
         }
     }
