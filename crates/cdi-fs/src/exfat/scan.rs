@@ -30,6 +30,9 @@ struct Scan<'a> {
     waiting: VecDeque<Waiting>,
     /// The clusters of directories that were read, and the first ones of those that wait.
     known: Bits,
+    /// Whether entries of directories are lost, and whether that may be because they have not been read yet.
+    damaged: bool,
+    untried: bool,
 }
 
 /// A directory that is being read.
@@ -49,7 +52,16 @@ pub(super) fn scan(exfat: &Exfat, volume: &Volume<'_>, visitor: &mut dyn Visitor
     structures::report(exfat, volume, &mut follower, visitor)?;
     go_on(visitor.record(root::record(exfat, volume, &mut follower)))?;
     let known = Bits::new(&exfat.boot.heap);
-    let mut scan = Scan { exfat, volume: *volume, follower, visitor, waiting: VecDeque::new(), known };
+    let mut scan = Scan {
+        exfat,
+        volume: *volume,
+        follower,
+        visitor,
+        waiting: VecDeque::new(),
+        known,
+        damaged: false,
+        untried: false,
+    };
     scan.known.insert(exfat.boot.root);
     let (chain, _) = root::chain(exfat, volume, &mut scan.follower, true);
     scan.directory(0, chain)?;
@@ -58,6 +70,9 @@ pub(super) fn scan(exfat: &Exfat, volume: &Volume<'_>, visitor: &mut dyn Visitor
         let stream = Stream { contiguous, name_len: 0, valid: size, cluster, size };
         let (chain, _) = record::chain(volume, &mut scan.follower, &stream, true, true);
         scan.directory(number, chain)?;
+    }
+    if scan.damaged && !scan.untried {
+        structures::without_file(exfat, volume, &mut scan.follower, scan.visitor)?;
     }
     ControlFlow::Continue(())
 }
@@ -91,6 +106,9 @@ impl Scan<'_> {
         }
         self.finish(&mut directory)?;
         self.nothing_follows(&mut directory)?;
+        self.damaged |= directory.lost.damage.is_some() || (chain.damage.is_some() && !ended);
+        let mut missing = directory.lost.ranges.iter().flat_map(|range| volume.missing(range.clone()));
+        self.untried |= missing.any(|m| m.untried);
         report_lost(self.visitor, number, std::mem::take(&mut directory.lost))?;
         match chain.damage {
             // What follows the end of a directory has no entries.

@@ -2,9 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use super::entry::{Set, Stream};
+use crate::fat::clusters::{Follower, Heap};
+use crate::fat::table::{Layout, Table, Width};
 use crate::fat::testing::checks::Known;
+use crate::fat::testing::disk::{Disk, scan};
 use crate::fat::testing::tree::{Writer, fill};
 use crate::fat::testing::{TempDir, attempt, have, run};
+use crate::file_system::{Data, Kind, Place, Run};
 
 /// A volume that is mounted, on a loop device.
 struct Mounted {
@@ -65,10 +70,43 @@ fn volume(test: &str, options: &[&str], size: &str, count: u32) -> Option<Known>
 }
 
 fn check(known: &Known) {
+    known.check_imaging();
+    check_without_table(known);
     let (without, named) = known.check_each_sector();
     println!("{without} records were lost, {named} of them have names");
     known.check_maps(1000);
     known.check_corruptions(2000);
+}
+
+/// Without the table, contiguous files are still whole.
+fn check_without_table(known: &Known) {
+    let found = super::boot::find(&crate::volume::Volume::new(&known.image, 0..u64::MAX)).unwrap();
+    let table = found.boot.copies[0].clone();
+    let disk = Disk::new(&known.image, (table.start / 512..table.end / 512).collect());
+    let (_, found) = scan(&disk).unwrap();
+    let whole = found.records.iter().filter(|r| r.kind == Kind::File && r.damage.is_none()).count();
+    println!("{whole} of {} files are whole without the table", known.files.len());
+    assert!(whole > 0);
+}
+
+#[test]
+fn what_was_not_written_reads_as_zeros() {
+    let mut stream = [0; 32];
+    (stream[0], stream[1]) = (0xC0, 3);
+    stream[8..16].copy_from_slice(&700u64.to_le_bytes());
+    stream[20..24].copy_from_slice(&5u32.to_le_bytes());
+    stream[24..32].copy_from_slice(&1500u64.to_le_bytes());
+    let stream = Stream::parse(&stream).unwrap();
+    let mut table = [0xFFu8; 512].to_vec();
+    table.resize(64 << 10, 0);
+    let layout = Layout { width: Width::Exfat, copies: vec![0], clusters: 50 };
+    let volume = crate::volume::Volume::new(&table, 0..u64::MAX);
+    let heap = Heap { start: 1024, cluster: 512, count: 50 };
+    let mut follower = Follower::new(Table::new(&volume, &layout), heap);
+    let record = super::record::record(&volume, &mut follower, &Set::default(), &stream, false);
+    let run = |file, len, volume, unwritten| Run { file, len, volume: Some(volume), unwritten };
+    let runs = vec![run(0, 700, 2560, false), run(700, 836, 3260, true)];
+    assert_eq!(record.data, Data { size: 1500, place: Place::Runs(runs), packed: None });
 }
 
 #[test]

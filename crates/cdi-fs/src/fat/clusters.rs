@@ -146,6 +146,15 @@ impl<'a> Follower<'a> {
         self.follow(first, limit, true, !again)
     }
 
+    /// Notes that the `count` clusters from `first` on belong to something.
+    pub(crate) fn mark(&mut self, first: u32, count: u64) {
+        let count = count.min(self.budget);
+        self.budget -= count;
+        for cluster in (first..).take(index(count)) {
+            self.seen.insert(cluster);
+        }
+    }
+
     fn follow(&mut self, first: u32, limit: u64, ends: bool, mark_seen: bool) -> Chain {
         let mut chain = Chain::default();
         let mut cluster = first;

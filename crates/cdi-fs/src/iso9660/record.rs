@@ -1,5 +1,7 @@
 //! Makes records of directory records.
 
+use std::cell::Cell;
+
 use super::descriptor::{SECTOR, Tree};
 use super::entry::{self, Entry};
 use super::rock_ridge::{self, Posix};
@@ -9,6 +11,25 @@ use crate::volume::Volume;
 
 /// The most parts that a file has: 8 TiB in parts of 4 GiB are 2,048.
 pub(super) const MAX_PARTS: usize = 8192;
+
+/// What is needed to make sense of directory records.
+pub(super) struct Context<'a> {
+    pub(super) volume: &'a Volume<'a>,
+    /// The number of bytes to skip before Rock Ridge's fields; None if it is not used.
+    pub(super) rock_ridge: Option<usize>,
+    /// The size of a block in bytes.
+    pub(super) block: u64,
+    /// The number of bytes that may still be read: no disc has structures that overlap.
+    pub(super) budget: &'a Cell<u64>,
+}
+
+impl Context<'_> {
+    /// Takes `bytes` of what may be read. None if that is more than is left.
+    pub(super) fn spend(&self, bytes: u64) -> Option<()> {
+        self.budget.set(self.budget.get().checked_sub(bytes)?);
+        Some(())
+    }
+}
 
 /// A directory record, and those that follow it with more parts of the same file.
 pub(super) struct Found {
@@ -25,15 +46,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Makes one of a record at byte `at` of the volume. `skip` is None if Rock Ridge is not used.
-    pub(super) fn new(
-        volume: &Volume<'_>,
-        at: u64,
-        len: u64,
-        entry: &Entry<'_>,
-        skip: Option<usize>,
-        block: u64,
-    ) -> Found {
+    /// Makes one of a record at byte `at` of the volume, of `len` bytes.
+    pub(super) fn new(context: &Context<'_>, at: u64, len: u64, entry: &Entry<'_>) -> Found {
+        let posix = context.rock_ridge.map(|skip| rock_ridge::parse(context, entry, skip));
         let mut found = Found {
             number: at,
             name: entry.name.to_vec(),
@@ -42,12 +57,12 @@ impl Found {
             time: entry.time,
             interleaved: false,
             parts: Vec::new(),
-            posix: skip.map(|skip| rock_ridge::parse(volume, entry, skip, block)).unwrap_or_default(),
+            posix: posix.unwrap_or_default(),
             metadata: Vec::new(),
         };
-        found.add(at, len, entry, block);
+        found.add(at, len, entry, context.block);
         if let Some(moved) = found.posix.moved_to {
-            found.moved(volume, u64::from(moved) * block);
+            found.moved(context.volume, u64::from(moved) * context.block);
         }
         found
     }
@@ -135,7 +150,14 @@ pub(super) fn root(volume: &Volume<'_>, tree: &Tree) -> Record {
 }
 
 /// Reads the record at byte `at` of the volume.
-pub(super) fn at(volume: &Volume<'_>, at: u64, skip: Option<usize>, block: u64) -> Result<Record, Damage> {
+pub(super) fn at(
+    volume: &Volume<'_>,
+    at: u64,
+    rock_ridge: Option<usize>,
+    block: u64,
+) -> Result<Record, Damage> {
+    let budget = Cell::new(u64::MAX);
+    let context = Context { volume, rock_ridge, block, budget: &budget };
     let nothing = || Damage::Invalid("there is no directory record".into());
     let mut found: Option<Found> = None;
     let mut place = at;
@@ -151,7 +173,7 @@ pub(super) fn at(volume: &Volume<'_>, at: u64, skip: Option<usize>, block: u64) 
         let Some(entry) = entry::parse(&bytes) else { break };
         match &mut found {
             Some(found) => found.add(place, len, &entry, block),
-            none => *none = Some(Found::new(volume, place, len, &entry, skip, block)),
+            none => *none = Some(Found::new(&context, place, len, &entry)),
         }
         if !entry.more {
             break;

@@ -4,12 +4,14 @@
 //! `fs/isofs/rock.c` of Linux.
 
 use super::entry::{Entry, seconds, time};
+use super::record::Context;
 use crate::bytes::le32;
 use crate::file_system::{Damage, Kind, Times};
-use crate::volume::Volume;
 
 /// The most continuation areas that a record has.
 const MAX_AREAS: usize = 64;
+/// The longest continuation area in bytes. They do not extend past the end of a block.
+const MAX_AREA: usize = 2048;
 /// The longest name or target.
 const MAX_TEXT: usize = 64 << 10;
 
@@ -38,16 +40,19 @@ pub(super) fn skip(entry: &Entry<'_>) -> Option<usize> {
     })
 }
 
-/// Parses what a record has after its name. `block` is the size of a block.
-pub(super) fn parse(volume: &Volume<'_>, entry: &Entry<'_>, skip: usize, block: u64) -> Posix {
+/// Parses what a record has after its name, from byte `skip` on.
+pub(super) fn parse(context: &Context<'_>, entry: &Entry<'_>, skip: usize) -> Posix {
     let mut posix = Posix::default();
     let mut state = State::default();
     let mut area = entry.system_use.get(skip..).unwrap_or_default().to_vec();
     for _ in 0..MAX_AREAS {
         let Some(next) = take(&mut posix, &mut state, &area) else { break };
-        // Areas of a block, as far as the specification goes; genisoimage makes no others.
-        let (at, len) = (next.block * block + next.offset, next.len.min(32 << 10));
-        match volume.read(at, len) {
+        let len = next.len.min(MAX_AREA);
+        if context.spend(len as u64).is_none() {
+            posix.damage = Some(Damage::Invalid("there are too many continuation areas".into()));
+            break;
+        }
+        match context.volume.read(next.block * context.block + next.offset, len) {
             Ok(bytes) => area = bytes,
             Err(error) => {
                 posix.damage = Some(error.into());

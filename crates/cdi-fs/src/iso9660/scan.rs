@@ -1,10 +1,11 @@
 //! Reads the directories of ISO 9660, level by level.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::{ControlFlow, Range};
 
 use super::descriptor::{SECTOR, Tree};
-use super::record::{self, Found};
+use super::record::{self, Context, Found};
 use super::{Iso, entry, path_table};
 use crate::fat::record::{empty, go_on, index_of};
 use crate::fat::scan::{MAX_WAITING, report_cut};
@@ -16,7 +17,7 @@ use crate::volume::Volume;
 /// The largest directory in bytes, some 500,000 files.
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// The number of bytes of a directory that are read at once.
-const PIECE: u64 = 128 * SECTOR;
+const PIECE: usize = 256 << 10;
 /// The length in bytes of the shortest directory record.
 const MIN_RECORD: u64 = 34;
 
@@ -39,8 +40,8 @@ struct Scan<'a> {
     names: HashMap<(u64, String), u64>,
     /// Whether something was lost.
     damaged: bool,
-    /// The number of bytes of directories that may still be read: no disc has two that overlap.
-    budget: u64,
+    /// The number of bytes that may still be read.
+    budget: Cell<u64>,
     /// Directories of the second tree, until something is found in them that the first does not have.
     unsure: HashMap<u64, Record>,
 }
@@ -68,7 +69,7 @@ pub(super) fn scan(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
         files: HashMap::new(),
         names: HashMap::new(),
         damaged: false,
-        budget: volume.size().saturating_mul(2).saturating_add(MAX_DIRECTORY),
+        budget: Cell::new(volume.size().saturating_mul(2).saturating_add(MAX_DIRECTORY)),
         unsure: HashMap::new(),
     };
     for (n, tree) in iso.trees().into_iter().enumerate() {
@@ -117,6 +118,59 @@ fn structures(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> Cont
     ControlFlow::Continue(())
 }
 
+/// A directory that is being read.
+#[derive(Default)]
+struct Reading {
+    entries: Vec<Found>,
+    /// Whether the next record has more of the last file.
+    more: bool,
+    lost: Vec<(Range<u64>, Damage)>,
+}
+
+impl Reading {
+    /// Reads a part of it, of whole sectors.
+    fn piece(&mut self, context: &Context<'_>, range: Range<u64>) {
+        let part = context.volume.read_part(range.clone());
+        let mut sector = range.start;
+        while sector < range.end {
+            let end = (sector + SECTOR).min(range.end);
+            let mut at = sector;
+            while at < end {
+                let bytes = part.get(at, 1).and_then(|len| part.get(at, usize::from(len[0]).max(1)));
+                match bytes {
+                    Ok([0, ..]) => break,
+                    Ok(bytes) if at + bytes.len() as u64 <= end && self.record(context, at, bytes) => {
+                        at += bytes.len() as u64;
+                    }
+                    // Where the next record begins is not known.
+                    Ok(_) => {
+                        self.lost.push((at..end, Damage::Invalid("there is no directory record".into())));
+                        break;
+                    }
+                    Err(error) => {
+                        self.lost.push((at..end, error.into()));
+                        break;
+                    }
+                }
+            }
+            sector = end;
+        }
+    }
+
+    /// Takes a record. Returns whether it is one.
+    fn record(&mut self, context: &Context<'_>, at: u64, bytes: &[u8]) -> bool {
+        let Some(entry) = entry::parse(bytes) else { return false };
+        let len = bytes.len() as u64;
+        match self.entries.last_mut() {
+            Some(last) if self.more && last.name == entry.name => last.add(at, len, &entry, context.block),
+            _ if entry.is_dots() => {}
+            _ => self.entries.push(Found::new(context, at, len, &entry)),
+        }
+        self.more = entry.more;
+        true
+    }
+}
+
 impl Scan<'_> {
     fn walk(&mut self, way: Way) -> ControlFlow<()> {
         while let Some(waiting) = self.waiting.pop_front() {
@@ -156,67 +210,29 @@ impl Scan<'_> {
 
     fn directory(&mut self, waiting: &Waiting, way: Way) -> ControlFlow<()> {
         let (start, number) = (waiting.start, waiting.number);
-        let len =
-            waiting.len.min(MAX_DIRECTORY).min(self.budget).min(self.volume.size().saturating_sub(start));
-        self.budget -= len;
-        let mut entries: Vec<Found> = Vec::new();
-        let mut lost: Vec<(Range<u64>, Damage)> = Vec::new();
-        let mut more = false;
-        let mut at = start;
-        while at < start + len {
-            let part = self.volume.read_part(at..(at + PIECE).min(start + len));
-            while at < part.range().end {
-                let end = (at + SECTOR).min(part.range().end);
-                let mut take = |at: u64, bytes: &[u8]| {
-                    let Some(entry) = entry::parse(bytes) else { return false };
-                    let record_len = bytes.len() as u64;
-                    match entries.last_mut() {
-                        Some(last) if more && last.name == entry.name => {
-                            last.add(at, record_len, &entry, way.block)
-                        }
-                        _ if entry.is_dots() => {}
-                        _ => entries.push(Found::new(
-                            &self.volume,
-                            at,
-                            record_len,
-                            &entry,
-                            way.rock_ridge,
-                            way.block,
-                        )),
-                    }
-                    more = entry.more;
-                    true
-                };
-                while at < end {
-                    let record = part
-                        .get(at, 1)
-                        .map(|len| usize::from(len[0]))
-                        .and_then(|len| part.get(at, len.max(1)));
-                    match record {
-                        Ok([0, ..]) => break,
-                        Ok(bytes) if at + bytes.len() as u64 <= end && take(at, bytes) => {
-                            at += bytes.len() as u64
-                        }
-                        Ok(_) => {
-                            lost.push((at..end, Damage::Invalid("there is no directory record".into())));
-                            break;
-                        }
-                        Err(error) => {
-                            lost.push((at..end, error.into()));
-                            break;
-                        }
-                    }
-                }
-                at = end;
-            }
+        let there = self.volume.size().saturating_sub(start);
+        let len = waiting.len.min(MAX_DIRECTORY).min(self.budget.get()).min(there);
+        self.budget.set(self.budget.get() - len);
+        let mut reading = Reading::default();
+        for at in (start..start + len).step_by(PIECE) {
+            let range = at..(at + PIECE as u64).min(start + len);
+            let volume = self.volume;
+            let budget = &self.budget;
+            let context = Context { volume: &volume, rock_ridge: way.rock_ridge, block: way.block, budget };
+            reading.piece(&context, range);
+            // The last may have more parts in the next piece.
+            let last = if reading.more { reading.entries.pop() } else { None };
+            let entries = std::mem::replace(&mut reading.entries, last.into_iter().collect());
+            self.entries(number, entries, way)?;
+            self.lost(number, &std::mem::take(&mut reading.lost), way)?;
         }
-        self.lost(number, &lost, way)?;
+        self.entries(number, reading.entries, way)?;
         if len < waiting.len && !way.second {
             self.damaged = true;
-            let range = start..start + len;
-            report_cut(self.visitor, number, &[range], Damage::Invalid("it is too long".into()))?;
+            let damage = Damage::Invalid("it is longer than it can be".into());
+            report_cut(self.visitor, number, &one(start..start + len), damage)?;
         }
-        self.entries(number, entries, way)
+        ControlFlow::Continue(())
     }
 
     fn lost(&mut self, number: u64, lost: &[(Range<u64>, Damage)], way: Way) -> ControlFlow<()> {

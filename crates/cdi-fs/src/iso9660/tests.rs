@@ -123,6 +123,7 @@ fn rock_ridge_and_joliet() {
         return;
     };
     assert_eq!(check_each_sector(&known, true, false), 0, "the other tree has what is lost");
+    known.check_imaging();
     check_maps(&known, 1000);
     known.check_corruptions(2000);
 }
@@ -131,6 +132,7 @@ fn rock_ridge_and_joliet() {
 fn rock_ridge() {
     let Some(known) = image("iso-r", &["xorriso", "-as", "mkisofs", "-quiet", "-R"], 240) else { return };
     println!("{} files were missing", check_each_sector(&known, false, false));
+    known.check_imaging();
     check_maps(&known, 1000);
     known.check_corruptions(2000);
 }
@@ -141,6 +143,7 @@ fn joliet() {
         return;
     };
     println!("{} files were missing", check_each_sector(&known, true, true));
+    known.check_imaging();
     check_maps(&known, 1000);
     known.check_corruptions(2000);
 }

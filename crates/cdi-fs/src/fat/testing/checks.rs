@@ -176,6 +176,49 @@ impl Known {
         (without, named)
     }
 
+    /// Reads a volume as imaging does: first nothing, then what a scan asked for, until it asks for nothing more.
+    pub(crate) fn check_imaging(&self) {
+        let mut disk = Disk::new(&self.image, (0..self.image.len() as u64 / 512).collect());
+        disk.untried = true;
+        let mut rounds = 0;
+        loop {
+            let found = scan(&disk).map(|(_, found)| found);
+            let asked: Vec<u64> =
+                disk.read.lock().unwrap().iter().copied().filter(|s| disk.bad.contains(s)).collect();
+            if asked.is_empty() {
+                let records = found.unwrap().records;
+                assert!(records.iter().all(|r| self.records.get(&r.number) == Some(r)));
+                assert_eq!(records.len(), self.records.len());
+                break;
+            }
+            disk.bad.retain(|sector| !asked.contains(sector));
+            rounds += 1;
+            assert!(rounds < 100);
+        }
+        let read: Vec<u64> = disk.read.lock().unwrap().iter().copied().collect();
+        let data = read.iter().filter(|sector| self.owners.contains_key(sector)).count();
+        println!(
+            "{rounds} rounds read {} sectors, {} once nothing is bad, {data} of files",
+            read.len(),
+            self.metadata.len()
+        );
+        // Backups of boot sectors are looked for at fixed places, before it is known what the volume is.
+        assert!(data <= 8, "{data} sectors of files were read");
+    }
+
+    /// Makes the sectors of each set bad, and returns the number of files that are damaged by it.
+    pub(crate) fn check_sets(&self, sets: impl Iterator<Item = BTreeSet<u64>>) -> usize {
+        let mut damaged = 0;
+        for bad in sets {
+            let what = bad.clone();
+            let disk = Disk::new(&self.image, bad);
+            let (_, found) = scan(&disk).unwrap();
+            self.check_nothing_is_missed(&found, &what);
+            damaged += found.records.iter().filter(|r| r.kind == Kind::File && r.damage.is_some()).count();
+        }
+        damaged
+    }
+
     /// Compares the damaged files of random maps of bad sectors with those that the image itself says.
     pub(crate) fn check_maps(&self, count: u64) {
         let mut random = Random(0xC0FF_EE00_1234_5677);

@@ -15,12 +15,14 @@ use crate::volume::Volume;
 pub(crate) struct Disk<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) bad: BTreeSet<u64>,
+    /// Whether those are bad that nobody has tried to read.
+    pub(crate) untried: bool,
     pub(crate) read: Mutex<BTreeSet<u64>>,
 }
 
 impl<'a> Disk<'a> {
     pub(crate) fn new(bytes: &'a [u8], bad: BTreeSet<u64>) -> Disk<'a> {
-        Disk { bytes, bad, read: Mutex::new(BTreeSet::new()) }
+        Disk { bytes, bad, untried: false, read: Mutex::new(BTreeSet::new()) }
     }
 
     pub(crate) fn is_bad(&self, range: &Range<u64>) -> bool {
@@ -46,7 +48,7 @@ impl Readable for Disk<'_> {
 
     fn missing(&self, range: Range<u64>) -> Vec<Missing> {
         let sectors = self.bad.range(range.start / 512..range.end.div_ceil(512));
-        sectors.map(|s| Missing { range: s * 512..s * 512 + 512, untried: false }).collect()
+        sectors.map(|s| Missing { range: s * 512..s * 512 + 512, untried: self.untried }).collect()
     }
 }
 
