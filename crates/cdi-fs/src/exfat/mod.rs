@@ -31,7 +31,7 @@ struct Exfat {
 
 /// Recognises exFAT.
 pub(crate) fn open(volume: &Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage> {
-    let Some(boot::Found { boot, damage }) = boot::find(volume) else { return Ok(None) };
+    let Some(boot::Found { boot, damage }) = boot::find(volume)? else { return Ok(None) };
     let mut exfat = Exfat { boot, boot_damage: damage, label: None };
     let mut follower = exfat.follower(volume);
     let label = root::find(&exfat, volume, &mut follower).label;

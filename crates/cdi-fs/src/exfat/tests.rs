@@ -80,7 +80,7 @@ fn check(known: &Known) {
 
 /// Without the table, contiguous files are still whole.
 fn check_without_table(known: &Known) {
-    let found = super::boot::find(&crate::volume::Volume::new(&known.image, 0..u64::MAX)).unwrap();
+    let found = super::boot::find(&crate::volume::Volume::new(&known.image, 0..u64::MAX)).unwrap().unwrap();
     let table = found.boot.copies[0].clone();
     let disk = Disk::new(&known.image, (table.start / 512..table.end / 512).collect());
     let (_, found) = scan(&disk).unwrap();

@@ -41,7 +41,7 @@ struct Fat {
 
 /// Recognises FAT.
 pub(crate) fn open(volume: &Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage> {
-    let Some(boot::Found { boot, damage }) = boot::find(volume) else { return Ok(None) };
+    let Some(boot::Found { boot, damage }) = boot::find(volume)? else { return Ok(None) };
     let mut fat = Fat { boot, boot_damage: damage, label: None };
     fat.label = fat.root_label(volume).or_else(|| fat.boot.label.take());
     Ok(Some(Box::new(fat)))

@@ -61,7 +61,7 @@ fn check(known: &Known) {
 
 /// Makes each sector of the table bad in both copies.
 fn check_tables(known: &Known) {
-    let found = super::boot::find(&crate::volume::Volume::new(&known.image, 0..u64::MAX)).unwrap();
+    let found = super::boot::find(&crate::volume::Volume::new(&known.image, 0..u64::MAX)).unwrap().unwrap();
     let (first, second) = (found.boot.copies[0].clone(), found.boot.copies[1].start / 512);
     let sectors = (first.end - first.start) / 512;
     let damaged = known.check_sets((0..sectors).map(|n| BTreeSet::from([first.start / 512 + n, second + n])));

@@ -263,12 +263,21 @@ impl Known {
         let mut image = self.image.clone();
         for _ in 0..count {
             let mut changed = Vec::new();
+            let mut put = |image: &mut [u8], at: usize, value: u8| {
+                changed.push((at, image[at]));
+                image[at] = value;
+            };
             for _ in 0..1 + random.below(12) {
                 let at = self.metadata[random.index(self.metadata.len())] * 512 + random.below(512);
                 let value = [0, 0xFF, u8::try_from(random.below(256)).unwrap(), 1, 0x80][random.index(5)];
-                let at = usize::try_from(at).unwrap();
-                changed.push((at, image[at]));
-                image[at] = value;
+                put(&mut image, usize::try_from(at).unwrap(), value);
+            }
+            // Sometimes a sector has what belongs to another one.
+            if random.below(4) == 0 {
+                let mut sector =
+                    || usize::try_from(self.metadata[random.index(self.metadata.len())] * 512).unwrap();
+                let (to, from) = (sector(), sector());
+                (0..512).for_each(|n| put(&mut image, to + n, self.image[from + n]));
             }
             let start = Instant::now();
             let disk = Disk::new(&image, BTreeSet::new());
