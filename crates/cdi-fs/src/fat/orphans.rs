@@ -3,7 +3,6 @@
 //! A directory begins with an entry of itself and one of the directory above, so the first bytes of such a chain say whether it
 //! is one. What is not a directory is counted.
 
-use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::Fat;
@@ -16,45 +15,54 @@ use crate::bytes::{le16, le32};
 use crate::file_system::{Damage, Kind, Record, Structure};
 use crate::volume::Volume;
 
-/// The most directories that are looked for: more are damage of another kind.
-const MAX_FOUND: usize = 1 << 20;
+/// The most directories in each other that are looked for: more are damage of another kind.
+const MAX_DEPTH: usize = 256;
 /// The most places of chains that are reported.
 const MAX_PLACES: usize = 1 << 16;
 
 /// Reports the directories that can be found, and what is in them; then how much is left.
 pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
-    let found = directories(scan);
-    let firsts: HashSet<u32> = found.keys().copied().collect();
-    // Those first that are in none of the others: from these, the others are found with their names.
-    for lower in [false, true] {
-        for (cluster, above) in &found {
-            if firsts.contains(above) != lower || !scan.known.insert(*cluster) {
-                continue;
-            }
-            let at = scan.fat.boot.heap.at(*cluster);
-            let record = directory(&scan.volume, &mut scan.follower, at, *cluster);
-            go_on(scan.visitor.record(record))?;
-            scan.wait(at, *cluster);
-            scan.walk()?;
+    // What is in a directory that was found is not looked at: its first clusters are mostly before those of its files.
+    each(scan, &mut |scan, first| {
+        if begins(scan, first).is_none() {
+            return ControlFlow::Continue(());
         }
-    }
+        for _ in 0..MAX_DEPTH {
+            // From the highest one that is lost, the others are found with their names.
+            let top = top(scan, first);
+            if scan.known.insert(top) {
+                let at = scan.fat.boot.heap.at(top);
+                let record = directory(&scan.volume, &mut scan.follower, at, top);
+                go_on(scan.visitor.record(record))?;
+                scan.wait(at, top);
+                scan.walk()?;
+            }
+            if top == first || scan.known.has(first) {
+                break;
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
     count(scan)
 }
 
-/// Returns the first clusters of directories, and those of the directories above them.
-fn directories(scan: &mut Scan<'_>) -> BTreeMap<u32, u32> {
-    let (volume, fat32, heap) = (scan.volume, scan.fat.is_32(), scan.fat.boot.heap);
-    let mut found = BTreeMap::new();
-    each(scan, &mut |scan, first| {
-        if found.len() < MAX_FOUND
-            && !scan.follower.seen.has(first)
-            && let Ok(bytes) = volume.read(heap.at(first), 64)
-            && let Some(above) = above(&bytes, first, fat32)
-        {
-            found.insert(first, above);
+/// Returns the highest directory above `first` that was not found.
+fn top(scan: &Scan<'_>, first: u32) -> u32 {
+    let mut top = first;
+    for _ in 0..MAX_DEPTH {
+        match begins(scan, top) {
+            Some(above) if !scan.known.has(above) && begins(scan, above).is_some() => top = above,
+            _ => break,
         }
-    });
-    found
+    }
+    top
+}
+
+/// Returns the first cluster of the directory above, if one begins with cluster `first`.
+fn begins(scan: &Scan<'_>, first: u32) -> Option<u32> {
+    let heap = scan.fat.boot.heap;
+    let bytes = heap.has(first).then(|| scan.volume.read(heap.at(first), 64))?.ok()?;
+    above(&bytes, first, scan.fat.is_32())
 }
 
 /// Returns the first cluster of the directory above, if this is the beginning of a directory. The root is 0.
@@ -72,8 +80,8 @@ fn above(bytes: &[u8], own: u32, fat32: bool) -> Option<u32> {
     if is_directory { cluster(32) } else { None }
 }
 
-/// Calls `take` with each cluster that is in use, and follows no other.
-fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32)) {
+/// Calls `take` with each cluster that is in use, follows no other and belongs to nothing that was found.
+fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32) -> ControlFlow<()>) -> ControlFlow<()> {
     let mut follows = Bits::new(&scan.fat.boot.heap);
     let clusters = 2..=scan.fat.boot.table.last();
     for cluster in clusters.clone() {
@@ -87,9 +95,10 @@ fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32)) {
             && !follows.has(cluster)
             && !scan.follower.seen.has(cluster)
         {
-            take(scan, cluster);
+            take(scan, cluster)?;
         }
     }
+    ControlFlow::Continue(())
 }
 
 /// Counts what belongs to nothing.
@@ -104,7 +113,8 @@ fn count(scan: &mut Scan<'_>) -> ControlFlow<()> {
         if at.len() + chain.runs.len() < MAX_PLACES {
             at.extend(chain.ranges(&heap, size));
         }
-    });
+        ControlFlow::Continue(())
+    })?;
     if chains == 0 {
         return ControlFlow::Continue(());
     }
