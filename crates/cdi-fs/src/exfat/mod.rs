@@ -5,6 +5,7 @@
 
 mod boot;
 mod entry;
+mod orphans;
 mod record;
 mod root;
 mod scan;
@@ -74,6 +75,9 @@ impl FileSystem for Exfat {
         let mut follower = self.follower(volume);
         if handle == 0 {
             return Ok(root::record(self, volume, &mut follower));
+        }
+        if let Some(record) = orphans::record(self, volume, &mut follower, handle) {
+            return record;
         }
         set::record(self, volume, &mut follower, handle)
     }

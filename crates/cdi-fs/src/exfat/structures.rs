@@ -208,13 +208,11 @@ fn each(
     }
 }
 
-/// Reports how much is in use and belongs to nothing that was found: files of directories that are lost.
-pub(super) fn without_file(
-    exfat: &Exfat,
-    volume: &Volume<'_>,
-    follower: &mut Follower<'_>,
-    visitor: &mut dyn Visitor,
-) -> ControlFlow<()> {
+/// The most clusters without a file that are looked at: 16 MiB of numbers.
+const MAX_UNSEEN: usize = 4 << 20;
+
+/// Returns clusters that are in use and belong to nothing that was found.
+pub(super) fn unseen(exfat: &Exfat, volume: &Volume<'_>, follower: &mut Follower<'_>) -> Vec<u32> {
     let found = root::find(exfat, volume, follower);
     for (pointer, most) in [(&found.bitmap, bitmap_len(exfat)), (&found.up_case, MAX_UP_CASE)] {
         if let Some(pointer) = pointer {
@@ -222,23 +220,38 @@ pub(super) fn without_file(
             follower.whole(pointer.cluster, clusters, false);
         }
     }
-    // The bits are taken out of the way: reading the bitmap may follow chains.
-    let seen = std::mem::replace(&mut follower.seen, Bits::new(&exfat.boot.heap));
-    let heap = exfat.boot.heap;
-    let (mut count, mut at) = (0u64, Vec::new());
+    let seen = std::mem::replace(&mut follower.seen, Bits::none());
+    let mut clusters = Vec::new();
     each(exfat, volume, follower, &mut |cluster, used| {
-        if used == Some(true) && !seen.has(cluster) {
-            count += 1;
-            if at.len() < MAX_PLACES {
-                slots::add(&mut at, heap.at(cluster)..heap.at(cluster) + heap.cluster);
-            }
+        if used == Some(true) && !seen.has(cluster) && clusters.len() < MAX_UNSEEN {
+            clusters.push(cluster);
         }
     });
-    if count == 0 {
+    follower.seen = seen;
+    clusters
+}
+
+/// Reports how much is in use and belongs to nothing that was found: files of directories that are lost.
+pub(super) fn without_file(
+    exfat: &Exfat,
+    volume: &Volume<'_>,
+    follower: &mut Follower<'_>,
+    visitor: &mut dyn Visitor,
+) -> ControlFlow<()> {
+    let clusters = unseen(exfat, volume, follower);
+    if clusters.is_empty() {
         return ControlFlow::Continue(());
     }
+    let heap = exfat.boot.heap;
+    let mut at = Vec::new();
+    for cluster in &clusters {
+        if at.len() < MAX_PLACES {
+            slots::add(&mut at, heap.at(*cluster)..heap.at(*cluster) + heap.cluster);
+        }
+    }
     let damage = Damage::Invalid("clusters are in use and belong to no file that was found".into());
-    let bytes = human(count.saturating_mul(heap.cluster));
-    let cost = format!("{bytes} of files whose entries are lost, or were never removed");
+    let bytes = human((clusters.len() as u64).saturating_mul(heap.cluster));
+    let more = if clusters.len() < MAX_UNSEEN { "" } else { "at least " };
+    let cost = format!("{more}{bytes} of files whose entries are lost, or were never removed");
     tell(visitor, "clusters without a file", at, Some((damage, &cost)))
 }

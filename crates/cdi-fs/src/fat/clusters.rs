@@ -47,6 +47,11 @@ impl Bits {
         Bits { parts: std::iter::repeat_with(|| None).take(index(parts)).collect(), taken: 0 }
     }
 
+    /// Returns a set that takes nothing.
+    pub(crate) fn none() -> Bits {
+        Bits { parts: Vec::new(), taken: 0 }
+    }
+
     /// Adds `cluster`. Returns whether it is new; always, once the set has no more room.
     pub(crate) fn insert(&mut self, cluster: u32) -> bool {
         let Some(part) = self.parts.get_mut((cluster / BITS) as usize) else { return true };
