@@ -14,8 +14,21 @@ mod exfat;
 mod ext;
 mod fat;
 pub mod file_system;
+
+#![allow(clippy::single_range_in_vec_init)] // lists of ranges, of which there is often one
+
+mod apfs;
+#[allow(dead_code)] // each file system uses some
+mod bytes;
+pub mod catalogue;
+pub mod contents;
+mod exfat;
+mod ext;
+mod fat;
+pub mod file_system;
 mod hfsplus;
 mod idset;
+mod iso9660;
 pub mod loss;
 pub mod lznt1;
 pub mod names;

@@ -5,7 +5,7 @@ use cdi_base::units::SECTOR;
 
 use crate::file_system::{Damage, FileSystem};
 use crate::volume::Volume;
-use crate::{apfs, exfat, ext, fat, hfsplus, ntfs, signatures};
+use crate::{apfs, exfat, ext, fat, hfsplus, iso9660, ntfs, signatures};
 
 /// A file system: its name, and what recognises it.
 struct Known {
@@ -17,6 +17,7 @@ struct Known {
 /// its first structure nor a copy of it.
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
+<<<<<<< HEAD
 /// All file systems whose files can be listed. The first that recognises a volume has it: those first whose copies of lost
 /// structures are compared most carefully, because a copy may be left of a former use.
 const FILE_SYSTEMS: &[Known] = &[
@@ -26,6 +27,7 @@ const FILE_SYSTEMS: &[Known] = &[
     Known { name: "fat", open: fat::open },
     Known { name: "hfs+", open: hfsplus::open },
     Known { name: "apfs", open: apfs::open },
+    Known { name: "iso9660", open: iso9660::open },
 ];
 
 /// What is on a volume.

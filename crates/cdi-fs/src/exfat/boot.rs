@@ -12,6 +12,7 @@ use crate::volume::Volume;
 
 /// The number of sectors of a boot region. The backup follows the first.
 const SECTORS: u64 = 12;
+const NAME: &[u8] = b"EXFAT   ";
 /// The largest number of clusters.
 const MAX_CLUSTERS: u32 = u32::MAX - 10;
 
@@ -36,8 +37,9 @@ pub(super) struct Found {
     pub(super) damage: Option<Damage>,
 }
 
-/// Finds the boot sector or its backup. None if there is no sign of exFAT.
-pub(super) fn find(volume: &Volume<'_>) -> Option<Found> {
+/// Finds the boot sector or its backup. None if there is no sign of exFAT; an error if there is, but both cannot be used.
+pub(super) fn find(volume: &Volume<'_>) -> Result<Option<Found>, Damage> {
+    let mut named = false;
     let damage = match volume.read(0, 512) {
         Ok(bytes) => match parse(&bytes) {
             Some(boot) => match region(volume, 0, boot.sector) {
@@ -46,16 +48,23 @@ pub(super) fn find(volume: &Volume<'_>) -> Option<Found> {
                     let sound =
                         backup.filter(|_| region(volume, SECTORS * boot.sector, boot.sector).is_none());
                     let damage = sound.is_some().then_some(Damage::Invalid(text));
-                    return Some(Found { boot: sound.unwrap_or(boot), damage });
+                    return Ok(Some(Found { boot: sound.unwrap_or(boot), damage }));
                 }
-                _ => return Some(Found { boot, damage: None }),
+                _ => return Ok(Some(Found { boot, damage: None })),
             },
-            None => Damage::Invalid("it makes no sense".into()),
+            None if crate::fat::is_boot_sector(&bytes) => return Ok(None),
+            None => {
+                named = bytes.get(3..11) == Some(NAME);
+                Damage::Invalid("it makes no sense".into())
+            }
         },
         Err(error) => Damage::Unreadable(error),
     };
-    let boot = [512, 1024, 2048, 4096].into_iter().find_map(|sector| backup(volume, sector))?;
-    Some(Found { boot, damage: Some(damage) })
+    match [512, 1024, 2048, 4096].into_iter().find_map(|sector| backup(volume, sector)) {
+        Some(boot) => Ok(Some(Found { boot, damage: Some(damage) })),
+        None if named => Err(damage),
+        None => Ok(None),
+    }
 }
 
 fn backup(volume: &Volume<'_>, sector: u64) -> Option<Boot> {
@@ -92,7 +101,7 @@ pub(super) fn add(sum: u32, byte: u8) -> u32 {
 }
 
 fn parse(bytes: &[u8]) -> Option<Boot> {
-    if bytes.get(3..11)? != b"EXFAT   " || array(bytes, 510)? != [0x55, 0xAA] {
+    if bytes.get(3..11)? != NAME || array(bytes, 510)? != [0x55, 0xAA] {
         return None;
     }
     let (sector_shift, cluster_shift, tables) = (*bytes.get(108)?, *bytes.get(109)?, *bytes.get(110)?);

@@ -5,6 +5,7 @@
 
 mod boot;
 mod entry;
+mod orphans;
 mod record;
 mod root;
 mod scan;
@@ -31,7 +32,7 @@ struct Exfat {
 
 /// Recognises exFAT.
 pub(crate) fn open(volume: &Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage> {
-    let Some(boot::Found { boot, damage }) = boot::find(volume) else { return Ok(None) };
+    let Some(boot::Found { boot, damage }) = boot::find(volume)? else { return Ok(None) };
     let mut exfat = Exfat { boot, boot_damage: damage, label: None };
     let mut follower = exfat.follower(volume);
     let label = root::find(&exfat, volume, &mut follower).label;
@@ -74,6 +75,9 @@ impl FileSystem for Exfat {
         let mut follower = self.follower(volume);
         if handle == 0 {
             return Ok(root::record(self, volume, &mut follower));
+        }
+        if let Some(record) = orphans::record(self, volume, &mut follower, handle) {
+            return record;
         }
         set::record(self, volume, &mut follower, handle)
     }

@@ -53,7 +53,7 @@ pub(super) fn chain(
     let chain = if clusters == 0 {
         Chain::default()
     } else if stream.contiguous {
-        contiguous(follower, stream.cluster, clusters)
+        contiguous(follower, stream.cluster, clusters, again)
     } else if directory {
         follower.whole(stream.cluster, clusters, again)
     } else {
@@ -63,7 +63,7 @@ pub(super) fn chain(
     (chain, ranges)
 }
 
-fn contiguous(follower: &Follower<'_>, first: u32, clusters: u64) -> Chain {
+fn contiguous(follower: &mut Follower<'_>, first: u32, clusters: u64, again: bool) -> Chain {
     let mut chain = Chain::default();
     let there = u64::from(follower.heap.count).saturating_sub(u64::from(first.saturating_sub(2)));
     if !follower.heap.has(first) {
@@ -75,6 +75,9 @@ fn contiguous(follower: &Follower<'_>, first: u32, clusters: u64) -> Chain {
         chain.damage = Some(past_end());
     }
     chain.clusters = clusters.min(there);
+    if !again {
+        follower.mark(first, chain.clusters);
+    }
     chain.runs.push((first, u32::try_from(chain.clusters).unwrap_or(u32::MAX)));
     chain
 }

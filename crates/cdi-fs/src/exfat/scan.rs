@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 use cdi_base::error::ReadError;
 
 use super::entry::{END, FILE, MAX_SECONDARY, NAME, SECONDARY, STREAM, Set, Stream, is_sound};
-use super::{Exfat, record, root, structures};
+use super::{Exfat, orphans, record, root, structures};
 use crate::fat::clusters::{Bits, Chain, Follower, Heap};
 use crate::fat::record::go_on;
 use crate::fat::scan::{MAX_WAITING, report_cut, report_lost};
@@ -22,14 +22,18 @@ struct Waiting {
     contiguous: bool,
 }
 
-struct Scan<'a> {
-    exfat: &'a Exfat,
-    volume: Volume<'a>,
-    follower: Follower<'a>,
-    visitor: &'a mut dyn Visitor,
+/// A scan.
+pub(super) struct Scan<'a> {
+    pub(super) exfat: &'a Exfat,
+    pub(super) volume: Volume<'a>,
+    pub(super) follower: Follower<'a>,
+    pub(super) visitor: &'a mut dyn Visitor,
     waiting: VecDeque<Waiting>,
     /// The clusters of directories that were read, and the first ones of those that wait.
-    known: Bits,
+    pub(super) known: Bits,
+    /// Whether entries of directories are lost, and whether that may be because they have not been read yet.
+    damaged: bool,
+    untried: bool,
 }
 
 /// A directory that is being read.
@@ -49,21 +53,40 @@ pub(super) fn scan(exfat: &Exfat, volume: &Volume<'_>, visitor: &mut dyn Visitor
     structures::report(exfat, volume, &mut follower, visitor)?;
     go_on(visitor.record(root::record(exfat, volume, &mut follower)))?;
     let known = Bits::new(&exfat.boot.heap);
-    let mut scan = Scan { exfat, volume: *volume, follower, visitor, waiting: VecDeque::new(), known };
+    let mut scan = Scan {
+        exfat,
+        volume: *volume,
+        follower,
+        visitor,
+        waiting: VecDeque::new(),
+        known,
+        damaged: false,
+        untried: false,
+    };
     scan.known.insert(exfat.boot.root);
     let (chain, _) = root::chain(exfat, volume, &mut scan.follower, true);
     scan.directory(0, chain)?;
-    while let Some(next) = scan.waiting.pop_front() {
-        let Waiting { number, cluster, size, contiguous } = next;
-        let stream = Stream { contiguous, name_len: 0, valid: size, cluster, size };
-        let (chain, _) = record::chain(volume, &mut scan.follower, &stream, true, true);
-        scan.directory(number, chain)?;
+    scan.walk()?;
+    // Not while imaging has not read them: everything would seem to belong to nothing, and be looked at.
+    if scan.damaged && !scan.untried {
+        orphans::find(&mut scan)?;
     }
     ControlFlow::Continue(())
 }
 
 impl Scan<'_> {
-    fn directory(&mut self, number: u64, mut chain: Chain) -> ControlFlow<()> {
+    /// Reads the directories that wait.
+    pub(super) fn walk(&mut self) -> ControlFlow<()> {
+        while let Some(Waiting { number, cluster, size, contiguous }) = self.waiting.pop_front() {
+            let stream = Stream { contiguous, name_len: 0, valid: size, cluster, size };
+            let (chain, _) = record::chain(&self.volume, &mut self.follower, &stream, true, true);
+            self.directory(number, chain)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Reads a directory.
+    pub(super) fn directory(&mut self, number: u64, mut chain: Chain) -> ControlFlow<()> {
         let runs = std::mem::take(&mut chain.runs);
         let first = runs.first().map(|(first, _)| *first);
         for cluster in runs.iter().flat_map(|(first, count)| *first..first + count) {
@@ -91,6 +114,9 @@ impl Scan<'_> {
         }
         self.finish(&mut directory)?;
         self.nothing_follows(&mut directory)?;
+        self.damaged |= directory.lost.damage.is_some() || (chain.damage.is_some() && !ended);
+        let mut missing = directory.lost.ranges.iter().flat_map(|range| volume.missing(range.clone()));
+        self.untried |= missing.any(|m| m.untried);
         report_lost(self.visitor, number, std::mem::take(&mut directory.lost))?;
         match chain.damage {
             // What follows the end of a directory has no entries.
@@ -107,7 +133,7 @@ impl Scan<'_> {
             match slot {
                 Ok(slot) if slot[0] < SECONDARY => self.finish(directory)?,
                 // The number of its entries is not known.
-                Err(_) if set.slots[..2].iter().all(Option::is_none) && set.slots.len() > 2 => {
+                Err(_) if set.slots.len() > 2 && set.slots.iter().take(2).all(Option::is_none) => {
                     self.finish(directory)?
                 }
                 _ => {

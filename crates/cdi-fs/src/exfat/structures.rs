@@ -2,16 +2,21 @@
 
 use std::ops::{ControlFlow, Range};
 
+use cdi_base::units::human;
+
 use super::root::{self, Found, Pointer};
 use super::{Exfat, boot};
-use crate::fat::clusters::Follower;
+use crate::fat::clusters::{Bits, Follower};
 use crate::fat::record::go_on;
+use crate::fat::slots;
 use crate::fat::structures::known_bad;
 use crate::file_system::{Damage, Structure, Visitor};
 use crate::volume::Volume;
 
 /// The number of bytes of the bitmap that are read at once.
 const PIECE: u64 = 256 << 10;
+/// The most places of clusters without a file that are reported.
+const MAX_PLACES: usize = 1 << 16;
 /// The largest up-case table: one character for each of UTF-16.
 const MAX_UP_CASE: u64 = 128 << 10;
 
@@ -164,27 +169,89 @@ impl Free<'_> {
 /// Reports the clusters that are free in the bitmap.
 pub(super) fn free(exfat: &Exfat, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {
     let mut follower = exfat.follower(volume);
-    let Some(pointer) = root::find(exfat, volume, &mut follower).bitmap else { return };
-    let (at, _) = place(volume, &mut follower, &pointer, bitmap_len(exfat));
     let heap = exfat.boot.heap;
     let mut free = Free { last: None, found };
+    each(exfat, volume, &mut follower, &mut |cluster, used| {
+        if used == Some(false) {
+            let start = heap.at(cluster).min(volume.size());
+            free.add(start..(start + heap.cluster).min(volume.size()));
+        }
+    });
+    if let Some(last) = free.last {
+        (free.found)(last);
+    }
+}
+
+/// Calls `take` with each cluster that the bitmap has, and whether it is used; None if that cannot be read.
+fn each(
+    exfat: &Exfat,
+    volume: &Volume<'_>,
+    follower: &mut Follower<'_>,
+    take: &mut dyn FnMut(u32, Option<bool>),
+) {
+    let Some(pointer) = root::find(exfat, volume, follower).bitmap else { return };
+    let (at, _) = place(volume, follower, &pointer, bitmap_len(exfat));
+    let heap = exfat.boot.heap;
     let mut cluster = 2u32;
     for piece in at.iter().flat_map(pieces) {
         let part = volume.read_part(piece.clone());
         for byte in piece {
-            // A byte that cannot be read has no free clusters.
-            let bits = part.get(byte, 1).ok().and_then(|bytes| bytes.first().copied()).unwrap_or(0xFF);
+            let bits = part.get(byte, 1).ok().and_then(|bytes| bytes.first().copied());
             for bit in 0..8 {
                 let at = cluster.saturating_add(bit);
-                if bits & (1 << bit) == 0 && heap.has(at) {
-                    let start = heap.at(at).min(volume.size());
-                    free.add(start..(start + heap.cluster).min(volume.size()));
+                if heap.has(at) {
+                    take(at, bits.map(|bits| bits & (1 << bit) != 0));
                 }
             }
             cluster = cluster.saturating_add(8);
         }
     }
-    if let Some(last) = free.last {
-        (free.found)(last);
+}
+
+/// The most clusters without a file that are looked at: 16 MiB of numbers.
+const MAX_UNSEEN: usize = 4 << 20;
+
+/// Returns clusters that are in use and belong to nothing that was found.
+pub(super) fn unseen(exfat: &Exfat, volume: &Volume<'_>, follower: &mut Follower<'_>) -> Vec<u32> {
+    let found = root::find(exfat, volume, follower);
+    for (pointer, most) in [(&found.bitmap, bitmap_len(exfat)), (&found.up_case, MAX_UP_CASE)] {
+        if let Some(pointer) = pointer {
+            let clusters = pointer.len.min(most).div_ceil(follower.heap.cluster);
+            follower.whole(pointer.cluster, clusters, false);
+        }
     }
+    let seen = std::mem::replace(&mut follower.seen, Bits::none());
+    let mut clusters = Vec::new();
+    each(exfat, volume, follower, &mut |cluster, used| {
+        if used == Some(true) && !seen.has(cluster) && clusters.len() < MAX_UNSEEN {
+            clusters.push(cluster);
+        }
+    });
+    follower.seen = seen;
+    clusters
+}
+
+/// Reports how much is in use and belongs to nothing that was found: files of directories that are lost.
+pub(super) fn without_file(
+    exfat: &Exfat,
+    volume: &Volume<'_>,
+    follower: &mut Follower<'_>,
+    visitor: &mut dyn Visitor,
+) -> ControlFlow<()> {
+    let clusters = unseen(exfat, volume, follower);
+    if clusters.is_empty() {
+        return ControlFlow::Continue(());
+    }
+    let heap = exfat.boot.heap;
+    let mut at = Vec::new();
+    for cluster in &clusters {
+        if at.len() < MAX_PLACES {
+            slots::add(&mut at, heap.at(*cluster)..heap.at(*cluster) + heap.cluster);
+        }
+    }
+    let damage = Damage::Invalid("clusters are in use and belong to no file that was found".into());
+    let bytes = human((clusters.len() as u64).saturating_mul(heap.cluster));
+    let more = if clusters.len() < MAX_UNSEEN { "" } else { "at least " };
+    let cost = format!("{more}{bytes} of files whose entries are lost, or were never removed");
+    tell(visitor, "clusters without a file", at, Some((damage, &cost)))
 }

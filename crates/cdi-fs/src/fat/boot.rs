@@ -42,26 +42,39 @@ pub(super) struct Found {
     pub(super) damage: Option<Damage>,
 }
 
-/// Finds the boot sector or FAT32's copy of it. None if there is no sign of FAT.
-pub(super) fn find(volume: &Volume<'_>) -> Option<Found> {
+/// Finds the boot sector or FAT32's copy of it. None if there is no sign of FAT; an error if there is, but they cannot be used.
+pub(super) fn find(volume: &Volume<'_>) -> Result<Option<Found>, Damage> {
+    let mut named = false;
     let damage = match volume.read(0, 512) {
         Ok(bytes) => match parse(&bytes) {
-            Some(boot) => return Some(Found { boot, damage: None }),
-            None => Damage::Invalid("it makes no sense".into()),
+            Some(boot) => return Ok(Some(Found { boot, damage: None })),
+            None => {
+                named = is_named(&bytes);
+                Damage::Invalid("it makes no sense".into())
+            }
         },
         Err(error) => Damage::Unreadable(error),
     };
-    [512, 1024, 2048, 4096].into_iter().find_map(|sector| {
+    let copy = [512, 1024, 2048, 4096].into_iter().find_map(|sector| {
         // Sector 6 is where every known program has put it, and where Windows looks for it.
-        let bytes = volume.read(6 * sector, 512).ok()?;
-        let boot = parse(&bytes)?;
-        let own = boot.sector == sector && boot.backup == Some(6 * sector);
-        own.then(|| Found { boot, damage: Some(damage.clone()) })
-    })
+        let boot = parse(&volume.read(6 * sector, 512).ok()?)?;
+        (boot.sector == sector && boot.backup == Some(6 * sector)).then_some(boot)
+    });
+    match copy {
+        Some(boot) => Ok(Some(Found { boot, damage: Some(damage) })),
+        None if named => Err(damage),
+        None => Ok(None),
+    }
+}
+
+/// Returns whether a boot sector that cannot be used has the name of FAT.
+fn is_named(bytes: &[u8]) -> bool {
+    let name = |at: usize| bytes.get(at..at + 8);
+    name(82) == Some(b"FAT32   ") || name(54).is_some_and(|name| name == b"FAT12   " || name == b"FAT16   ")
 }
 
 /// Returns whether this can be a boot sector of FAT.
-pub(super) fn is_valid(bytes: &[u8]) -> bool {
+pub(crate) fn is_valid(bytes: &[u8]) -> bool {
     parse(bytes).is_some()
 }
 
@@ -194,10 +207,12 @@ pub(super) mod tests {
         let mut volume = vec![0; 8 * 512];
         volume[6 * 512..7 * 512].copy_from_slice(&sector(true, 600, 70000));
         volume[6 * 512 + 40] = 0x81;
-        let found = find(&Volume::new(&volume, 0..8 * 512)).unwrap();
+        let found = find(&Volume::new(&volume, 0..8 * 512)).unwrap().unwrap();
         assert!(found.damage.is_some());
         assert_eq!(found.boot.table.copies, [(32 + 600) * 512]);
         volume[6 * 512 + 50] = 7;
-        assert!(find(&Volume::new(&volume, 0..8 * 512)).is_none());
+        assert!(find(&Volume::new(&volume, 0..8 * 512)).unwrap().is_none());
+        volume[82..90].copy_from_slice(b"FAT32   ");
+        assert!(find(&Volume::new(&volume, 0..8 * 512)).is_err());
     }
 }

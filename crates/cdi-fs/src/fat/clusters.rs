@@ -47,6 +47,11 @@ impl Bits {
         Bits { parts: std::iter::repeat_with(|| None).take(index(parts)).collect(), taken: 0 }
     }
 
+    /// Returns a set that takes nothing.
+    pub(crate) fn none() -> Bits {
+        Bits { parts: Vec::new(), taken: 0 }
+    }
+
     /// Adds `cluster`. Returns whether it is new; always, once the set has no more room.
     pub(crate) fn insert(&mut self, cluster: u32) -> bool {
         let Some(part) = self.parts.get_mut((cluster / BITS) as usize) else { return true };
@@ -144,6 +149,15 @@ impl<'a> Follower<'a> {
     /// clusters are not taken for another's.
     pub(crate) fn whole(&mut self, first: u32, limit: u64, again: bool) -> Chain {
         self.follow(first, limit, true, !again)
+    }
+
+    /// Notes that the `count` clusters from `first` on belong to something.
+    pub(crate) fn mark(&mut self, first: u32, count: u64) {
+        let count = count.min(self.budget);
+        self.budget -= count;
+        for cluster in (first..).take(index(count)) {
+            self.seen.insert(cluster);
+        }
     }
 
     fn follow(&mut self, first: u32, limit: u64, ends: bool, mark_seen: bool) -> Chain {

@@ -8,6 +8,7 @@ mod boot;
 pub(crate) mod clusters;
 mod entry;
 mod names;
+mod orphans;
 pub(crate) mod record;
 pub(crate) mod scan;
 pub(crate) mod slots;
@@ -18,6 +19,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
+
+pub(crate) use boot::is_valid as is_boot_sector;
 
 use std::ops::{ControlFlow, Range};
 
@@ -38,7 +41,7 @@ struct Fat {
 
 /// Recognises FAT.
 pub(crate) fn open(volume: &Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage> {
-    let Some(boot::Found { boot, damage }) = boot::find(volume) else { return Ok(None) };
+    let Some(boot::Found { boot, damage }) = boot::find(volume)? else { return Ok(None) };
     let mut fat = Fat { boot, boot_damage: damage, label: None };
     fat.label = fat.root_label(volume).or_else(|| fat.boot.label.take());
     Ok(Some(Box::new(fat)))
@@ -109,6 +112,8 @@ impl FileSystem for Fat {
         let bytes = volume.read(handle, 32)?;
         match bytes.first_chunk().map(|slot| entry::parse(slot, self.is_32())) {
             Some(Entry::Short(short)) => Ok(record::record(volume, &mut follower, handle, &short)),
+            // A directory whose entry in the one above is lost.
+            Some(Entry::Dots) => orphans::record(self, volume, &mut follower, handle),
             _ => Err(Damage::Invalid("this is no directory entry of a file".into())),
         }
     }

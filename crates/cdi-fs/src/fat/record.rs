@@ -6,7 +6,7 @@ use super::Fat;
 use super::boot::Root;
 use super::clusters::{Chain, Follower};
 use super::entry::Short;
-use super::slots::SLOT;
+use super::slots::{SLOT, one};
 use crate::file_system::{Damage, Data, Kind, Place, Record, Run, Times};
 use crate::volume::Volume;
 
@@ -16,7 +16,7 @@ const MAX_DIRECTORY: u64 = 2 << 20;
 pub(super) fn root(fat: &Fat, volume: &Volume<'_>, follower: &mut Follower<'_>) -> (Record, Vec<Range<u64>>) {
     let (chain, ranges) = match &fat.boot.root {
         Root::At(range) => {
-            (Chain::default(), vec![range.start..range.end.min(volume.size()).max(range.start)])
+            (Chain::default(), one(range.start..range.end.min(volume.size()).max(range.start)))
         }
         Root::Chain(cluster) => directory_chain(volume, follower, *cluster, false),
     };
@@ -30,7 +30,7 @@ pub(super) fn root(fat: &Fat, volume: &Volume<'_>, follower: &mut Follower<'_>) 
 pub(super) fn record(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, short: &Short) -> Record {
     let mut record = empty(at, if short.directory { Kind::Directory } else { Kind::File });
     record.times = short.times;
-    record.metadata = vec![at..at + SLOT];
+    record.metadata = one(at..at + SLOT);
     if short.directory {
         let (chain, ranges) = directory_chain(volume, follower, short.cluster, false);
         record.data = index_of(&ranges);

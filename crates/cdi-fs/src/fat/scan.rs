@@ -13,7 +13,7 @@ use super::names::LongName;
 use super::record::{self, go_on};
 use super::slots::{self, LostParts, SLOT, Slot};
 use super::table::Table;
-use super::{Fat, structures};
+use super::{Fat, orphans, structures};
 use crate::file_system::{Child, Damage, Kind, Name, Structure, Visitor};
 use crate::volume::Volume;
 
@@ -26,14 +26,19 @@ struct Waiting {
     cluster: u32,
 }
 
-struct Scan<'a> {
-    fat: &'a Fat,
-    volume: Volume<'a>,
-    follower: Follower<'a>,
-    visitor: &'a mut dyn Visitor,
+/// A scan.
+pub(super) struct Scan<'a> {
+    pub(super) fat: &'a Fat,
+    pub(super) volume: Volume<'a>,
+    pub(super) follower: Follower<'a>,
+    pub(super) visitor: &'a mut dyn Visitor,
     waiting: VecDeque<Waiting>,
     /// The clusters of directories that were read, and the first ones of those that wait.
-    known: Bits,
+    pub(super) known: Bits,
+    /// Whether entries of directories are lost.
+    damaged: bool,
+    /// Whether something that is lost may only have not been read yet.
+    untried: bool,
 }
 
 /// A directory that is being read.
@@ -55,7 +60,9 @@ pub(super) fn scan(fat: &Fat, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
     let damage = root.damage.clone();
     go_on(visitor.record(root))?;
     let known = Bits::new(&fat.boot.heap);
-    let mut scan = Scan { fat, volume: *volume, follower, visitor, waiting: VecDeque::new(), known };
+    let waiting = VecDeque::new();
+    let mut scan =
+        Scan { fat, volume: *volume, follower, visitor, waiting, known, damaged: false, untried: false };
     match fat.boot.root {
         Root::At(_) => scan.directory(0, &ranges, damage)?,
         Root::Chain(cluster) => {
@@ -63,14 +70,42 @@ pub(super) fn scan(fat: &Fat, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
             scan.waiting.push_back(Waiting { number: 0, cluster });
         }
     }
-    while let Some(Waiting { number, cluster }) = scan.waiting.pop_front() {
-        let (ranges, damage) = scan.clusters(cluster);
-        scan.directory(number, &ranges, damage)?;
+    scan.walk()?;
+    // Not while imaging has not read them: everything would seem to belong to nothing, and be looked at.
+    if scan.damaged && !scan.untried && !scan.is_table_untried() {
+        orphans::find(&mut scan)?;
     }
     ControlFlow::Continue(())
 }
 
 impl Scan<'_> {
+    /// Reads the directories that wait.
+    pub(super) fn walk(&mut self) -> ControlFlow<()> {
+        while let Some(Waiting { number, cluster }) = self.waiting.pop_front() {
+            let (ranges, damage) = self.clusters(cluster);
+            self.directory(number, &ranges, damage)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes a directory that is to be read.
+    pub(super) fn wait(&mut self, number: u64, cluster: u32) {
+        self.waiting.push_back(Waiting { number, cluster });
+    }
+
+    fn is_table_untried(&self) -> bool {
+        let copies = &self.fat.boot.table.copies;
+        let len = self.fat.boot.table.len();
+        let untried = |copy: &u64| self.volume.missing(*copy..copy + len).iter().any(|m| m.untried);
+        copies.first().is_some_and(untried)
+    }
+
+    fn note(&mut self, lost: &LostParts, damage: Option<&Damage>) {
+        self.damaged |= lost.damage.is_some() || damage.is_some();
+        let mut missing = lost.ranges.iter().flat_map(|range| self.volume.missing(range.clone()));
+        self.untried |= missing.any(|m| m.untried);
+    }
+
     /// Returns where the directory is that begins with `first`, without clusters that were read for another one.
     fn clusters(&mut self, first: u32) -> (Vec<Range<u64>>, Option<Damage>) {
         let (mut chain, _) = record::directory_chain(&self.volume, &mut self.follower, first, true);
@@ -106,6 +141,8 @@ impl Scan<'_> {
         if flow.is_break() && !ended {
             return flow;
         }
+        self.note(&directory.lost, damage.as_ref().filter(|_| !ended));
+        self.note(&directory.invalid, None);
         report_lost(self.visitor, number, directory.lost)?;
         report_lost(self.visitor, number, directory.invalid)?;
         match damage {
@@ -170,12 +207,13 @@ impl Scan<'_> {
         }
         if record.kind == Kind::Directory {
             if !self.follower.heap.has(short.cluster) {
+                self.damaged = true;
                 let damage = record.damage.clone().unwrap_or_else(super::record::past_end);
                 report_cut(self.visitor, at, &[], damage)?;
             } else if self.waiting.len() >= MAX_WAITING {
                 report_cut(self.visitor, at, &[], Damage::Invalid("there are too many directories".into()))?;
             } else if self.known.insert(short.cluster) {
-                self.waiting.push_back(Waiting { number: at, cluster: short.cluster });
+                self.wait(at, short.cluster);
             } else {
                 let text = "its clusters are those of another directory, where its entries are listed";
                 record.damage = Some(Damage::Invalid(text.into()));

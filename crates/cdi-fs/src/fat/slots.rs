@@ -44,6 +44,11 @@ pub(crate) fn add(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
     }
 }
 
+/// Returns a list of one range.
+pub(crate) fn one(range: Range<u64>) -> Vec<Range<u64>> {
+    std::iter::once(range).collect()
+}
+
 /// The parts of a directory that are lost, or make no sense.
 #[derive(Default)]
 pub(crate) struct LostParts {

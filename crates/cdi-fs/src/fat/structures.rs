@@ -7,6 +7,7 @@ use cdi_base::error::ReadError;
 use super::Fat;
 use super::boot::Root;
 use super::record::go_on;
+use super::slots::one;
 use super::table::Table;
 use crate::bytes::le32;
 use crate::file_system::{Damage, Structure, Visitor};
@@ -24,7 +25,7 @@ pub(super) fn report(
 ) -> ControlFlow<()> {
     let boot = &fat.boot;
     let damage = fat.boot_damage.clone().map(|damage| (damage, "none: the backup is used".to_owned()));
-    go_on(visitor.structure(Structure { what: "boot sector".into(), at: vec![0..boot.sector], damage }))?;
+    go_on(visitor.structure(Structure { what: "boot sector".into(), at: one(0..boot.sector), damage }))?;
     if let Some(at) = boot.backup {
         let damage = match volume.read(at, 512) {
             Ok(bytes) if super::boot::is_valid(&bytes) => None,
@@ -33,7 +34,7 @@ pub(super) fn report(
         };
         let damage = damage.map(|damage| (damage, "none as long as the boot sector can be read".to_owned()));
         let what = "backup boot sector".into();
-        go_on(visitor.structure(Structure { what, at: vec![at..at + boot.sector], damage }))?;
+        go_on(visitor.structure(Structure { what, at: one(at..at + boot.sector), damage }))?;
     }
     if let Some(at) = boot.info {
         let damage = match volume.read(at, 512) {
@@ -44,7 +45,7 @@ pub(super) fn report(
         let damage = damage.map(|damage| (damage, "none: free clusters are counted in the table".to_owned()));
         go_on(visitor.structure(Structure {
             what: "FSInfo sector".into(),
-            at: vec![at..at + boot.sector],
+            at: one(at..at + boot.sector),
             damage,
         }))?;
     }

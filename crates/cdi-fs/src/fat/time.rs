@@ -15,8 +15,8 @@ pub(crate) fn nanoseconds(date: u16, time: u16, hundredths: u8) -> Option<i64> {
     Some(seconds * SECOND + i64::from(hundredths) * SECOND / 100)
 }
 
-/// Returns the number of days from 1970-01-01 to a date of the Gregorian calendar, of 1980 or later.
-fn days(year: i64, month: i64, day: i64) -> i64 {
+/// Returns the number of days from 1970-01-01 to a date of the Gregorian calendar.
+pub(crate) fn days(year: i64, month: i64, day: i64) -> i64 {
     let leaps = |year: i64| year / 4 - year / 100 + year / 400;
     let leap = leaps(year) - leaps(year - 1);
     let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];

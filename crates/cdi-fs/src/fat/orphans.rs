@@ -1,0 +1,159 @@
+//! Looks for directories whose entries are lost: clusters that are in use and belong to nothing that was found.
+//!
+//! A directory begins with an entry of itself and one of the directory above, so the first bytes of such a chain say whether it
+//! is one. What is not a directory is counted.
+
+use std::ops::ControlFlow;
+
+use super::Fat;
+use super::clusters::{Bits, Chain, Follower};
+use super::record::{empty, go_on, index_of};
+use super::scan::Scan;
+use super::slots::SLOT;
+use super::table::Link;
+use crate::bytes::{le16, le32};
+use crate::file_system::{Damage, Kind, Record, Structure};
+use crate::volume::Volume;
+
+/// The most directories in each other that are looked for: more are damage of another kind.
+const MAX_DEPTH: usize = 256;
+/// The most places of chains that are reported.
+const MAX_PLACES: usize = 1 << 16;
+
+/// Reports the directories that can be found, and what is in them; then how much is left.
+pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
+    // What is in a directory that was found is not looked at: its first clusters are mostly before those of its files.
+    each(scan, &mut |scan, first| {
+        if begins(scan, first).is_none() {
+            return ControlFlow::Continue(());
+        }
+        for _ in 0..MAX_DEPTH {
+            // From the highest one that is lost, the others are found with their names.
+            let top = top(scan, first);
+            if scan.known.insert(top) {
+                let at = scan.fat.boot.heap.at(top);
+                let record = directory(&scan.volume, &mut scan.follower, at, top);
+                go_on(scan.visitor.record(record))?;
+                scan.wait(at, top);
+                scan.walk()?;
+            }
+            if top == first || scan.known.has(first) {
+                break;
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    count(scan)
+}
+
+/// Returns the highest directory above `first` that was not found.
+fn top(scan: &Scan<'_>, first: u32) -> u32 {
+    let mut top = first;
+    for _ in 0..MAX_DEPTH {
+        match begins(scan, top) {
+            Some(above) if !scan.known.has(above) && begins(scan, above).is_some() => top = above,
+            _ => break,
+        }
+    }
+    top
+}
+
+/// Returns the first cluster of the directory above, if one begins with cluster `first`.
+fn begins(scan: &Scan<'_>, first: u32) -> Option<u32> {
+    let heap = scan.fat.boot.heap;
+    let bytes = heap.has(first).then(|| scan.volume.read(heap.at(first), 64))?.ok()?;
+    above(&bytes, first, scan.fat.is_32())
+}
+
+/// Returns the first cluster of the directory above, if this is the beginning of a directory. The root is 0.
+fn above(bytes: &[u8], own: u32, fat32: bool) -> Option<u32> {
+    let cluster = |at: usize| {
+        let high = if fat32 { u32::from(le16(bytes, at + 20)?) << 16 } else { 0 };
+        Some(high | u32::from(le16(bytes, at + 26)?))
+    };
+    let is_entry = |at: usize, name: &[u8]| {
+        bytes.get(at..at + 11) == Some(name)
+            && bytes.get(at + 11).is_some_and(|a| a & 0xD8 == 0x10)
+            && le32(bytes, at + 28) == Some(0)
+    };
+    let is_directory = is_entry(0, b".          ") && is_entry(32, b"..         ") && cluster(0)? == own;
+    if is_directory { cluster(32) } else { None }
+}
+
+/// Calls `take` with each cluster that is in use, follows no other and belongs to nothing that was found.
+fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32) -> ControlFlow<()>) -> ControlFlow<()> {
+    let mut follows = Bits::new(&scan.fat.boot.heap);
+    let clusters = 2..=scan.fat.boot.table.last();
+    for cluster in clusters.clone() {
+        if let Link::Next(next) = scan.follower.table.in_page(cluster) {
+            follows.insert(next);
+        }
+    }
+    for cluster in clusters {
+        let link = scan.follower.table.in_page(cluster);
+        if matches!(link, Link::Next(_) | Link::End)
+            && !follows.has(cluster)
+            && !scan.follower.seen.has(cluster)
+        {
+            take(scan, cluster)?;
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// Counts what belongs to nothing.
+fn count(scan: &mut Scan<'_>) -> ControlFlow<()> {
+    let (heap, size) = (scan.fat.boot.heap, scan.volume.size());
+    let (mut chains, mut clusters) = (0u64, 0u64);
+    let mut at = Vec::new();
+    each(scan, &mut |scan, first| {
+        let chain: Chain = scan.follower.whole(first, u64::from(heap.count), false);
+        chains += 1;
+        clusters += chain.clusters;
+        if at.len() + chain.runs.len() < MAX_PLACES {
+            at.extend(chain.ranges(&heap, size));
+        }
+        ControlFlow::Continue(())
+    })?;
+    if chains == 0 {
+        return ControlFlow::Continue(());
+    }
+    let bytes = cdi_base::units::human(clusters.saturating_mul(heap.cluster));
+    let cost = format!(
+        "{}, {bytes}: files whose entries are lost, or parts of files",
+        cdi_base::units::plural(chains, "chain")
+    );
+    let damage = Damage::Invalid("clusters are in use and belong to no file that was found".into());
+    go_on(scan.visitor.structure(Structure {
+        what: "clusters without a file".into(),
+        at,
+        damage: Some((damage, cost)),
+    }))
+}
+
+/// Returns the record of the directory that begins at byte `at` of the volume.
+pub(super) fn record(
+    fat: &Fat,
+    volume: &Volume<'_>,
+    follower: &mut Follower<'_>,
+    at: u64,
+) -> Result<Record, Damage> {
+    let nothing = || Damage::Invalid("no directory begins here".into());
+    let heap = fat.boot.heap;
+    let cluster = u32::try_from(at.checked_sub(heap.start).ok_or_else(nothing)? / heap.cluster + 2)
+        .map_err(|_| nothing())?;
+    let bytes = volume.read(at, 64)?;
+    if !heap.has(cluster) || heap.at(cluster) != at || above(&bytes, cluster, fat.is_32()).is_none() {
+        return Err(nothing());
+    }
+    Ok(directory(volume, follower, at, cluster))
+}
+
+fn directory(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, cluster: u32) -> Record {
+    let mut record = empty(at, Kind::Directory);
+    let (_, ranges) = super::record::directory_chain(volume, follower, cluster, false);
+    record.data = index_of(&ranges);
+    record.damage = Some(Damage::Invalid("its entry in the directory above is lost, and its name".into()));
+    record.metadata = super::slots::one(at..at + SLOT);
+    record
+}
