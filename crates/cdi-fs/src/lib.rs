@@ -1,19 +1,9 @@
 //! Lists the files of a disk that may be damaged: which blocks each has, and what is lost of it.
 //!
-//! [`recognize`](recognize::recognize) finds out what is on a [`Volume`](volume::Volume). A
-//! [`FileSystem`](file_system::FileSystem) reports its records and which blocks are free.
-
-#![allow(clippy::single_range_in_vec_init)] // lists of ranges, of which there is often one
-
-mod apfs;
-#[allow(dead_code)] // each file system uses some
-mod bytes;
-pub mod catalogue;
-pub mod contents;
-mod exfat;
-mod ext;
-mod fat;
-pub mod file_system;
+//! [`layout`](volumes::layout) finds the volumes of a disk, and what is on each. A
+//! [`FileSystem`](file_system::FileSystem) reports its records and which blocks are free; a
+//! [`Catalogue`](catalogue::Catalogue) makes a tree with paths and losses of them, and [`Contents`](contents::Contents) reads
+//! a file. Reads of the disk may fail: what cannot be read costs what is in it, and nothing else.
 
 #![allow(clippy::single_range_in_vec_init)] // lists of ranges, of which there is often one
 

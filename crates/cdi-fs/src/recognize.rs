@@ -17,17 +17,16 @@ struct Known {
 /// its first structure nor a copy of it.
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
-<<<<<<< HEAD
-/// All file systems whose files can be listed. The first that recognises a volume has it: those first whose copies of lost
-/// structures are compared most carefully, because a copy may be left of a former use.
+/// All file systems whose files can be listed. The first that recognises a volume has it: first those that are recognised by
+/// the first sector, last those of which copies are looked for, which may be left of a former use of the volume.
 const FILE_SYSTEMS: &[Known] = &[
-    Known { name: "ntfs", open: ntfs::open },
     Known { name: "exfat", open: exfat::open },
-    Known { name: "ext", open: ext::open },
     Known { name: "fat", open: fat::open },
-    Known { name: "hfs+", open: hfsplus::open },
-    Known { name: "apfs", open: apfs::open },
+    Known { name: "ntfs", open: ntfs::open },
     Known { name: "iso9660", open: iso9660::open },
+    Known { name: "apfs", open: apfs::open },
+    Known { name: "hfs+", open: hfsplus::open },
+    Known { name: "ext", open: ext::open },
 ];
 
 /// What is on a volume.
