@@ -1,7 +1,7 @@
 //! The file systems that cdi knows, and what else may be on a volume.
 
 use cdi_base::error::ReadError;
-use cdi_base::units::SECTOR;
+use cdi_base::units::{SECTOR, index};
 
 use crate::file_system::{Damage, FileSystem};
 use crate::volume::Volume;
@@ -10,6 +10,8 @@ use crate::{apfs, exfat, ext, fat, hfsplus, iso9660, ntfs, signatures};
 /// A file system: its name, and what recognises it.
 struct Known {
     name: &'static str,
+    /// Where its first structure is, and what is there: byte, and bytes.
+    magic: &'static [(u64, &'static [u8])],
     open: Open,
 }
 
@@ -17,16 +19,15 @@ struct Known {
 /// its first structure nor a copy of it.
 type Open = fn(&Volume<'_>) -> Result<Option<Box<dyn FileSystem>>, Damage>;
 
-/// All file systems whose files can be listed. The first that recognises a volume has it: first those that are recognised by
-/// the first sector, last those of which copies are looked for, which may be left of a former use of the volume.
+/// All file systems whose files can be listed.
 const FILE_SYSTEMS: &[Known] = &[
-    Known { name: "exfat", open: exfat::open },
-    Known { name: "fat", open: fat::open },
-    Known { name: "ntfs", open: ntfs::open },
-    Known { name: "iso9660", open: iso9660::open },
-    Known { name: "apfs", open: apfs::open },
-    Known { name: "hfs+", open: hfsplus::open },
-    Known { name: "ext", open: ext::open },
+    Known { name: "ntfs", magic: &[(3, b"NTFS    ")], open: ntfs::open },
+    Known { name: "exfat", magic: &[(3, b"EXFAT   ")], open: exfat::open },
+    Known { name: "ext", magic: &[(1080, b"\x53\xEF")], open: ext::open },
+    Known { name: "hfs+", magic: &[(1024, b"H+"), (1024, b"HX"), (1024, b"BD")], open: hfsplus::open },
+    Known { name: "apfs", magic: &[(32, b"NXSB")], open: apfs::open },
+    Known { name: "iso9660", magic: &[(0x8001, b"CD001")], open: iso9660::open },
+    Known { name: "fat", magic: &[(510, b"\x55\xAA")], open: fat::open },
 ];
 
 /// What is on a volume.
@@ -41,9 +42,14 @@ pub enum Contents {
     Unknown(Option<ReadError>),
 }
 
-/// Returns what is on a volume.
+/// Returns what is on a volume. File systems whose first structure is there come first: copies of others may be left of a
+/// former use.
 pub fn recognize(volume: &Volume<'_>) -> Contents {
-    for known in FILE_SYSTEMS {
+    let is_there = |known: &&Known| {
+        known.magic.iter().any(|(at, magic)| volume.read(*at, magic.len()).is_ok_and(|b| b == *magic))
+    };
+    let (first, rest): (Vec<&Known>, Vec<&Known>) = FILE_SYSTEMS.iter().partition(is_there);
+    for known in first.into_iter().chain(rest) {
         match (known.open)(volume) {
             Ok(Some(found)) => return Contents::Files(found),
             Ok(None) => {}
@@ -52,6 +58,6 @@ pub fn recognize(volume: &Volume<'_>) -> Contents {
     }
     match signatures::name(volume) {
         Some(name) => Contents::Named(name),
-        None => Contents::Unknown(volume.read(0, SECTOR as usize).err()),
+        None => Contents::Unknown(volume.read(0, index(SECTOR.into())).err()),
     }
 }

@@ -28,6 +28,8 @@ use crate::ui::{Progress, Ui};
 
 /// The file that marks a directory as one that `--copy` writes to, with the identity of the disk.
 const MARK: &str = ".cdi-files.json";
+/// What is added to the name of a file for the list of its holes.
+const HOLES: &str = ".bad.json";
 /// What is read at a time, in bytes.
 const PIECE: usize = 1 << 20;
 
@@ -48,6 +50,8 @@ pub fn copy(
         dir,
         made: BTreeSet::new(),
         taken: HashSet::new(),
+        both_cases: dir.join(MARK.to_uppercase()).exists(),
+        times: Vec::new(),
         links: Vec::new(),
         only_whole: args.only_whole,
         interrupt,
@@ -55,7 +59,7 @@ pub fn copy(
         report: Report::default(),
     };
     let copied = wanted(volumes, patterns).try_for_each(|file| copier.take(&file));
-    let copied = copied.and_then(|()| copier.links());
+    let copied = copied.and_then(|()| copier.finish());
     let took = copier.progress.finish();
     // What was saved so far is told also after an interruption.
     let report = copier.report;
@@ -127,9 +131,11 @@ struct Copier<'a> {
     dir: &'a Path,
     /// Directories that exist and are directories, and no links to other places.
     made: BTreeSet<PathBuf>,
-    /// Hashes of the paths that are in use, in lower case: the directory may be on a file system that takes both cases as
-    /// the same.
+    /// Hashes of the paths that are in use; in lower case if the directory takes both cases as the same.
     taken: HashSet<u64>,
+    both_cases: bool,
+    /// Times of directories, which are set last: copying into one changes its time.
+    times: Vec<(PathBuf, SystemTime)>,
     /// Symbolic links, which are made last: nothing is ever written through one.
     links: Vec<(PathBuf, Vec<u8>)>,
     only_whole: bool,
@@ -157,6 +163,7 @@ impl Copier<'_> {
         if file.entry.kind == Some(Kind::Directory) {
             let path = self.place(&relative, false);
             self.directory(&path)?;
+            self.times.extend(file.entry.modified.and_then(time_of).map(|time| (path, time)));
             return Ok(Outcome::Directory);
         }
         if file.entry.kind == Some(Kind::Other) {
@@ -211,8 +218,8 @@ impl Copier<'_> {
 
     /// Reserves a path, and that of the list of its holes. Returns whether both were free.
     fn reserve(&mut self, path: &str) -> bool {
-        let names = [path.to_lowercase(), format!("{}.bad.json", path.to_lowercase())]
-            .map(|name| xxh3_64(name.as_bytes()));
+        let path = if self.both_cases { path.to_lowercase() } else { path.to_owned() };
+        let names = [xxh3_64(path.as_bytes()), xxh3_64(format!("{path}{HOLES}").as_bytes())];
         let free = !names.iter().any(|name| self.taken.contains(name));
         if free {
             self.taken.extend(names);
@@ -249,8 +256,7 @@ impl Copier<'_> {
         contents: Contents<'_>,
         saved: &mut Saved,
     ) -> Result<Outcome, Error> {
-        let modified = record.times.modified.and_then(|ns| u64::try_from(ns).ok());
-        let modified = modified.map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
+        let modified = record.times.modified.and_then(time_of);
         let beside = beside(path);
         // Copied by an earlier run, and whole then: nothing better can come of it.
         let before = fs::symlink_metadata(path).ok();
@@ -270,8 +276,7 @@ impl Copier<'_> {
         let kept = self.fill(&file, contents, saved).and_then(|loss| {
             file.set_len(contents.size()).map_err(failed)?;
             if let Some(time) = modified {
-                let accessed = record.times.accessed.and_then(|ns| u64::try_from(ns).ok());
-                let accessed = accessed.map_or(time, |ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
+                let accessed = record.times.accessed.and_then(time_of).unwrap_or(time);
                 file.set_times(FileTimes::new().set_modified(time).set_accessed(accessed)).map_err(failed)?;
             }
             fs::rename(&partial, path).map_err(failed)?;
@@ -321,8 +326,8 @@ impl Copier<'_> {
         Ok(loss)
     }
 
-    /// Makes the symbolic links.
-    fn links(&mut self) -> Result<(), Error> {
+    /// Makes the symbolic links, and sets the times of directories.
+    fn finish(&mut self) -> Result<(), Error> {
         use std::os::unix::ffi::OsStrExt;
         for (path, target) in std::mem::take(&mut self.links) {
             if let Some(above) = path.parent() {
@@ -335,8 +340,17 @@ impl Copier<'_> {
                 _ => {}
             }
         }
+        for (path, time) in std::mem::take(&mut self.times) {
+            let set = File::open(&path).and_then(|dir| dir.set_times(FileTimes::new().set_modified(time)));
+            set.map_err(|e| Error::io("cannot set the time of", &path, e))?;
+        }
         Ok(())
     }
+}
+
+/// Returns a time in nanoseconds since 1970; None if it is before that.
+fn time_of(nanoseconds: i64) -> Option<SystemTime> {
+    Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanoseconds).ok()?))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
@@ -367,6 +381,6 @@ fn add(loss: &mut Loss, lost: Lost) {
 /// The list of holes beside a damaged file.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".bad.json");
+    name.push(HOLES);
     path.with_file_name(name)
 }

@@ -45,7 +45,7 @@ pub fn tell(disk: &Disk, volumes: &[Found], sector: u64, ui: &Ui) -> Result<End,
         }
         if let Some(volume) = volume.filter(|_| owners.is_empty()) {
             let text = if volume.catalogue.is_some() {
-                "used, by nothing that is known".into()
+                "in use, but by no file: a spare part of the file system's tables, for example".into()
             } else {
                 contents_text(volume)
             };

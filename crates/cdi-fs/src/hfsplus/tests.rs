@@ -161,7 +161,7 @@ fn free_blocks_are_those_of_no_file() {
         assert!(free.windows(2).all(|pair| pair[0].end < pair[1].start), "in order, and merged");
         let found = disk.scan();
         let runs = found.records.values().flat_map(|r| match &r.data.place {
-            Place::Runs(runs) => runs.clone(),
+            Place::Runs(runs) | Place::Units(_, runs) => runs.clone(),
             Place::Inline(_) => Vec::new(),
         });
         let used = runs.filter_map(|run| run.volume.map(|v| v..v + run.len));

@@ -26,7 +26,9 @@ fn metadata(seen: &Seen) -> Vec<Range<u64>> {
 fn blocks(record: &Record) -> Vec<Range<u64>> {
     match &record.data.place {
         Place::Inline(_) => Vec::new(),
-        Place::Runs(runs) => runs.iter().filter_map(|r| r.volume.map(|v| v..v + r.len)).collect(),
+        Place::Runs(runs) | Place::Units(_, runs) => {
+            runs.iter().filter_map(|r| r.volume.map(|v| v..v + r.len)).collect()
+        }
     }
 }
 

@@ -155,7 +155,7 @@ fn owners(seen: &super::Seen, block: u64) -> BTreeMap<u64, u64> {
     let mut owners = BTreeMap::new();
     for record in seen.records.values() {
         let runs = match &record.data.place {
-            Place::Runs(runs) => runs.clone(),
+            Place::Runs(runs) | Place::Units(_, runs) => runs.clone(),
             Place::Inline(_) => Vec::new(),
         };
         let contents = runs.iter().filter_map(|r| r.volume.map(|v| v..v + r.len));

@@ -113,6 +113,7 @@ fn runs(record: &Record, truth: Option<&[crate::file_system::Run]>, what: &str) 
             let cut = cut.map(|r| crate::file_system::Run { len: r.len.min(end - r.file), ..*r });
             assert_eq!(join(found.iter().copied()), join(cut), "{what}");
         }
+        (Place::Units(..), _) => panic!("{what}"),
         (Place::Inline(_), None) => {}
         (Place::Runs(found), None) => assert!(found.is_empty(), "{what}"),
         (Place::Inline(_), Some(truth)) => assert!(truth.is_empty(), "{what}"),
@@ -124,7 +125,7 @@ pub(super) fn content(record: &Record, disk: &Disk) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(record.data.size).unwrap()];
     match &record.data.place {
         Place::Inline(inline) => bytes.copy_from_slice(inline),
-        Place::Runs(runs) => {
+        Place::Runs(runs) | Place::Units(_, runs) => {
             for run in runs.iter().filter(|run| !run.unwritten) {
                 let Some(volume) = run.volume else { continue };
                 let from = usize::try_from(run.file).unwrap();

@@ -42,7 +42,7 @@ fn paths(records: &BTreeMap<u64, Record>) -> BTreeMap<u64, String> {
 
 pub(crate) fn runs(record: &Record) -> &[Run] {
     match &record.data.place {
-        Place::Runs(runs) => runs,
+        Place::Runs(runs) | Place::Units(_, runs) => runs,
         Place::Inline(_) => &[],
     }
 }

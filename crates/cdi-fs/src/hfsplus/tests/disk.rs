@@ -93,7 +93,7 @@ impl Disk {
         let size = usize::try_from(record.data.size).unwrap();
         match &record.data.place {
             Place::Inline(bytes) => bytes.clone(),
-            Place::Runs(runs) => {
+            Place::Runs(runs) | Place::Units(_, runs) => {
                 let mut bytes = vec![0; size];
                 for run in runs {
                     let from = usize::try_from(run.file).unwrap().min(size);

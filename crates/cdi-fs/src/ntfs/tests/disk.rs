@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 
-use crate::file_system::{Child, Damage, Data, FileSystem, Place, Record, Structure, Visitor};
+use crate::file_system::{Child, Damage, Data, FileSystem, Record, Structure, Visitor};
 use crate::recognize::{Contents, recognize};
 use crate::volume::Volume;
 
