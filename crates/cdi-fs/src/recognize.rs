@@ -43,21 +43,38 @@ pub enum Contents {
 }
 
 /// Returns what is on a volume. File systems whose first structure is there come first: copies of others may be left of a
-/// former use.
+/// former use. As long as one of those places was not read, copies are not looked for.
 pub fn recognize(volume: &Volume<'_>) -> Contents {
     let is_there = |known: &&Known| {
-        known.magic.iter().any(|(at, magic)| volume.read(*at, magic.len()).is_ok_and(|b| b == *magic))
+        let found =
+            known.magic.iter().map(|(at, magic)| volume.read(*at, magic.len()).is_ok_and(|b| b == *magic));
+        // All of them are read: what is not read yet when an image is made is asked for by reading it.
+        found.fold(false, |any, one| any | one)
     };
     let (first, rest): (Vec<&Known>, Vec<&Known>) = FILE_SYSTEMS.iter().partition(is_there);
-    for known in first.into_iter().chain(rest) {
-        match (known.open)(volume) {
-            Ok(Some(found)) => return Contents::Files(found),
-            Ok(None) => {}
-            Err(damage) => return Contents::Damaged(known.name, damage),
-        }
+    if let Some(found) = open(volume, &first) {
+        return found;
+    }
+    let places =
+        FILE_SYSTEMS.iter().flat_map(|known| known.magic).map(|(at, magic)| *at..*at + magic.len() as u64);
+    let untried = places.into_iter().any(|place| volume.missing(place).iter().any(|m| m.untried));
+    if !untried && let Some(found) = open(volume, &rest) {
+        return found;
     }
     match signatures::name(volume) {
         Some(name) => Contents::Named(name),
         None => Contents::Unknown(volume.read(0, index(SECTOR.into())).err()),
     }
+}
+
+/// Returns the first file system that recognises the volume.
+fn open(volume: &Volume<'_>, all: &[&Known]) -> Option<Contents> {
+    for known in all {
+        match (known.open)(volume) {
+            Ok(Some(found)) => return Some(Contents::Files(found)),
+            Ok(None) => {}
+            Err(damage) => return Some(Contents::Damaged(known.name, damage)),
+        }
+    }
+    None
 }

@@ -49,7 +49,10 @@ fn nothing_is_missed(tree: &Tree, seen: &Seen, what: &str) {
         assert!(named || said || lost, "{what}: {name} in {parent} is missed");
     }
     let truth: BTreeSet<(u64, &str, u64)> = tree.names.iter().map(|(p, n, i)| (*p, n.as_str(), *i)).collect();
-    assert_eq!(found.difference(&truth).collect::<Vec<_>>(), Vec::<&(u64, &str, u64)>::new(), "{what}");
+    // Behind a bad sector, an entry that was deleted may be taken for the lost name of a file that has its number now.
+    let has_its_name = |number: u64| truth.iter().any(|t| t.2 == number && found.contains(t));
+    let wrong: Vec<_> = found.difference(&truth).filter(|name| has_its_name(name.2)).collect();
+    assert!(wrong.is_empty(), "{what}: {wrong:?}");
 }
 
 /// Checks that no block is called free that is not.

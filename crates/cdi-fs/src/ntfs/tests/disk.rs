@@ -32,12 +32,14 @@ pub(super) struct Disk {
     pub(super) bytes: Vec<u8>,
     pub(super) bad: Vec<Range<u64>>,
     pub(super) asked: Mutex<BTreeSet<u64>>,
+    /// Whether what is bad was only not read yet.
+    pub(super) untried: bool,
     pub(super) watched: bool,
 }
 
 impl Disk {
     pub(super) fn new(bytes: Vec<u8>) -> Disk {
-        Disk { bytes, bad: Vec::new(), asked: Mutex::default(), watched: false }
+        Disk { bytes, bad: Vec::new(), asked: Mutex::default(), untried: false, watched: false }
     }
 
     /// Whether a byte of the range is bad.
@@ -78,7 +80,7 @@ impl Readable for Disk {
 
     fn missing(&self, range: Range<u64>) -> Vec<Missing> {
         let cut = self.bad.iter().map(|bad| bad.start.max(range.start)..bad.end.min(range.end));
-        cut.filter(|range| !range.is_empty()).map(|range| Missing { range, untried: false }).collect()
+        cut.filter(|range| !range.is_empty()).map(|range| Missing { range, untried: self.untried }).collect()
     }
 }
 

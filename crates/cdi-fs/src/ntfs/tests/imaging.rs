@@ -12,6 +12,7 @@ fn image(disk: &mut Disk) -> (usize, usize) {
     for round in 1..100 {
         let unread = (0..sectors).filter(|sector| !read.contains(sector));
         disk.bad = unread.map(|sector| sector * 512..sector * 512 + 512).collect();
+        disk.untried = true;
         disk.watched = true;
         disk.scan();
         let before = read.len();
