@@ -17,6 +17,7 @@ mod crash_consistency;
 mod device;
 mod docs;
 mod evidence;
+mod files;
 mod filesystem;
 mod formats;
 mod interrupted_imaging;
@@ -53,6 +54,7 @@ const MODULES: &[&[Test]] = &[
     device::TESTS,
     docs::TESTS,
     evidence::TESTS,
+    files::TESTS,
     filesystem::TESTS,
     interrupted_imaging::TESTS,
     lying_index::TESTS,

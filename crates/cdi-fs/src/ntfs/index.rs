@@ -20,7 +20,8 @@ use super::stream::{Mapped, Value};
 use super::table::{Lost, Table, Unit};
 use super::whole::Attributes;
 
-const MAGIC: [u8; 4] = *b"INDX";
+/// What an index block begins with.
+pub(super) const MAGIC: [u8; 4] = *b"INDX";
 /// The length of the head of an index block before the head of its node.
 const NODE: usize = 0x18;
 /// The least that an entry with a name of one letter takes, in bytes.
@@ -55,6 +56,27 @@ pub(super) fn names(
     let mut names = Index { io, boot, directory, long, short, damage: None, entries: 0 };
     let goes_on = names.root(attributes, visitor) && names.rest(visitor);
     (goes_on, names.damage)
+}
+
+/// Reports the names in an index block of one of the directories `lost`, whose records are lost. Returns whether the scan goes
+/// on.
+pub(super) fn of_lost(
+    io: &Io<'_>,
+    boot: &Boot,
+    block: &Unit,
+    lost: &[u64],
+    visitor: &mut dyn Visitor,
+) -> bool {
+    let node = block.bytes.get(NODE..).unwrap_or(&[]);
+    let first = le32(node, 0).map_or(usize::MAX, |first| index(u64::from(first)));
+    let name = node.get(first..).and_then(|entry| FileName::parse(entry.get(16..)?));
+    let Some(directory) = name.map(|name| name.parent.number).filter(|n| lost.binary_search(n).is_ok())
+    else {
+        return true;
+    };
+    let (long, short) = (Vec::new(), Vec::new());
+    let mut names = Index { io, boot, directory, long, short, damage: None, entries: 0 };
+    names.node(node, visitor) && names.rest(visitor)
 }
 
 impl Index<'_> {

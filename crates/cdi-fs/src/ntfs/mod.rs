@@ -25,6 +25,7 @@ mod index;
 mod io;
 mod mft;
 mod names;
+mod orphans;
 mod record;
 mod reparse;
 mod runs;

@@ -1,6 +1,7 @@
 //! The scan: all records of the MFT, in their order.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use crate::file_system::{Child, Damage, Kind, Name, Visitor};
 
@@ -10,6 +11,7 @@ use super::index;
 use super::io::Io;
 use super::mft::{MAGIC, Mft};
 use super::names::FileName;
+use super::orphans;
 use super::record::{Head, Reference, kind};
 use super::structures;
 use super::table::{Lost, Table, Unit};
@@ -35,6 +37,8 @@ struct Scan<'s, 'v> {
     unlisted: Vec<u64>,
     /// Records that are lost, in order.
     lost: Vec<u64>,
+    /// Those of them that are lost for good.
+    bad: Vec<u64>,
     unplaced: u64,
 }
 
@@ -81,8 +85,17 @@ impl Directories for Known<'_> {
 
 /// Reports everything.
 pub(super) fn scan(io: &Io<'_>, mft: &Mft, visitor: &mut dyn Visitor) {
+    let lost = known(io, mft, visitor);
+    if !lost.is_empty() {
+        orphans::find(io, mft, &lost, visitor);
+    }
+}
+
+/// Reports everything that has a known place. Returns the records in use that are lost in bad sectors, in order; none if the
+/// scan ended early.
+pub(super) fn known(io: &Io<'_>, mft: &Mft, visitor: &mut dyn Visitor) -> Vec<u64> {
     if !structures::report(io, mft, visitor) {
-        return;
+        return Vec::new();
     }
     let mut scan = Scan {
         io,
@@ -93,6 +106,7 @@ pub(super) fn scan(io: &Io<'_>, mft: &Mft, visitor: &mut dyn Visitor) {
         extensions: Vec::new(),
         unlisted: Vec::new(),
         lost: Vec::new(),
+        bad: Vec::new(),
         unplaced: 0,
     };
     let count = mft.records();
@@ -103,10 +117,10 @@ pub(super) fn scan(io: &Io<'_>, mft: &Mft, visitor: &mut dyn Visitor) {
             Err(lost) => scan.lost(number, lost),
         };
         if !goes_on || scan.unplaced > MAX_UNPLACED {
-            return;
+            return Vec::new();
         }
     }
-    scan.rest();
+    if scan.rest() { scan.bad } else { Vec::new() }
 }
 
 impl Scan<'_, '_> {
@@ -176,12 +190,16 @@ impl Scan<'_, '_> {
         if self.lost.len() < MAX_KEPT {
             self.lost.push(number);
         }
+        let untried = |place: &Range<u64>| self.io.volume().missing(place.clone()).iter().any(|m| m.untried);
+        if self.bad.len() < MAX_KEPT && used == Some(true) && !lost.places.iter().any(untried) {
+            self.bad.push(number);
+        }
         let at = lost.places.first().cloned().unwrap_or(0..0);
         self.visitor.lost_record(number, at, used, lost.damage)
     }
 
-    /// Reports what had to wait for the records that extend others.
-    fn rest(&mut self) {
+    /// Reports what had to wait for the records that extend others. Returns whether the scan goes on.
+    fn rest(&mut self) -> bool {
         self.extensions.sort_unstable();
         let extensions = std::mem::take(&mut self.extensions);
         for number in std::mem::take(&mut self.unlisted) {
@@ -192,14 +210,15 @@ impl Scan<'_, '_> {
             if let Some(whole) = gather(self.io, self.mft, number, unit, &others)
                 && !self.whole(&whole)
             {
-                return;
+                return false;
             }
         }
         for (base, extension) in extensions {
             if self.lost.binary_search(&base).is_ok() && !self.names_of_lost(base, extension) {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Reports the names of a file whose base record is lost which are in a record that extends it.
