@@ -27,5 +27,7 @@ pub mod partitions;
 pub mod pattern;
 pub mod recognize;
 mod signatures;
+#[cfg(test)]
+mod skip;
 pub mod volume;
 pub mod volumes;

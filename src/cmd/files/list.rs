@@ -6,7 +6,7 @@ use cdi_base::error::Error;
 use cdi_base::units::{human, plural};
 use cdi_fs::catalogue::{Catalogue, Entry, State};
 use cdi_fs::file_system::{Damage, Kind};
-use cdi_fs::loss::Loss;
+use cdi_fs::loss::{Loss, Lost};
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Contents;
 use cdi_image::disk::Disk;
@@ -130,7 +130,10 @@ fn stream_json((name, loss): &(String, Loss)) -> Value {
 
 /// Returns a loss for JSON.
 pub fn loss_json(loss: &Loss) -> Value {
-    let range = |lost: &cdi_fs::loss::Lost| json!({ "start": lost.file.start, "end": lost.file.end, "volume_byte": lost.volume, "why": lost.why.name() });
+    let range = |lost: &Lost| {
+        let (start, end) = (lost.file.start, lost.file.end);
+        json!({ "start": start, "end": end, "volume_byte": lost.volume, "why": lost.why.name() })
+    };
     json!({
         "bad_bytes": loss.bad,
         "untried_bytes": loss.untried,

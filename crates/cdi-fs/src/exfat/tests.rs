@@ -28,7 +28,7 @@ impl Mounted {
                 let mounted = Mounted { dir: mount.clone(), device: device.clone() };
                 attempt("mount.exfat-fuse", &[&device, &mount.display().to_string()], dir).map(|_| mounted)
             });
-        mounted.inspect_err(|e| println!("SKIPPED {test}: {e}")).ok()
+        mounted.inspect_err(|e| crate::skip::skip(&format!("a mount for {test}: {e}"))).ok()
     }
 }
 

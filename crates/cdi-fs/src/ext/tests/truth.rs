@@ -1,5 +1,6 @@
 //! What the kernel, filefrag and dumpe2fs say is on a volume.
 
+use crate::skip::skip;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -91,7 +92,7 @@ impl Tree {
         for chunk in files.chunks(200) {
             let mut command = Command::new("filefrag");
             command.arg("-v").arg("-b512").args(chunk.iter().map(|(_, p)| p));
-            let Ok(out) = command.output() else { return println!("SKIPPED: filefrag is missing") };
+            let Ok(out) = command.output() else { return skip("filefrag") };
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             let parts: Vec<&str> = text.split("File size of ").skip(1).collect();
             assert_eq!(parts.len(), chunk.len(), "{text}");

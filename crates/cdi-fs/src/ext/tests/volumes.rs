@@ -1,5 +1,6 @@
 //! Makes volumes with mke2fs, and fills them through the kernel.
 
+use crate::skip::{is_there, skip};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, symlink};
@@ -32,6 +33,9 @@ pub(super) fn make(megabytes: u64, options: &str) -> Option<Made> {
     let image = made.image();
     args.push(image.to_str().unwrap());
     if run("mke2fs", &args).is_none() {
+        if !is_there("mke2fs") {
+            skip("mke2fs");
+        }
         println!("SKIPPED: mke2fs {options} does not work here");
         return None;
     }

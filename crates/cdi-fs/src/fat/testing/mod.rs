@@ -7,6 +7,7 @@ pub(crate) mod checks;
 pub(crate) mod disk;
 pub(crate) mod tree;
 
+use crate::skip::{is_there, skip};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,12 +30,9 @@ impl Drop for TempDir {
 
 /// Returns whether all of these programs are there. Says so if not.
 pub(crate) fn have(test: &str, programs: &[&str]) -> bool {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<_> = std::env::split_paths(&places).chain(["/sbin".into(), "/usr/sbin".into()]).collect();
-    let missing: Vec<_> =
-        programs.iter().filter(|program| !dirs.iter().any(|dir| dir.join(program).exists())).collect();
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !is_there(program)).collect();
     if !missing.is_empty() {
-        println!("SKIPPED {test}: {missing:?} missing");
+        skip(&format!("{} (for {test})", missing.join(", ")));
     }
     missing.is_empty()
 }

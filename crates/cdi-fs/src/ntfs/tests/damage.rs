@@ -2,6 +2,7 @@
 
 #![allow(clippy::single_range_in_vec_init)]
 
+use crate::skip::skip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -183,7 +184,7 @@ fn ddrutility_finds_the_same_files() {
     std::fs::write(&log, map).unwrap();
     let out =
         std::process::Command::new("ddru_ntfsfindbad").current_dir(&place.path).args([&image, &log]).output();
-    let Ok(_) = out else { return println!("skipped: ddru_ntfsfindbad is missing") };
+    let Ok(_) = out else { return skip("ddru_ntfsfindbad") };
     let text = std::fs::read_to_string(place.path.join("ntfsfindbad.log")).unwrap();
     let numbers = text
         .lines()

@@ -1,5 +1,6 @@
 //! Reparse points, names whose directories were deleted, and what is left if lists are lost.
 
+use crate::skip::skip;
 use std::fs;
 use std::path::Path;
 
@@ -43,7 +44,7 @@ fn reparse_points() {
         return;
     };
     if !done {
-        return println!("skipped: setfattr is missing, or refuses reparse points");
+        return skip("setfattr (or it refuses reparse points)");
     }
     let found = Disk::new(made.bytes).scan().unwrap().1;
     let target = |name: &str| {

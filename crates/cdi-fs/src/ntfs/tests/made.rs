@@ -1,5 +1,6 @@
 //! Makes volumes with mkntfs and ntfs-3g.
 
+use crate::skip::skip;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -109,11 +110,11 @@ pub(super) fn make(size: u64, mkntfs: &[&str], fill: impl FnOnce(&Path)) -> Opti
     let image = image.to_str().unwrap();
     let mnt = place.path.join("mnt");
     if !run("mkntfs", &[&["-q", "-F", "-L", "Größe"], mkntfs, &[image]].concat()) {
-        println!("skipped: mkntfs is missing, or refuses {mkntfs:?}");
+        skip(&format!("mkntfs (or it refuses {mkntfs:?})"));
         return None;
     }
     if !place.mount(image) {
-        println!("skipped: ntfs-3g is missing, or cannot mount");
+        skip("ntfs-3g (or it cannot mount)");
         return None;
     }
     fill(&mnt);

@@ -1,6 +1,7 @@
 //! Volumes without damage: all files with their names, sizes and contents.
 
 use crate::file_system::{Kind, Place};
+use crate::skip::skip;
 use crate::volume::Volume;
 
 use super::disk::{Disk, Found, contents};
@@ -101,7 +102,7 @@ fn what_is_free_is_what_others_say() {
     std::fs::write(&image, &made.bytes).unwrap();
     let (image, log) = (image.to_str().unwrap(), log.to_str().unwrap());
     if !run("partclone.ntfs", &["-D", "-F", "-s", image, "-o", log]) {
-        return println!("skipped: partclone.ntfs is missing");
+        return skip("partclone.ntfs");
     }
     let text = std::fs::read_to_string(log).unwrap();
     let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
