@@ -216,6 +216,9 @@ fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
     ui.data(format!("\n{}: {}", volume.title, contents_text(volume)));
     let (Some(catalogue), Some(sums)) = (&volume.catalogue, sums) else { return };
     for (what, sums) in [("file", &sums.files), ("directory", &sums.directories)] {
+        if sums.all() == 0 && what == "directory" {
+            continue;
+        }
         let harm = if sums.harmed() == 0 { "all whole".into() } else { sums.harms() };
         let lost =
             if sums.lost_bytes == 0 { String::new() } else { format!(" ({} lost)", human(sums.lost_bytes)) };

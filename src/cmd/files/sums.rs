@@ -73,7 +73,7 @@ pub struct VolumeSums {
 pub fn sums(catalogue: &Catalogue) -> VolumeSums {
     let mut sums = VolumeSums::default();
     let mut by_number: BTreeMap<u64, Sums> = BTreeMap::new();
-    for entry in catalogue.entries().iter().filter(|e| !e.internal) {
+    for entry in catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root()) {
         let (state, lost) = (catalogue.state(entry), lost_bytes(entry));
         if entry.kind == Some(Kind::Directory) {
             sums.directories.add(state, lost);
