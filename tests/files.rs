@@ -288,6 +288,30 @@ tests!(
         lab.cdi(["files", "--sector", &SECTORS.to_string(), "disk.cdimg"]).ends(2);
     }
 
+    #[needs(Program("mke2fs"), Program("debugfs"))]
+    fn a_picture_shows_what_bad_sectors_cost() {
+        let lab = Lab::new();
+        fill(&lab.path("from"));
+        ext4(&lab, "from");
+        let blocks =
+            run("debugfs", ["-R", "blocks \"folder 2/photo 1.JPG\"", lab.path("disk.raw").to_str().unwrap()]);
+        let block: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
+        image(&lab, &[]);
+        let size = lab.cdi(["files", "--json", "disk.cdimg"]).ends(0).json()["volumes"][0]["block_bytes"]
+            .as_u64()
+            .unwrap();
+        image(&lab, &[(2, 1), (block * size / 512, 1), (SECTORS - 100, 1)]);
+        let cells = lab.cdi(["map", "--files", "--json", "disk.cdimg"]).ends(0).json()["cells"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let at = |sector: u64| cells.as_bytes()[(sector * cells.len() as u64 / SECTORS) as usize] as char;
+        assert_eq!((at(2), at(block * size / 512), at(SECTORS - 100)), ('M', 'F', 'x'), "{cells}");
+        assert!(cells.contains('f') && cells.contains('-') && !cells.contains('!'), "{cells}");
+        lab.cdi(["map", "--files", "--picture", "map.svg", "disk.cdimg"]).ends(0);
+        assert!(String::from_utf8(lab.read("map.svg")).unwrap().contains("bad-metadata"));
+    }
+
     #[needs(Program("mke2fs"), Program("sfdisk"))]
     fn files_are_found_although_the_partition_table_is_lost() {
         let lab = Lab::new();

@@ -73,6 +73,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         "map" => (
             &[
                 ("Draw the disk", "cdi map disk.cdimg"),
+                ("Draw what its bad sectors cost", "cdi map --files disk.cdimg"),
                 ("List the bad sectors", "cdi map --bad disk.cdimg"),
                 ("A mapfile for ddrescue or ddrescueview", "cdi map --export-mapfile disk.map disk.cdimg"),
                 ("A list for e2fsck -l", "cdi map --export-badblocks -b 4096 disk.cdimg"),

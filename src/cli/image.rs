@@ -75,6 +75,9 @@ pub struct Map {
     /// Draw the map into an SVG file ('-': to stdout)
     #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
     pub picture: Option<PathBuf>,
+    /// Draw what the disk is used for (files, metadata, nothing), and what its bad sectors cost; also with --picture
+    #[arg(help_heading = None, long, conflicts_with_all = ["bad", "extents", "export_mapfile", "export_badblocks"])]
+    pub files: bool,
     /// List the ranges that are not finished
     #[arg(help_heading = None, long, group = "form")]
     pub bad: bool,

@@ -1,5 +1,7 @@
 //! `cdi map IMAGE`: shows which sectors are bad and where the data is stored, and exports maps for other programs.
 
+mod uses;
+
 use std::io::Write;
 
 use cdi_base::error::{Error, ReadError};
@@ -16,9 +18,11 @@ use cdi_image::formats::raw;
 use cdi_image::text::listing;
 use cdi_serve::texts;
 use serde_json::{Value, json};
+use uses::{USES, Use};
 
-use super::{End, guard, open_disk, plain_reads};
+use super::{End, Interrupt, guard, open_disk, plain_reads};
 use crate::cli::Map;
+use crate::ui::picture::Cell;
 use crate::ui::{Ui, picture};
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
@@ -50,14 +54,20 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     } else if args.extents {
         extents(&disk, ui)?;
     } else if let Some(path) = &args.picture {
-        let cells = cells_of(&disk, PICTURE);
         let name = disk.input().path().file_name().unwrap_or_default().to_string_lossy();
-        let title = format!("{name}: {}, one cell is {}", human(disk.size()), cell_text(&disk, cells.len()));
-        let legend: Vec<_> = legend(&disk)
-            .into_iter()
-            .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
-            .collect();
-        let svg = picture::svg(&title, &legend, &cells, PICTURE.0);
+        let count = count(&disk, PICTURE);
+        let title = format!("{name}: {}, one cell is {}", human(disk.size()), cell_text(&disk, count));
+        let svg = if args.files {
+            let cells = uses::uses(&disk, count, &Interrupt::new()?)?;
+            let legend: Vec<_> = used(&cells).into_iter().map(|u| (u, u.name().to_owned())).collect();
+            picture::svg(&title, &legend, &cells, PICTURE.0)
+        } else {
+            let legend: Vec<_> = legend(&disk)
+                .into_iter()
+                .map(|(s, bytes)| (s, format!("{}  {}", s.name(), human(bytes))))
+                .collect();
+            picture::svg(&title, &legend, &cells_of(&disk, PICTURE), PICTURE.0)
+        };
         if path.as_os_str() == "-" {
             if !ui.json(&json!({ "picture": "-", "svg": svg })) {
                 ui.raw(svg.as_bytes());
@@ -70,6 +80,12 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             guard().write(path, |file| file.write_all(svg.as_bytes()))?;
             ui.json(&json!({ "picture": path.display().to_string() }));
         }
+    } else if args.files {
+        let cells = uses::uses(&disk, count(&disk, SCREEN), &Interrupt::new()?)?;
+        let letters = picture::letters(&cells);
+        if !ui.json(&json!({ "size_bytes": disk.size(), "cell_bytes": cell_bytes(&disk, cells.len()), "cells": letters })) {
+            draw_cells(&disk, &cells, &used(&cells), ui);
+        }
     } else {
         draw(&disk, ui);
     }
@@ -81,10 +97,24 @@ const SCREEN: (usize, usize) = (64, 16);
 /// The maximum number of columns and rows in a picture.
 const PICTURE: (usize, usize) = (100, 60);
 
-fn cells_of(disk: &Disk, (columns, rows): (usize, usize)) -> Vec<Status> {
+/// Returns the number of cells.
+fn count(disk: &Disk, (columns, rows): (usize, usize)) -> usize {
     let sectors = disk.size().div_ceil(u64::from(disk.sector()));
-    let count = usize::try_from(sectors).unwrap_or(usize::MAX).min(columns * rows);
-    cells(disk.bad().ranges().iter(), disk.size(), count)
+    usize::try_from(sectors).unwrap_or(usize::MAX).min(columns * rows)
+}
+
+fn cells_of(disk: &Disk, most: (usize, usize)) -> Vec<Status> {
+    cells(disk.bad().ranges().iter(), disk.size(), count(disk, most))
+}
+
+/// Returns the uses that occur.
+fn used(cells: &[Use]) -> Vec<Use> {
+    USES.into_iter().filter(|what| cells.contains(what)).collect()
+}
+
+/// Returns the size of a cell in bytes.
+fn cell_bytes(disk: &Disk, count: usize) -> f64 {
+    disk.size() as f64 / count as f64
 }
 
 fn cell_text(disk: &Disk, count: usize) -> String {
@@ -107,12 +137,17 @@ fn draw(disk: &Disk, ui: &Ui) {
     let statuses: Vec<Status> = legend(disk).into_iter().map(|(s, _)| s).collect();
     if ui.json(&json!({
         "size_bytes": disk.size(),
-        "cell_bytes": disk.size() as f64 / cells.len() as f64,
+        "cell_bytes": cell_bytes(disk, cells.len()),
         "cells": picture::letters(&cells),
         "blocks": legend(disk).into_iter().map(|(s, b)| (s.name().to_owned(), json!(b))).collect::<serde_json::Map<_, _>>(),
     })) {
         return;
     }
+    draw_cells(disk, &cells, &statuses, ui);
+}
+
+/// Prints cells as letters, and what those mean.
+fn draw_cells<C: Cell>(disk: &Disk, cells: &[C], occur: &[C], ui: &Ui) {
     let colours = ui.colours();
     for (row, line) in cells.chunks(SCREEN.0).enumerate() {
         let at = u128::from(disk.size()) * (row * SCREEN.0) as u128 / cells.len() as u128;
@@ -120,7 +155,7 @@ fn draw(disk: &Disk, ui: &Ui) {
         ui.painted(format!("{:>10}  {}", human(at), picture::line(line, colours)));
     }
     ui.data(format!("{:>10}  one letter is {}", "", cell_text(disk, cells.len())));
-    ui.painted(format!("{:>10}  {}", "", picture::legend(&statuses, colours)));
+    ui.painted(format!("{:>10}  {}", "", picture::legend(occur, colours)));
 }
 
 /// Lists the ranges that are not finished.
