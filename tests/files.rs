@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use cdi_fs::recognize::{Contents, recognize_as};
+use cdi_fs::volume::Volume;
 use serde_json::Value;
 
 use crate::common::{Lab, Random, mapfile, run};
@@ -338,6 +340,46 @@ tests!(
         let list = ran.json();
         assert_eq!(list["volumes"][0]["first_sector"], 2048);
         assert!(paths(&list, &["whole", "damaged"]).contains("folder 2/photo 1.JPG"));
+    }
+
+    /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
+    #[needs(
+        Program("mke2fs"),
+        Program("mkntfs"),
+        Program("mkfs.fat"),
+        Program("mkfs.exfat"),
+        Program("genisoimage"),
+        Program("mcopy")
+    )]
+    fn seeds_for_the_fuzzer_are_recognised() {
+        let lab = Lab::new();
+        fs::create_dir_all(lab.path("from/dir")).unwrap();
+        lab.write("from/dir/a file with a long name.text", "text".repeat(3000));
+        lab.write("from/small", "small");
+        symlink("small", lab.path("from/link")).unwrap();
+        let (from, volume) = (lab.path("from"), lab.path("volume"));
+        let (from, volume) = (from.to_str().unwrap(), volume.to_str().unwrap());
+        let rows: &[(&str, u64, &[&str])] = &[
+            ("ext", 1, &["mke2fs", "-q", "-t", "ext4", "-N", "64", "-d", from, volume]),
+            ("ntfs", 1, &["mkntfs", "-q", "-F", "-Q", volume]),
+            ("fat", 1, &["sh", "-c", &format!("mkfs.fat {volume} && mcopy -s -i {volume} {from}/dir ::/")]),
+            ("exfat", 1, &["mkfs.exfat", "-q", volume]),
+            ("iso9660", 0, &["genisoimage", "-quiet", "-R", "-J", "-o", volume, from]),
+        ];
+        for (name, size, command) in rows {
+            let file = fs::File::create(volume).unwrap();
+            file.set_len(size << 20).unwrap();
+            run(command[0], &command[1..]);
+            let bytes = fs::read(volume).unwrap();
+            let whole = Volume::new(&bytes, 0..bytes.len() as u64);
+            assert!(matches!(recognize_as(&whole, name), Ok(Contents::Files(_))), "{name}");
+            if let Some(dir) = std::env::var_os("CDI_FUZZ_SEEDS") {
+                let dir = Path::new(&dir).join(format!("fs_{name}"));
+                fs::create_dir_all(&dir).unwrap();
+                // Its first byte says which sectors are bad.
+                fs::write(dir.join("seed"), [&[0], &bytes[..]].concat()).unwrap();
+            }
+        }
     }
 
     fn what_is_not_listed_is_named() {

@@ -67,6 +67,14 @@ pub fn recognize(volume: &Volume<'_>) -> Contents {
     }
 }
 
+/// Takes a volume for the file system of this name, whatever else it may be: for tests. Returns the names of all for a name
+/// that is not known.
+pub fn recognize_as(volume: &Volume<'_>, name: &str) -> Result<Contents, Vec<&'static str>> {
+    let known = FILE_SYSTEMS.iter().find(|known| known.name == name);
+    let known = known.ok_or_else(|| FILE_SYSTEMS.iter().map(|known| known.name).collect::<Vec<_>>())?;
+    Ok(open(volume, &[known]).unwrap_or(Contents::Unknown(None)))
+}
+
 /// Returns the first file system that recognises the volume.
 fn open(volume: &Volume<'_>, all: &[&Known]) -> Option<Contents> {
     for known in all {

@@ -1,7 +1,12 @@
-//! What every fuzz target does with its input: take it for an image of a format, look at it, read from it.
+//! What every fuzz target does with its input: take it for an image of a format or for a file system, look at it, read from it.
 
 use std::path::Path;
 
+use cdi_base::readable::InMemory;
+use cdi_fs::catalogue::Catalogue;
+use cdi_fs::contents::Contents as FileContents;
+use cdi_fs::recognize::{Contents, recognize_as};
+use cdi_fs::volume::Volume;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open_source;
@@ -23,6 +28,40 @@ pub fn image(format: &str, bytes: &[u8]) {
     if disk.size() < 64 << 20 {
         disk.image().check(&mut |_, _| {}, &mut || Ok(())).unwrap();
     }
+}
+
+/// Lists the files of a file system, and reads from some. The first byte says which sectors are bad.
+pub fn file_system(name: &str, bytes: &[u8]) {
+    let Some((&first, bytes)) = bytes.split_first() else { return };
+    let size = bytes.len() as u64;
+    let every = u64::from(first % 32) * 4096;
+    let bad = (1..).map(|n| n * every..n * every + 512).take_while(|r| every > 0 && r.end <= size).collect();
+    let disk = InMemory { bytes: bytes.to_vec(), bad };
+    let volume = Volume::new(&disk, 0..size);
+    let Contents::Files(found) = recognize_as(&volume, name).unwrap() else { return };
+    let catalogue = Catalogue::scan(&*found, &volume, &mut |_| true);
+    let mut last = 0;
+    found.free(&volume, &mut |range| {
+        assert!(range.start >= last && range.start < range.end && range.end <= size, "{last}: {range:?}");
+        last = range.end;
+    });
+    let mut buf = vec![0; 4096];
+    for entry in catalogue.entries().iter().take(200) {
+        let _ = (catalogue.state(entry), catalogue.paths(entry.number));
+        let Some(record) = entry.handle.and_then(|handle| found.record(&volume, handle).ok()) else { continue };
+        let contents = FileContents::new(volume, &record.data);
+        for at in [0, 512, record.data.size / 2, record.data.size.saturating_sub(4096)] {
+            let _ = contents.read(&mut buf, at);
+        }
+    }
+}
+
+/// A target for a file system.
+#[macro_export]
+macro_rules! file_system {
+    ($name:literal) => {
+        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cdi_fuzz::file_system($name, bytes));
+    };
 }
 
 /// A target for a format.
