@@ -361,9 +361,9 @@ tests!(
         let (from, volume) = (from.to_str().unwrap(), volume.to_str().unwrap());
         let rows: &[(&str, u64, &[&str])] = &[
             ("ext", 1, &["mke2fs", "-q", "-t", "ext4", "-N", "64", "-d", from, volume]),
-            ("ntfs", 1, &["mkntfs", "-q", "-F", "-Q", volume]),
+            ("ntfs", 2, &["mkntfs", "-q", "-F", "-Q", volume]),
             ("fat", 1, &["sh", "-c", &format!("mkfs.fat {volume} && mcopy -s -i {volume} {from}/dir ::/")]),
-            ("exfat", 1, &["mkfs.exfat", "-q", volume]),
+            ("exfat", 4, &["mkfs.exfat", volume]),
             ("iso9660", 0, &["genisoimage", "-quiet", "-R", "-J", "-o", volume, from]),
         ];
         for (name, size, command) in rows {

@@ -91,13 +91,13 @@ pub(super) fn free(
     for extent in &extents.list {
         // A bitmap has no holes; what is not there counts as used.
         let Some(lcn) = extent.lcn else { continue };
-        let first = extent.vcn * cluster;
-        let len = (extent.len * cluster).min(clusters.div_ceil(8).saturating_sub(first));
+        let first = extent.vcn.saturating_mul(cluster);
+        let len = extent.len.saturating_mul(cluster).min(clusters.div_ceil(8).saturating_sub(first));
         let mut done = 0;
         while done < len {
             let size = (len - done).min(1 << 20);
-            let at = lcn * cluster + done;
-            let part = volume.read_part(at..at + size);
+            let at = lcn.saturating_mul(cluster).saturating_add(done);
+            let part = volume.read_part(at..at.saturating_add(size));
             out.part(&part, at, first + done);
             done += size;
         }

@@ -79,7 +79,8 @@ impl Visitor for Owned {
 /// goes on.
 pub(super) fn find(io: &Io<'_>, mft: &Mft, lost: &[u64], visitor: &mut dyn Visitor) -> bool {
     let boot = &mft.boot;
-    let clusters = boot.size / boot.cluster;
+    let end = boot.size.min(io.volume().size());
+    let clusters = end / boot.cluster;
     if clusters > MAX_CLUSTERS {
         return true;
     }
@@ -88,11 +89,11 @@ pub(super) fn find(io: &Io<'_>, mft: &Mft, lost: &[u64], visitor: &mut dyn Visit
     scan::known(io, mft, &mut owned);
     let mut used = Vec::new();
     let mut at = 0;
-    bits::free(io.volume(), &extents, size, boot.size, &mut |free| {
+    bits::free(io.volume(), &extents, size, end, &mut |free| {
         used.push(at..free.start);
         at = free.end;
     });
-    used.push(at..boot.size);
+    used.push(at..end);
     let step = boot.cluster.min(boot.index).max(u64::from(SECTOR));
     let (mut probes, mut misses) = (0, 0);
     for range in used {
