@@ -74,7 +74,7 @@ pub fn layout(disk: &dyn Readable) -> Layout {
             parts.push(Part { number: Some(p.number), kind: p.kind.clone(), name: p.name.clone(), ..part });
         }
     }
-    // Optical discs have a file system that covers the disk beside their table.
+    // Optical discs have a file system that covers the disk as well as a partition table.
     if !parts.iter().any(|p| matches!(p.contents, Contents::Files(_))) {
         let whole = Part::of(disk, 0..disk.size());
         let known = !matches!(whole.contents, Contents::Unknown(_));

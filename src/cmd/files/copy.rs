@@ -257,10 +257,10 @@ impl Copier<'_> {
         saved: &mut Saved,
     ) -> Result<Outcome, Error> {
         let modified = record.times.modified.and_then(time_of);
-        let beside = beside(path);
+        let holes = holes_of(path);
         // Copied by an earlier run, and whole then: nothing better can come of it.
         let before = fs::symlink_metadata(path).ok();
-        if let Some(before) = before.filter(|b| b.is_file() && b.len() == contents.size() && !beside.exists())
+        if let Some(before) = before.filter(|b| b.is_file() && b.len() == contents.size() && !holes.exists())
             && modified.is_none_or(|time| before.modified().is_ok_and(|m| same_second(m, time)))
         {
             return Ok(Outcome::Whole);
@@ -290,15 +290,15 @@ impl Copier<'_> {
             }
         };
         if loss.is_empty() {
-            match fs::remove_file(&beside) {
+            match fs::remove_file(&holes) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("cannot remove", &beside, e));
+                    return Err(Error::io("cannot remove", &holes, e));
                 }
                 _ => return Ok(Outcome::Whole),
             }
         }
         let text = json!({ "size_bytes": contents.size(), "lost": loss_json(&loss) });
-        fs::write(&beside, format!("{text:#}\n")).map_err(|e| Error::io("cannot write", &beside, e))?;
+        fs::write(&holes, format!("{text:#}\n")).map_err(|e| Error::io("cannot write", &holes, e))?;
         let what = format!("{} of it are lost", human(loss.total()));
         saved.loss = loss;
         Ok(Outcome::WithHoles(what))
@@ -378,8 +378,8 @@ fn add(loss: &mut Loss, lost: Lost) {
     }
 }
 
-/// The list of holes beside a damaged file.
-fn beside(path: &Path) -> PathBuf {
+/// Returns the path of the list of holes of a damaged file.
+fn holes_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(HOLES);
     path.with_file_name(name)

@@ -184,7 +184,7 @@ impl Report {
             }
             page.push_str("</table>\n");
         }
-        page.push_str("<p>The holes of a file are zeros; where they are is in the file NAME.bad.json beside it.</p>\n</body></html>\n");
+        page.push_str("<p>The holes of a file are zeros; where they are is in the file NAME.bad.json next to it.</p>\n</body></html>\n");
         page
     }
 }
