@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cdi_base::units::{human, plural};
 use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::progress::View;
+use cdi_capture::rescue::progress::{Stage, View};
 use cdi_capture::rescue::rate::per_second;
 use cdi_image::badmap::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -85,8 +85,13 @@ impl Imaging {
                 "seconds_left": seconds_left,
                 "seconds_since_last_read": silent,
                 "seconds_waiting": waiting,
+                "stages": stages(view),
+                "scanning": view.scanning.is_some(),
                 "map": picture::letters(&view.cells),
             });
+            if let Some((whole, all)) = view.files {
+                (event["files_whole"], event["files"]) = (json!(whole), json!(all));
+            }
             for (status, bytes) in view.left {
                 event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
             }
@@ -115,6 +120,9 @@ impl Imaging {
             plural(view.areas as u64, "area"),
             plural(view.errors, "failed read")
         ));
+        if !view.stages.is_empty() || view.files.is_some() {
+            text.push_str(&format!("\n{}", first_line(view)));
+        }
         if waiting >= 3 {
             text.push_str(&format!("\nthe disk has been busy with one read for {}", time(waiting)));
         } else if silent >= 3 {
@@ -130,6 +138,38 @@ impl Imaging {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Formats what is read first: how much of it is there, and how many files.
+fn first_line(view: &View) -> String {
+    let share = |stage: &Stage| match stage.wanted {
+        0 => 100,
+        // Not rounded to all of it.
+        wanted => u128::from(wanted.saturating_sub(stage.left)) * 100 / u128::from(wanted),
+    };
+    let stages = view.stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
+    let files = view.files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
+    let scanning = view.scanning.map(|_| "looking for what to read next".to_owned());
+    stages.chain(files).chain(scanning).collect::<Vec<_>>().join(", ")
+}
+
+/// Formats a number with commas between groups of digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Returns what is read first as JSON.
+pub fn stages(view: &View) -> Value {
+    let one = |s: &Stage| json!({ "stage": s.name, "wanted_bytes": s.wanted, "left_bytes": s.left });
+    view.stages.iter().map(one).collect()
 }
 
 fn direction(direction: Direction) -> &'static str {
@@ -161,4 +201,15 @@ pub fn statuses(view: &View) -> Value {
 /// Returns the statuses with bytes left, for the summary.
 pub fn left(view: &View) -> impl Iterator<Item = (Status, u64)> + '_ {
     view.left.iter().copied().filter(|(_, bytes)| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let rows = [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")];
+        rows.into_iter().for_each(|(number, text)| assert_eq!(grouped(number), text));
+    }
 }
