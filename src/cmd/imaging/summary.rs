@@ -63,7 +63,8 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     }
     let inside: u64 = left(view).map(|(_, bytes)| bytes).sum();
     let outside = made.missing_bytes.saturating_sub(inside);
-    if let Some((whole, all)) = view.files {
+    // Only then they were counted at the end.
+    if let Some((whole, all)) = view.files.filter(|_| matches!(ended.end, rescue::End::Finished)) {
         ui.message(format!("{whole} of {} can be read completely", plural(all, "file")));
     }
     if let Some(bytes) = view.left_out.filter(|bytes| *bytes > 0) {

@@ -134,6 +134,7 @@ impl Reader {
             }
             if ending.is_none() && self.stages.are_due(&self.passes) && !self.passes.settle() {
                 self.next_stage()?;
+                pass = Pass::Finished;
                 continue;
             }
             let next = self.passes.next_read();
@@ -142,7 +143,10 @@ impl Reader {
                 Next::Read(read) => read,
                 // The errors of a stage must not be taken for those of the next.
                 Next::Finished if ending.is_none() && self.stages.are_left() && self.passes.settle() => continue,
-                Next::Finished if ending.is_none() && self.next_stage()? => continue,
+                Next::Finished if ending.is_none() && self.next_stage()? => {
+                    pass = Pass::Finished;
+                    continue;
+                }
                 Next::Finished => return Ok(End::Finished),
                 Next::Dead => return Ok(End::Dead),
             };

@@ -36,6 +36,8 @@ pub(in crate::rescue) struct Stages {
     /// Everything that was wanted so far; of metadata, and in all.
     metadata: Ranges,
     covered: Ranges,
+    /// How many bytes were read in this run before the last scan.
+    scanned_at: u64,
     /// Whether the disk has shown an error, or is slow.
     pub(in crate::rescue) trouble: bool,
 }
@@ -65,6 +67,7 @@ impl Stages {
             position: None,
             metadata: Ranges::new(grain),
             covered: Ranges::new(grain),
+            scanned_at: 0,
         }
     }
 
@@ -85,7 +88,10 @@ impl Reader {
     pub(in crate::rescue) fn next_stage(&mut self) -> Result<bool, CoordinatorGone> {
         while !self.is_stopped() {
             let begun = match &self.stages.state {
-                State::Last => return Ok(false),
+                State::Last => {
+                    self.count_files()?;
+                    return Ok(false);
+                }
                 State::Waiting if !self.stages.are_due(&self.passes) => return Ok(false),
                 State::Waiting => {
                     self.stages.position = Some(self.passes.position());
@@ -96,9 +102,8 @@ impl Reader {
                 State::Reading(first) => {
                     let first = first.clone();
                     self.end_stage(&first)?;
-                    if matches!(first, First::Used) {
-                        // Counts the files.
-                        self.survey(&First::Metadata)?;
+                    if self.stages.next.is_empty() {
+                        self.count_files()?;
                     }
                     self.begin_next()?
                 }
@@ -149,6 +154,18 @@ impl Reader {
         Ok(any)
     }
 
+    /// Counts the files that can be read, if something was read since they were counted.
+    fn count_files(&mut self) -> Result<(), CoordinatorGone> {
+        let (known, read) = {
+            let view = lock(&self.view);
+            (view.files.is_some(), view.read)
+        };
+        if known && self.stages.scanned_at != read {
+            self.survey(&First::Metadata)?;
+        }
+        Ok(())
+    }
+
     /// Begins the last stage: the rest of the disk, and the retry passes. If the run is being stopped, nothing.
     fn begin_last(&mut self) -> bool {
         if self.is_stopped() {
@@ -180,6 +197,7 @@ impl Reader {
     }
 
     fn end_stage(&self, first: &First) -> Result<(), CoordinatorGone> {
+        lock(&self.view).count(&self.passes);
         let left = self.passes.areas().left();
         self.send(Found::Event(event("stage-ended", json!({ "stage": first.name(), "left_bytes": left }))))
     }
@@ -193,6 +211,7 @@ impl Reader {
         {
             let mut view = lock(&self.view);
             (view.reading, view.scanning) = (None, Some(start));
+            self.stages.scanned_at = view.read;
             view.count(&self.passes);
         }
         let (written, wait) = sync_channel(1);
