@@ -6,7 +6,9 @@ use std::time::Duration;
 use cdi_base::units::parse_size;
 use clap::Args;
 
-use super::values::{CodecName, FirstName, HashName, OnlyName, chunk_size, duration, first, passes, sector_size};
+use super::values::{
+    CodecName, FirstName, HashName, OnlyName, chunk_size, duration, first, passes, sector_size,
+};
 use super::{OpenArgs, Overwrite};
 
 /// The arguments of `create`.

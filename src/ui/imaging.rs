@@ -147,8 +147,10 @@ fn first_line(view: &View) -> String {
         // Not rounded to all of it.
         wanted => u128::from(wanted.saturating_sub(stage.left)) * 100 / u128::from(wanted),
     };
-    let stages = view.stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
-    let files = view.files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
+    let stages =
+        view.stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
+    let files =
+        view.files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
     let scanning = view.scanning.map(|_| "looking for what to read next".to_owned());
     stages.chain(files).chain(scanning).collect::<Vec<_>>().join(", ")
 }

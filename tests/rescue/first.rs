@@ -235,7 +235,8 @@ fn disk(lab: &Lab) -> (Vec<u8>, [Files; 2]) {
     put(EXT.start, &lab.read("p2"));
     for (n, (kind, part)) in [(7, NTFS), (0x83, EXT)].into_iter().enumerate() {
         let number = |bytes: u64| u32::try_from(bytes / 512).unwrap().to_le_bytes();
-        let entry = [[0, 0, 0, 0], [kind, 0, 0, 0], number(part.start), number(part.end - part.start)].concat();
+        let entry =
+            [[0, 0, 0, 0], [kind, 0, 0, 0], number(part.start), number(part.end - part.start)].concat();
         put(446 + 16 * n as u64, &entry);
     }
     put(510, &[0x55, 0xAA]);
@@ -328,7 +329,8 @@ tests!(
     fn files_of_a_pattern_are_read_before_others() {
         let lab = Lab::new();
         let (bytes, files) = disk(&lab);
-        let jpg: u64 = files.iter().flatten().filter(|f| f.0.ends_with("jpg")).map(|f| f.1.len() as u64).sum();
+        let jpg: u64 =
+            files.iter().flatten().filter(|f| f.0.ends_with("jpg")).map(|f| f.1.len() as u64).sum();
         // Metadata, clusters' ends, and no more than that.
         let drive = Drive::dying(&bytes, [], jpg + 4 * MIB);
         whole(&lab, "a.cdimg", &drive, order(&[pattern("*.jpg"), First::Used]));
@@ -353,7 +355,8 @@ tests!(
             let direction = if seed == 3 { Direction::Backwards } else { Direction::Forwards };
             let plan = RescuePlan { direction, ..plan() };
             let mut maps = Vec::new();
-            let first = [Order::default(), used(), Order::automatic(), order(&[pattern("d1"), First::Metadata])];
+            let first =
+                [Order::default(), used(), Order::automatic(), order(&[pattern("d1"), First::Metadata])];
             for (n, order) in first.into_iter().enumerate() {
                 let (name, drive) = (format!("{seed}.{n}.cdimg"), Drive::new(&bytes, bad.iter().copied()));
                 let ended = image(&lab, &name, &drive, (plan.clone(), order), &mut |_| Ok(())).unwrap();
@@ -371,7 +374,11 @@ tests!(
             };
             for (map, twice) in &maps {
                 assert_eq!(sectors(map), sectors(&maps[0].0), "seed {seed}");
-                assert!(*twice <= maps[0].1 + maps[0].1 / 10 + 200, "seed {seed}: {twice}, not {}", maps[0].1);
+                assert!(
+                    *twice <= maps[0].1 + maps[0].1 / 10 + 200,
+                    "seed {seed}: {twice}, not {}",
+                    maps[0].1
+                );
             }
             lab.cdi(["verify", &format!("{seed}.1.cdimg")]).ends(0);
         }
@@ -386,7 +393,8 @@ tests!(
         whole(&lab, "whole.cdimg", &drive, used());
         let goal = map_of(&lab, "whole.cdimg");
         // Bytes that are read before it is stopped: in the metadata, in what is used, and in the rest.
-        for stops in [vec![100_000, 300_000, 700_000, 5 * MIB], vec![1_200_000, 20 * MIB, 30 * MIB, 40 * MIB]] {
+        for stops in [vec![100_000, 300_000, 700_000, 5 * MIB], vec![1_200_000, 20 * MIB, 30 * MIB, 40 * MIB]]
+        {
             for kill in [false, true] {
                 let name = format!("{}.{kill}.cdimg", stops[0]);
                 let drive = Drive::new(&bytes, bad.iter().copied());

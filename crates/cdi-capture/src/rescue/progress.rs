@@ -92,7 +92,9 @@ impl View {
             *bytes = passes.bytes(*status);
         }
         self.areas = passes.count();
-        if self.in_stage && let Some(stage) = self.stages.last_mut() {
+        if self.in_stage
+            && let Some(stage) = self.stages.last_mut()
+        {
             stage.left = passes.areas().left();
         }
     }

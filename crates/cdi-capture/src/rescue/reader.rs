@@ -142,7 +142,9 @@ impl Reader {
             let read = match next {
                 Next::Read(read) => read,
                 // The errors of a stage must not be taken for those of the next.
-                Next::Finished if ending.is_none() && self.stages.are_left() && self.passes.settle() => continue,
+                Next::Finished if ending.is_none() && self.stages.are_left() && self.passes.settle() => {
+                    continue;
+                }
                 Next::Finished if ending.is_none() && self.next_stage()? => {
                     pass = Pass::Finished;
                     continue;

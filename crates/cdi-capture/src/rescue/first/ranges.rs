@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn ranges_are_merged_and_rounded_outwards() {
         let mut set = Ranges::new(4096);
-        for range in [9000..9001, 0..1, 4096..4100, 20_000..30_000, 5..5, 9100..9200, u64::MAX - 1..u64::MAX] {
+        for range in [9000..9001, 0..1, 4096..4100, 20_000..30_000, 5..5, 9100..9200, u64::MAX - 1..u64::MAX]
+        {
             set.add(range);
         }
         assert_eq!(set.get(), [0..12_288, 16_384..32_768, u64::MAX - 4095..u64::MAX]);

@@ -220,9 +220,7 @@ impl Readable for Asked<'_> {
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
-        self.disk
-            .read(buffer, at)
-            .inspect_err(|_| self.want(at..at.saturating_add(buffer.len() as u64)))
+        self.disk.read(buffer, at).inspect_err(|_| self.want(at..at.saturating_add(buffer.len() as u64)))
     }
 
     fn missing(&self, range: Range<u64>) -> Vec<Missing> {

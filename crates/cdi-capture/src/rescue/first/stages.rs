@@ -38,7 +38,7 @@ pub(in crate::rescue) struct Stages {
     covered: Ranges,
     /// How many bytes were read in this run before the last scan.
     scanned_at: u64,
-    /// Whether the disk has shown an error, or is slow.
+    /// Whether the disk has shown an error, or a read took long.
     pub(in crate::rescue) trouble: bool,
 }
 
@@ -73,7 +73,8 @@ impl Stages {
 
     /// Returns whether it is time to leave the order of the sectors.
     pub(in crate::rescue) fn are_due(&self, passes: &Passes) -> bool {
-        let due = !self.order.in_trouble_only || (self.trouble && passes.is_copying());
+        let trouble = self.trouble || passes.is_slow();
+        let due = !self.order.in_trouble_only || (trouble && passes.is_copying());
         matches!(self.state, State::Waiting) && due
     }
 

@@ -39,6 +39,11 @@ impl Passes {
         self.bytes(Status::NonTried) < self.areas.left() + self.later.left()
     }
 
+    /// Returns whether the last second of reading was slow.
+    pub fn is_slow(&self) -> bool {
+        self.slow_skip > 0
+    }
+
     /// Returns whether these are copying passes that have something to do.
     pub fn is_copying(&self) -> bool {
         matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTried) > 0
