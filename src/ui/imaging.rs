@@ -120,8 +120,9 @@ impl Imaging {
             plural(view.areas as u64, "area"),
             plural(view.errors, "failed read")
         ));
-        if !view.stages.is_empty() || view.files.is_some() {
-            text.push_str(&format!("\n{}", first_line(view)));
+        let first = first_line(&view.stages, view.files, view.scanning.is_some());
+        if !first.is_empty() {
+            text.push_str(&format!("\n{first}"));
         }
         if waiting >= 3 {
             text.push_str(&format!("\nthe disk has been busy with one read for {}", time(waiting)));
@@ -140,18 +141,17 @@ impl Imaging {
     }
 }
 
-/// Formats what is read first: how much of it is there, and how many files.
-fn first_line(view: &View) -> String {
+/// Formats what is read first: how much of it is there, and how many files; `scanning` if the image is being scanned.
+fn first_line(stages: &[Stage], files: Option<(u64, u64)>, scanning: bool) -> String {
     let share = |stage: &Stage| match stage.wanted {
         0 => 100,
         // Not rounded to all of it.
         wanted => u128::from(wanted.saturating_sub(stage.left)) * 100 / u128::from(wanted),
     };
-    let stages =
-        view.stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
+    let stages = stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
     let files =
-        view.files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
-    let scanning = view.scanning.map(|_| "looking for what to read next".to_owned());
+        files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
+    let scanning = scanning.then(|| "looking for what to read next".to_owned());
     stages.chain(files).chain(scanning).collect::<Vec<_>>().join(", ")
 }
 
@@ -208,6 +208,19 @@ pub fn left(view: &View) -> impl Iterator<Item = (Status, u64)> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_first_is_one_line() {
+        let stage = |name: &str, wanted, left| Stage { name: name.into(), wanted, left };
+        let stages = [stage("metadata", 1000, 11), stage("used", 1 << 40, 603 << 30)];
+        let line = first_line(&stages, Some((12_345, 20_001)), false);
+        assert_eq!(line, "metadata 98 %, used 41 %, files whole so far 12,345 of 20,001");
+        assert_eq!(
+            first_line(&[stage("*.jpg", 0, 0)], None, true),
+            "*.jpg 100 %, looking for what to read next"
+        );
+        assert_eq!(first_line(&[], None, false), "");
+    }
 
     #[test]
     fn numbers_are_grouped() {
