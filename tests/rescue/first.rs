@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use cdi_image::codec::Codec;
 use cdi_image::input::{Input, ReadAt};
 use cdi_image::metadata::Metadata;
 
-use super::failing_disk::map_of;
-use crate::common::{Lab, Need, Random, run};
+use super::failing_disk::{self, FailingDisk, ended, map_of, open_alone, spawn};
+use crate::common::{Lab, Need, Random, mapfile, run, wait_until};
 
 const DISK: Need =
     Need::All(&[Need::Fuse, Need::Program("mkntfs"), Need::Program("ntfs-3g"), Need::Program("debugfs")]);
@@ -462,6 +462,29 @@ tests!(
     }
 
     #[needs(DISK)]
+    fn metadata_that_makes_no_sense_changes_only_the_order() {
+        let lab = Lab::new();
+        let (bytes, _) = disk(&lab);
+        for seed in 0..12 {
+            let mut random = Random::new(seed + 100);
+            let mut bytes = bytes.clone();
+            // Where boot sectors, tables of records, bitmaps and directories are: where the first bytes of each volume are used.
+            for _ in 0..[20, 400, 8000][seed as usize % 3] {
+                let start = [0, NTFS.start, NTFS.start + 4 * MIB, EXT.start][random.below(4) as usize];
+                let at = usize::try_from(start + random.below(2 * MIB)).unwrap();
+                bytes[at] = [0xFF, 0, bytes[at] ^ 1, bytes[at].wrapping_add(1)][random.below(4) as usize];
+            }
+            let name = format!("{seed}.cdimg");
+            let drive = Drive::new(&bytes, [seed * 1000]);
+            let order = order(&[pattern("*.jpg"), First::Used]);
+            let ended = whole(&lab, &name, &drive, order);
+            assert!(matches!(ended.end, End::Finished), "{:?}", ended.end);
+            assert_eq!(ended.made.missing_bytes, 512);
+            assert!(drive.twice() < 1000, "{} sectors were read twice", drive.twice());
+        }
+    }
+
+    #[needs(DISK)]
     fn the_order_stays_in_the_domain() {
         let lab = Lab::new();
         let (bytes, _) = disk(&lab);
@@ -502,5 +525,56 @@ tests!(
         for words in [&["--first", "a["][..], &["--first", ""], &["--in-order", "--first", "used"]] {
             lab.cdi([&["create", "disk.raw", "b.cdimg"], words].concat()).ends(2);
         }
+    }
+
+    #[needs(DISK, failing_disk::DISK)]
+    fn a_failing_device_is_read_by_what_is_used_although_it_is_killed() {
+        let lab = Lab::new();
+        let (bytes, files) = disk(&lab);
+        let bad = bad_metadata(&bytes);
+        let listed: Vec<(u64, u64)> = bad.iter().map(|sector| (*sector, 1)).collect();
+        lab.write("failing.map", mapfile(SIZE / 512, 512, &listed));
+        let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=1ms"]);
+        // Left alone, its first error changes the order: events and summary say so.
+        let ran = lab.cdi(["create", disk.path(), "auto.cdimg", "--json"]).ends(4);
+        let json = ran.json();
+        let names: Vec<_> = json["stages"].as_array().unwrap().iter().map(|s| s["stage"].clone()).collect();
+        assert_eq!(names, ["metadata", "used"]);
+        let known = json["files"]["known"].as_u64().unwrap();
+        assert!(known >= files.iter().flatten().count() as u64 - 24, "{known} files");
+        let ran = lab.cdi(["create", disk.path(), "order.cdimg", "--json", "--in-order"]).ends(4).json();
+        assert_eq!((&ran["stages"], &ran["files"]), (&serde_json::json!([]), &serde_json::Value::Null));
+        let goal = map_of(&lab, "order.cdimg");
+        assert_eq!(map_of(&lab, "auto.cdimg"), goal);
+        // Killed again and again.
+        let since = disk.forget();
+        let mut words = vec!["create", disk.path(), "a.cdimg", "--first", "metadata,used"];
+        let mut kills = 0;
+        loop {
+            let mut child = spawn(&lab, &words);
+            std::thread::sleep(Duration::from_millis(400 + 100 * u64::from(kills)));
+            if let Some(status) = child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(4), "{}", ended(child).err);
+                break;
+            }
+            kills += 1;
+            let pid = child.id();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                let _ = Command::new("kill").args(["-KILL", child]).stderr(Stdio::null()).status();
+            }
+            let _ = child.kill();
+            child.wait().unwrap();
+            wait_until("the disk is free", || open_alone(&disk.device));
+            if lab.path("a.cdimg").exists() && words.len() == 5 {
+                words.push("--resume");
+            }
+        }
+        assert!(kills > 1, "it was killed {kills} times only");
+        assert_eq!(map_of(&lab, "a.cdimg"), goal);
+        let reads = disk.reads(since);
+        let most = bad.iter().filter_map(|sector| reads.get(sector)).max().copied().unwrap_or(0);
+        assert!(most <= 2 + kills, "a bad sector was read {most} times with {kills} kills");
+        lab.cdi(["verify", "a.cdimg"]).ends(0);
     }
 );
