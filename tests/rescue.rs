@@ -2,6 +2,7 @@
 
 mod failing_disk;
 mod failures;
+mod first;
 mod like_ddrescue;
 
 use std::ffi::OsStr;
@@ -15,7 +16,7 @@ use crate::common::{Lab, MountedDisk, Test, disk, mapfile, open_direct};
 use failing_disk::{BAD, DISK, FailingDisk, SECTORS, is_right, lab, map_of};
 
 /// The tests, by module.
-pub const MODULES: &[&[Test]] = &[TESTS, failures::TESTS, like_ddrescue::TESTS];
+pub const MODULES: &[&[Test]] = &[TESTS, failures::TESTS, first::TESTS, like_ddrescue::TESTS];
 
 tests!(
     #[needs(Fuse, Loop)]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use cdi_base::units::parse_size;
 use clap::Args;
 
-use super::values::{CodecName, HashName, chunk_size, duration, passes, sector_size};
+use super::values::{
+    CodecName, FirstName, HashName, OnlyName, chunk_size, duration, first, passes, sector_size,
+};
 use super::{OpenArgs, Overwrite};
 
 /// The arguments of `create`.
@@ -107,6 +109,19 @@ pub struct Rescue {
     /// Number of bytes of the disk to read
     #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
     pub size: Option<u64>,
+    /// Read this first: 'metadata' of file systems, what is 'used', or the files that match a pattern; may be repeated
+    ///
+    /// A pattern without a slash is compared with each name in the path of a file, one with a slash with the path from the
+    /// root of its file system; a directory stands for everything in it. The metadata is read first in any case. The
+    /// default is metadata and then what is used, once the disk has shown an error or is slow.
+    #[arg(long, value_name = "WHAT", value_parser = first, value_delimiter = ',')]
+    pub first: Vec<FirstName>,
+    /// Leave out everything else, such as free space
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub only: Option<OnlyName>,
+    /// Read the disk in the order of its sectors, whatever happens
+    #[arg(long, conflicts_with_all = ["first", "only"])]
+    pub in_order: bool,
     /// Restrict the rescue domain to the blocks marked finished in this ddrescue mapfile
     #[arg(short = 'm', long, value_name = "FILE")]
     pub domain_mapfile: Option<PathBuf>,

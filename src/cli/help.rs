@@ -51,6 +51,10 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ),
                 ("Continue after an interruption", "cdi create --resume /dev/sdb disk.cdimg"),
                 (
+                    "Read the photos of a dying disk first, then other files, then the rest",
+                    "cdi create --first '*.jpg' --first used /dev/sdb disk.cdimg",
+                ),
+                (
                     "Convert a raw image and its ddrescue mapfile",
                     "cdi create disk.raw disk.cdimg --mapfile disk.map",
                 ),

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cdi_base::units::parse_size;
+use cdi_fs::pattern::Patterns;
 use cdi_image::cdimg::layout::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
 use cdi_image::codec::Codec;
 use cdi_image::stored_hashes::HashKind;
@@ -28,6 +29,34 @@ impl From<CodecName> for Codec {
             CodecName::None => Codec::Stored,
         }
     }
+}
+
+/// What of a disk is read first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirstName {
+    /// The metadata of file systems.
+    Metadata,
+    /// What is not free.
+    Used,
+    /// The files that match this pattern.
+    Pattern(String),
+}
+
+/// Parses what is read first.
+pub(crate) fn first(text: &str) -> Result<FirstName, String> {
+    match text {
+        "metadata" => Ok(FirstName::Metadata),
+        "used" => Ok(FirstName::Used),
+        "" => Err("expected 'metadata', 'used', or a pattern such as '*.jpg'".into()),
+        _ => Patterns::parse([text]).map(|_| FirstName::Pattern(text.into())),
+    }
+}
+
+/// What alone of a disk is read.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub enum OnlyName {
+    /// what is not free, as far as the file systems say
+    Used,
 }
 
 /// The name of a hash.

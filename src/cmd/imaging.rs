@@ -1,6 +1,7 @@
 //! `cdi create DISK IMAGE`: images a disk that may be failing, in several passes.
 
 mod checks;
+mod order;
 mod summary;
 
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
 use cdi_capture::rescue::same::compare;
 use cdi_capture::rescue::source::Source;
-use cdi_capture::rescue::{Limits, Update};
+use cdi_capture::rescue::{Limits, Task, Update};
 use cdi_image::badmap::{Status, load};
 use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{FORMAT, reader};
@@ -171,7 +172,8 @@ fn read(
     let mut last_check = Instant::now();
     let mut hashing = None;
     let size = plan.size;
-    let result = rescue::rescue(&source, writer, &args.image, options, plan, &limits, &mut |update| {
+    let task = Task { plan, order: order::order(&args.rescue)?, limits };
+    let result = rescue::rescue(&source, writer, &args.image, options, task, &mut |update| {
         match update {
             Update::Reading(view) => shown.show(view),
             Update::Hashing(bytes) => {

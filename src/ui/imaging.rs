@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cdi_base::units::{human, plural};
 use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::progress::View;
+use cdi_capture::rescue::progress::{Stage, View};
 use cdi_capture::rescue::rate::per_second;
 use cdi_image::badmap::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -85,8 +85,13 @@ impl Imaging {
                 "seconds_left": seconds_left,
                 "seconds_since_last_read": silent,
                 "seconds_waiting": waiting,
+                "stages": stages(view),
+                "scanning": view.scanning.is_some(),
                 "map": picture::letters(&view.cells),
             });
+            if let Some((whole, all)) = view.files {
+                (event["files_whole"], event["files"]) = (json!(whole), json!(all));
+            }
             for (status, bytes) in view.left {
                 event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
             }
@@ -115,6 +120,10 @@ impl Imaging {
             plural(view.areas as u64, "area"),
             plural(view.errors, "failed read")
         ));
+        let first = first_line(&view.stages, view.files, view.scanning.is_some());
+        if !first.is_empty() {
+            text.push_str(&format!("\n{first}"));
+        }
         if waiting >= 3 {
             text.push_str(&format!("\nthe disk has been busy with one read for {}", time(waiting)));
         } else if silent >= 3 {
@@ -130,6 +139,39 @@ impl Imaging {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Formats what is read first: how much of it is there, and how many files; `scanning` if the image is being scanned.
+fn first_line(stages: &[Stage], files: Option<(u64, u64)>, scanning: bool) -> String {
+    let share = |stage: &Stage| match stage.wanted {
+        0 => 100,
+        // Not rounded to all of it.
+        wanted => u128::from(wanted.saturating_sub(stage.left)) * 100 / u128::from(wanted),
+    };
+    let stages = stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
+    let files =
+        files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
+    let scanning = scanning.then(|| "looking for what to read next".to_owned());
+    stages.chain(files).chain(scanning).collect::<Vec<_>>().join(", ")
+}
+
+/// Formats a number with commas between groups of digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Returns what is read first as JSON.
+pub fn stages(view: &View) -> Value {
+    let one = |s: &Stage| json!({ "stage": s.name, "wanted_bytes": s.wanted, "left_bytes": s.left });
+    view.stages.iter().map(one).collect()
 }
 
 fn direction(direction: Direction) -> &'static str {
@@ -161,4 +203,28 @@ pub fn statuses(view: &View) -> Value {
 /// Returns the statuses with bytes left, for the summary.
 pub fn left(view: &View) -> impl Iterator<Item = (Status, u64)> + '_ {
     view.left.iter().copied().filter(|(_, bytes)| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_first_is_one_line() {
+        let stage = |name: &str, wanted, left| Stage { name: name.into(), wanted, left };
+        let stages = [stage("metadata", 1000, 11), stage("used", 1 << 40, 603 << 30)];
+        let line = first_line(&stages, Some((12_345, 20_001)), false);
+        assert_eq!(line, "metadata 98 %, used 41 %, files whole so far 12,345 of 20,001");
+        assert_eq!(
+            first_line(&[stage("*.jpg", 0, 0)], None, true),
+            "*.jpg 100 %, looking for what to read next"
+        );
+        assert_eq!(first_line(&[], None, false), "");
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        let rows = [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")];
+        rows.into_iter().for_each(|(number, text)| assert_eq!(grouped(number), text));
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::super::create::stored_hash_lines;
 use crate::cli::Create;
 use crate::ui::Ui;
-use crate::ui::imaging::{left, statuses};
+use crate::ui::imaging::{left, stages, statuses};
 
 /// Prints what was read and written.
 pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took: Duration, ui: &Ui) {
@@ -33,6 +33,9 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "areas": view.areas,
         "read_bytes": view.read,
         "failed_reads": view.errors,
+        "stages": stages(view),
+        "files": view.files.map(|(whole, all)| json!({ "whole": whole, "known": all })),
+        "left_out_bytes": view.left_out,
         "seconds": took.as_secs_f64(),
         "metadata": made.metadata,
     }));
@@ -60,6 +63,15 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     }
     let inside: u64 = left(view).map(|(_, bytes)| bytes).sum();
     let outside = made.missing_bytes.saturating_sub(inside);
+    // Only then they were counted at the end.
+    if let Some((whole, all)) = view.files.filter(|_| matches!(ended.end, rescue::End::Finished)) {
+        ui.message(format!("{whole} of {} can be read completely", plural(all, "file")));
+    }
+    if let Some(bytes) = view.left_out.filter(|bytes| *bytes > 0) {
+        let why = "--only used: the file systems say that they are free, or they are in no partition";
+        ui.message(format!("{} were left out ({why})", human(bytes)));
+    }
+    let outside = outside.saturating_sub(view.left_out.unwrap_or(0));
     if outside > 0 {
         ui.message(format!("{} are missing outside the part that was to be read", human(outside)));
     }

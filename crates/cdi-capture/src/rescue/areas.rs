@@ -47,6 +47,32 @@ impl Areas {
         areas
     }
 
+    /// Adds the areas of `other`, which must not overlap these.
+    pub fn join(&mut self, other: Areas) {
+        other.areas.into_values().for_each(|area| self.set(area));
+    }
+
+    /// Splits the areas into the parts inside and outside `domain`, whose ranges are in order and do not overlap.
+    pub fn split(self, domain: &[Range<u64>]) -> (Areas, Areas) {
+        let (mut inside, mut outside) = (Areas::default(), Areas::default());
+        for area in self.areas.into_values() {
+            let mut at = area.start;
+            let first = domain.partition_point(|part| part.end <= area.start);
+            for part in domain[first..].iter().take_while(|part| part.start < area.end) {
+                if at < part.start {
+                    outside.insert(BadRange { start: at, end: part.start, ..area });
+                }
+                let (start, end) = (at.max(part.start), part.end.min(area.end));
+                inside.insert(BadRange { start, end, ..area });
+                at = end;
+            }
+            if at < area.end {
+                outside.insert(BadRange { start: at, ..area });
+            }
+        }
+        (inside, outside)
+    }
+
     fn insert(&mut self, area: BadRange) {
         self.bytes[area.status as usize - 1] += area.len();
         self.areas.insert(area.start, area);
@@ -203,6 +229,14 @@ mod tests {
                     let got = areas.find(status, from, Backwards).map(|a| a.end.min(from) - 1);
                     assert_eq!(got, backwards);
                 }
+                let (cut, all) = (next(30), areas.left());
+                let domain = [cut..cut + 7, cut + 20..cut + 50];
+                let (inside, outside) = areas.split(&domain);
+                assert!(inside.iter().all(|a| domain.iter().any(|d| d.start <= a.start && a.end <= d.end)));
+                assert!(outside.iter().all(|a| domain.iter().all(|d| a.end <= d.start || d.end <= a.start)));
+                areas = inside;
+                areas.join(outside);
+                assert_eq!(areas.left(), all);
                 let within: u64 = areas.within(20..50).iter().map(BadRange::len).sum();
                 assert_eq!(within, plain[20..50].iter().filter(|s| **s != Finished).count() as u64);
             }

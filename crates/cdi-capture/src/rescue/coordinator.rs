@@ -221,6 +221,11 @@ impl<'a> Coordinator<'a> {
                     self.sink.writer.note(&event);
                 }
             }
+            Found::Checkpoint(written) => {
+                self.make_checkpoint()?;
+                // The reader may have exited.
+                let _ = written.send(());
+            }
             Found::End(end) => self.end = Some(end),
             Found::Bytes(..) => debug_assert!(false, "bytes must be compressed first"),
         }
@@ -237,10 +242,7 @@ impl<'a> Coordinator<'a> {
     /// Makes a checkpoint if one is due; otherwise writes new data and the changes of the map.
     fn save_progress(&mut self) -> Result<(), Error> {
         if self.checkpoint.elapsed() >= CHECKPOINT_AFTER {
-            self.note_unlogged_errors();
-            (self.checkpoint, self.error_count, self.unlogged_errors) = (Instant::now(), 0, 0);
-            self.changed = None;
-            return self.sink.writer.checkpoint();
+            return self.make_checkpoint();
         }
         match self.changed.take() {
             Some(range) => {
@@ -252,5 +254,12 @@ impl<'a> Coordinator<'a> {
             None => self.sink.writer.write_out()?,
         }
         Ok(())
+    }
+
+    fn make_checkpoint(&mut self) -> Result<(), Error> {
+        self.note_unlogged_errors();
+        (self.checkpoint, self.error_count, self.unlogged_errors) = (Instant::now(), 0, 0);
+        self.changed = None;
+        self.sink.writer.checkpoint()
     }
 }

@@ -4,6 +4,7 @@
 pub mod areas;
 mod coordinator;
 mod drive_health;
+pub mod first;
 pub mod passes;
 mod plan;
 mod pool;
@@ -30,6 +31,8 @@ use cdi_image::metadata::{DiskHashes, rfc3339};
 use cdi_image::open;
 use cdi_image::stored_hashes::HashKind;
 use coordinator::Coordinator;
+use first::Order;
+use first::stages::Stages;
 use passes::{Passes, RescuePlan};
 use pool::Pool;
 use progress::View;
@@ -50,6 +53,17 @@ pub struct Limits {
     pub max_errors: Option<u64>,
     /// The maximum time without a successful read.
     pub timeout: Option<Duration>,
+}
+
+/// What is to be read of a disk, and how.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The parameters of the passes.
+    pub plan: RescuePlan,
+    /// What is read first.
+    pub order: Order,
+    /// What stops the imaging early.
+    pub limits: Limits,
 }
 
 /// The result of a run.
@@ -73,7 +87,7 @@ pub enum Update<'a> {
     Hashing(u64),
 }
 
-/// Reads `source` according to `plan` into the image of `writer`, which is at `path`, until everything readable is
+/// Reads `source` according to `task` into the image of `writer`, which is at `path`, until everything readable is
 /// read, or until it is stopped. Ends with a checkpoint, unless a failure other than a full disk prevents it. The image
 /// is complete if all passes are done. Calls `watch` with the progress; an error from it cancels the imaging.
 pub fn rescue(
@@ -81,22 +95,23 @@ pub fn rescue(
     mut writer: Writer,
     path: &Path,
     options: &Options,
-    plan: RescuePlan,
-    limits: &Limits,
+    task: Task,
     watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
+    let Task { plan, order, limits } = task;
     let geometry = writer.geometry();
     let options = Options { chunk: geometry.chunk_size, ..options.clone() };
     let shared = Arc::new(Shared::new(options));
     let wanted = plan.domain.iter().map(|r| r.end - r.start).sum();
     let passes = Passes::new(plan, writer.bad());
     let view = Arc::new(Mutex::new(View::new(wanted)));
-    lock(&view).count(passes.areas());
+    lock(&view).count(&passes);
     let stop = Arc::new(AtomicBool::new(false));
     let (found_in, found) = sync_channel(8);
     let pieces = Arc::new(Mutex::new(None));
     let reader = Reader {
         source: Arc::clone(source),
+        stages: Stages::new(order, path, &passes),
         passes,
         shared: Arc::clone(&shared),
         view: Arc::clone(&view),
@@ -111,7 +126,7 @@ pub fn rescue(
     workers::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
     let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
-    let result = coordinator.run(&found, &pool, &stop, limits, &mut || {
+    let result = coordinator.run(&found, &pool, &stop, &limits, &mut || {
         let view = lock(&view).clone();
         watch(Update::Reading(&view)).map(|()| view)
     });

@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
 
+mod part;
+
+pub use part::Position;
+
 use super::areas::{Areas, Direction};
 use super::drive_health::DriveHealth;
 pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan};
@@ -30,7 +34,12 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// The state of the passes over a disk.
 pub struct Passes {
     plan: RescuePlan,
+    /// The unfinished areas of the part of the domain that is being read.
     areas: Areas,
+    /// Those of the rest of the domain.
+    later: Areas,
+    /// The maximum number of retry passes now.
+    retries: Option<u32>,
     pass: Pass,
     direction: Direction,
     /// The position of the pass, in bytes: forwards, the end of the part that is done; backwards, its start.
@@ -62,8 +71,10 @@ impl Passes {
         let mut passes = Passes {
             direction: plan.direction.turned(),
             size: plan.cluster,
+            retries: plan.retries,
             plan,
             areas,
+            later: Areas::default(),
             pass: Pass::Copying(0),
             at: 0,
             clean: 0,
@@ -78,7 +89,7 @@ impl Passes {
         passes
     }
 
-    /// Returns the unfinished areas.
+    /// Returns the unfinished areas of what is being read.
     pub fn areas(&self) -> &Areas {
         &self.areas
     }
@@ -152,7 +163,7 @@ impl Passes {
                 Pass::Copying(_) => any(Status::NonTried),
                 Pass::Trimming => plan.trim && any(Status::NonTrimmed),
                 Pass::Scraping => plan.scrape && any(Status::NonScraped),
-                Pass::Retrying(n) if !any(Status::Bad) || plan.retries.is_some_and(|max| n > max) => {
+                Pass::Retrying(n) if !any(Status::Bad) || self.retries.is_some_and(|max| n > max) => {
                     self.pass = Pass::Finished;
                     true
                 }

@@ -4,11 +4,22 @@ use std::time::Instant;
 
 use cdi_image::badmap::Status;
 
-use super::areas::{Areas, Direction};
-use super::passes::Pass;
+use super::areas::Direction;
+use super::passes::{Pass, Passes};
 
 /// The number of cells in the map of the disk.
 pub const CELLS: usize = 64;
+
+/// The state of what is read first.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its name: `metadata`, `used`, or a pattern.
+    pub name: String,
+    /// Its size in bytes, as far as it is known.
+    pub wanted: u64,
+    /// The number of unfinished bytes.
+    pub left: u64,
+}
 
 /// The current state of the imaging.
 #[derive(Debug, Clone)]
@@ -33,6 +44,17 @@ pub struct View {
     pub last_good: Instant,
     /// The start of the pending read, if there is one.
     pub reading: Option<Instant>,
+    /// What is read first, in order: the stages so far.
+    pub stages: Vec<Stage>,
+    /// Whether the last of these is being read.
+    pub(super) in_stage: bool,
+    /// The start of the scan of the image for what to read next, if that is being done.
+    pub scanning: Option<Instant>,
+    /// How many files could be read completely, and how many were known, at the last scan.
+    pub files: Option<(u64, u64)>,
+    /// How many unfinished bytes of the domain are left out because only what is used is read; None if that is not so, or
+    /// not known yet. They are not counted in `wanted` and `left`.
+    pub left_out: Option<u64>,
     /// The map of the disk in cells of equal size: the least processed status in each.
     pub cells: Vec<Status>,
 }
@@ -51,6 +73,11 @@ impl View {
             began: now,
             last_good: now,
             reading: None,
+            stages: Vec::new(),
+            in_stage: false,
+            scanning: None,
+            files: None,
+            left_out: None,
             cells: vec![Status::Finished; CELLS],
         }
     }
@@ -60,10 +87,24 @@ impl View {
         self.wanted - self.left.iter().map(|(_, bytes)| bytes).sum::<u64>().min(self.wanted)
     }
 
-    pub(super) fn count(&mut self, areas: &Areas) {
+    pub(super) fn count(&mut self, passes: &Passes) {
         for (status, bytes) in &mut self.left {
-            *bytes = areas.bytes(*status);
+            *bytes = passes.bytes(*status);
         }
-        self.areas = areas.len();
+        self.areas = passes.count();
+        if self.in_stage
+            && let Some(stage) = self.stages.last_mut()
+        {
+            stage.left = passes.areas().left();
+        }
+    }
+
+    pub(super) fn begin_stage(&mut self, name: &str, wanted: u64, left: u64) {
+        if !self.in_stage || self.stages.last().is_none_or(|stage| stage.name != name) {
+            self.stages.push(Stage { name: name.into(), wanted, left });
+        } else if let Some(stage) = self.stages.last_mut() {
+            (stage.wanted, stage.left) = (wanted, left);
+        }
+        self.in_stage = true;
     }
 }

@@ -16,6 +16,7 @@ use cdi_image::badmap::{BadRange, Reason};
 use serde_json::{Value, json};
 
 use super::event;
+use super::first::stages::Stages;
 use super::passes::{Next, Outcome, Pass, Passes, Read};
 use super::progress::{CELLS, View};
 use super::source::{Failure, Source};
@@ -32,6 +33,8 @@ pub(super) enum Found {
     MapChanges(Vec<BadRange>),
     /// An event for the log.
     Event(Value),
+    /// Everything so far is to be written to the file, and this answered.
+    Checkpoint(SyncSender<()>),
     /// The reader has ended.
     End(End),
 }
@@ -81,6 +84,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Reader {
     pub source: Arc<Source>,
     pub passes: Passes,
+    pub stages: Stages,
     pub shared: Arc<Shared>,
     pub view: Arc<Mutex<View>>,
     pub stop: Arc<AtomicBool>,
@@ -93,7 +97,7 @@ pub(super) struct Reader {
 }
 
 /// The coordinator has exited.
-struct CoordinatorGone;
+pub(super) struct CoordinatorGone;
 
 impl Reader {
     /// Reads until the imaging ends, and sends the reason.
@@ -103,7 +107,7 @@ impl Reader {
             {
                 let mut view = lock(&self.view);
                 view.reading = None;
-                view.count(self.passes.areas());
+                view.count(&self.passes);
                 self.update_cells(&mut view);
             }
             let _ = self.found.send(Found::End(end));
@@ -111,7 +115,7 @@ impl Reader {
     }
 
     fn update_cells(&self, view: &mut View) {
-        view.cells = cells(self.passes.areas().iter(), self.passes.plan().size, CELLS);
+        view.cells = cells(self.passes.all_areas(), self.passes.plan().size, CELLS);
     }
 
     fn read_all(&mut self) -> Result<End, CoordinatorGone> {
@@ -128,10 +132,23 @@ impl Reader {
                 self.send_map_changes()?;
                 return Ok(ending.take().unwrap_or(End::Stopped));
             }
+            if ending.is_none() && self.stages.are_due(&self.passes) && !self.passes.settle() {
+                self.next_stage()?;
+                pass = Pass::Finished;
+                continue;
+            }
             let next = self.passes.next_read();
             self.send_map_changes()?;
             let read = match next {
                 Next::Read(read) => read,
+                // The errors of a stage must not be taken for those of the next.
+                Next::Finished if ending.is_none() && self.stages.are_left() && self.passes.settle() => {
+                    continue;
+                }
+                Next::Finished if ending.is_none() && self.next_stage()? => {
+                    pass = Pass::Finished;
+                    continue;
+                }
                 Next::Finished => return Ok(End::Finished),
                 Next::Dead => return Ok(End::Dead),
             };
@@ -147,7 +164,7 @@ impl Reader {
                     drawn = Some(now);
                     self.update_cells(&mut view);
                 }
-                view.count(self.passes.areas());
+                view.count(&self.passes);
             }
             if let Err(end) = self.read(&read, now)? {
                 return Ok(end);
@@ -183,6 +200,7 @@ impl Reader {
         let failed = reason.is_some();
         self.passes.got(read, &Outcome { good, reason, took });
         if failed {
+            self.stages.trouble = true;
             lock(&self.view).errors += u64::from(!read.check);
             let errno = match reason {
                 Some(Reason::Errno(errno)) => errno.get(),
@@ -190,6 +208,7 @@ impl Reader {
             };
             self.read_event("read-error", json!({ "errno": errno, "check": read.check }), (read, took))?;
         } else if took >= SLOW {
+            self.stages.trouble = true;
             self.read_event("slow", json!({}), (read, took))?;
         }
         if good > 0 && !read.check {
@@ -282,7 +301,7 @@ impl Reader {
         Ok(())
     }
 
-    fn send_pieces(&mut self) -> Result<(), CoordinatorGone> {
+    pub(super) fn send_pieces(&mut self) -> Result<(), CoordinatorGone> {
         let pieces = lock(&self.pieces).take();
         match pieces {
             Some((start, bytes)) => self.send(Found::Bytes(start, bytes.into())),
@@ -290,7 +309,7 @@ impl Reader {
         }
     }
 
-    fn send_map_changes(&mut self) -> Result<(), CoordinatorGone> {
+    pub(super) fn send_map_changes(&mut self) -> Result<(), CoordinatorGone> {
         let changes = self.passes.changes();
         if changes.is_empty() { Ok(()) } else { self.send(Found::MapChanges(changes)) }
     }
@@ -308,7 +327,7 @@ impl Reader {
         self.send(Found::Event(event(name, what)))
     }
 
-    fn send(&self, found: Found) -> Result<(), CoordinatorGone> {
+    pub(super) fn send(&self, found: Found) -> Result<(), CoordinatorGone> {
         let start = Instant::now();
         self.found.send(found).map_err(|_| CoordinatorGone)?;
         // Time spent waiting for a free slot does not count as time without a successful read.

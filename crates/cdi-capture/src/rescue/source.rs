@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 /// A disk to be imaged.
-#[derive(Debug)]
 pub struct Source {
-    file: File,
+    file: Box<dyn ReadAt>,
     path: PathBuf,
     device: bool,
     metadata: DiskInfo,
@@ -84,7 +83,14 @@ impl Source {
             let what = format!("its size is not a multiple of the sector size ({} bytes)", metadata.logical);
             return Err(Error::usage(what).at(&path));
         }
-        Ok(Source { file, path, device, metadata })
+        Ok(Source { file: Box::new(file), path, device, metadata })
+    }
+
+    /// Returns a disk that is read from `bytes`, for tests: a simulated one. `path` must exist as long as the disk is there.
+    pub fn simulated(bytes: Box<dyn ReadAt>, path: &Path, sector: u32) -> io::Result<Source> {
+        let size = bytes.len()?;
+        let metadata = DiskInfo { size, logical: sector, physical: sector, ..DiskInfo::default() };
+        Ok(Source { file: bytes, path: path.to_owned(), device: false, metadata })
     }
 
     /// Returns information about the disk. Its sector sizes are the ones to use.
@@ -104,7 +110,7 @@ impl Source {
 
     /// Reads once at offset `at`, into an aligned buffer. Like `pread`, it may read less than requested.
     pub fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        FileExt::read_at(&self.file, buf, at)
+        self.file.read_at(buf, at)
     }
 
     /// Returns the end of the hole at `at`, if a file has one there, so that it need not be read.

@@ -307,3 +307,51 @@ fn only_the_domain_is_read() {
         assert_eq!(*tries > 0, wanted, "sector {sector}");
     }
 }
+
+#[test]
+fn parts_of_the_domain_come_first_and_no_sector_is_tried_more_often() {
+    for seed in 0..200 {
+        let sectors = 1 + seed * 977 % 70_000;
+        let mut plan = plan(sectors);
+        if seed % 3 == 1 {
+            plan.direction = Direction::Backwards;
+        }
+        let bad = random_ranges(seed, sectors);
+        let mut drive = Drive::new(sectors, &bad);
+        let mut passes = Passes::new(plan.clone(), &untried(&plan));
+        // Some reads in order, then parts of the disk, then the rest.
+        for _ in 0..seed % 5 {
+            let Next::Read(read) = passes.next_read() else { break };
+            let outcome = drive.read(passes.pass().0, &read);
+            passes.got(&read, &outcome);
+        }
+        let position = passes.position();
+        for part in 0..3 {
+            let mut ranges = random_ranges(seed * 31 + part + 1, sectors);
+            ranges.sort_by_key(|r| r.start);
+            let mut domain: Vec<Range<u64>> = Vec::new();
+            for range in ranges {
+                let (start, end) = (range.start * SECTOR, range.end * SECTOR);
+                match domain.last_mut() {
+                    Some(last) if last.end >= start => last.end = last.end.max(end),
+                    _ => domain.push(start..end),
+                }
+            }
+            while passes.settle() {
+                let Next::Read(read) = passes.next_read() else { break };
+                let outcome = drive.read(passes.pass().0, &read);
+                passes.got(&read, &outcome);
+            }
+            let before = drive.order.len();
+            passes.begin_part(&domain, Some(0));
+            assert_eq!(drive.run(&mut passes), Next::Finished);
+            let inside = |r: &Range<u64>| domain.iter().any(|d| d.start <= r.start && r.end <= d.end);
+            assert!(drive.order[before..].iter().all(|(_, read)| inside(read)), "seed {seed}");
+            assert!(passes.areas().iter().all(|area| area.status == Status::Bad));
+        }
+        passes.continue_at(&position);
+        assert_eq!(drive.run(&mut passes), Next::Finished);
+        drive.assert_bad_sectors_found(&passes);
+        assert!(drive.tries.iter().all(|tries| (1..=2).contains(tries)), "seed {seed}");
+    }
+}

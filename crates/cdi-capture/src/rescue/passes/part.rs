@@ -1,0 +1,97 @@
+//! Passes over a part of the domain, and back to all of it.
+
+use std::ops::Range;
+
+use cdi_image::badmap::{BadRange, Status};
+
+use super::{Direction, Pass, Passes};
+
+/// Where the passes over the whole domain are.
+#[derive(Debug, Clone, Copy)]
+pub struct Position {
+    pass: Pass,
+    direction: Direction,
+    at: u64,
+    size: u64,
+    clean: u64,
+    skip: u64,
+    slow_skip: u64,
+}
+
+impl Passes {
+    /// Returns the unfinished areas of the whole domain: in order, except that those that are not being read come last.
+    pub fn all_areas(&self) -> impl Iterator<Item = &BadRange> {
+        self.areas.iter().chain(self.later.iter())
+    }
+
+    /// Returns the number of bytes with `status` in the whole domain.
+    pub fn bytes(&self, status: Status) -> u64 {
+        self.areas.bytes(status) + self.later.bytes(status)
+    }
+
+    /// Returns the number of unfinished areas in the whole domain.
+    pub fn count(&self) -> usize {
+        self.areas.len() + self.later.len()
+    }
+
+    /// Returns whether something was read or tried in the domain, and not all of it could be read.
+    pub fn met_errors(&self) -> bool {
+        self.bytes(Status::NonTried) < self.areas.left() + self.later.left()
+    }
+
+    /// Returns whether the last second of reading was slow.
+    pub fn is_slow(&self) -> bool {
+        self.slow_skip > 0
+    }
+
+    /// Returns whether these are copying passes that have something to do.
+    pub fn is_copying(&self) -> bool {
+        matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTried) > 0
+    }
+
+    /// Returns the position, for [`Passes::continue_at`]. Must not be called while a block is being trimmed.
+    pub fn position(&self) -> Position {
+        Position {
+            pass: self.pass,
+            direction: self.direction,
+            at: self.at,
+            size: self.size,
+            clean: self.clean,
+            skip: self.skip,
+            slow_skip: self.slow_skip,
+        }
+    }
+
+    /// Begins passes over the part of the domain that is in `part`, whose ranges are in order and do not overlap, with at most
+    /// `retries` retry passes. [`Passes::settle`] must have returned false. Returns whether there is anything to do.
+    pub fn begin_part(&mut self, part: &[Range<u64>], retries: Option<u32>) -> bool {
+        self.join();
+        (self.areas, self.later) = std::mem::take(&mut self.areas).split(part);
+        self.retries = retries;
+        (self.pass, self.direction) = (Pass::Copying(0), self.plan.direction.turned());
+        self.next_pass();
+        self.pass != Pass::Finished
+    }
+
+    /// Continues the passes over the whole domain.
+    pub fn continue_at(&mut self, position: &Position) {
+        self.join();
+        self.retries = self.plan.retries;
+        let Position { pass, direction, at, size, clean, skip, slow_skip } = *position;
+        (self.pass, self.direction, self.at, self.trimmed) = (pass, direction, at, None);
+        (self.size, self.clean, self.skip, self.slow_skip) = (size, clean, skip, slow_skip);
+    }
+
+    /// Leaves out everything that is not being read. Returns how many unfinished bytes that is.
+    pub fn leave_out_the_rest(&mut self) -> u64 {
+        std::mem::take(&mut self.later).left()
+    }
+
+    fn join(&mut self) {
+        let mut less = std::mem::take(&mut self.later);
+        if less.len() > self.areas.len() {
+            std::mem::swap(&mut less, &mut self.areas);
+        }
+        self.areas.join(less);
+    }
+}
