@@ -9,7 +9,7 @@ use cdi_base::error::{Error, ReadError};
 use cdi_base::readable::{Missing, Readable};
 use cdi_base::workers::lock;
 use cdi_fs::catalogue::Catalogue;
-use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Kind, Place, Record, Structure, Visitor};
+use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Kind, Record, Structure, Visitor};
 use cdi_fs::loss::Loss;
 use cdi_fs::partitions::{self, Scheme};
 use cdi_fs::pattern::Patterns;
@@ -142,8 +142,7 @@ fn add_used(found: &dyn FileSystem, volume: &Volume<'_>, to: &mut Ranges) {
 fn each_run(record: &Record, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {
     let streams = record.streams.iter().map(|(_, data)| data);
     for data in std::iter::once(&record.data).chain(streams) {
-        let Place::Runs(runs) = &data.place else { continue };
-        for run in runs.iter().filter(|run| !run.unwritten) {
+        for run in data.place.runs().iter().filter(|run| !run.unwritten) {
             let Some(start) = run.volume else { continue };
             let end = start.saturating_add(run.len).min(volume.size());
             if start < end {
