@@ -75,6 +75,8 @@ struct Raw {
     #[serde(default)]
     allow_other: bool,
     #[serde(default)]
+    files: bool,
+    #[serde(default)]
     via: Option<Name<Via>>,
     #[serde(default)]
     with: Option<Name<With>>,
@@ -241,7 +243,12 @@ impl TryFrom<Raw> for Entry {
         ] {
             options.extend(value.map(|value| format!("--{name}={value}")));
         }
-        let flags = [("allow-other", raw.allow_other), ("mount", raw.mount), ("partscan", raw.partscan)];
+        let flags = [
+            ("allow-other", raw.allow_other),
+            ("files", raw.files),
+            ("mount", raw.mount),
+            ("partscan", raw.partscan),
+        ];
         options.extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}")));
         Ok(Entry { image, dir: raw.dir.map(|dir| dir.0), attach: raw.attach, options })
     }
