@@ -67,7 +67,10 @@ impl Listing {
         match listing.find(Local::Root, LOST_AND_FOUND) {
             Some(Local::Entry(index)) if listing.is_directory(index) => listing.own_lost = Some(index),
             _ => {
-                while listing.find(Local::Root, &listing.lost_name).is_some_and(|found| found != Local::LostAndFound) {
+                while listing
+                    .find(Local::Root, &listing.lost_name)
+                    .is_some_and(|found| found != Local::LostAndFound)
+                {
                     listing.lost_name.push('~');
                 }
             }
@@ -174,7 +177,8 @@ impl Listing {
         let mut odd = Vec::new();
         let mut before: Option<NameIn<'_>> = None;
         for position in 0..self.catalogue.name_count() {
-            let Some(name) = self.catalogue.name_at(position).filter(|_| self.visible(position).is_some()) else {
+            let Some(name) = self.catalogue.name_at(position).filter(|_| self.visible(position).is_some())
+            else {
                 continue;
             };
             let double = before.is_some_and(|b| (b.directory, b.text) == (name.directory, name.text));
@@ -269,7 +273,10 @@ impl Listing {
         }
         let (before, number) = split_number(name)?;
         let same = self.same(self.hash(directory, before));
-        [number.checked_sub(1), number.checked_sub(2)].into_iter().flatten().find_map(|rank| is(same.get(rank)))
+        [number.checked_sub(1), number.checked_sub(2)]
+            .into_iter()
+            .flatten()
+            .find_map(|rank| is(same.get(rank)))
     }
 
     fn is_lost_and_found(&self, directory: Local) -> bool {
@@ -282,7 +289,8 @@ impl Listing {
 
     /// Returns the index in `orphans` of a directory that is lost.
     fn find_orphan(&self, number: u64) -> Option<u32> {
-        let index = self.orphans.binary_search_by_key(&(number, true), |o| (o.number, o.entry.is_none())).ok()?;
+        let index =
+            self.orphans.binary_search_by_key(&(number, true), |o| (o.number, o.entry.is_none())).ok()?;
         u32::try_from(index).ok()
     }
 
@@ -296,7 +304,8 @@ impl Listing {
     /// Returns the name of something in `lost+found`: its number.
     fn orphan_name(&self, orphan: &Orphan) -> String {
         let mut name = orphan.name();
-        let file = || self.orphans.binary_search_by_key(&(orphan.number, false), |o| (o.number, o.entry.is_none()));
+        let file =
+            || self.orphans.binary_search_by_key(&(orphan.number, false), |o| (o.number, o.entry.is_none()));
         if orphan.entry.is_none() && file().is_ok() {
             name.push('~');
         }
@@ -355,4 +364,3 @@ impl Listing {
         true
     }
 }
-

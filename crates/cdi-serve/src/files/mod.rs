@@ -363,4 +363,3 @@ fn time(nanoseconds: i64) -> Option<SystemTime> {
         SystemTime::UNIX_EPOCH.checked_add(apart)
     }
 }
-

@@ -45,7 +45,9 @@ enum Above {
 fn above(catalogue: &Catalogue, entry: &Entry) -> Above {
     match catalogue.names(entry.number).next() {
         Some((parent, _)) if parent != catalogue.root() => match index_of(catalogue, parent) {
-            Some(index) if is_directory(&catalogue.entries()[index as usize]) => Above::Directory(index as usize),
+            Some(index) if is_directory(&catalogue.entries()[index as usize]) => {
+                Above::Directory(index as usize)
+            }
             _ => Above::End,
         },
         _ => Above::End,
@@ -82,7 +84,8 @@ pub(super) fn circles(catalogue: &Catalogue) -> Vec<u32> {
             }
         }
         // Back on this way, and not at its end, which has nothing above it.
-        let circle = seen[here] == Seen::OnTheWay && matches!(above(catalogue, &entries[here]), Above::Directory(_));
+        let circle =
+            seen[here] == Seen::OnTheWay && matches!(above(catalogue, &entries[here]), Above::Directory(_));
         if circle && let Ok(index) = u32::try_from(here) {
             cut.push(index);
         }

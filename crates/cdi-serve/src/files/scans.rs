@@ -339,7 +339,8 @@ enum Scanned {
 
 /// Returns the parts with a file system that cdi knows, under names of their own.
 fn volumes(parts: Vec<Part>) -> Vec<Volume> {
-    let known = parts.into_iter().filter(|p| matches!(p.contents, Contents::Files(_) | Contents::Damaged(..)));
+    let known =
+        parts.into_iter().filter(|p| matches!(p.contents, Contents::Files(_) | Contents::Damaged(..)));
     let mut volumes: Vec<Volume> = Vec::new();
     for part in known {
         let mut title = super::names::changed(&part.title());

@@ -30,6 +30,7 @@ const INVAL: u32 = 22;
 const ROFS: u32 = 30;
 const STALE: u32 = 70;
 const TOOSMALL: u32 = 10_005;
+const FAULT: u32 = 10_006;
 /// "Try again later."
 const JUKEBOX: u32 = 10_008;
 
@@ -74,19 +75,10 @@ impl Export {
     pub(super) fn mount(
         &self,
         procedure: u32,
+        since: Instant,
         call: &mut Call<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
-        let knows = |path: &[u8]| {
-            // One more component is the name of the volume on macOS, and means nothing here.
-            let (path, label) = path.split_at(path.len().min(self.path.len()));
-            let label = label.strip_suffix(b"/").unwrap_or(label);
-            let labelled = label.strip_prefix(b"/").map_or(label.is_empty(), |label| {
-                label.is_empty() || self.clients == Clients::System && !label.contains(&b'/')
-            });
-            // Compared as hashes, in constant time.
-            labelled && blake3::hash(path) == blake3::hash(self.path.as_bytes())
-        };
         match procedure {
             // NULL; DUMP and EXPORT return empty lists.
             0 => {}
@@ -94,17 +86,16 @@ impl Export {
                 reply.bool(false);
             }
             1 => {
-                let known = knows(call.bytes(PATH)?) && self.open.load(Ordering::SeqCst);
-                if known {
+                let within = self.within(call.bytes(PATH)?).filter(|_| self.open.load(Ordering::SeqCst));
+                match within.ok_or(ACCES).and_then(|path| self.directory(path, since)) {
                     // The authentication flavors: AUTH_UNIX, AUTH_NONE.
-                    reply.u32(OK).bytes(&self.handle(ROOT)).u32(2).u32(1).u32(0);
-                } else {
-                    reply.u32(ACCES);
-                }
-                return Ok(known);
+                    Ok(id) => reply.u32(OK).bytes(&self.handle(id)).u32(2).u32(1).u32(0),
+                    Err(error) => reply.u32(error),
+                };
+                return Ok(within.is_some());
             }
             3 => {
-                let known = knows(call.bytes(PATH)?);
+                let known = self.within(call.bytes(PATH)?).is_some();
                 if known {
                     self.check_mounted();
                 }
@@ -114,6 +105,39 @@ impl Export {
             _ => return Err(Refusal::ProcedureUnavailable),
         }
         Ok(false)
+    }
+
+    /// Returns the path of a directory in ours from the path that a client mounts, if it knows the name of the export.
+    fn within<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let (name, within) = path.split_at(path.len().min(self.path.len()));
+        // Compared as hashes, in constant time.
+        let known = blake3::hash(name) == blake3::hash(self.path.as_bytes());
+        let within = if within.is_empty() { within } else { within.strip_prefix(b"/").filter(|_| known)? };
+        // For the system, one more component is the name of the volume on macOS, and means nothing here.
+        let label = self.clients == Clients::System;
+        let one = !within.strip_suffix(b"/").unwrap_or(within).contains(&b'/');
+        (known && (!label || one)).then_some(if label { &[] } else { within })
+    }
+
+    /// Returns the directory with this path: the tools of libnfs mount the one that a file is in.
+    fn directory(&self, path: &[u8], since: Instant) -> Result<Id, u32> {
+        let mut here = ROOT;
+        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+            self.scanned(here, false, since)?;
+            let name = std::str::from_utf8(name).map_err(|_| NOENT)?;
+            here = self.tree.find(here, name).map_err(|e| status(e, NOENT))?;
+        }
+        self.scanned(here, true, since)?;
+        match self.tree.kind(here) {
+            Some(EntryKind::Directory) => Ok(here),
+            _ => Err(NOTDIR),
+        }
+    }
+
+    /// Waits for a scan while a client mounts.
+    fn scanned(&self, id: Id, attributes_only: bool, since: Instant) -> Result<(), u32> {
+        // MOUNT has no "try again later".
+        self.reads.scanned(id, attributes_only, since).map_err(|_| FAULT)
     }
 
     /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call.

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
