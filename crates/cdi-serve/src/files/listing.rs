@@ -4,8 +4,7 @@
 //! Everything is found by its place in the catalogue, which is the same after each scan of the same volume; so are the
 //! numbers of entries. Little is kept in addition: names that have to be changed are made again whenever they are needed.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use cdi_fs::catalogue::positions::NameIn;
@@ -43,7 +42,6 @@ pub(super) struct Listing {
     cut: Vec<u32>,
     /// Names that are changed: a hash of directory and name, and the position. Sorted.
     odd: Vec<(u32, u32)>,
-    hasher: RandomState,
     /// The file system's own `lost+found`.
     own_lost: Option<u32>,
     /// The name of ours, if the file system has none.
@@ -58,7 +56,6 @@ impl Listing {
             orphans: Vec::new(),
             cut,
             odd: Vec::new(),
-            hasher: RandomState::new(),
             own_lost: None,
             lost_name: LOST_AND_FOUND.into(),
         };
@@ -168,9 +165,11 @@ impl Listing {
         Some(index)
     }
 
-    fn hash(&self, directory: u64, name: &str) -> u32 {
-        // Half of the hash is enough: names are compared afterwards.
-        u32::try_from(self.hasher.hash_one((directory, name)) >> 32).unwrap_or(0)
+    /// Returns the same hash in every process. Half of one is enough: names are compared afterwards.
+    fn hash(directory: u64, name: &str) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        (directory, name).hash(&mut hasher);
+        u32::try_from(hasher.finish() >> 32).unwrap_or(0)
     }
 
     fn find_odd_names(&mut self) {
@@ -185,7 +184,7 @@ impl Listing {
             if (double || !is_safe(name.text))
                 && let Ok(position) = u32::try_from(position)
             {
-                odd.push((self.hash(name.directory, &changed(name.text)), position));
+                odd.push((Self::hash(name.directory, &changed(name.text)), position));
             }
             before = Some(name);
         }
@@ -216,7 +215,7 @@ impl Listing {
             return as_it_is();
         }
         let wanted = changed(name.text);
-        let same = self.same(self.hash(name.directory, &wanted));
+        let same = self.same(Self::hash(name.directory, &wanted));
         let Ok(rank) = same.binary_search_by_key(&position, |(_, p)| *p as usize) else { return as_it_is() };
         let exact = self.find_exact(name.directory, &wanted).is_some();
         if rank == 0 && !exact && split_number(&wanted).is_none() {
@@ -268,11 +267,11 @@ impl Listing {
             let found = self.catalogue.name_at(position).filter(|n| n.directory == directory)?;
             if self.shown(&found, position) == name { self.visible(position) } else { None }
         };
-        if let Some(found) = is(self.same(self.hash(directory, name)).first()) {
+        if let Some(found) = is(self.same(Self::hash(directory, name)).first()) {
             return Some(found);
         }
         let (before, number) = split_number(name)?;
-        let same = self.same(self.hash(directory, before));
+        let same = self.same(Self::hash(directory, before));
         [number.checked_sub(1), number.checked_sub(2)]
             .into_iter()
             .flatten()
@@ -364,3 +363,6 @@ impl Listing {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -350,13 +350,15 @@ impl Filesystem for FuseFs {
         reply.error(Errno::ENOSYS);
     }
 
+    /// `ls -l` asks for two of each file, unless the kernel knows that there are none. macOS would then make files for them.
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(Errno::NO_XATTR);
+        reply.error(if cfg!(target_os = "linux") { Errno::ENOSYS } else { Errno::NO_XATTR });
     }
 
     fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
         if size == 0 { reply.size(0) } else { reply.data(&[]) }
     }
+
     #[cfg(target_os = "macos")]
     fn setvolname(&self, _: &Request, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
