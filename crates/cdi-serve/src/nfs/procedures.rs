@@ -75,7 +75,7 @@ impl Export {
     pub(super) fn mount(
         &self,
         procedure: u32,
-        since: Instant,
+        caller: &Caller<'_>,
         call: &mut Call<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
@@ -87,7 +87,7 @@ impl Export {
             }
             1 => {
                 let within = self.within(call.bytes(PATH)?).filter(|_| self.open.load(Ordering::SeqCst));
-                match within.ok_or(ACCES).and_then(|path| self.directory(path, since)) {
+                match within.ok_or(ACCES).and_then(|path| self.directory(path, caller)) {
                     // The authentication flavors: AUTH_UNIX, AUTH_NONE.
                     Ok(id) => reply.u32(OK).bytes(&self.handle(id)).u32(2).u32(1).u32(0),
                     Err(error) => reply.u32(error),
@@ -120,14 +120,14 @@ impl Export {
     }
 
     /// Returns the directory with this path: the tools of libnfs mount the one that a file is in.
-    fn directory(&self, path: &[u8], since: Instant) -> Result<Id, u32> {
+    fn directory(&self, path: &[u8], caller: &Caller<'_>) -> Result<Id, u32> {
         let mut here = ROOT;
         for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            self.scanned(here, false, since)?;
+            self.scanned(here, false, caller)?;
             let name = std::str::from_utf8(name).map_err(|_| NOENT)?;
             here = self.tree.find(here, name).map_err(|e| status(e, NOENT))?;
         }
-        self.scanned(here, true, since)?;
+        self.scanned(here, true, caller)?;
         match self.tree.kind(here) {
             Some(EntryKind::Directory) => Ok(here),
             _ => Err(NOTDIR),
@@ -135,9 +135,9 @@ impl Export {
     }
 
     /// Waits for a scan while a client mounts.
-    fn scanned(&self, id: Id, attributes_only: bool, since: Instant) -> Result<(), u32> {
+    fn scanned(&self, id: Id, attributes_only: bool, caller: &Caller<'_>) -> Result<(), u32> {
         // MOUNT has no "try again later".
-        self.reads.scanned(id, attributes_only, since).map_err(|_| FAULT)
+        self.reads.scanned(id, attributes_only, caller).map_err(|_| FAULT)
     }
 
     /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call.
@@ -171,7 +171,7 @@ impl Export {
             // Attributes of a directory or of the file system may be read by everyone; they are the same for every
             // image.
             Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
-            Some(id) => match self.reads.scanned(id, matches!(procedure, 1 | 4 | 18..), caller.since) {
+            Some(id) => match self.reads.scanned(id, matches!(procedure, 1 | 4 | 18..), caller) {
                 // What it is on was not scanned yet.
                 Err(none) => Err(none.into()),
                 Ok(()) => self.answer_about(id, procedure, caller, call, reply)?,

@@ -8,9 +8,8 @@
 //!
 //! What a client does with these answers is simulated in `tests/nfs/macos_client.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use cdi_base::error::ReadError;
 use cdi_base::workers::{self, Pool, lock};
 use nix::errno::Errno;
 
+use super::procedures::Caller;
 use crate::tree::{EntryKind, Failure, Id, Tree};
 
 /// Timeout of a read, from when the call was received: less than a client waits for an answer (`timeo`, ten seconds, of
@@ -209,8 +209,8 @@ fn answer(tree: &Tree, (id, offset, len): Bytes) -> Answer {
 /// The threads that read for all connections.
 pub(super) struct Reads {
     tree: Arc<Tree>,
-    /// Whether a call waits for a scan.
-    scan_awaited: AtomicBool,
+    /// The connections of which a call waits for a scan.
+    scan_awaited: Mutex<BTreeSet<usize>>,
     pool: Pool<Bytes>,
     table: Arc<Mutex<Table>>,
 }
@@ -228,20 +228,22 @@ impl Reads {
                 }
             }
         })?;
-        Ok(Reads { tree: Arc::clone(tree), scan_awaited: AtomicBool::new(false), pool, table })
+        Ok(Reads { tree: Arc::clone(tree), scan_awaited: Mutex::default(), pool, table })
     }
 
     /// Waits for the scan that an entry needs, for its attributes alone or for everything, like a read that waits for its
-    /// source. One call waits at a time: the others are told at once to try again later, so that threads remain for reads.
-    pub(super) fn scanned(&self, id: Id, attributes_only: bool, since: Instant) -> Result<(), NoBytes> {
+    /// source. One call of a connection waits at a time: the others are told at once to try again later, so that threads remain
+    /// for reads.
+    pub(super) fn scanned(&self, id: Id, attributes_only: bool, caller: &Caller<'_>) -> Result<(), NoBytes> {
         let Some(wait) = self.tree.wait(id, attributes_only) else { return Ok(()) };
-        if !self.scan_awaited.swap(true, Ordering::SeqCst) {
+        let (since, connection) = (caller.since, Arc::as_ptr(caller.peer).addr());
+        if lock(&self.scan_awaited).insert(connection) {
             let mut end = wait.until(since + TIMEOUT);
             // After the partition table, a volume.
             while end && let Some(wait) = self.tree.wait(id, attributes_only) {
                 end = wait.until(since + TIMEOUT);
             }
-            self.scan_awaited.store(false, Ordering::SeqCst);
+            lock(&self.scan_awaited).remove(&connection);
             if end {
                 return Ok(());
             }
