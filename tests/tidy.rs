@@ -78,6 +78,7 @@ tests!(
                 "crates/cdi-serve/src/",
                 &[
                     "texts",
+                    "files",
                     "tree",
                     "transport",
                     "mounted",
