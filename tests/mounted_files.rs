@@ -59,7 +59,7 @@ fn make_ext4(lab: &Lab, tree: &Path, size: u64) -> String {
 
 /// Makes `disk.raw`, a GPT with an ext4, an NTFS and a FAT32 of the tree; each also as a file of its own.
 fn make_disk(lab: &Lab, tree: &Path) {
-    let ext = make_ext4(lab, tree, PLACES[0].1 * MIB);
+    make_ext4(lab, tree, PLACES[0].1 * MIB);
     let ntfs = empty(lab, "ntfs.raw", PLACES[1].1 * MIB);
     run("mkntfs", ["-q", "-F", "-L", "Windows", &ntfs]);
     let mounted = Other::ntfs(lab, &ntfs, "ntfs");

@@ -35,6 +35,9 @@ const LOST: ReadError = ReadError::Bad { sector: u64::MAX, good: 0 };
 /// The error of what is there and cannot be used: an encrypted file, a file system of which nothing can be found.
 const FAILED: ReadError = ReadError::Io { errno: Errno::EIO as i32 };
 
+/// The most entries and names of volumes that are kept, besides the one that was used last: as many as one catalogue may have.
+/// A volume that is dropped for others is scanned again when it is needed.
+const MAX_WEIGHT: usize = 6 << 20;
 /// The largest size of a file in bytes: systems have no larger ones.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 /// The longest target of a symbolic link in bytes that systems take.
@@ -165,7 +168,7 @@ impl Files {
 
     /// Creates the directory. Nothing is read yet.
     pub fn new(disk: Arc<Disk>) -> Files {
-        Files { scans: Scans::new(Arc::clone(&disk)), disk, records: Records::default() }
+        Files { scans: Scans::new(Arc::clone(&disk), MAX_WEIGHT), disk, records: Records::default() }
     }
 
     /// Returns what must be scanned before something can be asked about a file: for its attributes alone, or for everything.
@@ -363,3 +366,6 @@ fn time(nanoseconds: i64) -> Option<SystemTime> {
         SystemTime::UNIX_EPOCH.checked_add(apart)
     }
 }
+
+#[cfg(test)]
+mod tests;

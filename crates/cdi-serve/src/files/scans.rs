@@ -19,10 +19,6 @@ use cdi_image::disk::Disk;
 use super::listing::Listing;
 use super::names::numbered;
 
-/// The most entries and names of volumes that are kept, besides the one that was used last: as many as one catalogue may have.
-/// A volume that is dropped for others is scanned again when it is needed.
-const MAX_WEIGHT: usize = 6 << 20;
-
 /// A volume with a directory.
 pub(super) struct Volume {
     /// The name of its directory.
@@ -76,13 +72,17 @@ pub(super) struct Scans {
     changed: Condvar,
     /// Nobody needs what is scanned any more.
     stopped: AtomicBool,
+    /// The most entries and names of volumes that are kept, besides the one that was used last.
+    max_weight: usize,
     started: Instant,
+    /// Counts scans, for tests.
+    count: AtomicU64,
     /// When the disk answered the scan last, in milliseconds after `started`.
     answered: AtomicU64,
 }
 
 impl Scans {
-    pub(super) fn new(disk: Arc<Disk>) -> Arc<Scans> {
+    pub(super) fn new(disk: Arc<Disk>, max_weight: usize) -> Arc<Scans> {
         let state = State {
             layout: Stage::New,
             volumes: Vec::new(),
@@ -96,7 +96,9 @@ impl Scans {
             state: Mutex::new(state),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
+            max_weight,
             started: Instant::now(),
+            count: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         })
     }
@@ -172,6 +174,12 @@ impl Scans {
         self.started.elapsed().saturating_sub(answered)
     }
 
+    /// Returns how many scans were begun.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Returns the volumes, and waits for them.
     pub(super) fn layout(self: &Arc<Self>) -> Result<Arc<Vec<Volume>>, ReadError> {
         self.get(Scan::Layout, |state| match &state.layout {
@@ -223,6 +231,7 @@ impl Scans {
             };
             let Some(scan) = next else { return };
             self.answered();
+            self.count.fetch_add(1, Ordering::Relaxed);
             let scanned = catch_unwind(AssertUnwindSafe(|| self.scan(scan)));
             if scanned.is_err() {
                 log::error!("a scan for files panicked: a bug in cdi");
@@ -262,7 +271,7 @@ impl Scans {
                 }
                 let listing = Listing::new(catalogue);
                 log::info!("{title}: scanned in {:?}", since.elapsed());
-                Scanned::Volume(listing)
+                Scanned::Volume(Box::new(listing))
             }
         }
     }
@@ -283,9 +292,9 @@ impl Scans {
                 state.clock += 1;
                 let used = state.clock;
                 if let Some(slot) = state.volumes.get_mut(index) {
-                    *slot = Slot { stage: Stage::Done(Arc::new(listing)), used };
+                    *slot = Slot { stage: Stage::Done(Arc::from(listing)), used };
                 }
-                drop_oldest(&mut state.volumes);
+                drop_oldest(&mut state.volumes, self.max_weight);
             }
             (Scan::Layout, _) => state.layout = Stage::Failed,
             (Scan::Volume(index), _) => {
@@ -314,7 +323,7 @@ fn queued<T>(stage: &mut Stage<T>) -> Option<bool> {
 }
 
 /// Drops what was used least recently while there is too much.
-fn drop_oldest(volumes: &mut [Slot]) {
+fn drop_oldest(volumes: &mut [Slot], max_weight: usize) {
     let weight = |slot: &Slot| match &slot.stage {
         Stage::Done(listing) => listing.weight(),
         _ => 0,
@@ -323,7 +332,7 @@ fn drop_oldest(volumes: &mut [Slot]) {
         let mut kept: Vec<usize> = (0..volumes.len()).filter(|i| weight(&volumes[*i]) > 0).collect();
         kept.sort_by_key(|i| volumes[*i].used);
         let all: usize = kept.iter().map(|i| weight(&volumes[*i])).sum();
-        if all <= MAX_WEIGHT || kept.len() < 2 {
+        if all <= max_weight || kept.len() < 2 {
             return;
         }
         volumes[kept[0]].stage = Stage::New;
@@ -333,7 +342,7 @@ fn drop_oldest(volumes: &mut [Slot]) {
 /// What a scan found.
 enum Scanned {
     Layout(Vec<Volume>),
-    Volume(Listing),
+    Volume(Box<Listing>),
     Failed,
 }
 

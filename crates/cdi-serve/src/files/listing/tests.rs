@@ -10,7 +10,9 @@ const ROOT: u64 = 2;
 
 /// A file system of which only names exist: number, kind and the directories and names of each record. Those without a kind
 /// are lost.
-struct Made(Vec<(u64, Option<Kind>, Vec<(u64, String)>)>);
+struct Made(Vec<One>);
+
+type One = (u64, Option<Kind>, Vec<(u64, String)>);
 
 impl FileSystem for Made {
     fn name(&self) -> &'static str {
@@ -65,21 +67,21 @@ impl FileSystem for Made {
     }
 }
 
-fn file(number: u64, names: &[(u64, &str)]) -> (u64, Option<Kind>, Vec<(u64, String)>) {
+fn file(number: u64, names: &[(u64, &str)]) -> One {
     (number, Some(Kind::File), names.iter().map(|(parent, name)| (*parent, (*name).to_owned())).collect())
 }
 
-fn dir(number: u64, names: &[(u64, &str)]) -> (u64, Option<Kind>, Vec<(u64, String)>) {
+fn dir(number: u64, names: &[(u64, &str)]) -> One {
     let (number, _, names) = file(number, names);
     (number, Some(Kind::Directory), names)
 }
 
-fn lost(number: u64, names: &[(u64, &str)]) -> (u64, Option<Kind>, Vec<(u64, String)>) {
+fn lost(number: u64, names: &[(u64, &str)]) -> One {
     let (number, _, names) = file(number, names);
     (number, None, names)
 }
 
-fn listing(records: Vec<(u64, Option<Kind>, Vec<(u64, String)>)>) -> Listing {
+fn listing(records: Vec<One>) -> Listing {
     let disk = InMemory::default();
     let volume = Volume::new(&disk, 0..0);
     Listing::new(Catalogue::scan(&Made(records), &volume, &mut |_| true))
