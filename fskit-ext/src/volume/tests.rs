@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
+use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, FILES, INFO, MAPFILE};
 
 use super::testing::{TempDir, disk_of, fixture, volume};
 use super::*;
@@ -137,7 +137,10 @@ fn attributes_are_complete_and_stay_the_same() {
             assert_eq!(a.mode & 0o222, 0);
             assert_eq!(a.file_id, id.0 + 1);
             if id == ROOT {
-                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 2, 1));
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 3, 1));
+                assert_eq!(a.mode, 0o500);
+            } else if id == FILES {
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 1, 2));
                 assert_eq!(a.mode, 0o500);
             } else {
                 let names = first.tree().list().iter().filter(|(other, _)| *other == id).count();
