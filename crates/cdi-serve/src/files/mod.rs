@@ -35,9 +35,9 @@ const LOST: ReadError = ReadError::Bad { sector: u64::MAX, good: 0 };
 /// The error of what is there and cannot be used: an encrypted file, a file system of which nothing can be found.
 const FAILED: ReadError = ReadError::Io { errno: Errno::EIO as i32 };
 
-/// The most entries and names of volumes that are kept, besides the one that was used last: as many as one catalogue may have.
+/// The most entries and names of volumes that are kept, besides the one that was used last: some 150 MiB.
 /// A volume that is dropped for others is scanned again when it is needed.
-const MAX_WEIGHT: usize = 6 << 20;
+const MAX_WEIGHT: usize = 2 << 20;
 /// The largest size of a file in bytes: systems have no larger ones.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 /// The longest target of a symbolic link in bytes that systems take.

@@ -269,6 +269,9 @@ impl Scans {
                 if self.stopped.load(Ordering::Relaxed) {
                     return Scanned::Failed;
                 }
+                if catalogue.left_out > 0 {
+                    log::warn!("{title}: {} records and names are not shown: too many", catalogue.left_out);
+                }
                 let listing = Listing::new(catalogue);
                 log::info!("{title}: scanned in {:?}", since.elapsed());
                 Scanned::Volume(Box::new(listing))
