@@ -254,6 +254,34 @@ tests!(
         }
     }
 
+    #[needs(
+        Fuse,
+        Program("mke2fs"),
+        Program("sfdisk"),
+        Program("mkntfs"),
+        Program("ntfs-3g"),
+        Program("mcopy")
+    )]
+    fn a_volume_that_is_lost_is_no_empty_one() {
+        let lab = Lab::new();
+        let tree = make_tree(&lab);
+        make_disk(&lab, &tree);
+        // The boot sector of NTFS and its copy.
+        let (at, len) = (PLACES[1].0 * 2048, PLACES[1].1 * 2048);
+        lab.write("disk.map", mapfile(SIZE / 512, 512, &[(at, 16), (at + len - 8, 8)]));
+        let files = mount(&lab, "disk.raw", &[]);
+        assert_eq!(names(&files), ["1-ext4-Linux", "2", "3-fat32-STICK"]);
+        let error = fs::read_dir(files.join("2")).and_then(|mut dir| dir.next().unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5));
+        assert!(fs::read(files.join("1-ext4-Linux/docs/file010")).is_ok());
+        lab.cdi(["unmount", "mnt"]).ends(0);
+        // A part alone.
+        lab.write("disk.map", mapfile(SIZE / 512, 512, &[]));
+        let files = mount(&lab, "disk.raw", &["--partition", "2"]);
+        assert_eq!(names(&files), ["ntfs-Windows"]);
+        lab.cdi(["unmount", "mnt"]).ends(0);
+    }
+
     #[needs(Fuse, Program("mke2fs"), Program("debugfs"))]
     fn what_lost_its_directory_is_in_lost_and_found() {
         let lab = Lab::new();
@@ -472,19 +500,25 @@ tests!(
         assert_eq!(server.end(), 0);
     }
 
-    #[needs(Fuse, Program("mke2fs"))]
+    #[needs(Fuse, Loop, Program("mkfs.ext4"))]
     fn directories_of_many_files_are_listed_quickly() {
         let lab = Lab::new();
-        let tree = lab.path("tree");
-        fs::create_dir_all(tree.join("many")).unwrap();
-        for i in 0..50_000 {
-            fs::File::create(tree.join(format!("many/{i}"))).unwrap();
+        let ext = empty(&lab, "ext.raw", 128 * MIB);
+        run("mkfs.ext4", ["-q", "-N", "120000", &ext]);
+        let kernel = MountedDisk::mount(LoopDevice::new(&lab.path("ext.raw"), &[]), lab.path("kernel"));
+        fs::create_dir(lab.path("kernel/many")).unwrap();
+        for i in 0..100_000 {
+            fs::File::create(lab.path("kernel/many").join(i.to_string())).unwrap();
         }
-        let ext = empty(&lab, "ext.raw", 64 * MIB);
-        run("mke2fs", ["-q", "-t", "ext4", "-N", "60000", "-d", tree.to_str().unwrap(), &ext]);
+        drop(kernel);
         let files = mount(&lab, &ext, &[]).join("ext4");
         let since = Instant::now();
-        assert_eq!(fs::read_dir(files.join("many")).unwrap().count(), 50_000);
+        assert_eq!(fs::read_dir(files.join("many")).unwrap().count(), 100_000);
+        assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+        let since = Instant::now();
+        for i in (0..100_000).step_by(100) {
+            assert!(files.join(format!("many/{i}")).exists());
+        }
         assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
         lab.cdi(["unmount", "mnt"]).ends(0);
     }

@@ -319,7 +319,7 @@ mod tests {
             r#"{ "version": 1, "images": [
                 { "image": "/a/disk.cdimg" },
                 { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
-                  "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
+                  "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "files": true, "format": "raw",
                   "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
                 { "image": "/c", "badblocks": "/c.txt", "block_size": 1024,
                   "with": "hdiutil", "mount": true, "partscan": true, "readahead": 0 } ] }"#,

@@ -133,11 +133,17 @@ impl Scans {
         }
         if !state.scanning {
             let scans = Arc::clone(self);
-            let thread = workers::spawn("files-scan", move || scans.work());
-            state.scanning = thread.is_ok();
-            if let Err(e) = thread {
+            if let Err(e) = workers::spawn("files-scan", move || scans.work()) {
+                // Nothing else is queued, or there would be a thread. The next one who asks tries again.
                 log::error!("{e}");
+                state.queue.clear();
+                match scan {
+                    Scan::Layout => state.layout = Stage::New,
+                    Scan::Volume(index) => state.volumes[index].stage = Stage::New,
+                }
+                return None;
             }
+            state.scanning = true;
         }
         Some(scan)
     }
@@ -147,8 +153,8 @@ impl Scans {
     pub(super) fn when_done(self: &Arc<Self>, scan: Scan, then: Waiter) {
         let mut state = self.lock();
         match self.pending(&mut state, scan) {
-            Some(scan) if state.scanning => state.waiters.push((scan, then)),
-            _ => {
+            Some(scan) => state.waiters.push((scan, then)),
+            None => {
                 drop(state);
                 then();
             }
@@ -213,7 +219,7 @@ impl Scans {
                 return Ok(found);
             }
             let waits = self.pending(&mut state, scan).is_some();
-            if !waits || !state.scanning || self.stopped.load(Ordering::Relaxed) {
+            if !waits || self.stopped.load(Ordering::Relaxed) {
                 return Err(super::FAILED);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -349,10 +355,13 @@ enum Scanned {
     Failed,
 }
 
-/// Returns the parts with a file system that cdi knows, under names of their own.
+/// Returns the parts with a file system that cdi knows, and those of which the start is lost, under names of their own.
 fn volumes(parts: Vec<Part>) -> Vec<Volume> {
-    let known =
-        parts.into_iter().filter(|p| matches!(p.contents, Contents::Files(_) | Contents::Damaged(..)));
+    let known = parts.into_iter().filter(|part| match part.contents {
+        Contents::Files(_) | Contents::Damaged(..) => true,
+        Contents::Unknown(error) => error.is_some(),
+        Contents::Named(_) => false,
+    });
     let mut volumes: Vec<Volume> = Vec::new();
     for part in known {
         let mut title = super::names::changed(&part.title());
