@@ -12,6 +12,7 @@ mod names;
 mod orphans;
 mod records;
 mod scans;
+mod volumes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -13,19 +13,11 @@ use cdi_base::readable::{Missing, Readable};
 use cdi_base::workers::{self, lock};
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::recognize::Contents;
-use cdi_fs::volumes::{Part, layout};
+use cdi_fs::volumes::layout;
 use cdi_image::disk::Disk;
 
 use super::listing::Listing;
-use super::names::numbered;
-
-/// A volume with a directory.
-pub(super) struct Volume {
-    /// The name of its directory.
-    pub title: String,
-    /// Where it is, and its file system; if that cannot be used, its directory cannot be listed.
-    pub part: Part,
-}
+use super::volumes::{Volume, volumes};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -353,24 +345,6 @@ enum Scanned {
     Layout(Vec<Volume>),
     Volume(Box<Listing>),
     Failed,
-}
-
-/// Returns the parts with a file system that cdi knows, and those of which the start is lost, under names of their own.
-fn volumes(parts: Vec<Part>) -> Vec<Volume> {
-    let known = parts.into_iter().filter(|part| match part.contents {
-        Contents::Files(_) | Contents::Damaged(..) => true,
-        Contents::Unknown(error) => error.is_some(),
-        Contents::Named(_) => false,
-    });
-    let mut volumes: Vec<Volume> = Vec::new();
-    for part in known {
-        let mut title = super::names::changed(&part.title());
-        if volumes.iter().any(|v| v.title == title) {
-            title = numbered(&title, volumes.len());
-        }
-        volumes.push(Volume { title, part });
-    }
-    volumes
 }
 
 /// The disk, as a scan reads it: notes when it has answered.
