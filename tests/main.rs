@@ -25,6 +25,7 @@ mod lying_index;
 mod makers;
 mod model;
 mod mount;
+mod mounted_files;
 mod nbd;
 mod nfs;
 mod nothing_is_overwritten;
@@ -60,6 +61,7 @@ const MODULES: &[&[Test]] = &[
     lying_index::TESTS,
     model::TESTS,
     mount::TESTS,
+    mounted_files::TESTS,
     nbd::TESTS,
     nothing_is_overwritten::TESTS,
     oracle::TESTS,

@@ -111,6 +111,7 @@ tests!(
                 "crates/cdi-serve/src/",
                 &[
                     "texts",
+                    "files",
                     "tree",
                     "transport",
                     "mounted",

@@ -1,8 +1,8 @@
 //! Lists the directory, starting at any cookie.
 
-use cdi_serve::tree::{EntryKind, Id, ROOT};
+use cdi_serve::tree::{EntryKind, Id, Listed};
 
-use crate::errno::Refused;
+use crate::errno::{Errno, Refused};
 use crate::volume::{Attributes, Volume};
 
 /// The cookie for the start of a listing.
@@ -13,13 +13,14 @@ pub const FIRST: u64 = 0;
 /// cookie. FSKit requires the verifier to be nonzero.
 pub const VERIFIER: u64 = 1;
 
-const DOTS: [(Id, &str); 2] = [(ROOT, "."), (ROOT, "..")];
+/// The number of "." and "..".
+const DOTS: u64 = 2;
 
 /// An entry of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// Its name.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Its kind.
     pub kind: EntryKind,
     /// Its number.
@@ -47,44 +48,49 @@ pub fn list(
     id: Id,
     from: u64,
     with_attributes: bool,
-    mut add: impl FnMut(&Entry) -> bool,
+    mut add: impl FnMut(&Entry<'_>) -> bool,
 ) -> Result<u64, NotListed> {
-    volume.check_directory(id).map_err(|e| NotListed::Refused(e.into()))?;
-    let all: Vec<_> = DOTS.into_iter().chain(volume.tree().list()).zip(1..).collect();
-    if from > all.len() as u64 {
+    let refused = |e: Errno| NotListed::Refused(e.into());
+    volume.wait(id, false).map_err(refused)?;
+    // "." and ".." are listed by number, even if they are hidden.
+    let hidden = if with_attributes { DOTS } else { 0 };
+    if from > volume.tree().end(id).map_err(|e| refused(volume.errno(e)))? {
         return Err(NotListed::Cookie);
     }
-    let hidden = if with_attributes { DOTS.len() as u64 } else { 0 };
-    for ((id, name), next) in all.into_iter().filter(|(_, next)| *next > from.max(hidden)) {
-        // An entry may disappear during the listing.
-        let Ok(attributes) = volume.attributes(id) else { continue };
-        let entry = Entry {
-            name,
-            kind: attributes.kind,
-            id,
-            next,
-            attributes: with_attributes.then_some(attributes),
+    let listed = volume.tree().entries(id, from.max(hidden), &mut |listed| {
+        let attributes = if with_attributes {
+            // It may disappear during the listing.
+            let Ok(attributes) = volume.attributes(listed.id) else { return true };
+            Some(attributes)
+        } else {
+            None
         };
-        if !add(&entry) {
-            break;
-        }
-    }
+        let Listed { id, name, kind, next } = *listed;
+        add(&Entry { name, kind, id, next, attributes })
+    });
+    listed.map_err(|e| refused(volume.errno(e)))?;
     Ok(VERIFIER)
 }
 
 #[cfg(test)]
 mod tests {
-    use cdi_serve::tree::DISK;
+    use cdi_serve::tree::{DISK, ROOT};
 
     use super::*;
-    use crate::errno::Errno;
     use crate::volume::testing::{fixture, volume};
 
-    const FILES: [&str; 6] =
-        ["disk.raw", "disk.dmg", ".metadata_never_index", "badblocks.json", "badblocks.map", "info.json"];
+    const FILES: [&str; 7] = [
+        "disk.raw",
+        "disk.dmg",
+        ".metadata_never_index",
+        "badblocks.json",
+        "badblocks.map",
+        "info.json",
+        "files",
+    ];
 
     /// Lists everything, with room for `room` entries per call. Returns the names and the number of calls.
-    fn names(volume: &Volume, with_attributes: bool, room: usize) -> (Vec<&'static str>, usize) {
+    fn names(volume: &Volume, with_attributes: bool, room: usize) -> (Vec<String>, usize) {
         let (mut names, mut from, mut calls) = (Vec::new(), FIRST, 0);
         loop {
             let before = names.len();
@@ -92,7 +98,7 @@ mod tests {
                 if names.len() == before + room {
                     return false;
                 }
-                names.push(entry.name);
+                names.push(entry.name.to_owned());
                 from = entry.next;
                 true
             });
@@ -112,7 +118,7 @@ mod tests {
             assert_eq!(names(&volume, true, room).0, FILES, "room for {room}");
             assert_eq!(names(&volume, false, room).0, dots, "room for {room}");
         }
-        assert_eq!(names(&volume, false, 1).1, 9);
+        assert_eq!(names(&volume, false, 1).1, 10);
     }
 
     #[test]
@@ -134,7 +140,7 @@ mod tests {
         let volume = volume(&fixture("zstd.cdimg"));
         let mut seen = Vec::new();
         list(&volume, ROOT, 2, true, |entry| {
-            seen.push(entry.name);
+            seen.push(entry.name.to_owned());
             true
         })
         .unwrap();
@@ -153,17 +159,17 @@ mod tests {
         volume.tree().set_device(Some(std::path::Path::new("/dev/disk9")));
         let mut seen = Vec::new();
         list(&volume, ROOT, end, true, |entry| {
-            seen.push((entry.name, entry.kind));
+            seen.push((entry.name.to_owned(), entry.kind));
             true
         })
         .unwrap();
-        assert_eq!(seen, [("device", EntryKind::Link(10))]);
+        assert_eq!(seen, [("device".to_owned(), EntryKind::Link(10))]);
     }
 
     #[test]
     fn invalid_cookies_and_items_are_refused() {
         let volume = volume(&fixture("zstd.cdimg"));
-        for from in [9, 1000, u64::MAX] {
+        for from in [10, 1000, u64::MAX] {
             assert_eq!(list(&volume, ROOT, from, true, |_| true), Err(NotListed::Cookie));
         }
         let not_a_directory = NotListed::Refused(Errno::ENOTDIR.into());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
@@ -10,7 +10,7 @@ use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
 use cdi_serve::transport::volume_name;
-use cdi_serve::tree::{EntryKind, Id, ROOT, Tree};
+use cdi_serve::tree::{EntryKind, Failure, Id, ROOT, Tree};
 
 use crate::errno::{Errno, Refused};
 use crate::identity::{self, Uuid};
@@ -21,11 +21,14 @@ pub const BLOCK: u32 = 4096;
 /// The preferred length of a read in bytes: a chunk of an image.
 pub const IO_SIZE: u32 = 128 << 10;
 
-/// The maximum number of links to an item: the disk has two names.
-pub const MAX_LINKS: u32 = 2;
+/// The maximum number of links to an item: what is in a file system inside the disk may have many names.
+pub const MAX_LINKS: u32 = 1 << 15;
 
 /// The maximum length of a name in a lookup, in bytes.
 pub const MAX_NAME: u32 = 255;
+
+/// How long a call waits for the scan of a volume inside the disk.
+const SCANNING: Duration = Duration::from_secs(20);
 
 /// The name of the file system type.
 pub const TYPE_NAME: &str = "cdi";
@@ -90,6 +93,8 @@ impl Volume {
         let mut tree = Tree::new(Arc::new(disk), ErrnoStyle::Io, false);
         // This is only ever mounted on macOS.
         tree.finder = true;
+        // No option reaches an extension. It costs nothing until somebody looks into it.
+        tree.show_files();
         Ok(Volume {
             tree,
             name: volume_name(path),
@@ -124,7 +129,9 @@ impl Volume {
     /// Only the owner may access it. However, the system counts every user as the owner (FSKit's mounts are
     /// `noowners`): other users are only kept out by the directory in which it is mounted.
     pub fn attributes(&self, id: Id) -> Result<Attributes, Errno> {
-        let kind = self.tree.kind(id).ok_or(Errno::ENOENT)?;
+        self.wait(id, true)?;
+        let all = self.tree.attributes(id).map_err(|e| self.errno(e))?;
+        let kind = all.kind;
         let size = match kind {
             EntryKind::Directory => 0,
             EntryKind::File(size) | EntryKind::Link(size) => size,
@@ -132,41 +139,58 @@ impl Volume {
         Ok(Attributes {
             kind,
             mode: self.tree.mode(kind),
-            link_count: self.tree.links(id),
+            link_count: all.links,
             uid: self.owner.0,
             gid: self.owner.1,
             flags: 0,
             size,
             alloc_size: size.div_ceil(512).saturating_mul(512),
             file_id: file_id(id),
-            parent_id: if id == ROOT { 1 } else { file_id(ROOT) },
-            time: since_1970(self.tree.time(id)),
-            changed: since_1970(self.tree.changed(id)),
+            parent_id: if id == ROOT { 1 } else { file_id(self.tree.parent(id)) },
+            time: since_1970(all.modified),
+            changed: since_1970(all.changed),
         })
     }
 
-    /// Returns the item called `name` in the directory `id`, and its name.
+    /// Waits for the scan that an item needs, for its attributes alone or for everything: a while, then the caller has to try
+    /// again, because other calls may have to wait for this one.
+    pub fn wait(&self, id: Id, attributes_only: bool) -> Result<(), Errno> {
+        let end = Instant::now() + SCANNING;
+        while let Some(wait) = self.tree.wait(id, attributes_only) {
+            if !wait.until(end) {
+                return Err(Errno::EAGAIN);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the error number for a failure.
+    pub fn errno(&self, failure: Failure) -> Errno {
+        match failure {
+            Failure::Missing => Errno::ENOENT,
+            Failure::NotDirectory => Errno::ENOTDIR,
+            Failure::NotLink => Errno::EINVAL,
+            // The error numbers that a read can return are the same on every system.
+            Failure::Failed(e) => Errno(e.errno(self.tree.errno)),
+        }
+    }
+
+    /// Returns the item called `name` in the directory `id`.
     ///
     /// Files that Finder and Spotlight look for on every volume (.DS_Store, ._*, .Trashes, .fseventsd and the like) do
     /// not exist, like any other name that is not listed.
-    pub fn lookup(&self, id: Id, name: &[u8]) -> Result<(Id, &'static str), Errno> {
-        self.check_directory(id)?;
-        let found = self.tree.list().into_iter().find(|(_, n)| n.as_bytes() == name);
-        found.ok_or(Errno::ENOENT)
-    }
-
-    /// Checks that `id` is a directory.
-    pub fn check_directory(&self, id: Id) -> Result<(), Errno> {
-        match self.tree.kind(id) {
-            Some(EntryKind::Directory) => Ok(()),
-            Some(_) => Err(Errno::ENOTDIR),
-            None => Err(Errno::ENOENT),
-        }
+    pub fn lookup(&self, id: Id, name: &[u8]) -> Result<Id, Errno> {
+        self.wait(id, false)?;
+        // All names are UTF-8. The kernel resolves "." and ".." itself.
+        let name = std::str::from_utf8(name).ok().filter(|name| *name != "." && *name != "..");
+        let found = self.tree.find(id, name.unwrap_or_default());
+        found.map_err(|e| self.errno(e))
     }
 
     /// Reads an item from `offset`: fills `buf` up to the end of the item, and returns the number of bytes. On an
     /// error, the contents of `buf` are undefined. The kernel takes a short read for the end of the file.
     pub fn read(&self, id: Id, offset: i64, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.wait(id, false)?;
         let size = match self.tree.kind(id) {
             Some(EntryKind::File(size)) => size,
             Some(EntryKind::Directory) => return Err(Errno::EISDIR),
@@ -184,15 +208,14 @@ impl Volume {
 
     /// Returns the target of the link `id`.
     pub fn link(&self, id: Id) -> Result<Vec<u8>, Errno> {
-        match (self.tree.kind(id), self.tree.device()) {
-            (Some(EntryKind::Link(_)), Some(device)) => Ok(device.into_os_string().into_encoded_bytes()),
-            (None, _) => Err(Errno::ENOENT),
-            _ => Err(Errno::EINVAL),
-        }
+        self.wait(id, false)?;
+        self.tree.kind(id).ok_or(Errno::ENOENT)?;
+        self.tree.target(id).map_err(|e| self.errno(e))
     }
 
     /// Checks whether `id` may be opened.
     pub fn open_item(&self, id: Id, to_write: bool) -> Result<(), Errno> {
+        self.wait(id, true)?;
         self.tree.kind(id).ok_or(Errno::ENOENT)?;
         if to_write { Err(Errno::EROFS) } else { Ok(()) }
     }

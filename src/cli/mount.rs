@@ -35,6 +35,12 @@ pub struct Access {
     /// Allow other users to read
     #[arg(long)]
     pub allow_other: bool,
+    /// Also show the file systems inside the disk, read-only, in the directory 'files'
+    ///
+    /// cdi reads them itself, without root and without the kernel's file systems: NTFS, ext2/3/4, FAT, exFAT and HFS+, with
+    /// what 'cdi files' finds. A volume is scanned when its directory is first opened.
+    #[arg(long)]
+    pub files: bool,
     /// How the directory is mounted (default: FUSE on Linux; on macOS NFS, which needs no driver)
     #[arg(long, value_enum)]
     pub via: Option<Via>,
@@ -213,6 +219,9 @@ pub struct Serve {
     /// Allow other users of this machine to read if they have the URL of --nfs
     #[arg(help_heading = None, long, requires = "nfs")]
     pub allow_other: bool,
+    /// Also show the file systems inside the disk, read-only, in the directory 'files' of --nfs
+    #[arg(help_heading = None, long, requires = "nfs")]
+    pub files: bool,
     #[command(flatten)]
     pub part: PartArgs,
     #[command(flatten)]

@@ -85,7 +85,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
     print(format!("2. imaged it to {} ({} bytes)", image.display(), made.image_bytes));
 
     let reads = Reads { bad: Bad::Error, suspect: Suspect::Error, cache: Options::default().cache };
-    let access = Access { errno: ErrnoName::Io, allow_other: false, via: None };
+    let access = Access { errno: ErrnoName::Io, allow_other: false, files: false, via: None };
     // Without permission to create a block device, the mounted directory shows the same. On macOS every user may.
     let may = cfg!(target_os = "macos") || nix::unistd::geteuid().is_root();
     let device = (may && attach::candidates(None).is_ok()).then(DeviceArgs::default);

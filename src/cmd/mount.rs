@@ -262,6 +262,7 @@ pub(super) fn plan(
         bad: reads.bad.to_string(),
         errno,
         allow_other,
+        files: access.files,
         desktop,
         via,
         device: request,

@@ -97,9 +97,12 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
     let others = other_machines(args);
     // The users of other machines have other numbers.
     let everyone = args.allow_other || others.is_some();
-    let tree = Arc::new(Tree::new(Arc::clone(disk), ErrnoStyle::Io, everyone));
+    let mut tree = Tree::new(Arc::clone(disk), ErrnoStyle::Io, everyone);
+    if args.files {
+        tree.show_files();
+    }
     let clients = if others.is_some() { Clients::OtherMachines } else { Clients::ThisMachine };
-    let (export, _) = Export::new(tree, &secret()?, clients)?;
+    let (export, _) = Export::new(Arc::new(tree), &secret()?, clients)?;
     let address = args.listen.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let (listener, port) = nfs::bind(address, args.port)?;
     let url = export.url(SocketAddr::new(address, port));

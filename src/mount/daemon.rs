@@ -48,6 +48,8 @@ pub struct MountPlan {
     pub errno: ErrnoStyle,
     /// Whether other users may read.
     pub allow_other: bool,
+    /// Whether to show the file systems inside the disk.
+    pub files: bool,
     /// Whether desktops show the mount.
     pub desktop: Desktop,
     /// The front end, if the user named one.
@@ -155,7 +157,11 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
         readahead.map_err(|e| Error::failed("cannot start threads").because(e))?;
     }
     let ahead = if transport.name() == "nfs" && plan.disk.has_failing_reads() { 0 } else { READAHEAD };
-    let tree = Arc::new(Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other));
+    let mut tree = Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other);
+    if plan.files {
+        tree.show_files();
+    }
+    let tree = Arc::new(tree);
     let place = Place { dir: &plan.dir, image: &plan.image, desktop: plan.desktop };
     let serving = transport.serve(Arc::clone(&tree), &place)?;
     workers::spawn("serving", move || {

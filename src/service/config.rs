@@ -75,6 +75,8 @@ struct Raw {
     #[serde(default)]
     allow_other: bool,
     #[serde(default)]
+    files: bool,
+    #[serde(default)]
     via: Option<Name<Via>>,
     #[serde(default)]
     with: Option<Name<With>>,
@@ -241,7 +243,12 @@ impl TryFrom<Raw> for Entry {
         ] {
             options.extend(value.map(|value| format!("--{name}={value}")));
         }
-        let flags = [("allow-other", raw.allow_other), ("mount", raw.mount), ("partscan", raw.partscan)];
+        let flags = [
+            ("allow-other", raw.allow_other),
+            ("files", raw.files),
+            ("mount", raw.mount),
+            ("partscan", raw.partscan),
+        ];
         options.extend(flags.iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}")));
         Ok(Entry { image, dir: raw.dir.map(|dir| dir.0), attach: raw.attach, options })
     }
@@ -312,7 +319,7 @@ mod tests {
             r#"{ "version": 1, "images": [
                 { "image": "/a/disk.cdimg" },
                 { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
-                  "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "format": "raw",
+                  "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "files": true, "format": "raw",
                   "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
                 { "image": "/c", "badblocks": "/c.txt", "block_size": 1024,
                   "with": "hdiutil", "mount": true, "partscan": true, "readahead": 0 } ] }"#,

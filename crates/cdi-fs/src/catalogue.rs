@@ -1,5 +1,7 @@
 //! What a scan found, as a tree with paths.
 
+pub mod positions;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -367,7 +369,7 @@ impl Visitor for Builder<'_> {
             handle: Some(record.handle),
             kind: Some(record.kind),
             internal: record.internal,
-            size: Some(record.data.size),
+            size: Some(record.target.map_or(record.data.size, |target| target.len() as u64)),
             modified: record.times.modified,
             packed: record.data.packed,
             harm: harmed.then(|| Box::new(Harm { contents, streams, record: record.damage })),
@@ -381,12 +383,10 @@ impl Visitor for Builder<'_> {
     }
 
     fn lost_record(&mut self, number: u64, _: Range<u64>, used: Option<bool>, _: Damage) -> bool {
-        if used != Some(false) {
-            if self.lost.len() < MAX_ENTRIES {
-                self.lost.push((number, used));
-            } else {
-                self.left_out += 1;
-            }
+        match used {
+            Some(false) => {}
+            _ if self.lost.len() < MAX_ENTRIES => self.lost.push((number, used)),
+            _ => self.left_out += 1,
         }
         self.go_on()
     }

@@ -3,6 +3,7 @@
 // Each server only uses a part of the shared code.
 #![cfg_attr(not(all(feature = "nbd", feature = "nfs")), allow(dead_code, unreachable_pub))]
 
+pub mod files;
 pub mod fskit;
 #[cfg(feature = "fuse")]
 pub mod fuse;

@@ -1,4 +1,4 @@
-//! The directory that every transport serves: the disk and the files about it.
+//! The directory that every transport serves: the disk, the files about it, and the file systems inside it.
 
 use cdi_base::workers::lock;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,38 @@ use cdi_image::disk::Disk;
 use cdi_image::disk::buffers::with_reply;
 use cdi_image::text::listing::Index;
 
+use crate::files::{Files, Wait};
 use crate::texts;
 
-/// The kind of an entry.
+pub use crate::files::{EntryKind, Failure};
+
+/// The attributes of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// The directory itself.
-    Directory,
-    /// A regular file, with its size in bytes.
-    File(u64),
-    /// A symbolic link, with the length of its target in bytes.
-    Link(u64),
+pub struct Attributes {
+    /// Its kind, with its size.
+    pub kind: EntryKind,
+    /// The number of links to it.
+    pub links: u32,
+    /// Its modification time.
+    pub modified: SystemTime,
+    /// Its change time.
+    pub changed: SystemTime,
 }
 
-/// An entry of the directory, by number. 1 is the directory itself.
+/// An entry, as a directory lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// Its number.
+    pub id: Id,
+    /// Its name.
+    pub name: &'a str,
+    /// Its kind.
+    pub kind: EntryKind,
+    /// The place after it, at which the listing can be continued.
+    pub next: u64,
+}
+
+/// An entry of the directory or of one in it, by number. 1 is the directory itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id(pub u64);
 
@@ -43,8 +61,10 @@ pub const INFO: Id = Id(5);
 pub const DEVICE: Id = Id(6);
 /// `.metadata_never_index`: an empty file that keeps Spotlight from reading the whole disk.
 const NEVER_INDEX: Id = Id(7);
+/// `files`: the file systems inside the disk, if they are shown. What is in it has larger numbers.
+pub const FILES: Id = Id(Files::TOP);
 
-const NAMES: [(Id, &str); 7] = [
+const NAMES: [(Id, &str); 8] = [
     (DISK, "disk.raw"),
     // The same file again: macOS recognizes disk images by their extension.
     (DISK, "disk.dmg"),
@@ -52,6 +72,8 @@ const NAMES: [(Id, &str); 7] = [
     (BADBLOCKS, "badblocks.json"),
     (MAPFILE, "badblocks.map"),
     (INFO, "info.json"),
+    (FILES, "files"),
+    // The last one, because it appears and disappears: the places of the others stay the same.
     (DEVICE, "device"),
 ];
 
@@ -75,6 +97,8 @@ pub struct Tree {
     /// Indexed on first use: a long map is a long text.
     badblocks: OnceLock<Index>,
     mapfile: OnceLock<Index>,
+    /// The file systems inside the disk, if they are shown.
+    files: Option<Files>,
     /// The block device, if there is one, and when that last changed.
     device: Mutex<(Option<PathBuf>, SystemTime)>,
 }
@@ -92,8 +116,46 @@ impl Tree {
             time,
             badblocks: OnceLock::new(),
             mapfile: OnceLock::new(),
+            files: None,
             device: Mutex::new((None, time)),
         }
+    }
+
+    /// Shows the file systems inside the disk in `files`. They are not read before somebody looks into it.
+    pub fn show_files(&mut self) {
+        self.files = Some(Files::new(Arc::clone(&self.disk)));
+    }
+
+    /// Returns `files`, if this entry is in it, or is it.
+    fn files(&self, id: Id) -> Option<&Files> {
+        self.files.as_ref().filter(|_| id >= FILES)
+    }
+
+    /// Returns whether this entry is in `files`, or is it.
+    pub fn is_in_files(&self, id: Id) -> bool {
+        id >= FILES
+    }
+
+    /// Returns what must be scanned before something can be asked about an entry: for its attributes alone, or for everything. If
+    /// nobody waits for that, every other function does.
+    pub fn wait(&self, id: Id, attributes_only: bool) -> Option<Wait> {
+        self.files(id)?.wait(id.0, attributes_only)
+    }
+
+    /// Returns the attributes of an entry.
+    pub fn attributes(&self, id: Id) -> Result<Attributes, Failure> {
+        if let Some(files) = self.files(id) {
+            let file = files.attributes(id.0)?;
+            let time = file.modified.unwrap_or(self.time);
+            return Ok(Attributes { kind: file.kind, links: file.links, modified: time, changed: time });
+        }
+        let kind = self.kind(id).ok_or(Failure::Missing)?;
+        Ok(Attributes { kind, links: self.links(id), modified: self.time(id), changed: self.changed(id) })
+    }
+
+    /// Returns the number of the directory that an entry is in; the directory itself is in itself.
+    pub fn parent(&self, id: Id) -> Id {
+        self.files(id).and_then(|files| files.parent(id.0)).map_or(ROOT, Id)
     }
 
     /// Returns the disk.
@@ -113,12 +175,12 @@ impl Tree {
     }
 
     /// Returns the modification time of an entry.
-    pub fn time(&self, id: Id) -> SystemTime {
+    fn time(&self, id: Id) -> SystemTime {
         if id == ROOT || id == DEVICE { self.changed(id) } else { self.time }
     }
 
     /// Returns the change time of an entry. That of the directory changes when `device` appears or disappears.
-    pub fn changed(&self, id: Id) -> SystemTime {
+    fn changed(&self, id: Id) -> SystemTime {
         match id {
             ROOT | DEVICE => lock(&self.device).1,
             _ => self.time,
@@ -136,18 +198,92 @@ impl Tree {
     }
 
     /// Returns the number of links to an entry.
-    pub fn links(&self, id: Id) -> u32 {
-        if id == ROOT || (id == DISK && self.finder) { 2 } else { 1 }
+    fn links(&self, id: Id) -> u32 {
+        match id {
+            ROOT if self.files.is_some() => 3,
+            ROOT => 2,
+            DISK if self.finder => 2,
+            _ => 1,
+        }
     }
 
-    /// Returns the entry with this name.
-    pub fn lookup(&self, name: &str) -> Option<Id> {
-        self.list().into_iter().find(|(_, n)| *n == name).map(|(id, _)| id)
+    /// Returns the entry with this name in a directory.
+    pub fn find(&self, directory: Id, name: &str) -> Result<Id, Failure> {
+        match self.files(directory) {
+            _ if name == "." => Ok(directory),
+            _ if name == ".." => Ok(self.parent(directory)),
+            Some(files) => files.find(directory.0, name).map(Id),
+            None => {
+                self.check_root(directory)?;
+                let found = self.list().into_iter().find(|(_, n)| *n == name);
+                found.map(|(id, _)| id).ok_or(Failure::Missing)
+            }
+        }
     }
 
-    /// Returns all entries with their names.
+    fn check_root(&self, id: Id) -> Result<(), Failure> {
+        match id {
+            ROOT => Ok(()),
+            id if self.kind(id).is_some() => Err(Failure::NotDirectory),
+            _ => Err(Failure::Missing),
+        }
+    }
+
+    /// Lists a directory with "." and "..", from a place in it on, 0 at first: passes its entries to `add` until that returns
+    /// false. Returns whether the end was reached.
+    pub fn entries(
+        &self,
+        directory: Id,
+        from: u64,
+        add: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> Result<bool, Failure> {
+        let files = self.files(directory);
+        if files.is_none() {
+            self.check_root(directory)?;
+        }
+        for (id, name, next) in [(directory, ".", 1), (self.parent(directory), "..", 2)] {
+            if from < next && !add(&Listed { id, name, kind: EntryKind::Directory, next }) {
+                return Ok(false);
+            }
+        }
+        let from = from.saturating_sub(2);
+        if let Some(files) = files {
+            return files.list(directory.0, from, &mut |number, name, kind, next| {
+                add(&Listed { id: Id(number), name, kind, next: next.saturating_add(2) })
+            });
+        }
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        for (next, (id, name)) in (3..).zip(self.list()).skip(start) {
+            // It may disappear during the listing.
+            let Some(kind) = self.kind(id) else { continue };
+            if !add(&Listed { id, name, kind, next }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the last place of a directory.
+    pub fn end(&self, directory: Id) -> Result<u64, Failure> {
+        match self.files(directory) {
+            Some(files) => Ok(files.end(directory.0)?.saturating_add(2)),
+            None => self.check_root(directory).map(|()| self.list().len() as u64 + 2),
+        }
+    }
+
+    /// Returns the target of a symbolic link.
+    pub fn target(&self, id: Id) -> Result<Vec<u8>, Failure> {
+        if let Some(files) = self.files(id) {
+            return files.target(id.0);
+        }
+        let device = self.device().filter(|_| id == DEVICE).ok_or(Failure::NotLink)?;
+        Ok(device.into_os_string().into_encoded_bytes())
+    }
+
+    /// Returns all entries of the directory itself with their names.
     pub fn list(&self) -> Vec<(Id, &'static str)> {
         let exists = |(id, name): &(Id, &str)| match *id {
+            FILES => self.files.is_some(),
             DEVICE => self.device().is_some(),
             NEVER_INDEX => self.finder,
             DISK => self.finder || *name == DISK_NAME,
@@ -166,7 +302,7 @@ impl Tree {
             MAPFILE => EntryKind::File(self.mapfile().0.size()),
             INFO => EntryKind::File(self.info.len() as u64),
             NEVER_INDEX => EntryKind::File(0),
-            _ => return None,
+            id => self.files(id)?.attributes(id.0).ok()?.kind,
         })
     }
 
@@ -198,7 +334,7 @@ impl Tree {
 
     /// Returns whether reads of an entry need nothing from the image.
     pub fn is_in_memory(&self, id: Id) -> bool {
-        id != DISK
+        id != DISK && id < FILES
     }
 
     /// Returns how many of the `len` bytes from `offset` the entry has.
@@ -227,7 +363,10 @@ impl Tree {
                 let text = self.info.get(from..).and_then(|text| text.get(..buf.len()));
                 text.map(|text| buf.copy_from_slice(text)).is_some()
             }
-            _ => false,
+            _ => match self.files(id) {
+                Some(files) => return files.read(id.0, buf, offset),
+                None => false,
+            },
         };
         if complete { Ok(()) } else { Err(ReadError::PastEnd) }
     }

@@ -4,7 +4,7 @@ use cdi_base::workers::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use cdi_serve::tree::Id;
+use cdi_serve::tree::{FILES, Id};
 use objc2::rc::Retained;
 use objc2::{AnyThread, DefinedClass, define_class, msg_send};
 use objc2_fs_kit::FSItem;
@@ -32,8 +32,9 @@ pub(super) fn id_of(item: Option<&FSItem>) -> Option<Id> {
 
 /// The items, one for each entry.
 ///
-/// They live as long as the volume, even after FSKit reclaims them: there are at most six, an entry that is requested
-/// again gets the same item, and an item that FSKit still holds without our knowledge never dangles.
+/// They live as long as the volume, even after FSKit reclaims them: there are few, an entry that is requested again gets the
+/// same item, and an item that FSKit still holds without our knowledge never dangles. Of what is in the file systems inside the
+/// disk there may be millions: those are forgotten when FSKit reclaims them, and live for as long as it holds them.
 pub(super) struct Items(Mutex<BTreeMap<Id, Retained<Item>>>);
 
 // SAFETY: an item's number never changes, reference counting is atomic as for every object, and FSKit itself passes
@@ -45,6 +46,13 @@ unsafe impl Sync for Items {}
 impl Items {
     pub(super) fn new() -> Items {
         Items(Mutex::new(BTreeMap::new()))
+    }
+
+    /// Forgets the item of `id`, which FSKit has reclaimed, if there may be many like it.
+    pub(super) fn reclaim(&self, id: Id) {
+        if id > FILES {
+            lock(&self.0).remove(&id);
+        }
     }
 
     /// Returns the item of `id`.

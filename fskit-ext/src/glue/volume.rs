@@ -192,8 +192,8 @@ define_class!(
         }
 
         #[unsafe(method(reclaimItem:replyHandler:))]
-        fn reclaim(&self, _: Option<&FSItem>, reply: &DynBlock<dyn Fn(*mut NSError)>) {
-            // Items live as long as the volume; see `Items`.
+        fn reclaim(&self, item: Option<&FSItem>, reply: &DynBlock<dyn Fn(*mut NSError)>) {
+            self.ivars().reclaim(item);
             reply.call((null_mut(),));
         }
 

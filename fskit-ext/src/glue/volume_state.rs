@@ -67,6 +67,13 @@ impl VolumeState {
         self.items.get(id)
     }
 
+    /// Notes that FSKit does not use an item any more.
+    pub(super) fn reclaim(&self, item: Option<&FSItem>) {
+        if let Some(id) = id_of(item) {
+            self.items.reclaim(id);
+        }
+    }
+
     /// Returns the item with this name, and the name.
     pub(super) fn found(
         &self,
@@ -76,8 +83,8 @@ impl VolumeState {
         let name = name.ok_or(Errno::EINVAL)?;
         // SAFETY: the name is a valid object.
         let name = unsafe { name.data() }.to_vec();
-        let (id, name) = self.volume()?.lookup(known(dir)?, &name)?;
-        Ok((self.items.get(id), file_name(name.as_bytes())))
+        let id = self.volume()?.lookup(known(dir)?, &name)?;
+        Ok((self.items.get(id), file_name(&name)))
     }
 
     /// Lists a directory and returns the verifier, or FSKit's own error for an invalid cookie, which has no POSIX
@@ -93,7 +100,7 @@ impl VolumeState {
         // SAFETY: a constant of FSKit, initialized before we run.
         let first = unsafe { FSDirectoryCookieInitial };
         let from = if cookie == first { directory::FIRST } else { cookie };
-        let pack = |entry: &Entry| {
+        let pack = |entry: &Entry<'_>| {
             let name = file_name(entry.name.as_bytes());
             let (kind, id) = (item_type(entry.kind), item_id(entry.id));
             let all = entry.attributes.as_ref().map(attributes);

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, INFO, MAPFILE};
+use cdi_serve::tree::{BADBLOCKS, DEVICE, DISK, FILES, INFO, MAPFILE};
 
 use super::testing::{TempDir, disk_of, fixture, volume};
 use super::*;
@@ -125,7 +125,7 @@ fn attributes_are_complete_and_stay_the_same() {
         let (first, second) = (volume(&path), volume(&path));
         let ids: Vec<Id> =
             [ROOT].into_iter().chain(first.tree().list().into_iter().map(|(id, _)| id)).collect();
-        assert_eq!(ids.len(), 7);
+        assert_eq!(ids.len(), 8);
         for id in ids {
             let a = first.attributes(id).unwrap();
             assert_eq!(a, second.attributes(id).unwrap(), "{id:?} changes from mount to mount");
@@ -137,7 +137,10 @@ fn attributes_are_complete_and_stay_the_same() {
             assert_eq!(a.mode & 0o222, 0);
             assert_eq!(a.file_id, id.0 + 1);
             if id == ROOT {
-                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 2, 1));
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 3, 1));
+                assert_eq!(a.mode, 0o500);
+            } else if id == FILES {
+                assert_eq!((a.kind, a.link_count, a.parent_id), (EntryKind::Directory, 1, 2));
                 assert_eq!(a.mode, 0o500);
             } else {
                 let names = first.tree().list().iter().filter(|(other, _)| *other == id).count();
@@ -156,7 +159,7 @@ fn attributes_are_complete_and_stay_the_same() {
 fn lookup_finds_the_listed_names_and_no_others() {
     let volume = volume(&fixture("zstd.cdimg"));
     for (id, name) in volume.tree().list() {
-        assert_eq!(volume.lookup(ROOT, name.as_bytes()), Ok((id, name)));
+        assert_eq!(volume.lookup(ROOT, name.as_bytes()), Ok(id));
         assert_eq!(volume.lookup(ROOT, name.to_uppercase().as_bytes()), Err(Errno::ENOENT));
     }
     let noise: [&[u8]; 11] = [
@@ -204,7 +207,7 @@ fn nothing_opens_for_writing() {
 fn df_reports_the_disk_and_no_free_space() {
     let volume = volume(&fixture("zstd.cdimg"));
     let bytes = u64::try_from(SECTORS).unwrap() * 512;
-    assert_eq!(volume.statistics(), Statistics { blocks: bytes.div_ceil(4096), files: 6 });
+    assert_eq!(volume.statistics(), Statistics { blocks: bytes.div_ceil(4096), files: 7 });
 }
 
 #[test]
@@ -235,4 +238,24 @@ fn readahead_starts() {
     let volume = volume(&fixture("zstd.cdimg"));
     volume.start().unwrap();
     assert_eq!(volume.read(DISK, 0, &mut [0; 512]), Ok(512));
+}
+
+/// On macOS as elsewhere: the file systems inside the disk.
+#[test]
+fn files_are_shown_and_scanned_when_somebody_looks() {
+    let volume = volume(&fixture("zstd.cdimg"));
+    let files = volume.lookup(ROOT, b"files").unwrap();
+    let all = volume.attributes(files).unwrap();
+    assert_eq!((all.kind, all.link_count, all.parent_id), (EntryKind::Directory, 1, file_id(ROOT)));
+    // There is no file system on this disk.
+    let mut names = Vec::new();
+    crate::directory::list(&volume, files, 0, false, |entry| {
+        names.push(entry.name.to_owned());
+        true
+    })
+    .unwrap();
+    assert_eq!(names, [".", ".."]);
+    assert_eq!(volume.lookup(files, b"1-ntfs"), Err(Errno::ENOENT));
+    assert_eq!(volume.attributes(Id(1 << 40)), Err(Errno::ENOENT));
+    assert_eq!(volume.read(Id(1 << 40), 0, &mut [0; 1]), Err(Errno::ENOENT));
 }

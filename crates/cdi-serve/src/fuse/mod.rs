@@ -25,7 +25,7 @@ use fuser::{
 };
 
 use super::transport::{Place, Serving, Transport};
-use super::tree::{EntryKind, Id, ROOT, Tree};
+use super::tree::{EntryKind, Failure, Id, ROOT, Tree};
 
 /// FUSE.
 pub struct Fuse;
@@ -177,27 +177,57 @@ struct FuseFs {
 }
 
 impl FuseFs {
-    fn attr(&self, id: Id) -> Option<FileAttr> {
+    fn read_now(&self, read: Read) {
+        match &self.pool {
+            None => answer(&self.tree, read),
+            Some(pool) => {
+                if let Err(refused) = pool.send(read) {
+                    refused.reply.error(Errno::EIO);
+                }
+            }
+        }
+    }
+
+    /// Answers a request about an entry, at once or when what it needs has been scanned: the threads that receive requests never
+    /// wait for that.
+    fn when_ready(&self, id: Id, attributes_only: bool, answer: impl FnOnce(&FuseFs) + Send + 'static) {
+        match self.tree.wait(id, attributes_only) {
+            None => answer(self),
+            Some(wait) => {
+                let fs = self.clone();
+                wait.then(move || fs.when_ready(id, attributes_only, answer));
+            }
+        }
+    }
+
+    fn errno(&self, failure: Failure) -> Errno {
+        match failure {
+            Failure::Missing => Errno::ENOENT,
+            Failure::NotDirectory => Errno::ENOTDIR,
+            Failure::NotLink => Errno::EINVAL,
+            Failure::Failed(e) => Errno::from_i32(e.errno(self.tree.errno)),
+        }
+    }
+
+    fn attr(&self, id: Id) -> Result<FileAttr, Errno> {
         let tree = &self.tree;
-        let entry = tree.kind(id)?;
-        let (kind, size) = match entry {
-            EntryKind::Directory => (FileType::Directory, 0),
-            EntryKind::File(size) => (FileType::RegularFile, size),
-            EntryKind::Link(size) => (FileType::Symlink, size),
+        let all = tree.attributes(id).map_err(|e| self.errno(e))?;
+        let size = match all.kind {
+            EntryKind::Directory => 0,
+            EntryKind::File(size) | EntryKind::Link(size) => size,
         };
-        let (time, changed) = (tree.time(id), tree.changed(id));
-        Some(FileAttr {
+        Ok(FileAttr {
             ino: INodeNo(id.0),
             size,
             blocks: size.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: changed,
-            crtime: time,
-            kind,
+            atime: all.modified,
+            mtime: all.modified,
+            ctime: all.changed,
+            crtime: all.modified,
+            kind: file_type(all.kind),
             // At most twelve bits.
-            perm: u16::try_from(tree.mode(entry)).unwrap_or(0),
-            nlink: tree.links(id),
+            perm: u16::try_from(tree.mode(all.kind)).unwrap_or(0),
+            nlink: all.links,
             uid: self.uid,
             gid: self.gid,
             rdev: 0,
@@ -208,6 +238,14 @@ impl FuseFs {
 
     fn ttl(id: Id) -> Duration {
         if id == super::tree::DEVICE || id == ROOT { TTL_DEVICE } else { TTL }
+    }
+}
+
+fn file_type(kind: EntryKind) -> FileType {
+    match kind {
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::File(_) => FileType::RegularFile,
+        EntryKind::Link(_) => FileType::Symlink,
     }
 }
 
@@ -226,28 +264,35 @@ impl Filesystem for FuseFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // fuser declares the file system case-insensitive to macFUSE; all our names are in lower case.
-        let name =
-            name.to_str().map(|n| if cfg!(target_os = "macos") { n.to_ascii_lowercase() } else { n.into() });
-        let id = name.filter(|_| parent.0 == ROOT.0).and_then(|name| self.tree.lookup(&name));
-        match id.and_then(|id| Some((id, self.attr(id)?))) {
-            Some((id, attr)) => reply.entry(&Self::ttl(id), &attr, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
+        let parent = Id(parent.0);
+        // fuser declares the file system case-insensitive to macFUSE; the names of the directory itself are in lower case.
+        let lower = cfg!(target_os = "macos") && parent == ROOT;
+        let Some(name) = name.to_str().map(|n| if lower { n.to_ascii_lowercase() } else { n.into() }) else {
+            return reply.error(Errno::ENOENT);
+        };
+        self.when_ready(parent, false, move |fs| match fs.tree.find(parent, &name) {
+            Ok(id) => fs.when_ready(id, true, move |fs| match fs.attr(id) {
+                Ok(attr) => reply.entry(&Self::ttl(id), &attr, Generation(0)),
+                Err(e) => reply.error(e),
+            }),
+            Err(e) => reply.error(fs.errno(e)),
+        });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attr(Id(ino.0)) {
-            Some(attr) => reply.attr(&Self::ttl(Id(ino.0)), &attr),
-            None => reply.error(Errno::ENOENT),
-        }
+        let id = Id(ino.0);
+        self.when_ready(id, true, move |fs| match fs.attr(id) {
+            Ok(attr) => reply.attr(&Self::ttl(id), &attr),
+            Err(e) => reply.error(e),
+        });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.tree.device().filter(|_| ino.0 == super::tree::DEVICE.0) {
-            Some(device) => reply.data(device.as_os_str().as_encoded_bytes()),
-            None => reply.error(Errno::EINVAL),
-        }
+        let id = Id(ino.0);
+        self.when_ready(id, false, move |fs| match fs.tree.target(id) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(fs.errno(e)),
+        });
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -268,30 +313,23 @@ impl Filesystem for FuseFs {
         reply: ReplyData,
     ) {
         let read = Read { id: Id(ino.0), offset, size: size as usize, reply };
-        match &self.pool {
-            None => answer(&self.tree, read),
-            Some(pool) => {
-                if let Err(refused) = pool.send(read) {
-                    refused.reply.error(Errno::EIO);
-                }
-            }
+        if !self.tree.is_in_files(read.id) {
+            return self.read_now(read);
         }
+        self.when_ready(read.id, false, move |fs| fs.read_now(read));
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let here = [(ROOT, "."), (ROOT, "..")];
-        let all = here.into_iter().chain(self.tree.list());
-        for (next, (id, name)) in (1..).zip(all).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            let kind = match id {
-                ROOT => FileType::Directory,
-                super::tree::DEVICE => FileType::Symlink,
-                _ => FileType::RegularFile,
-            };
-            if reply.add(INodeNo(id.0), next, kind, name) {
-                break;
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let id = Id(ino.0);
+        self.when_ready(id, false, move |fs| {
+            let listed = fs.tree.entries(id, offset, &mut |entry| {
+                !reply.add(INodeNo(entry.id.0), entry.next, file_type(entry.kind), entry.name)
+            });
+            match listed {
+                Ok(_) => reply.ok(),
+                Err(e) => reply.error(fs.errno(e)),
             }
-        }
-        reply.ok();
+        });
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -312,13 +350,15 @@ impl Filesystem for FuseFs {
         reply.error(Errno::ENOSYS);
     }
 
+    /// `ls -l` asks for two of each file, unless the kernel knows that there are none. macOS would then make files for them.
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(Errno::NO_XATTR);
+        reply.error(if cfg!(target_os = "linux") { Errno::ENOSYS } else { Errno::NO_XATTR });
     }
 
     fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
         if size == 0 { reply.size(0) } else { reply.data(&[]) }
     }
+
     #[cfg(target_os = "macos")]
     fn setvolname(&self, _: &Request, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
@@ -331,6 +371,9 @@ impl Filesystem for FuseFs {
 
     #[cfg(target_os = "macos")]
     fn getxtimes(&self, _: &Request, ino: INodeNo, reply: fuser::ReplyXTimes) {
-        reply.xtimes(std::time::SystemTime::UNIX_EPOCH, self.tree.time(Id(ino.0)));
+        match self.attr(Id(ino.0)) {
+            Ok(attr) => reply.xtimes(std::time::SystemTime::UNIX_EPOCH, attr.mtime),
+            Err(e) => reply.error(e),
+        }
     }
 }

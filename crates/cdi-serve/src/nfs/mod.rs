@@ -188,7 +188,7 @@ impl Export {
             rpc::accept(&mut reply, head.xid);
             match head.program {
                 NFS => self.nfs(head.procedure, &caller, &mut call, &mut reply),
-                _ => self.mount(head.procedure, &mut call, &mut reply),
+                _ => self.mount(head.procedure, &caller, &mut call, &mut reply),
             }
         })();
         let known = result.unwrap_or_else(|why| {

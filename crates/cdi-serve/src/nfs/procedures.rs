@@ -9,7 +9,7 @@ use super::rpc::Refusal;
 use super::xdr::{Call, Garbage, Reply};
 use super::{Clients, Export, HANDLE, MAX_READ};
 use crate::net::Peer;
-use crate::tree::{EntryKind, Id, ROOT};
+use crate::tree::{Attributes, EntryKind, Failure, Id, ROOT};
 
 pub(super) const NFS: u32 = 100_003;
 pub(super) const MOUNT: u32 = 100_005;
@@ -30,8 +30,28 @@ const INVAL: u32 = 22;
 const ROFS: u32 = 30;
 const STALE: u32 = 70;
 const TOOSMALL: u32 = 10_005;
+const FAULT: u32 = 10_006;
 /// "Try again later."
 const JUKEBOX: u32 = 10_008;
+
+/// Returns the status for a failure. `missing`: what it is if there is no such entry.
+fn status(failure: Failure, missing: u32) -> u32 {
+    match failure {
+        Failure::Missing => missing,
+        Failure::NotDirectory => NOTDIR,
+        Failure::NotLink => INVAL,
+        Failure::Failed(_) => IO,
+    }
+}
+
+impl From<NoBytes> for u32 {
+    fn from(none: NoBytes) -> u32 {
+        match none {
+            NoBytes::Error(_) => IO,
+            NoBytes::Later => JUKEBOX,
+        }
+    }
+}
 
 impl From<Garbage> for Refusal {
     fn from(_: Garbage) -> Refusal {
@@ -55,19 +75,10 @@ impl Export {
     pub(super) fn mount(
         &self,
         procedure: u32,
+        caller: &Caller<'_>,
         call: &mut Call<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<bool, Refusal> {
-        let knows = |path: &[u8]| {
-            // One more component is the name of the volume on macOS, and means nothing here.
-            let (path, label) = path.split_at(path.len().min(self.path.len()));
-            let label = label.strip_suffix(b"/").unwrap_or(label);
-            let labelled = label.strip_prefix(b"/").map_or(label.is_empty(), |label| {
-                label.is_empty() || self.clients == Clients::System && !label.contains(&b'/')
-            });
-            // Compared as hashes, in constant time.
-            labelled && blake3::hash(path) == blake3::hash(self.path.as_bytes())
-        };
         match procedure {
             // NULL; DUMP and EXPORT return empty lists.
             0 => {}
@@ -75,17 +86,16 @@ impl Export {
                 reply.bool(false);
             }
             1 => {
-                let known = knows(call.bytes(PATH)?) && self.open.load(Ordering::SeqCst);
-                if known {
+                let within = self.within(call.bytes(PATH)?).filter(|_| self.open.load(Ordering::SeqCst));
+                match within.ok_or(ACCES).and_then(|path| self.directory(path, caller)) {
                     // The authentication flavors: AUTH_UNIX, AUTH_NONE.
-                    reply.u32(OK).bytes(&self.handle(ROOT)).u32(2).u32(1).u32(0);
-                } else {
-                    reply.u32(ACCES);
-                }
-                return Ok(known);
+                    Ok(id) => reply.u32(OK).bytes(&self.handle(id)).u32(2).u32(1).u32(0),
+                    Err(error) => reply.u32(error),
+                };
+                return Ok(within.is_some());
             }
             3 => {
-                let known = knows(call.bytes(PATH)?);
+                let known = self.within(call.bytes(PATH)?).is_some();
                 if known {
                     self.check_mounted();
                 }
@@ -95,6 +105,39 @@ impl Export {
             _ => return Err(Refusal::ProcedureUnavailable),
         }
         Ok(false)
+    }
+
+    /// Returns the path of a directory in ours from the path that a client mounts, if it knows the name of the export.
+    fn within<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let (name, within) = path.split_at(path.len().min(self.path.len()));
+        // Compared as hashes, in constant time.
+        let known = blake3::hash(name) == blake3::hash(self.path.as_bytes());
+        let within = if within.is_empty() { within } else { within.strip_prefix(b"/").filter(|_| known)? };
+        // For the system, one more component is the name of the volume on macOS, and means nothing here.
+        let label = self.clients == Clients::System;
+        let one = !within.strip_suffix(b"/").unwrap_or(within).contains(&b'/');
+        (known && (!label || one)).then_some(if label { &[] } else { within })
+    }
+
+    /// Returns the directory with this path: the tools of libnfs mount the one that a file is in.
+    fn directory(&self, path: &[u8], caller: &Caller<'_>) -> Result<Id, u32> {
+        let mut here = ROOT;
+        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+            self.scanned(here, false, caller)?;
+            let name = std::str::from_utf8(name).map_err(|_| NOENT)?;
+            here = self.tree.find(here, name).map_err(|e| status(e, NOENT))?;
+        }
+        self.scanned(here, true, caller)?;
+        match self.tree.kind(here) {
+            Some(EntryKind::Directory) => Ok(here),
+            _ => Err(NOTDIR),
+        }
+    }
+
+    /// Waits for a scan while a client mounts.
+    fn scanned(&self, id: Id, attributes_only: bool, caller: &Caller<'_>) -> Result<(), u32> {
+        // MOUNT has no "try again later".
+        self.reads.scanned(id, attributes_only, caller).map_err(|_| FAULT)
     }
 
     /// Carries out a procedure of NFS and appends its result to the reply, after the header that accepts the call.
@@ -128,23 +171,10 @@ impl Export {
             // Attributes of a directory or of the file system may be read by everyone; they are the same for every
             // image.
             Some(_) if matches!(procedure, 3 | 5 | 6 | 16 | 17) && !self.permits(caller) => Err(ACCES),
-            Some(id) => match procedure {
-                1 => self.getattr(id, reply),
-                3 => self.lookup(id, call.bytes(PATH)?, reply),
-                4 => self.access(id, caller, call.u32()?, reply),
-                5 => self.readlink(id, reply),
-                6 => self.read(id, caller.since, call.u64()?, call.u32()?, reply),
-                16 => {
-                    let (cookie, _, count) = (call.u64()?, call.u64()?, call.u32()?);
-                    self.readdir(id, cookie, count, false, reply)
-                }
-                17 => {
-                    let (cookie, _, _, count) = (call.u64()?, call.u64()?, call.u32()?, call.u32()?);
-                    self.readdir(id, cookie, count, true, reply)
-                }
-                18 => self.fsstat(id, reply),
-                19 => self.fsinfo(id, reply),
-                _ => self.pathconf(id, reply),
+            Some(id) => match self.reads.scanned(id, matches!(procedure, 1 | 4 | 18..), caller) {
+                // What it is on was not scanned yet.
+                Err(none) => Err(none.into()),
+                Ok(()) => self.answer_about(id, procedure, caller, call, reply)?,
             },
         };
         if let Err(error) = result {
@@ -156,25 +186,52 @@ impl Export {
         Ok(found.is_some() && result != Err(JUKEBOX))
     }
 
+    /// Carries out a procedure that is about an entry. Returns the status if it fails.
+    fn answer_about(
+        &self,
+        id: Id,
+        procedure: u32,
+        caller: &Caller<'_>,
+        call: &mut Call<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<Result<(), u32>, Refusal> {
+        Ok(match procedure {
+            1 => self.getattr(id, reply),
+            3 => self.lookup(id, call.bytes(PATH)?, reply),
+            4 => self.access(id, caller, call.u32()?, reply),
+            5 => self.readlink(id, caller.since, reply),
+            6 => self.read(id, caller.since, call.u64()?, call.u32()?, reply),
+            16 => {
+                let (cookie, _, count) = (call.u64()?, call.u64()?, call.u32()?);
+                self.readdir(id, cookie, count, false, reply)
+            }
+            17 => {
+                let (cookie, _, _, count) = (call.u64()?, call.u64()?, call.u32()?, call.u32()?);
+                self.readdir(id, cookie, count, true, reply)
+            }
+            18 => self.fsstat(id, reply),
+            19 => self.fsinfo(id, reply),
+            _ => self.pathconf(id, reply),
+        })
+    }
+
     fn getattr(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
-        let kind = self.tree.kind(id).ok_or(STALE)?;
+        let all = self.tree.attributes(id).map_err(|e| status(e, STALE))?;
         reply.u32(OK);
-        self.attributes(id, kind, reply);
+        self.attributes(id, &all, reply);
         Ok(())
     }
 
-    fn attributes(&self, id: Id, kind: EntryKind, reply: &mut Reply<'_>) {
-        let tree = &self.tree;
+    fn attributes(&self, id: Id, all: &Attributes, reply: &mut Reply<'_>) {
         // The number of the type, and the size in bytes.
-        let (number, size) = match kind {
+        let (number, size) = match all.kind {
             EntryKind::File(size) => (1, size),
             EntryKind::Directory => (2, 0),
             EntryKind::Link(size) => (5, size),
         };
-        reply.u32(number).u32(tree.mode(kind)).u32(tree.links(id)).u32(self.user).u32(self.group);
+        reply.u32(number).u32(self.tree.mode(all.kind)).u32(all.links).u32(self.user).u32(self.group);
         reply.u64(size).u64(size).u64(0).u64(self.fsid).u64(id.0);
-        let (time, changed) = (tree.time(id), tree.changed(id));
-        for time in [time, time, changed] {
+        for time in [all.modified, all.modified, all.changed] {
             let since: std::time::Duration = since_epoch(time);
             reply.u32(u32::try_from(since.as_secs()).unwrap_or(u32::MAX)).u32(since.subsec_nanos());
         }
@@ -182,22 +239,17 @@ impl Export {
 
     /// Appends the optional attributes of an entry, if it still exists.
     fn optional_attributes(&self, id: Id, reply: &mut Reply<'_>) {
-        let kind = self.tree.kind(id);
-        reply.bool(kind.is_some());
-        if let Some(kind) = kind {
-            self.attributes(id, kind, reply);
+        let all = self.tree.attributes(id);
+        reply.bool(all.is_ok());
+        if let Ok(all) = all {
+            self.attributes(id, &all, reply);
         }
     }
 
     fn lookup(&self, id: Id, name: &[u8], reply: &mut Reply<'_>) -> Result<(), u32> {
-        if id != ROOT {
-            return Err(NOTDIR);
-        }
-        let found = match name {
-            b"." | b".." => Some(ROOT),
-            name => std::str::from_utf8(name).ok().and_then(|name| self.tree.lookup(name)),
-        };
-        let found = found.ok_or(NOENT)?;
+        // All names are UTF-8.
+        let name = std::str::from_utf8(name).map_err(|_| NOENT)?;
+        let found = self.tree.find(id, name).map_err(|e| status(e, NOENT))?;
         reply.u32(OK).bytes(&self.handle(found));
         self.optional_attributes(found, reply);
         self.optional_attributes(id, reply);
@@ -219,11 +271,14 @@ impl Export {
         Ok(())
     }
 
-    fn readlink(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
-        let device = self.tree.device().filter(|_| id == crate::tree::DEVICE).ok_or(INVAL)?;
+    fn readlink(&self, id: Id, since: Instant, reply: &mut Reply<'_>) -> Result<(), u32> {
+        let target = match self.tree.kind(id).ok_or(STALE)? {
+            EntryKind::Link(_) => self.reads.target(id, since)?,
+            _ => return Err(INVAL),
+        };
         reply.u32(OK);
         self.optional_attributes(id, reply);
-        reply.bytes(device.as_os_str().as_encoded_bytes());
+        reply.bytes(&target);
         Ok(())
     }
 
@@ -242,10 +297,7 @@ impl Export {
         };
         let len = u32::try_from(size.saturating_sub(offset)).unwrap_or(u32::MAX).min(count).min(MAX_READ);
         // All bytes or an error: the client gets those before a bad sector by a smaller read.
-        let bytes = self.reads.read(id, offset, len as usize, since).map_err(|none| match none {
-            NoBytes::Error(_) => IO,
-            NoBytes::Later => JUKEBOX,
-        })?;
+        let bytes = self.reads.read(id, offset, len as usize, since)?;
         reply.u32(OK);
         self.optional_attributes(id, reply);
         reply.u32(len).bool(offset.saturating_add(len.into()) >= size).bytes(&bytes);
@@ -253,36 +305,35 @@ impl Export {
     }
 
     fn readdir(&self, id: Id, cookie: u64, max: u32, plus: bool, reply: &mut Reply<'_>) -> Result<(), u32> {
-        if id != ROOT {
-            return Err(NOTDIR);
-        }
         let before = reply.0.len();
         reply.u32(OK);
         self.optional_attributes(id, reply);
         reply.u64(0);
         let limit = before + (max.min(MAX_READ) as usize).saturating_sub(8);
         let first = reply.0.len();
-        let all = [(ROOT, "."), (ROOT, "..")].into_iter().chain(self.tree.list());
-        let mut whole = true;
-        for (next, (id, name)) in (1..).zip(all).skip(usize::try_from(cookie).unwrap_or(usize::MAX)) {
+        let whole = self.tree.entries(id, cookie, &mut |entry| {
             let start = reply.0.len();
-            reply.bool(true).u64(id.0).bytes(name.as_bytes()).u64(next);
+            reply.bool(true).u64(entry.id.0).bytes(entry.name.as_bytes()).u64(entry.next);
             if plus {
-                self.optional_attributes(id, reply);
-                reply.bool(true).bytes(&self.handle(id));
+                self.optional_attributes(entry.id, reply);
+                reply.bool(true).bytes(&self.handle(entry.id));
             }
-            if reply.0.len() > limit {
+            let fits = reply.0.len() <= limit;
+            if !fits {
                 reply.0.truncate(start);
-                whole = false;
-                break;
             }
-        }
-        if !whole && reply.0.len() == first {
-            reply.0.truncate(before);
-            return Err(TOOSMALL);
-        }
-        reply.bool(false).bool(whole);
-        Ok(())
+            fits
+        });
+        let refused = match whole {
+            Ok(false) if reply.0.len() == first => TOOSMALL,
+            Ok(whole) => {
+                reply.bool(false).bool(whole);
+                return Ok(());
+            }
+            Err(e) => status(e, STALE),
+        };
+        reply.0.truncate(before);
+        Err(refused)
     }
 
     fn fsstat(&self, id: Id, reply: &mut Reply<'_>) -> Result<(), u32> {
@@ -334,7 +385,9 @@ impl Export {
         let id: [u8; 8] = id.try_into().ok()?;
         // Compared in constant time.
         let right = blake3::keyed_hash(&self.key, &id) == blake3::Hash::from_bytes(proof);
-        Some(Id(u64::from_be_bytes(id))).filter(|id| right && self.tree.kind(*id).is_some())
+        let id = Id(u64::from_be_bytes(id));
+        // What is in `files` may have to be scanned first; that it exists is seen afterwards.
+        (right && (self.tree.is_in_files(id) || self.tree.kind(id).is_some())).then_some(id)
     }
 
     fn permits(&self, caller: &Caller<'_>) -> bool {

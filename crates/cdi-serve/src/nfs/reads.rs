@@ -8,7 +8,7 @@
 //!
 //! What a client does with these answers is simulated in `tests/nfs/macos_client.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,8 @@ use cdi_base::error::ReadError;
 use cdi_base::workers::{self, Pool, lock};
 use nix::errno::Errno;
 
-use crate::tree::{Id, Tree};
+use super::procedures::Caller;
+use crate::tree::{EntryKind, Failure, Id, Tree};
 
 /// Timeout of a read, from when the call was received: less than a client waits for an answer (`timeo`, ten seconds, of
 /// the mount). So calls that are queued after reads wait no longer than that either.
@@ -194,9 +195,22 @@ fn size(answer: &Answer) -> usize {
     answer.as_ref().map_or(0, Vec::len)
 }
 
+/// Reads bytes of a file, or the target of a link.
+fn answer(tree: &Tree, (id, offset, len): Bytes) -> Answer {
+    if !matches!(tree.kind(id), Some(EntryKind::Link(_))) {
+        return tree.read(id, offset, len);
+    }
+    tree.target(id).map_err(|failure| match failure {
+        Failure::Failed(e) => e,
+        _ => ReadError::PastEnd,
+    })
+}
+
 /// The threads that read for all connections.
 pub(super) struct Reads {
     tree: Arc<Tree>,
+    /// The connections of which a call waits for a scan.
+    scan_awaited: Mutex<BTreeSet<usize>>,
     pool: Pool<Bytes>,
     table: Arc<Mutex<Table>>,
 }
@@ -209,12 +223,42 @@ impl Reads {
             let (tree, table) = (Arc::clone(tree), Arc::clone(&table));
             move |bytes: Bytes| {
                 if lock(&table).begin(bytes, Instant::now()) {
-                    let answer = tree.read(bytes.0, bytes.1, bytes.2);
+                    let answer = answer(&tree, bytes);
                     lock(&table).finish(bytes, answer, Instant::now());
                 }
             }
         })?;
-        Ok(Reads { tree: Arc::clone(tree), pool, table })
+        Ok(Reads { tree: Arc::clone(tree), scan_awaited: Mutex::default(), pool, table })
+    }
+
+    /// Waits for the scan that an entry needs, for its attributes alone or for everything, like a read that waits for its
+    /// source. One call of a connection waits at a time: the others are told at once to try again later, so that threads remain
+    /// for reads.
+    pub(super) fn scanned(&self, id: Id, attributes_only: bool, caller: &Caller<'_>) -> Result<(), NoBytes> {
+        let Some(wait) = self.tree.wait(id, attributes_only) else { return Ok(()) };
+        let (since, connection) = (caller.since, Arc::as_ptr(caller.peer).addr());
+        if lock(&self.scan_awaited).insert(connection) {
+            let mut end = wait.until(since + TIMEOUT);
+            // After the partition table, a volume.
+            while end && let Some(wait) = self.tree.wait(id, attributes_only) {
+                end = wait.until(since + TIMEOUT);
+            }
+            lock(&self.scan_awaited).remove(&connection);
+            if end {
+                return Ok(());
+            }
+        }
+        let hung = wait.quiet() >= HUNG;
+        let timed_out = NoBytes::Error(ReadError::Io { errno: Errno::ETIMEDOUT as i32 });
+        Err(if hung { timed_out } else { NoBytes::Later })
+    }
+
+    /// Returns the target of a link for a call that was received at `since`.
+    pub(super) fn target(&self, id: Id, since: Instant) -> Result<Vec<u8>, NoBytes> {
+        if self.tree.is_in_memory(id) {
+            return answer(&self.tree, (id, 0, 0)).map_err(NoBytes::Error);
+        }
+        self.read(id, 0, 0, since)
     }
 
     /// Reads bytes of an entry for a call that was received at `since`.
