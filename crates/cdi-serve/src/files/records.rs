@@ -24,7 +24,7 @@ impl Opened {
     fn memory(&self) -> usize {
         let place = match &self.data.place {
             Place::Inline(bytes) => bytes.capacity(),
-            Place::Runs(runs) => runs.capacity() * size_of::<Run>(),
+            Place::Runs(runs) | Place::Units(_, runs) => runs.capacity() * size_of::<Run>(),
         };
         place + self.target.as_ref().map_or(0, Vec::capacity)
     }
