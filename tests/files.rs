@@ -238,6 +238,65 @@ tests!(
         assert_eq!((some["not_saved"].as_u64(), some["with_holes"].as_u64()), (Some(photos as u64), Some(0)));
     }
 
+    /// What a copy says is the truth, whatever was copied before, and whatever else is lost.
+    #[needs(Program("mke2fs"), Program("debugfs"))]
+    fn a_copy_never_calls_lost_data_saved() {
+        let lab = Lab::new();
+        fs::create_dir_all(lab.path("from/d:1")).unwrap();
+        let data = |n: u8| vec![n; 40_000];
+        for (n, name) in
+            [(1, "a:b.txt"), (2, "a_b.txt"), (3, "d_1"), (4, "d:1/inner"), (5, "big"), (6, "photo")]
+        {
+            lab.write(&format!("from/{name}"), data(n));
+        }
+        for name in ["from/a:b.txt", "from/a_b.txt"] {
+            let file = fs::File::options().write(true).open(lab.path(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+        }
+        fs::hard_link(lab.path("from/photo"), lab.path("from/again")).unwrap();
+        ext4(&lab, "from");
+        let disk = lab.path("disk.raw");
+        run("debugfs", ["-w", "-R", "set_inode_field big size 0x400000000000", disk.to_str().unwrap()]);
+        image(&lab, &[]);
+        let copy = |to: &str, more: &[&str], code: i32| {
+            let args = [&["files", "--json", "--copy", to, "disk.cdimg"], more].concat();
+            lab.cdi(args).ends(code).json()
+        };
+        // Two names that become one, in runs of their own; a file beside a directory of its name; another name.
+        let title = lab.cdi(["files", "--json", "disk.cdimg"]).ends(4).json()["volumes"][0]["title"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let read = |path: &str| fs::read(lab.path("out").join(&title).join(path)).unwrap_or_default();
+        copy("out", &["a_b*"], 0);
+        copy("out", &["a[:]b*"], 0);
+        copy("out", &["d_1", "d:1"], 0);
+        copy("out", &["photo", "again"], 0);
+        let copies: BTreeSet<Vec<u8>> = fs::read_dir(lab.path("out").join(&title))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.is_file())
+            .map(|p| fs::read(p).unwrap())
+            .collect();
+        assert_eq!(copies, [1, 2, 3, 6].map(data).into());
+        assert!(read("d_1/inner") == data(4) && read("photo") == data(6) && read("again") == data(6));
+        // A size that makes no sense is not saved whole, and ends nothing.
+        let all = copy("all", &[], 4);
+        assert_eq!(all["whole"], 5, "{all}");
+        // What was copied without the map is not whole with it.
+        let blocks = run("debugfs", ["-R", "blocks photo", disk.to_str().unwrap()]);
+        let block: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
+        image(&lab, &[(block * lab_block(&lab) / 512, 1)]);
+        let again = copy("all", &["photo"], 4);
+        assert_eq!((again["whole"].as_u64(), again["with_holes"].as_u64()), (Some(0), Some(1)));
+        assert!(lab.path("all").join(&title).join("photo.bad.json").exists());
+        assert!(
+            lab.cdi(["files", "--copy", "none", "disk.cdimg", "no such file"])
+                .err
+                .contains("no file matches")
+        );
+    }
+
     /// A volume made to do harm: nothing is written outside of the directory.
     #[needs(Program("mke2fs"), Program("debugfs"))]
     fn a_copy_never_leaves_its_directory() {
@@ -393,6 +452,11 @@ tests!(
         assert!(lab.cdi(["files", "disk.img"]).ends(0).out.contains("cdi does not list its files"));
     }
 );
+
+/// Returns the size of a block of the volume in `disk.cdimg`, in bytes.
+fn lab_block(lab: &Lab) -> u64 {
+    lab.cdi(["files", "--json", "disk.cdimg"]).json()["volumes"][0]["block_bytes"].as_u64().unwrap()
+}
 
 /// Returns the files and links below a directory, with their sizes and whether they are links.
 fn tree(dir: &Path) -> Vec<(String, u64, bool)> {

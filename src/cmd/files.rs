@@ -53,6 +53,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Returns whether there can be no files of which nothing is known.
+    pub fn hides_nothing(&self) -> bool {
+        list::hidden(self).is_empty()
+    }
+
     /// Returns the file system, if its files can be listed.
     pub fn file_system(&self) -> Option<&dyn FileSystem> {
         match &self.part.contents {

@@ -5,7 +5,7 @@
 //! ntfs-3g's compress.c.
 //!
 //! To read such a file: go through its runs, cut at multiples of the unit, and collect the bytes of the runs with blocks; at
-//! the end of each unit, [`unit`] makes its bytes of them. The last unit is cut at the size of the file. Runs that are
+//! the end of each unit, [`unit()`] makes its bytes of them. The last unit is cut at the size of the file. Runs that are
 //! unwritten are whole units, and zeros. A bad sector costs its unit.
 
 /// What a chunk has at most when it is decompressed, in bytes.

@@ -1,24 +1,24 @@
 //! `--copy`: copies files out of an image, damaged ones with holes, and never anything outside the directory.
 
-use std::collections::{BTreeSet, HashSet};
+pub(super) mod target;
+
 use std::fs::{self, File, FileTimes};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cdi_base::error::{Error, Kind as ErrorKind};
+use cdi_base::error::Error;
 use cdi_base::units::human;
-use cdi_fs::catalogue::{Entry, State};
-use cdi_fs::contents::Contents;
+use cdi_fs::catalogue::{Catalogue, Entry, State};
+use cdi_fs::contents::{Contents, Source};
 use cdi_fs::file_system::{Kind, Record};
 use cdi_fs::loss::{Loss, Lost, MAX_RANGES, Why};
-use cdi_fs::names::safe_name;
 use cdi_fs::pattern::Patterns;
 use cdi_image::disk::Disk;
-use nix::libc::O_NOFOLLOW;
-use serde_json::json;
-use xxhash_rust::xxh3::xxh3_64;
+use serde_json::{Value, json};
+use target::{Stop, Target};
 
 use super::list::{damage_text, loss_json};
 use super::report::{Outcome, Report, Saved};
@@ -26,12 +26,8 @@ use super::{End, Found, Interrupt};
 use crate::cli::Files;
 use crate::ui::{Progress, Ui};
 
-/// The file that marks a directory as one that `--copy` writes to, with the identity of the disk.
-const MARK: &str = ".cdi-files.json";
-/// What is added to the name of a file for the list of its holes.
-const HOLES: &str = ".bad.json";
 /// What is read at a time, in bytes.
-const PIECE: usize = 1 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// Copies the files that are meant into `dir`.
 pub fn copy(
@@ -43,97 +39,62 @@ pub fn copy(
     interrupt: &Interrupt,
     ui: &Ui,
 ) -> Result<End, Error> {
-    prepare(disk, dir)?;
-    let total = wanted(volumes, patterns).map(|w| w.entry.size.unwrap_or(0)).sum();
+    let target = Target::open(disk, volumes, dir)?;
+    let (mut matched, mut files, mut bytes) = (false, 0, 0_u64);
+    for (entry, _) in volumes.iter().filter_map(|v| v.catalogue.as_ref()).flat_map(|c| wanted(c, patterns)) {
+        matched = true;
+        files += u64::from(entry.kind != Some(Kind::Directory));
+        bytes = bytes.saturating_add(entry.size.unwrap_or(0));
+    }
+    if !matched && !patterns.is_empty() {
+        ui.warning("no file matches");
+    }
     let mut copier = Copier {
         disk,
-        dir,
-        made: BTreeSet::new(),
-        taken: HashSet::new(),
-        both_cases: dir.join(MARK.to_uppercase()).exists(),
+        target,
         times: Vec::new(),
         links: Vec::new(),
         only_whole: args.only_whole,
         interrupt,
-        progress: ui.progress("copying", total),
-        report: Report::default(),
+        progress: ui.progress("copying", bytes),
+        report: Report::new(files),
     };
-    let copied = wanted(volumes, patterns).try_for_each(|file| copier.take(&file));
+    let copied = volumes.iter().try_for_each(|volume| copier.volume(volume, patterns));
     let copied = copied.and_then(|()| copier.finish());
     let took = copier.progress.finish();
     // What was saved so far is told also after an interruption.
     let report = copier.report;
-    report.write(disk, volumes, dir)?;
+    report.write(disk, volumes, &copier.target)?;
     copied?;
     if !ui.json(&report.json(dir)) {
         ui.data(format!("{}, in {took}; see {}", report.line(), dir.join(super::report::HTML).display()));
     }
-    Ok(if report.is_whole() { End::Done } else { End::DataMissing })
-}
-
-/// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
-fn prepare(disk: &Disk, dir: &Path) -> Result<(), Error> {
-    let failed = |what: &str, e: io::Error| Error::io(what.to_owned(), dir, e);
-    match fs::create_dir(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(failed("cannot make the directory", e));
-        }
-        _ => {}
+    let whole = report.is_whole() && volumes.iter().all(Found::hides_nothing);
+    if report.is_whole() && !whole {
+        ui.warning("there may be files that nothing is known of: see 'cdi files', or the report");
     }
-    let mark = dir.join(MARK);
-    let id = json!({ "disk": blake(&disk.identity()), "size_bytes": disk.size() });
-    match fs::read(&mark) {
-        Ok(text) => {
-            let same = serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|found| found == id);
-            if !same {
-                return Err(Error::new(ErrorKind::Busy, "the directory has files of another disk").at(dir));
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let mut entries = fs::read_dir(dir).map_err(|e| failed("cannot read the directory", e))?;
-            if entries.next().is_some() {
-                let e = Error::new(ErrorKind::Busy, "the directory is not empty").at(dir);
-                return Err(e.hint("name one that does not exist yet"));
-            }
-            fs::write(&mark, format!("{id}\n")).map_err(|e| failed("cannot write to the directory", e))?;
-        }
-        Err(e) => return Err(failed("cannot read the directory", e)),
-    }
-    Ok(())
+    Ok(if whole { End::Done } else { End::DataMissing })
 }
 
-fn blake(identity: &[u8; 32]) -> String {
-    identity.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// A file that is to be copied.
-struct Wanted<'a> {
-    volume: &'a Found,
-    entry: &'a Entry,
-    state: State,
-    /// The path in the volume; the first of several.
-    path: String,
-}
-
-/// Returns the files that are meant, in the order of their records, which is roughly that of the disk.
-fn wanted<'a>(volumes: &'a [Found], patterns: &'a Patterns) -> impl Iterator<Item = Wanted<'a>> {
-    volumes.iter().filter_map(|v| Some((v, v.catalogue.as_ref()?))).flat_map(move |(volume, catalogue)| {
-        let entries = catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root());
-        entries.filter_map(move |entry| {
-            let path = catalogue.paths(entry.number).into_iter().find(|p| patterns.matches(&p.text))?.text;
-            Some(Wanted { volume, entry, state: catalogue.state(entry), path })
-        })
+/// Returns the entries of a volume that are meant, each with its paths that are.
+fn wanted<'a>(
+    catalogue: &'a Catalogue,
+    patterns: &'a Patterns,
+) -> impl Iterator<Item = (&'a Entry, Vec<String>)> {
+    entries(catalogue).filter_map(|entry| {
+        let paths = catalogue.paths(entry.number).into_iter().map(|p| p.text);
+        let paths: Vec<String> = paths.filter(|path| patterns.matches(path)).collect();
+        (!paths.is_empty()).then_some((entry, paths))
     })
+}
+
+fn entries(catalogue: &Catalogue) -> impl Iterator<Item = &Entry> {
+    catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root())
 }
 
 struct Copier<'a> {
     disk: &'a Disk,
-    dir: &'a Path,
-    /// Directories that exist and are directories, and no links to other places.
-    made: BTreeSet<PathBuf>,
-    /// Hashes of the paths that are in use; in lower case if the directory takes both cases as the same.
-    taken: HashSet<u64>,
-    both_cases: bool,
+    target: Target,
     /// Times of directories, which are set last: copying into one changes its time.
     times: Vec<(PathBuf, SystemTime)>,
     /// Symbolic links, which are made last: nothing is ever written through one.
@@ -145,40 +106,97 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn take(&mut self, file: &Wanted<'_>) -> Result<(), Error> {
-        self.interrupt.check()?;
-        let mut saved = Saved::of(&file.volume.title, &file.path, file.entry.size, file.state);
-        saved.outcome = self.save(file, &mut saved)?;
-        self.progress.advance(file.entry.size.unwrap_or(0).saturating_sub(saved.copied));
+    fn volume(&mut self, volume: &Found, patterns: &Patterns) -> Result<(), Error> {
+        let Some(catalogue) = &volume.catalogue else { return Ok(()) };
+        let is_directory = |entry: &&Entry| entry.kind == Some(Kind::Directory);
+        // Names do not depend on which files are meant: those of all are reserved.
+        for entry in entries(catalogue).filter(is_directory) {
+            for path in catalogue.paths(entry.number) {
+                self.target.directory(&format!("{}/{}", volume.title, path.text));
+            }
+        }
+        for entry in entries(catalogue) {
+            self.interrupt.check()?;
+            let paths = catalogue.paths(entry.number).into_iter().map(|p| p.text);
+            if is_directory(&entry) {
+                for path in paths.filter(|path| patterns.matches(path)) {
+                    self.directory(volume, entry, &path)?;
+                }
+                continue;
+            }
+            let places: Vec<(String, PathBuf)> = paths
+                .map(|path| {
+                    let place = self.target.file(&format!("{}/{path}", volume.title), entry.number);
+                    (path, place)
+                })
+                .collect();
+            let meant: Vec<(String, PathBuf)> =
+                places.into_iter().filter(|(path, _)| patterns.matches(path)).collect();
+            if let Some(((path, place), others)) = meant.split_first() {
+                self.file(volume, catalogue.state(entry), entry, (path, place), others)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, volume: &Found, entry: &Entry, path: &str) -> Result<(), Error> {
+        let place = self.target.directory(&format!("{}/{path}", volume.title));
+        match self.target.make(&place).map_err(|e| Stop::of(e, &place)) {
+            Ok(()) => self.times.extend(entry.modified.and_then(time_of).map(|time| (place, time))),
+            Err(Stop::All(e)) => return Err(e),
+            Err(Stop::File(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Copies one file, and links its other names to it.
+    fn file(
+        &mut self,
+        volume: &Found,
+        state: State,
+        entry: &Entry,
+        (path, place): (&str, &Path),
+        others: &[(String, PathBuf)],
+    ) -> Result<(), Error> {
+        let mut saved = Saved::of(&volume.title, path, entry.size, state);
+        let outcome = self.save(volume, entry, place, &mut saved).and_then(|outcome| {
+            if matches!(outcome, Outcome::Whole | Outcome::WithHoles(_)) && entry.kind == Some(Kind::File) {
+                others.iter().try_for_each(|(_, other)| self.other_name(place, other))?;
+            }
+            Ok(outcome)
+        });
+        saved.outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(Stop::File(why)) => Outcome::NotSaved(why),
+            Err(Stop::All(e)) => return Err(e),
+        };
+        self.progress.advance(entry.size.unwrap_or(0).saturating_sub(saved.copied));
         self.report.add(saved);
         Ok(())
     }
 
-    /// Copies one file. An error is one of the directory that is written to.
-    fn save(&mut self, file: &Wanted<'_>, saved: &mut Saved) -> Result<Outcome, Error> {
-        let (Some(handle), Some(found)) = (file.entry.handle, file.volume.file_system()) else {
+    fn save(
+        &mut self,
+        found: &Found,
+        entry: &Entry,
+        place: &Path,
+        saved: &mut Saved,
+    ) -> Result<Outcome, Stop> {
+        let (Some(handle), Some(files)) = (entry.handle, found.file_system()) else {
             return Ok(Outcome::NotSaved("its record is lost".into()));
         };
-        let relative = format!("{}/{}", file.volume.title, file.path);
-        if file.entry.kind == Some(Kind::Directory) {
-            let path = self.place(&relative, false);
-            self.directory(&path)?;
-            self.times.extend(file.entry.modified.and_then(time_of).map(|time| (path, time)));
-            return Ok(Outcome::Directory);
+        if entry.kind == Some(Kind::Other) {
+            return Ok(Outcome::LeftOut("it is a device, a socket or the like".into()));
         }
-        if file.entry.kind == Some(Kind::Other) {
-            return Ok(Outcome::NotSaved("it is a device, a socket or the like".into()));
-        }
-        let volume = file.volume.part.volume(self.disk);
-        let record = match found.record(&volume, handle) {
+        let volume = found.part.volume(self.disk);
+        let record = match files.record(&volume, handle) {
             Ok(record) => record,
             Err(damage) => return Ok(Outcome::NotSaved(damage_text(&damage))),
         };
-        if file.entry.kind == Some(Kind::Link) {
-            let path = self.place(&relative, true);
+        if entry.kind == Some(Kind::Link) {
             return Ok(match record.target {
-                Some(target) => {
-                    self.links.push((path, target));
+                Some(link) => {
+                    self.links.push((place.to_owned(), link));
                     Outcome::Whole
                 }
                 None => Outcome::NotSaved("the target of the link is lost".into()),
@@ -187,155 +205,89 @@ impl Copier<'_> {
         if let Some(packed) = record.data.packed {
             return Ok(Outcome::NotSaved(format!("it is {packed}")));
         }
-        if self.only_whole && file.state != State::Whole && file.state != State::NameLost {
+        let whole = matches!(saved.state, State::Whole | State::NameLost);
+        if self.only_whole && !whole {
             return Ok(Outcome::NotSaved("it is not whole".into()));
         }
         saved.streams = record.streams.iter().map(|(name, _)| name.clone()).collect();
-        let path = self.place(&relative, true);
-        self.write(&path, &record, Contents::new(volume, &record.data), saved)
-    }
-
-    /// Returns where a path of a volume is copied to. Of two files that would have the same name, the second has a number.
-    fn place(&mut self, relative: &str, is_file: bool) -> PathBuf {
-        let safe: Vec<String> = relative.split('/').map(safe_name).collect();
-        let mut path = safe.join("/");
-        if is_file {
-            let whole = path.clone();
-            let mut number = 1;
-            while !self.reserve(&path) {
-                number += 1;
-                let (stem, suffix) = match whole.rsplit_once('.') {
-                    Some((stem, suffix)) if !suffix.contains('/') && !stem.ends_with('/') => {
-                        (stem, format!(".{suffix}"))
-                    }
-                    _ => (whole.as_str(), String::new()),
-                };
-                path = format!("{stem} ({number}){suffix}");
-            }
+        // What the scan found out may be more than what the record says by itself.
+        let damage = entry.harm.as_ref().and_then(|harm| harm.record.as_ref()).or(record.damage.as_ref());
+        let damage = damage.map(damage_text);
+        let contents = Contents::new(volume, &record.data);
+        let modified = record.times.modified.and_then(time_of);
+        if whole && damage.is_none() && self.target.has(place, contents.size(), modified) {
+            return Ok(Outcome::Whole);
         }
-        self.dir.join(path)
-    }
-
-    /// Reserves a path, and that of the list of its holes. Returns whether both were free.
-    fn reserve(&mut self, path: &str) -> bool {
-        let path = if self.both_cases { path.to_lowercase() } else { path.to_owned() };
-        let names = [xxh3_64(path.as_bytes()), xxh3_64(format!("{path}{HOLES}").as_bytes())];
-        let free = !names.iter().any(|name| self.taken.contains(name));
-        if free {
-            self.taken.extend(names);
-        }
-        free
-    }
-
-    /// Makes a directory below ours, and those above it.
-    fn directory(&mut self, path: &Path) -> Result<(), Error> {
-        if path == self.dir || self.made.contains(path) {
-            return Ok(());
-        }
-        if let Some(above) = path.parent() {
-            self.directory(above)?;
-        }
-        match fs::create_dir(path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let kind = fs::symlink_metadata(path).map_err(|e| Error::io("cannot look at", path, e))?;
-                if !kind.is_dir() {
-                    return Err(Error::new(ErrorKind::Busy, "is in the way of a directory").at(path));
-                }
-            }
-            Err(e) => return Err(Error::io("cannot make the directory", path, e)),
-        }
-        self.made.insert(path.to_owned());
-        Ok(())
+        self.write(place, &record, contents, damage, saved)
     }
 
     fn write(
         &mut self,
-        path: &Path,
+        place: &Path,
         record: &Record,
         contents: Contents<'_>,
+        damage: Option<String>,
         saved: &mut Saved,
-    ) -> Result<Outcome, Error> {
-        let modified = record.times.modified.and_then(time_of);
-        let holes = holes_of(path);
-        // Copied by an earlier run, and whole then: nothing better can come of it.
-        let before = fs::symlink_metadata(path).ok();
-        if let Some(before) = before.filter(|b| b.is_file() && b.len() == contents.size() && !holes.exists())
-            && modified.is_none_or(|time| before.modified().is_ok_and(|m| same_second(m, time)))
-        {
-            return Ok(Outcome::Whole);
-        }
-        if let Some(above) = path.parent() {
-            self.directory(above)?;
-        }
-        let failed = |e: io::Error| Error::io("cannot write", path, e);
-        let partial = path.with_file_name(format!(".cdi-{}.partial", std::process::id()));
-        let file =
-            File::options().write(true).create(true).truncate(true).custom_flags(O_NOFOLLOW).open(&partial);
-        let file = file.map_err(failed)?;
-        let kept = self.fill(&file, contents, saved).and_then(|loss| {
-            file.set_len(contents.size()).map_err(failed)?;
-            if let Some(time) = modified {
-                let accessed = record.times.accessed.and_then(time_of).unwrap_or(time);
-                file.set_times(FileTimes::new().set_modified(time).set_accessed(accessed)).map_err(failed)?;
-            }
-            fs::rename(&partial, path).map_err(failed)?;
-            Ok(loss)
+    ) -> Result<Outcome, Stop> {
+        let times = record.times.modified.and_then(time_of).map(|modified| {
+            let accessed = record.times.accessed.and_then(time_of).unwrap_or(modified);
+            FileTimes::new().set_modified(modified).set_accessed(accessed)
         });
-        let loss = match kept {
-            Ok(loss) => loss,
-            Err(e) => {
-                let _ = fs::remove_file(&partial);
-                return Err(e);
-            }
+        let mut loss = Loss::default();
+        let (interrupt, progress) = (self.interrupt, &mut self.progress);
+        let mut fill = |file: &File| {
+            loss = fill(file, contents, interrupt, &mut |bytes| {
+                progress.advance(bytes);
+                saved.copied += bytes;
+            })
+            .map_err(|e| match e {
+                Failed::Interrupted(e) => Stop::All(e),
+                Failed::Write(e) => Stop::of(e, place),
+            })?;
+            let holes = !loss.is_empty() || damage.is_some();
+            Ok(holes.then(|| holes_json(contents.size(), &loss, damage.as_deref())))
         };
-        if loss.is_empty() {
-            match fs::remove_file(&holes) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("cannot remove", &holes, e));
-                }
-                _ => return Ok(Outcome::Whole),
-            }
+        self.target.put(place, contents.size(), times, &mut fill)?;
+        let mut lost = Vec::new();
+        if !loss.is_empty() {
+            lost.push(format!("{} of it are lost", human(loss.total())));
         }
-        let text = json!({ "size_bytes": contents.size(), "lost": loss_json(&loss) });
-        fs::write(&holes, format!("{text:#}\n")).map_err(|e| Error::io("cannot write", &holes, e))?;
-        let what = format!("{} of it are lost", human(loss.total()));
+        lost.extend(damage);
         saved.loss = loss;
-        Ok(Outcome::WithHoles(what))
+        Ok(if lost.is_empty() { Outcome::Whole } else { Outcome::WithHoles(lost.join("; ")) })
     }
 
-    /// Copies what can be read, and leaves holes. Returns what is lost.
-    fn fill(&mut self, file: &File, contents: Contents<'_>, saved: &mut Saved) -> Result<Loss, Error> {
-        let mut loss = Loss::default();
-        let mut buffer = vec![0; PIECE];
-        let mut at = 0;
-        while at < contents.size() {
-            self.interrupt.check()?;
-            let end = (at + PIECE as u64).min(contents.size());
-            let copied = contents.read_part(
-                at..end,
-                &mut buffer,
-                &mut |at, bytes| if is_zero(bytes) { Ok(()) } else { file.write_all_at(bytes, at) },
-                &mut |lost| add(&mut loss, lost),
-            );
-            copied.map_err(|e| Error::failed("cannot write the copy of a file").because(e).at(self.dir))?;
-            self.progress.advance(end - at);
-            saved.copied += end - at;
-            at = end;
+    /// Gives a copy another name: as a hard link, or else as another copy.
+    fn other_name(&mut self, place: &Path, other: &Path) -> Result<(), Stop> {
+        let stop = |e: io::Error| Stop::of(e, other);
+        if let Some(above) = other.parent() {
+            self.target.make(above).map_err(stop)?;
         }
-        Ok(loss)
+        for (from, to) in
+            [(place.to_owned(), other.to_owned()), (target::holes_of(place), target::holes_of(other))]
+        {
+            match fs::remove_file(&to) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(stop(e)),
+                _ => {}
+            }
+            if from.exists() && fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to).map_err(stop)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the symbolic links, and sets the times of directories.
     fn finish(&mut self) -> Result<(), Error> {
-        use std::os::unix::ffi::OsStrExt;
-        for (path, target) in std::mem::take(&mut self.links) {
-            if let Some(above) = path.parent() {
-                self.directory(above)?;
-            }
-            match std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(&target), &path) {
+        for (path, link) in std::mem::take(&mut self.links) {
+            let made = path.parent().map_or(Ok(()), |above| self.target.make(above));
+            let made =
+                made.and_then(|()| std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(&link), &path));
+            match made {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(Error::io("cannot make the link", &path, e));
+                    if let Stop::All(e) = Stop::of(e, &path) {
+                        return Err(e);
+                    }
                 }
                 _ => {}
             }
@@ -348,18 +300,57 @@ impl Copier<'_> {
     }
 }
 
+/// Why a file could not be filled.
+enum Failed {
+    Interrupted(Error),
+    Write(io::Error),
+}
+
+/// Copies what can be read, and leaves holes. Returns what is lost.
+fn fill(
+    file: &File,
+    contents: Contents<'_>,
+    interrupt: &Interrupt,
+    advance: &mut dyn FnMut(u64),
+) -> Result<Loss, Failed> {
+    let mut loss = Loss::default();
+    let mut buffer = Vec::new();
+    let mut at = 0;
+    while let Some((source, end)) = contents.part(at) {
+        interrupt.check().map_err(Failed::Interrupted)?;
+        // What has no blocks takes no time, however large it says that it is.
+        let end = match source {
+            Source::Zeros => end,
+            Source::Unknown => {
+                add(&mut loss, Lost { file: at..end, volume: None, why: Why::Unknown });
+                end
+            }
+            Source::Volume(_) | Source::Inline(_) | Source::Unit => {
+                let end = end.min(at.saturating_add(PIECE));
+                buffer.resize(usize::try_from(end - at).unwrap_or(0).max(buffer.len()), 0);
+                let write = &mut |at: u64, bytes: &[u8]| {
+                    if bytes.iter().all(|b| *b == 0) { Ok(()) } else { file.write_all_at(bytes, at) }
+                };
+                let copied =
+                    contents.read_part(at..end, &mut buffer, write, &mut |lost| add(&mut loss, lost));
+                copied.map_err(Failed::Write)?;
+                end
+            }
+        };
+        advance(end - at);
+        at = end;
+    }
+    Ok(loss)
+}
+
+/// Returns the list of holes of a file.
+fn holes_json(size: u64, loss: &Loss, damage: Option<&str>) -> Value {
+    json!({ "size_bytes": size, "lost": loss_json(loss), "record_damage": damage })
+}
+
 /// Returns a time in nanoseconds since 1970; None if it is before that.
 fn time_of(nanoseconds: i64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanoseconds).ok()?))
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| *b == 0)
-}
-
-fn same_second(a: SystemTime, b: SystemTime) -> bool {
-    let apart = a.duration_since(b).unwrap_or_else(|e| e.duration());
-    apart < Duration::from_secs(2)
 }
 
 /// Adds a lost range to those before it.
@@ -376,11 +367,4 @@ fn add(loss: &mut Loss, lost: Lost) {
     } else if loss.ranges.len() < MAX_RANGES {
         loss.ranges.push(lost);
     }
-}
-
-/// Returns the path of the list of holes of a damaged file.
-fn holes_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(HOLES);
-    path.with_file_name(name)
 }

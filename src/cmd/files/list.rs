@@ -46,13 +46,31 @@ pub fn list(
 
 /// Returns whether nothing of a volume is lost, as far as that is known.
 fn is_whole(volume: &Found, sums: Option<&VolumeSums>) -> bool {
-    let contents = !matches!(volume.part.contents, Contents::Damaged(..) | Contents::Unknown(Some(_)));
-    let files = sums.is_none_or(|s| s.files.harmed() + s.directories.harmed() == 0);
-    let rest = volume.catalogue.as_ref().is_none_or(|c| {
-        c.lost_without_name + c.perhaps_lost + c.left_out == 0
-            && c.structures.iter().all(|s| s.damage.is_none())
-    });
-    contents && files && rest
+    volume.hides_nothing() && sums.is_none_or(|s| s.files.harmed() + s.directories.harmed() == 0)
+}
+
+/// Says what is lost of a volume without a name: what no file in the list stands for.
+pub fn hidden(volume: &Found) -> Vec<String> {
+    let mut all = Vec::new();
+    if matches!(volume.part.contents, Contents::Damaged(..) | Contents::Unknown(Some(_))) {
+        all.push(format!("{}: {}", volume.title, contents_text(volume)));
+    }
+    let Some(catalogue) = &volume.catalogue else { return all };
+    let mut say = |count: u64, what: &str, then: &str| {
+        if count > 0 {
+            all.push(format!("{}: {} {then}", volume.title, plural(count, what)));
+        }
+    };
+    say(catalogue.lost_without_name, "file", "lost with their names");
+    say(catalogue.perhaps_lost, "record", "cannot be read, and nothing says whether there was a file");
+    say(catalogue.left_out, "record or name", "left out: there are too many");
+    let damaged = catalogue.structures.iter().filter_map(|s| s.damage.as_ref().map(|d| (&s.what, d)));
+    all.extend(
+        damaged.map(|(what, (damage, cost))| {
+            format!("{}: {what}: {}; {cost}", volume.title, damage_text(damage))
+        }),
+    );
+    all
 }
 
 /// A line of the list.

@@ -1,7 +1,6 @@
 //! The report of `--copy`: what was saved and what was not, as JSON and as a page for the person whose files they are.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -14,7 +13,8 @@ use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
 use super::Found;
-use super::list::{contents_text, loss_json};
+use super::copy::target::Target;
+use super::list::{contents_text, hidden, loss_json};
 
 /// The page in the directory of the copies.
 pub const HTML: &str = "cdi-report.html";
@@ -30,8 +30,8 @@ pub enum Outcome {
     WithHoles(String),
     /// It was not copied: why.
     NotSaved(String),
-    /// It is a directory.
-    Directory,
+    /// It has no contents to copy: why.
+    LeftOut(String),
 }
 
 /// A file that was to be copied.
@@ -39,7 +39,8 @@ pub struct Saved {
     volume: String,
     path: String,
     size: Option<u64>,
-    state: State,
+    /// Its state in the image.
+    pub state: State,
     /// What became of it.
     pub outcome: Outcome,
     /// What is lost of its contents.
@@ -58,7 +59,7 @@ impl Saved {
             path: path.into(),
             size,
             state,
-            outcome: Outcome::Directory,
+            outcome: Outcome::LeftOut(String::new()),
             loss: Loss::default(),
             streams: Vec::new(),
             copied: 0,
@@ -67,19 +68,26 @@ impl Saved {
 }
 
 /// What was saved.
-#[derive(Default)]
 pub struct Report {
+    /// The number of files that were to be copied, and of those that were looked at.
+    wanted: u64,
+    seen: u64,
     whole: u64,
     whole_bytes: u64,
-    /// Files that are not whole, or that have streams that were not copied.
+    /// Files to look at, or that have streams that were not copied.
     rest: Vec<Saved>,
 }
 
 impl Report {
+    /// Returns the report of a copy of so many files and directories, of which none is copied yet.
+    pub fn new(wanted: u64) -> Report {
+        Report { wanted, seen: 0, whole: 0, whole_bytes: 0, rest: Vec::new() }
+    }
+
     /// Adds a file.
     pub fn add(&mut self, saved: Saved) {
+        self.seen += 1;
         match saved.outcome {
-            Outcome::Directory => return,
             Outcome::Whole => {
                 self.whole += 1;
                 self.whole_bytes += saved.size.unwrap_or(0);
@@ -87,7 +95,7 @@ impl Report {
                     return;
                 }
             }
-            Outcome::WithHoles(_) | Outcome::NotSaved(_) => {}
+            Outcome::WithHoles(_) | Outcome::NotSaved(_) | Outcome::LeftOut(_) => {}
         }
         self.rest.push(saved);
     }
@@ -104,9 +112,14 @@ impl Report {
         self.count(|o| matches!(o, Outcome::NotSaved(_)))
     }
 
+    /// Returns how many files were not reached, because the copy was interrupted.
+    fn not_reached(&self) -> u64 {
+        self.wanted.saturating_sub(self.seen)
+    }
+
     /// Returns whether every file was copied whole.
     pub fn is_whole(&self) -> bool {
-        self.with_holes() + self.not_saved() == 0
+        self.with_holes() + self.not_saved() + self.not_reached() == 0
     }
 
     /// Returns the sums as one line.
@@ -129,21 +142,19 @@ impl Report {
             "whole_bytes": self.whole_bytes,
             "with_holes": self.with_holes(),
             "not_saved": self.not_saved(),
+            "not_reached": self.not_reached(),
         })
     }
 
     /// Writes both reports.
-    pub fn write(&self, disk: &Disk, volumes: &[Found], dir: &Path) -> Result<(), Error> {
-        let put = |name: &str, text: String| {
-            let path = dir.join(name);
-            fs::write(&path, text).map_err(|e| Error::io("cannot write", &path, e))
-        };
-        let mut all = self.json(dir);
+    pub fn write(&self, disk: &Disk, volumes: &[Found], target: &Target) -> Result<(), Error> {
+        let mut all = self.json(&target.dir);
         all["image"] = json!(disk.input().path().display().to_string());
         all["time"] = json!(rfc3339(SystemTime::now()));
+        all["unknown"] = volumes.iter().flat_map(hidden).collect();
         all["files"] = self.rest.iter().map(Saved::json).collect();
-        put(JSON, format!("{all:#}\n"))?;
-        put(HTML, self.html(disk, volumes))
+        target.write_whole(&target.dir.join(JSON), format!("{all:#}\n").as_bytes())?;
+        target.write_whole(&target.dir.join(HTML), self.html(disk, volumes).as_bytes())
     }
 
     fn html(&self, disk: &Disk, volumes: &[Found]) -> String {
@@ -161,7 +172,11 @@ impl Report {
             ("Saved whole", self.whole, "whole"),
             ("Saved with holes: part of the file is lost", self.with_holes(), "holes"),
             ("Not saved", self.not_saved(), "lost"),
+            ("Not reached: the copy was interrupted", self.not_reached(), "lost"),
         ] {
+            if count == 0 && class == "lost" {
+                continue;
+            }
             let _ = writeln!(page, "<tr class=\"{class}\"><td>{what}</td><td>{count}</td></tr>");
         }
         page.push_str("</table>\n<h2>The disk</h2>\n<ul>\n");
@@ -170,6 +185,12 @@ impl Report {
             let _ = writeln!(page, "<li>{}</li>", escape(&text));
         }
         page.push_str("</ul>\n");
+        let unknown: Vec<String> = volumes.iter().flat_map(hidden).collect();
+        if !unknown.is_empty() {
+            page.push_str("<h2>What nothing is known of</h2>\n<ul>\n");
+            unknown.iter().for_each(|text| page.push_str(&format!("<li>{}</li>\n", escape(text))));
+            page.push_str("</ul>\n");
+        }
         if !self.rest.is_empty() {
             page.push_str("<h2>Files that are not whole</h2>\n<table>\n<tr><th>File</th><th>Size</th><th>What happened</th></tr>\n");
             for saved in &self.rest {
@@ -198,9 +219,10 @@ impl Saved {
     /// Returns the class of its row, and what happened to it.
     fn words(&self) -> (&'static str, String) {
         let (class, mut what) = match &self.outcome {
-            Outcome::Whole | Outcome::Directory => ("whole", "saved whole".to_owned()),
+            Outcome::Whole => ("whole", "saved whole".to_owned()),
             Outcome::WithHoles(what) => ("holes", what.clone()),
             Outcome::NotSaved(why) => ("lost", format!("not saved: {why}")),
+            Outcome::LeftOut(why) => ("whole", format!("left out: {why}")),
         };
         if self.state == State::NameLost {
             what.push_str("; its name or its directory is lost");
@@ -213,7 +235,8 @@ impl Saved {
 
     fn json(&self) -> Value {
         let outcome = match self.outcome {
-            Outcome::Whole | Outcome::Directory => "whole",
+            Outcome::Whole => "whole",
+            Outcome::LeftOut(_) => "left-out",
             Outcome::WithHoles(_) => "with-holes",
             Outcome::NotSaved(_) => "not-saved",
         };
