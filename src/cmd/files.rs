@@ -7,8 +7,10 @@ mod sector;
 mod sums;
 
 use cdi_base::error::Error;
+use cdi_base::readable::Readable;
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::FileSystem;
+use cdi_fs::partitions::Table;
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Contents;
 use cdi_fs::volumes::{Layout, Part, layout};
@@ -24,8 +26,9 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, Options::default(), ui)?;
     let interrupt = Interrupt::new()?;
     let mut layout = layout(&disk);
-    if let Err(e) = &layout.table {
-        ui.warning(format!("the partition table cannot be read: {e}"));
+    let table = table_damage(&layout);
+    if let Some(damage) = &table {
+        ui.warning(damage);
     }
     if let Some(number) = args.partition {
         layout.parts.retain(|p| p.number == Some(number));
@@ -40,7 +43,37 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     if let Some(sector) = args.sector {
         return sector::tell(&disk, &volumes, sector, ui);
     }
-    list::list(&disk, &volumes, args, &patterns, ui)
+    let rest = Rest { table, bad: missing_elsewhere(&disk, &volumes), partition: args.partition };
+    list::list(&disk, &volumes, &rest, args, &patterns, ui)
+}
+
+/// What is known of the disk outside of the volumes whose files are listed.
+pub(super) struct Rest {
+    /// Why the partition table may not be all that it was.
+    pub table: Option<String>,
+    /// How many bytes of the rest of the disk are missing.
+    pub bad: u64,
+    /// The only partition that was looked at.
+    pub partition: Option<u32>,
+}
+
+/// Says what is wrong with the partition table.
+fn table_damage(layout: &Layout) -> Option<String> {
+    match &layout.table {
+        Err(e) => Some(format!("the partition table cannot be read: {e}")),
+        Ok(Some(Table { damage: Some(e), .. })) => {
+            Some(format!("part of the partition table cannot be read, or its copy is used: {e}"))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Returns how many bytes are missing outside of the volumes whose files are listed.
+fn missing_elsewhere(disk: &Disk, volumes: &[Found]) -> u64 {
+    let all: u64 = disk.missing(0..Disk::size(disk)).iter().map(|m| m.range.end - m.range.start).sum();
+    let listed =
+        volumes.iter().filter(|v| v.catalogue.is_some()).flat_map(|v| disk.missing(v.part.range.clone()));
+    all.saturating_sub(listed.map(|m| m.range.end - m.range.start).sum())
 }
 
 /// A volume whose files were listed.

@@ -190,7 +190,11 @@ fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
         from..to
     });
     if ui.json {
-        return ui.json_list(("block_bytes", json!(block)), "blocks", blocks.map(|number| Ok(json!(number))));
+        return ui.json_list(
+            &[("block_bytes", json!(block))],
+            "blocks",
+            blocks.map(|number| Ok(json!(number))),
+        );
     }
     ui.lines(blocks.map(|number| Ok(number.to_string())))
 }
@@ -199,7 +203,7 @@ fn badblocks(disk: &Disk, block: u64, ui: &Ui) -> Result<(), Error> {
 fn extents(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     if ui.json {
         let list = merged(disk).map(|extent| extent.map(|e| extent_json(&e)));
-        return ui.json_list(("size_bytes", json!(disk.size())), "extents", list);
+        return ui.json_list(&[("size_bytes", json!(disk.size()))], "extents", list);
     }
     let text = |e: Extent| {
         let (kind, place) = describe(&e.origin);

@@ -83,15 +83,19 @@ impl Ui {
         self.json
     }
 
-    /// Prints a result that may be long as JSON: an object with one value and one list.
+    /// Prints a result that may be long as JSON: an object with some values and one list.
     pub fn json_list(
         &self,
-        (name, value): (&str, Value),
+        values: &[(&str, Value)],
         list: &str,
         items: impl Iterator<Item = Result<Value, Error>>,
     ) -> Result<(), Error> {
         let mut out = printable::Json(BufWriter::new(io::stdout().lock()));
-        written(write!(out, "{{\n  {}: {value},\n  {}: [", json!(name), json!(list)));
+        written(writeln!(out, "{{"));
+        for (name, value) in values {
+            written(writeln!(out, "  {}: {value},", json!(name)));
+        }
+        written(write!(out, "  {}: [", json!(list)));
         for (i, item) in items.enumerate() {
             let comma = if i == 0 { "" } else { "," };
             written(write!(out, "{comma}\n    {}", item?));

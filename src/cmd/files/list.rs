@@ -14,7 +14,7 @@ use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
 use super::sums::{VolumeSums, lost_bytes, sums};
-use super::{End, Found};
+use super::{End, Found, Rest};
 use crate::cli::Files;
 use crate::ui::Ui;
 
@@ -25,6 +25,7 @@ const DIRECTORIES: usize = 20;
 pub fn list(
     disk: &Disk,
     volumes: &[Found],
+    rest: &Rest,
     args: &Files,
     patterns: &Patterns,
     ui: &Ui,
@@ -33,14 +34,23 @@ pub fn list(
     let rows = volumes.iter().flat_map(|v| v.catalogue.iter().flat_map(|c| rows(v, c, args.all, patterns)));
     if ui.json {
         let about = volumes.iter().zip(&all).map(|(v, sums)| volume_json(disk, v, sums.as_ref())).collect();
-        ui.json_list(("volumes", Value::Array(about)), "files", rows.map(|row| Ok(row.json())))?;
+        let about = [
+            ("partition_table_damage", json!(rest.table)),
+            ("other_missing_bytes", json!(rest.bad)),
+            ("volumes", Value::Array(about)),
+        ];
+        ui.json_list(&about, "files", rows.map(|row| Ok(row.json())))?;
     } else {
         ui.lines(rows.map(|row| Ok(row.text())))?;
         for (volume, sums) in volumes.iter().zip(&all) {
             tell_volume(volume, sums.as_ref(), ui);
         }
+        if rest.bad > 0 && rest.partition.is_none() {
+            ui.data(format!("\n{} outside of these file systems are missing", human(rest.bad)));
+        }
     }
-    let whole = volumes.iter().zip(&all).all(|(volume, sums)| is_whole(volume, sums.as_ref()));
+    let elsewhere = rest.partition.is_some() || (rest.table.is_none() && rest.bad == 0);
+    let whole = elsewhere && volumes.iter().zip(&all).all(|(volume, sums)| is_whole(volume, sums.as_ref()));
     Ok(if whole { End::Done } else { End::DataMissing })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cdi_fs::catalogue::{Catalogue, Entry, State};
+use cdi_fs::catalogue::{Catalogue, Entry, LOST_AND_FOUND, State};
 use cdi_fs::file_system::Kind;
 use serde_json::{Value, json};
 
@@ -86,6 +86,8 @@ pub fn sums(catalogue: &Catalogue) -> VolumeSums {
     for (number, harmed) in by_number.into_iter().filter(|(_, sums)| sums.harmed() > 0) {
         let path = if number == catalogue.root() {
             String::new()
+        } else if number == u64::MAX {
+            LOST_AND_FOUND.into()
         } else {
             catalogue.paths(number).into_iter().next().map_or_else(|| "lost+found".into(), |path| path.text)
         };
