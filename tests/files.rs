@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use cdi_fs::recognize::{Contents, recognize_as};
+use cdi_fs::recognize::{Recognized, recognize_as};
 use cdi_fs::volume::Volume;
 use serde_json::Value;
 
@@ -431,7 +431,7 @@ tests!(
             run(command[0], &command[1..]);
             let bytes = fs::read(volume).unwrap();
             let whole = Volume::new(&bytes, 0..bytes.len() as u64);
-            assert!(matches!(recognize_as(&whole, name), Ok(Contents::Files(_))), "{name}");
+            assert!(matches!(recognize_as(&whole, name), Ok(Recognized::Files(_))), "{name}");
             if let Some(dir) = std::env::var_os("CDI_FUZZ_SEEDS") {
                 let dir = Path::new(&dir).join(format!("fs_{name}"));
                 fs::create_dir_all(&dir).unwrap();

@@ -12,7 +12,7 @@ use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::FileSystem;
 use cdi_fs::partitions::Table;
 use cdi_fs::pattern::Patterns;
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::{Layout, Part, layout};
 use cdi_image::disk::{Disk, Options};
 
@@ -94,7 +94,7 @@ impl Found {
     /// Returns the file system, if its files can be listed.
     pub fn file_system(&self) -> Option<&dyn FileSystem> {
         match &self.part.contents {
-            Contents::Files(found) => Some(&**found),
+            Recognized::Files(found) => Some(&**found),
             _ => None,
         }
     }
@@ -105,7 +105,7 @@ fn scan(disk: &Disk, layout: Layout, interrupt: &Interrupt, ui: &Ui) -> Result<V
     let mut volumes = Vec::new();
     for part in layout.parts {
         let catalogue = match &part.contents {
-            Contents::Files(found) => {
+            Recognized::Files(found) => {
                 let mut progress = ui.counting("scanning", "records", found.expected().unwrap_or(0));
                 let mut before = 0;
                 let catalogue = Catalogue::scan(&**found, &part.volume(disk), &mut |seen| {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 use cdi_fs::file_system::{Child, Damage, Record, Structure, Visitor};
-use cdi_fs::recognize::{Contents, recognize};
+use cdi_fs::recognize::{Recognized, recognize};
 use cdi_fs::volume::Volume;
 
 struct Disk(File);
@@ -63,7 +63,9 @@ fn main() {
     let Some(path) = std::env::args().nth(1) else { return eprintln!("count VOLUME") };
     let disk = Disk(File::open(path).unwrap());
     let volume = Volume::new(&disk, 0..disk.size());
-    let Contents::Files(found) = recognize(&volume) else { return println!("no file system that is known") };
+    let Recognized::Files(found) = recognize(&volume) else {
+        return println!("no file system that is known");
+    };
     let start = Instant::now();
     let mut count = Count::default();
     found.scan(&volume, &mut count);

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 use cdi_fs::file_system::{Child, Damage, Record, Structure, Visitor};
-use cdi_fs::recognize::{Contents, recognize};
+use cdi_fs::recognize::{Recognized, recognize};
 use cdi_fs::volume::Volume;
 
 struct Disk {
@@ -70,15 +70,15 @@ fn main() {
     let disk = Disk { file: File::open(path).unwrap(), bad: args.filter_map(sectors).collect() };
     let volume = Volume::new(&disk, 0..disk.size());
     match recognize(&volume) {
-        Contents::Files(found) => {
+        Recognized::Files(found) => {
             println!("{} {:?}, blocks of {} bytes", found.name(), found.label(), found.block_size());
             found.scan(&volume, &mut Print);
             let mut free = 0;
             found.free(&volume, &mut |range| free += range.end - range.start);
             println!("{free} bytes are free");
         }
-        Contents::Damaged(name, damage) => println!("{name}, which cannot be used: {damage:?}"),
-        Contents::Named(name) => println!("{name}"),
-        Contents::Unknown(_) => println!("no file system that is known"),
+        Recognized::Damaged(name, damage) => println!("{name}, which cannot be used: {damage:?}"),
+        Recognized::Named(name) => println!("{name}"),
+        Recognized::Unknown(_) => println!("no file system that is known"),
     }
 }

@@ -31,7 +31,7 @@ const FILE_SYSTEMS: &[Known] = &[
 ];
 
 /// What is on a volume.
-pub enum Contents {
+pub enum Recognized {
     /// A file system whose files can be listed.
     Files(Box<dyn FileSystem>),
     /// A file system that is recognised, and of which nothing can be used.
@@ -44,7 +44,7 @@ pub enum Contents {
 
 /// Returns what is on a volume. File systems whose first structure is there come first: copies of others may be left of a
 /// former use. As long as one of those places was not read, copies are not looked for.
-pub fn recognize(volume: &Volume<'_>) -> Contents {
+pub fn recognize(volume: &Volume<'_>) -> Recognized {
     let is_there = |known: &&Known| {
         let found =
             known.magic.iter().map(|(at, magic)| volume.read(*at, magic.len()).is_ok_and(|b| b == *magic));
@@ -62,26 +62,26 @@ pub fn recognize(volume: &Volume<'_>) -> Contents {
         return found;
     }
     match signatures::name(volume) {
-        Some(name) => Contents::Named(name),
-        None => Contents::Unknown(volume.read(0, index(SECTOR.into())).err()),
+        Some(name) => Recognized::Named(name),
+        None => Recognized::Unknown(volume.read(0, index(SECTOR.into())).err()),
     }
 }
 
 /// Takes a volume for the file system of this name, whatever else it may be: for tests. Returns the names of all for a name
 /// that is not known.
-pub fn recognize_as(volume: &Volume<'_>, name: &str) -> Result<Contents, Vec<&'static str>> {
+pub fn recognize_as(volume: &Volume<'_>, name: &str) -> Result<Recognized, Vec<&'static str>> {
     let known = FILE_SYSTEMS.iter().find(|known| known.name == name);
     let known = known.ok_or_else(|| FILE_SYSTEMS.iter().map(|known| known.name).collect::<Vec<_>>())?;
-    Ok(open(volume, &[known]).unwrap_or(Contents::Unknown(None)))
+    Ok(open(volume, &[known]).unwrap_or(Recognized::Unknown(None)))
 }
 
 /// Returns the first file system that recognises the volume.
-fn open(volume: &Volume<'_>, all: &[&Known]) -> Option<Contents> {
+fn open(volume: &Volume<'_>, all: &[&Known]) -> Option<Recognized> {
     for known in all {
         match (known.open)(volume) {
-            Ok(Some(found)) => return Some(Contents::Files(found)),
+            Ok(Some(found)) => return Some(Recognized::Files(found)),
             Ok(None) => {}
-            Err(damage) => return Some(Contents::Damaged(known.name, damage)),
+            Err(damage) => return Some(Recognized::Damaged(known.name, damage)),
         }
     }
     None

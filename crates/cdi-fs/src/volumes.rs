@@ -8,7 +8,7 @@ use cdi_base::units::SECTOR;
 
 use crate::names::safe_name;
 use crate::partitions::{self, Table};
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 /// A part of a disk, and what is on it.
@@ -22,7 +22,7 @@ pub struct Part {
     /// The name that the partition table says.
     pub name: Option<String>,
     /// What is on it.
-    pub contents: Contents,
+    pub contents: Recognized,
 }
 
 impl Part {
@@ -35,9 +35,9 @@ impl Part {
     pub fn title(&self) -> String {
         let number = self.number.map(|n| n.to_string());
         let (kind, label) = match &self.contents {
-            Contents::Files(found) => (Some(found.name().to_owned()), found.label()),
-            Contents::Damaged(name, _) => (Some((*name).to_owned()), None),
-            Contents::Named(_) | Contents::Unknown(_) => (None, None),
+            Recognized::Files(found) => (Some(found.name().to_owned()), found.label()),
+            Recognized::Damaged(name, _) => (Some((*name).to_owned()), None),
+            Recognized::Named(_) | Recognized::Unknown(_) => (None, None),
         };
         let label = label.or_else(|| self.name.clone()).filter(|label| !label.is_empty());
         let words: Vec<String> =
@@ -75,16 +75,16 @@ pub fn layout(disk: &dyn Readable) -> Layout {
         }
     }
     // Optical discs have a file system that covers the disk as well as a partition table.
-    if !parts.iter().any(|p| matches!(p.contents, Contents::Files(_))) {
+    if !parts.iter().any(|p| matches!(p.contents, Recognized::Files(_))) {
         let whole = Part::of(disk, 0..disk.size());
-        let known = !matches!(whole.contents, Contents::Unknown(_));
+        let known = !matches!(whole.contents, Recognized::Unknown(_));
         if known || parts.is_empty() {
             parts.push(whole);
         }
     }
-    if table.is_err() && !parts.iter().any(|p| matches!(p.contents, Contents::Files(_))) {
+    if table.is_err() && !parts.iter().any(|p| matches!(p.contents, Recognized::Files(_))) {
         let usual = USUAL.iter().map(|start| Part::of(disk, *start..disk.size()));
-        if let Some(found) = usual.into_iter().find(|p| matches!(p.contents, Contents::Files(_))) {
+        if let Some(found) = usual.into_iter().find(|p| matches!(p.contents, Recognized::Files(_))) {
             parts = vec![found];
         }
     }
@@ -102,7 +102,7 @@ mod tests {
             range: 0..1,
             kind: String::new(),
             name: name.map(Into::into),
-            contents: Contents::Named("XFS"),
+            contents: Recognized::Named("XFS"),
         };
         assert_eq!(part(Some(2), Some("a/b ..")).title(), "2-a_b___");
         assert_eq!(part(None, None).title(), "disk");

@@ -8,7 +8,7 @@ use cdi_fs::catalogue::{Catalogue, Entry, State};
 use cdi_fs::file_system::{Damage, Kind};
 use cdi_fs::loss::{Loss, Lost};
 use cdi_fs::pattern::Patterns;
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_image::disk::Disk;
 use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ fn is_whole(volume: &Found, sums: Option<&VolumeSums>) -> bool {
 /// Says what is lost of a volume without a name: what no file in the list stands for.
 pub fn hidden(volume: &Found) -> Vec<String> {
     let mut all = Vec::new();
-    if matches!(volume.part.contents, Contents::Damaged(..) | Contents::Unknown(Some(_))) {
+    if matches!(volume.part.contents, Recognized::Damaged(..) | Recognized::Unknown(Some(_))) {
         all.push(format!("{}: {}", volume.title, contents_text(volume)));
     }
     let Some(catalogue) = &volume.catalogue else { return all };
@@ -197,11 +197,11 @@ pub fn damage_text(damage: &Damage) -> String {
 /// Returns what is known of the contents of a volume without its files.
 pub fn contents_text(volume: &Found) -> String {
     match &volume.part.contents {
-        Contents::Files(found) => found.name().into(),
-        Contents::Damaged(name, damage) => format!("{name}, which cannot be used: {}", damage_text(damage)),
-        Contents::Named(name) => format!("{name}: cdi does not list its files"),
-        Contents::Unknown(Some(e)) => format!("nothing that is known; its start cannot be read: {e}"),
-        Contents::Unknown(None) => "nothing that is known".into(),
+        Recognized::Files(found) => found.name().into(),
+        Recognized::Damaged(name, damage) => format!("{name}, which cannot be used: {}", damage_text(damage)),
+        Recognized::Named(name) => format!("{name}: cdi does not list its files"),
+        Recognized::Unknown(Some(e)) => format!("nothing that is known; its start cannot be read: {e}"),
+        Recognized::Unknown(None) => "nothing that is known".into(),
     }
 }
 

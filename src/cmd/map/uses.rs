@@ -5,7 +5,7 @@ use std::ops::Range;
 use cdi_base::error::Error;
 use cdi_base::readable::Readable;
 use cdi_fs::file_system::{Child, Damage, Kind, Record, Structure, Visitor};
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::{Part, layout};
 use cdi_image::disk::Disk;
 
@@ -153,7 +153,7 @@ struct Cells<'a> {
 impl Cells<'_> {
     fn part(&mut self, part: &Part) {
         self.start = part.range.start;
-        let Contents::Files(found) = &part.contents else { return };
+        let Recognized::Files(found) = &part.contents else { return };
         let volume = part.volume(self.disk);
         found.free(&volume, &mut |free| self.mark(&free, Use::Free));
         found.scan(&volume, self);

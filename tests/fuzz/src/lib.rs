@@ -4,8 +4,8 @@ use std::path::Path;
 
 use cdi_base::readable::InMemory;
 use cdi_fs::catalogue::Catalogue;
-use cdi_fs::contents::Contents as FileContents;
-use cdi_fs::recognize::{Contents, recognize_as};
+use cdi_fs::contents::Contents;
+use cdi_fs::recognize::{Recognized, recognize_as};
 use cdi_fs::volume::Volume;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
@@ -38,7 +38,7 @@ pub fn file_system(name: &str, bytes: &[u8]) {
     let bad = (1..).map(|n| n * every..n * every + 512).take_while(|r| every > 0 && r.end <= size).collect();
     let disk = InMemory { bytes: bytes.to_vec(), bad };
     let volume = Volume::new(&disk, 0..size);
-    let Contents::Files(found) = recognize_as(&volume, name).unwrap() else { return };
+    let Recognized::Files(found) = recognize_as(&volume, name).unwrap() else { return };
     let catalogue = Catalogue::scan(&*found, &volume, &mut |_| true);
     let mut last = 0;
     found.free(&volume, &mut |range| {
@@ -49,7 +49,7 @@ pub fn file_system(name: &str, bytes: &[u8]) {
     for entry in catalogue.entries().iter().take(200) {
         let _ = (catalogue.state(entry), catalogue.paths(entry.number));
         let Some(record) = entry.handle.and_then(|handle| found.record(&volume, handle).ok()) else { continue };
-        let contents = FileContents::new(volume, &record.data);
+        let contents = Contents::new(volume, &record.data);
         for at in [0, 512, record.data.size / 2, record.data.size.saturating_sub(4096)] {
             let _ = contents.read(&mut buf, at);
         }

@@ -332,7 +332,7 @@ impl Files {
         let handle = listing.entry(index).and_then(|e| e.handle).ok_or(LOST)?;
         let layout = self.scans.layout()?;
         let part = &layout.get(volume).ok_or(FAILED)?.part;
-        let recognize::Contents::Files(found) = &part.contents else { return Err(FAILED) };
+        let recognize::Recognized::Files(found) = &part.contents else { return Err(FAILED) };
         let record = found.record(&part.volume(&*self.disk), handle).map_err(|_| LOST)?;
         let opened = Arc::new(Opened::new(record));
         self.records.keep(file, &opened);

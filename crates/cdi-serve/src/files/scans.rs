@@ -12,7 +12,7 @@ use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 use cdi_base::workers::{self, lock};
 use cdi_fs::catalogue::Catalogue;
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::layout;
 use cdi_image::disk::Disk;
 
@@ -256,7 +256,7 @@ impl Scans {
             Scan::Volume(index) => {
                 let Ok(layout) = self.layout() else { return Scanned::Failed };
                 let Some(Volume { title, part }) = layout.get(index) else { return Scanned::Failed };
-                let Contents::Files(found) = &part.contents else { return Scanned::Failed };
+                let Recognized::Files(found) = &part.contents else { return Scanned::Failed };
                 let since = Instant::now();
                 let mut go_on = |_| {
                     self.answered();
@@ -283,7 +283,7 @@ impl Scans {
         match (scan, scanned) {
             (Scan::Layout, Scanned::Layout(volumes)) => {
                 let slot = |volume: &Volume| match &volume.part.contents {
-                    Contents::Files(_) => Slot { stage: Stage::New, used: 0 },
+                    Recognized::Files(_) => Slot { stage: Stage::New, used: 0 },
                     _ => Slot { stage: Stage::Failed, used: 0 },
                 };
                 state.volumes = volumes.iter().map(slot).collect();

@@ -1,6 +1,6 @@
 //! The volumes that have a directory in `files`.
 
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::Part;
 
 use super::names::{changed, numbered};
@@ -16,9 +16,9 @@ pub(super) struct Volume {
 /// Returns the parts with a file system that cdi knows, and those of which the start is lost, under names of their own.
 pub(super) fn volumes(parts: Vec<Part>) -> Vec<Volume> {
     let known = parts.into_iter().filter(|part| match part.contents {
-        Contents::Files(_) | Contents::Damaged(..) => true,
-        Contents::Unknown(error) => error.is_some(),
-        Contents::Named(_) => false,
+        Recognized::Files(_) | Recognized::Damaged(..) => true,
+        Recognized::Unknown(error) => error.is_some(),
+        Recognized::Named(_) => false,
     });
     let mut volumes: Vec<Volume> = Vec::new();
     for part in known {

@@ -13,7 +13,7 @@ use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Kind, Record, Structu
 use cdi_fs::loss::Loss;
 use cdi_fs::partitions::{self, Scheme};
 use cdi_fs::pattern::Patterns;
-use cdi_fs::recognize::Contents;
+use cdi_fs::recognize::Recognized;
 use cdi_fs::volume::Volume;
 use cdi_fs::volumes::layout;
 use cdi_image::badmap::Status;
@@ -85,7 +85,7 @@ impl Scan<'_> {
     fn look(&self, asked: &Asked<'_>, first: &First, survey: &mut Survey) {
         for part in layout(asked).parts {
             let volume = part.volume(asked);
-            let Contents::Files(found) = &part.contents else {
+            let Recognized::Files(found) = &part.contents else {
                 if matches!(first, First::Used) {
                     survey.ranges.add(part.range);
                 }

@@ -9,7 +9,7 @@ use super::whole::compare;
 use super::{Disk, free, open, scan};
 use crate::ext::superblock::tests::made;
 use crate::file_system::Damage;
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 fn bad(disk: &Disk, range: Range<u64>) -> Disk {
@@ -127,7 +127,7 @@ fn descriptors_that_are_lost_everywhere_cost_their_inodes() {
 #[test]
 fn what_is_no_ext_is_not_taken_for_it() {
     let none = |disk: &Disk| {
-        matches!(recognize(&Volume::new(disk, 0..disk.bytes.len() as u64)), Contents::Unknown(_))
+        matches!(recognize(&Volume::new(disk, 0..disk.bytes.len() as u64)), Recognized::Unknown(_))
     };
     for len in [0, 512, 1024, 1500, 2048, 1 << 20] {
         assert!(none(&Disk::new(vec![0; len])), "{len}");
@@ -138,7 +138,7 @@ fn what_is_no_ext_is_not_taken_for_it() {
     disk.bytes[1024..2048].copy_from_slice(&made());
     disk.bytes[1024 + 0x58] = 3;
     match recognize(&Volume::new(&disk, 0..1 << 20)) {
-        Contents::Damaged("ext", Damage::Invalid(what)) => assert!(what.contains("inodes"), "{what}"),
+        Recognized::Damaged("ext", Damage::Invalid(what)) => assert!(what.contains("inodes"), "{what}"),
         _ => panic!("it has the signature"),
     }
 }

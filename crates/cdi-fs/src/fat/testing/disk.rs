@@ -8,7 +8,7 @@ use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 
 use crate::file_system::{Child, Damage, FileSystem, Record, Structure, Visitor};
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 /// A disk with bad sectors of 512 bytes, which notes what is read.
@@ -102,7 +102,7 @@ impl Visitor for Found {
 /// Scans a disk. None if nothing is recognised.
 pub(crate) fn scan(disk: &Disk<'_>) -> Option<(Box<dyn FileSystem>, Found)> {
     let volume = Volume::new(disk, 0..disk.size());
-    let Contents::Files(files) = recognize(&volume) else { return None };
+    let Recognized::Files(files) = recognize(&volume) else { return None };
     let mut found = Found::default();
     files.scan(&volume, &mut found);
     let mut free = Vec::new();

@@ -8,7 +8,7 @@ use cdi_base::readable::{Missing, Readable};
 use cdi_base::units::index;
 
 use crate::file_system::{Child, Damage, FileSystem, Place, Record, Structure, Visitor};
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 /// A disk in memory.
@@ -60,7 +60,7 @@ impl Disk {
     /// Returns what is on it.
     pub(crate) fn open(&self) -> Option<Box<dyn FileSystem>> {
         match recognize(&self.volume()) {
-            Contents::Files(found) => Some(found),
+            Recognized::Files(found) => Some(found),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::file_system::{Place, Record};
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 use super::disk::{Disk, Found, Random};
@@ -296,5 +296,5 @@ fn copies_are_used() {
         assert!(!found.damaged().is_empty());
     }
     disk.bad = vec![0..512, size - 512..size];
-    assert!(matches!(recognize(&Volume::new(&disk, 0..size)), Contents::Unknown(_)));
+    assert!(matches!(recognize(&Volume::new(&disk, 0..size)), Recognized::Unknown(_)));
 }

@@ -8,7 +8,7 @@ use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 
 use crate::file_system::{Child, Damage, Data, FileSystem, Record, Structure, Visitor};
-use crate::recognize::{Contents, recognize};
+use crate::recognize::{Recognized, recognize};
 use crate::volume::Volume;
 
 /// Random numbers, the same each time.
@@ -52,7 +52,7 @@ impl Disk {
     pub(super) fn scan(&self) -> Option<(Box<dyn FileSystem>, Found)> {
         let volume = Volume::new(self, 0..self.size());
         match recognize(&volume) {
-            Contents::Files(files) => {
+            Recognized::Files(files) => {
                 let mut found = Found::default();
                 files.scan(&volume, &mut found);
                 Some((files, found))
