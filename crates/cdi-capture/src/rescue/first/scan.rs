@@ -267,9 +267,7 @@ impl Visitor for Look<'_> {
         self.goes_on()
     }
 
-    fn lost_record(&mut self, _: u64, _: Range<u64>, used: Option<bool>, _: Damage) -> bool {
-        // A file, most likely, and not a whole one.
-        self.files.1 += u64::from(used == Some(true));
+    fn lost_record(&mut self, _: u64, _: Range<u64>, _: Option<bool>, _: Damage) -> bool {
         self.goes_on()
     }
 
