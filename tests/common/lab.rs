@@ -71,7 +71,8 @@ impl Lab {
 
     /// Whatever of this lab is mounted or attached.
     pub fn leftovers(&self) -> String {
-        leftovers_below(&self.dir)
+        // With a slash at the end, so that lab 7 does not count what is of lab 70.
+        leftovers_below(&self.dir.join(""))
     }
 }
 

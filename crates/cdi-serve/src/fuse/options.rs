@@ -19,10 +19,10 @@ pub(super) fn attempts(tree: &Tree, place: &Place<'_>) -> Vec<Config> {
     // fusermount3 writes them to the list of mounts that desktops read (/run/mount/utab); the kernel does not know them,
     // so they are not for root, who mounts without it, and versions before 3.17 fail.
     if place.desktop.asked && !nix::unistd::geteuid().is_root() {
-        let mut told = plain.clone();
+        let mut shown = plain.clone();
         let option = if place.desktop.show { "x-gvfs-show" } else { "x-gvfs-hide" };
-        told.mount_options.push(MountOption::CUSTOM(option.into()));
-        return vec![told, plain];
+        shown.mount_options.push(MountOption::CUSTOM(option.into()));
+        return vec![shown, plain];
     }
     vec![plain]
 }

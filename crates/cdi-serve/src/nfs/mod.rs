@@ -1,4 +1,4 @@
-//! The directory over NFS version 3, read-only, for this machine unless told otherwise: macOS mounts it without any
+//! The directory over NFS version 3, read-only, for this machine unless `--listen` is given: macOS mounts it without any
 //! driver.
 //!
 //! Every user of the machine can connect to a port of 127.0.0.1, so the disk is protected by what a client must know.
@@ -65,9 +65,9 @@ pub enum Clients {
     /// The client of this system, which mounts it: only the first connection that uses a handle can use the disk. The path
     /// may have one more component, the name of the volume.
     System,
-    /// Whoever has the URL, on this machine.
+    /// Everyone who has the URL, on this machine.
     ThisMachine,
-    /// Whoever has the URL, on any machine. Others may read the network: the URL is not that for this machine.
+    /// Everyone who has the URL, on any machine. Others may read the network: the URL is not that for this machine.
     OtherMachines,
 }
 
@@ -292,7 +292,7 @@ const HINT: &str = "it is a part of macOS; on Linux, install nfs-common";
 /// - `dumbtimer`: `timeo` counts for reads, too. Without it their time is learnt from those before (line 5709), and a
 ///   server that answers quickly may not take two seconds once.
 /// - `timeo=100`, ten seconds: longer than [`reads::TIMEOUT`].
-/// - `retrans=5`: so many timeouts until a request fails, unless its time is over before.
+/// - `retrans=5`: the number of timeouts until a request fails, unless its time is over before.
 /// - `mutejukebox`: "try again later" does not count as a sign that the server is dead (line 6642).
 /// - `deadtimeout=30`: a server that has not answered for this long is dead, and everything fails at once.
 pub const MACOS_TIMERS: &str = "timeo=100,dumbtimer,retrans=5,mutejukebox,deadtimeout=30";
