@@ -208,7 +208,7 @@ fn compare(disk: &Disk, truth: &Truth, seed: u64) {
                         (Ok(()), Ok(bytes)) => {
                             assert!(buf == bytes, "seed {seed}: wrong bytes at {offset}+{len}")
                         }
-                        (Err(ReadError::Bad { sector, good }), Err(bad)) => {
+                        (Err(ReadError::Bad { sector, good, .. }), Err(bad)) => {
                             assert_eq!(
                                 (sector, good),
                                 (bad, (bad as usize * SECTOR).saturating_sub(offset)),

@@ -10,7 +10,6 @@ use cdi_base::error::Error;
 use cdi_base::readable::Readable;
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::FileSystem;
-use cdi_fs::partitions::Table;
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::{Layout, Part, layout};
@@ -36,12 +35,16 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
             return Err(Error::usage(format!("there is no partition {number}")).at(&args.image.image));
         }
     }
+    let tables = match &mut layout.table {
+        Ok(Some(table)) => std::mem::take(&mut table.structures),
+        _ => Vec::new(),
+    };
     let volumes = scan(&disk, layout, &interrupt, ui)?;
     if let Some(dir) = &args.copy {
         return copy::copy(&disk, &volumes, args, dir, &patterns, &interrupt, ui);
     }
     if let Some(sector) = args.sector {
-        return sector::tell(&disk, &volumes, sector, ui);
+        return sector::tell(&disk, &tables, &volumes, sector, ui);
     }
     let rest = Rest { table, bad: missing_elsewhere(&disk, &volumes), partition: args.partition };
     list::list(&disk, &volumes, &rest, args, &patterns, ui)
@@ -61,10 +64,11 @@ pub(super) struct Rest {
 fn table_damage(layout: &Layout) -> Option<String> {
     match &layout.table {
         Err(e) => Some(format!("the partition table cannot be read: {e}")),
-        Ok(Some(Table { damage: Some(e), .. })) => {
-            Some(format!("part of the partition table cannot be read, or its copy is used: {e}"))
+        Ok(None) => None,
+        Ok(Some(table)) => {
+            let damaged = list::structure_texts(&table.structures);
+            (!damaged.is_empty()).then(|| damaged.join("; "))
         }
-        Ok(_) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cdi_base::units::{human, plural};
 use cdi_capture::rescue::areas::Direction;
+use cdi_capture::rescue::first::FileCount;
 use cdi_capture::rescue::progress::{Stage, View};
 use cdi_capture::rescue::rate::per_second;
 use cdi_image::badmap::Status;
@@ -89,8 +90,10 @@ impl Imaging {
                 "scanning": view.scanning.is_some(),
                 "map": picture::letters(&view.cells),
             });
-            if let Some((whole, all)) = view.files {
-                (event["files_whole"], event["files"]) = (json!(whole), json!(all));
+            if let Some(files) = view.files {
+                event["files_whole"] = json!(files.whole);
+                event["files"] = json!(files.known);
+                event["unreadable_records"] = json!(files.unreadable_records);
             }
             for (status, bytes) in view.left {
                 event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
@@ -142,15 +145,20 @@ impl Imaging {
 }
 
 /// Formats what is read first: how much of it is there, and how many files; `scanning` if the image is being scanned.
-fn first_line(stages: &[Stage], files: Option<(u64, u64)>, scanning: bool) -> String {
+fn first_line(stages: &[Stage], files: Option<FileCount>, scanning: bool) -> String {
     let share = |stage: &Stage| match stage.wanted {
         0 => 100,
         // Not rounded to all of it.
         wanted => u128::from(wanted.saturating_sub(stage.left)) * 100 / u128::from(wanted),
     };
     let stages = stages.iter().map(|stage| format!("{} {} %", super::printable(&stage.name), share(stage)));
-    let files =
-        files.map(|(whole, all)| format!("files whole so far {} of {}", grouped(whole), grouped(all)));
+    let files = files.map(|files| {
+        let counted = format!("files whole so far {} of {}", grouped(files.whole), grouped(files.known));
+        match files.unreadable_records {
+            0 => counted,
+            lost => format!("{counted}, and {} unreadable", plural(lost, "record")),
+        }
+    });
     let scanning = scanning.then(|| "looking for what to read next".to_owned());
     stages.chain(files).chain(scanning).collect::<Vec<_>>().join(", ")
 }
@@ -213,8 +221,12 @@ mod tests {
     fn what_is_read_first_is_one_line() {
         let stage = |name: &str, wanted, left| Stage { name: name.into(), wanted, left };
         let stages = [stage("metadata", 1000, 11), stage("used", 1 << 40, 603 << 30)];
-        let line = first_line(&stages, Some((12_345, 20_001)), false);
+        let mut files = FileCount { whole: 12_345, known: 20_001, unreadable_records: 0 };
+        let line = first_line(&stages, Some(files), false);
         assert_eq!(line, "metadata 98 %, used 41 %, files whole so far 12,345 of 20,001");
+        files.unreadable_records = 12;
+        let line = first_line(&[], Some(files), false);
+        assert_eq!(line, "files whole so far 12,345 of 20,001, and 12 records unreadable");
         assert_eq!(
             first_line(&[stage("*.jpg", 0, 0)], None, true),
             "*.jpg 100 %, looking for what to read next"

@@ -182,13 +182,15 @@ impl From<Flaw> for Error {
 /// The reason why a read of the disk failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// A sector of the disk could not be read when the image was made.
-    #[error("bad sector {sector}")]
+    /// A sector of the disk could not be read when the image was made, or was not read yet.
+    #[error("{}", missing_sector(*sector, *untried))]
     Bad {
         /// The first bad sector that the read touches, in logical sectors of the disk.
         sector: u64,
         /// The number of bytes that the read asked for before it: a read of just these does not touch a bad sector.
         good: usize,
+        /// Whether the sector was not read by itself yet: nobody knows whether it is bad.
+        untried: bool,
     },
     /// The image file is damaged: the data at `at` is not what was written there.
     #[error("the image file is damaged at byte {at}")]
@@ -213,7 +215,16 @@ pub enum ReadError {
     PastEnd,
 }
 
+fn missing_sector(sector: u64, untried: bool) -> String {
+    if untried { format!("sector {sector} was not read yet") } else { format!("bad sector {sector}") }
+}
+
 impl ReadError {
+    /// Returns whether the sector was not read yet.
+    pub fn is_untried(self) -> bool {
+        matches!(self, ReadError::Bad { untried: true, .. })
+    }
+
     /// Returns the errno for a failed read. It is never EINTR or EAGAIN: readers would retry forever.
     pub fn errno(self, style: ErrnoStyle) -> i32 {
         match (self, style) {
@@ -278,7 +289,7 @@ mod tests {
     fn a_bad_sector_never_becomes_an_errno_that_readers_retry() {
         for style in [ErrnoStyle::Io, ErrnoStyle::Medium] {
             for error in [
-                ReadError::Bad { sector: 1, good: 0 },
+                ReadError::Bad { sector: 1, good: 0, untried: false },
                 ReadError::Corrupt { at: 0 },
                 ReadError::Io { errno: nix::errno::Errno::EINTR as i32 },
                 ReadError::Io { errno: nix::errno::Errno::EAGAIN as i32 },

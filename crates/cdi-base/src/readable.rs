@@ -68,7 +68,7 @@ impl Readable for InMemory {
         match self.missing(at..at.saturating_add(buffer.len() as u64)).first() {
             Some(bad) => {
                 let good = usize::try_from(bad.range.start - at).unwrap_or(0);
-                Err(ReadError::Bad { sector: bad.range.start / u64::from(SECTOR), good })
+                Err(ReadError::Bad { sector: bad.range.start / u64::from(SECTOR), good, untried: false })
             }
             None => self.bytes.read(buffer, at),
         }

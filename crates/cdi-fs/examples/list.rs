@@ -24,7 +24,7 @@ impl Readable for Disk {
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
         if let Some(bad) = self.missing(at..at + buffer.len() as u64).first() {
-            return Err(ReadError::Bad { sector: bad.range.start / 512, good: 0 });
+            return Err(ReadError::Bad { sector: bad.range.start / 512, good: 0, untried: false });
         }
         self.file.read_exact_at(buffer, at).map_err(|_| ReadError::PastEnd)
     }

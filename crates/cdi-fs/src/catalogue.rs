@@ -48,6 +48,8 @@ pub struct Harm {
     pub streams: Vec<(String, Loss)>,
     /// Of its record.
     pub record: Option<Damage>,
+    /// Of its name.
+    pub name: Option<Damage>,
 }
 
 /// The state of a file.
@@ -186,11 +188,17 @@ impl Catalogue {
     }
 
     /// Returns the path of `name` in a directory.
-    fn path(&self, mut directory: u64, name: &str) -> FilePath {
+    fn path(&self, first: u64, name: &str) -> FilePath {
         let mut parts = vec![name.to_owned()];
+        let mut directory = first;
         let mut lost = false;
         while directory != self.root {
-            let above = (parts.len() < MAX_DEPTH).then(|| self.names(directory).next()).flatten();
+            let is_loop = parts.len() >= MAX_DEPTH;
+            if is_loop {
+                parts.truncate(1);
+                directory = first;
+            }
+            let above = if is_loop { None } else { self.names(directory).next() };
             let Some((parent, name)) = above else {
                 parts.push(if directory == u64::MAX { "unknown".into() } else { directory.to_string() });
                 parts.push(LOST_AND_FOUND.into());
@@ -211,14 +219,19 @@ impl Catalogue {
         }
         if let Some(harm) = &entry.harm {
             let losses = || std::iter::once(&harm.contents).chain(harm.streams.iter().map(|(_, loss)| loss));
-            if harm.record.is_some() || losses().any(|l| l.bad + l.unknown > 0) {
+            let untried = |damage: &Damage| matches!(damage, Damage::Unreadable(e) if e.is_untried());
+            if harm.record.as_ref().is_some_and(|damage| !untried(damage))
+                || losses().any(|l| l.bad + l.unknown > 0)
+            {
                 return State::Damaged;
             }
-            if losses().any(|l| l.untried > 0) {
+            if harm.record.is_some() || losses().any(|l| l.untried > 0) {
                 return State::Untried;
             }
         }
-        let lost = entry.number != self.root && self.paths(entry.number).first().is_none_or(|path| path.lost);
+        let name = entry.harm.as_ref().is_some_and(|harm| harm.name.is_some());
+        let lost = name
+            || entry.number != self.root && self.paths(entry.number).first().is_none_or(|path| path.lost);
         if lost { State::NameLost } else { State::Whole }
     }
 }
@@ -363,7 +376,8 @@ impl Visitor for Builder<'_> {
                 streams.push((name, loss));
             }
         }
-        let harmed = !contents.is_empty() || !streams.is_empty() || record.damage.is_some();
+        let (damage, name) = (record.damage, record.name_damage);
+        let harmed = !contents.is_empty() || !streams.is_empty() || damage.is_some() || name.is_some();
         self.entries.push(Entry {
             number: record.number,
             handle: Some(record.handle),
@@ -372,7 +386,7 @@ impl Visitor for Builder<'_> {
             size: Some(record.target.map_or(record.data.size, |target| target.len() as u64)),
             modified: record.times.modified,
             packed: record.data.packed,
-            harm: harmed.then(|| Box::new(Harm { contents, streams, record: record.damage })),
+            harm: harmed.then(|| Box::new(Harm { contents, streams, record: damage, name })),
         });
         self.go_on()
     }

@@ -115,6 +115,8 @@ pub struct Record {
     pub internal: bool,
     /// The names that the record itself has: with hard links, several; none in ext.
     pub names: Vec<Name>,
+    /// Why `names` are not those that it had: of FAT's long names, only short ones are left.
+    pub name_damage: Option<Damage>,
     /// Times, as far as the file system has them.
     pub times: Times,
     /// The contents. Of a directory: its index, which is metadata. Of a link: see `target`.

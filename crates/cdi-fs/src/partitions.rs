@@ -7,10 +7,13 @@ mod apple;
 mod gpt;
 mod mbr;
 
+use std::ops::Range;
+
 use cdi_base::error::ReadError;
 use cdi_base::readable::Readable;
 
 use crate::bytes;
+use crate::file_system::{Damage, Structure};
 
 /// The maximum number of partitions listed: more than any kernel supports.
 const MAX: usize = 1024;
@@ -61,7 +64,31 @@ pub struct Table {
     pub partitions: Vec<Partition>,
     /// Why the list may be incomplete: a sector of the table could not be read.
     pub damage: Option<ReadError>,
+    /// Where the table is, in bytes of the disk, with its copy; and what is damaged of it. If `damage` is set, one of these
+    /// says so, too; if a copy was used, the list is complete.
+    pub structures: Vec<Structure>,
 }
+
+impl Table {
+    fn new(scheme: Scheme) -> Table {
+        Table { scheme, partitions: Vec::new(), damage: None, structures: Vec::new() }
+    }
+
+    /// Says that a part of the table could not be read, so that partitions may be missing.
+    fn lose(&mut self, what: &str, at: Range<u64>, damage: ReadError) {
+        let cost = "partitions may be missing".to_owned();
+        self.structures.push(structure(what, at, Some((damage.into(), cost))));
+        self.damage = Some(damage);
+    }
+}
+
+/// Returns a part of a partition table.
+fn structure(what: &str, at: Range<u64>, damage: Option<(Damage, String)>) -> Structure {
+    Structure { what: what.to_owned(), at: vec![at], damage }
+}
+
+/// The first sector of a disk, whatever kind of table it has.
+const BOOT_RECORD: &str = "boot record";
 
 /// Reads the partition table of `disk`. Returns None if it has none, and an error if nothing of the table can be read:
 /// if its first sector is lost and there is no copy of it.
@@ -69,8 +96,15 @@ pub fn table(disk: &dyn Readable) -> Result<Option<Table>, ReadError> {
     if disk.size() < 1024 {
         return Ok(None);
     }
+    let at = 0..u64::from(disk.sector());
     match sectors(disk, 0, 512) {
-        Ok(first) if mbr::is_protective(&first) => gpt::read(disk, gpt::Copies::Both),
+        Ok(first) if mbr::is_protective(&first) => {
+            let table = gpt::read(disk, gpt::Copies::Both)?;
+            Ok(table.map(|mut table| {
+                table.structures.insert(0, structure(BOOT_RECORD, at, None));
+                table
+            }))
+        }
         Ok(first) => match mbr::BootRecord::of(&first) {
             // A GUID partition table without a protective boot record is of a former use of the disk.
             Some(record) => Ok(Some(record.read(disk))),
@@ -79,7 +113,10 @@ pub fn table(disk: &dyn Readable) -> Result<Option<Table>, ReadError> {
         },
         // The first sector may be bad while the table after it is intact. It would have said whether that table counts.
         Err(damage) => match gpt::read(disk, gpt::Copies::IfUnreadable)? {
-            Some(table) => Ok(Some(Table { damage: Some(damage), ..table })),
+            Some(mut table) => {
+                table.lose(BOOT_RECORD, at, damage);
+                Ok(Some(table))
+            }
             None => Err(damage),
         },
     }
@@ -141,6 +178,12 @@ mod tests {
         table.into_iter().map(|p| (p.number, p.start / 512, p.size / 512, p.kind)).collect()
     }
 
+    /// The names of the structures that are damaged.
+    fn harmed(disk: &dyn Readable) -> Vec<String> {
+        let structures = table(disk).unwrap().unwrap().structures;
+        structures.into_iter().filter(|s| s.damage.is_some()).map(|s| s.what).collect()
+    }
+
     #[test]
     fn logical_partitions_are_followed_and_loops_end() {
         let mut bytes = vec![0; 512 * 4096];
@@ -178,6 +221,7 @@ mod tests {
             let mut header = vec![0; 512];
             header[..8].copy_from_slice(b"EFI PART");
             header[12..16].copy_from_slice(&92u32.to_le_bytes());
+            header[32..40].copy_from_slice(&(last + 1 - at).to_le_bytes());
             header[72..80].copy_from_slice(&entries_at.to_le_bytes());
             header[80..84].copy_from_slice(&128u32.to_le_bytes());
             header[84..88].copy_from_slice(&128u32.to_le_bytes());
@@ -213,8 +257,21 @@ mod tests {
         for at in [520, 2 * 512 + 128 + 33] {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert_eq!(numbers(&disk(damaged)), [(2, 100, 100, "Linux".to_owned())], "byte {at}");
+            let damaged = disk(damaged);
+            assert_eq!(numbers(&damaged), [(2, 100, 100, "Linux".to_owned())], "byte {at}");
+            assert_eq!(harmed(&damaged), ["GUID partition table"], "byte {at}");
         }
+        assert_eq!(harmed(&disk(bytes.clone())), Vec::<String>::new());
+        assert_eq!(harmed(&disk_with_bad(&bytes, 1)), ["GUID partition table"]);
+        for sector in [last, last - 32] {
+            assert_eq!(harmed(&disk_with_bad(&bytes, sector)), ["copy of the GUID partition table"]);
+        }
+        assert!(table(&disk_with_bad(&bytes, 1)).unwrap().unwrap().damage.is_none(), "the list is complete");
+        let lost = table(&disk_with_bad(&bytes, 0)).unwrap().unwrap();
+        assert!(
+            lost.damage.is_some()
+                && lost.structures.iter().any(|s| s.what == "boot record" && s.damage.is_some())
+        );
         let mut none = bytes.clone();
         (none[520], none[index(last) * 512 + 30]) = (1, 1);
         assert_eq!(numbers(&disk(none)), []);

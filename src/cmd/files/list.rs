@@ -1,11 +1,12 @@
 //! The list of files, and what is said of their volumes.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::Error;
 use cdi_base::units::{human, plural};
 use cdi_fs::catalogue::{Catalogue, Entry, State};
-use cdi_fs::file_system::{Damage, Kind};
+use cdi_fs::file_system::{Damage, Kind, Structure};
 use cdi_fs::loss::{Loss, Lost};
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
@@ -74,12 +75,8 @@ pub fn hidden(volume: &Found) -> Vec<String> {
     say(catalogue.lost_without_name, "file", "lost with their names");
     say(catalogue.perhaps_lost, "record", "cannot be read, and nothing says whether there was a file");
     say(catalogue.left_out, "record or name", "left out: there are too many");
-    let damaged = catalogue.structures.iter().filter_map(|s| s.damage.as_ref().map(|d| (&s.what, d)));
-    all.extend(
-        damaged.map(|(what, (damage, cost))| {
-            format!("{}: {what}: {}; {cost}", volume.title, damage_text(damage))
-        }),
-    );
+    let damaged = structure_texts(&catalogue.structures);
+    all.extend(damaged.into_iter().map(|text| format!("{}: {text}", volume.title)));
     all
 }
 
@@ -144,6 +141,7 @@ impl Row<'_> {
             "packed": e.packed,
             "lost": e.harm.as_ref().map_or_else(|| loss_json(&Loss::default()), |harm| loss_json(&harm.contents)),
             "streams": e.harm.iter().flat_map(|harm| &harm.streams).map(stream_json).collect::<Vec<_>>(),
+            "name_damage": e.harm.as_ref().and_then(|harm| harm.name.as_ref()).map(damage_text),
             "record_damage": e.harm.as_ref().and_then(|harm| harm.record.as_ref()).map(damage_text),
             "children": (e.kind == Some(Kind::Directory)).then(|| self.catalogue.children(e.number).count()),
         })
@@ -192,6 +190,30 @@ pub fn damage_text(damage: &Damage) -> String {
         Damage::Unreadable(e) => e.to_string(),
         Damage::Invalid(what) => what.clone(),
     }
+}
+
+/// Returns what is wrong with structures, and what that costs. What differs in its place only is one text.
+pub fn structure_texts(structures: &[Structure]) -> Vec<String> {
+    let mut texts: Vec<(&str, &str, String, u64)> = Vec::new();
+    let mut known = BTreeMap::new();
+    for structure in structures {
+        let Some((damage, cost)) = &structure.damage else { continue };
+        match known.get(&(&structure.what, cost)) {
+            Some(n) => {
+                let (.., more): &mut (_, _, _, u64) = &mut texts[*n];
+                *more += 1;
+            }
+            None => {
+                known.insert((&structure.what, cost), texts.len());
+                texts.push((&structure.what, cost, damage_text(damage), 0));
+            }
+        }
+    }
+    let text = |(what, cost, damage, more): (&str, &str, String, u64)| match more {
+        0 => format!("{what}: {damage}; {cost}"),
+        more => format!("{what}: {damage}, and {}; {cost}", plural(more, "more place")),
+    };
+    texts.into_iter().map(text).collect()
 }
 
 /// Returns what is known of the contents of a volume without its files.
@@ -268,12 +290,8 @@ fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
             plural(catalogue.left_out, "record or name")
         ));
     }
-    for (what, damage, cost) in catalogue
-        .structures
-        .iter()
-        .filter_map(|s| s.damage.as_ref().map(|(damage, cost)| (&s.what, damage, cost)))
-    {
-        ui.data(format!("  {what}: {}; {cost}", damage_text(damage)));
+    for text in structure_texts(&catalogue.structures) {
+        ui.data(format!("  {text}"));
     }
     let directories = &sums.by_directory;
     if directories.len() > 1 {

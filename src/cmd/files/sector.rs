@@ -14,8 +14,14 @@ use super::list::contents_text;
 use super::{End, Found};
 use crate::ui::Ui;
 
-/// Says what is at a logical sector.
-pub fn tell(disk: &Disk, volumes: &[Found], sector: u64, ui: &Ui) -> Result<End, Error> {
+/// Says what is at a logical sector. `tables` are those of the partitions.
+pub fn tell(
+    disk: &Disk,
+    tables: &[Structure],
+    volumes: &[Found],
+    sector: u64,
+    ui: &Ui,
+) -> Result<End, Error> {
     let size = u64::from(disk.sector());
     let at = sector.checked_mul(size).filter(|at| *at < Disk::size(disk));
     let Some(at) = at else {
@@ -29,7 +35,13 @@ pub fn tell(disk: &Disk, volumes: &[Found], sector: u64, ui: &Ui) -> Result<End,
         Some(_) => "bad-sector",
     };
     let volume = volumes.iter().find(|v| v.part.range.contains(&at));
-    let owners = volume.map_or_else(Vec::new, |volume| owners(disk, volume, &bytes));
+    let in_tables = tables.iter().filter(|t| t.at.iter().any(|at| touch(at, &bytes)));
+    let mut all: Vec<Owner> = in_tables.map(|t| Owner::Structure(t.what.clone())).collect();
+    // Before the first partition there may be a file system on the whole disk, as on optical discs.
+    let in_volume = volume.map_or_else(Vec::new, |volume| owners(disk, volume, &bytes));
+    let in_table = !all.is_empty();
+    all.extend(in_volume.into_iter().filter(|owner| !(in_table && matches!(owner, Owner::Free))));
+    let owners = all;
     let found = json!({
         "sector": sector,
         "byte": at,
@@ -53,6 +65,10 @@ pub fn tell(disk: &Disk, volumes: &[Found], sector: u64, ui: &Ui) -> Result<End,
         }
     }
     Ok(End::Done)
+}
+
+fn touch(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 /// What a sector belongs to.
@@ -146,8 +162,7 @@ impl Visitor for Search<'_> {
         for (stream, byte) in streams {
             owners.push(Owner::File { path: path(), record: record.number, stream, byte });
         }
-        let touches = |range: &Range<u64>| range.start < self.wanted.end && self.wanted.start < range.end;
-        if owners.is_empty() && record.metadata.iter().any(touches) {
+        if owners.is_empty() && record.metadata.iter().any(|at| touch(at, &self.wanted)) {
             owners.push(Owner::Record { path: path(), record: record.number });
         }
         self.owners.extend(owners);
@@ -159,7 +174,7 @@ impl Visitor for Search<'_> {
     }
 
     fn lost_record(&mut self, number: u64, at: Range<u64>, _: Option<bool>, _: Damage) -> bool {
-        if at.start < self.wanted.end && self.wanted.start < at.end {
+        if touch(&at, &self.wanted) {
             let path = self.catalogue.paths(number).into_iter().next().map(|p| p.text).unwrap_or_default();
             self.owners.push(Owner::Record { path: format!("{}/{path}", self.title), record: number });
         }
@@ -167,7 +182,7 @@ impl Visitor for Search<'_> {
     }
 
     fn structure(&mut self, structure: Structure) -> bool {
-        if structure.at.iter().any(|at| at.start < self.wanted.end && self.wanted.start < at.end) {
+        if structure.at.iter().any(|at| touch(at, &self.wanted)) {
             self.owners.push(Owner::Structure(structure.what));
         }
         true

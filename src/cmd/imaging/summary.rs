@@ -34,7 +34,11 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "read_bytes": view.read,
         "failed_reads": view.errors,
         "stages": stages(view),
-        "files": view.files.map(|(whole, all)| json!({ "whole": whole, "known": all })),
+        "files": view.files.map(|files| json!({
+            "whole": files.whole,
+            "known": files.known,
+            "unreadable_records": files.unreadable_records,
+        })),
         "left_out_bytes": view.left_out,
         "seconds": took.as_secs_f64(),
         "metadata": made.metadata,
@@ -64,8 +68,12 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     let inside: u64 = left(view).map(|(_, bytes)| bytes).sum();
     let outside = made.missing_bytes.saturating_sub(inside);
     // Only then they were counted at the end.
-    if let Some((whole, all)) = view.files.filter(|_| matches!(ended.end, rescue::End::Finished)) {
-        ui.message(format!("{whole} of {} can be read completely", plural(all, "file")));
+    if let Some(files) = view.files.filter(|_| matches!(ended.end, rescue::End::Finished)) {
+        ui.message(format!("{} of {} can be read completely", files.whole, plural(files.known, "file")));
+        if files.unreadable_records > 0 {
+            let records = plural(files.unreadable_records, "record");
+            ui.message(format!("{records} of the file systems cannot be read; each may be a file"));
+        }
     }
     if let Some(bytes) = view.left_out.filter(|bytes| *bytes > 0) {
         let why = "--only used: the file systems say that they are free, or they are in no partition";

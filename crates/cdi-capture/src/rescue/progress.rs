@@ -5,6 +5,7 @@ use std::time::Instant;
 use cdi_image::badmap::Status;
 
 use super::areas::Direction;
+use super::first::FileCount;
 use super::passes::{Pass, Passes};
 
 /// The number of cells in the map of the disk.
@@ -50,8 +51,8 @@ pub struct View {
     pub(super) in_stage: bool,
     /// The start of the scan of the image for what to read next, if that is being done.
     pub scanning: Option<Instant>,
-    /// How many files could be read completely, and how many were known, at the last scan.
-    pub files: Option<(u64, u64)>,
+    /// The files, at the last scan.
+    pub files: Option<FileCount>,
     /// How many unfinished bytes of the domain are left out because only what is used is read; None if that is not so, or
     /// not known yet. They are not counted in `wanted` and `left`.
     pub left_out: Option<u64>,

@@ -187,6 +187,7 @@ impl<'a> Files<'a> {
             handle: number,
             kind: inode.kind,
             internal: id == PRIVATE || inode.parent == PRIVATE,
+            name_damage: None,
             names: details.names.into_iter().filter_map(|name| self.name(id, name)).collect(),
             times: inode.times,
             data,

@@ -24,6 +24,7 @@ pub(super) fn container_root(handle: u64) -> Record {
         kind: Kind::Directory,
         internal: false,
         names: Vec::new(),
+        name_damage: None,
         times: Times::default(),
         data: Data::default(),
         target: None,
@@ -163,7 +164,7 @@ fn structures(layout: Layout, one: &VolumeTables, visitor: &mut dyn Visitor) -> 
         Some(true) => {
             ("leaf", lost.block, &lost.damage, "records of files; those with an entry are known by name")
         }
-        Some(false) => ("index node", lost.block, &lost.damage, "nothing: leaves are scanned"),
+        Some(false) => ("index node", lost.block, &lost.damage, "nothing is lost: leaves are scanned"),
         None => ("node", lost.block, &lost.damage, "records of files, if it is a leaf"),
     });
     maps.chain(nodes).all(|(what, block, damage, cost)| {

@@ -30,21 +30,21 @@ pub(super) fn report(
     let boot = &exfat.boot;
     let range = boot::place(boot, false);
     let damage = match exfat.boot_damage.clone() {
-        Some(damage) => Some((damage, "none: the backup is used")),
+        Some(damage) => Some((damage, "nothing is lost: the backup is used")),
         None => boot::region(volume, range.start, boot.sector)
-            .map(|damage| (damage, "none: the boot sector itself can be used")),
+            .map(|damage| (damage, "nothing is lost: the boot sector itself can be used")),
     };
     tell(visitor, "boot region", vec![range], damage)?;
     let range = boot::place(boot, true);
     let damage = boot::region(volume, range.start, boot.sector);
-    let damage = damage.map(|damage| (damage, "none as long as the boot sector can be read"));
+    let damage = damage.map(|damage| (damage, "nothing is lost as long as the boot sector can be read"));
     tell(visitor, "backup boot region", vec![range], damage)?;
     for range in &boot.copies {
         let used = boot.table.copies.contains(&range.start);
         let cost = if used {
             "the rest of files and directories that are not contiguous and have clusters that it lists"
         } else {
-            "none: this copy is not in use"
+            "nothing is lost: this copy is not in use"
         };
         let what = if used { "file allocation table" } else { "file allocation table that is not in use" };
         let damage = known_bad(volume, range).map(|error| (Damage::Unreadable(error), cost));
@@ -137,7 +137,7 @@ fn up_case(
     if damage.is_none() && sum != pointer.checksum {
         damage = Some(Damage::Invalid("its checksum is wrong".into()));
     }
-    let damage = damage.map(|damage| (damage, "none: it serves to compare names"));
+    let damage = damage.map(|damage| (damage, "nothing is lost: it serves to compare names"));
     tell(visitor, "up-case table", at, damage)
 }
 

@@ -32,6 +32,7 @@ pub(super) fn build(reader: &Reader<'_>, inode: Inode<'_>, at: Range<u64>, damag
         kind,
         internal,
         names: Vec::new(),
+        name_damage: None,
         // Those of inodes of attributes are something else: a hash, a count.
         times: if inode.has(flag::ATTRIBUTE) { Times::default() } else { inode.times() },
         data: Data::default(),

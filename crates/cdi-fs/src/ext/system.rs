@@ -85,7 +85,7 @@ fn unneeded(
     for (what, at) in places {
         let go_on = match known_bad(volume, at.start, at.end - at.start) {
             None => intact.intact(at, visitor),
-            Some(damage) => damaged(visitor, what, at, damage, "nothing: it is a copy"),
+            Some(damage) => damaged(visitor, what, at, damage, "nothing is lost: it is a copy"),
         };
         if !go_on {
             return false;

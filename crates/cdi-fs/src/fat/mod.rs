@@ -4,6 +4,7 @@
 //! places: they are read from the root on, level by level, and one that is lost costs what is in it. The clusters of a file are
 //! not guessed where the table is lost in both copies.
 
+mod beyond;
 mod boot;
 pub(crate) mod clusters;
 mod entry;
@@ -108,6 +109,9 @@ impl FileSystem for Fat {
         let mut follower = Follower::new(Table::new(volume, &self.boot.table), self.boot.heap);
         if handle == 0 {
             return Ok(record::root(self, volume, &mut follower).0);
+        }
+        if !handle.is_multiple_of(slots::SLOT) {
+            return orphans::record(self, volume, &mut follower, handle);
         }
         let bytes = volume.read(handle, 32)?;
         match bytes.first_chunk().map(|slot| entry::parse(slot, self.is_32())) {

@@ -1,29 +1,32 @@
 //! Looks for directories whose entries are lost: clusters that are in use and belong to nothing that was found.
 //!
 //! A directory begins with an entry of itself and one of the directory above, so the first bytes of such a chain say whether it
-//! is one. What is not a directory is counted.
+//! is one. Where the table is lost in every copy, what belongs to nothing may be in use; and a directory may be cut: then its
+//! other clusters are found by what is in them. What is not a directory is counted.
 
 use std::ops::ControlFlow;
 
-use super::Fat;
 use super::clusters::{Bits, Chain, Follower};
 use super::record::{empty, go_on, index_of};
 use super::scan::Scan;
 use super::slots::SLOT;
 use super::table::Link;
+use super::{Fat, beyond};
 use crate::bytes::{le16, le32};
 use crate::file_system::{Damage, Kind, Record, Structure};
 use crate::volume::Volume;
 
 /// The most directories in each other that are looked for: more are damage of another kind.
 const MAX_DEPTH: usize = 256;
+/// The most clusters without an entry in the table that are looked at in a row in vain.
+const MAX_MISSES: u32 = 64 << 10;
 /// The most places of chains that are reported.
 const MAX_PLACES: usize = 1 << 16;
 
 /// Reports the directories that can be found, and what is in them; then how much is left.
 pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
     // What is in a directory that was found is not looked at: its first clusters are mostly before those of its files.
-    each(scan, &mut |scan, first| {
+    each(scan, true, &mut |scan, first| {
         if begins(scan, first).is_none() {
             return ControlFlow::Continue(());
         }
@@ -43,7 +46,28 @@ pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
         }
         ControlFlow::Continue(())
     })?;
+    parts(scan)?;
     count(scan)
+}
+
+/// Reports parts of directories.
+fn parts(scan: &mut Scan<'_>) -> ControlFlow<()> {
+    if scan.follower.table.is_whole() {
+        return ControlFlow::Continue(());
+    }
+    each(scan, true, &mut |scan, first| {
+        let (heap, fat32) = (scan.fat.boot.heap, scan.fat.is_32());
+        if !scan.known.has(first) && beyond::is_part(&scan.volume, &heap, fat32, first) {
+            scan.known.insert(first);
+            let at = heap.at(first);
+            let record = part(&scan.volume, &mut scan.follower, at, first);
+            let number = record.number;
+            go_on(scan.visitor.record(record))?;
+            scan.wait(number, first);
+            scan.walk()?;
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 /// Returns the highest directory above `first` that was not found.
@@ -80,8 +104,13 @@ fn above(bytes: &[u8], own: u32, fat32: bool) -> Option<u32> {
     if is_directory { cluster(32) } else { None }
 }
 
-/// Calls `take` with each cluster that is in use, follows no other and belongs to nothing that was found.
-fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32) -> ControlFlow<()>) -> ControlFlow<()> {
+/// Calls `take` with each cluster that is in use, follows no other and belongs to nothing that was found; with `lost`, also with
+/// those of which nothing says whether they are in use.
+fn each(
+    scan: &mut Scan<'_>,
+    lost: bool,
+    take: &mut dyn FnMut(&mut Scan<'_>, u32) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let mut follows = Bits::new(&scan.fat.boot.heap);
     let clusters = 2..=scan.fat.boot.table.last();
     for cluster in clusters.clone() {
@@ -89,13 +118,22 @@ fn each(scan: &mut Scan<'_>, take: &mut dyn FnMut(&mut Scan<'_>, u32) -> Control
             follows.insert(next);
         }
     }
+    let (heap, mut misses) = (scan.fat.boot.heap, 0);
     for cluster in clusters {
-        let link = scan.follower.table.in_page(cluster);
-        if matches!(link, Link::Next(_) | Link::End)
-            && !follows.has(cluster)
-            && !scan.follower.seen.has(cluster)
-        {
-            take(scan, cluster)?;
+        if follows.has(cluster) || scan.follower.seen.has(cluster) {
+            continue;
+        }
+        match scan.follower.table.in_page(cluster) {
+            Link::Next(_) | Link::End => take(scan, cluster)?,
+            Link::Lost(_) if lost && misses < MAX_MISSES && heap.has(cluster) => {
+                // Imaging does not ask for these.
+                let at = heap.at(cluster);
+                if !scan.volume.missing(at..at + SLOT).iter().any(|missing| missing.untried) {
+                    take(scan, cluster)?;
+                }
+                misses = if scan.follower.seen.has(cluster) { 0 } else { misses + 1 };
+            }
+            _ => {}
         }
     }
     ControlFlow::Continue(())
@@ -106,7 +144,7 @@ fn count(scan: &mut Scan<'_>) -> ControlFlow<()> {
     let (heap, size) = (scan.fat.boot.heap, scan.volume.size());
     let (mut chains, mut clusters) = (0u64, 0u64);
     let mut at = Vec::new();
-    each(scan, &mut |scan, first| {
+    each(scan, false, &mut |scan, first| {
         let chain: Chain = scan.follower.whole(first, u64::from(heap.count), false);
         chains += 1;
         clusters += chain.clusters;
@@ -142,11 +180,23 @@ pub(super) fn record(
     let heap = fat.boot.heap;
     let cluster = u32::try_from(at.checked_sub(heap.start).ok_or_else(nothing)? / heap.cluster + 2)
         .map_err(|_| nothing())?;
-    let bytes = volume.read(at, 64)?;
-    if !heap.has(cluster) || heap.at(cluster) != at || above(&bytes, cluster, fat.is_32()).is_none() {
+    let start = if heap.has(cluster) { heap.at(cluster) } else { return Err(nothing()) };
+    if at == start + 1 && beyond::is_part(volume, &heap, fat.is_32(), cluster) {
+        return Ok(part(volume, follower, start, cluster));
+    }
+    let bytes = volume.read(start, 64)?;
+    if at != start || above(&bytes, cluster, fat.is_32()).is_none() {
         return Err(nothing());
     }
     Ok(directory(volume, follower, at, cluster))
+}
+
+/// Returns the record of a part of a directory. Its number is that of no entry: the second byte of the cluster.
+fn part(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, cluster: u32) -> Record {
+    let mut record = directory(volume, follower, at, cluster);
+    (record.number, record.handle) = (at + 1, at + 1);
+    record.damage = Some(Damage::Invalid("it is a part of a directory, and nothing says of which".into()));
+    record
 }
 
 fn directory(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, cluster: u32) -> Record {

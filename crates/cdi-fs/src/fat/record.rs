@@ -83,6 +83,7 @@ pub(crate) fn empty(number: u64, kind: Kind) -> Record {
         kind,
         internal: false,
         names: Vec::new(),
+        name_damage: None,
         times: Times::default(),
         data: Data::default(),
         target: None,

@@ -7,13 +7,13 @@ use cdi_base::error::ReadError;
 use cdi_base::units::plural;
 
 use super::boot::Root;
-use super::clusters::{Bits, Follower};
+use super::clusters::{Bits, Chain, Follower};
 use super::entry::{self, Entry, Short};
 use super::names::LongName;
 use super::record::{self, go_on};
 use super::slots::{self, LostParts, SLOT, Slot};
 use super::table::Table;
-use super::{Fat, orphans, structures};
+use super::{Fat, beyond, orphans, structures};
 use crate::file_system::{Child, Damage, Kind, Name, Structure, Visitor};
 use crate::volume::Volume;
 
@@ -47,6 +47,8 @@ struct Directory {
     long: LongName,
     /// Where the entries are of the name that is being read.
     entries: Vec<Range<u64>>,
+    /// Why a short name that follows may have had a long one.
+    name_damage: Option<Damage>,
     lost: LostParts,
     invalid: LostParts,
 }
@@ -64,7 +66,7 @@ pub(super) fn scan(fat: &Fat, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
     let mut scan =
         Scan { fat, volume: *volume, follower, visitor, waiting, known, damaged: false, untried: false };
     match fat.boot.root {
-        Root::At(_) => scan.directory(0, &ranges, damage)?,
+        Root::At(_) => scan.directory(0, &ranges, None, damage)?,
         Root::Chain(cluster) => {
             scan.known.insert(cluster);
             scan.waiting.push_back(Waiting { number: 0, cluster });
@@ -82,8 +84,10 @@ impl Scan<'_> {
     /// Reads the directories that wait.
     pub(super) fn walk(&mut self) -> ControlFlow<()> {
         while let Some(Waiting { number, cluster }) = self.waiting.pop_front() {
-            let (ranges, damage) = self.clusters(cluster);
-            self.directory(number, &ranges, damage)?;
+            let (chain, damage) = self.clusters(cluster);
+            let ranges = chain.ranges(&self.follower.heap, self.volume.size());
+            let last = chain.runs.last().map(|(first, count)| first + count - 1);
+            self.directory(number, &ranges, last, damage)?;
         }
         ControlFlow::Continue(())
     }
@@ -106,8 +110,8 @@ impl Scan<'_> {
         self.untried |= missing.any(|m| m.untried);
     }
 
-    /// Returns where the directory is that begins with `first`, without clusters that were read for another one.
-    fn clusters(&mut self, first: u32) -> (Vec<Range<u64>>, Option<Damage>) {
+    /// Returns the clusters of the directory that begins with `first`, without those that were read for another one.
+    fn clusters(&mut self, first: u32) -> (Chain, Option<Damage>) {
         let (mut chain, _) = record::directory_chain(&self.volume, &mut self.follower, first, true);
         let runs = std::mem::take(&mut chain.runs);
         for cluster in runs.iter().flat_map(|(first, count)| *first..first + count) {
@@ -118,28 +122,36 @@ impl Scan<'_> {
             }
             chain.push(cluster);
         }
-        (chain.ranges(&self.follower.heap, self.volume.size()), chain.damage)
+        let damage = chain.damage.take();
+        (chain, damage)
     }
 
-    fn directory(&mut self, number: u64, ranges: &[Range<u64>], damage: Option<Damage>) -> ControlFlow<()> {
+    /// Reads a directory. `last` is its last cluster, if it has some; with `damage`, the last one that is known.
+    fn directory(
+        &mut self,
+        number: u64,
+        ranges: &[Range<u64>],
+        last: Option<u32>,
+        damage: Option<Damage>,
+    ) -> ControlFlow<()> {
         let mut directory = Directory {
             number,
             long: LongName::default(),
             entries: Vec::new(),
+            name_damage: None,
             lost: LostParts::default(),
             invalid: LostParts::default(),
         };
-        let volume = self.volume;
-        let mut ended = false;
-        let flow = slots::each(&volume, ranges, &mut |at, slot| match self.slot(&mut directory, at, slot) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(end) => {
-                ended = end;
-                ControlFlow::Break(())
+        let mut ended = self.slots(&mut directory, ranges)?;
+        let mut at = last.filter(|_| damage.as_ref().is_some_and(beyond::may_be_found));
+        while let Some(cluster) = at.filter(|_| !ended) {
+            let next = beyond::next(&self.volume, &mut self.follower, self.fat.is_32(), cluster);
+            at = next.filter(|next| self.known.insert(*next));
+            if let Some(next) = at {
+                self.follower.mark(next, 1);
+                let start = self.follower.heap.at(next);
+                ended = self.slots(&mut directory, &slots::one(start..start + self.follower.heap.cluster))?;
             }
-        });
-        if flow.is_break() && !ended {
-            return flow;
         }
         self.note(&directory.lost, damage.as_ref().filter(|_| !ended));
         self.note(&directory.invalid, None);
@@ -150,6 +162,20 @@ impl Scan<'_> {
             Some(damage) if !ended => report_cut(self.visitor, number, ranges, damage),
             _ => ControlFlow::Continue(()),
         }
+    }
+
+    /// Takes the entries in `ranges`. Returns whether the directory ends there.
+    fn slots(&mut self, directory: &mut Directory, ranges: &[Range<u64>]) -> ControlFlow<(), bool> {
+        let volume = self.volume;
+        let mut ended = false;
+        let flow = slots::each(&volume, ranges, &mut |at, slot| match self.slot(directory, at, slot) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(end) => {
+                ended = end;
+                ControlFlow::Break(())
+            }
+        });
+        if flow.is_break() && !ended { ControlFlow::Break(()) } else { ControlFlow::Continue(ended) }
     }
 
     /// Takes an entry. An error ends the directory (true) or the scan (false).
@@ -164,6 +190,8 @@ impl Scan<'_> {
         let flow = match entry::parse(slot, self.fat.is_32()) {
             Entry::End => return Err(true),
             Entry::LongName => {
+                // It is there in any case, and is the whole name or not.
+                directory.name_damage.get_or_insert(Damage::Invalid("its long name is not complete".into()));
                 if directory.long.push(slot) {
                     directory.entries.clear();
                 }
@@ -180,12 +208,14 @@ impl Scan<'_> {
         };
         directory.long.clear();
         directory.entries.clear();
+        directory.name_damage = None;
         if flow.is_break() { Err(false) } else { Ok(()) }
     }
 
     fn lost_slot(&mut self, directory: &mut Directory, at: u64, error: ReadError) -> ControlFlow<()> {
         let damage = Damage::from(error);
         directory.lost.add(at, &damage);
+        directory.name_damage = Some(damage.clone());
         if let Some(name) = directory.long.complete() {
             // The entry that the name belongs to is this one.
             let name = Name { parent: directory.number, name };
@@ -204,6 +234,7 @@ impl Scan<'_> {
             record.metadata = std::mem::take(&mut directory.entries);
         } else {
             record.names = vec![Name { parent: directory.number, name: short.name.clone() }];
+            record.name_damage = directory.name_damage.take().filter(|_| short.name.contains('~'));
         }
         if record.kind == Kind::Directory {
             if !self.follower.heap.has(short.cluster) {
@@ -247,6 +278,9 @@ pub(crate) fn report_cut(
     } else {
         "the names in the rest of it, and everything below them"
     };
+    // How many there were is not known. No entry has this number.
+    let at = ranges.last().map_or(number..number, |range| range.end..range.end);
+    go_on(visitor.lost_record(number | 1, at, None, damage.clone()))?;
     let damage = Some((damage, cost.to_owned()));
     go_on(visitor.structure(Structure { what: named(number), at: ranges.to_vec(), damage }))
 }

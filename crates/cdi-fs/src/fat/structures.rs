@@ -24,7 +24,8 @@ pub(super) fn report(
     visitor: &mut dyn Visitor,
 ) -> ControlFlow<()> {
     let boot = &fat.boot;
-    let damage = fat.boot_damage.clone().map(|damage| (damage, "none: the backup is used".to_owned()));
+    let damage =
+        fat.boot_damage.clone().map(|damage| (damage, "nothing is lost: the backup is used".to_owned()));
     go_on(visitor.structure(Structure { what: "boot sector".into(), at: one(0..boot.sector), damage }))?;
     if let Some(at) = boot.backup {
         let damage = match volume.read(at, 512) {
@@ -32,7 +33,8 @@ pub(super) fn report(
             Ok(_) => Some(Damage::Invalid("it makes no sense".into())),
             Err(error) => Some(error.into()),
         };
-        let damage = damage.map(|damage| (damage, "none as long as the boot sector can be read".to_owned()));
+        let damage = damage
+            .map(|damage| (damage, "nothing is lost as long as the boot sector can be read".to_owned()));
         let what = "backup boot sector".into();
         go_on(visitor.structure(Structure { what, at: one(at..at + boot.sector), damage }))?;
     }
@@ -42,7 +44,8 @@ pub(super) fn report(
             Ok(_) => Some(Damage::Invalid("it has no signature".into())),
             Err(error) => Some(error.into()),
         };
-        let damage = damage.map(|damage| (damage, "none: free clusters are counted in the table".to_owned()));
+        let damage = damage
+            .map(|damage| (damage, "nothing is lost: free clusters are counted in the table".to_owned()));
         go_on(visitor.structure(Structure {
             what: "FSInfo sector".into(),
             at: one(at..at + boot.sector),
@@ -65,9 +68,9 @@ fn copies(fat: &Fat, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> ControlF
     for (n, range) in fat.boot.copies.iter().enumerate() {
         let used = fat.boot.table.copies.contains(&range.start);
         let cost = match (used, fat.boot.table.copies.len()) {
-            (false, _) => "none: this copy is not in use",
+            (false, _) => "nothing is lost: this copy is not in use",
             (true, 1) => "the parts of files whose clusters it lists",
-            (true, _) => "none where another copy can be read",
+            (true, _) => "nothing is lost where another copy can be read",
         };
         let what = names
             .get(n)

@@ -182,6 +182,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Returns whether each entry can be read in some copy.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        (0..self.count()).all(|number| self.page(number).lost.is_empty())
+    }
+
     /// Returns what the first copy that can be read says of `cluster`.
     pub(crate) fn in_page(&mut self, cluster: u32) -> Link {
         let layout = self.layout;

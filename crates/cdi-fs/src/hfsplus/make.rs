@@ -158,6 +158,7 @@ fn empty(item: Item, kind: Kind, handle: u64, metadata: Vec<Range<u64>>) -> Reco
         kind,
         internal,
         names: if target || item.parent == PARENT_OF_ROOT { Vec::new() } else { vec![name] },
+        name_damage: None,
         times: item.times,
         data: Data::default(),
         target: None,

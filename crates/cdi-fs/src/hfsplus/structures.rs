@@ -45,11 +45,11 @@ pub(super) fn lost(what: &str, tree: &Tree, lost: &[Lost], cost: &str, visitor: 
     tree.damaged.iter().chain(lost).all(|lost| {
         let (kind, cost) = match lost.kind {
             Some(NodeKind::Leaf) => ("leaf node", cost),
-            Some(NodeKind::Index) => ("index node", "nothing: leaf nodes are scanned"),
+            Some(NodeKind::Index) => ("index node", "nothing is lost: leaf nodes are scanned"),
             Some(NodeKind::Header) if lost.node == 0 => {
                 ("header node", "the size of nodes is guessed, and unused nodes are looked at if need be")
             }
-            Some(NodeKind::Header) => ("map node", "nothing: unused nodes are looked at as well"),
+            Some(NodeKind::Header) => ("map node", "nothing is lost: unused nodes are looked at as well"),
             None => ("node", cost),
         };
         visitor.structure(Structure {
@@ -90,7 +90,7 @@ fn headers(volume: &Volume<'_>, found: &Found) -> Vec<Structure> {
         damage: damage.map(|d| (d, "its copy is used".into())),
     });
     if let Some(copy) = copy {
-        let damage = check(copy).map(|d| (d, "nothing: the first volume header is used".into()));
+        let damage = check(copy).map(|d| (d, "nothing is lost: the first volume header is used".into()));
         all.push(Structure { what: "alternate volume header".into(), at: vec![at(copy)], damage });
     }
     all
@@ -108,7 +108,7 @@ fn journal(volume: &Volume<'_>, found: &Found) -> Vec<Structure> {
     let (damage, journal) = match header::journal(volume, start, layout.base) {
         Ok(Journal::Here(range)) => (None, Some(range)),
         Ok(Journal::Elsewhere) => (None, None),
-        Err(damage) => (Some((damage, "nothing: the journal is not used".into())), None),
+        Err(damage) => (Some((damage, "nothing is lost: the journal is not used".into())), None),
     };
     let info = Structure { what: "journal info block".into(), at: vec![info], damage };
     let journal = journal.map(|range| Structure { what: "journal".into(), at: vec![range], damage: None });

@@ -102,14 +102,14 @@ pub(super) fn scan(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) ->
 
 fn structures(iso: &Iso, volume: &Volume<'_>, visitor: &mut dyn Visitor) -> ControlFlow<()> {
     for (at, what, damage) in &iso.descriptors.all {
-        let cost = "none: another one is used, and names may be shorter";
+        let cost = "nothing is lost: another one is used, and names may be shorter";
         let damage = damage.clone().map(|damage| (damage, cost.to_owned()));
         go_on(visitor.structure(Structure { what: (*what).into(), at: vec![at.clone()], damage }))?;
     }
     for tree in iso.trees() {
         for (at, _) in &tree.path_tables {
             let at = at.start.min(volume.size())..at.end.min(volume.size());
-            let cost = "none as long as directories can be read";
+            let cost = "nothing is lost as long as directories can be read";
             let damage = known_bad(volume, &at).map(|error| (error.into(), cost.to_owned()));
             let what = if tree.joliet { "path table (Joliet)" } else { "path table" };
             go_on(visitor.structure(Structure { what: what.into(), at: vec![at], damage }))?;
@@ -245,7 +245,7 @@ impl Scan<'_> {
                 (_, true) => "directory of the second tree".to_owned(),
             };
             let cost = if way.second {
-                "none of its own".into()
+                "nothing is lost as long as the first tree has the same".into()
             } else {
                 format!("up to {most} entries, if no other tree has them")
             };

@@ -50,6 +50,7 @@ pub(super) fn describe(
         kind: Kind::File,
         internal: whole.number < FIRST && whole.number != ROOT,
         names: Vec::new(),
+        name_damage: None,
         times: Default::default(),
         data: Data::default(),
         target: None,

@@ -25,9 +25,10 @@ pub(super) fn report(io: &Io<'_>, mft: &Mft, visitor: &mut dyn Visitor) -> bool 
     let [first, copy] = boot::places(&mft.boot);
     let good = |at: &Range<u64>| boot_damage(io, at, &mft.boot);
     let (first_damage, copy_damage) = (good(&first), good(&copy));
-    let copy_cost = if first_damage.is_some() { "nothing has it then" } else { "nothing: it is a copy" };
+    let copy_cost =
+        if first_damage.is_some() { "nothing has it then" } else { "nothing is lost: it is a copy" };
     let structures = [
-        structure("boot sector", vec![first], first_damage, "nothing: its copy is used"),
+        structure("boot sector", vec![first], first_damage, "nothing is lost: its copy is used"),
         structure("copy of the boot sector", vec![copy], copy_damage, copy_cost),
         table(mft),
         mirror(io, mft),
@@ -69,7 +70,7 @@ fn mirror(io: &Io<'_>, mft: &Mft) -> Structure {
     let damage = records.fold(None, |damage, lost| damage.or(lost));
     let at = mirror..mirror + MIRRORED * record;
     let damage = damage.map(|lost| lost.damage);
-    structure("$MFTMirr, the copy of the first records", vec![at], damage, "nothing: it is a copy")
+    structure("$MFTMirr, the copy of the first records", vec![at], damage, "nothing is lost: it is a copy")
 }
 
 fn bitmap_of_records(io: &Io<'_>, mft: &Mft) -> Structure {
@@ -118,7 +119,7 @@ pub(super) fn copied(mft: &Mft, number: u64, damage: Damage) -> Structure {
         &format!("record {number} of the $MFT"),
         at,
         Some(damage),
-        "nothing: the copy in $MFTMirr is used",
+        "nothing is lost: the copy in $MFTMirr is used",
     )
 }
 
@@ -126,9 +127,9 @@ pub(super) fn copied(mft: &Mft, number: u64, damage: Damage) -> Structure {
 pub(super) fn of_record(io: &Io<'_>, record: &Record) -> Option<Structure> {
     let (what, cost) = match record.number {
         2 => ("$LogFile, the journal", "changes that were not finished cannot be repaired from it"),
-        4 => ("$AttrDef, the types of attributes", "nothing: it is the same on all volumes"),
+        4 => ("$AttrDef, the types of attributes", "nothing is lost: it is the same on all volumes"),
         9 => ("$Secure, the permissions", "who may read and change the files"),
-        10 => ("$UpCase, the capital letters", "nothing: it is the same on all volumes"),
+        10 => ("$UpCase, the capital letters", "nothing is lost: it is the same on all volumes"),
         _ => return None,
     };
     let contents = std::iter::once(&record.data).chain(record.streams.iter().map(|(_, data)| data));
@@ -148,7 +149,7 @@ pub(super) fn of_record(io: &Io<'_>, record: &Record) -> Option<Structure> {
     let damage = bad.map(|bad| {
         // The size of the disk's sectors is not known here.
         let sector = io.volume().on_disk(bad.range.start) / 512;
-        Damage::Unreadable(cdi_base::error::ReadError::Bad { sector, good: 0 })
+        Damage::Unreadable(cdi_base::error::ReadError::Bad { sector, good: 0, untried: false })
     });
     Some(structure(what, at, damage, cost))
 }

@@ -4,7 +4,7 @@
 use cdi_base::error::ReadError;
 use cdi_base::readable::Readable;
 
-use super::{MAX, Partition, Scheme, Table, be32, sectors, within};
+use super::{MAX, Partition, Scheme, Table, be32, sectors, structure, within};
 
 /// Reads the map. `first` is the start of the disk. Returns None if there is none.
 pub(super) fn read(disk: &dyn Readable, first: &[u8]) -> Result<Option<Table>, ReadError> {
@@ -13,14 +13,17 @@ pub(super) fn read(disk: &dyn Readable, first: &[u8]) -> Result<Option<Table>, R
     }
     // The map has a block size of its own, which may differ from the disk's sector size.
     let block = u64::from(u16::from_be_bytes([first[2], first[3]])).max(512);
-    let mut table = Table { scheme: Scheme::Apple, partitions: Vec::new(), damage: None };
+    let mut table = Table::new(Scheme::Apple);
     let mut count: u64 = 1;
     let mut number = 1;
     while number <= count.min(MAX as u64) && (number + 1) * block <= disk.size() {
         let e = match sectors(disk, number * block, 512) {
             Ok(e) => e,
             Err(e) if number == 1 => return Err(e),
-            Err(e) => return Ok(Some(Table { damage: Some(e), ..table })),
+            Err(e) => {
+                table.lose("partition map", number * block..(number + 1) * block, e);
+                break;
+            }
         };
         match e.starts_with(b"PM") {
             true if number == 1 => count = be32(&e, 4).into(),
@@ -39,5 +42,6 @@ pub(super) fn read(disk: &dyn Readable, first: &[u8]) -> Result<Option<Table>, R
         table.partitions.extend(partition.map(|p| Partition { name, ..p }));
         number += 1;
     }
+    table.structures.push(structure("partition map", 0..number * block, None));
     Ok(Some(table))
 }

@@ -1,10 +1,13 @@
 //! The GUID partition table. Source: the UEFI specification, chapter 5.
 
+use std::ops::Range;
+
 use cdi_base::error::ReadError;
 use cdi_base::readable::Readable;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
-use super::{MAX, Partition, Scheme, Table, le32, le64, sectors, within};
+use super::{MAX, Partition, Scheme, Table, le32, le64, sectors, structure, within};
+use crate::file_system::{Damage, Structure};
 
 static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
@@ -30,15 +33,16 @@ pub(super) fn read(disk: &dyn Readable, copies: Copies) -> Result<Option<Table>,
     let mut unreadable = None;
     for size in &sizes {
         match read_at(disk, *size, *size) {
-            Ok(Some(table)) => return Ok(Some(table)),
+            Ok(Some(found)) => return Ok(Some(found.with_copy(disk, *size))),
             Ok(None) => {}
             Err(e) => unreadable = unreadable.or(Some(e)),
         }
     }
+    let first = unreadable.map_or_else(|| Damage::Invalid("it is not valid".into()), Damage::from);
     if copies == Copies::Both || unreadable.is_some() {
         for size in &sizes {
             match disk.size().checked_sub(*size).map(|at| read_at(disk, at, *size)) {
-                Some(Ok(Some(table))) => return Ok(Some(table)),
+                Some(Ok(Some(found))) => return Ok(Some(found.instead_of(first, *size))),
                 Some(Err(e)) => unreadable = unreadable.or(Some(e)),
                 _ => {}
             }
@@ -47,8 +51,54 @@ pub(super) fn read(disk: &dyn Readable, copies: Copies) -> Result<Option<Table>,
     unreadable.map_or(Ok(None), Err)
 }
 
+const TABLE: &str = "GUID partition table";
+const COPY: &str = "copy of the GUID partition table";
+/// The usual size of the entries, in bytes.
+const ENTRIES: u64 = 16 << 10;
+
+/// One of the two tables, and where it is.
+struct Found {
+    partitions: Vec<Partition>,
+    /// The header and the entries.
+    at: Vec<Range<u64>>,
+    /// Where its header says that the other one has its header, in bytes.
+    other: Option<u64>,
+}
+
+impl Found {
+    /// Returns the first table. Its copy is read only to say whether it could be.
+    fn with_copy(self, disk: &dyn Readable, sector: u64) -> Table {
+        let mut table = Table { partitions: self.partitions, ..Table::new(Scheme::Gpt) };
+        table.structures.push(Structure { what: TABLE.into(), at: self.at, damage: None });
+        let Some(other) = self.other else { return table };
+        match read_at(disk, other, sector) {
+            Ok(Some(copy)) => {
+                table.structures.push(Structure { what: COPY.into(), at: copy.at, damage: None });
+            }
+            // Of a disk that became larger or smaller since; nobody misses it.
+            Ok(None) => {}
+            Err(e) => {
+                let cost = "nothing is lost: the table itself can be read".to_owned();
+                let at = other.saturating_sub(ENTRIES)..other.saturating_add(sector);
+                table.structures.push(structure(COPY, at, Some((e.into(), cost))));
+            }
+        }
+        table
+    }
+
+    /// Returns the copy, to be used instead of the first table.
+    fn instead_of(self, damage: Damage, sector: u64) -> Table {
+        let mut table = Table { partitions: self.partitions, ..Table::new(Scheme::Gpt) };
+        let cost = "nothing is lost: its copy at the end of the disk is used".to_owned();
+        let at = sector..(2 * sector).saturating_add(ENTRIES);
+        table.structures.push(structure(TABLE, at, Some((damage, cost))));
+        table.structures.push(Structure { what: COPY.into(), at: self.at, damage: None });
+        table
+    }
+}
+
 /// Reads the table with its header at byte `at`, for sectors of `sector` bytes. Returns None if it is not valid.
-fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Table>, ReadError> {
+fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Found>, ReadError> {
     if at.checked_add(512).is_none_or(|end| end > disk.size()) {
         return Ok(None);
     }
@@ -73,7 +123,11 @@ fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Table>, R
     }
     let partitions =
         (1..).zip(entries.chunks_exact(len)).filter_map(|(number, e)| partition(disk, number, e, sector));
-    Ok(Some(Table { scheme: Scheme::Gpt, partitions: partitions.collect(), damage: None }))
+    Ok(Some(Found {
+        partitions: partitions.collect(),
+        at: vec![at..at + sector, entries_at..entries_at + (count * len) as u64],
+        other: le64(&header, 32).checked_mul(sector),
+    }))
 }
 
 /// Returns the partition of an entry; None if the entry is unused or not on the disk.

@@ -2,11 +2,15 @@
 //! numbers, also for tables as they occur in practice.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use cdi_base::error::ReadError;
 use cdi_base::readable::Readable;
 
-use super::{MAX, Partition, Scheme, Table, le32, sectors, within};
+use super::{BOOT_RECORD, MAX, Scheme, Table, le32, sectors, structure, within};
+
+/// What says where a logical partition is.
+const LINK: &str = "table of a logical partition";
 
 /// An entry of a boot record.
 struct Entry {
@@ -39,7 +43,8 @@ impl BootRecord {
     /// Reads the partitions.
     pub(super) fn read(&self, disk: &dyn Readable) -> Table {
         let sector = u64::from(disk.sector());
-        let mut table = Table { scheme: Scheme::Mbr, partitions: Vec::new(), damage: None };
+        let mut table = Table::new(Scheme::Mbr);
+        table.structures.push(structure(BOOT_RECORD, 0..sector, None));
         let used = (1..).zip(&self.0).filter(|(_, e)| e.len > 0);
         for (number, e) in used.clone().filter(|(_, e)| !e.is_extended()) {
             table.partitions.extend(within(disk, number, e.first * sector, e.len * sector, kind(e.kind)));
@@ -47,8 +52,8 @@ impl BootRecord {
         let mut number = 5;
         for (_, e) in used.filter(|(_, e)| e.is_extended()) {
             // Without the rest of a chain, the numbers of the next one are not known.
-            if let Err(damage) = logical(disk, e, sector, &mut number, &mut table.partitions) {
-                table.damage = Some(damage);
+            if let Err((at, damage)) = logical(disk, e, sector, &mut number, &mut table) {
+                table.lose(LINK, at, damage);
                 break;
             }
         }
@@ -78,19 +83,21 @@ fn logical(
     extended: &Entry,
     sector: u64,
     number: &mut u32,
-    partitions: &mut Vec<Partition>,
-) -> Result<(), ReadError> {
+    table: &mut Table,
+) -> Result<(), (Range<u64>, ReadError)> {
     let (mut link, mut link_len) = (extended.first, extended.len);
     let mut seen = BTreeSet::new();
     while seen.insert(link) && seen.len() <= MAX && (link + 1) * sector <= disk.size() {
-        let bytes = sectors(disk, link * sector, 512)?;
+        let at = link * sector..(link + 1) * sector;
+        let bytes = sectors(disk, at.start, 512).map_err(|e| (at.clone(), e))?;
         let Some(entries) = entries(&bytes) else { return Ok(()) };
+        table.structures.push(structure(LINK, at, None));
         for (n, e) in (0..).zip(&entries).filter(|(_, e)| e.len > 0 && !e.is_extended()) {
             // The third and fourth entries may be garbage.
             let start = link + e.first;
             let inside = e.first + e.len <= link_len && start + e.len <= extended.first + extended.len;
             if n < 2 || inside {
-                partitions.extend(within(disk, *number, start * sector, e.len * sector, kind(e.kind)));
+                table.partitions.extend(within(disk, *number, start * sector, e.len * sector, kind(e.kind)));
                 *number += 1;
             }
         }

@@ -79,10 +79,15 @@ impl Readable for Disk {
         failing
             .map(|bad| Missing {
                 range: bad.start.max(range.start)..bad.end.min(range.end),
-                untried: !matches!(bad.status, Status::Bad | Status::Suspect),
+                untried: is_untried(bad.status),
             })
             .collect()
     }
+}
+
+/// Returns whether nobody knows yet if sectors of this status can be read.
+fn is_untried(status: Status) -> bool {
+    !matches!(status, Status::Bad | Status::Suspect)
 }
 
 /// A disk that can be read.
@@ -157,6 +162,7 @@ impl Disk {
             return Err(ReadError::Bad {
                 sector: first / u64::from(core.sector),
                 good: index(first - offset),
+                untried: is_untried(bad.status),
             });
         }
         let in_flight = InFlightRead::new(&core.reading);

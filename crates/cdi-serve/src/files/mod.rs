@@ -32,7 +32,7 @@ use self::scans::{Scan, Scans};
 
 /// The error of what is lost: of a read over blocks of which nobody knows where they are, or of a file of which only the name
 /// is left. For readers the same as a bad sector.
-const LOST: ReadError = ReadError::Bad { sector: u64::MAX, good: 0 };
+const LOST: ReadError = ReadError::Bad { sector: u64::MAX, good: 0, untried: false };
 /// The error of what is there and cannot be used: an encrypted file, a file system of which nothing can be found.
 const FAILED: ReadError = ReadError::Io { errno: Errno::EIO as i32 };
 

@@ -37,6 +37,17 @@ impl First {
     }
 }
 
+/// How many files are there, as far as a scan can say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileCount {
+    /// Files that can be read completely.
+    pub whole: u64,
+    /// Files whose records can be read.
+    pub known: u64,
+    /// Records that are in use, or may be, and cannot be read, or not yet: each may be a file, a directory or a part of one.
+    pub unreadable_records: u64,
+}
+
 /// In which order a disk is read.
 #[derive(Debug, Clone, Default)]
 pub struct Order {

@@ -21,8 +21,8 @@ use cdi_image::disk::{self, BadPolicy, Disk};
 use cdi_image::image::OpenOptions;
 use cdi_image::open;
 
-use super::First;
 use super::ranges::Ranges;
+use super::{FileCount, First};
 
 /// The memory for decompressed chunks, in bytes.
 const CACHE: usize = 32 << 20;
@@ -57,8 +57,8 @@ pub(super) struct Survey {
     pub(super) ranges: Ranges,
     /// The names of the file systems.
     pub(super) file_systems: Vec<&'static str>,
-    /// How many files can be read completely, and how many there are, as far as they are known.
-    pub(super) files: (u64, u64),
+    /// The files that are there.
+    pub(super) files: FileCount,
 }
 
 impl Scan<'_> {
@@ -73,7 +73,7 @@ impl Scan<'_> {
             wanted: Ranges::new(self.grain),
             ranges: Ranges::new(self.grain),
             file_systems: Vec::new(),
-            files: (0, 0),
+            files: FileCount::default(),
         };
         if !matches!(first, First::Metadata) || !asked.wants_starts() {
             self.look(&asked, first, &mut survey);
@@ -106,9 +106,8 @@ impl Scan<'_> {
                     None
                 }
             };
-            let mut look = Look { volume, asked, used, stop: self.stop, files: (0, 0) };
+            let mut look = Look { volume, asked, used, stop: self.stop, files: &mut survey.files };
             found.scan(&volume, &mut look);
-            survey.files = (survey.files.0 + look.files.0, survey.files.1 + look.files.1);
         }
     }
 
@@ -234,7 +233,7 @@ struct Look<'a> {
     /// Where the runs of all records are added: the bitmap is not the truth.
     used: Option<&'a mut Ranges>,
     stop: &'a AtomicBool,
-    files: (u64, u64),
+    files: &'a mut FileCount,
 }
 
 impl Look<'_> {
@@ -251,8 +250,8 @@ impl Look<'_> {
 impl Visitor for Look<'_> {
     fn record(&mut self, record: Record) -> bool {
         if record.kind == Kind::File && !record.internal {
-            self.files.0 += u64::from(self.is_whole(&record));
-            self.files.1 += 1;
+            self.files.whole += u64::from(self.is_whole(&record));
+            self.files.known += 1;
         }
         if record.kind == Kind::Directory {
             each_run(&record, &self.volume, &mut |run| self.asked.want(run));
@@ -267,7 +266,8 @@ impl Visitor for Look<'_> {
         self.goes_on()
     }
 
-    fn lost_record(&mut self, _: u64, _: Range<u64>, _: Option<bool>, _: Damage) -> bool {
+    fn lost_record(&mut self, _: u64, _: Range<u64>, used: Option<bool>, _: Damage) -> bool {
+        self.files.unreadable_records += u64::from(used != Some(false));
         self.goes_on()
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::ranges::Ranges;
 use super::scan::{Scan, Survey};
-use super::{First, Order};
+use super::{FileCount, First, Order};
 use crate::rescue::event;
 use crate::rescue::passes::{Passes, Position};
 use crate::rescue::reader::{CoordinatorGone, Found, Reader};
@@ -236,7 +236,7 @@ impl Reader {
             view.scanning = None;
             view.last_good += took;
             if let Ok(survey) = &result
-                && survey.files.1 > 0
+                && survey.files != FileCount::default()
                 && !self.is_stopped()
             {
                 view.files = Some(survey.files);
@@ -252,8 +252,9 @@ impl Reader {
         let survey = match result {
             Ok(mut survey) => {
                 what["file_systems"] = json!(survey.file_systems);
-                what["files"] = json!(survey.files.1);
-                what["files_whole"] = json!(survey.files.0);
+                what["files"] = json!(survey.files.known);
+                what["files_whole"] = json!(survey.files.whole);
+                what["unreadable_records"] = json!(survey.files.unreadable_records);
                 what["wanted_bytes"] = json!(survey.wanted.bytes_within(&self.passes.plan().domain));
                 Some(survey)
             }

@@ -33,7 +33,7 @@ impl Readable for Learning {
         let range = at..at + buffer.len() as u64;
         if Learning::sectors(range.clone()).any(|sector| !self.have[sector]) {
             self.asked.lock().unwrap().push(range);
-            return Err(ReadError::Bad { sector: at / 512, good: 0 });
+            return Err(ReadError::Bad { sector: at / 512, good: 0, untried: true });
         }
         self.disk.read(buffer, at)
     }

@@ -40,7 +40,7 @@ impl Readable for Disk {
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
         let end = at + buffer.len() as u64;
         if let Some(bad) = self.bad.iter().find(|bad| bad.start < end && bad.end > at) {
-            return Err(ReadError::Bad { sector: bad.start / 512, good: 0 });
+            return Err(ReadError::Bad { sector: bad.start / 512, good: 0, untried: false });
         }
         self.bytes.read(buffer, at)
     }

@@ -39,7 +39,7 @@ impl Readable for Disk<'_> {
         let end = at + buffer.len() as u64;
         self.read.lock().unwrap().extend(at / 512..end.div_ceil(512));
         if self.is_bad(&(at..end)) {
-            return Err(ReadError::Bad { sector: at / 512, good: 0 });
+            return Err(ReadError::Bad { sector: at / 512, good: 0, untried: false });
         }
         let range = usize::try_from(at).unwrap()..usize::try_from(end).unwrap();
         buffer.copy_from_slice(self.bytes.get(range).ok_or(ReadError::PastEnd)?);

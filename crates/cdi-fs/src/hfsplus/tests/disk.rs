@@ -115,7 +115,7 @@ impl Readable for Disk {
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
         if let Some(bad) = self.missing(at..at + buffer.len() as u64).first() {
-            return Err(ReadError::Bad { sector: bad.range.start / 512, good: 0 });
+            return Err(ReadError::Bad { sector: bad.range.start / 512, good: 0, untried: false });
         }
         self.raw(buffer, at)
     }

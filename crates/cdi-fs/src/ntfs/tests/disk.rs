@@ -73,7 +73,7 @@ impl Readable for Disk {
             self.asked.lock().unwrap().extend(range.start / 512..range.end.div_ceil(512));
         }
         if self.is_bad(&range) {
-            return Err(ReadError::Bad { sector: at / 512, good: 0 });
+            return Err(ReadError::Bad { sector: at / 512, good: 0, untried: false });
         }
         self.bytes.read(buffer, at)
     }

@@ -43,6 +43,7 @@ impl FileSystem for Made {
                     kind,
                     internal: false,
                     names,
+                    name_damage: None,
                     times: Times::default(),
                     data: Data { size: 1, place: Place::Inline(vec![0]), packed: None },
                     target: None,
