@@ -37,8 +37,8 @@ pub struct Access {
     pub allow_other: bool,
     /// Also show the file systems inside the disk, read-only, in the directory 'files'
     ///
-    /// cdi reads them itself, without root and without the kernel's file systems: NTFS, ext2/3/4, FAT, exFAT and HFS+, with
-    /// what 'cdi files' finds. A volume is scanned when its directory is first opened.
+    /// cdi reads them itself, without root and without the kernel's file systems: NTFS, ext2/3/4, FAT, exFAT, HFS+, APFS
+    /// and ISO 9660, with what 'cdi files' finds. A volume is scanned when its directory is first opened.
     #[arg(long)]
     pub files: bool,
     /// How the directory is mounted (default: FUSE on Linux; on macOS NFS, which needs no driver)

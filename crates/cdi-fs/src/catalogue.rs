@@ -1,18 +1,11 @@
 //! What a scan found, as a tree with paths.
 
+mod builder;
 pub mod positions;
 
-use std::collections::BTreeSet;
-use std::ops::Range;
-
-use crate::file_system::{Child, Damage, FileSystem, Kind, Name, Record, Structure, Visitor};
+use crate::file_system::{Damage, Kind, Structure};
 use crate::loss::Loss;
-use crate::volume::Volume;
 
-/// The memory for names, in bytes. What comes after it is counted only.
-const MAX_NAMES: usize = 160 << 20;
-/// The number of entries that are kept; with them and the names, a catalogue stays under 256 MiB.
-const MAX_ENTRIES: usize = 2 << 20;
 /// The length of a path, in directories. Longer ones are loops.
 const MAX_DEPTH: usize = 256;
 /// Where files are whose directory is lost, and those without a name.
@@ -124,24 +117,6 @@ pub struct FilePath {
 }
 
 impl Catalogue {
-    /// Scans a volume. `tell` gets the number of records so far, from time to time, and returns whether to go on.
-    pub fn scan(found: &dyn FileSystem, volume: &Volume<'_>, tell: &mut dyn FnMut(u64) -> bool) -> Catalogue {
-        let mut builder = Builder {
-            volume: *volume,
-            entries: Vec::new(),
-            names: Vec::new(),
-            text: String::new(),
-            compact_at: 1 << 16,
-            lost: Vec::new(),
-            structures: Vec::new(),
-            left_out: 0,
-            seen: 0,
-            tell,
-        };
-        found.scan(volume, &mut builder);
-        builder.finish(found.root())
-    }
-
     /// Returns all entries, by number.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -233,182 +208,5 @@ impl Catalogue {
         let lost = name
             || entry.number != self.root && self.paths(entry.number).first().is_none_or(|path| path.lost);
         if lost { State::NameLost } else { State::Whole }
-    }
-}
-
-/// A record that is lost: its number, and whether it was in use.
-type LostRecord = (u64, Option<bool>);
-
-struct Builder<'a> {
-    volume: Volume<'a>,
-    entries: Vec<Entry>,
-    names: Vec<NameAt>,
-    text: String,
-    /// The number of names at which double ones are removed.
-    compact_at: usize,
-    lost: Vec<LostRecord>,
-    structures: Vec<Structure>,
-    left_out: u64,
-    seen: u64,
-    tell: &'a mut dyn FnMut(u64) -> bool,
-}
-
-impl Builder<'_> {
-    fn go_on(&mut self) -> bool {
-        self.seen += 1;
-        !self.seen.is_multiple_of(1024) || (self.tell)(self.seen)
-    }
-
-    fn add_name(&mut self, number: u64, name: &Name, kind: Option<Kind>) {
-        if self.names.len() >= self.compact_at {
-            self.compact();
-            self.compact_at = (self.names.len() * 2).max(1 << 16);
-        }
-        let used = self.text.len() + self.names.len() * size_of::<NameAt>();
-        let (Ok(text), Ok(len)) = (u32::try_from(self.text.len()), u16::try_from(name.name.len())) else {
-            self.left_out += 1;
-            return;
-        };
-        if used > MAX_NAMES {
-            self.left_out += 1;
-            return;
-        }
-        self.text.push_str(&name.name);
-        self.names.push(NameAt { number, parent: name.parent, text, len, kind });
-    }
-
-    /// Sorts the names, removes double ones, and the text of those.
-    fn compact(&mut self) {
-        let text = std::mem::take(&mut self.text);
-        let of = |n: &NameAt| &text[n.text as usize..n.text as usize + usize::from(n.len)];
-        self.names.sort_unstable_by(|a, b| (a.number, a.parent, of(a)).cmp(&(b.number, b.parent, of(b))));
-        self.names.dedup_by(|a, b| (a.number, a.parent, of(a)) == (b.number, b.parent, of(b)));
-        let mut kept = String::with_capacity(text.len() / 2);
-        for name in &mut self.names {
-            let start = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-            kept.push_str(&text[name.text as usize..name.text as usize + usize::from(name.len)]);
-            name.text = start;
-        }
-        self.text = kept;
-    }
-
-    fn finish(mut self, root: u64) -> Catalogue {
-        self.compact();
-        self.entries.sort_by_key(|e| (e.number, e.handle.is_none()));
-        self.entries.dedup_by_key(|e| e.number);
-        let known =
-            |entries: &[Entry], number: u64| entries.binary_search_by_key(&number, |e| e.number).is_ok();
-        let (mut without_name, mut perhaps, mut named) = (0, 0, Vec::new());
-        self.lost.sort_unstable_by_key(|(number, _)| *number);
-        self.lost.dedup_by_key(|(number, _)| *number);
-        for (number, used) in std::mem::take(&mut self.lost) {
-            if known(&self.entries, number) {
-                continue;
-            }
-            let first = self.names.partition_point(|n| n.number < number);
-            if self.names.get(first).is_some_and(|n| n.number == number) {
-                named.push(number);
-            } else {
-                match used {
-                    Some(true) => without_name += 1,
-                    None => perhaps += 1,
-                    Some(false) => {}
-                }
-            }
-        }
-        // What a directory names and no record has is a directory if something is in it.
-        let parents: BTreeSet<u64> =
-            self.names.iter().map(|n| n.parent).filter(|p| named.binary_search(p).is_ok()).collect();
-        for number in named {
-            let first = self.names.partition_point(|n| n.number < number);
-            let told = self.names.get(first).and_then(|n| n.kind);
-            let kind = told.or(parents.contains(&number).then_some(Kind::Directory));
-            self.entries.push(Entry {
-                number,
-                handle: None,
-                kind,
-                internal: false,
-                size: None,
-                modified: None,
-                packed: None,
-                harm: None,
-            });
-        }
-        self.entries.sort_by_key(|e| e.number);
-        // Names of records that are not in use are left over from deleted files.
-        let entries = &self.entries;
-        self.names.retain(|n| known(entries, n.number));
-        let mut by_parent: Vec<u32> = (0..u32::try_from(self.names.len()).unwrap_or(u32::MAX)).collect();
-        let (names, text) = (&self.names, &self.text);
-        let key = |i: &u32| {
-            let n = &names[*i as usize];
-            (n.parent, &text[n.text as usize..n.text as usize + usize::from(n.len)])
-        };
-        by_parent.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
-        Catalogue {
-            root,
-            entries: self.entries,
-            names: self.names,
-            text: self.text,
-            by_parent,
-            structures: self.structures,
-            lost_without_name: without_name,
-            perhaps_lost: perhaps,
-            left_out: self.left_out,
-        }
-    }
-}
-
-impl Visitor for Builder<'_> {
-    fn record(&mut self, record: Record) -> bool {
-        for name in &record.names {
-            self.add_name(record.number, name, Some(record.kind));
-        }
-        if self.entries.len() >= MAX_ENTRIES {
-            self.left_out += 1;
-            return self.go_on();
-        }
-        let contents = Loss::of(&record.data, &self.volume);
-        let mut streams = Vec::new();
-        for (name, data) in record.streams {
-            let loss = Loss::of(&data, &self.volume);
-            if !loss.is_empty() {
-                streams.push((name, loss));
-            }
-        }
-        let (damage, name) = (record.damage, record.name_damage);
-        let harmed = !contents.is_empty() || !streams.is_empty() || damage.is_some() || name.is_some();
-        self.entries.push(Entry {
-            number: record.number,
-            handle: Some(record.handle),
-            kind: Some(record.kind),
-            internal: record.internal,
-            size: Some(record.target.map_or(record.data.size, |target| target.len() as u64)),
-            modified: record.times.modified,
-            packed: record.data.packed,
-            harm: harmed.then(|| Box::new(Harm { contents, streams, record: damage, name })),
-        });
-        self.go_on()
-    }
-
-    fn child(&mut self, child: Child) -> bool {
-        self.add_name(child.number, &child.name, child.kind);
-        self.go_on()
-    }
-
-    fn lost_record(&mut self, number: u64, _: Range<u64>, used: Option<bool>, _: Damage) -> bool {
-        match used {
-            Some(false) => {}
-            _ if self.lost.len() < MAX_ENTRIES => self.lost.push((number, used)),
-            _ => self.left_out += 1,
-        }
-        self.go_on()
-    }
-
-    fn structure(&mut self, structure: Structure) -> bool {
-        if self.structures.len() < MAX_ENTRIES / 16 {
-            self.structures.push(structure);
-        }
-        self.go_on()
     }
 }

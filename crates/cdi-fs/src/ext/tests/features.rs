@@ -216,3 +216,22 @@ fn blocks_after_the_end_are_metadata_of_verity() {
     let len = |ranges: &[std::ops::Range<u64>]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
     assert_eq!(len(&after.metadata) - len(&before.metadata), 98 * 1024);
 }
+
+#[test]
+fn zeros_that_mke2fs_leaves_inline_are_whole() {
+    let Some(made) = make(16, "-t ext4 -b 1024") else { return };
+    let (image, source) = (made.image(), made.image().with_extension("source"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("zeros"), vec![0; 300_000]).unwrap();
+    let (image, from) = (image.to_str().unwrap(), source.to_str().unwrap());
+    let args = ["-q", "-F", "-t", "ext4", "-I", "512", "-O", "inline_data", "-d", from, image];
+    if run("mke2fs", &args).is_none() {
+        return;
+    }
+    let disk = Disk::new(made.bytes());
+    let seen = scan(&disk).unwrap();
+    let zeros = seen.children.iter().find(|child| child.name.name == "zeros").unwrap();
+    let record = &seen.records[&zeros.number];
+    assert_eq!((record.data.size, &record.damage), (300_000, &None));
+    assert!(contents(record, &disk).iter().all(|byte| *byte == 0));
+}
