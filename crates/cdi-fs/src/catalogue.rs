@@ -14,9 +14,9 @@ pub const LOST_AND_FOUND: &str = "lost+found";
 /// An entry of a catalogue: a file, a directory, or what is left of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// [`Record::number`].
+    /// [`Record::number`](crate::file_system::Record::number).
     pub number: u64,
-    /// [`Record::handle`]; None if the record is lost, and only a name is left.
+    /// [`Record::handle`](crate::file_system::Record::handle); None if the record is lost, and only a name is left.
     pub handle: Option<u64>,
     /// What it is, as far as that is known.
     pub kind: Option<Kind>,
