@@ -132,6 +132,26 @@ pub struct Record {
     pub damage: Option<Damage>,
 }
 
+impl Record {
+    /// Returns a record of which nothing else is known yet. Its handle is its number.
+    pub fn new(number: u64, kind: Kind) -> Record {
+        Record {
+            number,
+            handle: number,
+            kind,
+            internal: false,
+            names: Vec::new(),
+            name_damage: None,
+            times: Times::default(),
+            data: Data::default(),
+            target: None,
+            streams: Vec::new(),
+            metadata: Vec::new(),
+            damage: None,
+        }
+    }
+}
+
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {

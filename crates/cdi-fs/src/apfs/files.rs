@@ -183,11 +183,7 @@ impl<'a> Files<'a> {
             }
         }
         Some(Record {
-            number,
-            handle: number,
-            kind: inode.kind,
             internal: id == PRIVATE || inode.parent == PRIVATE,
-            name_damage: None,
             names: details.names.into_iter().filter_map(|name| self.name(id, name)).collect(),
             times: inode.times,
             data,
@@ -195,6 +191,7 @@ impl<'a> Files<'a> {
             streams,
             metadata,
             damage,
+            ..Record::new(number, inode.kind)
         })
     }
 

@@ -7,7 +7,7 @@ use super::object::Layout;
 use super::records::{self, ENTRY, INODE};
 use super::tables::{Tables, VolumeTables};
 use super::tree::{Leaf, Tree};
-use crate::file_system::{Child, Damage, Data, Kind, Name, Record, Structure, Times, Visitor};
+use crate::file_system::{Child, Damage, Kind, Name, Record, Structure, Visitor};
 use crate::idset::IdSet;
 use crate::volume::Volume;
 
@@ -18,20 +18,7 @@ const MAX_NAMELESS: u64 = 1 << 24;
 
 /// Returns the record of the root: the container, whose entries are its volumes.
 pub(super) fn container_root(handle: u64) -> Record {
-    Record {
-        number: 0,
-        handle,
-        kind: Kind::Directory,
-        internal: false,
-        names: Vec::new(),
-        name_damage: None,
-        times: Times::default(),
-        data: Data::default(),
-        target: None,
-        streams: Vec::new(),
-        metadata: Vec::new(),
-        damage: None,
-    }
+    Record { handle, ..Record::new(0, Kind::Directory) }
 }
 
 /// Reports all records of all volumes. Returns whether the scan goes on.

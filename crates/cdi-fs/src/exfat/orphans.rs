@@ -12,7 +12,7 @@ use super::record::MAX_DIRECTORY;
 use super::scan::{Scan, looks_like_directory};
 use super::structures;
 use crate::fat::clusters::Follower;
-use crate::fat::record::{empty, go_on, index_of};
+use crate::fat::record::{go_on, index_of};
 use crate::file_system::{Damage, Kind, Record};
 use crate::volume::Volume;
 
@@ -73,7 +73,7 @@ fn begins(exfat: &Exfat, volume: &Volume<'_>, cluster: u32) -> bool {
 fn directory(exfat: &Exfat, volume: &Volume<'_>, follower: &mut Follower<'_>, cluster: u32) -> Record {
     let heap = exfat.boot.heap;
     let chain = follower.whole(cluster, MAX_DIRECTORY.div_ceil(heap.cluster), false);
-    let mut record = empty(heap.at(cluster) + 1, Kind::Directory);
+    let mut record = Record::new(heap.at(cluster) + 1, Kind::Directory);
     record.data = index_of(&chain.ranges(&heap, volume.size()));
     record.damage = Some(Damage::Invalid("its entry in the directory above is lost, and its name".into()));
     record

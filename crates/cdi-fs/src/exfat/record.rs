@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::entry::{Set, Stream};
 use crate::fat::clusters::{Chain, Follower};
-use crate::fat::record::{empty, index_of, past_end};
+use crate::fat::record::{index_of, past_end};
 use crate::file_system::{Damage, Data, Kind, Place, Record, Run};
 use crate::volume::Volume;
 
@@ -19,7 +19,7 @@ pub(super) fn record(
     stream: &Stream,
     directory: bool,
 ) -> Record {
-    let mut record = empty(set.number(), if directory { Kind::Directory } else { Kind::File });
+    let mut record = Record::new(set.number(), if directory { Kind::Directory } else { Kind::File });
     record.times = set.file().map(|file| file.times).unwrap_or_default();
     record.metadata.clone_from(&set.at);
     let (chain, ranges) = chain(volume, follower, stream, directory, false);

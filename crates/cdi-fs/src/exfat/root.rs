@@ -7,7 +7,7 @@ use super::entry::{self, BITMAP, END, LABEL, UP_CASE};
 use super::record::MAX_DIRECTORY;
 use crate::bytes::{le32, le64};
 use crate::fat::clusters::{Chain, Follower};
-use crate::fat::record::{empty, index_of};
+use crate::fat::record::index_of;
 use crate::fat::slots;
 use crate::file_system::{Damage, Kind, Record};
 use crate::volume::Volume;
@@ -45,7 +45,7 @@ pub(super) fn chain(
 /// Returns the record of the root directory.
 pub(super) fn record(exfat: &Exfat, volume: &Volume<'_>, follower: &mut Follower<'_>) -> Record {
     let (chain, ranges) = chain(exfat, volume, follower, false);
-    let mut record = empty(0, Kind::Directory);
+    let mut record = Record::new(0, Kind::Directory);
     record.data = index_of(&ranges);
     record.damage = chain.damage;
     record

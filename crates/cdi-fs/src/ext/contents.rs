@@ -25,21 +25,13 @@ pub(super) fn build(reader: &Reader<'_>, inode: Inode<'_>, at: Range<u64>, damag
     let sb = reader.sb;
     let internal = is_internal(reader, inode);
     let kind = if internal { Kind::Other } else { inode.kind() };
-    let number = u64::from(inode.number);
     let mut record = Record {
-        number,
-        handle: number,
-        kind,
         internal,
-        names: Vec::new(),
-        name_damage: None,
         // Those of inodes of attributes are something else: a hash, a count.
         times: if inode.has(flag::ATTRIBUTE) { Times::default() } else { inode.times() },
-        data: Data::default(),
-        target: None,
-        streams: Vec::new(),
         metadata: vec![at],
         damage,
+        ..Record::new(inode.number.into(), kind)
     };
     let attributes = inode.attributes(sb);
     if attributes != 0 {

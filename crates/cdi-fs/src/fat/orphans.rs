@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::clusters::{Bits, Chain, Follower};
-use super::record::{empty, go_on, index_of};
+use super::record::{go_on, index_of};
 use super::scan::Scan;
 use super::slots::SLOT;
 use super::table::Link;
@@ -200,7 +200,7 @@ fn part(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, cluster: u32)
 }
 
 fn directory(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, cluster: u32) -> Record {
-    let mut record = empty(at, Kind::Directory);
+    let mut record = Record::new(at, Kind::Directory);
     let (_, ranges) = super::record::directory_chain(volume, follower, cluster, false);
     record.data = index_of(&ranges);
     record.damage = Some(Damage::Invalid("its entry in the directory above is lost, and its name".into()));

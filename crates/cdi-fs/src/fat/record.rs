@@ -7,7 +7,7 @@ use super::boot::Root;
 use super::clusters::{Chain, Follower};
 use super::entry::Short;
 use super::slots::{SLOT, one};
-use crate::file_system::{Damage, Data, Kind, Place, Record, Run, Times};
+use crate::file_system::{Damage, Data, Kind, Place, Record, Run};
 use crate::volume::Volume;
 
 /// The largest directory in bytes: 65,536 entries (Linux: `FAT_MAX_DIR_SIZE`).
@@ -20,7 +20,7 @@ pub(super) fn root(fat: &Fat, volume: &Volume<'_>, follower: &mut Follower<'_>) 
         }
         Root::Chain(cluster) => directory_chain(volume, follower, *cluster, false),
     };
-    let mut record = empty(0, Kind::Directory);
+    let mut record = Record::new(0, Kind::Directory);
     record.damage = chain.damage;
     record.data = index_of(&ranges);
     (record, ranges)
@@ -28,7 +28,7 @@ pub(super) fn root(fat: &Fat, volume: &Volume<'_>, follower: &mut Follower<'_>) 
 
 /// Returns the record of an entry that is at byte `at` of the volume.
 pub(super) fn record(volume: &Volume<'_>, follower: &mut Follower<'_>, at: u64, short: &Short) -> Record {
-    let mut record = empty(at, if short.directory { Kind::Directory } else { Kind::File });
+    let mut record = Record::new(at, if short.directory { Kind::Directory } else { Kind::File });
     record.times = short.times;
     record.metadata = one(at..at + SLOT);
     if short.directory {
@@ -73,24 +73,6 @@ pub(crate) fn index_of(ranges: &[Range<u64>]) -> Data {
         size += len;
     }
     Data { size, place: Place::Runs(runs), packed: None }
-}
-
-/// Returns a record with nothing in it.
-pub(crate) fn empty(number: u64, kind: Kind) -> Record {
-    Record {
-        number,
-        handle: number,
-        kind,
-        internal: false,
-        names: Vec::new(),
-        name_damage: None,
-        times: Times::default(),
-        data: Data::default(),
-        target: None,
-        streams: Vec::new(),
-        metadata: Vec::new(),
-        damage: None,
-    }
 }
 
 /// Returns what a visitor's answer means.

@@ -153,17 +153,11 @@ fn empty(item: Item, kind: Kind, handle: u64, metadata: Vec<Range<u64>>) -> Reco
     let internal = journal || handle & IN_PRIVATE != 0 && !target;
     let name = Name { parent: u64::from(item.parent), name: item.name };
     Record {
-        number: u64::from(item.id),
         handle,
-        kind,
         internal,
         names: if target || item.parent == PARENT_OF_ROOT { Vec::new() } else { vec![name] },
-        name_damage: None,
         times: item.times,
-        data: Data::default(),
-        target: None,
-        streams: Vec::new(),
         metadata,
-        damage: None,
+        ..Record::new(item.id.into(), kind)
     }
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::descriptor::{SECTOR, Tree};
 use super::entry::{self, Entry};
 use super::rock_ridge::{self, Posix};
-use crate::fat::record::{empty, index_of, past_end};
+use crate::fat::record::{index_of, past_end};
 use crate::file_system::{Damage, Data, Kind, Place, Record, Run, Times};
 use crate::volume::Volume;
 
@@ -96,7 +96,7 @@ impl Found {
             _ if self.directory => Kind::Directory,
             _ => Kind::File,
         };
-        let mut record = empty(self.number, kind);
+        let mut record = Record::new(self.number, kind);
         record.times = self.posix.times;
         if record.times == Times::default() {
             record.times.modified = self.time;
@@ -143,7 +143,7 @@ pub(super) fn directory_len(volume: &Volume<'_>, start: u64) -> Result<u64, Dama
 pub(super) fn root(volume: &Volume<'_>, tree: &Tree) -> Record {
     let start = u64::from(tree.root.0) * tree.block;
     let range = start.min(volume.size())..(start + u64::from(tree.root.1)).min(volume.size());
-    let mut record = empty(0, Kind::Directory);
+    let mut record = Record::new(0, Kind::Directory);
     record.damage = (range.end - range.start < u64::from(tree.root.1)).then(past_end);
     record.data = index_of(std::slice::from_ref(&range));
     record

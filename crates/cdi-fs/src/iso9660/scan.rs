@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 use super::descriptor::{SECTOR, Tree};
 use super::record::{self, Context, Found};
 use super::{Iso, entry, path_table};
-use crate::fat::record::{empty, go_on, index_of};
+use crate::fat::record::{go_on, index_of};
 use crate::fat::scan::{MAX_WAITING, report_cut};
 use crate::fat::slots::one;
 use crate::fat::structures::known_bad;
@@ -195,7 +195,7 @@ impl Scan<'_> {
             }
             self.directories.insert(start, start);
             let parent = numbers.get(directory.parent).copied().unwrap_or(0);
-            let mut record = empty(start, Kind::Directory);
+            let mut record = Record::new(start, Kind::Directory);
             let len = record::directory_len(&self.volume, start).unwrap_or_else(|damage| {
                 record.damage = Some(damage);
                 SECTOR

@@ -45,18 +45,10 @@ pub(super) fn describe(
     directories: &mut dyn Directories,
 ) -> Record {
     let mut record = Record {
-        number: whole.number,
-        handle: whole.number,
-        kind: Kind::File,
         internal: whole.number < FIRST && whole.number != ROOT,
-        names: Vec::new(),
-        name_damage: None,
-        times: Default::default(),
-        data: Data::default(),
-        target: None,
-        streams: Vec::new(),
         metadata: whole.places(),
         damage: whole.damage.clone().or(attributes.damage.clone()),
+        ..Record::new(whole.number, Kind::File)
     };
     let size = names(&mut record, attributes, directories);
     let mut flags = 0;

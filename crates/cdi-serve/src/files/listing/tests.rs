@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cdi_base::readable::InMemory;
-use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Name, Place, Record, Times, Visitor};
+use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Name, Place, Record, Visitor};
 use cdi_fs::volume::Volume;
 
 use super::*;
@@ -38,18 +38,9 @@ impl FileSystem for Made {
                 names.iter().map(|(parent, name)| Name { parent: *parent, name: name.clone() }).collect();
             match kind {
                 Some(kind) => visitor.record(Record {
-                    number,
-                    handle: number,
-                    kind,
-                    internal: false,
                     names,
-                    name_damage: None,
-                    times: Times::default(),
                     data: Data { size: 1, place: Place::Inline(vec![0]), packed: None },
-                    target: None,
-                    streams: Vec::new(),
-                    metadata: Vec::new(),
-                    damage: None,
+                    ..Record::new(number, kind)
                 }),
                 None => {
                     for name in names {
