@@ -8,10 +8,12 @@ mod sums;
 
 use cdi_base::error::Error;
 use cdi_base::readable::Readable;
+use cdi_base::units::{human, plural};
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::FileSystem;
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
+use cdi_fs::volume::Volume;
 use cdi_fs::volumes::{Layout, Part, layout};
 use cdi_image::disk::{Disk, Options};
 
@@ -25,9 +27,17 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, Options::default(), ui)?;
     let interrupt = Interrupt::new()?;
     let mut layout = layout(&disk);
-    let table = table_damage(&layout);
+    let table = table_damage(&disk, &layout);
     if let Some(damage) = &table {
         ui.warning(damage);
+    }
+    let found = layout.parts.iter().filter(|p| p.number.is_none() && p.range.start > 0).count();
+    if found > 0 {
+        let found = plural(found as u64, "file system");
+        ui.warning(format!("{found} found that no partition table lists; there may be others"));
+    }
+    if layout.left > 0 {
+        ui.warning(format!("the last {} of the disk were not looked at", human(layout.left)));
     }
     if let Some(number) = args.partition {
         layout.parts.retain(|p| p.number == Some(number));
@@ -61,12 +71,12 @@ pub(super) struct Rest {
 }
 
 /// Says what is wrong with the partition table.
-fn table_damage(layout: &Layout) -> Option<String> {
+fn table_damage(disk: &Disk, layout: &Layout) -> Option<String> {
     match &layout.table {
         Err(e) => Some(format!("the partition table cannot be read: {e}")),
         Ok(None) => None,
         Ok(Some(table)) => {
-            let damaged = list::structure_texts(&table.structures);
+            let damaged = list::structure_texts(&table.structures, &Volume::new(disk, 0..Disk::size(disk)));
             (!damaged.is_empty()).then(|| damaged.join("; "))
         }
     }
@@ -91,8 +101,8 @@ pub(super) struct Found {
 
 impl Found {
     /// Returns whether there can be no files of which nothing is known.
-    pub fn hides_nothing(&self) -> bool {
-        list::hidden(self).is_empty()
+    pub fn hides_nothing(&self, disk: &Disk) -> bool {
+        list::hidden(disk, self).is_empty()
     }
 
     /// Returns the file system, if its files can be listed.

@@ -50,7 +50,7 @@ pub struct Harm {
 pub enum State {
     /// All of it can be read.
     Whole,
-    /// All of it can be read, but its name or its directory is lost.
+    /// All of it can be read, but its name is lost, or the directory that it was in.
     NameLost,
     /// Some of it was not read yet.
     Untried,
@@ -205,8 +205,10 @@ impl Catalogue {
             }
         }
         let name = entry.harm.as_ref().is_some_and(|harm| harm.name.is_some());
-        let lost = name
-            || entry.number != self.root && self.paths(entry.number).first().is_none_or(|path| path.lost);
+        // What is in a directory that has lost its name is not counted again.
+        let is_placed =
+            || self.names(entry.number).any(|(above, _)| above == self.root || self.entry(above).is_some());
+        let lost = name || (entry.number != self.root && !is_placed());
         if lost { State::NameLost } else { State::Whole }
     }
 }

@@ -25,6 +25,9 @@ pub trait FileSystem: Send + Sync {
     /// Returns the allocation unit in bytes.
     fn block_size(&self) -> u32;
 
+    /// Returns how large the file system says that it is, in bytes.
+    fn size(&self) -> u64;
+
     /// Returns the number of the root directory, as in [`Record::number`].
     fn root(&self) -> u64;
 

@@ -26,6 +26,7 @@ pub mod ntfs;
 pub mod partitions;
 pub mod pattern;
 pub mod recognize;
+pub mod search;
 mod signatures;
 #[cfg(test)]
 mod skip;

@@ -42,6 +42,14 @@ pub enum Recognized {
     Unknown(Option<ReadError>),
 }
 
+/// Returns whether the first structure of a file system seems to be there, of those that are found without reading more than
+/// the start of the volume.
+pub(crate) fn has_magic(volume: &Volume<'_>) -> bool {
+    let start = volume.read_part(0..2048);
+    let mut magic = FILE_SYSTEMS.iter().flat_map(|known| known.magic);
+    magic.any(|(at, magic)| start.get(*at, magic.len()).is_ok_and(|bytes| bytes == *magic))
+}
+
 /// Returns what is on a volume. File systems whose first structure is there come first: copies of others may be left of a
 /// former use. As long as one of those places was not read, copies are not looked for.
 pub fn recognize(volume: &Volume<'_>) -> Recognized {

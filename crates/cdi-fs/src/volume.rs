@@ -29,6 +29,11 @@ impl<'a> Volume<'a> {
         self.size
     }
 
+    /// Returns the sector size of the disk in bytes.
+    pub fn sector(&self) -> u32 {
+        self.disk.sector()
+    }
+
     /// Returns where byte `at` of the volume is on the disk.
     pub fn on_disk(&self, at: u64) -> u64 {
         self.start.saturating_add(at)

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::Error;
-use cdi_base::units::human;
 use cdi_fs::catalogue::{Catalogue, Entry, State};
 use cdi_fs::contents::{Contents, Source};
 use cdi_fs::file_system::{Kind, Record};
@@ -20,7 +19,7 @@ use cdi_image::disk::Disk;
 use serde_json::{Value, json};
 use target::{Stop, Target};
 
-use super::list::{damage_text, loss_json};
+use super::list::{damage_text, loss_json, loss_text};
 use super::report::{Outcome, Report, Saved};
 use super::{End, Found, Interrupt};
 use crate::cli::Files;
@@ -41,7 +40,7 @@ pub fn copy(
 ) -> Result<End, Error> {
     let target = Target::open(disk, volumes, dir)?;
     let (mut matched, mut files, mut bytes) = (false, 0, 0_u64);
-    for (entry, _) in volumes.iter().filter_map(|v| v.catalogue.as_ref()).flat_map(|c| wanted(c, patterns)) {
+    for entry in volumes.iter().flat_map(|volume| wanted(volume, patterns)) {
         matched = true;
         files += u64::from(entry.kind != Some(Kind::Directory));
         bytes = bytes.saturating_add(entry.size.unwrap_or(0));
@@ -57,34 +56,31 @@ pub fn copy(
         only_whole: args.only_whole,
         interrupt,
         progress: ui.progress("copying", bytes),
-        report: Report::new(files),
+        report: Report::new(files, dir),
     };
     let copied = volumes.iter().try_for_each(|volume| copier.volume(volume, patterns));
     let copied = copied.and_then(|()| copier.finish());
     let took = copier.progress.finish();
     // What was saved so far is told also after an interruption.
-    let report = copier.report;
+    let mut report = copier.report;
     report.write(disk, volumes, &copier.target)?;
     copied?;
     if !ui.json(&report.json(dir)) {
         ui.data(format!("{}, in {took}; see {}", report.line(), dir.join(super::report::HTML).display()));
     }
-    let whole = report.is_whole() && volumes.iter().all(Found::hides_nothing);
+    let whole = report.is_whole() && volumes.iter().all(|volume| volume.hides_nothing(disk));
     if report.is_whole() && !whole {
         ui.warning("there may be files that nothing is known of: see 'cdi files', or the report");
     }
     Ok(if whole { End::Done } else { End::DataMissing })
 }
 
-/// Returns the entries of a volume that are meant, each with its paths that are.
-fn wanted<'a>(
-    catalogue: &'a Catalogue,
-    patterns: &'a Patterns,
-) -> impl Iterator<Item = (&'a Entry, Vec<String>)> {
-    entries(catalogue).filter_map(|entry| {
-        let paths = catalogue.paths(entry.number).into_iter().map(|p| p.text);
-        let paths: Vec<String> = paths.filter(|path| patterns.matches(path)).collect();
-        (!paths.is_empty()).then_some((entry, paths))
+/// Returns the entries of a volume that are meant.
+fn wanted<'a>(volume: &'a Found, patterns: &'a Patterns) -> impl Iterator<Item = &'a Entry> {
+    volume.catalogue.iter().flat_map(move |catalogue| {
+        entries(catalogue).filter(move |entry| {
+            catalogue.paths(entry.number).iter().any(|p| patterns.matches(&volume.title, &p.text))
+        })
     })
 }
 
@@ -119,7 +115,7 @@ impl Copier<'_> {
             self.interrupt.check()?;
             let paths = catalogue.paths(entry.number).into_iter().map(|p| p.text);
             if is_directory(&entry) {
-                for path in paths.filter(|path| patterns.matches(path)) {
+                for path in paths.filter(|path| patterns.matches(&volume.title, path)) {
                     self.directory(volume, entry, &path)?;
                 }
                 continue;
@@ -130,8 +126,14 @@ impl Copier<'_> {
                     (path, place)
                 })
                 .collect();
+            let first = places.first().cloned();
             let meant: Vec<(String, PathBuf)> =
-                places.into_iter().filter(|(path, _)| patterns.matches(path)).collect();
+                places.into_iter().filter(|(path, _)| patterns.matches(&volume.title, path)).collect();
+            if meant.is_empty()
+                && let Some((path, place)) = first
+            {
+                self.report.not_meant(&format!("{}/{path}", volume.title), &place, entry.size);
+            }
             if let Some(((path, place), others)) = meant.split_first() {
                 self.file(volume, catalogue.state(entry), entry, (path, place), others)?;
             }
@@ -250,7 +252,7 @@ impl Copier<'_> {
         self.target.put(place, contents.size(), times, &mut fill)?;
         let mut lost = Vec::new();
         if !loss.is_empty() {
-            lost.push(format!("{} of it are lost", human(loss.total())));
+            lost.push(loss_text(&loss));
         }
         lost.extend(damage);
         saved.loss = loss;

@@ -10,11 +10,12 @@ use cdi_fs::file_system::{Damage, Kind, Structure};
 use cdi_fs::loss::{Loss, Lost};
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
+use cdi_fs::volume::Volume;
 use cdi_image::disk::Disk;
 use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
-use super::sums::{VolumeSums, lost_bytes, sums};
+use super::sums::{VolumeSums, missing, sums};
 use super::{End, Found, Rest};
 use crate::cli::Files;
 use crate::ui::Ui;
@@ -31,7 +32,12 @@ pub fn list(
     patterns: &Patterns,
     ui: &Ui,
 ) -> Result<End, Error> {
-    let all: Vec<Option<VolumeSums>> = volumes.iter().map(|v| v.catalogue.as_ref().map(sums)).collect();
+    let all: Vec<Option<VolumeSums>> =
+        volumes.iter().map(|v| v.catalogue.as_ref().map(|c| sums(v, c, patterns))).collect();
+    let any = all.iter().flatten().any(|s| s.files.all() + s.directories.all() > 0);
+    if !any && !patterns.is_empty() {
+        ui.warning("no file matches");
+    }
     let rows = volumes.iter().flat_map(|v| v.catalogue.iter().flat_map(|c| rows(v, c, args.all, patterns)));
     if ui.json {
         let about = volumes.iter().zip(&all).map(|(v, sums)| volume_json(disk, v, sums.as_ref())).collect();
@@ -44,24 +50,25 @@ pub fn list(
     } else {
         ui.lines(rows.map(|row| Ok(row.text())))?;
         for (volume, sums) in volumes.iter().zip(&all) {
-            tell_volume(volume, sums.as_ref(), ui);
+            tell_volume(disk, volume, sums.as_ref(), ui);
         }
         if rest.bad > 0 && rest.partition.is_none() {
             ui.data(format!("\n{} outside of these file systems are missing", human(rest.bad)));
         }
     }
     let elsewhere = rest.partition.is_some() || (rest.table.is_none() && rest.bad == 0);
-    let whole = elsewhere && volumes.iter().zip(&all).all(|(volume, sums)| is_whole(volume, sums.as_ref()));
+    let whole =
+        elsewhere && volumes.iter().zip(&all).all(|(volume, sums)| is_whole(disk, volume, sums.as_ref()));
     Ok(if whole { End::Done } else { End::DataMissing })
 }
 
 /// Returns whether nothing of a volume is lost, as far as that is known.
-fn is_whole(volume: &Found, sums: Option<&VolumeSums>) -> bool {
-    volume.hides_nothing() && sums.is_none_or(|s| s.files.harmed() + s.directories.harmed() == 0)
+fn is_whole(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>) -> bool {
+    volume.hides_nothing(disk) && sums.is_none_or(|s| s.files.harmed() + s.directories.harmed() == 0)
 }
 
 /// Says what is lost of a volume without a name: what no file in the list stands for.
-pub fn hidden(volume: &Found) -> Vec<String> {
+pub fn hidden(disk: &Disk, volume: &Found) -> Vec<String> {
     let mut all = Vec::new();
     if matches!(volume.part.contents, Recognized::Damaged(..) | Recognized::Unknown(Some(_))) {
         all.push(format!("{}: {}", volume.title, contents_text(volume)));
@@ -75,7 +82,7 @@ pub fn hidden(volume: &Found) -> Vec<String> {
     say(catalogue.lost_without_name, "file", "lost with their names");
     say(catalogue.perhaps_lost, "record", "cannot be read, and nothing says whether there was a file");
     say(catalogue.left_out, "record or name", "left out: there are too many");
-    let damaged = structure_texts(&catalogue.structures);
+    let damaged = structure_texts(&catalogue.structures, &volume.part.volume(disk));
     all.extend(damaged.into_iter().map(|text| format!("{}: {text}", volume.title)));
     all
 }
@@ -103,7 +110,7 @@ fn rows<'a>(
                 return None;
             }
             let paths: Vec<String> = catalogue.paths(entry.number).into_iter().map(|p| p.text).collect();
-            paths.iter().any(|p| patterns.matches(p)).then_some(Row {
+            paths.iter().any(|p| patterns.matches(&volume.title, p)).then_some(Row {
                 volume,
                 catalogue,
                 entry,
@@ -117,13 +124,18 @@ fn rows<'a>(
 impl Row<'_> {
     fn text(&self) -> String {
         let size = self.entry.size.map_or_else(|| "?".into(), human);
-        let lost = match lost_bytes(self.entry) {
+        let (lost, untried) = missing(self.entry);
+        let lost = match lost + untried {
             0 => "-".into(),
             bytes => human(bytes),
         };
         let slash = if self.entry.kind == Some(Kind::Directory) { "/" } else { "" };
         let path = self.paths.first().map_or("", String::as_str);
-        format!("{:<11} {lost:>10} {size:>10}  {}/{path}{slash}", self.state.name(), self.volume.title)
+        // Why, where no number says it.
+        let record = self.entry.harm.as_ref().and_then(|harm| harm.record.as_ref());
+        let why =
+            record.filter(|_| lost == "-").map_or_else(String::new, |d| format!(": {}", damage_text(d)));
+        format!("{:<11} {lost:>10} {size:>10}  {}/{path}{slash}{why}", self.state.name(), self.volume.title)
     }
 
     fn json(&self) -> Value {
@@ -152,6 +164,13 @@ fn stream_json((name, loss): &(String, Loss)) -> Value {
     let mut value = loss_json(loss);
     value["name"] = json!(name);
     value
+}
+
+/// Returns how much is lost, and how much was not read yet.
+pub fn loss_text(loss: &Loss) -> String {
+    let text = |bytes: u64, what: &str| (bytes > 0).then(|| format!("{} of it {what}", human(bytes)));
+    let parts = [text(loss.bad + loss.unknown, "are lost"), text(loss.untried, "were not read yet")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Returns a loss for JSON.
@@ -192,8 +211,9 @@ pub fn damage_text(damage: &Damage) -> String {
     }
 }
 
-/// Returns what is wrong with structures, and what that costs. What differs in its place only is one text.
-pub fn structure_texts(structures: &[Structure]) -> Vec<String> {
+/// Returns what is wrong with structures, and what that costs. What differs in its place only is one text, with the number of
+/// sectors that cannot be read.
+pub fn structure_texts(structures: &[Structure], volume: &Volume<'_>) -> Vec<String> {
     let mut texts: Vec<(&str, &str, String, u64)> = Vec::new();
     let mut known = BTreeMap::new();
     for structure in structures {
@@ -201,19 +221,29 @@ pub fn structure_texts(structures: &[Structure]) -> Vec<String> {
         match known.get(&(&structure.what, cost)) {
             Some(n) => {
                 let (.., more): &mut (_, _, _, u64) = &mut texts[*n];
-                *more += 1;
+                *more += missing_sectors(structure, volume).max(1);
             }
             None => {
                 known.insert((&structure.what, cost), texts.len());
-                texts.push((&structure.what, cost, damage_text(damage), 0));
+                let more = missing_sectors(structure, volume).saturating_sub(1);
+                texts.push((&structure.what, cost, damage_text(damage), more));
             }
         }
     }
     let text = |(what, cost, damage, more): (&str, &str, String, u64)| match more {
         0 => format!("{what}: {damage}; {cost}"),
-        more => format!("{what}: {damage}, and {}; {cost}", plural(more, "more place")),
+        more => format!("{what}: {damage}, and {more} more; {cost}"),
     };
     texts.into_iter().map(text).collect()
+}
+
+/// Returns how many sectors of a structure cannot be read.
+fn missing_sectors(structure: &Structure, volume: &Volume<'_>) -> u64 {
+    if !matches!(structure.damage, Some((Damage::Unreadable(_), _))) {
+        return 0;
+    }
+    let missing = structure.at.iter().flat_map(|at| volume.missing(at.clone()));
+    missing.map(|m| (m.range.end - m.range.start).div_ceil(volume.sector().into())).sum()
 }
 
 /// Returns what is known of the contents of a volume without its files.
@@ -262,17 +292,19 @@ fn volume_json(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>) -> Value 
 }
 
 /// Says what is known of a volume.
-fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
+fn tell_volume(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
     ui.data(format!("\n{}: {}", volume.title, contents_text(volume)));
     let (Some(catalogue), Some(sums)) = (&volume.catalogue, sums) else { return };
     for (what, sums) in [("file", &sums.files), ("directory", &sums.directories)] {
         if sums.all() == 0 && what == "directory" {
             continue;
         }
-        let harm = if sums.harmed() == 0 { "all whole".into() } else { sums.harms() };
-        let lost =
-            if sums.lost_bytes == 0 { String::new() } else { format!(" ({} lost)", human(sums.lost_bytes)) };
-        ui.data(format!("  {}: {harm}{lost}", plural(sums.all(), what)));
+        let text = match (sums.all(), sums.harmed()) {
+            (0, _) => plural(0, what),
+            (all, 0) => format!("{}: all whole", plural(all, what)),
+            (all, _) => format!("{}: {}{}", plural(all, what), sums.harms(), sums.missing()),
+        };
+        ui.data(format!("  {text}"));
     }
     if catalogue.lost_without_name > 0 {
         ui.data(format!(
@@ -290,7 +322,7 @@ fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
             plural(catalogue.left_out, "record or name")
         ));
     }
-    for text in structure_texts(&catalogue.structures) {
+    for text in structure_texts(&catalogue.structures, &volume.part.volume(disk)) {
         ui.data(format!("  {text}"));
     }
     let directories = &sums.by_directory;
@@ -298,12 +330,7 @@ fn tell_volume(volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) {
         let mut worst: Vec<_> = directories.iter().collect();
         worst.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.harmed()));
         for (path, sums) in worst.iter().take(DIRECTORIES) {
-            ui.data(format!(
-                "  in {path}/: {} of {}: {}",
-                sums.harmed(),
-                plural(sums.all(), "file"),
-                sums.harms()
-            ));
+            ui.data(format!("  in {path}/: {}: {}", plural(sums.all(), "file"), sums.harms()));
         }
         if directories.len() > DIRECTORIES {
             ui.data(format!(

@@ -1,10 +1,13 @@
 //! The report of `--copy`: what was saved and what was not, as JSON and as a page for the person whose files they are.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
 use cdi_base::error::Error;
+use cdi_base::readable::Readable;
 use cdi_base::units::{human, plural};
 use cdi_fs::catalogue::State;
 use cdi_fs::loss::Loss;
@@ -67,8 +70,20 @@ impl Saved {
     }
 }
 
+/// What earlier runs saved in the same directory, of the files that this one was not to copy.
+#[derive(Default)]
+struct Earlier {
+    /// The files of the last report that have not been looked at in this run, by path.
+    known: BTreeMap<String, Value>,
+    whole: u64,
+    whole_bytes: u64,
+    /// Files to look at, as in the last report.
+    rest: Vec<Value>,
+}
+
 /// What was saved.
 pub struct Report {
+    earlier: Earlier,
     /// The number of files that were to be copied, and of those that were looked at.
     wanted: u64,
     seen: u64,
@@ -79,14 +94,32 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns the report of a copy of so many files and directories, of which none is copied yet.
-    pub fn new(wanted: u64) -> Report {
-        Report { wanted, seen: 0, whole: 0, whole_bytes: 0, rest: Vec::new() }
+    /// Returns the report of a copy of so many files to `dir`, of which none is copied yet.
+    pub fn new(wanted: u64, dir: &Path) -> Report {
+        let before: Value = fs::read(dir.join(JSON))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let files = before["files"].as_array().cloned().unwrap_or_default().into_iter();
+        let known = files.filter_map(|file| Some((file["path"].as_str()?.to_owned(), file))).collect();
+        let earlier = Earlier { known, ..Earlier::default() };
+        Report { earlier, wanted, seen: 0, whole: 0, whole_bytes: 0, rest: Vec::new() }
+    }
+
+    /// Adds a file that was not to be copied in this run, if an earlier one did: its path in the report, and that of its copy.
+    pub fn not_meant(&mut self, path: &str, copy: &Path, size: Option<u64>) {
+        if let Some(file) = self.earlier.known.remove(path) {
+            self.earlier.rest.push(file);
+        } else if copy.symlink_metadata().is_ok() {
+            self.earlier.whole += 1;
+            self.earlier.whole_bytes += size.unwrap_or(0);
+        }
     }
 
     /// Adds a file.
     pub fn add(&mut self, saved: Saved) {
         self.seen += 1;
+        self.earlier.known.remove(&saved.full_path());
         match saved.outcome {
             Outcome::Whole => {
                 self.whole += 1;
@@ -147,14 +180,34 @@ impl Report {
     }
 
     /// Writes both reports.
-    pub fn write(&self, disk: &Disk, volumes: &[Found], target: &Target) -> Result<(), Error> {
+    pub fn write(&mut self, disk: &Disk, volumes: &[Found], target: &Target) -> Result<(), Error> {
+        // Those that an interrupted run did not come to.
+        let known = std::mem::take(&mut self.earlier.known);
+        self.earlier.rest.extend(known.into_values());
         let mut all = self.json(&target.dir);
+        for (key, count) in self.totals() {
+            all[key] = json!(count);
+        }
+        all["whole_bytes"] = json!(self.whole_bytes + self.earlier.whole_bytes);
         all["image"] = json!(disk.input().path().display().to_string());
         all["time"] = json!(rfc3339(SystemTime::now()));
-        all["unknown"] = volumes.iter().flat_map(hidden).collect();
-        all["files"] = self.rest.iter().map(Saved::json).collect();
+        all["untried_bytes"] = json!(untried(disk));
+        all["unknown"] = volumes.iter().flat_map(|volume| hidden(disk, volume)).collect();
+        all["files"] = self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()).collect();
         target.write_whole(&target.dir.join(JSON), format!("{all:#}\n").as_bytes())?;
         target.write_whole(&target.dir.join(HTML), self.html(disk, volumes).as_bytes())
+    }
+
+    /// Returns how many files are in the directory, or are not, with those of earlier runs; each with its name in JSON.
+    fn totals(&self) -> [(&'static str, u64); 4] {
+        let earlier =
+            |outcome: &str| self.earlier.rest.iter().filter(|file| file["outcome"] == outcome).count() as u64;
+        [
+            ("whole", self.whole + self.earlier.whole + earlier(WHOLE)),
+            ("with_holes", self.with_holes() + earlier(WITH_HOLES)),
+            ("not_saved", self.not_saved() + earlier(NOT_SAVED)),
+            ("not_reached", self.not_reached()),
+        ]
     }
 
     fn html(&self, disk: &Disk, volumes: &[Found]) -> String {
@@ -166,41 +219,59 @@ impl Report {
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style></head>\n\
              <body><h1>{0}</h1>\n<p>{1}</p>\n<table class=\"sums\">\n",
             escape(&title),
-            escape(&rfc3339(SystemTime::now()))
+            date()
         );
-        for (what, count, class) in [
-            ("Saved whole", self.whole, "whole"),
-            ("Saved with holes: part of the file is lost", self.with_holes(), "holes"),
-            ("Not saved", self.not_saved(), "lost"),
-            ("Not reached: the copy was interrupted", self.not_reached(), "lost"),
-        ] {
+        let rows = [
+            ("Saved whole", "whole"),
+            ("Saved with holes: part of the file is missing", "holes"),
+            ("Not saved", "lost"),
+            ("Not reached: the copy was interrupted", "lost"),
+        ];
+        for ((what, class), (_, count)) in rows.into_iter().zip(self.totals()) {
             if count == 0 && class == "lost" {
                 continue;
             }
             let _ = writeln!(page, "<tr class=\"{class}\"><td>{what}</td><td>{count}</td></tr>");
         }
-        page.push_str("</table>\n<h2>The disk</h2>\n<ul>\n");
+        page.push_str("</table>\n");
+        let untried = untried(disk);
+        if untried > 0 {
+            let text =
+                format!("{} of the disk were not read yet: imaging may still save more.", human(untried));
+            let _ = writeln!(page, "<p>{text}</p>");
+        }
+        page.push_str("<h2>The disk</h2>\n<ul>\n");
+        let metadata = disk.metadata();
+        let name =
+            [&metadata.model, &metadata.serial].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+        let about = if name.is_empty() { String::new() } else { format!("{name}: ") };
+        let _ = writeln!(page, "<li>{}</li>", escape(&format!("{about}{}", human(disk.size()))));
         for volume in volumes {
-            let text = format!("{}: {}", volume.title, contents_text(volume));
+            let size = human(volume.part.range.end - volume.part.range.start);
+            let text = format!("{}: {}, {size}", volume.title, contents_text(volume));
             let _ = writeln!(page, "<li>{}</li>", escape(&text));
         }
         page.push_str("</ul>\n");
-        let unknown: Vec<String> = volumes.iter().flat_map(hidden).collect();
+        let unknown: Vec<String> = volumes.iter().flat_map(|volume| hidden(disk, volume)).collect();
         if !unknown.is_empty() {
-            page.push_str("<h2>What nothing is known of</h2>\n<ul>\n");
+            page.push_str("<h2>What else may be missing</h2>\n<ul>\n");
             unknown.iter().for_each(|text| page.push_str(&format!("<li>{}</li>\n", escape(text))));
             page.push_str("</ul>\n");
         }
-        if !self.rest.is_empty() {
+        if !self.rest.is_empty() || !self.earlier.rest.is_empty() {
             page.push_str("<h2>Files that are not whole</h2>\n<table>\n<tr><th>File</th><th>Size</th><th>What happened</th></tr>\n");
-            for saved in &self.rest {
-                let (class, what) = saved.words();
-                let size = saved.size.map_or_else(String::new, human);
-                let path = escape(&format!("{}/{}", saved.volume, saved.path));
+            for file in self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()) {
+                let text = |key: &str| escape(file[key].as_str().unwrap_or_default());
+                let class = match file["outcome"].as_str() {
+                    Some(WITH_HOLES) => "holes",
+                    Some(NOT_SAVED) => "lost",
+                    _ => "whole",
+                };
+                let (path, what) = (text("path"), text("what"));
+                let size = file["size_bytes"].as_u64().map_or_else(String::new, human);
                 let _ = writeln!(
                     page,
-                    "<tr class=\"{class}\"><td>{path}</td><td>{size}</td><td>{}</td></tr>",
-                    escape(&what)
+                    "<tr class=\"{class}\"><td>{path}</td><td>{size}</td><td>{what}</td></tr>"
                 );
             }
             page.push_str("</table>\n");
@@ -215,14 +286,36 @@ table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;border-bo
 .sums td+td{text-align:right;font-weight:bold}.whole td:first-child{border-left:.5em solid #2a2}\
 .holes td:first-child{border-left:.5em solid #e90}.lost td:first-child{border-left:.5em solid #c22}";
 
+/// Outcomes, as in JSON.
+const WHOLE: &str = "whole";
+const WITH_HOLES: &str = "with-holes";
+const NOT_SAVED: &str = "not-saved";
+
+/// Returns how many bytes of the disk were not read yet.
+fn untried(disk: &Disk) -> u64 {
+    let missing = disk.missing(0..Disk::size(disk));
+    missing.iter().filter(|m| m.untried).map(|m| m.range.end - m.range.start).sum()
+}
+
+/// Returns the date and the time, to the minute.
+fn date() -> String {
+    let now = rfc3339(SystemTime::now());
+    let minutes = now.get(..16).unwrap_or(&now);
+    format!("{} UTC", minutes.replace('T', " "))
+}
+
 impl Saved {
-    /// Returns the class of its row, and what happened to it.
-    fn words(&self) -> (&'static str, String) {
-        let (class, mut what) = match &self.outcome {
-            Outcome::Whole => ("whole", "saved whole".to_owned()),
-            Outcome::WithHoles(what) => ("holes", what.clone()),
-            Outcome::NotSaved(why) => ("lost", format!("not saved: {why}")),
-            Outcome::LeftOut(why) => ("whole", format!("left out: {why}")),
+    fn full_path(&self) -> String {
+        format!("{}/{}", self.volume, self.path)
+    }
+
+    /// Returns what happened to it.
+    fn words(&self) -> String {
+        let mut what = match &self.outcome {
+            Outcome::Whole => "saved whole".to_owned(),
+            Outcome::WithHoles(what) => what.clone(),
+            Outcome::NotSaved(why) => format!("not saved: {why}"),
+            Outcome::LeftOut(why) => format!("left out: {why}"),
         };
         if self.state == State::NameLost {
             what.push_str("; its name or its directory is lost");
@@ -230,21 +323,21 @@ impl Saved {
         if !self.streams.is_empty() {
             what.push_str(&format!("; not copied with it: {}", self.streams.join(", ")));
         }
-        (class, what)
+        what
     }
 
     fn json(&self) -> Value {
         let outcome = match self.outcome {
-            Outcome::Whole => "whole",
+            Outcome::Whole => WHOLE,
             Outcome::LeftOut(_) => "left-out",
-            Outcome::WithHoles(_) => "with-holes",
-            Outcome::NotSaved(_) => "not-saved",
+            Outcome::WithHoles(_) => WITH_HOLES,
+            Outcome::NotSaved(_) => NOT_SAVED,
         };
         json!({
-            "path": format!("{}/{}", self.volume, self.path),
+            "path": self.full_path(),
             "size_bytes": self.size,
             "outcome": outcome,
-            "what": self.words().1,
+            "what": self.words(),
             "lost": loss_json(&self.loss),
             "streams_left_out": self.streams,
         })

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cdi_base::error::Error;
-use cdi_base::readable::Readable;
+use cdi_base::units::plural;
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Record, Structure, Visitor};
 use cdi_fs::volume::Volume;
@@ -28,12 +28,8 @@ pub fn tell(
         return Err(Error::usage(format!("the disk has {} sectors", Disk::size(disk) / size)));
     };
     let bytes = at..(at + size).min(Disk::size(disk));
-    let missing = disk.missing(bytes.clone());
-    let state = match missing.first() {
-        None => "finished",
-        Some(missing) if missing.untried => "untried",
-        Some(_) => "bad-sector",
-    };
+    // As in maps; bytes that are suspect are not read here.
+    let state = disk.bad().touching(bytes.clone()).first().map_or("finished", |bad| bad.status.name());
     let volume = volumes.iter().find(|v| v.part.range.contains(&at));
     let in_tables = tables.iter().filter(|t| t.at.iter().any(|at| touch(at, &bytes)));
     let mut all: Vec<Owner> = in_tables.map(|t| Owner::Structure(t.what.clone())).collect();
@@ -56,15 +52,23 @@ pub fn tell(
             ui.data(format!("  {}", owner.text()));
         }
         if let Some(volume) = volume.filter(|_| owners.is_empty()) {
-            let text = if volume.catalogue.is_some() {
-                "in use, but by no file: a spare part of the file system's tables, for example".into()
-            } else {
-                contents_text(volume)
+            let text = match &volume.catalogue {
+                Some(catalogue) if has_lost(catalogue) => {
+                    "in use, by nothing that is known: likely part of a file or directory whose record is lost".into()
+                }
+                Some(_) => "in use, but by no file: a spare part of the file system's tables, for example".into(),
+                None => contents_text(volume),
             };
             ui.data(format!("  {text}"));
         }
     }
     Ok(End::Done)
+}
+
+/// Returns whether records are lost: they may have blocks.
+fn has_lost(catalogue: &Catalogue) -> bool {
+    let lost = catalogue.lost_without_name + catalogue.perhaps_lost;
+    lost > 0 || catalogue.entries().iter().any(|entry| entry.handle.is_none())
 }
 
 fn touch(a: &Range<u64>, b: &Range<u64>) -> bool {
@@ -112,8 +116,12 @@ fn owners(disk: &Disk, found: &Found, bytes: &Range<u64>) -> Vec<Owner> {
     let (Some(files), Some(catalogue)) = (found.file_system(), &found.catalogue) else { return Vec::new() };
     let volume = found.part.volume(disk);
     let wanted = bytes.start - found.part.range.start..bytes.end - found.part.range.start;
-    let mut search = Search { title: &found.title, catalogue, wanted, owners: Vec::new() };
+    let mut search = Search { title: &found.title, catalogue, wanted, owners: Vec::new(), nameless: 0 };
     files.scan(&volume, &mut search);
+    if search.nameless > 0 {
+        let records = plural(search.nameless, "record");
+        search.owners.push(Owner::Structure(format!("{records} of files or directories, which are lost")));
+    }
     if search.owners.is_empty() && is_free(files, &volume, &search.wanted) {
         search.owners.push(Owner::Free);
     }
@@ -132,6 +140,8 @@ struct Search<'a> {
     catalogue: &'a Catalogue,
     wanted: Range<u64>,
     owners: Vec<Owner>,
+    /// The number of lost records there of which no name is left.
+    nameless: u64,
 }
 
 impl Search<'_> {
@@ -175,8 +185,13 @@ impl Visitor for Search<'_> {
 
     fn lost_record(&mut self, number: u64, at: Range<u64>, _: Option<bool>, _: Damage) -> bool {
         if touch(&at, &self.wanted) {
-            let path = self.catalogue.paths(number).into_iter().next().map(|p| p.text).unwrap_or_default();
-            self.owners.push(Owner::Record { path: format!("{}/{path}", self.title), record: number });
+            match self.catalogue.entry(number).and_then(|_| self.catalogue.paths(number).into_iter().next()) {
+                Some(path) => {
+                    let path = format!("{}/{}", self.title, path.text);
+                    self.owners.push(Owner::Record { path, record: number });
+                }
+                None => self.nameless += 1,
+            }
         }
         true
     }

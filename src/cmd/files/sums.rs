@@ -2,26 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use cdi_fs::catalogue::{Catalogue, Entry, LOST_AND_FOUND, State};
+use cdi_base::units::human;
+use cdi_fs::catalogue::{Catalogue, Entry, FilePath, LOST_AND_FOUND, State};
 use cdi_fs::file_system::Kind;
+use cdi_fs::pattern::Patterns;
 use serde_json::{Value, json};
+
+use super::Found;
 
 /// How many files are in which state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sums {
     /// By [`STATES`].
     files: [u64; STATES.len()],
-    /// Bytes of files that are lost, or not read yet.
+    /// Bytes of files that are lost.
     pub lost_bytes: u64,
+    /// Bytes of files that were not read yet.
+    pub untried_bytes: u64,
 }
 
 const STATES: [State; 5] = [State::Whole, State::NameLost, State::Untried, State::Damaged, State::RecordLost];
 
 impl Sums {
     /// Adds a file.
-    pub fn add(&mut self, state: State, lost_bytes: u64) {
+    pub fn add(&mut self, state: State, loss: (u64, u64)) {
         self.files[state as usize] += 1;
-        self.lost_bytes = self.lost_bytes.saturating_add(lost_bytes);
+        self.lost_bytes = self.lost_bytes.saturating_add(loss.0);
+        self.untried_bytes = self.untried_bytes.saturating_add(loss.1);
+    }
+
+    /// Returns how many bytes are missing, in words; nothing if none are.
+    pub fn missing(&self) -> String {
+        let text = |bytes: u64, what: &str| (bytes > 0).then(|| format!("{} {what}", human(bytes)));
+        let parts = [text(self.lost_bytes, "lost"), text(self.untried_bytes, "not read yet")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
     }
 
     /// Returns the number of files in a state.
@@ -56,6 +71,7 @@ impl Sums {
         let mut map: serde_json::Map<String, Value> =
             STATES.iter().map(|s| (s.name().replace('-', "_"), json!(self.of(*s)))).collect();
         map.insert("lost_bytes".into(), json!(self.lost_bytes));
+        map.insert("untried_bytes".into(), json!(self.untried_bytes));
         map.into()
     }
 }
@@ -69,12 +85,16 @@ pub struct VolumeSums {
     pub by_directory: BTreeMap<String, Sums>,
 }
 
-/// Adds up the files of a volume.
-pub fn sums(catalogue: &Catalogue) -> VolumeSums {
+/// Adds up the files of a volume that are meant.
+pub fn sums(volume: &Found, catalogue: &Catalogue, patterns: &Patterns) -> VolumeSums {
     let mut sums = VolumeSums::default();
     let mut by_number: BTreeMap<u64, Sums> = BTreeMap::new();
     for entry in catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root()) {
-        let (state, lost) = (catalogue.state(entry), lost_bytes(entry));
+        let is_meant = |path: &FilePath| patterns.matches(&volume.title, &path.text);
+        if !patterns.is_empty() && !catalogue.paths(entry.number).iter().any(is_meant) {
+            continue;
+        }
+        let (state, lost) = (catalogue.state(entry), missing(entry));
         if entry.kind == Some(Kind::Directory) {
             sums.directories.add(state, lost);
             continue;
@@ -96,9 +116,9 @@ pub fn sums(catalogue: &Catalogue) -> VolumeSums {
     sums
 }
 
-/// Returns the number of bytes of an entry that are lost, or not read yet.
-pub fn lost_bytes(entry: &Entry) -> u64 {
-    entry.harm.as_ref().map_or(0, |harm| {
-        harm.contents.total() + harm.streams.iter().map(|(_, loss)| loss.total()).sum::<u64>()
-    })
+/// Returns how many bytes of an entry are lost, and how many were not read yet.
+pub fn missing(entry: &Entry) -> (u64, u64) {
+    let Some(harm) = &entry.harm else { return (0, 0) };
+    let losses = || std::iter::once(&harm.contents).chain(harm.streams.iter().map(|(_, loss)| loss));
+    (losses().map(|l| l.bad + l.unknown).sum(), losses().map(|l| l.untried).sum())
 }

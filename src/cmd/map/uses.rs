@@ -23,18 +23,20 @@ pub enum Use {
     Files,
     /// The file system itself, and the records of files.
     Metadata,
-    /// Free, with bad sectors or sectors that were not read.
+    /// Free, with bad sectors.
     BadFree,
-    /// Not known, with bad sectors or sectors that were not read.
+    /// Not known, with bad sectors.
     BadOther,
-    /// Files, with bad sectors or sectors that were not read.
+    /// Files, with bad sectors.
     BadFiles,
-    /// Metadata, with bad sectors or sectors that were not read.
+    /// Metadata, with bad sectors.
     BadMetadata,
+    /// Most of it was not read yet, and none of it is bad.
+    Untried,
 }
 
 /// All uses.
-pub const USES: [Use; 8] = [
+pub const USES: [Use; 9] = [
     Use::Free,
     Use::Other,
     Use::Files,
@@ -43,6 +45,7 @@ pub const USES: [Use; 8] = [
     Use::BadOther,
     Use::BadFiles,
     Use::BadMetadata,
+    Use::Untried,
 ];
 
 impl Cell for Use {
@@ -56,25 +59,27 @@ impl Cell for Use {
             Use::BadOther => ('!', "31", "#a05050"),
             Use::BadFiles => ('F', "31", "#c0392b"),
             Use::BadMetadata => ('M', "35", "#8e24aa"),
+            Use::Untried => ('.', "90", "#ffffff"),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Use::Free => "free",
-            Use::Other => "not-known",
+            Use::Other => "not known",
             Use::Files => "files",
             Use::Metadata => "metadata",
-            Use::BadFree => "bad-free",
-            Use::BadOther => "bad-not-known",
-            Use::BadFiles => "bad-files",
-            Use::BadMetadata => "bad-metadata",
+            Use::BadFree => "bad, but free",
+            Use::BadOther => "bad, in what is not known",
+            Use::BadFiles => "bad, in files",
+            Use::BadMetadata => "bad, in metadata",
+            Use::Untried => "not read yet",
         }
     }
 
     fn shape(self) -> Shape {
         match self {
-            Use::Free | Use::Files => Shape::Plain,
+            Use::Free | Use::Files | Use::Untried => Shape::Plain,
             Use::Other => Shape::Dot,
             Use::Metadata => Shape::Bar,
             Use::BadFree => Shape::Slash,
@@ -104,11 +109,15 @@ pub fn uses(disk: &Disk, count: usize, interrupt: &Interrupt) -> Result<Vec<Use>
         cells.part(&part);
         interrupt.check()?;
     }
-    // Bad sectors that nothing has.
+    // Bad sectors that nothing has, and all that was not read.
     cells.start = 0;
     for missing in disk.missing(0..Disk::size(disk)) {
-        cells.add(&missing.range, |_, cell| {
-            cell.bad.get_or_insert(Use::Other);
+        cells.add(&missing.range, |bytes, cell| {
+            if missing.untried {
+                cell.untried += bytes;
+            } else {
+                cell.bad.get_or_insert(Use::Other);
+            }
         });
     }
     let unit = Disk::size(disk).div_ceil(count as u64);
@@ -121,6 +130,7 @@ struct Contained {
     free: u64,
     files: u64,
     metadata: u64,
+    untried: u64,
     /// What its bad sectors are used for: the most important.
     bad: Option<Use>,
 }
@@ -138,7 +148,11 @@ impl Contained {
             .into_iter()
             .max_by_key(|(bytes, what)| (*bytes, *what))
             .map_or(Use::Other, |(_, what)| what);
-        self.bad.map_or(most, Use::bad)
+        match self.bad {
+            Some(bad) => bad.bad(),
+            None if self.untried > unit / 2 => Use::Untried,
+            None => most,
+        }
     }
 }
 
@@ -167,7 +181,7 @@ impl Cells<'_> {
             _ => cell.files += bytes,
         });
         let place = self.start.saturating_add(range.start)..self.start.saturating_add(range.end);
-        for missing in self.disk.missing(place) {
+        for missing in self.disk.missing(place).into_iter().filter(|missing| !missing.untried) {
             let own = missing.range.start - self.start..missing.range.end - self.start;
             // What is free by a bitmap that is wrong belongs to a file.
             self.add(&own, |_, cell| {

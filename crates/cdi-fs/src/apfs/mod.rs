@@ -70,6 +70,11 @@ impl FileSystem for Apfs {
         self.found.container.layout.block_size
     }
 
+    fn size(&self) -> u64 {
+        let layout = self.found.container.layout;
+        layout.blocks.saturating_mul(layout.block_size.into())
+    }
+
     fn root(&self) -> u64 {
         0
     }

@@ -21,6 +21,8 @@ const MAX_CLUSTERS: u32 = u32::MAX - 10;
 pub(super) struct Boot {
     /// The sector size in bytes.
     pub(super) sector: u64,
+    /// The size of the volume in bytes.
+    pub(super) size: u64,
     pub(super) table: Layout,
     /// Every copy of the table. Only one is in use.
     pub(super) copies: Vec<Range<u64>>,
@@ -122,6 +124,7 @@ fn parse(bytes: &[u8]) -> Option<Boot> {
     let second = le16(bytes, 106)? & 1 != 0 && tables == 2;
     Some(Boot {
         sector,
+        size: volume,
         table: Layout {
             width: Width::Exfat,
             copies: vec![copies.get(usize::from(second))?.start],

@@ -57,6 +57,10 @@ impl FileSystem for Ext {
         u32::try_from(self.found.superblock.block).unwrap_or(u32::MAX)
     }
 
+    fn size(&self) -> u64 {
+        self.found.superblock.blocks.saturating_mul(self.found.superblock.block)
+    }
+
     fn root(&self) -> u64 {
         contents::ROOT.into()
     }

@@ -16,6 +16,8 @@ use crate::volume::Volume;
 pub(super) struct Boot {
     /// The sector size in bytes.
     pub(super) sector: u64,
+    /// The size of the volume in bytes.
+    pub(super) size: u64,
     pub(super) table: Layout,
     /// Every copy of the table, in order, with those that are not in use.
     pub(super) copies: Vec<Range<u64>>,
@@ -141,6 +143,7 @@ fn parse(bytes: &[u8]) -> Option<Boot> {
     let root_start = start + tables * table_bytes;
     Some(Boot {
         sector,
+        size: sectors * sector,
         table: Layout { width, copies: in_use, clusters: count },
         copies,
         heap: Heap { start: data * sector, cluster: per_cluster * sector, count },

@@ -86,6 +86,11 @@ impl FileSystem for HfsPlus {
         self.found.header.layout.block_size
     }
 
+    fn size(&self) -> u64 {
+        let layout = self.found.header.layout;
+        layout.base + u64::from(layout.block_size) * u64::from(layout.blocks)
+    }
+
     fn root(&self) -> u64 {
         u64::from(records::ROOT)
     }

@@ -64,7 +64,7 @@ impl Iso {
     }
 
     /// Returns the block size in bytes and the number of blocks.
-    fn size(&self) -> (u64, u64) {
+    fn blocks(&self) -> (u64, u64) {
         let trees = self.trees();
         let block = trees.first().map_or(descriptor::SECTOR, |tree| tree.block);
         (block, trees.iter().map(|tree| tree.blocks).max().unwrap_or(0))
@@ -81,7 +81,12 @@ impl FileSystem for Iso {
     }
 
     fn block_size(&self) -> u32 {
-        u32::try_from(self.size().0).unwrap_or(u32::MAX)
+        u32::try_from(self.blocks().0).unwrap_or(u32::MAX)
+    }
+
+    fn size(&self) -> u64 {
+        let (block, blocks) = self.blocks();
+        block.saturating_mul(blocks)
     }
 
     fn root(&self) -> u64 {
@@ -93,7 +98,7 @@ impl FileSystem for Iso {
     }
 
     fn free(&self, volume: &Volume<'_>, found: &mut dyn FnMut(Range<u64>)) {
-        let (block, blocks) = self.size();
+        let (block, blocks) = self.blocks();
         let end = blocks * block;
         if end > 0 && end < volume.size() {
             found(end..volume.size());
@@ -101,7 +106,7 @@ impl FileSystem for Iso {
     }
 
     fn record(&self, volume: &Volume<'_>, handle: u64) -> Result<Record, Damage> {
-        let block = self.size().0;
+        let block = self.blocks().0;
         match self.trees().first() {
             Some(tree) if handle == 0 => Ok(record::root(volume, tree)),
             _ => record::at(volume, handle, self.rock_ridge, block),

@@ -100,6 +100,12 @@ impl Ntfs {
     }
 }
 
+/// Returns the size of the NTFS whose copy of the boot sector is at the start of `volume`, with this sector.
+pub(crate) fn size_by_copy(volume: &Volume<'_>) -> Option<u64> {
+    let boot = boot::Boot::parse(&volume.read(0, boot::SIZE).ok()?).ok()?;
+    boot.size.checked_add(boot.sector)
+}
+
 impl FileSystem for Ntfs {
     fn name(&self) -> &'static str {
         "ntfs"
@@ -111,6 +117,10 @@ impl FileSystem for Ntfs {
 
     fn block_size(&self) -> u32 {
         u32::try_from(self.boot.cluster).unwrap_or(u32::MAX)
+    }
+
+    fn size(&self) -> u64 {
+        self.boot.size.saturating_add(self.boot.sector)
     }
 
     fn root(&self) -> u64 {

@@ -12,7 +12,6 @@ use cdi_fs::catalogue::Catalogue;
 use cdi_fs::file_system::{Child, Damage, Data, FileSystem, Kind, Record, Structure, Visitor};
 use cdi_fs::loss::Loss;
 use cdi_fs::partitions::{self, Scheme};
-use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
 use cdi_fs::volume::Volume;
 use cdi_fs::volumes::layout;
@@ -91,6 +90,7 @@ impl Scan<'_> {
                 }
                 continue;
             };
+            let title = part.title();
             survey.file_systems.push(found.name());
             let used = match first {
                 First::Metadata => {
@@ -102,7 +102,8 @@ impl Scan<'_> {
                     Some(&mut survey.ranges)
                 }
                 First::Files { patterns, .. } => {
-                    self.add_files(&**found, &volume, patterns, &mut survey.ranges);
+                    let matches = |path: &str| patterns.matches(&title, path);
+                    self.add_files(&**found, &volume, &matches, &mut survey.ranges);
                     None
                 }
             };
@@ -112,12 +113,18 @@ impl Scan<'_> {
     }
 
     /// Adds the contents of the files whose paths match.
-    fn add_files(&self, found: &dyn FileSystem, volume: &Volume<'_>, patterns: &Patterns, to: &mut Ranges) {
+    fn add_files(
+        &self,
+        found: &dyn FileSystem,
+        volume: &Volume<'_>,
+        matches: &dyn Fn(&str) -> bool,
+        to: &mut Ranges,
+    ) {
         let goes_on = || !self.stop.load(Ordering::Relaxed);
         let catalogue = Catalogue::scan(found, volume, &mut |_| goes_on());
         for entry in catalogue.entries().iter().filter(|e| !e.internal).take_while(|_| goes_on()) {
             let Some(handle) = entry.handle else { continue };
-            if !catalogue.paths(entry.number).iter().any(|path| patterns.matches(&path.text)) {
+            if !catalogue.paths(entry.number).iter().any(|path| matches(&path.text)) {
                 continue;
             }
             if let Ok(record) = found.record(volume, handle) {

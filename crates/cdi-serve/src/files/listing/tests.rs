@@ -27,6 +27,10 @@ impl FileSystem for Made {
         512
     }
 
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
     fn root(&self) -> u64 {
         ROOT
     }
