@@ -49,14 +49,18 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
         Ok(Some(table)) => std::mem::take(&mut table.structures),
         _ => Vec::new(),
     };
+    let left = layout.left;
     let volumes = scan(&disk, layout, &interrupt, ui)?;
+    let rest = match args.partition {
+        Some(_) => Rest { table: None, bad: missing_in_unlisted(&disk, &volumes), left: 0 },
+        None => Rest { table, bad: missing_elsewhere(&disk, &volumes), left },
+    };
     if let Some(dir) = &args.copy {
-        return copy::copy(&disk, &volumes, args, dir, &patterns, &interrupt, ui);
+        return copy::copy(&disk, &volumes, args, (dir, &rest), &patterns, &interrupt, ui);
     }
     if let Some(sector) = args.sector {
         return sector::tell(&disk, &tables, &volumes, sector, ui);
     }
-    let rest = Rest { table, bad: missing_elsewhere(&disk, &volumes), partition: args.partition };
     list::list(&disk, &volumes, &rest, args, &patterns, ui)
 }
 
@@ -64,10 +68,25 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
 pub(super) struct Rest {
     /// Why the partition table may not be all that it was.
     pub table: Option<String>,
-    /// How many bytes of the rest of the disk are missing.
+    /// How many bytes of the rest of the disk are missing; of a partition if only that is looked at.
     pub bad: u64,
-    /// The only partition that was looked at.
-    pub partition: Option<u32>,
+    /// How many bytes were not looked at for partitions that no table lists.
+    pub left: u64,
+}
+
+impl Rest {
+    /// Returns whether nothing is missing.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_none() && self.bad == 0 && self.left == 0
+    }
+
+    /// Returns what is missing, in words.
+    pub fn texts(&self) -> Vec<String> {
+        let bytes = |bytes: u64, what: &str| (bytes > 0).then(|| format!("{} {what}", human(bytes)));
+        let bad = bytes(self.bad, "outside of these file systems are missing");
+        let left = bytes(self.left, "of the disk were not looked at for partitions that no table lists");
+        self.table.clone().into_iter().chain(bad).chain(left).collect()
+    }
 }
 
 /// Says what is wrong with the partition table.
@@ -80,6 +99,13 @@ fn table_damage(disk: &Disk, layout: &Layout) -> Option<String> {
             (!damaged.is_empty()).then(|| damaged.join("; "))
         }
     }
+}
+
+/// Returns how many bytes are missing in volumes whose files are not listed.
+fn missing_in_unlisted(disk: &Disk, volumes: &[Found]) -> u64 {
+    let unlisted =
+        volumes.iter().filter(|v| v.catalogue.is_none()).flat_map(|v| disk.missing(v.part.range.clone()));
+    unlisted.map(|m| m.range.end - m.range.start).sum()
 }
 
 /// Returns how many bytes are missing outside of the volumes whose files are listed.

@@ -25,6 +25,9 @@ pub trait FileSystem: Send + Sync {
     /// Returns the allocation unit in bytes.
     fn block_size(&self) -> u32;
 
+    /// Returns a text that tells this file system from others: of its UUID or serial number; None if it has none.
+    fn id(&self) -> Option<String>;
+
     /// Returns how large the file system says that it is, in bytes.
     fn size(&self) -> u64;
 

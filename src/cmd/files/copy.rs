@@ -1,47 +1,46 @@
 //! `--copy`: copies files out of an image, damaged ones with holes, and never anything outside the directory.
 
+mod fill;
 pub(super) mod target;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::Error;
 use cdi_fs::catalogue::{Catalogue, Entry, State};
-use cdi_fs::contents::{Contents, Source};
+use cdi_fs::contents::Contents;
 use cdi_fs::file_system::{Kind, Record};
-use cdi_fs::loss::{Loss, Lost, MAX_RANGES, Why};
+use cdi_fs::loss::Loss;
 use cdi_fs::pattern::Patterns;
 use cdi_image::disk::Disk;
-use serde_json::{Value, json};
+use fill::{Failed, fill, holes_json};
 use target::{Stop, Target};
 
-use super::list::{damage_text, loss_json, loss_text};
+use super::list::{damage_text, loss_text};
 use super::report::{Outcome, Report, Saved};
-use super::{End, Found, Interrupt};
+use super::{End, Found, Interrupt, Rest};
 use crate::cli::Files;
 use crate::ui::{Progress, Ui};
-
-/// What is read at a time, in bytes.
-const PIECE: u64 = 1 << 20;
 
 /// Copies the files that are meant into `dir`.
 pub fn copy(
     disk: &Disk,
     volumes: &[Found],
     args: &Files,
-    dir: &Path,
+    (dir, rest): (&Path, &Rest),
     patterns: &Patterns,
     interrupt: &Interrupt,
     ui: &Ui,
 ) -> Result<End, Error> {
     let target = Target::open(disk, volumes, dir)?;
-    let (mut matched, mut files, mut bytes) = (false, 0, 0_u64);
-    for entry in volumes.iter().flat_map(|volume| wanted(volume, patterns)) {
+    let (mut matched, mut harmed, mut files, mut bytes) = (false, false, 0, 0_u64);
+    for (entry, state) in volumes.iter().flat_map(|volume| wanted(volume, patterns)) {
         matched = true;
+        harmed |= state != State::Whole;
         files += u64::from(entry.kind != Some(Kind::Directory));
         bytes = bytes.saturating_add(entry.size.unwrap_or(0));
     }
@@ -56,10 +55,11 @@ pub fn copy(
         only_whole: args.only_whole,
         interrupt,
         progress: ui.progress("copying", bytes),
-        report: Report::new(files, dir),
+        report: Report::new(files, dir, rest),
     };
     let copied = volumes.iter().try_for_each(|volume| copier.volume(volume, patterns));
     let copied = copied.and_then(|()| copier.finish());
+    let copied = copier.target.sync().and(copied);
     let took = copier.progress.finish();
     // What was saved so far is told also after an interruption.
     let mut report = copier.report;
@@ -68,19 +68,21 @@ pub fn copy(
     if !ui.json(&report.json(dir)) {
         ui.data(format!("{}, in {took}; see {}", report.line(), dir.join(super::report::HTML).display()));
     }
-    let whole = report.is_whole() && volumes.iter().all(|volume| volume.hides_nothing(disk));
-    if report.is_whole() && !whole {
+    let hides_nothing = rest.is_empty() && volumes.iter().all(|volume| volume.hides_nothing(disk));
+    let whole = report.is_whole() && !harmed && hides_nothing;
+    if report.is_whole() && !hides_nothing {
         ui.warning("there may be files that nothing is known of: see 'cdi files', or the report");
     }
     Ok(if whole { End::Done } else { End::DataMissing })
 }
 
-/// Returns the entries of a volume that are meant.
-fn wanted<'a>(volume: &'a Found, patterns: &'a Patterns) -> impl Iterator<Item = &'a Entry> {
+/// Returns the entries of a volume that are meant, and their states.
+fn wanted<'a>(volume: &'a Found, patterns: &'a Patterns) -> impl Iterator<Item = (&'a Entry, State)> {
     volume.catalogue.iter().flat_map(move |catalogue| {
-        entries(catalogue).filter(move |entry| {
+        let meant = entries(catalogue).filter(move |entry| {
             catalogue.paths(entry.number).iter().any(|p| patterns.matches(&volume.title, &p.text))
-        })
+        });
+        meant.map(|entry| (entry, catalogue.state(entry)))
     })
 }
 
@@ -94,7 +96,7 @@ struct Copier<'a> {
     /// Times of directories, which are set last: copying into one changes its time.
     times: Vec<(PathBuf, SystemTime)>,
     /// Symbolic links, which are made last: nothing is ever written through one.
-    links: Vec<(PathBuf, Vec<u8>)>,
+    links: Vec<(PathBuf, Vec<u8>, Option<Saved>)>,
     only_whole: bool,
     interrupt: &'a Interrupt,
     progress: Progress,
@@ -108,7 +110,8 @@ impl Copier<'_> {
         // Names do not depend on which files are meant: those of all are reserved.
         for entry in entries(catalogue).filter(is_directory) {
             for path in catalogue.paths(entry.number) {
-                self.target.directory(&format!("{}/{}", volume.title, path.text));
+                let title = self.target.title(volume).to_owned();
+                self.target.directory(&format!("{title}/{}", path.text));
             }
         }
         for entry in entries(catalogue) {
@@ -120,9 +123,10 @@ impl Copier<'_> {
                 }
                 continue;
             }
+            let title = self.target.title(volume).to_owned();
             let places: Vec<(String, PathBuf)> = paths
                 .map(|path| {
-                    let place = self.target.file(&format!("{}/{path}", volume.title), entry.number);
+                    let place = self.target.file(&format!("{title}/{path}"), entry.number);
                     (path, place)
                 })
                 .collect();
@@ -142,7 +146,8 @@ impl Copier<'_> {
     }
 
     fn directory(&mut self, volume: &Found, entry: &Entry, path: &str) -> Result<(), Error> {
-        let place = self.target.directory(&format!("{}/{path}", volume.title));
+        let title = self.target.title(volume).to_owned();
+        let place = self.target.directory(&format!("{title}/{path}"));
         match self.target.make(&place).map_err(|e| Stop::of(e, &place)) {
             Ok(()) => self.times.extend(entry.modified.and_then(time_of).map(|time| (place, time))),
             Err(Stop::All(e)) => return Err(e),
@@ -161,8 +166,11 @@ impl Copier<'_> {
         others: &[(String, PathBuf)],
     ) -> Result<(), Error> {
         let mut saved = Saved::of(&volume.title, path, entry.size, state);
+        if entry.kind == Some(Kind::Link) {
+            return self.link(volume, entry, place, others, saved);
+        }
         let outcome = self.save(volume, entry, place, &mut saved).and_then(|outcome| {
-            if matches!(outcome, Outcome::Whole | Outcome::WithHoles(_)) && entry.kind == Some(Kind::File) {
+            if matches!(outcome, Outcome::Whole | Outcome::WithHoles(_)) {
                 others.iter().try_for_each(|(_, other)| self.other_name(place, other))?;
             }
             Ok(outcome)
@@ -177,6 +185,31 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// Takes a symbolic link, to be made later under each of its names.
+    fn link(
+        &mut self,
+        found: &Found,
+        entry: &Entry,
+        place: &Path,
+        others: &[(String, PathBuf)],
+        mut saved: Saved,
+    ) -> Result<(), Error> {
+        let target = entry.handle.zip(found.file_system()).and_then(|(handle, files)| {
+            let record = files.record(&found.part.volume(self.disk), handle).ok()?;
+            record.target.filter(|_| saved.is_whole() && record.damage.is_none())
+        });
+        let Some(target) = target else {
+            saved.outcome = Outcome::NotSaved("the target of the link is lost, or part of it".into());
+            self.report.add(saved);
+            return Ok(());
+        };
+        for (_, other) in others {
+            self.links.push((other.clone(), target.clone(), None));
+        }
+        self.links.push((place.to_owned(), target, Some(saved)));
+        Ok(())
+    }
+
     fn save(
         &mut self,
         found: &Found,
@@ -185,7 +218,12 @@ impl Copier<'_> {
         saved: &mut Saved,
     ) -> Result<Outcome, Stop> {
         let (Some(handle), Some(files)) = (entry.handle, found.file_system()) else {
-            return Ok(Outcome::NotSaved("its record is lost".into()));
+            let kept =
+                fs::symlink_metadata(place).is_ok_and(|m| m.is_file()) && !target::holes_of(place).exists();
+            return Ok(match kept {
+                true => Outcome::Kept,
+                false => Outcome::NotSaved("its record is lost".into()),
+            });
         };
         if entry.kind == Some(Kind::Other) {
             return Ok(Outcome::LeftOut("it is a device, a socket or the like".into()));
@@ -195,28 +233,27 @@ impl Copier<'_> {
             Ok(record) => record,
             Err(damage) => return Ok(Outcome::NotSaved(damage_text(&damage))),
         };
-        if entry.kind == Some(Kind::Link) {
-            return Ok(match record.target {
-                Some(link) => {
-                    self.links.push((place.to_owned(), link));
-                    Outcome::Whole
-                }
-                None => Outcome::NotSaved("the target of the link is lost".into()),
-            });
-        }
         if let Some(packed) = record.data.packed {
             return Ok(Outcome::NotSaved(format!("it is {packed}")));
         }
-        let whole = matches!(saved.state, State::Whole | State::NameLost);
+        let streams = entry.harm.as_ref().map_or(&[][..], |harm| &harm.streams);
+        let stream = |name: &String| match streams.iter().find(|(damaged, _)| damaged == name) {
+            Some((_, loss)) => format!("{name} ({})", loss_text(loss)),
+            None => name.clone(),
+        };
+        saved.streams = record.streams.iter().map(|(name, _)| stream(name)).collect();
+        let (whole, modified) = (saved.is_whole(), record.times.modified.and_then(time_of));
+        // Another image of the disk may have had more of it.
+        if !whole && self.target.has(place, record.data.size, modified) {
+            return Ok(Outcome::Kept);
+        }
         if self.only_whole && !whole {
             return Ok(Outcome::NotSaved("it is not whole".into()));
         }
-        saved.streams = record.streams.iter().map(|(name, _)| name.clone()).collect();
         // What the scan found out may be more than what the record says by itself.
         let damage = entry.harm.as_ref().and_then(|harm| harm.record.as_ref()).or(record.damage.as_ref());
         let damage = damage.map(damage_text);
         let contents = Contents::new(volume, &record.data);
-        let modified = record.times.modified.and_then(time_of);
         if whole && damage.is_none() && self.target.has(place, contents.size(), modified) {
             return Ok(Outcome::Whole);
         }
@@ -281,17 +318,15 @@ impl Copier<'_> {
 
     /// Makes the symbolic links, and sets the times of directories.
     fn finish(&mut self) -> Result<(), Error> {
-        for (path, link) in std::mem::take(&mut self.links) {
-            let made = path.parent().map_or(Ok(()), |above| self.target.make(above));
-            let made =
-                made.and_then(|()| std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(&link), &path));
-            match made {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    if let Stop::All(e) = Stop::of(e, &path) {
-                        return Err(e);
-                    }
-                }
-                _ => {}
+        for (path, link, saved) in std::mem::take(&mut self.links) {
+            let outcome = match self.target.link(&path, Path::new(OsStr::from_bytes(&link))) {
+                Ok(()) => Outcome::Whole,
+                Err(Stop::File(why)) => Outcome::NotSaved(why),
+                Err(Stop::All(e)) => return Err(e),
+            };
+            if let Some(mut saved) = saved {
+                saved.outcome = outcome;
+                self.report.add(saved);
             }
         }
         for (path, time) in std::mem::take(&mut self.times) {
@@ -302,71 +337,7 @@ impl Copier<'_> {
     }
 }
 
-/// Why a file could not be filled.
-enum Failed {
-    Interrupted(Error),
-    Write(io::Error),
-}
-
-/// Copies what can be read, and leaves holes. Returns what is lost.
-fn fill(
-    file: &File,
-    contents: Contents<'_>,
-    interrupt: &Interrupt,
-    advance: &mut dyn FnMut(u64),
-) -> Result<Loss, Failed> {
-    let mut loss = Loss::default();
-    let mut buffer = Vec::new();
-    let mut at = 0;
-    while let Some((source, end)) = contents.part(at) {
-        interrupt.check().map_err(Failed::Interrupted)?;
-        // What has no blocks takes no time, however large it says that it is.
-        let end = match source {
-            Source::Zeros => end,
-            Source::Unknown => {
-                add(&mut loss, Lost { file: at..end, volume: None, why: Why::Unknown });
-                end
-            }
-            Source::Volume(_) | Source::Inline(_) | Source::Unit => {
-                let end = end.min(at.saturating_add(PIECE));
-                buffer.resize(usize::try_from(end - at).unwrap_or(0).max(buffer.len()), 0);
-                let write = &mut |at: u64, bytes: &[u8]| {
-                    if bytes.iter().all(|b| *b == 0) { Ok(()) } else { file.write_all_at(bytes, at) }
-                };
-                let copied =
-                    contents.read_part(at..end, &mut buffer, write, &mut |lost| add(&mut loss, lost));
-                copied.map_err(Failed::Write)?;
-                end
-            }
-        };
-        advance(end - at);
-        at = end;
-    }
-    Ok(loss)
-}
-
-/// Returns the list of holes of a file.
-fn holes_json(size: u64, loss: &Loss, damage: Option<&str>) -> Value {
-    json!({ "size_bytes": size, "lost": loss_json(loss), "record_damage": damage })
-}
-
 /// Returns a time in nanoseconds since 1970; None if it is before that.
 fn time_of(nanoseconds: i64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanoseconds).ok()?))
-}
-
-/// Adds a lost range to those before it.
-fn add(loss: &mut Loss, lost: Lost) {
-    let len = lost.file.end - lost.file.start;
-    match lost.why {
-        Why::Bad => loss.bad += len,
-        Why::Untried => loss.untried += len,
-        Why::Unknown => loss.unknown += len,
-    }
-    if let Some(last) = loss.ranges.last_mut().filter(|l| l.file.end == lost.file.start && l.why == lost.why)
-    {
-        last.file.end = lost.file.end;
-    } else if loss.ranges.len() < MAX_RANGES {
-        loss.ranges.push(lost);
-    }
 }

@@ -52,13 +52,13 @@ pub fn list(
         for (volume, sums) in volumes.iter().zip(&all) {
             tell_volume(disk, volume, sums.as_ref(), ui);
         }
-        if rest.bad > 0 && rest.partition.is_none() {
-            ui.data(format!("\n{} outside of these file systems are missing", human(rest.bad)));
+        let texts = rest.texts();
+        if !texts.is_empty() {
+            ui.data(format!("\n{}", texts.join("\n")));
         }
     }
-    let elsewhere = rest.partition.is_some() || (rest.table.is_none() && rest.bad == 0);
-    let whole =
-        elsewhere && volumes.iter().zip(&all).all(|(volume, sums)| is_whole(disk, volume, sums.as_ref()));
+    let whole = rest.is_empty()
+        && volumes.iter().zip(&all).all(|(volume, sums)| is_whole(disk, volume, sums.as_ref()));
     Ok(if whole { End::Done } else { End::DataMissing })
 }
 

@@ -15,9 +15,9 @@ use cdi_image::disk::Disk;
 use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
-use super::Found;
 use super::copy::target::Target;
 use super::list::{contents_text, hidden, loss_json};
+use super::{Found, Rest};
 
 /// The page in the directory of the copies.
 pub const HTML: &str = "cdi-report.html";
@@ -29,6 +29,8 @@ const JSON: &str = "cdi-report.json";
 pub enum Outcome {
     /// All of it was copied.
     Whole,
+    /// It is not whole in this image, and was copied whole from another one of the disk.
+    Kept,
     /// It was copied with holes: what is lost.
     WithHoles(String),
     /// It was not copied: why.
@@ -83,6 +85,8 @@ struct Earlier {
 
 /// What was saved.
 pub struct Report {
+    /// What is lost outside of the volumes.
+    elsewhere: Vec<String>,
     earlier: Earlier,
     /// The number of files that were to be copied, and of those that were looked at.
     wanted: u64,
@@ -95,7 +99,7 @@ pub struct Report {
 
 impl Report {
     /// Returns the report of a copy of so many files to `dir`, of which none is copied yet.
-    pub fn new(wanted: u64, dir: &Path) -> Report {
+    pub fn new(wanted: u64, dir: &Path, rest: &Rest) -> Report {
         let before: Value = fs::read(dir.join(JSON))
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
@@ -103,7 +107,15 @@ impl Report {
         let files = before["files"].as_array().cloned().unwrap_or_default().into_iter();
         let known = files.filter_map(|file| Some((file["path"].as_str()?.to_owned(), file))).collect();
         let earlier = Earlier { known, ..Earlier::default() };
-        Report { earlier, wanted, seen: 0, whole: 0, whole_bytes: 0, rest: Vec::new() }
+        Report {
+            elsewhere: rest.texts(),
+            earlier,
+            wanted,
+            seen: 0,
+            whole: 0,
+            whole_bytes: 0,
+            rest: Vec::new(),
+        }
     }
 
     /// Adds a file that was not to be copied in this run, if an earlier one did: its path in the report, and that of its copy.
@@ -121,10 +133,13 @@ impl Report {
         self.seen += 1;
         self.earlier.known.remove(&saved.full_path());
         match saved.outcome {
-            Outcome::Whole => {
+            Outcome::Whole | Outcome::Kept => {
                 self.whole += 1;
                 self.whole_bytes += saved.size.unwrap_or(0);
-                if saved.streams.is_empty() && saved.state != State::NameLost {
+                if saved.outcome == Outcome::Whole
+                    && saved.streams.is_empty()
+                    && saved.state != State::NameLost
+                {
                     return;
                 }
             }
@@ -192,10 +207,16 @@ impl Report {
         all["image"] = json!(disk.input().path().display().to_string());
         all["time"] = json!(rfc3339(SystemTime::now()));
         all["untried_bytes"] = json!(untried(disk));
-        all["unknown"] = volumes.iter().flat_map(|volume| hidden(disk, volume)).collect();
+        all["unknown"] = json!(self.unknown(disk, volumes));
         all["files"] = self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()).collect();
         target.write_whole(&target.dir.join(JSON), format!("{all:#}\n").as_bytes())?;
         target.write_whole(&target.dir.join(HTML), self.html(disk, volumes).as_bytes())
+    }
+
+    /// Returns what is lost, or may be, and stands in no list of files.
+    fn unknown(&self, disk: &Disk, volumes: &[Found]) -> Vec<String> {
+        let hidden = volumes.iter().flat_map(|volume| hidden(disk, volume));
+        self.elsewhere.iter().cloned().chain(hidden).collect()
     }
 
     /// Returns how many files are in the directory, or are not, with those of earlier runs; each with its name in JSON.
@@ -252,7 +273,7 @@ impl Report {
             let _ = writeln!(page, "<li>{}</li>", escape(&text));
         }
         page.push_str("</ul>\n");
-        let unknown: Vec<String> = volumes.iter().flat_map(|volume| hidden(disk, volume)).collect();
+        let unknown = self.unknown(disk, volumes);
         if !unknown.is_empty() {
             page.push_str("<h2>What else may be missing</h2>\n<ul>\n");
             unknown.iter().for_each(|text| page.push_str(&format!("<li>{}</li>\n", escape(text))));
@@ -305,6 +326,11 @@ fn date() -> String {
 }
 
 impl Saved {
+    /// Returns whether all of it can be read.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole | State::NameLost)
+    }
+
     fn full_path(&self) -> String {
         format!("{}/{}", self.volume, self.path)
     }
@@ -313,6 +339,7 @@ impl Saved {
     fn words(&self) -> String {
         let mut what = match &self.outcome {
             Outcome::Whole => "saved whole".to_owned(),
+            Outcome::Kept => "saved whole by an earlier copy, from an image that had all of it".to_owned(),
             Outcome::WithHoles(what) => what.clone(),
             Outcome::NotSaved(why) => format!("not saved: {why}"),
             Outcome::LeftOut(why) => format!("left out: {why}"),
@@ -328,7 +355,7 @@ impl Saved {
 
     fn json(&self) -> Value {
         let outcome = match self.outcome {
-            Outcome::Whole => WHOLE,
+            Outcome::Whole | Outcome::Kept => WHOLE,
             Outcome::LeftOut(_) => "left-out",
             Outcome::WithHoles(_) => WITH_HOLES,
             Outcome::NotSaved(_) => NOT_SAVED,

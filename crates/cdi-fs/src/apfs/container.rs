@@ -7,7 +7,7 @@ use std::ops::Range;
 use cdi_base::units::index;
 
 use super::object::{CHECKPOINT_MAP, CONTAINER, Layout, check};
-use crate::bytes::{le32, le64};
+use crate::bytes::{array, le32, le64};
 use crate::file_system::Damage;
 use crate::volume::Volume;
 
@@ -23,6 +23,8 @@ const MAX_VOLUMES: usize = 100;
 #[derive(Debug, Clone)]
 pub(super) struct Container {
     pub(super) layout: Layout,
+    /// The UUID.
+    pub(super) uuid: [u8; 16],
     pub(super) transaction: u64,
     /// The checkpoint descriptor area, if it is in one piece: the first block, and the number.
     descriptors: Option<(u64, u32)>,
@@ -95,6 +97,7 @@ fn read(volume: &Volume<'_>, block: u64, unit: Option<u32>) -> Result<Option<Con
         volumes.push(long(184 + 8 * i)?);
     }
     Ok(Some(Container {
+        uuid: array(&bytes, 72).ok_or_else(short)?,
         layout: Layout { block_size, blocks: long(40)?.min(volume.size() / u64::from(block_size)) },
         transaction: long(16)?,
         descriptors,

@@ -25,6 +25,7 @@ mod tables;
 mod tests;
 mod tree;
 
+use cdi_base::printable::hex;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,6 +69,10 @@ impl FileSystem for Apfs {
 
     fn block_size(&self) -> u32 {
         self.found.container.layout.block_size
+    }
+
+    fn id(&self) -> Option<String> {
+        Some(hex(&self.found.container.uuid))
     }
 
     fn size(&self) -> u64 {

@@ -31,6 +31,8 @@ pub(super) struct Boot {
     pub(super) heap: Heap,
     /// The first cluster of the root directory.
     pub(super) root: u32,
+    /// The serial number.
+    pub(super) serial: u32,
 }
 
 /// A boot sector, and why it is the backup's if it is.
@@ -134,5 +136,6 @@ fn parse(bytes: &[u8]) -> Option<Boot> {
         second,
         heap: Heap { start: heap, cluster: sector << cluster_shift, count },
         root: le32(bytes, 96)?,
+        serial: le32(bytes, 100)?,
     })
 }

@@ -59,6 +59,10 @@ impl FileSystem for Exfat {
         u32::try_from(self.boot.heap.cluster).unwrap_or(u32::MAX)
     }
 
+    fn id(&self) -> Option<String> {
+        Some(format!("{:08x}", self.boot.serial))
+    }
+
     fn size(&self) -> u64 {
         self.boot.size
     }

@@ -25,6 +25,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use cdi_base::printable::hex;
 use std::ops::Range;
 
 use crate::file_system::{Damage, FileSystem, Record, Visitor};
@@ -55,6 +56,10 @@ impl FileSystem for Ext {
 
     fn block_size(&self) -> u32 {
         u32::try_from(self.found.superblock.block).unwrap_or(u32::MAX)
+    }
+
+    fn id(&self) -> Option<String> {
+        Some(hex(&self.found.superblock.uuid))
     }
 
     fn size(&self) -> u64 {

@@ -27,6 +27,8 @@ pub(super) struct Boot {
     pub(super) info: Option<u64>,
     pub(super) backup: Option<u64>,
     pub(super) label: Option<String>,
+    /// The serial number.
+    pub(super) serial: Option<u32>,
 }
 
 /// Where the root directory is.
@@ -155,7 +157,13 @@ fn parse(bytes: &[u8]) -> Option<Boot> {
         info: sector_at(le16(bytes, 48)?),
         backup: sector_at(le16(bytes, 50)?),
         label: label(bytes, if is_32 { 66 } else { 38 }),
+        serial: serial(bytes, if is_32 { 66 } else { 38 }),
     })
+}
+
+/// Returns the serial number in the boot sector, which has it if `signature` is there.
+fn serial(bytes: &[u8], signature: usize) -> Option<u32> {
+    matches!(bytes.get(signature), Some(0x28 | 0x29)).then(|| le32(bytes, signature + 1))?
 }
 
 /// Returns the label in the boot sector, which has it if `signature` is there.

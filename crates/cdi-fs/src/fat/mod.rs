@@ -93,6 +93,10 @@ impl FileSystem for Fat {
         u32::try_from(self.boot.heap.cluster).unwrap_or(u32::MAX)
     }
 
+    fn id(&self) -> Option<String> {
+        self.boot.serial.map(|serial| format!("{serial:08x}"))
+    }
+
     fn size(&self) -> u64 {
         self.boot.size
     }

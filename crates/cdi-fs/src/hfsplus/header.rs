@@ -25,6 +25,8 @@ pub(super) struct Header {
     pub(super) hfsx: bool,
     /// Where the blocks are.
     pub(super) layout: Layout,
+    /// What tells the volume from others: the last of Finder's eight numbers.
+    pub(super) id: u64,
     /// The block of the journal's info block, if there is a journal.
     pub(super) journal: Option<u32>,
     /// The number of files, and of directories other than the root.
@@ -101,6 +103,7 @@ fn parse(bytes: &[u8], hfsx: bool, base: u64, room: u64) -> Result<Header, Damag
     Ok(Header {
         hfsx,
         layout,
+        id: u64::from(word(104)?) << 32 | u64::from(word(108)?),
         journal: Some(word(12)?).filter(|block| journaled && *block != 0),
         files: word(32)?,
         folders: word(36)?,

@@ -86,6 +86,10 @@ impl FileSystem for HfsPlus {
         self.found.header.layout.block_size
     }
 
+    fn id(&self) -> Option<String> {
+        Some(format!("{:016x}", self.found.header.id)).filter(|_| self.found.header.id != 0)
+    }
+
     fn size(&self) -> u64 {
         let layout = self.found.header.layout;
         layout.base + u64::from(layout.block_size) * u64::from(layout.blocks)

@@ -14,6 +14,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use cdi_base::printable::hex;
 use std::ops::Range;
 
 use crate::file_system::{Damage, FileSystem, Record, Visitor};
@@ -82,6 +83,10 @@ impl FileSystem for Iso {
 
     fn block_size(&self) -> u32 {
         u32::try_from(self.blocks().0).unwrap_or(u32::MAX)
+    }
+
+    fn id(&self) -> Option<String> {
+        self.trees().into_iter().find(|tree| !tree.joliet).map(|tree| hex(&tree.created))
     }
 
     fn size(&self) -> u64 {

@@ -37,6 +37,8 @@ pub(super) struct Boot {
     pub(super) record: u64,
     /// The size of an index block, where its index does not say.
     pub(super) index: u64,
+    /// The serial number.
+    pub(super) serial: u64,
 }
 
 impl Boot {
@@ -68,7 +70,9 @@ impl Boot {
         let place = |at| le64(bytes, at)?.checked_mul(cluster).filter(|&at| at < size && at > 0);
         let record = unit(*bytes.get(0x40)?, cluster)?;
         let index = unit(*bytes.get(0x44)?, cluster)?;
-        let boot = Boot { sector, cluster, size, mft: place(0x30)?, mirror: place(0x38)?, record, index };
+        let serial = le64(bytes, 0x48)?;
+        let boot =
+            Boot { sector, cluster, size, mft: place(0x30)?, mirror: place(0x38)?, record, index, serial };
         Some(boot)
     }
 

@@ -119,6 +119,10 @@ impl FileSystem for Ntfs {
         u32::try_from(self.boot.cluster).unwrap_or(u32::MAX)
     }
 
+    fn id(&self) -> Option<String> {
+        Some(format!("{:016x}", self.boot.serial))
+    }
+
     fn size(&self) -> u64 {
         self.boot.size.saturating_add(self.boot.sector)
     }

@@ -1,13 +1,14 @@
 //! The directory that files are copied to: what it may be, the names in it, and how a file appears there.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, FileTimes};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Kind};
+use cdi_fs::file_system::FileSystem;
 use cdi_fs::names::safe_name;
 use cdi_image::disk::Disk;
 use nix::libc;
@@ -32,7 +33,16 @@ pub struct Target {
     directories: HashSet<u64>,
     files: HashSet<u64>,
     both_cases: bool,
+    /// The names of the directories of volumes, by where they begin: as in earlier runs, which may have known less of them.
+    titles: BTreeMap<u64, String>,
+    /// Files whose contents may not be on the disk yet, with the times that they are to have: one that has its time is whole.
+    unsynced: Vec<(PathBuf, FileTimes)>,
+    unsynced_bytes: u64,
 }
+
+/// How many files, and how many bytes, may wait for their times.
+const MAX_FILES: usize = 4096;
+const MAX_BYTES: u64 = 256 << 20;
 
 impl Target {
     /// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
@@ -57,7 +67,7 @@ impl Target {
             }
             Err(e) => return Err(failed("cannot read the directory", e)),
         };
-        let Some(mark) = mark(&before, disk, volumes) else {
+        let Some((mark, titles)) = mark(&before, disk, volumes) else {
             return Err(Error::new(Kind::Busy, "the directory has files of another disk").at(dir));
         };
         let target = Target {
@@ -66,6 +76,9 @@ impl Target {
             made: BTreeSet::new(),
             directories: HashSet::new(),
             files: HashSet::new(),
+            titles,
+            unsynced: Vec::new(),
+            unsynced_bytes: 0,
         };
         target.write_whole(&path, format!("{mark:#}\n").as_bytes())?;
         Ok(Target { both_cases: dir.join(MARK.to_uppercase()).exists(), ..target })
@@ -74,11 +87,16 @@ impl Target {
     /// Writes a small file: it is there whole, or as before.
     pub fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let partial = self.dir.join(PARTIAL);
-        let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
+        let written = write_new(&partial, bytes).and_then(|()| fs::rename(&partial, path));
         written.map_err(|e| {
             let _ = fs::remove_file(&partial);
             Error::io("cannot write", path, e)
         })
+    }
+
+    /// Returns the name of the directory of a volume.
+    pub fn title<'a>(&'a self, volume: &'a Found) -> &'a str {
+        self.titles.get(&volume.part.range.start).map_or(&volume.title, String::as_str)
     }
 
     fn key(&self, path: &str) -> u64 {
@@ -93,10 +111,12 @@ impl Target {
         self.dir.join(safe)
     }
 
-    /// Reserves the path of a file, and that of the list of its holes. If another file has that path, it gets the number of
-    /// its record: so it has the same name the next time, whichever files are meant then.
+    /// Reserves the path of a file, and that of the list of its holes. If its name had to be changed, or if another file has
+    /// that path, it gets the number of its record: so it has the same name the next time, whichever files are meant and known
+    /// then.
     pub fn file(&mut self, path: &str, record: u64) -> PathBuf {
         let whole = safe_path(path);
+        let changed = whole != path;
         let (stem, suffix) = match whole.rsplit_once('.') {
             Some((stem, suffix)) if !suffix.contains('/') && !stem.is_empty() && !stem.ends_with('/') => {
                 (stem, format!(".{suffix}"))
@@ -108,7 +128,7 @@ impl Target {
         loop {
             let keys = [self.key(&name), self.key(&format!("{name}{HOLES}"))];
             let taken = |key: &u64| self.files.contains(key) || self.directories.contains(key);
-            if !keys.iter().any(taken) {
+            if !(keys.iter().any(taken) || (changed && number == 1)) {
                 self.files.extend(keys);
                 return self.dir.join(name);
             }
@@ -155,22 +175,16 @@ impl Target {
         let partial = self.dir.join(PARTIAL);
         let stop = |e: io::Error| Stop::of(e, path);
         let mut put = || {
-            let mut how = File::options();
-            let file =
-                how.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(&partial);
-            let file = file.map_err(stop)?;
+            let file = create_new(&partial).map_err(stop)?;
             file.set_len(size).map_err(stop)?;
             let holes = fill(&file)?;
-            if let Some(times) = times {
-                file.set_times(times).map_err(stop)?;
-            }
             drop(file);
             let list = holes_of(path);
             if let Some(holes) = &holes {
                 // Another name than that of the file's own data.
                 let partial = self.dir.join(format!("{PARTIAL}{HOLES}"));
-                let written =
-                    fs::write(&partial, format!("{holes:#}\n")).and_then(|()| fs::rename(&partial, &list));
+                let written = write_new(&partial, format!("{holes:#}\n").as_bytes())
+                    .and_then(|()| fs::rename(&partial, &list));
                 written.map_err(|e| Stop::of(e, &list))?;
             }
             fs::rename(&partial, path).map_err(stop)?;
@@ -184,6 +198,60 @@ impl Target {
         };
         put().inspect_err(|_| {
             let _ = fs::remove_file(&partial);
+        })?;
+        self.unsynced.extend(times.map(|times| (path.to_owned(), times)));
+        self.unsynced_bytes += size;
+        if self.unsynced.len() >= MAX_FILES || self.unsynced_bytes >= MAX_BYTES {
+            return self.sync().map_err(Stop::All);
+        }
+        Ok(())
+    }
+
+    /// Waits until the files so far are on the disk, and gives them their times: a file whose contents a power failure took has
+    /// another time than it had, and is copied again.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.unsynced_bytes = 0;
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let dir = File::open(&self.dir).map_err(|e| Error::io("cannot open", &self.dir, e))?;
+            nix::unistd::syncfs(&dir).map_err(|e| Error::io("cannot write to", &self.dir, e.into()))?;
+        }
+        #[cfg(not(target_os = "linux"))]
+        for (path, _) in &self.unsynced {
+            let synced = File::open(path).and_then(|file| file.sync_all());
+            synced.map_err(|e| Error::io("cannot write", path, e))?;
+        }
+        for (path, times) in std::mem::take(&mut self.unsynced) {
+            let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+            // One that is gone is not missed.
+            let _ = file.and_then(|file| file.set_times(times));
+        }
+        Ok(())
+    }
+
+    /// Makes a symbolic link. One that is there already is kept if it is the same, and replaced if not.
+    pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), Stop> {
+        let stop = |e: io::Error| Stop::of(e, path);
+        if let Some(above) = path.parent() {
+            self.make(above).map_err(stop)?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(before) if before.is_symlink() => {
+                if fs::read_link(path).is_ok_and(|old| old == target) {
+                    return Ok(());
+                }
+                fs::remove_file(path).map_err(stop)?;
+            }
+            Ok(_) => return Err(Stop::File("there is a file of this name already".into())),
+            Err(_) => {}
+        }
+        std::os::unix::fs::symlink(target, path).map_err(|e| match e.kind() {
+            // Its directory is there, so it is the target that cannot be: it is empty.
+            io::ErrorKind::NotFound => Stop::File(format!("it cannot be made there: {e}")),
+            _ => Stop::of(e, path),
         })
     }
 
@@ -195,28 +263,56 @@ impl Target {
             // FAT keeps two seconds.
             apart.is_ok_and(|apart| apart.as_secs() < 2)
         };
-        before.is_file() && before.len() == size && modified.is_none_or(same_time) && !holes_of(path).exists()
+        // Without a time, nothing says that it was copied to its end.
+        before.is_file()
+            && before.len() == size
+            && modified.is_some_and(same_time)
+            && !holes_of(path).exists()
     }
 }
 
-/// Returns the mark of a directory with copies of this disk; None if it has those of another one. An image may know more of
-/// its disk than it did before.
-fn mark(before: &Value, disk: &Disk, volumes: &[Found]) -> Option<Value> {
-    let size = disk.size();
-    let serial = disk.metadata().serial.clone();
-    let mut titles: Map<String, Value> = before["volumes"].as_object().cloned().unwrap_or_default();
-    let same = |key: &str, now: &Value| before[key].is_null() || now.is_null() || before[key] == *now;
-    if !same("size_bytes", &json!(size)) || !same("serial", &json!(serial)) {
+/// Returns the mark of a directory with copies of this disk, and the names of the directories of volumes; None if it has files
+/// of another disk. An image may know more of its disk than it did before: then names stay as they were.
+fn mark(before: &Value, disk: &Disk, volumes: &[Found]) -> Option<(Value, BTreeMap<u64, String>)> {
+    let same = |before: &Value, now: &Value| before.is_null() || now.is_null() || before == now;
+    let (size, serial) = (json!(disk.size()), json!(disk.metadata().serial));
+    if !same(&before["size_bytes"], &size) || !same(&before["serial"], &serial) {
         return None;
     }
+    let mut known: Map<String, Value> = before["volumes"].as_object().cloned().unwrap_or_default();
     for volume in volumes.iter().filter(|v| v.catalogue.is_some()) {
-        let title = json!(volume.title);
-        let known = titles.entry(volume.part.range.start.to_string()).or_insert_with(|| title.clone());
-        if *known != title {
+        let id = json!(volume.file_system().and_then(FileSystem::id));
+        let key = volume.part.range.start.to_string();
+        let titles = || known.values().filter_map(|one| one["title"].as_str());
+        let title = match titles().any(|title| title == volume.title) {
+            true => format!("{}-{key}", volume.title),
+            false => volume.title.clone(),
+        };
+        let one = known.entry(key).or_insert_with(|| json!({ "title": title, "id": id }));
+        if !same(&one["id"], &id) {
             return None;
         }
+        if !id.is_null() {
+            one["id"] = id;
+        }
     }
-    Some(json!({ "size_bytes": size, "serial": serial, "volumes": titles }))
+    let title = |(key, one): (&String, &Value)| Some((key.parse().ok()?, one["title"].as_str()?.to_owned()));
+    let titles = known.iter().filter_map(title).collect();
+    let serial = if serial.is_null() { before["serial"].clone() } else { serial };
+    Some((json!({ "size_bytes": size, "serial": serial, "volumes": known }), titles))
+}
+
+/// Makes a file, in place of one that an earlier run left behind.
+fn create_new(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    File::options().write(true).create_new(true).open(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_new(path)?.write_all(bytes)
 }
 
 /// Returns a path below a directory whose components are safe.
@@ -255,7 +351,8 @@ impl Stop {
             libc::ELOOP,
             libc::EOVERFLOW,
         ];
-        let kind = e.kind() == io::ErrorKind::NotADirectory;
+        let kinds = [io::ErrorKind::NotADirectory, io::ErrorKind::InvalidInput, io::ErrorKind::AlreadyExists];
+        let kind = kinds.contains(&e.kind()) || e.raw_os_error().is_none();
         if kind || e.raw_os_error().is_some_and(|errno| one.contains(&errno)) {
             Stop::File(format!("it cannot be written there: {e}"))
         } else {

@@ -27,6 +27,10 @@ impl FileSystem for Made {
         512
     }
 
+    fn id(&self) -> Option<String> {
+        None
+    }
+
     fn size(&self) -> u64 {
         1 << 20
     }
