@@ -6,8 +6,8 @@ pub mod positions;
 use crate::file_system::{Damage, Kind, Structure};
 use crate::loss::Loss;
 
-/// The length of a path, in directories. Longer ones are loops.
-const MAX_DEPTH: usize = 256;
+/// The length of a path, in directories. Longer ones are taken for loops.
+const MAX_DEPTH: usize = 1024;
 /// Where files are whose directory is lost, and those without a name.
 pub const LOST_AND_FOUND: &str = "lost+found";
 
@@ -167,8 +167,13 @@ impl Catalogue {
         let mut parts = vec![name.to_owned()];
         let mut directory = first;
         let mut lost = false;
+        // By Brent's algorithm: a loop comes back to the mark.
+        let (mut mark, mut next_mark) = (self.root, 2);
         while directory != self.root {
-            let is_loop = parts.len() >= MAX_DEPTH;
+            let is_loop = parts.len() >= MAX_DEPTH || directory == mark;
+            if parts.len() == next_mark {
+                (mark, next_mark) = (directory, next_mark * 2);
+            }
             if is_loop {
                 parts.truncate(1);
                 directory = first;

@@ -34,6 +34,12 @@ pub trait FileSystem: Send + Sync {
     /// Returns the number of the root directory, as in [`Record::number`].
     fn root(&self) -> u64;
 
+    /// Returns whether the record with this number is the file system's own, whatever is in it.
+    fn is_internal(&self, number: u64) -> bool {
+        let _ = number;
+        false
+    }
+
     /// Returns how many records a scan looks at, if that is known: for the display of progress.
     fn expected(&self) -> Option<u64> {
         None

@@ -74,6 +74,22 @@ impl Table {
         Table { scheme, partitions: Vec::new(), damage: None, structures: Vec::new() }
     }
 
+    /// Says where a part of the table is; `lost`, why some of it could not be read.
+    fn note(&mut self, what: &str, at: Vec<Range<u64>>, lost: Option<ReadError>) {
+        match lost {
+            None => self.structures.push(Structure { what: what.to_owned(), at, damage: None }),
+            Some(damage) => {
+                let cost = "partitions may be missing".to_owned();
+                self.structures.push(Structure {
+                    what: what.to_owned(),
+                    at,
+                    damage: Some((damage.into(), cost)),
+                });
+                self.damage = Some(damage);
+            }
+        }
+    }
+
     /// Says that a part of the table could not be read, so that partitions may be missing.
     fn lose(&mut self, what: &str, at: Range<u64>, damage: ReadError) {
         let cost = "partitions may be missing".to_owned();

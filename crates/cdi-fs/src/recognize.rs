@@ -38,7 +38,7 @@ pub enum Recognized {
     Damaged(&'static str, Damage),
     /// Something else that is known by name.
     Named(&'static str),
-    /// Nothing that is known. If its start cannot be read: why.
+    /// Nothing that is known. If that cannot be known, because its start cannot be read: why.
     Unknown(Option<ReadError>),
 }
 
@@ -71,8 +71,15 @@ pub fn recognize(volume: &Volume<'_>) -> Recognized {
     }
     match signatures::name(volume) {
         Some(name) => Recognized::Named(name),
-        None => Recognized::Unknown(volume.read(0, index(SECTOR.into())).err()),
+        None => Recognized::Unknown(unreadable(volume)),
     }
+}
+
+/// Returns the error of reading the places that show which file system this is.
+fn unreadable(volume: &Volume<'_>) -> Option<ReadError> {
+    let magic = FILE_SYSTEMS.iter().flat_map(|known| known.magic).map(|(at, magic)| (*at, magic.len()));
+    let mut places = std::iter::once((0, index(SECTOR.into()))).chain(magic);
+    places.find_map(|(at, len)| volume.read(at, len).err().filter(|e| *e != ReadError::PastEnd))
 }
 
 /// Takes a volume for the file system of this name, whatever else it may be: for tests. Returns the names of all for a name

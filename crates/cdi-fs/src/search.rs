@@ -1,6 +1,6 @@
 //! Looks for file systems where no partition table says where they are.
 //!
-//! Partitions begin at multiples of 1 MiB since Windows Vista, and before that, the first one at sector 63. A file system says
+//! Partitions begin at multiples of 1 MiB since Windows Vista; before that, the first one at sector 63, and on Macs at sector 40. A file system says
 //! how large it is, so the next one is looked for after its end. Where the first sector of one is lost, it is found by NTFS's
 //! copy of it, which is the last sector of a partition, or by copies that it keeps elsewhere.
 
@@ -16,8 +16,10 @@ use crate::volume::Volume;
 
 /// The multiple at which partitions begin, in bytes.
 pub(crate) const STEP: u64 = 1 << 20;
-/// Where the first partition began before that.
-const OLD: u64 = 63 * SECTOR as u64;
+/// Where else the first partition begins: on Macs, and on PCs before that.
+const FIRST: [u64; 3] = [34 * SECTOR as u64, 40 * SECTOR as u64, 63 * SECTOR as u64];
+/// The size of the copy of a GUID partition table, in bytes.
+const GPT_COPY: u64 = 33 * SECTOR as u64;
 /// The largest number of places that are looked at: 32 GiB without any file system.
 const MAX_PLACES: u32 = 32 << 10;
 
@@ -58,13 +60,24 @@ pub fn search(disk: &dyn Readable, ranges: &[Range<u64>]) -> Search {
                 None => next(at),
             };
         }
+        // The last partition may end anywhere, and mostly before a copy of the partition table.
+        for end in [disk.size().saturating_sub(GPT_COPY), range.end] {
+            let last = search.found.last().map_or(0, |(found, _)| found.end);
+            if (range.start + 1..=range.end).contains(&end)
+                && last < end
+                && let Some(found) = ends(disk, end, range)
+            {
+                search.found.retain(|(other, _)| other.start < found.0.start);
+                search.found.push(found);
+            }
+        }
     }
     search
 }
 
 /// Returns the place after `at`.
 fn next(at: u64) -> u64 {
-    if at < OLD { OLD } else { (at / STEP + 1) * STEP }
+    FIRST.into_iter().find(|first| at < *first).unwrap_or((at / STEP + 1) * STEP)
 }
 
 /// Returns the file system that begins at byte `at`.

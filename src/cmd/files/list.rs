@@ -284,6 +284,7 @@ fn volume_json(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>) -> Value 
             value["path"] = json!(path);
             value
         }).collect::<Vec<_>>()),
+        "more_directories": sums.map(|s| s.more_directories),
         "lost_records": catalogue.map(|c| c.lost_without_name),
         "perhaps_lost_records": catalogue.map(|c| c.perhaps_lost),
         "left_out": catalogue.map(|c| c.left_out),
@@ -327,16 +328,12 @@ fn tell_volume(disk: &Disk, volume: &Found, sums: Option<&VolumeSums>, ui: &Ui) 
     }
     let directories = &sums.by_directory;
     if directories.len() > 1 {
-        let mut worst: Vec<_> = directories.iter().collect();
-        worst.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.harmed()));
-        for (path, sums) in worst.iter().take(DIRECTORIES) {
+        for (path, sums) in directories.iter().take(DIRECTORIES) {
             ui.data(format!("  in {path}/: {}: {}", plural(sums.all(), "file"), sums.harms()));
         }
-        if directories.len() > DIRECTORIES {
-            ui.data(format!(
-                "  … and in {}",
-                plural((directories.len() - DIRECTORIES) as u64, "more directory")
-            ));
+        let more = directories.len().saturating_sub(DIRECTORIES) as u64 + sums.more_directories;
+        if more > 0 {
+            ui.data(format!("  … and in {}", plural(more, "more directory")));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The report of `--copy`: what was saved and what was not, as JSON and as a page for the person whose files they are.
 
+mod page;
+
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
@@ -16,7 +17,7 @@ use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
 use super::copy::target::Target;
-use super::list::{contents_text, hidden, loss_json};
+use super::list::{hidden, loss_json};
 use super::{Found, Rest};
 
 /// The page in the directory of the copies.
@@ -84,6 +85,7 @@ struct Earlier {
 }
 
 /// What was saved.
+#[derive(Default)]
 pub struct Report {
     /// What is lost outside of the volumes.
     elsewhere: Vec<String>,
@@ -93,9 +95,19 @@ pub struct Report {
     seen: u64,
     whole: u64,
     whole_bytes: u64,
-    /// Files to look at, or that have streams that were not copied.
+    holes: u64,
+    not_saved: u64,
+    /// Files to look at, or that have streams that were not copied: as many as there is room for.
     rest: Vec<Saved>,
+    /// The size of their paths in bytes, and how many more there were.
+    rest_bytes: usize,
+    left_out: u64,
 }
+
+/// How many files are listed in a report, and how long their paths may be together, in bytes. Those of a volume with more
+/// damage are counted.
+const MAX_FILES: usize = 100_000;
+const MAX_PATHS: usize = 32 << 20;
 
 impl Report {
     /// Returns the report of a copy of so many files to `dir`, of which none is copied yet.
@@ -107,15 +119,7 @@ impl Report {
         let files = before["files"].as_array().cloned().unwrap_or_default().into_iter();
         let known = files.filter_map(|file| Some((file["path"].as_str()?.to_owned(), file))).collect();
         let earlier = Earlier { known, ..Earlier::default() };
-        Report {
-            elsewhere: rest.texts(),
-            earlier,
-            wanted,
-            seen: 0,
-            whole: 0,
-            whole_bytes: 0,
-            rest: Vec::new(),
-        }
+        Report { elsewhere: rest.texts(), earlier, wanted, ..Report::default() }
     }
 
     /// Adds a file that was not to be copied in this run, if an earlier one did: its path in the report, and that of its copy.
@@ -143,21 +147,16 @@ impl Report {
                     return;
                 }
             }
-            Outcome::WithHoles(_) | Outcome::NotSaved(_) | Outcome::LeftOut(_) => {}
+            Outcome::WithHoles(_) => self.holes += 1,
+            Outcome::NotSaved(_) => self.not_saved += 1,
+            Outcome::LeftOut(_) => {}
         }
-        self.rest.push(saved);
-    }
-
-    fn count(&self, which: fn(&Outcome) -> bool) -> u64 {
-        self.rest.iter().filter(|s| which(&s.outcome)).count() as u64
-    }
-
-    fn with_holes(&self) -> u64 {
-        self.count(|o| matches!(o, Outcome::WithHoles(_)))
-    }
-
-    fn not_saved(&self) -> u64 {
-        self.count(|o| matches!(o, Outcome::NotSaved(_)))
+        self.rest_bytes += saved.path.len();
+        if self.rest.len() < MAX_FILES && self.rest_bytes < MAX_PATHS {
+            self.rest.push(saved);
+        } else {
+            self.left_out += 1;
+        }
     }
 
     /// Returns how many files were not reached, because the copy was interrupted.
@@ -167,17 +166,17 @@ impl Report {
 
     /// Returns whether every file was copied whole.
     pub fn is_whole(&self) -> bool {
-        self.with_holes() + self.not_saved() + self.not_reached() == 0
+        self.holes + self.not_saved + self.not_reached() == 0
     }
 
     /// Returns the sums as one line.
     pub fn line(&self) -> String {
-        let holes = self.with_holes();
+        let holes = self.holes;
         format!(
             "{} saved whole ({}), {holes} with holes, {} not saved",
             plural(self.whole, "file"),
             human(self.whole_bytes),
-            self.not_saved()
+            self.not_saved
         )
     }
 
@@ -188,8 +187,8 @@ impl Report {
             "report": dir.join(JSON).display().to_string(),
             "whole": self.whole,
             "whole_bytes": self.whole_bytes,
-            "with_holes": self.with_holes(),
-            "not_saved": self.not_saved(),
+            "with_holes": self.holes,
+            "not_saved": self.not_saved,
             "not_reached": self.not_reached(),
         })
     }
@@ -207,6 +206,7 @@ impl Report {
         all["image"] = json!(disk.input().path().display().to_string());
         all["time"] = json!(rfc3339(SystemTime::now()));
         all["untried_bytes"] = json!(untried(disk));
+        all["files_left_out"] = json!(self.left_out);
         all["unknown"] = json!(self.unknown(disk, volumes));
         all["files"] = self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()).collect();
         target.write_whole(&target.dir.join(JSON), format!("{all:#}\n").as_bytes())?;
@@ -225,87 +225,12 @@ impl Report {
             |outcome: &str| self.earlier.rest.iter().filter(|file| file["outcome"] == outcome).count() as u64;
         [
             ("whole", self.whole + self.earlier.whole + earlier(WHOLE)),
-            ("with_holes", self.with_holes() + earlier(WITH_HOLES)),
-            ("not_saved", self.not_saved() + earlier(NOT_SAVED)),
+            ("with_holes", self.holes + earlier(WITH_HOLES)),
+            ("not_saved", self.not_saved + earlier(NOT_SAVED)),
             ("not_reached", self.not_reached()),
         ]
     }
-
-    fn html(&self, disk: &Disk, volumes: &[Found]) -> String {
-        let mut page = String::new();
-        let image = disk.input().path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let title = format!("Files saved from {image}");
-        let _ = write!(
-            page,
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style></head>\n\
-             <body><h1>{0}</h1>\n<p>{1}</p>\n<table class=\"sums\">\n",
-            escape(&title),
-            date()
-        );
-        let rows = [
-            ("Saved whole", "whole"),
-            ("Saved with holes: part of the file is missing", "holes"),
-            ("Not saved", "lost"),
-            ("Not reached: the copy was interrupted", "lost"),
-        ];
-        for ((what, class), (_, count)) in rows.into_iter().zip(self.totals()) {
-            if count == 0 && class == "lost" {
-                continue;
-            }
-            let _ = writeln!(page, "<tr class=\"{class}\"><td>{what}</td><td>{count}</td></tr>");
-        }
-        page.push_str("</table>\n");
-        let untried = untried(disk);
-        if untried > 0 {
-            let text =
-                format!("{} of the disk were not read yet: imaging may still save more.", human(untried));
-            let _ = writeln!(page, "<p>{text}</p>");
-        }
-        page.push_str("<h2>The disk</h2>\n<ul>\n");
-        let metadata = disk.metadata();
-        let name =
-            [&metadata.model, &metadata.serial].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-        let about = if name.is_empty() { String::new() } else { format!("{name}: ") };
-        let _ = writeln!(page, "<li>{}</li>", escape(&format!("{about}{}", human(disk.size()))));
-        for volume in volumes {
-            let size = human(volume.part.range.end - volume.part.range.start);
-            let text = format!("{}: {}, {size}", volume.title, contents_text(volume));
-            let _ = writeln!(page, "<li>{}</li>", escape(&text));
-        }
-        page.push_str("</ul>\n");
-        let unknown = self.unknown(disk, volumes);
-        if !unknown.is_empty() {
-            page.push_str("<h2>What else may be missing</h2>\n<ul>\n");
-            unknown.iter().for_each(|text| page.push_str(&format!("<li>{}</li>\n", escape(text))));
-            page.push_str("</ul>\n");
-        }
-        if !self.rest.is_empty() || !self.earlier.rest.is_empty() {
-            page.push_str("<h2>Files that are not whole</h2>\n<table>\n<tr><th>File</th><th>Size</th><th>What happened</th></tr>\n");
-            for file in self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()) {
-                let text = |key: &str| escape(file[key].as_str().unwrap_or_default());
-                let class = match file["outcome"].as_str() {
-                    Some(WITH_HOLES) => "holes",
-                    Some(NOT_SAVED) => "lost",
-                    _ => "whole",
-                };
-                let (path, what) = (text("path"), text("what"));
-                let size = file["size_bytes"].as_u64().map_or_else(String::new, human);
-                let _ = writeln!(
-                    page,
-                    "<tr class=\"{class}\"><td>{path}</td><td>{size}</td><td>{what}</td></tr>"
-                );
-            }
-            page.push_str("</table>\n");
-        }
-        page.push_str("<p>The holes of a file are zeros; where they are is in the file NAME.bad.json next to it.</p>\n</body></html>\n");
-        page
-    }
 }
-
-const STYLE: &str = "body{font:15px/1.4 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}\
-table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc;overflow-wrap:anywhere}\
-.sums td+td{text-align:right;font-weight:bold}.whole td:first-child{border-left:.5em solid #2a2}\
-.holes td:first-child{border-left:.5em solid #e90}.lost td:first-child{border-left:.5em solid #c22}";
 
 /// Outcomes, as in JSON.
 const WHOLE: &str = "whole";
@@ -316,13 +241,6 @@ const NOT_SAVED: &str = "not-saved";
 fn untried(disk: &Disk) -> u64 {
     let missing = disk.missing(0..Disk::size(disk));
     missing.iter().filter(|m| m.untried).map(|m| m.range.end - m.range.start).sum()
-}
-
-/// Returns the date and the time, to the minute.
-fn date() -> String {
-    let now = rfc3339(SystemTime::now());
-    let minutes = now.get(..16).unwrap_or(&now);
-    format!("{} UTC", minutes.replace('T', " "))
 }
 
 impl Saved {
@@ -369,23 +287,4 @@ impl Saved {
             "streams_left_out": self.streams,
         })
     }
-}
-
-/// Escapes text for HTML.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') => {
-                escaped.push('\u{FFFD}')
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }

@@ -146,6 +146,9 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn path(&self, record: &Record) -> String {
+        if record.internal && self.catalogue.names(record.number).next().is_none() {
+            return format!("{}: record {}, of the file system itself", self.title, record.number);
+        }
         let path = self.catalogue.paths(record.number).into_iter().next().map(|p| p.text).unwrap_or_default();
         format!("{}/{path}", self.title)
     }

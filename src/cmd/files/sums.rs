@@ -81,9 +81,15 @@ impl Sums {
 pub struct VolumeSums {
     pub files: Sums,
     pub directories: Sums,
-    /// Directories with files that are not whole, with the sums of the files directly in them.
-    pub by_directory: BTreeMap<String, Sums>,
+    /// Directories with files that are not whole, with the sums of the files directly in them, the worst first; of very many, the
+    /// first [`MAX_DIRECTORIES`].
+    pub by_directory: Vec<(String, Sums)>,
+    /// How many others there are.
+    pub more_directories: u64,
 }
+
+/// The largest number of directories that are listed: paths may be long.
+const MAX_DIRECTORIES: usize = 1000;
 
 /// Adds up the files of a volume that are meant.
 pub fn sums(volume: &Found, catalogue: &Catalogue, patterns: &Patterns) -> VolumeSums {
@@ -103,15 +109,18 @@ pub fn sums(volume: &Found, catalogue: &Catalogue, patterns: &Patterns) -> Volum
         let parent = catalogue.names(entry.number).next().map_or(u64::MAX, |(parent, _)| parent);
         by_number.entry(parent).or_default().add(state, lost);
     }
-    for (number, harmed) in by_number.into_iter().filter(|(_, sums)| sums.harmed() > 0) {
+    let mut harmed: Vec<(u64, Sums)> = by_number.into_iter().filter(|(_, sums)| sums.harmed() > 0).collect();
+    harmed.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.harmed()));
+    sums.more_directories = harmed.len().saturating_sub(MAX_DIRECTORIES) as u64;
+    for (number, harmed) in harmed.into_iter().take(MAX_DIRECTORIES) {
         let path = if number == catalogue.root() {
             String::new()
         } else if number == u64::MAX {
             LOST_AND_FOUND.into()
         } else {
-            catalogue.paths(number).into_iter().next().map_or_else(|| "lost+found".into(), |path| path.text)
+            catalogue.paths(number).into_iter().next().map_or_else(|| LOST_AND_FOUND.into(), |path| path.text)
         };
-        sums.by_directory.insert(path, harmed);
+        sums.by_directory.push((path, harmed));
     }
     sums
 }

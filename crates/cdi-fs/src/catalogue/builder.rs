@@ -29,7 +29,7 @@ impl Catalogue {
             tell,
         };
         found.scan(volume, &mut builder);
-        builder.finish(found.root())
+        builder.finish(found)
     }
 }
 
@@ -89,7 +89,7 @@ impl Builder<'_> {
         self.text = kept;
     }
 
-    fn finish(mut self, root: u64) -> Catalogue {
+    fn finish(mut self, found: &dyn FileSystem) -> Catalogue {
         self.compact();
         self.entries.sort_by_key(|e| (e.number, e.handle.is_none()));
         self.entries.dedup_by_key(|e| e.number);
@@ -107,6 +107,7 @@ impl Builder<'_> {
                 named.push(number);
             } else {
                 match used {
+                    _ if found.is_internal(number) => {}
                     Some(true) => without_name += 1,
                     None => perhaps += 1,
                     Some(false) => {}
@@ -124,7 +125,7 @@ impl Builder<'_> {
                 number,
                 handle: None,
                 kind,
-                internal: false,
+                internal: found.is_internal(number),
                 size: None,
                 modified: None,
                 packed: None,
@@ -143,7 +144,7 @@ impl Builder<'_> {
         };
         by_parent.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
         Catalogue {
-            root,
+            root: found.root(),
             entries: self.entries,
             names: self.names,
             text: self.text,

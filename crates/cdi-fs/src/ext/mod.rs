@@ -58,6 +58,10 @@ impl FileSystem for Ext {
         u32::try_from(self.found.superblock.block).unwrap_or(u32::MAX)
     }
 
+    fn is_internal(&self, number: u64) -> bool {
+        number < u64::from(self.found.superblock.first_inode) && number != u64::from(contents::ROOT)
+    }
+
     fn id(&self) -> Option<String> {
         Some(hex(&self.found.superblock.uuid))
     }

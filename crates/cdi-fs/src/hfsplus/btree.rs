@@ -278,7 +278,12 @@ fn guess_node_size(volume: &Volume<'_>, fork: &Fork, length: Length) -> u32 {
             (1..nodes).filter_map(|n| Node { part: &part, at: n * u64::from(size), size }.plausible(length));
         records.sum::<usize>()
     };
-    NODE_SIZES.into_iter().rev().max_by_key(|size| score(*size)).unwrap_or(NODE_SIZES[0])
+    let best = NODE_SIZES.into_iter().rev().map(|size| (score(size), size)).max_by_key(|(score, _)| *score);
+    match best {
+        Some((1.., size)) => size,
+        // Nothing can be read. With the smaller of the usual sizes, the first leaf is not taken for a part of the header.
+        _ => 4096,
+    }
 }
 
 /// The nodes of which something is lost, and what their neighbours say of them.

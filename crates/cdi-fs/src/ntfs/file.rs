@@ -16,7 +16,7 @@ pub(super) const INDEX: &[u8] = b"$\0I\x003\x000\0";
 pub(super) const ROOT: u64 = 5;
 const EXTEND: u64 = 11;
 /// The first number that a file of a user can have.
-const FIRST: u64 = 24;
+pub(super) const FIRST: u64 = 24;
 /// The parent of a name whose directory was deleted.
 const NOWHERE: u64 = u64::MAX;
 /// The largest reparse point, in bytes.

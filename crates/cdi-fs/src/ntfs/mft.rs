@@ -125,15 +125,21 @@ impl Mft {
         let all = Extents { list: vec![Extent { vcn: 0, len: most, lcn: Some(mft / cluster) }], cluster };
         let mut table = Table::new(io, &all, record, most * cluster / record, MAGIC);
         let mut end = 0;
+        // Records that cannot be read, right after those that can: nothing says whether they were used.
+        let mut lost = 0;
         let mut number = 0;
         while (number - end) * record < MAX_GAP && (number + 1) * record <= most * cluster {
             match table.get(number) {
                 Ok(_) => end = number + 1,
                 Err(lost) if lost.blank => break,
+                Err(unit) if matches!(unit.damage, Damage::Unreadable(_)) && number == end.max(lost) => {
+                    lost = number + 1;
+                }
                 Err(_) => {}
             }
             number += 1;
         }
+        let end = end.max(lost);
         let clusters = (end * record).div_ceil(cluster);
         self.size = end * record;
         if clusters > 0 {

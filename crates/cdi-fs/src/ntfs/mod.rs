@@ -119,6 +119,10 @@ impl FileSystem for Ntfs {
         u32::try_from(self.boot.cluster).unwrap_or(u32::MAX)
     }
 
+    fn is_internal(&self, number: u64) -> bool {
+        number < file::FIRST && number != file::ROOT
+    }
+
     fn id(&self) -> Option<String> {
         Some(format!("{:016x}", self.boot.serial))
     }

@@ -59,6 +59,8 @@ const ENTRIES: u64 = 16 << 10;
 /// One of the two tables, and where it is.
 struct Found {
     partitions: Vec<Partition>,
+    /// Why entries may be missing: some of them can be read in neither table.
+    lost: Option<ReadError>,
     /// The header and the entries.
     at: Vec<Range<u64>>,
     /// Where its header says that the other one has its header, in bytes.
@@ -69,7 +71,7 @@ impl Found {
     /// Returns the first table. Its copy is read only to say whether it could be.
     fn with_copy(self, disk: &dyn Readable, sector: u64) -> Table {
         let mut table = Table { partitions: self.partitions, ..Table::new(Scheme::Gpt) };
-        table.structures.push(Structure { what: TABLE.into(), at: self.at, damage: None });
+        table.note(TABLE, self.at, self.lost);
         let Some(other) = self.other else { return table };
         match read_at(disk, other, sector) {
             Ok(Some(copy)) => {
@@ -92,7 +94,7 @@ impl Found {
         let cost = "nothing is lost: its copy at the end of the disk is used".to_owned();
         let at = sector..(2 * sector).saturating_add(ENTRIES);
         table.structures.push(structure(TABLE, at, Some((damage, cost))));
-        table.structures.push(Structure { what: COPY.into(), at: self.at, damage: None });
+        table.note(COPY, self.at, self.lost);
         table
     }
 }
@@ -117,17 +119,68 @@ fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Found>, R
     if entries_at.checked_add((count * len) as u64).is_none_or(|end| end > disk.size()) {
         return Ok(None);
     }
-    let entries = sectors(disk, entries_at, count * len)?;
-    if checksum(&entries) != le32(&header, 88) {
+    let other = le64(&header, 32).checked_mul(sector);
+    let mut lost = None;
+    let entries = match sectors(disk, entries_at, count * len) {
+        Ok(entries) => entries,
+        Err(e) => {
+            let mut entries = Entries { bytes: vec![0; count * len], lost: Vec::new() };
+            entries.read(disk, entries_at, 0..count * len);
+            if let Some(other) = other.and_then(|other| other_entries(disk, at, other, sector, &header)) {
+                for part in std::mem::take(&mut entries.lost) {
+                    entries.read(disk, other, part);
+                }
+            }
+            lost = (!entries.lost.is_empty()).then_some(e);
+            entries.bytes
+        }
+    };
+    if lost.is_none() && checksum(&entries) != le32(&header, 88) {
         return Ok(None);
     }
     let partitions =
         (1..).zip(entries.chunks_exact(len)).filter_map(|(number, e)| partition(disk, number, e, sector));
     Ok(Some(Found {
+        lost,
         partitions: partitions.collect(),
         at: vec![at..at + sector, entries_at..entries_at + (count * len) as u64],
-        other: le64(&header, 32).checked_mul(sector),
+        other,
     }))
+}
+
+/// The entries of a table, and the parts of them that cannot be read.
+struct Entries {
+    bytes: Vec<u8>,
+    lost: Vec<Range<usize>>,
+}
+
+impl Entries {
+    /// Reads what can be read of a part of them, sector by sector. They begin at byte `at` of the disk.
+    fn read(&mut self, disk: &dyn Readable, at: u64, part: Range<usize>) {
+        let unit = disk.sector() as usize;
+        for start in part.clone().step_by(unit) {
+            let place = start..(start + unit).min(part.end);
+            if disk.read(&mut self.bytes[place.clone()], at + start as u64).is_err() {
+                self.bytes[place.clone()].fill(0);
+                self.lost.push(place);
+            }
+        }
+    }
+}
+
+/// Returns where the entries of the other table are, whose header is at byte `other`: as that says, or where they usually are.
+fn other_entries(disk: &dyn Readable, at: u64, other: u64, sector: u64, header: &[u8]) -> Option<u64> {
+    let size = (u64::from(le32(header, 80)) * u64::from(le32(header, 84))).next_multiple_of(sector);
+    let usual = if other > at { other.checked_sub(size)? } else { other.checked_add(sector)? };
+    let own = sectors(disk, other, 512).ok().filter(|other| other.starts_with(b"EFI PART"));
+    // Of the same table.
+    let same = |own: &Vec<u8>| own[88..92] == header[88..92] && own[56..72] == header[56..72];
+    let at = match own {
+        Some(own) if same(&own) => le64(&own, 72).checked_mul(sector)?,
+        Some(_) => return None,
+        None => usual,
+    };
+    at.checked_add(size).filter(|end| *end <= disk.size()).map(|_| at)
 }
 
 /// Returns the partition of an entry; None if the entry is unused or not on the disk.
