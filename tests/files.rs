@@ -279,7 +279,10 @@ tests!(
             .map(|p| fs::read(p).unwrap())
             .collect();
         assert_eq!(copies, [1, 2, 3, 6].map(data).into());
-        assert!(read("d_1/inner") == data(4) && read("photo") == data(6) && read("again") == data(6));
+        let inner =
+            fs::read_dir(lab.path("out").join(&title)).unwrap().map(|e| e.unwrap().path().join("inner"));
+        let inner: Vec<Vec<u8>> = inner.filter_map(|path| fs::read(path).ok()).collect();
+        assert!(inner == [data(4)] && read("photo") == data(6) && read("again") == data(6));
         // A size that makes no sense is not saved whole, and ends nothing.
         let all = copy("all", &[], 4);
         assert_eq!(all["whole"], 5, "{all}");
@@ -288,8 +291,13 @@ tests!(
         let block: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
         image(&lab, &[(block * lab_block(&lab) / 512, 1)]);
         let again = copy("all", &["photo"], 4);
+        assert_eq!((again["whole"].as_u64(), again["kept"].as_u64()), (Some(0), Some(1)));
+        let photo = lab.path("all").join(&title).join("photo");
+        assert!(fs::read(&photo).unwrap() == data(6), "what was copied earlier is kept");
+        fs::write(&photo, vec![0; 40_000]).unwrap();
+        let again = copy("all", &["photo"], 4);
         assert_eq!((again["whole"].as_u64(), again["with_holes"].as_u64()), (Some(0), Some(1)));
-        assert!(lab.path("all").join(&title).join("photo.bad.json").exists());
+        assert!(photo.with_extension("bad.json").exists() && fs::read(&photo).unwrap()[39_999] == 6);
         assert!(
             lab.cdi(["files", "--copy", "none", "disk.cdimg", "no such file"])
                 .err
@@ -370,7 +378,7 @@ tests!(
         assert_eq!((at(2), at(block * size / 512), at(SECTORS - 100)), ('M', 'F', 'x'), "{cells}");
         assert!(cells.contains('f') && cells.contains('-') && !cells.contains('!'), "{cells}");
         lab.cdi(["map", "--files", "--picture", "map.svg", "disk.cdimg"]).ends(0);
-        assert!(String::from_utf8(lab.read("map.svg")).unwrap().contains("bad-metadata"));
+        assert!(String::from_utf8(lab.read("map.svg")).unwrap().contains("bad, in metadata"));
     }
 
     #[needs(Program("mke2fs"), Program("sfdisk"))]

@@ -104,6 +104,7 @@ tests!(
                     "recognize",
                     "catalogue",
                     "partitions",
+                    "search",
                     "volumes",
                 ],
             ),

@@ -10,6 +10,7 @@ use cdi_base::error::Error;
 use cdi_base::readable::Readable;
 use cdi_base::units::{human, plural};
 use cdi_fs::catalogue::Catalogue;
+use cdi_fs::catalogue::builder::Room;
 use cdi_fs::file_system::FileSystem;
 use cdi_fs::pattern::Patterns;
 use cdi_fs::recognize::Recognized;
@@ -143,17 +144,20 @@ impl Found {
 /// Scans every volume of a disk.
 fn scan(disk: &Disk, layout: Layout, interrupt: &Interrupt, ui: &Ui) -> Result<Vec<Found>, Error> {
     let mut volumes = Vec::new();
+    // All of them are kept; a table may have many partitions, and the same one many times.
+    let mut room = Room::default();
     for part in layout.parts {
         let catalogue = match &part.contents {
             Recognized::Files(found) => {
                 let mut progress = ui.counting("scanning", "records", found.expected().unwrap_or(0));
                 let mut before = 0;
-                let catalogue = Catalogue::scan(&**found, &part.volume(disk), &mut |seen| {
+                let catalogue = Catalogue::scan_within(room, &**found, &part.volume(disk), &mut |seen| {
                     progress.advance(seen - before);
                     before = seen;
                     interrupt.check().is_ok()
                 });
                 progress.finish();
+                room = room.without(&catalogue);
                 Some(catalogue)
             }
             _ => None,

@@ -1,6 +1,6 @@
 //! What a scan found, as a tree with paths.
 
-mod builder;
+pub mod builder;
 pub mod positions;
 
 use crate::file_system::{Damage, Kind, Structure};

@@ -74,17 +74,18 @@ impl Table {
         Table { scheme, partitions: Vec::new(), damage: None, structures: Vec::new() }
     }
 
-    /// Says where a part of the table is; `lost`, why some of it could not be read.
-    fn note(&mut self, what: &str, at: Vec<Range<u64>>, lost: Option<ReadError>) {
+    /// Says where a part of the table is; why some of it is lost, or had to be read from the other copy.
+    fn note(&mut self, what: &str, at: Vec<Range<u64>>, lost: Option<ReadError>, mended: Option<ReadError>) {
+        let what = what.to_owned();
         match lost {
-            None => self.structures.push(Structure { what: what.to_owned(), at, damage: None }),
+            None => {
+                let cost = "nothing is lost: the other copy has it".to_owned();
+                let damage = mended.map(|e| (e.into(), cost));
+                self.structures.push(Structure { what, at, damage });
+            }
             Some(damage) => {
                 let cost = "partitions may be missing".to_owned();
-                self.structures.push(Structure {
-                    what: what.to_owned(),
-                    at,
-                    damage: Some((damage.into(), cost)),
-                });
+                self.structures.push(Structure { what, at, damage: Some((damage.into(), cost)) });
                 self.damage = Some(damage);
             }
         }

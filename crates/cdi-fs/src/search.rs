@@ -1,8 +1,8 @@
 //! Looks for file systems where no partition table says where they are.
 //!
-//! Partitions begin at multiples of 1 MiB since Windows Vista; before that, the first one at sector 63, and on Macs at sector 40. A file system says
-//! how large it is, so the next one is looked for after its end. Where the first sector of one is lost, it is found by NTFS's
-//! copy of it, which is the last sector of a partition, or by copies that it keeps elsewhere.
+//! Partitions begin at multiples of 1 MiB since Windows Vista; before that, the first one at sector 63, and on Macs at sector
+//! 40. A file system says how large it is, so the next one is looked for after its end. Where the first sector of one is lost,
+//! it is found by NTFS's copy of it, which is the last sector of a partition, or by copies that it keeps elsewhere.
 
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
 //! `--copy`: copies files out of an image, damaged ones with holes, and never anything outside the directory.
 
 mod fill;
+mod mark;
 pub(super) mod target;
 
 use std::ffi::OsStr;
@@ -18,7 +19,7 @@ use cdi_fs::loss::Loss;
 use cdi_fs::pattern::Patterns;
 use cdi_image::disk::Disk;
 use fill::{Failed, fill, holes_json};
-use target::{Stop, Target};
+use target::{Put, Stop, Target};
 
 use super::list::{damage_text, loss_text};
 use super::report::{Outcome, Report, Saved};
@@ -221,7 +222,7 @@ impl Copier<'_> {
             let kept =
                 fs::symlink_metadata(place).is_ok_and(|m| m.is_file()) && !target::holes_of(place).exists();
             return Ok(match kept {
-                true => Outcome::Kept,
+                true => Outcome::Kept("its record is lost".into()),
                 false => Outcome::NotSaved("its record is lost".into()),
             });
         };
@@ -243,10 +244,6 @@ impl Copier<'_> {
         };
         saved.streams = record.streams.iter().map(|(name, _)| stream(name)).collect();
         let (whole, modified) = (saved.is_whole(), record.times.modified.and_then(time_of));
-        // Another image of the disk may have had more of it.
-        if !whole && self.target.has(place, record.data.size, modified) {
-            return Ok(Outcome::Kept);
-        }
         if self.only_whole && !whole {
             return Ok(Outcome::NotSaved("it is not whole".into()));
         }
@@ -284,16 +281,20 @@ impl Copier<'_> {
                 Failed::Write(e) => Stop::of(e, place),
             })?;
             let holes = !loss.is_empty() || damage.is_some();
-            Ok(holes.then(|| holes_json(contents.size(), &loss, damage.as_deref())))
+            Ok(holes.then(|| (loss.clone(), holes_json(contents.size(), &loss, damage.as_deref()))))
         };
-        self.target.put(place, contents.size(), times, &mut fill)?;
+        let put = self.target.put(place, contents.size(), times, &mut fill)?;
         let mut lost = Vec::new();
         if !loss.is_empty() {
             lost.push(loss_text(&loss));
         }
         lost.extend(damage);
         saved.loss = loss;
-        Ok(if lost.is_empty() { Outcome::Whole } else { Outcome::WithHoles(lost.join("; ")) })
+        Ok(match put {
+            Put::Kept => Outcome::Kept(lost.join("; ")),
+            Put::Written if lost.is_empty() => Outcome::Whole,
+            Put::Written => Outcome::WithHoles(lost.join("; ")),
+        })
     }
 
     /// Gives a copy another name: as a hard link, or else as another copy.

@@ -30,8 +30,8 @@ const JSON: &str = "cdi-report.json";
 pub enum Outcome {
     /// All of it was copied.
     Whole,
-    /// It is not whole in this image, and was copied whole from another one of the disk.
-    Kept,
+    /// An earlier copy has data that is lost in this image, and was kept: what is lost.
+    Kept(String),
     /// It was copied with holes: what is lost.
     WithHoles(String),
     /// It was not copied: why.
@@ -96,6 +96,7 @@ pub struct Report {
     whole: u64,
     whole_bytes: u64,
     holes: u64,
+    kept: u64,
     not_saved: u64,
     /// Files to look at, or that have streams that were not copied: as many as there is room for.
     rest: Vec<Saved>,
@@ -137,17 +138,15 @@ impl Report {
         self.seen += 1;
         self.earlier.known.remove(&saved.full_path());
         match saved.outcome {
-            Outcome::Whole | Outcome::Kept => {
+            Outcome::Whole => {
                 self.whole += 1;
                 self.whole_bytes += saved.size.unwrap_or(0);
-                if saved.outcome == Outcome::Whole
-                    && saved.streams.is_empty()
-                    && saved.state != State::NameLost
-                {
+                if saved.streams.is_empty() && saved.state != State::NameLost {
                     return;
                 }
             }
             Outcome::WithHoles(_) => self.holes += 1,
+            Outcome::Kept(_) => self.kept += 1,
             Outcome::NotSaved(_) => self.not_saved += 1,
             Outcome::LeftOut(_) => {}
         }
@@ -166,16 +165,18 @@ impl Report {
 
     /// Returns whether every file was copied whole.
     pub fn is_whole(&self) -> bool {
-        self.holes + self.not_saved + self.not_reached() == 0
+        self.holes + self.kept + self.not_saved + self.not_reached() == 0
     }
 
     /// Returns the sums as one line.
     pub fn line(&self) -> String {
-        let holes = self.holes;
+        let kept =
+            if self.kept > 0 { format!(", {} kept as copied earlier", self.kept) } else { String::new() };
         format!(
-            "{} saved whole ({}), {holes} with holes, {} not saved",
+            "{} saved whole ({}), {} with holes{kept}, {} not saved",
             plural(self.whole, "file"),
             human(self.whole_bytes),
+            self.holes,
             self.not_saved
         )
     }
@@ -188,6 +189,7 @@ impl Report {
             "whole": self.whole,
             "whole_bytes": self.whole_bytes,
             "with_holes": self.holes,
+            "kept": self.kept,
             "not_saved": self.not_saved,
             "not_reached": self.not_reached(),
         })
@@ -220,12 +222,13 @@ impl Report {
     }
 
     /// Returns how many files are in the directory, or are not, with those of earlier runs; each with its name in JSON.
-    fn totals(&self) -> [(&'static str, u64); 4] {
+    fn totals(&self) -> [(&'static str, u64); 5] {
         let earlier =
             |outcome: &str| self.earlier.rest.iter().filter(|file| file["outcome"] == outcome).count() as u64;
         [
             ("whole", self.whole + self.earlier.whole + earlier(WHOLE)),
             ("with_holes", self.holes + earlier(WITH_HOLES)),
+            ("kept", self.kept + earlier(KEPT)),
             ("not_saved", self.not_saved + earlier(NOT_SAVED)),
             ("not_reached", self.not_reached()),
         ]
@@ -236,6 +239,7 @@ impl Report {
 const WHOLE: &str = "whole";
 const WITH_HOLES: &str = "with-holes";
 const NOT_SAVED: &str = "not-saved";
+const KEPT: &str = "kept";
 
 /// Returns how many bytes of the disk were not read yet.
 fn untried(disk: &Disk) -> u64 {
@@ -257,7 +261,9 @@ impl Saved {
     fn words(&self) -> String {
         let mut what = match &self.outcome {
             Outcome::Whole => "saved whole".to_owned(),
-            Outcome::Kept => "saved whole by an earlier copy, from an image that had all of it".to_owned(),
+            Outcome::Kept(what) => {
+                format!("an earlier copy has data where this image has none, and was kept: {what}")
+            }
             Outcome::WithHoles(what) => what.clone(),
             Outcome::NotSaved(why) => format!("not saved: {why}"),
             Outcome::LeftOut(why) => format!("left out: {why}"),
@@ -273,7 +279,8 @@ impl Saved {
 
     fn json(&self) -> Value {
         let outcome = match self.outcome {
-            Outcome::Whole | Outcome::Kept => WHOLE,
+            Outcome::Whole => WHOLE,
+            Outcome::Kept(_) => KEPT,
             Outcome::LeftOut(_) => "left-out",
             Outcome::WithHoles(_) => WITH_HOLES,
             Outcome::NotSaved(_) => NOT_SAVED,

@@ -5,18 +5,68 @@ use std::ops::Range;
 
 use super::{Catalogue, Entry, Harm, NameAt};
 use crate::file_system::{Child, Damage, FileSystem, Kind, Name, Record, Structure, Visitor};
-use crate::loss::Loss;
+use crate::loss::{Loss, Lost};
 use crate::volume::Volume;
 
-/// The memory for names, in bytes. What comes after it is counted only.
-const MAX_NAMES: usize = 160 << 20;
-/// The number of entries that are kept; with them and the names, a catalogue stays under 256 MiB.
-const MAX_ENTRIES: usize = 2 << 20;
+/// How much a catalogue may take, in bytes. What comes after it is counted only.
+#[derive(Debug, Clone, Copy)]
+pub struct Room(usize);
+
+impl Default for Room {
+    /// Returns room for more than a million files: with what a process takes besides, less than 256 MiB.
+    fn default() -> Room {
+        Room(200 << 20)
+    }
+}
+
+impl Room {
+    /// Returns what is left when `catalogue` is kept as well.
+    pub fn without(self, catalogue: &Catalogue) -> Room {
+        let entries = catalogue.entries.iter().map(weight).sum::<usize>();
+        Room(self.0.saturating_sub(entries + names_weight(&catalogue.names, &catalogue.text)))
+    }
+}
+
+/// The largest number of lost records.
+const MAX_LOST: usize = 1 << 20;
+/// The largest number of structures.
+const MAX_STRUCTURES: usize = 64 << 10;
+
+/// Returns how many bytes an entry takes, about.
+fn weight(entry: &Entry) -> usize {
+    let harm = entry.harm.as_ref().map_or(0, |harm| {
+        let losses = harm.streams.iter().map(|(_, loss)| loss).chain([&harm.contents]);
+        let text = |damage: &Option<Damage>| match damage {
+            Some(Damage::Invalid(text)) => text.len(),
+            _ => 0,
+        };
+        let ranges: usize = losses.map(|loss| loss.ranges.len() * size_of::<Lost>()).sum();
+        size_of::<Harm>() + ranges + harm.streams.len() * 96 + text(&harm.record) + text(&harm.name)
+    });
+    size_of::<Entry>() + harm
+}
+
+fn names_weight(names: &[NameAt], text: &str) -> usize {
+    // And an index of each.
+    text.len() + names.len() * (size_of::<NameAt>() + size_of::<u32>())
+}
 
 impl Catalogue {
     /// Scans a volume. `tell` gets the number of records so far, from time to time, and returns whether to go on.
     pub fn scan(found: &dyn FileSystem, volume: &Volume<'_>, tell: &mut dyn FnMut(u64) -> bool) -> Catalogue {
+        Catalogue::scan_within(Room::default(), found, volume, tell)
+    }
+
+    /// The same with less room, because others are kept.
+    pub fn scan_within(
+        room: Room,
+        found: &dyn FileSystem,
+        volume: &Volume<'_>,
+        tell: &mut dyn FnMut(u64) -> bool,
+    ) -> Catalogue {
         let mut builder = Builder {
+            room,
+            entries_weight: 0,
             volume: *volume,
             entries: Vec::new(),
             names: Vec::new(),
@@ -37,6 +87,9 @@ impl Catalogue {
 type LostRecord = (u64, Option<bool>);
 
 struct Builder<'a> {
+    room: Room,
+    /// What the entries take, in bytes.
+    entries_weight: usize,
     volume: Volume<'a>,
     entries: Vec<Entry>,
     names: Vec<NameAt>,
@@ -61,12 +114,12 @@ impl Builder<'_> {
             self.compact();
             self.compact_at = (self.names.len() * 2).max(1 << 16);
         }
-        let used = self.text.len() + self.names.len() * size_of::<NameAt>();
+        let used = self.entries_weight + names_weight(&self.names, &self.text);
         let (Ok(text), Ok(len)) = (u32::try_from(self.text.len()), u16::try_from(name.name.len())) else {
             self.left_out += 1;
             return;
         };
-        if used > MAX_NAMES {
+        if used > self.room.0 {
             self.left_out += 1;
             return;
         }
@@ -162,7 +215,7 @@ impl Visitor for Builder<'_> {
         for name in &record.names {
             self.add_name(record.number, name, Some(record.kind));
         }
-        if self.entries.len() >= MAX_ENTRIES {
+        if self.entries_weight + names_weight(&self.names, &self.text) > self.room.0 {
             self.left_out += 1;
             return self.go_on();
         }
@@ -176,7 +229,7 @@ impl Visitor for Builder<'_> {
         }
         let (damage, name) = (record.damage, record.name_damage);
         let harmed = !contents.is_empty() || !streams.is_empty() || damage.is_some() || name.is_some();
-        self.entries.push(Entry {
+        let entry = Entry {
             number: record.number,
             handle: Some(record.handle),
             kind: Some(record.kind),
@@ -185,7 +238,9 @@ impl Visitor for Builder<'_> {
             modified: record.times.modified,
             packed: record.data.packed,
             harm: harmed.then(|| Box::new(Harm { contents, streams, record: damage, name })),
-        });
+        };
+        self.entries_weight += weight(&entry);
+        self.entries.push(entry);
         self.go_on()
     }
 
@@ -197,14 +252,14 @@ impl Visitor for Builder<'_> {
     fn lost_record(&mut self, number: u64, _: Range<u64>, used: Option<bool>, _: Damage) -> bool {
         match used {
             Some(false) => {}
-            _ if self.lost.len() < MAX_ENTRIES => self.lost.push((number, used)),
+            _ if self.lost.len() < MAX_LOST => self.lost.push((number, used)),
             _ => self.left_out += 1,
         }
         self.go_on()
     }
 
     fn structure(&mut self, structure: Structure) -> bool {
-        if self.structures.len() < MAX_ENTRIES / 16 {
+        if self.structures.len() < MAX_STRUCTURES {
             self.structures.push(structure);
         }
         self.go_on()

@@ -20,8 +20,8 @@ const MAX_DESCRIPTORS: u64 = 32;
 pub(super) struct Tree {
     /// Whether names are in UCS-2.
     pub(super) joliet: bool,
-    /// When it was made, as digits.
-    pub(super) created: [u8; 17],
+    /// When its root directory was made.
+    pub(super) created: [u8; 7],
     pub(super) label: Option<String>,
     /// The size of a block in bytes.
     pub(super) block: u64,
@@ -113,7 +113,7 @@ fn tree(bytes: &[u8], joliet: bool) -> Option<Tree> {
     let label = label.trim_end_matches(['\0', ' ']).to_owned();
     Some(Tree {
         joliet,
-        created: array(bytes, 813)?,
+        created: array(bytes, 156 + 18)?,
         label: Some(label).filter(|label| !label.is_empty()),
         block,
         blocks: u64::from(le32(bytes, 80)?),

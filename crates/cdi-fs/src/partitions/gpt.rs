@@ -7,7 +7,7 @@ use cdi_base::readable::Readable;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 use super::{MAX, Partition, Scheme, Table, le32, le64, sectors, structure, within};
-use crate::file_system::{Damage, Structure};
+use crate::file_system::Damage;
 
 static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
@@ -61,6 +61,8 @@ struct Found {
     partitions: Vec<Partition>,
     /// Why entries may be missing: some of them can be read in neither table.
     lost: Option<ReadError>,
+    /// Why some of them were read from the other table.
+    mended: Option<ReadError>,
     /// The header and the entries.
     at: Vec<Range<u64>>,
     /// Where its header says that the other one has its header, in bytes.
@@ -71,12 +73,10 @@ impl Found {
     /// Returns the first table. Its copy is read only to say whether it could be.
     fn with_copy(self, disk: &dyn Readable, sector: u64) -> Table {
         let mut table = Table { partitions: self.partitions, ..Table::new(Scheme::Gpt) };
-        table.note(TABLE, self.at, self.lost);
+        table.note(TABLE, self.at, self.lost, self.mended);
         let Some(other) = self.other else { return table };
         match read_at(disk, other, sector) {
-            Ok(Some(copy)) => {
-                table.structures.push(Structure { what: COPY.into(), at: copy.at, damage: None });
-            }
+            Ok(Some(copy)) => table.note(COPY, copy.at, None, copy.mended),
             // Of a disk that became larger or smaller since; nobody misses it.
             Ok(None) => {}
             Err(e) => {
@@ -94,7 +94,7 @@ impl Found {
         let cost = "nothing is lost: its copy at the end of the disk is used".to_owned();
         let at = sector..(2 * sector).saturating_add(ENTRIES);
         table.structures.push(structure(TABLE, at, Some((damage, cost))));
-        table.note(COPY, self.at, self.lost);
+        table.note(COPY, self.at, self.lost, self.mended);
         table
     }
 }
@@ -120,7 +120,7 @@ fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Found>, R
         return Ok(None);
     }
     let other = le64(&header, 32).checked_mul(sector);
-    let mut lost = None;
+    let (mut lost, mut mended) = (None, None);
     let entries = match sectors(disk, entries_at, count * len) {
         Ok(entries) => entries,
         Err(e) => {
@@ -131,7 +131,7 @@ fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Found>, R
                     entries.read(disk, other, part);
                 }
             }
-            lost = (!entries.lost.is_empty()).then_some(e);
+            (lost, mended) = if entries.lost.is_empty() { (None, Some(e)) } else { (Some(e), None) };
             entries.bytes
         }
     };
@@ -142,6 +142,7 @@ fn read_at(disk: &dyn Readable, at: u64, sector: u64) -> Result<Option<Found>, R
         (1..).zip(entries.chunks_exact(len)).filter_map(|(number, e)| partition(disk, number, e, sector));
     Ok(Some(Found {
         lost,
+        mended,
         partitions: partitions.collect(),
         at: vec![at..at + sector, entries_at..entries_at + (count * len) as u64],
         other,

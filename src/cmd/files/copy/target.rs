@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, FileTimes};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Kind};
-use cdi_fs::file_system::FileSystem;
+use cdi_fs::loss::Loss;
 use cdi_fs::names::safe_name;
 use cdi_image::disk::Disk;
 use nix::libc;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::mark::mark;
 use crate::cmd::files::Found;
 
 /// The file that marks a directory as one that `--copy` writes to, and says of which disk.
@@ -43,6 +44,8 @@ pub struct Target {
 /// How many files, and how many bytes, may wait for their times.
 const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 256 << 20;
+/// How much of a hole is compared with an earlier copy, in bytes.
+const MAX_COMPARED: u64 = 1 << 20;
 
 impl Target {
     /// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
@@ -111,12 +114,10 @@ impl Target {
         self.dir.join(safe)
     }
 
-    /// Reserves the path of a file, and that of the list of its holes. If its name had to be changed, or if another file has
-    /// that path, it gets the number of its record: so it has the same name the next time, whichever files are meant and known
-    /// then.
+    /// Reserves the path of a file, and that of the list of its holes. If another file has that path, it gets the number of its
+    /// record: so it has the same name the next time, whichever files are meant then.
     pub fn file(&mut self, path: &str, record: u64) -> PathBuf {
         let whole = safe_path(path);
-        let changed = whole != path;
         let (stem, suffix) = match whole.rsplit_once('.') {
             Some((stem, suffix)) if !suffix.contains('/') && !stem.is_empty() && !stem.ends_with('/') => {
                 (stem, format!(".{suffix}"))
@@ -128,7 +129,7 @@ impl Target {
         loop {
             let keys = [self.key(&name), self.key(&format!("{name}{HOLES}"))];
             let taken = |key: &u64| self.files.contains(key) || self.directories.contains(key);
-            if !(keys.iter().any(taken) || (changed && number == 1)) {
+            if !keys.iter().any(taken) {
                 self.files.extend(keys);
                 return self.dir.join(name);
             }
@@ -161,14 +162,15 @@ impl Target {
         Ok(())
     }
 
-    /// Writes a file by `fill`, which returns the list of its holes, and lets it appear under its name: after that list.
+    /// Writes a file by `fill`, which returns its holes and the list of them, and lets it appear under its name: after that
+    /// list. An earlier copy that has data there stays.
     pub fn put(
         &mut self,
         path: &Path,
         size: u64,
         times: Option<FileTimes>,
-        fill: &mut dyn FnMut(&File) -> Result<Option<Value>, Stop>,
-    ) -> Result<(), Stop> {
+        fill: &mut dyn FnMut(&File) -> Result<Option<(Loss, Value)>, Stop>,
+    ) -> Result<Put, Stop> {
         if let Some(above) = path.parent() {
             self.make(above).map_err(|e| Stop::of(e, path))?;
         }
@@ -180,7 +182,11 @@ impl Target {
             let holes = fill(&file)?;
             drop(file);
             let list = holes_of(path);
-            if let Some(holes) = &holes {
+            if holes.as_ref().is_some_and(|(loss, _)| self.has_more(path, loss)) {
+                fs::remove_file(&partial).map_err(stop)?;
+                return Ok(Put::Kept);
+            }
+            if let Some((_, holes)) = &holes {
                 // Another name than that of the file's own data.
                 let partial = self.dir.join(format!("{PARTIAL}{HOLES}"));
                 let written = write_new(&partial, format!("{holes:#}\n").as_bytes())
@@ -189,22 +195,25 @@ impl Target {
             }
             fs::rename(&partial, path).map_err(stop)?;
             if holes.is_some() {
-                return Ok(());
+                return Ok(Put::Written);
             }
             match fs::remove_file(&list) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Stop::of(e, &list)),
-                _ => Ok(()),
+                _ => Ok(Put::Written),
             }
         };
-        put().inspect_err(|_| {
+        let done = put().inspect_err(|_| {
             let _ = fs::remove_file(&partial);
         })?;
+        if done == Put::Kept {
+            return Ok(done);
+        }
         self.unsynced.extend(times.map(|times| (path.to_owned(), times)));
         self.unsynced_bytes += size;
         if self.unsynced.len() >= MAX_FILES || self.unsynced_bytes >= MAX_BYTES {
-            return self.sync().map_err(Stop::All);
+            self.sync().map_err(Stop::All)?;
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Waits until the files so far are on the disk, and gives them their times: a file whose contents a power failure took has
@@ -255,6 +264,21 @@ impl Target {
         })
     }
 
+    /// Returns whether an earlier copy of a file has data where this one is to have holes: it is of an image that had more of
+    /// the disk, or of one that did not say what is bad.
+    pub fn has_more(&self, path: &Path, loss: &Loss) -> bool {
+        let how = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        let Ok(mut before) = how else { return false };
+        loss.ranges.iter().any(|lost| {
+            let mut there = Vec::new();
+            let most = (lost.file.end - lost.file.start).min(MAX_COMPARED);
+            let read = before
+                .seek(SeekFrom::Start(lost.file.start))
+                .and_then(|_| Read::by_ref(&mut before).take(most).read_to_end(&mut there));
+            read.is_ok() && there.iter().any(|byte| *byte != 0)
+        })
+    }
+
     /// Returns whether a file was copied whole before, and has not changed since.
     pub fn has(&self, path: &Path, size: u64, modified: Option<SystemTime>) -> bool {
         let Ok(before) = fs::symlink_metadata(path) else { return false };
@@ -271,37 +295,6 @@ impl Target {
     }
 }
 
-/// Returns the mark of a directory with copies of this disk, and the names of the directories of volumes; None if it has files
-/// of another disk. An image may know more of its disk than it did before: then names stay as they were.
-fn mark(before: &Value, disk: &Disk, volumes: &[Found]) -> Option<(Value, BTreeMap<u64, String>)> {
-    let same = |before: &Value, now: &Value| before.is_null() || now.is_null() || before == now;
-    let (size, serial) = (json!(disk.size()), json!(disk.metadata().serial));
-    if !same(&before["size_bytes"], &size) || !same(&before["serial"], &serial) {
-        return None;
-    }
-    let mut known: Map<String, Value> = before["volumes"].as_object().cloned().unwrap_or_default();
-    for volume in volumes.iter().filter(|v| v.catalogue.is_some()) {
-        let id = json!(volume.file_system().and_then(FileSystem::id));
-        let key = volume.part.range.start.to_string();
-        let titles = || known.values().filter_map(|one| one["title"].as_str());
-        let title = match titles().any(|title| title == volume.title) {
-            true => format!("{}-{key}", volume.title),
-            false => volume.title.clone(),
-        };
-        let one = known.entry(key).or_insert_with(|| json!({ "title": title, "id": id }));
-        if !same(&one["id"], &id) {
-            return None;
-        }
-        if !id.is_null() {
-            one["id"] = id;
-        }
-    }
-    let title = |(key, one): (&String, &Value)| Some((key.parse().ok()?, one["title"].as_str()?.to_owned()));
-    let titles = known.iter().filter_map(title).collect();
-    let serial = if serial.is_null() { before["serial"].clone() } else { serial };
-    Some((json!({ "size_bytes": size, "serial": serial, "volumes": known }), titles))
-}
-
 /// Makes a file, in place of one that an earlier run left behind.
 fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
@@ -315,9 +308,21 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_new(path)?.write_all(bytes)
 }
 
-/// Returns a path below a directory whose components are safe.
+/// Returns a path below a directory whose components are safe. Names that had to be changed for it get a number that is made of
+/// what they were: so two of them are never one, whichever of them are known.
 fn safe_path(path: &str) -> String {
-    path.split('/').map(safe_name).collect::<Vec<_>>().join("/")
+    let safe = |name: &str| {
+        let safe = safe_name(name);
+        if safe == name {
+            return safe;
+        }
+        let number = xxh3_64(name.as_bytes()) & 0xFF_FFFF;
+        match safe.rsplit_once('.') {
+            Some((stem, suffix)) if !stem.is_empty() => format!("{stem} ({number:06x}).{suffix}"),
+            _ => format!("{safe} ({number:06x})"),
+        }
+    };
+    path.split('/').map(safe).collect::<Vec<_>>().join("/")
 }
 
 /// Returns the path of the list of holes of a damaged file.
@@ -325,6 +330,15 @@ pub fn holes_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(HOLES);
     path.with_file_name(name)
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was written.
+    Written,
+    /// An earlier copy has data in its holes, and stays.
+    Kept,
 }
 
 /// Why a file was not written.

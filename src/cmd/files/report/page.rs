@@ -7,7 +7,7 @@ use cdi_base::units::{human, plural};
 use cdi_image::disk::Disk;
 use cdi_image::metadata::rfc3339;
 
-use super::{NOT_SAVED, Report, Saved, WITH_HOLES, untried};
+use super::{KEPT, NOT_SAVED, Report, Saved, WITH_HOLES, untried};
 use crate::cmd::files::Found;
 use crate::cmd::files::list::contents_text;
 
@@ -27,11 +27,12 @@ impl Report {
         let rows = [
             ("Saved whole", "whole"),
             ("Saved with holes: part of the file is missing", "holes"),
+            ("Kept as an earlier copy has them: part of them is missing in this image", "kept"),
             ("Not saved", "lost"),
             ("Not reached: the copy was interrupted", "lost"),
         ];
         for ((what, class), (_, count)) in rows.into_iter().zip(self.totals()) {
-            if count == 0 && class == "lost" {
+            if count == 0 && matches!(class, "kept" | "lost") {
                 continue;
             }
             let _ = writeln!(page, "<tr class=\"{class}\"><td>{what}</td><td>{count}</td></tr>");
@@ -66,7 +67,7 @@ impl Report {
             for file in self.rest.iter().map(Saved::json).chain(self.earlier.rest.iter().cloned()) {
                 let text = |key: &str| escape(file[key].as_str().unwrap_or_default());
                 let class = match file["outcome"].as_str() {
-                    Some(WITH_HOLES) => "holes",
+                    Some(WITH_HOLES | KEPT) => "holes",
                     Some(NOT_SAVED) => "lost",
                     _ => "whole",
                 };
@@ -94,7 +95,7 @@ impl Report {
 const STYLE: &str = "body{font:15px/1.4 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}\
 table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc;overflow-wrap:anywhere}\
 .sums td+td{text-align:right;font-weight:bold}.whole td:first-child{border-left:.5em solid #2a2}\
-.holes td:first-child{border-left:.5em solid #e90}.lost td:first-child{border-left:.5em solid #c22}";
+.holes td:first-child,.kept td:first-child{border-left:.5em solid #e90}.lost td:first-child{border-left:.5em solid #c22}";
 
 /// Returns the date and the time, to the minute.
 fn date() -> String {
