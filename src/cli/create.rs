@@ -6,9 +6,7 @@ use std::time::Duration;
 use cdi_base::units::parse_size;
 use clap::Args;
 
-use super::values::{
-    CodecName, FirstName, HashName, OnlyName, chunk_size, duration, first, passes, sector_size,
-};
+use super::values::{CodecName, FirstName, HashName, chunk_size, duration, first, only, passes, sector_size};
 use super::{OpenArgs, Overwrite};
 
 /// The arguments of `create`.
@@ -116,9 +114,11 @@ pub struct Rescue {
     /// default is metadata and then what is used, once the disk has shown an error or is slow.
     #[arg(long, value_name = "WHAT", value_parser = first, value_delimiter = ',')]
     pub first: Vec<FirstName>,
-    /// Leave out everything else, such as free space
-    #[arg(long, value_name = "WHAT", value_enum)]
-    pub only: Option<OnlyName>,
+    /// Read only what is 'used', or the files that match a pattern, and the metadata; may be repeated
+    ///
+    /// Free space, or everything but those files, is left out. What is in --first is read before.
+    #[arg(long, value_name = "WHAT", value_parser = only, value_delimiter = ',')]
+    pub only: Vec<FirstName>,
     /// Read the disk in the order of its sectors, whatever happens
     #[arg(long, conflicts_with_all = ["first", "only"])]
     pub in_order: bool,

@@ -22,7 +22,7 @@ pub use mount::{
     Access, Attach, DesktopArgs, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads, Serve, Stats, Unmount,
 };
 pub use service::{Demo, Service, ServiceVerb};
-pub use values::{Bad, ErrnoName, FirstName, OnlyName, Suspect, Via, With};
+pub use values::{Bad, ErrnoName, FirstName, Suspect, Via, With};
 
 /// The heading of the options that all verbs have.
 const GENERAL: &str = "General options";

@@ -42,6 +42,17 @@ pub enum FirstName {
     Pattern(String),
 }
 
+impl FirstName {
+    /// Returns it as it is written.
+    pub fn text(&self) -> &str {
+        match self {
+            FirstName::Metadata => "metadata",
+            FirstName::Used => "used",
+            FirstName::Pattern(text) => text,
+        }
+    }
+}
+
 /// Parses what is read first.
 pub(crate) fn first(text: &str) -> Result<FirstName, String> {
     match text {
@@ -52,11 +63,12 @@ pub(crate) fn first(text: &str) -> Result<FirstName, String> {
     }
 }
 
-/// What alone of a disk is read.
-#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub enum OnlyName {
-    /// what is not free, as far as the file systems say
-    Used,
+/// Parses what alone is read.
+pub(crate) fn only(text: &str) -> Result<FirstName, String> {
+    match first(text)? {
+        FirstName::Metadata => Err("expected 'used', or a pattern such as '*.jpg'".into()),
+        name => Ok(name),
+    }
 }
 
 /// The name of a hash.

@@ -207,7 +207,7 @@ fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, 
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
         rescue::End::Stopped => {
-            let hint = format!("{}; to go on: {}", Saved::All, summary::command(args, "cdi create --resume"));
+            let hint = format!("{}; to go on: {}", Saved::All, summary::command(args, &args.rescue.only, "cdi create --resume"));
             Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(hint))
         }
         rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")

@@ -518,6 +518,17 @@ tests!(
         lab.cdi(["create", "disk.raw", "a.cdimg", "--resume"]).ends(0);
         lab.cdi(["extract", "a.cdimg", "y.raw"]).ends(0);
         assert!(lab.read("y.raw") == bytes);
+        // Only some files.
+        let ran = lab.cdi(["create", "disk.raw", "c.cdimg", "--only", "*.jpg", "--only", "nothing*"]).ends(4);
+        assert!(
+            ran.err.contains("no file matches 'nothing*'") && !ran.err.contains("'*.jpg'"),
+            "{}",
+            ran.err
+        );
+        let (found, all) = rescued(&lab, "c.cdimg", &files, "jpg");
+        assert_eq!(found, all);
+        let (found, all) = rescued(&lab, "c.cdimg", &files, "txt");
+        assert!(found < all / 4, "{found} of {all}");
         // What was read for which reason is in the image.
         let events = lab.cdi(["info", "--events", "--json", "a.cdimg"]).ends(0).json();
         let stages: Vec<_> =

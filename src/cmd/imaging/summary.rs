@@ -11,7 +11,7 @@ use cdi_image::badmap::Status;
 use serde_json::json;
 
 use super::super::create::stored_hash_lines;
-use crate::cli::Create;
+use crate::cli::{Create, FirstName};
 use crate::ui::Ui;
 use crate::ui::imaging::{left, stages, statuses};
 
@@ -34,6 +34,7 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "read_bytes": view.read,
         "failed_reads": view.errors,
         "stages": stages(view),
+        "unmatched": view.unmatched,
         "files": view.files.map(|files| json!({
             "whole": files.whole,
             "known": files.known,
@@ -76,12 +77,19 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         }
     }
     if let Some(bytes) = view.left_out.filter(|bytes| *bytes > 0) {
-        let why = "--only used: the file systems say that they are free, or they are in no partition";
+        let why = if args.rescue.only.contains(&FirstName::Used) {
+            "--only used: the file systems say that they are free, or they are in no partition"
+        } else {
+            "--only"
+        };
         ui.message(format!("{} were left out ({why})", human(bytes)));
     }
     let outside = outside.saturating_sub(view.left_out.unwrap_or(0));
     if outside > 0 {
         ui.message(format!("{} are missing outside the part that was to be read", human(outside)));
+    }
+    for pattern in &view.unmatched {
+        ui.warning(format!("no file matches '{pattern}'"));
     }
     what_next(args, ended, ui);
 }
@@ -96,11 +104,18 @@ fn rescued(rescued: u64, wanted: u64) -> String {
     format!("{} of {} rescued ({percent}), {} left", human(rescued), human(wanted), human(wanted - rescued))
 }
 
-/// Returns the command that continues this image. `command` is its beginning.
-pub(super) fn command(args: &Create, command: &str) -> String {
+/// Returns the command that continues this image, and leaves out all but `only`. `command` is its beginning.
+pub(super) fn command(args: &Create, only: &[FirstName], command: &str) -> String {
     let (source, image) = (args.source.display().to_string(), args.image.display().to_string());
-    let force = if args.force { " --force" } else { "" };
-    format!("{command}{force} {} {}", quoted(&source), quoted(&image))
+    let mut options = if args.force { " --force".to_owned() } else { String::new() };
+    // The image does not store them.
+    for (option, names) in [("--first", &args.rescue.first[..]), ("--only", only)] {
+        names.iter().for_each(|name| options += &format!(" {option} {}", quoted(name.text())));
+    }
+    if args.rescue.in_order {
+        options += " --in-order";
+    }
+    format!("{command}{options} {} {}", quoted(&source), quoted(&image))
 }
 
 /// Prints the commands that may get more of the disk.
@@ -117,7 +132,8 @@ fn what_next(args: &Create, ended: &rescue::Ended, ui: &Ui) {
         return;
     }
     if missing(untried) {
-        ui.message(format!("to go on: {}", command(args, "cdi create --resume")));
+        // With what --only left out.
+        ui.message(format!("to go on: {}", command(args, &[], "cdi create --resume")));
     }
     if missing(|status| status == Status::Bad) {
         let sectors = &ended.made.metadata;
@@ -127,11 +143,16 @@ fn what_next(args: &Create, ended: &rescue::Ended, ui: &Ui) {
         } else {
             String::new()
         };
-        ui.message(format!("to retry the bad sectors{why}: {}", command(args, "cdi create --resume -r3")));
+        ui.message(format!(
+            "to retry the bad sectors{why}: {}",
+            command(args, &args.rescue.only, "cdi create --resume -r3")
+        ));
     }
     if ended.made.missing_bytes > 0 {
         let image = quoted(&args.image.display().to_string());
-        ui.message(format!("to see where they are: cdi map {image}"));
+        ui.message(format!(
+            "to see where they are: cdi map {image}; which files are damaged: cdi files {image}"
+        ));
     }
 }
 

@@ -47,6 +47,8 @@ pub struct View {
     pub reading: Option<Instant>,
     /// What is read first, in order: the stages so far.
     pub stages: Vec<Stage>,
+    /// Patterns of which no file has contents.
+    pub unmatched: Vec<String>,
     /// Whether the last of these is being read.
     pub(super) in_stage: bool,
     /// The start of the scan of the image for what to read next, if that is being done.
@@ -75,6 +77,7 @@ impl View {
             last_good: now,
             reading: None,
             stages: Vec::new(),
+            unmatched: Vec::new(),
             in_stage: false,
             scanning: None,
             files: None,

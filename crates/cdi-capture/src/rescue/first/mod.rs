@@ -56,7 +56,7 @@ pub struct Order {
     pub first: Vec<First>,
     /// Whether `first` applies only once the disk has shown an error or is slow, if there is a file system on it.
     pub in_trouble_only: bool,
-    /// Whether everything else is left out.
+    /// Whether everything else is left out: all but the metadata and what is in `first`.
     pub only: bool,
 }
 

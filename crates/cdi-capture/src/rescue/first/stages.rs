@@ -140,12 +140,16 @@ impl Reader {
     fn begin_next(&mut self) -> Result<bool, CoordinatorGone> {
         let Some(first) = self.stages.next.pop_front() else { return Ok(self.begin_last()) };
         let Some(Survey { mut ranges, .. }) = self.survey(&first)? else { return Ok(self.begin_last()) };
+        if matches!(first, First::Files { .. }) && ranges.get().is_empty() {
+            lock(&self.view).unmatched.push(first.name().to_owned());
+        }
         self.stages.covered.add_all(ranges.clone());
-        let used = matches!(first, First::Used);
-        let part = if used { &mut self.stages.covered } else { &mut ranges };
+        let last = self.stages.order.only && self.stages.next.is_empty();
+        let all = last || matches!(first, First::Used);
+        let part = if all { &mut self.stages.covered } else { &mut ranges };
         let total = part.bytes_within(&self.passes.plan().domain);
         let any = self.passes.begin_part(part.get(), Some(0));
-        if used && self.stages.order.only {
+        if last {
             let left_out = self.passes.leave_out_the_rest();
             let mut view = lock(&self.view);
             (view.wanted, view.left_out) = (total, Some(left_out));
