@@ -94,6 +94,7 @@ tests!(
                     "loss",
                     "contents",
                     "signatures",
+                    "suffix",
                     "fat",
                     "exfat",
                     "iso9660",

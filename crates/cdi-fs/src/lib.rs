@@ -30,5 +30,6 @@ pub mod search;
 mod signatures;
 #[cfg(test)]
 mod skip;
+mod suffix;
 pub mod volume;
 pub mod volumes;

@@ -2,26 +2,25 @@
 //!
 //! A directory begins with an entry of itself and one of the directory above, so the first bytes of such a chain say whether it
 //! is one. Where the table is lost in every copy, what belongs to nothing may be in use; and a directory may be cut: then its
-//! other clusters are found by what is in them. What is not a directory is counted.
+//! other clusters are found by what is in them. What is not a directory is a file whose entry is lost, or a part of one.
 
 use std::ops::ControlFlow;
 
-use super::clusters::{Bits, Chain, Follower};
+use super::clusters::{Bits, Chain, Follower, Heap};
 use super::record::{go_on, index_of};
 use super::scan::Scan;
 use super::slots::SLOT;
 use super::table::Link;
 use super::{Fat, beyond};
 use crate::bytes::{le16, le32};
-use crate::file_system::{Damage, Kind, Record, Structure};
+use crate::file_system::{Damage, Data, Kind, Name, Place, Record, Structure};
+use crate::suffix;
 use crate::volume::Volume;
 
 /// The most directories in each other that are looked for: more are damage of another kind.
 const MAX_DEPTH: usize = 256;
 /// The most clusters without an entry in the table that are looked at in a row in vain.
 const MAX_MISSES: u32 = 64 << 10;
-/// The most places of chains that are reported.
-const MAX_PLACES: usize = 1 << 16;
 
 /// Reports the directories that can be found, and what is in them; then how much is left.
 pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
@@ -47,7 +46,7 @@ pub(super) fn find(scan: &mut Scan<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     })?;
     parts(scan)?;
-    count(scan)
+    files(scan)
 }
 
 /// Reports parts of directories.
@@ -139,32 +138,30 @@ fn each(
     ControlFlow::Continue(())
 }
 
-/// Counts what belongs to nothing.
-fn count(scan: &mut Scan<'_>) -> ControlFlow<()> {
-    let (heap, size) = (scan.fat.boot.heap, scan.volume.size());
+/// Reports what belongs to nothing.
+fn files(scan: &mut Scan<'_>) -> ControlFlow<()> {
+    let heap = scan.fat.boot.heap;
     let (mut chains, mut clusters) = (0u64, 0u64);
-    let mut at = Vec::new();
     each(scan, false, &mut |scan, first| {
         let chain: Chain = scan.follower.whole(first, u64::from(heap.count), false);
         chains += 1;
         clusters += chain.clusters;
-        if at.len() + chain.runs.len() < MAX_PLACES {
-            at.extend(chain.ranges(&heap, size));
-        }
-        ControlFlow::Continue(())
+        let record = file(&scan.volume, &heap, first, chain);
+        go_on(scan.visitor.record(record))
     })?;
     if chains == 0 {
         return ControlFlow::Continue(());
     }
     let bytes = cdi_base::units::human(clusters.saturating_mul(heap.cluster));
     let cost = format!(
-        "{}, {bytes}: files whose entries are lost, or parts of files",
+        "{}, {bytes}, in lost+found/unknown: files whose entries are lost, or parts of files",
         cdi_base::units::plural(chains, "chain")
     );
     let damage = Damage::Invalid("clusters are in use and belong to no file that was found".into());
     go_on(scan.visitor.structure(Structure {
         what: "clusters without a file".into(),
-        at,
+        // Of their own records.
+        at: Vec::new(),
         damage: Some((damage, cost)),
     }))
 }
@@ -184,11 +181,28 @@ pub(super) fn record(
     if at == start + 1 && beyond::is_part(volume, &heap, fat.is_32(), cluster) {
         return Ok(part(volume, follower, start, cluster));
     }
+    if at == start + 2 {
+        let chain = follower.whole(cluster, u64::from(heap.count), true);
+        return Ok(file(volume, &heap, cluster, chain));
+    }
     let bytes = volume.read(start, 64)?;
     if at != start || above(&bytes, cluster, fat.is_32()).is_none() {
         return Err(nothing());
     }
     Ok(directory(volume, follower, at, cluster))
+}
+
+/// Returns the record of a file whose entry is lost. Its number is that of no entry: the third byte of its first cluster.
+fn file(volume: &Volume<'_>, heap: &Heap, first: u32, chain: Chain) -> Record {
+    let number = heap.at(first) + 2;
+    let mut record = Record::new(number, Kind::File);
+    let (runs, _) = chain.contents(heap, volume.size());
+    let name = format!("{number}{}", suffix::at(volume, heap.at(first)));
+    record.names = vec![Name { parent: u64::MAX, name }];
+    record.data = Data { size: runs.iter().map(|run| run.len).sum(), place: Place::Runs(runs), packed: None };
+    let text = "its directory entry is lost: its name, its time, and where it ends in its last cluster";
+    record.damage = Some(Damage::Invalid(text.into()));
+    record
 }
 
 /// Returns the record of a part of a directory. Its number is that of no entry: the second byte of the cluster.

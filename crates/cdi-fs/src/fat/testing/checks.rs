@@ -140,8 +140,17 @@ impl Known {
                 assert!(parts.iter().all(|part| is.contains(part)), "{child} is {is}");
             }
         }
+        // So may a file: all of it is of one.
+        let is_nameless = |r: &Record| r.names.first().is_some_and(|name| name.parent == u64::MAX);
+        for record in there.values().filter(|r| is_nameless(r)) {
+            let sectors = runs(record).iter().filter_map(|run| Some((run.volume? / 512, run.len / 512)));
+            let of: BTreeSet<_> =
+                sectors.flat_map(|(at, len)| at..at + len).filter_map(|s| self.owners.get(&s)).collect();
+            assert!(of.len() <= 1 && record.damage.is_some(), "{what:?}: {} is of {of:?}", record.number);
+        }
         // A directory whose entry is lost may be found without a name.
-        for (number, _) in there.iter().filter(|(_, r)| r.kind != Kind::Directory || !r.names.is_empty()) {
+        let is_named = |r: &Record| !is_nameless(r) && (r.kind != Kind::Directory || !r.names.is_empty());
+        for (number, _) in there.iter().filter(|(_, r)| is_named(r)) {
             assert!(
                 self.records.contains_key(number),
                 "{what:?}: {number} was not there: {:?}",
