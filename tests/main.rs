@@ -13,6 +13,7 @@ mod c_interface;
 mod cleanup_after_death;
 mod cli;
 mod coexistence;
+mod copied_files;
 mod crash_consistency;
 mod device;
 mod docs;
@@ -55,6 +56,7 @@ const MODULES: &[&[Test]] = &[
     device::TESTS,
     docs::TESTS,
     evidence::TESTS,
+    copied_files::TESTS,
     files::TESTS,
     filesystem::TESTS,
     interrupted_imaging::TESTS,

@@ -91,13 +91,22 @@ fn entries(catalogue: &Catalogue) -> impl Iterator<Item = &Entry> {
     catalogue.entries().iter().filter(|e| !e.internal && e.number != catalogue.root())
 }
 
+/// A symbolic link to be made.
+struct Link {
+    place: PathBuf,
+    target: Vec<u8>,
+    saved: Saved,
+    /// Whether it is counted: other names of the same link are not, if they can be made.
+    counts: bool,
+}
+
 struct Copier<'a> {
     disk: &'a Disk,
     target: Target,
     /// Times of directories, which are set last: copying into one changes its time.
     times: Vec<(PathBuf, SystemTime)>,
     /// Symbolic links, which are made last: nothing is ever written through one.
-    links: Vec<(PathBuf, Vec<u8>, Option<Saved>)>,
+    links: Vec<Link>,
     only_whole: bool,
     interrupt: &'a Interrupt,
     progress: Progress,
@@ -204,10 +213,11 @@ impl Copier<'_> {
             self.report.add(saved);
             return Ok(());
         };
-        for (_, other) in others {
-            self.links.push((other.clone(), target.clone(), None));
+        for (path, other) in others {
+            let saved = Saved::of(&found.title, path, entry.size, saved.state);
+            self.links.push(Link { place: other.clone(), target: target.clone(), saved, counts: false });
         }
-        self.links.push((place.to_owned(), target, Some(saved)));
+        self.links.push(Link { place: place.to_owned(), target, saved, counts: true });
         Ok(())
     }
 
@@ -319,14 +329,13 @@ impl Copier<'_> {
 
     /// Makes the symbolic links, and sets the times of directories.
     fn finish(&mut self) -> Result<(), Error> {
-        for (path, link, saved) in std::mem::take(&mut self.links) {
-            let outcome = match self.target.link(&path, Path::new(OsStr::from_bytes(&link))) {
+        for Link { place, target, mut saved, counts } in std::mem::take(&mut self.links) {
+            saved.outcome = match self.target.link(&place, Path::new(OsStr::from_bytes(&target))) {
                 Ok(()) => Outcome::Whole,
                 Err(Stop::File(why)) => Outcome::NotSaved(why),
                 Err(Stop::All(e)) => return Err(e),
             };
-            if let Some(mut saved) = saved {
-                saved.outcome = outcome;
+            if counts || saved.outcome != Outcome::Whole {
                 self.report.add(saved);
             }
         }
