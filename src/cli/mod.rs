@@ -57,6 +57,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one
 pub enum Verb {
     /// Image a disk that may be failing, or convert another image to .cdimg
     Create(Create),

@@ -169,7 +169,7 @@ impl Target {
         path: &Path,
         size: u64,
         times: Option<FileTimes>,
-        fill: &mut dyn FnMut(&File) -> Result<Option<(Loss, Value)>, Stop>,
+        fill: &mut dyn FnMut(&File) -> Result<Option<Holes>, Stop>,
     ) -> Result<Put, Stop> {
         if let Some(above) = path.parent() {
             self.make(above).map_err(|e| Stop::of(e, path))?;
@@ -331,6 +331,9 @@ pub fn holes_of(path: &Path) -> PathBuf {
     name.push(HOLES);
     path.with_file_name(name)
 }
+
+/// What a file has lost, and the list of it that is written next to it.
+pub type Holes = (Loss, Value);
 
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
