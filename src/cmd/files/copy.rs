@@ -71,6 +71,11 @@ pub fn copy(
     }
     let hides_nothing = rest.is_empty() && volumes.iter().all(|volume| volume.hides_nothing(disk));
     let whole = report.is_whole() && !harmed && hides_nothing;
+    if report.is_whole() && harmed {
+        ui.warning(
+            "a directory, a name or another stream of a file is not whole: see 'cdi files', or the report",
+        );
+    }
     if report.is_whole() && !hides_nothing {
         ui.warning("there may be files that nothing is known of: see 'cdi files', or the report");
     }
