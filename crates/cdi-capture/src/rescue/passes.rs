@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
 
+mod bands;
+mod copying;
 mod part;
 
+use bands::Bands;
 pub use part::Position;
 
 use super::areas::{Areas, Direction};
@@ -53,6 +56,8 @@ pub struct Passes {
     rate: Rate,
     /// The rest of the block that is being trimmed, and the edge at which it is trimmed.
     trimmed: Option<(Range<u64>, Edge)>,
+    /// The bands of a dead head, as far as they are known.
+    bands: Bands,
     health: DriveHealth,
     changes: Vec<BadRange>,
 }
@@ -82,6 +87,7 @@ impl Passes {
             slow_skip: 0,
             rate: Rate::default(),
             trimmed: None,
+            bands: Bands::default(),
             health,
             changes: Vec::new(),
         };
@@ -133,6 +139,7 @@ impl Passes {
         loop {
             let range = match self.pass {
                 Pass::Copying(pass) => self.next_copying(pass),
+                Pass::Sweeping => self.next_by_units(Status::NonTried, self.size),
                 Pass::Trimming => self.next_trimming(),
                 Pass::Scraping => self.next_by_units(Status::NonScraped, self.plan.unit),
                 Pass::Retrying(_) => self.next_by_units(Status::Bad, self.plan.sector),
@@ -152,15 +159,18 @@ impl Passes {
         let any = |status| self.areas.bytes(status) > 0;
         loop {
             (self.pass, self.direction) = match self.pass {
-                Pass::Copying(n @ 0..=4) => (Pass::Copying(n + 1), self.direction.turned()),
+                Pass::Copying(n @ 0..=3) => (Pass::Copying(n + 1), self.direction.turned()),
                 Pass::Copying(_) => (Pass::Trimming, base),
+                // Then what fails in it is trimmed.
+                Pass::Trimming if any(Status::NonTried) => (Pass::Sweeping, base),
+                Pass::Sweeping => (Pass::Trimming, base),
                 Pass::Trimming => (Pass::Scraping, base),
                 Pass::Scraping => (Pass::Retrying(1), base),
                 Pass::Retrying(n) => (Pass::Retrying(n + 1), self.direction.turned()),
                 Pass::Finished => return,
             };
             let useful = match self.pass {
-                Pass::Copying(_) => any(Status::NonTried),
+                Pass::Copying(_) | Pass::Sweeping => any(Status::NonTried),
                 Pass::Trimming => plan.trim && any(Status::NonTrimmed),
                 Pass::Scraping => plan.scrape && any(Status::NonScraped),
                 Pass::Retrying(n) if !any(Status::Bad) || self.retries.is_some_and(|max| n > max) => {
@@ -178,6 +188,7 @@ impl Passes {
             Direction::Backwards => u64::MAX,
         };
         (self.skip, self.slow_skip, self.trimmed) = (0, 0, None);
+        self.bands.give_up();
     }
 
     /// Returns the next piece of at most `len` bytes of the rest of `area`. Pieces are split at multiples of `len`.
@@ -191,24 +202,6 @@ impl Passes {
                 let end = area.end.min(self.at);
                 ((end - 1) / len * len).max(area.start)..end
             }
-        }
-    }
-
-    fn next_copying(&mut self, pass: u8) -> Option<Range<u64>> {
-        loop {
-            let area = self.areas.find(Status::NonTried, self.at, self.direction)?;
-            let piece = self.piece(&area, self.size);
-            // Passes 3 and 4 read the areas that were skipped because they were slow: these are next to finished areas.
-            let neighbour = match self.direction {
-                Direction::Forwards => piece.start.checked_sub(1),
-                Direction::Backwards => Some(piece.end),
-            };
-            let next_to_unfinished = neighbour.is_some_and(|at| self.areas.around(at).is_some());
-            if (pass == 3 || pass == 4) && next_to_unfinished {
-                self.skip_area(&area);
-                continue;
-            }
-            return Some(piece);
         }
     }
 
@@ -227,12 +220,12 @@ impl Passes {
                 Some(block) => block,
                 None => {
                     let area = self.areas.find(Status::NonTrimmed, self.at, self.direction)?;
-                    // An edge next to a bad sector has been found already.
-                    let found = area.start.checked_sub(1).is_some_and(|at| self.is_bad(at));
-                    (area.start..area.end, if found { Edge::Trailing } else { Edge::Leading })
+                    // An edge next to what could not be read either has been found already, or is none.
+                    let leading = area.start.checked_sub(1).is_some_and(|at| self.is_finished(at));
+                    (area.start..area.end, if leading { Edge::Leading } else { Edge::Trailing })
                 }
             };
-            let found = edge == Edge::Trailing && self.is_bad(block.end);
+            let found = edge == Edge::Trailing && !self.is_finished(block.end);
             if block.is_empty() || found {
                 self.end_trimming(block);
                 continue;
@@ -245,8 +238,9 @@ impl Passes {
         }
     }
 
-    fn is_bad(&self, at: u64) -> bool {
-        self.areas.around(at).is_some_and(|area| area.status == Status::Bad)
+    /// Returns whether byte `at` of the disk is finished, or not to be read.
+    fn is_finished(&self, at: u64) -> bool {
+        at < self.plan.size && self.areas.around(at).is_none() && self.later.around(at).is_none()
     }
 
     /// Finishes trimming a block: its rest must be scraped.
@@ -268,7 +262,8 @@ impl Passes {
 
     /// Extends `read` up to `to`, the end of a hole in the source, if the pass allows that. Returns the extended read.
     pub fn stretched(&self, read: &Read, to: u64) -> Read {
-        let copying = matches!(self.pass, Pass::Copying(_)) && self.direction == Direction::Forwards;
+        let copying =
+            matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) && self.direction == Direction::Forwards;
         let area = self.areas.around(read.range.start).filter(|_| copying && !read.check);
         let to = to.min(read.range.start.saturating_add(MAX_HOLE));
         let end = area.map_or(read.range.end, |area| area.end.min(to).max(read.range.end));
@@ -292,7 +287,7 @@ impl Passes {
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
         let status = match self.pass {
-            Pass::Copying(_) => Status::NonTrimmed,
+            Pass::Copying(_) | Pass::Sweeping => Status::NonTrimmed,
             _ => Status::Bad,
         };
         for area in self.areas.within(good.end..end) {
@@ -301,6 +296,7 @@ impl Passes {
         }
         match self.pass {
             Pass::Copying(pass) => self.record_copy(pass, &read.range, failed, rate),
+            Pass::Sweeping => self.record_copy(5, &read.range, failed, rate),
             Pass::Trimming => self.record_trim(&read.range, failed),
             _ => self.advance(&read.range),
         }
@@ -311,65 +307,6 @@ impl Passes {
             Direction::Forwards => range.end,
             Direction::Backwards => range.start,
         };
-    }
-
-    /// Updates position, read size and skips after a read of a copying pass.
-    fn record_copy(&mut self, pass: u8, read: &Range<u64>, failed: bool, rate: Option<u64>) {
-        self.advance(read);
-        let skip = if failed {
-            (self.clean, self.size) = (0, self.plan.cluster);
-            let (min, max) = self.skips();
-            self.skip = if self.skip == 0 { min } else { (self.skip * 2).min(max) };
-            self.skip
-        } else {
-            self.skip = 0;
-            self.clean += read.end - read.start;
-            if self.clean >= CLEAN {
-                self.size = (self.size * 2).min(self.plan.most);
-            }
-            self.slow_skip_size(pass, rate)
-        };
-        match pass {
-            1 => {
-                self.at = match self.direction {
-                    Direction::Forwards => self.at.saturating_add(skip),
-                    Direction::Backwards => self.at.saturating_sub(skip),
-                }
-            }
-            2..=4 if skip > 0 => {
-                // Leave the rest of the block for a later pass.
-                let rest = match self.direction {
-                    Direction::Forwards => Some(read.end),
-                    Direction::Backwards => read.start.checked_sub(1),
-                };
-                let rest = rest.and_then(|at| self.areas.around(at));
-                if let Some(rest) = rest.filter(|rest| rest.status == Status::NonTried) {
-                    self.skip_area(&rest);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Returns the first skip size after an error, and the maximum, in bytes.
-    fn skips(&self) -> (u64, u64) {
-        let whole = |bytes: u64| bytes.next_multiple_of(self.plan.cluster);
-        let min = whole((self.plan.size / 100_000).max(self.plan.cluster));
-        (min, whole(self.plan.size / 100).max(min))
-    }
-
-    /// Returns the number of bytes to skip because reads are slow.
-    fn slow_skip_size(&mut self, pass: u8, rate: Option<u64>) -> u64 {
-        let Some(rate) = rate.filter(|_| pass <= 2 && self.rate.total.1 >= SETTLE) else { return 0 };
-        let min_rate = self.plan.min_rate.unwrap_or_else(|| per_second(self.rate.total) / 10);
-        if rate >= min_rate {
-            self.slow_skip = 0;
-            return 0;
-        }
-        let (first, max) = self.skips();
-        let doubled = (self.slow_skip * 2).min(max);
-        self.slow_skip = doubled.max(first).max(rate.min(max).next_multiple_of(self.plan.cluster));
-        self.slow_skip
     }
 
     fn record_trim(&mut self, read: &Range<u64>, failed: bool) {
@@ -385,5 +322,7 @@ impl Passes {
     }
 }
 
+#[cfg(test)]
+mod geometry;
 #[cfg(test)]
 mod tests;

@@ -38,10 +38,12 @@ pub struct RescuePlan {
 /// A pass over the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// Reading non-tried areas: pass 1 to 5.
+    /// Reading non-tried areas, with skips after errors: pass 1 to 4.
     Copying(u8),
     /// Reading the edges of blocks that failed.
     Trimming,
+    /// Reading what was skipped.
+    Sweeping,
     /// Reading the rest of these blocks sector by sector.
     Scraping,
     /// Trying bad sectors again: the number of the retry pass.
@@ -56,6 +58,7 @@ impl Pass {
         match self {
             Pass::Copying(n) => format!("copying {n}"),
             Pass::Trimming => "trimming".into(),
+            Pass::Sweeping => "sweeping".into(),
             Pass::Scraping => "scraping".into(),
             Pass::Retrying(n) => format!("retrying {n}"),
             Pass::Finished => "finished".into(),

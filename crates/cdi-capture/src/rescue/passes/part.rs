@@ -46,7 +46,7 @@ impl Passes {
 
     /// Returns whether these are copying passes that have something to do.
     pub fn is_copying(&self) -> bool {
-        matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTried) > 0
+        matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) && self.areas.bytes(Status::NonTried) > 0
     }
 
     /// Returns the position, for [`Passes::continue_at`]. Must not be called while a block is being trimmed.

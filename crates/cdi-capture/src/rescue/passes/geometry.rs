@@ -1,0 +1,116 @@
+//! Tests of the passes on drives with dead heads, and on others: how many reads fail.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+/// A drive whose heads take turns, with bands whose lengths change from zone to zone.
+#[derive(Debug, Clone)]
+struct Drive {
+    size: u64,
+    /// The bands of dead heads, in order.
+    bad: Vec<Range<u64>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    heads: u64,
+    dead: &'static [u64],
+    band: u64,
+    serpentine: bool,
+    /// By how much bands become shorter from the first to the last zone, in percent, in 16 zones.
+    shrink: u64,
+}
+
+impl Drive {
+    fn with(size: u64, g: Geometry) -> Drive {
+        let mut bad: Vec<Range<u64>> = Vec::new();
+        let (mut at, mut n) = (0, 0);
+        while at < size {
+            let zone = at * 16 / size;
+            // In whole sectors, not in whole clusters.
+            let band = (g.band - g.band * g.shrink / 100 * zone / 16) / 512 * 512;
+            let turn = n % g.heads;
+            let head = if g.serpentine && n / g.heads % 2 == 1 { g.heads - 1 - turn } else { turn };
+            let end = (at + band).min(size);
+            if g.dead.contains(&head) {
+                match bad.last_mut() {
+                    Some(last) if last.end == at => last.end = end,
+                    _ => bad.push(at..end),
+                }
+            }
+            (at, n) = (end, n + 1);
+        }
+        Drive { size, bad }
+    }
+
+    fn fails(&self, range: &Range<u64>) -> bool {
+        let first = self.bad.partition_point(|bad| bad.end <= range.start);
+        self.bad.get(first).is_some_and(|bad| bad.start < range.end)
+    }
+
+    /// Runs the passes. Returns the number of failed reads until nothing that can be read is left, and in all; at most `most`.
+    fn failed_reads(&self, most: u64) -> (Option<u64>, u64, Next) {
+        let plan = RescuePlan {
+            size: self.size,
+            sector: 512,
+            unit: 512,
+            cluster: CLUSTER,
+            most: MAX,
+            domain: std::iter::once(0..self.size).collect(),
+            trim: true,
+            scrape: true,
+            retries: Some(0),
+            direction: Direction::Forwards,
+            min_rate: None,
+        };
+        let all = BadBlocks::from_unsorted([BadRange::new(0..self.size, Status::NonTried)]);
+        let mut passes = Passes::new(plan, &all);
+        let dead: u64 = self.bad.iter().map(|bad| bad.end - bad.start).sum();
+        let (mut failed, mut all_read) = (0, None);
+        while failed < most {
+            let read = match passes.next_read() {
+                Next::Read(read) => read,
+                end => return (all_read, failed, end),
+            };
+            let fails = self.fails(&read.range);
+            failed += u64::from(fails);
+            let good = if fails { 0 } else { read.range.end - read.range.start };
+            let reason = fails.then_some(Reason::errno(5));
+            passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+            if all_read.is_none() && passes.areas().left() == dead {
+                all_read = Some(failed);
+            }
+        }
+        (all_read, failed, Next::Finished)
+    }
+}
+
+#[test]
+#[ignore = "a table to look at"]
+fn table() {
+    for (heads, dead) in
+        [(4, &[1][..]), (4, &[0]), (2, &[0]), (8, &[3]), (8, &[2, 5]), (4, &[0, 2]), (6, &[1, 2])]
+    {
+        for serpentine in [true, false] {
+            for band in [8 << 20, 32 << 20, 128 << 20, 512 << 20, 2560 << 20, 4 * GIB] {
+                let dead: &'static [u64] = dead;
+                let g = Geometry { heads, dead, band, serpentine, shrink: 40 };
+                let drive = Drive::with(1000 * GIB, g);
+                let bands = drive.bad.len() as u64;
+                let (all, _, _) = drive.failed_reads(bands * 40 + 2000);
+                let per =
+                    all.map_or("more than 40".into(), |all| format!("{:.2}", all as f64 / bands as f64));
+                println!(
+                    "{heads} heads, dead {dead:?}, {} MiB, serpentine {serpentine}: {bands} bands, {per} a band",
+                    band >> 20
+                );
+            }
+        }
+    }
+}
