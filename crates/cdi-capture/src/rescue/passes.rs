@@ -287,6 +287,8 @@ impl Passes {
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
         let status = match self.pass {
+            // Read alone, a sector is bad.
+            Pass::Copying(_) if end - start <= self.plan.unit => Status::Bad,
             Pass::Copying(_) | Pass::Sweeping => Status::NonTrimmed,
             _ => Status::Bad,
         };

@@ -10,10 +10,15 @@ use std::ops::Range;
 
 /// The number of lengths that are remembered: of more cycles than two dead heads have bands in one.
 const REMEMBERED: usize = 16;
-/// The largest number of kinds of bands.
+/// The largest number of kinds of bands, and how many times as long as others they may be.
 const KINDS: usize = 4;
+const MOST_TIMES: u64 = 8;
 /// The number of failed reads in a row, with skips between them, from which on the end of an area is looked for.
-const LONG: u32 = 2;
+const LONG: usize = 2;
+/// How many intervals between failed reads are looked into.
+const INTERVALS: usize = 3;
+/// How near to where a band is to end sectors are read one by one, in clusters.
+const NEAR: u64 = 2;
 
 /// What is known of bands that fail.
 #[derive(Debug, Default)]
@@ -21,9 +26,24 @@ pub(super) struct Bands {
     /// Of the last bands: how long they were, and how much could be read before each.
     lengths: Vec<u64>,
     gaps: Vec<u64>,
+    /// Where the last errors were that one skip was enough for.
+    starts: Vec<u64>,
     /// Where the last one ended.
     end: u64,
     state: State,
+    /// How far after the start of the first failed read the band may begin.
+    slack: u64,
+    /// While samples are read: the end of the last place that failed.
+    tried: u64,
+}
+
+/// The sizes of reads, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Near errors.
+    pub(super) cluster: u64,
+    /// The smallest.
+    pub(super) unit: u64,
 }
 
 #[derive(Debug, Default)]
@@ -31,14 +51,26 @@ enum State {
     /// No error yet.
     #[default]
     Reading,
-    /// Errors, with skips that grow: where they began, how many, and the end of the last failed read.
-    Skipping { start: u64, errors: u32, last: u64 },
+    /// Errors, with skips that grow: where they began, and the ends of the failed reads.
+    Skipping { start: u64, ends: Vec<u64> },
     /// The next read is where the band may end; then at the other targets.
-    Landing { start: u64, last: u64, targets: Vec<u64> },
+    Landing { start: u64, ends: Vec<u64>, targets: Vec<Target> },
+    /// What could be read is at `high`. Before it, there may be something between the places that failed: `samples` are still to
+    /// be read, the first last.
+    Sampling { start: u64, low: u64, high: u64, samples: Vec<u64> },
     /// The end is between `low`, which failed, and `high`, which did not. Then the pass goes on.
     Searching { start: u64, low: u64, high: u64 },
-    /// The end is before `at`, which could be read, and is looked for backwards, as far as `low`.
-    Returning { start: u64, low: u64, at: u64, then: u64 },
+    /// The end is before `at`, which could be read, and is looked for backwards, as far as `low`; near `expected`, sector by
+    /// sector.
+    Returning { start: u64, low: u64, at: u64, then: u64, expected: u64 },
+}
+
+/// A place to read at after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target {
+    at: u64,
+    /// Where the band ends, if it is as long as one before it.
+    end: u64,
 }
 
 /// Where the pass goes on after a read.
@@ -46,8 +78,10 @@ enum State {
 pub(super) enum Step {
     /// After it.
     On,
-    /// After it, and after a skip that grows with each error.
+    /// After it, and after the first skip.
     Skip,
+    /// At this position, but after it, and not further than the largest skip.
+    SkipTo(u64),
     /// At this position.
     To(u64),
     /// With the read that [`Bands::probe`] returns.
@@ -55,16 +89,19 @@ pub(super) enum Step {
 }
 
 impl Bands {
-    /// Returns the read that is due out of order, in clusters of `cluster` bytes.
-    pub(super) fn probe(&self, cluster: u64) -> Option<Range<u64>> {
+    /// Returns the read that is due out of order.
+    pub(super) fn probe(&self, sizes: Sizes) -> Option<Range<u64>> {
+        let Sizes { cluster, unit } = sizes;
         match &self.state {
+            State::Sampling { samples, .. } => samples.last().map(|at| *at..at + cluster),
             State::Searching { low, high, .. } => {
                 let middle = low + (high - low) / 2;
                 let start = (middle - middle % cluster).max(*low);
                 Some(start..(start + cluster).min(*high))
             }
-            State::Returning { low, at, .. } => {
-                let start = at.saturating_sub(1) / cluster * cluster;
+            State::Returning { low, at, expected, .. } => {
+                let size = if at.abs_diff(*expected) <= NEAR * cluster { unit } else { cluster };
+                let start = at.saturating_sub(1) / size * size;
                 Some(start.max(*low)..*at)
             }
             State::Reading | State::Skipping { .. } | State::Landing { .. } => None,
@@ -74,37 +111,65 @@ impl Bands {
     /// Ends the search for an end: what was to be read is not to be read any more. Returns where the pass goes on.
     pub(super) fn give_up(&mut self) -> Option<u64> {
         match std::mem::take(&mut self.state) {
-            State::Searching { high, .. } => Some(high),
+            State::Searching { high, .. } | State::Sampling { high, .. } => Some(high),
             State::Returning { then, .. } => Some(then),
             State::Reading | State::Skipping { .. } | State::Landing { .. } => None,
         }
     }
 
     /// Takes the outcome of a read.
-    pub(super) fn got(&mut self, read: &Range<u64>, failed: bool, cluster: u64) -> Step {
+    pub(super) fn got(&mut self, read: &Range<u64>, failed: bool, sizes: Sizes) -> Step {
+        let cluster = sizes.cluster;
         match std::mem::take(&mut self.state) {
             State::Reading if failed => {
+                self.slack = read.end - read.start;
                 let gap = read.start.saturating_sub(self.end);
                 // Where a band was to begin, one error is enough.
                 let expected = self.gaps.len() >= 3 && self.gaps.iter().any(|known| is_like(*known, gap));
-                self.failed(read, (read.start, 1), expected, cluster)
+                let targets = if expected { self.targets(read.start, read.end, cluster) } else { Vec::new() };
+                self.land(read.start, vec![read.end], targets)
             }
             State::Reading => Step::On,
-            State::Skipping { start, errors, .. } if failed => {
-                self.failed(read, (start, errors + 1), true, cluster)
+            State::Skipping { start, mut ends } if failed => {
+                ends.push(read.end);
+                let targets = self.targets(start, read.end, cluster);
+                self.land(start, ends, targets)
             }
-            State::Skipping { start, errors, last } if errors >= LONG => {
-                self.state = State::Searching { start, low: last, high: read.start };
+            State::Skipping { start, ends } if ends.len() >= LONG => {
+                self.state = State::Sampling {
+                    start,
+                    low: last(&ends),
+                    high: read.start,
+                    samples: samples(&ends, cluster),
+                };
+                self.sampled(ends[0], cluster)
+            }
+            // A band that is shorter than the first skip. A single error is nothing to look at.
+            State::Skipping { start, ends } if self.is_regular(start) => {
+                self.state = State::Searching { start, low: last(&ends), high: read.start };
                 self.narrowed(cluster)
             }
             State::Skipping { .. } => Step::On,
-            State::Landing { start, mut targets, .. } if failed => {
-                targets.retain(|target| *target >= read.end);
-                self.land(start, read.end, targets, LONG + 1)
+            State::Landing { start, mut ends, mut targets } if failed => {
+                ends.push(read.end);
+                targets.retain(|target| target.at >= read.end);
+                self.land(start, ends, targets)
             }
-            State::Landing { start, last, .. } => {
-                self.state = State::Returning { start, low: last, at: read.start, then: read.end };
-                if read.start <= last { self.measured(start, last, read.end) } else { Step::Probe }
+            State::Landing { start, ends, targets } => {
+                let (low, expected) = (last(&ends), targets.first().map_or(0, |target| target.end));
+                self.state = State::Returning { start, low, at: read.start, then: read.end, expected };
+                if read.start <= low { self.measured(start, low, read.end) } else { Step::Probe }
+            }
+            State::Sampling { start, high, mut samples, low } => {
+                samples.pop();
+                if failed {
+                    self.state = State::Sampling { start, low, high, samples };
+                    self.sampled(read.end, cluster)
+                } else {
+                    // What is before it failed.
+                    self.state = State::Searching { start, low: self.tried, high: read.start };
+                    self.narrowed(cluster)
+                }
             }
             State::Searching { start, low, high } => {
                 let (low, high) = if failed { (read.end, high) } else { (low, read.start) };
@@ -113,31 +178,42 @@ impl Bands {
             }
             State::Returning { start, then, .. } if failed => self.measured(start, read.end, then),
             State::Returning { start, low, then, .. } if read.start <= low => self.measured(start, low, then),
-            State::Returning { start, low, then, .. } => {
-                self.state = State::Returning { start, low, at: read.start, then };
+            State::Returning { start, low, then, expected, .. } => {
+                self.state = State::Returning { start, low, at: read.start, then, expected };
                 Step::Probe
             }
         }
     }
 
-    /// Takes an error: the `errors`-th of an area that begins at `start`.
-    fn failed(&mut self, read: &Range<u64>, (start, errors): (u64, u32), sure: bool, cluster: u64) -> Step {
-        let targets = if sure { self.targets(start, read.end, cluster) } else { Vec::new() };
-        self.land(start, read.end, targets, errors)
-    }
-
-    fn land(&mut self, start: u64, last: u64, targets: Vec<u64>, errors: u32) -> Step {
+    /// Goes on after errors in an area that begins at `start`; `ends` are those of the failed reads.
+    fn land(&mut self, start: u64, ends: Vec<u64>, targets: Vec<Target>) -> Step {
         match targets.first() {
             Some(first) => {
-                let step = Step::To(*first);
-                self.state = State::Landing { start, last, targets };
+                let step = Step::To(first.at);
+                self.state = State::Landing { start, ends, targets };
                 step
             }
             None => {
-                self.state = State::Skipping { start, errors, last };
-                Step::Skip
+                // Never over more than failed so far: what follows may be as short.
+                let step = match ends.len() {
+                    1 => Step::Skip,
+                    _ => Step::SkipTo(start + 2 * (last(&ends) - start)),
+                };
+                self.state = State::Skipping { start, ends };
+                step
             }
         }
+    }
+
+    /// Goes on with the samples, or ends them. `tried` is the end of the last place that failed before the next one.
+    fn sampled(&mut self, tried: u64, cluster: u64) -> Step {
+        self.tried = tried;
+        let State::Sampling { start, low, high, samples } = &self.state else { return Step::On };
+        if !samples.is_empty() {
+            return Step::Probe;
+        }
+        self.state = State::Searching { start: *start, low: *low, high: *high };
+        self.narrowed(cluster)
     }
 
     /// Ends the search, or goes on with it.
@@ -160,27 +236,42 @@ impl Bands {
         Step::To(then)
     }
 
+    /// Notes where an error was, and returns whether errors come at regular distances.
+    fn is_regular(&mut self, start: u64) -> bool {
+        self.starts.push(start);
+        if self.starts.len() > 4 {
+            self.starts.remove(0);
+        }
+        let apart: Vec<u64> = self.starts.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
+        apart.iter().enumerate().any(|(n, a)| apart[..n].iter().any(|b| is_like(*a, *b)))
+    }
+
     /// Returns where a band that begins at `start` may have ended, the likeliest first, if that is after `beyond`.
-    fn targets(&self, start: u64, beyond: u64, cluster: u64) -> Vec<u64> {
+    fn targets(&self, start: u64, beyond: u64, cluster: u64) -> Vec<Target> {
         let mut lengths: Vec<u64> = self.next_of_cycle().into_iter().collect();
         let mut kinds: Vec<u64> = Vec::new();
         for length in self.lengths.iter().rev() {
-            // Seen twice, at least.
+            // Seen twice, unless little was seen yet.
             let like = self.lengths.iter().filter(|other| is_like(**other, *length)).count();
-            if like >= 2 && !kinds.iter().any(|kind| is_like(*kind, *length)) {
+            if (like >= 2 || self.lengths.len() <= 3) && !kinds.iter().any(|kind| is_like(*kind, *length)) {
                 kinds.push(*length);
             }
         }
         kinds.sort_unstable();
+        // Bands that follow each other are at most so many times as long as others.
+        let most = kinds.first().map_or(0, |least| least.saturating_mul(MOST_TIMES));
+        kinds.retain(|kind| *kind <= most);
         let is_new = |kind: &u64| !lengths.iter().any(|length| is_like(*length, *kind));
         let others: Vec<u64> = kinds.into_iter().filter(is_new).take(KINDS).collect();
         lengths.extend(others);
-        let margin = |length: u64| (length / 256).max(2 * cluster);
-        let mut targets: Vec<u64> = lengths.iter().map(|length| start + length + margin(*length)).collect();
+        let target = |length: u64, more: u64| {
+            let margin = (length / 256).max(2 * cluster) + self.slack;
+            Target { at: (start + length + more + margin).next_multiple_of(cluster), end: start + length }
+        };
+        let mut targets: Vec<Target> = lengths.iter().map(|length| target(*length, 0)).collect();
         // In the next zone, bands are a little longer.
-        targets.extend(lengths.first().map(|length| start + length + length / 16 + margin(*length)));
-        targets.iter_mut().for_each(|target| *target = target.next_multiple_of(cluster));
-        targets.retain(|target| *target >= beyond);
+        targets.extend(lengths.first().map(|length| target(*length, length / 16)));
+        targets.retain(|target| target.at >= beyond);
         targets.dedup();
         targets
     }
@@ -202,4 +293,19 @@ impl Bands {
 /// Returns whether two lengths are those of bands of the same kind, in the same zone or in neighbouring ones.
 fn is_like(a: u64, b: u64) -> bool {
     a.abs_diff(b) <= a.max(b) / 8
+}
+
+/// Returns the end of the last failed read.
+fn last(ends: &[u64]) -> u64 {
+    ends.last().copied().unwrap_or(0)
+}
+
+/// Returns where something may be that could be read, between failed reads: the first last.
+fn samples(ends: &[u64], cluster: u64) -> Vec<u64> {
+    let intervals = ends.windows(2).rev().take(INTERVALS);
+    let inside = |w: &[u64]| {
+        let (from, part) = (w[0], (w[1] - w[0]) / 4 / cluster * cluster);
+        (1..4).rev().map(move |n| from + n * part).filter(move |_| part > cluster)
+    };
+    intervals.flat_map(inside).collect()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use cdi_image::badmap::Status;
 
-use super::bands::Step;
+use super::bands::{Sizes, Step};
 use super::{CLEAN, Direction, Passes, SETTLE, per_second};
 
 impl Passes {
@@ -34,29 +34,36 @@ impl Passes {
         if pass != 1 {
             return None;
         }
-        let probe = self.bands.probe(self.plan.cluster)?;
-        let range = self.along(&probe);
-        let whole = self.areas.around(range.start).filter(|area| area.status == Status::NonTried);
-        if whole.is_some_and(|area| range.end <= area.end) {
-            return Some(range);
+        loop {
+            let probe = self.bands.probe(self.sizes())?;
+            let range = self.along(&probe);
+            // What was tried already is known.
+            let failed = match self.areas.around(range.start) {
+                Some(area) if area.status == Status::NonTried && range.end <= area.end => return Some(range),
+                Some(area) => area.status != Status::NonTried,
+                None => false,
+            };
+            if let Step::To(at) = self.bands.got(&probe, failed, self.sizes()) {
+                self.go_to(at);
+            }
         }
-        if let Some(then) = self.bands.give_up() {
-            self.go_to(then);
-        }
-        None
     }
 
     /// Takes the outcome of such a read. Returns whether it was one.
     fn after_probe(&mut self, read: &Range<u64>, failed: bool) -> bool {
-        if self.bands.probe(self.plan.cluster).is_none() {
+        if self.bands.probe(self.sizes()).is_none() {
             return false;
         }
         let along = self.along(read);
-        match self.bands.got(&along, failed, self.plan.cluster) {
+        match self.bands.got(&along, failed, self.sizes()) {
             Step::To(at) => self.go_to(at),
-            Step::Probe | Step::On | Step::Skip => {}
+            Step::Probe | Step::On | Step::Skip | Step::SkipTo(_) => {}
         }
         true
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { cluster: self.plan.cluster, unit: self.plan.unit }
     }
 
     /// Returns a range of the disk along the direction of the pass, or back: backwards, that of the mirrored disk.
@@ -99,10 +106,15 @@ impl Passes {
         match pass {
             1 => {
                 let along = self.along(read);
-                let step = self.bands.got(&along, failed, self.plan.cluster);
+                let step = self.bands.got(&along, failed, self.sizes());
                 match step {
                     Step::To(at) => self.go_to(at),
                     Step::Probe => {}
+                    Step::SkipTo(at) => {
+                        let (_, max) = self.skips();
+                        let most = along.end.saturating_add(max);
+                        self.go_to(at.clamp(along.end, most));
+                    }
                     Step::On | Step::Skip => {
                         self.at = match self.direction {
                             Direction::Forwards => self.at.saturating_add(skip),

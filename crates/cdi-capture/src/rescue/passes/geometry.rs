@@ -73,7 +73,12 @@ impl Drive {
         let mut passes = Passes::new(plan, &all);
         let dead: u64 = self.bad.iter().map(|bad| bad.end - bad.start).sum();
         let (mut failed, mut all_read) = (0, None);
+        let mut shown = Pass::Finished;
         while failed < most {
+            if std::env::var_os("SHOW").is_some() && passes.pass().0 != shown {
+                shown = passes.pass().0;
+                println!("{shown:?} {failed} {} {:?}", passes.areas().left() - dead, passes.bands);
+            }
             let read = match passes.next_read() {
                 Next::Read(read) => read,
                 end => return (all_read, failed, end),
@@ -112,5 +117,15 @@ fn table() {
                 );
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "to look at"]
+fn one() {
+    let g = Geometry { heads: 4, dead: &[0, 2], band: 32 << 20, serpentine: true, shrink: 40 };
+    let drive = Drive::with(1000 * GIB, g);
+    for most in [200_000] {
+        println!("{most}: {:?}", drive.failed_reads(most));
     }
 }
