@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::{disk, mapfile};
 
@@ -152,7 +153,17 @@ fn leftovers_below(prefix: &Path) -> String {
 /// Runs a program, asserts that it succeeds, and returns its output on stdout.
 #[track_caller]
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> String {
-    let ran: Ran =
-        Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}")).into();
+    let mut command = Command::new(program);
+    command.args(args);
+    let mut once = || Ran::from(command.output().unwrap_or_else(|e| panic!("{program}: {e}")));
+    let mut ran = once();
+    // A child that another thread has just forked holds this process's files open until it runs its program.
+    for _ in 0..100 {
+        if program != "umount" || ran.code == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        ran = once();
+    }
     ran.ends(0).out
 }

@@ -226,7 +226,8 @@ mod tests {
         let mut shell = Command::new("bash");
         shell.args(["-c", "trap '' HUP; bash -c trap"]);
         if let Ok(text) = ask(&mut shell, TIMEOUT, "") {
-            assert_eq!(parse_traps(&String::from_utf8_lossy(&text)), [1]);
+            // And those that this process inherited: a job in the background of a shell ignores SIGINT.
+            assert!(parse_traps(&String::from_utf8_lossy(&text)).contains(&1));
         }
     }
 

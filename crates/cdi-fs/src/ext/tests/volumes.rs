@@ -71,8 +71,20 @@ impl Made {
         run("mount", &["-o", "loop", image.to_str().unwrap(), root.to_str().unwrap()]).is_some()
     }
 
+    fn is_mounted(&self) -> bool {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        mounts.lines().any(|line| line.split(' ').nth(4) == self.root().to_str())
+    }
+
     pub(super) fn unmount(&self) -> bool {
-        run("umount", &[self.root().to_str().unwrap()]).is_some()
+        // A child that another thread has just forked holds this process's files open until it runs its program.
+        (0..100).any(|_| {
+            let done = run("umount", &[self.root().to_str().unwrap()]).is_some();
+            if !done && self.is_mounted() {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            done || !self.is_mounted()
+        })
     }
 
     /// Unmounts, and checks that e2fsck finds nothing.
