@@ -53,6 +53,8 @@ enum State {
     Reading,
     /// Errors, with skips that grow: where they began, and the ends of the failed reads.
     Skipping { start: u64, ends: Vec<u64> },
+    /// It is a band. Where in the first failed read it begins is looked for, sector by sector from `at` on.
+    Entering { at: u64, end: u64, ends: Vec<u64> },
     /// The next read is where the band may end; then at the other targets.
     Landing { start: u64, ends: Vec<u64>, targets: Vec<Target> },
     /// What could be read is at `high`. Before it, there may be something between the places that failed: `samples` are still to
@@ -93,6 +95,7 @@ impl Bands {
     pub(super) fn probe(&self, sizes: Sizes) -> Option<Range<u64>> {
         let Sizes { cluster, unit } = sizes;
         match &self.state {
+            State::Entering { at, end, .. } => Some(*at..(at + unit).min(*end)),
             State::Sampling { samples, .. } => samples.last().map(|at| *at..at + cluster),
             State::Searching { low, high, .. } => {
                 let middle = low + (high - low) / 2;
@@ -108,11 +111,17 @@ impl Bands {
         }
     }
 
+    /// Returns whether a read that failed is looked into.
+    pub(super) fn is_entering(&self) -> bool {
+        matches!(self.state, State::Entering { .. })
+    }
+
     /// Ends the search for an end: what was to be read is not to be read any more. Returns where the pass goes on.
     pub(super) fn give_up(&mut self) -> Option<u64> {
         match std::mem::take(&mut self.state) {
             State::Searching { high, .. } | State::Sampling { high, .. } => Some(high),
             State::Returning { then, .. } => Some(then),
+            State::Entering { ends, .. } => Some(last(&ends)),
             State::Reading | State::Skipping { .. } | State::Landing { .. } => None,
         }
     }
@@ -126,14 +135,22 @@ impl Bands {
                 let gap = read.start.saturating_sub(self.end);
                 // Where a band was to begin, one error is enough.
                 let expected = self.gaps.len() >= 3 && self.gaps.iter().any(|known| is_like(*known, gap));
-                let targets = if expected { self.targets(read.start, read.end, cluster) } else { Vec::new() };
-                self.land(read.start, vec![read.end], targets)
+                self.enter(read.start, vec![read.end], expected, sizes)
+            }
+            State::Entering { ends, .. } if failed => {
+                self.slack = 0;
+                let targets = self.targets(read.start, last(&ends), cluster);
+                self.land(read.start, ends, targets)
+            }
+            State::Entering { end, ends, .. } if read.end >= end => Step::To(last(&ends)),
+            State::Entering { end, ends, .. } => {
+                self.state = State::Entering { at: read.end, end, ends };
+                Step::Probe
             }
             State::Reading => Step::On,
             State::Skipping { start, mut ends } if failed => {
                 ends.push(read.end);
-                let targets = self.targets(start, read.end, cluster);
-                self.land(start, ends, targets)
+                self.enter(start, ends, true, sizes)
             }
             State::Skipping { start, ends } if ends.len() >= LONG => {
                 self.state = State::Sampling {
@@ -183,6 +200,17 @@ impl Bands {
                 Step::Probe
             }
         }
+    }
+
+    /// Takes errors in an area that begins at `start`: of a band, if one may end after it, as far as is known.
+    fn enter(&mut self, start: u64, ends: Vec<u64>, sure: bool, sizes: Sizes) -> Step {
+        let targets = if sure { self.targets(start, last(&ends), sizes.cluster) } else { Vec::new() };
+        // The first failed read is looked into once.
+        if !targets.is_empty() && ends.len() <= LONG && self.slack > sizes.unit {
+            self.state = State::Entering { at: start, end: start + self.slack, ends };
+            return Step::Probe;
+        }
+        self.land(start, ends, targets)
     }
 
     /// Goes on after errors in an area that begins at `start`; `ends` are those of the failed reads.

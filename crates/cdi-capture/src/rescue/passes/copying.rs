@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cdi_image::badmap::Status;
+use cdi_image::badmap::{BadRange, Status};
 
 use super::bands::{Sizes, Step};
 use super::{CLEAN, Direction, Passes, SETTLE, per_second};
@@ -39,7 +39,7 @@ impl Passes {
             let range = self.along(&probe);
             // What was tried already is known.
             let failed = match self.areas.around(range.start) {
-                Some(area) if area.status == Status::NonTried && range.end <= area.end => return Some(range),
+                Some(area) if self.may_probe(&area) && range.end <= area.end => return Some(range),
                 Some(area) => area.status != Status::NonTried,
                 None => false,
             };
@@ -47,6 +47,10 @@ impl Passes {
                 self.go_to(at);
             }
         }
+    }
+
+    fn may_probe(&self, area: &BadRange) -> bool {
+        area.status == Status::NonTried || (area.status == Status::NonTrimmed && self.bands.is_entering())
     }
 
     /// Takes the outcome of such a read. Returns whether it was one.

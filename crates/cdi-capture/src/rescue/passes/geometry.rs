@@ -73,12 +73,7 @@ impl Drive {
         let mut passes = Passes::new(plan, &all);
         let dead: u64 = self.bad.iter().map(|bad| bad.end - bad.start).sum();
         let (mut failed, mut all_read) = (0, None);
-        let mut shown = Pass::Finished;
         while failed < most {
-            if std::env::var_os("SHOW").is_some() && passes.pass().0 != shown {
-                shown = passes.pass().0;
-                println!("{shown:?} {failed} {} {:?}", passes.areas().left() - dead, passes.bands);
-            }
             let read = match passes.next_read() {
                 Next::Read(read) => read,
                 end => return (all_read, failed, end),
@@ -120,12 +115,58 @@ fn table() {
     }
 }
 
+fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    }
+}
+
+/// Drives without a dead head: a name, and the drive.
+fn others() -> Vec<(&'static str, Drive)> {
+    let mut next = random(7);
+    let mut made = |size: u64, areas: &mut dyn FnMut(&mut dyn FnMut(u64) -> u64) -> (u64, u64, u64)| {
+        let mut bad: Vec<Range<u64>> = Vec::new();
+        let (count, _, _) = areas(&mut next);
+        for _ in 0..count {
+            let (_, start, len) = areas(&mut next);
+            bad.push(start..(start + len).min(size));
+        }
+        bad.sort_by_key(|r| r.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in bad {
+            match merged.last_mut() {
+                Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        Drive { size, bad: merged }
+    };
+    let sector = |next: &mut dyn FnMut(u64) -> u64, size: u64| next(size / 512) * 512;
+    vec![
+        ("scattered", made(20 * GIB, &mut |n| (3000, sector(n, 20 * GIB), 512 * (1 + n(8))))),
+        ("scattered, large disk", made(1000 * GIB, &mut |n| (3000, sector(n, 1000 * GIB), 512 * (1 + n(8))))),
+        ("scratches", made(20 * GIB, &mut |n| (30, sector(n, 20 * GIB), 512 * (1 + n(40_000))))),
+        (
+            "scratches, large disk",
+            made(1000 * GIB, &mut |n| (30, sector(n, 1000 * GIB), 512 * (1 + n(200_000)))),
+        ),
+        ("bad tail", made(20 * GIB, &mut |n| (4000, 19 * GIB + sector(n, GIB), 512 * (1 + n(64))))),
+        (
+            "clusters",
+            made(20 * GIB, &mut |n| (2000, (1 + n(9)) * 2 * GIB + sector(n, 64 << 20), 512 * (1 + n(16)))),
+        ),
+    ]
+}
+
 #[test]
-#[ignore = "to look at"]
-fn one() {
-    let g = Geometry { heads: 4, dead: &[0, 2], band: 32 << 20, serpentine: true, shrink: 40 };
-    let drive = Drive::with(1000 * GIB, g);
-    for most in [200_000] {
-        println!("{most}: {:?}", drive.failed_reads(most));
+#[ignore = "a table to look at"]
+fn table_of_others() {
+    for (name, drive) in others() {
+        let (all, failed, _) = drive.failed_reads(20_000_000);
+        println!("{name}: {} areas, {all:?} failed reads, {failed} in all", drive.bad.len());
     }
 }
