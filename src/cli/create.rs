@@ -86,6 +86,12 @@ pub struct Rescue {
     /// Skip the trimming phase
     #[arg(short = 'N', long)]
     pub no_trim: bool,
+    /// Read what was skipped after errors also if it is a head that fails: expect millions of errors
+    #[arg(long, conflicts_with = "no_sweep")]
+    pub sweep: bool,
+    /// Leave out what was skipped after errors
+    #[arg(long)]
+    pub no_sweep: bool,
     /// Skip the scraping phase
     #[arg(short = 'n', long)]
     pub no_scrape: bool,

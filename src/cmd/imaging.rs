@@ -149,6 +149,11 @@ fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
         most: MAX,
         domain: begun.domain.clone(),
         trim: !rescue.no_trim,
+        sweep: match (rescue.sweep, rescue.no_sweep) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
         scrape: !rescue.no_scrape,
         retries: u32::try_from(rescue.retry_passes).ok(),
         direction: if rescue.reverse { Direction::Backwards } else { Direction::Forwards },

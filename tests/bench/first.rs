@@ -105,6 +105,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
         domain: std::iter::once(0..SIZE).collect(),
         trim: true,
         scrape: true,
+        sweep: None,
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,

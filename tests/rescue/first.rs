@@ -130,6 +130,7 @@ fn plan() -> RescuePlan {
         domain: std::iter::once(0..SIZE).collect(),
         trim: true,
         scrape: true,
+        sweep: None,
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,

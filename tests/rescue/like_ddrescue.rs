@@ -124,6 +124,7 @@ tests!(
                 domain: std::iter::once(0..sectors * 512).collect(),
                 trim: true,
                 scrape: true,
+                sweep: None,
                 retries: Some(0),
                 direction: Direction::Forwards,
                 min_rate: None,

@@ -13,9 +13,11 @@ use cdi_image::badmap::{BadBlocks, BadRange, Status};
 
 mod bands;
 mod copying;
+pub mod dead_head;
 mod part;
 
 use bands::Bands;
+use dead_head::DeadHead;
 pub use part::Position;
 
 use super::areas::{Areas, Direction};
@@ -58,6 +60,8 @@ pub struct Passes {
     trimmed: Option<(Range<u64>, Edge)>,
     /// The bands of a dead head, as far as they are known.
     bands: Bands,
+    /// The dead head whose bands are left out.
+    dead_head: Option<DeadHead>,
     health: DriveHealth,
     changes: Vec<BadRange>,
 }
@@ -88,6 +92,7 @@ impl Passes {
             rate: Rate::default(),
             trimmed: None,
             bands: Bands::default(),
+            dead_head: None,
             health,
             changes: Vec::new(),
         };
@@ -141,7 +146,7 @@ impl Passes {
                 Pass::Copying(pass) => self.next_copying(pass),
                 Pass::Sweeping => self.next_by_units(Status::NonTried, self.size),
                 Pass::Trimming => self.next_trimming(),
-                Pass::Scraping => self.next_by_units(Status::NonScraped, self.plan.unit),
+                Pass::Scraping => self.next_scraping(),
                 Pass::Retrying(_) => self.next_by_units(Status::Bad, self.plan.sector),
                 Pass::Finished => return Next::Finished,
             };
@@ -154,6 +159,12 @@ impl Passes {
 
     /// Advances to the next pass that has something to do.
     fn next_pass(&mut self) {
+        // Where a dead head's bands begin and end is known only after copying.
+        let copied = matches!(self.pass, Pass::Copying(4) | Pass::Trimming);
+        if copied && self.plan.sweep.is_none() && self.later.is_empty() {
+            self.dead_head = dead_head::recognize(&self.areas, self.plan.size);
+        }
+        let sweep = self.sweeps();
         let plan = &self.plan;
         let base = plan.direction;
         let any = |status| self.areas.bytes(status) > 0;
@@ -162,7 +173,7 @@ impl Passes {
                 Pass::Copying(n @ 0..=3) => (Pass::Copying(n + 1), self.direction.turned()),
                 Pass::Copying(_) => (Pass::Trimming, base),
                 // Then what fails in it is trimmed.
-                Pass::Trimming if any(Status::NonTried) => (Pass::Sweeping, base),
+                Pass::Trimming if sweep && any(Status::NonTried) => (Pass::Sweeping, base),
                 Pass::Sweeping => (Pass::Trimming, base),
                 Pass::Trimming => (Pass::Scraping, base),
                 Pass::Scraping => (Pass::Retrying(1), base),
@@ -170,7 +181,8 @@ impl Passes {
                 Pass::Finished => return,
             };
             let useful = match self.pass {
-                Pass::Copying(_) | Pass::Sweeping => any(Status::NonTried),
+                Pass::Copying(_) => any(Status::NonTried),
+                Pass::Sweeping => any(Status::NonTried) && sweep,
                 Pass::Trimming => plan.trim && any(Status::NonTrimmed),
                 Pass::Scraping => plan.scrape && any(Status::NonScraped),
                 Pass::Retrying(n) if !any(Status::Bad) || self.retries.is_some_and(|max| n > max) => {
@@ -189,6 +201,18 @@ impl Passes {
         };
         (self.skip, self.slow_skip, self.trimmed) = (0, 0, None);
         self.bands.give_up();
+    }
+
+    /// Returns the dead head whose bands are left out, if there is one.
+    pub fn dead_head(&self) -> Option<DeadHead> {
+        self.dead_head
+    }
+
+    /// Returns whether what was skipped is to be read.
+    fn sweeps(&self) -> bool {
+        self.plan
+            .sweep
+            .unwrap_or(self.dead_head.is_none() && !(self.bands.are_known() && !self.later.is_empty()))
     }
 
     /// Returns the next piece of at most `len` bytes of the rest of `area`. Pieces are split at multiples of `len`.
@@ -252,6 +276,18 @@ impl Passes {
         };
         for area in self.areas.within(rest) {
             self.set(BadRange { status: Status::NonScraped, ..area });
+        }
+    }
+
+    fn next_scraping(&mut self) -> Option<Range<u64>> {
+        loop {
+            let area = self.areas.find(Status::NonScraped, self.at, self.direction)?;
+            // What is next to something that was skipped is part of it.
+            let is_skipped = |at: u64| self.areas.around(at).is_some_and(|a| a.status == Status::NonTried);
+            if !is_skipped(area.end) && !area.start.checked_sub(1).is_some_and(is_skipped) {
+                return Some(self.piece(&area, self.plan.unit));
+            }
+            self.skip_area(&area);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct RescuePlan {
     pub domain: Vec<Range<u64>>,
     /// Whether to trim.
     pub trim: bool,
+    /// Whether to sweep: to read what was skipped after errors. None: unless it is a head that fails.
+    pub sweep: Option<bool>,
     /// Whether to scrape.
     pub scrape: bool,
     /// The maximum number of retry passes; `None`: unlimited.

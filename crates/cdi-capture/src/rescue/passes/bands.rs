@@ -111,6 +111,11 @@ impl Bands {
         }
     }
 
+    /// Returns whether lengths of bands have come again.
+    pub(super) fn are_known(&self) -> bool {
+        self.lengths.len() > KINDS && self.next_of_cycle().is_some()
+    }
+
     /// Returns whether a read that failed is looked into.
     pub(super) fn is_entering(&self) -> bool {
         matches!(self.state, State::Entering { .. })

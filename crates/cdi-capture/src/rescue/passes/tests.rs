@@ -20,6 +20,7 @@ fn plan(sectors: u64) -> RescuePlan {
         domain: vec![0..sectors * SECTOR],
         trim: true,
         scrape: true,
+        sweep: None,
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,
