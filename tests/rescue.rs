@@ -1,5 +1,6 @@
 //! Imaging of failing disks, with a simulated one.
 
+mod dead_head;
 mod failing_disk;
 mod failures;
 mod first;
@@ -16,7 +17,8 @@ use crate::common::{Lab, MountedDisk, Test, disk, mapfile, open_direct};
 use failing_disk::{BAD, DISK, FailingDisk, SECTORS, is_right, lab, map_of};
 
 /// The tests, by module.
-pub const MODULES: &[&[Test]] = &[TESTS, failures::TESTS, first::TESTS, like_ddrescue::TESTS];
+pub const MODULES: &[&[Test]] =
+    &[TESTS, dead_head::TESTS, failures::TESTS, first::TESTS, like_ddrescue::TESTS];
 
 tests!(
     #[needs(Fuse, Loop)]

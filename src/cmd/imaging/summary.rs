@@ -5,6 +5,8 @@ use std::time::Duration;
 use cdi_base::printable::quoted;
 use cdi_base::units::{human, plural};
 use cdi_capture::rescue;
+use cdi_capture::rescue::passes::CLUSTER;
+use cdi_capture::rescue::passes::dead_head::DeadHead;
 use cdi_capture::rescue::rate::per_second;
 use cdi_capture::rescue::source::Source;
 use cdi_image::badmap::Status;
@@ -35,6 +37,7 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "failed_reads": view.errors,
         "stages": stages(view),
         "unmatched": view.unmatched,
+        "dead_head": view.dead_head.map(|head| head.json()),
         "files": view.files.map(|files| json!({
             "whole": files.whole,
             "known": files.known,
@@ -88,10 +91,25 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
     if outside > 0 {
         ui.message(format!("{} are missing outside the part that was to be read", human(outside)));
     }
+    if let Some(head) = &view.dead_head {
+        ui.message(dead_head(head));
+    }
     for pattern in &view.unmatched {
         ui.warning(format!("no file matches '{pattern}'"));
     }
     what_next(args, ended, ui);
+}
+
+/// Says that a head of the drive fails.
+fn dead_head(head: &DeadHead) -> String {
+    const ORDINALS: [&str; 7] = ["second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"];
+    let ordinal = usize::try_from(head.of).ok().and_then(|of| ORDINALS.get(of.checked_sub(2)?));
+    let which = ordinal.map_or_else(|| format!("one in {}", head.of), |ordinal| format!("every {ordinal}"));
+    format!(
+        "{which} {} fails: a dead head. What the other heads hold is read. --sweep reads on into it ({} that are likely to fail)",
+        human(head.band),
+        plural(head.bytes.div_ceil(CLUSTER), "read")
+    )
 }
 
 /// Returns how much of what was wanted is rescued. It is not rounded to all of it if it is less.

@@ -6,6 +6,7 @@ use cdi_image::badmap::Status;
 
 use super::areas::Direction;
 use super::first::FileCount;
+use super::passes::dead_head::DeadHead;
 use super::passes::{Pass, Passes};
 
 /// The number of cells in the map of the disk.
@@ -47,6 +48,8 @@ pub struct View {
     pub reading: Option<Instant>,
     /// What is read first, in order: the stages so far.
     pub stages: Vec<Stage>,
+    /// The dead head whose bands are left out, if there is one.
+    pub dead_head: Option<DeadHead>,
     /// Patterns of which no file has contents.
     pub unmatched: Vec<String>,
     /// Whether the last of these is being read.
@@ -77,6 +80,7 @@ impl View {
             last_good: now,
             reading: None,
             stages: Vec::new(),
+            dead_head: None,
             unmatched: Vec::new(),
             in_stage: false,
             scanning: None,
@@ -96,6 +100,7 @@ impl View {
             *bytes = passes.bytes(*status);
         }
         self.areas = passes.count();
+        self.dead_head = passes.dead_head();
         if self.in_stage
             && let Some(stage) = self.stages.last_mut()
         {

@@ -118,6 +118,13 @@ impl Reader {
         view.cells = cells(self.passes.all_areas(), self.passes.plan().size, CELLS);
     }
 
+    /// Logs the dead head whose bands are left out.
+    fn tell_dead_head(&mut self) -> Result<(), CoordinatorGone> {
+        let Some(head) = self.passes.dead_head() else { return Ok(()) };
+        lock(&self.view).count(&self.passes);
+        self.send(Found::Event(event("dead-head", head.json())))
+    }
+
     fn read_all(&mut self) -> Result<End, CoordinatorGone> {
         let mut errors = 0;
         let mut pass = Pass::Finished;
@@ -149,7 +156,10 @@ impl Reader {
                     pass = Pass::Finished;
                     continue;
                 }
-                Next::Finished => return Ok(End::Finished),
+                Next::Finished => {
+                    self.tell_dead_head()?;
+                    return Ok(End::Finished);
+                }
                 Next::Dead => return Ok(End::Dead),
             };
             if self.passes.pass().0 != pass {

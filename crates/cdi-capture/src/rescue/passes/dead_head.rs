@@ -1,6 +1,7 @@
 //! Recognises a dead head by what is left: areas of a few lengths, at a few distances.
 
 use cdi_image::badmap::Status;
+use serde_json::{Value, json};
 
 use super::Areas;
 
@@ -22,6 +23,13 @@ pub struct DeadHead {
     pub bytes: u64,
     /// Of how many bytes one is in them, about.
     pub of: u64,
+}
+
+impl DeadHead {
+    /// Returns it for JSON.
+    pub fn json(&self) -> Value {
+        json!({ "bands": self.bands, "band_bytes": self.band, "bytes": self.bytes, "one_in": self.of })
+    }
 }
 
 /// Returns the head that the areas are left by; None if they are not as regular as that.

@@ -76,6 +76,7 @@ impl Passes {
     /// Continues the passes over the whole domain.
     pub fn continue_at(&mut self, position: &Position) {
         self.join();
+        self.bands.give_up();
         self.retries = self.plan.retries;
         let Position { pass, direction, at, size, clean, skip, slow_skip } = *position;
         (self.pass, self.direction, self.at, self.trimmed) = (pass, direction, at, None);
