@@ -226,6 +226,13 @@ fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, 
         .at(source.path())
         .hint("switch it off and let it rest")
         .then(Advice::Resume(Saved::All))),
+        rescue::End::Unreadable => Err(Error::failed(
+            "the disk has returned an error for every read (nothing was recorded as bad): is it the cable, the power, or \
+             a password?",
+        )
+        .at(source.path())
+        .hint("'smartctl -x' and the system's log may say more; --sweep tries every sector all the same")
+        .then(Advice::Resume(Saved::All))),
         rescue::End::Failed(e) => Err(e),
     }
 }

@@ -137,7 +137,7 @@ impl<'a> Coordinator<'a> {
             }
         }
         if let Some((_, why)) = stopped
-            && !matches!(self.end, Some(End::Dead | End::Gone))
+            && !matches!(self.end, Some(End::Dead | End::Unreadable | End::Gone))
         {
             self.end = Some(why?);
         }

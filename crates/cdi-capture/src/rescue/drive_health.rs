@@ -111,6 +111,14 @@ impl DriveHealth {
         }
     }
 
+    /// Called when nothing is left to be read easily: returns whether the drive has returned an error for every read, and many.
+    /// Then nobody knows anything about its sectors.
+    pub(super) fn has_read_nothing(&mut self) -> bool {
+        let nothing = self.good.is_empty() && self.errors >= FIRST;
+        self.dead |= nothing;
+        nothing
+    }
+
     /// Returns the next place to read again.
     pub(super) fn next_check(&self) -> Option<Range<u64>> {
         self.checks.last().cloned()

@@ -152,9 +152,22 @@ impl Passes {
             };
             match range {
                 Some(range) => return Next::Read(Read { range, check: false }),
+                None if self.reads_nothing() => return Next::Unreadable,
                 None => self.next_pass(),
             }
         }
+    }
+
+    /// After copying: returns whether every read has failed. Then what was tried is as it was before.
+    fn reads_nothing(&mut self) -> bool {
+        let copied = matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTrimmed) > 0;
+        let whole = self.later.is_empty() && self.plan.sweep != Some(true);
+        if !copied || !whole || self.pass == Pass::Copying(1) || !self.health.has_read_nothing() {
+            return false;
+        }
+        let revert = self.health.dead().unwrap_or_default();
+        revert.into_iter().rev().for_each(|before| self.set(before));
+        true
     }
 
     /// Advances to the next pass that has something to do.

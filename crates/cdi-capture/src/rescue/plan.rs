@@ -86,6 +86,8 @@ pub enum Next {
     Finished,
     /// The drive can no longer read what it could read before.
     Dead,
+    /// The drive has returned an error for every read.
+    Unreadable,
 }
 
 /// The outcome of a read.

@@ -54,6 +54,8 @@ pub enum End {
     Gone,
     /// The drive can no longer read what it could read before.
     Dead,
+    /// The drive has returned an error for every read.
+    Unreadable,
     /// The disk cannot be read with these parameters.
     Failed(Error),
 }
@@ -68,6 +70,7 @@ impl End {
             End::Timeout => "timeout",
             End::Gone => "gone",
             End::Dead => "dead",
+            End::Unreadable => "unreadable",
             End::Failed(_) => "failed",
         }
     }
@@ -161,6 +164,7 @@ impl Reader {
                     return Ok(End::Finished);
                 }
                 Next::Dead => return Ok(End::Dead),
+                Next::Unreadable => return Ok(End::Unreadable),
             };
             if self.passes.pass().0 != pass {
                 pass = self.passes.pass().0;

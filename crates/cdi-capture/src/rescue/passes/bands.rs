@@ -178,7 +178,8 @@ impl Bands {
                 self.land(start, ends, targets)
             }
             State::Landing { start, ends, targets } => {
-                let (low, expected) = (last(&ends), targets.first().map_or(0, |target| target.end));
+                let (low, sure) = (last(&ends), self.next_of_cycle().is_some());
+                let expected = targets.first().filter(|_| sure).map_or(0, |target| target.end);
                 self.state = State::Returning { start, low, at: read.start, then: read.end, expected };
                 if read.start <= low { self.measured(start, low, read.end) } else { Step::Probe }
             }

@@ -356,3 +356,22 @@ fn parts_of_the_domain_come_first_and_no_sector_is_tried_more_often() {
         assert!(drive.tries.iter().all(|tries| (1..=2).contains(tries)), "seed {seed}");
     }
 }
+
+#[test]
+fn a_drive_that_fails_every_read_has_no_bad_sectors() {
+    let plan = plan(40_000_000);
+    let mut passes = Passes::new(plan.clone(), &untried(&plan));
+    let (mut reads, mut end) = (0, None);
+    while end.is_none() {
+        match passes.next_read() {
+            Next::Read(read) => {
+                reads += 1;
+                passes.got(&read, &Outcome { good: 0, reason: Some(Reason::errno(5)), took: Duration::ZERO });
+            }
+            other => end = Some(other),
+        }
+    }
+    assert_eq!(end, Some(Next::Unreadable));
+    assert!(reads < 1000, "{reads} reads");
+    assert_eq!(passes.areas().bytes(Status::NonTried), plan.size);
+}
