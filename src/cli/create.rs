@@ -6,7 +6,10 @@ use std::time::Duration;
 use cdi_base::units::parse_size;
 use clap::Args;
 
-use super::values::{CodecName, FirstName, HashName, chunk_size, duration, first, only, passes, sector_size};
+use super::values::{
+    CodecName, FirstName, HashName, SkipSize, chunk_size, duration, first, only, passes, sector_size,
+    skip_size,
+};
 use super::{OpenArgs, Overwrite};
 
 /// The arguments of `create`.
@@ -83,6 +86,9 @@ pub struct Rescue {
     /// Retry bad sectors N times (-1: until interrupted)
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = passes, allow_negative_numbers = true)]
     pub retry_passes: i32,
+    /// How much to skip after the first error, and at most (default: 1/100,000 and 1/100 of the disk)
+    #[arg(short = 'K', long, value_name = "FIRST,MAX", value_parser = skip_size)]
+    pub skip_size: Option<SkipSize>,
     /// Skip the trimming phase
     #[arg(short = 'N', long)]
     pub no_trim: bool,

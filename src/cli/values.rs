@@ -101,6 +101,23 @@ pub(crate) fn passes(text: &str) -> Result<i32, String> {
     number.ok_or_else(|| "expected the number of passes (as in -r3), or -1 to go on until interrupted".into())
 }
 
+/// The first skip and the largest one, in bytes, as far as they are given.
+pub type SkipSize = (Option<u64>, Option<u64>);
+
+/// Parses the sizes of skips as ddrescue does: the first one, the largest one after a comma, or both.
+pub(crate) fn skip_size(text: &str) -> Result<SkipSize, String> {
+    let size = |text: &str| if text.is_empty() { Ok(None) } else { parse_size(text).map(Some) };
+    let (first, most) = text.split_once(',').unwrap_or((text, ""));
+    match (size(first)?, size(most)?) {
+        (None, None) => Err("expected a size, or two with a comma between them".into()),
+        (Some(0), _) | (_, Some(0)) => Err("a skip of 0 bytes is none".into()),
+        (Some(first), Some(most)) if most < first => {
+            Err("the first skip is larger than the largest one".into())
+        }
+        sizes => Ok(sizes),
+    }
+}
+
 /// Parses an interval as ddrescue does: seconds, or a number followed by s, m, h or d.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not an interval (examples: 30, 30s, 5m, 2h, 1d)");

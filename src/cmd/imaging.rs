@@ -154,6 +154,7 @@ fn plan(rescue: &Rescue, begun: &Begun) -> RescuePlan {
             (_, true) => Some(false),
             _ => None,
         },
+        skip: rescue.skip_size.unwrap_or_default(),
         scrape: !rescue.no_scrape,
         retries: u32::try_from(rescue.retry_passes).ok(),
         direction: if rescue.reverse { Direction::Backwards } else { Direction::Forwards },

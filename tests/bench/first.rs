@@ -106,6 +106,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
         trim: true,
         scrape: true,
         sweep: None,
+        skip: (None, None),
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,

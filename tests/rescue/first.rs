@@ -131,6 +131,7 @@ fn plan() -> RescuePlan {
         trim: true,
         scrape: true,
         sweep: None,
+        skip: (None, None),
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,

@@ -125,6 +125,7 @@ tests!(
                 trim: true,
                 scrape: true,
                 sweep: None,
+                skip: (None, None),
                 retries: Some(0),
                 direction: Direction::Forwards,
                 min_rate: None,

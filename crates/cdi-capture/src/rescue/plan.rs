@@ -30,6 +30,8 @@ pub struct RescuePlan {
     pub scrape: bool,
     /// The maximum number of retry passes; `None`: unlimited.
     pub retries: Option<u32>,
+    /// How much is skipped after the first error, and at most, in bytes. None: 1/100,000 and 1/100 of the disk.
+    pub skip: (Option<u64>, Option<u64>),
     /// The direction of the first pass.
     pub direction: Direction,
     /// The rate in bytes per second below which an area is slow and left for later; `None`: a tenth of the average

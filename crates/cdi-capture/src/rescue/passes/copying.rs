@@ -145,8 +145,9 @@ impl Passes {
     /// Returns the first skip size after an error, and the maximum, in bytes.
     fn skips(&self) -> (u64, u64) {
         let whole = |bytes: u64| bytes.next_multiple_of(self.plan.cluster);
-        let min = whole((self.plan.size / 100_000).max(self.plan.cluster));
-        (min, whole(self.plan.size / 100).max(min))
+        let (first, most) = self.plan.skip;
+        let min = whole(first.unwrap_or(self.plan.size / 100_000).max(self.plan.cluster));
+        (min, whole(most.unwrap_or(self.plan.size / 100)).max(min))
     }
 
     /// Returns the number of bytes to skip because reads are slow.

@@ -66,6 +66,7 @@ impl Drive {
             trim: true,
             scrape: true,
             sweep: None,
+            skip: (None, None),
             retries: Some(0),
             direction: Direction::Forwards,
             min_rate: None,

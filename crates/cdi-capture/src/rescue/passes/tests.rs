@@ -21,6 +21,7 @@ fn plan(sectors: u64) -> RescuePlan {
         trim: true,
         scrape: true,
         sweep: None,
+        skip: (None, None),
         retries: Some(0),
         direction: Direction::Forwards,
         min_rate: None,
