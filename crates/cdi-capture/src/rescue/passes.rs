@@ -23,7 +23,7 @@ pub use part::Position;
 use super::areas::{Areas, Direction};
 use super::drive_health::DriveHealth;
 pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan};
-use super::rate::{Rate, per_second};
+use super::rate::{Pace, Rate, per_second};
 
 /// The size of reads near errors, in bytes: ddrescue's cluster size.
 pub const CLUSTER: u64 = 64 << 10;
@@ -56,6 +56,7 @@ pub struct Passes {
     skip: u64,
     slow_skip: u64,
     rate: Rate,
+    pace: Pace,
     /// The rest of the block that is being trimmed, and the edge at which it is trimmed.
     trimmed: Option<(Range<u64>, Edge)>,
     /// The bands of a dead head, as far as they are known.
@@ -90,6 +91,7 @@ impl Passes {
             skip: 0,
             slow_skip: 0,
             rate: Rate::default(),
+            pace: Pace::default(),
             trimmed: None,
             bands: Bands::default(),
             dead_head: None,
@@ -346,7 +348,11 @@ impl Passes {
             self.set(BadRange { status, tries, reason: outcome.reason.or(area.reason), ..area });
         }
         match self.pass {
-            Pass::Copying(pass) => self.record_copy(pass, &read.range, failed, rate),
+            Pass::Copying(pass) => {
+                // What is slow may be about to fail: it is left for later, like what fails.
+                let ill = failed || (pass <= 2 && self.pace.is_slow(outcome.took));
+                self.record_copy(pass, &read.range, ill, rate);
+            }
             Pass::Sweeping => self.record_copy(5, &read.range, failed, rate),
             Pass::Trimming => self.record_trim(&read.range, failed),
             _ => self.advance(&read.range),

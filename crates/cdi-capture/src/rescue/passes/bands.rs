@@ -33,6 +33,8 @@ pub(super) struct Bands {
     state: State,
     /// How far after the start of the first failed read the band may begin.
     slack: u64,
+    /// Whether the reads of this band were only slow: then they are not looked into.
+    pub(super) is_slow: bool,
     /// While samples are read: the end of the last place that failed.
     tried: u64,
 }
@@ -212,7 +214,7 @@ impl Bands {
     fn enter(&mut self, start: u64, ends: Vec<u64>, sure: bool, sizes: Sizes) -> Step {
         let targets = if sure { self.targets(start, last(&ends), sizes.cluster) } else { Vec::new() };
         // The first failed read is looked into once.
-        if !targets.is_empty() && ends.len() <= LONG && self.slack > sizes.unit {
+        if !targets.is_empty() && ends.len() <= LONG && self.slack > sizes.unit && !self.is_slow {
             self.state = State::Entering { at: start, end: start + self.slack, ends };
             return Step::Probe;
         }

@@ -88,8 +88,9 @@ impl Passes {
         self.skip = 0;
     }
 
-    /// Updates position, read size and skips after a read of a copying pass.
+    /// Updates position, read size and skips after a read of a copying pass; `failed` also if it was slow.
     pub(super) fn record_copy(&mut self, pass: u8, read: &Range<u64>, failed: bool, rate: Option<u64>) {
+        self.bands.is_slow = failed && self.areas.around(read.start).is_none();
         if pass == 1 && self.after_probe(read, failed) {
             return;
         }

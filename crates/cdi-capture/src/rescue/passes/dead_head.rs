@@ -35,17 +35,19 @@ impl DeadHead {
 /// Returns the head that the areas are left by; None if they are not as regular as that.
 pub(super) fn recognize(areas: &Areas, size: u64) -> Option<DeadHead> {
     let mut holes: Vec<(u64, u64)> = Vec::new();
-    let (mut start, mut end, mut skipped) = (0, 0, false);
+    let (mut start, mut end, mut skipped, mut failed) = (0, 0, false, false);
     for area in
         areas.iter().map(|a| (a.start, a.end, a.status)).chain([(u64::MAX, u64::MAX, Status::Finished)])
     {
         if area.0 != end {
-            if skipped && end - start >= SHORTEST {
+            // What is only slow is not dead.
+            if skipped && failed && end - start >= SHORTEST {
                 holes.push((start, end));
             }
-            (start, skipped) = (area.0, false);
+            (start, skipped, failed) = (area.0, false, false);
         }
-        (end, skipped) = (area.1, skipped || area.2 == Status::NonTried);
+        let tried = area.2 != Status::NonTried;
+        (end, skipped, failed) = (area.1, skipped || !tried, failed || tried);
     }
     // Those at the ends of the disk may be cut off.
     let inner = holes.iter().filter(|(start, end)| *start > 0 && *end < size);

@@ -54,9 +54,8 @@ impl Drive {
         self.bad.get(first).is_some_and(|bad| bad.start < range.end)
     }
 
-    /// Runs the passes. Returns the number of failed reads until nothing that can be read is left, and in all; at most `most`.
-    fn failed_reads(&self, most: u64) -> (Option<u64>, u64, Next) {
-        let plan = RescuePlan {
+    fn plan(&self) -> RescuePlan {
+        RescuePlan {
             size: self.size,
             sector: 512,
             unit: 512,
@@ -70,7 +69,12 @@ impl Drive {
             retries: Some(0),
             direction: Direction::Forwards,
             min_rate: None,
-        };
+        }
+    }
+
+    /// Runs the passes. Returns the number of failed reads until nothing that can be read is left, and in all; at most `most`.
+    fn failed_reads(&self, most: u64) -> (Option<u64>, u64, Next) {
+        let plan = self.plan();
         let all = BadBlocks::from_unsorted([BadRange::new(0..self.size, Status::NonTried)]);
         let mut passes = Passes::new(plan, &all);
         let dead: u64 = self.bad.iter().map(|bad| bad.end - bad.start).sum();
@@ -193,4 +197,30 @@ fn other_damage_costs_no_more_failed_reads_than_before() {
         assert!(all <= all_before + all_before / 1000, "{name}: {all} and {all_before}");
         assert!(failed <= in_all + in_all / 1000, "{name}: {failed} and {in_all}");
     }
+}
+
+/// A head that reads slowly is read last, and all of it.
+#[test]
+fn a_slow_head_is_read_last() {
+    let g = Geometry { heads: 4, dead: &[1], band: 512 << 20, serpentine: true, shrink: 10 };
+    let drive = Drive::with(100 * GIB, g);
+    let bands = drive.bad.len() as u64;
+    let slow: u64 = drive.bad.iter().map(|bad| bad.end - bad.start).sum();
+    let plan = drive.plan();
+    let all = BadBlocks::from_unsorted([BadRange::new(0..drive.size, Status::NonTried)]);
+    let mut passes = Passes::new(plan, &all);
+    let (mut slow_reads, mut slow_bytes, mut before) = (0, 0, None);
+    while let Next::Read(read) = passes.next_read() {
+        let is_slow = drive.fails(&read.range);
+        let took = Duration::from_millis(if is_slow { 3000 } else { 8 });
+        slow_reads += u64::from(is_slow);
+        slow_bytes += if is_slow { read.range.end - read.range.start } else { 0 };
+        passes.got(&read, &Outcome { good: read.range.end - read.range.start, reason: None, took });
+        if before.is_none() && passes.areas().left() + slow_bytes <= slow + bands * MAX {
+            before = Some(slow_reads);
+        }
+    }
+    assert!(passes.areas().is_empty() && passes.dead_head().is_none());
+    let before = before.unwrap();
+    assert!(before <= bands * 6, "{before} slow reads for {bands} bands before the rest was read");
 }
