@@ -110,6 +110,9 @@ pub struct Rescue {
     /// Stop when no data could be read for this long (examples: 30s, 5m)
     #[arg(short = 'T', long, value_name = "INTERVAL", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// If the disk is gone, wait this long for it to come back, under whatever name, and go on
+    #[arg(long, value_name = "INTERVAL", value_parser = duration)]
+    pub wait: Option<Duration>,
     /// Leave areas slower than this many bytes per second for later (default: a tenth of the average)
     #[arg(short = 'a', long, value_name = "SIZE", value_parser = parse_size)]
     pub min_read_rate: Option<u64>,

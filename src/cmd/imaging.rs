@@ -6,7 +6,7 @@ mod summary;
 
 use std::fs::{self, File};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +31,7 @@ use cdi_image::input::Input;
 use cdi_image::metadata::{Metadata, rfc3339};
 use cdi_system::output_file::{lock, open_locked};
 use cdi_system::placement::{CHECK_INTERVAL, Placed};
+use cdi_system::{DiskInfo, find_again};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use serde_json::json;
 
@@ -50,15 +51,54 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
     refuse_options(args)?;
     refuse_raw_image(args)?;
     refuse_own_disk(args, ui)?;
-    let begun = begin_or_resume(args, &options, interrupt, ui)?;
-    let (fresh, source) = (begun.fresh, Arc::clone(&begun.source));
-    let start = Instant::now();
-    let ended = read(args, &options, begun, interrupt, ui)?;
-    if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
-        let _ = fs::remove_file(&args.image);
+    let mut run = Run { disk: args.source.clone(), resumes: args.rescue.resume };
+    loop {
+        let begun = begin_or_resume(args, &run, &options, interrupt, ui)?;
+        let (fresh, source) = (begun.fresh, Arc::clone(&begun.source));
+        let start = Instant::now();
+        let ended = read(args, &options, begun, interrupt, ui)?;
+        if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
+            let _ = fs::remove_file(&args.image);
+        }
+        if let (rescue::End::Gone, Some(time)) = (&ended.end, args.rescue.wait)
+            && let Some(disk) = wait_for(&run.disk, source.metadata(), time, interrupt, ui)?
+        {
+            run = Run { disk, resumes: true };
+            continue;
+        }
+        summary::print(args, &source, &ended, start.elapsed(), ui);
+        return outcome(ended, args, &source);
     }
-    summary::print(args, &source, &ended, start.elapsed(), ui);
-    outcome(ended, args, &source)
+}
+
+/// What one run of the passes reads: with `--wait`, the disk may come back under another name.
+struct Run {
+    disk: PathBuf,
+    resumes: bool,
+}
+
+/// Waits for a disk that is gone. Returns where it is again; None if it does not come back in time.
+fn wait_for(
+    path: &Path,
+    known: &DiskInfo,
+    time: Duration,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> Result<Option<PathBuf>, Error> {
+    let serial = known.serial.as_ref().map_or_else(String::new, |serial| format!(", serial number {serial}"));
+    ui.warning(format!("{}{serial}: the disk is gone; waiting {} s for it", path.display(), time.as_secs()));
+    let start = Instant::now();
+    loop {
+        if let Some(found) = find_again(path, known) {
+            ui.warning(format!("{}: the disk is back", found.display()));
+            return Ok(Some(found));
+        }
+        if start.elapsed() >= time {
+            return Ok(None);
+        }
+        interrupt.check()?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Refuses options that do not apply to a disk.
@@ -87,16 +127,22 @@ struct Begun {
 }
 
 /// Opens the disk and the image. All checks are made before anything is changed.
-fn begin_or_resume(args: &Create, options: &Options, interrupt: &Interrupt, ui: &Ui) -> Result<Begun, Error> {
+fn begin_or_resume(
+    args: &Create,
+    run: &Run,
+    options: &Options,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> Result<Begun, Error> {
     // Like ddrescue, --resume starts an image if there is none.
-    let resumes = args.rescue.resume && fs::symlink_metadata(&args.image).is_ok();
-    if args.rescue.resume && !resumes {
+    let resumes = run.resumes && fs::symlink_metadata(&args.image).is_ok();
+    if run.resumes && !resumes {
         ui.warning(format!("{}: there is no image to resume: a new one is begun", args.image.display()));
     }
     // The image first: a process that wrote it and is exiting may keep it and the disk open for a moment.
     let old = if resumes { Some(locked_image(args)?) } else { None };
     let wait = if old.is_some() { TIMEOUT } else { Duration::ZERO };
-    let source = Arc::new(Source::open(&args.source, args.force, args.open.sector_size, wait)?);
+    let source = Arc::new(Source::open(&run.disk, args.force, args.open.sector_size, wait)?);
     let known = match &args.rescue.from_mapfile {
         Some(path) => {
             let (map, warnings) = load::load(path, source.metadata().size, source.metadata().logical)?;

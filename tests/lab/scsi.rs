@@ -178,6 +178,29 @@ fn deleted(c: &mut Checks) {
     let got = contents(c, image);
     c.same("disk is back: map", &got.failed, &bad);
     c.same("disk is back: sectors with wrong bytes", got.wrong(&bytes), 0);
+
+    // The same by itself.
+    set_delay(300);
+    let image = "waited.cdimg";
+    let create = c
+        .cdi_command(&["create", "--json", "--wait", "60", scsi.name(), image])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_secs(3));
+    fs::write(format!("/sys/block/{}/device/delete", &scsi.name()[5..]), "1").unwrap();
+    sleep(Duration::from_secs(3));
+    set_delay(0);
+    fs::write(&scan, "- - -").unwrap();
+    let output = create.wait_with_output().unwrap();
+    scsi.path = find();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    c.same("disk is waited for: exit code", output.status.code(), Some(4));
+    c.same("disk is waited for: it is said", said.contains("the disk is back"), true);
+    let got = contents(c, image);
+    c.same("disk is waited for: map", &got.failed, &bad);
+    c.same("disk is waited for: sectors with wrong bytes", got.wrong(&bytes), 0);
 }
 
 /// Sectors of 4096 bytes (4Kn).

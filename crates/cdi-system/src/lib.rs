@@ -27,11 +27,13 @@ use cdi_base::error::{Error, Kind};
 #[cfg(target_os = "linux")]
 use linux::ignored_signals;
 #[cfg(target_os = "linux")]
-pub use linux::{disk_info, holders, is_stopped, layers_below, mountinfo, path_of_open};
+pub use linux::{disk_info, find_again, holders, is_stopped, layers_below, mountinfo, path_of_open};
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
-pub use macos::{disk_info, holders, is_stopped, layers_below, mountinfo, mounts_on, path_of_open};
+pub use macos::{
+    disk_info, find_again, holders, is_stopped, layers_below, mountinfo, mounts_on, path_of_open,
+};
 
 /// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";
@@ -102,6 +104,14 @@ pub struct DiskInfo {
     pub serial: Option<String>,
     /// An identifier that the system assigns to each disk it sees: a different disk in its place has a different one.
     pub sequence: Option<String>,
+}
+
+impl DiskInfo {
+    /// Returns whether `now` is the same disk, perhaps under another name: by its serial number, if it has one.
+    pub fn is_same(&self, now: &DiskInfo) -> bool {
+        let known = |a: &Option<String>, b: &Option<String>| a.is_none() || a == b;
+        self.size == now.size && known(&self.model, &now.model) && known(&self.serial, &now.serial)
+    }
 }
 
 /// A device or file that another file or device is stored on.

@@ -116,6 +116,15 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
+/// Returns where the disk is that was at `path`: there, or, if it has a serial number, under another name.
+pub fn find_again(path: &Path, known: &DiskInfo) -> Option<PathBuf> {
+    let is_it = |path: &PathBuf| disk_info(path).is_ok_and(|now| known.is_same(&now));
+    let names = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let others = names.map(|entry| Path::new("/dev").join(entry.file_name()));
+    let others = others.filter(|_| known.serial.is_some());
+    std::iter::once(path.to_owned()).chain(others).find(is_it)
+}
+
 /// Returns the current path of an open file.
 pub fn path_of_open(file: &File) -> Option<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()

@@ -71,6 +71,11 @@ fn parse_traps(text: &str) -> Vec<i32> {
     ignored.filter_map(number).collect()
 }
 
+/// Returns where the disk is that was at `path`: there. (diskutil says no serial numbers.)
+pub fn find_again(path: &Path, known: &DiskInfo) -> Option<PathBuf> {
+    disk_info(path).is_ok_and(|now| known.is_same(&now)).then(|| path.to_owned())
+}
+
 /// Returns information about the device at `path`.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");
