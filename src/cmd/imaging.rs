@@ -1,6 +1,7 @@
 //! `cdi create DISK IMAGE`: images a disk that may be failing, in several passes.
 
 mod checks;
+mod ends;
 mod order;
 mod summary;
 
@@ -31,8 +32,8 @@ use cdi_image::input::Input;
 use cdi_image::metadata::{Metadata, rfc3339};
 use cdi_system::output_file::{lock, open_locked};
 use cdi_system::placement::{CHECK_INTERVAL, Placed};
-use cdi_system::{DiskInfo, find_again};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
+use ends::{outcome, wait_for};
 use serde_json::json;
 
 use super::{End, Interrupt, guard, plain_reads};
@@ -75,30 +76,6 @@ pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &U
 struct Run {
     disk: PathBuf,
     resumes: bool,
-}
-
-/// Waits for a disk that is gone. Returns where it is again; None if it does not come back in time.
-fn wait_for(
-    path: &Path,
-    known: &DiskInfo,
-    time: Duration,
-    interrupt: &Interrupt,
-    ui: &Ui,
-) -> Result<Option<PathBuf>, Error> {
-    let serial = known.serial.as_ref().map_or_else(String::new, |serial| format!(", serial number {serial}"));
-    ui.warning(format!("{}{serial}: the disk is gone; waiting {} s for it", path.display(), time.as_secs()));
-    let start = Instant::now();
-    loop {
-        if let Some(found) = find_again(path, known) {
-            ui.warning(format!("{}: the disk is back", found.display()));
-            return Ok(Some(found));
-        }
-        if start.elapsed() >= time {
-            return Ok(None);
-        }
-        interrupt.check()?;
-        std::thread::sleep(Duration::from_millis(500));
-    }
 }
 
 /// Refuses options that do not apply to a disk.
@@ -251,37 +228,6 @@ fn read(
         Some(place) => Error { advice: vec![place], ..e },
         None => e.hint(Advice::Resume(Saved::Earlier)),
     })
-}
-
-/// Converts the end of the rescue to the outcome of the command.
-fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, Error> {
-    match ended.end {
-        rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
-        rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
-        rescue::End::Stopped => {
-            let hint = format!("{}; to go on: {}", Saved::All, summary::command(args, &args.rescue.only, "cdi create --resume"));
-            Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(hint))
-        }
-        rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")
-            .at(source.path())
-            .hint("reconnect the disk")
-            .then(Advice::Resume(Saved::All))),
-        rescue::End::Dead => Err(Error::failed(
-            "the disk fails on sectors that it could read before: it seems to be dying (its last errors were not \
-             recorded as bad sectors)",
-        )
-        .at(source.path())
-        .hint("switch it off and let it rest")
-        .then(Advice::Resume(Saved::All))),
-        rescue::End::Unreadable => Err(Error::failed(
-            "the disk has returned an error for every read (nothing was recorded as bad): is it the cable, the power, or \
-             a password?",
-        )
-        .at(source.path())
-        .hint("'smartctl -x' and the system's log may say more; --sweep tries every sector all the same")
-        .then(Advice::Resume(Saved::All))),
-        rescue::End::Failed(e) => Err(e),
-    }
 }
 
 /// The maximum time to wait for a disk that an ending process still has open.

@@ -225,9 +225,9 @@ impl Passes {
 
     /// Returns whether what was skipped is to be read.
     fn sweeps(&self) -> bool {
-        self.plan
-            .sweep
-            .unwrap_or(self.dead_head.is_none() && !(self.bands.are_known() && !self.later.is_empty()))
+        // Of a part of the disk, less is left than shows a dead head.
+        let is_dead = self.dead_head.is_some() || (self.bands.are_known() && !self.later.is_empty());
+        self.plan.sweep.unwrap_or(!is_dead)
     }
 
     /// Returns the next piece of at most `len` bytes of the rest of `area`. Pieces are split at multiples of `len`.
