@@ -20,7 +20,7 @@ use crate::cmd::files::Found;
 
 /// The file that marks a directory as one that `--copy` writes to, and says of which disk.
 const MARK: &str = ".cdi-files.json";
-/// What a file is called while it is copied. One that an earlier run left behind is overwritten.
+/// What a file is called while it is copied. One that is left of an earlier run is overwritten.
 const PARTIAL: &str = ".cdi-copy.partial";
 /// What is added to the name of a file for the list of its holes.
 const HOLES: &str = ".bad.json";
@@ -295,7 +295,7 @@ impl Target {
     }
 }
 
-/// Makes a file, in place of one that an earlier run left behind.
+/// Makes a file, in place of one that is left of an earlier run.
 fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
