@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, FileTimes};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Kind};
-use cdi_fs::loss::Loss;
 use cdi_fs::names::safe_name;
 use cdi_image::disk::Disk;
+use cdi_image::input::ReadAt;
 use nix::libc;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
@@ -44,8 +44,8 @@ pub struct Target {
 /// How many files, and how many bytes, may wait for their times.
 const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 256 << 20;
-/// How much of a hole is compared with an earlier copy, in bytes.
-const MAX_COMPARED: u64 = 1 << 20;
+/// How much of two copies is compared at a time, in bytes.
+const COMPARED: u64 = 1 << 20;
 
 impl Target {
     /// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
@@ -162,14 +162,14 @@ impl Target {
         Ok(())
     }
 
-    /// Writes a file by `fill`, which returns its holes and the list of them, and lets it appear under its name: after that
+    /// Writes a file by `fill`, which returns the list of its holes, and lets it appear under its name: after that
     /// list. An earlier copy that has data there stays.
     pub fn put(
         &mut self,
         path: &Path,
         size: u64,
         times: Option<FileTimes>,
-        fill: &mut dyn FnMut(&File) -> Result<Option<Holes>, Stop>,
+        fill: &mut dyn FnMut(&File) -> Result<Option<Value>, Stop>,
     ) -> Result<Put, Stop> {
         if let Some(above) = path.parent() {
             self.make(above).map_err(|e| Stop::of(e, path))?;
@@ -180,13 +180,13 @@ impl Target {
             let file = create_new(&partial).map_err(stop)?;
             file.set_len(size).map_err(stop)?;
             let holes = fill(&file)?;
-            drop(file);
             let list = holes_of(path);
-            if holes.as_ref().is_some_and(|(loss, _)| self.has_more(path, loss)) {
+            if holes.is_some() && has_more(path, &file).map_err(stop)? {
                 fs::remove_file(&partial).map_err(stop)?;
                 return Ok(Put::Kept);
             }
-            if let Some((_, holes)) = &holes {
+            drop(file);
+            if let Some(holes) = &holes {
                 // Another name than that of the file's own data.
                 let partial = self.dir.join(format!("{PARTIAL}{HOLES}"));
                 let written = write_new(&partial, format!("{holes:#}\n").as_bytes())
@@ -264,21 +264,6 @@ impl Target {
         })
     }
 
-    /// Returns whether an earlier copy of a file has data where this one is to have holes: it is of an image that had more of
-    /// the disk, or of one that did not say what is bad.
-    pub fn has_more(&self, path: &Path, loss: &Loss) -> bool {
-        let how = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-        let Ok(mut before) = how else { return false };
-        loss.ranges.iter().any(|lost| {
-            let mut there = Vec::new();
-            let most = (lost.file.end - lost.file.start).min(MAX_COMPARED);
-            let read = before
-                .seek(SeekFrom::Start(lost.file.start))
-                .and_then(|_| Read::by_ref(&mut before).take(most).read_to_end(&mut there));
-            read.is_ok() && there.iter().any(|byte| *byte != 0)
-        })
-    }
-
     /// Returns whether a file was copied whole before, and has not changed since.
     pub fn has(&self, path: &Path, size: u64, modified: Option<SystemTime>) -> bool {
         let Ok(before) = fs::symlink_metadata(path) else { return false };
@@ -295,13 +280,50 @@ impl Target {
     }
 }
 
+/// Returns whether an earlier copy of a file, at `path`, has data where `new` has none: it is of an image that had more of the
+/// disk, or of one that did not say what is bad.
+fn has_more(path: &Path, new: &File) -> io::Result<bool> {
+    let how = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let before = match how {
+        Ok(before) if before.metadata()?.is_file() => before,
+        // Nothing, or no copy of ours.
+        _ => return Ok(false),
+    };
+    let end = before.metadata()?.len();
+    let mut at = 0;
+    while at < end {
+        let data = before.data_run(at, end)?;
+        let len = usize::try_from((data.end - data.start).min(COMPARED)).unwrap_or(0);
+        let (mut old, mut now) = (vec![0; len], vec![0; len]);
+        read_full(&before, &mut old, data.start)?;
+        read_full(new, &mut now, data.start)?;
+        if old.iter().zip(&now).any(|(old, now)| *old != 0 && *now == 0) {
+            return Ok(true);
+        }
+        at = data.start + len.max(1) as u64;
+    }
+    Ok(false)
+}
+
+/// Fills `buffer` with the bytes at `at`, as far as there are any.
+fn read_full(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match ReadAt::read_at(file, &mut buffer[done..], at + done as u64)? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    Ok(())
+}
+
 /// Makes a file, in place of one that is left of an earlier run.
 fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    File::options().write(true).create_new(true).open(path)
+    File::options().read(true).write(true).create_new(true).open(path)
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -331,9 +353,6 @@ pub fn holes_of(path: &Path) -> PathBuf {
     name.push(HOLES);
     path.with_file_name(name)
 }
-
-/// What a file has lost, and the list of it that is written next to it.
-pub type Holes = (Loss, Value);
 
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -375,5 +394,29 @@ impl Stop {
         } else {
             Stop::All(Error::io("cannot write", path, e))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn data_of_an_earlier_copy_is_seen_wherever_it_is() {
+        let dir = std::env::temp_dir().join(format!("cdi-test-{}-has-more", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let (path, at) = (dir.join("before"), (5 << 20) + 77);
+        let before = create_new(&path).unwrap();
+        before.set_len(8 << 20).unwrap();
+        before.write_all_at(b"x", at).unwrap();
+        let new = create_new(&dir.join("new")).unwrap();
+        new.set_len(8 << 20).unwrap();
+        let (empty, same) =
+            (has_more(&path, &new), new.write_all_at(b"x", at).and_then(|()| has_more(&path, &new)));
+        let none = has_more(&dir.join("none"), &new);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((empty.unwrap(), same.unwrap(), none.unwrap()), (true, false, false));
     }
 }
