@@ -1,5 +1,6 @@
 //! `--copy`: copies files out of an image, damaged ones with holes, and never anything outside the directory.
 
+mod compare;
 mod fill;
 mod mark;
 pub(super) mod target;

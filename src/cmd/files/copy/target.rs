@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use cdi_base::error::{Error, Kind};
 use cdi_fs::names::safe_name;
 use cdi_image::disk::Disk;
-use cdi_image::input::ReadAt;
 use nix::libc;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::compare::has_more;
 use super::mark::mark;
 use crate::cmd::files::Found;
 
@@ -44,8 +44,6 @@ pub struct Target {
 /// How many files, and how many bytes, may wait for their times.
 const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 256 << 20;
-/// How much of two copies is compared at a time, in bytes.
-const COMPARED: u64 = 1 << 20;
 
 impl Target {
     /// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
@@ -235,8 +233,12 @@ impl Target {
         }
         for (path, times) in std::mem::take(&mut self.unsynced) {
             let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-            // One that is gone is not missed.
-            let _ = file.and_then(|file| file.set_times(times));
+            match file.and_then(|file| file.set_times(times)) {
+                // Somebody moved it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("cannot set the time of", &path, e)),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }
@@ -280,45 +282,8 @@ impl Target {
     }
 }
 
-/// Returns whether an earlier copy of a file, at `path`, has data where `new` has none: it is of an image that had more of the
-/// disk, or of one that did not say what is bad.
-fn has_more(path: &Path, new: &File) -> io::Result<bool> {
-    let how = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    let before = match how {
-        Ok(before) if before.metadata()?.is_file() => before,
-        // Nothing, or no copy of ours.
-        _ => return Ok(false),
-    };
-    let end = before.metadata()?.len();
-    let mut at = 0;
-    while at < end {
-        let data = before.data_run(at, end)?;
-        let len = usize::try_from((data.end - data.start).min(COMPARED)).unwrap_or(0);
-        let (mut old, mut now) = (vec![0; len], vec![0; len]);
-        read_full(&before, &mut old, data.start)?;
-        read_full(new, &mut now, data.start)?;
-        if old.iter().zip(&now).any(|(old, now)| *old != 0 && *now == 0) {
-            return Ok(true);
-        }
-        at = data.start + len.max(1) as u64;
-    }
-    Ok(false)
-}
-
-/// Fills `buffer` with the bytes at `at`, as far as there are any.
-fn read_full(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match ReadAt::read_at(file, &mut buffer[done..], at + done as u64)? {
-            0 => break,
-            read => done += read,
-        }
-    }
-    Ok(())
-}
-
 /// Makes a file, in place of one that is left of an earlier run.
-fn create_new(path: &Path) -> io::Result<File> {
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -394,29 +359,5 @@ impl Stop {
         } else {
             Stop::All(Error::io("cannot write", path, e))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-
-    #[test]
-    fn data_of_an_earlier_copy_is_seen_wherever_it_is() {
-        let dir = std::env::temp_dir().join(format!("cdi-test-{}-has-more", std::process::id()));
-        fs::create_dir(&dir).unwrap();
-        let (path, at) = (dir.join("before"), (5 << 20) + 77);
-        let before = create_new(&path).unwrap();
-        before.set_len(8 << 20).unwrap();
-        before.write_all_at(b"x", at).unwrap();
-        let new = create_new(&dir.join("new")).unwrap();
-        new.set_len(8 << 20).unwrap();
-        let (empty, same) =
-            (has_more(&path, &new), new.write_all_at(b"x", at).and_then(|()| has_more(&path, &new)));
-        let none = has_more(&dir.join("none"), &new);
-        fs::remove_dir_all(&dir).unwrap();
-        assert_eq!((empty.unwrap(), same.unwrap(), none.unwrap()), (true, false, false));
     }
 }
