@@ -262,7 +262,7 @@ tests!(
             let args = [&["files", "--json", "--copy", to, "disk.cdimg"], more].concat();
             lab.cdi(args).ends(code).json()
         };
-        // Two names that become one, in runs of their own; a file beside a directory of its name; another name.
+        // Two names that become one, in runs of their own; a file next to a directory of its name; another name.
         let title = lab.cdi(["files", "--json", "disk.cdimg"]).ends(4).json()["volumes"][0]["title"]
             .as_str()
             .unwrap()

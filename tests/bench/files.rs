@@ -1,4 +1,4 @@
-//! The list of damaged files beside ddru_ntfsfindbad and fls, on the same NTFS volume, in one run:
+//! The list of damaged files, compared with ddru_ntfsfindbad and fls, on the same NTFS volume, in one run:
 //! `cargo bench --bench files -- [DIR] [FILES]`. Needs mkntfs, ntfs-3g, root and /dev/fuse; a tool that is not installed is
 //! named and left out. Each in turn, five times; the medians.
 

@@ -71,6 +71,18 @@ impl Mount {
         if signal == Signal::SIGKILL {
             assert!(wait_until(|| !Path::new(&format!("/proc/{}", self.pid)).exists()));
         }
+        if signal == Signal::SIGSTOP {
+            // A thread that is running stops a little later, and may answer until then.
+            assert!(wait_until(|| self.threads().iter().all(|state| *state == 'T')));
+        }
+    }
+
+    /// Returns the states of the daemon's threads, as /proc has them.
+    fn threads(&self) -> Vec<char> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        // After the name, which is in brackets and may have any characters.
+        stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
     }
 
     /// Reads a page from the device, or else from `disk.raw` through the cache. Returns the

@@ -1,5 +1,6 @@
 //! `--copy`: copies files out of an image, damaged ones with holes, and never anything outside the directory.
 
+mod compare;
 mod fill;
 mod mark;
 pub(super) mod target;
@@ -296,7 +297,7 @@ impl Copier<'_> {
                 Failed::Write(e) => Stop::of(e, place),
             })?;
             let holes = !loss.is_empty() || damage.is_some();
-            Ok(holes.then(|| (loss.clone(), holes_json(contents.size(), &loss, damage.as_deref()))))
+            Ok(holes.then(|| holes_json(contents.size(), &loss, damage.as_deref())))
         };
         let put = self.target.put(place, contents.size(), times, &mut fill)?;
         let mut lost = Vec::new();

@@ -111,7 +111,7 @@ const MAX_FILES: usize = 100_000;
 const MAX_PATHS: usize = 32 << 20;
 
 impl Report {
-    /// Returns the report of a copy of so many files to `dir`, of which none is copied yet.
+    /// Returns the report of a copy of `wanted` files to `dir`, of which none is copied yet.
     pub fn new(wanted: u64, dir: &Path, rest: &Rest) -> Report {
         let before: Value = fs::read(dir.join(JSON))
             .ok()

@@ -172,8 +172,8 @@ impl Builder<'_> {
             self.names.iter().map(|n| n.parent).filter(|p| named.binary_search(p).is_ok()).collect();
         for number in named {
             let first = self.names.partition_point(|n| n.number < number);
-            let told = self.names.get(first).and_then(|n| n.kind);
-            let kind = told.or(parents.contains(&number).then_some(Kind::Directory));
+            let said = self.names.get(first).and_then(|n| n.kind);
+            let kind = said.or(parents.contains(&number).then_some(Kind::Directory));
             self.entries.push(Entry {
                 number,
                 handle: None,

@@ -126,7 +126,7 @@ impl Scans {
         if !state.scanning {
             let scans = Arc::clone(self);
             if let Err(e) = workers::spawn("files-scan", move || scans.work()) {
-                // Nothing else is queued, or there would be a thread. The next one who asks tries again.
+                // Nothing else is queued, or there would be a thread. The next request tries again.
                 log::error!("{e}");
                 state.queue.clear();
                 match scan {
@@ -360,7 +360,7 @@ impl Readable for Watched<'_> {
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
-        // Those who wait are told soon; the scan itself ends at its next record.
+        // Waiting readers get their answer soon; the scan itself ends at its next record.
         if self.0.stopped.load(Ordering::Relaxed) {
             return Err(super::FAILED);
         }

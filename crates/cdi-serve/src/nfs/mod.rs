@@ -65,9 +65,9 @@ pub enum Clients {
     /// The client of this system, which mounts it: only the first connection that uses a handle can use the disk. The path
     /// may have one more component, the name of the volume.
     System,
-    /// Everyone who has the URL, on this machine.
+    /// Every user with the URL, on this machine.
     ThisMachine,
-    /// Everyone who has the URL, on any machine. Others may read the network: the URL is not that for this machine.
+    /// Every user with the URL, on any machine. Others may read the network: the URL is not that for this machine.
     OtherMachines,
 }
 

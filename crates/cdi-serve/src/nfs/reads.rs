@@ -232,7 +232,7 @@ impl Reads {
     }
 
     /// Waits for the scan that an entry needs, for its attributes alone or for everything, like a read that waits for its
-    /// source. One call of a connection waits at a time: the others are told at once to try again later, so that threads remain
+    /// source. One call of a connection waits at a time: the others get "try again later" at once, so that threads remain
     /// for reads.
     pub(super) fn scanned(&self, id: Id, attributes_only: bool, caller: &Caller<'_>) -> Result<(), NoBytes> {
         let Some(wait) = self.tree.wait(id, attributes_only) else { return Ok(()) };

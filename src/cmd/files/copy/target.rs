@@ -2,25 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, FileTimes};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Kind};
-use cdi_fs::loss::Loss;
 use cdi_fs::names::safe_name;
 use cdi_image::disk::Disk;
 use nix::libc;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::compare::has_more;
 use super::mark::mark;
 use crate::cmd::files::Found;
 
 /// The file that marks a directory as one that `--copy` writes to, and says of which disk.
 const MARK: &str = ".cdi-files.json";
-/// What a file is called while it is copied. One that an earlier run left behind is overwritten.
+/// What a file is called while it is copied. One that is left of an earlier run is overwritten.
 const PARTIAL: &str = ".cdi-copy.partial";
 /// What is added to the name of a file for the list of its holes.
 const HOLES: &str = ".bad.json";
@@ -44,8 +44,6 @@ pub struct Target {
 /// How many files, and how many bytes, may wait for their times.
 const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 256 << 20;
-/// How much of a hole is compared with an earlier copy, in bytes.
-const MAX_COMPARED: u64 = 1 << 20;
 
 impl Target {
     /// Makes the directory, or takes one that an earlier `--copy` of the same disk wrote to.
@@ -162,14 +160,14 @@ impl Target {
         Ok(())
     }
 
-    /// Writes a file by `fill`, which returns its holes and the list of them, and lets it appear under its name: after that
+    /// Writes a file by `fill`, which returns the list of its holes, and lets it appear under its name: after that
     /// list. An earlier copy that has data there stays.
     pub fn put(
         &mut self,
         path: &Path,
         size: u64,
         times: Option<FileTimes>,
-        fill: &mut dyn FnMut(&File) -> Result<Option<Holes>, Stop>,
+        fill: &mut dyn FnMut(&File) -> Result<Option<Value>, Stop>,
     ) -> Result<Put, Stop> {
         if let Some(above) = path.parent() {
             self.make(above).map_err(|e| Stop::of(e, path))?;
@@ -180,13 +178,13 @@ impl Target {
             let file = create_new(&partial).map_err(stop)?;
             file.set_len(size).map_err(stop)?;
             let holes = fill(&file)?;
-            drop(file);
             let list = holes_of(path);
-            if holes.as_ref().is_some_and(|(loss, _)| self.has_more(path, loss)) {
+            if holes.is_some() && has_more(path, &file).map_err(stop)? {
                 fs::remove_file(&partial).map_err(stop)?;
                 return Ok(Put::Kept);
             }
-            if let Some((_, holes)) = &holes {
+            drop(file);
+            if let Some(holes) = &holes {
                 // Another name than that of the file's own data.
                 let partial = self.dir.join(format!("{PARTIAL}{HOLES}"));
                 let written = write_new(&partial, format!("{holes:#}\n").as_bytes())
@@ -235,8 +233,12 @@ impl Target {
         }
         for (path, times) in std::mem::take(&mut self.unsynced) {
             let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-            // One that is gone is not missed.
-            let _ = file.and_then(|file| file.set_times(times));
+            match file.and_then(|file| file.set_times(times)) {
+                // Somebody moved it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("cannot set the time of", &path, e)),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }
@@ -264,21 +266,6 @@ impl Target {
         })
     }
 
-    /// Returns whether an earlier copy of a file has data where this one is to have holes: it is of an image that had more of
-    /// the disk, or of one that did not say what is bad.
-    pub fn has_more(&self, path: &Path, loss: &Loss) -> bool {
-        let how = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-        let Ok(mut before) = how else { return false };
-        loss.ranges.iter().any(|lost| {
-            let mut there = Vec::new();
-            let most = (lost.file.end - lost.file.start).min(MAX_COMPARED);
-            let read = before
-                .seek(SeekFrom::Start(lost.file.start))
-                .and_then(|_| Read::by_ref(&mut before).take(most).read_to_end(&mut there));
-            read.is_ok() && there.iter().any(|byte| *byte != 0)
-        })
-    }
-
     /// Returns whether a file was copied whole before, and has not changed since.
     pub fn has(&self, path: &Path, size: u64, modified: Option<SystemTime>) -> bool {
         let Ok(before) = fs::symlink_metadata(path) else { return false };
@@ -295,13 +282,13 @@ impl Target {
     }
 }
 
-/// Makes a file, in place of one that an earlier run left behind.
-fn create_new(path: &Path) -> io::Result<File> {
+/// Makes a file, in place of one that is left of an earlier run.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    File::options().write(true).create_new(true).open(path)
+    File::options().read(true).write(true).create_new(true).open(path)
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -331,9 +318,6 @@ pub fn holes_of(path: &Path) -> PathBuf {
     name.push(HOLES);
     path.with_file_name(name)
 }
-
-/// What a file has lost, and the list of it that is written next to it.
-pub type Holes = (Loss, Value);
 
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
