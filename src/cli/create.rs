@@ -137,6 +137,24 @@ pub struct Rescue {
     /// Read the disk in the order of its sectors, whatever happens
     #[arg(long, conflicts_with_all = ["first", "only"])]
     pub in_order: bool,
+    /// Mount the disk at this directory while it is imaged, and the image after that (until 'cdi detach')
+    ///
+    /// What was read comes from the image; what was not tried is read at once, before the next read of the passes, and goes into
+    /// the image.
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Attach the disk as a block device while it is imaged, and the image after that (until 'cdi detach')
+    #[arg(long)]
+    pub attach: bool,
+    /// Serve the disk over NBD on this socket or port while it is imaged, and the image until the last client disconnects
+    #[arg(long, value_name = "SOCKET|PORT")]
+    pub nbd: Option<PathBuf>,
+    /// With --mount or --attach, also show the files inside the disk
+    #[arg(long)]
+    pub files: bool,
+    /// With --mount or --attach, let other users read
+    #[arg(long)]
+    pub allow_other: bool,
     /// Restrict the rescue domain to the blocks marked finished in this ddrescue mapfile
     #[arg(short = 'm', long, value_name = "FILE")]
     pub domain_mapfile: Option<PathBuf>,

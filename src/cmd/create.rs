@@ -70,7 +70,18 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
             let what = "--reproducible only applies to images of files: a failing disk is read differently each time";
             return Err(Error::usage(what));
         }
-        return worker_process::run(ui, |interrupt| imaging::run(args, options, interrupt, ui));
+        return worker_process::run(ui, |interrupt| {
+            if imaging::stays(args) {
+                // What is shown stays when the terminal is closed.
+                let _ = nix::unistd::setsid();
+            }
+            let (result, shown) = imaging::run(args, options, interrupt, ui);
+            (result, move || {
+                if let Some(shown) = shown {
+                    shown.wait();
+                }
+            })
+        });
     }
     let image = cli::Image { image: args.source.clone(), open: args.open.clone() };
     let source = open_disk(&image, plain_reads(), ui)?;

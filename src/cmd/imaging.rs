@@ -3,6 +3,7 @@
 mod checks;
 mod ends;
 mod order;
+mod shown;
 mod summary;
 
 use std::fs::{self, File};
@@ -35,6 +36,7 @@ use cdi_system::placement::{CHECK_INTERVAL, Placed};
 use checks::{is_device, refuse_own_disk, refuse_raw_image, same_disk};
 use ends::{outcome, wait_for};
 use serde_json::json;
+use shown::Shown;
 
 use super::{End, Interrupt, guard, plain_reads};
 use crate::cli;
@@ -48,16 +50,52 @@ pub(super) fn applies(args: &Create) -> bool {
     asked || (is_device(&args.source) && raw && !matches!(args.open.mapfile(), Mapfile::File(_)))
 }
 
-pub(super) fn run(args: &Create, options: Options, interrupt: &Interrupt, ui: &Ui) -> Result<End, Error> {
+/// Returns whether the process goes on after the imaging, because it shows the disk.
+pub(super) fn stays(args: &Create) -> bool {
+    shown::is_wanted(&args.rescue)
+}
+
+/// Images the disk. Also returns what is still shown of it, and is to be waited for.
+pub(super) fn run(
+    args: &Create,
+    options: Options,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> (Result<End, Error>, Option<Shown>) {
+    let mut shown = None;
+    let result = image(args, &options, interrupt, &mut shown, ui);
+    if let Some(shown) = &shown {
+        shown.finish(ui);
+    }
+    (result, shown)
+}
+
+fn image(
+    args: &Create,
+    options: &Options,
+    interrupt: &Interrupt,
+    shown: &mut Option<Shown>,
+    ui: &Ui,
+) -> Result<End, Error> {
     refuse_options(args)?;
     refuse_raw_image(args)?;
     refuse_own_disk(args, ui)?;
+    let mut prepared = shown::prepare(args)?;
     let mut run = Run { disk: args.source.clone(), resumes: args.rescue.resume };
     loop {
-        let begun = begin_or_resume(args, &run, &options, interrupt, ui)?;
+        let mut begun = begin_or_resume(args, &run, options, interrupt, ui)?;
         let (fresh, source) = (begun.fresh, Arc::clone(&begun.source));
+        match (&shown, prepared.take()) {
+            (Some(shown), _) => shown.resume(&mut begun.writer, &begun.file, &args.image)?,
+            (None, Some(prepared)) => {
+                let unit = begun.writer.sectors().1.max(source.metadata().physical);
+                let Begun { writer, file, .. } = &mut begun;
+                *shown = Some(Shown::start(prepared, writer, file, &args.image, unit, ui)?);
+            }
+            (None, None) => {}
+        }
         let start = Instant::now();
-        let ended = read(args, &options, begun, interrupt, ui)?;
+        let ended = read(args, options, begun, shown.as_ref(), interrupt, ui)?;
         if fresh && ended.view.read == 0 && matches!(ended.end, rescue::End::Failed(_)) {
             let _ = fs::remove_file(&args.image);
         }
@@ -190,21 +228,23 @@ fn read(
     args: &Create,
     options: &Options,
     begun: Begun,
+    shown: Option<&Shown>,
     interrupt: &Interrupt,
     ui: &Ui,
 ) -> Result<rescue::Ended, Error> {
     let plan = plan(&args.rescue, &begun);
     let Begun { source, writer, file, .. } = begun;
     let limits = Limits { max_errors: args.rescue.max_read_errors, timeout: args.rescue.timeout };
-    let mut shown = ui.imaging(&args.image.display().to_string());
+    let mut display = ui.imaging(&args.image.display().to_string());
     let placed = Placed::new(&file, &args.image)?;
     let mut last_check = Instant::now();
     let mut hashing = None;
     let size = plan.size;
-    let task = Task { plan, order: order::order(&args.rescue)?, limits };
+    let live = shown.map(|shown| Arc::clone(&shown.live));
+    let task = Task { plan, order: order::order(&args.rescue)?, limits, live };
     let result = rescue::rescue(&source, writer, &args.image, options, task, &mut |update| {
         match update {
-            Update::Reading(view) => shown.show(view),
+            Update::Reading(view) => display.show(view),
             Update::Hashing(bytes) => {
                 hashing.get_or_insert_with(|| ui.progress("hashing", size)).advance(bytes);
             }
@@ -213,11 +253,12 @@ fn read(
             last_check = Instant::now();
             placed.check()?;
         }
+        shown.map_or(Ok(()), Shown::check)?;
         interrupt.check()
     });
     // Fail if the image is no longer at its path: the user would not find it.
     let result = result.and_then(|ended| placed.check().map(|()| ended));
-    shown.finish();
+    display.finish();
     if let Some(hashing) = hashing {
         hashing.finish();
     }

@@ -47,7 +47,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         badblocks(&disk, args.export_block_size, ui)?;
     } else if args.bad {
         if ui.json {
-            ui.listing(&texts::BadBlocks(&disk));
+            ui.listing(&texts::BadBlocks::of(&disk));
         } else {
             list_bad(&disk, ui)?;
         }

@@ -4,12 +4,12 @@ mod place;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 use cdi_base::units::{SECTOR, human};
 use cdi_fs::partitions::Partition;
 use cdi_image::disk::Options;
-use cdi_image::part::PART_OF_DISK;
 use cdi_serve::transport::Desktop;
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;
@@ -157,12 +157,9 @@ fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
     if args.dir.is_some() {
         return Ok(());
     }
-    let part = plan.disk.metadata().more.get(PART_OF_DISK);
+    let part = plan.disk.part();
     let is_attached = |r: &MountRecord| {
-        r.image == plan.image
-            && r.part.as_ref() == part
-            && (r.device.is_some() || r.with.is_some())
-            && r.is_served()
+        r.image == plan.image && r.part == part && (r.device.is_some() || r.with.is_some()) && r.is_served()
     };
     let Some(record) = records()?.into_iter().find(is_attached) else { return Ok(()) };
     // Do not return the existing device: it may have been attached with other options.
@@ -255,7 +252,7 @@ pub(super) fn plan(
     };
     let allow_other = access.allow_other;
     let plan = MountPlan {
-        disk,
+        disk: Arc::new(disk).into(),
         image: path,
         dir,
         created_dir,

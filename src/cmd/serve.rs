@@ -50,7 +50,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     let size = disk.size();
     workers::spawn("listener", move || {
         let _ = ended.send(match front {
-            Front::Nbd(listener) => nbd::serve(&disk, &listener),
+            Front::Nbd(listener) => nbd::serve(&disk.into(), &listener, &Arc::default()),
             Front::Nfs(export, listener) => nfs::serve(export, listener),
         });
     })?;
@@ -78,7 +78,7 @@ fn other_machines(args: &Serve) -> Option<IpAddr> {
 }
 
 /// A socket in the file system; removed on drop.
-struct Socket(PathBuf);
+pub(super) struct Socket(PathBuf);
 
 impl Drop for Socket {
     fn drop(&mut self) {
@@ -87,7 +87,7 @@ impl Drop for Socket {
 }
 
 /// The protocol, and the socket that it is served on.
-enum Front {
+pub(super) enum Front {
     Nbd(Listener),
     Nfs(Arc<Export>, TcpListener),
 }
@@ -110,7 +110,7 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
 }
 
 /// Binds a port or a socket for NBD. Returns what to serve, its URL, and the socket to remove at the end.
-fn listen(at: &Path, address: Option<IpAddr>) -> Result<(Front, String, Option<Socket>), Error> {
+pub(super) fn listen(at: &Path, address: Option<IpAddr>) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
         let failed = |e| Error::io("cannot listen on this port", at, e);
         let listener =

@@ -27,15 +27,23 @@ use crate::ui::Ui;
 /// The environment variable that marks the child process, whose stdin is a socket connected to its parent.
 const WORKER_VARIABLE: &str = "CDI_WORKER";
 
-/// Runs `work` in a child process, and waits for it.
-pub(super) fn run(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
+/// Runs `work` in a child process, and waits for it. What `work` returns besides its result is called after that, when nobody
+/// waits any more.
+pub(super) fn run<A: FnOnce()>(
+    ui: &Ui,
+    work: impl FnOnce(&Interrupt) -> (Result<End, Error>, A),
+) -> Result<End, Error> {
     if std::env::var_os(WORKER_VARIABLE).is_some() {
         return run_as_worker(ui, work);
     }
     // If it cannot be started, this process does the work. That makes no difference as long as the disk answers.
     match start() {
         Some((child, socket)) => wait_for(child, socket),
-        None => work(&Interrupt::new()?),
+        None => {
+            let (result, after) = work(&Interrupt::new()?);
+            after();
+            result
+        }
     }
 }
 
@@ -94,7 +102,10 @@ fn wait_for(mut child: Child, mut socket: UnixStream) -> Result<End, Error> {
 }
 
 /// Does the work in the child, and sends the exit code to the parent.
-fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -> Result<End, Error> {
+fn run_as_worker<A: FnOnce()>(
+    ui: &Ui,
+    work: impl FnOnce(&Interrupt) -> (Result<End, Error>, A),
+) -> Result<End, Error> {
     let interrupt = Interrupt::new()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let mut socket = socket.map_err(|e| Error::failed("cannot use stdin").because(e))?;
@@ -105,7 +116,8 @@ fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -
         let _ = parent.read(&mut [0]);
         flag.store(true, Ordering::Relaxed);
     })?;
-    let code = match work(&interrupt) {
+    let (result, after) = work(&interrupt);
+    let code = match result {
         Ok(end) => end.code(),
         Err(e) => {
             ui.error(&e);
@@ -117,5 +129,6 @@ fn run_as_worker(ui: &Ui, work: impl FnOnce(&Interrupt) -> Result<End, Error>) -
         let _ = nix::unistd::dup2_stdout(&null).and(nix::unistd::dup2_stderr(&null));
     }
     let _ = socket.write_all(&[code]);
+    after();
     Ok(End::Code(code))
 }

@@ -14,8 +14,7 @@ use std::time::Duration;
 
 use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
-use cdi_image::disk::Disk;
-use cdi_image::part::PART_OF_DISK;
+use cdi_serve::served::Served as ServedDisk;
 use cdi_serve::transport::{Desktop, Place};
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
@@ -35,7 +34,7 @@ use crate::report::{Report, exit_code};
 /// The mount to create.
 pub struct MountPlan {
     /// The disk, with its readahead not started.
-    pub disk: Disk,
+    pub disk: ServedDisk,
     /// The image, an absolute path.
     pub image: PathBuf,
     /// The mount point: an existing directory, as an absolute path without symbolic links.
@@ -78,11 +77,11 @@ impl MountPlan {
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
             bad: self.bad.clone(),
-            part: self.disk.metadata().more.get(PART_OF_DISK).cloned(),
+            part: self.disk.part(),
+            imaging: self.disk.is_live(),
             // An image of thousands of files is not overwritten by naming one of them, so the first thousand suffice.
             files: self
                 .disk
-                .input()
                 .paths()
                 .into_iter()
                 .skip(1)
@@ -156,8 +155,12 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
         let readahead = plan.disk.start_readahead(workers::cores());
         readahead.map_err(|e| Error::failed("cannot start threads").because(e))?;
     }
-    let ahead = if transport.name() == "nfs" && plan.disk.has_failing_reads() { 0 } else { READAHEAD };
-    let mut tree = Tree::new(Arc::new(plan.disk), plan.errno, plan.allow_other);
+    let is_live = plan.disk.is_live();
+    let ahead = match transport.name() == "nfs" && plan.disk.has_failing_reads() {
+        false if !is_live => READAHEAD,
+        _ => 0,
+    };
+    let mut tree = Tree::new(plan.disk, plan.errno, plan.allow_other);
     if plan.files {
         tree.show_files();
     }
@@ -214,6 +217,16 @@ fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
 /// to ten times faster. With the NFS client of Linux there is none if the disk has bad sectors: that of 6.12 reads ahead
 /// in folios of up to 128 KiB, and an error would cost the whole folio.
 const READAHEAD: u32 = 4096;
+
+/// Notes that the disk of a mount of this process has been imaged: from now on it is like any other.
+pub fn imaging_ended(record: &MountRecord) {
+    if let Err(e) = record.imaging_ended() {
+        log::warn!("{e}");
+    }
+    if record.via == "fuse" {
+        set_readahead(&record.mountpoint, READAHEAD);
+    }
+}
 
 /// Sets the kernel's readahead for a mount. Only root can; otherwise nothing else is lost.
 fn set_readahead(dir: &Path, kib: u32) {

@@ -42,6 +42,9 @@ pub struct MountRecord {
     /// Whether the service runs it.
     #[serde(default)]
     pub service: bool,
+    /// Whether its process images the disk: then it must not be ended for the sake of the mount.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imaging: bool,
     /// Whether it is up, and no longer starting.
     #[serde(default)]
     pub ready: bool,
@@ -73,6 +76,14 @@ impl MountRecord {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|e| Error::failed("cannot write the record of the mount").because(e))?;
         replace(&path, &text)
+    }
+
+    /// Notes that the disk has been imaged, in the record of the mount that this process serves, if it is still there.
+    pub fn imaging_ended(&self) -> Result<(), Error> {
+        match self.stored()? {
+            Some(stored) if stored.pid == self.pid => MountRecord { imaging: false, ..stored }.save(),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the record again, unless it is gone or belongs to another process by now.

@@ -1,5 +1,6 @@
 //! Success is reported only after a read through the mount, and through the device, has returned the right bytes.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -52,10 +53,16 @@ pub fn test_device(tree: &Tree, device: &Path) -> Result<(), Error> {
 fn readable_bytes(tree: &Tree) -> Option<(u64, Vec<u8>)> {
     const PAGES: u64 = 64 << 10;
     let disk = tree.disk();
+    // Of a disk that is being imaged, what is not in the image yet is left to others.
+    let fails = disk.has_failing_reads();
+    let bad = match disk.image() {
+        Some(image) => Cow::Borrowed(image.failing_ranges()),
+        None => disk.bad(),
+    };
     let mut at = 0;
     while at < disk.size() {
         let pages = at..(at + PAGES).min(disk.size());
-        match disk.failing_ranges().next(at).filter(|_| disk.has_failing_reads()) {
+        match bad.next(at).filter(|_| fails) {
             Some(bad) if bad.start < pages.end => at = bad.end.next_multiple_of(PAGES),
             _ => {
                 let mut bytes = vec![0; index(pages.end - pages.start)];

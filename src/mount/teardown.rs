@@ -219,7 +219,7 @@ fn abort(record: &MountRecord, by_daemon: bool) {
             nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
         );
     }
-    if !by_daemon && record.is_served() {
+    if !by_daemon && record.is_served() && !record.imaging {
         let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
         wait_until(TIMEOUT, || !record.is_served());
     }
@@ -295,6 +295,15 @@ fn unmount_once(mountpoint: &Path, lazily: bool) -> io::Result<()> {
 /// terminated, and finally killed.
 fn end_daemon(record: &MountRecord) -> Result<(), Error> {
     let pid = Pid::from_raw(record.pid);
+    if record.imaging {
+        // The imaging goes on without the mount.
+        return match wait_until(TIMEOUT, || !record.is_served()) {
+            true => Ok(()),
+            false => {
+                Err(Error::failed("the process that images the disk still serves it").at(&record.mountpoint))
+            }
+        };
+    }
     for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
         if let Some(signal) = signal
             && record.is_served()

@@ -83,6 +83,14 @@ impl Ui {
         self.json
     }
 
+    /// Prints an event on stderr with `--json`. Returns whether output is JSON.
+    pub fn event(&self, value: &Value) -> bool {
+        if self.json && !self.quiet {
+            write_json(value);
+        }
+        self.json
+    }
+
     /// Prints a result that may be long as JSON: an object with some values and one list.
     pub fn json_list(
         &self,

@@ -96,21 +96,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
     let new = new_image(SIZE, 128 << 10, sectors, sectors).unwrap();
     let writer = Writer::create(Box::new(file), &path, &new, metadata).unwrap();
     let source = Arc::new(Source::simulated(Box::new(drive.clone()), raw, sectors).unwrap());
-    let plan = RescuePlan {
-        size: SIZE,
-        sector: 512,
-        unit: 512,
-        cluster: CLUSTER,
-        most: MAX,
-        domain: std::iter::once(0..SIZE).collect(),
-        trim: true,
-        scrape: true,
-        sweep: None,
-        skip: (None, None),
-        retries: Some(0),
-        direction: Direction::Forwards,
-        min_rate: None,
-    };
+    let plan = RescuePlan::whole(SIZE, 512);
     let options = Options {
         codec: Codec::Stored,
         level: 0,
@@ -123,7 +109,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
         reproducible: None,
     };
     let order = Order { first: first.to_vec(), in_trouble_only: false, only: false };
-    let task = Task { plan, order, limits: Limits::default() };
+    let task = Task { plan, order, limits: Limits::default(), live: None };
     rescue(&source, writer, &path, &options, task, &mut |_| Ok(())).unwrap();
     fs::remove_file(&path).unwrap();
     let state = drive.state.lock().unwrap();

@@ -121,21 +121,7 @@ impl ReadAt for Drive {
 }
 
 fn plan() -> RescuePlan {
-    RescuePlan {
-        size: SIZE,
-        sector: 512,
-        unit: 512,
-        cluster: CLUSTER,
-        most: MAX,
-        domain: std::iter::once(0..SIZE).collect(),
-        trim: true,
-        scrape: true,
-        sweep: None,
-        skip: (None, None),
-        retries: Some(0),
-        direction: Direction::Forwards,
-        min_rate: None,
-    }
+    RescuePlan::whole(SIZE, 512)
 }
 
 fn order(first: &[First]) -> Order {
@@ -188,7 +174,7 @@ fn image(
         hashes: Vec::new(),
         reproducible: None,
     };
-    let task = Task { plan, order, limits: Limits::default() };
+    let task = Task { plan, order, limits: Limits::default(), live: None };
     rescue(&source, writer, path, &options, task, &mut |update| match update {
         Update::Reading(view) => watch(view.read),
         Update::Hashing(_) => Ok(()),

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, RescuePlan};
+use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, RescuePlan, Why};
 use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 
 use super::failing_disk::{BAD, DISK, FailingDisk, SECTORS, is_right, lab, map_of};
@@ -115,21 +115,7 @@ tests!(
             };
             let theirs: Vec<_> = log.lines().filter(|l| l.starts_with("0x")).map(read).collect();
 
-            let plan = RescuePlan {
-                size: sectors * 512,
-                sector: 512,
-                unit: 512,
-                cluster: CLUSTER,
-                most: CLUSTER,
-                domain: std::iter::once(0..sectors * 512).collect(),
-                trim: true,
-                scrape: true,
-                sweep: None,
-                skip: (None, None),
-                retries: Some(0),
-                direction: Direction::Forwards,
-                min_rate: None,
-            };
+            let plan = RescuePlan { most: CLUSTER, ..RescuePlan::whole(sectors * 512, 512) };
             let all = BadBlocks::from_unsorted([BadRange::new(0..sectors * 512, Status::NonTried)]);
             let mut passes = Passes::new(plan, &all);
             let mut ours = Vec::new();
@@ -137,11 +123,11 @@ tests!(
                 let (first, end) = (read.range.start / 512, read.range.end / 512);
                 let hit = bad.iter().find(|(b, n)| *b < end && b + n > first);
                 let good = if hit.is_some() { 0 } else { read.range.end - read.range.start };
-                if !read.check {
+                if read.why != Why::Check {
                     ours.push((read.range.start, read.range.end - read.range.start, hit.is_some()));
                 }
                 let reason = hit.map(|_| Reason::errno(5));
-                passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+                passes.got(&read, &Outcome { good, reason, took: Duration::ZERO, ..Outcome::default() });
             }
             let left = BadBlocks::from_unsorted(passes.areas().iter().copied());
             let mut text = Vec::new();

@@ -3,6 +3,7 @@
 // Each server only uses a part of the shared code.
 #![cfg_attr(not(all(feature = "nbd", feature = "nfs")), allow(dead_code, unreachable_pub))]
 
+mod documents;
 pub mod files;
 pub mod fskit;
 #[cfg(feature = "fuse")]
@@ -14,6 +15,7 @@ pub mod nbd;
 mod net;
 #[cfg(feature = "nfs")]
 pub mod nfs;
+pub mod served;
 pub mod texts;
 pub mod transport;
 pub mod transports;

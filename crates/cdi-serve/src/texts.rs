@@ -1,8 +1,10 @@
 //! The JSON documents about a disk: the files next to it in the mounted directory, and the output of the commands with
 //! `--json`. docs/SEMANTICS.md has the schemas.
 
-use cdi_image::badmap::{BadRange, Reason, Status};
+use cdi_image::badmap::{self, BadRange, Reason, Status};
+use cdi_image::cdimg;
 use cdi_image::disk::Disk;
+use cdi_image::disk::live::Live;
 use cdi_image::text::listing::{Listing, Out};
 use serde_json::{Value, json};
 
@@ -16,29 +18,58 @@ pub fn info(disk: &Disk) -> Value {
         "size_bytes": disk.size(),
         "logical_sector_bytes": disk.sector(),
         "warnings": disk.image().warnings(),
-        "blocks": counts(disk),
+        "blocks": counts(disk.bad(), disk.size()),
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
+        "metadata": disk.metadata(),
+    })
+}
+
+/// Returns the same of a disk that is being imaged, of which `bad` is not in the image now.
+pub fn live_info(disk: &dyn Live, bad: &badmap::BadBlocks) -> Value {
+    json!({
+        "image": disk.image().display().to_string(),
+        "image_bytes": std::fs::metadata(disk.image()).map_or(0, |meta| meta.len()),
+        "format": cdimg::FORMAT.name,
+        "integrity": cdimg::FORMAT.integrity,
+        "size_bytes": disk.size(),
+        "logical_sector_bytes": disk.sector(),
+        "warnings": ["the disk is being imaged"],
+        "blocks": counts(bad, disk.size()),
+        "lost_bytes": 0,
         "metadata": disk.metadata(),
     })
 }
 
 /// The bad-block map of a disk as JSON, one line per range: the content of `badblocks.json` and the output of
 /// `cdi map --bad --json`.
-pub struct BadBlocks<'a>(pub &'a Disk);
+pub struct BadBlocks<'a> {
+    /// The map.
+    pub map: &'a badmap::BadBlocks,
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// The logical sector size in bytes.
+    pub sector: u32,
+}
+
+impl BadBlocks<'_> {
+    /// Returns the map of `disk`.
+    pub fn of(disk: &Disk) -> BadBlocks<'_> {
+        BadBlocks { map: disk.bad(), size: disk.size(), sector: disk.sector() }
+    }
+}
 
 impl Listing for BadBlocks<'_> {
     fn len(&self) -> usize {
-        self.0.bad().ranges().len()
+        self.map.ranges().len()
     }
 
     fn begin(&self, out: &mut impl Out) {
-        let (disk, sector) = (self.0, self.0.sector());
         for (name, value) in [
             ("{\n  \"version\": ", json!(1)),
-            (",\n  \"size_bytes\": ", json!(disk.size())),
-            (",\n  \"logical_sector_bytes\": ", json!(sector)),
-            (",\n  \"sectors\": ", json!(disk.size().div_ceil(sector.into()))),
-            (",\n  \"blocks\": ", counts(disk)),
+            (",\n  \"size_bytes\": ", json!(self.size)),
+            (",\n  \"logical_sector_bytes\": ", json!(self.sector)),
+            (",\n  \"sectors\": ", json!(self.size.div_ceil(self.sector.into()))),
+            (",\n  \"blocks\": ", counts(self.map, self.size)),
         ] {
             out.text(name);
             out.text(&value.to_string());
@@ -47,7 +78,7 @@ impl Listing for BadBlocks<'_> {
     }
 
     fn item(&self, at: usize, out: &mut impl Out) -> usize {
-        let (r, sector) = (&self.0.bad().ranges()[at], u64::from(self.0.sector()));
+        let (r, sector) = (&self.map.ranges()[at], u64::from(self.sector));
         let first = r.start / sector;
         out.text(if at == 0 { "\n    {" } else { ",\n    {" });
         for (name, number) in [
@@ -93,11 +124,10 @@ impl Listing for BadBlocks<'_> {
 }
 
 /// Returns the number of bytes, and of ranges, of each status.
-fn counts(disk: &Disk) -> Value {
-    let bad = disk.bad();
+fn counts(bad: &badmap::BadBlocks, size: u64) -> Value {
     let listed: u64 = bad.ranges().iter().map(BadRange::len).sum();
     let mut counts = serde_json::Map::new();
-    counts.insert("finished".into(), json!({ "bytes": disk.size().saturating_sub(listed) }));
+    counts.insert("finished".into(), json!({ "bytes": size.saturating_sub(listed) }));
     for status in Status::LISTED {
         let count = bad.count(status);
         counts.insert(status.name().into(), json!({ "bytes": count.bytes, "ranges": count.ranges }));

@@ -2,18 +2,15 @@
 
 use cdi_base::workers::lock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use cdi_base::error::{ErrnoStyle, ReadError};
-use cdi_base::printable;
-use cdi_image::badmap::mapfile::Mapfile;
-use cdi_image::disk::Disk;
 use cdi_image::disk::buffers::with_reply;
-use cdi_image::text::listing::Index;
 
+use crate::documents::{Document, Shown};
 use crate::files::{Files, Wait};
-use crate::texts;
+use crate::served::Served;
 
 pub use crate::files::{EntryKind, Failure};
 
@@ -84,7 +81,7 @@ pub const DISK_NAME: &str = NAMES[0].1;
 
 /// The directory: one disk, and the files about it.
 pub struct Tree {
-    disk: Arc<Disk>,
+    disk: Served,
     /// The errno that reads of bad sectors return.
     pub errno: ErrnoStyle,
     /// Whether users other than the owner may read.
@@ -93,10 +90,7 @@ pub struct Tree {
     pub finder: bool,
     /// The modification time of the image, used for every entry, so that it is the same after a restart.
     time: SystemTime,
-    info: Vec<u8>,
-    /// Indexed on first use: a long map is a long text.
-    badblocks: OnceLock<Index>,
-    mapfile: OnceLock<Index>,
+    documents: Shown,
     /// The file systems inside the disk, if they are shown.
     files: Option<Files>,
     /// The block device, if there is one, and when that last changed.
@@ -105,17 +99,16 @@ pub struct Tree {
 
 impl Tree {
     /// Creates the directory for `disk`.
-    pub fn new(disk: Arc<Disk>, errno: ErrnoStyle, allow_other: bool) -> Tree {
-        let time = disk.input().modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    pub fn new(disk: impl Into<Served>, errno: ErrnoStyle, allow_other: bool) -> Tree {
+        let disk = disk.into();
+        let time = disk.modified();
         Tree {
-            info: printable::json(&format!("{:#}\n", texts::info(&disk))).into_bytes(),
+            documents: Shown::new(&disk),
             disk,
             errno,
             allow_other,
             finder: cfg!(target_os = "macos"),
             time,
-            badblocks: OnceLock::new(),
-            mapfile: OnceLock::new(),
             files: None,
             device: Mutex::new((None, time)),
         }
@@ -123,7 +116,7 @@ impl Tree {
 
     /// Shows the file systems inside the disk in `files`. They are not read before somebody looks into it.
     pub fn show_files(&mut self) {
-        self.files = Some(Files::new(Arc::clone(&self.disk)));
+        self.files = Some(Files::new(self.disk.clone()));
     }
 
     /// Returns `files`, if this entry is in it, or is it.
@@ -159,7 +152,7 @@ impl Tree {
     }
 
     /// Returns the disk.
-    pub fn disk(&self) -> &Arc<Disk> {
+    pub fn disk(&self) -> &Served {
         &self.disk
     }
 
@@ -176,14 +169,18 @@ impl Tree {
 
     /// Returns the modification time of an entry.
     fn time(&self, id: Id) -> SystemTime {
-        if id == ROOT || id == DEVICE { self.changed(id) } else { self.time }
+        match id {
+            ROOT | DEVICE => self.changed(id),
+            BADBLOCKS | MAPFILE | INFO => self.documents.now().made().unwrap_or(self.time),
+            _ => self.time,
+        }
     }
 
     /// Returns the change time of an entry. That of the directory changes when `device` appears or disappears.
     fn changed(&self, id: Id) -> SystemTime {
         match id {
             ROOT | DEVICE => lock(&self.device).1,
-            _ => self.time,
+            _ => self.time(id),
         }
     }
 
@@ -298,9 +295,7 @@ impl Tree {
             ROOT => EntryKind::Directory,
             DISK => EntryKind::File(self.disk.size()),
             DEVICE => EntryKind::Link(self.device()?.as_os_str().len() as u64),
-            BADBLOCKS => EntryKind::File(self.badblocks().0.size()),
-            MAPFILE => EntryKind::File(self.mapfile().0.size()),
-            INFO => EntryKind::File(self.info.len() as u64),
+            BADBLOCKS | MAPFILE | INFO => EntryKind::File(self.documents.now().size(document(id)?)),
             NEVER_INDEX => EntryKind::File(0),
             id => self.files(id)?.attributes(id.0).ok()?.kind,
         })
@@ -332,6 +327,11 @@ impl Tree {
         })
     }
 
+    /// Returns whether an entry changes while the disk is imaged.
+    pub fn changes(&self, id: Id) -> bool {
+        document(id).is_some() && self.disk.is_live()
+    }
+
     /// Returns whether reads of an entry need nothing from the image.
     pub fn is_in_memory(&self, id: Id) -> bool {
         id != DISK && id < FILES
@@ -350,40 +350,28 @@ impl Tree {
         }
         let complete = match id {
             DISK => return read_disk(&self.disk, buf, offset),
-            BADBLOCKS => {
-                let (index, text) = self.badblocks();
-                index.read(&text, offset, buf)
-            }
-            MAPFILE => {
-                let (index, text) = self.mapfile();
-                index.read(&text, offset, buf)
-            }
-            INFO => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX);
-                let text = self.info.get(from..).and_then(|text| text.get(..buf.len()));
-                text.map(|text| buf.copy_from_slice(text)).is_some()
-            }
-            _ => match self.files(id) {
-                Some(files) => return files.read(id.0, buf, offset),
-                None => false,
+            _ => match (document(id), self.files(id)) {
+                (Some(document), _) => self.documents.read(document, offset, buf),
+                (_, Some(files)) => return files.read(id.0, buf, offset),
+                _ => false,
             },
         };
         if complete { Ok(()) } else { Err(ReadError::PastEnd) }
     }
+}
 
-    fn badblocks(&self) -> (&Index, texts::BadBlocks<'_>) {
-        let text = texts::BadBlocks(&self.disk);
-        (self.badblocks.get_or_init(|| Index::of(&text)), text)
-    }
-
-    fn mapfile(&self) -> (&Index, Mapfile<'_>) {
-        let text = Mapfile { map: self.disk.bad(), size: self.disk.size() };
-        (self.mapfile.get_or_init(|| Index::of(&text)), text)
+/// Returns which file about the disk an entry is.
+fn document(id: Id) -> Option<Document> {
+    match id {
+        BADBLOCKS => Some(Document::BadBlocks),
+        MAPFILE => Some(Document::Mapfile),
+        INFO => Some(Document::Info),
+        _ => None,
     }
 }
 
 /// Reads the disk for a transport. A panic in a parser or decoder is logged and becomes an error of this read.
-pub(crate) fn read_disk(disk: &Disk, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+pub(crate) fn read_disk(disk: &Served, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
     let len = buf.len();
     let read = std::panic::AssertUnwindSafe(|| disk.read_at(buf, offset));
     std::panic::catch_unwind(read).unwrap_or_else(|_| {

@@ -114,6 +114,11 @@ impl Areas {
         self.areas.range(..=at).next_back().map(|(_, a)| *a).filter(|a| a.end > at)
     }
 
+    /// Returns the first area that begins at `at` or after it.
+    pub fn after(&self, at: u64) -> Option<BadRange> {
+        self.areas.range(at..).next().map(|(_, area)| *area)
+    }
+
     /// Returns the first area of `status` that a pass reaches from position `from`. Forwards, the area has bytes at
     /// or after `from`; backwards, it has bytes before `from`.
     pub fn find(&self, status: Status, from: u64, direction: Direction) -> Option<BadRange> {

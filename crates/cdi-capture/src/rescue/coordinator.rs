@@ -12,6 +12,7 @@ use cdi_base::error::Error;
 use cdi_base::workers::{self, lock};
 use serde_json::json;
 
+use super::live::LiveDisk;
 use super::pool::Pool;
 use super::progress::View;
 use super::reader::{End, Found, Pieces};
@@ -38,6 +39,8 @@ enum Pending {
 /// them.
 pub(super) struct Coordinator<'a> {
     sink: ImageSink<'a>,
+    /// The disk as it is shown meanwhile.
+    live: Option<Arc<LiveDisk>>,
     /// Small pieces that the reader has read, but not sent yet.
     pieces: Arc<Mutex<Pieces>>,
     pending: VecDeque<Pending>,
@@ -56,9 +59,14 @@ pub(super) struct Coordinator<'a> {
 
 impl<'a> Coordinator<'a> {
     /// Creates a coordinator. `pieces` is where the reader collects small pieces.
-    pub(super) fn new(sink: ImageSink<'a>, pieces: &Arc<Mutex<Pieces>>) -> Coordinator<'a> {
+    pub(super) fn new(
+        sink: ImageSink<'a>,
+        pieces: &Arc<Mutex<Pieces>>,
+        live: Option<Arc<LiveDisk>>,
+    ) -> Coordinator<'a> {
         Coordinator {
             sink,
+            live,
             pieces: Arc::clone(pieces),
             pending: VecDeque::new(),
             end: None,
@@ -177,7 +185,7 @@ impl<'a> Coordinator<'a> {
             match first {
                 Pending::Found(found) => self.process(found)?,
                 Pending::Compression(result) => match result.try_recv() {
-                    Ok(bytes) => self.sink.bytes(bytes)?,
+                    Ok(bytes) => self.put(bytes)?,
                     Err(TryRecvError::Empty) => {
                         self.pending.push_front(Pending::Compression(result));
                         return Ok(());
@@ -194,7 +202,7 @@ impl<'a> Coordinator<'a> {
             None => thread::sleep(Duration::from_millis(2)),
             Some(Pending::Found(found)) => self.process(found)?,
             Some(Pending::Compression(result)) => match result.recv_timeout(TICK) {
-                Ok(bytes) => self.sink.bytes(bytes)?,
+                Ok(bytes) => self.put(bytes)?,
                 Err(RecvTimeoutError::Timeout) => self.pending.push_front(Pending::Compression(result)),
                 Err(_) => return Err(Error::failed("a compression thread has failed")),
             },
@@ -202,12 +210,32 @@ impl<'a> Coordinator<'a> {
         Ok(())
     }
 
+    fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let disk = bytes.start..bytes.start + bytes.raw.len() as u64;
+        self.sink.bytes(bytes)?;
+        self.show(disk);
+        Ok(())
+    }
+
+    /// From now on, `disk` is read from the image.
+    fn show(&self, disk: Range<u64>) {
+        if let Some(live) = &self.live {
+            live.held(disk);
+        }
+    }
+
     fn process(&mut self, found: Found) -> Result<(), Error> {
         match found {
-            Found::Hole(disk) => self.sink.fill(disk, [0; 8])?,
+            Found::Hole(disk) => {
+                self.sink.fill(disk.clone(), [0; 8])?;
+                self.show(disk);
+            }
             Found::MapChanges(changes) => {
                 for area in changes {
                     self.sink.writer.set_status(area)?;
+                    if let Some(live) = &self.live {
+                        live.set(area);
+                    }
                     let hull = self.changed.take().unwrap_or(area.start..area.end);
                     self.changed = Some(hull.start.min(area.start)..hull.end.max(area.end));
                 }

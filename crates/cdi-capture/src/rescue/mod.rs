@@ -3,8 +3,10 @@
 
 pub mod areas;
 mod coordinator;
+mod demands;
 mod drive_health;
 pub mod first;
+pub mod live;
 pub mod passes;
 mod plan;
 mod pool;
@@ -31,8 +33,10 @@ use cdi_image::metadata::{DiskHashes, rfc3339};
 use cdi_image::open;
 use cdi_image::stored_hashes::HashKind;
 use coordinator::Coordinator;
+use demands::Turns;
 use first::Order;
 use first::stages::Stages;
+use live::LiveDisk;
 use passes::{Passes, RescuePlan};
 use pool::Pool;
 use progress::View;
@@ -56,7 +60,7 @@ pub struct Limits {
 }
 
 /// What is to be read of a disk, and how.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Task {
     /// The parameters of the passes.
     pub plan: RescuePlan,
@@ -64,6 +68,8 @@ pub struct Task {
     pub order: Order,
     /// What stops the imaging early.
     pub limits: Limits,
+    /// The disk as it is shown while it is imaged.
+    pub live: Option<Arc<LiveDisk>>,
 }
 
 /// The result of a run.
@@ -98,7 +104,7 @@ pub fn rescue(
     task: Task,
     watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
-    let Task { plan, order, limits } = task;
+    let Task { plan, order, limits, live } = task;
     let geometry = writer.geometry();
     let options = Options { chunk: geometry.chunk_size, ..options.clone() };
     let shared = Arc::new(Shared::new(options));
@@ -119,18 +125,27 @@ pub fn rescue(
         found: found_in,
         max_errors: limits.max_errors,
         pieces: Arc::clone(&pieces),
+        live: live.clone(),
+        turns: Turns::new(),
+        ended: None,
     };
     let earlier = writer.earlier_hashes().clone();
     let mut metadata = writer.metadata().clone();
     writer.keep_reserve()?;
+    if let Some(live) = &live {
+        live.demands.set_open(true);
+    }
     workers::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
-    let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces);
+    let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces, live.clone());
     let result = coordinator.run(&found, &pool, &stop, &limits, &mut || {
         let view = lock(&view).clone();
         watch(Update::Reading(&view)).map(|()| view)
     });
     stop.store(true, Ordering::Relaxed);
+    if let Some(live) = &live {
+        live.demands.set_open(false);
+    }
     let cancelled = coordinator.is_cancelled();
     let (sink, end) = coordinator.finish();
     let (mut writer, made, hashes) = sink.finish();

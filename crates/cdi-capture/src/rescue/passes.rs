@@ -18,11 +18,11 @@ mod part;
 
 use bands::Bands;
 use dead_head::DeadHead;
-pub use part::Position;
+pub use part::{Demanded, Position};
 
 use super::areas::{Areas, Direction};
 use super::drive_health::DriveHealth;
-pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan};
+pub use super::plan::{Next, Outcome, Pass, Read, RescuePlan, Why};
 use super::rate::{Pace, Rate, per_second};
 
 /// The size of reads near errors, in bytes: ddrescue's cluster size.
@@ -43,6 +43,8 @@ pub struct Passes {
     areas: Areas,
     /// Those of the rest of the domain.
     later: Areas,
+    /// Those that are left out.
+    left_out: Areas,
     /// The maximum number of retry passes now.
     retries: Option<u32>,
     pass: Pass,
@@ -59,12 +61,40 @@ pub struct Passes {
     pace: Pace,
     /// The rest of the block that is being trimmed, and the edge at which it is trimmed.
     trimmed: Option<(Range<u64>, Edge)>,
+    /// Whether the drive says which sector of a read failed.
+    locating: Locating,
+    /// Whether a read that a program asked for has failed: its block must be trimmed.
+    trim_again: bool,
     /// The bands of a dead head, as far as they are known.
     bands: Bands,
     /// The dead head whose bands are left out.
     dead_head: Option<DeadHead>,
     health: DriveHealth,
     changes: Vec<BadRange>,
+}
+
+/// Whether the drive says which sector of a read is the first that failed. Then blocks are trimmed and scraped in large reads:
+/// as many fail, but far fewer are needed.
+#[derive(Debug, Default)]
+struct Locating {
+    does: bool,
+    /// How often it did not, after it had.
+    lapses: u32,
+}
+
+impl Locating {
+    /// The number of lapses after which it is not relied on any more.
+    const MAX_LAPSES: u32 = 3;
+
+    fn note(&mut self, located: bool) {
+        self.lapses += u32::from(self.does && !located);
+        self.does = located && self.lapses < Self::MAX_LAPSES;
+    }
+
+    /// Returns the length of reads in blocks that failed.
+    fn len(&self, unit: u64, cluster: u64) -> u64 {
+        if self.does { cluster.max(unit) } else { unit }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +115,7 @@ impl Passes {
             plan,
             areas,
             later: Areas::default(),
+            left_out: Areas::default(),
             pass: Pass::Copying(0),
             at: 0,
             clean: 0,
@@ -93,6 +124,8 @@ impl Passes {
             rate: Rate::default(),
             pace: Pace::default(),
             trimmed: None,
+            locating: Locating::default(),
+            trim_again: false,
             bands: Bands::default(),
             dead_head: None,
             health,
@@ -123,7 +156,8 @@ impl Passes {
     }
 
     fn set(&mut self, area: BadRange) {
-        self.areas.set(area);
+        let is_later = self.later.around(area.start).is_some();
+        if is_later { &mut self.later } else { &mut self.areas }.set(area);
         self.changes.push(area);
     }
 
@@ -136,7 +170,7 @@ impl Passes {
     /// Returns what to read next.
     pub fn next_read(&mut self) -> Next {
         if let Some(range) = self.health.next_check() {
-            return Next::Read(Read { range, check: true });
+            return Next::Read(Read { range, why: Why::Check });
         }
         if let Some(revert) = self.health.dead() {
             // The errors were due to a dead drive and say nothing about the sectors: restore their previous status.
@@ -153,7 +187,7 @@ impl Passes {
                 Pass::Finished => return Next::Finished,
             };
             match range {
-                Some(range) => return Next::Read(Read { range, check: false }),
+                Some(range) => return Next::Read(Read { range, why: Why::Pass }),
                 None if self.reads_nothing() => return Next::Unreadable,
                 None => self.next_pass(),
             }
@@ -174,6 +208,9 @@ impl Passes {
 
     /// Advances to the next pass that has something to do.
     fn next_pass(&mut self) {
+        if std::mem::take(&mut self.trim_again) && !matches!(self.pass, Pass::Copying(_)) {
+            self.pass = Pass::Copying(4);
+        }
         // Where a dead head's bands begin and end is known only after copying.
         let copied = matches!(self.pass, Pass::Copying(4) | Pass::Trimming);
         if copied && self.plan.sweep.is_none() && self.later.is_empty() {
@@ -271,7 +308,10 @@ impl Passes {
             }
             self.trimmed = Some((block.clone(), edge));
             return Some(match edge {
-                Edge::Leading => block.start..(block.start - block.start % unit + unit).min(block.end),
+                Edge::Leading => {
+                    let len = self.locating.len(unit, self.plan.cluster);
+                    block.start..(block.start - block.start % len + len).min(block.end)
+                }
                 Edge::Trailing => ((block.end - 1) / unit * unit).max(block.start)..block.end,
             });
         }
@@ -295,12 +335,16 @@ impl Passes {
     }
 
     fn next_scraping(&mut self) -> Option<Range<u64>> {
+        let len = match self.direction {
+            Direction::Forwards => self.locating.len(self.plan.unit, self.plan.cluster),
+            Direction::Backwards => self.plan.unit,
+        };
         loop {
             let area = self.areas.find(Status::NonScraped, self.at, self.direction)?;
             // What is next to something that was skipped is part of it.
             let is_skipped = |at: u64| self.areas.around(at).is_some_and(|a| a.status == Status::NonTried);
             if !is_skipped(area.end) && !area.start.checked_sub(1).is_some_and(is_skipped) {
-                return Some(self.piece(&area, self.plan.unit));
+                return Some(self.piece(&area, len));
             }
             self.skip_area(&area);
         }
@@ -315,10 +359,10 @@ impl Passes {
     pub fn stretched(&self, read: &Read, to: u64) -> Read {
         let copying =
             matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) && self.direction == Direction::Forwards;
-        let area = self.areas.around(read.range.start).filter(|_| copying && !read.check);
+        let area = self.areas.around(read.range.start).filter(|_| copying && read.why == Why::Pass);
         let to = to.min(read.range.start.saturating_add(MAX_HOLE));
         let end = area.map_or(read.range.end, |area| area.end.min(to).max(read.range.end));
-        Read { range: read.range.start..end, check: read.check }
+        Read { range: read.range.start..end, why: read.why }
     }
 
     /// Records the outcome of a read.
@@ -326,27 +370,14 @@ impl Passes {
         let Range { start, end } = read.range;
         let good = start..(start + outcome.good).min(end);
         let failed = good.end < end;
-        if read.check {
+        if read.why == Why::Check {
             return self.health.checked(!failed);
         }
-        if !good.is_empty() {
-            self.areas.finish(good.clone());
-            self.health.read(good.start..(good.start + self.plan.unit).min(good.end));
-        }
-        if failed {
-            self.health.failed(self.areas.within(good.end..end));
+        let tried = self.record(&good, end, outcome, read.why);
+        if read.why == Why::Demand {
+            return;
         }
         let rate = self.rate.add(good.end - good.start, outcome.took);
-        let status = match self.pass {
-            // Read alone, a sector is bad.
-            Pass::Copying(_) if end - start <= self.plan.unit => Status::Bad,
-            Pass::Copying(_) | Pass::Sweeping => Status::NonTrimmed,
-            _ => Status::Bad,
-        };
-        for area in self.areas.within(good.end..end) {
-            let tries = area.tries.saturating_add(1);
-            self.set(BadRange { status, tries, reason: outcome.reason.or(area.reason), ..area });
-        }
         match self.pass {
             Pass::Copying(pass) => {
                 // What is slow may be about to fail: it is left for later, like what fails.
@@ -354,9 +385,49 @@ impl Passes {
                 self.record_copy(pass, &read.range, ill, rate);
             }
             Pass::Sweeping => self.record_copy(5, &read.range, failed, rate),
-            Pass::Trimming => self.record_trim(&read.range, failed),
-            _ => self.advance(&read.range),
+            Pass::Trimming => self.record_trim(&(start..tried), tried > good.end),
+            _ => self.advance(&(start..tried)),
         }
+    }
+
+    /// Records which bytes of a read up to `end` were `good`, and that the rest failed. Returns up to where it is known now: of
+    /// a read of more than one sector, nobody knows which of them failed, unless the drive has said so.
+    fn record(&mut self, good: &Range<u64>, end: u64, outcome: &Outcome, why: Why) -> u64 {
+        if !good.is_empty() {
+            self.areas.finish(good.clone());
+            self.later.finish(good.clone());
+            self.health.read(good.start..(good.start + self.plan.unit).min(good.end));
+        }
+        if good.end >= end {
+            return end;
+        }
+        let unit = self.plan.unit;
+        let alone = end - good.start <= unit;
+        if !alone {
+            self.locating.note(outcome.located);
+        }
+        // The first sector that failed, if it is known.
+        let bad = if outcome.located { (good.end / unit * unit + unit).min(end) } else { good.end };
+        let copies = matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) || why == Why::Demand;
+        self.trim_again |= why == Why::Demand;
+        let failed = [self.areas.within(good.end..end), self.later.within(good.end..end)].concat();
+        self.health.failed(failed.clone());
+        for area in failed {
+            let (tries, reason) = (area.tries.saturating_add(1), outcome.reason.or(area.reason));
+            let part = |range: Range<u64>, status| BadRange { status, tries, reason, ..area.cut(range) };
+            if alone {
+                self.set(part(area.start..area.end, Status::Bad));
+                continue;
+            }
+            let cut = bad.clamp(area.start, area.end);
+            if cut > area.start {
+                self.set(part(area.start..cut, Status::Bad));
+            }
+            if cut < area.end && copies {
+                self.set(part(cut..area.end, Status::NonTrimmed));
+            }
+        }
+        if alone || copies { end } else { bad }
     }
 
     fn advance(&mut self, range: &Range<u64>) {
@@ -370,6 +441,7 @@ impl Passes {
         let Some((block, edge)) = self.trimmed.take() else { return };
         match edge {
             Edge::Leading => {
+                // If the sector that failed is not known, the edge is read again, sector by sector.
                 let edge = if failed { Edge::Trailing } else { Edge::Leading };
                 self.trimmed = Some((read.end..block.end, edge));
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cdi_image::badmap::Reason;
 
 use super::areas::Direction;
+use super::passes::{CLUSTER, MAX};
 
 /// The parameters of the passes.
 #[derive(Debug, Clone)]
@@ -37,6 +38,27 @@ pub struct RescuePlan {
     /// The rate in bytes per second below which an area is slow and left for later; `None`: a tenth of the average
     /// rate.
     pub min_rate: Option<u64>,
+}
+
+impl RescuePlan {
+    /// Returns the plan to read all of a disk of `size` bytes in sectors of `sector` bytes, without retries.
+    pub fn whole(size: u64, sector: u64) -> RescuePlan {
+        RescuePlan {
+            size,
+            sector,
+            unit: sector,
+            cluster: CLUSTER,
+            most: MAX,
+            domain: std::iter::once(0..size).collect(),
+            trim: true,
+            sweep: None,
+            scrape: true,
+            retries: Some(0),
+            skip: (None, None),
+            direction: Direction::Forwards,
+            min_rate: None,
+        }
+    }
 }
 
 /// A pass over the disk.
@@ -75,8 +97,19 @@ impl Pass {
 pub struct Read {
     /// The range of the disk in bytes, in whole sectors.
     pub range: Range<u64>,
-    /// Whether this range was read before, and is only read again to check whether the drive still works.
-    pub check: bool,
+    /// Why it is read.
+    pub why: Why,
+}
+
+/// Why a range is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is next in the pass.
+    Pass,
+    /// It was read before, and is read again to check whether the drive still works.
+    Check,
+    /// A program reads it from the disk that is shown while it is imaged.
+    Demand,
 }
 
 /// What to do next.
@@ -93,12 +126,14 @@ pub enum Next {
 }
 
 /// The outcome of a read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
     /// The number of bytes read, from the start of the range.
     pub good: u64,
     /// The reason why not all bytes were read.
     pub reason: Option<Reason>,
+    /// Whether the drive has said that the sector after these bytes is the one that cannot be read.
+    pub located: bool,
     /// The duration of the read.
     pub took: Duration,
 }

@@ -23,6 +23,17 @@ pub struct Stage {
     pub left: u64,
 }
 
+/// Reads of the disk for programs, while it is imaged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// The number of reads.
+    pub reads: u64,
+    /// The number of bytes that they have read.
+    pub bytes: u64,
+    /// The number of them that failed.
+    pub failed: u64,
+}
+
 /// The current state of the imaging.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -50,6 +61,8 @@ pub struct View {
     pub stages: Vec<Stage>,
     /// The dead head whose bands are left out, if there is one.
     pub dead_head: Option<DeadHead>,
+    /// What programs asked for of the disk that is shown meanwhile.
+    pub demanded: Counts,
     /// Patterns of which no file has contents.
     pub unmatched: Vec<String>,
     /// Whether the last of these is being read.
@@ -81,6 +94,7 @@ impl View {
             reading: None,
             stages: Vec::new(),
             dead_head: None,
+            demanded: Counts::default(),
             unmatched: Vec::new(),
             in_stage: false,
             scanning: None,

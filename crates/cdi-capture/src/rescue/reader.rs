@@ -15,9 +15,11 @@ use cdi_image::badmap::cells::cells;
 use cdi_image::badmap::{BadRange, Reason};
 use serde_json::{Value, json};
 
+use super::demands::Turns;
 use super::event;
 use super::first::stages::Stages;
-use super::passes::{Next, Outcome, Pass, Passes, Read};
+use super::live::LiveDisk;
+use super::passes::{Next, Outcome, Pass, Passes, Read, Why};
 use super::progress::{CELLS, View};
 use super::source::{Failure, Source};
 use crate::buffer::Buffer;
@@ -97,6 +99,11 @@ pub(super) struct Reader {
     /// Adjacent small pieces that are not sent yet. The coordinator may take them, but must hold the lock until it
     /// has also received everything that was sent before.
     pub pieces: Arc<Mutex<Pieces>>,
+    /// The disk as it is shown meanwhile, and whose turn it is: that of the programs that read it, or of the passes.
+    pub live: Option<Arc<LiveDisk>>,
+    pub turns: Turns,
+    /// Why the imaging ends, if that was found out during a scan.
+    pub ended: Option<End>,
 }
 
 /// The coordinator has exited.
@@ -134,6 +141,9 @@ impl Reader {
         let mut drawn: Option<Instant> = None;
         let mut ending: Option<End> = None;
         loop {
+            if let Some(end) = self.ended.take() {
+                return Ok(end);
+            }
             if ending.is_none() && self.stop.load(Ordering::Relaxed) {
                 ending = Some(End::Stopped);
             }
@@ -146,6 +156,13 @@ impl Reader {
                 self.next_stage()?;
                 pass = Pass::Finished;
                 continue;
+            }
+            if ending.is_none() {
+                match self.answer_demand()? {
+                    Ok(false) => {}
+                    Ok(true) => continue,
+                    Err(end) => return Ok(end),
+                }
             }
             let next = self.passes.next_read();
             self.send_map_changes()?;
@@ -183,6 +200,7 @@ impl Reader {
             if let Err(end) = self.read(&read, now)? {
                 return Ok(end);
             }
+            self.turns.pass_took(now.elapsed());
             let failed = lock(&self.view).errors;
             if failed > errors {
                 errors = failed;
@@ -193,15 +211,22 @@ impl Reader {
         }
     }
 
-    /// Performs a read and sends its result.
-    fn read(&mut self, read: &Read, start: Instant) -> Result<Result<(), End>, CoordinatorGone> {
-        if let Some(to) = self.source.hole_to(read.range.start).filter(|to| *to >= read.range.end) {
+    /// Performs a read and sends its result. Returns the bytes that were read, if a program asked for them.
+    pub(super) fn read(
+        &mut self,
+        read: &Read,
+        start: Instant,
+    ) -> Result<Result<Vec<u8>, End>, CoordinatorGone> {
+        let demanded = read.why == Why::Demand;
+        if !demanded
+            && let Some(to) = self.source.hole_to(read.range.start).filter(|to| *to >= read.range.end)
+        {
             let hole = self.passes.stretched(read, to);
             let len = hole.range.end - hole.range.start;
-            self.passes.got(&hole, &Outcome { good: len, reason: None, took: Duration::ZERO });
+            self.passes.got(&hole, &Outcome { good: len, ..Outcome::default() });
             self.send_pieces()?;
             self.count_good(len);
-            return self.send(Found::Hole(hole.range)).map(Ok);
+            return self.send(Found::Hole(hole.range)).map(|()| Ok(Vec::new()));
         }
         let mut buffer = self.shared.buffer(index(read.range.end - read.range.start));
         let outcome = self.pread(&mut buffer, read.range.start);
@@ -212,28 +237,33 @@ impl Reader {
         };
         let took = start.elapsed();
         let failed = reason.is_some();
-        self.passes.got(read, &Outcome { good, reason, took });
+        let check = read.why == Why::Check;
+        self.passes.got(read, &Outcome { good, reason, located: false, took });
         if failed {
             self.stages.trouble = true;
-            lock(&self.view).errors += u64::from(!read.check);
+            lock(&self.view).errors += u64::from(!check);
             let errno = match reason {
                 Some(Reason::Errno(errno)) => errno.get(),
                 _ => 0,
             };
-            self.read_event("read-error", json!({ "errno": errno, "check": read.check }), (read, took))?;
+            self.read_event("read-error", json!({ "errno": errno, "check": check }), (read, took))?;
         } else if took >= SLOW {
             self.stages.trouble = true;
             self.read_event("slow", json!({}), (read, took))?;
         }
-        if good > 0 && !read.check {
+        let mut copy = Vec::new();
+        if good > 0 && !check {
             self.count_good(good);
             buffer.set_len(index(good));
+            if demanded {
+                copy = buffer.to_vec();
+            }
             self.send_bytes(read.range.start, buffer)?;
         }
         if failed {
             self.send_pieces()?;
         }
-        Ok(Ok(()))
+        Ok(Ok(copy))
     }
 
     fn count_good(&self, bytes: u64) {

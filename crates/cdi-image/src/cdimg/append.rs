@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
@@ -13,6 +14,7 @@ use super::layout::*;
 use super::record::{Head, encode};
 use super::reserve::Reserve;
 use super::store::{Store, Written};
+use super::written_end::WrittenEnd;
 use crate::codec::{Codec, Compressor};
 
 /// The amount that is buffered before it is written, in bytes.
@@ -30,6 +32,8 @@ pub(super) struct Appender {
     end: u64,
     /// The bytes not written to the file yet; they end at `end`.
     buffer: Vec<u8>,
+    /// Up to where the file has been written, for those who read it meanwhile.
+    written: Arc<WrittenEnd>,
     /// Set when a sync has failed: nothing is written any more.
     broken: bool,
     /// The space reserved for the last checkpoint.
@@ -49,6 +53,7 @@ impl Appender {
             uncommitted: 0,
             end,
             buffer: Vec::new(),
+            written: Arc::new(WrittenEnd::new(end)),
             broken: false,
             reserve: None,
             in_checkpoint: false,
@@ -63,6 +68,11 @@ impl Appender {
     /// Returns the offset at which the next record begins.
     pub(super) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Returns up to where the file has been written, as it grows.
+    pub(super) fn written(&self) -> &Arc<WrittenEnd> {
+        &self.written
     }
 
     /// Returns the number of records appended since the last checkpoint.
@@ -196,6 +206,7 @@ impl Appender {
             return Err(self.io_error("cannot write the image", e));
         }
         self.buffer.clear();
+        self.written.set(self.end);
         Ok(())
     }
 

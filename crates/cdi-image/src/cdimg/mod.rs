@@ -3,6 +3,7 @@
 mod append;
 pub mod index;
 pub mod layout;
+mod live;
 pub mod nodes;
 pub mod reader;
 pub mod record;
@@ -11,5 +12,6 @@ pub mod scan;
 pub mod store;
 pub mod superblock;
 pub mod writer;
+mod written_end;
 
 pub use reader::FORMAT;

@@ -8,20 +8,27 @@ mod resume;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::{Error, ReadError};
+use cdi_base::workers::lock;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 use super::append::{Appender, len32};
 use super::index::{Geometry, Index};
 use super::layout::*;
+use super::live::LiveImage;
+use super::reader::FORMAT;
 use super::record::Head;
 pub use super::store::Store;
 use super::superblock::geometry;
+use super::written_end::GrowingFile;
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Status};
 use crate::codec::Codec;
+use crate::image::Opened;
+use crate::input::{Input, ReadAt};
 use crate::metadata::{DiskHashes, Metadata};
 
 /// The parameters of a new image.
@@ -49,7 +56,8 @@ pub const MAX_UNCOMMITTED: usize = 1 << 20;
 pub struct Writer {
     out: Appender,
     superblock: Superblock,
-    index: Index,
+    /// Shared with those who read the image while it is being made.
+    index: Arc<Mutex<Index>>,
     bad: BadMapBuilder,
     /// The checksum of the map in the file, if there is one.
     map_written: Option<u128>,
@@ -111,7 +119,7 @@ impl Writer {
     ) -> Writer {
         Writer {
             out: Appender::new(store, path, &superblock, end),
-            index: Index::new(geometry(&superblock), superblock.root),
+            index: Arc::new(Mutex::new(Index::new(geometry(&superblock), superblock.root))),
             superblock,
             bad: BadMapBuilder::default(),
             map_written: None,
@@ -136,7 +144,7 @@ impl Writer {
 
     /// Returns the sizes of the disk and its chunks.
     pub fn geometry(&self) -> Geometry {
-        self.index.geometry()
+        lock(&self.index).geometry()
     }
 
     /// Returns the logical and the physical sector size, in bytes.
@@ -163,7 +171,7 @@ impl Writer {
     /// part is non-tried.
     pub fn grow(&mut self, size: u64) -> Result<(), Error> {
         let before = self.superblock.disk_size.get();
-        let grown = self.index.grow(&self.out.nodes(), size);
+        let grown = lock(&self.index).grow(&self.out.nodes(), size);
         grown.map_err(|e| self.index_error(e))?;
         self.superblock.disk_size = U64::new(size);
         self.metadata.size_bytes = size;
@@ -208,7 +216,7 @@ impl Writer {
 
     fn set(&mut self, start: u64, len: u32, entry: RawEntry) -> Result<(), Error> {
         self.bad.finish(start..start + u64::from(len));
-        let set = self.index.set_data(&self.out.nodes(), start, len, entry);
+        let set = lock(&self.index).set_data(&self.out.nodes(), start, len, entry);
         set.map_err(|e| self.index_error(e))?;
         self.checkpoint_if_due()
     }
@@ -225,7 +233,7 @@ impl Writer {
         };
         self.out.append(ENTRY_UNREAD, head, &pattern)?;
         self.bad.finish(range.clone());
-        let set = self.index.set_fill(&self.out.nodes(), range, pattern);
+        let set = lock(&self.index).set_fill(&self.out.nodes(), range, pattern);
         set.map_err(|e| self.index_error(e))?;
         self.checkpoint_if_due()
     }
@@ -260,6 +268,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Returns the image as it is at any time while this writer makes it. `file` reads the file that is written. Only data
+    /// can be read: the image lists no bad sectors, and everything that was not read is unmapped.
+    pub fn live(&self, file: Box<dyn ReadAt>) -> Result<Opened, Error> {
+        let path = self.out.path();
+        let input = Arc::new(Input::new(
+            Box::new(GrowingFile { file, written: Arc::clone(self.out.written()) }),
+            path,
+        )?);
+        let image = LiveImage::new(&self.index, &input, self.geometry().disk_size, self.metadata.clone());
+        Ok(Opened { image: Box::new(image), input, format: &FORMAT })
+    }
+
     /// Writes buffered records to the file. Only a checkpoint makes them safe against a system crash.
     pub fn write_out(&mut self) -> Result<(), Error> {
         self.out.write_out()
@@ -270,7 +290,7 @@ impl Writer {
     pub fn keep_reserve(&mut self) -> Result<(), Error> {
         // The maximum size of a checkpoint: the nodes that may have changed, and a long map.
         const MAX: u64 = 64 << 20;
-        let nodes = self.index.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
+        let nodes = self.geometry().chunks().saturating_mul(2 * ENTRY_LEN as u64);
         self.out.keep_reserve(nodes.saturating_add(256 << 10).min(MAX))
     }
 

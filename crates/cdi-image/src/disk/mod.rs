@@ -7,6 +7,7 @@ mod batch;
 pub mod buffers;
 pub mod cache;
 mod core;
+pub mod live;
 pub mod runs;
 pub mod stats;
 

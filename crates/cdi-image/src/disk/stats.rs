@@ -36,7 +36,7 @@ pub struct Stats {
 const BUCKETS: usize = 64;
 
 /// Counters of the reads of a disk.
-pub(super) struct Reads {
+pub struct Reads {
     bytes: AtomicU64,
     errors: AtomicU64,
     max_us: AtomicU64,
@@ -51,7 +51,8 @@ impl Default for Reads {
 }
 
 impl Reads {
-    pub(super) fn note(&self, len: usize, time: Duration, failed: bool) {
+    /// Counts a read of `len` bytes.
+    pub fn note(&self, len: usize, time: Duration, failed: bool) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.errors.fetch_add(failed.into(), Ordering::Relaxed);
@@ -59,7 +60,8 @@ impl Reads {
         self.times[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    /// Returns the statistics so far.
+    pub fn stats(&self) -> Stats {
         let times = self.times.each_ref().map(|t| t.load(Ordering::Relaxed));
         let reads: u64 = times.iter().sum();
         let max_us = self.max_us.load(Ordering::Relaxed);

@@ -35,6 +35,8 @@ pub(super) enum Local {
 
 /// A volume that was scanned.
 pub(super) struct Listing {
+    /// Which scan of the volume this is, of those whose results can differ; part of the numbers of its files.
+    pub generation: u8,
     catalogue: Catalogue,
     /// What is in `lost+found`, by number.
     orphans: Vec<Orphan>,
@@ -52,6 +54,7 @@ impl Listing {
     pub(super) fn new(catalogue: Catalogue) -> Listing {
         let cut = orphans::circles(&catalogue);
         let mut listing = Listing {
+            generation: 0,
             catalogue,
             orphans: Vec::new(),
             cut,

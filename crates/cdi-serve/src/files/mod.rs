@@ -23,12 +23,12 @@ use cdi_fs::catalogue::Entry;
 use cdi_fs::contents::{Contents, ContentsError};
 use cdi_fs::file_system::Kind;
 use cdi_fs::recognize;
-use cdi_image::disk::Disk;
 use nix::errno::Errno;
 
 use self::listing::{Listing, Local};
 use self::records::{Opened, Records};
 use self::scans::{Scan, Scans};
+use crate::served::Served;
 
 /// The error of what is lost: of a read over blocks of which nobody knows where they are, or of a file of which only the name
 /// is left. For readers the same as a bad sector.
@@ -53,12 +53,14 @@ enum Node {
     In(usize, Local),
 }
 
-/// The bits of a number: from the top the volume and one, four bits for what it is, and the index.
+/// The bits of a number: from the top the generation of the listing, the volume and one, four bits for what it is, and the index.
+const GENERATION_SHIFT: u32 = 56;
 const VOLUME_SHIFT: u32 = 40;
 const KIND_SHIFT: u32 = 36;
 
 impl Node {
-    fn number(self) -> u64 {
+    /// Returns the number of something in a listing of this generation; those of volumes have none.
+    fn number(self, generation: u8) -> u64 {
         let Node::In(volume, local) = self else { return Files::TOP };
         let (kind, index) = match local {
             Local::Root => (0, 0),
@@ -66,14 +68,24 @@ impl Node {
             Local::Entry(index) => (2, index),
             Local::Orphan(index) => (3, index),
         };
-        (volume as u64 + 1) << VOLUME_SHIFT | kind << KIND_SHIFT | u64::from(index)
+        let generation = if local == Local::Root { 0 } else { u64::from(generation) };
+        generation << GENERATION_SHIFT
+            | (volume as u64 + 1) << VOLUME_SHIFT
+            | kind << KIND_SHIFT
+            | u64::from(index)
+    }
+
+    /// Returns the generation that a number belongs to.
+    fn generation(number: u64) -> u8 {
+        (number >> GENERATION_SHIFT) as u8
     }
 
     fn of(number: u64) -> Option<Node> {
         if number == Files::TOP {
             return Some(Node::Top);
         }
-        let volume = usize::try_from(number >> VOLUME_SHIFT).ok()?.checked_sub(1)?;
+        let volume = number >> VOLUME_SHIFT & ((1 << (GENERATION_SHIFT - VOLUME_SHIFT)) - 1);
+        let volume = usize::try_from(volume).ok()?.checked_sub(1)?;
         let index = u32::try_from(number & ((1 << KIND_SHIFT) - 1)).ok()?;
         let local = match (number >> KIND_SHIFT & 0xf, index) {
             (0, 0) => Local::Root,
@@ -129,7 +141,7 @@ impl From<ReadError> for Failure {
 
 /// The directory `files`. A scan that is running ends when it is dropped.
 pub struct Files {
-    disk: Arc<Disk>,
+    disk: Served,
     scans: Arc<Scans>,
     records: Records,
 }
@@ -168,8 +180,8 @@ impl Files {
     pub const TOP: u64 = 8;
 
     /// Creates the directory. Nothing is read yet.
-    pub fn new(disk: Arc<Disk>) -> Files {
-        Files { scans: Scans::new(Arc::clone(&disk), MAX_WEIGHT), disk, records: Records::default() }
+    pub fn new(disk: Served) -> Files {
+        Files { scans: Scans::new(disk.clone(), MAX_WEIGHT), disk, records: Records::default() }
     }
 
     /// Returns what must be scanned before something can be asked about a file: for its attributes alone, or for everything.
@@ -188,6 +200,13 @@ impl Files {
         let node = Node::of(file).ok_or(Failure::Missing)?;
         match node {
             Node::In(volume, _) if volume >= self.scans.layout()?.len() => Err(Failure::Missing),
+            // The volume was scanned again, and now the number may stand for another file.
+            Node::In(volume, local)
+                if local != Local::Root
+                    && self.scans.listing(volume)?.generation != Node::generation(file) =>
+            {
+                Err(Failure::Missing)
+            }
             node => Ok(node),
         }
     }
@@ -216,7 +235,8 @@ impl Files {
             Node::Top => None,
             Node::In(_, Local::Root) => Some(Files::TOP),
             Node::In(volume, local) => {
-                Some(Node::In(volume, self.scans.listing(volume).ok()?.parent(local)).number())
+                let listing = self.scans.listing(volume).ok()?;
+                Some(Node::In(volume, listing.parent(local)).number(listing.generation))
             }
         }
     }
@@ -227,12 +247,12 @@ impl Files {
             Node::Top => {
                 let layout = self.scans.layout()?;
                 let volume = layout.iter().position(|v| v.title == name).ok_or(Failure::Missing)?;
-                Ok(Node::In(volume, Local::Root).number())
+                Ok(Node::In(volume, Local::Root).number(0))
             }
             Node::In(volume, local) => {
                 let listing = self.directory(volume, local)?;
                 let found = listing.find(local, name).ok_or(Failure::Missing)?;
-                Ok(Node::In(volume, found).number())
+                Ok(Node::In(volume, found).number(listing.generation))
             }
         }
     }
@@ -264,7 +284,7 @@ impl Files {
                 let start = usize::try_from(from).unwrap_or(usize::MAX);
                 let mut all = layout.iter().enumerate().skip(start);
                 return Ok(all.all(|(index, volume)| {
-                    let number = Node::In(index, Local::Root).number();
+                    let number = Node::In(index, Local::Root).number(0);
                     add(number, &volume.title, EntryKind::Directory, index as u64 + 1)
                 }));
             }
@@ -275,7 +295,7 @@ impl Files {
                 Local::Entry(index) => listing.entry(index).map_or(EntryKind::File(1), kind),
                 _ => EntryKind::Directory,
             };
-            add(Node::In(volume, found).number(), name, kind, next)
+            add(Node::In(volume, found).number(listing.generation), name, kind, next)
         }))
     }
 
@@ -300,7 +320,7 @@ impl Files {
         }
         let layout = self.scans.layout()?;
         let part = &layout.get(volume).ok_or(FAILED)?.part;
-        let read = Contents::new(part.volume(&*self.disk), &opened.data).read(buffer, offset);
+        let read = Contents::new(part.volume(&self.disk), &opened.data).read(buffer, offset);
         read.map_err(|e| match e {
             ContentsError::Unreadable(ReadError::PastEnd) | ContentsError::Unknown => LOST,
             ContentsError::Unreadable(e) => e,
@@ -324,7 +344,7 @@ impl Files {
 
     /// Returns the volume of a file, and its record.
     fn open(&self, file: u64) -> Result<(usize, Arc<Opened>), ReadError> {
-        let Some(Node::In(volume, Local::Entry(index))) = Node::of(file) else { return Err(FAILED) };
+        let Ok(Node::In(volume, Local::Entry(index))) = self.node(file) else { return Err(FAILED) };
         if let Some(opened) = self.records.get(file) {
             return Ok((volume, opened));
         }
@@ -333,7 +353,7 @@ impl Files {
         let layout = self.scans.layout()?;
         let part = &layout.get(volume).ok_or(FAILED)?.part;
         let recognize::Recognized::Files(found) = &part.contents else { return Err(FAILED) };
-        let record = found.record(&part.volume(&*self.disk), handle).map_err(|_| LOST)?;
+        let record = found.record(&part.volume(&self.disk), handle).map_err(|_| LOST)?;
         let opened = Arc::new(Opened::new(record));
         self.records.keep(file, &opened);
         Ok((volume, opened))

@@ -14,10 +14,10 @@ use cdi_base::workers::{self, lock};
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::recognize::Recognized;
 use cdi_fs::volumes::layout;
-use cdi_image::disk::Disk;
 
 use super::listing::Listing;
 use super::volumes::{Volume, volumes};
+use crate::served::Served;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,16 @@ enum Stage<T> {
 struct Slot {
     stage: Stage<Listing>,
     used: u64,
+    /// How many scans could have had other results: the disk was being imaged.
+    generation: u8,
+    /// Whether something could not be read that may be readable once the disk is imaged.
+    partial: bool,
+}
+
+impl Slot {
+    fn new(stage: Stage<Listing>) -> Slot {
+        Slot { stage, used: 0, generation: 0, partial: false }
+    }
 }
 
 type Waiter = Box<dyn FnOnce() + Send>;
@@ -59,7 +69,7 @@ struct State {
 
 /// All scans of a disk.
 pub(super) struct Scans {
-    disk: Arc<Disk>,
+    disk: Served,
     state: Mutex<State>,
     changed: Condvar,
     /// Nobody needs what is scanned any more.
@@ -69,12 +79,14 @@ pub(super) struct Scans {
     started: Instant,
     /// Counts scans, for tests.
     count: AtomicU64,
+    /// Whether a read of the scan that is running has failed.
+    failed: AtomicBool,
     /// When the disk answered the scan last, in milliseconds after `started`.
     answered: AtomicU64,
 }
 
 impl Scans {
-    pub(super) fn new(disk: Arc<Disk>, max_weight: usize) -> Arc<Scans> {
+    pub(super) fn new(disk: Served, max_weight: usize) -> Arc<Scans> {
         let state = State {
             layout: Stage::New,
             volumes: Vec::new(),
@@ -91,6 +103,7 @@ impl Scans {
             max_weight,
             started: Instant::now(),
             count: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             answered: AtomicU64::new(0),
         })
     }
@@ -116,7 +129,12 @@ impl Scans {
             Scan::Layout => queued(&mut state.layout),
             // There are as many as the layout has; others are missing.
             Scan::Volume(index) => match state.volumes.get_mut(index) {
-                Some(slot) => queued(&mut slot.stage),
+                Some(slot) => {
+                    if slot.partial && !self.disk.is_live() {
+                        (slot.stage, slot.partial) = (Stage::New, false);
+                    }
+                    queued(&mut slot.stage)
+                }
                 None => return self.pending(state, Scan::Layout),
             },
         }?;
@@ -230,11 +248,13 @@ impl Scans {
             let Some(scan) = next else { return };
             self.answered();
             self.count.fetch_add(1, Ordering::Relaxed);
+            self.failed.store(false, Ordering::Relaxed);
+            let live = self.disk.is_live();
             let scanned = catch_unwind(AssertUnwindSafe(|| self.scan(scan)));
             if scanned.is_err() {
                 log::error!("a scan for files panicked: a bug in cdi");
             }
-            let done = self.finish(scan, scanned.unwrap_or(Scanned::Failed));
+            let done = self.finish(scan, scanned.unwrap_or(Scanned::Failed), live);
             self.changed.notify_all();
             for then in done {
                 let called = catch_unwind(AssertUnwindSafe(then));
@@ -278,13 +298,14 @@ impl Scans {
     }
 
     /// Notes the result of a scan. Returns those who waited for it.
-    fn finish(&self, scan: Scan, scanned: Scanned) -> Vec<Waiter> {
+    fn finish(&self, scan: Scan, scanned: Scanned, live: bool) -> Vec<Waiter> {
+        let partial = live && self.failed.load(Ordering::Relaxed);
         let mut state = self.lock();
         match (scan, scanned) {
             (Scan::Layout, Scanned::Layout(volumes)) => {
                 let slot = |volume: &Volume| match &volume.part.contents {
-                    Recognized::Files(_) => Slot { stage: Stage::New, used: 0 },
-                    _ => Slot { stage: Stage::Failed, used: 0 },
+                    Recognized::Files(_) => Slot::new(Stage::New),
+                    _ => Slot::new(Stage::Failed),
                 };
                 state.volumes = volumes.iter().map(slot).collect();
                 state.layout = Stage::Done(Arc::new(volumes));
@@ -293,7 +314,12 @@ impl Scans {
                 state.clock += 1;
                 let used = state.clock;
                 if let Some(slot) = state.volumes.get_mut(index) {
-                    *slot = Slot { stage: Stage::Done(Arc::from(listing)), used };
+                    // Of an image, every scan has the same result.
+                    let differs = live || slot.generation > 0;
+                    let generation = slot.generation.wrapping_add(u8::from(differs));
+                    let mut listing = listing;
+                    listing.generation = generation;
+                    *slot = Slot { stage: Stage::Done(Arc::from(listing)), used, generation, partial };
                 }
                 drop_oldest(&mut state.volumes, self.max_weight);
             }
@@ -352,11 +378,11 @@ struct Watched<'a>(&'a Scans);
 
 impl Readable for Watched<'_> {
     fn size(&self) -> u64 {
-        Readable::size(&*self.0.disk)
+        Readable::size(&self.0.disk)
     }
 
     fn sector(&self) -> u32 {
-        Readable::sector(&*self.0.disk)
+        Readable::sector(&self.0.disk)
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
@@ -364,7 +390,10 @@ impl Readable for Watched<'_> {
         if self.0.stopped.load(Ordering::Relaxed) {
             return Err(super::FAILED);
         }
-        let read = Readable::read(&*self.0.disk, buffer, at);
+        let read = Readable::read(&self.0.disk, buffer, at);
+        if read.is_err() {
+            self.0.failed.store(true, Ordering::Relaxed);
+        }
         self.0.answered();
         read
     }

@@ -4,6 +4,8 @@ use std::thread;
 
 use cdi_image::open::open;
 
+use cdi_image::disk::Disk;
+
 use super::*;
 
 /// A FAT12 with one file, `A.TXT`, of this text.
@@ -39,7 +41,8 @@ fn two(max_weight: usize) -> Files {
     let disk = Disk::new(open(&path, &Default::default()).unwrap(), Default::default());
     std::fs::remove_file(&path).unwrap();
     let disk = Arc::new(disk);
-    Files { scans: Scans::new(Arc::clone(&disk), max_weight), disk, records: Records::default() }
+    let disk = Served::from(disk);
+    Files { scans: Scans::new(disk.clone(), max_weight), disk, records: Records::default() }
 }
 
 /// Returns the number of the file in each volume.

@@ -1,6 +1,7 @@
 //! The directory as a FUSE file system, on Linux and with macFUSE if built in. The only module that uses fuser.
 //!
-//! The settings are the measured ones of docs/SEMANTICS.md: a cached file (never `FOPEN_DIRECT_IO`), asynchronous
+//! The settings are the measured ones of docs/SEMANTICS.md: a cached file (`FOPEN_DIRECT_IO` only while the disk is being
+//! imaged), asynchronous
 //! direct I/O, several threads each with a descriptor of its own; and never a short reply. macFUSE sends events to one
 //! thread only, so there that thread passes reads on to a pool.
 
@@ -30,9 +31,10 @@ use super::tree::{EntryKind, Failure, Id, ROOT, Tree};
 /// FUSE.
 pub struct Fuse;
 
-/// How long the kernel may cache entries: they do not change, except for `device`, which appears and disappears.
+/// How long the kernel may cache entries: they do not change, except for `device`, which appears and disappears, and the
+/// files about a disk that is being imaged.
 const TTL: Duration = Duration::from_secs(3600);
-const TTL_DEVICE: Duration = Duration::ZERO;
+const TTL_CHANGING: Duration = Duration::ZERO;
 /// Timeout for macFUSE to mount, and how often to check whether it has.
 const MOUNTING: Duration = Duration::from_secs(20);
 const MOUNTING_POLL: Duration = Duration::from_millis(50);
@@ -46,8 +48,13 @@ impl Transport for Fuse {
         let dir = place.dir;
         // Loads the module if root may; whether the device can be used is reported by mounting.
         let _ = open_kernel_device(Path::new(FUSE), "fuse");
-        let pool =
-            if cfg!(target_os = "linux") { None } else { Some(pool(&tree).map_err(|e| refused(dir, e))?) };
+        let threads = match tree.disk().is_live() {
+            // Each read may have to wait for the disk.
+            true => Some(LIVE_READS),
+            false if cfg!(target_os = "linux") => None,
+            false => Some(workers::cores().clamp(2, 16)),
+        };
+        let pool = threads.map(|threads| pool(&tree, threads)).transpose().map_err(|e| refused(dir, e))?;
         let filesystem = FuseFs {
             tree: Arc::clone(&tree),
             uid: nix::unistd::getuid().as_raw(),
@@ -142,6 +149,9 @@ impl Serving for Running {
     }
 }
 
+/// The number of threads that read a disk that is being imaged.
+const LIVE_READS: usize = 48;
+
 /// A read that waits for a thread of the pool.
 struct Read {
     id: Id,
@@ -151,8 +161,8 @@ struct Read {
 }
 
 /// Starts the threads that answer reads, so that decompressing never blocks the one thread that receives events.
-fn pool(tree: &Arc<Tree>) -> io::Result<Pool<Read>> {
-    Pool::start("fuse-read", workers::cores().clamp(2, 16), 64, || {
+fn pool(tree: &Arc<Tree>, threads: usize) -> io::Result<Pool<Read>> {
+    Pool::start("fuse-read", threads, 64, || {
         let tree = Arc::clone(tree);
         move |read| answer(&tree, read)
     })
@@ -172,13 +182,16 @@ struct FuseFs {
     tree: Arc<Tree>,
     uid: u32,
     gid: u32,
-    /// The threads that answer reads, if those that receive events do not.
+    /// The threads that answer reads, if those that receive requests do not.
     pool: Option<Pool<Read>>,
 }
 
 impl FuseFs {
     fn read_now(&self, read: Read) {
-        match &self.pool {
+        // On Linux, the threads that receive requests can read an image.
+        let pool =
+            self.pool.as_ref().filter(|_| self.tree.disk().is_live() || cfg!(not(target_os = "linux")));
+        match pool {
             None => answer(&self.tree, read),
             Some(pool) => {
                 if let Err(refused) = pool.send(read) {
@@ -236,8 +249,9 @@ impl FuseFs {
         })
     }
 
-    fn ttl(id: Id) -> Duration {
-        if id == super::tree::DEVICE || id == ROOT { TTL_DEVICE } else { TTL }
+    fn ttl(&self, id: Id) -> Duration {
+        let changes = id == super::tree::DEVICE || id == ROOT || self.tree.changes(id);
+        if changes { TTL_CHANGING } else { TTL }
     }
 }
 
@@ -272,7 +286,7 @@ impl Filesystem for FuseFs {
         };
         self.when_ready(parent, false, move |fs| match fs.tree.find(parent, &name) {
             Ok(id) => fs.when_ready(id, true, move |fs| match fs.attr(id) {
-                Ok(attr) => reply.entry(&Self::ttl(id), &attr, Generation(0)),
+                Ok(attr) => reply.entry(&fs.ttl(id), &attr, Generation(0)),
                 Err(e) => reply.error(e),
             }),
             Err(e) => reply.error(fs.errno(e)),
@@ -282,7 +296,7 @@ impl Filesystem for FuseFs {
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = Id(ino.0);
         self.when_ready(id, true, move |fs| match fs.attr(id) {
-            Ok(attr) => reply.attr(&Self::ttl(id), &attr),
+            Ok(attr) => reply.attr(&fs.ttl(id), &attr),
             Err(e) => reply.error(e),
         });
     }
@@ -295,7 +309,11 @@ impl Filesystem for FuseFs {
         });
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.tree.disk().is_live() || self.tree.changes(Id(ino.0)) {
+            // The kernel must not read ahead on a disk that is dying, nor keep what changes.
+            return reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+        }
         // There is nothing to flush on close. And if this process itself has the file open when it is killed, nothing
         // would answer the flush, and the process could not exit.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);

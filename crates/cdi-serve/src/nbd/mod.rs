@@ -8,18 +8,19 @@ mod wire;
 use cdi_base::workers::lock;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
-use cdi_image::disk::Disk;
 use handshake::{ALLOCATION, Agreed, STATUS};
 use pool::{BLOCK, Pool};
 use wire::*;
 
 pub use super::net::Listener;
 use super::net::{Limits, Peer, Stream, Until, accept_connections, serve_requests};
+use super::served::Served;
 use super::tree::read_disk;
 
 /// The maximum length of a read in bytes; the protocol calls it the maximum payload.
@@ -33,12 +34,16 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The maximum number of runs in one block status reply.
 const MAX_RUNS: usize = 4096;
 
-/// Serves `disk` to every client that connects, each on threads of its own. Returns only if the listener fails.
-pub fn serve(disk: &Arc<Disk>, listener: &Listener) -> io::Result<()> {
-    let disk = Arc::clone(disk);
+/// Serves `disk` to every client that connects, each on threads of its own, and counts those that are connected. Returns only
+/// if the listener fails.
+pub fn serve(disk: &Served, listener: &Listener, clients: &Arc<AtomicUsize>) -> io::Result<()> {
+    let (disk, clients) = (disk.clone(), Arc::clone(clients));
     let pool = Pool::default();
     accept_connections(listener, "nbd", CONNECTIONS, move |stream, peer| {
-        connection(&disk, &pool, stream, peer)
+        clients.fetch_add(1, Ordering::Relaxed);
+        let result = connection(&disk, &pool, stream, peer);
+        clients.fetch_sub(1, Ordering::Relaxed);
+        result
     })
 }
 
@@ -53,14 +58,14 @@ struct Request {
 
 /// Answers the requests of one connection.
 struct Answers<'a> {
-    disk: &'a Disk,
+    disk: &'a Served,
     pool: &'a Pool,
     peer: &'a Peer,
     agreed: Agreed,
     out: Mutex<Box<dyn Stream>>,
 }
 
-fn connection(disk: &Disk, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
+fn connection(disk: &Served, pool: &Pool, mut stream: Box<dyn Stream>, peer: &Peer) -> io::Result<()> {
     let welcome = || peer.introduce();
     let agreed = handshake::shake(&mut Until::new(&mut stream, HANDSHAKE), disk.size(), MAX_LEN, welcome)?;
     let Some(agreed) = agreed else { return Ok(()) };
@@ -204,9 +209,11 @@ impl Answers<'_> {
     /// Returns the runs of base:allocation. Zeros need not be read; bad sectors are reported as data, because reading
     /// them must fail.
     fn allocation(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
-        let failing = self.disk.failing_ranges();
+        // A disk that is being imaged changes.
+        let Some(disk) = self.disk.image() else { return merge(std::iter::once((range, 0)), max) };
+        let failing = disk.failing_ranges();
         let mut seen = range.start;
-        let extents = self.disk.extents(range.clone()).map(move |extent| match extent {
+        let extents = disk.extents(range.clone()).map(move |extent| match extent {
             Ok(extent) => {
                 seen = extent.disk.end;
                 (extent.disk, extent.origin.is_zero())
@@ -224,7 +231,8 @@ impl Answers<'_> {
 
     /// Returns the runs of cdi:status: 0 for finished ranges, otherwise the number of the status.
     fn status(&self, range: Range<u64>, max: usize) -> Vec<(u32, u32)> {
-        let ranges = self.disk.bad().touching(range.clone());
+        let bad = self.disk.bad();
+        let ranges = bad.touching(range.clone());
         merge(runs(range, 0, ranges.iter().map(|r| (r.start..r.end, r.status as u32))), max)
     }
 

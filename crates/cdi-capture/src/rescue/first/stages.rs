@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cdi_base::error::Error;
 use cdi_base::workers::lock;
@@ -14,6 +16,7 @@ use serde_json::json;
 use super::ranges::Ranges;
 use super::scan::{Scan, Survey};
 use super::{FileCount, First, Order};
+use crate::rescue::demands::Turns;
 use crate::rescue::event;
 use crate::rescue::passes::{Passes, Position};
 use crate::rescue::reader::{CoordinatorGone, Found, Reader};
@@ -207,6 +210,29 @@ impl Reader {
         self.send(Found::Event(event("stage-ended", json!({ "stage": first.name(), "left_bytes": left }))))
     }
 
+    /// Runs `scan` on a thread of its own, and answers the programs that read the disk meanwhile.
+    fn answer_meanwhile<T: Send>(
+        &mut self,
+        scan: impl FnOnce() -> T + Send,
+    ) -> Result<thread::Result<T>, CoordinatorGone> {
+        thread::scope(|scope| {
+            let scan = scope.spawn(scan);
+            while !scan.is_finished() {
+                // The passes do not need the disk now.
+                self.turns = Turns::new();
+                match self.answer_demand()? {
+                    Ok(true) => {}
+                    Ok(false) => thread::sleep(Duration::from_millis(2)),
+                    Err(end) => {
+                        self.ended = Some(end);
+                        break;
+                    }
+                }
+            }
+            Ok(scan.join())
+        })
+    }
+
     /// Scans the image for `first`. None if the run is being stopped, or if the image cannot be scanned: then the order of the
     /// sectors is as good as any.
     fn survey(&mut self, first: &First) -> Result<Option<Survey>, CoordinatorGone> {
@@ -232,7 +258,17 @@ impl Reader {
             stop: &self.stop,
         };
         // A mistake in the code for a file system must not end the imaging.
-        let result = catch_unwind(AssertUnwindSafe(|| scan.survey(first)));
+        let result = match self.live.is_some() {
+            false => catch_unwind(AssertUnwindSafe(|| scan.survey(first))),
+            true => {
+                let (scan, domain, path) = (scan, plan.domain.clone(), self.stages.path.clone());
+                let (stop, Scan { grain, trim, scrape, .. }) = (Arc::clone(&self.stop), scan);
+                let scan = move || {
+                    Scan { path: &path, domain: &domain, grain, trim, scrape, stop: &stop }.survey(first)
+                };
+                self.answer_meanwhile(scan)?
+            }
+        };
         let result = result.unwrap_or_else(|_| Err(Error::failed("the scan has failed")));
         let took = start.elapsed();
         {

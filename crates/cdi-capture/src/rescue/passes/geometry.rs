@@ -55,21 +55,7 @@ impl Drive {
     }
 
     fn plan(&self) -> RescuePlan {
-        RescuePlan {
-            size: self.size,
-            sector: 512,
-            unit: 512,
-            cluster: CLUSTER,
-            most: MAX,
-            domain: std::iter::once(0..self.size).collect(),
-            trim: true,
-            scrape: true,
-            sweep: None,
-            skip: (None, None),
-            retries: Some(0),
-            direction: Direction::Forwards,
-            min_rate: None,
-        }
+        RescuePlan::whole(self.size, 512)
     }
 
     /// Runs the passes. Returns the number of failed reads until nothing that can be read is left, and in all; at most `most`.
@@ -88,7 +74,7 @@ impl Drive {
             failed += u64::from(fails);
             let good = if fails { 0 } else { read.range.end - read.range.start };
             let reason = fails.then_some(Reason::errno(5));
-            passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+            passes.got(&read, &Outcome { good, reason, took: Duration::ZERO, ..Outcome::default() });
             if all_read.is_none() && passes.areas().left() == dead {
                 all_read = Some(failed);
             }
@@ -217,7 +203,10 @@ fn a_slow_head_is_read_last() {
         let took = Duration::from_millis(if is_slow { 3000 } else { 8 });
         slow_reads += u64::from(is_slow);
         slow_bytes += if is_slow { read.range.end - read.range.start } else { 0 };
-        passes.got(&read, &Outcome { good: read.range.end - read.range.start, reason: None, took });
+        passes.got(
+            &read,
+            &Outcome { good: read.range.end - read.range.start, reason: None, took, ..Outcome::default() },
+        );
         if before.is_none() && passes.areas().left() + slow_bytes <= slow + bands * MAX {
             before = Some(slow_reads);
         }

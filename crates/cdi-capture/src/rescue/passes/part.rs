@@ -6,6 +6,20 @@ use cdi_image::badmap::{BadRange, Status};
 
 use super::{Direction, Pass, Passes};
 
+/// What is to be done for a program that reads a place while the disk is imaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Demanded {
+    /// This is to be read.
+    Read(Range<u64>),
+    /// It has been read.
+    Held,
+    /// It has failed, or is not to be read; whether it may turn out to be good.
+    Failed {
+        /// Whether it may turn out to be good.
+        untried: bool,
+    },
+}
+
 /// Where the passes over the whole domain are.
 #[derive(Debug, Clone, Copy)]
 pub struct Position {
@@ -85,7 +99,25 @@ impl Passes {
 
     /// Leaves out everything that is not being read. Returns how many unfinished bytes that is.
     pub fn leave_out_the_rest(&mut self) -> u64 {
-        std::mem::take(&mut self.later).left()
+        self.left_out = std::mem::take(&mut self.later);
+        self.left_out.left()
+    }
+
+    /// Returns what is to be done for a program that reads `range` and needs byte `at` of it.
+    pub fn demanded(&self, at: u64, range: &Range<u64>) -> Demanded {
+        let known = self.areas.around(at).or_else(|| self.later.around(at));
+        let inside = |part: &Range<u64>| part.contains(&at);
+        match known.or_else(|| self.left_out.around(at)) {
+            Some(area) if area.status == Status::NonTried && known.is_some() => {
+                let start = area.start.max(range.start);
+                let most = (start - start % self.size).saturating_add(self.size).max(at + 1);
+                let most = most.next_multiple_of(self.plan.unit);
+                Demanded::Read(start..area.end.min(range.end).min(most))
+            }
+            Some(area) => Demanded::Failed { untried: area.status != Status::Bad },
+            None if self.plan.domain.iter().any(inside) => Demanded::Held,
+            None => Demanded::Failed { untried: true },
+        }
     }
 
     fn join(&mut self) {

@@ -11,21 +11,7 @@ use super::*;
 const SECTOR: u64 = 512;
 
 fn plan(sectors: u64) -> RescuePlan {
-    RescuePlan {
-        size: sectors * SECTOR,
-        sector: SECTOR,
-        unit: SECTOR,
-        cluster: CLUSTER,
-        most: MAX,
-        domain: vec![0..sectors * SECTOR],
-        trim: true,
-        scrape: true,
-        sweep: None,
-        skip: (None, None),
-        retries: Some(0),
-        direction: Direction::Forwards,
-        min_rate: None,
-    }
+    RescuePlan::whole(sectors * SECTOR, SECTOR)
 }
 
 fn untried(plan: &RescuePlan) -> BadBlocks {
@@ -57,7 +43,7 @@ impl Drive {
         let sectors = usize::try_from(read.range.start / SECTOR).unwrap()
             ..usize::try_from(read.range.end.div_ceil(SECTOR)).unwrap();
         assert!(!sectors.is_empty());
-        if !read.check {
+        if read.why != Why::Check {
             self.tries[sectors.clone()].iter_mut().for_each(|t| *t += 1);
             self.order.push((pass, read.range.clone()));
         }
@@ -66,7 +52,7 @@ impl Drive {
         let took =
             Duration::from_micros(slow.map_or((read.range.end - read.range.start) / 100, |ms| ms * 1000));
         let good = if fails { 0 } else { read.range.end - read.range.start };
-        Outcome { good, reason: fails.then_some(Reason::errno(5)), took }
+        Outcome { good, reason: fails.then_some(Reason::errno(5)), took, ..Outcome::default() }
     }
 
     fn run(&mut self, passes: &mut Passes) -> Next {
@@ -261,7 +247,7 @@ fn sectors_read_before_an_error_stay_finished() {
         let whole = good == read.range.end - read.range.start;
         let reason = (!whole).then_some(Reason::errno(5));
         let before = passes.areas().left();
-        passes.got(&read, &Outcome { good, reason, took: Duration::ZERO });
+        passes.got(&read, &Outcome { good, reason, took: Duration::ZERO, ..Outcome::default() });
         assert!(passes.areas().left() <= before);
         dead |= passes.pass().0 == Pass::Scraping;
     }
@@ -367,7 +353,15 @@ fn a_drive_that_fails_every_read_has_no_bad_sectors() {
         match passes.next_read() {
             Next::Read(read) => {
                 reads += 1;
-                passes.got(&read, &Outcome { good: 0, reason: Some(Reason::errno(5)), took: Duration::ZERO });
+                passes.got(
+                    &read,
+                    &Outcome {
+                        good: 0,
+                        reason: Some(Reason::errno(5)),
+                        took: Duration::ZERO,
+                        ..Outcome::default()
+                    },
+                );
             }
             other => end = Some(other),
         }

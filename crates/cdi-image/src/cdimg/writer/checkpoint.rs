@@ -1,13 +1,15 @@
 //! Checkpoints, which commit records, and the map updates and events between them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
+use cdi_base::workers::lock;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U64;
 
-use super::super::index::{Index, NodeToWrite};
+use super::super::index::NodeToWrite;
 use super::super::layout::*;
 use super::super::reader::MAX_UNCOMMITTED_MAPS;
 use super::super::record::Head;
@@ -96,15 +98,16 @@ impl Writer {
 
     /// Makes a checkpoint if much has been written since the last one.
     pub(super) fn checkpoint_if_due(&mut self) -> Result<(), Error> {
-        let much = self.index.dirty_bytes() > MAX_DIRTY_BYTES
+        let much = lock(&self.index).dirty_bytes() > MAX_DIRTY_BYTES
             || self.out.uncommitted() >= MAX_UNCOMMITTED / 2
             || self.out.end() >= self.superblock.committed_end.get() + MAX_BYTES;
         if much { self.checkpoint() } else { Ok(()) }
     }
 
     fn write_nodes(&mut self) -> Result<(), Error> {
-        let geometry = self.index.geometry();
-        let mut index = std::mem::replace(&mut self.index, Index::new(geometry, RawEntry::UNREAD));
+        // Readers wait: the nodes that the new entries refer to must be in the file first.
+        let index = Arc::clone(&self.index);
+        let mut index = lock(&index);
         let root = index.flush(&mut |node: NodeToWrite<'_>| {
             let entry_kind = if node.kind == RecordType::Node { ENTRY_NODE } else { ENTRY_PIECES };
             let head = Head {
@@ -122,7 +125,6 @@ impl Writer {
             self.out.stop_writing();
         }
         self.superblock.root = root?;
-        self.index = index;
         // Nodes are read back from the file when they change again, so they must be there.
         self.out.write_out()
     }

@@ -1,7 +1,7 @@
 //! Resumes writing to an existing image.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
@@ -51,7 +51,7 @@ impl Writer {
         // The hashes are no longer valid once the image changes.
         let earlier_hashes = metadata.take_hashes();
         let mut writer = Writer {
-            index,
+            index: Arc::new(Mutex::new(index)),
             bad,
             map_written,
             earlier_hashes,
