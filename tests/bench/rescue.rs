@@ -26,8 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cdi_capture::rescue::areas::Direction;
-use cdi_capture::rescue::passes::{CLUSTER, MAX, Next, Outcome, Passes, RescuePlan};
+use cdi_capture::rescue::passes::{Next, Outcome, Passes, RescuePlan};
 use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 
 const SIZE: u64 = 32 << 30;
@@ -221,28 +220,15 @@ impl Drive {
 }
 
 fn ours(disk: &Disk) -> Drive {
-    let plan = RescuePlan {
-        size: SIZE,
-        sector: SECTOR,
-        unit: SECTOR,
-        cluster: CLUSTER,
-        most: MAX,
-        domain: iter::once(0..SIZE).collect(),
-        trim: true,
-        scrape: disk.scrape,
-        sweep: None,
-        skip: (None, None),
-        retries: Some(0),
-        direction: Direction::Forwards,
-        min_rate: None,
-    };
+    let plan = RescuePlan { scrape: disk.scrape, ..RescuePlan::whole(SIZE, SECTOR) };
     let all = BadBlocks::from_unsorted([BadRange::new(0..SIZE, Status::NonTried)]);
     let (mut passes, mut drive) = (Passes::new(plan, &all), Drive::new(disk));
     while let Next::Read(read) = passes.next_read() {
         let (failed, took) = drive.read(disk, &read.range);
         let good = if failed { 0 } else { read.range.end - read.range.start };
         let reason = failed.then_some(Reason::errno(5));
-        passes.got(&read, &Outcome { good, reason, took: Duration::from_secs_f64(took) });
+        passes
+            .got(&read, &Outcome { good, reason, took: Duration::from_secs_f64(took), ..Outcome::default() });
         passes.changes();
     }
     drive.check(disk, passes.areas().iter().map(|area| area.start..area.end));

@@ -31,8 +31,10 @@ pub const CLUSTER: u64 = 64 << 10;
 pub const MAX: u64 = 1 << 20;
 /// The maximum size of a hole that is processed at once, in bytes: its zeros have to be hashed.
 const MAX_HOLE: u64 = 64 << 20;
-/// The number of bytes without an error after which reads become larger.
+/// The number of bytes without an error after which reads become larger; four times as many after each large read that fails,
+/// because it leaves a large block to be trimmed; and at most so many.
 const CLEAN: u64 = 16 << 20;
+const MOST_WARY: u64 = 4 << 30;
 /// The minimum reading time before an area can be classified as slow.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -51,9 +53,11 @@ pub struct Passes {
     direction: Direction,
     /// The position of the pass, in bytes: forwards, the end of the part that is done; backwards, its start.
     at: u64,
-    /// The current size of reads, and the number of bytes read since the last error.
+    /// The current size of reads, the number of bytes read since the last error, and how many there must be before reads become
+    /// larger.
     size: u64,
     clean: u64,
+    wary: u64,
     /// The size of the last skip after an error, and after a slow read; 0 after a good read.
     skip: u64,
     slow_skip: u64,
@@ -119,6 +123,7 @@ impl Passes {
             pass: Pass::Copying(0),
             at: 0,
             clean: 0,
+            wary: CLEAN,
             skip: 0,
             slow_skip: 0,
             rate: Rate::default(),
@@ -297,7 +302,7 @@ impl Passes {
                 None => {
                     let area = self.areas.find(Status::NonTrimmed, self.at, self.direction)?;
                     // An edge next to what could not be read either has been found already, or is none.
-                    let leading = area.start.checked_sub(1).is_some_and(|at| self.is_finished(at));
+                    let leading = area.start.checked_sub(1).is_none_or(|at| self.is_finished(at));
                     (area.start..area.end, if leading { Edge::Leading } else { Edge::Trailing })
                 }
             };
@@ -319,7 +324,7 @@ impl Passes {
 
     /// Returns whether byte `at` of the disk is finished, or not to be read.
     fn is_finished(&self, at: u64) -> bool {
-        at < self.plan.size && self.areas.around(at).is_none() && self.later.around(at).is_none()
+        self.areas.around(at).is_none() && self.later.around(at).is_none()
     }
 
     /// Finishes trimming a block: its rest must be scraped.
@@ -329,6 +334,12 @@ impl Passes {
             Direction::Forwards => rest.end,
             Direction::Backwards => rest.start,
         };
+        // An edge next to something that will be swept may have to be trimmed after that.
+        let untried = |at: u64| self.areas.around(at).is_some_and(|area| area.status == Status::NonTried);
+        let waits = untried(rest.end) || rest.start.checked_sub(1).is_some_and(untried);
+        if waits && self.sweeps() && !rest.is_empty() {
+            return;
+        }
         for area in self.areas.within(rest) {
             self.set(BadRange { status: Status::NonScraped, ..area });
         }

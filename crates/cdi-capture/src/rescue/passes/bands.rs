@@ -17,6 +17,8 @@ const MOST_TIMES: u64 = 8;
 const LONG: usize = 2;
 /// How many intervals between failed reads are looked into.
 const INTERVALS: usize = 3;
+/// Which part of the distance between bands of one head a band has at least: with eight heads an eighth, and a margin.
+const SHORTEST: u64 = 16;
 /// How near to where a band is to end sectors are read one by one, in clusters.
 const NEAR: u64 = 2;
 
@@ -55,6 +57,9 @@ enum State {
     Reading,
     /// Errors, with skips that grow: where they began, and the ends of the failed reads.
     Skipping { start: u64, ends: Vec<u64> },
+    /// Errors have come at regular distances: one read shows whether it is a band that has ended before `high`, or a single error.
+    /// Then the pass goes on.
+    Testing { start: u64, at: u64, high: u64, then: u64 },
     /// It is a band. Where in the first failed read it begins is looked for, sector by sector from `at` on.
     Entering { at: u64, end: u64, ends: Vec<u64> },
     /// The next read is where the band may end; then at the other targets.
@@ -98,6 +103,7 @@ impl Bands {
         let Sizes { cluster, unit } = sizes;
         match &self.state {
             State::Entering { at, end, .. } => Some(*at..(at + unit).min(*end)),
+            State::Testing { at, .. } => Some(*at..at + cluster),
             State::Sampling { samples, .. } => samples.last().map(|at| *at..at + cluster),
             State::Searching { low, high, .. } => {
                 let middle = low + (high - low) / 2;
@@ -127,7 +133,7 @@ impl Bands {
     pub(super) fn give_up(&mut self) -> Option<u64> {
         match std::mem::take(&mut self.state) {
             State::Searching { high, .. } | State::Sampling { high, .. } => Some(high),
-            State::Returning { then, .. } => Some(then),
+            State::Returning { then, .. } | State::Testing { then, .. } => Some(then),
             State::Entering { ends, .. } => Some(last(&ends)),
             State::Reading | State::Skipping { .. } | State::Landing { .. } => None,
         }
@@ -168,12 +174,23 @@ impl Bands {
                 };
                 self.sampled(ends[0], cluster)
             }
-            // A band that is shorter than the first skip. A single error is nothing to look at.
-            State::Skipping { start, ends } if self.is_regular(start) => {
-                self.state = State::Searching { start, low: last(&ends), high: read.start };
+            // A band that is shorter than the first skip? A single error is nothing to look at.
+            State::Skipping { start, ends } => {
+                let (first, high) = (last(&ends), read.start);
+                let at = self.regular(start).map(|apart| (start + apart / SHORTEST) / cluster * cluster);
+                match at.filter(|at| *at > first && at + cluster < high) {
+                    Some(at) => {
+                        self.state = State::Testing { start, at, high, then: read.end };
+                        Step::Probe
+                    }
+                    None => Step::On,
+                }
+            }
+            State::Testing { start, high, .. } if failed => {
+                self.state = State::Searching { start, low: read.end, high };
                 self.narrowed(cluster)
             }
-            State::Skipping { .. } => Step::On,
+            State::Testing { then, .. } => Step::To(then),
             State::Landing { start, mut ends, mut targets } if failed => {
                 ends.push(read.end);
                 targets.retain(|target| target.at >= read.end);
@@ -272,14 +289,15 @@ impl Bands {
         Step::To(then)
     }
 
-    /// Notes where an error was, and returns whether errors come at regular distances.
-    fn is_regular(&mut self, start: u64) -> bool {
+    /// Notes where an error was. Returns the distance, if errors come at regular distances.
+    fn regular(&mut self, start: u64) -> Option<u64> {
         self.starts.push(start);
         if self.starts.len() > 4 {
             self.starts.remove(0);
         }
         let apart: Vec<u64> = self.starts.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
-        apart.iter().enumerate().any(|(n, a)| apart[..n].iter().any(|b| is_like(*a, *b)))
+        let again = |(n, a): &(usize, &u64)| apart[..*n].iter().any(|b| is_like(**a, *b));
+        apart.iter().enumerate().find(again).map(|(_, apart)| *apart)
     }
 
     /// Returns where a band that begins at `start` may have ended, the likeliest first, if that is after `beyond`.

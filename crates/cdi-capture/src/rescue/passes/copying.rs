@@ -5,7 +5,7 @@ use std::ops::Range;
 use cdi_image::badmap::{BadRange, Status};
 
 use super::bands::{Sizes, Step};
-use super::{CLEAN, Direction, Passes, SETTLE, per_second};
+use super::{Direction, MOST_WARY, Passes, SETTLE, per_second};
 
 impl Passes {
     pub(super) fn next_copying(&mut self, pass: u8) -> Option<Range<u64>> {
@@ -96,6 +96,9 @@ impl Passes {
         }
         self.advance(read);
         let skip = if failed {
+            if read.end - read.start > self.plan.cluster {
+                self.wary = (self.wary * 4).min(MOST_WARY);
+            }
             (self.clean, self.size) = (0, self.plan.cluster);
             let (min, max) = self.skips();
             self.skip = if self.skip == 0 { min } else { (self.skip * 2).min(max) };
@@ -103,7 +106,7 @@ impl Passes {
         } else {
             self.skip = 0;
             self.clean += read.end - read.start;
-            if self.clean >= CLEAN {
+            if self.clean >= self.wary {
                 self.size = (self.size * 2).min(self.plan.most);
             }
             self.slow_skip_size(pass, rate)
