@@ -45,7 +45,7 @@ const JOBS: &[Job] = &[
     Job { name: "slow-sources", run: slow_sources::run, checks: 22, by_hand: false },
     Job { name: "dead-servers", run: dead_servers::run, checks: 39, by_hand: false },
     Job { name: "nfs", run: nfs::run, checks: 47, by_hand: false },
-    Job { name: "scsi", run: scsi::run, checks: 50, by_hand: false },
+    Job { name: "scsi", run: scsi::run, checks: 60, by_hand: false },
     Job { name: "device-mapper", run: device_mapper::run, checks: 10, by_hand: false },
     Job { name: "dm-dust", run: device_mapper::run_dust, checks: 6, by_hand: false },
     Job { name: "fuse", run: fuse::run, checks: 48, by_hand: false },

@@ -105,6 +105,7 @@ pub fn check_imaging(
 
 pub fn run(c: &mut Checks) {
     medium_errors(c);
+    named_sectors(c);
     deleted(c);
     large_sectors(c);
     emulated_sectors(c);
@@ -126,11 +127,29 @@ fn medium_errors(c: &mut Checks) {
         Some(10 * SECTOR as u64),
     );
     let map = c.cdi(&["map", "--bad", "--json", "disk.cdimg"]).json();
-    c.same(
-        "medium errors: recorded reason",
-        map["ranges"][0]["reason"]["errno"].as_i64(),
-        Some(ENODATA.into()),
-    );
+    // MEDIUM ERROR, UNRECOVERED READ ERROR; the disk names the sector.
+    let sense = serde_json::json!({ "sense": { "key": 3, "asc": 0x11, "ascq": 0 } });
+    c.same("medium errors: recorded reason", map["ranges"][0]["reason"].clone(), sense);
+    // Each sector alone, and the first read, of many.
+    c.same("medium errors: failed reads", created["failed_reads"].as_u64(), Some(11));
+}
+
+/// What the disk says about a large read saves reads.
+fn named_sectors(c: &mut Checks) {
+    let bytes = disk(SECTORS);
+    let bad = Sectors::new(&[(4660, 600)]);
+    let disk = Disk::new(&bytes, &["medium_error_start=4660", "medium_error_count=600"]);
+    let created = check_imaging(c, "named sectors", &disk.path, &[], &bytes, &bad, &bad).json();
+    let events = c.cdi(&["info", "--events", "--json", "disk.cdimg"]).json();
+    let all = events["events"].as_array().cloned().unwrap_or_default();
+    let named = all.iter().filter(|e| e["event"] == "read-error" && e["first_bad_bytes"].is_u64()).count();
+    let wrong = all.iter().filter(|e| e["event"] == "wrong-sector-named").count();
+    let failed = created["failed_reads"].as_u64().unwrap_or(0);
+    println!("     {failed} failed reads, {named} sectors named, {wrong} of them wrong");
+    c.same("named sectors: most are named", named > 500, true);
+    c.same("named sectors: none is wrong", wrong, 0);
+    // One for each sector, the first read, and those that prove what the disk says.
+    c.same("named sectors: failed reads", (600..=606).contains(&failed), true);
 }
 
 /// A disk that is removed while it is imaged, and comes back.

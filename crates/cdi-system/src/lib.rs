@@ -12,6 +12,9 @@ mod macos;
 pub mod liveness_lock;
 pub mod output_file;
 pub mod placement;
+pub mod sense;
+#[cfg(target_os = "linux")]
+mod sg_io;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -34,6 +37,11 @@ use macos::ignored_signals;
 pub use macos::{
     disk_info, find_again, holders, is_stopped, layers_below, mountinfo, mounts_on, path_of_open,
 };
+
+#[cfg(not(target_os = "linux"))]
+pub use sense::SenseDevice;
+#[cfg(target_os = "linux")]
+pub use sg_io::SenseDevice;
 
 /// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";

@@ -116,6 +116,18 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
+/// Returns the timeout of the system for commands to the disk at `path`, in milliseconds, if it says so; None if it is a
+/// partition, or no SCSI disk.
+pub(super) fn command_timeout(path: &Path) -> Option<Option<u32>> {
+    let own = PathBuf::from(format!("/sys/dev/block/{}", number(fs::metadata(path).ok()?.rdev())));
+    let own = own.canonicalize().ok()?;
+    if own.join("partition").exists() || !own.join("device/scsi_level").exists() {
+        return None;
+    }
+    let seconds = fs::read_to_string(own.join("device/timeout")).ok();
+    Some(seconds.and_then(|text| text.trim().parse::<u32>().ok()?.checked_mul(1000)))
+}
+
 /// Returns where the disk is that was at `path`: there, or, if it has a serial number, under another name.
 pub fn find_again(path: &Path, known: &DiskInfo) -> Option<PathBuf> {
     let is_it = |path: &PathBuf| disk_info(path).is_ok_and(|now| known.is_same(&now));

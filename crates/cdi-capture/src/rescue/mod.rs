@@ -15,6 +15,7 @@ pub mod rate;
 mod reader;
 pub mod same;
 pub mod source;
+mod why;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +129,7 @@ pub fn rescue(
         live: live.clone(),
         turns: Turns::new(),
         ended: None,
+        naming: why::Naming::Right(0),
     };
     let earlier = writer.earlier_hashes().clone();
     let mut metadata = writer.metadata().clone();

@@ -5,10 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::units::index;
 use cdi_image::badmap::cells::cells;
@@ -21,7 +19,8 @@ use super::first::stages::Stages;
 use super::live::LiveDisk;
 use super::passes::{Next, Outcome, Pass, Passes, Read, Why};
 use super::progress::{CELLS, View};
-use super::source::{Failure, Source};
+use super::source::Source;
+use super::why::Naming;
 use crate::buffer::Buffer;
 use crate::compress::Shared;
 
@@ -82,9 +81,6 @@ impl End {
 const SLOW: Duration = Duration::from_secs(1);
 /// The interval at which the displayed map is updated.
 const REDRAW_EVERY: Duration = Duration::from_millis(300);
-/// The maximum number of retries of a read with a temporary error, such as lack of memory, and the pause between them.
-const MAX_AGAIN: u32 = 100;
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Reader {
     pub source: Arc<Source>,
@@ -104,6 +100,8 @@ pub(super) struct Reader {
     pub turns: Turns,
     /// Why the imaging ends, if that was found out during a scan.
     pub ended: Option<End>,
+    /// Whether the disk names the sectors that fail.
+    pub naming: Naming,
 }
 
 /// The coordinator has exited.
@@ -229,24 +227,33 @@ impl Reader {
             return self.send(Found::Hole(hole.range)).map(|()| Ok(Vec::new()));
         }
         let mut buffer = self.shared.buffer(index(read.range.end - read.range.start));
-        let outcome = self.pread(&mut buffer, read.range.start);
+        let outcome = self.read_disk(&mut buffer, read.range.start)?;
         lock(&self.view).reading = None;
-        let (good, reason) = match outcome {
+        let (good, failure) = match outcome {
             Ok(outcome) => outcome,
             Err(end) => return Ok(Err(end)),
         };
+        let reason = failure.map(|failure| failure.reason);
+        let located = failure.is_some_and(|failure| failure.located);
         let took = start.elapsed();
         let failed = reason.is_some();
         let check = read.why == Why::Check;
-        self.passes.got(read, &Outcome { good, reason, located: false, took });
+        self.passes.got(read, &Outcome { good, reason, located, took });
         if failed {
             self.stages.trouble = true;
             lock(&self.view).errors += u64::from(!check);
-            let errno = match reason {
-                Some(Reason::Errno(errno)) => errno.get(),
-                _ => 0,
-            };
-            self.read_event("read-error", json!({ "errno": errno, "check": check }), (read, took))?;
+            let mut what = json!({ "check": check });
+            match reason {
+                Some(Reason::Sense { key, asc, ascq }) => {
+                    what["sense"] = json!({ "key": key, "asc": asc, "ascq": ascq });
+                }
+                Some(Reason::Errno(errno)) => what["errno"] = json!(errno.get()),
+                None => {}
+            }
+            if located {
+                what["first_bad_bytes"] = json!(read.range.start + good);
+            }
+            self.read_event("read-error", what, (read, took))?;
         } else if took >= SLOW {
             self.stages.trouble = true;
             self.read_event("slow", json!({}), (read, took))?;
@@ -270,53 +277,6 @@ impl Reader {
         let mut view = lock(&self.view);
         view.read += bytes;
         view.last_good = Instant::now();
-    }
-
-    /// Fills `buffer` from offset `at`. Returns the number of bytes read, in whole sectors, and the reason if these
-    /// are not all.
-    fn pread(&self, buffer: &mut [u8], at: u64) -> Result<(u64, Option<Reason>), End> {
-        let (mut done, mut again) = (0, 0);
-        while done < buffer.len() {
-            let e = match self.source.read_at(&mut buffer[done..], at + done as u64) {
-                Ok(0) => return Err(End::Gone),
-                Ok(n) => {
-                    done += n;
-                    continue;
-                }
-                Err(e) => e,
-            };
-            match Failure::of(&e) {
-                Failure::Again if again < MAX_AGAIN => {
-                    again += 1;
-                    if e.kind() != std::io::ErrorKind::Interrupted {
-                        thread::sleep(RETRY_PAUSE);
-                    }
-                }
-                Failure::Bad(errno) => {
-                    if !self.source.is_there() {
-                        return Err(End::Gone);
-                    }
-                    let sector = self.passes.plan().sector;
-                    let done = done as u64;
-                    return Ok((done - done % sector, Some(Reason::errno(errno))));
-                }
-                Failure::Gone => return Err(End::Gone),
-                Failure::Invalid(_) => {
-                    let what = format!(
-                        "cannot read {} bytes at byte {}: is the sector size correct ({})?",
-                        buffer.len(),
-                        at,
-                        self.passes.plan().sector
-                    );
-                    let error = Error::failed(what).at(self.source.path()).because(e);
-                    return Err(End::Failed(error.hint(Advice::SectorSize)));
-                }
-                Failure::Again => {
-                    return Err(End::Failed(Error::failed("cannot read").at(self.source.path()).because(e)));
-                }
-            }
-        }
-        Ok((done as u64, None))
     }
 
     /// Sends bytes to be compressed. Collects adjacent small pieces of a chunk and sends them together.

@@ -5,15 +5,20 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Kind};
 use cdi_base::units::SECTOR;
 use cdi_image::input::ReadAt;
-use cdi_system::{DiskInfo, disk_info};
+use cdi_system::sense::{Sense, SenseRead};
+use cdi_system::{DiskInfo, SenseDevice, disk_info};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+
+/// The maximum length of a read by a command of ours, in bytes: every adapter can do it.
+const MAX_COMMAND: usize = 64 << 10;
 
 /// A disk to be imaged.
 pub struct Source {
@@ -21,7 +26,42 @@ pub struct Source {
     path: PathBuf,
     device: bool,
     metadata: DiskInfo,
+    /// The device, if it can say why a read has failed; and whether it is asked.
+    sense: Option<(File, SenseDevice)>,
+    asks: AtomicBool,
 }
+
+/// A read that has failed.
+#[derive(Debug)]
+pub struct FailedRead {
+    /// The error of the system.
+    pub error: io::Error,
+    /// What the disk says about it.
+    pub sense: Option<Sense>,
+}
+
+impl From<io::Error> for FailedRead {
+    /// A simulated disk can say it, too.
+    fn from(error: io::Error) -> FailedRead {
+        let sense = error.get_ref().and_then(|inner| inner.downcast_ref::<SimulatedSense>()).map(|s| s.0);
+        match sense {
+            Some(_) => FailedRead { error: Errno::EIO.into(), sense },
+            None => FailedRead { error, sense },
+        }
+    }
+}
+
+/// The error of a simulated disk that says why a read has failed, for tests.
+#[derive(Debug)]
+pub struct SimulatedSense(pub Sense);
+
+impl std::fmt::Display for SimulatedSense {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for SimulatedSense {}
 
 /// The meaning of a read error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,14 +123,20 @@ impl Source {
             let what = format!("its size is not a multiple of the sector size ({} bytes)", metadata.logical);
             return Err(Error::usage(what).at(&path));
         }
-        Ok(Source { file: Box::new(file), path, device, metadata })
+        let copy = if device { file.try_clone().ok() } else { None };
+        let sense = copy.and_then(|copy| {
+            let device = SenseDevice::of(&copy, &path, metadata.logical)?;
+            Some((copy, device))
+        });
+        Ok(Source { file: Box::new(file), path, device, metadata, sense, asks: AtomicBool::new(false) })
     }
 
     /// Returns a disk that is read from `bytes`, for tests: a simulated one. `path` must exist as long as the disk is there.
     pub fn simulated(bytes: Box<dyn ReadAt>, path: &Path, sector: u32) -> io::Result<Source> {
         let size = bytes.len()?;
         let metadata = DiskInfo { size, logical: sector, physical: sector, ..DiskInfo::default() };
-        Ok(Source { file: bytes, path: path.to_owned(), device: false, metadata })
+        let asks = AtomicBool::new(false);
+        Ok(Source { file: bytes, path: path.to_owned(), device: false, metadata, sense: None, asks })
     }
 
     /// Returns information about the disk. Its sector sizes are the ones to use.
@@ -109,8 +155,24 @@ impl Source {
     }
 
     /// Reads once at offset `at`, into an aligned buffer. Like `pread`, it may read less than requested.
-    pub fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        self.file.read_at(buf, at)
+    pub fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize, FailedRead> {
+        if let Some((file, device)) = self.sense.as_ref().filter(|_| self.asks.load(Ordering::Relaxed)) {
+            let len = buf.len().min(MAX_COMMAND);
+            match device.read(file, &mut buf[..len], at) {
+                Ok(SenseRead::Done) => return Ok(len),
+                Ok(SenseRead::Failed(sense)) => {
+                    return Err(FailedRead { error: Errno::EIO.into(), sense: Some(sense) });
+                }
+                // Whatever is the matter, the system knows how to deal with it.
+                Ok(SenseRead::NotDone) | Err(_) => {}
+            }
+        }
+        Ok(self.file.read_at(buf, at)?)
+    }
+
+    /// From now on, has the disk say why a read has failed, if it can. A disk without errors is read in the system's own way.
+    pub fn ask_why(&self) {
+        self.asks.store(true, Ordering::Relaxed);
     }
 
     /// Returns the end of the hole at `at`, if a file has one there, so that it need not be read.
