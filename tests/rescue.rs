@@ -5,6 +5,9 @@ mod failing_disk;
 mod failures;
 mod first;
 mod like_ddrescue;
+mod named_sectors;
+mod shown;
+mod simulated;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,8 +20,15 @@ use crate::common::{Lab, MountedDisk, Test, disk, mapfile, open_direct};
 use failing_disk::{BAD, DISK, FailingDisk, SECTORS, is_right, lab, map_of};
 
 /// The tests, by module.
-pub const MODULES: &[&[Test]] =
-    &[TESTS, dead_head::TESTS, failures::TESTS, first::TESTS, like_ddrescue::TESTS];
+pub const MODULES: &[&[Test]] = &[
+    TESTS,
+    dead_head::TESTS,
+    failures::TESTS,
+    first::TESTS,
+    like_ddrescue::TESTS,
+    named_sectors::TESTS,
+    shown::TESTS,
+];
 
 tests!(
     #[needs(Fuse, Loop)]

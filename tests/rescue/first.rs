@@ -13,7 +13,7 @@ use cdi_base::error::{Error, Kind};
 use cdi_capture::options::{Options, new_image};
 use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::first::{FileCount, First, Order};
-use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
+use cdi_capture::rescue::passes::RescuePlan;
 use cdi_capture::rescue::source::Source;
 use cdi_capture::rescue::{End, Ended, Limits, Task, Update, rescue};
 use cdi_fs::pattern::Patterns;

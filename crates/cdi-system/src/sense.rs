@@ -41,7 +41,8 @@ impl Sense {
                     let (this, next) = rest.split_at((2 + usize::from(len)).min(rest.len()));
                     // An information descriptor, if it is valid.
                     if kind == 0 && this.len() >= 12 && this[2] & 0x80 != 0 {
-                        sector = Some(this[4..12].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+                        sector =
+                            Some(this[4..12].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
                     }
                     rest = next;
                 }
@@ -101,7 +102,10 @@ mod tests {
         for len in 0..described.len() {
             let _ = Sense::decode(&described[..len]);
         }
-        assert_eq!(Sense::decode(&[0x72, 3, 0x11, 4, 0, 0, 0, 0xff, 0, 0xff]), Some(Sense { sector: None, ..sense }));
+        assert_eq!(
+            Sense::decode(&[0x72, 3, 0x11, 4, 0, 0, 0, 0xff, 0, 0xff]),
+            Some(Sense { sector: None, ..sense })
+        );
         assert_eq!(Sense::decode(&[]), None);
         assert_eq!(Sense::decode(&[0; 18]), None);
     }

@@ -73,7 +73,9 @@ impl SenseDevice {
         let sector = u64::from(self.sector);
         let (first, count) = (at / sector, buffer.len() as u64 / sector);
         let whole = at.is_multiple_of(sector) && (buffer.len() as u64).is_multiple_of(sector);
-        let (Some(command), true) = (read_command(first, count), whole) else { return Ok(SenseRead::NotDone) };
+        let (Some(command), true) = (read_command(first, count), whole) else {
+            return Ok(SenseRead::NotDone);
+        };
         let Ok(len) = u32::try_from(buffer.len()) else { return Ok(SenseRead::NotDone) };
         let mut sense = [0u8; 64];
         let mut header = Header {

@@ -32,7 +32,6 @@ pub(super) struct Demand {
     pub answer: SyncSender<Answer>,
 }
 
-#[derive(Default)]
 struct Queue {
     /// Whether there is a disk to read.
     open: bool,
@@ -42,10 +41,14 @@ struct Queue {
 }
 
 /// The demands that wait for the disk, the oldest first.
-#[derive(Default)]
 pub(super) struct Demands(Mutex<Queue>);
 
 impl Demands {
+    /// Creates the queue for a disk that is about to be read.
+    pub(super) fn new() -> Demands {
+        Demands(Mutex::new(Queue { open: true, next: 0, waiting: VecDeque::new() }))
+    }
+
     /// Sets whether the disk is being read. Demands that wait when it no longer is fail.
     pub(super) fn set_open(&self, open: bool) {
         let mut queue = lock(&self.0);
@@ -195,9 +198,7 @@ mod tests {
 
     #[test]
     fn a_demand_is_answered_withdrawn_or_refused() {
-        let demands = Demands::default();
-        assert!(demands.add(0..512, 0).is_none());
-        demands.set_open(true);
+        let demands = Demands::new();
         let (first, _answer) = demands.add(0..512, 0).unwrap();
         let (_, second) = demands.add(512..1024, 512).unwrap();
         demands.withdraw(first);
@@ -207,6 +208,6 @@ mod tests {
         assert!(matches!(second.recv(), Ok(Answer::Coming)));
         let (_, third) = demands.add(0..512, 0).unwrap();
         demands.set_open(false);
-        assert!(third.recv().is_err() && demands.take().is_none());
+        assert!(third.recv().is_err() && demands.take().is_none() && demands.add(0..512, 0).is_none());
     }
 }

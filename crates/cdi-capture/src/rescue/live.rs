@@ -61,7 +61,7 @@ enum There {
 
 impl LiveDisk {
     /// Returns the disk that `writer` images. `file` reads the file that is written, at `path`. Physical sectors have `unit`
-    /// bytes. It can be read at once, but the disk is read only while [`super::rescue`] runs.
+    /// bytes. Reads of what is not in the image wait for [`super::rescue`].
     pub fn new(
         writer: &mut Writer,
         file: Box<dyn ReadAt>,
@@ -76,7 +76,7 @@ impl LiveDisk {
             unit: unit.max(sector.into()),
             state: Mutex::new(State::of(writer, file)?),
             changed: Condvar::new(),
-            demands: Demands::default(),
+            demands: Demands::new(),
             reads: Reads::default(),
             finished: OnceLock::new(),
         })

@@ -14,10 +14,12 @@ use cdi_image::badmap::{BadBlocks, BadRange, Status};
 mod bands;
 mod copying;
 pub mod dead_head;
+mod outcome;
 mod part;
 
 use bands::Bands;
 use dead_head::DeadHead;
+use outcome::Locating;
 pub use part::{Demanded, Position};
 
 use super::areas::{Areas, Direction};
@@ -75,30 +77,6 @@ pub struct Passes {
     dead_head: Option<DeadHead>,
     health: DriveHealth,
     changes: Vec<BadRange>,
-}
-
-/// Whether the drive says which sector of a read is the first that failed. Then blocks are trimmed and scraped in large reads:
-/// as many fail, but far fewer are needed.
-#[derive(Debug, Default)]
-struct Locating {
-    does: bool,
-    /// How often it did not, after it had.
-    lapses: u32,
-}
-
-impl Locating {
-    /// The number of lapses after which it is not relied on any more.
-    const MAX_LAPSES: u32 = 3;
-
-    fn note(&mut self, located: bool) {
-        self.lapses += u32::from(self.does && !located);
-        self.does = located && self.lapses < Self::MAX_LAPSES;
-    }
-
-    /// Returns the length of reads in blocks that failed.
-    fn len(&self, unit: u64, cluster: u64) -> u64 {
-        if self.does { cluster.max(unit) } else { unit }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,71 +352,6 @@ impl Passes {
         let to = to.min(read.range.start.saturating_add(MAX_HOLE));
         let end = area.map_or(read.range.end, |area| area.end.min(to).max(read.range.end));
         Read { range: read.range.start..end, why: read.why }
-    }
-
-    /// Records the outcome of a read.
-    pub fn got(&mut self, read: &Read, outcome: &Outcome) {
-        let Range { start, end } = read.range;
-        let good = start..(start + outcome.good).min(end);
-        let failed = good.end < end;
-        if read.why == Why::Check {
-            return self.health.checked(!failed);
-        }
-        let tried = self.record(&good, end, outcome, read.why);
-        if read.why == Why::Demand {
-            return;
-        }
-        let rate = self.rate.add(good.end - good.start, outcome.took);
-        match self.pass {
-            Pass::Copying(pass) => {
-                // What is slow may be about to fail: it is left for later, like what fails.
-                let ill = failed || (pass <= 2 && self.pace.is_slow(outcome.took));
-                self.record_copy(pass, &read.range, ill, rate);
-            }
-            Pass::Sweeping => self.record_copy(5, &read.range, failed, rate),
-            Pass::Trimming => self.record_trim(&(start..tried), tried > good.end),
-            _ => self.advance(&(start..tried)),
-        }
-    }
-
-    /// Records which bytes of a read up to `end` were `good`, and that the rest failed. Returns up to where it is known now: of
-    /// a read of more than one sector, nobody knows which of them failed, unless the drive has said so.
-    fn record(&mut self, good: &Range<u64>, end: u64, outcome: &Outcome, why: Why) -> u64 {
-        if !good.is_empty() {
-            self.areas.finish(good.clone());
-            self.later.finish(good.clone());
-            self.health.read(good.start..(good.start + self.plan.unit).min(good.end));
-        }
-        if good.end >= end {
-            return end;
-        }
-        let unit = self.plan.unit;
-        let alone = end - good.start <= unit;
-        if !alone {
-            self.locating.note(outcome.located);
-        }
-        // The first sector that failed, if it is known.
-        let bad = if outcome.located { (good.end / unit * unit + unit).min(end) } else { good.end };
-        let copies = matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) || why == Why::Demand;
-        self.trim_again |= why == Why::Demand;
-        let failed = [self.areas.within(good.end..end), self.later.within(good.end..end)].concat();
-        self.health.failed(failed.clone());
-        for area in failed {
-            let (tries, reason) = (area.tries.saturating_add(1), outcome.reason.or(area.reason));
-            let part = |range: Range<u64>, status| BadRange { status, tries, reason, ..area.cut(range) };
-            if alone {
-                self.set(part(area.start..area.end, Status::Bad));
-                continue;
-            }
-            let cut = bad.clamp(area.start, area.end);
-            if cut > area.start {
-                self.set(part(area.start..cut, Status::Bad));
-            }
-            if cut < area.end && copies {
-                self.set(part(cut..area.end, Status::NonTrimmed));
-            }
-        }
-        if alone || copies { end } else { bad }
     }
 
     fn advance(&mut self, range: &Range<u64>) {

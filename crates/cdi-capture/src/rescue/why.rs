@@ -1,7 +1,8 @@
 //! A read of the disk, with what the disk says about it if it fails: why, and which sector was the first that failed.
 //!
 //! Adapters may say something wrong. So what comes before a sector that was named is read again, and the first sectors that are
-//! named are read alone; a disk that has named one that can be read is not believed any more.
+//! named are read alone, and some of the others; a disk that has named one that can be read is not believed any more, and
+//! those that it has named are read alone.
 
 use std::thread;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use super::source::{FailedRead, Failure};
 /// The maximum number of retries of a read with a temporary error, such as lack of memory, and the pause between them.
 const MAX_AGAIN: u32 = 100;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// How many sectors that were named are read alone before the disk is believed.
+/// How many sectors that were named are read alone before the disk is believed, and of how many one after that.
 const TRIALS: u32 = 3;
+const EVERY: u32 = 32;
 
 /// Whether the disk names the sectors that fail.
 #[derive(Debug, Clone, Copy)]
@@ -71,13 +73,15 @@ impl Reader {
         };
         // What a failed command has transferred is not relied on.
         let before = index(named - at);
-        let again = if named > at + good { self.pread(&mut buffer[..before], at) } else { Ok((named - at, None)) };
+        let again =
+            if named > at + good { self.pread(&mut buffer[..before], at) } else { Ok((named - at, None)) };
         match again {
             Ok((_, None)) => {}
             Ok((good, Some(_))) => return self.was_wrong(named).map(|()| Ok((good, Some(unknown)))),
             Err(end) => return Ok(Err(end)),
         }
-        if times < TRIALS {
+        self.naming = Naming::Right(times.saturating_add(1));
+        if times < TRIALS || times.is_multiple_of(EVERY) {
             let after = index((named + unit).min(end) - at);
             lock(&self.view).errors += 1;
             match self.pread(&mut buffer[before..after], named) {
@@ -85,7 +89,7 @@ impl Reader {
                     lock(&self.view).errors -= 1;
                     return self.was_wrong(named).map(|()| Ok((after as u64, Some(unknown))));
                 }
-                Ok(_) => self.naming = Naming::Right(times + 1),
+                Ok(_) => {}
                 Err(end) => return Ok(Err(end)),
             }
         }
@@ -95,6 +99,7 @@ impl Reader {
     /// Notes that the disk has named the wrong sector.
     fn was_wrong(&mut self, named: u64) -> Result<(), CoordinatorGone> {
         self.naming = Naming::Wrong;
+        self.passes.distrust();
         self.send(Found::Event(event("wrong-sector-named", json!({ "offset_bytes": named }))))
     }
 
