@@ -9,13 +9,15 @@ use cdi_base::error::{Error, Kind, advice_for};
 use serde::{Deserialize, Serialize};
 
 /// All kinds, with their names in JSON and the exit codes that docs/CLI.md documents.
-const KINDS: [(Kind, &str, u8); 7] = [
+const KINDS: [(Kind, &str, u8); 9] = [
     (Kind::Failed, "failed", 1),
     (Kind::Usage, "usage", 2),
     (Kind::BadImage, "bad_image", 3),
     (Kind::DataMissing, "data_missing", 4),
     (Kind::Busy, "busy", 5),
     (Kind::Unavailable, "unavailable", 6),
+    (Kind::Gone, "gone", 7),
+    (Kind::PowerCycle, "power_cycle", 8),
     (Kind::Interrupted, "interrupted", 130),
 ];
 

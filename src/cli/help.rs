@@ -7,12 +7,13 @@ use clap_mangen::Man;
 
 /// The text after the options in the short help of the program.
 pub(super) const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the image cannot be used, 4 done but \
-    data is missing, 5 busy, 6 this system lacks something, 130 interrupted.\nSee 'cdi help COMMAND' for a command, with examples.";
+    data is missing, 5 busy, 6 this system lacks something, 7 the disk is gone, \
+    8 the disk must be switched off and on, 130 interrupted.\nSee 'cdi help COMMAND' for a command, with examples.";
 
 /// The exit codes, and their meaning.
-const STATUS: [(&str, &str); 8] = [
+const STATUS: [(&str, &str); 10] = [
     ("0", "success"),
-    ("1", "failure: a file cannot be read or written, the disk is gone, the file system is full"),
+    ("1", "failure: a file cannot be read or written, the file system is full"),
     ("2", "wrong usage"),
     ("3", "the image cannot be used: not an image, damaged, truncated, not supported"),
     (
@@ -21,6 +22,8 @@ const STATUS: [(&str, &str); 8] = [
     ),
     ("5", "busy: the device is in use, or the file exists"),
     ("6", "this system lacks something: a driver, a program, a permission"),
+    ("7", "the disk that create reads is gone"),
+    ("8", "the disk that create reads must be switched off and on"),
     ("130", "interrupted"),
 ];
 

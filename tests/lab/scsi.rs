@@ -176,10 +176,10 @@ fn deleted(c: &mut Checks) {
     fs::write(format!("/sys/block/{}/device/delete", &scsi.name()[5..]), "1").unwrap();
     let output = create.wait_with_output().unwrap();
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    if output.status.code() != Some(1) {
+    if output.status.code() != Some(7) {
         println!("     {}", String::from_utf8_lossy(&output.stderr));
     }
-    c.same("disk removed: exit code", output.status.code(), Some(1));
+    c.same("disk removed: exit code", output.status.code(), Some(7));
     c.same("disk removed: ended", result["ended"].as_str(), Some("gone"));
     let rescued = result["rescued_bytes"].as_u64().unwrap_or(0);
     c.same("disk removed: some of it was read", rescued > 0 && rescued < bytes.len() as u64 - 1536, true);

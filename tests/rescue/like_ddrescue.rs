@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::passes::{CLUSTER, Next, Outcome, Passes, RescuePlan, Why};
 use cdi_image::badmap::{BadBlocks, BadRange, Reason, Status};
 

@@ -206,7 +206,7 @@ tests!(
             bytes[at(n)..at(n) + (24 << 20)].copy_from_slice(&fs::read(file).unwrap());
         }
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
-        let bad = [(100, 3), (100_400, 20)];
+        let bad = [(100, 3), (1500, 20)];
         lab.write("disk.raw", &bytes);
         lab.write("failing.map", mapfile(bytes.len() as u64 / 512, 512, &bad));
         let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=10ms"]);

@@ -24,6 +24,10 @@ pub enum Kind {
     Busy,
     /// Something is missing on this system: a driver, a program, a permission.
     Unavailable,
+    /// The disk that was read is gone.
+    Gone,
+    /// The disk that was read does not work any more: perhaps it does after it was switched off and on.
+    PowerCycle,
     /// Interrupted by the user.
     Interrupted,
 }

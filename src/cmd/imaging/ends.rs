@@ -42,23 +42,32 @@ pub(super) fn wait_for(
 pub(super) fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, Error> {
     match ended.end {
         rescue::End::Finished if ended.made.missing_bytes == 0 => Ok(End::Done),
+        rescue::End::Timeout if ended.view.reading.is_some() => {
+            let what = "stopped: a read has not returned within --timeout, and still hangs";
+            Err(Error::new(Kind::PowerCycle, what)
+                .at(source.path())
+                .hint("switch the disk off and on")
+                .then(Advice::Resume(Saved::All)))
+        }
         rescue::End::Finished | rescue::End::TooManyErrors | rescue::End::Timeout => Ok(End::DataMissing),
         rescue::End::Stopped => {
             let hint = format!("{}; to go on: {}", Saved::All, summary::command(args, &args.rescue.only, "cdi create --resume"));
             Err(Error::new(Kind::Interrupted, "interrupted").at(&args.image).hint(hint))
         }
-        rescue::End::Gone => Err(Error::failed("the disk is gone (no sectors were marked bad because of that)")
+        rescue::End::Gone => Err(Error::new(Kind::Gone, "the disk is gone (no sectors were marked bad because of that)")
             .at(source.path())
             .hint("reconnect the disk")
             .then(Advice::Resume(Saved::All))),
-        rescue::End::Dead => Err(Error::failed(
+        rescue::End::Dead => Err(Error::new(
+            Kind::PowerCycle,
             "the disk fails on sectors that it could read before: it seems to be dying (its last errors were not \
              recorded as bad sectors)",
         )
         .at(source.path())
-        .hint("switch it off and let it rest")
+        .hint("switch it off, and on again when it has cooled down")
         .then(Advice::Resume(Saved::All))),
-        rescue::End::Unreadable => Err(Error::failed(
+        rescue::End::Unreadable => Err(Error::new(
+            Kind::PowerCycle,
             "the disk has returned an error for every read (nothing was recorded as bad): is it the cable, the power, or \
              a password?",
         )
