@@ -149,6 +149,9 @@ pub struct Rescue {
     /// Serve the disk over NBD on this socket or port while it is imaged, and the image until the last client disconnects
     #[arg(long, value_name = "SOCKET|PORT")]
     pub nbd: Option<PathBuf>,
+    /// Show a page with the map as it grows: on this port of 127.0.0.1 (0: any), or in this file
+    #[arg(long, value_name = "PORT|FILE.html")]
+    pub watch: Option<PathBuf>,
     /// With --mount or --attach, also show the files inside the disk
     #[arg(long)]
     pub files: bool,

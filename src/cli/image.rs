@@ -62,6 +62,9 @@ impl OpenArgs {
 pub struct Info {
     #[command(flatten)]
     pub image: Image,
+    /// Show what smartctl said about the drive while it was imaged
+    #[arg(help_heading = None, long, conflicts_with = "events")]
+    pub health: bool,
     /// Show the log of how the image was made, as JSON lines
     #[arg(help_heading = None, long)]
     pub events: bool,
@@ -75,8 +78,11 @@ pub struct Map {
     /// Draw the map into an SVG file ('-': to stdout)
     #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
     pub picture: Option<PathBuf>,
+    /// Write the map as a web page ('-': to stdout)
+    #[arg(help_heading = None, long, value_name = "FILE", group = "form")]
+    pub html: Option<PathBuf>,
     /// Draw what the disk is used for (files, metadata, nothing), and what its bad sectors cost; also with --picture
-    #[arg(help_heading = None, long, conflicts_with_all = ["bad", "extents", "export_mapfile", "export_badblocks"])]
+    #[arg(help_heading = None, long, conflicts_with_all = ["bad", "extents", "export_mapfile", "export_badblocks", "html"])]
     pub files: bool,
     /// List the ranges that are not finished
     #[arg(help_heading = None, long, group = "form")]
@@ -95,6 +101,19 @@ pub struct Map {
     pub export_block_size: u64,
     #[command(flatten)]
     pub over: Overwrite,
+}
+
+/// The arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Image that is being made
+    pub image: PathBuf,
+    /// Show it as a web page: on this port of 127.0.0.1 (0: any), or in this file
+    #[arg(value_name = "PORT|FILE.html")]
+    pub page: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// The arguments of `verify`.

@@ -17,7 +17,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use create::{Compact, Create, Repair, Rescue};
 pub use files::Files;
 pub use help::man_page;
-pub use image::{Extract, Image, Info, Map, OpenArgs, Overwrite, Verify};
+pub use image::{Extract, Image, Info, Map, OpenArgs, Overwrite, Verify, Watch};
 pub use mount::{
     Access, Attach, DesktopArgs, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads, Serve, Stats, Unmount,
 };
@@ -67,6 +67,8 @@ pub enum Verb {
     Map(Map),
     /// List the files of a disk that are damaged, and copy what can be saved
     Files(Files),
+    /// Show how an image grows that another process makes, on the terminal or as a web page
+    Watch(Watch),
     /// Check all data in an image, and compare it with the stored hashes
     Verify(Verify),
     /// Export the disk to a raw file, to stdout, or to a disk

@@ -75,12 +75,8 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
                 // What is shown stays when the terminal is closed.
                 let _ = nix::unistd::setsid();
             }
-            let (result, shown) = imaging::run(args, options, interrupt, ui);
-            (result, move || {
-                if let Some(shown) = shown {
-                    shown.wait();
-                }
-            })
+            let (result, seen) = imaging::run(args, options, interrupt, ui);
+            (result, move || seen.wait())
         });
     }
     let image = cli::Image { image: args.source.clone(), open: args.open.clone() };

@@ -22,6 +22,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Attach(args) => mount::attach(&args, ui),
         Verb::Unmount(args) => unmount::unmount(&args, ui),
         Verb::Detach(args) => unmount::detach(&args, ui),
+        Verb::Watch(args) => watch::run(&args, ui),
         Verb::List => mount::list(ui),
         Verb::Stats(args) => stats::run(&args, ui),
         Verb::Exec(args) => exec::run(&args, ui),

@@ -10,6 +10,8 @@ use cdi_image::stored_hashes::ZERO_FILLED;
 use cdi_serve::texts;
 use serde_json::Value;
 
+pub(in crate::cmd) mod health;
+
 use super::{End, Interrupt, open_disk, plain_reads};
 use crate::cli::Info;
 use crate::ui::{Ui, printable};
@@ -18,6 +20,10 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, plain_reads(), ui)?;
     if args.events {
         events(&disk, ui)?;
+        return Ok(End::Done);
+    }
+    if args.health {
+        health::print(&disk, ui)?;
         return Ok(End::Done);
     }
     let end = if disk.image().is_incomplete() { End::DataMissing } else { End::Done };

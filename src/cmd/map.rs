@@ -20,10 +20,12 @@ use cdi_serve::texts;
 use serde_json::{Value, json};
 use uses::{USES, Use};
 
+use super::info::health;
+use super::watch::place::check_name;
 use super::{End, Interrupt, guard, open_disk, plain_reads};
 use crate::cli::Map;
 use crate::ui::picture::Cell;
-use crate::ui::{Ui, picture};
+use crate::ui::{Ui, page, picture};
 
 pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
     let image = &args.image;
@@ -79,6 +81,23 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             }
             guard().write(path, |file| file.write_all(svg.as_bytes()))?;
             ui.json(&json!({ "picture": path.display().to_string() }));
+        }
+    } else if let Some(path) = &args.html {
+        let mut state = page::of_image(&disk, "image");
+        if let Some(last) = health::reports(&disk)?.last() {
+            state["health"] = last.json();
+        }
+        let name = disk.input().path().file_name().unwrap_or_default().to_string_lossy();
+        let html = page::html(&name, &state);
+        if path.as_os_str() == "-" {
+            if !ui.json(&json!({ "html": "-", "page": html })) {
+                ui.raw(html.as_bytes());
+            }
+        } else {
+            guard().check(path)?;
+            check_name(path)?;
+            guard().write(path, |file| file.write_all(html.as_bytes()))?;
+            ui.json(&json!({ "html": path.display().to_string() }));
         }
     } else if args.files {
         let cells = uses::uses(&disk, count(&disk, SCREEN), &Interrupt::new()?)?;

@@ -20,6 +20,7 @@ mod service;
 mod stats;
 mod unmount;
 mod verify;
+mod watch;
 mod worker_process;
 
 use std::ops::Range;

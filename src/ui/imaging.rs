@@ -9,15 +9,14 @@ use cdi_capture::rescue::first::FileCount;
 use cdi_capture::rescue::progress::{Stage, View};
 use cdi_capture::rescue::rate::per_second;
 use cdi_image::badmap::Status;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Ui, write_json};
+use super::{StatusLine, Ui, write_json};
 use crate::ui::picture;
 
 /// Displays the progress of imaging a disk, on a terminal or as JSON events.
 pub struct Imaging {
-    bar: Option<ProgressBar>,
+    line: StatusLine,
     events: bool,
     name: String,
     last_shown: Instant,
@@ -33,14 +32,8 @@ const LEFT: Duration = Duration::from_secs(60);
 impl Ui {
     /// Starts the display of the imaging of `name`.
     pub fn imaging(&self, name: &str) -> Imaging {
-        let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-            let plain = ProgressStyle::with_template("{msg}");
-            bar.set_style(plain.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            bar
-        });
         Imaging {
-            bar,
+            line: self.status(),
             events: self.json && !self.quiet,
             name: super::printable(name),
             last_shown: Instant::now(),
@@ -53,7 +46,7 @@ impl Imaging {
     /// Updates the display, if the last update was long enough ago.
     pub fn show(&mut self, view: &View) {
         let now = Instant::now();
-        if now - self.last_shown < Duration::from_millis(if self.bar.is_some() { 200 } else { 1000 }) {
+        if now - self.last_shown < Duration::from_millis(if self.line.is_shown() { 200 } else { 1000 }) {
             return;
         }
         self.last_shown = now;
@@ -88,7 +81,7 @@ impl Imaging {
                 "seconds_waiting": waiting,
                 "stages": stages(view),
                 "scanning": view.scanning.is_some(),
-                "map": picture::letters(&view.cells),
+                "map": picture::letters(&view.line()),
             });
             if let Some(files) = view.files {
                 event["files_whole"] = json!(files.whole);
@@ -100,7 +93,9 @@ impl Imaging {
             }
             write_json(&event);
         }
-        let Some(bar) = &self.bar else { return };
+        if !self.line.is_shown() {
+            return;
+        }
         let share = view.rescued() as f64 * 100.0 / view.wanted.max(1) as f64;
         let eta = seconds_left.map_or("unknown".into(), time);
         let mut text = format!(
@@ -109,7 +104,7 @@ impl Imaging {
             view.pass.0.name(),
             direction(view.pass.1),
             human(view.at),
-            picture::line(&view.cells, picture::colours_wanted(io::stderr().is_terminal())),
+            picture::line(&view.line(), picture::colours_wanted(io::stderr().is_terminal())),
             human(view.rescued()),
             human(view.wanted),
             human(rate),
@@ -132,15 +127,7 @@ impl Imaging {
         } else if silent >= 3 {
             text.push_str(&format!("\nnothing could be read for {}", time(silent)));
         }
-        bar.set_message(text);
-        bar.tick();
-    }
-
-    /// Removes the display.
-    pub fn finish(self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.line.show_printable(text);
     }
 }
 
@@ -182,7 +169,8 @@ pub fn stages(view: &View) -> Value {
     view.stages.iter().map(one).collect()
 }
 
-fn direction(direction: Direction) -> &'static str {
+/// Returns the word for a direction.
+pub fn direction(direction: Direction) -> &'static str {
     match direction {
         Direction::Forwards => "forwards",
         Direction::Backwards => "backwards",

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod imaging;
+pub mod page;
 pub mod picture;
 
 use std::fmt::Display;
@@ -191,6 +192,50 @@ impl Ui {
         let now = Instant::now();
         let events = self.json && !self.quiet;
         Progress { what, unit, bar, events, done: 0, total, start: now, last_event: now }
+    }
+}
+
+/// A line on the terminal that changes.
+pub struct StatusLine(Option<ProgressBar>);
+
+impl Ui {
+    /// Starts a line that changes; only on a terminal.
+    pub fn status(&self) -> StatusLine {
+        let bar = (!self.quiet && !self.json && io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            let plain = ProgressStyle::with_template("{msg}");
+            bar.set_style(plain.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar
+        });
+        StatusLine(bar)
+    }
+}
+
+impl StatusLine {
+    /// Returns whether there is a terminal to show it on.
+    pub fn is_shown(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Shows a text.
+    pub fn show(&self, text: &str) {
+        self.show_printable(printable(text));
+    }
+
+    /// Shows a text with colours. Nothing in it may come from an image.
+    pub fn show_printable(&self, text: String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text);
+            bar.tick();
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 

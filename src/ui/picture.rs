@@ -153,7 +153,7 @@ fn draw(svg: &mut String, shown: impl Cell, x: usize, y: usize, count: usize, ce
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     super::printable(text)
         .replace('&', "&amp;")
         .replace('<', "&lt;")

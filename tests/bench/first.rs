@@ -109,7 +109,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
         reproducible: None,
     };
     let order = Order { first: first.to_vec(), in_trouble_only: false, only: false };
-    let task = Task { plan, order, limits: Limits::default(), live: None };
+    let task = Task { plan, order, limits: Limits::default(), live: None, notes: None };
     rescue(&source, writer, &path, &options, task, &mut |_| Ok(())).unwrap();
     fs::remove_file(&path).unwrap();
     let state = drive.state.lock().unwrap();

@@ -174,7 +174,7 @@ fn image(
         hashes: Vec::new(),
         reproducible: None,
     };
-    let task = Task { plan, order, limits: Limits::default(), live: None };
+    let task = Task { plan, order, limits: Limits::default(), live: None, notes: None };
     rescue(&source, writer, path, &options, task, &mut |update| match update {
         Update::Reading(view) => watch(view.read),
         Update::Hashing(_) => Ok(()),

@@ -159,6 +159,7 @@ impl Making {
             order: Order::default(),
             limits: Limits::default(),
             live: shown.then(|| Arc::clone(&self.live)),
+            notes: None,
         };
         let path: &Path = &self.path;
         rescue(&self.source, self.writer, path, &options(), task, &mut |update| match update {

@@ -9,6 +9,7 @@ pub mod hash;
 pub mod hash_check;
 mod image_sink;
 mod jobs;
+pub mod health;
 pub mod options;
 pub mod repair;
 pub mod rescue;

@@ -30,12 +30,15 @@ use cdi_base::error::{Error, Kind};
 #[cfg(target_os = "linux")]
 use linux::ignored_signals;
 #[cfg(target_os = "linux")]
-pub use linux::{disk_info, find_again, holders, is_stopped, layers_below, mountinfo, path_of_open};
+pub use linux::{
+    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, path_of_open,
+};
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
 pub use macos::{
-    disk_info, find_again, holders, is_stopped, layers_below, mountinfo, mounts_on, path_of_open,
+    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, mounts_on,
+    path_of_open,
 };
 
 #[cfg(not(target_os = "linux"))]
@@ -218,7 +221,7 @@ pub fn has_kernel_module(module: &str) -> bool {
 /// with `hint` if the program cannot be run, or with the program's own message if it fails.
 pub fn ask(command: &mut Command, timeout: Duration, hint: &str) -> Result<Vec<u8>, Error> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = run(command, timeout).map_err(|e| match e.kind() {
+    let output = run_within(command, timeout).map_err(|e| match e.kind() {
         io::ErrorKind::TimedOut => {
             Error::failed(format!("{name} did not answer within {} s", timeout.as_secs()))
         }
@@ -235,7 +238,7 @@ pub fn ask(command: &mut Command, timeout: Duration, hint: &str) -> Result<Vec<u
 }
 
 /// Runs a program until it exits, or kills it after `timeout`.
-fn run(command: &mut Command, timeout: Duration) -> io::Result<Output> {
+pub fn run_within(command: &mut Command, timeout: Duration) -> io::Result<Output> {
     // In its own process group, so that only we receive a Ctrl-C.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;

@@ -116,6 +116,16 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
+/// Returns whether the device at `path`, or the disk that it is a part of, is a drive, as opposed to something that software
+/// makes.
+pub fn is_hardware(path: &Path) -> bool {
+    let Ok(meta) = fs::metadata(path) else { return false };
+    let own = PathBuf::from(format!("/sys/dev/block/{}", number(meta.rdev())));
+    let Ok(own) = own.canonicalize() else { return false };
+    let is_virtual = own.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"virtio"));
+    !is_virtual && (own.join("device").exists() || own.join("../device").exists())
+}
+
 /// Returns the timeout of the system for commands to the disk at `path`, in milliseconds, if it says so; None if it is a
 /// partition, or no SCSI disk.
 pub(super) fn command_timeout(path: &Path) -> Option<Option<u32>> {

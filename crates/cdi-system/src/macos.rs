@@ -76,6 +76,11 @@ pub fn find_again(path: &Path, known: &DiskInfo) -> Option<PathBuf> {
     disk_info(path).is_ok_and(|now| known.is_same(&now)).then(|| path.to_owned())
 }
 
+/// Returns whether the device at `path` is a drive: what else there is, is not known.
+pub fn is_hardware(_: &Path) -> bool {
+    true
+}
+
 /// Returns information about the device at `path`.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");

@@ -141,6 +141,12 @@ impl Shown {
         lock(&self.failed).take().map_or(Ok(()), Err)
     }
 
+    /// Returns where the disk is mounted, or served.
+    pub(super) fn place(&self) -> Option<String> {
+        let record = self.record.get()?;
+        Some(record.device.as_ref().unwrap_or(&record.mountpoint).display().to_string())
+    }
+
     /// Shows the image from now on.
     pub(super) fn finish(&self, ui: &Ui) {
         if let Err(e) = self.live.finish() {

@@ -16,7 +16,7 @@ use super::live::LiveDisk;
 use super::pool::Pool;
 use super::progress::View;
 use super::reader::{End, Found, Pieces};
-use super::{Limits, event};
+use super::{Limits, Notes, event};
 use crate::compress::Bytes;
 use crate::image_sink::ImageSink;
 
@@ -97,6 +97,7 @@ impl<'a> Coordinator<'a> {
         pool: &Pool,
         stop: &AtomicBool,
         limits: &Limits,
+        notes: &mut Option<Box<dyn Notes>>,
         watch: &mut dyn FnMut() -> Result<View, Error>,
     ) -> Result<(), Error> {
         let depth = 4 * workers::cores();
@@ -136,6 +137,9 @@ impl<'a> Coordinator<'a> {
                     }
                     Err(_) => continue,
                 };
+                if let Some(event) = notes.as_mut().and_then(|notes| notes.next(&view)) {
+                    self.sink.writer.note(&event);
+                }
                 // Only time spent waiting for the disk counts.
                 let silent = view.reading.map_or(Duration::ZERO, |_| view.last_good.elapsed());
                 if stopped.is_none() && limits.timeout.is_some_and(|most| silent > most) {

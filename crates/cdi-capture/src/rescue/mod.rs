@@ -61,7 +61,6 @@ pub struct Limits {
 }
 
 /// What is to be read of a disk, and how.
-#[derive(Clone)]
 pub struct Task {
     /// The parameters of the passes.
     pub plan: RescuePlan,
@@ -71,6 +70,16 @@ pub struct Task {
     pub limits: Limits,
     /// The disk as it is shown while it is imaged.
     pub live: Option<Arc<LiveDisk>>,
+    /// What else goes into the log.
+    pub notes: Option<Box<dyn Notes>>,
+}
+
+/// Events that come from elsewhere. Called by the thread that writes.
+pub trait Notes {
+    /// Returns an event that is to be logged now, if there is one. Called often; must not wait.
+    fn next(&mut self, view: &View) -> Option<Value>;
+    /// Returns the last event, after everything was read.
+    fn last(&mut self, end: &End, view: &View) -> Option<Value>;
 }
 
 /// The result of a run.
@@ -105,7 +114,7 @@ pub fn rescue(
     task: Task,
     watch: &mut dyn FnMut(Update<'_>) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
-    let Task { plan, order, limits, live } = task;
+    let Task { plan, order, limits, live, mut notes } = task;
     let geometry = writer.geometry();
     let options = Options { chunk: geometry.chunk_size, ..options.clone() };
     let shared = Arc::new(Shared::new(options));
@@ -140,7 +149,7 @@ pub fn rescue(
     workers::spawn("reader", move || reader.run())?;
     let pool = Pool::start(&shared, geometry)?;
     let mut coordinator = Coordinator::new(ImageSink::new(writer, &shared), &pieces, live.clone());
-    let result = coordinator.run(&found, &pool, &stop, &limits, &mut || {
+    let result = coordinator.run(&found, &pool, &stop, &limits, &mut notes, &mut || {
         let view = lock(&view).clone();
         watch(Update::Reading(&view)).map(|()| view)
     });
@@ -172,6 +181,9 @@ pub fn rescue(
             return Err(e);
         }
     };
+    if let Some(event) = notes.as_mut().and_then(|notes| notes.last(&end, &view)) {
+        writer.note(&event);
+    }
     if matches!(end, End::Finished) {
         let hashes = match hashes {
             Some(hashes) => Some(hashes.finish()),

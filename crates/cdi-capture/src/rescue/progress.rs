@@ -9,8 +9,10 @@ use super::first::FileCount;
 use super::passes::dead_head::DeadHead;
 use super::passes::{Pass, Passes};
 
-/// The number of cells in the map of the disk.
-pub const CELLS: usize = 64;
+/// The number of cells in the map of the disk, and in a line of it.
+pub const CELLS: usize = 1024;
+/// The number of cells in a line that shows the whole disk.
+pub const LINE: usize = 64;
 
 /// The state of what is read first.
 #[derive(Debug, Clone)]
@@ -102,6 +104,11 @@ impl View {
             left_out: None,
             cells: vec![Status::Finished; CELLS],
         }
+    }
+
+    /// Returns the map of the disk in one line: in each cell, the least processed status.
+    pub fn line(&self) -> Vec<Status> {
+        self.cells.chunks(CELLS / LINE).filter_map(|part| part.iter().min().copied()).collect()
     }
 
     /// Returns the number of finished bytes in the domain.
