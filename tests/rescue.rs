@@ -8,6 +8,7 @@ mod like_ddrescue;
 mod named_sectors;
 mod shown;
 mod simulated;
+mod watched;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -28,6 +29,7 @@ pub const MODULES: &[&[Test]] = &[
     like_ddrescue::TESTS,
     named_sectors::TESTS,
     shown::TESTS,
+    watched::TESTS,
 ];
 
 tests!(

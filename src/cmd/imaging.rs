@@ -93,6 +93,7 @@ fn image(
     refuse_raw_image(args)?;
     refuse_own_disk(args, ui)?;
     let mut prepared = shown::prepare(args)?;
+    let mut place = Watch::prepare(args, ui)?;
     let mut run = Run { disk: args.source.clone(), resumes: args.rescue.resume };
     loop {
         let mut begun = begin_or_resume(args, &run, options, interrupt, ui)?;
@@ -106,8 +107,8 @@ fn image(
             }
             (None, None) => {}
         }
-        if seen.watch.is_none() {
-            seen.watch = Watch::prepare(args, &source, begun.writer.metadata(), &seen.health, ui)?;
+        if let Some(place) = place.take() {
+            seen.watch = Some(Watch::new(place, args, &source, begun.writer.metadata(), &seen.health));
         }
         let start = Instant::now();
         let ended = read(args, options, begun, seen, interrupt, ui)?;
@@ -207,4 +208,3 @@ fn read(
         None => e.hint(Advice::Resume(Saved::Earlier)),
     })
 }
-

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use cdi_base::error::Error;
 use cdi_base::units::human;
+use cdi_capture::rescue::rate::per_second;
 use cdi_image::cdimg::layout::STATE_COMPLETE;
 use cdi_image::cdimg::{FORMAT, reader};
 use cdi_image::disk::Disk;
 use cdi_image::image::Opened;
 use cdi_image::input::Input;
-use serde_json::{Value, json};
 use place::Place;
+use serde_json::{Value, json};
 
 use super::info::health;
 use super::{End, Interrupt, plain_reads};
@@ -101,12 +102,10 @@ impl Course {
         let first = self.sizes.iter().position(|(at, _)| now - *at < Duration::from_secs(60)).unwrap_or(0);
         self.sizes.drain(..first);
         let (since, before) = self.sizes[0];
-        let seconds = (now - since).as_secs_f64();
-        if seconds > 1.0 && !complete {
-            let rate = (rescued.saturating_sub(before)) as f64 / seconds;
-            state["bytes_per_second"] = json!(rate.round());
-            let left = disk.size() - rescued;
-            state["seconds_left"] = json!((rate >= 1.0).then(|| (left as f64 / rate).round()));
+        if !complete && now - since > Duration::from_secs(1) {
+            let rate = per_second((rescued.saturating_sub(before), now - since));
+            state["bytes_per_second"] = json!(rate);
+            state["seconds_left"] = json!((rate > 0).then(|| (disk.size() - rescued) / rate));
         }
         Ok(state)
     }
@@ -114,7 +113,7 @@ impl Course {
 
 /// Returns the state in words.
 fn words(state: &Value) -> String {
-    let number = |name: &str| state[name].as_u64().or_else(|| state[name].as_f64().map(|n| n as u64)).unwrap_or(0);
+    let number = |name: &str| state[name].as_u64().unwrap_or(0);
     let (rescued, wanted) = (number("rescued_bytes"), number("wanted_bytes"));
     let hundredths = u128::from(rescued) * 10_000 / u128::from(wanted.max(1));
     let mut text = format!(
@@ -129,7 +128,9 @@ fn words(state: &Value) -> String {
         text.push_str(&format!(", {}/s", human(number("bytes_per_second"))));
     }
     let left = state["left_bytes"].as_object().into_iter().flatten();
-    for (status, bytes) in left.filter_map(|(status, bytes)| Some((status, bytes.as_u64().filter(|b| *b > 0)?))) {
+    for (status, bytes) in
+        left.filter_map(|(status, bytes)| Some((status, bytes.as_u64().filter(|b| *b > 0)?)))
+    {
         text.push_str(&format!(", {} {status}", human(bytes)));
     }
     text

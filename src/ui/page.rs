@@ -108,7 +108,8 @@ impl Course {
             self.before = Some((now, view.read));
         }
         let average = per_second((view.read, view.began.elapsed()));
-        let unsettled: u64 = view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
+        let unsettled: u64 =
+            view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
         let mut all = json!({
             "version": 1,
             "time": rfc3339(SystemTime::now()),
@@ -137,8 +138,7 @@ impl Course {
             all["unreadable_records"] = json!(files.unreadable_records);
         }
         if let Some(head) = &view.dead_head {
-            all["dead_head"] =
-                json!({ "of": head.of, "band_bytes": head.band, "left_bytes": head.bytes });
+            all["dead_head"] = json!({ "of": head.of, "band_bytes": head.band, "left_bytes": head.bytes });
         }
         if view.demanded.reads > 0 {
             let demanded = &view.demanded;
@@ -160,9 +160,13 @@ mod tests {
 
     #[test]
     fn nothing_in_the_state_ends_the_script() {
-        let state = json!({ "model": "</script><img src=x onerror=alert(1)>", "image": "__STATE__ & __TITLE__" });
+        let state =
+            json!({ "model": "</script><img src=x onerror=alert(1)>", "image": "__STATE__ & __TITLE__" });
         let page = html("a<b> & \"c\" __STATE__", &state);
-        assert!(!page.contains("<img") && page.matches("</script>").count() == TEMPLATE.matches("</script>").count());
+        assert!(
+            !page.contains("<img")
+                && page.matches("</script>").count() == TEMPLATE.matches("</script>").count()
+        );
         assert!(page.contains("a&lt;b&gt; &amp; &quot;c&quot; __STATE__</title>"));
         let start = page.find("id=\"state\">").unwrap() + 11;
         let json = &page[start..start + page[start..].find("</script>").unwrap()];

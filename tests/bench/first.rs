@@ -14,9 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use cdi_capture::options::{Options, new_image};
-use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::first::{First, Order};
-use cdi_capture::rescue::passes::{CLUSTER, MAX, RescuePlan};
+use cdi_capture::rescue::passes::RescuePlan;
 use cdi_capture::rescue::source::Source;
 use cdi_capture::rescue::{Limits, Task, rescue};
 use cdi_image::cdimg::writer::Writer;

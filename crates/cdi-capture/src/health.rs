@@ -85,13 +85,13 @@ impl Health {
     /// Returns what has become worse since `before`, and whether the drive is too hot, as sentences.
     pub fn warnings(&self, before: Option<&Health>) -> Vec<String> {
         let mut warnings = Vec::new();
-        let counts: [(&str, fn(&Health) -> Option<u64>); 3] = [
-            ("reallocated sectors", |health| health.reallocated_sectors),
-            ("sectors pending reallocation", |health| health.pending_sectors),
-            ("uncorrectable sectors", |health| health.uncorrectable_sectors),
-        ];
-        for (what, count) in counts {
-            if let (Some(then), Some(now)) = (before.and_then(count), count(self))
+        let counts = |health: &Health| {
+            [health.reallocated_sectors, health.pending_sectors, health.uncorrectable_sectors]
+        };
+        let names = ["reallocated sectors", "sectors pending reallocation", "uncorrectable sectors"];
+        let then = before.map_or([None; 3], counts);
+        for (what, (then, now)) in names.into_iter().zip(then.into_iter().zip(counts(self))) {
+            if let (Some(then), Some(now)) = (then, now)
                 && now > then
             {
                 warnings.push(format!("{what} grew from {then} to {now}"));
@@ -213,7 +213,9 @@ mod tests {
 
     #[test]
     fn what_grows_and_what_is_hot_is_said_once() {
-        let at = |reallocated, pending, temperature| Health::parse(&ata(reallocated, pending, temperature)).unwrap();
+        let at = |reallocated, pending, temperature| {
+            Health::parse(&ata(reallocated, pending, temperature)).unwrap()
+        };
         let before = at(8, 16, 38);
         assert!(before.warnings(None).is_empty() && before.warnings(Some(&before)).is_empty());
         let worse = at(24, 16, 61);

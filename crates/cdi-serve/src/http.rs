@@ -82,8 +82,8 @@ fn connection(
         Err(status) => (status, None),
     };
     let text = |kind, body: Vec<u8>| Page { kind, body };
-    let (page, has_body) =
-        found.unwrap_or_else(|| (text("text/plain; charset=utf-8", format!("{status}\n").into_bytes()), true));
+    let (page, has_body) = found
+        .unwrap_or_else(|| (text("text/plain; charset=utf-8", format!("{status}\n").into_bytes()), true));
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\
          Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
@@ -149,9 +149,8 @@ mod tests {
     #[test]
     fn only_those_who_have_the_url_get_an_answer() {
         let address: SocketAddr = "127.0.0.1:8000".parse().unwrap();
-        let answer = |text: &str| {
-            answer(text.as_bytes(), "abc", address).map(|(path, body)| (path.to_owned(), body))
-        };
+        let answer =
+            |text: &str| answer(text.as_bytes(), "abc", address).map(|(path, body)| (path.to_owned(), body));
         let host = "Host: 127.0.0.1:8000\r\n\r\n";
         assert_eq!(answer(&format!("GET /?token=abc HTTP/1.1\r\n{host}")), Ok(("/".into(), true)));
         assert_eq!(answer(&format!("HEAD /x?a=1&token=abc HTTP/1.1\r\n{host}")), Ok(("/x".into(), false)));

@@ -97,7 +97,8 @@ impl Monitor {
         if whole && report.to_string().len() <= MAX_REPORT {
             what["smartctl"] = report.clone();
         }
-        let warnings = last.take().map_or_else(Vec::new, |last| last.warnings).into_iter().chain(new).collect();
+        let warnings =
+            last.take().map_or_else(Vec::new, |last| last.warnings).into_iter().chain(new).collect();
         *last = Some(Last { health, time: rfc3339(SystemTime::now()), warnings });
         Some(event("health", what))
     }

@@ -30,18 +30,22 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Prepares the page, if the user wants one.
-    pub(super) fn prepare(
+    /// Prepares the place of the page, if the user wants one, before anything else is changed.
+    pub(super) fn prepare(args: &Create, ui: &Ui) -> Result<Option<Place>, Error> {
+        let Some(at) = &args.rescue.watch else { return Ok(None) };
+        let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
+        let read: Vec<_> = maps.into_iter().flatten().chain([&args.source]).map(AsRef::as_ref).collect();
+        Place::new(at, &args.image, args.force, &read, ui).map(Some)
+    }
+
+    /// Begins the page, at a place that was prepared.
+    pub(super) fn new(
+        place: Place,
         args: &Create,
         source: &Source,
         metadata: &Metadata,
         health: &Arc<Mutex<Option<Last>>>,
-        ui: &Ui,
-    ) -> Result<Option<Watch>, Error> {
-        let Some(at) = &args.rescue.watch else { return Ok(None) };
-        let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
-        let read: Vec<_> = maps.into_iter().flatten().chain([&args.source]).map(AsRef::as_ref).collect();
-        let place = Place::new(at, &args.image, args.force, &read, ui)?;
+    ) -> Watch {
         let fixed = json!({
             "image": args.image.display().to_string(),
             "source": source.path().display().to_string(),
@@ -52,7 +56,7 @@ impl Watch {
             "began": rfc3339(SystemTime::now()),
         });
         let (course, health) = (Course::new(fixed), Arc::clone(health));
-        Ok(Some(Watch { place, course, health, renewed: None, state: Value::Null }))
+        Watch { place, course, health, renewed: None, state: Value::Null }
     }
 
     /// Shows the progress, if it is time to; `mounted` is where the disk is shown.

@@ -55,7 +55,9 @@ pub(super) fn print(disk: &Disk, ui: &Ui) -> Result<(), Error> {
         return Ok(());
     }
     let (Some(first), Some(last)) = (all.first(), all.last()) else {
-        ui.message(format!("{image}: no report of the drive's health is recorded (smartctl makes them during 'create')"));
+        ui.message(format!(
+            "{image}: no report of the drive's health is recorded (smartctl makes them during 'create')"
+        ));
         return Ok(());
     };
     let mut rows = vec![[String::new(), first.time.clone(), last.time.clone()]];

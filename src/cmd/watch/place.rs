@@ -126,9 +126,7 @@ impl Server {
                         kind: "text/html; charset=utf-8",
                         body: page::html(&title, &state).into_bytes(),
                     },
-                    "/state.json" => {
-                        Page { kind: "application/json", body: state.to_string().into_bytes() }
-                    }
+                    "/state.json" => Page { kind: "application/json", body: state.to_string().into_bytes() },
                     _ => return None,
                 };
                 let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

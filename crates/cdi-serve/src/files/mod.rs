@@ -13,6 +13,7 @@ mod orphans;
 mod records;
 mod scans;
 mod volumes;
+mod watched;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -2,14 +2,12 @@
 //! one after another: more would only make the disk seek, and need the memory of several catalogues.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cdi_base::error::ReadError;
-use cdi_base::readable::{Missing, Readable};
 use cdi_base::workers::{self, lock};
 use cdi_fs::catalogue::Catalogue;
 use cdi_fs::recognize::Recognized;
@@ -17,6 +15,7 @@ use cdi_fs::volumes::layout;
 
 use super::listing::Listing;
 use super::volumes::{Volume, volumes};
+use super::watched::Watched;
 use crate::served::Served;
 
 /// What is looked at.
@@ -69,18 +68,18 @@ struct State {
 
 /// All scans of a disk.
 pub(super) struct Scans {
-    disk: Served,
+    pub(super) disk: Served,
     state: Mutex<State>,
     changed: Condvar,
     /// Nobody needs what is scanned any more.
-    stopped: AtomicBool,
+    pub(super) stopped: AtomicBool,
     /// The most entries and names of volumes that are kept, besides the one that was used last.
     max_weight: usize,
     started: Instant,
     /// Counts scans, for tests.
     count: AtomicU64,
     /// Whether a read of the scan that is running has failed.
-    failed: AtomicBool,
+    pub(super) failed: AtomicBool,
     /// When the disk answered the scan last, in milliseconds after `started`.
     answered: AtomicU64,
 }
@@ -265,7 +264,7 @@ impl Scans {
         }
     }
 
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.answered.store(now, Ordering::Relaxed);
     }
@@ -371,34 +370,4 @@ enum Scanned {
     Layout(Vec<Volume>),
     Volume(Box<Listing>),
     Failed,
-}
-
-/// The disk, as a scan reads it: notes when it has answered.
-struct Watched<'a>(&'a Scans);
-
-impl Readable for Watched<'_> {
-    fn size(&self) -> u64 {
-        Readable::size(&self.0.disk)
-    }
-
-    fn sector(&self) -> u32 {
-        Readable::sector(&self.0.disk)
-    }
-
-    fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), ReadError> {
-        // Waiting readers get their answer soon; the scan itself ends at its next record.
-        if self.0.stopped.load(Ordering::Relaxed) {
-            return Err(super::FAILED);
-        }
-        let read = Readable::read(&self.0.disk, buffer, at);
-        if read.is_err() {
-            self.0.failed.store(true, Ordering::Relaxed);
-        }
-        self.0.answered();
-        read
-    }
-
-    fn missing(&self, range: Range<u64>) -> Vec<Missing> {
-        self.0.disk.missing(range)
-    }
 }
