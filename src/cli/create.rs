@@ -146,6 +146,9 @@ pub struct Rescue {
     /// Attach the disk as a block device while it is imaged, and the image after that (until 'cdi detach')
     #[arg(long)]
     pub attach: bool,
+    /// With --attach, let the kernel find the partitions
+    #[arg(long, requires = "attach")]
+    pub partscan: bool,
     /// Serve the disk over NBD on this socket or port while it is imaged, and the image until the last client disconnects
     #[arg(long, value_name = "SOCKET|PORT")]
     pub nbd: Option<PathBuf>,

@@ -58,6 +58,10 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                     "cdi create --first '*.jpg' --first used /dev/sdb disk.cdimg",
                 ),
                 (
+                    "Look into a failing disk while it is imaged, and watch the map in a browser",
+                    "cdi create --mount mnt --files --watch 0 /dev/sdb disk.cdimg",
+                ),
+                (
                     "Convert a raw image and its ddrescue mapfile",
                     "cdi create disk.raw disk.cdimg --mapfile disk.map",
                 ),
@@ -67,13 +71,14 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ),
                 ("Image a disk on another machine", "ssh root@host cat /dev/sdb | cdi create - disk.cdimg"),
             ],
-            &["info", "map", "verify", "repair"],
+            &["info", "map", "watch", "verify", "repair"],
         ),
         "info" => (
             &[
                 ("Show an image", "cdi info disk.cdimg"),
                 ("The serial number, for a script", "cdi info --json disk.cdimg | jq -r .metadata.serial"),
                 ("Show how it was made", "cdi info --events disk.cdimg"),
+                ("Show how ill the drive was", "cdi info --health disk.cdimg"),
             ],
             &["map", "verify"],
         ),
@@ -83,6 +88,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ("Draw what its bad sectors cost", "cdi map --files disk.cdimg"),
                 ("List the bad sectors", "cdi map --bad disk.cdimg"),
                 ("A mapfile for ddrescue or ddrescueview", "cdi map --export-mapfile disk.map disk.cdimg"),
+                ("The map as a web page", "cdi map --html map.html disk.cdimg"),
                 ("A list for e2fsck -l", "cdi map --export-badblocks -b 4096 disk.cdimg"),
             ],
             &["info", "extract"],
@@ -98,6 +104,13 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ("Save one user's files", "cdi files --copy saved disk.E01 Users/anna"),
             ],
             &["map", "extract", "mount"],
+        ),
+        "watch" => (
+            &[
+                ("Follow an image that is being made", "cdi watch disk.cdimg"),
+                ("In a browser", "cdi watch disk.cdimg 0"),
+            ],
+            &["create", "map"],
         ),
         "verify" => (
             &[

@@ -36,6 +36,7 @@ struct Mount {
     dir: PathBuf,
     created: bool,
     attach: bool,
+    partscan: bool,
     files: bool,
     allow_other: bool,
 }
@@ -69,8 +70,8 @@ pub(super) fn prepare(args: &Create) -> Result<Option<Prepared>, Error> {
         let place = rescue.mount.as_deref().map_or(Where::InRuntimeDir, Where::Given);
         let own_process = !transport(None)?.serves_itself();
         let (dir, created) = place.prepare(&future_path(&args.image)?, own_process, rescue.allow_other)?;
-        let (attach, files, allow_other) = (rescue.attach, rescue.files, rescue.allow_other);
-        Ok::<_, Error>(Mount { dir, created, attach, files, allow_other })
+        let Rescue { attach, partscan, files, allow_other, .. } = *rescue;
+        Ok::<_, Error>(Mount { dir, created, attach, partscan, files, allow_other })
     });
     Ok(Some(Prepared { mount: mount.transpose()?, nbd }))
 }
@@ -211,7 +212,7 @@ impl Mount {
             size: disk.size(),
             sector: attach::sector_size(disk.size(), disk.sector()),
             failing: true,
-            partitions: true,
+            partitions: self.partscan,
             readahead: None,
             mount: false,
         });

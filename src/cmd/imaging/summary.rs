@@ -35,6 +35,11 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "areas": view.areas,
         "read_bytes": view.read,
         "failed_reads": view.errors,
+        "demanded": {
+            "reads": view.demanded.reads,
+            "bytes": view.demanded.bytes,
+            "failed": view.demanded.failed,
+        },
         "stages": stages(view),
         "unmatched": view.unmatched,
         "dead_head": view.dead_head.map(|head| head.json()),
