@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cdi_base::error::Error;
-use cdi_system::{ask, has_kernel_module, has_program};
+use cdi_system::{ask, has_kernel_module, has_program, usb_disks};
 use serde_json::{Value, json};
 
 use super::End;
@@ -86,6 +86,22 @@ fn findings() -> Vec<Finding> {
     let fix = "raise the limit: ulimit -n 1024";
     let found = format!("limit {soft} (hard limit {hard})");
     all.push(finding("open files", "mount, attach", hard >= 64, found, fix));
+    all.push(Finding {
+        optional: true,
+        ..finding(
+            "smartctl",
+            "create: the health of the drive",
+            has_program("smartctl"),
+            if has_program("smartctl") { "found" } else { "not installed (optional)" }.into(),
+            "install smartmontools",
+        )
+    });
+    for (disk, adapter) in usb_disks() {
+        let found = format!(
+            "{disk} is behind {adapter}: it may report read errors wrongly, so what it says is checked; SATA is safer"
+        );
+        all.push(finding("USB adapter", "create", true, found, ""));
+    }
     if cfg!(target_os = "linux") {
         linux(root, &mut all);
     } else {

@@ -31,7 +31,7 @@ use cdi_base::error::{Error, Kind};
 use linux::ignored_signals;
 #[cfg(target_os = "linux")]
 pub use linux::{
-    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, path_of_open,
+    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, path_of_open, usb_disks,
 };
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;

@@ -116,6 +116,24 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
+/// Returns the disks behind USB adapters: their names, and what the adapters are.
+pub fn usb_disks() -> Vec<(String, String)> {
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let found = disks.filter_map(|disk| {
+        let own = disk.path().canonicalize().ok()?;
+        // The device that has these numbers is the adapter.
+        let adapter = own.ancestors().find(|dir| dir.join("idVendor").exists())?;
+        let text = |name: &str| fs::read_to_string(adapter.join(name)).map(|text| text.trim().to_owned());
+        let (vendor, product) = (text("idVendor").ok()?, text("idProduct").ok()?);
+        let names =
+            [text("manufacturer"), text("product")].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        Some((disk.file_name().to_string_lossy().into_owned(), format!("{names} ({vendor}:{product})")))
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_unstable();
+    found
+}
+
 /// Returns whether the device at `path`, or the disk that it is a part of, is a drive, as opposed to something that software
 /// makes.
 pub fn is_hardware(path: &Path) -> bool {

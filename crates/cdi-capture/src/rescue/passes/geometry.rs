@@ -87,8 +87,8 @@ impl Drive {
 const HEADS: [(u64, &[u64]); 7] =
     [(4, &[1]), (4, &[0]), (2, &[0]), (8, &[3]), (8, &[2, 5]), (4, &[0, 2]), (6, &[1, 2])];
 
-/// Bands of 8 MiB to 4 GiB on a disk of 1,000 GiB (less for small ones): a few failed reads each, until nothing is left but what nobody can read; and
-/// then the end, without reading on into it. With `CDI_LONG` all of them.
+/// Bands of 8 MiB to 4 GiB on a disk of 1,000 GiB (less for small ones): a few failed reads each, until nothing is left but what
+/// nobody can read; and then the end, without reading on into it. With `CDI_LONG` all of them.
 #[test]
 fn a_dead_head_costs_at_most_four_failed_reads_a_band() {
     let long = std::env::var_os("CDI_LONG").is_some();
