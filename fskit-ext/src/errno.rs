@@ -99,7 +99,9 @@ fn of(error: &Error) -> Errno {
             Kind::Usage => Errno::EINVAL,
             Kind::Busy => Errno::EBUSY,
             Kind::Unavailable => Errno::ENOTSUP,
-            Kind::Failed | Kind::DataMissing | Kind::Interrupted => Errno::EIO,
+            Kind::Failed | Kind::DataMissing | Kind::Gone | Kind::PowerCycle | Kind::Interrupted => {
+                Errno::EIO
+            }
         },
     }
 }

@@ -37,7 +37,8 @@ pub use linux::{
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
 pub use macos::{
-    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, mounts_on, path_of_open,
+    disk_info, find_again, holders, is_hardware, is_stopped, layers_below, mountinfo, mounts_on,
+    path_of_open, usb_disks,
 };
 
 #[cfg(not(target_os = "linux"))]

@@ -51,7 +51,7 @@ fn reads_at_any_offset_return_the_right_bytes() {
     let readable = |at: usize, len: usize| {
         let mut buf = vec![0; len];
         let sectors = at / 512..(at + len).div_ceil(512);
-        let bad = volume.tree().disk().failing_ranges().next(at as u64);
+        let bad = volume.tree().disk().image().unwrap().failing_ranges().next(at as u64);
         let bad = bad.is_some_and(|r| r.start < (sectors.end * 512) as u64);
         match volume.read(DISK, i64::try_from(at).unwrap(), &mut buf) {
             Ok(n) => assert_eq!(buf[..n], raw[at..at + n], "{len} at {at}"),

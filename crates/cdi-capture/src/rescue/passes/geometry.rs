@@ -97,7 +97,7 @@ fn a_dead_head_costs_at_most_four_failed_reads_a_band() {
             for (m, band) in
                 [8 << 20, 32 << 20, 128 << 20, 512 << 20, 2560 << 20, 4 * GIB].into_iter().enumerate()
             {
-                if !long && (m < 2 || (n + m + usize::from(serpentine)) % 3 > 0) {
+                if !long && (m < 2 || !(n + m + usize::from(serpentine)).is_multiple_of(3)) {
                     continue;
                 }
                 let g = Geometry { heads, dead, band, serpentine, shrink: 40 };
