@@ -49,8 +49,9 @@ pub struct Passes {
     later: Areas,
     /// Those that are left out.
     left_out: Areas,
-    /// The maximum number of retry passes now.
+    /// The maximum number of retry passes now, and how many there were.
     retries: Option<u32>,
+    retried: u32,
     pass: Pass,
     direction: Direction,
     /// The position of the pass, in bytes: forwards, the end of the part that is done; backwards, its start.
@@ -94,6 +95,7 @@ impl Passes {
             direction: plan.direction.turned(),
             size: plan.cluster,
             retries: plan.retries,
+            retried: 0,
             plan,
             areas,
             later: Areas::default(),
@@ -191,6 +193,9 @@ impl Passes {
 
     /// Advances to the next pass that has something to do.
     fn next_pass(&mut self) {
+        if let Pass::Retrying(n) = self.pass {
+            self.retried = n;
+        }
         if std::mem::take(&mut self.trim_again) && !matches!(self.pass, Pass::Copying(_)) {
             self.pass = Pass::Copying(4);
         }
@@ -211,7 +216,8 @@ impl Passes {
                 Pass::Trimming if sweep && any(Status::NonTried) => (Pass::Sweeping, base),
                 Pass::Sweeping => (Pass::Trimming, base),
                 Pass::Trimming => (Pass::Scraping, base),
-                Pass::Scraping => (Pass::Retrying(1), base),
+                Pass::Scraping if self.retried.is_multiple_of(2) => (Pass::Retrying(self.retried + 1), base),
+                Pass::Scraping => (Pass::Retrying(self.retried + 1), base.turned()),
                 Pass::Retrying(n) => (Pass::Retrying(n + 1), self.direction.turned()),
                 Pass::Finished => return,
             };

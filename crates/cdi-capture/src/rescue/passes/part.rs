@@ -81,7 +81,7 @@ impl Passes {
     pub fn begin_part(&mut self, part: &[Range<u64>], retries: Option<u32>) -> bool {
         self.join();
         (self.areas, self.later) = std::mem::take(&mut self.areas).split(part);
-        self.retries = retries;
+        (self.retries, self.retried) = (retries, 0);
         (self.pass, self.direction) = (Pass::Copying(0), self.plan.direction.turned());
         self.next_pass();
         self.pass != Pass::Finished
@@ -91,7 +91,7 @@ impl Passes {
     pub fn continue_at(&mut self, position: &Position) {
         self.join();
         self.bands.give_up();
-        self.retries = self.plan.retries;
+        (self.retries, self.retried) = (self.plan.retries, 0);
         let Position { pass, direction, at, size, clean, skip, slow_skip } = *position;
         (self.pass, self.direction, self.at, self.trimmed) = (pass, direction, at, None);
         (self.size, self.clean, self.skip, self.slow_skip) = (size, clean, skip, slow_skip);

@@ -370,3 +370,98 @@ fn a_drive_that_fails_every_read_has_no_bad_sectors() {
     assert!(reads < 1000, "{reads} reads");
     assert_eq!(passes.areas().bytes(Status::NonTried), plan.size);
 }
+
+/// Reads for programs, at any time and place, and drives that name the sectors that fail: at the end, exactly the bad sectors are
+/// bad, nothing else is left, and no sector fails often.
+#[test]
+fn demands_and_named_sectors_leave_the_same_map() {
+    let mut random = 11u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) % below
+    };
+    for seed in 0..400 {
+        let sectors = 4000 + next(40_000);
+        let unit = [512, 4096][usize::try_from(next(2)).unwrap()];
+        let in_unit = unit / SECTOR;
+        let sectors = sectors / in_unit * in_unit;
+        let mut bad = std::collections::BTreeSet::new();
+        for _ in 0..next(12) {
+            let most = [1, 3, 400][usize::try_from(next(3)).unwrap()];
+            let (first, count) = (next(sectors), 1 + next(most));
+            // Of a physical sector, nothing can be read if one logical sector is bad.
+            for sector in first..(first + count).min(sectors) {
+                bad.extend(sector / in_unit * in_unit..(sector / in_unit + 1) * in_unit);
+            }
+        }
+        let (names, demands) = (next(3), next(4));
+        let retries = u32::try_from(next(3)).unwrap();
+        let plan = RescuePlan {
+            unit,
+            retries: Some(retries),
+            direction: if next(3) == 0 { Direction::Backwards } else { Direction::Forwards },
+            ..plan(sectors)
+        };
+        let mut passes = Passes::new(plan.clone(), &untried(&plan));
+        let mut failed = std::collections::BTreeMap::<u64, u32>::new();
+        let mut steps = 0u64;
+        loop {
+            steps += 1;
+            assert!(steps < 400_000, "seed {seed} does not end");
+            let demand = demands > 0 && next(2 + 20 * (demands - 1)) == 0;
+            let read = if demand {
+                let first = next(sectors / in_unit) * in_unit;
+                let end = (first + in_unit * (1 + next(200))).min(sectors);
+                let range = first * SECTOR..end * SECTOR;
+                let at = range.start + next(range.end - range.start) / SECTOR * SECTOR;
+                match passes.demanded(at, &range) {
+                    Demanded::Read(read) => {
+                        assert!(read.contains(&at) && range.start <= read.start && read.end <= range.end);
+                        Some(Read { range: read, why: Why::Demand })
+                    }
+                    Demanded::Held => {
+                        assert!(!bad.contains(&(at / SECTOR)), "seed {seed}");
+                        None
+                    }
+                    Demanded::Failed { .. } => None,
+                }
+            } else {
+                match passes.next_read() {
+                    Next::Read(read) => Some(read),
+                    Next::Finished => break,
+                    // Of a disk that is bad from its start on.
+                    Next::Dead | Next::Unreadable => break,
+                }
+            };
+            let Some(read) = read else { continue };
+            let (start, end) = (read.range.start / SECTOR, read.range.end / SECTOR);
+            let first = bad.range(start..end).next().copied();
+            let located =
+                first.is_some() && names > 0 && (names == 1 || next(4) > 0) && end - start > in_unit;
+            let good = match first {
+                None => read.range.end - read.range.start,
+                Some(first) if located => (first - start) * SECTOR,
+                Some(_) => 0,
+            };
+            if first.is_some() && end - start <= in_unit {
+                *failed.entry(start).or_default() += 1;
+            }
+            let reason = first.map(|_| Reason::errno(5));
+            passes.got(&read, &Outcome { good, reason, located, took: Duration::ZERO });
+            passes.changes();
+        }
+        if passes.pass().0 != Pass::Finished {
+            continue;
+        }
+        let left: std::collections::BTreeSet<u64> =
+            passes.all_areas().flat_map(|area| area.start / SECTOR..area.end / SECTOR).collect();
+        assert_eq!(left, bad, "seed {seed}: {} and {} sectors", left.len(), bad.len());
+        assert!(passes.all_areas().all(|area| area.status == Status::Bad), "seed {seed}");
+        let most = failed.values().max().copied().unwrap_or(0);
+        // Alone once, and in each retry pass; logical sectors of a physical one are retried alone.
+        assert!(
+            most <= 2 + retries * u32::try_from(in_unit).unwrap(),
+            "seed {seed}: {most}, {retries} retries"
+        );
+    }
+}
