@@ -92,7 +92,7 @@ pub struct Rescue {
     /// Skip the trimming phase
     #[arg(short = 'N', long)]
     pub no_trim: bool,
-    /// Read what was skipped after errors also if it is a head that fails: expect millions of errors
+    /// Read what was skipped after errors even where a head seems to have failed: expect millions of errors
     #[arg(long, conflicts_with = "no_sweep")]
     pub sweep: bool,
     /// Leave out what was skipped after errors
@@ -110,7 +110,7 @@ pub struct Rescue {
     /// Stop when no data could be read for this long (examples: 30s, 5m)
     #[arg(short = 'T', long, value_name = "INTERVAL", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// If the disk is gone, wait this long for it to come back, under whatever name, and go on
+    /// If the disk is gone, or not there yet, wait this long for it, under whatever name, and continue
     #[arg(long, value_name = "INTERVAL", value_parser = duration)]
     pub wait: Option<Duration>,
     /// Leave areas slower than this many bytes per second for later (default: a tenth of the average)

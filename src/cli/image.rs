@@ -62,7 +62,7 @@ impl OpenArgs {
 pub struct Info {
     #[command(flatten)]
     pub image: Image,
-    /// Show what smartctl said about the drive while it was imaged
+    /// Show the drive's SMART data recorded during imaging
     #[arg(help_heading = None, long, conflicts_with = "events")]
     pub health: bool,
     /// Show the log of how the image was made, as JSON lines

@@ -67,7 +67,7 @@ pub enum Verb {
     Map(Map),
     /// List the files of a disk that are damaged, and copy what can be saved
     Files(Files),
-    /// Show how an image grows that another process makes, on the terminal or as a web page
+    /// Follow an image that another process is making, on the terminal or as a web page; ends when it is finished
     Watch(Watch),
     /// Check all data in an image, and compare it with the stored hashes
     Verify(Verify),

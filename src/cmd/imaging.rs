@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use cdi_base::advice::{Advice, Saved};
-use cdi_base::error::Error;
+use cdi_base::error::{Error, Kind};
 use cdi_capture::options::Options;
 use cdi_capture::rescue;
 use cdi_capture::rescue::{Limits, Task, Update};
@@ -22,8 +22,8 @@ use cdi_image::image::Mapfile;
 use cdi_system::placement::{CHECK_INTERVAL, Placed};
 
 use begin::{Begun, Run, begin_or_resume, plan};
-use checks::{is_device, refuse_own_disk, refuse_raw_image};
-use ends::{outcome, wait_for};
+use checks::{is_device, refuse_other_image, refuse_own_disk, refuse_raw_image};
+use ends::{outcome, wait_at_start, wait_for};
 use health::{Last, Monitor};
 use shown::Shown;
 use watch::Watch;
@@ -73,8 +73,13 @@ pub(super) fn run(
 ) -> (Result<End, Error>, Seen) {
     let mut seen = Seen::default();
     let result = image(args, &options, interrupt, &mut seen, ui);
+    let result = match seen.shown.as_ref().map(Shown::wait_for_mount) {
+        Some(Err(e)) => result.and(Err(e)),
+        _ => result,
+    };
     if let Some(shown) = &seen.shown {
-        shown.finish(ui);
+        let stays = !matches!(&result, Err(e) if e.kind == Kind::Interrupted);
+        shown.finish(stays, ui);
     }
     if let (Err(_), Some(watch)) = (&result, &mut seen.watch) {
         watch.fails();
@@ -90,6 +95,8 @@ fn image(
     ui: &Ui,
 ) -> Result<End, Error> {
     refuse_options(args)?;
+    wait_at_start(args, interrupt, ui)?;
+    refuse_other_image(args)?;
     refuse_raw_image(args)?;
     refuse_own_disk(args, ui)?;
     let mut prepared = shown::prepare(args)?;
@@ -158,11 +165,8 @@ fn read(
     ui: &Ui,
 ) -> Result<rescue::Ended, Error> {
     let plan = plan(&args.rescue, &begun);
-    let Begun { source, mut writer, file, .. } = begun;
-    let (notes, event) = Monitor::begin(&source, &seen.health, ui);
-    if let Some(event) = event {
-        writer.note(&event);
-    }
+    let Begun { source, writer, file, .. } = begun;
+    let notes = Monitor::begin(&source, &seen.health, ui);
     let limits = Limits { max_errors: args.rescue.max_read_errors, timeout: args.rescue.timeout };
     let mut display = ui.imaging(&args.image.display().to_string());
     let placed = Placed::new(&file, &args.image)?;

@@ -112,7 +112,10 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
 /// Binds a port or a socket for NBD. Returns what to serve, its URL, and the socket to remove at the end.
 pub(super) fn listen(at: &Path, address: Option<IpAddr>) -> Result<(Front, String, Option<Socket>), Error> {
     if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
-        let failed = |e| Error::io("cannot listen on this port", at, e);
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::AddrInUse => Error::new(Kind::Busy, "this port is in use").at(at),
+            _ => Error::io("cannot listen on this port", at, e),
+        };
         let listener =
             TcpListener::bind((address.unwrap_or(Ipv4Addr::LOCALHOST.into()), port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

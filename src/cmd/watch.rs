@@ -2,6 +2,7 @@
 
 pub(in crate::cmd) mod place;
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -23,51 +24,70 @@ use super::{End, Interrupt, plain_reads};
 use crate::cli::Watch;
 use crate::ui::{Ui, page};
 
-/// How often the image is read, and after how long without a change nobody seems to write it.
+/// How often the image is read, and after how long without a change it is looked up whether a process writes it.
 const EVERY: Duration = Duration::from_secs(3);
-const QUIET: Duration = Duration::from_secs(120);
+const QUIET: Duration = Duration::from_secs(30);
 
 pub(super) fn run(args: &Watch, ui: &Ui) -> Result<End, Error> {
     let interrupt = Interrupt::new()?;
-    let mut course = Course { sizes: Vec::new(), changed: Instant::now(), length: 0 };
+    let mut course = Course { sizes: Vec::new(), changed: None, length: 0 };
     let mut state = course.look(&args.image)?;
-    let place = args.page.as_deref().map(|at| Place::new(at, &args.image, args.force, &[], ui));
+    let place = args.page.as_deref().map(|at| Place::new(at, &args.image, ui));
     let mut place = place.transpose()?;
+    let result = follow(args, &mut course, &mut state, &mut place, &interrupt, ui);
+    if result.is_err()
+        && let Some(place) = &mut place
+    {
+        state["state"] = json!("failed");
+        place.show(&state, true);
+    }
+    if result.is_ok() && !ui.json(&state) {
+        ui.data(words(&state));
+    }
+    if let Some(place) = place {
+        place.linger();
+    }
+    result?;
+    Ok(if state["rescued_bytes"] == state["wanted_bytes"] { End::Done } else { End::DataMissing })
+}
+
+/// Shows the image until it is finished.
+fn follow(
+    args: &Watch,
+    course: &mut Course,
+    state: &mut Value,
+    place: &mut Option<Place>,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> Result<(), Error> {
     let line = ui.status();
     loop {
         let ended = state["state"] == "finished";
-        if let Some(place) = &mut place {
-            place.show(&state, ended);
+        if let Some(place) = place {
+            place.show(state, ended);
         }
-        line.show(&words(&state));
+        line.show(&words(state));
         let mut event = state.clone();
         event["event"] = json!("watch");
         ui.event(&event);
         if ended {
-            break;
+            return Ok(());
         }
         let next = Instant::now() + EVERY;
         while Instant::now() < next {
             interrupt.check()?;
             thread::sleep(Duration::from_millis(100));
         }
-        state = course.look(&args.image)?;
+        *state = course.look(&args.image)?;
     }
-    drop(line);
-    if !ui.json(&state) {
-        ui.data(words(&state));
-    }
-    if let Some(place) = place {
-        place.linger();
-    }
-    Ok(if state["rescued_bytes"] == state["wanted_bytes"] { End::Done } else { End::DataMissing })
 }
 
 /// What has happened so far.
 struct Course {
     /// When so many bytes were there.
     sizes: Vec<(Instant, u64)>,
-    changed: Instant,
+    /// When it changed last, while it is watched.
+    changed: Option<Instant>,
     length: u64,
 }
 
@@ -82,9 +102,11 @@ impl Course {
         let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
         let complete = image.superblock().state == STATE_COMPLETE;
         if input.len() != self.length {
-            (self.length, self.changed) = (input.len(), Instant::now());
+            let known = self.length != 0;
+            (self.length, self.changed) = (input.len(), known.then(Instant::now));
         }
-        let word = match (complete, self.changed.elapsed() < QUIET) {
+        let grows = self.changed.is_some_and(|at| at.elapsed() < QUIET);
+        let word = match (complete, grows || is_being_written(path)) {
             (true, _) => "finished",
             (false, true) => "imaging",
             (false, false) => "interrupted",
@@ -109,6 +131,12 @@ impl Course {
         }
         Ok(state)
     }
+}
+
+/// Returns whether a process has the image locked for writing.
+fn is_being_written(path: &Path) -> bool {
+    // Released at once: a process that begins to write does not wait for it.
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Returns the state in words.

@@ -128,7 +128,9 @@ impl Ui {
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; N] = std::array::from_fn(width);
         for row in &rows {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+            // Not by the formatter, which takes no width above 65,535.
+            let pad = |cell: &String, width: usize| " ".repeat(width - cell.chars().count());
+            let cells = row.iter().zip(widths).map(|(cell, width)| cell.clone() + &pad(cell, width));
             self.data(cells.collect::<Vec<_>>().join("  ").trim_end());
         }
     }

@@ -38,6 +38,12 @@ pub fn html(title: &str, state: &Value) -> String {
     page
 }
 
+/// Returns whether a file that begins with these bytes is such a page.
+pub fn is_ours(start: &[u8]) -> bool {
+    let marker = b"<meta name=\"generator\" content=\"cdi\">";
+    start.windows(marker.len()).any(|part| part == marker)
+}
+
 /// Returns the state of an image.
 pub fn of_image(disk: &Disk, state: &str) -> Value {
     let metadata = disk.metadata();
@@ -168,6 +174,7 @@ mod tests {
                 && page.matches("</script>").count() == TEMPLATE.matches("</script>").count()
         );
         assert!(page.contains("a&lt;b&gt; &amp; &quot;c&quot; __STATE__</title>"));
+        assert!(is_ours(&page.as_bytes()[..4096]) && !is_ours(b"<!DOCTYPE html>"));
         let start = page.find("id=\"state\">").unwrap() + 11;
         let json = &page[start..start + page[start..].find("</script>").unwrap()];
         assert_eq!(serde_json::from_str::<Value>(json).unwrap(), state);

@@ -80,7 +80,7 @@ tests!(
             })
             .collect();
         let result = making.run(true, &mut |_| Ok(()));
-        live.finish().unwrap();
+        live.finish(Box::new(fs::File::open(lab.path("shown.cdimg")).unwrap())).unwrap();
         ends.store(true, Ordering::Relaxed);
         let reads: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         assert!(result.view.demanded.reads > 50, "{:?}, of {reads}", result.view.demanded);

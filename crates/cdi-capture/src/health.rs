@@ -49,9 +49,10 @@ pub struct Head {
     pub values: BTreeMap<String, Value>,
 }
 
-/// The largest number of heads, and of values of one, that are taken from a report.
+/// The largest number of heads, of values of one, and the longest name of a value, that are taken from a report.
 const MAX_HEADS: u64 = 64;
 const MAX_VALUES: usize = 64;
+const MAX_NAME: usize = 64;
 
 impl Health {
     /// Reads a report of smartctl. None if the drive says nothing about its health.
@@ -80,6 +81,17 @@ impl Health {
             heads: heads(&report["seagate_farm_log"]),
         };
         (health != Health::default()).then_some(health)
+    }
+
+    /// Reads what was stored of a report; what cannot be of one is left out.
+    pub fn stored(value: &Value) -> Option<Health> {
+        let mut health: Health = serde_json::from_value(value.clone()).ok()?;
+        health.heads.retain(|head| head.head < MAX_HEADS);
+        health.heads.truncate(usize::try_from(MAX_HEADS).unwrap_or(0));
+        for head in &mut health.heads {
+            head.values.retain(|name, value| is_name(name) && value.is_number());
+        }
+        Some(health)
     }
 
     /// Returns what has become worse since `before`, and whether the drive is too hot, as sentences.
@@ -112,6 +124,11 @@ impl Health {
     }
 }
 
+/// Returns whether this is a name as smartctl has them.
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 /// Returns what FARM says about each head: names that end in `_by_head_N` or `_from_head_N`, with a number or an object of
 /// numbers.
 fn heads(farm: &Value) -> Vec<Head> {
@@ -123,11 +140,11 @@ fn heads(farm: &Value) -> Vec<Head> {
         let (Some(kind), Ok(head @ 0..MAX_HEADS)) = (kind, head.parse()) else { continue };
         let values = heads.entry(head).or_default();
         match value {
-            Value::Number(_) if values.len() < MAX_VALUES => {
+            Value::Number(_) if values.len() < MAX_VALUES && is_name(kind) => {
                 values.insert(kind.to_owned(), value.clone());
             }
             Value::Object(inner) => {
-                let numbers = inner.iter().filter(|(_, value)| value.is_number());
+                let numbers = inner.iter().filter(|(name, value)| value.is_number() && is_name(name));
                 for (name, value) in numbers.take(MAX_VALUES.saturating_sub(values.len())) {
                     values.insert(name.clone(), value.clone());
                 }
@@ -201,6 +218,7 @@ mod tests {
                 "number_of_reallocated_sectors_by_head_1": 9,
                 "nonsense_by_head_99999": 1,
                 "text_by_head_0": "x",
+                "evil\u{1b}_by_head_0": 1,
             },
         }});
         let heads = Health::parse(&farm).unwrap().heads;

@@ -92,7 +92,7 @@ fn connection(
         page.kind,
         page.body.len()
     );
-    let body: &[u8] = if has_body { &page.body } else { &[] };
+    let body: &[u8] = if has_body && !request.starts_with(b"HEAD ") { &page.body } else { &[] };
     peer.write(&mut *stream, &[head.as_bytes(), body], || false)
 }
 

@@ -251,8 +251,21 @@ pub fn run_within(command: &mut Command, timeout: Duration) -> io::Result<Output
             break status;
         }
         if start.elapsed() > timeout {
+            // Its children, too.
+            if let Ok(pid) = i32::try_from(child.id()) {
+                let _ = nix::sys::signal::killpg(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
             let _ = child.kill();
-            let _ = child.wait();
+            // Not for longer: a process that waits for a device cannot end.
+            for _ in 0..100 {
+                if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
             return Err(io::ErrorKind::TimedOut.into());
         }
         thread::sleep(pause);

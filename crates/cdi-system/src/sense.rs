@@ -28,12 +28,13 @@ impl Sense {
     pub fn decode(bytes: &[u8]) -> Option<Sense> {
         let at = |n: usize| bytes.get(n).copied().unwrap_or(0);
         match at(0) & 0x7f {
-            0x70 | 0x71 => {
+            // 0x71 and 0x73 are of an earlier command: they say nothing about this one.
+            0x70 => {
                 let number = bytes.get(3..7).map(|b| u64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
                 let sector = number.filter(|_| at(0) & 0x80 != 0);
                 Some(Sense { key: at(2) & 0xf, asc: at(12), ascq: at(13), sector })
             }
-            0x72 | 0x73 => {
+            0x72 => {
                 let end = bytes.len().min(8 + usize::from(at(7)));
                 let mut rest = bytes.get(8..end).unwrap_or(&[]);
                 let mut sector = None;
@@ -106,6 +107,7 @@ mod tests {
             Sense::decode(&[0x72, 3, 0x11, 4, 0, 0, 0, 0xff, 0, 0xff]),
             Some(Sense { sector: None, ..sense })
         );
+        assert_eq!(Sense::decode(&[0x71, 0, 3, 0, 0, 0x12, 0x34, 10]), None, "deferred");
         assert_eq!(Sense::decode(&[]), None);
         assert_eq!(Sense::decode(&[0; 18]), None);
     }

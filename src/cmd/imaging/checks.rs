@@ -9,7 +9,8 @@ use cdi_base::error::Error;
 use cdi_capture::rescue::source::Source;
 use cdi_image::cdimg::reader::CdiImage;
 use cdi_image::formats::raw;
-use cdi_image::image::{Image, Mapfile};
+use cdi_image::image::{Image, Mapfile, OpenOptions};
+use cdi_image::open::open;
 use cdi_system::{Layer, layers_below};
 
 use crate::cli::Create;
@@ -76,6 +77,23 @@ pub(super) fn refuse_raw_image(args: &Create) -> Result<(), Error> {
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
         None => Ok(()),
+    }
+}
+
+/// Refuses an image of another format, if the user has not said that its own bytes are meant: `--mount` and the like are for
+/// disks.
+pub(super) fn refuse_other_image(args: &Create) -> Result<(), Error> {
+    if args.rescue.rescue || args.open.format.is_some() || is_device(&args.source) {
+        return Ok(());
+    }
+    match open(&args.source, &OpenOptions { mapfile: Mapfile::None, ..OpenOptions::default() }) {
+        Ok(opened) if opened.format.name != raw::FORMAT.name => {
+            let what =
+                format!("is a {} image: options for reading a failing disk do not apply", opened.format.name);
+            let hint = "to convert it, leave them out; with --rescue, the file itself is read like a disk";
+            Err(Error::usage(what).at(&args.source).hint(hint))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How the imaging of a disk ends, and what is done about a disk that is gone.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,43 @@ pub(super) fn wait_for(
     }
 }
 
+/// With `--wait`, waits for a disk that is not there at the start.
+pub(super) fn wait_at_start(args: &Create, interrupt: &Interrupt, ui: &Ui) -> Result<(), Error> {
+    let Some(time) = args.rescue.wait else { return Ok(()) };
+    let is_there = || match Source::open(&args.source, true, None, Duration::ZERO) {
+        // Also a drive that has not found its medium yet.
+        Err(e) => !matches!(absence(&e), Some(ErrorKind::NotFound)) && !e.what.contains("no medium"),
+        Ok(_) => true,
+    };
+    let start = Instant::now();
+    let mut told = false;
+    while !is_there() {
+        if start.elapsed() >= time {
+            return Err(Error::new(Kind::Gone, "the disk is not there")
+                .at(&args.source)
+                .hint("connect the disk"));
+        }
+        if !std::mem::replace(&mut told, true) {
+            ui.warning(format!(
+                "{}: the disk is not there; waiting {} s for it",
+                args.source.display(),
+                time.as_secs()
+            ));
+        }
+        interrupt.check()?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+/// Returns the kind of the system's error.
+fn absence(e: &Error) -> Option<ErrorKind> {
+    let source = e.source.as_ref()?.downcast_ref::<std::io::Error>()?;
+    // ENXIO: the driver has no such device.
+    let gone = matches!(source.raw_os_error(), Some(6 | 19 | 123));
+    Some(if gone { ErrorKind::NotFound } else { source.kind() })
+}
+
 /// Converts the end of the rescue to the outcome of the command.
 pub(super) fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> Result<End, Error> {
     match ended.end {
@@ -72,7 +110,10 @@ pub(super) fn outcome(ended: rescue::Ended, args: &Create, source: &Source) -> R
              a password?",
         )
         .at(source.path())
-        .hint("'smartctl -x' and the system's log may say more; --sweep tries every sector all the same")
+        .hint(
+            "switch it off and on, and try another cable or adapter; 'smartctl -x' and the system's log may say more; \
+             --sweep tries every sector all the same",
+        )
         .then(Advice::Resume(Saved::All))),
         rescue::End::Failed(e) => Err(e),
     }

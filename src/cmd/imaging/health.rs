@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(600);
 const HANGS: Duration = Duration::from_secs(2);
 /// Timeout for a report, and for the last one, when somebody waits for the end.
 const TIMEOUT: Duration = Duration::from_secs(60);
-const LAST_TIMEOUT: Duration = Duration::from_secs(10);
+const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest report that is kept whole, in bytes.
 const MAX_REPORT: usize = 48 << 10;
 
@@ -36,52 +36,71 @@ pub(super) struct Last {
     pub(super) warnings: Vec<String>,
 }
 
-/// Asks the drive, and notes what it says.
+/// Asks the drive, and notes what it says. Neither the imaging nor the user waits for it.
 pub(super) struct Monitor {
     device: PathBuf,
     ui: Ui,
     last: Arc<Mutex<Option<Last>>>,
-    /// When the drive was asked last; None: it says nothing.
-    asked: Option<Instant>,
-    answer: Option<Receiver<Option<Value>>>,
+    /// When the drive was asked last.
+    asked: Instant,
+    /// The report that is being made.
+    answer: Option<Receiver<io::Result<Value>>>,
+    /// Whether the drive has answered in this run, and whether it is asked at all.
+    answered: bool,
+    gives_up: bool,
 }
 
 impl Monitor {
-    /// Asks the drive before it is read. Returns what else is to be asked during the imaging, and the event to be noted.
-    pub(super) fn begin(
-        source: &Source,
-        last: &Arc<Mutex<Option<Last>>>,
-        ui: &Ui,
-    ) -> (Option<Monitor>, Option<Value>) {
-        if !source.is_device() {
-            return (None, None);
-        }
-        let report = match report(source.path(), TIMEOUT) {
-            Ok(report) => report,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if is_hardware(source.path()) {
-                    ui.message(
-                        "smartctl is not installed, so the health of the drive is not recorded (package smartmontools)",
-                    );
-                }
-                return (None, None);
-            }
-            Err(e) => {
-                ui.warning(format!("smartctl: {e}: the health of the drive is not known"));
-                return (None, None);
-            }
-        };
+    /// Asks the drive for the first time. None if it is no drive.
+    pub(super) fn begin(source: &Source, last: &Arc<Mutex<Option<Last>>>, ui: &Ui) -> Option<Monitor> {
         let mut monitor = Monitor {
             device: source.path().to_owned(),
             ui: *ui,
             last: Arc::clone(last),
-            asked: Some(Instant::now()),
+            asked: Instant::now(),
             answer: None,
+            answered: false,
+            gives_up: !source.is_device(),
         };
-        match monitor.note(&report, true) {
-            Some(event) => (Some(monitor), Some(event)),
-            None => (None, None),
+        monitor.ask(TIMEOUT);
+        source.is_device().then_some(monitor)
+    }
+
+    fn ask(&mut self, timeout: Duration) {
+        if self.gives_up {
+            return;
         }
+        self.asked = Instant::now();
+        let (send, answer) = channel();
+        let device = self.device.clone();
+        let asked = workers::spawn("smartctl", move || {
+            let _ = send.send(report(&device, timeout));
+        });
+        self.answer = asked.is_ok().then_some(answer);
+    }
+
+    /// Takes an answer. Returns the event to be noted.
+    fn take(&mut self, answer: io::Result<Value>) -> Option<Value> {
+        let first = !std::mem::replace(&mut self.answered, true);
+        let why = match answer {
+            Ok(report) => match self.note(&report, first) {
+                Some(event) => return Some(event),
+                None => "it says nothing about it".to_owned(),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                "smartctl is not installed (package smartmontools)".into()
+            }
+            Err(e) => format!("smartctl: {e}"),
+        };
+        // Once, and not of devices that software makes.
+        self.gives_up |= first;
+        if first && is_hardware(&self.device) {
+            self.ui.message(format!(
+                "{}: the health of the drive is not recorded: {why}",
+                self.device.display()
+            ));
+        }
+        None
     }
 
     /// Notes a report: `whole` as it is, too. None if it says nothing.
@@ -107,35 +126,33 @@ impl Monitor {
 impl Notes for Monitor {
     fn next(&mut self, view: &View) -> Option<Value> {
         if let Some(answer) = &self.answer {
-            let report = match answer.try_recv() {
+            let answer = match answer.try_recv() {
                 Err(TryRecvError::Empty) => return None,
-                Ok(report) => report,
-                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Disconnected) => Err(io::ErrorKind::BrokenPipe.into()),
+                Ok(answer) => answer,
             };
             self.answer = None;
-            return self.note(&report?, false);
+            return self.take(answer);
         }
         let hangs = view.reading.is_some_and(|since| since.elapsed() > HANGS);
-        if hangs || self.asked.is_some_and(|at| at.elapsed() < INTERVAL) {
-            return None;
+        if !hangs && self.asked.elapsed() >= INTERVAL {
+            self.ask(TIMEOUT);
         }
-        self.asked = Some(Instant::now());
-        let (send, answer) = channel();
-        let device = self.device.clone();
-        let asked = workers::spawn("smartctl", move || {
-            let _ = send.send(report(&device, TIMEOUT).ok());
-        });
-        self.answer = asked.is_ok().then_some(answer);
         None
     }
 
     fn last(&mut self, end: &End, view: &View) -> Option<Value> {
-        let gone = matches!(end, End::Gone | End::Timeout);
-        let hangs = view.reading.is_some();
-        if gone || hangs || self.answer.is_some() {
+        // Somebody waits for the end.
+        let waits = matches!(end, End::Stopped | End::Gone | End::Timeout) || view.reading.is_some();
+        if waits {
             return None;
         }
-        self.note(&report(&self.device, LAST_TIMEOUT).ok()?, true)
+        if self.answer.is_none() {
+            self.ask(LAST_TIMEOUT);
+        }
+        let answer = self.answer.take()?.recv_timeout(LAST_TIMEOUT).ok()?;
+        self.answered |= !self.gives_up;
+        self.note(&answer.ok()?, true)
     }
 }
 
@@ -143,7 +160,10 @@ impl Notes for Monitor {
 fn report(device: &Path, timeout: Duration) -> io::Result<Value> {
     let ask = |words: &[&str]| -> io::Result<Value> {
         let output = run_within(Command::new("smartctl").args(words).arg(device), timeout)?;
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+        serde_json::from_slice(&output.stdout).map_err(|_| {
+            let code = output.status.code().map_or_else(String::new, |code| format!(" (exit code {code})"));
+            io::Error::other(format!("no report{code}"))
+        })
     };
     let mut report = ask(&["-j", "-x"])?;
     // Version 7.4 and later say so if there are values per head, and print them only if asked.

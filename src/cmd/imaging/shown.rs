@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{ErrnoStyle, Error};
+use cdi_base::readable::Readable;
+use cdi_base::units::SECTOR;
 use cdi_base::workers::lock;
 use cdi_capture::rescue::live::LiveDisk;
 use cdi_image::cdimg::writer::Writer;
@@ -24,6 +26,9 @@ use crate::cmd::serve::{Front, Socket, listen};
 use crate::mount::daemon::{self, MountPlan};
 use crate::mount::record::{MountRecord, exclusive};
 use crate::ui::Ui;
+
+/// Timeout for mounting and attaching.
+const MOUNTING: Duration = Duration::from_secs(30);
 
 /// How the disk is shown, before there is anything to show.
 pub(super) struct Prepared {
@@ -49,12 +54,12 @@ pub(super) fn is_wanted(rescue: &Rescue) -> bool {
 /// Prepares the mount point and the socket. Nothing else is changed.
 pub(super) fn prepare(args: &Create) -> Result<Option<Prepared>, Error> {
     let rescue = &args.rescue;
-    if !is_wanted(rescue) {
-        return Ok(None);
-    }
     let mounts = rescue.mount.is_some() || rescue.attach;
     if !mounts && (rescue.files || rescue.allow_other) {
         return Err(Error::usage("--files and --allow-other are for --mount and --attach"));
+    }
+    if !is_wanted(rescue) {
+        return Ok(None);
     }
     if rescue.attach {
         attach::ready(None)?;
@@ -99,6 +104,8 @@ fn future_path(image: &Path) -> Result<PathBuf, Error> {
 /// The disk, shown by threads of this process.
 pub(in crate::cmd) struct Shown {
     pub(super) live: Arc<LiveDisk>,
+    /// The image's file.
+    file: File,
     record: Arc<OnceLock<MountRecord>>,
     /// Why it could not be shown.
     failed: Arc<Mutex<Option<Error>>>,
@@ -119,6 +126,11 @@ impl Shown {
     ) -> Result<Shown, Error> {
         let path = image.canonicalize().map_err(|e| Error::io("cannot resolve", image, e))?;
         let live = Arc::new(LiveDisk::new(writer, reader(file, image)?, &path, unit.into())?);
+        if live.size() < u64::from(SECTOR) && prepared.mount.as_ref().is_some_and(|mount| mount.attach) {
+            let what = "smaller than a sector: cannot be attached as a block device";
+            return Err(Error::usage(what).at(image));
+        }
+        let file = *reader(file, image)?;
         let served = Served::Live(Arc::clone(&live) as _);
         let (record, failed) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(None)));
         let clients = match prepared.nbd.take() {
@@ -129,7 +141,7 @@ impl Shown {
             Some(mount) => Some(mount.start(served, &path, &record, &failed, ui)?),
             None => None,
         };
-        Ok(Shown { live, record, failed, mount, clients })
+        Ok(Shown { live, file, record, failed, mount, clients })
     }
 
     /// Goes on with another run.
@@ -148,14 +160,28 @@ impl Shown {
         Some(record.device.as_ref().unwrap_or(&record.mountpoint).display().to_string())
     }
 
-    /// Shows the image from now on.
-    pub(super) fn finish(&self, ui: &Ui) {
-        if let Err(e) = self.live.finish() {
+    /// Waits until the disk is mounted, or cannot be: the imaging may have ended before that.
+    pub(super) fn wait_for_mount(&self) -> Result<(), Error> {
+        let start = Instant::now();
+        let comes = |mount: &JoinHandle<()>| self.record.get().is_none() && !mount.is_finished();
+        while self.mount.as_ref().is_some_and(comes) && start.elapsed() < MOUNTING {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.check()
+    }
+
+    /// Shows the image from now on; `stays`: until the user ends that.
+    pub(super) fn finish(&self, stays: bool, ui: &Ui) {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|e| Error::failed("cannot duplicate the file descriptor").because(e));
+        if let Err(e) = file.and_then(|file| self.live.finish(Box::new(file))) {
             ui.warning(format!("what is shown is the image as it was at the end, not read back: {e}"));
         }
         if let Some(record) = self.record.get() {
             daemon::imaging_ended(record);
-            if self.mount.as_ref().is_some_and(|mount| !mount.is_finished()) {
+            if stays && self.mount.as_ref().is_some_and(|mount| !mount.is_finished()) {
                 ui.message(format!(
                     "{} stays mounted: 'cdi detach {0}' ends that",
                     record.mountpoint.display()

@@ -33,9 +33,7 @@ impl Watch {
     /// Prepares the place of the page, if the user wants one, before anything else is changed.
     pub(super) fn prepare(args: &Create, ui: &Ui) -> Result<Option<Place>, Error> {
         let Some(at) = &args.rescue.watch else { return Ok(None) };
-        let maps = [&args.rescue.domain_mapfile, &args.rescue.from_mapfile];
-        let read: Vec<_> = maps.into_iter().flatten().chain([&args.source]).map(AsRef::as_ref).collect();
-        Place::new(at, &args.image, args.force, &read, ui).map(Some)
+        Place::new(at, &args.image, ui).map(Some)
     }
 
     /// Begins the page, at a place that was prepared.

@@ -34,10 +34,11 @@ pub(in crate::cmd) fn reports(disk: &Disk) -> Result<Vec<Reported>, Error> {
         if line.contains("\"health\"")
             && let Ok(event) = serde_json::from_str::<Value>(line)
             && event["event"] == "health"
-            && let Ok(health) = serde_json::from_value(event["health"].clone())
+            && let Some(health) = Health::stored(&event["health"])
         {
-            let time = event["time"].as_str().unwrap_or_default().to_owned();
-            let warnings = serde_json::from_value(event["warnings"].clone()).unwrap_or_default();
+            let time = event["time"].as_str().unwrap_or_default().replace(['\n', '\t'], " ");
+            let texts = event["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let warnings = texts.map(|text| text.replace(['\n', '\t'], " ")).collect();
             all.push(Reported { time, health, warnings });
         }
         Ok(())
@@ -70,13 +71,13 @@ pub(super) fn print(disk: &Disk, ui: &Ui) -> Result<(), Error> {
         }
     };
     let count = |number: Option<u64>| number.map(|number| number.to_string());
-    row("the drive says", &|h| h.passed.map(|passed| if passed { "passed" } else { "FAILED" }.into()));
+    row("SMART status", &|h| h.passed.map(|passed| if passed { "passed" } else { "FAILED" }.into()));
     row("reallocated sectors", &|h| count(h.reallocated_sectors));
     row("pending sectors", &|h| count(h.pending_sectors));
     row("uncorrectable sectors", &|h| count(h.uncorrectable_sectors));
     row("temperature", &|h| h.temperature_celsius.map(|degrees| format!("{degrees} C")));
-    row("its limit", &|h| h.temperature_limit_celsius.map(|degrees| format!("{degrees} C")));
-    row("hours switched on", &|h| count(h.power_on_hours));
+    row("temperature limit", &|h| h.temperature_limit_celsius.map(|degrees| format!("{degrees} C")));
+    row("power-on hours", &|h| count(h.power_on_hours));
     row("life used", &|h| h.used_percent.map(|percent| format!("{percent} %")));
     for head in &last.health.heads {
         for name in head.values.keys() {

@@ -1,19 +1,20 @@
 //! Where the page of a disk is: on a port of this machine, or in a file.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cdi_base::error::Error;
+use cdi_base::error::{Error, Kind};
 use cdi_base::workers::{self, lock};
 use cdi_capture::guard::{Guard, Over};
 use cdi_serve::http::{Page, Site};
 use serde_json::{Value, json};
 
-use crate::cmd::protect_mounted;
 use crate::ui::{Ui, page};
 
 /// How often a file is written.
@@ -25,8 +26,8 @@ const LINGER: Duration = Duration::from_secs(6);
 pub(in crate::cmd) enum Place {
     /// It is served.
     Served(Server),
-    /// It is written to a file, the last time then.
-    File { path: PathBuf, title: String, written: Option<Instant> },
+    /// It is written to a file.
+    File(Writing),
 }
 
 /// A page that is served.
@@ -37,64 +38,104 @@ pub(in crate::cmd) struct Server {
     began: Instant,
 }
 
+/// A page that is written to a file, by a thread of its own: a file system that hangs must not stop the imaging.
+pub(in crate::cmd) struct Writing {
+    /// States for the thread, of which it takes the newest.
+    states: Sender<Value>,
+    /// The thread has ended.
+    ended: Receiver<()>,
+    last: Option<Instant>,
+}
+
 /// Returns an error if this is no name for a page.
 pub(in crate::cmd) fn check_name(path: &Path) -> Result<(), Error> {
     if path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("html")) {
         return Ok(());
     }
-    Err(Error::usage("the page is HTML: use a name that ends in .html").at(path))
+    let what = "neither a port (0 to 65535) nor a file name that ends in .html";
+    Err(Error::usage(what).at(path))
+}
+
+/// Returns an error if there is something else than a page of ours at `path`: only that is replaced.
+fn check_page(path: &Path) -> Result<(), Error> {
+    let other = |what: &str| Error::new(Kind::Busy, what).at(path).hint("use another name for the page");
+    match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(meta) if !meta.is_file() => return Err(other("is not a regular file")),
+        Ok(_) => {}
+    }
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    file.take(4096).read_to_end(&mut start).map_err(|e| Error::io("cannot read", path, e))?;
+    if page::is_ours(&start) { Ok(()) } else { Err(other("exists, and is not a page of cdi")) }
+}
+
+/// Writes a page, if the file is not there, or is a page of ours.
+fn write_page(path: &Path, page: &str) -> Result<(), Error> {
+    check_page(path)?;
+    let guard = Guard::new(Over { force: true, discard_unfinished: false });
+    guard.write(path, |file| file.write_all(page.as_bytes()))
 }
 
 impl Place {
     /// Prepares the place that the user wants for the page of `image`: binds a port, or checks that the file may be written.
-    /// `force`: also over another file. The files that are `read` are not overwritten.
-    pub(in crate::cmd) fn new(
-        at: &Path,
-        image: &Path,
-        force: bool,
-        read: &[&Path],
-        ui: &Ui,
-    ) -> Result<Place, Error> {
+    pub(in crate::cmd) fn new(at: &Path, image: &Path, ui: &Ui) -> Result<Place, Error> {
         let title = image.file_name().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
-        match at.to_str().and_then(|text| text.parse::<u16>().ok()) {
-            Some(port) => Ok(Place::Served(Server::start(port, title, ui)?)),
-            None => {
-                check_name(at)?;
-                let mut guard = Guard::new(Over { force, discard_unfinished: false });
-                protect_mounted(&mut guard);
-                guard.protect(image, "is the image");
-                read.iter().for_each(|path| guard.protect(path, "is a file that is read"));
-                let (output, _) = guard.create(at)?;
-                output.finish()?;
-                Ok(Place::File { path: at.to_owned(), title, written: None })
-            }
+        if let Some(port) = at.to_str().and_then(|text| text.parse::<u16>().ok()) {
+            return Ok(Place::Served(Server::start(port, title, ui)?));
         }
+        check_name(at)?;
+        check_page(at)?;
+        Guard::new(Over { force: true, discard_unfinished: false }).check(at)?;
+        let (states, received) = channel::<Value>();
+        let (end, ended) = channel();
+        let (path, ui) = (at.to_owned(), *ui);
+        workers::spawn("page", move || {
+            let mut fails = false;
+            while let Ok(mut state) = received.recv() {
+                while let Ok(newer) = received.try_recv() {
+                    state = newer;
+                }
+                match write_page(&path, &page::html(&title, &state)) {
+                    Ok(()) => fails = false,
+                    Err(e) if !fails => {
+                        fails = true;
+                        ui.warning(format!("the page is not written: {e:#}"));
+                    }
+                    Err(_) => {}
+                }
+            }
+            let _ = end.send(());
+        })?;
+        Ok(Place::File(Writing { states, ended, last: None }))
     }
 
     /// Shows a state; in a file not more often than every ten seconds, unless it is `last`.
     pub(in crate::cmd) fn show(&mut self, state: &Value, last: bool) {
         match self {
             Place::Served(server) => *lock(&server.state) = state.clone(),
-            Place::File { path, title, written } => {
-                if !last && written.is_some_and(|at| at.elapsed() < WRITE) {
+            Place::File(writing) => {
+                if !last && writing.last.is_some_and(|at| at.elapsed() < WRITE) {
                     return;
                 }
-                *written = Some(Instant::now());
+                writing.last = Some(Instant::now());
                 let mut state = state.clone();
                 state["refresh_seconds"] = json!((!last).then_some(WRITE.as_secs()));
-                let page = page::html(title, &state);
-                // It is our own file by now.
-                let guard = Guard::new(Over { force: true, discard_unfinished: false });
-                if let Err(e) = guard.write(path, |file| file.write_all(page.as_bytes())) {
-                    log::warn!("{e}");
-                }
+                let _ = writing.states.send(state);
             }
         }
     }
 
     /// Lets those who look at the page see the end.
-    pub(in crate::cmd) fn linger(&self) {
-        let Place::Served(Server { asked, began, .. }) = self else { return };
+    pub(in crate::cmd) fn linger(self) {
+        let (asked, began) = match self {
+            Place::Served(Server { asked, began, .. }) => (asked, began),
+            Place::File(Writing { states, ended, .. }) => {
+                drop(states);
+                let _ = ended.recv_timeout(LINGER);
+                return;
+            }
+        };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (end, ended) = (millis(began.elapsed()), Instant::now());
         loop {

@@ -58,6 +58,11 @@ impl Demands {
         }
     }
 
+    /// Returns whether the disk is being read.
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.0).open
+    }
+
     /// Adds a demand. Returns its number, and where the answer comes; None if the disk is not being read.
     pub(super) fn add(&self, range: Range<u64>, at: u64) -> Option<(u64, Receiver<Answer>)> {
         let mut queue = lock(&self.0);

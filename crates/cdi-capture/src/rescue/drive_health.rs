@@ -111,10 +111,20 @@ impl DriveHealth {
         }
     }
 
+    /// Returns whether nothing was ever read.
+    pub(super) fn knows_nothing(&self) -> bool {
+        self.good.is_empty()
+    }
+
+    /// Returns whether many reads have failed, and none has not.
+    pub(super) fn seems_dead(&self) -> bool {
+        self.good.is_empty() && self.errors >= FIRST
+    }
+
     /// Called when nothing is left to be read easily: returns whether the drive has returned an error for every read, and many.
     /// Then nobody knows anything about its sectors.
     pub(super) fn has_read_nothing(&mut self) -> bool {
-        let nothing = self.good.is_empty() && self.errors >= FIRST;
+        let nothing = self.seems_dead();
         self.dead |= nothing;
         nothing
     }

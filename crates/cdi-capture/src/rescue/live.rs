@@ -89,10 +89,12 @@ impl LiveDisk {
         Ok(())
     }
 
-    /// Shows the image from now on, which is complete as far as it goes.
-    pub fn finish(&self) -> Result<(), Error> {
+    /// Shows the image from now on, which is complete as far as it goes; `file` reads it.
+    pub fn finish(&self, file: Box<dyn ReadAt>) -> Result<(), Error> {
         self.demands.set_open(false);
-        let opened = open::open(&self.path, &OpenOptions::default())?;
+        self.changed.notify_all();
+        // Whatever is at its path by now.
+        let opened = open::open_source(file, &self.path, &OpenOptions::default())?;
         let _ = self.finished.set(Arc::new(Disk::new(opened, disk::Options::default())));
         Ok(())
     }
@@ -187,6 +189,9 @@ impl LiveDisk {
     fn wait_for(&self, at: u64, deadline: Instant) -> Result<(), ReadError> {
         let mut state = lock(&self.state);
         while state.areas.around(at).is_some_and(|area| area.status == Status::NonTried) {
+            if !self.demands.is_open() {
+                return Err(self.bad(at, at, Status::NonTried));
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(TIMED_OUT);

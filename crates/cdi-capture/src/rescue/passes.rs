@@ -47,8 +47,9 @@ pub struct Passes {
     areas: Areas,
     /// Those of the rest of the domain.
     later: Areas,
-    /// Those that are left out.
+    /// Those that are left out, and those outside of the domain.
     left_out: Areas,
+    outside: Areas,
     /// The maximum number of retry passes now, and how many there were.
     retries: Option<u32>,
     retried: u32,
@@ -70,8 +71,10 @@ pub struct Passes {
     trimmed: Option<(Range<u64>, Edge)>,
     /// Whether the drive says which sector of a read failed.
     locating: Locating,
-    /// Whether a read that a program asked for has failed: its block must be trimmed.
+    /// Whether a read that a program asked for has failed: its block must be trimmed; and whether trimming has left something
+    /// until what is next to it was read.
     trim_again: bool,
+    deferred: bool,
     /// The bands of a dead head, as far as they are known.
     bands: Bands,
     /// The dead head whose bands are left out.
@@ -96,10 +99,11 @@ impl Passes {
             size: plan.cluster,
             retries: plan.retries,
             retried: 0,
-            plan,
             areas,
             later: Areas::default(),
             left_out: Areas::default(),
+            outside: Areas::new(map, &plan.rest()),
+            plan,
             pass: Pass::Copying(0),
             at: 0,
             clean: 0,
@@ -111,6 +115,7 @@ impl Passes {
             trimmed: None,
             locating: Locating::default(),
             trim_again: false,
+            deferred: false,
             bands: Bands::default(),
             dead_head: None,
             health,
@@ -179,11 +184,12 @@ impl Passes {
         }
     }
 
-    /// After copying: returns whether every read has failed. Then what was tried is as it was before.
+    /// At the end of a pass: returns whether every read has failed, and many. Then what was tried is as it was before.
     fn reads_nothing(&mut self) -> bool {
-        let copied = matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTrimmed) > 0;
+        // The second pass tries other places.
+        let more = self.pass == Pass::Copying(1) && self.areas.bytes(Status::NonTried) > 0;
         let whole = self.later.is_empty() && self.plan.sweep != Some(true);
-        if !copied || !whole || self.pass == Pass::Copying(1) || !self.health.has_read_nothing() {
+        if more || !whole || self.areas.is_empty() || !self.health.has_read_nothing() {
             return false;
         }
         let revert = self.health.dead().unwrap_or_default();
@@ -208,12 +214,16 @@ impl Passes {
         let plan = &self.plan;
         let base = plan.direction;
         let any = |status| self.areas.bytes(status) > 0;
+        // Of a part of a drive that has read nothing yet, only what is easy is tried: it may fail every read.
+        let blind = self.health.knows_nothing() && !self.later.is_empty();
         loop {
             (self.pass, self.direction) = match self.pass {
                 Pass::Copying(n @ 0..=3) => (Pass::Copying(n + 1), self.direction.turned()),
                 Pass::Copying(_) => (Pass::Trimming, base),
                 // Then what fails in it is trimmed.
                 Pass::Trimming if sweep && any(Status::NonTried) => (Pass::Sweeping, base),
+                // A program may have asked for all that was to be swept.
+                Pass::Trimming if std::mem::take(&mut self.deferred) => (Pass::Trimming, base),
                 Pass::Sweeping => (Pass::Trimming, base),
                 Pass::Trimming => (Pass::Scraping, base),
                 Pass::Scraping if self.retried.is_multiple_of(2) => (Pass::Retrying(self.retried + 1), base),
@@ -223,6 +233,10 @@ impl Passes {
             };
             let useful = match self.pass {
                 Pass::Copying(_) => any(Status::NonTried),
+                _ if blind => {
+                    self.pass = Pass::Finished;
+                    true
+                }
                 Pass::Sweeping => any(Status::NonTried) && sweep,
                 Pass::Trimming => plan.trim && any(Status::NonTrimmed),
                 Pass::Scraping => plan.scrape && any(Status::NonScraped),
@@ -322,6 +336,7 @@ impl Passes {
         let untried = |at: u64| self.areas.around(at).is_some_and(|area| area.status == Status::NonTried);
         let waits = untried(rest.end) || rest.start.checked_sub(1).is_some_and(untried);
         if waits && self.sweeps() && !rest.is_empty() {
+            self.deferred = true;
             return;
         }
         for area in self.areas.within(rest) {

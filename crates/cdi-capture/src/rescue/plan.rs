@@ -41,6 +41,13 @@ pub struct RescuePlan {
 }
 
 impl RescuePlan {
+    /// Returns the ranges of the disk that are not in the domain.
+    pub(super) fn rest(&self) -> Vec<Range<u64>> {
+        let starts = std::iter::once(0).chain(self.domain.iter().map(|part| part.end));
+        let ends = self.domain.iter().map(|part| part.start).chain([self.size]);
+        starts.zip(ends).map(|(start, end)| start..end).filter(|range| range.start < range.end).collect()
+    }
+
     /// Returns the plan to read all of a disk of `size` bytes in sectors of `sector` bytes, without retries.
     pub fn whole(size: u64, sector: u64) -> RescuePlan {
         RescuePlan {

@@ -123,7 +123,7 @@ impl Reader {
     }
 
     fn update_cells(&self, view: &mut View) {
-        view.cells = cells(self.passes.all_areas(), self.passes.plan().size, CELLS);
+        view.cells = cells(self.passes.unfinished(), self.passes.plan().size, CELLS);
     }
 
     /// Logs the dead head whose bands are left out.
@@ -144,6 +144,13 @@ impl Reader {
             }
             if ending.is_none() && self.stop.load(Ordering::Relaxed) {
                 ending = Some(End::Stopped);
+            }
+            let failed = lock(&self.view).errors;
+            if ending.is_none() && failed > errors {
+                errors = failed;
+                if self.max_errors.is_some_and(|max| errors > max) {
+                    ending = Some(End::TooManyErrors);
+                }
             }
             // The last errors may be due to a dead drive. Find out before ending, so that they can be reverted.
             if ending.is_some() && !self.passes.settle() {
@@ -199,13 +206,6 @@ impl Reader {
                 return Ok(end);
             }
             self.turns.pass_took(now.elapsed());
-            let failed = lock(&self.view).errors;
-            if failed > errors {
-                errors = failed;
-                if self.max_errors.is_some_and(|max| errors > max) {
-                    ending = Some(End::TooManyErrors);
-                }
-            }
         }
     }
 

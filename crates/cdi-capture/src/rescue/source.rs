@@ -116,8 +116,10 @@ impl Source {
         metadata.logical = metadata.logical.max(SECTOR);
         metadata.physical = metadata.physical.max(metadata.logical);
         if metadata.size == 0 {
-            let what = if device { "has no medium, or an unreadable one" } else { "is empty" };
-            return Err(Error::failed(what).at(&path));
+            return Err(match device {
+                true => Error::new(Kind::Gone, "has no medium, or an unreadable one").at(&path),
+                false => Error::failed("is empty").at(&path),
+            });
         }
         if device && !metadata.size.is_multiple_of(metadata.logical.into()) {
             let what = format!("its size is not a multiple of the sector size ({} bytes)", metadata.logical);

@@ -47,8 +47,8 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(stage: Stage<Listing>) -> Slot {
-        Slot { stage, used: 0, generation: 0, partial: false }
+    fn new(stage: Stage<Listing>, generation: u8) -> Slot {
+        Slot { stage, used: 0, generation, partial: false }
     }
 }
 
@@ -56,6 +56,10 @@ type Waiter = Box<dyn FnOnce() + Send>;
 
 struct State {
     layout: Stage<Vec<Volume>>,
+    /// Whether something of it could not be read that may be readable once the disk is imaged.
+    layout_partial: bool,
+    /// The generation at which those of volumes begin: others after the layout was scanned again.
+    generation: u8,
     volumes: Vec<Slot>,
     queue: VecDeque<Scan>,
     /// Whether there is a thread that scans.
@@ -88,6 +92,8 @@ impl Scans {
     pub(super) fn new(disk: Served, max_weight: usize) -> Arc<Scans> {
         let state = State {
             layout: Stage::New,
+            layout_partial: false,
+            generation: 0,
             volumes: Vec::new(),
             queue: VecDeque::new(),
             scanning: false,
@@ -124,6 +130,12 @@ impl Scans {
 
     /// Returns the scan that must end first: that of the layout, or the one that is meant. Begins with it.
     fn pending(self: &Arc<Self>, state: &mut State, scan: Scan) -> Option<Scan> {
+        if state.layout_partial && !self.disk.is_live() {
+            // The numbers of volumes may be others then.
+            (state.layout, state.layout_partial) = (Stage::New, false);
+            state.volumes.clear();
+            state.generation = state.generation.wrapping_add(64);
+        }
         let is_new = match scan {
             Scan::Layout => queued(&mut state.layout),
             // There are as many as the layout has; others are missing.
@@ -303,11 +315,12 @@ impl Scans {
         match (scan, scanned) {
             (Scan::Layout, Scanned::Layout(volumes)) => {
                 let slot = |volume: &Volume| match &volume.part.contents {
-                    Recognized::Files(_) => Slot::new(Stage::New),
-                    _ => Slot::new(Stage::Failed),
+                    Recognized::Files(_) => Slot::new(Stage::New, state.generation),
+                    _ => Slot::new(Stage::Failed, state.generation),
                 };
                 state.volumes = volumes.iter().map(slot).collect();
                 state.layout = Stage::Done(Arc::new(volumes));
+                state.layout_partial = partial;
             }
             (Scan::Volume(index), Scanned::Volume(listing)) => {
                 state.clock += 1;

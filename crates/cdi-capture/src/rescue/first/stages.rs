@@ -18,8 +18,8 @@ use super::scan::{Scan, Survey};
 use super::{FileCount, First, Order};
 use crate::rescue::demands::Turns;
 use crate::rescue::event;
-use crate::rescue::passes::{Passes, Position};
-use crate::rescue::reader::{CoordinatorGone, Found, Reader};
+use crate::rescue::passes::{Next, Passes, Position, Why};
+use crate::rescue::reader::{CoordinatorGone, End, Found, Reader};
 
 /// The maximum number of times that an image is scanned for metadata. A directory can say where the next one is: a chain of
 /// them could go on for as long as the disk is large.
@@ -210,6 +210,23 @@ impl Reader {
         self.send(Found::Event(event("stage-ended", json!({ "stage": first.name(), "left_bytes": left }))))
     }
 
+    /// Finds out whether errors of demands during a scan were due to a dead drive: they must not be taken for those of the next
+    /// stage.
+    fn settle_now(&mut self) -> Result<(), CoordinatorGone> {
+        while self.ended.is_none() && self.passes.settle() {
+            match self.passes.next_read() {
+                Next::Read(read) if read.why == Why::Check => {
+                    if let Err(end) = self.read(&read, Instant::now())? {
+                        self.ended = Some(end);
+                    }
+                }
+                Next::Dead => self.ended = Some(End::Dead),
+                _ => break,
+            }
+        }
+        self.send_map_changes()
+    }
+
     /// Runs `scan` on a thread of its own, and answers the programs that read the disk meanwhile.
     fn answer_meanwhile<T: Send>(
         &mut self,
@@ -270,6 +287,7 @@ impl Reader {
             }
         };
         let result = result.unwrap_or_else(|_| Err(Error::failed("the scan has failed")));
+        self.settle_now()?;
         let took = start.elapsed();
         {
             let mut view = lock(&self.view);

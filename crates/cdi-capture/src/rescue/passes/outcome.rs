@@ -74,7 +74,7 @@ impl Passes {
             return end;
         }
         let unit = self.plan.unit;
-        let alone = end - good.start <= unit;
+        let alone = good.start / unit == (end - 1) / unit;
         // The first sector that failed, if it is known.
         let bad = if outcome.located { (good.end / unit * unit + unit).min(end) } else { good.end };
         if !alone {
@@ -107,6 +107,12 @@ impl Passes {
         let locating = std::mem::take(&mut self.locating);
         self.locating.lapses = Locating::MAX_LAPSES;
         for named in locating.named {
+            let outside = self.left_out.within(named.clone());
+            for area in outside {
+                let area = BadRange { status: Status::NonScraped, ..area };
+                self.left_out.set(area);
+                self.changes.push(area);
+            }
             for area in [self.areas.within(named.clone()), self.later.within(named)].concat() {
                 self.set(BadRange { status: Status::NonScraped, ..area });
                 self.trim_again = true;

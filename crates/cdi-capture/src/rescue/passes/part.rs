@@ -38,6 +38,11 @@ impl Passes {
         self.areas.iter().chain(self.later.iter())
     }
 
+    /// Returns everything that is not finished, also outside of the domain; not in order.
+    pub fn unfinished(&self) -> impl Iterator<Item = &BadRange> {
+        self.all_areas().chain(self.left_out.iter()).chain(self.outside.iter())
+    }
+
     /// Returns the number of bytes with `status` in the whole domain.
     pub fn bytes(&self, status: Status) -> u64 {
         self.areas.bytes(status) + self.later.bytes(status)
@@ -108,6 +113,8 @@ impl Passes {
         let known = self.areas.around(at).or_else(|| self.later.around(at));
         let inside = |part: &Range<u64>| part.contains(&at);
         match known.or_else(|| self.left_out.around(at)) {
+            // A drive that fails every read is left to the passes.
+            Some(_) if self.health.seems_dead() => Demanded::Failed { untried: true },
             Some(area) if area.status == Status::NonTried && known.is_some() => {
                 let start = area.start.max(range.start);
                 let most = (start - start % self.size).saturating_add(self.size).max(at + 1);

@@ -380,18 +380,18 @@ fn demands_and_named_sectors_leave_the_same_map() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (random >> 33) % below
     };
-    for seed in 0..400 {
+    for seed in 0..2000 {
         let sectors = 4000 + next(40_000);
         let unit = [512, 4096][usize::try_from(next(2)).unwrap()];
         let in_unit = unit / SECTOR;
-        let sectors = sectors / in_unit * in_unit;
+        let sectors = if next(3) == 0 { sectors } else { sectors / in_unit * in_unit };
         let mut bad = std::collections::BTreeSet::new();
         for _ in 0..next(12) {
             let most = [1, 3, 400][usize::try_from(next(3)).unwrap()];
             let (first, count) = (next(sectors), 1 + next(most));
             // Of a physical sector, nothing can be read if one logical sector is bad.
             for sector in first..(first + count).min(sectors) {
-                bad.extend(sector / in_unit * in_unit..(sector / in_unit + 1) * in_unit);
+                bad.extend(sector / in_unit * in_unit..((sector / in_unit + 1) * in_unit).min(sectors));
             }
         }
         let (names, demands) = (next(3), next(4));
@@ -410,7 +410,7 @@ fn demands_and_named_sectors_leave_the_same_map() {
             assert!(steps < 400_000, "seed {seed} does not end");
             let demand = demands > 0 && next(2 + 20 * (demands - 1)) == 0;
             let read = if demand {
-                let first = next(sectors / in_unit) * in_unit;
+                let first = next(sectors.div_ceil(in_unit)) * in_unit;
                 let end = (first + in_unit * (1 + next(200))).min(sectors);
                 let range = first * SECTOR..end * SECTOR;
                 let at = range.start + next(range.end - range.start) / SECTOR * SECTOR;
@@ -463,5 +463,43 @@ fn demands_and_named_sectors_leave_the_same_map() {
             most <= 2 + retries * u32::try_from(in_unit).unwrap(),
             "seed {seed}: {most}, {retries} retries"
         );
+    }
+}
+
+/// A drive that fails every read, however many programs read it: nothing is bad.
+#[test]
+fn a_drive_that_reads_nothing_has_no_bad_sectors_for_demands() {
+    for demands in [0, 1, 10, 30, 1000] {
+        for later in [false, true] {
+            let plan = plan(131_072);
+            let mut passes = Passes::new(plan.clone(), &untried(&plan));
+            if later {
+                assert!(passes.begin_part(&[0..128 << 10, 1 << 20..2 << 20], Some(0)));
+            }
+            let (mut random, mut reads) = (1u64, 0u64);
+            let end = loop {
+                let mut read = match passes.next_read() {
+                    Next::Read(read) => read,
+                    Next::Finished if later && passes.bytes(Status::NonTried) > 0 => {
+                        passes.begin_part(&[0..plan.size], Some(0));
+                        continue;
+                    }
+                    end => break end,
+                };
+                for _ in 0..=demands {
+                    reads += 1;
+                    passes.got(&read, &Outcome { reason: Some(Reason::errno(5)), ..Outcome::default() });
+                    random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let at = (random >> 33) % 131_072 * SECTOR;
+                    match passes.demanded(at, &(at..at + SECTOR)) {
+                        Demanded::Read(range) => read = Read { range, why: Why::Demand },
+                        _ => break,
+                    }
+                }
+            };
+            assert_eq!(end, Next::Unreadable, "{demands} {later}");
+            assert!(reads < 2000, "{reads}");
+            assert_eq!(passes.bytes(Status::NonTried), plan.size);
+        }
     }
 }
