@@ -347,6 +347,47 @@ tests!(
         }
     }
 
+    /// What is shown at the end is the image that was made, whatever is at its path.
+    #[needs(DISK)]
+    fn another_file_under_the_image_s_name_is_not_shown() {
+        let (lab, truth) = lab(&[(5000, 2)]);
+        let disk = FailingDisk::new(&lab, &["delay"], &["rdelay=10ms"]);
+        lab.write("zeros.raw", vec![0; truth.len()]);
+        lab.cdi(["create", "zeros.raw", "zeros.cdimg"]).ends(0);
+        let mount = lab.path("shown").to_str().unwrap().to_owned();
+        let mut child = create(&lab, &[disk.path(), "disk.cdimg", "--mount", &mount]);
+        wait_for(&lab, "create.err", "is mounted at");
+        fs::rename(lab.path("disk.cdimg"), lab.path("moved.cdimg")).unwrap();
+        fs::rename(lab.path("zeros.cdimg"), lab.path("disk.cdimg")).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let mut buf = vec![0; 65_536];
+        fs::File::open(format!("{mount}/disk.raw")).unwrap().read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(buf, truth[..65_536]);
+        lab.cdi(["detach", &mount]).ends(0);
+    }
+
+    /// A mount that cannot be made is an error, also if the imaging is over before it is known.
+    #[needs(Fuse, Program("setpriv"))]
+    fn a_mount_that_fails_is_reported() {
+        let lab = Lab::new();
+        lab.write("tiny.raw", disk(64 << 10));
+        for dir in ["theirs", "run"] {
+            fs::create_dir_all(lab.path(dir)).unwrap();
+        }
+        fs::create_dir(lab.path("out")).unwrap();
+        run("chmod", ["0777", lab.path("out").to_str().unwrap(), lab.dir.to_str().unwrap()]);
+        run("chown", ["nobody", lab.path("run").to_str().unwrap()]);
+        let (cdi, theirs) = (env!("CARGO_BIN_EXE_cdi"), lab.path("theirs"));
+        let runtime = format!("XDG_RUNTIME_DIR={}", lab.path("run").display());
+        let words =
+            ["--reuid=nobody", "--clear-groups", "env", &runtime, cdi, "create", "tiny.raw", "out/q.cdimg"];
+        let mut command = Command::new("setpriv");
+        command.args(words).args(["--rescue", "--mount"]).arg(&theirs).current_dir(&lab.dir);
+        let ran = command.output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains("theirs"), "{said}");
+    }
+
     /// Over NBD; the server ends with the last client.
     #[needs(DISK, Program("nbdinfo"))]
     fn the_disk_is_served_over_nbd_while_it_is_imaged() {

@@ -117,6 +117,24 @@ tests!(
         assert_eq!(first["smartctl"]["power_on_time"]["hours"], 27694);
     }
 
+    /// Nobody waits for a smartctl that hangs.
+    #[needs(DISK)]
+    fn a_hanging_smartctl_delays_nothing() {
+        let (lab, _) = lab(&[]);
+        fs::create_dir(lab.path("bin")).unwrap();
+        let path = lab.write("bin/smartctl", "#!/bin/sh\nexec sleep 9\n");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        let disk = FailingDisk::new(&lab, &[], &[]);
+        let began = std::time::Instant::now();
+        let mut child = start(&lab, "create", &["create", disk.path(), "disk.cdimg"]);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+        let health = lab.cdi(["info", "--health", "disk.cdimg"]).ends(0);
+        assert!(health.err.contains("no report"), "{}", health.err);
+        // It ends by itself.
+        std::thread::sleep(std::time::Duration::from_secs(9).saturating_sub(began.elapsed()));
+    }
+
     #[needs(DISK)]
     fn a_page_in_a_file_shows_the_image_at_the_end() {
         let (lab, _) = lab(&[(5000, 2)]);

@@ -184,12 +184,13 @@ impl Passes {
         }
     }
 
-    /// At the end of a pass: returns whether every read has failed, and many. Then what was tried is as it was before.
+    /// At the end of a copying pass: returns whether every read has failed, and many. Then what was tried is as it was before.
     fn reads_nothing(&mut self) -> bool {
         // The second pass tries other places.
         let more = self.pass == Pass::Copying(1) && self.areas.bytes(Status::NonTried) > 0;
         let whole = self.later.is_empty() && self.plan.sweep != Some(true);
-        if more || !whole || self.areas.is_empty() || !self.health.has_read_nothing() {
+        let copied = matches!(self.pass, Pass::Copying(_)) && self.areas.bytes(Status::NonTrimmed) > 0;
+        if !copied || more || !whole || !self.health.has_read_nothing() {
             return false;
         }
         let revert = self.health.dead().unwrap_or_default();
