@@ -146,6 +146,34 @@ tests!(
         assert!(longest < 1500, "{longest} ms");
     }
 
+    /// What a program asks for is there within two reads of the drive: at most one of the passes comes before it.
+    fn a_reader_waits_for_one_read_of_the_passes() {
+        let lab = Lab::new();
+        let truth = disk(SIZE);
+        let drive = Simulated::new(&truth, []).with(|drive| drive.takes = Duration::from_millis(3));
+        let making = Making::new(&lab, "disk.cdimg", &drive);
+        let (live, reads) = (Arc::clone(&making.live), drive.clone());
+        let reader = thread::spawn(move || {
+            let mut random = Random::new(9);
+            let mut most = 0;
+            for _ in 0..150 {
+                // In the half that the passes come to last.
+                let at = SIZE / 2 + random.below(SIZE / 2 / 4096) * 4096;
+                let before = reads.order().len();
+                live.read(&mut [0; 4096], at).unwrap();
+                let own =
+                    reads.order()[before..].iter().position(|read| read.start == at && read.end == at + 4096);
+                // One of the passes may have begun before the program was heard.
+                most = most.max(own.map_or(0, |own| own + 1));
+                thread::sleep(Duration::from_millis(random.below(5)));
+            }
+            most
+        });
+        making.run(true, &mut |_| Ok(()));
+        let most = reader.join().unwrap();
+        assert!(most <= 2, "{most} reads of the drive");
+    }
+
     /// A drive that hangs: a read is an error after ten seconds, and the rest can be read meanwhile.
     fn a_drive_that_hangs_holds_nobody_for_long() {
         let lab = Lab::new();
