@@ -148,8 +148,8 @@ fn named_sectors(c: &mut Checks) {
     println!("     {failed} failed reads, {named} sectors named, {wrong} of them wrong");
     c.same("named sectors: most are named", named > 500, true);
     c.same("named sectors: none is wrong", wrong, 0);
-    // One for each sector, the first read, and those that prove what the disk says.
-    c.same("named sectors: failed reads", (600..=606).contains(&failed), true);
+    // One for each sector, the first read, and those that prove what the disk says, one in 32.
+    c.same("named sectors: failed reads", (600..=626).contains(&failed), true);
 }
 
 /// A disk that is removed while it is imaged, and comes back.
