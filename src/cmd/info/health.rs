@@ -63,9 +63,8 @@ pub(super) fn print(disk: &Disk, ui: &Ui) -> Result<(), Error> {
     };
     let mut rows = vec![[String::new(), first.time.clone(), last.time.clone()]];
     let mut row = |name: &str, value: &dyn Fn(&Health) -> Option<String>| {
-        if let (a, b) = (value(&first.health), value(&last.health))
-            && (a.is_some() || b.is_some())
-        {
+        let (a, b) = (value(&first.health), value(&last.health));
+        if a.is_some() || b.is_some() {
             let text = |value: Option<String>| value.unwrap_or_else(|| "-".into());
             rows.push([name.to_owned(), text(a), text(b)]);
         }
