@@ -98,7 +98,7 @@ fn findings() -> Vec<Finding> {
     });
     for (disk, adapter) in usb_disks() {
         let found = format!(
-            "{disk} is behind {adapter}: it may report read errors wrongly, so what it says is checked; SATA is safer"
+            "{disk} is connected through {adapter}: it may report read errors wrongly, so its reports are checked; SATA is safer"
         );
         all.push(finding("USB adapter", "create", true, found, ""));
     }

@@ -84,7 +84,7 @@ fn follow(
 
 /// What has happened so far.
 struct Course {
-    /// When so many bytes were there.
+    /// How many bytes were there, and when.
     sizes: Vec<(Instant, u64)>,
     /// When it changed last, while it is watched.
     changed: Option<Instant>,

@@ -50,9 +50,7 @@ impl Imaging {
             return;
         }
         self.last_shown = now;
-        // Bad sectors count as settled: they may be retried, but whether with success cannot be predicted.
-        let unsettled: u64 =
-            view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
+        let unsettled = unsettled(view);
         self.before.push((now, view.read, unsettled));
         let ago = |time| self.before.iter().rposition(|(at, ..)| now - *at >= time).unwrap_or(0);
         let (rate_from, oldest) = (self.before[ago(RATE)], ago(LEFT));
@@ -65,29 +63,11 @@ impl Imaging {
         let silent = view.last_good.elapsed().as_secs();
         let waiting = view.reading.map_or(0, |since| since.elapsed().as_secs());
         if self.events {
-            let mut event = json!({
-                "event": "imaging",
-                "pass": view.pass.0.name(),
-                "direction": direction(view.pass.1),
-                "at_bytes": view.at,
-                "wanted_bytes": view.wanted,
-                "rescued_bytes": view.rescued(),
-                "areas": view.areas,
-                "failed_reads": view.errors,
-                "bytes_per_second": rate,
-                "average_bytes_per_second": average,
-                "seconds_left": seconds_left,
-                "seconds_since_last_read": silent,
-                "seconds_waiting": waiting,
-                "stages": stages(view),
-                "scanning": view.scanning.is_some(),
-                "map": picture::letters(&view.line()),
-            });
-            if let Some(files) = view.files {
-                event["files_whole"] = json!(files.whole);
-                event["files"] = json!(files.known);
-                event["unreadable_records"] = json!(files.unreadable_records);
-            }
+            let mut event = values(view);
+            event["event"] = json!("imaging");
+            event["bytes_per_second"] = json!(rate);
+            event["seconds_left"] = json!(seconds_left);
+            event["map"] = json!(picture::letters(&view.line()));
             for (status, bytes) in view.left {
                 event[format!("{}_bytes", status.name().replace('-', "_"))] = json!(bytes);
             }
@@ -169,8 +149,36 @@ pub fn stages(view: &View) -> Value {
     view.stages.iter().map(one).collect()
 }
 
-/// Returns the word for a direction.
-pub fn direction(direction: Direction) -> &'static str {
+/// Returns what the `imaging` event and the page have in common.
+pub fn values(view: &View) -> Value {
+    let mut values = json!({
+        "pass": view.pass.0.name(),
+        "direction": direction(view.pass.1),
+        "at_bytes": view.at,
+        "wanted_bytes": view.wanted,
+        "rescued_bytes": view.rescued(),
+        "areas": view.areas,
+        "failed_reads": view.errors,
+        "average_bytes_per_second": per_second((view.read, view.began.elapsed())),
+        "seconds_since_last_read": view.last_good.elapsed().as_secs(),
+        "seconds_waiting": view.reading.map_or(0, |since| since.elapsed().as_secs()),
+        "stages": stages(view),
+        "scanning": view.scanning.is_some(),
+    });
+    if let Some(files) = view.files {
+        values["files_whole"] = json!(files.whole);
+        values["files"] = json!(files.known);
+        values["unreadable_records"] = json!(files.unreadable_records);
+    }
+    values
+}
+
+/// Returns the bytes that are not settled: bad sectors may be retried, but whether with success cannot be predicted.
+pub fn unsettled(view: &View) -> u64 {
+    view.left.iter().filter(|(status, _)| *status != Status::Bad).map(|(_, bytes)| bytes).sum()
+}
+
+fn direction(direction: Direction) -> &'static str {
     match direction {
         Direction::Forwards => "forwards",
         Direction::Backwards => "backwards",

@@ -11,7 +11,7 @@ use cdi_image::disk::Disk;
 use cdi_image::metadata::rfc3339;
 use serde_json::{Value, json};
 
-use super::imaging::{direction, stages, statuses};
+use super::imaging::{statuses, unsettled, values};
 use super::picture;
 
 /// The page. It is filled with the state as JSON, of which all but a few values may be missing.
@@ -113,35 +113,19 @@ impl Course {
         if self.before.is_none_or(|(at, _)| (now - at).as_secs() >= 5) {
             self.before = Some((now, view.read));
         }
-        let average = per_second((view.read, view.began.elapsed()));
-        let unsettled: u64 =
-            view.left.iter().filter(|(s, _)| *s != Status::Bad).map(|(_, bytes)| bytes).sum();
-        let mut all = json!({
-            "version": 1,
-            "time": rfc3339(SystemTime::now()),
-            "state": state,
-            "pass": view.pass.0.name(),
-            "direction": direction(view.pass.1),
-            "at_bytes": view.at,
-            "wanted_bytes": view.wanted,
-            "rescued_bytes": view.rescued(),
-            "areas": view.areas,
-            "failed_reads": view.errors,
-            "bytes_per_second": rate,
-            "average_bytes_per_second": average,
-            "seconds_left": (average > 0).then(|| unsettled / average),
-            "seconds_since_last_read": view.last_good.elapsed().as_secs(),
-            "seconds_waiting": view.reading.map_or(0, |since| since.elapsed().as_secs()),
-            "left_bytes": statuses(view),
-            "map": picture::letters(&view.cells),
-            "stages": stages(view),
-            "scanning": view.scanning.is_some(),
-            "history": self.history,
-        });
-        if let Some(files) = view.files {
-            all["files"] = json!(files.known);
-            all["files_whole"] = json!(files.whole);
-            all["unreadable_records"] = json!(files.unreadable_records);
+        let (average, unsettled) = (per_second((view.read, view.began.elapsed())), unsettled(view));
+        let mut all = values(view);
+        for (name, value) in [
+            ("version", json!(1)),
+            ("time", json!(rfc3339(SystemTime::now()))),
+            ("state", json!(state)),
+            ("bytes_per_second", json!(rate)),
+            ("seconds_left", json!((average > 0).then(|| unsettled / average))),
+            ("left_bytes", statuses(view)),
+            ("map", json!(picture::letters(&view.cells))),
+            ("history", json!(self.history)),
+        ] {
+            all[name] = value;
         }
         if let Some(head) = &view.dead_head {
             all["dead_head"] = json!({ "of": head.of, "band_bytes": head.band, "left_bytes": head.bytes });

@@ -116,7 +116,7 @@ pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     })
 }
 
-/// Returns the disks behind USB adapters: their names, and what the adapters are.
+/// Returns the disks that are connected through USB adapters: their names, and what the adapters are.
 pub fn usb_disks() -> Vec<(String, String)> {
     let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let found = disks.filter_map(|disk| {

@@ -1,5 +1,5 @@
 //! Reads of a SCSI disk that say why they failed, and where: by Linux's SG_IO. ATA disks have it too, by libata's translation,
-//! and so do disks behind USB adapters.
+//! and so do disks that are connected through USB adapters.
 //!
 //! Sources: sg(4) and <scsi/sg.h> for the call; SBC-3, 5.11 and 5.15, for READ. The only unsafe code of this crate.
 

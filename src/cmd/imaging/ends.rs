@@ -48,14 +48,14 @@ pub(super) fn wait_at_start(args: &Create, interrupt: &Interrupt, ui: &Ui) -> Re
         Ok(_) => true,
     };
     let start = Instant::now();
-    let mut told = false;
+    let mut warned = false;
     while !is_there() {
         if start.elapsed() >= time {
             return Err(Error::new(Kind::Gone, "the disk is not there")
                 .at(&args.source)
                 .hint("connect the disk"));
         }
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut warned, true) {
             ui.warning(format!(
                 "{}: the disk is not there; waiting {} s for it",
                 args.source.display(),

@@ -34,7 +34,7 @@ pub const MAX: u64 = 1 << 20;
 /// The maximum size of a hole that is processed at once, in bytes: its zeros have to be hashed.
 const MAX_HOLE: u64 = 64 << 20;
 /// The number of bytes without an error after which reads become larger; four times as many after each large read that fails,
-/// because it leaves a large block to be trimmed; and at most so many.
+/// because it leaves a large block to be trimmed; and the maximum.
 const CLEAN: u64 = 16 << 20;
 const MOST_WARY: u64 = 4 << 30;
 /// The minimum reading time before an area can be classified as slow.

@@ -33,7 +33,7 @@ pub(super) struct Pace {
 
 /// From this number of reads on, the drive's pace is known.
 const KNOWN: u32 = 32;
-/// A read is slow if it takes so many times the average; less than the first duration never is, more than the second always.
+/// A read is slow if it takes this many times the average; below the first duration it never is, above the second always.
 const TIMES: u32 = 16;
 const NEVER: Duration = Duration::from_millis(200);
 const ALWAYS: Duration = Duration::from_secs(2);

@@ -312,7 +312,7 @@ impl Bands {
             }
         }
         kinds.sort_unstable();
-        // Bands that follow each other are at most so many times as long as others.
+        // Bands that follow each other differ in length by no more than this factor.
         let most = kinds.first().map_or(0, |least| least.saturating_mul(MOST_TIMES));
         kinds.retain(|kind| *kind <= most);
         let is_new = |kind: &u64| !lengths.iter().any(|length| is_like(*length, *kind));
