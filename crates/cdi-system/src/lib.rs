@@ -251,10 +251,10 @@ pub fn run_within(command: &mut Command, timeout: Duration) -> io::Result<Output
             break status;
         }
         if start.elapsed() > timeout {
-            // Its children, too.
+            // Its children, too: the whole process group.
             if let Ok(pid) = i32::try_from(child.id()) {
-                let _ = nix::sys::signal::killpg(
-                    nix::unistd::Pid::from_raw(pid),
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(-pid),
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
