@@ -1,4 +1,4 @@
-//! The passes beside GNU ddrescue on the same simulated disks: `cargo bench --bench rescue -- [DIR]`. Needs ddrescue (written for
+//! The passes next to GNU ddrescue's on the same simulated disks: `cargo bench --bench rescue -- [DIR]`. Needs ddrescue (written for
 //! 1.27) and a directory on a file system with sparse files of 32 GiB and O_DIRECT; takes a minute, and 100 MB in the directory.
 //!
 //! The reads of ddrescue are those in the log of a run with `-H`, where the reads of a sparse file fail as a map says; ours are
@@ -206,7 +206,7 @@ impl Drive {
         assert!(self.saved_bytes < self.good || left == disk.bad, "{}: another map", disk.name);
     }
 
-    /// Returns the percentage of the good bytes that was saved after so many seconds.
+    /// Returns the percentage of the good bytes that was saved after a time in seconds.
     fn saved_after(&self, seconds: f64) -> f64 {
         let n = self.curve.partition_point(|(at, _)| *at <= seconds);
         self.curve[..n].last().map_or(0.0, |(_, saved)| *saved as f64 * 100.0 / self.good as f64)

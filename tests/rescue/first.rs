@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cdi_base::error::{Error, Kind};
-use cdi_capture::options::{Options, new_image};
+use cdi_capture::options::Options;
 use cdi_capture::rescue::areas::Direction;
 use cdi_capture::rescue::first::{FileCount, First, Order};
 use cdi_capture::rescue::passes::RescuePlan;
@@ -23,6 +23,7 @@ use cdi_image::input::{Input, ReadAt};
 use cdi_image::metadata::Metadata;
 
 use super::failing_disk::{self, FailingDisk, ended, map_of, open_alone, spawn};
+use super::simulated::begin;
 use crate::common::{Lab, Need, Random, mapfile, run, wait_until};
 
 const DISK: Need =
@@ -154,14 +155,7 @@ fn image(
         Writer::resume(Box::new(file), &input, path).unwrap().0
     } else {
         let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
-        let metadata = Metadata {
-            size_bytes: SIZE,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 512,
-            ..Metadata::default()
-        };
-        let new = new_image(SIZE, 32 << 10, 512, 512).unwrap();
-        Writer::create(Box::new(file), path, &new, metadata).unwrap()
+        begin(file, path, SIZE)
     };
     let options = Options {
         codec: Codec::Stored,

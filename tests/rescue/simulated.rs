@@ -123,6 +123,18 @@ impl ReadAt for Simulated {
     }
 }
 
+/// Begins an image of a drive of `size` bytes.
+pub fn begin(file: File, path: &Path, size: u64) -> Writer {
+    let metadata = Metadata {
+        size_bytes: size,
+        logical_sector_bytes: 512,
+        physical_sector_bytes: 512,
+        ..Metadata::default()
+    };
+    let new = new_image(size, 32 << 10, 512, 512).unwrap();
+    Writer::create(Box::new(file), path, &new, metadata).unwrap()
+}
+
 /// An image in the making.
 pub struct Making {
     source: Arc<Source>,
@@ -138,15 +150,8 @@ impl Making {
         let source = Arc::new(Source::simulated(Box::new(drive.clone()), &lab.path("drive"), 512).unwrap());
         let size = drive.0.bytes.len() as u64;
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        let metadata = Metadata {
-            size_bytes: size,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 512,
-            ..Metadata::default()
-        };
-        let new = new_image(size, 32 << 10, 512, 512).unwrap();
         let reader = file.try_clone().unwrap();
-        let mut writer = Writer::create(Box::new(file), &path, &new, metadata).unwrap();
+        let mut writer = begin(file, &path, size);
         let live = Arc::new(LiveDisk::new(&mut writer, Box::new(reader), &path, 512).unwrap());
         Making { source, writer, path, live }
     }

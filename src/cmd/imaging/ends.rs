@@ -1,13 +1,13 @@
 //! How the imaging of a disk ends, and what is done about a disk that is gone.
 
-use std::io::ErrorKind;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind};
 use cdi_capture::rescue;
-use cdi_capture::rescue::source::Source;
+use cdi_capture::rescue::source::{Failure, Source};
 use cdi_system::{DiskInfo, find_again};
 
 use super::summary;
@@ -44,7 +44,7 @@ pub(super) fn wait_at_start(args: &Create, interrupt: &Interrupt, ui: &Ui) -> Re
     let Some(time) = args.rescue.wait else { return Ok(()) };
     let is_there = || match Source::open(&args.source, true, None, Duration::ZERO) {
         // Also a drive that has not found its medium yet.
-        Err(e) => !matches!(absence(&e), Some(ErrorKind::NotFound)) && !e.what.contains("no medium"),
+        Err(e) => e.kind != Kind::Gone && !is_absent(&e),
         Ok(_) => true,
     };
     let start = Instant::now();
@@ -68,12 +68,10 @@ pub(super) fn wait_at_start(args: &Create, interrupt: &Interrupt, ui: &Ui) -> Re
     Ok(())
 }
 
-/// Returns the kind of the system's error.
-fn absence(e: &Error) -> Option<ErrorKind> {
-    let source = e.source.as_ref()?.downcast_ref::<std::io::Error>()?;
-    // ENXIO: the driver has no such device.
-    let gone = matches!(source.raw_os_error(), Some(6 | 19 | 123));
-    Some(if gone { ErrorKind::NotFound } else { source.kind() })
+/// Returns whether the system has no such file, or its driver no such device.
+fn is_absent(e: &Error) -> bool {
+    let source = e.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|e| e.kind() == io::ErrorKind::NotFound || Failure::of(e) == Failure::Gone)
 }
 
 /// Converts the end of the rescue to the outcome of the command.

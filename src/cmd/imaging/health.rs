@@ -151,7 +151,6 @@ impl Notes for Monitor {
             self.ask(LAST_TIMEOUT);
         }
         let answer = self.answer.take()?.recv_timeout(LAST_TIMEOUT).ok()?;
-        self.answered |= !self.gives_up;
         self.note(&answer.ok()?, true)
     }
 }

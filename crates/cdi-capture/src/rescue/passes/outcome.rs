@@ -25,7 +25,7 @@ impl Locating {
     /// Notes a failed read; `named` is the sector that was named.
     pub(super) fn note(&mut self, named: Option<Range<u64>>) {
         let located = named.is_some();
-        self.named.extend(named.filter(|_| self.named.len() < Self::MAX_NAMED));
+        self.named.extend(named);
         self.lapses += u32::from(self.does && !located);
         self.does = located && self.lapses < Self::MAX_LAPSES;
     }
@@ -75,10 +75,11 @@ impl Passes {
         }
         let unit = self.plan.unit;
         let alone = good.start / unit == (end - 1) / unit;
-        // The first sector that failed, if it is known.
-        let bad = if outcome.located { (good.end / unit * unit + unit).min(end) } else { good.end };
+        // The first sector that failed, if it is known. What could not be taken back is not believed.
+        let located = outcome.located && self.locating.named.len() < Locating::MAX_NAMED;
+        let bad = if located { (good.end / unit * unit + unit).min(end) } else { good.end };
         if !alone {
-            self.locating.note(outcome.located.then_some(good.end..bad));
+            self.locating.note(located.then_some(good.end..bad));
         }
         let copies = matches!(self.pass, Pass::Copying(_) | Pass::Sweeping) || why == Why::Demand;
         self.trim_again |= why == Why::Demand;
