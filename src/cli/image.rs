@@ -44,6 +44,12 @@ pub struct OpenArgs {
     /// Also look for parents and extents of the image in this directory; may be repeated
     #[arg(long, value_name = "DIR")]
     pub allow_parent: Vec<PathBuf>,
+    /// Open this internal snapshot instead of the current state of the disk (see 'cdi info')
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+    /// Open this disk of an image that holds several (see 'cdi info')
+    #[arg(long, value_name = "NAME")]
+    pub member: Option<String>,
 }
 
 impl OpenArgs {

@@ -80,6 +80,8 @@ fn open_image(image: &cli::Image) -> Result<Opened, Error> {
         badblocks: image.open.badblocks.clone().zip(image.open.block_size),
         sector_size: image.open.sector_size,
         allowed: image.open.allow_parent.clone(),
+        snapshot: image.open.snapshot.clone(),
+        member: image.open.member.clone(),
     };
     log::info!("opening {}", image.image.display());
     let opened = open::open(&image.image, &how)?;

@@ -274,13 +274,24 @@ pub(super) fn plan(
 /// it. An error is better than an option that is ignored.
 fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
     let Shown { image, part, reads, access, desktop: _ } = *shown;
-    let cli::OpenArgs { format, mapfile, badblocks, block_size: _, sector_size, allow_parent } = &image.open;
+    let cli::OpenArgs {
+        format,
+        mapfile,
+        badblocks,
+        block_size: _,
+        sector_size,
+        allow_parent,
+        snapshot,
+        member,
+    } = &image.open;
     let given = [
         ("--format", format.is_some()),
         ("--mapfile", mapfile.is_some()),
         ("--badblocks", badblocks.is_some()),
         ("--allow-parent", !allow_parent.is_empty()),
         ("--sector-size", sector_size.is_some()),
+        ("--snapshot", snapshot.is_some()),
+        ("--member", member.is_some()),
         ("--bad", reads.bad != cli::Bad::Error),
         ("--suspect", reads.suspect != cli::Suspect::Error),
         ("--cache", reads.cache != Options::default().cache),

@@ -65,6 +65,10 @@ struct Raw {
     #[serde(default, deserialize_with = "sector_size")]
     sector_size: Option<String>,
     #[serde(default)]
+    snapshot: Option<String>,
+    #[serde(default)]
+    member: Option<String>,
+    #[serde(default)]
     bad: Option<Policy>,
     #[serde(default)]
     suspect: Option<Name<Suspect>>,
@@ -230,6 +234,8 @@ impl TryFrom<Raw> for Entry {
             ("badblocks", raw.badblocks.map(text)),
             ("block-size", raw.block_size),
             ("sector-size", raw.sector_size),
+            ("snapshot", raw.snapshot),
+            ("member", raw.member),
             ("bad", raw.bad.map(|p| p.0)),
             ("suspect", raw.suspect.map(|n| n.0)),
             ("cache", raw.cache),

@@ -239,8 +239,21 @@ impl ReadError {
     }
 }
 
+/// For sources that are read like files.
+impl From<ReadError> for io::Error {
+    fn from(e: ReadError) -> io::Error {
+        match e {
+            ReadError::Io { errno } => io::Error::from_raw_os_error(errno),
+            other => io::Error::other(other),
+        }
+    }
+}
+
 impl From<io::Error> for ReadError {
     fn from(e: io::Error) -> ReadError {
+        if let Some(inner) = e.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return *inner;
+        }
         ReadError::Io { errno: e.raw_os_error().unwrap_or(EIO) }
     }
 }

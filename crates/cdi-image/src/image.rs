@@ -119,6 +119,10 @@ pub struct OpenOptions {
     pub sector_size: Option<u32>,
     /// Directories, apart from the image's own, in which the image's other files may be.
     pub allowed: Vec<PathBuf>,
+    /// The internal snapshot to open in place of the disk as it is now, by its name or identifier.
+    pub snapshot: Option<String>,
+    /// The disk to open of an image that holds several, by its name.
+    pub member: Option<String>,
 }
 
 /// Which map describes the blocks of a raw image: a ddrescue mapfile or an HDDSuperClone log.

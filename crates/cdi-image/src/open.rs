@@ -47,6 +47,11 @@ pub const FORMATS: &[&Format] = &[
     &raw::FORMAT,
 ];
 
+/// The formats of which an internal snapshot can be opened.
+const WITH_SNAPSHOTS: &[&str] = &[];
+/// The formats that may hold several disks.
+const WITH_MEMBERS: &[&str] = &[];
+
 /// The options for opening a disk: format, map, and how reads are answered. Created by [`Disk::options`].
 #[derive(Debug, Clone, Default)]
 pub struct DiskOptions {
@@ -105,6 +110,19 @@ impl DiskOptions {
         self
     }
 
+    /// Opens this internal snapshot, by its name or identifier, in place of the disk as it is now. An error for formats
+    /// without snapshots.
+    pub fn snapshot(mut self, name: impl Into<String>) -> DiskOptions {
+        self.open.snapshot = Some(name.into());
+        self
+    }
+
+    /// Opens this disk, by its name, of an image that holds several. An error for formats that hold one disk.
+    pub fn member(mut self, name: impl Into<String>) -> DiskOptions {
+        self.open.member = Some(name.into());
+        self
+    }
+
     /// Sets what a read of a bad sector returns; an error by default.
     pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
         self.reads.bad = policy;
@@ -160,6 +178,14 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
         return Err(
             Error::usage(format!("{list} is for raw images; this is a {} image", format.name)).at(&path)
         );
+    }
+    let chosen = [
+        ("a snapshot", options.snapshot.is_some(), WITH_SNAPSHOTS),
+        ("one of several disks", options.member.is_some(), WITH_MEMBERS),
+    ];
+    if let Some((what, ..)) = chosen.iter().find(|(_, given, can)| *given && !can.contains(&format.name)) {
+        let why = format!("{what} cannot be chosen: {} images hold one disk", format.name);
+        return Err(Error::usage(why).at(&path));
     }
     let input = Arc::new(input);
     let image = guarded(format, &input, options).map_err(|e| e.at(&path))?;

@@ -3,6 +3,7 @@
 //! Formats never open files themselves; they can only read what is opened here, which excludes files outside the
 //! directories that the user named.
 
+mod derived;
 pub(crate) mod pieces;
 mod siblings;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Flaw, ReadError};
+use derived::{Derived, Joined};
 use siblings::Parts;
 
 use super::extent::FileNo;
@@ -79,14 +81,17 @@ const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
 
 /// An image's files.
 pub struct Input {
-    source: Box<dyn ReadAt>,
+    source: Arc<dyn ReadAt>,
     path: PathBuf,
     len: u64,
+    /// The length of the main file as it is stored: decompressed it has `len` bytes.
+    stored_len: u64,
     device: bool,
     directory: bool,
     is_copy: bool,
     modified: Option<SystemTime>,
-    parts: Parts,
+    parts: Arc<Parts>,
+    derived: Derived,
 }
 
 impl Input {
@@ -128,9 +133,57 @@ impl Input {
     /// Returns an input for the file at `path` that is read through `source`.
     pub fn new(source: Box<dyn ReadAt>, path: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot determine the size", path, e))?;
-        let parts = Parts::new(path);
-        let (device, directory, is_copy) = (false, false, false);
-        Ok(Input { source, path: path.to_owned(), len, device, directory, is_copy, modified: None, parts })
+        Ok(Input {
+            source: source.into(),
+            path: path.to_owned(),
+            len,
+            stored_len: len,
+            device: false,
+            directory: false,
+            is_copy: false,
+            modified: None,
+            parts: Arc::new(Parts::new(path)),
+            derived: Derived::default(),
+        })
+    }
+
+    /// Returns the same image with another main file, which is read through `source`: what this image's main file is
+    /// when it is decompressed or decrypted. Other files have the same numbers in both.
+    pub fn within(&self, source: Arc<dyn ReadAt>) -> Result<Input, Error> {
+        let len = source.len().map_err(|e| Error::io("cannot determine the size", &self.path, e))?;
+        Ok(Input {
+            source,
+            path: self.path.clone(),
+            len,
+            stored_len: self.stored_len,
+            device: self.device,
+            directory: self.directory,
+            is_copy: self.is_copy,
+            modified: self.modified,
+            parts: Arc::clone(&self.parts),
+            derived: self.derived.clone(),
+        })
+    }
+
+    /// Returns a source that reads these files of the image, one after the other. It does not keep this input.
+    pub fn joined(&self, files: &[FileNo]) -> Arc<dyn ReadAt> {
+        let source = |file: &FileNo| -> (Arc<dyn ReadAt>, u64) {
+            let len = self.len_of(*file);
+            match *file {
+                Self::MAIN => (Arc::clone(&self.source), len),
+                file => match self.derived.source(file) {
+                    Some(source) => (source, len),
+                    None => (Arc::new(siblings::Sibling::new(Arc::clone(&self.parts), file)), len),
+                },
+            }
+        };
+        Arc::new(Joined::new(files.iter().map(source)))
+    }
+
+    /// Makes `source`, which is made of files of this image, a file of the image; `path` is its name in messages.
+    pub fn derive(&self, source: Arc<dyn ReadAt>, path: &Path) -> Result<FileNo, Error> {
+        let len = source.len().map_err(|e| Error::io("cannot determine the size", path, e))?;
+        Ok(self.derived.add(source, len, path))
     }
 
     /// Returns when the file was last modified, if known.
@@ -188,24 +241,32 @@ impl Input {
         self.parts.names(name)
     }
 
-    /// Also allows the image's other files to be in these directories.
+    /// Also allows the image's other files to be in these directories. To be called before anything is made of the
+    /// image's files.
     pub fn allow(&mut self, directories: &[PathBuf]) -> Result<(), Error> {
-        directories.iter().try_for_each(|dir| self.parts.allow(dir))
+        let Some(parts) = Arc::get_mut(&mut self.parts) else {
+            return Err(Error::failed("files of the image are in use already").at(&self.path));
+        };
+        directories.iter().try_for_each(|dir| parts.allow(dir))
     }
 
     /// Returns the length of one of the image's files in bytes, at the time it was found.
     pub fn len_of(&self, file: FileNo) -> u64 {
-        if file == Self::MAIN { self.len } else { self.parts.len(file) }
+        match file {
+            Self::MAIN => self.len,
+            file => self.derived.len(file).unwrap_or_else(|| self.parts.len(file)),
+        }
     }
 
     /// Returns the path of one of the image's files.
     pub fn path_of(&self, file: FileNo) -> PathBuf {
-        self.parts.path(file).unwrap_or_else(|| self.path.clone())
+        let derived = self.derived.path(file);
+        derived.or_else(|| self.parts.path(file)).unwrap_or_else(|| self.path.clone())
     }
 
     /// Returns the length in bytes of all files that the image has referred to so far, together.
     pub fn total_len(&self) -> u64 {
-        self.parts.lens().fold(self.len(), u64::saturating_add)
+        self.parts.lens().fold(self.stored_len, u64::saturating_add)
     }
 
     /// Returns the paths of all files that the image has referred to so far, its main file first.
@@ -226,6 +287,8 @@ impl Input {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     other => other?,
                 }
+            } else if let Some(source) = self.derived.source(file) {
+                source.read_at(rest, here)?
             } else {
                 self.parts.read_at(file, rest, here)?
             };

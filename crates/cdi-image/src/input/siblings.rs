@@ -3,6 +3,7 @@
 
 use cdi_base::workers::lock;
 use std::fs::File;
+use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -12,6 +13,7 @@ use cdi_base::advice::Advice;
 use cdi_base::error::{Error, ReadError};
 use lru::LruCache;
 
+use super::ReadAt;
 use crate::extent::FileNo;
 
 /// The number of files that are kept open.
@@ -188,9 +190,31 @@ impl Parts {
     pub(super) fn read_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<usize, ReadError> {
         loop {
             match FileExt::read_at(&*self.file(file)?, buf, at) {
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => return Ok(other?),
             }
         }
+    }
+}
+
+/// One of an image's other files, as a source of its own.
+pub(super) struct Sibling {
+    parts: Arc<Parts>,
+    file: FileNo,
+}
+
+impl Sibling {
+    pub(super) fn new(parts: Arc<Parts>, file: FileNo) -> Sibling {
+        Sibling { parts, file }
+    }
+}
+
+impl ReadAt for Sibling {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        Ok(self.parts.read_at(self.file, buf, at)?)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.parts.len(self.file))
     }
 }
