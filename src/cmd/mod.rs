@@ -82,6 +82,7 @@ fn open_image(image: &cli::Image) -> Result<Opened, Error> {
         allowed: image.open.allow_parent.clone(),
         snapshot: image.open.snapshot.clone(),
         member: image.open.member.clone(),
+        indexes: None,
     };
     log::info!("opening {}", image.image.display());
     let opened = open::open(&image.image, &how)?;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::badmap::BadBlocks;
+use super::badmap::{BadBlocks, BadRange, Status};
+use super::input::PackedFile;
 use super::metadata::Metadata;
 use super::stored_hashes::StoredHash;
 
@@ -34,5 +35,26 @@ impl Default for ImageDetails {
             lost: Vec::new(),
             incomplete: false,
         }
+    }
+}
+
+impl ImageDetails {
+    /// Adds what could not be unpacked of a file, and what may be wrong of it. `to_disk` says where a range of its
+    /// unpacked bytes is on the disk, in order.
+    pub(crate) fn add_damage(&mut self, packed: &PackedFile, to_disk: impl Fn(Range<u64>) -> Vec<Range<u64>>) {
+        self.warnings.extend(packed.warnings.iter().cloned());
+        self.incomplete |= packed.cut || !packed.suspect.is_empty();
+        let on_disk = |ranges: &[Range<u64>]| ranges.iter().cloned().flat_map(&to_disk).collect::<Vec<_>>();
+        for range in on_disk(&packed.suspect) {
+            // What the map says that could not be read from the disk is no better for being suspect.
+            let held: Vec<_> = self.bad.held(range).map(|held| BadRange::new(held, Status::Suspect)).collect();
+            self.bad.apply(&held);
+        }
+        let lost = on_disk(&packed.lost);
+        for range in &lost {
+            self.bad.replace(range.clone(), &[BadRange::new(range.clone(), Status::Bad)]);
+        }
+        self.lost.extend(lost);
+        self.lost.sort_by_key(|range| range.start);
     }
 }

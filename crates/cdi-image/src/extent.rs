@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::codec::{Codec, Sum};
+use crate::memory::cache::Key;
 
 /// A run of disk bytes that come from one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub struct CompressedChunk {
     pub codec: Codec,
     /// The checksum of the chunk as stored in the file.
     pub sum: Sum,
+}
+
+impl Key for CompressedChunk {
+    fn number(&self) -> u64 {
+        self.at ^ u64::from(self.file.0)
+    }
 }
 
 impl Extent {

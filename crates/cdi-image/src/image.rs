@@ -4,9 +4,11 @@
 //! docs/ARCHITECTURE.md, "Adding a format", has the steps and an example. A format never reads disk data
 //! for a caller and never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
+use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 
@@ -123,6 +125,32 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// The disk to open of an image that holds several, by its name.
     pub member: Option<String>,
+    /// Where indexes of packed images are kept. None: they are not, and are made each time.
+    pub indexes: Option<Arc<dyn Indexes>>,
+}
+
+/// Where indexes of packed images are kept.
+pub trait Indexes: std::fmt::Debug + Send + Sync {
+    /// Returns the index that was kept of the packed file at this path. Whether it is of its present contents is checked
+    /// by the caller. An index next to the file is found without this.
+    fn find(&self, packed: &Path) -> Option<File>;
+
+    /// Creates the file for a new index of the packed file at this path.
+    fn create(&self, packed: &Path) -> Result<Box<dyn IndexFile>, Error>;
+
+    /// Is called while an index is made, with the number of bytes of the packed file that were read, and of all of them.
+    /// An error ends it.
+    fn progress(&self, packed: &Path, done: u64, total: u64) -> Result<(), Error>;
+}
+
+/// A file in which an index is being written.
+pub trait IndexFile {
+    /// Returns the file, which is empty, and can be read and written.
+    fn file(&self) -> &File;
+
+    /// Keeps the index, which is complete and took so long to make, for the packed file at this path. The file stays
+    /// open.
+    fn keep(self: Box<Self>, took: Duration, packed: &Path) -> Result<(), Error>;
 }
 
 /// Which map describes the blocks of a raw image: a ddrescue mapfile or an HDDSuperClone log.

@@ -48,6 +48,7 @@
 //! | `apple` | dmg, sparse images, sparse bundles |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
+//! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4 |
 //! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |
 //!
 //! # What is stable
@@ -59,7 +60,7 @@
 
 // What formats share is not all used where some of them are left out.
 #![cfg_attr(
-    not(all(feature = "aff4", feature = "apple", feature = "chd", feature = "ewf", feature = "vm")),
+    not(all(feature = "aff4", feature = "apple", feature = "chd", feature = "ewf", feature = "packed", feature = "vm")),
     allow(dead_code)
 )]
 
@@ -73,8 +74,11 @@ pub mod extent;
 pub mod formats;
 pub mod image;
 pub mod input;
+pub mod memory;
 pub mod metadata;
 pub mod open;
+#[cfg(feature = "packed")]
+pub mod packed;
 pub mod part;
 pub mod reader;
 pub mod stored_hashes;

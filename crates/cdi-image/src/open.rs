@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
+use cdi_base::units::index;
 
 use crate::cdimg;
 use crate::disk::{BadPolicy, Disk, Options};
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::pieces::{self, join_hint};
+use crate::extent::FileNo;
 use crate::input::{Input, ReadAt};
+#[cfg(feature = "packed")]
+use crate::packed::{self, Packing};
 
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
@@ -44,6 +48,14 @@ pub const FORMATS: &[&Format] = &[
     #[cfg(feature = "vm")]
     &vmdk::FORMAT,
     &zstd_seekable::FORMAT,
+    #[cfg(feature = "packed")]
+    &raw::PACKED[0],
+    #[cfg(feature = "packed")]
+    &raw::PACKED[1],
+    #[cfg(feature = "packed")]
+    &raw::PACKED[2],
+    #[cfg(feature = "packed")]
+    &raw::PACKED[3],
     &raw::FORMAT,
 ];
 
@@ -171,10 +183,17 @@ pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) 
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
+    #[cfg(feature = "packed")]
+    let input = unpacked(input, options).map_err(|e| e.at(&path))?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
+    // A raw disk that is packed has a format of its own, by its packing.
+    let format = match input.packed() {
+        Some(packed) if format.name == raw::FORMAT.name => by_name(packed.packing).unwrap_or(format),
+        _ => format,
+    };
     let mapfile = matches!(options.mapfile, Mapfile::File(_));
     let given = [("a mapfile", mapfile), ("a list of bad blocks", options.badblocks.is_some())];
-    if let Some((list, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
+    if let Some((list, _)) = given.iter().find(|(_, given)| *given && !is_raw(format)) {
         return Err(
             Error::usage(format!("{list} is for raw images; this is a {} image", format.name)).at(&path)
         );
@@ -192,13 +211,55 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     Ok(Opened { image, input, format })
 }
 
+/// Returns the image with the unpacked contents of its main file in place of a packed one.
+#[cfg(feature = "packed")]
+fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
+    let start = input.bytes(0, index(input.len().min(16)), "the header")?;
+    let Some(packing) = Packing::of(&start) else { return Ok(input) };
+    let inner = packed::inner_name(input.path());
+    let named = named_by(input.path()).filter(|format| !raw::PACKED.iter().any(|packed| packed.name == format.name));
+    match (&options.format, &inner, named) {
+        // The contents of a raw disk must not choose how it is read.
+        (Some(name), ..) if name == raw::FORMAT.name => return Ok(input),
+        (Some(_), ..) | (None, Some(_), _) => {}
+        (None, None, None) if !input.is_device() => {}
+        (None, None, named) => {
+            let named = named.unwrap_or(&raw::FORMAT).name;
+            let what = format!("its name says {named}, but it begins like a {} file", packing.name());
+            return Err(Error::bad_image(what).hint(Advice::NameFormat(vec![named, packing.name()])));
+        }
+    }
+    if input.is_directory() || (packing == Packing::Zstd && (zstd_seekable::FORMAT.probe)(&input)) {
+        return Ok(input);
+    }
+    let files: Vec<FileNo> = pieces::find(&input)?.into_iter().map(|(_, file)| file).collect();
+    let name = inner.unwrap_or_else(|| input.path().to_owned());
+    let head = packed::head(&input.joined(&files), packing).map_err(|e| Error::io("cannot read", input.path(), e))?;
+    // What it is not worth to make the index for is refused first.
+    choose(&input.within(Arc::new(head), &name)?, options)?;
+    let indexes = options.indexes.as_deref();
+    let source = catch_unwind(AssertUnwindSafe(|| packed::unpack(&input, &files, packing, indexes)));
+    let source = source.unwrap_or_else(|_| Err(crashed(packing.name())))?;
+    input.within(Arc::new(source), &name)
+}
+
+/// Returns whether a format is that of raw disks, packed or not.
+fn is_raw(format: &Format) -> bool {
+    format.name == raw::FORMAT.name || raw::PACKED.iter().any(|packed| packed.name == format.name)
+}
+
+fn by_name(name: &str) -> Option<&'static Format> {
+    FORMATS.iter().copied().find(|format| format.name == name)
+}
+
+fn crashed(name: &str) -> Error {
+    Error::bad_image(format!("the reader of {name} images crashed on this file: this is a bug"))
+}
+
 /// Reads the index of the image. Converts a panic of the parser to an error.
 fn guarded(format: &Format, input: &Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let open = AssertUnwindSafe(|| (format.open)(Arc::clone(input), options));
-    catch_unwind(open).unwrap_or_else(|_| {
-        let what = format!("the reader of {} images crashed on this file: this is a bug", format.name);
-        Err(Error::bad_image(what))
-    })
+    catch_unwind(open).unwrap_or_else(|_| Err(crashed(format.name)))
 }
 
 /// Chooses the format: the one that the user named, or else by the magic. A file without a magic is raw only if its
@@ -206,14 +267,14 @@ fn guarded(format: &Format, input: &Arc<Input>, options: &OpenOptions) -> Result
 /// contents of a raw disk must not be able to choose the parser.
 fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error> {
     if let Some(name) = &options.format {
-        return FORMATS.iter().copied().find(|f| f.name == *name).ok_or_else(|| {
+        return by_name(name).ok_or_else(|| {
             let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
             let by_suffix = named_by(Path::new(&format!("x.{}", name.trim_start_matches('.'))));
             let meant = by_suffix.map_or(String::new(), |f| format!(": did you mean '{}'?", f.name));
             Error::usage(format!("unknown format '{name}'{meant} (known formats: {})", names.join(", ")))
         });
     }
-    let named = match named_by(input.path()) {
+    let named = match named_by(input.name()) {
         None if pieces::is_first(input)? => Some(&raw::FORMAT),
         named => named,
     };
@@ -239,6 +300,8 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             match named {
                 Some(format) => Ok(format),
                 None if input.is_device() || listed => Ok(&raw::FORMAT),
+                // `dd if=/dev/sda | gzip > sda.gz`: the name says no more.
+                None if !input.is_plain_file() && pieces::begins_like_a_disk(input, Input::MAIN) => Ok(&raw::FORMAT),
                 None => {
                     let error = Error::bad_image("not an image in a known format");
                     Err(match pieces::neighbour(input) {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use cdi_base::error::{ErrnoStyle, ReadError};
-use cdi_image::disk::buffers::with_reply;
+use cdi_image::memory::buffers::with_reply;
 
 use crate::documents::{Document, Shown};
 use crate::files::{Files, Wait};

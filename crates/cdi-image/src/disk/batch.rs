@@ -3,9 +3,9 @@
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
-use super::buffers::with_scratch;
 use crate::extent::CompressedChunk;
 use crate::input::Input;
+use crate::memory::buffers::with_scratch;
 
 /// The maximum length of a batch, and of a gap in it (headers, a node of the index), in bytes.
 const MAX_LEN: u64 = 512 << 10;

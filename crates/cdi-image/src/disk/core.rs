@@ -8,14 +8,15 @@ use cdi_base::error::ReadError;
 use cdi_base::units::index;
 
 use super::batch::Batch;
-use super::cache::{Cache, Chunk, PendingChunk};
 use super::stats::Reads;
-use super::{BadPolicy, Options, batch, buffers};
+use super::{BadPolicy, Options, batch};
 use crate::badmap::BadBlocks;
 use crate::codec::decompress;
 use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image};
 use crate::input::Input;
+use crate::memory::buffers;
+use crate::memory::cache::{Cache, Chunk, PendingChunk};
 
 /// Reads of at least this many bytes count as streaming: chunks are decompressed straight into the caller's buffer and
 /// not cached.
@@ -29,7 +30,7 @@ pub(super) struct Core {
     /// The ranges that are not read from the image, in whole sectors. `None`: those of the image's map.
     pub(super) failing: Option<BadBlocks>,
     pub(super) sector: u32,
-    pub(super) cache: Cache,
+    pub(super) cache: Cache<CompressedChunk>,
     /// The number of reads in progress.
     pub(super) reading: AtomicUsize,
     /// The number of decompressed chunks, of reads that failed because a chunk is damaged, and of reads that failed
@@ -162,7 +163,16 @@ impl Core {
         while at < range.end {
             let Ok(extent) = self.map(at) else { break };
             at = extent.disk.end;
-            let Origin::Compressed(compressed) = extent.origin else { continue };
+            let compressed = match extent.origin {
+                Origin::Compressed(compressed) => compressed,
+                Origin::Stored { file, at: start } => {
+                    let stop = extent.disk.end.min(range.end);
+                    let skip = range.start.saturating_sub(extent.disk.start);
+                    self.input.prefetch(file, start + skip..start + (stop - extent.disk.start));
+                    continue;
+                }
+                _ => continue,
+            };
             let name = CompressedChunk { skip: 0, ..compressed };
             if let Some(flight) = self.cache.begin(&name) {
                 if !batch.accepts(&name) {
@@ -176,7 +186,7 @@ impl Core {
         self.insert(&batch, &mut pending);
     }
 
-    fn insert(&self, batch: &Batch, pending: &mut Vec<Option<PendingChunk<'_>>>) {
+    fn insert(&self, batch: &Batch, pending: &mut Vec<Option<PendingChunk<'_, CompressedChunk>>>) {
         batch.read(&self.input, &mut |n, name, stored| {
             let Ok(stored) = stored else { return };
             let mut chunk = buffers::take(name.uncompressed as usize);

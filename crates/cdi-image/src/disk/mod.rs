@@ -4,8 +4,6 @@
 
 pub mod ahead;
 mod batch;
-pub mod buffers;
-pub mod cache;
 mod core;
 pub mod live;
 pub mod runs;
@@ -19,7 +17,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ahead::Ahead;
-use cache::Cache;
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 use cdi_base::units::{SECTOR, index};
@@ -29,6 +26,7 @@ use crate::badmap::{BadBlocks, BadRange, Status};
 use crate::extent::{Extent, FileNo};
 use crate::image::{Format, Image, Opened};
 use crate::input::Input;
+use crate::memory::cache::Cache;
 use crate::metadata::Metadata;
 use crate::part::PART_OF_DISK;
 

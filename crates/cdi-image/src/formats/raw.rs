@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::{Error, ReadError};
-use cdi_base::units::{SECTOR, human};
+use cdi_base::units::{SECTOR, human, index};
 
 use crate::badmap::listed::{End, Listed};
 use crate::badmap::{BadBlocks, BadRange, Status, badblocks, load};
@@ -30,6 +30,32 @@ pub const FORMAT: Format = Format {
     probe: |_| false,
     open,
 };
+
+/// Raw images that are packed as a whole: their unpacked contents are opened like any raw image. (zstd's format has
+/// another file, because of its seekable form.)
+pub const PACKED: [Format; 4] = [
+    packed("gzip", "raw disks compressed by gzip, pigz or bgzip", "CRC-32 of each member, checked when the index is made", &["gz"]),
+    packed("xz", "raw disks compressed by xz in several blocks", "a checksum of each block, checked when the index is made", &["xz"]),
+    packed("bzip2", "raw disks compressed by bzip2, pbzip2 or lbzip2", "CRC-32 of each block", &["bz2"]),
+    packed("lz4", "raw disks compressed by lz4", "checksums of blocks and frames, if the writer stored them", &["lz4"]),
+];
+
+const fn packed(
+    name: &'static str,
+    summary: &'static str,
+    integrity: &'static str,
+    suffixes: &'static [&'static str],
+) -> Format {
+    Format { name, summary, integrity, suffixes, probe: |_| false, open: open_packed }
+}
+
+/// Opens the unpacked contents of a packed file as a raw disk.
+pub(super) fn open_packed(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    if input.packed().is_none() {
+        return Err(Error::bad_image("not a packed file of this kind"));
+    }
+    open(input, options)
+}
 
 struct Raw {
     input: Arc<Input>,
@@ -79,7 +105,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             let (bad, size) = badblocks::load(path, *block, len, sector)?;
             (size, bad, Vec::new())
         }
-        (None, None) => (len, BadBlocks::none(), Vec::new()),
+        (None, None) => {
+            let size = packed_end(&input).max(len);
+            let (bad, lost) = mark_lost(BadBlocks::none(), len, size, sector);
+            (size, bad, lost)
+        }
     };
     if size == 0 {
         return Err(Error::bad_image("empty file, no disk image"));
@@ -90,12 +120,20 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         source: Some(input.path().display().to_string()),
         ..Metadata::default()
     };
-    Ok(Box::new(Raw {
-        input,
-        size,
-        parts,
-        details: ImageDetails { bad, metadata, warnings, lost, ..ImageDetails::default() },
-    }))
+    let mut details = ImageDetails { bad, metadata, warnings, lost, ..ImageDetails::default() };
+    if let Some(packed) = input.packed() {
+        details.add_damage(packed, |range| vec![range]);
+    }
+    Ok(Box::new(Raw { input, size, parts, details }))
+}
+
+/// Returns where the disk in a packed file ends that is cut off, as far as the disk itself says it, in bytes.
+fn packed_end(input: &Input) -> u64 {
+    if !input.packed().is_some_and(|packed| packed.cut) {
+        return 0;
+    }
+    let start = input.bytes(0, index(input.len().min(2048)), "the first sectors").unwrap_or_default();
+    pieces::disk_end::disk_end(&start).unwrap_or(0)
 }
 
 /// Corrects the map of a disk of `size` bytes whose image has only `len` bytes: ranges past that which the map marks as
@@ -125,7 +163,7 @@ fn find_adjacent_map(
         return Ok(None);
     }
     let mut found: Option<(PathBuf, Listed)> = None;
-    for name in map_names(input.path()) {
+    for name in map_names(input.name()) {
         let shown = name.display();
         let file = match input.sibling(&name) {
             Ok(Some(file)) => file,

@@ -20,7 +20,7 @@ use crate::input::Input;
 /// Raw disks in zstd's seekable format.
 pub const FORMAT: Format = Format {
     name: "zstd",
-    summary: "raw disks in zstd's seekable format",
+    summary: "raw disks compressed by zstd in several frames, or in its seekable format",
     integrity: "a 32-bit checksum of each frame, if the writer stored them",
     suffixes: &["zst", "zstd"],
     probe: |input| {
@@ -56,6 +56,9 @@ struct Seekable {
 const DECOMPRESS: &str = "decompress it with 'zstd -d', and use the raw disk image";
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+    if input.packed().is_some() {
+        return super::raw::open_packed(input, options);
+    }
     let Some(at) = input.len().checked_sub(FOOTER) else { return flaw(0, "too short for a zstd file") };
     let footer = input.bytes(at, index(FOOTER), "the footer")?;
     if !footer.ends_with(&SEEKABLE) {

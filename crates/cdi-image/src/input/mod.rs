@@ -35,6 +35,31 @@ pub trait ReadAt: Send + Sync {
     fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
         Ok(at..end)
     }
+    /// Prepares what is needed to read this range, if that takes time and is not done yet.
+    fn prefetch(&self, _range: std::ops::Range<u64>) {}
+    /// Returns what is known about the packed file whose unpacked bytes this is.
+    fn packed(&self) -> Option<&PackedFile> {
+        None
+    }
+}
+
+/// What is known about a packed file.
+#[derive(Debug, Clone, Default)]
+pub struct PackedFile {
+    /// How it is packed: the name of the program.
+    pub packing: &'static str,
+    /// Its length in bytes.
+    pub packed_bytes: u64,
+    /// The number of its restart points.
+    pub points: u64,
+    /// Whether it ends too early, so that unpacked bytes are missing at the end.
+    pub cut: bool,
+    /// The ranges of the unpacked bytes that could not be decompressed, in order.
+    pub lost: Vec<std::ops::Range<u64>>,
+    /// The ranges of the unpacked bytes whose checksum is wrong, in order.
+    pub suspect: Vec<std::ops::Range<u64>>,
+    /// Warnings for the user.
+    pub warnings: Vec<String>,
 }
 
 impl ReadAt for File {
@@ -83,6 +108,10 @@ const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
 pub struct Input {
     source: Arc<dyn ReadAt>,
     path: PathBuf,
+    /// The path with the name of what is in the main file: that of a packed file without its suffix.
+    name: PathBuf,
+    /// Whether the main file is made of others.
+    is_derived: bool,
     len: u64,
     /// The length of the main file as it is stored: decompressed it has `len` bytes.
     stored_len: u64,
@@ -125,7 +154,7 @@ impl Input {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         };
         let mut input = Input::open(&path.join(list))?;
-        (input.path, input.directory) = (path.to_owned(), true);
+        (input.path, input.name, input.directory) = (path.to_owned(), path.to_owned(), true);
         input.is_copy = list != LISTS[0];
         Ok(input)
     }
@@ -136,6 +165,8 @@ impl Input {
         Ok(Input {
             source: source.into(),
             path: path.to_owned(),
+            name: path.to_owned(),
+            is_derived: false,
             len,
             stored_len: len,
             device: false,
@@ -148,12 +179,15 @@ impl Input {
     }
 
     /// Returns the same image with another main file, which is read through `source`: what this image's main file is
-    /// when it is decompressed or decrypted. Other files have the same numbers in both.
-    pub fn within(&self, source: Arc<dyn ReadAt>) -> Result<Input, Error> {
+    /// when it is decompressed or decrypted. `name` is the path that it would have. Other files have the same numbers in
+    /// both.
+    pub fn within(&self, source: Arc<dyn ReadAt>, name: &Path) -> Result<Input, Error> {
         let len = source.len().map_err(|e| Error::io("cannot determine the size", &self.path, e))?;
         Ok(Input {
             source,
             path: self.path.clone(),
+            name: name.to_owned(),
+            is_derived: true,
             len,
             stored_len: self.stored_len,
             device: self.device,
@@ -194,6 +228,16 @@ impl Input {
     /// Returns the path that the user gave.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the path with the name of what is in the main file: that of a packed file without its suffix.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// Returns whether the main file is a regular file, which may be a piece of something.
+    pub fn is_plain_file(&self) -> bool {
+        !self.device && !self.directory && !self.is_derived
     }
 
     /// Returns the length in bytes at the time the file was opened.
@@ -326,6 +370,28 @@ impl Input {
         Ok(bytes)
     }
 
+    /// Prepares what is needed to read `range` of a file, if that takes time and is not done yet.
+    pub fn prefetch(&self, file: FileNo, range: std::ops::Range<u64>) {
+        match file {
+            Self::MAIN => self.source.prefetch(range),
+            file => {
+                if let Some(source) = self.derived.source(file) {
+                    source.prefetch(range);
+                }
+            }
+        }
+    }
+
+    /// Returns what is known about the packed file of which the main file is the contents.
+    pub fn packed(&self) -> Option<&PackedFile> {
+        self.source.packed()
+    }
+
+    /// Returns when one of the image's files was last modified, if known.
+    pub fn modified_of(&self, file: FileNo) -> Option<SystemTime> {
+        if file == Self::MAIN { self.modified } else { self.parts.modified(file) }
+    }
+
     /// Returns the run of data at or after `at`; the bytes between `at` and its start are a hole in the file.
     pub fn data_run(&self, at: u64) -> Result<std::ops::Range<u64>, ReadError> {
         if self.device {
@@ -344,6 +410,12 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
         (**self).data_run(at, end)
+    }
+    fn prefetch(&self, range: std::ops::Range<u64>) {
+        (**self).prefetch(range);
+    }
+    fn packed(&self) -> Option<&PackedFile> {
+        (**self).packed()
     }
 }
 

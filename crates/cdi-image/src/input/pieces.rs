@@ -5,7 +5,7 @@
 //! begin at `.000`; GNU split counts in letters, with `-d` in decimal and with `-x` in hexadecimal digits, and
 //! continues with longer counters when it runs out of two: `yz`, `zaaa`; `89`, `9000`; `ef`, `f000`.
 
-mod disk_end;
+pub(crate) mod disk_end;
 mod names;
 
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(S
 
 /// Returns whether the name of the image's file is that of a first piece, and another piece is next to it.
 pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
-    if input.is_device() || input.is_directory() {
+    if !input.is_plain_file() {
         return Ok(false);
     }
     Ok(series(input)?.is_some_and(|series| series.first.strength() != Strength::Weak))
@@ -104,7 +104,7 @@ pub(crate) fn is_first(input: &Input) -> Result<bool, Error> {
 /// Returns the name of a file next to the image whose name differs from the image's only in a counter: they may be
 /// pieces of one disk.
 pub(crate) fn neighbour(input: &Input) -> Option<String> {
-    let name = file_name(input).filter(|_| !input.is_device() && !input.is_directory())?;
+    let name = file_name(input).filter(|_| input.is_plain_file())?;
     let names = input.names(Path::new(".")).ok()??;
     for numbered in Numbered::all(name) {
         let like = |other: &&String| {
@@ -152,7 +152,7 @@ pub(crate) fn join_hint(input: &Input, whole: &str, other: &str) -> String {
 /// piece other than the first.
 pub(crate) fn find(input: &Input) -> Result<Vec<(u64, FileNo)>, Error> {
     let alone = vec![(input.len(), Input::MAIN)];
-    if input.is_device() || input.is_directory() {
+    if !input.is_plain_file() {
         return Ok(alone);
     }
     refuse_later_piece(input)?;
@@ -209,12 +209,8 @@ const MANY_PIECES: usize = 7;
 /// one. Without either, they are if there are at least three files of which only the last is shorter, or very many
 /// files, and none but the first begins like a disk.
 fn pieces_by_contents(input: &Input, series: &Series) -> Option<bool> {
-    let begins_like_a_disk = |file: FileNo| {
-        let start = |at, len| input.bytes_of(file, at, len, "the first sectors").unwrap_or_default();
-        start(510, 2) == [0x55, 0xAA] || start(0x438, 2) == [0x53, 0xEF] || start(0x8001, 5) == b"CD001"
-    };
     let others = series.others.iter().map(|(_, file)| *file);
-    let another = others.clone().any(begins_like_a_disk);
+    let another = others.clone().any(|file| begins_like_a_disk(input, file));
     let start = input.bytes(0, index(input.len().min(2048)), "the first sectors").unwrap_or_default();
     match disk_end(&start) {
         Some(end) if end > input.len() => return Some(true),
@@ -225,6 +221,27 @@ fn pieces_by_contents(input: &Input, series: &Series) -> Option<bool> {
     let lens: Vec<u64> = others.map(|file| input.len_of(file)).collect();
     let shorter = lens.last().is_some_and(|last| *last < input.len());
     (!another && ((lens.len() > 1 && shorter) || lens.len() >= MANY_PIECES)).then_some(true)
+}
+
+/// Returns whether one of the image's files begins with a partition table or a common file system.
+pub(crate) fn begins_like_a_disk(input: &Input, file: FileNo) -> bool {
+    // MBR, GPT, NTFS and FAT; ext; ISO 9660; XFS; LUKS; LVM; APFS; HFS+; F2FS; btrfs; swap.
+    const SIGNS: [(u64, &[u8]); 12] = [
+        (510, &[0x55, 0xAA]),
+        (0x438, &[0x53, 0xEF]),
+        (0x8001, b"CD001"),
+        (0, b"XFSB"),
+        (0, b"LUKS\xBA\xBE"),
+        (512, b"LABELONE"),
+        (32, b"NXSB"),
+        (1024, b"H+\0\x04"),
+        (1024, b"HX\0\x05"),
+        (1024, &[0x10, 0x20, 0xF5, 0xF2]),
+        (0x1_0040, b"_BHRfS_M"),
+        (4086, b"SWAPSPACE2"),
+    ];
+    let is = |(at, sign): &(u64, &[u8])| input.bytes_of(file, *at, sign.len(), "the first sectors").is_ok_and(|b| b == *sign);
+    SIGNS.iter().any(is)
 }
 
 /// Refuses a later piece, by its name: it would be mistaken for a whole disk.

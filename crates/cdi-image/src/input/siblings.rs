@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, ReadError};
@@ -36,6 +37,7 @@ pub(super) struct Parts {
 struct Part {
     path: PathBuf,
     len: u64,
+    modified: Option<SystemTime>,
 }
 
 impl Parts {
@@ -119,7 +121,7 @@ impl Parts {
         if known.len() >= MAX {
             return refuse("exceeds the maximum number of files");
         }
-        known.push(Part { path, len: meta.len() });
+        known.push(Part { path, len: meta.len(), modified: meta.modified().ok() });
         Ok(u32::try_from(known.len()).ok().map(FileNo))
     }
 
@@ -154,6 +156,11 @@ impl Parts {
     /// Returns the length of a file in bytes, at the time it was found.
     pub(super) fn len(&self, file: FileNo) -> u64 {
         self.with(file, |part| part.len).unwrap_or(0)
+    }
+
+    /// Returns when a file was last modified, at the time it was found.
+    pub(super) fn modified(&self, file: FileNo) -> Option<SystemTime> {
+        self.with(file, |part| part.modified).flatten()
     }
 
     /// Returns the path of a file.

@@ -5,7 +5,7 @@ use cdi_base::units::SECTOR;
 use crate::bytes::{le32, le64};
 
 /// Returns the end of the disk in bytes, according to the partition table or file system in its first sectors, if any.
-pub(super) fn disk_end(start: &[u8]) -> Option<u64> {
+pub(crate) fn disk_end(start: &[u8]) -> Option<u64> {
     let sector = u64::from(SECTOR);
     if start.get(0x438..0x43A) == Some(&[0x53, 0xEF]) && start.len() >= 0x43A {
         // ext2 to ext4: the number of blocks, and their size.

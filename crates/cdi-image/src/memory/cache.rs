@@ -5,6 +5,7 @@
 
 use cdi_base::workers::lock;
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,36 +13,38 @@ use cdi_base::error::ReadError;
 use lru::LruCache;
 
 use super::buffers::give;
-use crate::extent::CompressedChunk;
 
 /// The key of a chunk: its complete description. An entry with the same offset but another checksum is another chunk,
 /// and is verified separately.
-pub type Key = CompressedChunk;
+pub trait Key: Copy + Eq + Hash {
+    /// Returns a number that differs between neighbouring chunks.
+    fn number(&self) -> u64;
+}
 
 /// A decompressed chunk.
 pub type Chunk = Arc<Vec<u8>>;
 
 /// A cache of decompressed chunks.
-pub struct Cache {
-    shards: Vec<Shard>,
+pub struct Cache<K> {
+    shards: Vec<Shard<K>>,
     hits: AtomicU64,
 }
 
-struct Shard {
+struct Shard<K> {
     budget: usize,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
     loaded: Condvar,
 }
 
-struct State {
-    chunks: LruCache<Key, Chunk>,
+struct State<K> {
+    chunks: LruCache<K, Chunk>,
     bytes: usize,
-    loading: HashSet<Key>,
+    loading: HashSet<K>,
 }
 
-impl Cache {
+impl<K: Key> Cache<K> {
     /// Returns a cache that keeps at most `budget` bytes. Chunks have at most `largest` bytes each.
-    pub fn new(budget: usize, largest: usize) -> Cache {
+    pub fn new(budget: usize, largest: usize) -> Cache<K> {
         // A shard with fewer than eight chunks would evict chunks that are about to be used.
         let count = (budget / largest.max(1) / 8).clamp(1, 8);
         let shard = || Shard {
@@ -52,9 +55,9 @@ impl Cache {
         Cache { shards: (0..count).map(|_| shard()).collect(), hits: AtomicU64::new(0) }
     }
 
-    fn shard(&self, key: &Key) -> &Shard {
+    fn shard(&self, key: &K) -> &Shard<K> {
         // Fibonacci hashing: neighbouring chunks go to different shards.
-        let hash = (key.at ^ u64::from(key.file.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let hash = key.number().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         &self.shards[hash as usize % self.shards.len()]
     }
 
@@ -62,7 +65,7 @@ impl Cache {
     /// error is not cached: the next reader tries again.
     pub fn get(
         &self,
-        key: &Key,
+        key: &K,
         load: impl FnOnce() -> Result<Vec<u8>, ReadError>,
     ) -> Result<Chunk, ReadError> {
         let shard = self.shard(key);
@@ -83,7 +86,7 @@ impl Cache {
     }
 
     /// Returns the chunk of `key` if it is in the cache or being loaded.
-    pub fn get_if_there(&self, key: &Key) -> Option<Chunk> {
+    pub fn get_if_there(&self, key: &K) -> Option<Chunk> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         loop {
@@ -95,7 +98,7 @@ impl Cache {
         }
     }
 
-    fn lookup(&self, state: &mut State, key: &Key) -> Option<Chunk> {
+    fn lookup(&self, state: &mut State<K>, key: &K) -> Option<Chunk> {
         let found = state.chunks.get(key).map(Arc::clone);
         if found.is_some() {
             self.hits.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +108,7 @@ impl Cache {
 
     /// Starts to load the chunk of `key`, unless it is in the cache or being loaded. The caller must not wait for other
     /// chunks meanwhile.
-    pub fn begin(&self, key: &Key) -> Option<PendingChunk<'_>> {
+    pub fn begin(&self, key: &K) -> Option<PendingChunk<'_, K>> {
         let shard = self.shard(key);
         let mut state = shard.lock();
         let new = !state.chunks.contains(key) && state.loading.insert(*key);
@@ -116,7 +119,7 @@ impl Cache {
 
     /// Marks a chunk as no longer needed: it is evicted first. This way a scan of the disk does not evict the chunks
     /// that other readers use.
-    pub fn demote(&self, key: &Key) {
+    pub fn demote(&self, key: &K) {
         self.shard(key).lock().chunks.demote(key);
     }
 
@@ -131,19 +134,19 @@ impl Cache {
     }
 }
 
-impl Shard {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<K> Shard<K> {
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
         lock(&self.state)
     }
 }
 
 /// A chunk that is being loaded. Other readers of the chunk wait until this is dropped.
-pub struct PendingChunk<'a> {
-    shard: &'a Shard,
-    key: Key,
+pub struct PendingChunk<'a, K: Key> {
+    shard: &'a Shard<K>,
+    key: K,
 }
 
-impl PendingChunk<'_> {
+impl<K: Key> PendingChunk<'_, K> {
     /// Puts the loaded chunk into the cache and returns it.
     pub fn insert(self, chunk: Vec<u8>) -> Chunk {
         let chunk = Arc::new(chunk);
@@ -166,7 +169,7 @@ impl PendingChunk<'_> {
     }
 }
 
-impl Drop for PendingChunk<'_> {
+impl<K: Key> Drop for PendingChunk<'_, K> {
     fn drop(&mut self) {
         self.shard.lock().loading.remove(&self.key);
         self.shard.loaded.notify_all();
@@ -180,19 +183,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::codec::{Codec, Sum};
-    use crate::extent::FileNo;
 
-    fn key(at: u64) -> Key {
-        CompressedChunk {
-            file: FileNo(0),
-            at,
-            len: 1,
-            skip: 0,
-            uncompressed: 1,
-            codec: Codec::Stored,
-            sum: Sum::None,
+    impl Key for u64 {
+        fn number(&self) -> u64 {
+            *self
         }
+    }
+
+    fn key(at: u64) -> u64 {
+        at
     }
 
     fn chunk(len: usize) -> Vec<u8> {

@@ -15,14 +15,14 @@ thread_local! {
 }
 
 /// Returns a buffer of `len` bytes with arbitrary contents.
-pub(super) fn take(len: usize) -> Vec<u8> {
+pub(crate) fn take(len: usize) -> Vec<u8> {
     let mut buf = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
     buf.resize(len, 0);
     buf
 }
 
 /// Keeps a buffer that is no longer needed, for reuse.
-pub(super) fn give(buf: Vec<u8>) {
+pub(crate) fn give(buf: Vec<u8>) {
     SPARES.with_borrow_mut(|spares| {
         let kept: usize = spares.iter().map(Vec::capacity).sum();
         if buf.capacity() <= LARGEST && (spares.is_empty() || kept + buf.capacity() <= SPARE) {
@@ -32,7 +32,7 @@ pub(super) fn give(buf: Vec<u8>) {
 }
 
 /// Calls `use_it` with a buffer of `len` bytes with arbitrary contents, for compressed data.
-pub(super) fn with_scratch<T>(len: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(crate) fn with_scratch<T>(len: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     with(&SCRATCH, len, use_it)
 }
 

@@ -1,0 +1,251 @@
+//! gzip: members of a deflate stream each. Sources: RFC 1951, RFC 1952; for members that say how long they are ("BGZF",
+//! by bgzip), the SAM specification, section 4.1.
+//!
+//! A deflate stream can be continued at the start of any of its blocks with the 32 KiB before it: that is what zran.c,
+//! an example in zlib, shows. Blocks begin at any bit.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cdi_base::workers;
+use flate2::Crc;
+use flate2::bufread::MultiGzDecoder;
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
+use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress};
+
+use super::build::{Builder, Stop};
+use super::sequence::{self, MemberSum, Sequence, SequenceReader, Step};
+use super::stream::{Stream, cut, damaged};
+use super::units::{self, Unit};
+use crate::bytes::{le32, le64};
+use crate::input::ReadAt;
+
+const MAGIC: [u8; 2] = [0x1F, 0x8B];
+/// How far back a deflate stream refers, in bytes.
+const HISTORY: usize = 32 << 10;
+
+/// The members of a gzip file, one after the other.
+pub(super) struct Inflate {
+    stream: Stream,
+    inner: Box<DecompressorOxide>,
+    /// Whether the position is within a member.
+    within: bool,
+    /// How many bytes before the next one belong to this member, up to [`HISTORY`].
+    history: usize,
+    /// The offset in the packed file after the last member.
+    member_end: u64,
+}
+
+impl Inflate {
+    /// Begins at the header of a member.
+    pub(super) fn new(stream: Stream) -> Inflate {
+        Inflate { stream, inner: Box::default(), within: false, history: 0, member_end: 0 }
+    }
+
+    /// Begins at a block, at this bit of the packed file; `history` bytes before it are known.
+    pub(super) fn at(source: &Arc<dyn ReadAt>, bit: u64, history: usize) -> io::Result<Inflate> {
+        let mut stream = Stream::new(source, bit / 8, source.len()?);
+        let used = u8::try_from(bit % 8).unwrap_or_default();
+        let mut state = BlockBoundaryState::default();
+        if used > 0 {
+            (state.num_bits, state.bit_buf) = (8 - used, stream.array::<1>()?[0] >> used);
+        }
+        let inner = Box::new(DecompressorOxide::from_block_boundary_state(&state));
+        Ok(Inflate { stream, inner, within: true, history: history.min(HISTORY), member_end: 0 })
+    }
+}
+
+impl Sequence for Inflate {
+    fn begin(&mut self) -> io::Result<Option<u64>> {
+        if !self.within {
+            if header(&mut self.stream)?.is_none() {
+                return Ok(None);
+            }
+            *self.inner = DecompressorOxide::default();
+            (self.within, self.history) = (true, 0);
+        }
+        Ok(Some(self.stream.position() * 8))
+    }
+
+    fn step(&mut self, out: &mut [u8], at: &mut usize) -> io::Result<Step> {
+        const FLAGS: u32 = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
+        loop {
+            // A reference to what was before this member is damage.
+            let from = at.saturating_sub(self.history);
+            let input = self.stream.fill_buf()?;
+            let more = if input.is_empty() { 0 } else { TINFL_FLAG_HAS_MORE_INPUT };
+            let out = &mut out[from..];
+            let (status, used, made) = decompress(&mut self.inner, input, out, *at - from, FLAGS | more);
+            self.stream.consume(used);
+            *at += made;
+            self.history = HISTORY.min(self.history + made);
+            match status {
+                TINFLStatus::HasMoreOutput => return Ok(Step::Full),
+                TINFLStatus::BlockBoundary => {
+                    let pending = self.inner.block_boundary_state().map_or(0, |state| state.num_bits);
+                    return Ok(Step::Block(self.stream.position() * 8 - u64::from(pending)));
+                }
+                TINFLStatus::Done => {
+                    self.within = false;
+                    let trailer = self.stream.array::<8>()?;
+                    self.member_end = self.stream.position();
+                    return Ok(Step::Member(Some(le64(&trailer, 0))));
+                }
+                TINFLStatus::NeedsMoreInput if used > 0 || made > 0 => {}
+                TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => return Err(cut()),
+                _ => return Err(damaged()),
+            }
+        }
+    }
+
+    fn history(&self) -> usize {
+        self.history
+    }
+
+    fn position(&self) -> u64 {
+        self.stream.position()
+    }
+}
+
+/// The trailer of a member: its CRC-32, and its length modulo 2^32.
+#[derive(Default)]
+struct Trailer {
+    crc: Crc,
+    len: u64,
+}
+
+impl MemberSum for Trailer {
+    fn update(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        self.len = self.len.wrapping_add(bytes.len() as u64);
+    }
+
+    fn finish(&mut self) -> u64 {
+        let Trailer { crc, len } = std::mem::take(self);
+        u64::from(crc.sum()) | len << 32
+    }
+}
+
+/// The `extra` of a restart point that is the header of a member.
+pub(super) const AT_HEADER: u32 = 1;
+
+/// Makes the index of a gzip file.
+pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
+    let end = source.len()?;
+    let from_start = || Stream::new(source, 0, end);
+    let last = if header(&mut from_start()).is_ok_and(|header| header.flatten().is_some()) {
+        let last = AtomicU64::new(0);
+        let seen = |unit: &io::Result<Unit>| {
+            let end = unit.as_ref().map_or(0, |unit| unit.bits.1 / 8);
+            last.fetch_max(end, Ordering::Relaxed);
+        };
+        let units = Blocked { stream: from_start(), end }.inspect(seen);
+        units::scan(source, Box::new(units), &open_blocked, workers::cores(), builder)?;
+        last.into_inner()
+    } else {
+        let mut inflate = Inflate::new(from_start());
+        sequence::scan(&mut inflate, Box::new(Trailer::default()), builder)?;
+        inflate.member_end
+    };
+    builder.trailing = if builder.cut { 0 } else { end - last };
+    Ok(())
+}
+
+/// Reads on from a restart point.
+pub(super) fn reader(
+    source: &Arc<dyn ReadAt>,
+    bit: u64,
+    extra: u32,
+    window: &[u8],
+) -> io::Result<Box<dyn Read + Send>> {
+    if extra == AT_HEADER {
+        return Ok(Box::new(MultiGzDecoder::new(Stream::new(source, bit / 8, source.len()?))));
+    }
+    Ok(Box::new(SequenceReader::new(Box::new(Inflate::at(source, bit, window.len())?), window)))
+}
+
+fn open_blocked(source: &Arc<dyn ReadAt>, unit: &Unit) -> io::Result<Box<dyn Read>> {
+    Ok(Box::new(MultiGzDecoder::new(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))))
+}
+
+/// Reads the header of a member. Returns None if there is none, and otherwise the length of the whole member in bytes, if
+/// the header has it.
+fn header(stream: &mut Stream) -> io::Result<Option<Option<u64>>> {
+    let start = stream.position();
+    if !stream.fill_buf()?.starts_with(&MAGIC[..1]) {
+        return Ok(None);
+    }
+    let [first, second, method, flags, ..] = stream.array::<10>()?;
+    if [first, second] != MAGIC {
+        return Ok(None);
+    }
+    // Encrypted files and other methods were never in use.
+    if method != 8 || flags & 0xE0 != 0 {
+        return Err(damaged());
+    }
+    let mut length = None;
+    if flags & 4 != 0 {
+        let extra = u64::from(u16::from_le_bytes(stream.array()?));
+        let end = stream.position() + extra;
+        while stream.position() + 4 <= end {
+            let [a, b, low, high] = stream.array::<4>()?;
+            let field = u64::from(u16::from_le_bytes([low, high]));
+            let next = stream.position() + field;
+            if [a, b] == *b"BC" && field == 2 {
+                length = Some(u64::from(u16::from_le_bytes(stream.array()?)) + 1);
+            }
+            stream.skip_to(next.min(end));
+        }
+        stream.skip_to(end);
+    }
+    for flag in [8, 16] {
+        if flags & flag != 0 {
+            while stream.array::<1>()? != [0] {}
+        }
+    }
+    if flags & 2 != 0 {
+        stream.array::<2>()?;
+    }
+    Ok(Some(length.filter(|len| *len > stream.position() - start + 8)))
+}
+
+/// The members of a file by bgzip, in groups of about a MiB: each says how long it is.
+struct Blocked {
+    stream: Stream,
+    end: u64,
+}
+
+/// The length of a group of members, in bytes of the packed file and in decompressed bytes.
+const GROUP: (u64, u64) = (512 << 10, 1 << 20);
+
+impl Iterator for Blocked {
+    type Item = io::Result<Unit>;
+
+    fn next(&mut self) -> Option<io::Result<Unit>> {
+        let start = self.stream.position();
+        let mut len = 0;
+        let mut group = || -> io::Result<u64> {
+            loop {
+                let at = self.stream.position();
+                let is_full = at - start >= GROUP.0 || len >= GROUP.1;
+                if at >= self.end || is_full {
+                    return Ok(at);
+                }
+                let Some(member) = header(&mut self.stream)? else { return Ok(at) };
+                let end = member.and_then(|member| at.checked_add(member)).ok_or_else(damaged)?;
+                if end > self.end {
+                    return Err(cut());
+                }
+                self.stream.skip_to(end - 4);
+                len += u64::from(le32(&self.stream.array::<4>()?, 0));
+            }
+        };
+        match group() {
+            Ok(end) if end == start => None,
+            Ok(end) => Some(Ok(Unit { bits: (start * 8, end * 8), extra: AT_HEADER, len: Some(len) })),
+            Err(e) => Some(Err(e)),
+        }
+    }
+}

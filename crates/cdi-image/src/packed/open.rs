@@ -1,0 +1,231 @@
+//! Opens a packed file: with the index that was kept, or with a new one.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use cdi_base::error::Error;
+use cdi_base::units::{human, index};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::build::{Builder, Stop};
+use super::index::{HEADER, Index, Stamp, read_exact};
+use super::{Packing, Unpacked, bzip2, gzip, lz4, xz, zstd};
+use crate::extent::FileNo;
+use crate::image::Indexes;
+use crate::input::{Input, ReadAt};
+use crate::text::command::new_name;
+
+/// All packings.
+pub const PACKINGS: [Packing; 5] =
+    [Packing::Gzip, Packing::Xz, Packing::Zstd, Packing::Bzip2, Packing::Lz4];
+
+/// How much of both ends of a packed file identifies it, in bytes.
+const ENDS: u64 = 64 << 10;
+/// How much of the unpacked bytes is looked at before the index is made, in bytes.
+const HEAD: u64 = 1 << 20;
+
+/// Returns the name of what is in a packed file with this name: without the suffix of the packing, and without the
+/// counter of a piece that is after it. Returns None if the name does not say that it is packed.
+pub fn inner_name(path: &Path) -> Option<PathBuf> {
+    let suffix = |path: &Path| path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let is_packed = |path: &Path| {
+        let found = suffix(path)?;
+        PACKINGS.iter().any(|packing| packing.suffixes().contains(&found.as_str())).then(|| path.with_extension(""))
+    };
+    is_packed(path).or_else(|| is_packed(&path.with_extension("")).filter(|_| suffix(path).is_some()))
+}
+
+/// Returns the first unpacked bytes of `source`, at most 1 MiB, as far as they can be decompressed.
+pub fn head(source: &Arc<dyn ReadAt>, packing: Packing) -> Result<Vec<u8>, io::Error> {
+    let mut head = Vec::new();
+    let mut reader = match packing {
+        Packing::Gzip => gzip::reader(source, 0, gzip::AT_HEADER, &[])?,
+        Packing::Xz => xz::whole(source)?,
+        Packing::Zstd => zstd::reader(source, 0)?,
+        Packing::Bzip2 => bzip2::whole(source)?,
+        Packing::Lz4 => lz4::whole(source)?,
+    };
+    match reader.by_ref().take(HEAD).read_to_end(&mut head) {
+        Err(e) if e.raw_os_error().is_some() => Err(e),
+        _ => Ok(head),
+    }
+}
+
+/// Opens the packed file that `files` of the image are, one after the other.
+pub fn unpack(
+    input: &Input,
+    files: &[FileNo],
+    packing: Packing,
+    indexes: Option<&dyn Indexes>,
+) -> Result<Unpacked, Error> {
+    let path = input.path_of(files.first().copied().unwrap_or(Input::MAIN));
+    let source = input.joined(files);
+    let failed = |e| Error::io("cannot read", &path, e);
+    let stamp = stamp(input, files, &*source).map_err(failed)?;
+    let mut warnings = Vec::new();
+    let found = match kept(input, &path, &stamp, packing, indexes, &mut warnings) {
+        Some(found) => found,
+        None => make(&path, &source, packing, stamp, indexes)?,
+    };
+    if found.trailing > 0 {
+        let mut start = vec![0; index(found.trailing.min(ENDS))];
+        read_exact(&*source, &mut start, stamp.len - found.trailing).map_err(failed)?;
+        // Tapes and blocks of devices are filled up with zeros.
+        if start.iter().any(|b| *b != 0) {
+            warnings.push(format!("{} after the {} data are ignored", human(found.trailing), packing.name()));
+        }
+    }
+    if found.cut {
+        warnings.push(format!(
+            "the {} data is damaged or ends too early: {} could be decompressed, what comes after it is lost",
+            packing.name(),
+            human(found.size)
+        ));
+    }
+    let bytes = |ranges: &[std::ops::Range<u64>]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
+    for (ranges, what) in [
+        (found.lost(), "cannot be decompressed"),
+        (found.suspect.clone(), "are suspect: the checksum of what was decompressed is wrong"),
+    ] {
+        if !ranges.is_empty() {
+            warnings.push(format!("{} of the {} data {what}", human(bytes(&ranges)), packing.name()));
+        }
+    }
+    Ok(Unpacked::new(source, found, warnings))
+}
+
+fn stamp(input: &Input, files: &[FileNo], source: &dyn ReadAt) -> io::Result<Stamp> {
+    let len = source.len()?;
+    let mut times = Vec::new();
+    for file in files {
+        let time = input.modified_of(*file).and_then(|time: SystemTime| time.duration_since(UNIX_EPOCH).ok());
+        times.extend(time.map_or(0, |time| time.as_nanos()).to_le_bytes());
+        times.extend(input.len_of(*file).to_le_bytes());
+    }
+    let mut ends = vec![0; index(len.min(ENDS))];
+    read_exact(source, &mut ends, 0)?;
+    let first = xxh3_64(&ends);
+    let last = len - ends.len() as u64;
+    read_exact(source, &mut ends, last)?;
+    Ok(Stamp { len, times: xxh3_64(&times), ends: first ^ xxh3_64(&ends).rotate_left(1) })
+}
+
+/// Returns the index that was kept, next to the file or elsewhere, if it is of this version of the file.
+fn kept(
+    input: &Input,
+    path: &Path,
+    stamp: &Stamp,
+    packing: Packing,
+    indexes: Option<&dyn Indexes>,
+    warnings: &mut Vec<String>,
+) -> Option<Index> {
+    let name = index_name(path);
+    let is_this = |found: &Index| found.packing == packing && found.stamp == *stamp;
+    let next_to = input.sibling(Path::new(name.file_name()?)).ok().flatten();
+    if let Some(file) = next_to {
+        match Index::read(input.joined(&[file])) {
+            Some(found) if is_this(&found) => return Some(found),
+            Some(_) => warnings.push(format!("{} belongs to another version of the file, and is ignored", name.display())),
+            None => warnings.push(format!("{} is not a valid index, and is ignored", name.display())),
+        }
+    }
+    let file = indexes?.find(path)?;
+    Index::read(Arc::new(file)).filter(is_this)
+}
+
+/// Returns the path of the index that is kept next to the packed file at `path`.
+pub fn index_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".cdi-index");
+    name.into()
+}
+
+/// Makes the index of a packed file.
+fn make(
+    path: &Path,
+    source: &Arc<dyn ReadAt>,
+    packing: Packing,
+    stamp: Stamp,
+    indexes: Option<&dyn Indexes>,
+) -> Result<Index, Error> {
+    let start = Instant::now();
+    let store = match indexes {
+        Some(indexes) => indexes.create(path)?,
+        None => Box::new(Unnamed(unnamed_file()?)),
+    };
+    let failed = |e| Error::failed("cannot write the index").because(e);
+    let mut file = store.file();
+    file.seek(SeekFrom::Start(HEADER as u64)).map_err(failed)?;
+    let mut out = BufWriter::new(file);
+    let progress = |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
+    let mut builder = Builder::new(&mut out, HEADER as u64, &progress);
+    let scanned = packing.scan(source, &mut builder);
+    let Builder { spans, suspect, size, cut, trailing, .. } = builder;
+    let table = HEADER as u64 + spans.iter().filter_map(|span| span.point).map(|p| u64::from(p.window.1)).sum::<u64>();
+    match scanned {
+        Ok(()) => {}
+        Err(Stop::Error(e)) => return Err(e),
+        Err(Stop::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory => {
+            let what = format!("the {} data needs more memory to be decompressed than is used for that", packing.name());
+            return Err(no_points(path, packing, &what));
+        }
+        Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e)),
+        Err(Stop::NoPoints) => {
+            let what = format!("the {} data has no restart points: random access is not possible", packing.name());
+            return Err(no_points(path, packing, &what));
+        }
+    }
+    if size == 0 {
+        let what = if cut { "the data is damaged or incomplete from the start" } else { "there is nothing in it" };
+        return Err(Error::bad_image(format!("{} file: {what}", packing.name())).at(path));
+    }
+    let mut index = Index { packing, stamp, size, cut, trailing, spans, suspect, windows: Arc::new(Vec::new()) };
+    let header = index.write_table(&mut out, table).map_err(failed)?;
+    let mut file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;
+    index.windows = Arc::new(file.try_clone().map_err(failed)?);
+    store.keep(start.elapsed(), path)?;
+    Ok(index)
+}
+
+fn no_points(path: &Path, packing: Packing, what: &str) -> Error {
+    let out = new_name(&inner_name(path).unwrap_or_else(|| path.to_owned()), "plain", "");
+    let file = cdi_base::printable::quoted(&path.display().to_string());
+    Error::bad_image(what).at(path).hint(format!("decompress it: {} -dc {file} > {out}", packing.name()))
+}
+
+/// An index that is not kept.
+struct Unnamed(File);
+
+impl crate::image::IndexFile for Unnamed {
+    fn file(&self) -> &File {
+        &self.0
+    }
+
+    fn keep(self: Box<Self>, _: std::time::Duration, _: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Creates a file without a name, in the directory for temporary files.
+fn unnamed_file() -> Result<File, Error> {
+    let dir = std::env::temp_dir();
+    let failed = |e| Error::io("cannot create a temporary file in", &dir, e);
+    for n in 0..100u32 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        let path = dir.join(format!(".cdi-index-{}-{now}-{n}", std::process::id()));
+        match File::options().read(true).write(true).create_new(true).open(&path) {
+            Ok(file) => {
+                std::fs::remove_file(&path).map_err(failed)?;
+                return Ok(file);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Err(failed(io::ErrorKind::AlreadyExists.into()))
+}

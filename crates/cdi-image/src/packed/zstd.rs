@@ -1,0 +1,135 @@
+//! zstd: frames, each of which can be decompressed alone. Source: RFC 8878.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use cdi_base::workers;
+
+use super::build::{Builder, MAX_DISTANCE, Stop};
+use super::stream::{Stream, cut, damaged};
+use super::units::{self, Unit};
+use crate::input::ReadAt;
+
+pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
+/// The magic of a frame that is to be skipped, without its lowest four bits.
+const SKIPPED: u32 = 0x184D_2A50;
+/// The base 2 logarithm of the longest window that is decompressed, in bytes.
+const MAX_WINDOW: u32 = 27;
+
+/// Makes the index of a zstd file.
+pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
+    let end = source.len()?;
+    let mut window = 0;
+    // A frame with a long window needs as much memory.
+    if let Ok(Some(frame)) = header(&mut Stream::new(source, 0, end)) {
+        window = frame.window;
+    }
+    let threads = workers::cores().min(usize::try_from((64 << 20) / window.max(1 << 20)).unwrap_or(1).max(1));
+    let frames = Frames { stream: Stream::new(source, 0, end), end };
+    units::scan(source, Box::new(frames), &|source, unit| {
+        Ok(Box::new(frame_reader(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))?.single_frame()))
+    }, threads, builder)
+}
+
+/// Reads on from a frame.
+pub(super) fn reader(source: &Arc<dyn ReadAt>, bit: u64) -> io::Result<Box<dyn Read + Send>> {
+    Ok(Box::new(frame_reader(Stream::new(source, bit / 8, source.len()?))?))
+}
+
+fn frame_reader(stream: Stream) -> io::Result<zstd::stream::read::Decoder<'static, Stream>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
+    decoder.window_log_max(MAX_WINDOW)?;
+    Ok(decoder)
+}
+
+/// The frames of a file.
+struct Frames {
+    stream: Stream,
+    end: u64,
+}
+
+/// What the header of a frame says.
+struct Header {
+    /// The length of the window, and of the contents if it is known, in bytes.
+    window: u64,
+    len: Option<u64>,
+    has_sum: bool,
+}
+
+/// Reads the header of a frame. Returns None for a frame that is to be skipped, which it does.
+fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
+    let magic = stream.array::<4>()?;
+    if u32::from_le_bytes(magic) & !0xF == SKIPPED {
+        let len = u32::from_le_bytes(stream.array()?);
+        stream.skip_to(stream.position() + u64::from(len));
+        return Ok(None);
+    }
+    let [descriptor] = stream.array()?;
+    // The reserved bit, and dictionaries, which are not there.
+    if magic != MAGIC || descriptor & 0x0B != 0 {
+        return Err(damaged());
+    }
+    let single = descriptor & 0x20 != 0;
+    let mut window = 0;
+    if !single {
+        let [byte] = stream.array()?;
+        let base = 1u64 << (10 + (byte >> 3));
+        window = base + base / 8 * u64::from(byte & 7);
+    }
+    let len = match descriptor >> 6 {
+        0 if single => Some(stream.array::<1>()?[0].into()),
+        0 => None,
+        1 => Some(u64::from(u16::from_le_bytes(stream.array()?)) + 256),
+        2 => Some(u32::from_le_bytes(stream.array()?).into()),
+        _ => Some(u64::from_le_bytes(stream.array()?)),
+    };
+    let window = if single { len.unwrap_or_default() } else { window };
+    Ok(Some(Header { window, len, has_sum: descriptor & 4 != 0 }))
+}
+
+impl Frames {
+    fn frame(&mut self) -> io::Result<Option<Unit>> {
+        loop {
+            let start = self.stream.position();
+            if start >= self.end {
+                return Ok(None);
+            }
+            let Some(header) = header(&mut self.stream)? else { continue };
+            let too_long = Unit { bits: (start * 8, self.end * 8), extra: 0, len: Some(u64::MAX) };
+            if header.len.is_some_and(|len| len > MAX_DISTANCE) {
+                return Ok(Some(too_long));
+            }
+            loop {
+                let [a, b, c] = self.stream.array()?;
+                let block = u32::from_le_bytes([a, b, c, 0]);
+                let len = if block >> 1 & 3 == 1 { 1 } else { block >> 3 };
+                let next = self.stream.position() + u64::from(len);
+                if next > self.end {
+                    // What there is of the last frame is right.
+                    let bits = (start * 8, self.end * 8);
+                    self.stream.skip_to(self.end);
+                    return if start == self.end { Err(cut()) } else { Ok(Some(Unit { bits, extra: 0, len: header.len })) };
+                }
+                self.stream.skip_to(next);
+                if next - start > MAX_DISTANCE {
+                    return Ok(Some(too_long));
+                }
+                if block & 1 != 0 {
+                    break;
+                }
+            }
+            if header.has_sum {
+                self.stream.array::<4>()?;
+            }
+            return Ok(Some(Unit { bits: (start * 8, self.stream.position() * 8), extra: 0, len: header.len }));
+        }
+    }
+}
+
+impl Iterator for Frames {
+    type Item = io::Result<Unit>;
+
+    fn next(&mut self) -> Option<io::Result<Unit>> {
+        self.frame().transpose()
+    }
+}
