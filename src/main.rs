@@ -3,6 +3,7 @@
 mod attach;
 mod cli;
 mod cmd;
+mod indexes;
 mod mount;
 mod report;
 mod service;

@@ -130,7 +130,7 @@ tests!(
                     "transports",
                 ],
             ),
-            ("src/", &["report", "attach", "mount", "service", "ui", "cli", "cmd"]),
+            ("src/", &["report", "attach", "mount", "service", "ui", "indexes", "cli", "cmd"]),
         ];
         for (root, order) in orders {
             for (name, text) in sources(root.trim_end_matches('/')) {

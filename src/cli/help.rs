@@ -28,10 +28,14 @@ const STATUS: [(&str, &str); 10] = [
 ];
 
 /// Files that cdi uses.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     (
         "/run/cdi, $XDG_RUNTIME_DIR/cdi, /tmp/cdi-UID",
         "records and logs of mounts, and default mount points (of root; of other users; without a runtime directory)",
+    ),
+    (
+        "disk.img.gz.cdi-index, ~/.cache/cdi",
+        "index of the compressed image disk.img.gz, next to it or in the user's cache",
     ),
     ("~/.config/cdi/service.json", "configuration of 'cdi service'"),
     (
@@ -111,6 +115,13 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ("In a browser", "cdi watch disk.cdimg 0"),
             ],
             &["create", "map"],
+        ),
+        "index" => (
+            &[
+                ("Make the index of a compressed disk image, before it is attached", "cdi index disk.img.gz"),
+                ("Make the indexes of all parts of a Clonezilla image", "cdi index /backup/2026-11-20-img"),
+            ],
+            &["attach", "mount", "create"],
         ),
         "verify" => (
             &[

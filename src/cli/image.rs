@@ -132,6 +132,15 @@ pub struct Verify {
     pub hash: Vec<HashName>,
 }
 
+/// The arguments of `index`.
+#[derive(Debug, Args)]
+pub struct Index {
+    #[command(flatten)]
+    pub image: Image,
+    #[command(flatten)]
+    pub over: Overwrite,
+}
+
 /// What may be overwritten.
 #[derive(Debug, Clone, Copy, Args, Default)]
 pub struct Overwrite {

@@ -17,7 +17,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use create::{Compact, Create, Repair, Rescue};
 pub use files::Files;
 pub use help::man_page;
-pub use image::{Extract, Image, Info, Map, OpenArgs, Overwrite, Verify, Watch};
+pub use image::{Extract, Image, Index, Info, Map, OpenArgs, Overwrite, Verify, Watch};
 pub use mount::{
     Access, Attach, DesktopArgs, Detach, DeviceArgs, Exec, Mount, PartArgs, Reads, Serve, Stats, Unmount,
 };
@@ -73,6 +73,8 @@ pub enum Verb {
     Verify(Verify),
     /// Export the disk to a raw file, to stdout, or to a disk
     Extract(Extract),
+    /// Make the index of a compressed image (.gz, .xz, …), and keep it next to the image
+    Index(Index),
     /// Salvage a damaged .cdimg into a new one
     Repair(Repair),
     /// Rewrite a .cdimg to reclaim the space of superseded data

@@ -16,6 +16,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Files(args) => files::run(&args, ui),
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Extract(args) => extract::run(&args, ui),
+        Verb::Index(args) => index::run(&args, ui),
         Verb::Repair(args) => repair::run(&args, ui),
         Verb::Compact(args) => compact::run(&args, ui),
         Verb::Mount(args) => mount::mount(&args, ui),

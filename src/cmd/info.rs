@@ -46,6 +46,11 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
             disk.input().total_len() as f64 * 100.0 / size as f64
         ),
     );
+    for packed in &disk.image().details().packed {
+        let name = packed.path.file_name().unwrap_or_default().display();
+        let (len, points) = (human(packed.packed_bytes), plural(packed.points, "restart point"));
+        line("packed", format!("{name}: {}, {len}, {points}", packed.packing));
+    }
     for (name, value) in [
         ("model", &metadata.model),
         ("serial", &metadata.serial),

@@ -11,6 +11,7 @@ mod extract;
 mod files;
 mod formats;
 mod imaging;
+mod index;
 mod info;
 mod map;
 mod mount;
@@ -25,15 +26,15 @@ mod worker_process;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cdi_base::error::{Error, Kind, ReadError};
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::hash_check::Checked;
 use cdi_fs::partitions::{self, Table};
 use cdi_image::disk::{BadPolicy, Disk, Options};
-use cdi_image::image::{OpenOptions, Opened};
+use cdi_image::image::{Indexes, OpenOptions, Opened};
 use cdi_image::metadata::DiskHashes;
 use cdi_image::open;
 use cdi_image::stored_hashes::HashKind;
@@ -41,6 +42,7 @@ use cdi_system::{ending_signals, mountinfo};
 use serde_json::{Value, json};
 
 use crate::cli;
+use crate::indexes::CachedIndexes;
 use crate::mount::record::records_if_any;
 use crate::report::exit_code;
 use crate::ui::Ui;
@@ -68,12 +70,23 @@ impl End {
 
 /// Opens the image that was named, prints its warnings, and returns its disk.
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
-    let opened = open_image(image)?;
+    let opened = open_image(image, ui)?;
     opened.image.warnings().iter().for_each(|warning| ui.warning(warning));
     Ok(Disk::new(opened, options))
 }
 
-fn open_image(image: &cli::Image) -> Result<Opened, Error> {
+fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
+    // Signals are caught only once something takes so long that it must be possible to end it.
+    let interrupt = OnceLock::new();
+    let check = move || match interrupt.get_or_init(Interrupt::new) {
+        Ok(interrupt) => interrupt.check(),
+        Err(_) => Ok(()),
+    };
+    open_with(image, Arc::new(CachedIndexes::new(*ui, check)))
+}
+
+/// Opens the image that was named, and keeps indexes in `indexes`.
+fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>) -> Result<Opened, Error> {
     let how = OpenOptions {
         format: image.open.format.clone(),
         mapfile: image.open.mapfile(),
@@ -82,7 +95,7 @@ fn open_image(image: &cli::Image) -> Result<Opened, Error> {
         allowed: image.open.allow_parent.clone(),
         snapshot: image.open.snapshot.clone(),
         member: image.open.member.clone(),
-        indexes: None,
+        indexes: Some(indexes),
     };
     log::info!("opening {}", image.image.display());
     let opened = open::open(&image.image, &how)?;
@@ -124,7 +137,7 @@ fn open_part(
             partition(number, &table, image)?
         }
     };
-    Ok((Disk::new(open_image(image)?.part(range)?, options), Ok(None)))
+    Ok((Disk::new(open_image(image, ui)?.part(range)?, options), Ok(None)))
 }
 
 /// Finds a partition by its number.

@@ -3,6 +3,11 @@
 
 use cdi_base::error::{Error, Flaw};
 
+/// Returns the little-endian u16 at `at`.
+pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u16::from_le_bytes(*b))
+}
+
 /// Returns the little-endian u32 at `at`.
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))

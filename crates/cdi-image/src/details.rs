@@ -23,6 +23,8 @@ pub struct ImageDetails {
     /// Ranges of the disk in bytes, in order, that were read when the image was made but are not in these files,
     /// because some of the files are missing or too short. `bad` includes them.
     pub lost: Vec<Range<u64>>,
+    /// The packed files of which the image consists.
+    pub packed: Vec<PackedFile>,
 }
 
 impl Default for ImageDetails {
@@ -34,6 +36,7 @@ impl Default for ImageDetails {
             stored_hashes: Vec::new(),
             lost: Vec::new(),
             incomplete: false,
+            packed: Vec::new(),
         }
     }
 }
@@ -41,13 +44,19 @@ impl Default for ImageDetails {
 impl ImageDetails {
     /// Adds what could not be unpacked of a file, and what may be wrong of it. `to_disk` says where a range of its
     /// unpacked bytes is on the disk, in order.
-    pub(crate) fn add_damage(&mut self, packed: &PackedFile, to_disk: impl Fn(Range<u64>) -> Vec<Range<u64>>) {
+    pub(crate) fn add_damage(
+        &mut self,
+        packed: &PackedFile,
+        to_disk: impl Fn(Range<u64>) -> Vec<Range<u64>>,
+    ) {
+        self.packed.push(packed.clone());
         self.warnings.extend(packed.warnings.iter().cloned());
         self.incomplete |= packed.cut || !packed.suspect.is_empty();
         let on_disk = |ranges: &[Range<u64>]| ranges.iter().cloned().flat_map(&to_disk).collect::<Vec<_>>();
         for range in on_disk(&packed.suspect) {
             // What the map says that could not be read from the disk is no better for being suspect.
-            let held: Vec<_> = self.bad.held(range).map(|held| BadRange::new(held, Status::Suspect)).collect();
+            let held: Vec<_> =
+                self.bad.held(range).map(|held| BadRange::new(held, Status::Suspect)).collect();
             self.bad.apply(&held);
         }
         let lost = on_disk(&packed.lost);

@@ -61,6 +61,12 @@ pub trait Image: Send + Sync {
         &self.details().lost
     }
 
+    /// Returns what a whole sector of 512 bytes contains if it could not be read when the image was made, for formats that
+    /// record it in no other way. Such sectors are found when they are read, and count as suspect.
+    fn mark(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Loads the parts of the index that readers will need, if the format caches them and did not load them at opening.
     /// Errors are ignored here; the readers get them.
     fn warm(&self) {}
@@ -135,8 +141,8 @@ pub trait Indexes: std::fmt::Debug + Send + Sync {
     /// by the caller. An index next to the file is found without this.
     fn find(&self, packed: &Path) -> Option<File>;
 
-    /// Creates the file for a new index of the packed file at this path.
-    fn create(&self, packed: &Path) -> Result<Box<dyn IndexFile>, Error>;
+    /// Creates the file for a new index of the packed file at this path. None: it cannot be kept.
+    fn create(&self, packed: &Path) -> Result<Option<Box<dyn IndexFile>>, Error>;
 
     /// Is called while an index is made, with the number of bytes of the packed file that were read, and of all of them.
     /// An error ends it.

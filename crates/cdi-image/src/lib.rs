@@ -60,7 +60,14 @@
 
 // What formats share is not all used where some of them are left out.
 #![cfg_attr(
-    not(all(feature = "aff4", feature = "apple", feature = "chd", feature = "ewf", feature = "packed", feature = "vm")),
+    not(all(
+        feature = "aff4",
+        feature = "apple",
+        feature = "chd",
+        feature = "ewf",
+        feature = "packed",
+        feature = "vm"
+    )),
     allow(dead_code)
 )]
 

@@ -11,10 +11,10 @@ use cdi_base::units::index;
 
 use crate::cdimg;
 use crate::disk::{BadPolicy, Disk, Options};
+use crate::extent::FileNo;
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::pieces::{self, join_hint};
-use crate::extent::FileNo;
 use crate::input::{Input, ReadAt};
 #[cfg(feature = "packed")]
 use crate::packed::{self, Packing};
@@ -33,6 +33,7 @@ pub const FORMATS: &[&Format] = &[
     #[cfg(feature = "ewf")]
     &ewf2::FORMAT,
     &iboredimg::FORMAT,
+    &partclone::FORMAT,
     #[cfg(feature = "vm")]
     &qcow2::FORMAT,
     #[cfg(feature = "apple")]
@@ -217,7 +218,8 @@ fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
     let start = input.bytes(0, index(input.len().min(16)), "the header")?;
     let Some(packing) = Packing::of(&start) else { return Ok(input) };
     let inner = packed::inner_name(input.path());
-    let named = named_by(input.path()).filter(|format| !raw::PACKED.iter().any(|packed| packed.name == format.name));
+    let named =
+        named_by(input.path()).filter(|format| !raw::PACKED.iter().any(|packed| packed.name == format.name));
     match (&options.format, &inner, named) {
         // The contents of a raw disk must not choose how it is read.
         (Some(name), ..) if name == raw::FORMAT.name => return Ok(input),
@@ -234,7 +236,8 @@ fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
     }
     let files: Vec<FileNo> = pieces::find(&input)?.into_iter().map(|(_, file)| file).collect();
     let name = inner.unwrap_or_else(|| input.path().to_owned());
-    let head = packed::head(&input.joined(&files), packing).map_err(|e| Error::io("cannot read", input.path(), e))?;
+    let head = packed::head(&input.joined(&files), packing)
+        .map_err(|e| Error::io("cannot read", input.path(), e))?;
     // What it is not worth to make the index for is refused first.
     choose(&input.within(Arc::new(head), &name)?, options)?;
     let indexes = options.indexes.as_deref();
@@ -301,7 +304,9 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
                 Some(format) => Ok(format),
                 None if input.is_device() || listed => Ok(&raw::FORMAT),
                 // `dd if=/dev/sda | gzip > sda.gz`: the name says no more.
-                None if !input.is_plain_file() && pieces::begins_like_a_disk(input, Input::MAIN) => Ok(&raw::FORMAT),
+                None if !input.is_plain_file() && pieces::begins_like_a_disk(input, Input::MAIN) => {
+                    Ok(&raw::FORMAT)
+                }
                 None => {
                     let error = Error::bad_image("not an image in a known format");
                     Err(match pieces::neighbour(input) {

@@ -72,6 +72,7 @@ impl Opened {
             stored_hashes: Vec::new(),
             incomplete: whole.incomplete,
             lost: lost.collect(),
+            packed: whole.packed.clone(),
         };
         Ok(Opened { image: Box::new(Part { image, start, size, details }), input, format })
     }
@@ -85,6 +86,11 @@ impl Image for Part {
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let extent = self.image.map(offset + self.start)?.cut(self.start, self.start + self.size);
         Ok(Extent { disk: extent.disk.start - self.start..extent.disk.end - self.start, ..extent })
+    }
+
+    fn mark(&self) -> Option<&[u8]> {
+        // Sectors of a part that does not begin with one are not the disk's.
+        self.image.mark().filter(|mark| self.start.is_multiple_of(mark.len() as u64))
     }
 
     fn details(&self) -> &ImageDetails {

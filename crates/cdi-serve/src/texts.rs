@@ -5,6 +5,7 @@ use cdi_image::badmap::{self, BadRange, Reason, Status};
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::disk::live::Live;
+use cdi_image::input::PackedFile;
 use cdi_image::text::listing::{Listing, Out};
 use serde_json::{Value, json};
 
@@ -20,7 +21,17 @@ pub fn info(disk: &Disk) -> Value {
         "warnings": disk.image().warnings(),
         "blocks": counts(disk.bad(), disk.size()),
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
+        "packed_files": disk.image().details().packed.iter().map(packed).collect::<Vec<_>>(),
         "metadata": disk.metadata(),
+    })
+}
+
+fn packed(file: &PackedFile) -> Value {
+    json!({
+        "file": file.path.display().to_string(),
+        "packing": file.packing,
+        "file_bytes": file.packed_bytes,
+        "restart_points": file.points,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Checksums of chunks and of metadata structures.
 
 use crc::{CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use xxhash_rust::xxh64::xxh64;
 
 static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_IBM_3740);
@@ -16,6 +16,18 @@ pub enum Sum {
     Xxh3(u64),
     /// The low half of XXH64, seed 0, of the uncompressed chunk.
     Xxh64Uncompressed(u32),
+    /// XXH64, seed 0, of the uncompressed chunk.
+    Xxh64(u64),
+    /// XXH3 with 128 bits, seed 0, of the uncompressed chunk.
+    Xxh3With128(u128),
+    /// CRC-32 of the uncompressed chunk as a register, which is not inverted at the end: what is in it before and after the
+    /// chunk.
+    Crc32State {
+        /// Before.
+        before: u32,
+        /// After.
+        after: u32,
+    },
     /// CRC-16 (polynomial 0x1021, initial value 0xFFFF) of the uncompressed chunk.
     Crc16Uncompressed(u16),
 }
@@ -25,7 +37,7 @@ impl Sum {
     pub fn matches(self, compressed: &[u8]) -> bool {
         match self {
             Sum::Xxh3(sum) => xxh3_64(compressed) == sum,
-            Sum::None | Sum::Xxh64Uncompressed(_) | Sum::Crc16Uncompressed(_) => true,
+            _ => true,
         }
     }
 
@@ -35,6 +47,9 @@ impl Sum {
             Sum::Xxh64Uncompressed(sum) => {
                 xxh64(uncompressed, 0).to_le_bytes().starts_with(&sum.to_le_bytes())
             }
+            Sum::Xxh64(sum) => xxh64(uncompressed, 0) == sum,
+            Sum::Xxh3With128(sum) => xxh3_128(uncompressed) == sum,
+            Sum::Crc32State { before, after } => crc32_state(before, uncompressed) == after,
             Sum::Crc16Uncompressed(sum) => CRC16.checksum(uncompressed) == sum,
             Sum::None | Sum::Xxh3(_) => true,
         }
@@ -44,6 +59,13 @@ impl Sum {
 /// Starts a CRC-16 (polynomial 0x1021, initial value 0xFFFF).
 pub fn crc16() -> Digest<'static, u16, Table<16>> {
     CRC16.digest()
+}
+
+/// Returns what the register of a CRC-32 contains after `bytes`, if it contained `before`. It is not inverted at the end.
+pub fn crc32_state(before: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(!before);
+    hasher.update(bytes);
+    !hasher.finalize()
 }
 
 /// A CRC-32 in progress.

@@ -199,6 +199,49 @@ impl Core {
         pending.clear();
     }
 
+    /// Returns what sectors contain that could not be read when the image was made, if that is how they are recorded, and
+    /// reads of them fail.
+    pub(super) fn marked(&self) -> Option<&[u8]> {
+        self.image.mark().filter(|_| !self.options.read_suspect)
+    }
+
+    /// Looks for sectors in `buf`, which is at `offset` of the disk, that contain `mark`. Fills them if `filled`, otherwise
+    /// returns an error. `start` is where the whole read began.
+    pub(super) fn check_marks(
+        &self,
+        mark: &[u8],
+        buf: &mut [u8],
+        offset: u64,
+        start: u64,
+        filled: bool,
+    ) -> Result<(), ReadError> {
+        let len = mark.len() as u64;
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let within = index(at % len);
+            let stop = (at - at % len + len).min(end);
+            let part = index(at - offset)..index(stop - offset);
+            // Of a sector at the end of the buffer the rest is read, too.
+            let mut is_marked = buf[part.clone()] == mark[within..within + part.len()];
+            if is_marked && part.len() < mark.len() {
+                let first = at - at % len;
+                let mut whole = vec![0; index(len.min(self.image.size() - first))];
+                self.read_held(&mut whole, first, false)?;
+                is_marked = whole == mark;
+            }
+            if is_marked {
+                if !filled {
+                    let sector = at / u64::from(self.sector);
+                    return Err(ReadError::Bad { sector, good: index(at - start), untried: false });
+                }
+                self.fill_bad(&mut buf[part], at);
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
     /// Fills `buf`, which is within failing sectors, according to the policy.
     pub(super) fn fill_bad(&self, buf: &mut [u8], offset: u64) {
         match &self.options.bad {

@@ -177,7 +177,11 @@ impl Disk {
                 }
                 next => {
                     let stop = next.map_or(end, |bad| bad.start.min(end));
-                    core.read_held(&mut out[..index(stop - at)], at, sequential)?;
+                    let out = &mut out[..index(stop - at)];
+                    core.read_held(out, at, sequential)?;
+                    if let Some(mark) = core.marked() {
+                        core.check_marks(mark, out, at, offset, filled)?;
+                    }
                     stop
                 }
             };

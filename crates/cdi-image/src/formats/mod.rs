@@ -14,6 +14,7 @@ pub mod ewf;
 #[cfg(feature = "ewf")]
 pub mod ewf2;
 pub mod iboredimg;
+pub mod partclone;
 #[cfg(feature = "apple")]
 mod property_list;
 #[cfg(feature = "vm")]

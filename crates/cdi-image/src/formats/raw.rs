@@ -34,10 +34,25 @@ pub const FORMAT: Format = Format {
 /// Raw images that are packed as a whole: their unpacked contents are opened like any raw image. (zstd's format has
 /// another file, because of its seekable form.)
 pub const PACKED: [Format; 4] = [
-    packed("gzip", "raw disks compressed by gzip, pigz or bgzip", "CRC-32 of each member, checked when the index is made", &["gz"]),
-    packed("xz", "raw disks compressed by xz in several blocks", "a checksum of each block, checked when the index is made", &["xz"]),
+    packed(
+        "gzip",
+        "raw disks compressed by gzip, pigz or bgzip",
+        "CRC-32 of each member, checked when the index is made",
+        &["gz"],
+    ),
+    packed(
+        "xz",
+        "raw disks compressed by xz in several blocks",
+        "a checksum of each block, checked when the index is made",
+        &["xz"],
+    ),
     packed("bzip2", "raw disks compressed by bzip2, pbzip2 or lbzip2", "CRC-32 of each block", &["bz2"]),
-    packed("lz4", "raw disks compressed by lz4", "checksums of blocks and frames, if the writer stored them", &["lz4"]),
+    packed(
+        "lz4",
+        "raw disks compressed by lz4",
+        "checksums of blocks and frames, if the writer stored them",
+        &["lz4"],
+    ),
 ];
 
 const fn packed(

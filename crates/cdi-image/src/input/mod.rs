@@ -46,6 +46,8 @@ pub trait ReadAt: Send + Sync {
 /// What is known about a packed file.
 #[derive(Debug, Clone, Default)]
 pub struct PackedFile {
+    /// Its path, or that of its first piece.
+    pub path: PathBuf,
     /// How it is packed: the name of the program.
     pub packing: &'static str,
     /// Its length in bytes.
@@ -385,6 +387,14 @@ impl Input {
     /// Returns what is known about the packed file of which the main file is the contents.
     pub fn packed(&self) -> Option<&PackedFile> {
         self.source.packed()
+    }
+
+    /// Returns what is known about the packed file of which `file` is the contents.
+    pub fn packed_of(&self, file: FileNo) -> Option<PackedFile> {
+        match file {
+            Self::MAIN => self.source.packed().cloned(),
+            file => self.derived.source(file)?.packed().cloned(),
+        }
     }
 
     /// Returns when one of the image's files was last modified, if known.

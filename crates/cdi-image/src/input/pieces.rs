@@ -240,7 +240,9 @@ pub(crate) fn begins_like_a_disk(input: &Input, file: FileNo) -> bool {
         (0x1_0040, b"_BHRfS_M"),
         (4086, b"SWAPSPACE2"),
     ];
-    let is = |(at, sign): &(u64, &[u8])| input.bytes_of(file, *at, sign.len(), "the first sectors").is_ok_and(|b| b == *sign);
+    let is = |(at, sign): &(u64, &[u8])| {
+        input.bytes_of(file, *at, sign.len(), "the first sectors").is_ok_and(|b| b == *sign)
+    };
     SIGNS.iter().any(is)
 }
 

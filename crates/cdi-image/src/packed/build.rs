@@ -14,7 +14,7 @@ const SPAN: (u64, u32) = (1 << 20, 18);
 pub(super) const MAX_DISTANCE: u64 = 256 << 20;
 
 /// Is called with the number of packed bytes that were read. An error stops the pass.
-pub type OnProgress<'a> = dyn Fn(u64) -> Result<(), Error> + Sync + 'a;
+pub(super) type OnProgress<'a> = dyn Fn(u64) -> Result<(), Error> + Sync + 'a;
 
 /// A span, as a pass finds it.
 pub(super) struct Span {
@@ -80,7 +80,11 @@ impl From<Error> for Stop {
 
 impl<'a> Builder<'a> {
     /// Begins a pass. `windows` is at offset `written` of the index file.
-    pub(super) fn new(windows: &'a mut dyn Write, written: u64, on_progress: &'a OnProgress<'a>) -> Builder<'a> {
+    pub(super) fn new(
+        windows: &'a mut dyn Write,
+        written: u64,
+        on_progress: &'a OnProgress<'a>,
+    ) -> Builder<'a> {
         Builder {
             windows,
             written,
@@ -95,11 +99,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Returns the offset in the index file after what was written.
-    pub(super) fn written(&self) -> u64 {
-        self.written
-    }
-
     /// Reports that the packed file was read up to byte `at`.
     pub(super) fn progress(&self, at: u64) -> Result<(), Error> {
         (self.on_progress)(at)
@@ -111,7 +110,8 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let start = self.size;
-        self.size = start.checked_add(span.len).filter(|size| i64::try_from(*size).is_ok()).ok_or_else(too_large)?;
+        self.size =
+            start.checked_add(span.len).filter(|size| i64::try_from(*size).is_ok()).ok_or_else(too_large)?;
         self.distance = if span.point.is_some() { span.len } else { self.distance.saturating_add(span.len) };
         let zeros = span.contents == Contents::Zeros;
         if matches!(span.contents, Contents::Data(_)) && self.distance > MAX_DISTANCE {

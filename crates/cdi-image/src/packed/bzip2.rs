@@ -27,8 +27,15 @@ const LEN_SHIFT: u32 = 4;
 /// Makes the index of a bzip2 file.
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let end = source.len()?;
-    let blocks = Blocks { bits: Bits::new(Stream::new(source, 0, end)), end: end * 8, level: 0, sum: 0, start: None };
-    units::scan(source, Box::new(blocks), &|source, unit| Ok(Box::new(block_reader(source, unit.bits.0, unit.extra)?)), workers::cores(), builder)
+    let blocks =
+        Blocks { bits: Bits::new(Stream::new(source, 0, end)), end: end * 8, level: 0, sum: 0, start: None };
+    units::scan(
+        source,
+        Box::new(blocks),
+        &|source, unit| Ok(Box::new(block_reader(source, unit.bits.0, unit.extra)?)),
+        workers::cores(),
+        builder,
+    )
 }
 
 /// Reads the block at this bit.
@@ -47,7 +54,11 @@ pub(super) fn begins_a_stream(bytes: &[u8]) -> bool {
 }
 
 /// Reads one block as a stream that consists of it alone.
-fn block_reader(source: &Arc<dyn ReadAt>, bit: u64, extra: u32) -> io::Result<bzip2::read::BzDecoder<Cursor<Vec<u8>>>> {
+fn block_reader(
+    source: &Arc<dyn ReadAt>,
+    bit: u64,
+    extra: u32,
+) -> io::Result<bzip2::read::BzDecoder<Cursor<Vec<u8>>>> {
     let (level, len) = (extra & ((1 << LEN_SHIFT) - 1), u64::from(extra >> LEN_SHIFT));
     if len < 80 || len > MAX_BLOCK {
         return Err(damaged());
@@ -183,7 +194,9 @@ impl Blocks {
                 return if at == 0 { Err(cut()) } else { Ok(None) };
             }
             let [b, z, h, level] = [(); 4].map(|()| self.bits.read(8).unwrap_or(0));
-            if [b, z, h].map(|b| b as u8) != *MAGIC || !(b'1'..=b'9').map(u64::from).any(|digit| digit == level) {
+            if [b, z, h].map(|b| b as u8) != *MAGIC
+                || !(b'1'..=b'9').map(u64::from).any(|digit| digit == level)
+            {
                 return if at == 0 { Err(damaged()) } else { Ok(None) };
             }
             (self.level, self.sum) = (u32::try_from(level).unwrap_or(0) - u32::from(b'0'), 0);

@@ -143,7 +143,10 @@ impl Index {
     pub(super) fn read(file: Arc<dyn ReadAt>) -> Option<Index> {
         let mut header = [0; HEADER];
         read_exact(&*file, &mut header, 0).ok()?;
-        if !header.starts_with(MAGIC) || le32(&header, 8) != VERSION || xxh3_64(&header[..96]) != le64(&header, 96) {
+        if !header.starts_with(MAGIC)
+            || le32(&header, 8) != VERSION
+            || xxh3_64(&header[..96]) != le64(&header, 96)
+        {
             return None;
         }
         let (table, spans, suspect) = (le64(&header, 64), index(le64(&header, 72)), index(le64(&header, 80)));
@@ -187,7 +190,9 @@ impl Index {
             && starts.is_sorted_by(|a, b| a < b)
             && i64::try_from(self.size).is_ok()
             && self.spans.iter().all(&mut is_reached)
-            && windows.into_iter().all(|p| p.window.0.checked_add(p.window.1.into()).is_some_and(|end| end <= windows_end))
+            && windows
+                .into_iter()
+                .all(|p| p.window.0.checked_add(p.window.1.into()).is_some_and(|end| end <= windows_end))
             && self.suspect.iter().all(|r| r.start < r.end && r.end <= self.size)
     }
 

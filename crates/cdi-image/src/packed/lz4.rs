@@ -160,7 +160,8 @@ impl Sequence for Blocks {
             let history = if frame.linked { self.history } else { 0 };
             if !self.next_block(frame, &out[at.saturating_sub(history)..*at])? {
                 self.frame = None;
-                let sum = if frame.sum { Some(u32::from_le_bytes(self.stream.array()?).into()) } else { None };
+                let sum =
+                    if frame.sum { Some(u32::from_le_bytes(self.stream.array()?).into()) } else { None };
                 self.member_end = self.stream.position();
                 return Ok(Step::Member(sum));
             }

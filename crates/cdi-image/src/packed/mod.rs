@@ -22,7 +22,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use build::{Builder, Stop};
-pub use open::{PACKINGS, head, inner_name, unpack};
+pub use open::{PACKINGS, head, index_name, inner_name, unpack};
 pub use unpacked::Unpacked;
 
 use crate::input::ReadAt;
@@ -76,7 +76,9 @@ impl Packing {
             () if begins(&[0x50, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) && start[12..].starts_with(&zstd::MAGIC) => {
                 Some(Packing::Zstd)
             }
-            () if begins(bzip2::MAGIC) && start.get(4..10).is_some_and(bzip2::begins_a_stream) => Some(Packing::Bzip2),
+            () if begins(bzip2::MAGIC) && start.get(4..10).is_some_and(bzip2::begins_a_stream) => {
+                Some(Packing::Bzip2)
+            }
             () if begins(&lz4::MAGIC) || begins(&lz4::LEGACY) => Some(Packing::Lz4),
             () => None,
         }

@@ -20,8 +20,7 @@ use crate::input::{Input, ReadAt};
 use crate::text::command::new_name;
 
 /// All packings.
-pub const PACKINGS: [Packing; 5] =
-    [Packing::Gzip, Packing::Xz, Packing::Zstd, Packing::Bzip2, Packing::Lz4];
+pub const PACKINGS: [Packing; 5] = [Packing::Gzip, Packing::Xz, Packing::Zstd, Packing::Bzip2, Packing::Lz4];
 
 /// How much of both ends of a packed file identifies it, in bytes.
 const ENDS: u64 = 64 << 10;
@@ -34,7 +33,10 @@ pub fn inner_name(path: &Path) -> Option<PathBuf> {
     let suffix = |path: &Path| path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     let is_packed = |path: &Path| {
         let found = suffix(path)?;
-        PACKINGS.iter().any(|packing| packing.suffixes().contains(&found.as_str())).then(|| path.with_extension(""))
+        PACKINGS
+            .iter()
+            .any(|packing| packing.suffixes().contains(&found.as_str()))
+            .then(|| path.with_extension(""))
     };
     is_packed(path).or_else(|| is_packed(&path.with_extension("")).filter(|_| suffix(path).is_some()))
 }
@@ -95,7 +97,7 @@ pub fn unpack(
             warnings.push(format!("{} of the {} data {what}", human(bytes(&ranges)), packing.name()));
         }
     }
-    Ok(Unpacked::new(source, found, warnings))
+    Ok(Unpacked::new(source, found, &path, warnings))
 }
 
 fn stamp(input: &Input, files: &[FileNo], source: &dyn ReadAt) -> io::Result<Stamp> {
@@ -129,7 +131,8 @@ fn kept(
     if let Some(file) = next_to {
         match Index::read(input.joined(&[file])) {
             Some(found) if is_this(&found) => return Some(found),
-            Some(_) => warnings.push(format!("{} belongs to another version of the file, and is ignored", name.display())),
+            Some(_) => warnings
+                .push(format!("{} belongs to another version of the file, and is ignored", name.display())),
             None => warnings.push(format!("{} is not a valid index, and is ignored", name.display())),
         }
     }
@@ -153,41 +156,50 @@ fn make(
     indexes: Option<&dyn Indexes>,
 ) -> Result<Index, Error> {
     let start = Instant::now();
-    let store = match indexes {
-        Some(indexes) => indexes.create(path)?,
+    let store = match indexes.map_or(Ok(None), |indexes| indexes.create(path))? {
+        Some(store) => store,
         None => Box::new(Unnamed(unnamed_file()?)),
     };
     let failed = |e| Error::failed("cannot write the index").because(e);
     let mut file = store.file();
     file.seek(SeekFrom::Start(HEADER as u64)).map_err(failed)?;
     let mut out = BufWriter::new(file);
-    let progress = |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
+    let progress =
+        |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
     let mut builder = Builder::new(&mut out, HEADER as u64, &progress);
     let scanned = packing.scan(source, &mut builder);
     let Builder { spans, suspect, size, cut, trailing, .. } = builder;
-    let table = HEADER as u64 + spans.iter().filter_map(|span| span.point).map(|p| u64::from(p.window.1)).sum::<u64>();
+    let table = HEADER as u64
+        + spans.iter().filter_map(|span| span.point).map(|p| u64::from(p.window.1)).sum::<u64>();
     match scanned {
         Ok(()) => {}
         Err(Stop::Error(e)) => return Err(e),
         Err(Stop::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory => {
-            let what = format!("the {} data needs more memory to be decompressed than is used for that", packing.name());
+            let what = format!(
+                "the {} data needs more memory to be decompressed than is used for that",
+                packing.name()
+            );
             return Err(no_points(path, packing, &what));
         }
         Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e)),
         Err(Stop::NoPoints) => {
-            let what = format!("the {} data has no restart points: random access is not possible", packing.name());
+            let what =
+                format!("the {} data has no restart points: random access is not possible", packing.name());
             return Err(no_points(path, packing, &what));
         }
     }
     if size == 0 {
-        let what = if cut { "the data is damaged or incomplete from the start" } else { "there is nothing in it" };
+        let what =
+            if cut { "the data is damaged or incomplete from the start" } else { "there is nothing in it" };
         return Err(Error::bad_image(format!("{} file: {what}", packing.name())).at(path));
     }
-    let mut index = Index { packing, stamp, size, cut, trailing, spans, suspect, windows: Arc::new(Vec::new()) };
+    let mut index =
+        Index { packing, stamp, size, cut, trailing, spans, suspect, windows: Arc::new(Vec::new()) };
     let header = index.write_table(&mut out, table).map_err(failed)?;
     let mut file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;
     index.windows = Arc::new(file.try_clone().map_err(failed)?);
+    progress(stamp.len)?;
     store.keep(start.elapsed(), path)?;
     Ok(index)
 }

@@ -47,7 +47,9 @@ pub(super) fn scan(
     let mut stopped = false;
     let mut failed = false;
     let units = units.take_while(move |unit| !std::mem::replace(&mut failed, unit.is_err()));
-    let work = |buffer: &mut Vec<u8>, unit: io::Result<Unit>| unit.map(|unit| decompress(source, unit, open, buffer));
+    let work = |buffer: &mut Vec<u8>, unit: io::Result<Unit>| {
+        unit.map(|unit| decompress(source, unit, open, buffer))
+    };
     workers::ordered(threads, units, Vec::new, work, |outcome: io::Result<Outcome>| {
         if stopped {
             return Ok(());
@@ -105,7 +107,9 @@ fn decompress(source: &Arc<dyn ReadAt>, unit: Unit, open: &OpenUnit<'_>, buffer:
             let point = (total == len as u64).then(|| (unit.bits.0, unit.extra, Vec::new()));
             spans.push(Span { len: len as u64, contents: contents(&buffer[..len]), point });
             match end {
-                Ok(true) if unit.len.is_some_and(|known| known != total) => return Err(super::stream::damaged()),
+                Ok(true) if unit.len.is_some_and(|known| known != total) => {
+                    return Err(super::stream::damaged());
+                }
                 Ok(true) => return Ok(()),
                 Ok(false) if total > MAX_DISTANCE => return Ok(()),
                 Ok(false) => {}

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::num::NonZero;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
@@ -57,7 +58,7 @@ struct Reader {
 
 impl Unpacked {
     /// Returns the unpacked bytes of `under`, by its index.
-    pub(super) fn new(under: Arc<dyn ReadAt>, index: Index, warnings: Vec<String>) -> Unpacked {
+    pub(super) fn new(under: Arc<dyn ReadAt>, index: Index, path: &Path, warnings: Vec<String>) -> Unpacked {
         let mut longest = 0;
         let mut from = 0;
         for (n, span) in index.spans.iter().enumerate() {
@@ -70,6 +71,7 @@ impl Unpacked {
         }
         let count = if longest > READERS.1 { 1 } else { READERS.0 };
         let about = PackedFile {
+            path: path.to_owned(),
             packing: index.packing.name(),
             points: index.spans.iter().filter(|span| span.point.is_some()).count() as u64,
             packed_bytes: index.stamp.len,

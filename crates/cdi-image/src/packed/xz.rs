@@ -37,7 +37,11 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         Ok(blocks) => scan_blocks(source, Box::new(blocks.into_iter().map(Ok)), builder),
         Err(e) if super::stream::is_damage(&e) => {
             builder.cut = true;
-            scan_blocks(source, Box::new(Forward { stream: Stream::new(source, 0, end), check: None, ended: false }), builder)
+            scan_blocks(
+                source,
+                Box::new(Forward { stream: Stream::new(source, 0, end), check: None, ended: false }),
+                builder,
+            )
         }
         Err(e) => Err(e.into()),
     }
@@ -285,7 +289,8 @@ impl Forward {
             self.ended = true;
             return Ok((Unit { bits: (at * 8, u64::MAX / 2), extra, len: None }, 0));
         };
-        let unpadded = (header.len() as u64).checked_add(packed).and_then(|n| n.checked_add(check_len(check)));
+        let unpadded =
+            (header.len() as u64).checked_add(packed).and_then(|n| n.checked_add(check_len(check)));
         let next = unpadded.and_then(|n| n.checked_next_multiple_of(4)?.checked_add(at));
         let (Some(unpadded), Some(next)) = (unpadded, next.filter(|next| *next < u64::MAX / 8)) else {
             return Err(damaged());

@@ -26,9 +26,15 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
     }
     let threads = workers::cores().min(usize::try_from((64 << 20) / window.max(1 << 20)).unwrap_or(1).max(1));
     let frames = Frames { stream: Stream::new(source, 0, end), end };
-    units::scan(source, Box::new(frames), &|source, unit| {
-        Ok(Box::new(frame_reader(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))?.single_frame()))
-    }, threads, builder)
+    units::scan(
+        source,
+        Box::new(frames),
+        &|source, unit| {
+            Ok(Box::new(frame_reader(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))?.single_frame()))
+        },
+        threads,
+        builder,
+    )
 }
 
 /// Reads on from a frame.
@@ -108,7 +114,11 @@ impl Frames {
                     // What there is of the last frame is right.
                     let bits = (start * 8, self.end * 8);
                     self.stream.skip_to(self.end);
-                    return if start == self.end { Err(cut()) } else { Ok(Some(Unit { bits, extra: 0, len: header.len })) };
+                    return if start == self.end {
+                        Err(cut())
+                    } else {
+                        Ok(Some(Unit { bits, extra: 0, len: header.len }))
+                    };
                 }
                 self.stream.skip_to(next);
                 if next - start > MAX_DISTANCE {
@@ -121,7 +131,11 @@ impl Frames {
             if header.has_sum {
                 self.stream.array::<4>()?;
             }
-            return Ok(Some(Unit { bits: (start * 8, self.stream.position() * 8), extra: 0, len: header.len }));
+            return Ok(Some(Unit {
+                bits: (start * 8, self.stream.position() * 8),
+                extra: 0,
+                len: header.len,
+            }));
         }
     }
 }

@@ -1,0 +1,38 @@
+//! `cdi index IMAGE`: makes the index of a packed image, and keeps it next to the image.
+
+use std::sync::Arc;
+
+use cdi_base::error::Error;
+use cdi_base::units::human;
+use serde_json::json;
+
+use super::{End, Interrupt, open_with};
+use crate::cli::Index;
+use crate::indexes::IndexesNextTo;
+use crate::ui::Ui;
+
+pub(super) fn run(args: &Index, ui: &Ui) -> Result<End, Error> {
+    let interrupt = Interrupt::new()?;
+    let indexes = Arc::new(IndexesNextTo::new(*ui, args.over.into(), move || interrupt.check()));
+    let opened = open_with(&args.image, Arc::clone(&indexes) as _)?;
+    opened.image.warnings().iter().for_each(|warning| ui.warning(warning));
+    let made = indexes.made();
+    let packed = &opened.image.details().packed;
+    let end = if opened.image.is_incomplete() { End::DataMissing } else { End::Done };
+    let list: Vec<_> = made
+        .iter()
+        .map(|(file, index, bytes)| json!({ "file": file, "index": index, "index_bytes": bytes }))
+        .collect();
+    if ui.json(&json!({ "made": list, "packed_files": packed.len() })) {
+        return Ok(end);
+    }
+    for (_, index, bytes) in &made {
+        ui.data(format!("{}: {}", index.display(), human(*bytes)));
+    }
+    match (made.is_empty(), packed.is_empty()) {
+        (true, true) => ui.message(format!("a {} image needs no index", opened.format.name)),
+        (true, false) => ui.message("the index is up to date"),
+        _ => {}
+    }
+    Ok(end)
+}

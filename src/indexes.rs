@@ -1,0 +1,248 @@
+//! Where indexes of packed images are kept: next to the image if the user wants that, otherwise in the user's cache.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use cdi_base::error::Error;
+use cdi_base::units::human;
+use cdi_base::workers::lock;
+use cdi_capture::guard::{Guard, Over};
+use cdi_image::image::{IndexFile, Indexes};
+use cdi_image::packed::index_name;
+use cdi_system::output_file::OutputFile;
+
+use crate::ui::{Progress, Ui};
+
+/// Indexes that took less time than this to make are not kept in the cache.
+const WORTH_KEEPING: Duration = Duration::from_secs(1);
+/// The maximum size of the cache in bytes. Indexes that were not used for the longest time are removed first.
+const MAX_CACHE: u64 = 8 << 30;
+
+/// Returns the directory in which indexes are kept, if the user has one.
+fn cache_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = match absolute("XDG_CACHE_HOME") {
+        Some(cache) => cache,
+        None if cfg!(target_os = "macos") => absolute("HOME")?.join("Library/Caches"),
+        None => absolute("HOME")?.join(".cache"),
+    };
+    Some(cache.join("cdi"))
+}
+
+/// What both kinds share: the progress, and Ctrl-C.
+struct Display {
+    ui: Ui,
+    check: Box<dyn Fn() -> Result<(), Error> + Send + Sync>,
+    /// The progress, and how far it is.
+    shown: Mutex<Option<(Progress, u64)>>,
+}
+
+impl Display {
+    fn progress(&self, done: u64, total: u64) -> Result<(), Error> {
+        let mut shown = lock(&self.shown);
+        let (progress, before) = shown.get_or_insert_with(|| (self.ui.progress("indexing", total), 0));
+        progress.advance(done.saturating_sub(*before));
+        *before = done.max(*before);
+        (self.check)()
+    }
+
+    /// Ends the display, and returns the elapsed time and the rate.
+    fn finish(&self) -> String {
+        lock(&self.shown).take().map_or(String::new(), |(progress, _)| progress.finish())
+    }
+}
+
+/// Indexes in the user's cache.
+pub struct CachedIndexes(Display);
+
+impl CachedIndexes {
+    /// Returns the user's cache; while an index is made, `check` is called, and its error ends it.
+    pub fn new(ui: Ui, check: impl Fn() -> Result<(), Error> + Send + Sync + 'static) -> CachedIndexes {
+        CachedIndexes(Display { ui, check: Box::new(check), shown: Mutex::new(None) })
+    }
+
+    fn path(packed: &Path) -> Option<PathBuf> {
+        let whole = packed.canonicalize().ok()?;
+        let hash = xxhash_rust::xxh3::xxh3_64(whole.as_os_str().as_encoded_bytes());
+        let name = whole.file_name()?.to_string_lossy().into_owned();
+        // A file name has at most 255 bytes.
+        let short: String = name.chars().take(40).collect();
+        Some(cache_dir()?.join(format!("{short}-{hash:016x}.cdi-index")))
+    }
+}
+
+impl fmt::Debug for CachedIndexes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CachedIndexes")
+    }
+}
+
+impl Indexes for CachedIndexes {
+    fn find(&self, packed: &Path) -> Option<File> {
+        let file = File::options().read(true).write(true).open(CachedIndexes::path(packed)?).ok()?;
+        // So that it counts as used.
+        let _ = file.set_modified(SystemTime::now());
+        Some(file)
+    }
+
+    fn create(&self, packed: &Path) -> Result<Option<Box<dyn IndexFile>>, Error> {
+        let Some(path) = CachedIndexes::path(packed) else { return Ok(None) };
+        let Some(dir) = path.parent() else { return Ok(None) };
+        // Without a cache, the index is made each time.
+        if fs::create_dir_all(dir).is_err() {
+            return Ok(None);
+        }
+        let Ok((output, file)) = OutputFile::create(&path, true) else { return Ok(None) };
+        Ok(Some(Box::new(CachedFile { file, output, path, ui: self.0.ui })))
+    }
+
+    fn progress(&self, _: &Path, done: u64, total: u64) -> Result<(), Error> {
+        self.0.progress(done, total)?;
+        if done >= total {
+            self.0.finish();
+        }
+        Ok(())
+    }
+}
+
+/// An index that is being written into the cache.
+struct CachedFile {
+    file: File,
+    output: OutputFile,
+    path: PathBuf,
+    ui: Ui,
+}
+
+impl IndexFile for CachedFile {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn keep(self: Box<Self>, took: Duration, packed: &Path) -> Result<(), Error> {
+        if took < WORTH_KEEPING {
+            return Ok(());
+        }
+        // An index that cannot be kept is not an error of what the user wanted.
+        match self.output.finish() {
+            Ok(()) => self.ui.message(format!(
+                "made an index of {} in {:.0} s and kept it in {}",
+                packed.display(),
+                took.as_secs_f64(),
+                self.path.display()
+            )),
+            Err(e) => self.ui.warning(format!("the index of {} cannot be kept: {e:#}", packed.display())),
+        }
+        if let Some(dir) = self.path.parent() {
+            prune(dir, &self.path, MAX_CACHE);
+        }
+        Ok(())
+    }
+}
+
+/// Removes the indexes that were not used for the longest time, until the rest has at most `max` bytes. `newest` stays.
+fn prune(dir: &Path, newest: &Path, max: u64) {
+    let mut all: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_index = path.extension().is_some_and(|suffix| suffix == "cdi-index");
+        if let (true, Ok(meta)) = (is_index && path != newest, entry.metadata()) {
+            all.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), path));
+        }
+    }
+    all.sort();
+    let mut total: u64 =
+        newest.metadata().map_or(0, |meta| meta.len()) + all.iter().map(|(_, len, _)| len).sum::<u64>();
+    for (_, len, path) in all {
+        if total <= max {
+            break;
+        }
+        if fs::remove_file(path).is_ok() {
+            total -= len;
+        }
+    }
+}
+
+/// Indexes next to the images: what `cdi index` makes.
+pub struct IndexesNextTo {
+    display: Display,
+    over: Over,
+    /// What was made: the packed file, the index, and its length in bytes.
+    made: std::sync::Arc<Mutex<Vec<(PathBuf, PathBuf, u64)>>>,
+}
+
+impl IndexesNextTo {
+    /// Makes indexes next to the images, under the rules of `over`.
+    pub fn new(
+        ui: Ui,
+        over: Over,
+        check: impl Fn() -> Result<(), Error> + Send + Sync + 'static,
+    ) -> IndexesNextTo {
+        let display = Display { ui, check: Box::new(check), shown: Mutex::new(None) };
+        IndexesNextTo { display, over, made: std::sync::Arc::default() }
+    }
+
+    /// Returns the indexes that were made so far: the packed file, the index, and its length in bytes.
+    pub fn made(&self) -> Vec<(PathBuf, PathBuf, u64)> {
+        lock(&self.made).clone()
+    }
+}
+
+impl fmt::Debug for IndexesNextTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IndexesNextTo")
+    }
+}
+
+impl Indexes for IndexesNextTo {
+    fn find(&self, _: &Path) -> Option<File> {
+        None
+    }
+
+    fn create(&self, packed: &Path) -> Result<Option<Box<dyn IndexFile>>, Error> {
+        let path = index_name(packed);
+        // An index that no longer fits is of no use.
+        let mut start = [0; 8];
+        let is_index = File::open(&path)
+            .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *b"CDIINDEX");
+        let over = Over { force: self.over.force || is_index, ..self.over };
+        let (output, file) = Guard::new(over).create(&path)?;
+        let made = std::sync::Arc::clone(&self.made);
+        Ok(Some(Box::new(FileNextTo { file, output, path, made })))
+    }
+
+    fn progress(&self, packed: &Path, done: u64, total: u64) -> Result<(), Error> {
+        self.display.progress(done, total)?;
+        if done >= total {
+            let took = self.display.finish();
+            self.display.ui.message(format!("{}: {} read ({took})", packed.display(), human(total)));
+        }
+        Ok(())
+    }
+}
+
+/// An index that is being written next to its image.
+struct FileNextTo {
+    file: File,
+    output: OutputFile,
+    path: PathBuf,
+    made: std::sync::Arc<Mutex<Vec<(PathBuf, PathBuf, u64)>>>,
+}
+
+impl IndexFile for FileNextTo {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn keep(self: Box<Self>, _: Duration, packed: &Path) -> Result<(), Error> {
+        let failed = |e| Error::io("cannot write", &self.path, e);
+        self.file.sync_all().map_err(failed)?;
+        let len = self.file.metadata().map_err(failed)?.len();
+        self.output.finish()?;
+        lock(&self.made).push((packed.to_owned(), self.path, len));
+        Ok(())
+    }
+}
