@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind, advice_for};
+use cdi_base::printable::quoted;
 use serde::{Deserialize, Serialize};
 
 /// All kinds, with their names in JSON and the exit codes that docs/CLI.md documents.
@@ -98,6 +99,10 @@ fn describe(advice: &Advice) -> String {
     match advice {
         Advice::NameFormat(names) => {
             let options: Vec<_> = names.iter().map(|name| format!("--format {name}")).collect();
+            format!("use {}", options.join(" or "))
+        }
+        Advice::NameMember(names) => {
+            let options: Vec<_> = names.iter().map(|name| format!("--member {}", quoted(name))).collect();
             format!("use {}", options.join(" or "))
         }
         Advice::ListFormats => {

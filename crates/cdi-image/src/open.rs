@@ -26,6 +26,8 @@ pub const FORMATS: &[&Format] = &[
     &aff4::FORMAT,
     #[cfg(feature = "chd")]
     &chd::FORMAT,
+    #[cfg(feature = "packed")]
+    &clonezilla::FORMAT,
     #[cfg(feature = "apple")]
     &dmg::FORMAT,
     #[cfg(feature = "ewf")]
@@ -63,7 +65,7 @@ pub const FORMATS: &[&Format] = &[
 /// The formats of which an internal snapshot can be opened.
 const WITH_SNAPSHOTS: &[&str] = &[];
 /// The formats that may hold several disks.
-const WITH_MEMBERS: &[&str] = &[];
+const WITH_MEMBERS: &[&str] = &["clonezilla"];
 
 /// The options for opening a disk: format, map, and how reads are answered. Created by [`Disk::options`].
 #[derive(Debug, Clone, Default)]

@@ -7,6 +7,8 @@ mod backing;
 mod chain;
 #[cfg(feature = "chd")]
 pub mod chd;
+#[cfg(feature = "packed")]
+pub mod clonezilla;
 #[cfg(feature = "apple")]
 pub mod dmg;
 #[cfg(feature = "ewf")]

@@ -104,7 +104,7 @@ impl ReadAt for File {
 }
 
 /// The files that represent an image that is a directory: its property list, and Apple's backup copy of it.
-const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
+const LISTS: [&str; 4] = ["Info.plist", "Info.bckup", "parts", "disk"];
 
 /// An image's files.
 pub struct Input {
@@ -157,7 +157,7 @@ impl Input {
         };
         let mut input = Input::open(&path.join(list))?;
         (input.path, input.name, input.directory) = (path.to_owned(), path.to_owned(), true);
-        input.is_copy = list != LISTS[0];
+        input.is_copy = list == LISTS[1];
         Ok(input)
     }
 

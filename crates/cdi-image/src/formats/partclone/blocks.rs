@@ -95,7 +95,9 @@ impl Blocks {
             // partclone takes every value but 1 for unused.
             _ => stored
                 .chunks(8)
-                .map(|eight| eight.iter().enumerate().fold(0, |bits, (n, byte)| bits | u8::from(*byte == 1) << n))
+                .map(|eight| {
+                    eight.iter().enumerate().fold(0, |bits, (n, byte)| bits | u8::from(*byte == 1) << n)
+                })
                 .collect(),
         };
         // In the last byte there are bits of blocks that do not exist.
@@ -163,7 +165,12 @@ impl Blocks {
 
     /// Returns where the blocks with these numbers in the image are on the disk: runs of blocks, in order. If there are
     /// more than `max`, the last one is longer than it should be.
-    pub(super) fn places(&self, input: &Input, numbers: Range<u64>, max: usize) -> Result<Vec<Range<u64>>, ReadError> {
+    pub(super) fn places(
+        &self,
+        input: &Input,
+        numbers: Range<u64>,
+        max: usize,
+    ) -> Result<Vec<Range<u64>>, ReadError> {
         let mut places: Vec<Range<u64>> = Vec::new();
         if numbers.is_empty() {
             return Ok(places);

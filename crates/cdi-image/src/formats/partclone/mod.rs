@@ -68,13 +68,6 @@ impl Partition {
         let data = header.len + header.bitmap.stored_len(header.blocks);
         let mut partition = Partition { file, header, blocks, data };
         partition.find_old_checksums(input)?;
-        let unused = partition.header.size - partition.blocks.marked() * partition.header.block;
-        if unused > 0 {
-            details.warnings.push(format!(
-                "{} of the partition were not in use, and are not in the image: they read as zeros",
-                human(unused)
-            ));
-        }
         partition.find_lost(input, details)?;
         Ok(partition)
     }
@@ -82,6 +75,11 @@ impl Partition {
     /// Returns the size of the partition in bytes.
     pub(super) fn size(&self) -> u64 {
         self.header.size
+    }
+
+    /// Returns how much of the partition was not in use and is not in the image, in bytes.
+    pub(super) fn unused(&self) -> u64 {
+        self.header.size - self.blocks.marked() * self.header.block
     }
 
     /// Returns the name of the file system, as partclone has it.
@@ -96,7 +94,8 @@ impl Partition {
 
     /// Returns the length of a strip with its checksum, in bytes.
     fn strip_len(&self) -> u64 {
-        (self.header.per_checksum.saturating_mul(self.header.block)).saturating_add(self.header.checksum.len())
+        (self.header.per_checksum.saturating_mul(self.header.block))
+            .saturating_add(self.header.checksum.len())
     }
 
     /// Finds out how long the checksums of version 0001 are: some programs on 64-bit machines wrote four bytes too many.
@@ -154,7 +153,9 @@ impl Partition {
         let end = self.data + self.offset_of(self.blocks.marked());
         if len < end {
             missing.push(len..end);
-            details.warnings.push(format!("the image is truncated: {} of its blocks are missing", human(end - len)));
+            details
+                .warnings
+                .push(format!("the image is truncated: {} of its blocks are missing", human(end - len)));
         }
         for range in &missing {
             let places = self.on_disk(input, range)?;
@@ -212,7 +213,8 @@ impl Partition {
         let strip_at = self.data + strip.saturating_mul(self.strip_len());
         let at = strip_at + within * block;
         let len = per.min(self.blocks.marked() - strip.saturating_mul(per)).saturating_mul(block);
-        let sum = if len <= u64::from(MAX_CHUNK) { self.sum(input, strip, strip_at + len)? } else { Sum::None };
+        let sum =
+            if len <= u64::from(MAX_CHUNK) { self.sum(input, strip, strip_at + len)? } else { Sum::None };
         if sum == Sum::None {
             return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } });
         }
@@ -234,7 +236,9 @@ impl Partition {
     fn sum(&self, input: &Input, strip: u64, at: u64) -> Result<Sum, ReadError> {
         let read = |at: u64| {
             let mut bytes = [0; 16];
-            input.read_exact_at(self.file, &mut bytes[..index(self.header.checksum.len())], at).map(|()| bytes)
+            input
+                .read_exact_at(self.file, &mut bytes[..index(self.header.checksum.len())], at)
+                .map(|()| bytes)
         };
         Ok(match (self.header.checksum, self.header.reseed) {
             (Checksum::Crc32, reseed) => {
@@ -268,7 +272,10 @@ impl Partition {
             let at = self.data + number * self.strip_len();
             match self.old_checksum_is_right(input, number) {
                 Ok(true) => {}
-                Ok(false) => report(Flaw::at(at, "the checksum of a block is wrong"), "this block or the one before it"),
+                Ok(false) => report(
+                    Flaw::at(at, "the checksum of a block is wrong"),
+                    "this block or the one before it",
+                ),
                 // It is reported as lost.
                 Err(_) => break,
             }
@@ -290,6 +297,12 @@ struct Partclone {
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut details = ImageDetails::default();
     let partition = Partition::open(&input, Input::MAIN, &mut details)?;
+    if partition.unused() > 0 {
+        details.warnings.push(format!(
+            "{} of the partition were not in use, and are not in the image: they read as zeros",
+            human(partition.unused())
+        ));
+    }
     details.metadata = Metadata {
         size_bytes: partition.size(),
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
