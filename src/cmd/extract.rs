@@ -18,7 +18,7 @@ use cdi_capture::hash_check::{Checked, HashChecks};
 use cdi_image::badmap::builder::BadMapBuilder;
 use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
-use cdi_image::disk::runs::{Run, RunKind, runs};
+use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::formats::raw;
 use cdi_image::metadata::DiskHashes;
@@ -50,7 +50,8 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     } else {
         to_file(args, &disk, ui)?
     };
-    let Copied { lost, took, mapfile, checked } = copied;
+    let Copied { lost, marked, took, mapfile, checked } = copied;
+    let missing = missing + marked;
     let checked = if lost == 0 { checked } else { Vec::new() };
     let (computed, checked): (Vec<_>, Vec<_>) = checked.into_iter().partition(|c| c.stored.value.is_empty());
     let mut value = json!({
@@ -103,6 +104,8 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
 struct Copied {
     /// The number of bytes that could not be read because the image is damaged.
     lost: u64,
+    /// The number of bytes in sectors that were found to be unreadable only when they were read.
+    marked: u64,
     /// The elapsed time and the rate, for the summary.
     took: String,
     /// The mapfile that was written.
@@ -140,7 +143,8 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     }
     target.finish()?;
     let mapfile = mapped.then_some(map_path);
-    Ok(Copied { lost: copied.lost, took: copied.took, mapfile, checked: copied.checked })
+    let AllCopied { lost, marked, took, checked, .. } = copied;
+    Ok(Copied { lost, marked, took, mapfile, checked })
 }
 
 /// Refuses a file in /dev that does not exist: a mistyped device name must not create a file.
@@ -168,6 +172,7 @@ struct AllCopied<'a> {
     /// The map of the disk, with the lost ranges added.
     map: Cow<'a, BadBlocks>,
     lost: u64,
+    marked: u64,
     took: String,
     /// The hashes that the image stores, compared with those of the data read.
     checked: Vec<Checked>,
@@ -214,7 +219,7 @@ fn copy_all<'a>(
         let bytes = if held { std::mem::take(buf) } else { Vec::new() };
         (run, done, bytes)
     };
-    workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
+    let mut add = |(run, done, bytes): (Run, io::Result<Result<(), ReadError>>, Vec<u8>)| {
         let done = done.map_err(|e| cannot_write(&args.out, e))?;
         if bytes.is_empty() {
             stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start);
@@ -228,11 +233,22 @@ fn copy_all<'a>(
         progress.advance(run.disk.end - run.disk.start);
         check()?;
         interrupt.check()
+    };
+    workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
+        let Ok(Err(ReadError::Bad { .. })) = done else { return add((run, done, bytes)) };
+        if args.bad == Some(Bad::Error) {
+            let what = "sectors of the disk are missing, and --bad error was given";
+            return Err(Error::new(Kind::DataMissing, what).at(&args.image.image));
+        }
+        around_marks(disk, &run).into_iter().try_for_each(|part| add(copy(&mut Vec::new(), part)))
     })?;
-    if lost > 0 {
+    let found = disk.found_bad();
+    let marked = found.missing();
+    if lost + marked > 0 {
         map.to_mut().apply(damaged.settle().ranges());
+        map.to_mut().apply(found.ranges());
     }
-    Ok(AllCopied { checked: stored_hashes.finish(), map, lost, took: progress.finish() })
+    Ok(AllCopied { checked: stored_hashes.finish(), map, lost, marked, took: progress.finish() })
 }
 
 fn cannot_write(out: &Path, e: io::Error) -> Error {

@@ -10,6 +10,7 @@ use cdi_capture::hash_check::Checked;
 use cdi_image::badmap::Status;
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
+use cdi_image::disk::runs::RunKind;
 use cdi_image::metadata::DiskHashes;
 use cdi_image::stored_hashes::{HashKind, StoredHash};
 use serde_json::{Value, json};
@@ -56,6 +57,8 @@ impl Errors<'_> {
 struct Read {
     /// Ranges that could not be read because the image is damaged.
     lost: Vec<(Range<u64>, ReadError)>,
+    /// The number of bytes of the disk that could not be read when the image was made.
+    missing: u64,
     hashes: DiskHashes,
     /// The hashes that the image stores of its disk or parts of it, compared with those of the data read.
     stored: Vec<Checked>,
@@ -67,6 +70,7 @@ struct Read {
 fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Result<Read, Error> {
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
+    let mut missing = 0;
     let hashes = Hashes::wanted(disk.metadata(), wanted);
     let (hashes, stored) = hash(disk, hashes, &mut |run, error| {
         if let Some(e) = error {
@@ -77,10 +81,12 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
                 _ => lost.push((run.disk.clone(), e)),
             }
         }
-        progress.advance(run.disk.end - run.disk.start);
+        let len = run.disk.end - run.disk.start;
+        missing += if run.kind == RunKind::Missing { len } else { 0 };
+        progress.advance(len);
         interrupt.check()
     })?;
-    Ok(Read { lost, hashes: hashes.finish(), stored, took: progress.finish() })
+    Ok(Read { lost, missing, hashes: hashes.finish(), stored, took: progress.finish() })
 }
 
 /// Reports the lost ranges of the disk. Returns their total size in bytes.
@@ -134,7 +140,7 @@ fn finish(
     errors: &[Value],
     ui: &Ui,
 ) -> End {
-    let missing = disk.bad().missing();
+    let missing = read.missing;
     let name = args.image.image.display();
     let mut value = json!({
         "image": name.to_string(),

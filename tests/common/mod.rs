@@ -12,7 +12,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 pub use disks::{Random, blocks, disk, mapfile};
-pub use lab::{Lab, Ran, leftovers, run};
+pub use lab::{Lab, Ran, filter, leftovers, run};
 pub use loop_device::{LoopDevice, MountedDisk};
 pub use needs::{Need, Test, corpus, seeds};
 pub use readers::{Aligned, open_direct, six_random_readers};

@@ -4,6 +4,7 @@ mod aff4;
 pub mod cdimg;
 mod cdimg_damage;
 mod chd;
+mod clonezilla;
 mod damage;
 mod dmg;
 mod ewf;
@@ -11,7 +12,9 @@ mod ewf2;
 mod holes;
 mod iboredimg;
 mod maps;
+mod packed;
 mod parents;
+mod partclone;
 mod qcow2;
 mod raw;
 mod raw_pieces;
@@ -31,6 +34,7 @@ pub const MODULES: &[&[Test]] = &[
     cdimg::TESTS,
     cdimg_damage::TESTS,
     chd::TESTS,
+    clonezilla::TESTS,
     damage::TESTS,
     dmg::TESTS,
     ewf::TESTS,
@@ -38,7 +42,9 @@ pub const MODULES: &[&[Test]] = &[
     holes::TESTS,
     iboredimg::TESTS,
     maps::TESTS,
+    packed::TESTS,
     parents::TESTS,
+    partclone::TESTS,
     qcow2::TESTS,
     raw::TESTS,
     raw_pieces::TESTS,

@@ -8,12 +8,11 @@ tests!(
     fn unsupported_formats_are_refused_by_name_with_a_way_to_convert() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
-        let kinds: [(&[u8], &str); 6] = [
-            (b"\x1F\x8B\x08\0\0", "gzip -dc"),
+        let kinds: [(&[u8], &str); 5] = [
+            (b"LZIP\x01\x0C\0\0", "lzip -dc"),
             (b"\x3A\xFF\x26\xED\x01\0\0\0", "simg2img"),
             (b"QED\0", "qemu-img convert"),
             (b"QFI\xFB\0\0\0\x01", "qemu-img convert"),
-            (b"partclone-image", "partclone.restore"),
             (b"WithoutFreeSpace", "parallels"),
         ];
         for (magic, way_out) in kinds {
@@ -29,18 +28,18 @@ tests!(
         }
         // The command in the message works as it is: it overwrites nothing, and names are quoted for a shell.
         for name in ["disk.raw", "a b;c.img"] {
-            lab.write(name, [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
+            lab.write(name, [b"LZIP\x01\x0C\0\0", &truth[..]].concat());
             let said = lab.cdi(["info", name]).ends(3).err;
             let stem = name.rsplit_once('.').unwrap().0;
             let (file, out) = (name, format!("{stem}-plain.raw"));
             let quoted = |word: &str| if word.contains(' ') { format!("'{word}'") } else { word.to_owned() };
-            assert!(said.contains(&format!("gzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
+            assert!(said.contains(&format!("lzip -dc {} > {};", quoted(file), quoted(&out))), "{said}");
         }
         // Also where the name has a placeholder of the hints in it, and where a link leads nowhere.
-        lab.write("part.raw.gz", [b"\x1F\x8B\x08\0\0", &truth[..]].concat());
+        lab.write("part.raw.lz", [b"LZIP\x01\x0C\0\0", &truth[..]].concat());
         std::os::unix::fs::symlink("nowhere", lab.path("part.raw-plain.raw")).unwrap();
-        let said = lab.cdi(["info", "part.raw.gz"]).ends(3).err;
-        assert!(said.contains("gzip -dc part.raw.gz > part.raw-plain-1.raw;"), "{said}");
+        let said = lab.cdi(["info", "part.raw.lz"]).ends(3).err;
+        assert!(said.contains("lzip -dc part.raw.lz > part.raw-plain-1.raw;"), "{said}");
         // A disk image whose contents were written by tar is raw; an archive by its name is not.
         let mut tar = truth.clone();
         tar[257..262].copy_from_slice(b"ustar");

@@ -5,6 +5,7 @@ mod aff4;
 mod dmg;
 mod ewf2;
 pub mod iboredimg;
+mod partclone;
 mod sparse;
 pub mod vhd;
 pub mod vhdx;
@@ -17,6 +18,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 pub use aff4::{Aff4, aff4};
 pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
+pub use partclone::partclone_v1;
 pub use sparse::{sparsebundle, sparseimage};
 pub use zstd_seekable::zstd_seekable;
 

@@ -7,7 +7,7 @@ use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
-use cdi_image::disk::runs::{Run, RunKind, runs};
+use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use cdi_image::metadata::{DiskHashes, Metadata};
 use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
@@ -42,36 +42,42 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
         let result = disk.read_at(&mut bytes, run.disk.start);
         (run, result.map(|()| bytes))
     };
+    let mut add = |(run, result): (Run, Result<Vec<u8>, ReadError>)| {
+        let len = run.disk.end - run.disk.start;
+        match (&result, run.kind) {
+            (Ok(bytes), RunKind::Present) => {
+                hashes.held(bytes);
+                stored_hashes.bytes(run.disk.start, bytes);
+            }
+            (Ok(_), RunKind::Zeros) if is_free => {}
+            (Ok(_), RunKind::Zeros) => {
+                let mut at = run.disk.start;
+                while at < run.disk.end {
+                    let end = run.disk.end.min(at + ZEROS_AT_ONCE);
+                    hashes.fill(&[0; 8], end - at);
+                    stored_hashes.zeros(at, end - at);
+                    each(&Run { disk: at..end, kind: run.kind }, None)?;
+                    at = end;
+                }
+                return Ok(());
+            }
+            _ => {
+                hashes.missing(len);
+                stored_hashes.zeros(run.disk.start, len);
+            }
+        }
+        each(&run, result.err())
+    };
     workers::ordered(
         workers::cores(),
         runs(disk),
         || (),
         read,
         |(run, result)| {
-            let len = run.disk.end - run.disk.start;
-            match (&result, run.kind) {
-                (Ok(bytes), RunKind::Present) => {
-                    hashes.held(bytes);
-                    stored_hashes.bytes(run.disk.start, bytes);
-                }
-                (Ok(_), RunKind::Zeros) if is_free => {}
-                (Ok(_), RunKind::Zeros) => {
-                    let mut at = run.disk.start;
-                    while at < run.disk.end {
-                        let end = run.disk.end.min(at + ZEROS_AT_ONCE);
-                        hashes.fill(&[0; 8], end - at);
-                        stored_hashes.zeros(at, end - at);
-                        each(&Run { disk: at..end, kind: run.kind }, None)?;
-                        at = end;
-                    }
-                    return Ok(());
-                }
-                _ => {
-                    hashes.missing(len);
-                    stored_hashes.zeros(run.disk.start, len);
-                }
+            if let Err(ReadError::Bad { .. }) = result {
+                return around_marks(disk, &run).into_iter().try_for_each(|part| add(read(&mut (), part)));
             }
-            each(&run, result.err())
+            add((run, result))
         },
     )?;
     Ok((hashes, stored_hashes.finish()))

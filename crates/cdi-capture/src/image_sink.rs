@@ -66,6 +66,10 @@ impl<'a> ImageSink<'a> {
         let len = disk.end - disk.start;
         self.hash(disk.start, |hashes| hashes.missing(len));
         let Some(error) = failed else { return Ok(()) };
+        // It could not be read when the source was made, and that is found only now.
+        if let ReadError::Bad { untried: false, .. } = error {
+            return self.writer.set_status(BadRange::new(disk, Status::Bad));
+        }
         self.made.failed_bytes += len;
         self.writer.set_status(match error {
             ReadError::Io { errno } => {

@@ -62,7 +62,7 @@ pub trait Image: Send + Sync {
     }
 
     /// Returns what a whole sector of 512 bytes contains if it could not be read when the image was made, for formats that
-    /// record it in no other way. Such sectors are found when they are read, and count as suspect.
+    /// record it in no other way. Such sectors are found when they are read, and are bad.
     fn mark(&self) -> Option<&[u8]> {
         None
     }

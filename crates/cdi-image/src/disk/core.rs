@@ -1,16 +1,18 @@
 //! Reads the bytes of a disk from its image: maps, reads, decompresses and caches them.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
+use cdi_base::workers::lock;
 
 use super::batch::Batch;
 use super::stats::Reads;
 use super::{BadPolicy, Options, batch};
-use crate::badmap::BadBlocks;
+use crate::badmap::builder::BadMapBuilder;
+use crate::badmap::{BadBlocks, BadRange, Status};
 use crate::codec::decompress;
 use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image};
@@ -30,6 +32,8 @@ pub(super) struct Core {
     /// The ranges that are not read from the image, in whole sectors. `None`: those of the image's map.
     pub(super) failing: Option<BadBlocks>,
     pub(super) sector: u32,
+    /// The sectors that were found to be marked as unreadable, while they were read.
+    pub(super) marks: Mutex<BadMapBuilder>,
     pub(super) cache: Cache<CompressedChunk>,
     /// The number of reads in progress.
     pub(super) reading: AtomicUsize,
@@ -199,12 +203,6 @@ impl Core {
         pending.clear();
     }
 
-    /// Returns what sectors contain that could not be read when the image was made, if that is how they are recorded, and
-    /// reads of them fail.
-    pub(super) fn marked(&self) -> Option<&[u8]> {
-        self.image.mark().filter(|_| !self.options.read_suspect)
-    }
-
     /// Looks for sectors in `buf`, which is at `offset` of the disk, that contain `mark`. Fills them if `filled`, otherwise
     /// returns an error. `start` is where the whole read began.
     pub(super) fn check_marks(
@@ -231,6 +229,8 @@ impl Core {
                 is_marked = whole == mark;
             }
             if is_marked {
+                let whole = at - at % len..(at - at % len + len).min(self.image.size());
+                lock(&self.marks).set(BadRange::new(whole, Status::Bad));
                 if !filled {
                     let sector = at / u64::from(self.sector);
                     return Err(ReadError::Bad { sector, good: index(at - start), untried: false });

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use cdi_base::error::ReadError;
+use cdi_base::units::index;
+
 use super::Disk;
 
 /// The kind of a run.
@@ -77,4 +80,29 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
         at = run.disk.end.max(at + 1);
         Some(run)
     })
+}
+
+/// Divides a run whose read failed because of sectors that are only found when they are read ([`Image::mark`]) into runs
+/// that can be read, and such that are missing. Another error is left to the next read.
+///
+/// [`Image::mark`]: crate::image::Image::mark
+pub fn around_marks(disk: &Disk, run: &Run) -> Vec<Run> {
+    let sector = u64::from(disk.sector());
+    let mut runs: Vec<Run> = Vec::new();
+    let mut buffer = vec![0; index(sector)];
+    let mut at = run.disk.start;
+    while at < run.disk.end {
+        let end = ((at / sector + 1) * sector).min(run.disk.end);
+        let read = disk.read_at(&mut buffer[..index(end - at)], at);
+        let kind = match read {
+            Err(ReadError::Bad { .. }) => RunKind::Missing,
+            _ => RunKind::Present,
+        };
+        match runs.last_mut().filter(|last| last.kind == kind) {
+            Some(last) => last.disk.end = end,
+            None => runs.push(Run { disk: at..end, kind }),
+        }
+        at = end;
+    }
+    runs
 }

@@ -43,8 +43,6 @@ const QEMU: &str = "convert it: qemu-img convert -O raw FILE disk.raw";
 const FLOPPY: &str = "it contains the tracks of a floppy disk; convert them to sectors with 'gw convert FILE disk.img' \
     (Greaseweazle), HxCFloppyEmulator or SAMdisk";
 const GAME: &str = "convert it to a plain ISO image with 'maxcso --decompress' or 'dolphin-tool convert'";
-const PARTCLONE: &str = "it contains the used blocks of one partition; restore it: \
-    partclone.restore -C --restore_raw_file -s FILE -o part.raw";
 
 /// All known file types. The first match is used.
 const ALL: &[Container] = &[
@@ -135,7 +133,6 @@ const ALL: &[Container] = &[
         At(0, b"ADCRYPT\0"),
         "decrypt it with FTK Imager ('Decrypt AD1/E01')",
     ),
-    container("a partclone image", At(0, b"partclone-image"), PARTCLONE),
     container(
         "an ntfsclone image",
         At(0, b"\0ntfsclone-image"),

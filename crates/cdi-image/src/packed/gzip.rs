@@ -109,6 +109,10 @@ impl Sequence for Inflate {
     fn position(&self) -> u64 {
         self.stream.position()
     }
+
+    fn doubtful_blocks(&self) -> usize {
+        3
+    }
 }
 
 /// The trailer of a member: its CRC-32, and its length modulo 2^32.

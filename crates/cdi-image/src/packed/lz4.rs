@@ -189,6 +189,11 @@ impl Sequence for Blocks {
         self.stream.position()
     }
 
+    fn doubtful_blocks(&self) -> usize {
+        // Each block has its length in front of it.
+        0
+    }
+
     fn extra(&self) -> u32 {
         self.frame.map_or(0, Frame::number)
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use cdi_base::error::Error;
+use cdi_base::printable::quoted;
 use cdi_base::units::{human, index};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -71,7 +72,10 @@ pub fn unpack(
     let mut warnings = Vec::new();
     let found = match kept(input, &path, &stamp, packing, indexes, &mut warnings) {
         Some(found) => found,
-        None => make(&path, &source, packing, stamp, indexes)?,
+        None => {
+            let paths: Vec<_> = files.iter().map(|file| input.path_of(*file)).collect();
+            make(&paths, &source, packing, stamp, indexes)?
+        }
     };
     if found.trailing > 0 {
         let mut start = vec![0; index(found.trailing.min(ENDS))];
@@ -149,13 +153,14 @@ pub fn index_name(path: &Path) -> PathBuf {
 
 /// Makes the index of a packed file.
 fn make(
-    path: &Path,
+    paths: &[PathBuf],
     source: &Arc<dyn ReadAt>,
     packing: Packing,
     stamp: Stamp,
     indexes: Option<&dyn Indexes>,
 ) -> Result<Index, Error> {
     let start = Instant::now();
+    let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
     let store = match indexes.map_or(Ok(None), |indexes| indexes.create(path))? {
         Some(store) => store,
         None => Box::new(Unnamed(unnamed_file()?)),
@@ -179,13 +184,13 @@ fn make(
                 "the {} data needs more memory to be decompressed than is used for that",
                 packing.name()
             );
-            return Err(no_points(path, packing, &what));
+            return Err(no_points(paths, packing, &what));
         }
         Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e)),
         Err(Stop::NoPoints) => {
             let what =
                 format!("the {} data has no restart points: random access is not possible", packing.name());
-            return Err(no_points(path, packing, &what));
+            return Err(no_points(paths, packing, &what));
         }
     }
     if size == 0 {
@@ -204,10 +209,26 @@ fn make(
     Ok(index)
 }
 
-fn no_points(path: &Path, packing: Packing, what: &str) -> Error {
-    let out = new_name(&inner_name(path).unwrap_or_else(|| path.to_owned()), "plain", "");
-    let file = cdi_base::printable::quoted(&path.display().to_string());
-    Error::bad_image(what).at(path).hint(format!("decompress it: {} -dc {file} > {out}", packing.name()))
+/// Returns the error for a file that can only be decompressed as a whole; `paths` are its pieces.
+fn no_points(paths: &[PathBuf], packing: Packing, what: &str) -> Error {
+    let Some(path) = paths.first() else { return Error::bad_image(what) };
+    let inner = inner_name(path).unwrap_or_else(|| path.with_extension("raw"));
+    let shown = |path: &Path| quoted(&path.display().to_string());
+    // Nothing may be overwritten by doing what the hint says.
+    let out = match inner.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => shown(&inner),
+        _ => {
+            let suffix = inner.extension().map_or(String::new(), |suffix| format!(".{}", suffix.display()));
+            new_name(&inner, "plain", &suffix)
+        }
+    };
+    let program = packing.name();
+    let all = paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(" ");
+    let command = match paths.len() {
+        1 => format!("{program} -dc {all} > {out}"),
+        _ => format!("cat {all} | {program} -dc > {out}"),
+    };
+    Error::bad_image(what).at(path).hint(format!("decompress it: {command}"))
 }
 
 /// An index that is not kept.

@@ -3,6 +3,7 @@
 //!
 //! In the pass that makes the index, one thread decompresses and another computes checksums.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -16,9 +17,6 @@ use super::stream::is_damage;
 pub(super) const WINDOW: usize = 64 << 10;
 /// The maximum length of a span in bytes: if a block is longer, spans begin within it.
 const MAX_SPAN: usize = 4 << 20;
-/// How many bytes before damage was noticed may be wrong already: what is decompressed from damaged data is often
-/// plausible for some blocks.
-const DOUBT: u64 = 1 << 20;
 
 /// Why [`Sequence::step`] returned.
 pub(super) enum Step {
@@ -46,6 +44,10 @@ pub(super) trait Sequence: Send {
 
     /// Returns the offset of the next byte in the packed file.
     fn position(&self) -> u64;
+
+    /// How many blocks before the one in which damage is noticed may be wrong already: what is decompressed from damaged
+    /// data may be plausible for some time.
+    fn doubtful_blocks(&self) -> usize;
 
     /// Returns what the packing needs to know at the restart point that [`Step::Block`] or [`Sequence::begin`] has just
     /// reported.
@@ -116,7 +118,17 @@ struct Batch {
     /// How far the packed file was read, in bytes.
     position: u64,
     /// How the file ends, if this is the last batch.
-    end_of_file: Option<io::Result<()>>,
+    end_of_file: Option<End>,
+}
+
+/// The end of the file.
+enum End {
+    /// As it should be.
+    Good,
+    /// It is damaged or too short; what was decompressed from this offset on may be wrong.
+    Damaged(u64),
+    /// The file cannot be read.
+    Unreadable(io::Error),
 }
 
 /// Decompresses a whole packed file, and adds its spans.
@@ -140,6 +152,8 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
     let mut batch = Batch::new(vec![0; WINDOW + MAX_SPAN]);
     let mut unpacked = 0;
     let mut within = false;
+    // Where the last blocks begin in the decompressed bytes, the oldest first.
+    let mut blocks = VecDeque::from([0]);
     let end_of_file = loop {
         // Where a block begins, if one does.
         let mut block = None;
@@ -163,6 +177,12 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
             }
         }
         let point = block.map(|bit| (bit, sequence.extra(), sequence.history()));
+        if point.is_some() {
+            blocks.push_back(unpacked + batch.len());
+            if blocks.len() > sequence.doubtful_blocks() + 1 {
+                blocks.pop_front();
+            }
+        }
         if is_full || (point.is_some() && batch.is_ready(unpacked)) {
             unpacked += batch.len();
             let buffer = free.try_recv().unwrap_or_else(|_| vec![0; WINDOW + MAX_SPAN]);
@@ -177,7 +197,11 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         }
     };
     batch.position = sequence.position();
-    batch.end_of_file = Some(end_of_file);
+    batch.end_of_file = Some(match end_of_file {
+        Ok(()) => End::Good,
+        Err(e) if is_damage(&e) => End::Damaged(blocks.front().copied().unwrap_or(0)),
+        Err(e) => End::Unreadable(e),
+    });
     let _ = full.send(batch);
 }
 
@@ -231,17 +255,13 @@ fn check(
         builder.add(Span { len: data.len() as u64, contents: contents(data), point })?;
         match batch.end_of_file {
             None => {}
-            Some(Ok(())) => return Ok(()),
-            Some(Err(e)) if is_damage(&e) => {
+            Some(End::Good) => return Ok(()),
+            Some(End::Damaged(from)) => {
                 builder.cut = true;
-                // What comes before the end of a file that is too short is right. What was decompressed last from wrong
-                // bytes need not be.
-                if e.kind() != io::ErrorKind::UnexpectedEof {
-                    builder.suspect(builder.size.saturating_sub(DOUBT).max(member)..builder.size);
-                }
+                builder.suspect(from.max(member)..builder.size);
                 return Ok(());
             }
-            Some(Err(e)) => return Err(e.into()),
+            Some(End::Unreadable(e)) => return Err(e.into()),
         }
         // The other thread makes new buffers if it gets none back.
         let _ = free.try_send(batch.buffer);

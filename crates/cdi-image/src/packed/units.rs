@@ -33,6 +33,8 @@ struct Outcome {
     unit: Unit,
     spans: Vec<Span>,
     error: Option<io::Error>,
+    /// Whether it is too long to be read in any place.
+    too_long: bool,
 }
 
 /// Decompresses all units, and adds their spans. A damaged unit costs itself if its length is known, otherwise everything
@@ -44,6 +46,7 @@ pub(super) fn scan(
     threads: usize,
     builder: &mut Builder<'_>,
 ) -> Result<(), Stop> {
+    let file_end = source.len()?;
     let mut stopped = false;
     let mut failed = false;
     let units = units.take_while(move |unit| !std::mem::replace(&mut failed, unit.is_err()));
@@ -54,7 +57,7 @@ pub(super) fn scan(
         if stopped {
             return Ok(());
         }
-        let Outcome { unit, spans, error } = match outcome {
+        let Outcome { unit, spans, error, too_long } = match outcome {
             Err(e) if is_damage(&e) => {
                 (builder.cut, stopped) = (true, true);
                 return Ok(());
@@ -62,18 +65,20 @@ pub(super) fn scan(
             other => other?,
         };
         builder.progress(unit.bits.0 / 8)?;
-        if unit.len.is_some_and(|len| len > MAX_DISTANCE) {
+        if too_long {
             return Err(Stop::NoPoints);
         }
         match error {
             None => spans.into_iter().try_for_each(|span| builder.add(span)),
             Some(e) if !is_damage(&e) => Err(e.into()),
-            Some(e) => {
+            Some(_) => {
                 let start = builder.size;
-                // What comes before the end of a file that is too short is right. Otherwise it is not known where in the
-                // unit the damage is.
-                if e.kind() == io::ErrorKind::UnexpectedEof {
+                // What comes before the end of a file that is too short is right, but for what was decompressed last.
+                // Otherwise it is not known where in the unit the damage is.
+                if unit.bits.1 / 8 >= file_end {
+                    let last = spans.last().map_or(0, |span| span.len);
                     spans.into_iter().try_for_each(|span| builder.add(span))?;
+                    builder.suspect(builder.size - last..builder.size);
                 }
                 match unit.len {
                     Some(len) => {
@@ -93,8 +98,9 @@ pub(super) fn scan(
 
 fn decompress(source: &Arc<dyn ReadAt>, unit: Unit, open: &OpenUnit<'_>, buffer: &mut Vec<u8>) -> Outcome {
     let mut spans: Vec<Span> = Vec::new();
+    let mut too_long = unit.len.is_some_and(|len| len > MAX_DISTANCE);
     let mut all = || -> io::Result<()> {
-        if unit.len.is_some_and(|len| len > MAX_DISTANCE) {
+        if too_long {
             return Ok(());
         }
         let mut reader = open(source, &unit)?;
@@ -111,14 +117,17 @@ fn decompress(source: &Arc<dyn ReadAt>, unit: Unit, open: &OpenUnit<'_>, buffer:
                     return Err(super::stream::damaged());
                 }
                 Ok(true) => return Ok(()),
-                Ok(false) if total > MAX_DISTANCE => return Ok(()),
+                Ok(false) if total > MAX_DISTANCE => {
+                    too_long = true;
+                    return Ok(());
+                }
                 Ok(false) => {}
                 Err(e) => return Err(e),
             }
         }
     };
     let error = all().err();
-    Outcome { unit, spans, error }
+    Outcome { unit, spans, error, too_long }
 }
 
 /// Fills `buffer`, or reads up to the end. Returns the number of bytes, and whether it is the end.

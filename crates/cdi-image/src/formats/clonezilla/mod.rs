@@ -11,7 +11,7 @@ mod table;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, human, plural};
 use folder::{Folder, Kind, PartitionFiles};
 use sectors::{Gpt, boot_records};
@@ -21,7 +21,7 @@ use super::partclone;
 use crate::badmap::{BadRange, Status};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::image::{Format, Image, OpenOptions};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::packed::{self, Packing};
@@ -409,6 +409,19 @@ impl Image for Clonezilla {
 
     fn details(&self) -> &ImageDetails {
         &self.details
+    }
+
+    fn check(
+        &self,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        for part in &self.parts {
+            if let Source::Partition(partition) = &part.source {
+                partition.check(&self.input, report, check_cancelled)?;
+            }
+        }
+        Ok(())
     }
 
     fn mark(&self) -> Option<&[u8]> {

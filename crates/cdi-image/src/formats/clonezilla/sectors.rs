@@ -42,12 +42,12 @@ pub(super) fn boot_records(
         let mut record = vec![0; 512];
         let mut entry = |number: usize, kind: u8, active: bool, start: u64, len: u64| {
             let at = ENTRIES + number * ENTRY;
-            // Cylinders, heads and sectors that say "look at the sector numbers".
-            let chs = [0xFE, 0xFF, 0xFF];
+            // Of the second entry, the start is relative to the extended partition.
+            let on_disk = start + if number == 0 { *place } else { extended.start };
             record[at] = if active { 0x80 } else { 0 };
-            record[at + 1..at + 4].copy_from_slice(&chs);
+            record[at + 1..at + 4].copy_from_slice(&cylinders(on_disk));
             record[at + 4] = kind;
-            record[at + 5..at + 8].copy_from_slice(&chs);
+            record[at + 5..at + 8].copy_from_slice(&cylinders(on_disk.saturating_add(len).saturating_sub(1)));
             record[at + 8..at + 12].copy_from_slice(&field(start));
             record[at + 12..at + 16].copy_from_slice(&field(len));
         };
@@ -67,6 +67,20 @@ pub(super) fn boot_records(
         }
     }
     made
+}
+
+/// Returns the cylinder, head and sector of a sector, as in a boot record: for 255 heads and 63 sectors, and the largest
+/// that there are if the sector is past them.
+fn cylinders(sector: u64) -> [u8; 3] {
+    const HEADS: u64 = 255;
+    const SECTORS: u64 = 63;
+    let (cylinder, rest) = (sector / (HEADS * SECTORS), sector % (HEADS * SECTORS));
+    let byte = |value: u64| u8::try_from(value & 0xFF).unwrap_or(0);
+    if cylinder > 1023 {
+        return [0xFE, 0xFF, 0xFF];
+    }
+    let (head, sector) = (rest / SECTORS, rest % SECTORS + 1);
+    [byte(head), byte(sector | (cylinder >> 8) << 6), byte(cylinder)]
 }
 
 /// Returns whether two boot records list the same partitions.

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod header;
+mod sums;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(super) struct Partition {
     blocks: Blocks,
     /// The offset of the first block in the file, in bytes.
     data: u64,
+    /// Whether every read of the file is checked already, because it is packed and what is in it was right as a whole.
+    is_checked: bool,
 }
 
 impl Partition {
@@ -66,7 +69,8 @@ impl Partition {
         let header = Header::read(input, file)?;
         let blocks = Blocks::open(input, file, &header)?;
         let data = header.len + header.bitmap.stored_len(header.blocks);
-        let mut partition = Partition { file, header, blocks, data };
+        let is_checked = input.packed_of(file).is_some_and(|packed| packed.suspect.is_empty());
+        let mut partition = Partition { file, header, blocks, data, is_checked };
         partition.find_old_checksums(input)?;
         partition.find_lost(input, details)?;
         Ok(partition)
@@ -213,8 +217,8 @@ impl Partition {
         let strip_at = self.data + strip.saturating_mul(self.strip_len());
         let at = strip_at + within * block;
         let len = per.min(self.blocks.marked() - strip.saturating_mul(per)).saturating_mul(block);
-        let sum =
-            if len <= u64::from(MAX_CHUNK) { self.sum(input, strip, strip_at + len)? } else { Sum::None };
+        let is_checked = self.is_checked || len > u64::from(MAX_CHUNK);
+        let sum = if is_checked { Sum::None } else { self.sum(input, strip, strip_at + len)? };
         if sum == Sum::None {
             return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } });
         }
@@ -255,32 +259,6 @@ impl Partition {
             (Checksum::Xxh128, true) => Sum::Xxh3With128(u128::from_le_bytes(read(at)?)),
             _ => Sum::None,
         })
-    }
-
-    /// Checks the checksums of version 0001, which are not checked when blocks are read.
-    fn check(
-        &self,
-        input: &Input,
-        report: &mut dyn FnMut(Flaw, &str),
-        check_cancelled: &mut CheckCancelled<'_>,
-    ) -> Result<(), Error> {
-        let Checksum::Old(_) = self.header.checksum else { return Ok(()) };
-        for number in 0..self.blocks.marked() {
-            if number % 256 == 0 {
-                check_cancelled()?;
-            }
-            let at = self.data + number * self.strip_len();
-            match self.old_checksum_is_right(input, number) {
-                Ok(true) => {}
-                Ok(false) => report(
-                    Flaw::at(at, "the checksum of a block is wrong"),
-                    "this block or the one before it",
-                ),
-                // It is reported as lost.
-                Err(_) => break,
-            }
-        }
-        Ok(())
     }
 }
 
