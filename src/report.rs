@@ -110,6 +110,7 @@ fn describe(advice: &Advice) -> String {
         Advice::BlockSize => {
             "set --block-size to the block size that badblocks used (its option -b, 1024 by default)".into()
         }
+        Advice::ChooseMember => "choose one with --member NAME".into(),
         Advice::SectorSize => "specify the sector size with --sector-size".into(),
         Advice::Convert(raw) => {
             format!("then convert it to an image with random access: cdi create {} NEW.cdimg", raw.display())

@@ -1,6 +1,7 @@
 //! A file for each format that cdi reads, and files for tests of several formats.
 
 mod aff4;
+mod android_sparse;
 pub mod cdimg;
 mod cdimg_damage;
 mod chd;
@@ -11,8 +12,11 @@ mod ewf2;
 mod holes;
 mod iboredimg;
 mod maps;
+mod parallels;
 mod parents;
+mod qcow;
 mod qcow2;
+mod qed;
 mod raw;
 mod raw_pieces;
 mod several;
@@ -20,6 +24,7 @@ mod sparse;
 mod unsupported;
 mod vhd;
 mod vhdx;
+mod vma;
 mod vmdk;
 mod zstd_seekable;
 
@@ -28,6 +33,7 @@ use crate::common::{Lab, Test, corpus, disk, run};
 /// The tests, by module.
 pub const MODULES: &[&[Test]] = &[
     aff4::TESTS,
+    android_sparse::TESTS,
     cdimg::TESTS,
     cdimg_damage::TESTS,
     chd::TESTS,
@@ -38,8 +44,11 @@ pub const MODULES: &[&[Test]] = &[
     holes::TESTS,
     iboredimg::TESTS,
     maps::TESTS,
+    parallels::TESTS,
     parents::TESTS,
+    qcow::TESTS,
     qcow2::TESTS,
+    qed::TESTS,
     raw::TESTS,
     raw_pieces::TESTS,
     several::TESTS,
@@ -47,6 +56,7 @@ pub const MODULES: &[&[Test]] = &[
     unsupported::TESTS,
     vhd::TESTS,
     vhdx::TESTS,
+    vma::TESTS,
     vmdk::TESTS,
     zstd_seekable::TESTS,
 ];

@@ -8,13 +8,10 @@ tests!(
     fn unsupported_formats_are_refused_by_name_with_a_way_to_convert() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
-        let kinds: [(&[u8], &str); 6] = [
+        let kinds: [(&[u8], &str); 3] = [
             (b"\x1F\x8B\x08\0\0", "gzip -dc"),
-            (b"\x3A\xFF\x26\xED\x01\0\0\0", "simg2img"),
-            (b"QED\0", "qemu-img convert"),
-            (b"QFI\xFB\0\0\0\x01", "qemu-img convert"),
+            (b"Bochs Virtual HD Image\0", "qemu-img convert"),
             (b"partclone-image", "partclone.restore"),
-            (b"WithoutFreeSpace", "parallels"),
         ];
         for (magic, way_out) in kinds {
             for name in ["c.img", "c.dd", "c.001", "c", "c.unknown"] {

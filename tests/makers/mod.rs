@@ -2,12 +2,15 @@
 //! program on a test machine writes.
 
 mod aff4;
+mod android_sparse;
 mod dmg;
 mod ewf2;
 pub mod iboredimg;
+mod parallels;
 mod sparse;
 pub mod vhd;
 pub mod vhdx;
+mod vma;
 mod zstd_seekable;
 
 use std::io::Write;
@@ -15,9 +18,12 @@ use std::io::Write;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
+pub use android_sparse::{android_sparse, android_sparse_part};
 pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
+pub use parallels::{parallels, parallels_descriptor};
 pub use sparse::{sparsebundle, sparseimage};
+pub use vma::vma;
 pub use zstd_seekable::zstd_seekable;
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -20,6 +20,7 @@ pub const FORMATS: &[&Format] = &[
     &cdimg::FORMAT,
     #[cfg(feature = "aff4")]
     &aff4::FORMAT,
+    &android_sparse::FORMAT,
     #[cfg(feature = "chd")]
     &chd::FORMAT,
     #[cfg(feature = "apple")]
@@ -30,7 +31,13 @@ pub const FORMATS: &[&Format] = &[
     &ewf2::FORMAT,
     &iboredimg::FORMAT,
     #[cfg(feature = "vm")]
+    &parallels::FORMAT,
+    #[cfg(feature = "vm")]
+    &qcow::FORMAT,
+    #[cfg(feature = "vm")]
     &qcow2::FORMAT,
+    #[cfg(feature = "vm")]
+    &qed::FORMAT,
     #[cfg(feature = "apple")]
     &sparsebundle::FORMAT,
     #[cfg(feature = "apple")]
@@ -42,15 +49,17 @@ pub const FORMATS: &[&Format] = &[
     #[cfg(feature = "vm")]
     &vhdx::FORMAT,
     #[cfg(feature = "vm")]
+    &vma::FORMAT,
+    #[cfg(feature = "vm")]
     &vmdk::FORMAT,
     &zstd_seekable::FORMAT,
     &raw::FORMAT,
 ];
 
 /// The formats of which an internal snapshot can be opened.
-const WITH_SNAPSHOTS: &[&str] = &[];
+const WITH_SNAPSHOTS: &[&str] = &["parallels", "qcow2"];
 /// The formats that may hold several disks.
-const WITH_MEMBERS: &[&str] = &[];
+const WITH_MEMBERS: &[&str] = &["vma"];
 
 /// The options for opening a disk: format, map, and how reads are answered. Created by [`Disk::options`].
 #[derive(Debug, Clone, Default)]
@@ -214,6 +223,8 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         });
     }
     let named = match named_by(input.path()) {
+        // A directory is never raw.
+        _ if input.is_directory() => None,
         None if pieces::is_first(input)? => Some(&raw::FORMAT),
         named => named,
     };
