@@ -96,7 +96,7 @@ tests!(
         // A piece of another disk.
         lab.write("a.simg.0", android_sparse_part(&truth, 4096, 0..quarter));
         lab.write("a.simg.1", android_sparse_part(&truth[..quarter], 4096, 0..quarter));
-        let err = lab.cdi(["info", "a.simg.0"]).ends(3).err;
+        let err = lab.cdi(["info", "--format", "android-sparse", "a.simg.0"]).ends(3).err;
         assert!(err.contains("a.simg.1: is a piece of a disk of 1048576 bytes, not of 4194304"), "{err}");
     }
 

@@ -152,6 +152,17 @@ tests!(
         }
     }
 
+    fn a_cluster_that_is_used_twice_is_reported() {
+        let lab = Lab::new();
+        with_snapshots(&lab, None);
+        lab.cdi(["verify", "d.hdd"]).ends(0);
+        let mut bytes = lab.read("d.hdd/b.0.hds");
+        bytes.copy_within(64..68, 68);
+        lab.write("d.hdd/b.0.hds", bytes);
+        let out = lab.cdi(["verify", "d.hdd"]).ends(4).out;
+        assert!(out.contains("at file offset 68: ") && out.contains("b.0.hds: the cluster at byte"), "{out}");
+    }
+
     fn a_missing_file_is_an_error_that_names_it() {
         let lab = Lab::new();
         with_snapshots(&lab, None);

@@ -77,4 +77,20 @@ tests!(
             assert!(err.contains(&format!("at byte {at} ")), "{err}");
         }
     }
+
+    #[needs(Program("qemu-img"), Program("qemu-io"))]
+    fn a_cluster_that_is_used_twice_is_reported() {
+        let lab = Lab::new();
+        qemu_img(&lab, &["create", "-q", "-f", "qed", "-o", "cluster_size=4k", "@a.qed", "1M"]);
+        qemu_io(&lab, "a.qed", &["write -q -P 7 0 8k".to_owned()]);
+        lab.cdi(["verify", "a.qed"]).ends(0);
+        let mut bytes = lab.read("a.qed");
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let entries = number(number(40) as usize) as usize;
+        bytes.copy_within(entries..entries + 8, entries + 8);
+        lab.write("a.qed", bytes);
+        let out = lab.cdi(["verify", "a.qed"]).ends(4).out;
+        assert!(out.contains(&format!("at file offset {}: the cluster at byte", entries + 8)), "{out}");
+        assert!(out.contains("is used for two parts of the disk"), "{out}");
+    }
 );

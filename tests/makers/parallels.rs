@@ -23,11 +23,13 @@ pub fn parallels(disk: &[u8], tracks: u32) -> Vec<u8> {
     file
 }
 
-/// Returns a DiskDescriptor.xml of a disk of `sectors` sectors. Parts: their end in sectors, and for each snapshot its
-/// identifier, whether the file is plain, and the file. Snapshots: identifiers, each with its parent's.
+/// A part of a disk: its end in sectors, and its files: the identifier of the snapshot, whether it is plain, and its name.
+pub type Part<'a> = (u64, &'a [(&'a str, bool, &'a str)]);
+
+/// Returns a DiskDescriptor.xml of a disk of `sectors` sectors. Snapshots are identifiers, each with its parent's.
 pub fn parallels_descriptor(
     sectors: u64,
-    parts: &[(u64, &[(&str, bool, &str)])],
+    parts: &[Part<'_>],
     shots: &[(&str, &str)],
     top: Option<&str>,
 ) -> String {

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::backing::{self, Named};
-use super::chain::{Chain, Found, Layer, count_matching, zeros};
+use super::chain::{Chain, Found, Layer, Uses, count_matching, zeros};
 use crate::bytes::{flaw, le32, le64};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::image::{Format, Image, OpenOptions};
+use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
@@ -122,6 +122,12 @@ impl Qed {
         Ok(u64::from_le_bytes(entry))
     }
 
+    /// Checks whether there can be a table at file offset `at`.
+    fn is_table(&self, input: &Input, at: u64) -> bool {
+        let end = at.checked_add(self.entries * 8);
+        at.is_multiple_of(self.cluster) && end.is_some_and(|end| end <= input.len_of(self.file))
+    }
+
     /// Returns where on the disk the run of entries that are `value` ends: `count` entries from file offset `at` on,
     /// each for `each` bytes of the disk, the first one for those around `offset`.
     fn run(
@@ -156,8 +162,7 @@ impl Layer for Qed {
             let stop = self.run(input, (l1_at, self.entries - l1_index, covered), offset, ABSENT)?;
             return Ok(Found::Below(offset..stop.min(end)));
         }
-        let table_len = self.entries * 8;
-        if l2 % cluster != 0 || l2.checked_add(table_len).is_none_or(|end| end > input.len_of(self.file)) {
+        if !self.is_table(input, l2) {
             return Err(ReadError::Corrupt { at: l1_at });
         }
         let n = offset % covered / cluster;
@@ -174,5 +179,33 @@ impl Layer for Qed {
         let Some(left) = left.filter(|_| entry % cluster == 0) else { return Err(ReadError::Corrupt { at }) };
         let disk = start..end.min(start.saturating_add(cluster.min(left)));
         Ok(Found::Here(Extent { disk, origin: Origin::Stored { file: self.file, at: entry } }))
+    }
+
+    fn check(
+        &self,
+        input: &Input,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        let Some(mut uses) = Uses::new(input.len_of(self.file), self.cluster) else { return Ok(()) };
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let covered = self.cluster * self.entries;
+        for n in 0..self.size.div_ceil(covered) {
+            let entry_at = self.l1 + n * 8;
+            // What cannot be read is reported where the disk is read.
+            let l2 = self.entry(input, entry_at).unwrap_or(ABSENT);
+            check_cancelled()?;
+            if l2 == ABSENT || !self.is_table(input, l2) {
+                continue;
+            }
+            let clusters = self.entries * 8 / self.cluster;
+            let mut places = (0..clusters).map(|n| l2 + n * self.cluster);
+            if places.any(|place| uses.mark(place, entry_at, report)) {
+                continue;
+            }
+            let place = |entry: &[u8]| Some(le64(entry, 0)).filter(|place| *place > ZEROS);
+            uses.mark_table(&read, (l2, self.entries, 8), &place, report, check_cancelled)?;
+        }
+        Ok(())
     }
 }

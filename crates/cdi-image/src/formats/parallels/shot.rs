@@ -1,11 +1,12 @@
 //! A snapshot of a Parallels disk: all its parts, and the snapshot that it is based on.
 
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::descriptor::{Descriptor, Storage};
 use super::sparse::Sparse;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::formats::chain::{Found, Layer, find, missing, next_depth};
+use crate::image::CheckCancelled;
 use crate::input::Input;
 
 /// The disk as it was in a snapshot.
@@ -92,5 +93,23 @@ impl Layer for Shot {
                 }
             },
         })
+    }
+
+    fn check(
+        &self,
+        input: &Input,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        for (_, part) in &self.parts {
+            if let Part::Sparse(sparse) = part {
+                let name = input.path_of(sparse.file()).display().to_string();
+                let mut named = |flaw: Flaw, cost: &str| {
+                    report(Flaw::at(flaw.at, format!("{name}: {}", flaw.what)), cost);
+                };
+                sparse.check(input, &mut named, check_cancelled)?;
+            }
+        }
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.check(input, report, check_cancelled))
     }
 }

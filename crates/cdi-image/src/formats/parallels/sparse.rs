@@ -1,11 +1,12 @@
 //! Expanding disks: a header of 64 bytes, the table of clusters (the block allocation table), the clusters.
 
-use cdi_base::error::{Error, ReadError};
-use cdi_base::units::SECTOR;
+use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::units::{SECTOR, index};
 
 use crate::bytes::{flaw, le32, le64};
 use crate::extent::{Extent, FileNo, Origin};
-use crate::formats::chain::{Found, Layer, count_matching};
+use crate::formats::chain::{Found, Layer, Uses, count_matching};
+use crate::image::CheckCancelled;
 use crate::input::Input;
 
 /// The first variant counts offsets and sizes in sectors, with 32 bits; the second counts offsets in clusters, and sizes
@@ -32,7 +33,7 @@ pub(super) struct Sparse {
 impl Sparse {
     /// Opens the disk in `file`.
     pub(super) fn open(input: &Input, file: FileNo, warnings: &mut Vec<String>) -> Result<Sparse, Error> {
-        let header = input.bytes_of(file, 0, HEADER as usize, "the header")?;
+        let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         let is_ext = header.starts_with(MAGIC_EXT);
         if !is_ext && !header.starts_with(MAGIC) {
             return flaw(0, "not an expanding Parallels disk");
@@ -68,6 +69,13 @@ impl Sparse {
     }
 }
 
+impl Sparse {
+    /// Returns the file.
+    pub(super) fn file(&self) -> FileNo {
+        self.file
+    }
+}
+
 impl Layer for Sparse {
     fn size(&self) -> u64 {
         self.size
@@ -95,5 +103,18 @@ impl Layer for Sparse {
         };
         let disk = start..end.min(start.saturating_add(self.cluster.min(left)));
         Ok(Found::Here(Extent { disk, origin: Origin::Stored { file: self.file, at } }))
+    }
+
+    fn check(
+        &self,
+        input: &Input,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        let Some(mut uses) = Uses::new(input.len_of(self.file), self.cluster) else { return Ok(()) };
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let table = (HEADER, self.size.div_ceil(self.cluster), 4);
+        let place = |entry: &[u8]| Some(le32(entry, 0)).filter(|n| *n != 0).map(|n| u64::from(n) * self.unit);
+        uses.mark_table(&read, table, &place, report, check_cancelled)
     }
 }

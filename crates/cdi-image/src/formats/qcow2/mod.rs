@@ -80,12 +80,14 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     match chosen {
         Some(snapshot) => {
             warnings.push(format!("the disk is shown as it was in the internal snapshot {snapshot}"));
-            metadata.more.insert("snapshot".into(), snapshot.to_string().into());
+            metadata.more.insert("snapshot".into(), snapshot.name.clone().into());
         }
         None if listed.is_empty() => {}
         None => warnings.push(format!("internal snapshots in the image (ignored): {}", listed.len())),
     }
     if !listed.is_empty() {
+        let details: Vec<_> = listed.iter().map(|snapshot| snapshot.to_string()).collect();
+        metadata.more.insert("snapshot_details".into(), details.into());
         let names: Vec<_> = listed.into_iter().map(|snapshot| snapshot.name).collect();
         metadata.more.insert("snapshots".into(), names.into());
     }

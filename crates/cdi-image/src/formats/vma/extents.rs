@@ -1,6 +1,7 @@
 //! The headers of extents: which clusters are in an extent, and where.
 
 use cdi_base::error::ReadError;
+use cdi_base::units::index;
 
 use super::header::is_signed;
 use crate::input::Input;
@@ -54,7 +55,7 @@ impl ExtentHeader {
         if at.checked_add(HEADER).is_none_or(|end| end > input.len()) {
             return Ok(None);
         }
-        let mut bytes = vec![0; HEADER as usize];
+        let mut bytes = vec![0; index(HEADER)];
         input.read_exact_at(Input::MAIN, &mut bytes, at)?;
         let is_ours = bytes.starts_with(MAGIC) && bytes[8..24] == *uuid;
         Ok((is_ours && is_signed(&mut bytes, 24)).then_some(ExtentHeader { at, bytes }))

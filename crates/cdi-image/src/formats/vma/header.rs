@@ -14,7 +14,7 @@ pub(super) const MAGIC: &[u8] = b"VMA\0";
 /// The length of the fixed part in bytes; texts follow.
 const FIXED: usize = 12_288;
 /// Maximum length of the whole header in bytes: Proxmox writes at most 512 KiB.
-const MAX_LEN: u32 = 4 << 20;
+const MAX_LEN: u64 = 4 << 20;
 /// The offset of the table of devices, and the length of an entry, in bytes.
 const DEVICES: usize = 4096;
 const DEVICE: usize = 32;
@@ -52,11 +52,11 @@ impl Header {
         if version != 1 {
             return flaw(4, format!("unsupported version {version} (only version 1 is supported)"));
         }
-        let len = be32(&fixed, 56);
-        if !(FIXED as u32..=MAX_LEN).contains(&len) || len % 512 != 0 {
+        let len = u64::from(be32(&fixed, 56));
+        if !(FIXED as u64..=MAX_LEN).contains(&len) || !len.is_multiple_of(512) {
             return flaw(56, format!("invalid length of the header: {len} bytes"));
         }
-        let mut header = input.bytes(0, len as usize, "the header")?;
+        let mut header = input.bytes(0, index(len), "the header")?;
         if !is_signed(&mut header, 32) {
             return flaw(32, "the header is damaged: it does not match its checksum");
         }
@@ -69,7 +69,8 @@ impl Header {
             (size > 0).then(|| Ok(Device { id, name: text(texts, be32(&header, at), at)?, size }))
         };
         let devices = (1..=u8::MAX).filter_map(device).collect::<Result<Vec<_>, Error>>()?;
-        for device in devices.iter().filter(|device| device.size.div_ceil(CLUSTER) > 1 << 32) {
+        let too_large = |device: &&Device| device.size.div_ceil(CLUSTER) > 1 << 32;
+        if let Some(device) = devices.iter().find(too_large) {
             let at = (DEVICES + usize::from(device.id) * DEVICE) as u64;
             return flaw(at + 8, format!("invalid size of '{}': {} bytes", device.name, device.size));
         }
@@ -77,7 +78,7 @@ impl Header {
         uuid.copy_from_slice(&header[8..24]);
         // A time after the year 9999 is none.
         let seconds = be64(&header, 24).min(253_402_300_799);
-        Ok(Header { uuid, created: UNIX_EPOCH + Duration::from_secs(seconds), len: len.into(), devices })
+        Ok(Header { uuid, created: UNIX_EPOCH + Duration::from_secs(seconds), len, devices })
     }
 
     /// Returns the disks.

@@ -23,16 +23,19 @@ const MAX_NAMED: usize = 10;
 /// The clusters of a group that are in an extent.
 struct Entry {
     group: u32,
+    /// The number of the extent in [`Index::extents`].
+    extent: u32,
     /// One bit for each cluster.
     clusters: u64,
-    /// The file offset of the extent.
-    at: u64,
 }
 
 /// The places of a disk's clusters.
+#[derive(Default)]
 pub(super) struct Index {
     /// In the order of the groups.
     entries: Vec<Entry>,
+    /// The file offsets of the extents that have clusters of the disk.
+    extents: Vec<u64>,
     /// Ranges of the disk in bytes whose blocks would be after the end of the file.
     cut: Vec<Range<u64>>,
     pub warnings: Vec<String>,
@@ -41,7 +44,7 @@ pub(super) struct Index {
 impl Index {
     /// Reads the headers of all extents, and keeps where the clusters of `device` are, which has `size` bytes.
     pub(super) fn build(input: &Input, header: &Header, device: u8, size: u64) -> Result<Index, Error> {
-        let mut index = Index { entries: Vec::new(), cut: Vec::new(), warnings: Vec::new() };
+        let mut index = Index::default();
         let (mut at, mut damaged) = (header.len, 0usize);
         while at < input.len() {
             let extent = match ExtentHeader::read(input, &header.uuid, at).map_err(|e| failed(at, e))? {
@@ -72,7 +75,7 @@ impl Index {
         if damaged > MAX_NAMED {
             index.warnings.push(format!("extents that are not intact, in all: {damaged}"));
         }
-        index.entries.sort_unstable_by_key(|entry| (entry.group, entry.at));
+        index.entries.sort_unstable_by_key(|entry| (entry.group, entry.extent));
         index.check_order()?;
         Ok(index)
     }
@@ -87,6 +90,8 @@ impl Index {
         size: u64,
     ) -> Result<u64, Error> {
         let (before, mut stored) = (self.entries.len(), 0);
+        // Not more than MAX_ENTRIES.
+        let number = u32::try_from(self.extents.len()).unwrap_or(u32::MAX);
         for cluster in extent.clusters() {
             stored += cluster.stored();
             if cluster.device != device {
@@ -101,12 +106,15 @@ impl Index {
             match self.entries[before..].iter_mut().find(|entry| entry.group == group) {
                 Some(entry) if entry.clusters & bit != 0 => return twice(at, cluster.number),
                 Some(entry) => entry.clusters |= bit,
-                None => self.entries.push(Entry { group, clusters: bit, at }),
+                None => self.entries.push(Entry { group, extent: number, clusters: bit }),
             }
             let blocks = (0..BLOCKS).map(|block| (start + block * BLOCK, cluster.block(block)));
             let past_end = blocks.filter(|(_, at)| at.is_some_and(|at| at + BLOCK > input.len()));
             self.cut
                 .extend(past_end.map(|(disk, _)| disk..size.min(disk + BLOCK)).filter(|r| r.start < r.end));
+        }
+        if self.entries.len() > before {
+            self.extents.push(at);
         }
         if self.entries.len() > MAX_ENTRIES {
             return flaw(at, "the clusters are too many, and too far from their order (not supported)");
@@ -120,7 +128,10 @@ impl Index {
             let mut seen = 0;
             for entry in same {
                 if seen & entry.clusters != 0 {
-                    return twice(entry.at, entry.group * GROUP + (seen & entry.clusters).trailing_zeros());
+                    return twice(
+                        self.extents[entry.extent as usize],
+                        entry.group * GROUP + (seen & entry.clusters).trailing_zeros(),
+                    );
                 }
                 seen |= entry.clusters;
             }
@@ -133,7 +144,9 @@ impl Index {
         let (group, bit) = (cluster / GROUP, 1u64 << (cluster % GROUP));
         let first = self.entries.partition_point(|entry| entry.group < group);
         let same = self.entries[first..].iter().take_while(|entry| entry.group == group);
-        same.into_iter().find(|entry| entry.clusters & bit != 0).map(|entry| entry.at)
+        same.into_iter()
+            .find(|entry| entry.clusters & bit != 0)
+            .map(|entry| self.extents[entry.extent as usize])
     }
 
     /// Returns the ranges of the disk of `size` bytes that are not in the archive, in order.
