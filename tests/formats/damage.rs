@@ -186,7 +186,7 @@ tests!(
         damaged(chd_image(), "chd");
     }
 
-    /// The descriptor of a Parallels disk: right, or an error.
+    /// The descriptor of a Parallels disk: an error, or a disk of the same size.
     fn damaged_parallels_descriptor() {
         let lab = Lab::new();
         let truth = truth();
@@ -209,7 +209,7 @@ tests!(
             let disk = Disk::new(opened, Options::default());
             sound += 1;
             let mut bytes = vec![0; disk.size() as usize];
-            // One name may have become the other's.
+            // (The name of one file may have become the other's.)
             if disk.read_at(&mut bytes, 0).is_ok() {
                 assert_eq!(bytes.len(), truth.len(), "CDI_SEED={seed}");
             }

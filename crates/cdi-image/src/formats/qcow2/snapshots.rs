@@ -12,9 +12,9 @@ use crate::formats::named;
 use crate::input::Input;
 use crate::metadata::rfc3339;
 
-/// QEMU's limits: the number of snapshots, and the length of their list in bytes.
+/// The number of snapshots that QEMU allows, and the maximum length of their list in bytes (QEMU: 64 MiB).
 const MAX_SNAPSHOTS: u32 = 65_536;
-const MAX_LIST: u64 = 64 << 20;
+const MAX_LIST: u64 = 16 << 20;
 
 /// The disk at one time: its size, and the file offset and number of entries of its first-level table.
 #[derive(Debug, Clone, Copy)]
