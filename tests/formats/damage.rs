@@ -100,9 +100,13 @@ tests!(
         damaged(qemu_image("parallels", "cluster_size=64k"), "parallels");
     }
 
-    /// The headers have checksums, but not the data: so a copied header must not be taken for another one.
     fn damaged_vma() {
-        damaged(makers::vma(&[("drive-scsi0", &truth()), ("vmstate", &truth()[..99_000])], Some(1)), "vma");
+        damaged(vma_image(), "vma");
+    }
+
+    /// Headers that are wrong, and match their checksums.
+    fn damaged_vma_signed() {
+        damage(&vma_image(), "vma", None, &makers::sign_vma);
     }
 
     fn damaged_android_sparse() {
@@ -285,6 +289,10 @@ fn qcow_image() -> Vec<u8> {
     lab.read("out")
 }
 
+fn vma_image() -> Vec<u8> {
+    makers::vma(&[("drive-scsi0", &truth()), ("vmstate", &truth()[..99_000])], Some(1))
+}
+
 fn ewf_image(format: &str) -> Vec<u8> {
     let lab = Lab::new();
     let raw = lab.write("disk.raw", truth());
@@ -332,21 +340,24 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.
 fn damaged(whole: Vec<u8>, format: &str) {
-    damage(&whole, format, None);
+    damage(&whole, format, None, &|_| ());
 }
 
 /// Damage where it has: right, or an error.
 fn damaged_checked(whole: Vec<u8>, format: &str) {
-    damage(&whole, format, Some(&truth()));
+    damage(&whole, format, Some(&truth()), &|_| ());
 }
 
-fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
+/// Damages an image; `sign` corrects the checksums of what is damaged.
+fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>, sign: &dyn Fn(&mut [u8])) {
     let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
     let mut sound = 0;
     for seed in seeds(DAMAGES) {
         let start = Instant::now();
         let random = &mut Random::new(seed);
-        let bytes: Arc<Vec<u8>> = Arc::new(damaged_bytes(whole, random));
+        let mut bytes = damaged_bytes(whole, random);
+        sign(&mut bytes);
+        let bytes: Arc<Vec<u8>> = Arc::new(bytes);
         // There is no file next to it.
         let path = Path::new("/nowhere/broken");
         let Ok(opened) = open_source(Box::new(bytes), path, &options) else { continue };

@@ -2,7 +2,7 @@
 
 use super::{bad_of, extracted};
 use crate::common::{Lab, Random, disk, run};
-use crate::makers::vma;
+use crate::makers::{sign_vma, vma};
 
 /// A disk that is not a whole number of clusters, with zeros in it.
 fn sparse_disk(size: usize) -> Vec<u8> {
@@ -140,13 +140,6 @@ tests!(
         let lab = Lab::new();
         let truth = sparse_disk(1 << 20);
         let whole = vma(&[("drive-scsi0", &truth)], None);
-        let sign = |mut file: Vec<u8>, at: usize, len: usize, sum: usize| {
-            use md5::{Digest, Md5};
-            file[sum..sum + 16].fill(0);
-            let value = Md5::digest(&file[at..at + len]);
-            file[sum..sum + 16].copy_from_slice(&value);
-            file
-        };
         let header = u32::from_be_bytes(whole[56..60].try_into().unwrap()) as usize;
         for (at, bytes, says) in [
             (4, &[0, 0, 0, 2][..], "at byte 4: unsupported version 2"),
@@ -159,7 +152,8 @@ tests!(
         ] {
             let mut bad = whole.clone();
             bad[at..at + bytes.len()].copy_from_slice(bytes);
-            lab.write("a.vma", sign(bad, 0, header, 32));
+            sign_vma(&mut bad);
+            lab.write("a.vma", bad);
             let err = lab.cdi(["info", "a.vma"]).ends(3).err;
             assert!(err.contains(says), "{says}: {err}");
         }
@@ -174,7 +168,8 @@ tests!(
             let mut bad = whole.clone();
             bad[at..at + bytes.len()].copy_from_slice(bytes);
             bad[header + 6] = if at == header + 7 { 0 } else { bad[header + 6] };
-            lab.write("a.vma", sign(bad, header, 512, header + 24));
+            sign_vma(&mut bad);
+            lab.write("a.vma", bad);
             let err = lab.cdi(["info", "a.vma"]).ends(3).err;
             assert!(err.contains(says), "{says}: {err}");
         }

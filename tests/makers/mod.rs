@@ -23,7 +23,7 @@ pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
 pub use parallels::{parallels, parallels_descriptor};
 pub use sparse::{sparsebundle, sparseimage};
-pub use vma::vma;
+pub use vma::{sign_vma, vma};
 pub use zstd_seekable::zstd_seekable;
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -37,8 +37,6 @@ pub fn vma(disks: &[(&str, &[u8])], shuffled: Option<u64>) -> Vec<u8> {
     }
     file.resize(12_288, 0);
     file.extend(texts);
-    let sum = Md5::digest(&file);
-    file[32..48].copy_from_slice(&sum);
     let clusters =
         |disk: usize| (0..disks[disk].1.len().div_ceil(CLUSTER)).map(move |cluster| (disk, cluster));
     let mut all: Vec<_> = (0..disks.len()).flat_map(clusters).collect();
@@ -49,6 +47,7 @@ pub fn vma(disks: &[(&str, &[u8])], shuffled: Option<u64>) -> Vec<u8> {
     for part in all.chunks(59) {
         file.extend(extent(disks, part, uuid));
     }
+    sign_vma(&mut file);
     file
 }
 
@@ -73,7 +72,28 @@ fn extent(disks: &[(&str, &[u8])], clusters: &[(usize, usize)], uuid: [u8; 16]) 
     header.resize(40, 0);
     header.extend(list);
     header.resize(512, 0);
-    let sum = Md5::digest(&header);
-    header[24..40].copy_from_slice(&sum);
     [header, data].concat()
+}
+
+/// Computes the checksums of an archive again, as far as its headers lead.
+pub fn sign_vma(file: &mut [u8]) {
+    let number =
+        |file: &[u8], at: usize| file.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().unwrap()));
+    let Some(len) = number(file, 56).map(|len| len as usize) else { return };
+    if !sign(file, 0, len, 32) {
+        return;
+    }
+    let mut at = len;
+    while sign(file, at, 512, 24) {
+        at += 512 + usize::from(u16::from_be_bytes([file[at + 6], file[at + 7]])) * 4096;
+    }
+}
+
+/// Signs the header of `len` bytes at `at`, whose checksum is `sum` bytes from there. Returns whether there is one.
+fn sign(file: &mut [u8], at: usize, len: usize, sum: usize) -> bool {
+    let Some(header) = file.get_mut(at..at + len).filter(|header| header.len() >= 64) else { return false };
+    header[sum..sum + 16].fill(0);
+    let value = Md5::digest(&header[..]);
+    header[sum..sum + 16].copy_from_slice(&value);
+    true
 }
