@@ -43,6 +43,18 @@ tests!(
         }
     }
 
+    /// What a raw disk begins with must not choose how it is read.
+    fn an_image_with_the_name_of_a_raw_one_is_read_on_demand() {
+        let lab = Lab::new();
+        let truth = patterned();
+        lab.write("system.img", android_sparse(&truth, 4096));
+        let err = lab.cdi(["info", "system.img"]).ends(3).err;
+        assert!(err.contains("begins like an android-sparse image"), "{err}");
+        assert!(err.contains("--format raw or --format android-sparse"), "{err}");
+        lab.cdi(["-q", "extract", "--format", "android-sparse", "system.img", "out.raw"]).ends(0);
+        assert!(lab.read("out.raw") == truth);
+    }
+
     /// More chunks than places that are kept.
     fn many_chunks_are_found() {
         let lab = Lab::new();

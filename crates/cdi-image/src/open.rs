@@ -184,9 +184,11 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     let mapfile = matches!(options.mapfile, Mapfile::File(_));
     let given = [("a mapfile", mapfile), ("a list of bad blocks", options.badblocks.is_some())];
     if let Some((list, _)) = given.iter().find(|(_, given)| *given && format.name != raw::FORMAT.name) {
-        return Err(
-            Error::usage(format!("{list} is for raw images; this is a {} image", format.name)).at(&path)
-        );
+        return Err(Error::usage(format!(
+            "{list} is for raw images; this is {} image",
+            with_article(format.name)
+        ))
+        .at(&path));
     }
     let chosen = [
         ("a snapshot", options.snapshot.is_some(), WITH_SNAPSHOTS),
@@ -231,13 +233,14 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
     let magic = FORMATS.iter().copied().find(|f| (f.probe)(input));
     match (magic, named) {
         (Some(magic), Some(named)) if magic.name != named.name => Err(Error::bad_image(format!(
-            "its name says {}, but it begins like a {} image",
-            named.name, magic.name
+            "its name says {}, but it begins like {} image",
+            named.name,
+            with_article(magic.name)
         ))
         .hint(Advice::NameFormat(vec![named.name, magic.name]))),
         // The contents of a device must not choose the parser either.
         (Some(magic), None) if input.is_device() => {
-            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name))
+            Err(Error::bad_image(format!("is a device that begins like {} image", with_article(magic.name)))
                 .hint(Advice::NameFormat(vec!["raw", magic.name])))
         }
         (Some(format), _) => Ok(format),
@@ -261,6 +264,12 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             }
         }
     }
+}
+
+/// Returns the name of a format with its indefinite article.
+fn with_article(name: &str) -> String {
+    let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {name}")
 }
 
 /// Returns the format that the suffix of a file's name stands for.
