@@ -1,7 +1,12 @@
 //! Android's sparse images, against img2simg and simg2img.
 
+use cdi_image::Disk;
+use cdi_image::disk::Options;
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open_source;
+
 use super::{extracted, path, verified};
-use crate::common::{Lab, disk, run};
+use crate::common::{Lab, Random, disk, run};
 use crate::makers::{android_sparse, android_sparse_part};
 
 /// A disk with runs of zeros and of patterns.
@@ -55,7 +60,6 @@ tests!(
         assert!(lab.read("out.raw") == truth);
     }
 
-    /// More chunks than places that are kept.
     fn many_chunks_are_found() {
         let lab = Lab::new();
         let mut truth = vec![0; 2 << 20];
@@ -68,6 +72,21 @@ tests!(
         }
         lab.write("a.simg", android_sparse(&truth, 512));
         assert!(extracted(&lab, "a.simg", 0) == truth);
+        // More than places that are kept at first: each chunk has four bytes, its number.
+        let count = (32 << 16) + 100_000u32;
+        let mut image = b"\x3A\xFF\x26\xED\x01\0\0\0\x1C\0\x0C\0".to_vec();
+        image.extend([4, count, count, 0].into_iter().flat_map(u32::to_le_bytes));
+        for n in 0..count {
+            image.extend([0xCAC2, 1, 16, n].into_iter().flat_map(u32::to_le_bytes));
+        }
+        let opened = open_source(Box::new(image), "/x/a.simg".as_ref(), &OpenOptions::default()).unwrap();
+        let disk = Disk::new(opened, Options::default());
+        let random = &mut Random::new(1);
+        for n in (0..200).map(|_| random.below(count.into())).chain([0, u64::from(count) - 1]) {
+            let mut number = [0; 4];
+            disk.read_at(&mut number, n * 4).unwrap();
+            assert_eq!(u64::from(u32::from_le_bytes(number)), n);
+        }
     }
 
     /// A byte that differs is found by the CRC-32 of the disk, and by that of its beginning.

@@ -1,5 +1,10 @@
 //! Proxmox's backup archives.
 
+use cdi_image::Disk;
+use cdi_image::disk::Options;
+use cdi_image::image::OpenOptions;
+use cdi_image::open::open_source;
+
 use super::{bad_of, extracted};
 use crate::common::{Lab, Random, disk, run};
 use crate::makers::{sign_vma, vma};
@@ -68,12 +73,9 @@ tests!(
     fn reads_within_a_cluster_are_right() {
         let truth = sparse_disk(2 << 20);
         let image = vma(&[("a", &truth), ("b", &sparse_disk(1 << 20))], Some(7));
-        let options = cdi_image::image::OpenOptions {
-            member: Some("a".into()),
-            ..cdi_image::image::OpenOptions::default()
-        };
-        let opened = cdi_image::open::open_source(Box::new(image), "/x/a.vma".as_ref(), &options).unwrap();
-        let disk = cdi_image::Disk::new(opened, cdi_image::disk::Options::default());
+        let options = OpenOptions { member: Some("a".into()), ..OpenOptions::default() };
+        let opened = open_source(Box::new(image), "/x/a.vma".as_ref(), &options).unwrap();
+        let disk = Disk::new(opened, Options::default());
         let random = &mut Random::new(3);
         for _ in 0..2000 {
             let at = random.below(truth.len() as u64);

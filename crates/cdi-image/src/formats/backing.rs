@@ -5,12 +5,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use cdi_base::error::{Error, ReadError};
+use cdi_base::units::index;
 
 use super::chain::{Found, Layer, find, missing, next_depth};
 use super::{parallels, qcow, qcow2, qed, vdi, vhd, vhdx, vmdk};
-use crate::bytes::{be32, flaw, le32};
+use crate::bytes::flaw;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::input::Input;
+
+/// How many bytes of a file its format is recognised by.
+const PROBE_LEN: u64 = 128;
 
 /// A raw disk: its file, and its size in bytes.
 struct Raw(FileNo, u64);
@@ -92,8 +96,10 @@ impl Named<'_> {
 
 /// Returns QEMU's name of the format that the magic of `file` indicates. Like QEMU: a fixed VHD, whose magic is only at
 /// its end, is raw.
-fn probe(input: &Input, file: FileNo) -> &'static str {
-    let magics: [(u64, &[u8], &str); 8] = [
+fn probe(input: &Input, file: FileNo) -> Result<&'static str, Error> {
+    let magics: [(usize, &[u8], &str); 11] = [
+        (0, b"QFI\xfb\0\0\0\x01", "qcow"),
+        (0, b"QFI\xfb", "qcow2"),
         (0, b"QED\0", "qed"),
         (0, b"KDMV", "vmdk"),
         (0, b"COWD", "vmdk"),
@@ -101,16 +107,13 @@ fn probe(input: &Input, file: FileNo) -> &'static str {
         (0, b"conectix", "vpc"),
         (0, b"vhdxfile", "vhdx"),
         (64, &[0x7F, 0x10, 0xDA, 0xBE], "vdi"),
-        (0, b"QFI\xfb", "qcow2"),
+        (0, b"WithoutFreeSpace\x02\0\0\0", "parallels"),
+        (0, b"WithouFreSpacExt\x02\0\0\0", "parallels"),
     ];
-    let bytes = |at: u64, len: usize| input.bytes_of(file, at, len, "the header").unwrap_or_default();
-    let found = magics.into_iter().find(|(at, magic, _)| bytes(*at, magic.len()) == *magic);
-    match found {
-        Some((.., "qcow2")) if be32(&bytes(0, 8), 4) == 1 => "qcow",
-        Some((.., name)) => name,
-        None if parallels::is_sparse(&bytes(0, 20)) && le32(&bytes(0, 20), 16) == 2 => "parallels",
-        None => "raw",
-    }
+    // A file that cannot be read must not be mistaken for a raw one.
+    let start = input.bytes_of(file, 0, index(input.len_of(file).min(PROBE_LEN)), "the header")?;
+    let begins = |at: usize, magic: &[u8]| start.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    Ok(magics.into_iter().find(|(at, magic, _)| begins(*at, magic)).map_or("raw", |(.., name)| name))
 }
 
 /// Opens `file` as a disk in `format` (QEMU's name), or if that is not given, in the format its magic indicates.
@@ -121,7 +124,11 @@ fn open(
     depth: usize,
     warnings: &mut Vec<String>,
 ) -> Result<Box<dyn Layer>, Error> {
-    Ok(match format.unwrap_or_else(|| probe(input, file)) {
+    let format = match format {
+        Some(format) => format,
+        None => probe(input, file)?,
+    };
+    Ok(match format {
         "raw" | "file" | "host_device" => Box::new(Raw(file, input.len_of(file))),
         "qcow2" => Box::new(qcow2::open_layer(input, file, None, depth, warnings)?),
         "qcow" => Box::new(qcow::open_layer(input, file, depth, warnings)?),
@@ -130,7 +137,7 @@ fn open(
         "vpc" => Box::new(vhd::open_layer(input, file, depth, warnings)?),
         "vhdx" => Box::new(vhdx::open_layer(input, file, depth, warnings)?),
         "vdi" => Box::new(vdi::open_layer(input, file)?),
-        "parallels" => Box::new(parallels::open_layer(input, file, warnings)?),
+        "parallels" => parallels::open_layer(input, file, warnings)?,
         other => {
             let what = format!("backing file in format '{other}' (not supported)");
             return Err(Error::bad_image(what).hint(format!(

@@ -40,7 +40,7 @@ const CHUNK_HEADER: usize = 12;
 const WINDOW: u64 = 4096;
 /// The distance in chunks of those whose places are kept, at first, and how many are kept before it is doubled.
 const STEP: u64 = 32;
-const MAX_KEPT: usize = 1 << 18;
+const MAX_KEPT: usize = 1 << 16;
 /// How many checksums of parts of the disk are checked: each is of everything from its start.
 const MAX_SUMS: usize = 8;
 
@@ -280,7 +280,6 @@ impl Layer for Sparse {
         let n = self.kept.partition_point(|(disk, _)| *disk <= offset).saturating_sub(1);
         let (mut disk, mut at) = *self.kept.get(n).ok_or(ReadError::Unmapped { offset })?;
         let mut walk = self.walk(input);
-        // Chunks without blocks are not counted: the last one kept may be among many of them.
         loop {
             let chunk = walk.chunk(at).map_err(|stop| match stop {
                 Stop::Read(e) => e,

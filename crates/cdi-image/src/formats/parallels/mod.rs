@@ -46,7 +46,7 @@ const PROBE_LEN: u64 = 1024;
 const MAX_LEN: u64 = 16 << 20;
 
 /// Checks whether a file with these first bytes is an expanding disk.
-pub(super) fn is_sparse(start: &[u8]) -> bool {
+fn is_sparse(start: &[u8]) -> bool {
     start.starts_with(sparse::MAGIC) || start.starts_with(sparse::MAGIC_EXT)
 }
 
@@ -59,7 +59,7 @@ fn is_descriptor(start: &[u8]) -> bool {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let start = input.bytes(0, index(input.len().min(PROBE_LEN)), "the header")?;
-    if is_descriptor(&start) {
+    if input.is_directory() || is_descriptor(&start) {
         return open_directory(input, options);
     }
     if !is_sparse(&start) {
@@ -82,8 +82,8 @@ pub(super) fn open_layer(
     input: &Input,
     file: FileNo,
     warnings: &mut Vec<String>,
-) -> Result<impl Layer + use<>, Error> {
-    Sparse::open(input, file, warnings)
+) -> Result<Box<dyn Layer>, Error> {
+    Ok(Box::new(Sparse::open(input, file, warnings)?))
 }
 
 /// Opens the disk that a DiskDescriptor.xml describes.
