@@ -226,4 +226,40 @@ tests!(
         lab.write("a.raw", disk(1 << 20));
         assert!(lab.cdi(["info", "--snapshot", "1", "a.raw"]).ends(2).err.contains("cannot be chosen"));
     }
+
+    /// As 'qemu-img check' finds them, in the image and in a data file.
+    #[needs(Program("qemu-img"), Program("qemu-io"))]
+    fn a_cluster_that_is_used_twice_is_reported() {
+        let lab = Lab::new();
+        let data = format!("data_file={}", path(&lab, "bytes.raw"));
+        for (option, width) in [("cluster_size=4k", 8), ("extended_l2=on", 16), (&data, 8)] {
+            qemu_img(&lab, &["create", "-q", "-f", "qcow2", "-o", option, "@a.qcow2", "20M"]);
+            qemu_io(
+                &lab,
+                "a.qcow2",
+                &["write -q -P 7 1M 512k".to_owned(), "write -q -P 8 17M 1M".to_owned()],
+            );
+            // Snapshots share clusters, which is right.
+            if option != data {
+                qemu_img(&lab, &["snapshot", "-c", "s", "@a.qcow2"]);
+                qemu_io(&lab, "a.qcow2", &["write -q -P 9 1M 64k".to_owned()]);
+            }
+            lab.cdi(["verify", "a.qcow2"]).ends(0);
+            let whole = lab.read("a.qcow2");
+            let number = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+            let place = |at: usize| (number(at) & 0x00FF_FFFF_FFFF_FE00) as usize;
+            // The first table that there is, and the first cluster in it.
+            let l1 = (place(40)..).step_by(8).find(|at| place(*at) != 0).unwrap();
+            let first = (place(l1)..).step_by(width).find(|at| place(*at) != 0).unwrap();
+            let mut bad = whole.clone();
+            bad.copy_within(first..first + width, first + width);
+            lab.write("bad.qcow2", bad);
+            let out = lab.cdi(["verify", "bad.qcow2"]).ends(4).out;
+            let says = format!("at file offset {}: the cluster at byte {}", first + width, place(first));
+            assert!(
+                out.contains(&says) && out.contains("is used for two parts of the disk"),
+                "{option}: {out}"
+            );
+        }
+    }
 );
