@@ -222,6 +222,12 @@ tests!(
         lab.cdi(["info", "bad.qcow2"]).ends(0);
         let err = lab.cdi(["info", "--snapshot", "2", "bad.qcow2"]).ends(3).err;
         assert!(err.contains("the list of snapshots is longer than"), "{err}");
+        // With a mark that says that the data is in another file. (QEMU makes no snapshots of these.)
+        let mut bytes = lab.read("a.qcow2");
+        bytes[79] |= 4;
+        lab.write("bad.qcow2", bytes);
+        let err = lab.cdi(["info", "--snapshot", "2", "bad.qcow2"]).ends(3).err;
+        assert!(err.contains("internal snapshots of an external data file (not supported"), "{err}");
         // Other formats have none.
         lab.write("a.raw", disk(1 << 20));
         assert!(lab.cdi(["info", "--snapshot", "1", "a.raw"]).ends(2).err.contains("cannot be chosen"));

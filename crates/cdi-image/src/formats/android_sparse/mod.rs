@@ -93,7 +93,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
 
 /// What a chunk has.
 #[derive(Clone, Copy)]
-enum Kind {
+enum Content {
     /// The bytes of the disk from this offset in the file on.
     Raw(u64),
     /// These four bytes repeated.
@@ -106,7 +106,7 @@ enum Kind {
 
 /// A chunk: its length on the disk in bytes, and where the next one is in the file.
 struct Chunk {
-    kind: Kind,
+    content: Content,
     len: u64,
     next: u64,
 }
@@ -130,27 +130,26 @@ impl Walk<'_> {
     /// Reads the header of the chunk at `at`.
     fn chunk(&mut self, at: u64) -> Result<Chunk, Stop> {
         let data_at = at.saturating_add(self.sparse.chunk_header);
-        // The header, and the four bytes that some kinds have.
         let header = self.bytes(at, CHUNK_HEADER)?;
         let kind = u16::from_le_bytes([header[0], header[1]]);
         let (blocks, total) = (u64::from(le32(header, 4)), u64::from(le32(header, 8)));
         let next = at.saturating_add(total);
         let wrong = |what: String| Err(Stop::Flaw(Flaw::at(at, what)));
         let len = blocks * self.sparse.block;
-        let (kind, data) = match kind {
-            0xCAC1 => (Kind::Raw(data_at), len),
-            0xCAC2 => (Kind::Fill(self.four(data_at)?), 4),
-            0xCAC3 => (Kind::DontCare, 0),
-            0xCAC4 => (Kind::Sum(u32::from_le_bytes(self.four(data_at)?)), 4),
+        let (content, data) = match kind {
+            0xCAC1 => (Content::Raw(data_at), len),
+            0xCAC2 => (Content::Fill(self.four(data_at)?), 4),
+            0xCAC3 => (Content::DontCare, 0),
+            0xCAC4 => (Content::Sum(u32::from_le_bytes(self.four(data_at)?)), 4),
             other => return wrong(format!("unknown chunk of type {other:#06x}")),
         };
-        if Some(next) != data_at.checked_add(data) || (blocks > 0 && matches!(kind, Kind::Sum(_))) {
+        if Some(next) != data_at.checked_add(data) || (blocks > 0 && matches!(content, Content::Sum(_))) {
             return wrong(format!("a chunk for {blocks} blocks cannot have {total} bytes"));
         }
         if next > self.input.len_of(self.sparse.file) {
             return wrong(format!("a chunk of {total} bytes extends past the end of the file"));
         }
-        Ok(Chunk { kind, len, next })
+        Ok(Chunk { content, len, next })
     }
 
     fn four(&mut self, at: u64) -> Result<[u8; 4], Stop> {
@@ -166,9 +165,9 @@ impl Walk<'_> {
             return Err(Stop::Flaw(Flaw::at(at, "the file ends within a chunk")));
         }
         if at < self.at || end > self.at + self.bytes.len() as u64 {
-            self.bytes = vec![0; index(WINDOW.min(file_len - at))];
-            self.at = at;
-            self.input.read_exact_at(self.sparse.file, &mut self.bytes, at).map_err(Stop::Read)?;
+            let mut bytes = vec![0; index(WINDOW.min(file_len - at))];
+            self.input.read_exact_at(self.sparse.file, &mut bytes, at).map_err(Stop::Read)?;
+            (self.bytes, self.at) = (bytes, at);
         }
         let from = index(at - self.at);
         Ok(&self.bytes[from..from + len])
@@ -237,7 +236,7 @@ impl Sparse {
                 Stop::Flaw(flaw) => flaw.into(),
                 Stop::Read(e) => Error::failed(format!("cannot read a chunk at byte {at}")).because(e),
             })?;
-            if let Kind::Sum(sum) = chunk.kind {
+            if let Content::Sum(sum) = chunk.content {
                 sums.push((disk, sum));
                 sums.truncate(MAX_SUMS);
             }
@@ -287,10 +286,10 @@ impl Layer for Sparse {
             })?;
             let stop = disk.saturating_add(chunk.len);
             if offset < stop {
-                let origin = match chunk.kind {
-                    Kind::Raw(at) => Origin::Stored { file: self.file, at },
-                    Kind::Fill([a, b, c, d]) => Origin::Fill([a, b, c, d, a, b, c, d]),
-                    Kind::DontCare | Kind::Sum(_) => return Ok(Found::Below(offset..stop.min(end))),
+                let origin = match chunk.content {
+                    Content::Raw(at) => Origin::Stored { file: self.file, at },
+                    Content::Fill([a, b, c, d]) => Origin::Fill([a, b, c, d, a, b, c, d]),
+                    Content::DontCare | Content::Sum(_) => return Ok(Found::Below(offset..stop.min(end))),
                 };
                 return Ok(Found::Here(Extent { disk: disk..stop.min(end), origin }));
             }
