@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind, advice_for};
-use cdi_base::printable::quoted;
 use serde::{Deserialize, Serialize};
 
 /// All kinds, with their names in JSON and the exit codes that docs/CLI.md documents.
@@ -101,10 +100,6 @@ fn describe(advice: &Advice) -> String {
             let options: Vec<_> = names.iter().map(|name| format!("--format {name}")).collect();
             format!("use {}", options.join(" or "))
         }
-        Advice::NameMember(names) => {
-            let options: Vec<_> = names.iter().map(|name| format!("--member {}", quoted(name))).collect();
-            format!("use {}", options.join(" or "))
-        }
         Advice::ListFormats => {
             "'cdi formats' lists the formats; use --format raw for a raw image with another suffix".into()
         }
@@ -115,6 +110,7 @@ fn describe(advice: &Advice) -> String {
         Advice::BlockSize => {
             "set --block-size to the block size that badblocks used (its option -b, 1024 by default)".into()
         }
+        Advice::ChooseMember => "choose one with --member NAME".into(),
         Advice::SectorSize => "specify the sector size with --sector-size".into(),
         Advice::Convert(raw) => {
             format!("then convert it to an image with random access: cdi create {} NEW.cdimg", raw.display())

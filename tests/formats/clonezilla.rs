@@ -281,7 +281,7 @@ tests!(
         save(&lab, &disk, "sda", &GPT, ("cat", &[], "uncomp"));
         save(&lab, &disk, "sdb", &GPT, ("cat", &[], "uncomp"));
         let error = lab.cdi(["info", "img"]).ends(2).err;
-        assert!(error.contains("sda, sdb") && error.contains("--member sda or --member sdb"), "{error}");
+        assert!(error.contains("sda, sdb") && error.contains("--member NAME"), "{error}");
         for member in ["sda", "sdb"] {
             let info = lab.cdi(["info", "--json", "--member", member, "img"]).ends(0).json();
             assert_eq!(info["size_bytes"], SECTORS * 512);

@@ -12,7 +12,7 @@ use cdi_image::image::OpenOptions;
 use cdi_image::open::{open, open_source};
 
 use super::chd::chd_make;
-use super::{dmg_sample, truth};
+use super::{dmg_sample, qcow, truth};
 use crate::common::{Lab, Random, run, seeds};
 use crate::makers::{self, Aff4, Tables};
 
@@ -83,6 +83,34 @@ tests!(
     #[needs(Program("qemu-img"))]
     fn damaged_qcow2_zlib() {
         damaged(qemu_image("qcow2", "-c"), "qcow2");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_qcow() {
+        damaged(qcow_image(), "qcow");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_qed() {
+        damaged(qemu_image("qed", "cluster_size=4k,table_size=2"), "qed");
+    }
+
+    #[needs(Program("qemu-img"))]
+    fn damaged_parallels() {
+        damaged(qemu_image("parallels", "cluster_size=64k"), "parallels");
+    }
+
+    fn damaged_vma() {
+        damaged(vma_image(), "vma");
+    }
+
+    /// Headers that are wrong, and match their checksums.
+    fn damaged_vma_signed() {
+        damage(&vma_image(), "vma", None, &makers::sign_vma);
+    }
+
+    fn damaged_android_sparse() {
+        damaged(makers::android_sparse(&truth(), 4096), "android-sparse");
     }
 
     #[needs(Program("qemu-img"))]
@@ -162,6 +190,37 @@ tests!(
         damaged(chd_image(), "chd");
     }
 
+    /// The descriptor of a Parallels disk: an error, or a disk of the same size.
+    fn damaged_parallels_descriptor() {
+        let lab = Lab::new();
+        let truth = truth();
+        fs::create_dir(lab.path("d.hdd")).unwrap();
+        let guids = ["{5fbaabe3-6958-40ff-92a7-860e329aab41}", "{00000000-0000-0000-0000-000000000000}"];
+        let text = makers::parallels_descriptor(
+            2048,
+            &[(1024, &[(guids[0], true, "a.hds")]), (2048, &[(guids[0], false, "b.hds")])],
+            &[(guids[0], guids[1])],
+            None,
+        );
+        lab.write("d.hdd/a.hds", &truth[..1 << 19]);
+        lab.write("d.hdd/b.hds", makers::parallels(&truth[1 << 19..], 128));
+        let mut sound = 0;
+        for seed in seeds(DAMAGES).step_by(4) {
+            let random = &mut Random::new(seed);
+            lab.write("d.hdd/DiskDescriptor.xml", damaged_bytes(text.as_bytes(), random));
+            let options = OpenOptions { format: Some("parallels".into()), ..OpenOptions::default() };
+            let Ok(opened) = open(&lab.path("d.hdd"), &options) else { continue };
+            let disk = Disk::new(opened, Options::default());
+            sound += 1;
+            let mut bytes = vec![0; disk.size() as usize];
+            // (The name of one file may have become the other's.)
+            if disk.read_at(&mut bytes, 0).is_ok() {
+                assert_eq!(bytes.len(), truth.len(), "CDI_SEED={seed}");
+            }
+        }
+        assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1);
+    }
+
     /// A bundle's property list, and lists of bad blocks.
     fn damaged_bundle_and_maps() {
         let lab = Lab::new();
@@ -223,6 +282,17 @@ fn qemu_image(format: &str, option: &str) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
+fn qcow_image() -> Vec<u8> {
+    let lab = Lab::new();
+    lab.write("disk.raw", truth());
+    qcow::convert(&lab, true, "out");
+    lab.read("out")
+}
+
+fn vma_image() -> Vec<u8> {
+    makers::vma(&[("drive-scsi0", &truth()), ("vmstate", &truth()[..99_000])], Some(1))
+}
+
 fn ewf_image(format: &str) -> Vec<u8> {
     let lab = Lab::new();
     let raw = lab.write("disk.raw", truth());
@@ -239,6 +309,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
+        ("android-sparse/all", makers::android_sparse(small, 4096)),
         (
             "cdimg/zstd",
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
@@ -249,12 +320,18 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
+        ("parallels/expanding", qemu_image("parallels", "cluster_size=64k")),
+        ("parallels/older", makers::parallels(small, 63)),
+        ("qcow/deflate", qcow_image()),
         ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
+        ("qed/small", qemu_image("qed", "cluster_size=4k,table_size=2")),
         ("sparseimage/all", makers::sparseimage(small)),
         ("vdi/dynamic", qemu_image("vdi", "static=off")),
         ("vhd/dynamic", qemu_image("vpc", "force_size=on")),
         ("vhdx/dynamic", qemu_image("vhdx", "block_size=1M")),
+        ("vma/one", makers::vma(&[("drive-scsi0", small), ("vmstate", &small[..9000])], None)),
+        ("vma/shuffled", makers::vma(&[("drive-scsi0", small)], Some(1))),
         ("vmdk/sparse", qemu_image("vmdk", "subformat=monolithicSparse")),
         ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
         ("zstd/sums", makers::zstd_seekable(small, 16384)),
@@ -263,21 +340,24 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.
 fn damaged(whole: Vec<u8>, format: &str) {
-    damage(&whole, format, None);
+    damage(&whole, format, None, &|_| ());
 }
 
 /// Damage where it has: right, or an error.
 fn damaged_checked(whole: Vec<u8>, format: &str) {
-    damage(&whole, format, Some(&truth()));
+    damage(&whole, format, Some(&truth()), &|_| ());
 }
 
-fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
+/// Damages an image; `sign` corrects the checksums of what is damaged.
+fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>, sign: &dyn Fn(&mut [u8])) {
     let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
     let mut sound = 0;
     for seed in seeds(DAMAGES) {
         let start = Instant::now();
         let random = &mut Random::new(seed);
-        let bytes: Arc<Vec<u8>> = Arc::new(damaged_bytes(whole, random));
+        let mut bytes = damaged_bytes(whole, random);
+        sign(&mut bytes);
+        let bytes: Arc<Vec<u8>> = Arc::new(bytes);
         // There is no file next to it.
         let path = Path::new("/nowhere/broken");
         let Ok(opened) = open_source(Box::new(bytes), path, &options) else { continue };

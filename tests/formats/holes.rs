@@ -32,6 +32,10 @@ tests!(
             ("qcow2", "extended_l2=on,cluster_size=16k", 200),
             ("qcow2", "extended_l2=on", 2000),
             ("qcow2", "compat=0.10", 1000),
+            ("qcow", "encryption=off", 700),
+            ("qed", "cluster_size=4k,table_size=2", 700),
+            ("qed", "cluster_size=64k", 3000),
+            ("parallels", "cluster_size=64k", 3000),
             ("vpc", "force_size=on", 3000),
             ("vdi", "static=off", 3000),
             ("vhdx", "block_size=1M", 6000),
@@ -84,7 +88,17 @@ tests!(
         sparse[..12].copy_from_slice(b"sprs\0\0\0\x03\0\0\x08\0");
         sparse[28..36].copy_from_slice(&(128u64 << 20).to_be_bytes());
         lab.write("a.sparseimage", sparse);
+        // One chunk of blocks that do not matter.
+        let mut chunks = b"\x3A\xFF\x26\xED\x01\0\0\0\x1C\0\x0C\0".to_vec();
+        for number in [4096u32, 16 << 20, 1, 0, 0xCAC3, 16 << 20, 12] {
+            chunks.extend(number.to_le_bytes());
+        }
+        lab.write("a.simg", chunks);
         for (image, option) in [
+            ("a.simg", ""),
+            ("a.qcow", "encryption=off"),
+            ("a.qed", "cluster_size=64k"),
+            ("a.hds", "cluster_size=1M"),
             ("a.qcow2", "cluster_size=64k"),
             ("b.qcow2", "cluster_size=4k"),
             ("c.qcow2", "extended_l2=on"),
@@ -105,7 +119,11 @@ tests!(
                 run("chdman", ["createhd", "-o", &path(&lab, image), "-s", "68719476736", "-c", option]);
             } else if !option.is_empty() {
                 let format = image.rsplit('.').next().unwrap();
-                let format = if format == "vhd" { "vpc" } else { format };
+                let format = match format {
+                    "vhd" => "vpc",
+                    "hds" => "parallels",
+                    format => format,
+                };
                 qemu_img(&lab, &["create", "-q", "-f", format, "-o", option, &format!("@{image}"), "64G"]);
             }
             let start = Instant::now();

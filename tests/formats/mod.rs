@@ -1,6 +1,7 @@
 //! A file for each format that cdi reads, and files for tests of several formats.
 
 mod aff4;
+mod android_sparse;
 pub mod cdimg;
 mod cdimg_damage;
 mod chd;
@@ -13,9 +14,12 @@ mod holes;
 mod iboredimg;
 mod maps;
 mod packed;
+mod parallels;
 mod parents;
 mod partclone;
+mod qcow;
 mod qcow2;
+mod qed;
 mod raw;
 mod raw_pieces;
 mod several;
@@ -23,6 +27,7 @@ mod sparse;
 mod unsupported;
 mod vhd;
 mod vhdx;
+mod vma;
 mod vmdk;
 mod zstd_seekable;
 
@@ -31,6 +36,7 @@ use crate::common::{Lab, Test, corpus, disk, run};
 /// The tests, by module.
 pub const MODULES: &[&[Test]] = &[
     aff4::TESTS,
+    android_sparse::TESTS,
     cdimg::TESTS,
     cdimg_damage::TESTS,
     chd::TESTS,
@@ -43,9 +49,12 @@ pub const MODULES: &[&[Test]] = &[
     iboredimg::TESTS,
     maps::TESTS,
     packed::TESTS,
+    parallels::TESTS,
     parents::TESTS,
     partclone::TESTS,
+    qcow::TESTS,
     qcow2::TESTS,
+    qed::TESTS,
     raw::TESTS,
     raw_pieces::TESTS,
     several::TESTS,
@@ -53,6 +62,7 @@ pub const MODULES: &[&[Test]] = &[
     unsupported::TESTS,
     vhd::TESTS,
     vhdx::TESTS,
+    vma::TESTS,
     vmdk::TESTS,
     zstd_seekable::TESTS,
 ];

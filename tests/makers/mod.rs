@@ -2,13 +2,16 @@
 //! program on a test machine writes.
 
 mod aff4;
+mod android_sparse;
 mod dmg;
 mod ewf2;
 pub mod iboredimg;
+mod parallels;
 mod partclone;
 mod sparse;
 pub mod vhd;
 pub mod vhdx;
+mod vma;
 mod zstd_seekable;
 
 use std::io::Write;
@@ -16,10 +19,13 @@ use std::io::Write;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
+pub use android_sparse::{android_sparse, android_sparse_part};
 pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
+pub use parallels::{parallels, parallels_descriptor};
 pub use partclone::partclone_v1;
 pub use sparse::{sparsebundle, sparseimage};
+pub use vma::{sign_vma, vma};
 pub use zstd_seekable::zstd_seekable;
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -11,8 +11,8 @@ pub enum Advice {
     Text(String),
     /// Specify which of these formats the image has.
     NameFormat(Vec<&'static str>),
-    /// Name one of these disks, of an image that holds several.
-    NameMember(Vec<String>),
+    /// Choose one of the disks that the image holds, by its name.
+    ChooseMember,
     /// List the supported formats, or specify that the image is raw.
     ListFormats,
     /// Allow reading files outside the image's own directory.
@@ -50,7 +50,7 @@ impl fmt::Display for Advice {
         match self {
             Advice::Text(text) => f.write_str(text),
             Advice::NameFormat(names) => write!(f, "specify the format: {}", names.join(" or ")),
-            Advice::NameMember(names) => write!(f, "name one of the disks: {}", names.join(", ")),
+            Advice::ChooseMember => f.write_str("choose one of them by its name"),
             Advice::ListFormats => f.write_str("if it is a raw image, specify the raw format"),
             Advice::AllowDirectory => f.write_str(
                 "only regular files next to the image, or in a directory that was explicitly allowed, are read",

@@ -40,7 +40,7 @@
 //! # Features
 //!
 //! Each leaves out formats with dependencies of their own; all are on by default. `.cdimg`, raw images with their maps, iBored's
-//! images and zstd's seekable format are always there.
+//! images, Android's sparse images and zstd's seekable format are always there.
 //!
 //! | feature | formats |
 //! |---|---|
@@ -48,8 +48,8 @@
 //! | `apple` | dmg, sparse images, sparse bundles |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
-//! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4 |
-//! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |
+//! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4; directories by Clonezilla |
+//! | `vm` | qcow, qcow2, QED, VHD, VHDX, VMDK, VDI, Parallels, VMA |
 //!
 //! # What is stable
 //!

@@ -24,6 +24,7 @@ pub const FORMATS: &[&Format] = &[
     &cdimg::FORMAT,
     #[cfg(feature = "aff4")]
     &aff4::FORMAT,
+    &android_sparse::FORMAT,
     #[cfg(feature = "chd")]
     &chd::FORMAT,
     #[cfg(feature = "packed")]
@@ -37,7 +38,13 @@ pub const FORMATS: &[&Format] = &[
     &iboredimg::FORMAT,
     &partclone::FORMAT,
     #[cfg(feature = "vm")]
+    &parallels::FORMAT,
+    #[cfg(feature = "vm")]
+    &qcow::FORMAT,
+    #[cfg(feature = "vm")]
     &qcow2::FORMAT,
+    #[cfg(feature = "vm")]
+    &qed::FORMAT,
     #[cfg(feature = "apple")]
     &sparsebundle::FORMAT,
     #[cfg(feature = "apple")]
@@ -48,6 +55,8 @@ pub const FORMATS: &[&Format] = &[
     &vhd::FORMAT,
     #[cfg(feature = "vm")]
     &vhdx::FORMAT,
+    #[cfg(feature = "vm")]
+    &vma::FORMAT,
     #[cfg(feature = "vm")]
     &vmdk::FORMAT,
     &zstd_seekable::FORMAT,
@@ -63,9 +72,9 @@ pub const FORMATS: &[&Format] = &[
 ];
 
 /// The formats of which an internal snapshot can be opened.
-const WITH_SNAPSHOTS: &[&str] = &[];
+const WITH_SNAPSHOTS: &[&str] = &["parallels", "qcow2"];
 /// The formats that may hold several disks.
-const WITH_MEMBERS: &[&str] = &["clonezilla"];
+const WITH_MEMBERS: &[&str] = &["clonezilla", "vma"];
 
 /// The options for opening a disk: format, map, and how reads are answered. Created by [`Disk::options`].
 #[derive(Debug, Clone, Default)]
@@ -197,9 +206,11 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     let mapfile = matches!(options.mapfile, Mapfile::File(_));
     let given = [("a mapfile", mapfile), ("a list of bad blocks", options.badblocks.is_some())];
     if let Some((list, _)) = given.iter().find(|(_, given)| *given && !is_raw(format)) {
-        return Err(
-            Error::usage(format!("{list} is for raw images; this is a {} image", format.name)).at(&path)
-        );
+        return Err(Error::usage(format!(
+            "{list} is for raw images; this is {} image",
+            with_article(format.name)
+        ))
+        .at(&path));
     }
     let chosen = [
         ("a snapshot", options.snapshot.is_some(), WITH_SNAPSHOTS),
@@ -280,19 +291,22 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
         });
     }
     let named = match named_by(input.name()) {
+        // A directory is never raw.
+        _ if input.is_directory() => None,
         None if pieces::is_first(input)? => Some(&raw::FORMAT),
         named => named,
     };
     let magic = FORMATS.iter().copied().find(|f| (f.probe)(input));
     match (magic, named) {
         (Some(magic), Some(named)) if magic.name != named.name => Err(Error::bad_image(format!(
-            "its name says {}, but it begins like a {} image",
-            named.name, magic.name
+            "its name says {}, but it begins like {} image",
+            named.name,
+            with_article(magic.name)
         ))
         .hint(Advice::NameFormat(vec![named.name, magic.name]))),
         // The contents of a device must not choose the parser either.
         (Some(magic), None) if input.is_device() => {
-            Err(Error::bad_image(format!("is a device that begins like a {} image", magic.name))
+            Err(Error::bad_image(format!("is a device that begins like {} image", with_article(magic.name)))
                 .hint(Advice::NameFormat(vec!["raw", magic.name])))
         }
         (Some(format), _) => Ok(format),
@@ -320,6 +334,12 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
             }
         }
     }
+}
+
+/// Returns the name of a format with its indefinite article.
+fn with_article(name: &str) -> String {
+    let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {name}")
 }
 
 /// Returns the format that the suffix of a file's name stands for.

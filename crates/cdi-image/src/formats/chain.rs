@@ -133,6 +133,72 @@ pub(super) fn count_matching(
     Ok(found)
 }
 
+/// Largest number of clusters in a file that is checked for duplicate use: 64 TiB in clusters of 1 MiB.
+const MAX_CHECKED: u64 = 1 << 26;
+
+/// Finds clusters of a file that are used for two parts of the disk.
+pub(super) struct Uses {
+    /// The size of a cluster in bytes.
+    cluster: u64,
+    /// One bit for each cluster of the file.
+    used: Vec<u64>,
+}
+
+impl Uses {
+    /// Returns an empty list for a file of `len` bytes. None: it has too many clusters, a list would need too much memory.
+    pub(super) fn new(len: u64, cluster: u64) -> Option<Uses> {
+        let clusters = len / cluster + 1;
+        (clusters <= MAX_CHECKED).then(|| Uses { cluster, used: vec![0; index(clusters.div_ceil(64))] })
+    }
+
+    /// Marks the cluster at file offset `at` as used by the table entry at `entry_at`; reports and returns whether it is
+    /// used already.
+    pub(super) fn mark(&mut self, at: u64, entry_at: u64, report: &mut dyn FnMut(Flaw, &str)) -> bool {
+        let (n, bit) = (at / self.cluster, 1u64 << (at / self.cluster % 64));
+        // What is past the end of the file is an error of its own.
+        let used = usize::try_from(n / 64).ok().and_then(|n| self.used.get_mut(n));
+        let Some(used) = used else { return false };
+        let is_used = *used & bit != 0;
+        if is_used {
+            let what = format!("the cluster at byte {at} of the file is used for two parts of the disk");
+            report(Flaw::at(entry_at, what), "one of the two parts, which has the other's data");
+        }
+        *used |= bit;
+        is_used
+    }
+
+    /// Marks the clusters that a table uses: `count` entries of `width` bytes from file offset `at` on. `place` returns
+    /// the file offset that an entry contains, if it contains one. A table that cannot be read is reported.
+    pub(super) fn mark_table(
+        &mut self,
+        read: &Read<'_>,
+        (at, count, width): (u64, u64, usize),
+        place: &dyn Fn(&[u8]) -> Option<u64>,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        let most = PIECES[2] / width;
+        let mut done = 0;
+        while done < count {
+            check_cancelled()?;
+            let here = at + done * width as u64;
+            let mut bytes = vec![0; index((count - done).min(most as u64)) * width];
+            if let Err(e) = read(&mut bytes, here) {
+                let cost = "unknown: the rest of the table was not checked";
+                report(Flaw::at(here, format!("cannot read a table: {e}")), cost);
+                return Ok(());
+            }
+            for (n, entry) in bytes.chunks_exact(width).enumerate() {
+                if let Some(place) = place(entry) {
+                    self.mark(place, here + (n * width) as u64, report);
+                }
+            }
+            done += (bytes.len() / width) as u64;
+        }
+        Ok(())
+    }
+}
+
 /// Maximum number of parents in a chain.
 const MAX_DEPTH: usize = 16;
 

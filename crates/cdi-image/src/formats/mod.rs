@@ -2,6 +2,7 @@
 
 #[cfg(feature = "aff4")]
 pub mod aff4;
+pub mod android_sparse;
 #[cfg(feature = "vm")]
 mod backing;
 mod chain;
@@ -16,11 +17,19 @@ pub mod ewf;
 #[cfg(feature = "ewf")]
 pub mod ewf2;
 pub mod iboredimg;
+#[cfg(feature = "vm")]
+mod named;
+#[cfg(feature = "vm")]
+pub mod parallels;
 pub mod partclone;
 #[cfg(feature = "apple")]
 mod property_list;
 #[cfg(feature = "vm")]
+pub mod qcow;
+#[cfg(feature = "vm")]
 pub mod qcow2;
+#[cfg(feature = "vm")]
+pub mod qed;
 pub mod raw;
 #[cfg(feature = "apple")]
 pub mod sparsebundle;
@@ -33,6 +42,8 @@ pub mod vdi;
 pub mod vhd;
 #[cfg(feature = "vm")]
 pub mod vhdx;
+#[cfg(feature = "vm")]
+pub mod vma;
 #[cfg(feature = "vm")]
 pub mod vmdk;
 pub mod zstd_seekable;

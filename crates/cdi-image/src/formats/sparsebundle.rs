@@ -26,7 +26,7 @@ pub const FORMAT: Format = Format {
     summary: "Apple's sparse bundles: directories with the disk in bands",
     integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: &["sparsebundle"],
-    probe: |input| input.is_directory(),
+    probe: |input| input.list() == Some("Info.plist"),
     open,
 };
 

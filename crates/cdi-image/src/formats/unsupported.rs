@@ -69,30 +69,12 @@ const ALL: &[Container] = &[
         At(257, b"ustar"),
         "extract it: tar -xf FILE (an .ova contains the .vmdk of the disk)",
     ),
-    container(
-        "a Parallels disk",
-        At(0, b"WithoutFreeSpace"),
-        "convert it: qemu-img convert -f parallels -O raw FILE disk.raw",
-    ),
-    container(
-        "a Parallels disk",
-        At(0, b"WithouFreSpacExt"),
-        "convert it: qemu-img convert -f parallels -O raw FILE disk.raw",
-    ),
-    container("a QED disk", At(0, b"QED\0"), QEMU),
-    container("a qcow disk, version 1", At(0, b"QFI\xFB\0\0\0\x01"), QEMU),
     container("a Bochs disk", At(0, b"Bochs Virtual HD Image\0"), QEMU),
     container(
         "a cloop image",
         At(0, b"#!/bin/sh\n#V2.0 Format"),
         "convert it: qemu-img convert -f cloop -O raw FILE disk.raw",
     ),
-    container(
-        "a Proxmox backup (VMA)",
-        At(0, b"VMA\0"),
-        "extract it on a Proxmox host: vma extract FILE DIR",
-    ),
-    container("an Android sparse image", At(0, b"\x3A\xFF\x26\xED"), "convert it: simg2img FILE disk.raw"),
     container(
         "an Apple sparse image (ASIF)",
         At(0, b"shdw"),

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use cdi_base::error::{Error, Flaw, ReadError};
-use cdi_base::units::index;
 
 use super::chain::{self, Chain, Found, zeros};
 use crate::bytes::{flaw, le32, le64};
@@ -31,9 +30,6 @@ const HEADER: usize = 512;
 /// Block table entries without a block: never written, and known to be zeros.
 const UNUSED: u32 = u32::MAX;
 const ZERO: u32 = u32::MAX - 1;
-
-/// Largest number of blocks in a file that is checked for duplicate use: 64 TiB in blocks of the usual size.
-const MAX_CHECKED: u64 = 1 << 26;
 
 /// A disk and the location of its blocks.
 pub(super) struct Layer {
@@ -134,30 +130,11 @@ impl chain::Layer for Layer {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        // If two parts of the disk use the same block of the file, one of them is wrong.
-        // (Skipped for files of implausible size: the check would need too much memory.)
-        let blocks = input.len() / self.block + 1;
-        if blocks > MAX_CHECKED {
-            return Ok(());
-        }
-        let mut seen = vec![false; index(blocks)];
-        for at in (0..self.size.div_ceil(self.block)).map(|n| self.table + n * 4) {
-            check_cancelled()?;
-            let mut entry = [0; 4];
-            if let Err(e) = input.read_exact_at(Input::MAIN, &mut entry, at) {
-                report(
-                    Flaw::at(at, format!("cannot read the block table: {e}")),
-                    "unknown: the rest of the table was not checked",
-                );
-                break;
-            }
-            let entry = u32::from_le_bytes(entry);
-            if entry < ZERO && seen.get_mut(entry as usize).is_some_and(|seen| std::mem::replace(seen, true))
-            {
-                let what = format!("block {entry} of the file is used for two parts of the disk");
-                report(Flaw::at(at, what), "one of the two parts of the disk has the other's data");
-            }
-        }
-        Ok(())
+        let Some(mut uses) = chain::Uses::new(input.len_of(self.file), self.block) else { return Ok(()) };
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let table = (self.table, self.size.div_ceil(self.block), 4);
+        let place =
+            |entry: &[u8]| Some(le32(entry, 0)).filter(|n| *n < ZERO).map(|n| u64::from(n) * self.block);
+        uses.mark_table(&read, table, &place, report, check_cancelled)
     }
 }

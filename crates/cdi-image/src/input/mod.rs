@@ -103,8 +103,20 @@ impl ReadAt for File {
     }
 }
 
-/// The files that represent an image that is a directory: its property list, and Apple's backup copy of it.
-const LISTS: [&str; 4] = ["Info.plist", "Info.bckup", "parts", "disk"];
+/// The files that represent an image that is a directory, each with the list that it is, or is a copy of: the property
+/// list of Apple's bundles, the descriptor of Parallels' disks, and the lists of what Clonezilla saved. (The copy of
+/// Parallels' descriptor may be of an earlier state.)
+const LISTS: [(&str, &str); 5] = [
+    ("Info.plist", "Info.plist"),
+    ("Info.bckup", "Info.plist"),
+    ("DiskDescriptor.xml", "DiskDescriptor.xml"),
+    (CLONEZILLA, CLONEZILLA),
+    ("disk", CLONEZILLA),
+];
+/// The list of partitions in a directory by Clonezilla. Other directories may have a file of this name.
+pub(crate) const CLONEZILLA: &str = "parts";
+/// How many files of a directory that is no image are examined for images.
+const EXAMINED: usize = 1000;
 
 /// An image's files.
 pub struct Input {
@@ -118,7 +130,8 @@ pub struct Input {
     /// The length of the main file as it is stored: decompressed it has `len` bytes.
     stored_len: u64,
     device: bool,
-    directory: bool,
+    /// The list that represents an image that is a directory.
+    list: Option<&'static str>,
     is_copy: bool,
     modified: Option<SystemTime>,
     parts: Arc<Parts>,
@@ -147,17 +160,23 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens an image that is a directory (Apple's bundles). The property list or its backup copy is opened as the main
-    /// file; all other files are next to it.
+    /// Opens an image that is a directory (Apple's bundles, Parallels' disks). Its list or the copy of that is opened as
+    /// the main file; all other files are next to it.
     fn open_directory(path: &Path) -> Result<Input, Error> {
-        // Symbolic links could lead elsewhere, so they are not followed.
-        let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
-        let Some(list) = LISTS.into_iter().find(is_there) else {
-            return Err(Error::bad_image("is a directory, not an image").at(path));
+        let Some((file, list)) = list_in(path) else {
+            let entries = path.read_dir().into_iter().flatten().flatten().take(EXAMINED);
+            let images =
+                entries.filter(|entry| list_in(&entry.path()).is_some_and(|(_, list)| list != CLONEZILLA));
+            let names: Vec<_> = images.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+            let error = Error::bad_image("is a directory, not an image").at(path);
+            return Err(match names.is_empty() {
+                true => error,
+                false => error.hint(format!("open an image in it: {}", names.join(", "))),
+            });
         };
-        let mut input = Input::open(&path.join(list))?;
-        (input.path, input.name, input.directory) = (path.to_owned(), path.to_owned(), true);
-        input.is_copy = list == LISTS[1];
+        let mut input = Input::open(&path.join(file))?;
+        (input.path, input.name, input.list) = (path.to_owned(), path.to_owned(), Some(list));
+        input.is_copy = file != list;
         Ok(input)
     }
 
@@ -172,7 +191,7 @@ impl Input {
             len,
             stored_len: len,
             device: false,
-            directory: false,
+            list: None,
             is_copy: false,
             modified: None,
             parts: Arc::new(Parts::new(path)),
@@ -193,7 +212,7 @@ impl Input {
             len,
             stored_len: self.stored_len,
             device: self.device,
-            directory: self.directory,
+            list: self.list,
             is_copy: self.is_copy,
             modified: self.modified,
             parts: Arc::clone(&self.parts),
@@ -239,7 +258,7 @@ impl Input {
 
     /// Returns whether the main file is a regular file, which may be a piece of something.
     pub fn is_plain_file(&self) -> bool {
-        !self.device && !self.directory && !self.is_derived
+        !self.device && !self.is_directory() && !self.is_derived
     }
 
     /// Returns the length in bytes at the time the file was opened.
@@ -257,12 +276,17 @@ impl Input {
         self.device
     }
 
-    /// Returns whether it is a directory whose property list is the image's main file.
+    /// Returns whether it is a directory; a list in it is the image's main file.
     pub fn is_directory(&self) -> bool {
-        self.directory
+        self.list.is_some()
     }
 
-    /// Returns whether it is a directory whose property list is missing, so that the backup copy is used instead.
+    /// Returns the name of the list that represents the image, if it is a directory.
+    pub fn list(&self) -> Option<&'static str> {
+        self.list
+    }
+
+    /// Returns whether it is a directory whose list is missing, so that a copy of it is used instead.
     pub fn is_copy(&self) -> bool {
         self.is_copy
     }
@@ -409,6 +433,13 @@ impl Input {
         }
         Ok(self.source.data_run(at, self.len)?)
     }
+}
+
+/// Returns the file that represents the image in the directory at `path`, and the list that it stands for.
+fn list_in(path: &Path) -> Option<(&'static str, &'static str)> {
+    // Symbolic links could lead elsewhere, so they are not followed.
+    let is_there = |name: &str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    LISTS.into_iter().find(|(file, _)| is_there(file))
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {

@@ -122,11 +122,11 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
 
 /// Suffixes of files that are next to images, and are no counters.
 const NOT_COUNTERS: &[&str] = &[
-    "bak", "bin", "bmp", "bz2", "cfg", "conf", "csv", "dd", "dmg", "doc", "docx", "gif", "gz", "html", "img",
-    "iso", "jpeg", "jpg", "json", "log", "lst", "lz", "lz4", "map", "md", "md5", "mf", "nfo", "old", "ova",
-    "ovf", "par", "pdf", "png", "py", "raw", "rar", "rtf", "sfv", "sh", "sha", "sig", "sum", "svg", "tar",
-    "tgz", "tif", "toml", "tsv", "txt", "vhd", "vhdx", "vdi", "vmdk", "xls", "xml", "xz", "yaml", "yml",
-    "zip", "zst",
+    "bak", "bin", "bmp", "bz2", "cfg", "conf", "csv", "dd", "dmg", "doc", "docx", "gif", "gz", "hdd", "hds",
+    "html", "img", "iso", "jpeg", "jpg", "json", "log", "lst", "lz", "lz4", "map", "md", "md5", "mf", "nfo",
+    "old", "ova", "ovf", "par", "pdf", "png", "pvm", "py", "qed", "raw", "rar", "rtf", "sfv", "sh", "sha",
+    "sig", "sum", "svg", "tar", "tgz", "tif", "toml", "tsv", "txt", "vhd", "vhdx", "vdi", "vma", "vmdk",
+    "xls", "xml", "xz", "yaml", "yml", "zip", "zst",
 ];
 
 /// Returns whether two texts may be counters of one series: they consist of the same symbols, and neither is the suffix

@@ -11,6 +11,7 @@ mod table;
 use std::ops::Range;
 use std::sync::Arc;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, human, plural};
 use folder::{Folder, Kind, PartitionFiles};
@@ -22,7 +23,7 @@ use crate::badmap::{BadRange, Status};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
-use crate::input::Input;
+use crate::input::{CLONEZILLA, Input};
 use crate::metadata::Metadata;
 use crate::packed::{self, Packing};
 
@@ -32,7 +33,7 @@ pub const FORMAT: Format = Format {
     summary: "directories by Clonezilla and Rescuezilla: the whole disk, or one partition",
     integrity: "what the images of the partitions have",
     suffixes: &[],
-    probe: |input| input.is_directory() && Folder::new(input).is_ok_and(|folder| folder.is_one()),
+    probe: |input| input.list() == Some(CLONEZILLA) && Folder::new(input).is_ok_and(|folder| folder.is_one()),
     open,
 };
 
@@ -93,7 +94,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         (None, _) => {
             let what =
                 format!("the directory holds {}: {}", plural(disks.len() as u64, "disk"), disks.join(", "));
-            return Err(Error::usage(what).hint(cdi_base::advice::Advice::NameMember(disks)));
+            return Err(Error::usage(what).hint(Advice::ChooseMember));
         }
     }
     Ok(Box::new(image))

@@ -1,12 +1,13 @@
 //! Finds the data of a qcow2 disk: two levels of tables, then the backing file.
 
-use cdi_base::error::ReadError;
+use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::{COMPRESSED, COPIED, OFFSET, Qcow2};
 use crate::bytes::be64;
 use crate::codec::Sum;
 use crate::extent::{CompressedChunk, Extent, Origin};
-use crate::formats::chain::{Found, Layer, count_matching, zeros};
+use crate::formats::chain::{Found, Layer, Uses, count_matching, zeros};
+use crate::image::CheckCancelled;
 use crate::input::Input;
 
 impl Qcow2 {
@@ -188,5 +189,42 @@ impl Layer for Qcow2 {
         };
         let stop = self.run(input, (at, left, 8), (offset, cluster), &is)?.min(limit);
         Ok(if is_zeros(entry) { Found::Here(zeros(offset, stop)) } else { Found::Below(offset..stop) })
+    }
+
+    fn check(
+        &self,
+        input: &Input,
+        report: &mut dyn FnMut(Flaw, &str),
+        check_cancelled: &mut CheckCancelled<'_>,
+    ) -> Result<(), Error> {
+        let uses = |file| Uses::new(input.len_of(file), 1 << self.cluster_bits);
+        let (Some(mut tables), Some(mut data)) = (uses(self.file), uses(self.data)) else { return Ok(()) };
+        let read = |bytes: &mut [u8], at: u64| input.read_exact_at(self.file, bytes, at);
+        let (width, entry_bits) = if self.subclusters { (16, 4) } else { (8, 3) };
+        let l2_len = 1u64 << (self.cluster_bits - entry_bits);
+        // Compressed clusters may share a sector.
+        let place = |entry: &[u8]| {
+            let is_stored = be64(entry, 0) & COMPRESSED == 0;
+            Some(be64(entry, 0) & OFFSET).filter(|place| is_stored && *place != 0)
+        };
+        let mut at = self.l1;
+        let end = at + self.size.div_ceil(1 << (2 * self.cluster_bits - entry_bits)) * 8;
+        while at < end {
+            check_cancelled()?;
+            // What cannot be read is reported where the disk is read.
+            let l2 = self.entry(input, at).map_or(0, |entry| entry & OFFSET);
+            if l2 == 0 {
+                let is_absent = |entry: &[u8]| be64(entry, 0) & OFFSET == 0;
+                at += count_matching(&read, at, (end - at) / 8, 8, &is_absent).unwrap_or(1).max(1) * 8;
+                continue;
+            }
+            if !tables.mark(l2, at, report) {
+                let table = (l2, l2_len, width);
+                let file = if self.data == self.file { &mut tables } else { &mut data };
+                file.mark_table(&read, table, &place, report, check_cancelled)?;
+            }
+            at += 8;
+        }
+        Ok(())
     }
 }

@@ -2,17 +2,21 @@
 //! external data files next to the image.
 //!
 //! Sources: QEMU's specification, docs/interop/qcow2.txt. All numbers are big-endian. Two levels of tables map clusters
-//! of the disk to clusters of the file. Only the active layer is shown; internal snapshots are listed, but not read.
+//! of the disk to clusters of the file. An internal snapshot is the disk at an earlier time: a first-level table of its
+//! own in the same file.
 
 mod files;
 mod layer;
+mod snapshots;
 
 use std::sync::Arc;
 
 use cdi_base::error::Error;
 use files::{backing, data_file};
+use snapshots::{Snapshot, State};
 
 use super::chain::{Chain, Layer};
+use super::qcow;
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::Codec;
 use crate::details::ImageDetails;
@@ -27,7 +31,7 @@ pub const FORMAT: Format = Format {
     summary: "QEMU's qcow2, versions 2 and 3, with backing and data files next to the image",
     integrity: "none: the format has no checksums, so damage cannot be detected",
     suffixes: &["qcow2"],
-    // Version 1 is a different format (not supported).
+    // Version 1 is a format of its own, qcow.
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b.starts_with(MAGIC) && be32(&b, 4) != 1),
     open,
 };
@@ -42,7 +46,6 @@ const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION: u64 = 1 << 3;
 const SUBCLUSTERS: u64 = 1 << 4;
-const MAX_SNAPSHOTS: u32 = 65_536;
 
 /// In an entry of a second-level table: the cluster is allocated, even if its offset is 0.
 const COPIED: u64 = 1 << 63;
@@ -65,16 +68,28 @@ pub(super) struct Qcow2 {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
-    let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
+    let (listed, flaw) = snapshots::list(&input);
+    let chosen =
+        options.snapshot.as_deref().map(|name| snapshots::choose(&listed, flaw, name)).transpose()?;
+    let top = open_layer(&input, Input::MAIN, chosen, 0, &mut warnings)?;
     let mut metadata = Metadata {
         size_bytes: top.size,
         logical_sector_bytes: options.sector_size.unwrap_or(512),
         ..Metadata::default()
     };
-    let snapshots = snapshots(&input);
-    if !snapshots.is_empty() {
-        warnings.push(format!("internal snapshots in the image (ignored): {}", snapshots.len()));
-        metadata.more.insert("snapshots".into(), snapshots.into());
+    match chosen {
+        Some(snapshot) => {
+            warnings.push(format!("the disk is shown as it was in the internal snapshot {snapshot}"));
+            metadata.more.insert("snapshot".into(), snapshot.name.clone().into());
+        }
+        None if listed.is_empty() => {}
+        None => warnings.push(format!("internal snapshots in the image (ignored): {}", listed.len())),
+    }
+    if !listed.is_empty() {
+        let details: Vec<_> = listed.iter().map(|snapshot| snapshot.to_string()).collect();
+        metadata.more.insert("snapshot_details".into(), details.into());
+        let names: Vec<_> = listed.into_iter().map(|snapshot| snapshot.name).collect();
+        metadata.more.insert("snapshots".into(), names.into());
     }
     Ok(Box::new(Chain {
         input,
@@ -83,21 +98,30 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     }))
 }
 
+/// Opens the disk in `file` as it is now, or as it was in `snapshot`.
 pub(super) fn open_layer(
     input: &Input,
     file: FileNo,
+    snapshot: Option<&Snapshot>,
     depth: usize,
     warnings: &mut Vec<String>,
 ) -> Result<Qcow2, Error> {
     let header = input.bytes_of(file, 0, 104, "the header")?;
+    // In a chain, the format may come from a name in the image above.
+    if !header.starts_with(MAGIC) {
+        return flaw(0, "not a qcow2 image");
+    }
     let version = be32(&header, 4);
     if !(2..=3).contains(&version) {
         return flaw(4, format!("unsupported version {version} (supported: 2 and 3)"));
     }
     let (features, header_len) =
         if version == 3 { (be64(&header, 72), u64::from(be32(&header, 100))) } else { (0, 72) };
-    if be32(&header, 32) != 0 {
-        return flaw(32, "encrypted image (not supported)");
+    match be32(&header, 32) {
+        0 => {}
+        1 => return Err(qcow::encrypted(input, file, "qcow2", "aes")),
+        2 => return Err(qcow::encrypted(input, file, "qcow2", "luks")),
+        other => return flaw(32, format!("unknown encryption method {other}")),
     }
     let unknown = features & !(DIRTY | CORRUPT | DATA_FILE | COMPRESSION | SUBCLUSTERS);
     if unknown != 0 {
@@ -123,43 +147,27 @@ pub(super) fn open_layer(
     if subclusters && cluster_bits < 14 {
         return flaw(20, format!("clusters of 2^{cluster_bits} bytes are too small for subclusters"));
     }
+    let now = State { size, l1: be64(&header, 40), l1_len: be32(&header, 36).into() };
+    let State { size, l1, l1_len } = snapshot.map_or(now, |snapshot| snapshot.state);
+    // Where the file says so.
+    let (size_at, l1_at) = snapshot.map_or((24, 36), |snapshot| (snapshot.at, snapshot.at));
     if size == 0 || i64::try_from(size).is_err() {
-        return flaw(24, format!("invalid disk size: {size} bytes"));
+        return flaw(size_at, format!("invalid disk size: {size} bytes"));
     }
-    let (l1, l1_len) = (be64(&header, 40), u64::from(be32(&header, 36)));
     let covered = 1u64 << (2 * cluster_bits - if subclusters { 4 } else { 3 });
     if l1_len < size.div_ceil(covered) {
         return flaw(
-            36,
+            l1_at,
             format!("a first-level table of {l1_len} entries is too short for a disk of {size} bytes"),
         );
     }
     if l1.checked_add(l1_len * 8).is_none_or(|end| end > input.len_of(file)) {
-        return flaw(40, format!("the first-level table at byte {l1} extends past the end of the file"));
+        return flaw(l1_at, format!("the first-level table at byte {l1} extends past the end of the file"));
+    }
+    if snapshot.is_some() && features & DATA_FILE != 0 {
+        return flaw(72, "internal snapshots of an external data file (not supported: QEMU makes none)");
     }
     let data = if features & DATA_FILE != 0 { data_file(input, file, header_len, warnings)? } else { file };
     let backing = backing(input, file, &header, header_len, depth, warnings)?;
     Ok(Qcow2 { file, data, size, cluster_bits, l1, l1_len, subclusters, codec, backing })
-}
-
-/// Returns the names of the internal snapshots, as far as they can be read.
-fn snapshots(input: &Input) -> Vec<String> {
-    let Ok(header) = input.bytes(60, 12, "the snapshot list") else { return Vec::new() };
-    let (count, mut at) = (be32(&header, 0).min(MAX_SNAPSHOTS), be64(&header, 4));
-    let mut names = Vec::new();
-    for _ in 0..count {
-        let Ok(entry) = input.bytes(at, 40, "a snapshot") else { break };
-        let length = |at: usize| u64::from(u16::from_be_bytes([entry[at], entry[at + 1]]));
-        let (id, name, extra) = (length(12), length(14), u64::from(be32(&entry, 36)));
-        let Some(name_at) = at.checked_add(40 + extra + id) else { break };
-        let Ok(bytes) = input.bytes(name_at, usize::try_from(name).unwrap_or(0), "a snapshot's name") else {
-            break;
-        };
-        names.push(String::from_utf8_lossy(&bytes).into_owned());
-        at = match name_at.checked_add(name).and_then(|end| end.checked_next_multiple_of(8)) {
-            Some(next) => next,
-            None => break,
-        };
-    }
-    names
 }
