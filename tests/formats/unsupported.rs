@@ -52,7 +52,7 @@ tests!(
     fn a_hint_to_join_pieces_overwrites_nothing() {
         let lab = Lab::new();
         let truth = disk(1 << 20);
-        for (first, second, head) in [("c.ac", "c.ae", &b""[..]), ("c.02", "c.05", b"\x1F\x8B\x08\0\0")] {
+        for (first, second, head) in [("c.ac", "c.ae", &b""[..]), ("c.02", "c.05", b"LZIP\x01\x0C\0\0")] {
             for name in [first, second, "disk.raw", "joined", "c-joined.raw", "c-joined"] {
                 lab.write(name, [head, &truth].concat());
             }

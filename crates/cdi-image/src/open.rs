@@ -228,24 +228,28 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
 /// Returns the image with the unpacked contents of its main file in place of a packed one.
 #[cfg(feature = "packed")]
 fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
+    // A format whose magic is elsewhere may begin with packed data.
+    if input.is_directory() || FORMATS.iter().any(|format| (format.probe)(&input)) {
+        return Ok(input);
+    }
     let start = input.bytes(0, index(input.len().min(16)), "the header")?;
     let Some(packing) = Packing::of(&start) else { return Ok(input) };
     let inner = packed::inner_name(input.path());
-    let named =
-        named_by(input.path()).filter(|format| !raw::PACKED.iter().any(|packed| packed.name == format.name));
-    match (&options.format, &inner, named) {
-        // The contents of a raw disk must not choose how it is read.
-        (Some(name), ..) if name == raw::FORMAT.name => return Ok(input),
-        (Some(_), ..) | (None, Some(_), _) => {}
+    let named = named_by(input.path()).filter(|format| by_packing(format.name).is_none());
+    match (options.format.as_deref(), &inner, named) {
+        (Some(name), ..) if by_packing(name).is_some() => {}
+        (Some(name), Some(_), _) if name != raw::FORMAT.name => {}
+        // The bytes themselves are what is meant.
+        (Some(_), ..) => return Ok(input),
+        (None, Some(_), _) => {}
         (None, None, None) if !input.is_device() => {}
+        // The contents of a raw disk must not choose how it is read.
         (None, None, named) => {
             let named = named.unwrap_or(&raw::FORMAT).name;
-            let what = format!("its name says {named}, but it begins like a {} file", packing.name());
+            let what =
+                format!("its name says {named}, but it begins like {} file", with_article(packing.name()));
             return Err(Error::bad_image(what).hint(Advice::NameFormat(vec![named, packing.name()])));
         }
-    }
-    if input.is_directory() || (packing == Packing::Zstd && (zstd_seekable::FORMAT.probe)(&input)) {
-        return Ok(input);
     }
     let files: Vec<FileNo> = pieces::find(&input)?.into_iter().map(|(_, file)| file).collect();
     let name = inner.unwrap_or_else(|| input.path().to_owned());
@@ -261,7 +265,18 @@ fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
 
 /// Returns whether a format is that of raw disks, packed or not.
 fn is_raw(format: &Format) -> bool {
-    format.name == raw::FORMAT.name || raw::PACKED.iter().any(|packed| packed.name == format.name)
+    format.name == raw::FORMAT.name || by_packing(format.name).is_some()
+}
+
+/// Returns the packing whose raw disks this format is.
+#[cfg(feature = "packed")]
+fn by_packing(format: &str) -> Option<Packing> {
+    packed::PACKINGS.into_iter().find(|packing| packing.name() == format)
+}
+
+#[cfg(not(feature = "packed"))]
+fn by_packing(_: &str) -> Option<()> {
+    None
 }
 
 fn by_name(name: &str) -> Option<&'static Format> {
