@@ -1,10 +1,12 @@
 //! The options of verbs that read an image: `info`, `map`, `verify`, `extract`.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use cdi_base::units::parse_size;
 use cdi_capture::guard;
 use cdi_image::image::Mapfile;
+use cdi_image::passphrase::Passphrase;
 use clap::Args;
 
 use super::values::{Bad, HashName, list_block_size, sector_size};
@@ -50,6 +52,18 @@ pub struct OpenArgs {
     /// Open this disk of an image that holds several (see 'cdi info')
     #[arg(long, value_name = "NAME")]
     pub member: Option<String>,
+    /// Read the passphrase of an encrypted image from this file; by default it is asked for on the terminal
+    ///
+    /// One line break at its end does not count. A passphrase with line breaks ends with a NUL byte, as for 'hdiutil
+    /// -stdinpass'.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read the passphrase of an encrypted image from this file descriptor
+    #[arg(long, value_name = "N")]
+    pub passphrase_fd: Option<u32>,
+    /// The passphrase, once it was read.
+    #[arg(skip)]
+    pub passphrase: OnceLock<Passphrase>,
 }
 
 impl OpenArgs {

@@ -14,6 +14,7 @@ mod imaging;
 mod info;
 mod map;
 mod mount;
+mod passphrase;
 mod repair;
 mod serve;
 mod service;
@@ -68,13 +69,13 @@ impl End {
 
 /// Opens the image that was named, prints its warnings, and returns its disk.
 fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Error> {
-    let opened = open_image(image)?;
+    let opened = open_image(image, ui)?;
     opened.image.warnings().iter().for_each(|warning| ui.warning(warning));
     Ok(Disk::new(opened, options))
 }
 
-fn open_image(image: &cli::Image) -> Result<Opened, Error> {
-    let how = OpenOptions {
+fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
+    let how = |passphrase| OpenOptions {
         format: image.open.format.clone(),
         mapfile: image.open.mapfile(),
         badblocks: image.open.badblocks.clone().zip(image.open.block_size),
@@ -82,9 +83,12 @@ fn open_image(image: &cli::Image) -> Result<Opened, Error> {
         allowed: image.open.allow_parent.clone(),
         snapshot: image.open.snapshot.clone(),
         member: image.open.member.clone(),
+        passphrase,
     };
     log::info!("opening {}", image.image.display());
-    let opened = open::open(&image.image, &how)?;
+    let opened = passphrase::with_passphrase(image, ui, |passphrase| {
+        open::open(&image.image, &how(passphrase))
+    })?;
     log::info!(
         "{} is a {} image of {} bytes",
         image.image.display(),
@@ -123,7 +127,7 @@ fn open_part(
             partition(number, &table, image)?
         }
     };
-    Ok((Disk::new(open_image(image)?.part(range)?, options), Ok(None)))
+    Ok((Disk::new(open_image(image, ui)?.part(range)?, options), Ok(None)))
 }
 
 /// Finds a partition by its number.
@@ -207,6 +211,9 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
     guard.protect(&image.image, "is the image that is read");
     let lists = [image.open.mapfile.as_deref(), image.open.badblocks.as_deref()];
     lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a map that is read"));
+    if let Some(file) = &image.open.passphrase_file {
+        guard.protect(file, "is the file with the passphrase");
+    }
     if let Some(disk) = disk {
         guard.protect_input(disk.input());
     }

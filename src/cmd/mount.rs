@@ -283,6 +283,9 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
         allow_parent,
         snapshot,
         member,
+        passphrase_file: _,
+        passphrase_fd: _,
+        passphrase,
     } = &image.open;
     let given = [
         ("--format", format.is_some()),
@@ -292,6 +295,7 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
         ("--sector-size", sector_size.is_some()),
         ("--snapshot", snapshot.is_some()),
         ("--member", member.is_some()),
+        ("a passphrase", passphrase.get().is_some()),
         ("--bad", reads.bad != cli::Bad::Error),
         ("--suspect", reads.suspect != cli::Suspect::Error),
         ("--cache", reads.cache != Options::default().cache),

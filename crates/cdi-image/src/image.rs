@@ -15,6 +15,7 @@ use crate::details::ImageDetails;
 use crate::extent::Extent;
 use crate::input::Input;
 use crate::metadata::Metadata;
+use crate::passphrase::Passphrase;
 use crate::stored_hashes::StoredHash;
 
 /// The opened index of a disk image, which knows where the bytes of the disk are.
@@ -123,6 +124,8 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// The disk to open of an image that holds several, by its name.
     pub member: Option<String>,
+    /// The passphrase of an encrypted image.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// Which map describes the blocks of a raw image: a ddrescue mapfile or an HDDSuperClone log.

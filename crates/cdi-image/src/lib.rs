@@ -45,7 +45,7 @@
 //! | feature | formats |
 //! |---|---|
 //! | `aff4` | AFF4 |
-//! | `apple` | dmg, sparse images, sparse bundles |
+//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
 //! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |
@@ -67,6 +67,8 @@ pub mod badmap;
 mod bytes;
 pub mod cdimg;
 pub mod codec;
+#[cfg(feature = "apple")]
+mod crypto;
 pub mod details;
 pub mod disk;
 pub mod extent;
@@ -76,6 +78,7 @@ pub mod input;
 pub mod metadata;
 pub mod open;
 pub mod part;
+pub mod passphrase;
 pub mod reader;
 pub mod stored_hashes;
 pub mod text;
@@ -86,5 +89,7 @@ pub use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 pub use disk::Disk;
 #[doc(inline)]
 pub use open::DiskOptions;
+#[doc(inline)]
+pub use passphrase::Passphrase;
 #[doc(inline)]
 pub use reader::DiskReader;

@@ -14,6 +14,7 @@ use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::pieces::{self, join_hint};
 use crate::input::{Input, ReadAt};
+use crate::passphrase::Passphrase;
 
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
@@ -123,6 +124,12 @@ impl DiskOptions {
         self
     }
 
+    /// Sets the passphrase of an encrypted image; it is not used for other images.
+    pub fn passphrase(mut self, passphrase: Passphrase) -> DiskOptions {
+        self.open.passphrase = Some(passphrase);
+        self
+    }
+
     /// Sets what a read of a bad sector returns; an error by default.
     pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
         self.reads.bad = policy;
@@ -171,6 +178,8 @@ pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) 
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
+    #[cfg(feature = "apple")]
+    let input = encrcdsa::decrypted(input, options).map_err(|e| e.at(&path))?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     let mapfile = matches!(options.mapfile, Mapfile::File(_));
     let given = [("a mapfile", mapfile), ("a list of bad blocks", options.badblocks.is_some())];

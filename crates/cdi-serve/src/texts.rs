@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Returns the metadata of an image: the content of `info.json` and the output of `cdi info --json`.
 pub fn info(disk: &Disk) -> Value {
-    json!({
+    let mut info = json!({
         "image": disk.input().path().display().to_string(),
         "image_bytes": disk.input().total_len(),
         "format": disk.format().name,
@@ -21,7 +21,11 @@ pub fn info(disk: &Disk) -> Value {
         "blocks": counts(disk.bad(), disk.size()),
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
         "metadata": disk.metadata(),
-    })
+    });
+    if let Some(how) = disk.input().encryption() {
+        info["encryption"] = how.into();
+    }
+    info
 }
 
 /// Returns the same of a disk that is being imaged, of which `bad` is not in the image now.

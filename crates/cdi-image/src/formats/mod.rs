@@ -9,6 +9,8 @@ mod chain;
 pub mod chd;
 #[cfg(feature = "apple")]
 pub mod dmg;
+#[cfg(feature = "apple")]
+pub mod encrcdsa;
 #[cfg(feature = "ewf")]
 pub mod ewf;
 #[cfg(feature = "ewf")]

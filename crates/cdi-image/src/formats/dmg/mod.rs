@@ -19,6 +19,7 @@ use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum, crc32};
 use crate::details::ImageDetails;
 use crate::extent::{CompressedChunk, Extent, Origin};
+use crate::formats::encrcdsa;
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
@@ -88,9 +89,8 @@ fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if encrypted(&input) {
-        return Err(Error::bad_image("encrypted disk image (not supported)").hint(
-            "on a Mac, decrypt it with 'hdiutil convert IMAGE -format UDRO -o PLAIN', which asks for the password",
-        ));
+        let what = "encrypted disk image in an encrypted one, or encrypted as by Mac OS X 10.4 (not supported)";
+        return Err(Error::bad_image(what).hint(encrcdsa::ON_A_MAC));
     }
     let Some((at, trailer)) = trailer(&input)? else {
         return Err(Error::bad_image(
