@@ -86,9 +86,8 @@ fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
         passphrase,
     };
     log::info!("opening {}", image.image.display());
-    let opened = passphrase::with_passphrase(image, ui, |passphrase| {
-        open::open(&image.image, &how(passphrase))
-    })?;
+    let opened =
+        passphrase::with_passphrase(image, ui, |passphrase| open::open(&image.image, &how(passphrase)))?;
     log::info!(
         "{} is a {} image of {} bytes",
         image.image.display(),

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::{open, open_source};
+use cdi_image::passphrase::Passphrase;
 
 use super::chd::chd_make;
 use super::{dmg_sample, truth};
 use crate::common::{Lab, Random, run, seeds};
-use crate::makers::{self, Aff4, Tables};
+use crate::makers::encrypted::USUAL;
+use crate::makers::{self, Aff4, Tables, encrypted};
 
 const DAMAGES: u64 = 20_000;
 
@@ -25,7 +27,7 @@ tests!(
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
-            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            let options = options(format);
             let len = whole.len();
             let places = (0..len.min(700)).chain(len.saturating_sub(700)..len);
             let start = Instant::now();
@@ -70,7 +72,7 @@ tests!(
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 fs::write(file, &bytes).unwrap();
             }
-            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            let options = options(format);
             assert!(open_source(Box::new(bytes), Path::new("/nowhere/seed"), &options).is_ok(), "{name}");
         }
     }
@@ -139,6 +141,33 @@ tests!(
 
     fn damaged_sparseimage() {
         damaged(makers::sparseimage(&truth()), "sparseimage");
+    }
+
+    fn damaged_encrypted_dmg() {
+        damaged(encrypted(&makers::dmg(&truth(), Tables::PropertyList), &USUAL), "dmg");
+    }
+
+    fn damaged_encrypted_sparseimage() {
+        damaged(encrypted(&makers::sparseimage(&truth()), &USUAL), "sparseimage");
+    }
+
+    /// The token of an encrypted bundle.
+    fn damaged_encrypted_bundle() {
+        let lab = Lab::new();
+        fs::create_dir_all(lab.path("b.sparsebundle/bands")).unwrap();
+        let files = makers::encrypted_bundle(&truth(), &USUAL);
+        for (name, bytes) in &files {
+            lab.write(&format!("b.sparsebundle/{name}"), bytes);
+        }
+        let token = &files.iter().find(|(name, _)| name == "token").unwrap().1;
+        for seed in seeds(DAMAGES).step_by(4) {
+            let random = &mut Random::new(seed);
+            lab.write("b.sparsebundle/token", damaged_bytes(token, random));
+            let Ok(opened) = open(&lab.path("b.sparsebundle"), &options("sparsebundle")) else { continue };
+            let disk = Disk::new(opened, Options::default());
+            let offset = random.below(disk.size());
+            let _ = disk.read_at(&mut vec![0; (disk.size() - offset).min(4096) as usize], offset);
+        }
     }
 
     fn damaged_aff4() {
@@ -232,6 +261,15 @@ fn ewf_image(format: &str) -> Vec<u8> {
     fs::read(path.unwrap()).unwrap()
 }
 
+/// How an image of this format is opened. Those that are encrypted have this passphrase.
+fn options(format: &str) -> OpenOptions {
+    OpenOptions {
+        format: Some(format.into()),
+        passphrase: Some(Passphrase::new(USUAL.passphrases[0])),
+        ..OpenOptions::default()
+    }
+}
+
 /// An image of each format, small, by format and kind.
 fn small_images() -> Vec<(&'static str, Vec<u8>)> {
     let small = &truth()[..192 << 10];
@@ -246,12 +284,14 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("chd/all", chd_image()),
         ("dmg/list", makers::dmg(small, Tables::PropertyList)),
         ("dmg/fork", makers::dmg(small, Tables::ResourceFork)),
+        ("dmg/encrypted", encrypted(&makers::dmg(small, Tables::PropertyList), &USUAL)),
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
         ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
         ("sparseimage/all", makers::sparseimage(small)),
+        ("sparseimage/encrypted", encrypted(&makers::sparseimage(small), &USUAL)),
         ("vdi/dynamic", qemu_image("vdi", "static=off")),
         ("vhd/dynamic", qemu_image("vpc", "force_size=on")),
         ("vhdx/dynamic", qemu_image("vhdx", "block_size=1M")),
@@ -272,7 +312,7 @@ fn damaged_checked(whole: Vec<u8>, format: &str) {
 }
 
 fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
-    let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+    let options = options(format);
     let mut sound = 0;
     for seed in seeds(DAMAGES) {
         let start = Instant::now();

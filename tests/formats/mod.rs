@@ -6,6 +6,7 @@ mod cdimg_damage;
 mod chd;
 mod damage;
 mod dmg;
+mod encrypted;
 mod ewf;
 mod ewf2;
 mod holes;
@@ -33,6 +34,7 @@ pub const MODULES: &[&[Test]] = &[
     chd::TESTS,
     damage::TESTS,
     dmg::TESTS,
+    encrypted::TESTS,
     ewf::TESTS,
     ewf2::TESTS,
     holes::TESTS,

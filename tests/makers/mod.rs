@@ -3,6 +3,7 @@
 
 mod aff4;
 mod dmg;
+pub mod encrypted;
 mod ewf2;
 pub mod iboredimg;
 mod sparse;
@@ -16,6 +17,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
 pub use dmg::{Tables, dmg};
+pub use encrypted::{Encryption, encrypted, encrypted_bundle};
 pub use ewf2::{ex01, ex01_segments};
 pub use sparse::{sparsebundle, sparseimage};
 pub use zstd_seekable::zstd_seekable;

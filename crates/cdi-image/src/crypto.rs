@@ -131,7 +131,11 @@ mod tests {
             let mut bytes = hex(sealed);
             keys.decrypt(&mut bytes, 32, 7);
             let vector = keys.vectors.clone().chain_update([0, 0, 0, 7]).finalize().into_bytes();
-            bytes.iter_mut().zip(0u8..16).zip(vector).for_each(|((byte, theirs), ours)| *byte ^= theirs ^ ours);
+            bytes
+                .iter_mut()
+                .zip(0u8..16)
+                .zip(vector)
+                .for_each(|((byte, theirs), ours)| *byte ^= theirs ^ ours);
             assert_eq!(bytes, plain);
         }
         assert!(BlockKeys::new(&[0; 24], b"any").is_none());

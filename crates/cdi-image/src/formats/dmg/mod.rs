@@ -89,15 +89,20 @@ fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if encrypted(&input) {
-        let what = "encrypted disk image in an encrypted one, or encrypted as by Mac OS X 10.4 (not supported)";
+        let what =
+            "encrypted disk image in an encrypted one, or encrypted as by Mac OS X 10.4 (not supported)";
         return Err(Error::bad_image(what).hint(encrcdsa::ON_A_MAC));
     }
     let Some((at, trailer)) = trailer(&input)? else {
-        return Err(Error::bad_image(
-            "no UDIF trailer: the image is truncated, or it is a raw disk image named .dmg",
-        )
-        .hint("read/write disk images are raw disks")
-        .then(Advice::NameFormat(vec!["raw"])));
+        let what = match input.encryption() {
+            None => "no UDIF trailer: the image is truncated, or it is a raw disk image named .dmg",
+            Some(_) => {
+                "no UDIF trailer in the encrypted image: its key is damaged, or it is a raw disk image"
+            }
+        };
+        return Err(Error::bad_image(what)
+            .hint("read/write disk images are raw disks")
+            .then(Advice::NameFormat(vec!["raw"])));
     };
     if be32(&trailer, 60) > 1 {
         let what = format!("image split into {} segments (not supported)", be32(&trailer, 60));

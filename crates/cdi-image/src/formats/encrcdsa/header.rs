@@ -21,7 +21,7 @@ const MAX_KEYS: u32 = 64;
 const WRAPPED: usize = 104;
 const MAX_WRAPPED: u32 = 512;
 /// The maximum number of iterations of PBKDF2: some seconds of work. hdiutil's are 60,000 to 400,000.
-const MAX_ITERATIONS: u64 = 1 << 23;
+const MAX_ITERATIONS: u64 = 1 << 22;
 /// The maximum size of a block in bytes; hdiutil's are 512 and 4096.
 const MAX_BLOCK: u32 = 1 << 20;
 /// What follows the keys once they are unwrapped.
@@ -80,7 +80,10 @@ impl Header {
         }
         let (key_bits, vector_bits, block, count) = (field(24), field(32), field(52), field(72));
         if !matches!(key_bits, 128 | 256) || vector_bits != 160 {
-            return unsupported(24, format!("encrypted image with keys of {key_bits} and {vector_bits} bits"));
+            return unsupported(
+                24,
+                format!("encrypted image with keys of {key_bits} and {vector_bits} bits"),
+            );
         }
         if block == 0 || block > MAX_BLOCK || block as usize % AES_BLOCK != 0 {
             return flaw(52, format!("invalid size of encrypted blocks: {block} bytes"));
