@@ -95,7 +95,8 @@ pub(super) fn refuse_other_image(args: &Create) -> Result<(), Error> {
             Err(Error::usage(what).at(&args.source).hint(hint))
         }
         Err(e) if e.advice.contains(&Advice::Passphrase) => {
-            let hint = "to convert it, leave out the options for reading a failing disk; with --rescue, the file itself is read like a disk";
+            let hint = "to convert it, leave out the options for reading a failing disk; with --rescue, the file \
+                itself is read like a disk";
             Err(Error::usage("is an encrypted image").at(&args.source).hint(hint))
         }
         _ => Ok(()),

@@ -101,11 +101,6 @@ const ALL: &[Container] = &[
         "convert it on a Mac with macOS 26: diskutil image create from FILE disk.dmg --format RAW",
     ),
     container(
-        "an encrypted Apple disk image",
-        At(0, b"encrcdsa"),
-        "decrypt it on a Mac: hdiutil convert FILE -format UDRO -o plain",
-    ),
-    container(
         "a DiskCopy image",
         Check(disk_copy),
         "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or remove its first 84 bytes: tail -c +85 FILE",
