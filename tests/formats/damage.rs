@@ -126,6 +126,10 @@ tests!(
         damaged_checked(makers::ex01(&truth(), &[(100, 4)]), "ewf2");
     }
 
+    fn damaged_diskcopy() {
+        damaged(makers::diskcopy(&truth(), &truth()[..2048 * 12]), "diskcopy");
+    }
+
     fn damaged_dmg() {
         damaged(makers::dmg(&truth(), Tables::PropertyList), "dmg");
     }
@@ -282,6 +286,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
         ),
         ("chd/all", chd_image()),
+        ("diskcopy/tags", makers::diskcopy(small, &truth()[..384 * 12])),
         ("dmg/list", makers::dmg(small, Tables::PropertyList)),
         ("dmg/fork", makers::dmg(small, Tables::ResourceFork)),
         ("dmg/encrypted", encrypted(&makers::dmg(small, Tables::PropertyList), &USUAL)),

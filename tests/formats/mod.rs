@@ -5,6 +5,7 @@ pub mod cdimg;
 mod cdimg_damage;
 mod chd;
 mod damage;
+mod diskcopy;
 mod dmg;
 mod encrypted;
 mod ewf;
@@ -33,6 +34,7 @@ pub const MODULES: &[&[Test]] = &[
     cdimg_damage::TESTS,
     chd::TESTS,
     damage::TESTS,
+    diskcopy::TESTS,
     dmg::TESTS,
     encrypted::TESTS,
     ewf::TESTS,

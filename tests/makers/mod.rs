@@ -2,6 +2,7 @@
 //! program on a test machine writes.
 
 mod aff4;
+mod diskcopy;
 mod dmg;
 pub mod encrypted;
 mod ewf2;
@@ -16,6 +17,7 @@ use std::io::Write;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
+pub use diskcopy::diskcopy;
 pub use dmg::{Tables, dmg};
 pub use encrypted::{Encryption, encrypted, encrypted_bundle};
 pub use ewf2::{ex01, ex01_segments};

@@ -45,6 +45,9 @@ pub const FORMATS: &[&Format] = &[
     #[cfg(feature = "vm")]
     &vmdk::FORMAT,
     &zstd_seekable::FORMAT,
+    // It has next to no magic number, so the others come first.
+    #[cfg(feature = "apple")]
+    &diskcopy::FORMAT,
     &raw::FORMAT,
 ];
 

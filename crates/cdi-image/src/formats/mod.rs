@@ -8,6 +8,8 @@ mod chain;
 #[cfg(feature = "chd")]
 pub mod chd;
 #[cfg(feature = "apple")]
+pub mod diskcopy;
+#[cfg(feature = "apple")]
 pub mod dmg;
 #[cfg(feature = "apple")]
 pub mod encrcdsa;
