@@ -163,15 +163,18 @@ tests!(
         for (name, bytes) in &files {
             lab.write(&format!("b.sparsebundle/{name}"), bytes);
         }
-        let token = &files.iter().find(|(name, _)| name == "token").unwrap().1;
-        for seed in seeds(DAMAGES).step_by(4) {
-            let random = &mut Random::new(seed);
-            lab.write("b.sparsebundle/token", damaged_bytes(token, random));
-            let Ok(opened) = open(&lab.path("b.sparsebundle"), &options("sparsebundle")) else { continue };
-            let disk = Disk::new(opened, Options::default());
-            let offset = random.below(disk.size());
-            let _ = disk.read_at(&mut vec![0; (disk.size() - offset).min(4096) as usize], offset);
+        damaged_part(&lab, "b.sparsebundle", "b.sparsebundle/token", "sparsebundle");
+    }
+
+    /// A segment of a dmg.
+    fn damaged_dmg_segment() {
+        let lab = Lab::new();
+        let segments = makers::dmg_segments(&makers::dmg(&truth(), Tables::PropertyList), 300_000);
+        lab.write("a.dmg", &segments[0]);
+        for (n, bytes) in segments.iter().enumerate().skip(1) {
+            lab.write(&format!("a.{:03}.dmgpart", n + 1), bytes);
         }
+        damaged_part(&lab, "a.dmg", "a.002.dmgpart", "dmg");
     }
 
     fn damaged_aff4() {
@@ -347,6 +350,25 @@ fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>) {
         assert!(start.elapsed() < Duration::from_secs(10), "{format}, CDI_SEED={seed}: too long");
     }
     assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{format}: all of it was refused");
+}
+
+/// Damage of one of several files of an image: no panic, no hang, no memory.
+fn damaged_part(lab: &Lab, image: &str, part: &str, format: &str) {
+    let whole = lab.read(part);
+    let mut sound = 0;
+    for seed in seeds(DAMAGES).step_by(4) {
+        let start = Instant::now();
+        let random = &mut Random::new(seed);
+        lab.write(part, damaged_bytes(&whole, random));
+        if let Ok(opened) = open(&lab.path(image), &options(format)) {
+            sound += 1;
+            let disk = Disk::new(opened, Options::default());
+            let offset = random.below(disk.size());
+            let _ = disk.read_at(&mut vec![0; (disk.size() - offset).min(4096) as usize], offset);
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{part}, CDI_SEED={seed}: too long");
+    }
+    assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{part}: all of it was refused");
 }
 
 /// A few damages; most of them at the start and the end, where structures are.
