@@ -16,6 +16,7 @@ use super::chd::chd_make;
 use super::{dmg_sample, truth};
 use crate::common::{Lab, Random, run, seeds};
 use crate::makers::encrypted::USUAL;
+use crate::makers::ndif::{apple, mac_binary, ndif};
 use crate::makers::{self, Aff4, Tables, encrypted};
 
 const DAMAGES: u64 = 20_000;
@@ -177,6 +178,20 @@ tests!(
         damaged_part(&lab, "a.dmg", "a.002.dmgpart", "dmg");
     }
 
+    fn damaged_ndif() {
+        let (data, resources) = ndif(&truth(), 0);
+        damaged(mac_binary(&data, &resources), "ndif");
+    }
+
+    /// The resource fork next to the data.
+    fn damaged_ndif_fork() {
+        let lab = Lab::new();
+        let (data, resources) = ndif(&truth(), 0);
+        lab.write("a.smi", data);
+        lab.write("._a.smi", apple(None, &resources));
+        damaged_part(&lab, "a.smi", "._a.smi", "ndif");
+    }
+
     fn damaged_aff4() {
         damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
     }
@@ -296,6 +311,8 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
+        ("ndif/mac_binary", small_ndif(&|data, resources| mac_binary(data, resources))),
+        ("ndif/apple_single", small_ndif(&|data, resources| apple(Some(data), resources))),
         ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
         ("sparseimage/all", makers::sparseimage(small)),
@@ -307,6 +324,12 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
         ("zstd/sums", makers::zstd_seekable(small, 16384)),
     ]
+}
+
+/// A small image of DiskCopy 6, in a container.
+fn small_ndif(contain: &dyn Fn(&[u8], &[u8]) -> Vec<u8>) -> Vec<u8> {
+    let (data, resources) = ndif(&truth()[..192 << 10], 0);
+    contain(&data, &resources)
 }
 
 /// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.

@@ -13,6 +13,7 @@ mod ewf2;
 mod holes;
 mod iboredimg;
 mod maps;
+mod ndif;
 mod parents;
 mod qcow2;
 mod raw;
@@ -42,6 +43,7 @@ pub const MODULES: &[&[Test]] = &[
     holes::TESTS,
     iboredimg::TESTS,
     maps::TESTS,
+    ndif::TESTS,
     parents::TESTS,
     qcow2::TESTS,
     raw::TESTS,

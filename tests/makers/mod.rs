@@ -7,6 +7,7 @@ mod dmg;
 pub mod encrypted;
 mod ewf2;
 pub mod iboredimg;
+pub mod ndif;
 mod sparse;
 pub mod vhd;
 pub mod vhdx;

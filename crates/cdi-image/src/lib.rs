@@ -45,7 +45,7 @@
 //! | feature | formats |
 //! |---|---|
 //! | `aff4` | AFF4 |
-//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; DiskCopy 4.2 |
+//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; DiskCopy 4.2 and 6 |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
 //! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |

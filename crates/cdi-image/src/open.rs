@@ -48,6 +48,9 @@ pub const FORMATS: &[&Format] = &[
     // It has next to no magic number, so the others come first.
     #[cfg(feature = "apple")]
     &diskcopy::FORMAT,
+    // It may be in another file that it is one.
+    #[cfg(feature = "apple")]
+    &ndif::FORMAT,
     &raw::FORMAT,
 ];
 

@@ -6,7 +6,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::codec::{Crc32, crc32};
+use super::codec::{Crc32, crc32, disk_copy_6};
 
 /// A hash of the disk, or of parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum HashKind {
     Crc32,
     /// The checksum of DiskCopy 4.2, four bytes, big-endian: each 16-bit word is added, and the sum rotated by one bit.
     DiskCopy,
+    /// The CRC-32 of DiskCopy 6, four bytes, big-endian.
+    DiskCopy6,
     /// MD5.
     Md5,
     /// SHA-1.
@@ -62,6 +64,7 @@ impl HashKind {
         match self {
             HashKind::Crc32 => "crc32_zero_filled",
             HashKind::DiskCopy => "diskcopy_zero_filled",
+            HashKind::DiskCopy6 => "diskcopy6_zero_filled",
             HashKind::Md5 => "md5_zero_filled",
             HashKind::Sha1 => "sha1_zero_filled",
             HashKind::Sha256 => "sha256_zero_filled",
@@ -74,6 +77,7 @@ impl HashKind {
         match self {
             HashKind::Crc32 => "CRC-32",
             HashKind::DiskCopy => "DiskCopy checksum",
+            HashKind::DiskCopy6 => "DiskCopy CRC-32",
             HashKind::Md5 => "MD5",
             HashKind::Sha1 => "SHA-1",
             HashKind::Sha256 => "SHA-256",
@@ -90,6 +94,7 @@ pub struct Hasher(State);
 enum State {
     Crc32(Crc32),
     DiskCopy(WordSum),
+    DiskCopy6(Crc32),
     Md5(Md5),
     Sha1(Sha1),
     Sha256(Sha256),
@@ -102,6 +107,7 @@ impl Hasher {
         Hasher(match kind {
             HashKind::Crc32 => State::Crc32(crc32()),
             HashKind::DiskCopy => State::DiskCopy(WordSum::default()),
+            HashKind::DiskCopy6 => State::DiskCopy6(disk_copy_6()),
             HashKind::Md5 => State::Md5(Md5::new()),
             HashKind::Sha1 => State::Sha1(Sha1::new()),
             HashKind::Sha256 => State::Sha256(Sha256::new()),
@@ -112,7 +118,7 @@ impl Hasher {
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            State::Crc32(state) => state.update(bytes),
+            State::Crc32(state) | State::DiskCopy6(state) => state.update(bytes),
             State::DiskCopy(state) => state.update(bytes),
             State::Md5(state) => state.update(bytes),
             State::Sha1(state) => state.update(bytes),
@@ -126,7 +132,7 @@ impl Hasher {
     /// Returns the hash, in the form of [`StoredHash::value`].
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
-            State::Crc32(state) => state.finalize().to_be_bytes().into(),
+            State::Crc32(state) | State::DiskCopy6(state) => state.finalize().to_be_bytes().into(),
             State::DiskCopy(state) => state.sum.to_be_bytes().into(),
             State::Md5(state) => state.finalize().to_vec(),
             State::Sha1(state) => state.finalize().to_vec(),

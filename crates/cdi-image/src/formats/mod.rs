@@ -19,10 +19,14 @@ pub mod ewf;
 pub mod ewf2;
 pub mod iboredimg;
 #[cfg(feature = "apple")]
+pub mod ndif;
+#[cfg(feature = "apple")]
 mod property_list;
 #[cfg(feature = "vm")]
 pub mod qcow2;
 pub mod raw;
+#[cfg(feature = "apple")]
+mod resource_fork;
 #[cfg(feature = "apple")]
 pub mod sparsebundle;
 #[cfg(feature = "apple")]

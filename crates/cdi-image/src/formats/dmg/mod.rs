@@ -6,7 +6,6 @@
 //! table are zeros. Images in segments are as the documents of keramics and the comments of ewfprobe describe them, whose
 //! authors measured images by hdiutil.
 
-pub(super) mod fork;
 mod segments;
 mod tables;
 

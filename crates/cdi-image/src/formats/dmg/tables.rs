@@ -5,11 +5,12 @@ use std::ops::Range;
 use cdi_base::error::Error;
 use cdi_base::units::{SECTOR, index};
 
-use super::{CRC32, Run, Source, fork};
+use super::{CRC32, Run, Source};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::Codec;
 use crate::extent::MAX_CHUNK;
 use crate::formats::property_list;
+use crate::formats::resource_fork::resources;
 use crate::input::Input;
 
 /// Maximum length of a property list or resource fork in bytes: enough for the chunks of a disk of more than 1 TiB.
@@ -48,7 +49,7 @@ pub(super) fn read(input: &Input, at: u64, trailer: &[u8]) -> Result<Vec<Table>,
     } else if fork_len > 0 {
         let bytes = input.bytes(fork_at, fork_len, "the resource fork")?;
         let what = "the resource fork is damaged";
-        (fork::resources(&bytes, b"blkx").map_or_else(|| flaw(fork_at, what), Ok)?, fork_at)
+        (resources(&bytes, b"blkx").map_or_else(|| flaw(fork_at, what), Ok)?, fork_at)
     } else {
         return Ok(Vec::new());
     };
