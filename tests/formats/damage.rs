@@ -156,6 +156,10 @@ tests!(
         damaged(encrypted(&makers::sparseimage(&truth()), &USUAL), "sparseimage");
     }
 
+    fn damaged_encrypted_first() {
+        damaged(makers::encrypted_first(&makers::sparseimage(&truth())), "sparseimage");
+    }
+
     /// The token of an encrypted bundle.
     fn damaged_encrypted_bundle() {
         let lab = Lab::new();
@@ -316,6 +320,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
         ("sparseimage/all", makers::sparseimage(small)),
+        ("sparseimage/encrypted_first", makers::encrypted_first(&makers::sparseimage(small))),
         ("sparseimage/encrypted", encrypted(&makers::sparseimage(small), &USUAL)),
         ("vdi/dynamic", qemu_image("vdi", "static=off")),
         ("vhd/dynamic", qemu_image("vpc", "force_size=on")),

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{dmg_sample, truth};
 use crate::common::{Lab, Ran, Server, run, wait_until};
 use crate::makers::encrypted::{ITERATIONS, USUAL};
-use crate::makers::{self, Encryption, Tables, encrypted, encrypted_bundle};
+use crate::makers::{self, Encryption, Tables, encrypted, encrypted_bundle, encrypted_first};
 
 /// The option that gives the passphrase, which is in the file `pass`.
 const WITH: [&str; 2] = ["--passphrase-file", "pass"];
@@ -86,6 +86,44 @@ tests!(
                     assert!(read == truth[at as usize..][..len], "{image}: {len} bytes at {at}");
                 }
             }
+        }
+    }
+
+    /// Images of Mac OS X before 10.5. (vfdecrypt's code for them reads those of these tests by the passphrase; but the
+    /// program as it is takes every image for one of version 2.)
+    fn the_first_version_is_read() {
+        let lab = Lab::new();
+        lab.write("pass", "open sesame");
+        let inner = makers::sparseimage(&truth());
+        let image = encrypted_first(&inner);
+        lab.write("a.sparseimage", &image);
+        lab.cdi([&["-q", "extract", "a.sparseimage", "out.raw"], &WITH[..]].concat()).ends(0);
+        assert!(lab.read("out.raw") == truth());
+        let info = lab.cdi([&["info", "--json", "a.sparseimage"], &WITH[..]].concat()).ends(0).json();
+        assert_eq!(info["encryption"], "AES-128; passphrase, 1000 iterations");
+        assert!(opened(&lab, &["a.sparseimage"]).ends(3).err.contains("its passphrase is needed"));
+        lab.write("other", "close sesame");
+        let ran = opened(&lab, &["a.sparseimage", "--passphrase-file", "other"]).ends(3);
+        assert!(ran.err.contains("the passphrase is wrong"), "{}", ran.err);
+        let end = image.len() - 1276;
+        let changed = |at: usize, value: &[u8], expected: &str| {
+            let mut bytes = image.clone();
+            bytes[end + at..][..value.len()].copy_from_slice(value);
+            lab.write("b.sparseimage", bytes);
+            let ran = opened(&lab, &["b.sparseimage", WITH[0], WITH[1]]).ends(3);
+            assert!(ran.err.contains(expected), "{expected}: {}", ran.err);
+        };
+        changed(1267, &[9], "encrypted image with version 0x9 (not supported)");
+        changed(99, &[9], "encrypted image with cipher 0x80000009 (not supported)");
+        changed(18, &[1, 1], "invalid size of encrypted blocks: 257 bytes");
+        changed(1262, &[1], "bytes are encrypted, but there are");
+        changed(48, &[0; 4], "invalid number of iterations: 0");
+        changed(48, &[0xFF; 4], "invalid number of iterations: 4294967295");
+        changed(54, &[1], "invalid length of a salt: 276 bytes");
+        changed(138, &[2], "invalid length of a wrapped key: 552 bytes");
+        // A key that is damaged anywhere is noticed.
+        for at in [140, 160, 179, 440, 470, 487] {
+            changed(at, &[image[end + at] ^ 1], "the passphrase is wrong");
         }
     }
 

@@ -103,6 +103,45 @@ pub fn encrypted(image: &[u8], how: &Encryption<'_>) -> Vec<u8> {
     [how.header(image.len() as u64), how.blocks(image)].concat()
 }
 
+/// Encrypts an image as Mac OS X before 10.5 did: blocks of 4096 bytes, and the keys at the end of the file.
+pub fn encrypted_first(image: &[u8]) -> Vec<u8> {
+    let how = Encryption { block: 4096, ..USUAL };
+    let mut file = how.blocks(image);
+    let (salt, len) = ([5; 20], file.len() as u64);
+    let mut wrapping = [0; 24];
+    pbkdf2::pbkdf2_hmac::<Sha1>(how.passphrases[0].as_bytes(), &salt, ITERATIONS, &mut wrapping);
+    let cipher = TdesEde3::new_from_slice(&wrapping).unwrap();
+    let seal = |plain: &[u8], iv: [u8; 8]| {
+        let padding = 8 - plain.len() % 8;
+        let mut sealed = [plain, &vec![padding as u8; padding]].concat();
+        encrypt_cbc(&cipher, &mut sealed, &iv);
+        sealed
+    };
+    let wrap = |key: &[u8], iv: [u8; 8]| {
+        let mut inner = [&iv[..], &seal(&[&[0; 4], key].concat(), iv)].concat();
+        inner.reverse();
+        seal(&inner, [0x4A, 0xDD, 0xA2, 0x2C, 0x79, 0xE8, 0x21, 0x05])
+    };
+    let mut end = vec![0xE5; 16];
+    put!(end, 4096u32, 17u32, 7u32, 6u32, 192u32, 8u32, 103u32, 0u32, ITERATIONS, 20u32);
+    end.extend(salt);
+    end.resize(88, 0);
+    put!(end, 16u32, 5u32, 0x8000_0001u32, 128u32);
+    for (at, next, key) in [(136, 396, &how.key()[..]), (436, 696, &VECTORS)] {
+        end.resize(at, 0);
+        let wrapped = wrap(key, [at as u8; 8]);
+        put!(end, wrapped.len() as u32);
+        end.extend(wrapped);
+        end.resize(next, 0);
+        put!(end, 91u32, 160u32);
+    }
+    end.resize(1256, 0);
+    put!(end, len, 1u32);
+    end.extend(b"cdsaencr");
+    file.extend(end);
+    file
+}
+
 /// The files of an encrypted sparse bundle: each band by itself, and the header as its token.
 pub fn encrypted_bundle(disk: &[u8], how: &Encryption<'_>) -> Vec<(String, Vec<u8>)> {
     let files = sparsebundle(disk).into_iter();

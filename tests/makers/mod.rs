@@ -20,7 +20,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 pub use aff4::{Aff4, aff4};
 pub use diskcopy::diskcopy;
 pub use dmg::{Tables, dmg, dmg_segments};
-pub use encrypted::{Encryption, encrypted, encrypted_bundle};
+pub use encrypted::{Encryption, encrypted, encrypted_bundle, encrypted_first};
 pub use ewf2::{ex01, ex01_segments};
 pub use sparse::{sparsebundle, sparseimage};
 pub use zstd_seekable::zstd_seekable;

@@ -33,7 +33,7 @@ pub const FORMAT: Format = Format {
     summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, uncompressed",
     integrity: "CRC-32 of each part of the disk and of the file, checked on verification; zlib, bzip2 and XZ check each chunk",
     suffixes: &["dmg"],
-    probe: |input| encrypted(input) || matches!(trailer(input, Input::MAIN), Ok(Some(_))),
+    probe: |input| encrcdsa::is_either(input) || matches!(trailer(input, Input::MAIN), Ok(Some(_))),
     open,
 };
 
@@ -75,12 +75,6 @@ enum Source {
     },
 }
 
-/// Checks whether the image is encrypted: the newer kind has its magic at the start, the older one at the end.
-fn encrypted(input: &Input) -> bool {
-    let is_at = |at: u64, what: &[u8]| input.bytes(at, 8, "the header").is_ok_and(|b| b == what);
-    is_at(0, b"encrcdsa") || input.len().checked_sub(8).is_some_and(|at| is_at(at, b"cdsaencr"))
-}
-
 /// Finds the trailer: at the end of the file, or followed by padding shorter than itself. Returns its offset and bytes.
 fn trailer(input: &Input, file: FileNo) -> Result<Option<(u64, Vec<u8>)>, Error> {
     let len = input.len_of(file);
@@ -91,9 +85,8 @@ fn trailer(input: &Input, file: FileNo) -> Result<Option<(u64, Vec<u8>)>, Error>
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    if encrypted(&input) {
-        let what =
-            "encrypted disk image in an encrypted one, or encrypted as by Mac OS X 10.4 (not supported)";
+    if encrcdsa::is_either(&input) {
+        let what = "encrypted disk image in an encrypted one (not supported)";
         return Err(Error::bad_image(what).hint(encrcdsa::ON_A_MAC));
     }
     let Some((at, trailer)) = trailer(&input, Input::MAIN)? else {

@@ -21,20 +21,20 @@ const MAX_KEYS: u32 = 64;
 const WRAPPED: usize = 104;
 const MAX_WRAPPED: u32 = 512;
 /// The maximum number of iterations of PBKDF2: some seconds of work. hdiutil's are 60,000 to 400,000.
-const MAX_ITERATIONS: u64 = 1 << 22;
+pub(super) const MAX_ITERATIONS: u64 = 1 << 22;
 /// The maximum size of a block in bytes; hdiutil's are 512 and 4096.
-const MAX_BLOCK: u32 = 1 << 20;
+pub(super) const MAX_BLOCK: u32 = 1 << 20;
 /// What follows the keys once they are unwrapped.
 const END_OF_KEYS: &[u8] = b"CKIE\0";
 
 /// Algorithms and their parameters, by their numbers in Apple's CSSM.
-const AES: u32 = 0x8000_0001;
-const CBC_IV: u32 = 5;
-const CBC_PADDED: u32 = 6;
-const HMAC_SHA1: u32 = 91;
-const PBKDF2: u32 = 103;
-const TRIPLE_DES: u32 = 17;
-const PKCS7: u32 = 7;
+pub(super) const AES: u32 = 0x8000_0001;
+pub(super) const CBC_IV: u32 = 5;
+pub(super) const CBC_PADDED: u32 = 6;
+pub(super) const HMAC_SHA1: u32 = 91;
+pub(super) const PBKDF2: u32 = 103;
+pub(super) const TRIPLE_DES: u32 = 17;
+pub(super) const PKCS7: u32 = 7;
 
 /// The header.
 pub(super) struct Header {

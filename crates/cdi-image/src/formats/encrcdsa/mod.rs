@@ -1,10 +1,12 @@
 //! Apple's encryption of disk images ("encrcdsa", version 2): a header, and the image in blocks, each encrypted by itself.
+//! Version 1 ("cdsaencr") is in `first.rs`.
 //!
 //! Sources: the readers of encrypted images in dmgwiz, vfdecrypt and Hengeveld's dmgcrypt.py, the fork of sparsebundlefs
 //! that reads encrypted bundles, the names of algorithms in Apple's CSSM headers, and images by hdiutil. All numbers are
 //! big-endian. A dmg or sparse image is encrypted as a whole, so that another image is inside; of a sparse bundle the file
 //! `token` is the header, and each band is a file whose blocks count from 0.
 
+mod first;
 mod header;
 mod source;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw};
 
+use self::first::Trailer;
 use self::header::Header;
 use self::source::Decrypted;
 use super::{dmg, raw, sparseimage};
@@ -23,6 +26,11 @@ use crate::image::OpenOptions;
 use crate::input::{Input, ReadAt};
 use crate::passphrase::Passphrase;
 
+/// Returns whether the image's main file is encrypted, in either version.
+pub(super) fn is_either(input: &Input) -> bool {
+    is_encrypted(input, Input::MAIN) || first::is_encrypted(input)
+}
+
 /// Returns whether a file begins like an encrypted image.
 pub(super) fn is_encrypted(input: &Input, file: FileNo) -> bool {
     input.bytes_of(file, 0, 8, "the header").is_ok_and(|b| b == header::MAGIC)
@@ -30,13 +38,22 @@ pub(super) fn is_encrypted(input: &Input, file: FileNo) -> bool {
 
 /// Returns the image inside of an encrypted one, or the same image if it is not encrypted.
 pub fn decrypted(input: Input, options: &OpenOptions) -> Result<Input, Error> {
-    if !is_encrypted(&input, Input::MAIN) || input.is_directory() || !is_meant(&input, options) {
+    let version_2 = is_encrypted(&input, Input::MAIN);
+    if !(version_2 || first::is_encrypted(&input)) || input.is_directory() || !is_meant(&input, options) {
         return Ok(input);
     }
-    let header = Header::read(&input, Input::MAIN)?;
-    header.check_data(input.len())?;
-    let unlocked = Unlocked::new(&header, &input, options.passphrase.as_ref())?;
-    input.within(unlocked.source(input.joined(&[Input::MAIN]), header.start, header.len))
+    let passphrase = options.passphrase.as_ref();
+    let (unlocked, start, len) = if version_2 {
+        let header = Header::read(&input, Input::MAIN)?;
+        header.check_data(input.len())?;
+        (Unlocked::by_header(&header, &input, passphrase)?, header.start, header.len)
+    } else {
+        let trailer = Trailer::read(&input)?;
+        let passphrase = passphrase.ok_or_else(|| needed(&trailer.description()))?;
+        let keys = trailer.unlock(passphrase)?;
+        (Unlocked::new(keys, trailer.block, &input, trailer.description()), 0, trailer.len)
+    };
+    input.within(unlocked.source(input.joined(&[Input::MAIN]), start, len))
 }
 
 /// Returns whether the user means what is inside. A device, or a file that is named as raw, may be a disk that begins like
@@ -67,19 +84,21 @@ impl Unlocked {
         passphrase: Option<&Passphrase>,
     ) -> Result<Unlocked, Error> {
         let header = Header::read(input, file)?;
-        Unlocked::new(&header, input, passphrase)
+        Unlocked::by_header(&header, input, passphrase)
     }
 
-    fn new(header: &Header, input: &Input, passphrase: Option<&Passphrase>) -> Result<Unlocked, Error> {
+    fn by_header(header: &Header, input: &Input, passphrase: Option<&Passphrase>) -> Result<Unlocked, Error> {
         let how = header.description();
         let Some(passphrase) = passphrase else {
             header.refuse_without_passphrase()?;
-            let what = format!("encrypted disk image ({how}): its passphrase is needed");
-            return Err(Error::bad_image(what).hint(Advice::Passphrase));
+            return Err(needed(&how));
         };
-        let keys = header.unlock(passphrase)?;
+        Ok(Unlocked::new(header.unlock(passphrase)?, header.block, input, how))
+    }
+
+    fn new(keys: BlockKeys, block: u32, input: &Input, how: String) -> Unlocked {
         input.note_encryption(how);
-        Ok(Unlocked { keys: Arc::new(keys), block: header.block })
+        Unlocked { keys: Arc::new(keys), block }
     }
 
     /// Returns the size of the blocks in bytes.
@@ -97,6 +116,12 @@ impl Unlocked {
     fn source(&self, source: Arc<dyn ReadAt>, start: u64, len: u64) -> Arc<dyn ReadAt> {
         Arc::new(Decrypted { source, start, len, block: self.block, keys: Arc::clone(&self.keys) })
     }
+}
+
+/// Returns the error about a missing passphrase.
+fn needed(how: &str) -> Error {
+    let what = format!("encrypted disk image ({how}): its passphrase is needed");
+    Error::bad_image(what).hint(Advice::Passphrase)
 }
 
 /// Returns an error about an image that is encrypted in a way that is not supported.
