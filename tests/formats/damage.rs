@@ -315,8 +315,8 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
-        ("ndif/mac_binary", small_ndif(&|data, resources| mac_binary(data, resources))),
-        ("ndif/apple_single", small_ndif(&|data, resources| apple(Some(data), resources))),
+        ("ndif/mac_binary", small_ndif(mac_binary)),
+        ("ndif/apple_single", small_ndif(|data, resources| apple(Some(data), resources))),
         ("qcow2/subclusters", qemu_image("qcow2", "extended_l2=on")),
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
         ("sparseimage/all", makers::sparseimage(small)),
@@ -332,7 +332,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// A small image of DiskCopy 6, in a container.
-fn small_ndif(contain: &dyn Fn(&[u8], &[u8]) -> Vec<u8>) -> Vec<u8> {
+fn small_ndif(contain: impl Fn(&[u8], &[u8]) -> Vec<u8>) -> Vec<u8> {
     let (data, resources) = ndif(&truth()[..192 << 10], 0);
     contain(&data, &resources)
 }

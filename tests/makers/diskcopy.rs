@@ -17,6 +17,6 @@ fn checksum(bytes: &[u8]) -> u32 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair[1]);
     bytes.chunks(2).fold(0u32, |sum, pair| {
         let sum = (u64::from(sum) + u64::from(word(pair))) as u32;
-        sum >> 1 | sum << 31
+        sum.rotate_right(1)
     })
 }

@@ -25,7 +25,7 @@ pub(crate) fn pbkdf2_sha1<const N: usize>(
 pub(crate) fn open_3des(key: &[u8; 24], iv: &[u8; 8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let cipher = TdesEde3::new_from_slice(key).ok()?;
     let mut opened = Zeroizing::new(sealed.to_vec());
-    if opened.is_empty() || opened.len() % iv.len() != 0 {
+    if opened.is_empty() || !opened.len().is_multiple_of(iv.len()) {
         return None;
     }
     decrypt_cbc(&cipher, &mut opened, iv, &mut Vec::new());

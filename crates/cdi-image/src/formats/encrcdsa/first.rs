@@ -55,7 +55,7 @@ impl Trailer {
             }
         }
         let (block, len, iterations) = (field(16), be64(&bytes, 1256), be64(&bytes, 44));
-        if block == 0 || block > MAX_BLOCK || block as usize % AES_BLOCK != 0 {
+        if block == 0 || block > MAX_BLOCK || !(block as usize).is_multiple_of(AES_BLOCK) {
             return flaw(at + 16, format!("invalid size of encrypted blocks: {block} bytes"));
         }
         if len != at || len == 0 || len % AES_BLOCK as u64 != 0 {

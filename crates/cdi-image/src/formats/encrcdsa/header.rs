@@ -85,7 +85,7 @@ impl Header {
                 format!("encrypted image with keys of {key_bits} and {vector_bits} bits"),
             );
         }
-        if block == 0 || block > MAX_BLOCK || block as usize % AES_BLOCK != 0 {
+        if block == 0 || block > MAX_BLOCK || !(block as usize).is_multiple_of(AES_BLOCK) {
             return flaw(52, format!("invalid size of encrypted blocks: {block} bytes"));
         }
         if count == 0 || count > MAX_KEYS {

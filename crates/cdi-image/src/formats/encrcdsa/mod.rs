@@ -83,7 +83,7 @@ impl Unlocked {
         file: FileNo,
         passphrase: Option<&Passphrase>,
     ) -> Result<Unlocked, Error> {
-        let header = Header::read(input, file)?;
+        let header = Header::read(input, file).map_err(|e| e.at(&input.path_of(file)))?;
         Unlocked::by_header(&header, input, passphrase)
     }
 
