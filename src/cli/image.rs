@@ -1,9 +1,10 @@
 //! The options of verbs that read an image: `info`, `map`, `verify`, `extract`.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
 
 use cdi_base::units::parse_size;
+use cdi_base::workers::lock;
 use cdi_capture::guard;
 use cdi_image::image::Mapfile;
 use cdi_image::passphrase::Passphrase;
@@ -63,7 +64,28 @@ pub struct OpenArgs {
     pub passphrase_fd: Option<u32>,
     /// The passphrase, once it was read.
     #[arg(skip)]
-    pub passphrase: OnceLock<Passphrase>,
+    pub passphrase: KnownPassphrase,
+}
+
+/// A passphrase that was read, for as long as the image may have to be opened again.
+#[derive(Debug, Clone, Default)]
+pub struct KnownPassphrase(Arc<Mutex<Option<Passphrase>>>);
+
+impl KnownPassphrase {
+    /// Returns the passphrase, if it is known.
+    pub fn get(&self) -> Option<Passphrase> {
+        lock(&self.0).clone()
+    }
+
+    /// Keeps the passphrase.
+    pub fn set(&self, passphrase: Passphrase) {
+        *lock(&self.0) = Some(passphrase);
+    }
+
+    /// Forgets the passphrase, whose memory is wiped: a process that serves the image for days does not need it.
+    pub fn forget(&self) {
+        *lock(&self.0) = None;
+    }
 }
 
 impl OpenArgs {

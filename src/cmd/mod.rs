@@ -100,8 +100,20 @@ fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
 /// The partition table of a disk, or why it cannot be read.
 type ReadTable = Result<Option<Table>, ReadError>;
 
-/// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk.
+/// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk. The
+/// passphrase is forgotten: the image is not opened again.
 fn open_part(
+    image: &cli::Image,
+    part: &cli::PartArgs,
+    options: Options,
+    ui: &Ui,
+) -> Result<(Disk, ReadTable), Error> {
+    let opened = open_part_of(image, part, options, ui);
+    image.open.passphrase.forget();
+    opened
+}
+
+fn open_part_of(
     image: &cli::Image,
     part: &cli::PartArgs,
     options: Options,

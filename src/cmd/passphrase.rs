@@ -27,9 +27,9 @@ pub(super) fn with_passphrase<T>(
     if args.passphrase.get().is_none()
         && let Some(passphrase) = given(args)?
     {
-        let _ = args.passphrase.set(passphrase);
+        args.passphrase.set(passphrase);
     }
-    let mut result = open(args.passphrase.get().cloned());
+    let mut result = open(args.passphrase.get());
     if args.passphrase.get().is_some() {
         return result;
     }
@@ -44,7 +44,7 @@ pub(super) fn with_passphrase<T>(
         let Some(passphrase) = ui.ask_passphrase(&image.image)? else { break };
         result = open(Some(passphrase.clone()));
         if result.is_ok() {
-            let _ = args.passphrase.set(passphrase);
+            args.passphrase.set(passphrase);
         }
     }
     result

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -35,6 +36,22 @@ fn lab(how: &Encryption<'_>) -> Lab {
 
 fn opened(lab: &Lab, words: &[&str]) -> Ran {
     lab.cdi([&["info"], words].concat())
+}
+
+/// The memory of a process that it can write to.
+fn memory(pid: u64) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let file = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut bytes = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+        let mut part = vec![0; (end - start) as usize];
+        if file.read_exact_at(&mut part, start).is_ok() {
+            bytes.extend(part);
+        }
+    }
+    bytes
 }
 
 /// Starts `words` on a terminal of its own, types `lines` when it is asked, and returns what the terminal shows.
@@ -302,6 +319,10 @@ tests!(
         let mountpoint = list.json()["mounts"][0]["mountpoint"].as_str().unwrap().to_owned();
         seen.push(fs::read(Path::new(&mountpoint).join("info.json")).unwrap());
         assert!(seen.len() > 6, "{}", seen.len());
+        // And its memory, where the mount point is for certain.
+        let memory = memory(pid);
+        assert!(memory.windows(mountpoint.len()).any(|part| part == mountpoint.as_bytes()));
+        seen.push(memory);
         for text in seen {
             assert!(!text.windows(11).any(|part| part == b"open sesame"));
         }
@@ -310,6 +331,22 @@ tests!(
         let ran = lab.cdi([&["exec"], &WITH[..], &["a.dmg", "--", "sh", "-c", "cat {} > copy.raw"]].concat());
         ran.ends(0);
         assert!(lab.read("copy.raw") == truth());
+    }
+
+    /// A file system in a read/write image.
+    #[needs(Fuse, Loop, Program("mkfs.ext4"), Program("e2fsck"))]
+    fn e2fsck_finds_the_file_system_of_an_encrypted_image_sound() {
+        let lab = lab(&USUAL);
+        let raw = lab.path("fs.raw");
+        fs::File::create(&raw).unwrap().set_len(8 << 20).unwrap();
+        let here = raw.parent().unwrap().join("a.sparsebundle");
+        run("mkfs.ext4", ["-q", "-d", here.to_str().unwrap(), raw.to_str().unwrap()]);
+        lab.write("fs.dmg", encrypted(&lab.read("fs.raw"), &Encryption { bits: 256, ..USUAL }));
+        let ran = lab.cdi([&["-q", "attach", "--format", "raw", "fs.dmg"], &WITH[..]].concat()).ends(0);
+        let device = ran.out.trim();
+        run("e2fsck", ["-fn", device]);
+        assert!(fs::read(device).unwrap() == lab.read("fs.raw"));
+        lab.cdi(["detach", device]).ends(0);
     }
 
     #[needs(Fuse)]
