@@ -21,6 +21,15 @@ tests!(
                 let info = lab.cdi(["info", "--json", "--format", "ndif", image]).ends(0).json();
                 assert_eq!(info["metadata"]["volume_name"], "My V?lume");
             }
+            // Its name was changed by a program that left the checksum as it was.
+            let mut renamed = mac_binary(&data, &resources);
+            renamed[2] = b'V';
+            lab.write("d.bin", renamed);
+            let info = |image: &str| lab.cdi(["info", "--json", "--format", "ndif", image]).ends(0).json();
+            assert_eq!(info("a.bin")["warnings"], serde_json::json!([]));
+            assert!(
+                info("d.bin")["warnings"][0].as_str().unwrap().contains("checksum of the MacBinary header")
+            );
             // By its contents, where the name does not say otherwise.
             assert!(extracted(&lab, "c.smi", 0) == truth());
             let said = verified(&lab, "c.smi", 0);

@@ -1,6 +1,6 @@
 //! Checksums of chunks and of metadata structures.
 
-use crc::{Algorithm, CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
+use crc::{Algorithm, CRC_16_IBM_3740, CRC_16_XMODEM, CRC_32_ISO_HDLC, Crc, Digest, Table};
 use xxhash_rust::xxh3::xxh3_64;
 use xxhash_rust::xxh64::xxh64;
 
@@ -52,6 +52,11 @@ impl Sum {
 /// Starts a CRC-16 (polynomial 0x1021, initial value 0xFFFF).
 pub fn crc16() -> Digest<'static, u16, Table<16>> {
     CRC16.digest()
+}
+
+/// Returns the CRC-16 (polynomial 0x1021, initial value 0) of `bytes`.
+pub fn crc16_xmodem(bytes: &[u8]) -> u16 {
+    Crc::<u16>::new(&CRC_16_XMODEM).checksum(bytes)
 }
 
 /// A CRC-32 in progress.

@@ -10,6 +10,7 @@ use cdi_base::error::Error;
 use cdi_base::units::index;
 
 use crate::bytes::{be16, be32, flaw};
+use crate::codec::crc16_xmodem;
 use crate::extent::FileNo;
 use crate::input::Input;
 
@@ -36,6 +37,8 @@ pub(super) struct Forks {
     /// The file of the resource fork, and where it begins there, for errors.
     pub path: PathBuf,
     pub at: u64,
+    /// A warning about the container, if it is damaged where that does no harm.
+    pub warning: Option<String>,
 }
 
 /// Finds the forks. None if the file has only one.
@@ -52,7 +55,13 @@ pub(super) fn forks(input: &Input) -> Result<Option<Forks>, Error> {
         };
     }
     if let Some((data, resources)) = mac_binary(&start, input.len()) {
-        return read(input, Input::MAIN, data, resources).map(Some);
+        let mut forks = read(input, Input::MAIN, data, resources)?;
+        // Since MacBinary II; programs that change a name leave it as it was.
+        if start[122] >= 129 && be16(&start, 124) != crc16_xmodem(&start[..124]) {
+            let what = "the checksum of the MacBinary header does not match: it was changed, or is damaged";
+            forks.warning = Some(what.into());
+        }
+        return Ok(Some(forks));
     }
     let mut name = std::ffi::OsString::from("._");
     name.push(input.path().file_name().unwrap_or_default());
@@ -77,6 +86,7 @@ fn read(input: &Input, file: FileNo, data: Range<u64>, resources: Range<u64>) ->
         resources: input.bytes_of(file, at, index(len), "the resource fork")?,
         path: input.path_of(file),
         at,
+        warning: None,
     })
 }
 

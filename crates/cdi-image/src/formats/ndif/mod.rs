@@ -115,7 +115,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let sum = Some(table[80..84].to_vec()).filter(|sum| sum.iter().any(|b| *b != 0));
     let stored_hashes =
         sum.map(|sum| StoredHash::of_disk(size, HashKind::DiskCopy6, sum)).into_iter().collect();
-    let details = ImageDetails { metadata, stored_hashes, ..ImageDetails::default() };
+    let warnings = forks.warning.into_iter().collect();
+    let details = ImageDetails { metadata, warnings, stored_hashes, ..ImageDetails::default() };
     Ok(Box::new(Ndif { size, runs, details }))
 }
 
