@@ -21,7 +21,7 @@ const MAX_KEYS: u32 = 64;
 const WRAPPED: usize = 104;
 const MAX_WRAPPED: u32 = 512;
 /// The maximum number of iterations of PBKDF2: some seconds of work. hdiutil's are 60,000 to 400,000.
-pub(super) const MAX_ITERATIONS: u64 = 1 << 22;
+pub(super) const MAX_ITERATIONS: u64 = 1 << 23;
 /// The maximum size of a block in bytes; hdiutil's are 512 and 4096.
 pub(super) const MAX_BLOCK: u32 = 1 << 20;
 /// What follows the keys once they are unwrapped.
