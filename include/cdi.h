@@ -38,6 +38,7 @@ typedef struct cdi_options {
     uint32_t sector_size;     /* the disk's logical sector size in bytes, if the image does not record it; 0: 512 */
     uint32_t read_suspect;    /* nonzero: suspect sectors return the stored bytes, and do not count as bad */
     const char *const *allow_parent; /* directories where parents may be, besides the image's own; ends with NULL */
+    const char *passphrase;   /* the passphrase of an encrypted image; copied, and wiped when the image is open */
 } cdi_options;
 
 /* Opens the image at `path` with the given options. NULL for `options` means the defaults. */

@@ -112,6 +112,12 @@ fn describe(advice: &Advice) -> String {
         }
         Advice::ChooseMember => "choose one with --member NAME".into(),
         Advice::SectorSize => "specify the sector size with --sector-size".into(),
+        Advice::Passphrase => {
+            "give it with --passphrase-file FILE or --passphrase-fd N; on a terminal, it is asked for".into()
+        }
+        Advice::WrongPassphrase => {
+            "one line break at the end of the file does not count, unless a NUL byte follows it".into()
+        }
         Advice::Convert(raw) => {
             format!("then convert it to an image with random access: cdi create {} NEW.cdimg", raw.display())
         }

@@ -5,13 +5,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Lab, run};
+use crate::common::{Lab, disk, run};
+use crate::makers::encrypted::USUAL;
+use crate::makers::{self, Tables};
 
 tests!(
     #[needs(Program("cc"))]
     fn a_c_program_reads_the_disk() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(1234, 1)]);
+        let dmg = makers::dmg(&disk(1 << 20), Tables::PropertyList);
+        lab.write("secret.dmg", makers::encrypted(&dmg, &USUAL));
         let root = env!("CARGO_MANIFEST_DIR");
         let prefix = lab.path("prefix");
         // The folder that this test was built in, so that next to nothing is compiled again.
@@ -47,6 +51,7 @@ tests!(
             run("cc", &args);
             let output = Command::new(&program)
                 .args([image.to_str().unwrap(), raw.to_str().unwrap(), "1234"])
+                .current_dir(&lab.dir)
                 .env("LD_LIBRARY_PATH", prefix.join("lib"))
                 .env("DYLD_LIBRARY_PATH", prefix.join("lib"))
                 .output()

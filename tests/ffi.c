@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
     disk = cdi_open(argv[2], message, sizeof message);
     CHECK(disk && strstr(message, "disk.map") && cdi_next_bad(disk, 0, &start, NULL) == 1 && start == bad * sector);
     cdi_close(disk);
-    cdi_options options = { sizeof options, NULL, "none", NULL, 0, 4096, 0, NULL };
+    cdi_options options = { sizeof options, NULL, "none", NULL, 0, 4096, 0, NULL, NULL };
     disk = cdi_open_with(argv[2], &options, message, sizeof message);
     CHECK(disk && message[0] == 0 && cdi_next_bad(disk, 0, NULL, NULL) == 0 && cdi_sector_size(disk) == 4096);
     cdi_close(disk);
@@ -82,6 +82,12 @@ int main(int argc, char **argv) {
     options.size = sizeof options + 8;
     CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL && strstr(message, "version"));
     options.size = sizeof options;
+    cdi_options secret = { sizeof secret, NULL, NULL, NULL, 0, 0, 0, NULL, NULL };
+    CHECK(cdi_open_with("secret.dmg", &secret, message, sizeof message) == NULL && strstr(message, "passphrase"));
+    secret.passphrase = "open sesame";
+    disk = cdi_open_with("secret.dmg", &secret, message, sizeof message);
+    CHECK(disk && cdi_size(disk) == 1 << 20);
+    cdi_close(disk);
     options.sector_size = 1000;
     CHECK(cdi_open_with(argv[2], &options, message, sizeof message) == NULL && strstr(message, "1000"));
     options.sector_size = 0;

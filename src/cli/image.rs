@@ -1,10 +1,13 @@
 //! The options of verbs that read an image: `info`, `map`, `verify`, `extract`.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use cdi_base::units::parse_size;
+use cdi_base::workers::lock;
 use cdi_capture::guard;
 use cdi_image::image::Mapfile;
+use cdi_image::passphrase::Passphrase;
 use clap::Args;
 
 use super::values::{Bad, HashName, list_block_size, sector_size};
@@ -50,6 +53,39 @@ pub struct OpenArgs {
     /// Open this disk of an image that holds several (see 'cdi info')
     #[arg(long, value_name = "NAME")]
     pub member: Option<String>,
+    /// Read the passphrase of an encrypted image from this file; by default it is asked for on the terminal
+    ///
+    /// One line break at its end does not count. A passphrase with line breaks ends with a NUL byte, as for 'hdiutil
+    /// -stdinpass'.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read the passphrase of an encrypted image from this file descriptor
+    #[arg(long, value_name = "N")]
+    pub passphrase_fd: Option<u32>,
+    /// The passphrase, once it was read.
+    #[arg(skip)]
+    pub passphrase: KnownPassphrase,
+}
+
+/// A passphrase that was read, for as long as the image may have to be opened again.
+#[derive(Debug, Clone, Default)]
+pub struct KnownPassphrase(Arc<Mutex<Option<Passphrase>>>);
+
+impl KnownPassphrase {
+    /// Returns the passphrase, if it is known.
+    pub fn get(&self) -> Option<Passphrase> {
+        lock(&self.0).clone()
+    }
+
+    /// Keeps the passphrase.
+    pub fn set(&self, passphrase: Passphrase) {
+        *lock(&self.0) = Some(passphrase);
+    }
+
+    /// Forgets the passphrase, whose memory is wiped: a process that serves the image for days does not need it.
+    pub fn forget(&self) {
+        *lock(&self.0) = None;
+    }
 }
 
 impl OpenArgs {

@@ -147,7 +147,13 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let how = &args.open;
     let raw = how.format.as_deref().is_none_or(|format| format == "raw");
     let plain = Rescue::default();
-    if !raw || matches!(how.mapfile(), Mapfile::File(_)) || how.badblocks.is_some() || args.rescue != plain {
+    let passphrase = how.passphrase_file.is_some() || how.passphrase_fd.is_some();
+    if !raw
+        || matches!(how.mapfile(), Mapfile::File(_))
+        || how.badblocks.is_some()
+        || args.rescue != plain
+        || passphrase
+    {
         let what = "stdin ('-') is read as a raw disk, from start to end: options for opening an image or reading a disk do not apply";
         return Err(Error::usage(what));
     }

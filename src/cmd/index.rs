@@ -14,7 +14,7 @@ use crate::ui::Ui;
 pub(super) fn run(args: &Index, ui: &Ui) -> Result<End, Error> {
     let interrupt = Interrupt::new()?;
     let indexes = Arc::new(IndexesNextTo::new(*ui, args.over.into(), move || interrupt.check()));
-    let opened = open_with(&args.image, Arc::clone(&indexes) as _)?;
+    let opened = open_with(&args.image, Arc::clone(&indexes) as _, ui)?;
     opened.image.warnings().iter().for_each(|warning| ui.warning(warning));
     let made = indexes.made();
     let packed = &opened.image.details().packed;

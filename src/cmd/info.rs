@@ -37,6 +37,9 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     let line = |name: &str, value: String| ui.data(format!("{:<15} {}", tame(name), tame(&value)));
     line("image", disk.input().path().display().to_string());
     line("format", format!("{} ({})", disk.format().name, disk.format().integrity));
+    if let Some(how) = disk.input().encryption() {
+        line("encryption", how.to_owned());
+    }
     line("disk", format!("{size} bytes ({}), sectors of {}", human(size), sector_text(&disk)));
     line(
         "file",

@@ -15,6 +15,7 @@ mod index;
 mod info;
 mod map;
 mod mount;
+mod passphrase;
 mod repair;
 mod serve;
 mod service;
@@ -82,12 +83,12 @@ fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
         Ok(interrupt) => interrupt.check(),
         Err(_) => Ok(()),
     };
-    open_with(image, Arc::new(CachedIndexes::new(*ui, check)))
+    open_with(image, Arc::new(CachedIndexes::new(*ui, check)), ui)
 }
 
 /// Opens the image that was named, and keeps indexes in `indexes`.
-fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>) -> Result<Opened, Error> {
-    let how = OpenOptions {
+fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>, ui: &Ui) -> Result<Opened, Error> {
+    let how = |passphrase| OpenOptions {
         format: image.open.format.clone(),
         mapfile: image.open.mapfile(),
         badblocks: image.open.badblocks.clone().zip(image.open.block_size),
@@ -95,10 +96,12 @@ fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>) -> Result<Opened, Er
         allowed: image.open.allow_parent.clone(),
         snapshot: image.open.snapshot.clone(),
         member: image.open.member.clone(),
-        indexes: Some(indexes),
+        indexes: Some(Arc::clone(&indexes)),
+        passphrase,
     };
     log::info!("opening {}", image.image.display());
-    let opened = open::open(&image.image, &how)?;
+    let opened =
+        passphrase::with_passphrase(image, ui, |passphrase| open::open(&image.image, &how(passphrase)))?;
     log::info!(
         "{} is a {} image of {} bytes",
         image.image.display(),
@@ -111,8 +114,20 @@ fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>) -> Result<Opened, Er
 /// The partition table of a disk, or why it cannot be read.
 type ReadTable = Result<Option<Table>, ReadError>;
 
-/// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk.
+/// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk. The
+/// passphrase is forgotten: the image is not opened again.
 fn open_part(
+    image: &cli::Image,
+    part: &cli::PartArgs,
+    options: Options,
+    ui: &Ui,
+) -> Result<(Disk, ReadTable), Error> {
+    let opened = open_part_of(image, part, options, ui);
+    image.open.passphrase.forget();
+    opened
+}
+
+fn open_part_of(
     image: &cli::Image,
     part: &cli::PartArgs,
     options: Options,
@@ -221,6 +236,9 @@ fn guard(over: impl Into<Over>, image: &cli::Image, disk: Option<&Disk>) -> Guar
     guard.protect(&image.image, "is the image that is read");
     let lists = [image.open.mapfile.as_deref(), image.open.badblocks.as_deref()];
     lists.into_iter().flatten().for_each(|list| guard.protect(list, "is a map that is read"));
+    if let Some(file) = &image.open.passphrase_file {
+        guard.protect(file, "is the file with the passphrase");
+    }
     if let Some(disk) = disk {
         guard.protect_input(disk.input());
     }

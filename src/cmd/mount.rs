@@ -213,7 +213,7 @@ pub(super) fn plan(
     let via = access.via.map(cli::Via::name);
     let own_process = !transport(via)?.serves_itself();
     if own_process {
-        refuse_options(shown)?;
+        refuse_options(shown, disk.input().encryption().is_some())?;
     }
     let with = device.and_then(|d| d.with).map(cli::With::name);
     if device.is_some() {
@@ -271,8 +271,8 @@ pub(super) fn plan(
 }
 
 /// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches
-/// it. An error is better than an option that is ignored.
-fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
+/// it. An error is better than an option that is ignored. `encrypted`: the image needs a passphrase.
+fn refuse_options(shown: &Shown<'_>, encrypted: bool) -> Result<(), Error> {
     let Shown { image, part, reads, access, desktop: _ } = *shown;
     let cli::OpenArgs {
         format,
@@ -283,6 +283,9 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
         allow_parent,
         snapshot,
         member,
+        passphrase_file,
+        passphrase_fd,
+        passphrase: _,
     } = &image.open;
     let given = [
         ("--format", format.is_some()),
@@ -292,6 +295,7 @@ fn refuse_options(shown: &Shown<'_>) -> Result<(), Error> {
         ("--sector-size", sector_size.is_some()),
         ("--snapshot", snapshot.is_some()),
         ("--member", member.is_some()),
+        ("a passphrase", encrypted || passphrase_file.is_some() || passphrase_fd.is_some()),
         ("--bad", reads.bad != cli::Bad::Error),
         ("--suspect", reads.suspect != cli::Suspect::Error),
         ("--cache", reads.cache != Options::default().cache),

@@ -69,6 +69,8 @@ struct Raw {
     #[serde(default)]
     member: Option<String>,
     #[serde(default)]
+    passphrase_file: Option<Absolute>,
+    #[serde(default)]
     bad: Option<Policy>,
     #[serde(default)]
     suspect: Option<Name<Suspect>>,
@@ -236,6 +238,7 @@ impl TryFrom<Raw> for Entry {
             ("sector-size", raw.sector_size),
             ("snapshot", raw.snapshot),
             ("member", raw.member),
+            ("passphrase-file", raw.passphrase_file.map(text)),
             ("bad", raw.bad.map(|p| p.0)),
             ("suspect", raw.suspect.map(|n| n.0)),
             ("cache", raw.cache),
@@ -326,7 +329,7 @@ mod tests {
                 { "image": "/a/disk.cdimg" },
                 { "image": "/b/-x y.img", "dir": "/mnt/b", "attach": false, "bad": "pattern:a b", "cache": "32M",
                   "errno": "medium", "suspect": "read", "via": "nfs", "allow_other": true, "files": true, "format": "raw",
-                  "mapfile": "/b/x.map", "sector_size": 4096, "allow_parent": ["/p", "/q"] },
+                  "mapfile": "/b/x.map", "sector_size": 4096, "passphrase_file": "/b/pass", "allow_parent": ["/p", "/q"] },
                 { "image": "/c", "badblocks": "/c.txt", "block_size": 1024,
                   "with": "hdiutil", "mount": true, "partscan": true, "readahead": 0 } ] }"#,
         );

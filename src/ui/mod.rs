@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod ask;
 pub mod imaging;
 pub mod page;
 pub mod picture;

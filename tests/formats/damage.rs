@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::{open, open_source};
+use cdi_image::passphrase::Passphrase;
 
 use super::chd::chd_make;
 use super::{dmg_sample, qcow, truth};
 use crate::common::{Lab, Random, run, seeds};
-use crate::makers::{self, Aff4, Tables};
+use crate::makers::encrypted::USUAL;
+use crate::makers::ndif::{apple, mac_binary, ndif};
+use crate::makers::{self, Aff4, Tables, encrypted};
 
 const DAMAGES: u64 = 20_000;
 
@@ -25,7 +28,7 @@ tests!(
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
-            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            let options = options(format);
             let len = whole.len();
             let places = (0..len.min(700)).chain(len.saturating_sub(700)..len);
             let start = Instant::now();
@@ -70,7 +73,7 @@ tests!(
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 fs::write(file, &bytes).unwrap();
             }
-            let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+            let options = options(format);
             assert!(open_source(Box::new(bytes), Path::new("/nowhere/seed"), &options).is_ok(), "{name}");
         }
     }
@@ -152,6 +155,10 @@ tests!(
         damaged_checked(makers::ex01(&truth(), &[(100, 4)]), "ewf2");
     }
 
+    fn damaged_diskcopy() {
+        damaged(makers::diskcopy(&truth(), &truth()[..2048 * 12]), "diskcopy");
+    }
+
     fn damaged_dmg() {
         damaged(makers::dmg(&truth(), Tables::PropertyList), "dmg");
     }
@@ -167,6 +174,54 @@ tests!(
 
     fn damaged_sparseimage() {
         damaged(makers::sparseimage(&truth()), "sparseimage");
+    }
+
+    fn damaged_encrypted_dmg() {
+        damaged(encrypted(&makers::dmg(&truth(), Tables::PropertyList), &USUAL), "dmg");
+    }
+
+    fn damaged_encrypted_sparseimage() {
+        damaged(encrypted(&makers::sparseimage(&truth()), &USUAL), "sparseimage");
+    }
+
+    fn damaged_encrypted_first() {
+        damaged(makers::encrypted_first(&makers::sparseimage(&truth())), "sparseimage");
+    }
+
+    /// The token of an encrypted bundle.
+    fn damaged_encrypted_bundle() {
+        let lab = Lab::new();
+        fs::create_dir_all(lab.path("b.sparsebundle/bands")).unwrap();
+        let files = makers::encrypted_bundle(&truth(), &USUAL);
+        for (name, bytes) in &files {
+            lab.write(&format!("b.sparsebundle/{name}"), bytes);
+        }
+        damaged_part(&lab, "b.sparsebundle", "b.sparsebundle/token", "sparsebundle");
+    }
+
+    /// A segment of a dmg.
+    fn damaged_dmg_segment() {
+        let lab = Lab::new();
+        let segments = makers::dmg_segments(&makers::dmg(&truth(), Tables::PropertyList), 300_000);
+        lab.write("a.dmg", &segments[0]);
+        for (n, bytes) in segments.iter().enumerate().skip(1) {
+            lab.write(&format!("a.{:03}.dmgpart", n + 1), bytes);
+        }
+        damaged_part(&lab, "a.dmg", "a.002.dmgpart", "dmg");
+    }
+
+    fn damaged_ndif() {
+        let (data, resources) = ndif(&truth(), 0);
+        damaged(mac_binary(&data, &resources), "ndif");
+    }
+
+    /// The resource fork next to the data.
+    fn damaged_ndif_fork() {
+        let lab = Lab::new();
+        let (data, resources) = ndif(&truth(), 0);
+        lab.write("a.smi", data);
+        lab.write("._a.smi", apple(None, &resources));
+        damaged_part(&lab, "a.smi", "._a.smi", "ndif");
     }
 
     fn damaged_aff4() {
@@ -302,6 +357,15 @@ fn ewf_image(format: &str) -> Vec<u8> {
     fs::read(path.unwrap()).unwrap()
 }
 
+/// How an image of this format is opened. Those that are encrypted have this passphrase.
+fn options(format: &str) -> OpenOptions {
+    OpenOptions {
+        format: Some(format.into()),
+        passphrase: Some(Passphrase::new(USUAL.passphrases[0])),
+        ..OpenOptions::default()
+    }
+}
+
 /// An image of each format, small, by format and kind.
 fn small_images() -> Vec<(&'static str, Vec<u8>)> {
     let small = &truth()[..192 << 10];
@@ -315,11 +379,15 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
         ),
         ("chd/all", chd_image()),
+        ("diskcopy/tags", makers::diskcopy(small, &truth()[..384 * 12])),
         ("dmg/list", makers::dmg(small, Tables::PropertyList)),
         ("dmg/fork", makers::dmg(small, Tables::ResourceFork)),
+        ("dmg/encrypted", encrypted(&makers::dmg(small, Tables::PropertyList), &USUAL)),
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
+        ("ndif/mac_binary", small_ndif(mac_binary)),
+        ("ndif/apple_single", small_ndif(|data, resources| apple(Some(data), resources))),
         ("parallels/expanding", qemu_image("parallels", "cluster_size=64k")),
         ("parallels/older", makers::parallels(small, 63)),
         ("qcow/deflate", qcow_image()),
@@ -327,6 +395,8 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("qcow2/zlib", qemu_image("qcow2", "-c")),
         ("qed/small", qemu_image("qed", "cluster_size=4k,table_size=2")),
         ("sparseimage/all", makers::sparseimage(small)),
+        ("sparseimage/encrypted_first", makers::encrypted_first(&makers::sparseimage(small))),
+        ("sparseimage/encrypted", encrypted(&makers::sparseimage(small), &USUAL)),
         ("vdi/dynamic", qemu_image("vdi", "static=off")),
         ("vhd/dynamic", qemu_image("vpc", "force_size=on")),
         ("vhdx/dynamic", qemu_image("vhdx", "block_size=1M")),
@@ -336,6 +406,12 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("vmdk/stream", qemu_image("vmdk", "subformat=streamOptimized")),
         ("zstd/sums", makers::zstd_seekable(small, 16384)),
     ]
+}
+
+/// A small image of DiskCopy 6, in a container.
+fn small_ndif(contain: impl Fn(&[u8], &[u8]) -> Vec<u8>) -> Vec<u8> {
+    let (data, resources) = ndif(&truth()[..192 << 10], 0);
+    contain(&data, &resources)
 }
 
 /// Damage where the format has no checksums, or not of all: no panic, no hang, no memory.
@@ -350,7 +426,7 @@ fn damaged_checked(whole: Vec<u8>, format: &str) {
 
 /// Damages an image; `sign` corrects the checksums of what is damaged.
 fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>, sign: &dyn Fn(&mut [u8])) {
-    let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+    let options = options(format);
     let mut sound = 0;
     for seed in seeds(DAMAGES) {
         let start = Instant::now();
@@ -382,6 +458,25 @@ fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>, sign: &dyn Fn(&mut [
         assert!(start.elapsed() < Duration::from_secs(10), "{format}, CDI_SEED={seed}: too long");
     }
     assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{format}: all of it was refused");
+}
+
+/// Damage of one of several files of an image: no panic, no hang, no memory.
+fn damaged_part(lab: &Lab, image: &str, part: &str, format: &str) {
+    let whole = lab.read(part);
+    let mut sound = 0;
+    for seed in seeds(DAMAGES).step_by(4) {
+        let start = Instant::now();
+        let random = &mut Random::new(seed);
+        lab.write(part, damaged_bytes(&whole, random));
+        if let Ok(opened) = open(&lab.path(image), &options(format)) {
+            sound += 1;
+            let disk = Disk::new(opened, Options::default());
+            let offset = random.below(disk.size());
+            let _ = disk.read_at(&mut vec![0; (disk.size() - offset).min(4096) as usize], offset);
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{part}, CDI_SEED={seed}: too long");
+    }
+    assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1, "{part}: all of it was refused");
 }
 
 /// A few damages; most of them at the start and the end, where structures are.

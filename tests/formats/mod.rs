@@ -7,12 +7,15 @@ mod cdimg_damage;
 mod chd;
 mod clonezilla;
 mod damage;
+mod diskcopy;
 mod dmg;
+mod encrypted;
 mod ewf;
 mod ewf2;
 mod holes;
 mod iboredimg;
 mod maps;
+mod ndif;
 mod packed;
 mod parallels;
 mod parents;
@@ -42,12 +45,15 @@ pub const MODULES: &[&[Test]] = &[
     chd::TESTS,
     clonezilla::TESTS,
     damage::TESTS,
+    diskcopy::TESTS,
     dmg::TESTS,
+    encrypted::TESTS,
     ewf::TESTS,
     ewf2::TESTS,
     holes::TESTS,
     iboredimg::TESTS,
     maps::TESTS,
+    ndif::TESTS,
     packed::TESTS,
     parallels::TESTS,
     parents::TESTS,

@@ -93,3 +93,35 @@ pub fn dmg(disk: &[u8], tables: Tables) -> Vec<u8> {
     file.extend(koly);
     file
 }
+
+/// A dmg in segments with at most `size` bytes of its data each, as hdiutil splits it: the first has the tables.
+pub fn dmg_segments(whole: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let number = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap()) as usize;
+    let koly = whole.len() - 512;
+    let data_len = number(koly + 32);
+    let parts: Vec<&[u8]> = whole[..data_len].chunks(size).collect();
+    let segment = |(n, data): (usize, &&[u8])| {
+        let mut file = data.to_vec();
+        let mut trailer = whole[koly..].to_vec();
+        let mut set = |at: usize, bytes: &[u8]| trailer[at..at + bytes.len()].copy_from_slice(bytes);
+        set(16, &((n * size) as u64).to_be_bytes());
+        set(32, &(data.len() as u64).to_be_bytes());
+        set(56, &(n as u32 + 1).to_be_bytes());
+        set(60, &(parts.len() as u32).to_be_bytes());
+        set(64, b"segments of one.");
+        set(88, &crc32(data).to_be_bytes());
+        for list in [40, 216] {
+            let here = if n == 0 && number(koly + list + 8) > 0 { data.len() as u64 } else { 0 };
+            set(list, &here.to_be_bytes());
+            if n > 0 {
+                set(list + 8, &[0; 8]);
+            }
+        }
+        if n == 0 {
+            file.extend_from_slice(&whole[data_len..koly]);
+        }
+        file.extend(trailer);
+        file
+    };
+    parts.iter().enumerate().map(segment).collect()
+}

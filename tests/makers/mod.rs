@@ -3,9 +3,12 @@
 
 mod aff4;
 mod android_sparse;
+mod diskcopy;
 mod dmg;
+pub mod encrypted;
 mod ewf2;
 pub mod iboredimg;
+pub mod ndif;
 mod parallels;
 mod partclone;
 mod sparse;
@@ -20,7 +23,9 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
 pub use android_sparse::{android_sparse, android_sparse_part};
-pub use dmg::{Tables, dmg};
+pub use diskcopy::diskcopy;
+pub use dmg::{Tables, dmg, dmg_segments};
+pub use encrypted::{Encryption, encrypted, encrypted_bundle, encrypted_first};
 pub use ewf2::{ex01, ex01_segments};
 pub use parallels::{parallels, parallels_descriptor};
 pub use partclone::partclone_v1;

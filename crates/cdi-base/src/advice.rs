@@ -21,6 +21,10 @@ pub enum Advice {
     BlockSize,
     /// Specify the disk's sector size.
     SectorSize,
+    /// Give the passphrase of an encrypted image.
+    Passphrase,
+    /// Give another passphrase: this one is wrong.
+    WrongPassphrase,
     /// Convert this raw file to an image with random access.
     Convert(PathBuf),
     /// Use this file as the mapfile of an image.
@@ -59,6 +63,8 @@ impl fmt::Display for Advice {
                 f.write_str("use the block size that badblocks was given (default: 1024)")
             }
             Advice::SectorSize => f.write_str("specify the sector size"),
+            Advice::Passphrase => f.write_str("give the passphrase"),
+            Advice::WrongPassphrase => f.write_str("give another passphrase"),
             Advice::Convert(raw) => write!(f, "convert {} to an image with random access", raw.display()),
             Advice::IsMapfile => f.write_str("specify the image that this mapfile belongs to"),
             Advice::Repair => f.write_str("repair the image to salvage what is left"),

@@ -14,6 +14,7 @@ use cdi_base::workers;
 use cdi_image::disk::{Disk, Options};
 use cdi_image::image::{Mapfile, OpenOptions};
 use cdi_image::open;
+use cdi_image::passphrase::Passphrase;
 use nix::errno::Errno;
 
 /// An open image: `cdi_disk` of the header.
@@ -31,6 +32,7 @@ pub struct CdiOptions {
     sector_size: u32,
     read_suspect: u32,
     allow_parent: *const *const c_char,
+    passphrase: *const c_char,
 }
 
 /// Opens an image and starts its readahead threads. Also returns the image's warnings, one per line.
@@ -80,6 +82,8 @@ unsafe fn convert_options(options: *const CdiOptions) -> Result<(OpenOptions, Op
     };
     // SAFETY: each is NULL or a zero-terminated string, as the caller guarantees.
     let (format, mapfile, badblocks) = unsafe { (text(own.format), text(own.mapfile), text(own.badblocks)) };
+    // SAFETY: NULL or a zero-terminated string, as the caller guarantees.
+    how.passphrase = unsafe { text(own.passphrase) }.map(|text| Passphrase::new(text.as_bytes()));
     how.format = format.map(|f| f.to_string_lossy().into_owned());
     how.mapfile = match mapfile {
         None => Mapfile::Adjacent,

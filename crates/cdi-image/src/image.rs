@@ -17,6 +17,7 @@ use crate::details::ImageDetails;
 use crate::extent::Extent;
 use crate::input::Input;
 use crate::metadata::Metadata;
+use crate::passphrase::Passphrase;
 use crate::stored_hashes::StoredHash;
 
 /// The opened index of a disk image, which knows where the bytes of the disk are.
@@ -131,6 +132,8 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// The disk to open of an image that holds several, by its name.
     pub member: Option<String>,
+    /// The passphrase of an encrypted image.
+    pub passphrase: Option<Passphrase>,
     /// Where indexes of packed images are kept. None: they are not, and are made each time.
     pub indexes: Option<Arc<dyn Indexes>>,
 }

@@ -45,7 +45,7 @@
 //! | feature | formats |
 //! |---|---|
 //! | `aff4` | AFF4 |
-//! | `apple` | dmg, sparse images, sparse bundles |
+//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; DiskCopy 4.2 and 6 |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
 //! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4; directories by Clonezilla |
@@ -75,6 +75,8 @@ pub mod badmap;
 mod bytes;
 pub mod cdimg;
 pub mod codec;
+#[cfg(feature = "apple")]
+mod crypto;
 pub mod details;
 pub mod disk;
 pub mod extent;
@@ -87,6 +89,7 @@ pub mod open;
 #[cfg(feature = "packed")]
 pub mod packed;
 pub mod part;
+pub mod passphrase;
 pub mod reader;
 pub mod stored_hashes;
 pub mod text;
@@ -97,5 +100,7 @@ pub use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
 pub use disk::Disk;
 #[doc(inline)]
 pub use open::DiskOptions;
+#[doc(inline)]
+pub use passphrase::Passphrase;
 #[doc(inline)]
 pub use reader::DiskReader;

@@ -18,6 +18,7 @@ use crate::input::pieces::{self, join_hint};
 use crate::input::{Input, ReadAt};
 #[cfg(feature = "packed")]
 use crate::packed::{self, Packing};
+use crate::passphrase::Passphrase;
 
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
@@ -60,6 +61,12 @@ pub const FORMATS: &[&Format] = &[
     #[cfg(feature = "vm")]
     &vmdk::FORMAT,
     &zstd_seekable::FORMAT,
+    // It has next to no magic number, so the others come first.
+    #[cfg(feature = "apple")]
+    &diskcopy::FORMAT,
+    // It may be in another file that it is one.
+    #[cfg(feature = "apple")]
+    &ndif::FORMAT,
     #[cfg(feature = "packed")]
     &raw::PACKED[0],
     #[cfg(feature = "packed")]
@@ -147,6 +154,12 @@ impl DiskOptions {
         self
     }
 
+    /// Sets the passphrase of an encrypted image; it is not used for other images.
+    pub fn passphrase(mut self, passphrase: Passphrase) -> DiskOptions {
+        self.open.passphrase = Some(passphrase);
+        self
+    }
+
     /// Sets what a read of a bad sector returns; an error by default.
     pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
         self.reads.bad = policy;
@@ -195,6 +208,8 @@ pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) 
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
+    #[cfg(feature = "apple")]
+    let input = encrcdsa::decrypted(input, options).map_err(|e| e.at(&path))?;
     #[cfg(feature = "packed")]
     let input = unpacked(input, options).map_err(|e| e.at(&path))?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Returns the metadata of an image: the content of `info.json` and the output of `cdi info --json`.
 pub fn info(disk: &Disk) -> Value {
-    json!({
+    let mut info = json!({
         "image": disk.input().path().display().to_string(),
         "image_bytes": disk.input().total_len(),
         "format": disk.format().name,
@@ -23,7 +23,11 @@ pub fn info(disk: &Disk) -> Value {
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
         "packed_files": disk.image().details().packed.iter().map(packed).collect::<Vec<_>>(),
         "metadata": disk.metadata(),
-    })
+    });
+    if let Some(how) = disk.input().encryption() {
+        info["encryption"] = how.into();
+    }
+    info
 }
 
 fn packed(file: &PackedFile) -> Value {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_capture::rescue::source::Source;
 use cdi_image::cdimg::reader::CdiImage;
@@ -92,6 +93,11 @@ pub(super) fn refuse_other_image(args: &Create) -> Result<(), Error> {
                 format!("is a {} image: options for reading a failing disk do not apply", opened.format.name);
             let hint = "to convert it, leave them out; with --rescue, the file itself is read like a disk";
             Err(Error::usage(what).at(&args.source).hint(hint))
+        }
+        Err(e) if e.advice.contains(&Advice::Passphrase) => {
+            let hint = "to convert it, leave out the options for reading a failing disk; with --rescue, the file \
+                itself is read like a disk";
+            Err(Error::usage("is an encrypted image").at(&args.source).hint(hint))
         }
         _ => Ok(()),
     }

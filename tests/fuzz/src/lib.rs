@@ -10,10 +10,13 @@ use cdi_fs::volume::Volume;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open_source;
+use cdi_image::passphrase::Passphrase;
 
 /// Reads an image of a format. Nothing is beside it. Errors are right; panics, hangs and memory are what is sought.
 pub fn image(format: &str, bytes: &[u8]) {
-    let options = OpenOptions { format: Some(format.into()), ..OpenOptions::default() };
+    // That of the encrypted images which the fuzzer starts with.
+    let passphrase = Some(Passphrase::new("open sesame"));
+    let options = OpenOptions { format: Some(format.into()), passphrase, ..OpenOptions::default() };
     let Ok(opened) = open_source(Box::new(bytes.to_vec()), Path::new("/nowhere/fuzz"), &options) else {
         return;
     };

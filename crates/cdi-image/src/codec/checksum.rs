@@ -1,10 +1,18 @@
 //! Checksums of chunks and of metadata structures.
 
-use crc::{CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
+use crc::{Algorithm, CRC_16_IBM_3740, CRC_16_XMODEM, CRC_32_ISO_HDLC, Crc, Digest, Table};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use xxhash_rust::xxh64::xxh64;
 
 static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_IBM_3740);
+/// That of zip with the polynomial as for the other order of bits, and without the complement at the end.
+static DISK_COPY_6: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&Algorithm {
+    poly: 0x04C1_1DB7_u32.reverse_bits(),
+    xorout: 0,
+    check: 0,
+    residue: 0,
+    ..CRC_32_ISO_HDLC
+});
 static CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
 /// A checksum of a chunk.
@@ -68,12 +76,22 @@ pub fn crc32_state(before: u32, bytes: &[u8]) -> u32 {
     !hasher.finalize()
 }
 
+/// Returns the CRC-16 (polynomial 0x1021, initial value 0) of `bytes`.
+pub fn crc16_xmodem(bytes: &[u8]) -> u16 {
+    Crc::<u16>::new(&CRC_16_XMODEM).checksum(bytes)
+}
+
 /// A CRC-32 in progress.
 pub type Crc32 = Digest<'static, u32, Table<16>>;
 
 /// Starts a CRC-32 (the one of zip and Ethernet).
 pub fn crc32() -> Crc32 {
     CRC32.digest()
+}
+
+/// Starts the CRC-32 of DiskCopy 6.
+pub fn disk_copy_6() -> Crc32 {
+    DISK_COPY_6.digest()
 }
 
 /// Returns the Adler-32 (RFC 1950) of `bytes`.

@@ -13,7 +13,7 @@ mod run_lengths;
 use std::cell::RefCell;
 use std::io::Read;
 
-pub use checksum::{Crc32, Sum, adler32, crc16, crc32, crc32_state};
+pub use checksum::{Crc32, Sum, adler32, crc16, crc16_xmodem, crc32, crc32_state, disk_copy_6};
 pub use compress::Compressor;
 use flate2::{Decompress, FlushDecompress, Status};
 

@@ -11,7 +11,11 @@ pub mod chd;
 #[cfg(feature = "packed")]
 pub mod clonezilla;
 #[cfg(feature = "apple")]
+pub mod diskcopy;
+#[cfg(feature = "apple")]
 pub mod dmg;
+#[cfg(feature = "apple")]
+pub mod encrcdsa;
 #[cfg(feature = "ewf")]
 pub mod ewf;
 #[cfg(feature = "ewf")]
@@ -19,6 +23,8 @@ pub mod ewf2;
 pub mod iboredimg;
 #[cfg(feature = "vm")]
 mod named;
+#[cfg(feature = "apple")]
+pub mod ndif;
 #[cfg(feature = "vm")]
 pub mod parallels;
 pub mod partclone;
@@ -31,6 +37,8 @@ pub mod qcow2;
 #[cfg(feature = "vm")]
 pub mod qed;
 pub mod raw;
+#[cfg(feature = "apple")]
+mod resource_fork;
 #[cfg(feature = "apple")]
 pub mod sparsebundle;
 #[cfg(feature = "apple")]

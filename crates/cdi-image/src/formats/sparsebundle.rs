@@ -2,7 +2,7 @@
 //!
 //! Sources: bundles by hdiutil and Time Machine. `Info.plist` contains the size of the disk and of a band; band n is
 //! the file `bands/HEX`. Missing bands, and the missing end of a short one, are zeros. If the bundle is encrypted,
-//! `token` begins like an encrypted image.
+//! `token` is the header of an encrypted image (`encrcdsa/mod.rs`), and so is each band.
 
 use cdi_base::workers::lock;
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 
 use super::chain::zeros;
+use super::encrcdsa::{self, Unlocked};
 use super::property_list;
 use crate::bytes::flaw;
 use crate::details::ImageDetails;
@@ -41,6 +42,8 @@ struct Bundle {
     present: Vec<u64>,
     /// The bands opened so far.
     opened: Mutex<HashMap<u64, FileNo>>,
+    /// The keys, if the bundle is encrypted.
+    unlocked: Option<Unlocked>,
     details: ImageDetails,
 }
 
@@ -68,12 +71,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     if band == 0 || band % u64::from(SECTOR) != 0 || i64::try_from(band).is_err() {
         return flaw(0, format!("invalid band size: {band} bytes"));
     }
-    if let Some(token) = input.sibling("token".as_ref())?
-        && input.bytes_of(token, 0, 8, "the token").is_ok_and(|b| b == b"encrcdsa")
-    {
-        return Err(Error::bad_image("encrypted sparse bundle (not supported)").hint(
-            "on a Mac, decrypt it with 'hdiutil convert BUNDLE -format UDRO -o PLAIN', which asks for the password",
-        ));
+    let token = input.sibling("token".as_ref())?.filter(|token| encrcdsa::is_encrypted(&input, *token));
+    let unlocked =
+        token.map(|token| Unlocked::of_file(&input, token, options.passphrase.as_ref())).transpose()?;
+    if let Some(block) = unlocked.as_ref().map(|u| u64::from(u.block())).filter(|block| band % block != 0) {
+        return flaw(0, format!("bands of {band} bytes do not consist of encrypted blocks of {block} bytes"));
     }
     let Some(names) = input.names("bands".as_ref())? else {
         return Err(Error::bad_image("incomplete sparse bundle: the directory 'bands' is missing"));
@@ -101,6 +103,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         band,
         present,
         opened: Mutex::default(),
+        unlocked,
         details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
     }))
 }
@@ -134,13 +137,12 @@ impl Bundle {
             return Ok(*file);
         }
         let name = format!("{band:x}");
+        let found = self.input.sibling_in("bands", name.as_ref()).ok().flatten().and_then(|file| {
+            let Some(unlocked) = &self.unlocked else { return Some(file) };
+            unlocked.band(&self.input, file, &self.input.path_of(file)).ok()
+        });
         // The file existed when the bundle was opened.
-        let file = self
-            .input
-            .sibling_in("bands", name.as_ref())
-            .ok()
-            .flatten()
-            .ok_or(ReadError::Unmapped { offset: band * self.band })?;
+        let file = found.ok_or(ReadError::Unmapped { offset: band * self.band })?;
         Ok(*lock().entry(band).or_insert(file))
     }
 }

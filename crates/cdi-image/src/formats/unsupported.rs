@@ -10,7 +10,7 @@ use cdi_base::error::Error;
 use cdi_base::printable::quoted;
 
 use crate::badmap::load::is_mapfile;
-use crate::bytes::{be32, le32};
+use crate::bytes::le32;
 use crate::input::Input;
 use crate::input::pieces::{self, join_hint};
 use crate::text::command::new_name;
@@ -79,16 +79,6 @@ const ALL: &[Container] = &[
         "an Apple sparse image (ASIF)",
         At(0, b"shdw"),
         "convert it on a Mac with macOS 26: diskutil image create from FILE disk.dmg --format RAW",
-    ),
-    container(
-        "an encrypted Apple disk image",
-        At(0, b"encrcdsa"),
-        "decrypt it on a Mac: hdiutil convert FILE -format UDRO -o plain",
-    ),
-    container(
-        "a DiskCopy image",
-        Check(disk_copy),
-        "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or remove its first 84 bytes: tail -c +85 FILE",
     ),
     container(
         "an AFF image, version 1 to 3",
@@ -342,15 +332,6 @@ fn arj(start: &[u8], _: u64) -> bool {
     start.len() > 34 && start.starts_with(b"\x60\xEA") && (30..=34).contains(&start[4]) && start[3] <= 0x0A
 }
 
-/// Checks for DiskCopy 4.2: a name, the number 256, and lengths of data and tags that add up to the file's length.
-fn disk_copy(start: &[u8], len: u64) -> bool {
-    start.len() >= 84
-        && (1..=63).contains(&start[0])
-        && start[82..84] == [1, 0]
-        && be32(start, 64) > 0
-        && 84 + u64::from(be32(start, 64)) + u64::from(be32(start, 68)) == len
-}
-
 /// Checks for the twelve sync bytes that begin each raw CD sector, and a valid mode.
 fn compact_disc(start: &[u8], len: u64) -> bool {
     let sync = start.len() > 16 && start[0] == 0 && start[11] == 0 && start[1..11].iter().all(|b| *b == 0xFF);
@@ -416,12 +397,6 @@ mod tests {
         assert!(
             found(b"\x5D\0\0\x80\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 100).is_some_and(|s| s.contains("lzma"))
         );
-        let mut floppy = vec![0; 84];
-        floppy[..5].copy_from_slice(b"\x04disk");
-        floppy[64..68].copy_from_slice(&819_200u32.to_be_bytes());
-        floppy[82] = 1;
-        assert!(found(&floppy, 84 + 819_200).is_some_and(|s| s.contains("DiskCopy")));
-        assert_eq!(found(&floppy, 84 + 819_201), None);
     }
 
     #[test]

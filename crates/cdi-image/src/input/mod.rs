@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use cdi_base::error::{Error, Flaw, ReadError};
@@ -136,6 +136,7 @@ pub struct Input {
     modified: Option<SystemTime>,
     parts: Arc<Parts>,
     derived: Derived,
+    encryption: Arc<OnceLock<String>>,
 }
 
 impl Input {
@@ -196,6 +197,7 @@ impl Input {
             modified: None,
             parts: Arc::new(Parts::new(path)),
             derived: Derived::default(),
+            encryption: Arc::default(),
         })
     }
 
@@ -217,6 +219,7 @@ impl Input {
             modified: self.modified,
             parts: Arc::clone(&self.parts),
             derived: self.derived.clone(),
+            encryption: Arc::clone(&self.encryption),
         })
     }
 
@@ -239,6 +242,16 @@ impl Input {
     pub fn derive(&self, source: Arc<dyn ReadAt>, path: &Path) -> Result<FileNo, Error> {
         let len = source.len().map_err(|e| Error::io("cannot determine the size", path, e))?;
         Ok(self.derived.add(source, len, path))
+    }
+
+    /// Notes in words how the image is encrypted, without anything secret.
+    pub(crate) fn note_encryption(&self, how: String) {
+        let _ = self.encryption.set(how);
+    }
+
+    /// Returns how the image is encrypted, if it is.
+    pub fn encryption(&self) -> Option<&str> {
+        self.encryption.get().map(String::as_str)
     }
 
     /// Returns when the file was last modified, if known.

@@ -3,9 +3,10 @@
 //! Sources: the libmodi project's documentation of the format, qemu's reader, and images by several versions of
 //! hdiutil. All numbers are big-endian. The file ends with a trailer of 512 bytes ("koly"), which contains the offset
 //! of a property list; the list has a chunk table ("mish") for each part of the disk. Parts of the disk that are in no
-//! table are zeros.
+//! table are zeros. Images in segments are as the documents of keramics and the comments of ewfprobe describe them, whose
+//! authors measured images by hdiutil.
 
-mod fork;
+mod segments;
 mod tables;
 
 use std::ops::Range;
@@ -15,10 +16,12 @@ use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
 
+use self::segments::Data;
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum, crc32};
 use crate::details::ImageDetails;
-use crate::extent::{CompressedChunk, Extent, Origin};
+use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
+use crate::formats::encrcdsa;
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
 use crate::metadata::Metadata;
@@ -30,7 +33,7 @@ pub const FORMAT: Format = Format {
     summary: "Apple's disk images (UDIF): zlib, bzip2, LZFSE, XZ, ADC, uncompressed",
     integrity: "CRC-32 of each part of the disk and of the file, checked on verification; zlib, bzip2 and XZ check each chunk",
     suffixes: &["dmg"],
-    probe: |input| encrypted(input) || matches!(trailer(input), Ok(Some(_))),
+    probe: |input| encrcdsa::is_either(input) || matches!(trailer(input, Input::MAIN), Ok(Some(_))),
     open,
 };
 
@@ -45,8 +48,8 @@ struct Dmg {
     size: u64,
     /// Sorted by disk offset, not empty, not overlapping.
     runs: Vec<Run>,
-    /// The CRC-32 of the file's data, with the range of the data in the file.
-    data_crc: Option<(Range<u64>, u32)>,
+    /// The data of the chunks, and its checksums.
+    data: Data,
     /// The CRC-32 of the tables' checksums, with its own offset in the file.
     master_crc: Option<(u64, u32)>,
     details: ImageDetails,
@@ -72,43 +75,33 @@ enum Source {
     },
 }
 
-/// Checks whether the image is encrypted: the newer kind has its magic at the start, the older one at the end.
-fn encrypted(input: &Input) -> bool {
-    let is_at = |at: u64, what: &[u8]| input.bytes(at, 8, "the header").is_ok_and(|b| b == what);
-    is_at(0, b"encrcdsa") || input.len().checked_sub(8).is_some_and(|at| is_at(at, b"cdsaencr"))
-}
-
 /// Finds the trailer: at the end of the file, or followed by padding shorter than itself. Returns its offset and bytes.
-fn trailer(input: &Input) -> Result<Option<(u64, Vec<u8>)>, Error> {
-    let start = input.len().saturating_sub(2 * TRAILER as u64 - 1);
-    let end = input.bytes(start, index(input.len() - start), "the end of the file")?;
+fn trailer(input: &Input, file: FileNo) -> Result<Option<(u64, Vec<u8>)>, Error> {
+    let len = input.len_of(file);
+    let start = len.saturating_sub(2 * TRAILER as u64 - 1);
+    let end = input.bytes_of(file, start, index(len - start), "the end of the file")?;
     let found = end.windows(TRAILER).rposition(|w| w.starts_with(MAGIC));
     Ok(found.map(|n| (start + n as u64, end[n..n + TRAILER].to_vec())))
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    if encrypted(&input) {
-        return Err(Error::bad_image("encrypted disk image (not supported)").hint(
-            "on a Mac, decrypt it with 'hdiutil convert IMAGE -format UDRO -o PLAIN', which asks for the password",
-        ));
+    if encrcdsa::is_either(&input) {
+        let what = "encrypted disk image in an encrypted one (not supported)";
+        return Err(Error::bad_image(what).hint(encrcdsa::ON_A_MAC));
     }
-    let Some((at, trailer)) = trailer(&input)? else {
-        return Err(Error::bad_image(
-            "no UDIF trailer: the image is truncated, or it is a raw disk image named .dmg",
-        )
-        .hint("read/write disk images are raw disks")
-        .then(Advice::NameFormat(vec!["raw"])));
+    let Some((at, trailer)) = trailer(&input, Input::MAIN)? else {
+        let what = match input.encryption() {
+            None => "no UDIF trailer: the image is truncated, or it is a raw disk image named .dmg",
+            Some(_) => {
+                "no UDIF trailer in the encrypted image: its key is damaged, or it is a raw disk image"
+            }
+        };
+        return Err(Error::bad_image(what)
+            .hint("read/write disk images are raw disks")
+            .then(Advice::NameFormat(vec!["raw"])));
     };
-    if be32(&trailer, 60) > 1 {
-        let what = format!("image split into {} segments (not supported)", be32(&trailer, 60));
-        return flaw(at + 60, what);
-    }
-    let (data, data_len) = (be64(&trailer, 24), be64(&trailer, 32));
-    let inside = |at: u64, len: u64| at.checked_add(len).is_some_and(|end| end <= input.len());
-    if !inside(data, data_len) {
-        let what = format!("the data ({data_len} bytes at byte {data}) extends past the end of the file");
-        return flaw(at + 24, what);
-    }
+    let data = segments::data(&input, at, &trailer)?;
+    let data_len = data.range.end - data.range.start;
     let sectors = be64(&trailer, 492);
     let mut warnings = Vec::new();
     let tables = tables::read(&input, at, &trailer)?;
@@ -121,11 +114,11 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             );
             return flaw(at + 216, what);
         }
-        runs.push(Run { disk: 0..data_len, source: Source::Plain { at: data } });
+        runs.push(Run { disk: 0..data_len, source: Source::Plain { at: data.range.start } });
     }
     for table in &tables {
         let first = runs.len();
-        table.runs(&input, data, &mut runs)?;
+        table.runs(data.range.start, input.len_of(data.file), &mut runs)?;
         let covered: u64 = runs[first..].iter().map(|r| r.disk.end - r.disk.start).sum();
         if covered != table.disk.end - table.disk.start {
             return flaw(
@@ -174,13 +167,12 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         ..Metadata::default()
     };
     let crc_at = |at: usize| (be32(&trailer, at) == CRC32).then(|| be32(&trailer, at + 8));
-    let data_crc = crc_at(80).map(|crc| (data..data + data_len, crc));
     let master_crc = crc_at(352).filter(|_| !tables.is_empty()).map(|crc| (at + 352, crc));
     Ok(Box::new(Dmg {
         input,
         size,
         runs,
-        data_crc,
+        data,
         master_crc,
         details: ImageDetails { stored_hashes, metadata, warnings, ..ImageDetails::default() },
     }))
@@ -199,11 +191,11 @@ impl Image for Dmg {
         };
         let origin = match run.source {
             Source::Zeros | Source::Free => Origin::Fill([0; 8]),
-            Source::Plain { at } => Origin::Stored { file: Input::MAIN, at },
+            Source::Plain { at } => Origin::Stored { file: self.data.file, at },
             Source::Compressed { at, len, codec } => {
                 let uncompressed = u32::try_from(run.disk.end - run.disk.start).unwrap_or(u32::MAX);
                 Origin::Compressed(CompressedChunk {
-                    file: Input::MAIN,
+                    file: self.data.file,
                     at,
                     len,
                     skip: 0,
@@ -222,7 +214,7 @@ impl Image for Dmg {
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
         let cost = "unknown: some of the file's data is damaged; parts whose own checksum matches are intact";
-        if let Some((data, expected)) = &self.data_crc {
+        for (data, expected) in &self.data.sums {
             match self.crc_of(data.clone(), check_cancelled)? {
                 Ok(got) if got == *expected => {}
                 Ok(got) => {
@@ -265,7 +257,7 @@ impl Dmg {
         let mut buffer = vec![0; 1 << 20];
         while at < data.end {
             let len = index((data.end - at).min(buffer.len() as u64));
-            if let Err(e) = self.input.read_exact_at(Input::MAIN, &mut buffer[..len], at) {
+            if let Err(e) = self.input.read_exact_at(self.data.file, &mut buffer[..len], at) {
                 return Ok(Err(e));
             }
             crc.update(&buffer[..len]);

@@ -5,11 +5,12 @@ use std::ops::Range;
 use cdi_base::error::Error;
 use cdi_base::units::{SECTOR, index};
 
-use super::{CRC32, Run, Source, fork};
+use super::{CRC32, Run, Source};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::Codec;
 use crate::extent::MAX_CHUNK;
 use crate::formats::property_list;
+use crate::formats::resource_fork::resources;
 use crate::input::Input;
 
 /// Maximum length of a property list or resource fork in bytes: enough for the chunks of a disk of more than 1 TiB.
@@ -48,7 +49,7 @@ pub(super) fn read(input: &Input, at: u64, trailer: &[u8]) -> Result<Vec<Table>,
     } else if fork_len > 0 {
         let bytes = input.bytes(fork_at, fork_len, "the resource fork")?;
         let what = "the resource fork is damaged";
-        (fork::resources(&bytes, b"blkx").map_or_else(|| flaw(fork_at, what), Ok)?, fork_at)
+        (resources(&bytes, b"blkx").map_or_else(|| flaw(fork_at, what), Ok)?, fork_at)
     } else {
         return Ok(Vec::new());
     };
@@ -91,8 +92,8 @@ impl Table {
         Ok(Table { name, disk, crc, bytes, at })
     }
 
-    /// Appends the table's chunks to `runs`. `data` is the file offset where the image's data begins.
-    pub(super) fn runs(&self, input: &Input, data: u64, runs: &mut Vec<Run>) -> Result<(), Error> {
+    /// Appends the table's chunks to `runs`. `data` is where the image's data begins in its file, which has `file_len` bytes.
+    pub(super) fn runs(&self, data: u64, file_len: u64, runs: &mut Vec<Run>) -> Result<(), Error> {
         let base = data.checked_add(be64(&self.bytes, 24));
         let entries = be32(&self.bytes, 200) as usize;
         for (n, e) in self.bytes[HEADER..].chunks_exact(ENTRY).take(entries).enumerate() {
@@ -131,7 +132,7 @@ impl Table {
                 _ => {}
             }
             let (at, len) = (base.and_then(|base| base.checked_add(be64(e, 24))), be64(e, 32));
-            let at = at.filter(|at| at.checked_add(len).is_some_and(|end| end <= input.len()));
+            let at = at.filter(|at| at.checked_add(len).is_some_and(|end| end <= file_len));
             let Some(at) = at else { return wrong("the chunk extends past the end of the file".into()) };
             let uncompressed = disk.end - disk.start;
             let source = if codec == Codec::Stored {

@@ -1,4 +1,4 @@
-//! Resource forks, which old images have instead of a property list.
+//! Resource forks: old dmgs have one instead of a property list, and images by DiskCopy 6.
 //!
 //! Sources: "Inside Macintosh: More Macintosh Toolbox", chapter 1, "Resource Manager". All numbers are big-endian.
 
