@@ -141,6 +141,10 @@ tests!(
         damaged(makers::sparseimage(&truth()), "sparseimage");
     }
 
+    fn damaged_asif() {
+        damaged(asif_image(&truth()), "asif");
+    }
+
     fn damaged_aff4() {
         damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
     }
@@ -205,6 +209,10 @@ tests!(
     }
 );
 
+fn asif_image(disk: &[u8]) -> Vec<u8> {
+    makers::asif(makers::Asif::default(), disk.len() as u64, &[(0, disk)])
+}
+
 fn chd_image() -> Vec<u8> {
     let lab = Lab::new();
     lab.write("disk.raw", truth());
@@ -239,6 +247,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
+        ("asif/all", asif_image(small)),
         (
             "cdimg/zstd",
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),

@@ -1,6 +1,7 @@
 //! A file for each format that cdi reads, and files for tests of several formats.
 
 mod aff4;
+mod asif;
 pub mod cdimg;
 mod cdimg_damage;
 mod chd;
@@ -28,6 +29,7 @@ use crate::common::{Lab, Test, corpus, disk, run};
 /// The tests, by module.
 pub const MODULES: &[&[Test]] = &[
     aff4::TESTS,
+    asif::TESTS,
     cdimg::TESTS,
     cdimg_damage::TESTS,
     chd::TESTS,

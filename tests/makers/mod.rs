@@ -2,6 +2,7 @@
 //! program on a test machine writes.
 
 mod aff4;
+mod asif;
 mod dmg;
 mod ewf2;
 pub mod iboredimg;
@@ -15,6 +16,7 @@ use std::io::Write;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 pub use aff4::{Aff4, aff4};
+pub use asif::{Asif, asif};
 pub use dmg::{Tables, dmg};
 pub use ewf2::{ex01, ex01_segments};
 pub use sparse::{sparsebundle, sparseimage};

@@ -45,7 +45,7 @@
 //! | feature | formats |
 //! |---|---|
 //! | `aff4` | AFF4 |
-//! | `apple` | dmg, sparse images, sparse bundles |
+//! | `apple` | dmg, sparse images, sparse bundles, ASIF |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
 //! | `vm` | qcow2, VHD, VHDX, VMDK, VDI |

@@ -20,6 +20,8 @@ pub const FORMATS: &[&Format] = &[
     &cdimg::FORMAT,
     #[cfg(feature = "aff4")]
     &aff4::FORMAT,
+    #[cfg(feature = "apple")]
+    &asif::FORMAT,
     #[cfg(feature = "chd")]
     &chd::FORMAT,
     #[cfg(feature = "apple")]

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aff4")]
 pub mod aff4;
+#[cfg(feature = "apple")]
+pub mod asif;
 #[cfg(feature = "vm")]
 mod backing;
 mod chain;

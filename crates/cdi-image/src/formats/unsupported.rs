@@ -96,11 +96,6 @@ const ALL: &[Container] = &[
     ),
     container("an Android sparse image", At(0, b"\x3A\xFF\x26\xED"), "convert it: simg2img FILE disk.raw"),
     container(
-        "an Apple sparse image (ASIF)",
-        At(0, b"shdw"),
-        "convert it on a Mac with macOS 26: diskutil image create from FILE disk.dmg --format RAW",
-    ),
-    container(
         "an encrypted Apple disk image",
         At(0, b"encrcdsa"),
         "decrypt it on a Mac: hdiutil convert FILE -format UDRO -o plain",
