@@ -21,7 +21,7 @@ const DAMAGES: u64 = 20_000;
 tests!(
     /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
     /// reader: no panic, no hang, no memory.
-    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -61,7 +61,7 @@ tests!(
     }
 
     /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
-    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
     fn seeds_for_the_fuzzer_open() {
         for (name, bytes) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -145,6 +145,15 @@ tests!(
         damaged(asif_image(&truth()), "asif");
     }
 
+    fn damaged_aff() {
+        damaged(aff_image(&truth()), "aff");
+    }
+
+    #[needs(Program("affconvert"))]
+    fn damaged_aff_lzma() {
+        damaged(affconverted(&["-L", "-s", "64k"]), "aff");
+    }
+
     fn damaged_aff4() {
         damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
     }
@@ -209,6 +218,19 @@ tests!(
     }
 );
 
+fn aff_image(disk: &[u8]) -> Vec<u8> {
+    makers::aff(disk, 64 << 10, &[100, 1500], makers::aff_kind)
+}
+
+fn affconverted(options: &[&str]) -> Vec<u8> {
+    let lab = Lab::new();
+    let raw = lab.write("disk.raw", truth());
+    let out = lab.path("disk.aff");
+    let [raw, out] = [raw, out].map(|p| p.to_str().unwrap().to_owned());
+    run("affconvert", [&["-q"], options, &["-o", &out, &raw]].concat());
+    lab.read("disk.aff")
+}
+
 fn asif_image(disk: &[u8]) -> Vec<u8> {
     makers::asif(makers::Asif::default(), disk.len() as u64, &[(0, disk)])
 }
@@ -247,6 +269,9 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
+        ("aff/own", makers::aff(small, 16 << 10, &[100], makers::aff_kind)),
+        ("aff/zlib", affconverted(&["-s", "64k"])),
+        ("aff/lzma", affconverted(&["-L", "-s", "64k"])),
         ("asif/all", asif_image(small)),
         (
             "cdimg/zstd",

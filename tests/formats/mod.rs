@@ -1,5 +1,6 @@
 //! A file for each format that cdi reads, and files for tests of several formats.
 
+mod aff;
 mod aff4;
 mod asif;
 pub mod cdimg;
@@ -28,6 +29,7 @@ use crate::common::{Lab, Test, corpus, disk, run};
 
 /// The tests, by module.
 pub const MODULES: &[&[Test]] = &[
+    aff::TESTS,
     aff4::TESTS,
     asif::TESTS,
     cdimg::TESTS,

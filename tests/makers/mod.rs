@@ -1,6 +1,7 @@
 //! Writers of other programs' formats, written from the formats' descriptions and not from the readers, for images that no
 //! program on a test machine writes.
 
+mod aff;
 mod aff4;
 mod asif;
 mod dmg;
@@ -15,6 +16,7 @@ use std::io::Write;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
+pub use aff::{AffPage, aff, aff_kind, aff_mark, aff_quad, aff_segment};
 pub use aff4::{Aff4, aff4};
 pub use asif::{Asif, asif};
 pub use dmg::{Tables, dmg};
@@ -34,7 +36,7 @@ pub fn adler(bytes: &[u8]) -> [u8; 4] {
     (b << 16 | a).to_le_bytes()
 }
 
-fn zlib(bytes: &[u8]) -> Vec<u8> {
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -72,6 +72,8 @@ impl<'a> ImageSink<'a> {
                 let reason = Some(Reason::errno(errno.unsigned_abs()));
                 BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
             }
+            // The source marks bad sectors without listing them.
+            ReadError::Bad { untried: false, .. } => BadRange::new(disk, Status::Bad),
             // The source's file is damaged, which says nothing about the disk.
             _ => BadRange::new(disk, Status::NonTried),
         })

@@ -33,6 +33,12 @@ pub trait Image: Send + Sync {
         &self.details().bad
     }
 
+    /// Returns the bytes that a sector contains if it could not be read when the image was made: for formats that do not
+    /// list such sectors, so that they may not all be in [`Image::bad`]. As long as a sector.
+    fn bad_mark(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Returns the metadata about the disk and about how the image was made.
     fn metadata(&self) -> &Metadata {
         &self.details().metadata

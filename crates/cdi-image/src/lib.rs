@@ -44,6 +44,7 @@
 //!
 //! | feature | formats |
 //! |---|---|
+//! | `aff` | AFF, AFD, AFM |
 //! | `aff4` | AFF4 |
 //! | `apple` | dmg, sparse images, sparse bundles, ASIF |
 //! | `chd` | CHD |
@@ -59,7 +60,14 @@
 
 // What formats share is not all used where some of them are left out.
 #![cfg_attr(
-    not(all(feature = "aff4", feature = "apple", feature = "chd", feature = "ewf", feature = "vm")),
+    not(all(
+        feature = "aff",
+        feature = "aff4",
+        feature = "apple",
+        feature = "chd",
+        feature = "ewf",
+        feature = "vm"
+    )),
     allow(dead_code)
 )]
 

@@ -18,6 +18,8 @@ use crate::input::{Input, ReadAt};
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
     &cdimg::FORMAT,
+    #[cfg(feature = "aff")]
+    &aff::FORMAT,
     #[cfg(feature = "aff4")]
     &aff4::FORMAT,
     #[cfg(feature = "apple")]

@@ -78,6 +78,10 @@ impl Opened {
 }
 
 impl Image for Part {
+    fn bad_mark(&self) -> Option<&[u8]> {
+        self.image.bad_mark()
+    }
+
     fn size(&self) -> u64 {
         self.size
     }

@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod cache;
 mod core;
 pub mod live;
+mod marked;
 pub mod runs;
 pub mod stats;
 
@@ -180,6 +181,9 @@ impl Disk {
                 next => {
                     let stop = next.map_or(end, |bad| bad.start.min(end));
                     core.read_held(&mut out[..index(stop - at)], at, sequential)?;
+                    if let Some(mark) = core.image.bad_mark() {
+                        core.apply_mark(mark, &mut out[..index(stop - at)], at, filled)?;
+                    }
                     stop
                 }
             };

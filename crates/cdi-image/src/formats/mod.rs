@@ -1,5 +1,7 @@
 //! Readers for other programs' image formats, one module each, and the code they share.
 
+#[cfg(feature = "aff")]
+pub mod aff;
 #[cfg(feature = "aff4")]
 pub mod aff4;
 #[cfg(feature = "apple")]

@@ -106,11 +106,6 @@ const ALL: &[Container] = &[
         "convert it on a Mac: hdiutil convert FILE -format UDRO -o plain; or remove its first 84 bytes: tail -c +85 FILE",
     ),
     container(
-        "an AFF image, version 1 to 3",
-        At(0, b"AFF10\r\n\0"),
-        "convert it: affconvert -r -e raw FILE (afflib-tools)",
-    ),
-    container(
         "an AD1 file",
         At(0, b"ADSEGMENTEDFILE\0"),
         "it contains files, not a disk: open it in FTK Imager",

@@ -79,6 +79,9 @@ impl ReadAt for File {
 /// The files that represent an image that is a directory: its property list, and Apple's backup copy of it.
 const LISTS: [&str; 2] = ["Info.plist", "Info.bckup"];
 
+/// The first file of an image that is a directory of AFF files. It is opened like any file.
+const AFD_FIRST: &str = "file_000.aff";
+
 /// An image's files.
 pub struct Input {
     source: Arc<dyn ReadAt>,
@@ -116,11 +119,14 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens an image that is a directory (Apple's bundles). The property list or its backup copy is opened as the main
+    /// Opens an image that is a directory: an AFD, or one of Apple's bundles. The property list or its backup copy is opened as the main
     /// file; all other files are next to it.
     fn open_directory(path: &Path) -> Result<Input, Error> {
         // Symbolic links could lead elsewhere, so they are not followed.
         let is_there = |name: &&str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+        if is_there(&AFD_FIRST) {
+            return Input::open(&path.join(AFD_FIRST));
+        }
         let Some(list) = LISTS.into_iter().find(is_there) else {
             return Err(Error::bad_image("is a directory, not an image").at(path));
         };
