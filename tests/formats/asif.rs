@@ -176,8 +176,8 @@ tests!(
             (at(none), 2 << 62 | 1, none, false),
             // A reserved bit; a chunk past the end of the file, one whose offset has more than 64 bits.
             (at(whole), value(whole) | 1 << 55, whole, false),
-            (at(whole), 1 << 62 | image.len() as u64 / 32768, whole, false),
-            (at(whole), 1 << 62 | (1 << 55) - 1, whole, false),
+            (at(whole), (1 << 62) | (image.len() as u64 / 32768), whole, false),
+            (at(whole), (1 << 62) | ((1 << 55) - 1), whole, false),
             // The list of bits is missing, not in the file, or has bits that are not known.
             (bits_entry, 0, partial, false),
             (bits_entry, 1 << 62 | 1, partial, false),

@@ -14,7 +14,7 @@ pub enum AffPage {
 /// The bytes that a bad sector has.
 pub fn aff_mark() -> Vec<u8> {
     let mut mark = b"BAD SECTOR\0".to_vec();
-    mark.extend((mark.len()..512).map(|n| (n * n * 31 >> 3) as u8));
+    mark.extend((mark.len()..512).map(|n| (n * n * 31 / 8) as u8));
     mark
 }
 
@@ -71,7 +71,7 @@ pub fn aff(disk: &[u8], page: usize, bad: &[usize], kind: impl Fn(usize, &[u8]) 
 pub fn aff_kind(n: usize, bytes: &[u8]) -> AffPage {
     match () {
         () if bytes.iter().all(|b| *b == 0) => AffPage::Zeros,
-        () if n % 2 == 0 => AffPage::Zlib,
+        () if n.is_multiple_of(2) => AffPage::Zlib,
         () => AffPage::Stored,
     }
 }

@@ -85,7 +85,8 @@ pub fn asif(how: Asif, size: u64, parts: &[(u64, &[u8])]) -> Vec<u8> {
                 3
             }
         };
-        list[(in_table + in_table / group_chunks) as usize] = status << 62 | file.len() as u64 / how.chunk;
+        list[(in_table + in_table / group_chunks) as usize] =
+            (status << 62) | (file.len() as u64 / how.chunk);
         file.extend(chunk);
     }
     for ((table, group), bits) in bits {

@@ -17,7 +17,7 @@ impl Aff {
     /// Finds the sectors that contain `mark`, of which the image counts `count`, and adds them to the map.
     pub(super) fn note_marks(&mut self, mark: Vec<u8>, count: u64) {
         // A mark that repeats one byte would be the contents of ordinary sectors.
-        let is_mark = mark.len() as u64 == self.sector && mark.iter().any(|b| *b != mark[0]);
+        let is_mark = mark.len() as u64 == u64::from(self.sector) && mark.iter().any(|b| *b != mark[0]);
         let warning = if count == 0 {
             None
         } else if !is_mark {
@@ -43,6 +43,7 @@ impl Aff {
     /// Searches for up to `count` marks, and adds those to the map. Returns their number.
     fn search(&mut self, mark: &[u8], count: u64) -> u64 {
         let (mut found, mut searched, mut at) = (Vec::new(), 0, 0);
+        let sector_len = u64::from(self.sector);
         let mut bytes = Vec::new();
         while at < self.size && searched < MAX_SEARCHED && (found.len() as u64) < count {
             let Some((start, end)) = self.piece(at, &mut bytes) else {
@@ -51,11 +52,11 @@ impl Aff {
             };
             // Reading a small page has a cost as well.
             searched += (end - start).max(64 << 10);
-            let first = start.next_multiple_of(self.sector);
+            let first = start.next_multiple_of(sector_len);
             let sectors = bytes.get(index(first - start)..).unwrap_or_default();
             for (n, _) in sectors.chunks_exact(mark.len()).enumerate().filter(|(_, sector)| *sector == mark) {
-                let at = first + n as u64 * self.sector;
-                found.push(BadRange::new(at..at + self.sector, Status::Bad));
+                let at = first + n as u64 * sector_len;
+                found.push(BadRange::new(at..at + sector_len, Status::Bad));
             }
             at = end;
         }

@@ -47,7 +47,7 @@ const DECRYPT: &str =
 struct Aff {
     input: Arc<Input>,
     size: u64,
-    sector: u64,
+    sector: u32,
     page_size: u64,
     pages: Vec<Page>,
     raw: Option<RawFiles>,
@@ -108,7 +108,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
         None => None,
     };
     let page_size = u64::from(page_size);
-    let mut image = Aff { input, size, sector: sector.into(), page_size, pages, raw, mark: None, details };
+    let mut image = Aff { input, size, sector, page_size, pages, raw, mark: None, details };
     image.note_missing(is_damaged);
     image.note_marks(mark, bad_sectors);
     if image.details.bad.is_empty() && bad_sectors == 0 {
@@ -175,7 +175,7 @@ impl Aff {
         };
         self.details.warnings.push(format!("{bytes} of the disk's {} bytes {why}", self.size));
         let ranges = missing.iter().map(|range| BadRange::new(range.clone(), status));
-        self.details.bad = BadBlocks::from_unsorted(ranges).rounded(self.sector as u32, self.size);
+        self.details.bad = BadBlocks::from_unsorted(ranges).rounded(self.sector, self.size);
         if is_lost {
             self.details.lost = missing;
         }
