@@ -124,6 +124,10 @@ tests!(
         damaged_checked(makers::ex01(&truth(), &[(100, 4)]), "ewf2");
     }
 
+    fn damaged_ewf2_bzip2() {
+        damaged_checked(makers::ex01_bzip2(&truth()), "ewf2");
+    }
+
     fn damaged_dmg() {
         damaged(makers::dmg(&truth(), Tables::PropertyList), "dmg");
     }
@@ -156,6 +160,10 @@ tests!(
 
     fn damaged_aff4() {
         damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
+    }
+
+    fn damaged_aff4_hashed() {
+        damaged(makers::aff4(&truth(), Aff4::Hashed, 0, 65536), "aff4");
     }
 
     fn damaged_aff4_lz4() {
@@ -268,6 +276,8 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
+        ("aff4/hashed", makers::aff4(small, Aff4::Hashed, usize::MAX, 65536)),
+        ("aff4/lz4", makers::aff4(&small[..small.len() - 100], Aff4::Lz4, usize::MAX, usize::MAX)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
         ("aff/own", makers::aff(small, 16 << 10, &[100], makers::aff_kind)),
         ("aff/zlib", affconverted(&["-s", "64k"])),

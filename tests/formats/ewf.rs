@@ -65,6 +65,30 @@ pub fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
 
 tests!(
     #[needs(Program("ewfacquire"))]
+    fn chunks_of_16_mib_are_read_and_longer_ones_are_refused() {
+        let lab = Lab::new();
+        let truth = disk(40 << 20);
+        let raw = lab.write("disk.raw", &truth).to_str().unwrap().to_owned();
+        for (name, sector, is_read) in [("a", "512", true), ("b", "4096", false)] {
+            let target = lab.path(name).to_str().unwrap().to_owned();
+            run(
+                "ewfacquire",
+                ["-q", "-u", "-t", &target, "-f", "encase6", "-b", "32768", "-P", sector, &raw],
+            );
+            let image = format!("{name}.E01");
+            if is_read {
+                lab.cdi(["-q", "extract", &image, "out.raw"]).ends(0);
+                assert!(lab.read("out.raw") == truth);
+            } else {
+                let ran = lab.cdi(["info", &image]).ends(3);
+                let words =
+                    "chunks of 134217728 bytes (32768 sectors of 4096 bytes): more than 16777216 are not";
+                assert!(ran.err.contains(words) && ran.err.contains("ewfexport"), "{}", ran.err);
+            }
+        }
+    }
+
+    #[needs(Program("ewfacquire"))]
     fn every_format_of_ewfacquire_reads_correctly() {
         let lab = Lab::new();
         let truth = disk((5 << 20) + 512 * 3);

@@ -20,7 +20,7 @@ pub use aff::{AffPage, aff, aff_kind, aff_mark, aff_quad, aff_segment};
 pub use aff4::{Aff4, aff4};
 pub use asif::{Asif, asif};
 pub use dmg::{Tables, dmg};
-pub use ewf2::{ex01, ex01_segments};
+pub use ewf2::{ex01, ex01_bzip2, ex01_segments};
 pub use sparse::{sparsebundle, sparseimage};
 pub use zstd_seekable::zstd_seekable;
 

@@ -1,6 +1,9 @@
 //! Checksums of chunks and of metadata structures.
 
 use crc::{CRC_16_IBM_3740, CRC_32_ISO_HDLC, Crc, Digest, Table};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 use xxhash_rust::xxh64::xxh64;
 
@@ -18,6 +21,12 @@ pub enum Sum {
     Xxh64Uncompressed(u32),
     /// CRC-16 (polynomial 0x1021, initial value 0xFFFF) of the uncompressed chunk.
     Crc16Uncompressed(u16),
+    /// MD5 of the uncompressed chunk.
+    Md5Uncompressed([u8; 16]),
+    /// SHA-1 of the uncompressed chunk.
+    Sha1Uncompressed([u8; 20]),
+    /// SHA-256 of the uncompressed chunk.
+    Sha256Uncompressed([u8; 32]),
 }
 
 impl Sum {
@@ -25,7 +34,7 @@ impl Sum {
     pub fn matches(self, compressed: &[u8]) -> bool {
         match self {
             Sum::Xxh3(sum) => xxh3_64(compressed) == sum,
-            Sum::None | Sum::Xxh64Uncompressed(_) | Sum::Crc16Uncompressed(_) => true,
+            _ => true,
         }
     }
 
@@ -36,6 +45,9 @@ impl Sum {
                 xxh64(uncompressed, 0).to_le_bytes().starts_with(&sum.to_le_bytes())
             }
             Sum::Crc16Uncompressed(sum) => CRC16.checksum(uncompressed) == sum,
+            Sum::Md5Uncompressed(sum) => *Md5::digest(uncompressed) == sum,
+            Sum::Sha1Uncompressed(sum) => *Sha1::digest(uncompressed) == sum,
+            Sum::Sha256Uncompressed(sum) => *Sha256::digest(uncompressed) == sum,
             Sum::None | Sum::Xxh3(_) => true,
         }
     }

@@ -8,6 +8,8 @@ mod compress;
 mod flac;
 #[cfg(feature = "chd")]
 pub(crate) mod huffman;
+#[cfg(feature = "aff4")]
+pub(crate) mod lz4_len;
 mod run_lengths;
 
 use std::cell::RefCell;

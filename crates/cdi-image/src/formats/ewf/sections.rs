@@ -3,12 +3,12 @@
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
 
-use super::segments::Segment;
+use super::segments::{Segment, check_chunk};
 use super::{HEADER, MAGIC, MAX_ENTRIES, MAX_TEXT, SECTION, Table, texts};
 use crate::badmap::{BadRange, MAX_RANGES, Status};
 use crate::bytes::{flaw, le32, le64};
 use crate::codec::{Codec, adler32, expand};
-use crate::extent::{FileNo, MAX_CHUNK};
+use crate::extent::FileNo;
 use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::stored_hashes::HashKind;
@@ -218,14 +218,11 @@ impl Gathered {
         }
         let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
         let sectors = if is_short { le32(&bytes, 16).into() } else { le64(&bytes, 16) };
-        let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {
             return flaw(at, format!("invalid disk size: {sectors} sectors of {sector} bytes"));
         }
-        if chunk == 0 || chunk > u64::from(MAX_CHUNK) {
-            return flaw(at, format!("unsupported chunk size: {per_chunk} sectors of {sector} bytes"));
-        }
+        let chunk = check_chunk(at, per_chunk.into(), sector.into())?;
         let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
         Ok(Media { sectors, sector, chunk, set, is_short })
     }
