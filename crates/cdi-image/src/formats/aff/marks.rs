@@ -30,7 +30,7 @@ impl Aff {
             (found < count).then(|| {
                 format!(
                     "of the {} that the image counts, {found} were found in the first {} MiB, and are in the map; reads \
-                     of the others fail, too",
+                     of the others fail, too: convert the image to a .cdimg, whose map has all of them",
                     plural(count, "bad sector"),
                     MAX_SEARCHED >> 20
                 )

@@ -1,9 +1,10 @@
 //! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
 //!
-//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; for what X-Ways
-//! adds, the crate ewf-image 0.6; checked against images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the
-//! chunks of the disk are in "sectors" sections, their offsets in the "table" that follows each, and again in "table2".
-//! A chunk is a zlib stream, or uncompressed bytes followed by their Adler-32.
+//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; for what
+//! X-Ways adds, the crate ewf-image 0.6; checked against images by several programs. All numbers are little-endian. A
+//! file is a header and a chain of sections; the chunks of the disk are in "sectors" sections, their offsets in the
+//! "table" that follows each, and again in "table2". A chunk is a zlib stream, or uncompressed bytes followed by their
+//! Adler-32.
 
 pub(super) mod errors;
 mod sections;
