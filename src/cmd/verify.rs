@@ -10,6 +10,7 @@ use cdi_capture::hash_check::Checked;
 use cdi_image::badmap::Status;
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
+use cdi_image::disk::runs::RunKind;
 use cdi_image::metadata::DiskHashes;
 use cdi_image::stored_hashes::{HashKind, StoredHash};
 use serde_json::{Value, json};
@@ -56,6 +57,8 @@ impl Errors<'_> {
 struct Read {
     /// Ranges that could not be read because the image is damaged.
     lost: Vec<(Range<u64>, ReadError)>,
+    /// The number of bytes of the disk that the image does not have.
+    missing: u64,
     hashes: DiskHashes,
     /// The hashes that the image stores of its disk or parts of it, compared with those of the data read.
     stored: Vec<Checked>,
@@ -68,7 +71,11 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
     let hashes = Hashes::wanted(disk.metadata(), wanted);
+    let mut missing = 0;
     let (hashes, stored) = hash(disk, hashes, &mut |run, error| {
+        if run.kind == RunKind::Missing {
+            missing += run.disk.end - run.disk.start;
+        }
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -80,7 +87,7 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
         progress.advance(run.disk.end - run.disk.start);
         interrupt.check()
     })?;
-    Ok(Read { lost, hashes: hashes.finish(), stored, took: progress.finish() })
+    Ok(Read { lost, missing, hashes: hashes.finish(), stored, took: progress.finish() })
 }
 
 /// Reports the lost ranges of the disk. Returns their total size in bytes.
@@ -134,7 +141,7 @@ fn finish(
     errors: &[Value],
     ui: &Ui,
 ) -> End {
-    let missing = disk.bad().missing();
+    let missing = read.missing;
     let name = args.image.image.display();
     let mut value = json!({
         "image": name.to_string(),
@@ -180,12 +187,16 @@ fn finish(
         ));
     }
     if missing > 0 {
-        let statuses: Vec<String> = Status::LISTED
+        let mut statuses: Vec<String> = Status::LISTED
             .into_iter()
             .map(|status| (status, disk.bad().count(status).bytes))
             .filter(|(status, bytes)| *status != Status::Suspect && *bytes > 0)
             .map(|(status, bytes)| format!("{} {}", human(bytes), status.name()))
             .collect();
+        let unlisted = missing.saturating_sub(disk.bad().missing());
+        if unlisted > 0 {
+            statuses.push(format!("{} in bad sectors that its map does not list", human(unlisted)));
+        }
         ui.message(format!("the disk itself: {} (not errors of the image)", statuses.join(", ")));
     }
     End::Done

@@ -167,6 +167,19 @@ tests!(
         disk.read_at(&mut whole, 0).unwrap();
         let list = bad.map(|n| (n as u64, 1, String::new()));
         same_but(&whole, &truth, &list);
+        let map = |name: &str| String::from_utf8(lab.read(name)).unwrap().matches(" -\n").count();
+        lab.cdi(["extract", "d.aff", "whole.raw"]).ends(4);
+        assert!(lab.read("whole.raw") == whole && map("whole.raw.map") == 3);
+        for fill in [0, b'x'] {
+            let option = if fill == 0 { "zero" } else { "pattern:x" };
+            lab.cdi(["-q", "extract", "--force", "--bad", option, "d.aff", "filled.raw"]).ends(4);
+            bad.iter().for_each(|n| whole[n * 512..][..512].fill(fill));
+            assert!(lab.read("filled.raw") == whole, "{option}");
+        }
+        let ran = lab.cdi(["extract", "--bad", "error", "d.aff", "none.raw"]).ends(4);
+        assert!(ran.err.contains("the disk is bad at byte 39424"), "{}", ran.err);
+        let told = verified(&lab, "d.aff", 0);
+        assert_eq!((&told["missing_bytes"], &told["lost_bytes"]), (&1536.into(), &0.into()), "{told}");
         lab.cdi(["create", "d.aff", "d.cdimg"]).ends(4);
         assert_eq!(bad_of(&lab, &["d.cdimg"]), [77, 1000, 2047].map(|n| (n, 1, "bad-sector".into())));
         same_but(&extracted(&lab, "d.cdimg", 4), &truth, &bad_of(&lab, &["d.cdimg"]));

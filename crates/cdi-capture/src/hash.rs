@@ -7,7 +7,7 @@ use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
-use cdi_image::disk::runs::{Run, RunKind, runs};
+use cdi_image::disk::runs::{Run, RunKind, runs, split};
 use cdi_image::metadata::{DiskHashes, Metadata};
 use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
@@ -33,7 +33,7 @@ const ZEROS_AT_ONCE: u64 = 64 << 20;
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
-    let read = |(): &mut (), run: Run| {
+    let read = |run: Run| {
         // Read only runs that the image holds: within a missing run even a read of no bytes would fail.
         if run.kind != RunKind::Present {
             return (run, Ok(Vec::new()));
@@ -42,37 +42,38 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
         let result = disk.read_at(&mut bytes, run.disk.start);
         (run, result.map(|()| bytes))
     };
+    let mut take = |run: Run, result: Result<Vec<u8>, ReadError>| {
+        let len = run.disk.end - run.disk.start;
+        match (&result, run.kind) {
+            (Ok(bytes), RunKind::Present) => {
+                hashes.held(bytes);
+                stored_hashes.bytes(run.disk.start, bytes);
+            }
+            (Ok(_), RunKind::Zeros) if is_free => {}
+            (Ok(_), RunKind::Zeros) => {
+                let mut at = run.disk.start;
+                while at < run.disk.end {
+                    let end = run.disk.end.min(at + ZEROS_AT_ONCE);
+                    hashes.fill(&[0; 8], end - at);
+                    stored_hashes.zeros(at, end - at);
+                    each(&Run { disk: at..end, kind: run.kind }, None)?;
+                    at = end;
+                }
+                return Ok(());
+            }
+            _ => {
+                hashes.missing(len);
+                stored_hashes.zeros(run.disk.start, len);
+            }
+        }
+        each(&run, result.err())
+    };
     workers::ordered(
         workers::cores(),
         runs(disk),
         || (),
-        read,
-        |(run, result)| {
-            let len = run.disk.end - run.disk.start;
-            match (&result, run.kind) {
-                (Ok(bytes), RunKind::Present) => {
-                    hashes.held(bytes);
-                    stored_hashes.bytes(run.disk.start, bytes);
-                }
-                (Ok(_), RunKind::Zeros) if is_free => {}
-                (Ok(_), RunKind::Zeros) => {
-                    let mut at = run.disk.start;
-                    while at < run.disk.end {
-                        let end = run.disk.end.min(at + ZEROS_AT_ONCE);
-                        hashes.fill(&[0; 8], end - at);
-                        stored_hashes.zeros(at, end - at);
-                        each(&Run { disk: at..end, kind: run.kind }, None)?;
-                        at = end;
-                    }
-                    return Ok(());
-                }
-                _ => {
-                    hashes.missing(len);
-                    stored_hashes.zeros(run.disk.start, len);
-                }
-            }
-            each(&run, result.err())
-        },
+        |(): &mut (), run| split(disk, run).into_iter().map(read).collect::<Vec<_>>(),
+        |parts| parts.into_iter().try_for_each(|(run, result)| take(run, result)),
     )?;
     Ok((hashes, stored_hashes.finish()))
 }

@@ -52,7 +52,13 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
     if size > disk.size() {
         ui.warning(format!("the last {} of the device were not overwritten", human(size - disk.size())));
     }
-    Ok(Copied { lost: copied.lost, took: copied.took, mapfile: None, checked: copied.checked })
+    Ok(Copied {
+        lost: copied.lost,
+        found: copied.found,
+        took: copied.took,
+        mapfile: None,
+        checked: copied.checked,
+    })
 }
 
 /// Returns what writing to the device `out` overwrites: itself, the devices that it is part of, and the file behind it.

@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use cdi_base::error::ReadError;
+use cdi_base::readable::Readable;
+use cdi_base::units::index;
+
 use super::Disk;
 
 /// The kind of a run.
@@ -77,4 +81,34 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
         at = run.disk.end.max(at + 1);
         Some(run)
     })
+}
+
+/// Splits a run where sectors are bad that the image's map does not list: these become runs of missing data. It reads the
+/// run, unless the image lists all bad sectors.
+pub fn split(disk: &Disk, run: Run) -> Vec<Run> {
+    if run.kind != RunKind::Present || disk.image().bad_mark().is_none() {
+        return vec![run];
+    }
+    let mut parts: Vec<Run> = Vec::new();
+    let mut bytes = vec![0; index(run.disk.end - run.disk.start)];
+    let (mut at, end) = (run.disk.start, run.disk.end);
+    while at < end {
+        // Bad sectors must not be filled here.
+        let read = Readable::read(disk, &mut bytes[..index(end - at)], at);
+        let Err(ReadError::Bad { good, .. }) = read else {
+            parts.push(Run { disk: at..end, kind: RunKind::Present });
+            break;
+        };
+        let bad = at + good as u64;
+        if at < bad {
+            parts.push(Run { disk: at..bad, kind: RunKind::Present });
+        }
+        let sector = u64::from(disk.sector());
+        at = end.min(bad - bad % sector + sector);
+        match parts.last_mut().filter(|last| last.kind == RunKind::Missing) {
+            Some(last) => last.disk.end = at,
+            None => parts.push(Run { disk: bad..at, kind: RunKind::Missing }),
+        }
+    }
+    parts
 }

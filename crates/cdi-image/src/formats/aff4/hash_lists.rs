@@ -79,8 +79,9 @@ pub(super) fn check(
 
 /// Returns the members with the block hashes of a stream, in order.
 fn lists(volume: &Volume, stream: &Stream, kind: &str) -> Vec<Member> {
+    let Some(ending) = stream.block_hashes(volume, kind) else { return Vec::new() };
     let bevies: Range<u64> = 0..stream.bevies();
-    bevies.map_while(|bevy| stream.block_hashes(volume, bevy, kind)).collect()
+    bevies.map_while(|bevy| stream.with_ending(volume, bevy, &ending)).collect()
 }
 
 /// Reports a difference. `is` is None if the bytes could not be read.

@@ -30,8 +30,8 @@ pub(super) struct Stream {
     codec: Codec,
     /// How many bytes come before the compressed data of each chunk.
     prefix: u32,
-    /// The kind of block hashes that are checked when chunks are read, and what their members are called.
-    block_hash: Option<(HashKind, &'static str)>,
+    /// The kind of block hashes that are checked when chunks are read, and what the names of their members end with.
+    block_hash: Option<(HashKind, String)>,
     /// Whether the indices are in the form from before the standard: end offsets of chunks, in 32 bits.
     old: bool,
 }
@@ -81,8 +81,8 @@ impl Stream {
             block_hash: None,
             old,
         };
-        let has = |(_, kind): &(HashKind, &str)| stream.block_hashes(volume, 0, kind).is_some();
-        stream.block_hash = BLOCK_HASHES.into_iter().find(has);
+        let named = |(kind, name): (HashKind, &str)| Some((kind, stream.block_hashes(volume, name)?));
+        stream.block_hash = BLOCK_HASHES.into_iter().find_map(named);
         stream.detect_variant(input, volume, method.is_empty());
         Ok(stream)
     }
@@ -115,19 +115,23 @@ impl Stream {
         self.size.div_ceil(self.chunk).div_ceil(self.per_bevy)
     }
 
-    /// Finds the member with the block hashes of this kind of a bevy. (The standard has another name than its
-    /// reference images.)
-    pub(super) fn block_hashes(&self, volume: &Volume, bevy: u64, kind: &str) -> Option<Member> {
-        let names = [".blockHash.", "/blockHash.", "."];
-        names.iter().find_map(|name| volume.member(&format!("{}/{bevy:08}{name}{kind}", self.urn)))
+    /// Returns what the names of the members with the block hashes of this kind end with, if there are any. (The
+    /// standard has another name than its reference images.)
+    pub(super) fn block_hashes(&self, volume: &Volume, kind: &str) -> Option<String> {
+        let endings = [".blockHash.", "/blockHash.", "."].map(|before| format!("{before}{kind}"));
+        endings.into_iter().find(|ending| self.with_ending(volume, 0, ending).is_some())
+    }
+
+    /// Finds the member of a bevy whose name ends like this.
+    pub(super) fn with_ending(&self, volume: &Volume, bevy: u64, ending: &str) -> Option<Member> {
+        volume.member(&format!("{}/{bevy:08}{ending}", self.urn))
     }
 
     /// Returns the block hash of the chunk with this number, if there is one.
     fn block_sum(&self, input: &Input, volume: &Volume, number: u64) -> Result<Sum, ReadError> {
-        let Some((kind, name)) = self.block_hash else { return Ok(Sum::None) };
-        let Some(member) = self.block_hashes(volume, number / self.per_bevy, name) else {
-            return Ok(Sum::None);
-        };
+        let Some((kind, ending)) = &self.block_hash else { return Ok(Sum::None) };
+        let member = self.with_ending(volume, number / self.per_bevy, ending);
+        let Some(member) = member else { return Ok(Sum::None) };
         let n = number % self.per_bevy;
         let (mut md5, mut sha1, mut sha256) = ([0; 16], [0; 20], [0; 32]);
         Ok(match kind {
