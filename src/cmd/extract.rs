@@ -18,7 +18,7 @@ use cdi_capture::hash_check::{Checked, HashChecks};
 use cdi_image::badmap::builder::BadMapBuilder;
 use cdi_image::badmap::mapfile::Mapfile;
 use cdi_image::badmap::{BadBlocks, BadRange, Status};
-use cdi_image::disk::runs::{Run, RunKind, runs, split};
+use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::formats::raw;
 use cdi_image::metadata::DiskHashes;
@@ -36,9 +36,9 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     }
     let policy = args.bad.as_ref().map_or(BadPolicy::Error, BadPolicy::from);
     let disk = open_disk(&args.image, Options { bad: policy, ..plain_reads() }, ui)?;
-    let listed = disk.bad().missing();
-    if args.bad == Some(Bad::Error) && listed > 0 {
-        let what = format!("{} of the disk are missing, and --bad error was given", human(listed));
+    let missing = disk.bad().missing();
+    if args.bad == Some(Bad::Error) && missing > 0 {
+        let what = format!("{} of the disk are missing, and --bad error was given", human(missing));
         return Err(Error::new(Kind::DataMissing, what).at(&args.image.image).hint("nothing was written"));
     }
     let copied = if args.out.as_os_str() == "-" {
@@ -50,8 +50,8 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
     } else {
         to_file(args, &disk, ui)?
     };
-    let Copied { lost, found, took, mapfile, checked } = copied;
-    let missing = listed + found;
+    let Copied { lost, marked, took, mapfile, checked } = copied;
+    let missing = missing + marked;
     let checked = if lost == 0 { checked } else { Vec::new() };
     let (computed, checked): (Vec<_>, Vec<_>) = checked.into_iter().partition(|c| c.stored.value.is_empty());
     let mut value = json!({
@@ -104,8 +104,8 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
 struct Copied {
     /// The number of bytes that could not be read because the image is damaged.
     lost: u64,
-    /// The number of bytes in bad sectors that the image's map does not list.
-    found: u64,
+    /// The number of bytes in sectors that were found to be unreadable only when they were read.
+    marked: u64,
     /// The elapsed time and the rate, for the summary.
     took: String,
     /// The mapfile that was written.
@@ -143,7 +143,8 @@ fn to_file(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Error> {
     }
     target.finish()?;
     let mapfile = mapped.then_some(map_path);
-    Ok(Copied { lost: copied.lost, found: copied.found, took: copied.took, mapfile, checked: copied.checked })
+    let AllCopied { lost, marked, took, checked, .. } = copied;
+    Ok(Copied { lost, marked, took, mapfile, checked })
 }
 
 /// Refuses a file in /dev that does not exist: a mistyped device name must not create a file.
@@ -168,10 +169,10 @@ enum Missing {
 
 /// The result of [`copy_all`].
 struct AllCopied<'a> {
-    /// The map of the disk, with the lost ranges and newly found bad sectors added.
+    /// The map of the disk, with the lost ranges added.
     map: Cow<'a, BadBlocks>,
     lost: u64,
-    found: u64,
+    marked: u64,
     took: String,
     /// The hashes that the image stores, compared with those of the data read.
     checked: Vec<Checked>,
@@ -189,7 +190,7 @@ fn copy_all<'a>(
     let interrupt = Interrupt::new()?;
     let mut map = Cow::Borrowed(disk.bad());
     let mut damaged = BadMapBuilder::default();
-    let (mut lost, mut found) = (0, 0);
+    let mut lost = 0;
     let mut progress = ui.progress("extracting", disk.size());
     // Check the stored hashes while the data is in memory anyway.
     let mut stored_hashes = HashChecks::new(&hashes_of(args, disk));
@@ -218,20 +219,12 @@ fn copy_all<'a>(
         let bytes = if held { std::mem::take(buf) } else { Vec::new() };
         (run, done, bytes)
     };
-    let copy_parts = |buf: &mut Vec<u8>, run: Run| -> Vec<_> {
-        split(disk, run).into_iter().map(|run| copy(buf, run)).collect()
-    };
-    let mut take = |run: Run, done: io::Result<Result<(), ReadError>>, bytes: Vec<u8>| {
+    let mut add = |(run, done, bytes): (Run, io::Result<Result<(), ReadError>>, Vec<u8>)| {
         let done = done.map_err(|e| cannot_write(&args.out, e))?;
         if bytes.is_empty() {
             stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start);
         } else {
             stored_hashes.bytes(run.disk.start, &bytes);
-        }
-        let new = found_now(args, disk, &run)?;
-        if new > 0 {
-            found += new;
-            damaged.set(BadRange::new(run.disk.clone(), Status::Bad));
         }
         if let Err(e) = done {
             lost += lost_now(args, &run, e)?;
@@ -241,13 +234,21 @@ fn copy_all<'a>(
         check()?;
         interrupt.check()
     };
-    workers::ordered(workers::cores(), runs(disk), Vec::new, copy_parts, |parts| {
-        parts.into_iter().try_for_each(|(run, done, bytes)| take(run, done, bytes))
+    workers::ordered(workers::cores(), runs(disk), Vec::new, copy, |(run, done, bytes)| {
+        let Ok(Err(ReadError::Bad { .. })) = done else { return add((run, done, bytes)) };
+        if args.bad == Some(Bad::Error) {
+            let what = "sectors of the disk are missing, and --bad error was given";
+            return Err(Error::new(Kind::DataMissing, what).at(&args.image.image));
+        }
+        around_marks(disk, &run).into_iter().try_for_each(|part| add(copy(&mut Vec::new(), part)))
     })?;
-    if lost + found > 0 {
+    let found = disk.found_bad();
+    let marked = found.missing();
+    if lost + marked > 0 {
         map.to_mut().apply(damaged.settle().ranges());
+        map.to_mut().apply(found.ranges());
     }
-    Ok(AllCopied { checked: stored_hashes.finish(), map, lost, found, took: progress.finish() })
+    Ok(AllCopied { checked: stored_hashes.finish(), map, lost, marked, took: progress.finish() })
 }
 
 fn cannot_write(out: &Path, e: io::Error) -> Error {
@@ -259,20 +260,6 @@ fn cannot_write(out: &Path, e: io::Error) -> Error {
 fn hashes_of(args: &Extract, disk: &Disk) -> Vec<StoredHash> {
     let wanted = args.hash.iter().map(|name| StoredHash::of_disk(disk.size(), (*name).into(), Vec::new()));
     disk.image().stored_hashes().iter().cloned().chain(wanted).collect()
-}
-
-/// Returns the number of bytes of a run that is missing without being listed in the image's map. With `--bad error`
-/// that is an error.
-fn found_now(args: &Extract, disk: &Disk, run: &Run) -> Result<u64, Error> {
-    let listed = disk.bad().next(run.disk.start).is_some_and(|bad| bad.start < run.disk.end);
-    if run.kind != RunKind::Missing || listed {
-        return Ok(0);
-    }
-    if args.bad == Some(Bad::Error) {
-        let what = format!("the disk is bad at byte {}, and --bad error was given", run.disk.start);
-        return Err(Error::new(Kind::DataMissing, what).at(&args.image.image));
-    }
-    Ok(run.disk.end - run.disk.start)
 }
 
 /// Returns the number of bytes lost with a run that cannot be read. With `--bad error` that is an error.

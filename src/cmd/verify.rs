@@ -57,7 +57,7 @@ impl Errors<'_> {
 struct Read {
     /// Ranges that could not be read because the image is damaged.
     lost: Vec<(Range<u64>, ReadError)>,
-    /// The number of bytes of the disk that the image does not have.
+    /// The number of bytes of the disk that could not be read when the image was made.
     missing: u64,
     hashes: DiskHashes,
     /// The hashes that the image stores of its disk or parts of it, compared with those of the data read.
@@ -70,12 +70,9 @@ struct Read {
 fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Result<Read, Error> {
     let mut progress = ui.progress("verifying", disk.size());
     let mut lost: Vec<(Range<u64>, ReadError)> = Vec::new();
-    let hashes = Hashes::wanted(disk.metadata(), wanted);
     let mut missing = 0;
+    let hashes = Hashes::wanted(disk.metadata(), wanted);
     let (hashes, stored) = hash(disk, hashes, &mut |run, error| {
-        if run.kind == RunKind::Missing {
-            missing += run.disk.end - run.disk.start;
-        }
         if let Some(e) = error {
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
@@ -84,7 +81,9 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
                 _ => lost.push((run.disk.clone(), e)),
             }
         }
-        progress.advance(run.disk.end - run.disk.start);
+        let len = run.disk.end - run.disk.start;
+        missing += if run.kind == RunKind::Missing { len } else { 0 };
+        progress.advance(len);
         interrupt.check()
     })?;
     Ok(Read { lost, missing, hashes: hashes.finish(), stored, took: progress.finish() })
@@ -187,16 +186,12 @@ fn finish(
         ));
     }
     if missing > 0 {
-        let mut statuses: Vec<String> = Status::LISTED
+        let statuses: Vec<String> = Status::LISTED
             .into_iter()
             .map(|status| (status, disk.bad().count(status).bytes))
             .filter(|(status, bytes)| *status != Status::Suspect && *bytes > 0)
             .map(|(status, bytes)| format!("{} {}", human(bytes), status.name()))
             .collect();
-        let unlisted = missing.saturating_sub(disk.bad().missing());
-        if unlisted > 0 {
-            statuses.push(format!("{} in bad sectors that its map does not list", human(unlisted)));
-        }
         ui.message(format!("the disk itself: {} (not errors of the image)", statuses.join(", ")));
     }
     End::Done

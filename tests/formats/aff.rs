@@ -177,7 +177,7 @@ tests!(
             assert!(lab.read("filled.raw") == whole, "{option}");
         }
         let ran = lab.cdi(["extract", "--bad", "error", "d.aff", "none.raw"]).ends(4);
-        assert!(ran.err.contains("the disk is bad at byte 39424"), "{}", ran.err);
+        assert!(ran.err.contains("--bad error was given"), "{}", ran.err);
         let told = verified(&lab, "d.aff", 0);
         assert_eq!((&told["missing_bytes"], &told["lost_bytes"]), (&1536.into(), &0.into()), "{told}");
         lab.cdi(["create", "d.aff", "d.cdimg"]).ends(4);

@@ -7,7 +7,7 @@ use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_image::disk::Disk;
-use cdi_image::disk::runs::{Run, RunKind, runs, split};
+use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use cdi_image::metadata::{DiskHashes, Metadata};
 use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
@@ -33,7 +33,7 @@ const ZEROS_AT_ONCE: u64 = 64 << 20;
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
-    let read = |run: Run| {
+    let read = |(): &mut (), run: Run| {
         // Read only runs that the image holds: within a missing run even a read of no bytes would fail.
         if run.kind != RunKind::Present {
             return (run, Ok(Vec::new()));
@@ -42,7 +42,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
         let result = disk.read_at(&mut bytes, run.disk.start);
         (run, result.map(|()| bytes))
     };
-    let mut take = |run: Run, result: Result<Vec<u8>, ReadError>| {
+    let mut add = |(run, result): (Run, Result<Vec<u8>, ReadError>)| {
         let len = run.disk.end - run.disk.start;
         match (&result, run.kind) {
             (Ok(bytes), RunKind::Present) => {
@@ -72,8 +72,13 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
         workers::cores(),
         runs(disk),
         || (),
-        |(): &mut (), run| split(disk, run).into_iter().map(read).collect::<Vec<_>>(),
-        |parts| parts.into_iter().try_for_each(|(run, result)| take(run, result)),
+        read,
+        |(run, result)| {
+            if let Err(ReadError::Bad { .. }) = result {
+                return around_marks(disk, &run).into_iter().try_for_each(|part| add(read(&mut (), part)));
+            }
+            add((run, result))
+        },
     )?;
     Ok((hashes, stored_hashes.finish()))
 }

@@ -66,14 +66,16 @@ impl<'a> ImageSink<'a> {
         let len = disk.end - disk.start;
         self.hash(disk.start, |hashes| hashes.missing(len));
         let Some(error) = failed else { return Ok(()) };
+        // It could not be read when the source was made, and that is found only now.
+        if let ReadError::Bad { untried: false, .. } = error {
+            return self.writer.set_status(BadRange::new(disk, Status::Bad));
+        }
         self.made.failed_bytes += len;
         self.writer.set_status(match error {
             ReadError::Io { errno } => {
                 let reason = Some(Reason::errno(errno.unsigned_abs()));
                 BadRange { reason, tries: 1, ..BadRange::new(disk, Status::Bad) }
             }
-            // The source marks bad sectors without listing them.
-            ReadError::Bad { untried: false, .. } => BadRange::new(disk, Status::Bad),
             // The source's file is damaged, which says nothing about the disk.
             _ => BadRange::new(disk, Status::NonTried),
         })

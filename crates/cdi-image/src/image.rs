@@ -33,12 +33,6 @@ pub trait Image: Send + Sync {
         &self.details().bad
     }
 
-    /// Returns the bytes that a sector contains if it could not be read when the image was made: for formats that do not
-    /// list such sectors, so that they may not all be in [`Image::bad`]. As long as a sector.
-    fn bad_mark(&self) -> Option<&[u8]> {
-        None
-    }
-
     /// Returns the metadata about the disk and about how the image was made.
     fn metadata(&self) -> &Metadata {
         &self.details().metadata
@@ -63,6 +57,12 @@ pub trait Image: Send + Sync {
     /// files present.
     fn lost(&self) -> &[Range<u64>] {
         &self.details().lost
+    }
+
+    /// Returns what a whole sector of 512 bytes contains if it could not be read when the image was made, for formats that
+    /// record it in no other way. Such sectors are found when they are read, and are bad.
+    fn mark(&self) -> Option<&[u8]> {
+        None
     }
 
     /// Loads the parts of the index that readers will need, if the format caches them and did not load them at opening.

@@ -78,10 +78,6 @@ impl Opened {
 }
 
 impl Image for Part {
-    fn bad_mark(&self) -> Option<&[u8]> {
-        self.image.bad_mark()
-    }
-
     fn size(&self) -> u64 {
         self.size
     }
@@ -89,6 +85,11 @@ impl Image for Part {
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let extent = self.image.map(offset + self.start)?.cut(self.start, self.start + self.size);
         Ok(Extent { disk: extent.disk.start - self.start..extent.disk.end - self.start, ..extent })
+    }
+
+    fn mark(&self) -> Option<&[u8]> {
+        // Sectors of a part that does not begin with one are not the disk's.
+        self.image.mark().filter(|mark| self.start.is_multiple_of(mark.len() as u64))
     }
 
     fn details(&self) -> &ImageDetails {

@@ -11,7 +11,7 @@ use cdi_image::disk::Disk;
 use cdi_image::input::ReadAt;
 use cdi_system::{Layer, layers_below, mountinfo};
 
-use super::{Copied, Missing, cannot_write, copy_all};
+use super::{AllCopied, Copied, Missing, cannot_write, copy_all};
 use crate::cli::Extract;
 use crate::cmd::guard;
 use crate::ui::Ui;
@@ -52,13 +52,8 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
     if size > disk.size() {
         ui.warning(format!("the last {} of the device were not overwritten", human(size - disk.size())));
     }
-    Ok(Copied {
-        lost: copied.lost,
-        found: copied.found,
-        took: copied.took,
-        mapfile: None,
-        checked: copied.checked,
-    })
+    let AllCopied { lost, marked, took, checked, .. } = copied;
+    Ok(Copied { lost, marked, took, mapfile: None, checked })
 }
 
 /// Returns what writing to the device `out` overwrites: itself, the devices that it is part of, and the file behind it.

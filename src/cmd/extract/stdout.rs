@@ -9,11 +9,11 @@ use cdi_base::units::index;
 use cdi_base::workers;
 use cdi_capture::hash_check::HashChecks;
 use cdi_image::disk::Disk;
-use cdi_image::disk::runs::{Run, RunKind, runs, split};
+use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Copied, fill_missing, found_now, hashes_of, lost_now, pieces};
+use super::{Copied, fill_missing, hashes_of, lost_now, pieces};
 use crate::cli::Extract;
 use crate::cmd::{Interrupt, guard};
 use crate::ui::Ui;
@@ -30,56 +30,68 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     let interrupt = Interrupt::new()?;
     let mut out = Pipe { file: out, interrupt: &interrupt };
     let mut progress = ui.progress("extracting", disk.size());
-    let read = |run: Run| {
-        let held = run.kind == RunKind::Present;
-        let mut bytes = vec![0; if held { index(run.disk.end - run.disk.start) } else { 0 }];
-        let read = if held { disk.read_at(&mut bytes, run.disk.start) } else { Ok(()) };
-        (run, read.map(|()| bytes))
-    };
-    let (mut lost, mut found) = (0, 0);
+    let mut lost = 0;
     let mut stored_hashes = HashChecks::new(&hashes_of(args, disk));
     let mut buf = Vec::new();
-    let mut write = |run: Run, read: Result<Vec<u8>, ReadError>| {
-        found += found_now(args, disk, &run)?;
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::BrokenPipe => {
-                Error::failed("the program that reads the pipe has exited").because(e)
-            }
-            _ => Error::failed("cannot write to stdout").because(e),
-        };
-        match &read {
-            Ok(bytes) if run.kind == RunKind::Present => stored_hashes.bytes(run.disk.start, bytes),
-            _ => stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start),
-        }
-        match read {
-            Ok(bytes) if run.kind == RunKind::Present => {
-                out.write_all(&bytes).map_err(failed).map_err(|e| interrupt.check().err().unwrap_or(e))?
-            }
-            read => {
-                if let Err(e) = read {
-                    lost += lost_now(args, &run, e)?;
-                }
-                for piece in pieces(&run.disk) {
-                    buf.clear();
-                    buf.resize(index(piece.end - piece.start), 0);
-                    if run.kind == RunKind::Missing {
-                        fill_missing(args, disk, &mut buf, piece.start);
-                    }
-                    out.write_all(&buf).map_err(failed).map_err(|e| interrupt.check().err().unwrap_or(e))?;
-                }
-            }
-        }
-        progress.advance(run.disk.end - run.disk.start);
-        interrupt.check()
-    };
     workers::ordered(
         workers::cores(),
         runs(disk),
         || (),
-        |(): &mut (), run| split(disk, run).into_iter().map(read).collect::<Vec<_>>(),
-        |parts| parts.into_iter().try_for_each(|(run, read)| write(run, read)),
+        |(), run| self::read(disk, run),
+        |(run, read)| {
+            let parts = match read {
+                Err(ReadError::Bad { .. }) => {
+                    around_marks(disk, &run).into_iter().map(|part| self::read(disk, part)).collect()
+                }
+                read => vec![(run, read)],
+            };
+            for (run, read) in parts {
+                let failed = |e: io::Error| match e.kind() {
+                    io::ErrorKind::BrokenPipe => {
+                        Error::failed("the program that reads the pipe has exited").because(e)
+                    }
+                    _ => Error::failed("cannot write to stdout").because(e),
+                };
+                match &read {
+                    Ok(bytes) if run.kind == RunKind::Present => stored_hashes.bytes(run.disk.start, bytes),
+                    _ => stored_hashes.zeros(run.disk.start, run.disk.end - run.disk.start),
+                }
+                match read {
+                    Ok(bytes) if run.kind == RunKind::Present => out
+                        .write_all(&bytes)
+                        .map_err(failed)
+                        .map_err(|e| interrupt.check().err().unwrap_or(e))?,
+                    read => {
+                        if let Err(e) = read {
+                            lost += lost_now(args, &run, e)?;
+                        }
+                        for piece in pieces(&run.disk) {
+                            buf.clear();
+                            buf.resize(index(piece.end - piece.start), 0);
+                            if run.kind == RunKind::Missing {
+                                fill_missing(args, disk, &mut buf, piece.start);
+                            }
+                            out.write_all(&buf)
+                                .map_err(failed)
+                                .map_err(|e| interrupt.check().err().unwrap_or(e))?;
+                        }
+                    }
+                }
+                progress.advance(run.disk.end - run.disk.start);
+            }
+            interrupt.check()
+        },
     )?;
-    Ok(Copied { lost, found, took: progress.finish(), mapfile: None, checked: stored_hashes.finish() })
+    let marked = disk.found_bad().missing();
+    Ok(Copied { lost, marked, took: progress.finish(), mapfile: None, checked: stored_hashes.finish() })
+}
+
+/// Reads a run.
+fn read(disk: &Disk, run: Run) -> (Run, Result<Vec<u8>, ReadError>) {
+    let held = run.kind == RunKind::Present;
+    let mut bytes = vec![0; if held { index(run.disk.end - run.disk.start) } else { 0 }];
+    let read = if held { disk.read_at(&mut bytes, run.disk.start) } else { Ok(()) };
+    (run, read.map(|()| bytes))
 }
 
 /// Stdout. The program that reads it may be slow, and the user may interrupt in the meantime.

@@ -1,17 +1,19 @@
 //! Reads the bytes of a disk from its image: maps, reads, decompresses and caches them.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
+use cdi_base::workers::lock;
 
 use super::batch::Batch;
 use super::cache::{Cache, Chunk, PendingChunk};
 use super::stats::Reads;
 use super::{BadPolicy, Options, batch, buffers};
-use crate::badmap::BadBlocks;
+use crate::badmap::builder::BadMapBuilder;
+use crate::badmap::{BadBlocks, BadRange, Status};
 use crate::codec::decompress;
 use crate::extent::{CompressedChunk, Extent, MAX_CHUNK, Origin};
 use crate::image::{Format, Image};
@@ -29,6 +31,8 @@ pub(super) struct Core {
     /// The ranges that are not read from the image, in whole sectors. `None`: those of the image's map.
     pub(super) failing: Option<BadBlocks>,
     pub(super) sector: u32,
+    /// The sectors that were found to be marked as unreadable, while they were read.
+    pub(super) marks: Mutex<BadMapBuilder>,
     pub(super) cache: Cache,
     /// The number of reads in progress.
     pub(super) reading: AtomicUsize,
@@ -187,6 +191,45 @@ impl Core {
             }
         });
         pending.clear();
+    }
+
+    /// Looks for sectors in `buf`, which is at `offset` of the disk, that contain `mark`. Fills them if `filled`, otherwise
+    /// returns an error. `start` is where the whole read began.
+    pub(super) fn check_marks(
+        &self,
+        mark: &[u8],
+        buf: &mut [u8],
+        offset: u64,
+        start: u64,
+        filled: bool,
+    ) -> Result<(), ReadError> {
+        let len = mark.len() as u64;
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let within = index(at % len);
+            let stop = (at - at % len + len).min(end);
+            let part = index(at - offset)..index(stop - offset);
+            // Of a sector at the end of the buffer the rest is read, too.
+            let mut is_marked = buf[part.clone()] == mark[within..within + part.len()];
+            if is_marked && part.len() < mark.len() {
+                let first = at - at % len;
+                let mut whole = vec![0; index(len.min(self.image.size() - first))];
+                self.read_held(&mut whole, first, false)?;
+                is_marked = whole == mark;
+            }
+            if is_marked {
+                let whole = at - at % len..(at - at % len + len).min(self.image.size());
+                lock(&self.marks).set(BadRange::new(whole, Status::Bad));
+                if !filled {
+                    let sector = at / u64::from(self.sector);
+                    return Err(ReadError::Bad { sector, good: index(at - start), untried: false });
+                }
+                self.fill_bad(&mut buf[part], at);
+            }
+            at = stop;
+        }
+        Ok(())
     }
 
     /// Fills `buf`, which is within failing sectors, according to the policy.

@@ -8,7 +8,6 @@ pub mod buffers;
 pub mod cache;
 mod core;
 pub mod live;
-mod marked;
 pub mod runs;
 pub mod stats;
 
@@ -16,7 +15,7 @@ use core::Core;
 pub use core::fill;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ahead::Ahead;
@@ -24,6 +23,7 @@ use cache::Cache;
 use cdi_base::error::ReadError;
 use cdi_base::readable::{Missing, Readable};
 use cdi_base::units::{SECTOR, index};
+use cdi_base::workers::lock;
 use stats::{Reads, Stats};
 
 use crate::badmap::{BadBlocks, BadRange, Status};
@@ -121,6 +121,7 @@ impl Disk {
             options,
             failing,
             sector,
+            marks: Mutex::default(),
             cache,
             reading: AtomicUsize::new(0),
             uncompressed: AtomicU64::new(0),
@@ -180,9 +181,10 @@ impl Disk {
                 }
                 next => {
                     let stop = next.map_or(end, |bad| bad.start.min(end));
-                    core.read_held(&mut out[..index(stop - at)], at, sequential)?;
-                    if let Some(mark) = core.image.bad_mark() {
-                        core.apply_mark(mark, &mut out[..index(stop - at)], at, filled)?;
+                    let out = &mut out[..index(stop - at)];
+                    core.read_held(out, at, sequential)?;
+                    if let Some(mark) = core.image.mark() {
+                        core.check_marks(mark, out, at, offset, filled)?;
                     }
                     stop
                 }
@@ -249,6 +251,12 @@ impl Disk {
     /// Returns the ranges where reads fail or are filled: whole sectors, without suspect ranges if those are read.
     pub fn failing_ranges(&self) -> &BadBlocks {
         self.core.failing_ranges()
+    }
+
+    /// Returns the sectors that were found to be bad only when they were read: of formats in which they are marked by what
+    /// they contain ([`Image::mark`]).
+    pub fn found_bad(&self) -> BadBlocks {
+        lock(&self.core.marks).settle().clone()
     }
 
     /// Checks whether any read of this disk fails because of a bad sector.

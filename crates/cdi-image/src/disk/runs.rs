@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use cdi_base::error::ReadError;
-use cdi_base::readable::Readable;
 use cdi_base::units::index;
 
 use super::Disk;
@@ -83,32 +82,27 @@ pub fn runs(disk: &Disk) -> impl Iterator<Item = Run> + Send + '_ {
     })
 }
 
-/// Splits a run where sectors are bad that the image's map does not list: these become runs of missing data. It reads the
-/// run, unless the image lists all bad sectors.
-pub fn split(disk: &Disk, run: Run) -> Vec<Run> {
-    if run.kind != RunKind::Present || disk.image().bad_mark().is_none() {
-        return vec![run];
-    }
-    let mut parts: Vec<Run> = Vec::new();
-    let mut bytes = vec![0; index(run.disk.end - run.disk.start)];
-    let (mut at, end) = (run.disk.start, run.disk.end);
-    while at < end {
-        // Bad sectors must not be filled here.
-        let read = Readable::read(disk, &mut bytes[..index(end - at)], at);
-        let Err(ReadError::Bad { good, .. }) = read else {
-            parts.push(Run { disk: at..end, kind: RunKind::Present });
-            break;
+/// Divides a run whose read failed because of sectors that are only found when they are read ([`Image::mark`]) into runs
+/// that can be read, and such that are missing. Another error is left to the next read.
+///
+/// [`Image::mark`]: crate::image::Image::mark
+pub fn around_marks(disk: &Disk, run: &Run) -> Vec<Run> {
+    let sector = u64::from(disk.sector());
+    let mut runs: Vec<Run> = Vec::new();
+    let mut buffer = vec![0; index(sector)];
+    let mut at = run.disk.start;
+    while at < run.disk.end {
+        let end = ((at / sector + 1) * sector).min(run.disk.end);
+        let read = disk.read_at(&mut buffer[..index(end - at)], at);
+        let kind = match read {
+            Err(ReadError::Bad { .. }) => RunKind::Missing,
+            _ => RunKind::Present,
         };
-        let bad = at + good as u64;
-        if at < bad {
-            parts.push(Run { disk: at..bad, kind: RunKind::Present });
+        match runs.last_mut().filter(|last| last.kind == kind) {
+            Some(last) => last.disk.end = end,
+            None => runs.push(Run { disk: at..end, kind }),
         }
-        let sector = u64::from(disk.sector());
-        at = end.min(bad - bad % sector + sector);
-        match parts.last_mut().filter(|last| last.kind == RunKind::Missing) {
-            Some(last) => last.disk.end = at,
-            None => parts.push(Run { disk: bad..at, kind: RunKind::Missing }),
-        }
+        at = end;
     }
-    parts
+    runs
 }

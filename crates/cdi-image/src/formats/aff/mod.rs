@@ -237,7 +237,7 @@ impl Image for Aff {
         }
     }
 
-    fn bad_mark(&self) -> Option<&[u8]> {
+    fn mark(&self) -> Option<&[u8]> {
         self.mark.as_deref()
     }
 
