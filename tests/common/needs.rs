@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A test: its path in this crate, its requirements, and its body.
 pub struct Test {
@@ -59,6 +60,8 @@ pub enum Need {
     Program(&'static str),
     /// A C library's header.
     Header(&'static str),
+    /// A module of the `python3` on PATH.
+    Python(&'static str),
     /// Samples that are not part of the project.
     Corpus,
 }
@@ -87,6 +90,10 @@ impl Need {
             }
             Need::Program(name) => on_path(name),
             Need::Header(name) => Path::new("/usr/include").join(name).is_file(),
+            Need::Python(module) => {
+                let import = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+                import.is_ok_and(|ran| ran.status.success())
+            }
             Need::Corpus => corpus().is_dir(),
         }
     }
@@ -97,7 +104,7 @@ impl Need {
             Need::Fuse => "/dev/fuse",
             Need::FuseForAll => "/dev/fuse open to all users (mode 0666)",
             Need::Loop => "loop devices (root)",
-            Need::Program(name) | Need::Header(name) => name,
+            Need::Program(name) | Need::Header(name) | Need::Python(name) => name,
             Need::Corpus => "samples (CDI_CORPUS)",
         }
     }

@@ -24,7 +24,7 @@ const DAMAGES: u64 = 20_000;
 tests!(
     /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
     /// reader: no panic, no hang, no memory.
-    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -64,7 +64,7 @@ tests!(
     }
 
     /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
-    #[needs(Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
     fn seeds_for_the_fuzzer_open() {
         for (name, bytes) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -159,6 +159,10 @@ tests!(
         damaged(makers::diskcopy(&truth(), &truth()[..2048 * 12]), "diskcopy");
     }
 
+    fn damaged_ewf2_bzip2() {
+        damaged_checked(makers::ex01_bzip2(&truth()), "ewf2");
+    }
+
     fn damaged_dmg() {
         damaged(makers::dmg(&truth(), Tables::PropertyList), "dmg");
     }
@@ -224,8 +228,25 @@ tests!(
         damaged_part(&lab, "a.smi", "._a.smi", "ndif");
     }
 
+    fn damaged_asif() {
+        damaged(asif_image(&truth()), "asif");
+    }
+
+    fn damaged_aff() {
+        damaged(aff_image(&truth()), "aff");
+    }
+
+    #[needs(Program("affconvert"))]
+    fn damaged_aff_lzma() {
+        damaged(affconverted(&["-L", "-s", "64k"]), "aff");
+    }
+
     fn damaged_aff4() {
         damaged(makers::aff4(&truth(), Aff4::Snappy, 0, 65536), "aff4");
+    }
+
+    fn damaged_aff4_hashed() {
+        damaged(makers::aff4(&truth(), Aff4::Hashed, 0, 65536), "aff4");
     }
 
     fn damaged_aff4_lz4() {
@@ -319,6 +340,23 @@ tests!(
     }
 );
 
+fn aff_image(disk: &[u8]) -> Vec<u8> {
+    makers::aff(disk, 64 << 10, &[100, 1500], makers::aff_kind)
+}
+
+fn affconverted(options: &[&str]) -> Vec<u8> {
+    let lab = Lab::new();
+    let raw = lab.write("disk.raw", truth());
+    let out = lab.path("disk.aff");
+    let [raw, out] = [raw, out].map(|p| p.to_str().unwrap().to_owned());
+    run("affconvert", [&["-q"], options, &["-o", &out, &raw]].concat());
+    lab.read("disk.aff")
+}
+
+fn asif_image(disk: &[u8]) -> Vec<u8> {
+    makers::asif(makers::Asif::default(), disk.len() as u64, &[(0, disk)])
+}
+
 fn chd_image() -> Vec<u8> {
     let lab = Lab::new();
     lab.write("disk.raw", truth());
@@ -372,8 +410,14 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("aff4/snappy", makers::aff4(small, Aff4::Snappy, usize::MAX, 65536)),
         ("aff4/deflate", makers::aff4(small, Aff4::Deflate, usize::MAX, 65536)),
+        ("aff4/hashed", makers::aff4(small, Aff4::Hashed, usize::MAX, 65536)),
+        ("aff4/lz4", makers::aff4(&small[..small.len() - 100], Aff4::Lz4, usize::MAX, usize::MAX)),
         ("aff4/old", makers::aff4(small, Aff4::Old, usize::MAX, 65536)),
         ("android-sparse/all", makers::android_sparse(small, 4096)),
+        ("aff/own", makers::aff(small, 16 << 10, &[100], makers::aff_kind)),
+        ("aff/zlib", affconverted(&["-s", "64k"])),
+        ("aff/lzma", affconverted(&["-L", "-s", "64k"])),
+        ("asif/all", asif_image(small)),
         (
             "cdimg/zstd",
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),

@@ -65,6 +65,30 @@ pub fn verified(lab: &Lab, image: &Path, lost: u64) -> String {
 
 tests!(
     #[needs(Program("ewfacquire"))]
+    fn chunks_of_16_mib_are_read_and_longer_ones_are_refused() {
+        let lab = Lab::new();
+        let truth = disk(40 << 20);
+        let raw = lab.write("disk.raw", &truth).to_str().unwrap().to_owned();
+        for (name, sector, is_read) in [("a", "512", true), ("b", "4096", false)] {
+            let target = lab.path(name).to_str().unwrap().to_owned();
+            run(
+                "ewfacquire",
+                ["-q", "-u", "-t", &target, "-f", "encase6", "-b", "32768", "-P", sector, &raw],
+            );
+            let image = format!("{name}.E01");
+            if is_read {
+                lab.cdi(["-q", "extract", &image, "out.raw"]).ends(0);
+                assert!(lab.read("out.raw") == truth);
+            } else {
+                let ran = lab.cdi(["info", &image]).ends(3);
+                let words =
+                    "chunks of 134217728 bytes (32768 sectors of 4096 bytes): more than 16777216 are not";
+                assert!(ran.err.contains(words) && ran.err.contains("ewfexport"), "{}", ran.err);
+            }
+        }
+    }
+
+    #[needs(Program("ewfacquire"))]
     fn every_format_of_ewfacquire_reads_correctly() {
         let lab = Lab::new();
         let truth = disk((5 << 20) + 512 * 3);
@@ -319,6 +343,33 @@ tests!(
             lab.write("x.E01", &bytes);
             lab.cdi(["verify", "x.E01"]).ends(4);
         }
+        // X-Ways marks what it encrypts by a section of its own, and says so in the header; also Zstandard.
+        let whole = fs::read(lab.path("none.E01")).unwrap();
+        let section = |name: &[u8]| {
+            let is = |w: &[u8]| w.starts_with(name) && w[name.len()..].iter().all(|b| *b == 0);
+            whole.windows(16).position(is).unwrap()
+        };
+        let at = section(b"hash");
+        for (method, words) in [(0, "by X-Ways with AES-128"), (1, "with AES-256"), (2, "an unknown cipher")]
+        {
+            let mut bytes = whole.clone();
+            bytes[8] = 0x81;
+            bytes[at..at + 12].copy_from_slice(b"x_encryption");
+            let sum = makers::adler(&bytes[at..at + 72]);
+            bytes[at + 72..at + 76].copy_from_slice(&sum);
+            bytes[at + 76..at + 78].copy_from_slice(&[method, 0]);
+            lab.write("x.E01", bytes);
+            let ran = lab.cdi(["info", "x.E01"]).ends(3);
+            assert!(ran.err.contains(words) && ran.err.contains("create an image without"), "{}", ran.err);
+        }
+        let mut bytes = whole.clone();
+        bytes[8] = 0x21;
+        lab.write("x.E01", &bytes);
+        lab.cdi(["verify", "x.E01"]).ends(0);
+        noise(&mut bytes[section(b"sectors") + 76..section(b"table")], 8);
+        lab.write("x.E01", bytes);
+        let ran = lab.cdi(["info", "x.E01"]).ends(3);
+        assert!(ran.err.contains("compressed by X-Ways with Zstandard (not supported)"), "{}", ran.err);
         lab.write("y.E01", [&b"ADCRYPT\0"[..], &[1; 600]].concat());
         let ran = lab.cdi(["info", "y.E01"]).ends(3);
         assert!(ran.err.contains("encrypted by"), "{}", ran.err);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::ewf::{self, name, right_or_lost};
-use super::{truth, verified};
+use super::{extracted, truth, verified};
 use crate::common::{Lab, disk};
 use crate::makers;
 
@@ -34,6 +34,22 @@ tests!(
         assert_eq!(info["metadata"]["md5_stored"].as_str().unwrap().len(), 32, "hashes are kept");
         lab.write("b.Ex01", [b"LEF2\r\n\x81\0", &[0; 56][..]].concat());
         assert!(lab.cdi(["info", "b.Ex01"]).ends(3).err.contains("it contains files, not a disk"));
+    }
+
+    fn chunks_and_texts_by_bzip2_are_read() {
+        let lab = Lab::new();
+        let truth = &truth()[..(1 << 20) - 3 * 512];
+        lab.write("a.Ex01", makers::ex01_bzip2(truth));
+        assert!(extracted(&lab, "a.Ex01", 0) == truth);
+        assert_eq!(verified(&lab, "a.Ex01", 0)["stored_hashes"][0]["matches"], true);
+        let info = lab.cdi(["info", "--json", "a.Ex01"]).ends(0).json();
+        assert_eq!(info["metadata"]["serial"], "SER1");
+        // A chunk that is damaged.
+        let mut bytes = makers::ex01_bzip2(truth);
+        let at = bytes.windows(10).rposition(|w| w == b"BZh91AY&SY").unwrap();
+        bytes[at + 200] ^= 1;
+        lab.write("a.Ex01", bytes);
+        verified(&lab, "a.Ex01", 4);
     }
 
     /// Tables of an Ex01 say which chunks they list: segments after one that is missing are read.

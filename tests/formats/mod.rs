@@ -1,7 +1,9 @@
 //! A file for each format that cdi reads, and files for tests of several formats.
 
+mod aff;
 mod aff4;
 mod android_sparse;
+mod asif;
 pub mod cdimg;
 mod cdimg_damage;
 mod chd;
@@ -38,8 +40,10 @@ use crate::common::{Lab, Test, corpus, disk, run};
 
 /// The tests, by module.
 pub const MODULES: &[&[Test]] = &[
+    aff::TESTS,
     aff4::TESTS,
     android_sparse::TESTS,
+    asif::TESTS,
     cdimg::TESTS,
     cdimg_damage::TESTS,
     chd::TESTS,

@@ -3,14 +3,20 @@
 use std::io::{Cursor, Write};
 
 use md5::{Digest, Md5};
+use sha1::Sha1;
+use sha2::Sha512;
 
 /// How an AFF4 image's chunks are compressed.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Aff4 {
     Snappy,
     Lz4,
+    /// LZ4 blocks with their uncompressed lengths before them.
+    Lz4Prefixed,
     Deflate,
     Stored,
+    /// Snappy and uncompressed chunks, with hashes of the chunks, of the lists of these, and of the map.
+    Hashed,
     /// As it was before the standard: other names, other indices. CompressedChunk by snappy.
     Old,
 }
@@ -47,13 +53,18 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
         zip.write_all(bytes).unwrap();
     };
     member("container.description".into(), volume.as_bytes());
+    // The lists of block hashes.
+    let mut lists = [Vec::new(), Vec::new()];
     let escaped = |urn: &str| urn.replace(':', "%3A").replacen("//", "%2F%2F", 1);
     for (n, bevy) in data.chunks(CHUNK * PER_BEVY).enumerate() {
         let (mut compressed, mut index) = (Vec::new(), Vec::new());
         for chunk in bevy.chunks(CHUNK) {
             let mut one = match how {
-                Aff4::Snappy | Aff4::Old => snap::raw::Encoder::new().compress_vec(chunk).unwrap(),
+                Aff4::Snappy | Aff4::Hashed | Aff4::Old => {
+                    snap::raw::Encoder::new().compress_vec(chunk).unwrap()
+                }
                 Aff4::Lz4 => lz4_flex::block::compress(chunk),
+                Aff4::Lz4Prefixed => lz4_flex::block::compress_prepend_size(chunk),
                 Aff4::Deflate => {
                     let mut encoder =
                         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
@@ -75,6 +86,14 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
             }
         }
         member(format!("{}/{n:08}", escaped(stream)), &compressed);
+        if how == Aff4::Hashed {
+            let md5: Vec<u8> = bevy.chunks(CHUNK).flat_map(|chunk| Md5::digest(chunk).to_vec()).collect();
+            let sha1: Vec<u8> = bevy.chunks(CHUNK).flat_map(|chunk| Sha1::digest(chunk).to_vec()).collect();
+            member(format!("{}/{n:08}.blockHash.md5", escaped(stream)), &md5);
+            member(format!("{}/{n:08}.blockHash.sha1", escaped(stream)), &sha1);
+            lists[0].extend(md5);
+            lists[1].extend(sha1);
+        }
         let suffix = if how == Aff4::Old { "/index" } else { ".index" };
         member(format!("{}/{n:08}{suffix}", escaped(stream)), &index);
     }
@@ -86,10 +105,11 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
         format!("{schema}SymbolicStream61")
     };
     let names = [stream.into(), format!("{schema}UnreadableData"), format!("{schema}UnknownData"), byte];
-    member(format!("{}/idx", escaped(map)), format!("{}{end}", names.join(end)).as_bytes());
+    let idx = format!("{}{end}", names.join(end));
+    member(format!("{}/idx", escaped(map)), idx.as_bytes());
     let method = match how {
-        Aff4::Snappy | Aff4::Old => "<http://code.google.com/p/snappy/>",
-        Aff4::Lz4 => "<https://code.google.com/p/lz4/>",
+        Aff4::Snappy | Aff4::Hashed | Aff4::Old => "<http://code.google.com/p/snappy/>",
+        Aff4::Lz4 | Aff4::Lz4Prefixed => "<https://code.google.com/p/lz4/>",
         Aff4::Deflate => "<https://tools.ietf.org/html/rfc1951>",
         Aff4::Stored => "<http://aff4.org/Schema#NullCompressor>",
     };
@@ -110,6 +130,20 @@ pub fn aff4(disk: &[u8], how: Aff4, unreadable: usize, unknown: usize) -> Vec<u8
              aff4:compressionMethod {method} ; aff4:size {held} ; aff4:hash \"{md5}\"^^aff4:MD5 .\n"
         )
     };
+    let mut about = about;
+    if how == Aff4::Hashed {
+        let hash = |bytes: &[u8]| Sha512::digest(bytes).to_vec();
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let parts = [hash(&lists[0]), hash(&lists[1]), hash(&entries), hash(idx.as_bytes())];
+        let [md5, sha1, point, index] = parts.each_ref().map(|part| hex(part));
+        let all = hex(&hash(&parts.concat()));
+        about += &format!(
+            "<{stream}/blockhash.md5> a aff4:BlockHashes ; aff4:hash \"{md5}\"^^aff4:SHA512 .\n\
+             <{stream}/blockhash.sha1> a aff4:BlockHashes ; aff4:hash \"{sha1}\"^^aff4:SHA512 .\n\
+             <{map}> aff4:mapPointHash \"{point}\"^^aff4:SHA512 ; aff4:mapIdxHash \"{index}\"^^aff4:SHA512 .\n\
+             <aff4://i-1> aff4:hash \"{all}\"^^aff4:blockMapHashSHA512 .\n"
+        );
+    }
     let turtle = format!(
         "@prefix : <{volume}> .\n@prefix aff4: <{schema}> .\n@prefix xsd: <http://www.w3.org/2001/XMLSchema#> .\n{about}"
     );

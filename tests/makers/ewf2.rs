@@ -1,5 +1,7 @@
 //! Writes EnCase's second format (Ex01).
 
+use std::io::Write;
+
 use md5::{Digest, Md5};
 
 use super::{adler, zlib};
@@ -9,10 +11,22 @@ pub fn ex01(disk: &[u8], errors: &[(u64, u32)]) -> Vec<u8> {
     ex01_segments(disk, errors, usize::MAX).remove(0)
 }
 
+/// The same with bzip2 in place of zlib.
+pub fn ex01_bzip2(disk: &[u8]) -> Vec<u8> {
+    let bzip2 = |bytes: &[u8]| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut file = ex01_segment(disk, &[], 0, disk, 0, true, &bzip2);
+    file[10] = 2;
+    file
+}
+
 /// The same in segments of `per` chunks.
 pub fn ex01_segments(disk: &[u8], errors: &[(u64, u32)], per: usize) -> Vec<Vec<u8>> {
     let parts: Vec<_> = disk.chunks(per.saturating_mul(32 << 10)).collect();
-    let segment = |n: usize| ex01_segment(disk, errors, n * per, parts[n], n, n + 1 == parts.len());
+    let segment = |n: usize| ex01_segment(disk, errors, n * per, parts[n], n, n + 1 == parts.len(), &zlib);
     (0..parts.len()).map(segment).collect()
 }
 
@@ -23,6 +37,7 @@ fn ex01_segment(
     part: &[u8],
     number: usize,
     last: bool,
+    compress: &dyn Fn(&[u8]) -> Vec<u8>,
 ) -> Vec<u8> {
     const CHUNK: usize = 32 << 10;
     let mut file = b"EVF2\r\n\x81\0\x02\x01\x01\0".to_vec();
@@ -47,7 +62,7 @@ fn ex01_segment(
     let text = |text: String| {
         let units: Vec<u8> =
             std::iter::once(0xFEFF).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
-        zlib(&units)
+        compress(&units)
     };
     let sectors = disk.len() / 512;
     let chunks = disk.len().div_ceil(CHUNK);
@@ -63,7 +78,7 @@ fn ex01_segment(
         } else {
             let at = (from + data.len()) as u64;
             let (stored, flags) =
-                if n % 3 == 0 { ([chunk, &adler(chunk)].concat(), 2) } else { (zlib(chunk), 1) };
+                if n % 3 == 0 { ([chunk, &adler(chunk)].concat(), 2) } else { (compress(chunk), 1) };
             data.extend_from_slice(&stored);
             data.resize(data.len().next_multiple_of(16), 0);
             (at, stored.len() as u32, flags)

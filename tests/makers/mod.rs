@@ -1,8 +1,10 @@
 //! Writers of other programs' formats, written from the formats' descriptions and not from the readers, for images that no
 //! program on a test machine writes.
 
+mod aff;
 mod aff4;
 mod android_sparse;
+mod asif;
 mod diskcopy;
 mod dmg;
 pub mod encrypted;
@@ -21,12 +23,14 @@ use std::io::Write;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
+pub use aff::{AffPage, aff, aff_kind, aff_mark, aff_quad, aff_segment};
 pub use aff4::{Aff4, aff4};
 pub use android_sparse::{android_sparse, android_sparse_part};
+pub use asif::{Asif, asif};
 pub use diskcopy::diskcopy;
 pub use dmg::{Tables, dmg, dmg_segments};
 pub use encrypted::{Encryption, encrypted, encrypted_bundle, encrypted_first};
-pub use ewf2::{ex01, ex01_segments};
+pub use ewf2::{ex01, ex01_bzip2, ex01_segments};
 pub use parallels::{parallels, parallels_descriptor};
 pub use partclone::partclone_v1;
 pub use sparse::{sparsebundle, sparseimage};
@@ -45,7 +49,7 @@ pub fn adler(bytes: &[u8]) -> [u8; 4] {
     (b << 16 | a).to_le_bytes()
 }
 
-fn zlib(bytes: &[u8]) -> Vec<u8> {
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -201,9 +201,14 @@ fn read_run(
                     let bytes = std::mem::take(&mut good);
                     give(piece.start - bytes.len() as u64..piece.start, Ok(bytes.into()));
                 }
+                // Bad sectors next to damage stay apart.
                 match &mut bad {
-                    Some((range, _)) => range.end = piece.end,
-                    None => bad = Some((piece, e)),
+                    Some((range, before)) if is_alike(before, &e) => range.end = piece.end,
+                    _ => {
+                        if let Some((range, before)) = bad.replace((piece, e)) {
+                            give(range, Err(before));
+                        }
+                    }
                 }
             }
         }
@@ -214,6 +219,11 @@ fn read_run(
     if !good.is_empty() {
         give(run.end - good.len() as u64..run.end, Ok(good.into()));
     }
+}
+
+/// Returns whether two errors are of the same kind.
+fn is_alike(one: &ReadError, other: &ReadError) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
 }
 
 /// Compresses bytes of the disk at offset `start`, chunk by chunk.

@@ -44,8 +44,9 @@
 //!
 //! | feature | formats |
 //! |---|---|
+//! | `aff` | AFF, AFD, AFM |
 //! | `aff4` | AFF4 |
-//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; DiskCopy 4.2 and 6 |
+//! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; ASIF; DiskCopy 4.2 and 6 |
 //! | `chd` | CHD |
 //! | `ewf` | E01, S01, Ex01 |
 //! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4; directories by Clonezilla |
@@ -61,6 +62,7 @@
 // What formats share is not all used where some of them are left out.
 #![cfg_attr(
     not(all(
+        feature = "aff",
         feature = "aff4",
         feature = "apple",
         feature = "chd",

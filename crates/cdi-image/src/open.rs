@@ -23,9 +23,13 @@ use crate::passphrase::Passphrase;
 /// Every format that can be read.
 pub const FORMATS: &[&Format] = &[
     &cdimg::FORMAT,
+    #[cfg(feature = "aff")]
+    &aff::FORMAT,
     #[cfg(feature = "aff4")]
     &aff4::FORMAT,
     &android_sparse::FORMAT,
+    #[cfg(feature = "apple")]
+    &asif::FORMAT,
     #[cfg(feature = "chd")]
     &chd::FORMAT,
     #[cfg(feature = "packed")]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use md5::Md5;
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use super::codec::{Crc32, crc32, disk_copy_6};
 
@@ -51,6 +51,8 @@ pub enum HashKind {
     Sha1,
     /// SHA-256.
     Sha256,
+    /// SHA-512.
+    Sha512,
     /// BLAKE3.
     Blake3,
 }
@@ -68,6 +70,7 @@ impl HashKind {
             HashKind::Md5 => "md5_zero_filled",
             HashKind::Sha1 => "sha1_zero_filled",
             HashKind::Sha256 => "sha256_zero_filled",
+            HashKind::Sha512 => "sha512_zero_filled",
             HashKind::Blake3 => "blake3_zero_filled",
         }
     }
@@ -81,6 +84,7 @@ impl HashKind {
             HashKind::Md5 => "MD5",
             HashKind::Sha1 => "SHA-1",
             HashKind::Sha256 => "SHA-256",
+            HashKind::Sha512 => "SHA-512",
             HashKind::Blake3 => "BLAKE3",
         }
     }
@@ -98,6 +102,7 @@ enum State {
     Md5(Md5),
     Sha1(Sha1),
     Sha256(Sha256),
+    Sha512(Box<Sha512>),
     Blake3(Box<blake3::Hasher>),
 }
 
@@ -111,6 +116,7 @@ impl Hasher {
             HashKind::Md5 => State::Md5(Md5::new()),
             HashKind::Sha1 => State::Sha1(Sha1::new()),
             HashKind::Sha256 => State::Sha256(Sha256::new()),
+            HashKind::Sha512 => State::Sha512(Box::default()),
             HashKind::Blake3 => State::Blake3(Box::default()),
         })
     }
@@ -123,6 +129,7 @@ impl Hasher {
             State::Md5(state) => state.update(bytes),
             State::Sha1(state) => state.update(bytes),
             State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
             State::Blake3(state) => {
                 state.update(bytes);
             }
@@ -137,6 +144,7 @@ impl Hasher {
             State::Md5(state) => state.finalize().to_vec(),
             State::Sha1(state) => state.finalize().to_vec(),
             State::Sha256(state) => state.finalize().to_vec(),
+            State::Sha512(state) => state.finalize().to_vec(),
             State::Blake3(state) => state.finalize().as_bytes().to_vec(),
         }
     }

@@ -1,6 +1,9 @@
 //! Checksums of chunks and of metadata structures.
 
 use crc::{Algorithm, CRC_16_IBM_3740, CRC_16_XMODEM, CRC_32_ISO_HDLC, Crc, Digest, Table};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use xxhash_rust::xxh64::xxh64;
 
@@ -38,6 +41,12 @@ pub enum Sum {
     },
     /// CRC-16 (polynomial 0x1021, initial value 0xFFFF) of the uncompressed chunk.
     Crc16Uncompressed(u16),
+    /// MD5 of the uncompressed chunk.
+    Md5Uncompressed([u8; 16]),
+    /// SHA-1 of the uncompressed chunk.
+    Sha1Uncompressed([u8; 20]),
+    /// SHA-256 of the uncompressed chunk.
+    Sha256Uncompressed([u8; 32]),
 }
 
 impl Sum {
@@ -59,6 +68,9 @@ impl Sum {
             Sum::Xxh3With128(sum) => xxh3_128(uncompressed) == sum,
             Sum::Crc32State { before, after } => crc32_state(before, uncompressed) == after,
             Sum::Crc16Uncompressed(sum) => CRC16.checksum(uncompressed) == sum,
+            Sum::Md5Uncompressed(sum) => *Md5::digest(uncompressed) == sum,
+            Sum::Sha1Uncompressed(sum) => *Sha1::digest(uncompressed) == sum,
+            Sum::Sha256Uncompressed(sum) => *Sha256::digest(uncompressed) == sum,
             Sum::None | Sum::Xxh3(_) => true,
         }
     }

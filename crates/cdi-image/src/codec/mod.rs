@@ -8,6 +8,8 @@ mod compress;
 mod flac;
 #[cfg(feature = "chd")]
 pub(crate) mod huffman;
+#[cfg(feature = "aff4")]
+pub(crate) mod lz4_len;
 mod run_lengths;
 
 use std::cell::RefCell;
@@ -54,6 +56,8 @@ pub enum Codec {
     Snappy,
     /// A bare LZMA stream without an end mark, with the parameters used in a CHD.
     Lzma,
+    /// An LZMA stream with its header of 13 bytes, and no end mark.
+    LzmaAlone,
     /// FLAC frames, as in a CHD.
     Flac,
     /// A Huffman code for bytes, as in a CHD.
@@ -81,7 +85,7 @@ impl Codec {
             Codec::Adc => "adc",
             Codec::Lz4 => "lz4",
             Codec::Snappy => "snappy",
-            Codec::Lzma => "lzma",
+            Codec::Lzma | Codec::LzmaAlone => "lzma",
             Codec::Flac => "flac",
             Codec::ChdHuffman => "huffman",
             Codec::IBoredRunLength => "run-length",
@@ -102,8 +106,8 @@ impl Codec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadStream;
 
-/// Maximum memory for an XZ stream in KiB: the dictionary of the strongest preset.
-#[cfg(feature = "apple")]
+/// Maximum memory for an XZ or LZMA stream in KiB: the dictionary of the strongest preset.
+#[cfg(any(feature = "aff", feature = "apple"))]
 const XZ_MEMORY: u32 = 65 << 10;
 
 thread_local! {
@@ -197,6 +201,11 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
             let stream = lzma_rust2::LzmaReader::new(compressed, len.into(), 3, 0, 2, len, None);
             fill(stream.map_err(|_| BadStream)?, out)
         }
+        #[cfg(feature = "aff")]
+        Codec::LzmaAlone => {
+            let stream = lzma_rust2::LzmaReader::new_mem_limit(compressed, XZ_MEMORY, None);
+            fill(stream.map_err(|_| BadStream)?, out)
+        }
         #[cfg(feature = "chd")]
         Codec::Flac => flac::decompress(compressed, out).ok_or(BadStream),
         #[cfg(feature = "chd")]
@@ -209,7 +218,7 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
 }
 
 /// Reads the whole `stream` into `out`. Returns an error if its length is not that of `out`.
-#[cfg(any(feature = "apple", feature = "chd"))]
+#[cfg(any(feature = "aff", feature = "apple", feature = "chd"))]
 fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     stream.read_exact(out).map_err(|_| BadStream)?;
     match stream.read(&mut [0]) {

@@ -1,8 +1,12 @@
 //! Readers for other programs' image formats, one module each, and the code they share.
 
+#[cfg(feature = "aff")]
+pub mod aff;
 #[cfg(feature = "aff4")]
 pub mod aff4;
 pub mod android_sparse;
+#[cfg(feature = "apple")]
+pub mod asif;
 #[cfg(feature = "vm")]
 mod backing;
 mod chain;

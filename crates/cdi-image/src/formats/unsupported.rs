@@ -76,16 +76,6 @@ const ALL: &[Container] = &[
         "convert it: qemu-img convert -f cloop -O raw FILE disk.raw",
     ),
     container(
-        "an Apple sparse image (ASIF)",
-        At(0, b"shdw"),
-        "convert it on a Mac with macOS 26: diskutil image create from FILE disk.dmg --format RAW",
-    ),
-    container(
-        "an AFF image, version 1 to 3",
-        At(0, b"AFF10\r\n\0"),
-        "convert it: affconvert -r -e raw FILE (afflib-tools)",
-    ),
-    container(
         "an AD1 file",
         At(0, b"ADSEGMENTEDFILE\0"),
         "it contains files, not a disk: open it in FTK Imager",

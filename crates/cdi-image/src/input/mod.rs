@@ -118,6 +118,9 @@ pub(crate) const CLONEZILLA: &str = "parts";
 /// How many files of a directory that is no image are examined for images.
 const EXAMINED: usize = 1000;
 
+/// The first file of an image that is a directory of AFF files. It is opened like any file.
+const AFD_FIRST: &str = "file_000.aff";
+
 /// An image's files.
 pub struct Input {
     source: Arc<dyn ReadAt>,
@@ -161,9 +164,12 @@ impl Input {
         Ok(input)
     }
 
-    /// Opens an image that is a directory (Apple's bundles, Parallels' disks). Its list or the copy of that is opened as
-    /// the main file; all other files are next to it.
+    /// Opens an image that is a directory (Apple's bundles, Parallels' disks, an AFD). Its list or the copy of that is opened
+    /// as the main file; all other files are next to it.
     fn open_directory(path: &Path) -> Result<Input, Error> {
+        if is_file_in(path, AFD_FIRST) {
+            return Input::open(&path.join(AFD_FIRST));
+        }
         let Some((file, list)) = list_in(path) else {
             let entries = path.read_dir().into_iter().flatten().flatten().take(EXAMINED);
             let images =
@@ -450,9 +456,12 @@ impl Input {
 
 /// Returns the file that represents the image in the directory at `path`, and the list that it stands for.
 fn list_in(path: &Path) -> Option<(&'static str, &'static str)> {
-    // Symbolic links could lead elsewhere, so they are not followed.
-    let is_there = |name: &str| path.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
-    LISTS.into_iter().find(|(file, _)| is_there(file))
+    LISTS.into_iter().find(|(file, _)| is_file_in(path, file))
+}
+
+/// Returns whether there is a regular file of this name. Symbolic links could lead elsewhere, so they are not followed.
+fn is_file_in(dir: &Path, name: &str) -> bool {
+    dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file())
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {

@@ -56,18 +56,41 @@ fn kind_of(name: &str) -> Option<HashKind> {
         "MD5" => HashKind::Md5,
         "SHA1" => HashKind::Sha1,
         "SHA256" => HashKind::Sha256,
+        "SHA512" => HashKind::Sha512,
         _ => return None,
     })
 }
 
 /// Returns the stored hashes of a subject that are of a supported kind.
 pub(super) fn hashes(volume: &Volume, subject: &str) -> Vec<(HashKind, Vec<u8>)> {
-    let values = volume.subjects.get(subject).and_then(|p| p.get("hash"));
+    hashes_in(volume, subject, "hash")
+}
+
+/// Returns the hashes that this property of a subject has, and that are of a supported kind.
+pub(super) fn hashes_in(volume: &Volume, subject: &str, property: &str) -> Vec<(HashKind, Vec<u8>)> {
+    typed_hashes(volume, subject, property, &kind_of)
+}
+
+/// Returns the hash of the lists of block hashes and of the map together, which an image or its map has.
+pub(super) fn block_map_hash(volume: &Volume, image: &str, map: &str) -> Option<(HashKind, Vec<u8>)> {
+    let kind = |name: &str| kind_of(name.strip_prefix("blockMapHash")?);
+    let found = typed_hashes(volume, image, "hash", &kind);
+    found.into_iter().chain(hashes_in(volume, map, "blockMapHash")).next()
+}
+
+/// Returns the hashes that this property of a subject has, and of which `kind` knows the type.
+fn typed_hashes(
+    volume: &Volume,
+    subject: &str,
+    property: &str,
+    kind: &dyn Fn(&str) -> Option<HashKind>,
+) -> Vec<(HashKind, Vec<u8>)> {
+    let values = volume.subjects.get(subject).and_then(|p| p.get(property));
     let bytes = |text: &str| {
         let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
         (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()
     };
-    values.into_iter().flatten().filter_map(|v| Some((kind_of(&v.kind)?, bytes(&v.text)?))).collect()
+    values.into_iter().flatten().filter_map(|v| Some((kind(&v.kind)?, bytes(&v.text)?))).collect()
 }
 
 /// Returns the stored hashes of the disk, or none unless the disk is `whole`: for unreadable sectors, the hashes

@@ -4,6 +4,7 @@
 //! a zip file whose `information.turtle` describes its contents. A map assigns parts of the disk to streams; unreadable
 //! parts have a target of their own.
 
+mod hash_lists;
 mod map;
 mod metadata;
 mod stream;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::{SECTOR, index};
+use hash_lists::Parts;
 use map::{Run, Target};
 use metadata::{hashes, metadata, stored_hashes};
 use stream::Stream;
@@ -33,7 +35,8 @@ use cdi_base::printable::hex;
 pub const FORMAT: Format = Format {
     name: "aff4",
     summary: "AFF4 images: maps, streams and striped images, including those from before the standard",
-    integrity: "hashes of the streams or of the disk, if stored, checked on verification",
+    integrity: "hashes of the chunks, if stored; hashes of the streams, the map or the disk, if stored, checked on \
+        verification",
     suffixes: &["aff4", "af4"],
     probe: |input| volume::name(input, Input::MAIN).is_some(),
     open,
@@ -43,6 +46,8 @@ pub const FORMAT: Format = Format {
 const MAX_PROBED: usize = 4096;
 /// Maximum number of streams of a disk.
 const MAX_STREAMS: usize = 4096;
+/// Maximum length of all members together that are compressed by zip, in bytes: they are decompressed at opening.
+const MAX_INFLATED: u64 = 32 << 20;
 /// Maximum length of a map's list of targets in bytes.
 const MAX_TARGETS: u64 = 1 << 20;
 
@@ -54,6 +59,9 @@ struct Aff4 {
     /// The data of the parts of the disk that no run covers.
     gap: Found,
     runs: Vec<Run>,
+    /// The names of the image, and of the map or stream that is the disk.
+    image: String,
+    data: String,
     details: ImageDetails,
 }
 
@@ -66,11 +74,14 @@ enum Found {
 }
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
-    let volume = Volume::open(&input, Input::MAIN)?;
+    let mut volume = Volume::open(&input, Input::MAIN)?;
     let mut warnings = Vec::new();
     let image = image(&volume, &mut warnings)?;
+    let mut inflatable = MAX_INFLATED;
+    volume.inflate(&input, &mut inflatable)?;
     let data = volume.property(&image, &["dataStream"]).unwrap_or(&image).to_owned();
-    let mut opening = Opening { input: &input, volumes: vec![volume], streams: Vec::new(), others: None };
+    let mut opening =
+        Opening { input: &input, volumes: vec![volume], inflatable, streams: Vec::new(), others: None };
     let (targets, runs, gap, size);
     if opening.volumes[0].member(&format!("{data}/map")).is_some() {
         (targets, runs, gap, size) = opening.map(&data, &image)?;
@@ -120,6 +131,8 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
         targets,
         gap,
         runs,
+        image,
+        data,
         details: ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() },
     }))
 }
@@ -154,6 +167,8 @@ fn image(volume: &Volume, warnings: &mut Vec<String>) -> Result<String, Error> {
 struct Opening<'a> {
     input: &'a Input,
     volumes: Vec<Volume>,
+    /// How many bytes of compressed members may still be decompressed.
+    inflatable: u64,
     streams: Vec<Stream>,
     /// The files next to the image that are volumes, with the volumes' names; None until they are needed.
     others: Option<Vec<(String, crate::extent::FileNo)>>,
@@ -243,7 +258,9 @@ impl Opening<'_> {
             .hint("put all volumes of the set into the image's directory"));
         };
         let path = self.input.path_of(*file);
-        self.volumes.push(Volume::open(self.input, *file).map_err(|e| e.at(&path))?);
+        let mut volume = Volume::open(self.input, *file).map_err(|e| e.at(&path))?;
+        volume.inflate(self.input, &mut self.inflatable).map_err(|e| e.at(&path))?;
+        self.volumes.push(volume);
         Ok(self.volumes.len() - 1)
     }
 }
@@ -327,6 +344,8 @@ impl Image for Aff4 {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
+        let Aff4 { input, volumes, streams, image, data, .. } = self;
+        hash_lists::check(&Parts { input, volumes, streams, image, map: data }, report, check_cancelled)?;
         // These are hashes of whole streams, as opposed to the disk that the map makes of them.
         for stream in &self.streams {
             let stored = hashes(&self.volumes[stream.volume], &stream.urn);

@@ -6,12 +6,18 @@ use cdi_base::error::{Error, ReadError};
 
 use super::volume::{Member, Volume, entry};
 use crate::bytes::{flaw, le32, le64};
+use crate::codec::lz4_len::lz4_len;
 use crate::codec::{Codec, Sum};
 use crate::extent::{CompressedChunk, MAX_CHUNK, Origin};
 use crate::input::Input;
+use crate::stored_hashes::HashKind;
 
 /// How many chunks are examined to detect the writer's variant of the compression.
 const SAMPLES: u64 = 64;
+
+/// The kinds of block hashes that are checked, the one that costs least first.
+const BLOCK_HASHES: [(HashKind, &str); 3] =
+    [(HashKind::Sha1, "sha1"), (HashKind::Sha256, "sha256"), (HashKind::Md5, "md5")];
 
 /// A stream: its size, and the size and codec of its chunks.
 pub(super) struct Stream {
@@ -24,6 +30,8 @@ pub(super) struct Stream {
     codec: Codec,
     /// How many bytes come before the compressed data of each chunk.
     prefix: u32,
+    /// The kind of block hashes that are checked when chunks are read, and what the names of their members end with.
+    block_hash: Option<(HashKind, String)>,
     /// Whether the indices are in the form from before the standard: end offsets of chunks, in 32 bits.
     old: bool,
 }
@@ -62,8 +70,19 @@ impl Stream {
             other => return flaw(0, format!("unknown compression '{other}' ({urn})")),
         };
         let old = volume.member(&format!("{urn}/00000000.index")).is_none();
-        let mut stream =
-            Stream { urn: urn.into(), volume: number, size, chunk, per_bevy, codec, prefix: 0, old };
+        let mut stream = Stream {
+            urn: urn.into(),
+            volume: number,
+            size,
+            chunk,
+            per_bevy,
+            codec,
+            prefix: 0,
+            block_hash: None,
+            old,
+        };
+        let named = |(kind, name): (HashKind, &str)| Some((kind, stream.block_hashes(volume, name)?));
+        stream.block_hash = BLOCK_HASHES.into_iter().find_map(named);
         stream.detect_variant(input, volume, method.is_empty());
         Ok(stream)
     }
@@ -81,13 +100,54 @@ impl Stream {
         });
         let heads: Vec<[u8; 4]> = heads.collect();
         let all = |is: &dyn Fn(&[u8; 4]) -> bool| !heads.is_empty() && heads.iter().all(is);
+        let rest = self.size - last * self.chunk;
         let zlib = |h: &[u8; 4]| h[0] & 0x0F == 8 && u16::from_be_bytes([h[0], h[1]]).is_multiple_of(31);
         match self.codec {
             Codec::DeflateUnended if all(&zlib) => self.codec = Codec::ZlibPadded,
             Codec::Stored if undeclared && all(&zlib) => self.codec = Codec::ZlibPadded,
-            Codec::Lz4 if all(&|h| u64::from(le32(h, 0)) == self.chunk) => self.prefix = 4,
+            Codec::Lz4 if all(&|h| [self.chunk, rest].contains(&le32(h, 0).into())) => self.prefix = 4,
             _ => {}
         }
+    }
+
+    /// Returns the number of bevies.
+    pub(super) fn bevies(&self) -> u64 {
+        self.size.div_ceil(self.chunk).div_ceil(self.per_bevy)
+    }
+
+    /// Returns what the names of the members with the block hashes of this kind end with, if there are any. (The
+    /// standard has another name than its reference images.)
+    pub(super) fn block_hashes(&self, volume: &Volume, kind: &str) -> Option<String> {
+        let endings = [".blockHash.", "/blockHash.", "."].map(|before| format!("{before}{kind}"));
+        endings.into_iter().find(|ending| self.with_ending(volume, 0, ending).is_some())
+    }
+
+    /// Finds the member of a bevy whose name ends like this.
+    pub(super) fn with_ending(&self, volume: &Volume, bevy: u64, ending: &str) -> Option<Member> {
+        volume.member(&format!("{}/{bevy:08}{ending}", self.urn))
+    }
+
+    /// Returns the block hash of the chunk with this number, if there is one.
+    fn block_sum(&self, input: &Input, volume: &Volume, number: u64) -> Result<Sum, ReadError> {
+        let Some((kind, ending)) = &self.block_hash else { return Ok(Sum::None) };
+        let member = self.with_ending(volume, number / self.per_bevy, ending);
+        let Some(member) = member else { return Ok(Sum::None) };
+        let n = number % self.per_bevy;
+        let (mut md5, mut sha1, mut sha256) = ([0; 16], [0; 20], [0; 32]);
+        Ok(match kind {
+            HashKind::Md5 => {
+                entry(input, member, n, &mut md5)?;
+                Sum::Md5Uncompressed(md5)
+            }
+            HashKind::Sha1 => {
+                entry(input, member, n, &mut sha1)?;
+                Sum::Sha1Uncompressed(sha1)
+            }
+            _ => {
+                entry(input, member, n, &mut sha256)?;
+                Sum::Sha256Uncompressed(sha256)
+            }
+        })
     }
 
     /// Finds the chunk with this number.
@@ -145,10 +205,21 @@ impl Stream {
         let (file, at) = (member.file, member.at + at);
         let corrupt = ReadError::Corrupt { at };
         let chunk_len = range.end - range.start;
+        // Whether the hash of a last, shorter chunk includes its padding is not known.
+        let is_whole = chunk_len == self.chunk;
+        let sum = if is_whole { self.block_sum(input, volume, number)? } else { Sum::None };
         if len == self.chunk || self.codec == Codec::Stored {
             // The last chunk may or may not be padded.
-            let whole = len == self.chunk || len == chunk_len;
-            return if whole { Ok((range, Origin::Stored { file, at })) } else { Err(corrupt) };
+            if len != self.chunk && len != chunk_len {
+                return Err(corrupt);
+            }
+            if sum == Sum::None {
+                return Ok((range, Origin::Stored { file, at }));
+            }
+            let len = u32::try_from(len).map_err(|_| corrupt)?;
+            let (codec, skip, uncompressed) = (Codec::Stored, 0, len);
+            let chunk = CompressedChunk { file, at, len, skip, uncompressed, codec, sum };
+            return Ok((range, Origin::Compressed(chunk)));
         }
         let (at, len) = (at + u64::from(self.prefix), len.checked_sub(self.prefix.into()).ok_or(corrupt)?);
         let len = u32::try_from(len).ok().filter(|len| (1..=2 * MAX_CHUNK).contains(len)).ok_or(corrupt)?;
@@ -164,6 +235,12 @@ impl Stream {
                         snappy_len(&head).filter(|len| u64::from(*len) >= chunk_len && *len <= uncompressed);
                     uncompressed = len.ok_or(corrupt)?;
                 }
+                Codec::Lz4 => {
+                    let mut block = vec![0; len as usize];
+                    input.read_exact_at(file, &mut block, at)?;
+                    let len = lz4_len(&block).filter(|len| (chunk_len..=self.chunk).contains(len));
+                    uncompressed = len.and_then(|len| u32::try_from(len).ok()).ok_or(corrupt)?;
+                }
                 Codec::ZlibPadded => codec = Codec::ZlibUnended,
                 _ => {}
             }
@@ -171,18 +248,7 @@ impl Stream {
                 uncompressed = u32::try_from(chunk_len).map_err(|_| corrupt)?;
             }
         }
-        Ok((
-            range,
-            Origin::Compressed(CompressedChunk {
-                file,
-                at,
-                len,
-                skip: 0,
-                uncompressed,
-                codec,
-                sum: Sum::None,
-            }),
-        ))
+        Ok((range, Origin::Compressed(CompressedChunk { file, at, len, skip: 0, uncompressed, codec, sum })))
     }
 }
 

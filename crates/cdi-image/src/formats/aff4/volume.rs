@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::index;
@@ -187,10 +188,10 @@ impl Volume {
         if member.len > max || uncompressed > max {
             return flaw(
                 member.at,
-                format!(
-                    "a zip member is too long ({} bytes), or its compression is not supported",
-                    member.len
-                ),
+                match member.compression {
+                    Compression::Other => "a zip member is compressed, not by deflate (not supported)".into(),
+                    _ => format!("a zip member is too long: {uncompressed} bytes"),
+                },
             );
         }
         let bytes = input.bytes_of(member.file, member.at, index(member.len), "a member of the zip file")?;
@@ -202,6 +203,33 @@ impl Volume {
             Ok(()) => Ok(out),
             Err(_) => flaw(member.at, "a compressed zip member is damaged"),
         }
+    }
+
+    /// Decompresses the members that the zip file compresses, although chunks are compressed already: at most `left`
+    /// bytes.
+    pub(super) fn inflate(&mut self, input: &Input, left: &mut u64) -> Result<(), Error> {
+        let is_needed = |(name, member): &(&String, &Member)| {
+            let last = name.rsplit('/').next().unwrap_or_default();
+            let is_number = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
+            let is_part = ["map", "idx", "mapPath", "index"].contains(&last);
+            let is_bevy = last.split('.').next().is_some_and(is_number);
+            member.compression != Compression::Stored && (is_part || is_bevy)
+        };
+        let mut names: Vec<String> =
+            self.members.iter().filter(is_needed).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        for name in names {
+            let member = self.members[&name];
+            let bytes = self.bytes(input, member, *left).map_err(|e| {
+                let hint = "repack the image's members without compression: unzip it, then zip -0 -r";
+                e.hint(hint)
+            })?;
+            *left -= bytes.len() as u64;
+            let len = bytes.len() as u64;
+            let file = input.derive(Arc::new(bytes), &input.path_of(member.file))?;
+            self.members.insert(name, Member { file, at: 0, len, compression: Compression::Stored });
+        }
+        Ok(())
     }
 
     /// Finds the uncompressed member of this name. Members' names may be relative to the volume's.

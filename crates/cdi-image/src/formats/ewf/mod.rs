@@ -1,9 +1,10 @@
 //! Expert Witness images: EnCase (`.E01`), in its newer and older forms, and SMART (`.s01`).
 //!
-//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; checked
-//! against images by several programs. All numbers are little-endian. A file is a header and a chain of sections; the
-//! chunks of the disk are in "sectors" sections, their offsets in the "table" that follows each, and again in "table2".
-//! A chunk is a zlib stream, or uncompressed bytes followed by their Adler-32.
+//! Sources: "Expert Witness Compression Format (EWF)", the libewf project's documentation of the format; for what
+//! X-Ways adds, the crate ewf-image 0.6; checked against images by several programs. All numbers are little-endian. A
+//! file is a header and a chain of sections; the chunks of the disk are in "sectors" sections, their offsets in the
+//! "table" that follows each, and again in "table2". A chunk is a zlib stream, or uncompressed bytes followed by their
+//! Adler-32.
 
 pub(super) mod errors;
 mod sections;
@@ -43,6 +44,9 @@ pub const FORMAT: Format = Format {
 const MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
 /// The magic of images encrypted by AccessData's programs.
 const ADCRYPT: &[u8] = b"ADCRYPT\0";
+/// What can be done about an encrypted image.
+const DECRYPT: &str = "if it was encrypted by X-Ways, open it there with its password and create an image without encryption; \
+     encrypted E01 images are not supported";
 /// The length in bytes of a file's header, and of a section's.
 const HEADER: u64 = 13;
 const SECTION: usize = 76;
@@ -99,7 +103,12 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
         gathered.segment(&input, file, number, after_gap)
     })?;
-    let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, .. } = gathered;
+    let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, has_zstd, .. } = gathered;
+    if let Some(method) = gathered.encryption {
+        let cipher = ["AES-128", "AES-256"].get(usize::from(method)).copied().unwrap_or("an unknown cipher");
+        let what = format!("image encrypted by X-Ways with {cipher} (not supported)");
+        return Err(Error::bad_image(what).hint(DECRYPT));
+    }
     let Some(Media { sectors, sector, chunk, .. }) = media else {
         let error = gaps.first_error(&input);
         return error.map_or_else(
@@ -129,7 +138,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let kept = Mutex::new(LruCache::new(TABLES_KEPT));
     let mut image = Ewf { input, size, chunk, tables, kept, last: None, details };
     image.read_tail(sector.into());
-    image.refuse_encrypted()?;
+    image.refuse_encrypted(has_zstd)?;
     let end = image.chunks_present(chunks).saturating_mul(chunk).min(size);
     let lost: Vec<_> = std::iter::once(end..size).filter(|range| range.start < range.end).collect();
     // Lost ranges cannot be classified.
@@ -206,8 +215,9 @@ impl Ewf {
         self.last = tail::note(&mut self.details, sector, codec, &stored, wanted, self.chunk);
     }
 
-    /// Refuses images with intact structures, but no intact chunk: X-Ways encrypts chunks without marking the image.
-    fn refuse_encrypted(&self) -> Result<(), Error> {
+    /// Refuses images with intact structures, but no intact chunk: those by X-Ways with Zstandard, and those that some
+    /// program encrypted without a mark. `has_zstd` says that the header is that of the former.
+    fn refuse_encrypted(&self, has_zstd: bool) -> Result<(), Error> {
         let count =
             self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
         let step = count.div_ceil(MAX_TRIED).max(1);
@@ -231,6 +241,11 @@ impl Ewf {
             start.iter().for_each(|byte| seen[usize::from(*byte)] += 1);
             tried += 1;
         }
+        if has_zstd && tried > 0 {
+            let what = "image compressed by X-Ways with Zstandard (not supported)";
+            let hint = "open it in X-Ways, and create an image that is compatible with other programs";
+            return Err(Error::bad_image(what).hint(hint));
+        }
         let bytes: u32 = seen.iter().sum();
         // In random data, no byte value is much more frequent than the others.
         let is_random = bytes >= 4096 && seen.iter().all(|n| *n > 0 && *n < bytes / 256 * 3);
@@ -241,10 +256,7 @@ impl Ewf {
             "encrypted or completely damaged image: its structures are intact, but none of {tried} sampled chunks passes \
              its check, and all look random"
         ))
-        .hint(
-            "if it was encrypted by X-Ways, open it there with its password and create an image without encryption; \
-             encrypted E01 images are not supported",
-        ))
+        .hint(DECRYPT))
     }
 
     /// Locates a chunk: file, whether it is compressed, offset, and the distance to the next one, more than 4 bytes.

@@ -3,12 +3,12 @@
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
 
-use super::segments::Segment;
+use super::segments::{Segment, check_chunk};
 use super::{HEADER, MAGIC, MAX_ENTRIES, MAX_TEXT, SECTION, Table, texts};
 use crate::badmap::{BadRange, MAX_RANGES, Status};
 use crate::bytes::{flaw, le32, le64};
 use crate::codec::{Codec, adler32, expand};
-use crate::extent::{FileNo, MAX_CHUNK};
+use crate::extent::FileNo;
 use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::stored_hashes::HashKind;
@@ -40,6 +40,10 @@ pub(super) struct Gathered {
     /// Whether an earlier segment is missing or incomplete: it is then unknown which chunks a table lists.
     after_gap: bool,
     pub media: Option<Media>,
+    /// The number of the cipher with which X-Ways encrypted the chunks.
+    pub encryption: Option<u16>,
+    /// Whether X-Ways compressed the chunks with Zstandard, by the first segment's header.
+    pub has_zstd: bool,
     pub metadata: Metadata,
     /// Hashes of the whole disk.
     pub hashes: Vec<(HashKind, Vec<u8>)>,
@@ -77,7 +81,7 @@ impl Gathered {
     ) -> Result<Segment, Error> {
         self.after_gap |= after_gap;
         (self.sectors_end, self.damaged) = (None, None);
-        let walked = Gathered::header(input, file, number).and_then(|()| self.sections(input, file));
+        let walked = self.header(input, file, number).and_then(|()| self.sections(input, file));
         match walked {
             Ok(true) => Ok(Segment::Next),
             Ok(false) => Ok(Segment::Last),
@@ -87,7 +91,7 @@ impl Gathered {
         }
     }
 
-    fn header(input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
+    fn header(&mut self, input: &Input, file: FileNo, number: u32) -> Result<(), Error> {
         let header = input.bytes_of(file, 0, index(HEADER), "the header")?;
         if !header.starts_with(MAGIC) {
             return flaw(0, "not a segment of an EWF image");
@@ -97,6 +101,7 @@ impl Gathered {
             let error = Error::from(Flaw::at(9, format!("this is segment {is}, expected segment {number}")));
             return Err(if number == 1 { error.hint("open the first segment") } else { error });
         }
+        self.has_zstd |= number == 1 && header[8] & 0x20 != 0;
         Ok(())
     }
 
@@ -176,6 +181,10 @@ impl Gathered {
                 }
             }
             "error2" => self.errors(input, section)?,
+            "x_encryption" => {
+                let method = input.bytes_of(section.file, section.data.start, 2, "the cipher")?;
+                self.encryption = Some(u16::from_le_bytes([method[0], method[1]]));
+            }
             "hash" | "digest" => self.hashes(input, section),
             _ => {}
         }
@@ -218,14 +227,11 @@ impl Gathered {
         }
         let (per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));
         let sectors = if is_short { le32(&bytes, 16).into() } else { le64(&bytes, 16) };
-        let chunk = u64::from(per_chunk) * u64::from(sector);
         let size = sectors.checked_mul(sector.into()).filter(|s| *s > 0 && i64::try_from(*s).is_ok());
         if size.is_none() {
             return flaw(at, format!("invalid disk size: {sectors} sectors of {sector} bytes"));
         }
-        if chunk == 0 || chunk > u64::from(MAX_CHUNK) {
-            return flaw(at, format!("unsupported chunk size: {per_chunk} sectors of {sector} bytes"));
-        }
+        let chunk = check_chunk(at, per_chunk.into(), sector.into())?;
         let set = bytes[64..].first_chunk().filter(|_| !is_short).copied().unwrap_or_default();
         Ok(Media { sectors, sector, chunk, set, is_short })
     }

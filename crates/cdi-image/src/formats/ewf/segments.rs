@@ -3,17 +3,33 @@
 
 use std::path::{Path, PathBuf};
 
-use cdi_base::error::{Error, Kind};
+use cdi_base::error::{Error, Flaw, Kind};
 
 use crate::badmap::{BadBlocks, BadRange, Status};
+use crate::bytes::flaw;
 use crate::details::ImageDetails;
-use crate::extent::FileNo;
+use crate::extent::{FileNo, MAX_CHUNK};
 use crate::input::Input;
 
 /// How many consecutive segments may be missing: a longer gap is taken as the end of the image.
 const MAX_GAP: u32 = 1000;
 /// Maximum number of file names in a warning.
 const MAX_NAMES: usize = 8;
+
+/// Checks the chunk size of an image, which is described at byte `at`.
+pub(crate) fn check_chunk(at: u64, per_chunk: u64, sector: u64) -> Result<u64, Error> {
+    let chunk = per_chunk.saturating_mul(sector);
+    let chunks = format!("chunks of {chunk} bytes ({per_chunk} sectors of {sector} bytes)");
+    match chunk {
+        0 => flaw(at, format!("invalid chunk size: {chunks}")),
+        _ if chunk > MAX_CHUNK.into() => {
+            let error =
+                Error::from(Flaw::at(at, format!("{chunks}: more than {MAX_CHUNK} are not supported")));
+            Err(error.hint("convert it: ewfexport -f raw -t disk FILE (ewf-tools)"))
+        }
+        _ => Ok(chunk),
+    }
+}
 
 /// How much of a segment was read.
 pub(crate) enum Segment {

@@ -107,9 +107,9 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let Some(size) = size else {
         return flaw(0, format!("invalid disk size: {sectors} sectors of {sector} bytes"));
     };
-    let chunk = per_chunk.saturating_mul(sector);
-    if chunk == 0 || chunk > crate::extent::MAX_CHUNK.into() || chunk % 8 != 0 {
-        return flaw(0, format!("unsupported chunk size: {per_chunk} sectors of {sector} bytes"));
+    let chunk = segments::check_chunk(0, per_chunk, sector)?;
+    if chunk % 8 != 0 {
+        return flaw(0, format!("invalid chunk size: {chunk} bytes"));
     }
     metadata.size_bytes = size;
     let is_usual = sector.is_power_of_two() && sector >= 512;
