@@ -4,15 +4,13 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::Error;
-use cdi_base::units::human;
 use cdi_base::workers::lock;
 use cdi_capture::guard::{Guard, Over};
-use cdi_image::image::{IndexFile, Indexes};
-use cdi_image::packed::index_name;
+use cdi_image::indexes::{IndexFile, Indexes, index_name};
 use cdi_system::output_file::OutputFile;
 
 use crate::ui::{Progress, Ui};
@@ -57,12 +55,12 @@ impl Display {
 }
 
 /// Indexes in the user's cache.
-pub struct CachedIndexes(Display);
+pub struct CachedIndexes(Arc<Display>);
 
 impl CachedIndexes {
     /// Returns the user's cache; while an index is made, `check` is called, and its error ends it.
     pub fn new(ui: Ui, check: impl Fn() -> Result<(), Error> + Send + Sync + 'static) -> CachedIndexes {
-        CachedIndexes(Display { ui, check: Box::new(check), shown: Mutex::new(None) })
+        CachedIndexes(Arc::new(Display { ui, check: Box::new(check), shown: Mutex::new(None) }))
     }
 
     fn path(packed: &Path) -> Option<PathBuf> {
@@ -96,16 +94,14 @@ impl Indexes for CachedIndexes {
         if fs::create_dir_all(dir).is_err() {
             return Ok(None);
         }
-        let Ok((output, file)) = OutputFile::create(&path, true) else { return Ok(None) };
-        Ok(Some(Box::new(CachedFile { file, output, path, ui: self.0.ui })))
+        let Ok((output, file)) = Guard::new(Over { force: true, ..Over::default() }).create(&path) else {
+            return Ok(None);
+        };
+        Ok(Some(Box::new(CachedFile { file, output, path, display: Arc::clone(&self.0) })))
     }
 
     fn progress(&self, _: &Path, done: u64, total: u64) -> Result<(), Error> {
-        self.0.progress(done, total)?;
-        if done >= total {
-            self.0.finish();
-        }
-        Ok(())
+        self.0.progress(done, total)
     }
 }
 
@@ -114,7 +110,7 @@ struct CachedFile {
     file: File,
     output: OutputFile,
     path: PathBuf,
-    ui: Ui,
+    display: Arc<Display>,
 }
 
 impl IndexFile for CachedFile {
@@ -123,18 +119,20 @@ impl IndexFile for CachedFile {
     }
 
     fn keep(self: Box<Self>, took: Duration, packed: &Path) -> Result<(), Error> {
+        self.display.finish();
         if took < WORTH_KEEPING {
             return Ok(());
         }
+        let ui = self.display.ui;
         // An index that cannot be kept is not an error of what the user wanted.
         match self.output.finish() {
-            Ok(()) => self.ui.message(format!(
+            Ok(()) => ui.message(format!(
                 "made an index of {} in {:.0} s and kept it in {}",
                 packed.display(),
                 took.as_secs_f64(),
                 self.path.display()
             )),
-            Err(e) => self.ui.warning(format!("the index of {} cannot be kept: {e:#}", packed.display())),
+            Err(e) => ui.warning(format!("the index of {} cannot be kept: {e:#}", packed.display())),
         }
         if let Some(dir) = self.path.parent() {
             prune(dir, &self.path, MAX_CACHE);
@@ -168,10 +166,22 @@ fn prune(dir: &Path, newest: &Path, max: u64) {
 
 /// Indexes next to the images: what `cdi index` makes.
 pub struct IndexesNextTo {
-    display: Display,
+    display: Arc<Display>,
     over: Over,
-    /// What was made: the packed file, the index, and its length in bytes.
-    made: std::sync::Arc<Mutex<Vec<(PathBuf, PathBuf, u64)>>>,
+    made: Arc<Mutex<Vec<Made>>>,
+}
+
+/// An index that was made.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The packed file.
+    pub packed: PathBuf,
+    /// Its index.
+    pub index: PathBuf,
+    /// The length of the index in bytes.
+    pub bytes: u64,
+    /// The elapsed time and the rate.
+    pub took: String,
 }
 
 impl IndexesNextTo {
@@ -181,12 +191,12 @@ impl IndexesNextTo {
         over: Over,
         check: impl Fn() -> Result<(), Error> + Send + Sync + 'static,
     ) -> IndexesNextTo {
-        let display = Display { ui, check: Box::new(check), shown: Mutex::new(None) };
-        IndexesNextTo { display, over, made: std::sync::Arc::default() }
+        let display = Arc::new(Display { ui, check: Box::new(check), shown: Mutex::new(None) });
+        IndexesNextTo { display, over, made: Arc::default() }
     }
 
-    /// Returns the indexes that were made so far: the packed file, the index, and its length in bytes.
-    pub fn made(&self) -> Vec<(PathBuf, PathBuf, u64)> {
+    /// Returns the indexes that were made so far.
+    pub fn made(&self) -> Vec<Made> {
         lock(&self.made).clone()
     }
 }
@@ -210,17 +220,12 @@ impl Indexes for IndexesNextTo {
             .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *b"CDIINDEX");
         let over = Over { force: self.over.force || is_index, ..self.over };
         let (output, file) = Guard::new(over).create(&path)?;
-        let made = std::sync::Arc::clone(&self.made);
-        Ok(Some(Box::new(FileNextTo { file, output, path, made })))
+        let (display, made) = (Arc::clone(&self.display), Arc::clone(&self.made));
+        Ok(Some(Box::new(FileNextTo { file, output, path, display, made })))
     }
 
-    fn progress(&self, packed: &Path, done: u64, total: u64) -> Result<(), Error> {
-        self.display.progress(done, total)?;
-        if done >= total {
-            let took = self.display.finish();
-            self.display.ui.message(format!("{}: {} read ({took})", packed.display(), human(total)));
-        }
-        Ok(())
+    fn progress(&self, _: &Path, done: u64, total: u64) -> Result<(), Error> {
+        self.display.progress(done, total)
     }
 }
 
@@ -229,7 +234,8 @@ struct FileNextTo {
     file: File,
     output: OutputFile,
     path: PathBuf,
-    made: std::sync::Arc<Mutex<Vec<(PathBuf, PathBuf, u64)>>>,
+    display: Arc<Display>,
+    made: Arc<Mutex<Vec<Made>>>,
 }
 
 impl IndexFile for FileNextTo {
@@ -240,9 +246,10 @@ impl IndexFile for FileNextTo {
     fn keep(self: Box<Self>, _: Duration, packed: &Path) -> Result<(), Error> {
         let failed = |e| Error::io("cannot write", &self.path, e);
         self.file.sync_all().map_err(failed)?;
-        let len = self.file.metadata().map_err(failed)?.len();
+        let bytes = self.file.metadata().map_err(failed)?.len();
         self.output.finish()?;
-        lock(&self.made).push((packed.to_owned(), self.path, len));
+        let took = self.display.finish();
+        lock(&self.made).push(Made { packed: packed.to_owned(), index: self.path, bytes, took });
         Ok(())
     }
 }

@@ -116,7 +116,7 @@ tests!(
 
     /// Blocks marked `console`: commands after `$ `, and their output, stdout and stderr together. `…` in a line is
     /// anything, a line `…` is any lines. They have the sample of `cdi demo`, as disk.raw and disk.map.
-    #[needs(Fuse, Loop, Program("ddrescue"))]
+    #[needs(Fuse, Loop, Program("ddrescue"), Program("qemu-img"))]
     fn transcripts_show_what_really_happens() {
         let mut blocks = 0;
         for path in documents() {

@@ -21,16 +21,17 @@ pub(super) fn run(args: &Index, ui: &Ui) -> Result<End, Error> {
     let end = if opened.image.is_incomplete() { End::DataMissing } else { End::Done };
     let list: Vec<_> = made
         .iter()
-        .map(|(file, index, bytes)| json!({ "file": file, "index": index, "index_bytes": bytes }))
+        .map(|made| json!({ "file": made.packed, "index": made.index, "index_bytes": made.bytes }))
         .collect();
     if ui.json(&json!({ "made": list, "packed_files": packed.len() })) {
         return Ok(end);
     }
-    for (_, index, bytes) in &made {
-        ui.data(format!("{}: {}", index.display(), human(*bytes)));
+    for made in &made {
+        ui.data(made.index.display());
+        ui.message(format!("{}: {}, {}", made.index.display(), human(made.bytes), made.took));
     }
     match (made.is_empty(), packed.is_empty()) {
-        (true, true) => ui.message(format!("a {} image needs no index", opened.format.name)),
+        (true, true) => ui.message(format!("{} images need no index", opened.format.name)),
         (true, false) => ui.message("the index is up to date"),
         _ => {}
     }

@@ -24,6 +24,8 @@ const GPT: [Partition; 4] = [
     (4, 104_448, 4_096, "dd"),
 ];
 
+const SAVED_BY: &str = "This image was saved by Clonezilla at 2022-11-03 20:10:48 UTC.\n\
+    Saved by clonezilla-live-3.0.1-8-amd64.\n";
 const SECTORS: usize = 131_072;
 
 /// Makes a disk with these partitions, as `disk.raw`.
@@ -73,7 +75,10 @@ fn save(
     let label = if is_gpt { "gpt" } else { "msdos" };
     lab.write(
         &file(&format!("{name}-pt.parted")),
-        format!("Model: ATA A DISK (scsi)\nDisk /dev/{name}: {SECTORS}s\nSector size (logical/physical): 512B/512B\nPartition Table: {label}\n"),
+        format!(
+            "Model: ATA A DISK (scsi)\nDisk /dev/{name}: {SECTORS}s\nSector size (logical/physical): 512B/512B\n\
+             Partition Table: {label}\n"
+        ),
     );
     lab.write(&file(&format!("{name}-mbr")), &disk[..512]);
     if is_gpt {
@@ -116,7 +121,7 @@ fn save(
     }
     lab.write(&file("parts"), parts + "\n");
     lab.write(&file("disk"), format!("{name}\n"));
-    lab.write(&file("clonezilla-img"), "This image was saved by Clonezilla at 2022-11-03 20:10:48 UTC.\nSaved by clonezilla-live-3.0.1-8-amd64.\n");
+    lab.write(&file("clonezilla-img"), SAVED_BY);
     lab.path("img")
 }
 

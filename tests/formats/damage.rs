@@ -14,7 +14,7 @@ use cdi_image::passphrase::Passphrase;
 
 use super::chd::chd_make;
 use super::{dmg_sample, qcow, truth};
-use crate::common::{Lab, Random, run, seeds};
+use crate::common::{Lab, Random, filter, run, seeds};
 use crate::makers::encrypted::USUAL;
 use crate::makers::ndif::{apple, mac_binary, ndif};
 use crate::makers::{self, Aff4, Tables, encrypted};
@@ -24,7 +24,18 @@ const DAMAGES: u64 = 20_000;
 tests!(
     /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
     /// reader: no panic, no hang, no memory.
-    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(
+        Program("affconvert"),
+        Program("qemu-img"),
+        Program("ewfacquire"),
+        Program("chdman"),
+        Program("bgzip"),
+        Program("xz"),
+        Program("pzstd"),
+        Program("bzip2"),
+        Program("lz4"),
+        Program("partclone.imager")
+    )]
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -64,7 +75,18 @@ tests!(
     }
 
     /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
-    #[needs(Program("affconvert"), Program("qemu-img"), Program("ewfacquire"), Program("chdman"))]
+    #[needs(
+        Program("affconvert"),
+        Program("qemu-img"),
+        Program("ewfacquire"),
+        Program("chdman"),
+        Program("bgzip"),
+        Program("xz"),
+        Program("pzstd"),
+        Program("bzip2"),
+        Program("lz4"),
+        Program("partclone.imager")
+    )]
     fn seeds_for_the_fuzzer_open() {
         for (name, bytes) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -297,6 +319,65 @@ tests!(
         assert!(sound > 0 || seeds(DAMAGES).end - seeds(DAMAGES).start == 1);
     }
 
+    #[needs(Program("gzip"))]
+    fn damaged_gzip() {
+        damaged_packed("gzip", &["-6"], "gzip");
+    }
+
+    #[needs(Program("bgzip"))]
+    fn damaged_bgzip() {
+        damaged_packed("bgzip", &[], "gzip");
+    }
+
+    #[needs(Program("xz"))]
+    fn damaged_xz() {
+        damaged_packed("xz", &["-0", "-T2", "--block-size=64KiB"], "xz");
+    }
+
+    #[needs(Program("pzstd"))]
+    fn damaged_zstd_frames() {
+        damaged_packed("pzstd", &["-1", "-p", "4", "--check"], "zstd");
+    }
+
+    #[needs(Program("bzip2"))]
+    fn damaged_bzip2() {
+        damaged_packed("bzip2", &["-1"], "bzip2");
+    }
+
+    #[needs(Program("lz4"))]
+    fn damaged_lz4() {
+        damaged_packed("lz4", &["-BD", "-B4", "-BX"], "lz4");
+    }
+
+    #[needs(Program("partclone.imager"))]
+    fn damaged_partclone() {
+        damaged_checked(partclone_image(&truth(), &["-k", "16"]), "partclone");
+    }
+
+    fn damaged_partclone_first() {
+        damaged(makers::partclone_v1(&truth(), 4096, &[true; 256], 4), "partclone");
+    }
+
+    /// The index next to a packed image: what is read is right, or an error.
+    #[needs(Program("gzip"))]
+    fn damaged_index() {
+        let lab = Lab::new();
+        let small = small_disk();
+        lab.write("a.raw.gz", filter("gzip", &["-1"], &small));
+        lab.cdi(["index", "a.raw.gz"]).ends(0);
+        let index = lab.read("a.raw.gz.cdi-index");
+        for seed in seeds(DAMAGES).step_by(4) {
+            let random = &mut Random::new(seed);
+            lab.write("a.raw.gz.cdi-index", damaged_bytes(&index, random));
+            let disk = Disk::open(lab.path("a.raw.gz")).unwrap();
+            let offset = random.below(disk.size() - 4096);
+            let mut buf = [0; 4096];
+            if disk.read_at(&mut buf, offset).is_ok() {
+                assert!(buf == small[offset as usize..][..4096], "CDI_SEED={seed}: wrong bytes at {offset}");
+            }
+        }
+    }
+
     /// A bundle's property list, and lists of bad blocks.
     fn damaged_bundle_and_maps() {
         let lab = Lab::new();
@@ -355,6 +436,25 @@ fn affconverted(options: &[&str]) -> Vec<u8> {
 
 fn asif_image(disk: &[u8]) -> Vec<u8> {
     makers::asif(makers::Asif::default(), disk.len() as u64, &[(0, disk)])
+}
+
+/// A small disk: packed ones are decompressed when they are opened.
+fn small_disk() -> Vec<u8> {
+    truth()[..192 << 10].to_vec()
+}
+
+/// Damage of a disk that is packed by a program.
+fn damaged_packed(program: &str, words: &[&str], format: &str) {
+    let small = small_disk();
+    damage(&filter(program, words, &small), format, Some(&small), &|_| ());
+}
+
+fn partclone_image(disk: &[u8], words: &[&str]) -> Vec<u8> {
+    let lab = Lab::new();
+    let disk = lab.write("disk.raw", disk);
+    let [disk, out, log] = [disk, lab.path("out"), lab.path("log")].map(|p| p.to_str().unwrap().to_owned());
+    run("partclone.imager", [&["-c", "-s", &disk, "-O", &out, "-L", &log], words].concat());
+    lab.read("out")
 }
 
 fn chd_image() -> Vec<u8> {
@@ -429,6 +529,14 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("dmg/encrypted", encrypted(&makers::dmg(small, Tables::PropertyList), &USUAL)),
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
+        ("gzip/one", filter("gzip", &["-1"], small)),
+        ("gzip/blocked", filter("bgzip", &[], small)),
+        ("xz/blocks", filter("xz", &["-0", "-T2", "--block-size=64KiB"], small)),
+        ("zstd/frames", filter("pzstd", &["-1", "-p", "4"], small)),
+        ("bzip2/one", filter("bzip2", &["-1"], small)),
+        ("lz4/linked", filter("lz4", &["-BD", "-B4", "-BX"], small)),
+        ("partclone/sums", partclone_image(small, &["-k", "16"])),
+        ("partclone/first", makers::partclone_v1(small, 4096, &[true; 48], 4)),
         ("ewf2/all", makers::ex01(small, &[(100, 4)])),
         ("ndif/mac_binary", small_ndif(mac_binary)),
         ("ndif/apple_single", small_ndif(|data, resources| apple(Some(data), resources))),

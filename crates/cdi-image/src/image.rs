@@ -4,17 +4,16 @@
 //! docs/ARCHITECTURE.md, "Adding a format", has the steps and an example. A format never reads disk data
 //! for a caller and never decompresses; [`crate::disk`] does both, for all formats, in one loop.
 
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 
 use crate::badmap::BadBlocks;
 use crate::details::ImageDetails;
 use crate::extent::Extent;
+use crate::indexes::Indexes;
 use crate::input::Input;
 use crate::metadata::Metadata;
 use crate::passphrase::Passphrase;
@@ -136,30 +135,6 @@ pub struct OpenOptions {
     pub passphrase: Option<Passphrase>,
     /// Where indexes of packed images are kept. None: they are not, and are made each time.
     pub indexes: Option<Arc<dyn Indexes>>,
-}
-
-/// Where indexes of packed images are kept.
-pub trait Indexes: std::fmt::Debug + Send + Sync {
-    /// Returns the index that was kept of the packed file at this path. Whether it is of its present contents is checked
-    /// by the caller. An index next to the file is found without this.
-    fn find(&self, packed: &Path) -> Option<File>;
-
-    /// Creates the file for a new index of the packed file at this path. None: it cannot be kept.
-    fn create(&self, packed: &Path) -> Result<Option<Box<dyn IndexFile>>, Error>;
-
-    /// Is called while an index is made, with the number of bytes of the packed file that were read, and of all of them.
-    /// An error ends it.
-    fn progress(&self, packed: &Path, done: u64, total: u64) -> Result<(), Error>;
-}
-
-/// A file in which an index is being written.
-pub trait IndexFile {
-    /// Returns the file, which is empty, and can be read and written.
-    fn file(&self) -> &File;
-
-    /// Keeps the index, which is complete and took so long to make, for the packed file at this path. The file stays
-    /// open.
-    fn keep(self: Box<Self>, took: Duration, packed: &Path) -> Result<(), Error>;
 }
 
 /// Which map describes the blocks of a raw image: a ddrescue mapfile or an HDDSuperClone log.

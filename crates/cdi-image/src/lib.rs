@@ -84,6 +84,7 @@ pub mod disk;
 pub mod extent;
 pub mod formats;
 pub mod image;
+pub mod indexes;
 pub mod input;
 pub mod memory;
 pub mod metadata;

@@ -1,5 +1,8 @@
 //! Opens an image: the list of formats, and the detection of the format of a file.
 
+#[cfg(feature = "packed")]
+mod unpack;
+
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -7,17 +10,13 @@ use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
-use cdi_base::units::index;
 
 use crate::cdimg;
 use crate::disk::{BadPolicy, Disk, Options};
-use crate::extent::FileNo;
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::pieces::{self, join_hint};
 use crate::input::{Input, ReadAt};
-#[cfg(feature = "packed")]
-use crate::packed::{self, Packing};
 use crate::passphrase::Passphrase;
 
 /// Every format that can be read.
@@ -215,7 +214,7 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     #[cfg(feature = "apple")]
     let input = encrcdsa::decrypted(input, options).map_err(|e| e.at(&path))?;
     #[cfg(feature = "packed")]
-    let input = unpacked(input, options).map_err(|e| e.at(&path))?;
+    let input = unpack::unpacked(input, options).map_err(|e| e.at(&path))?;
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     // A raw disk that is packed has a format of its own, by its packing.
     let format = match input.packed() {
@@ -244,58 +243,10 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     Ok(Opened { image, input, format })
 }
 
-/// Returns the image with the unpacked contents of its main file in place of a packed one.
-#[cfg(feature = "packed")]
-fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
-    // A format whose magic is elsewhere may begin with packed data.
-    if input.is_directory() || FORMATS.iter().any(|format| (format.probe)(&input)) {
-        return Ok(input);
-    }
-    let start = input.bytes(0, index(input.len().min(16)), "the header")?;
-    let Some(packing) = Packing::of(&start) else { return Ok(input) };
-    let inner = packed::inner_name(input.path());
-    let named = named_by(input.path()).filter(|format| by_packing(format.name).is_none());
-    match (options.format.as_deref(), &inner, named) {
-        (Some(name), ..) if by_packing(name).is_some() => {}
-        (Some(name), Some(_), _) if name != raw::FORMAT.name => {}
-        // The bytes themselves are what is meant.
-        (Some(_), ..) => return Ok(input),
-        (None, Some(_), _) => {}
-        (None, None, None) if !input.is_device() => {}
-        // The contents of a raw disk must not choose how it is read.
-        (None, None, named) => {
-            let named = named.unwrap_or(&raw::FORMAT).name;
-            let what =
-                format!("its name says {named}, but it begins like {} file", with_article(packing.name()));
-            return Err(Error::bad_image(what).hint(Advice::NameFormat(vec![named, packing.name()])));
-        }
-    }
-    let files: Vec<FileNo> = pieces::find(&input)?.into_iter().map(|(_, file)| file).collect();
-    let name = inner.unwrap_or_else(|| input.path().to_owned());
-    let head = packed::head(&input.joined(&files), packing)
-        .map_err(|e| Error::io("cannot read", input.path(), e))?;
-    // What it is not worth to make the index for is refused first.
-    choose(&input.within(Arc::new(head), &name)?, options)?;
-    let indexes = options.indexes.as_deref();
-    let source = catch_unwind(AssertUnwindSafe(|| packed::unpack(&input, &files, packing, indexes)));
-    let source = source.unwrap_or_else(|_| Err(crashed(packing.name())))?;
-    input.within(Arc::new(source), &name)
-}
-
 /// Returns whether a format is that of raw disks, packed or not.
 fn is_raw(format: &Format) -> bool {
-    format.name == raw::FORMAT.name || by_packing(format.name).is_some()
-}
-
-/// Returns the packing whose raw disks this format is.
-#[cfg(feature = "packed")]
-fn by_packing(format: &str) -> Option<Packing> {
-    packed::PACKINGS.into_iter().find(|packing| packing.name() == format)
-}
-
-#[cfg(not(feature = "packed"))]
-fn by_packing(_: &str) -> Option<()> {
-    None
+    [raw::FORMAT.name, zstd_seekable::FORMAT.name].contains(&format.name)
+        || raw::PACKED.iter().any(|packed| packed.name == format.name)
 }
 
 fn by_name(name: &str) -> Option<&'static Format> {

@@ -167,7 +167,9 @@ impl Disk {
             });
         }
         let in_flight = InFlightRead::new(&core.reading);
-        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, in_flight.alone));
+        // Several reads at once keep the cores busy, but not if all of them are in one large span.
+        let alone = in_flight.alone || !core.image.details().packed.is_empty();
+        let sequential = self.ahead.get().is_some_and(|ahead| ahead.note(offset, len, alone));
         let mut at = offset;
         while at < end {
             let out = &mut buf[index(at - offset)..];

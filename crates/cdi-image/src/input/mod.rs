@@ -6,10 +6,11 @@
 mod derived;
 pub(crate) mod pieces;
 mod siblings;
+mod source;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -17,91 +18,9 @@ use std::time::SystemTime;
 use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
 use siblings::Parts;
+pub use source::{PackedFile, ReadAt};
 
 use super::extent::FileNo;
-
-/// A source that can be read by position: a file, or in tests a source that fails on demand.
-pub trait ReadAt: Send + Sync {
-    /// Reads like `pread`: may return fewer bytes than requested, and returns 0 at the end.
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
-    /// Returns the length in bytes.
-    fn len(&self) -> io::Result<u64>;
-    /// Returns whether it is empty.
-    fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
-    /// Returns the first byte from `at` on that may be data, and the start of the first hole after it. If holes are not
-    /// supported, returns `at` and `end`.
-    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
-        Ok(at..end)
-    }
-    /// Prepares what is needed to read this range, if that takes time and is not done yet.
-    fn prefetch(&self, _range: std::ops::Range<u64>) {}
-    /// Returns what is known about the packed file whose unpacked bytes this is.
-    fn packed(&self) -> Option<&PackedFile> {
-        None
-    }
-}
-
-/// What is known about a packed file.
-#[derive(Debug, Clone, Default)]
-pub struct PackedFile {
-    /// Its path, or that of its first piece.
-    pub path: PathBuf,
-    /// How it is packed: the name of the program.
-    pub packing: &'static str,
-    /// Its length in bytes.
-    pub packed_bytes: u64,
-    /// The number of its restart points.
-    pub points: u64,
-    /// Whether it ends too early, so that unpacked bytes are missing at the end.
-    pub cut: bool,
-    /// The ranges of the unpacked bytes that could not be decompressed, in order.
-    pub lost: Vec<std::ops::Range<u64>>,
-    /// The ranges of the unpacked bytes whose checksum is wrong, in order.
-    pub suspect: Vec<std::ops::Range<u64>>,
-    /// Warnings for the user.
-    pub warnings: Vec<String>,
-}
-
-impl ReadAt for File {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        FileExt::read_at(self, buf, at)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let meta = self.metadata()?;
-        if meta.is_file() {
-            return Ok(meta.len());
-        }
-        // For a block device, seek to the end to get the size. (Positioned reads do not use the file offset.)
-        io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
-    }
-
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
-        use nix::unistd::{Whence, lseek};
-        let seek = |from: u64, whence| -> io::Result<u64> {
-            let from = i64::try_from(from).map_err(io::Error::other)?;
-            match lseek(self, from, whence) {
-                Ok(to) => u64::try_from(to).map_err(io::Error::other),
-                // A hole up to the end; or the file has become shorter: the missing part is not a hole, reading it must
-                // fail.
-                Err(nix::errno::Errno::ENXIO) if self.metadata()?.len() < end => Ok(at),
-                Err(nix::errno::Errno::ENXIO) => Ok(end),
-                // A file system without support for holes has none.
-                Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTSUP) => {
-                    Ok(if matches!(whence, Whence::SeekData) { at } else { end })
-                }
-                Err(e) => Err(e.into()),
-            }
-        };
-        let data = seek(at, Whence::SeekData)?.clamp(at, end);
-        let hole = if data < end { seek(data, Whence::SeekHole)?.clamp(data, end) } else { end };
-        let hole = if hole == data { end } else { hole };
-        Ok(data..hole)
-    }
-}
 
 /// The files that represent an image that is a directory, each with the list that it is, or is a copy of: the property
 /// list of Apple's bundles, the descriptor of Parallels' disks, and the lists of what Clonezilla saved. (The copy of
@@ -462,34 +381,4 @@ fn list_in(path: &Path) -> Option<(&'static str, &'static str)> {
 /// Returns whether there is a regular file of this name. Symbolic links could lead elsewhere, so they are not followed.
 fn is_file_in(dir: &Path, name: &str) -> bool {
     dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file())
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        (**self).read_at(buf, at)
-    }
-    fn len(&self) -> io::Result<u64> {
-        (**self).len()
-    }
-    fn data_run(&self, at: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
-        (**self).data_run(at, end)
-    }
-    fn prefetch(&self, range: std::ops::Range<u64>) {
-        (**self).prefetch(range);
-    }
-    fn packed(&self) -> Option<&PackedFile> {
-        (**self).packed()
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        let rest = usize::try_from(at).ok().and_then(|at| self.get(at..)).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(Vec::len(self) as u64)
-    }
 }

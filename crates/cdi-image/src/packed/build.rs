@@ -149,11 +149,14 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Marks what was decompressed in this range as suspect.
+    /// Marks what was decompressed in this range as suspect. A range that does not come after the others reaches their end.
     pub(super) fn suspect(&mut self, range: Range<u64>) {
+        while self.suspect.last().is_some_and(|last| last.start >= range.start) {
+            self.suspect.pop();
+        }
         match self.suspect.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
             _ if range.is_empty() => {}
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
             _ => self.suspect.push(range),
         }
     }

@@ -60,7 +60,7 @@ fn block_reader(
     extra: u32,
 ) -> io::Result<bzip2::read::BzDecoder<Cursor<Vec<u8>>>> {
     let (level, len) = (extra & ((1 << LEN_SHIFT) - 1), u64::from(extra >> LEN_SHIFT));
-    if len < 80 || len > MAX_BLOCK {
+    if !(80..=MAX_BLOCK).contains(&len) {
         return Err(damaged());
     }
     let mut bits = Bits::new(Stream::new(source, bit / 8, source.len()?));
@@ -181,7 +181,12 @@ impl Blocks {
                 continue;
             }
             let len = u32::try_from(at - start).map_err(|_| damaged())?;
-            return Ok(Some(Unit { bits: (start, at), extra: len << LEN_SHIFT | self.level, len: None }));
+            return Ok(Some(Unit {
+                bits: (start, at),
+                extra: len << LEN_SHIFT | self.level,
+                len: None,
+                is_sure: false,
+            }));
         }
     }
 
@@ -194,7 +199,7 @@ impl Blocks {
                 return if at == 0 { Err(cut()) } else { Ok(None) };
             }
             let [b, z, h, level] = [(); 4].map(|()| self.bits.read(8).unwrap_or(0));
-            if [b, z, h].map(|b| b as u8) != *MAGIC
+            if [b, z, h].map(|b| u8::try_from(b).unwrap_or(0)) != *MAGIC
                 || !(b'1'..=b'9').map(u64::from).any(|digit| digit == level)
             {
                 return if at == 0 { Err(damaged()) } else { Ok(None) };

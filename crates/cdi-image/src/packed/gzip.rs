@@ -132,6 +132,10 @@ impl MemberSum for Trailer {
         let Trailer { crc, len } = std::mem::take(self);
         u64::from(crc.sum()) | len << 32
     }
+
+    fn has_same_len(&self, stored: u64, computed: u64) -> bool {
+        stored >> 32 == computed >> 32
+    }
 }
 
 /// The `extra` of a restart point that is the header of a member.
@@ -147,7 +151,7 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
             let end = unit.as_ref().map_or(0, |unit| unit.bits.1 / 8);
             last.fetch_max(end, Ordering::Relaxed);
         };
-        let units = Blocked { stream: from_start(), end }.inspect(seen);
+        let units = Blocked { stream: from_start(), end, usual: None }.inspect(seen);
         units::scan(source, Box::new(units), &open_blocked, workers::cores(), builder)?;
         last.into_inner()
     } else {
@@ -221,6 +225,8 @@ fn header(stream: &mut Stream) -> io::Result<Option<Option<u64>>> {
 struct Blocked {
     stream: Stream,
     end: u64,
+    /// The number of decompressed bytes of the first member.
+    usual: Option<u32>,
 }
 
 /// The length of a group of members, in bytes of the packed file and in decompressed bytes.
@@ -231,7 +237,7 @@ impl Iterator for Blocked {
 
     fn next(&mut self) -> Option<io::Result<Unit>> {
         let start = self.stream.position();
-        let mut len = 0;
+        let (mut len, mut is_sure) = (0, self.usual.is_some());
         let mut group = || -> io::Result<u64> {
             loop {
                 let at = self.stream.position();
@@ -245,12 +251,17 @@ impl Iterator for Blocked {
                     return Err(cut());
                 }
                 self.stream.skip_to(end - 4);
-                len += u64::from(le32(&self.stream.array::<4>()?, 0));
+                let member = le32(&self.stream.array::<4>()?, 0);
+                len += u64::from(member);
+                // It has no checksum; but a wrong length is hardly like the others.
+                is_sure &= *self.usual.get_or_insert(member) == member;
             }
         };
         match group() {
             Ok(end) if end == start => None,
-            Ok(end) => Some(Ok(Unit { bits: (start * 8, end * 8), extra: AT_HEADER, len: Some(len) })),
+            Ok(end) => {
+                Some(Ok(Unit { bits: (start * 8, end * 8), extra: AT_HEADER, len: Some(len), is_sure }))
+            }
             Err(e) => Some(Err(e)),
         }
     }

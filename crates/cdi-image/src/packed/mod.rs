@@ -2,7 +2,7 @@
 //!
 //! An [`index`] says where decompression can begin, and what the checksums of the decompressed bytes are. It is made in one
 //! pass over the file (`build`, `sequence`, `units`), which also checks the file as a whole, and kept
-//! ([`Indexes`](crate::image::Indexes)). [`Unpacked`] then reads any part of the bytes, and every other module reads it
+//! ([`Indexes`](crate::indexes::Indexes)). [`Unpacked`] then reads any part of the bytes, and every other module reads it
 //! as if it were a file. What could not be decompressed is known with the index ([`PackedFile`](crate::input::PackedFile)).
 
 mod build;
@@ -22,7 +22,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use build::{Builder, Stop};
-pub use open::{PACKINGS, head, index_name, inner_name, unpack};
+pub use open::{PACKINGS, head, inner_name, unpack};
 pub use unpacked::Unpacked;
 
 use crate::input::ReadAt;
@@ -73,7 +73,9 @@ impl Packing {
             () if begins(xz::MAGIC) => Some(Packing::Xz),
             () if begins(&zstd::MAGIC) => Some(Packing::Zstd),
             // A skippable frame comes first, as written by pzstd, with the magic of zstd after it.
-            () if begins(&[0x50, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) && start[12..].starts_with(&zstd::MAGIC) => {
+            () if begins(&[0x50, 0x2A, 0x4D, 0x18, 4, 0, 0, 0])
+                && start.get(12..16) == Some(&zstd::MAGIC) =>
+            {
                 Some(Packing::Zstd)
             }
             () if begins(bzip2::MAGIC) && start.get(4..10).is_some_and(bzip2::begins_a_stream) => {

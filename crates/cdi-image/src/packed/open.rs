@@ -16,7 +16,7 @@ use super::build::{Builder, Stop};
 use super::index::{HEADER, Index, Stamp, read_exact};
 use super::{Packing, Unpacked, bzip2, gzip, lz4, xz, zstd};
 use crate::extent::FileNo;
-use crate::image::Indexes;
+use crate::indexes::{IndexFile, Indexes, index_name};
 use crate::input::{Input, ReadAt};
 use crate::text::command::new_name;
 
@@ -77,13 +77,13 @@ pub fn unpack(
             make(&paths, &source, packing, stamp, indexes)?
         }
     };
-    if found.trailing > 0 {
-        let mut start = vec![0; index(found.trailing.min(ENDS))];
-        read_exact(&*source, &mut start, stamp.len - found.trailing).map_err(failed)?;
-        // Tapes and blocks of devices are filled up with zeros.
-        if start.iter().any(|b| *b != 0) {
-            warnings.push(format!("{} after the {} data are ignored", human(found.trailing), packing.name()));
-        }
+    // What follows is not what a tape or a block of a device is filled up with.
+    if found.trailing > 0 && found.cut {
+        warnings.push(format!(
+            "{} after the {} data are not part of it: if they were, the data is damaged there",
+            human(found.trailing),
+            packing.name()
+        ));
     }
     if found.cut {
         warnings.push(format!(
@@ -144,13 +144,6 @@ fn kept(
     Index::read(Arc::new(file)).filter(is_this)
 }
 
-/// Returns the path of the index that is kept next to the packed file at `path`.
-pub fn index_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".cdi-index");
-    name.into()
-}
-
 /// Makes the index of a packed file.
 fn make(
     paths: &[PathBuf],
@@ -173,7 +166,9 @@ fn make(
         |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
     let mut builder = Builder::new(&mut out, HEADER as u64, &progress);
     let scanned = packing.scan(source, &mut builder);
-    let Builder { spans, suspect, size, cut, trailing, .. } = builder;
+    let Builder { spans, suspect, size, mut cut, trailing, .. } = builder;
+    // Zeros fill up the last block of a tape or of a device; anything else is there because of damage.
+    cut |= !is_zeros(&**source, stamp.len - trailing.min(stamp.len)..stamp.len).map_err(failed)?;
     let table = HEADER as u64
         + spans.iter().filter_map(|span| span.point).map(|p| u64::from(p.window.1)).sum::<u64>();
     match scanned {
@@ -209,6 +204,21 @@ fn make(
     Ok(index)
 }
 
+/// Returns whether these bytes of a file are zeros.
+fn is_zeros(source: &dyn ReadAt, range: std::ops::Range<u64>) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = range.start;
+    while at < range.end {
+        let len = index((range.end - at).min(buffer.len() as u64));
+        read_exact(source, &mut buffer[..len], at)?;
+        if buffer[..len].iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        at += len as u64;
+    }
+    Ok(true)
+}
+
 /// Returns the error for a file that can only be decompressed as a whole; `paths` are its pieces.
 fn no_points(paths: &[PathBuf], packing: Packing, what: &str) -> Error {
     let Some(path) = paths.first() else { return Error::bad_image(what) };
@@ -234,7 +244,7 @@ fn no_points(paths: &[PathBuf], packing: Packing, what: &str) -> Error {
 /// An index that is not kept.
 struct Unnamed(File);
 
-impl crate::image::IndexFile for Unnamed {
+impl IndexFile for Unnamed {
     fn file(&self) -> &File {
         &self.0
     }

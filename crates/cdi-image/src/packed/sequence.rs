@@ -62,6 +62,9 @@ pub(super) trait MemberSum {
     fn update(&mut self, bytes: &[u8]);
     /// Returns the checksum, and starts again.
     fn finish(&mut self) -> u64;
+    /// Returns whether the length of a member is right, by its two checksums, which differ. If it is not, what comes after
+    /// the member is not where it belongs.
+    fn has_same_len(&self, stored: u64, computed: u64) -> bool;
 }
 
 /// Reads on from a restart point.
@@ -228,8 +231,8 @@ fn check(
     sum: &mut dyn MemberSum,
     builder: &mut Builder<'_>,
 ) -> Result<(), Stop> {
-    // Where the current member begins.
-    let mut member = 0;
+    // Where the current member begins, and from where on nothing is where it belongs.
+    let (mut member, mut moved) = (0, u64::MAX);
     for batch in &full {
         builder.progress(batch.position)?;
         let start = builder.size;
@@ -238,8 +241,12 @@ fn check(
             sum.update(&batch.buffer[from..*end]);
             from = *end;
             let member_end = start + (*end - WINDOW) as u64;
-            if sum.finish() != stored.unwrap_or_default() && stored.is_some() {
+            let computed = sum.finish();
+            if let Some(stored) = stored.filter(|stored| *stored != computed) {
                 builder.suspect(member..member_end);
+                if !sum.has_same_len(stored, computed) {
+                    moved = moved.min(member_end);
+                }
             }
             member = member_end;
         }
@@ -253,6 +260,9 @@ fn check(
             None => None,
         };
         builder.add(Span { len: data.len() as u64, contents: contents(data), point })?;
+        if batch.end_of_file.is_some() {
+            builder.suspect(moved.min(builder.size)..builder.size);
+        }
         match batch.end_of_file {
             None => {}
             Some(End::Good) => return Ok(()),

@@ -19,6 +19,8 @@ pub(super) struct Unit {
     pub(super) extra: u32,
     /// The number of decompressed bytes, if the packed file says it.
     pub(super) len: Option<u64>,
+    /// Whether this number is right even if the unit is damaged: it has a checksum, or it is what other units have, too.
+    pub(super) is_sure: bool,
 }
 
 /// The units of a packed file in order; the last item may be the error that ended the list. The length of the list must
@@ -80,7 +82,7 @@ pub(super) fn scan(
                     spans.into_iter().try_for_each(|span| builder.add(span))?;
                     builder.suspect(builder.size - last..builder.size);
                 }
-                match unit.len {
+                match unit.len.filter(|_| unit.is_sure) {
                     Some(len) => {
                         let len = len.saturating_sub(builder.size - start);
                         builder.add(Span { len, contents: Contents::Lost, point: None })

@@ -84,7 +84,7 @@ fn block_reader(source: &Arc<dyn ReadAt>, unit: &Unit, unpadded: u64) -> io::Res
 
 /// Reads on from a block.
 pub(super) fn reader(source: &Arc<dyn ReadAt>, bit: u64, extra: u32) -> io::Result<Box<dyn Read + Send>> {
-    let unit = Unit { bits: (bit, source.len()?.saturating_mul(8)), extra, len: None };
+    let unit = Unit { bits: (bit, source.len()?.saturating_mul(8)), extra, len: None, is_sure: false };
     Ok(Box::new(block_reader(source, &unit, 0)?))
 }
 
@@ -161,7 +161,8 @@ fn blocks(source: &Arc<dyn ReadAt>, mut end: u64) -> io::Result<Vec<Block>> {
         let mut stream: Vec<Block> = Vec::new();
         for (unpadded, len) in records {
             let next = at + unpadded.next_multiple_of(4);
-            let unit = Unit { bits: (at * 8, next * 8), extra: footer[9].into(), len: Some(len) };
+            let unit =
+                Unit { bits: (at * 8, next * 8), extra: footer[9].into(), len: Some(len), is_sure: true };
             stream.push((unit, unpadded));
             at = next;
         }
@@ -287,7 +288,7 @@ impl Forward {
         let (Some(packed), Some(len)) = (packed, len) else {
             // Where it ends is not known: it is the last one.
             self.ended = true;
-            return Ok((Unit { bits: (at * 8, u64::MAX / 2), extra, len: None }, 0));
+            return Ok((Unit { bits: (at * 8, u64::MAX / 2), extra, len: None, is_sure: false }, 0));
         };
         let unpadded =
             (header.len() as u64).checked_add(packed).and_then(|n| n.checked_add(check_len(check)));
@@ -296,7 +297,7 @@ impl Forward {
             return Err(damaged());
         };
         self.stream.skip_to(next);
-        Ok((Unit { bits: (at * 8, next * 8), extra, len: Some(len) }, unpadded))
+        Ok((Unit { bits: (at * 8, next * 8), extra, len: Some(len), is_sure: true }, unpadded))
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         window = frame.window;
     }
     let threads = workers::cores().min(usize::try_from((64 << 20) / window.max(1 << 20)).unwrap_or(1).max(1));
-    let frames = Frames { stream: Stream::new(source, 0, end), end };
+    let frames = Frames { stream: Stream::new(source, 0, end), end, usual: None };
     units::scan(
         source,
         Box::new(frames),
@@ -52,6 +52,8 @@ fn frame_reader(stream: Stream) -> io::Result<zstd::stream::read::Decoder<'stati
 struct Frames {
     stream: Stream,
     end: u64,
+    /// The length of the first frame's contents.
+    usual: Option<u64>,
 }
 
 /// What the header of a frame says.
@@ -94,6 +96,13 @@ fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
 }
 
 impl Frames {
+    /// Returns whether frames have this length. Headers have no checksum; but a wrong one is hardly like the others.
+    fn is_usual(&mut self, len: Option<u64>) -> bool {
+        let is_usual = self.usual.is_some() && self.usual == len;
+        self.usual = self.usual.or(len);
+        is_usual
+    }
+
     fn frame(&mut self) -> io::Result<Option<Unit>> {
         loop {
             let start = self.stream.position();
@@ -101,7 +110,8 @@ impl Frames {
                 return Ok(None);
             }
             let Some(header) = header(&mut self.stream)? else { continue };
-            let too_long = Unit { bits: (start * 8, self.end * 8), extra: 0, len: Some(u64::MAX) };
+            let too_long =
+                Unit { bits: (start * 8, self.end * 8), extra: 0, len: Some(u64::MAX), is_sure: false };
             if header.len.is_some_and(|len| len > MAX_DISTANCE) {
                 return Ok(Some(too_long));
             }
@@ -117,7 +127,7 @@ impl Frames {
                     return if start == self.end {
                         Err(cut())
                     } else {
-                        Ok(Some(Unit { bits, extra: 0, len: header.len }))
+                        Ok(Some(Unit { bits, extra: 0, len: header.len, is_sure: self.is_usual(header.len) }))
                     };
                 }
                 self.stream.skip_to(next);
@@ -135,6 +145,7 @@ impl Frames {
                 bits: (start * 8, self.stream.position() * 8),
                 extra: 0,
                 len: header.len,
+                is_sure: self.is_usual(header.len),
             }));
         }
     }

@@ -5,6 +5,7 @@
 //! listed. Swap space, what is between partitions, and the contents of physical volumes of LVM are not in a directory.
 
 mod folder;
+mod partitions;
 mod sectors;
 mod table;
 
@@ -13,19 +14,17 @@ use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw, ReadError};
-use cdi_base::units::{SECTOR, human, plural};
-use folder::{Folder, Kind, PartitionFiles};
+use cdi_base::units::{SECTOR, plural};
+use folder::Folder;
 use sectors::{Gpt, boot_records};
-use table::{Partition, Table, file_name};
+use table::{Partition, Table};
 
 use super::partclone;
-use crate::badmap::{BadRange, Status};
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::{CLONEZILLA, Input};
 use crate::metadata::Metadata;
-use crate::packed::{self, Packing};
 
 /// Directories by Clonezilla.
 pub const FORMAT: Format = Format {
@@ -236,150 +235,6 @@ impl Clonezilla {
             );
         }
         self.add_made(made)
-    }
-
-    fn add_partitions(
-        &mut self,
-        folder: &Folder<'_>,
-        table: &Table,
-        sector: u64,
-        options: &OpenOptions,
-    ) -> Result<(), Error> {
-        let mut unused = 0;
-        let mut first_error = None;
-        let mut opened = 0;
-        for partition in table.partitions.iter().filter(|p| !p.is_extended()) {
-            let bytes = |sectors: u64| sectors.checked_mul(sector);
-            let range = bytes(partition.start).zip(bytes(partition.start.saturating_add(partition.len)));
-            let Some((start, end)) = range.filter(|(_, end)| *end <= self.size) else {
-                let name = &partition.name;
-                return Err(Error::bad_image(format!(
-                    "the partition {name} extends past the end of the disk"
-                )));
-            };
-            let Some(files) = folder.partition(&partition.name) else {
-                self.without_image(folder, partition, start..end);
-                continue;
-            };
-            match self.open_files(folder, &files, options) {
-                Ok((source, details, size)) => {
-                    opened += 1;
-                    let len = size.min(end - start);
-                    if size > end - start {
-                        self.details.warnings.push(format!(
-                            "{}: the image has {}, but the partition {}: the rest is left out",
-                            partition.name,
-                            human(size),
-                            human(end - start)
-                        ));
-                    }
-                    if let Source::Partition(partition) = &source {
-                        unused += partition.unused();
-                    }
-                    self.take_in(&partition.name, details, start, len);
-                    self.add(start..start + len, source);
-                }
-                Err(e) if e.kind == cdi_base::error::Kind::Interrupted => return Err(e),
-                // The others can be read.
-                Err(e) => {
-                    self.details.warnings.push(format!("{}: cannot be read: {e:#}", partition.name));
-                    self.details.bad.apply(&[BadRange::new(start..end, Status::Bad)]);
-                    self.details.lost.push(start..end);
-                    first_error.get_or_insert(e);
-                }
-            }
-        }
-        self.details.lost.sort_by_key(|range| range.start);
-        if let (0, Some(e)) = (opened, first_error) {
-            return Err(e);
-        }
-        if unused > 0 {
-            self.details.warnings.push(format!(
-                "{} of the partitions were not in use, and are not in the directory, nor is what is between partitions: \
-                 they read as zeros",
-                human(unused)
-            ));
-        }
-        Ok(())
-    }
-
-    /// Notes that a partition has no image.
-    fn without_image(&mut self, folder: &Folder<'_>, partition: &Partition, range: Range<u64>) {
-        let name = &partition.name;
-        if folder.has(&format!("swappt-{}.info", file_name(name))) {
-            let what = format!("{name}: swap space, whose contents are not saved: it reads as zeros");
-            return self.details.warnings.push(what);
-        }
-        let volumes = if folder.has("lvm_vg_dev.list") {
-            ". If it is a physical volume of LVM: its logical volumes are saved one by one"
-        } else {
-            ""
-        };
-        self.details
-            .warnings
-            .push(format!("{name}: has no image in the directory: reads of it fail{volumes}"));
-        self.details.bad.apply(&[BadRange::new(range, Status::NonTried)]);
-    }
-
-    /// Takes over what is known about the image of a partition that begins at `start` and has `len` bytes.
-    fn take_in(&mut self, name: &str, details: ImageDetails, start: u64, len: u64) {
-        let moved = |range: &Range<u64>| range.start.min(len) + start..range.end.min(len) + start;
-        let on_disk = |bad: &BadRange| {
-            let Range { start, end } = moved(&(bad.start..bad.end));
-            BadRange { start, end, ..*bad }
-        };
-        let bad: Vec<_> = details.bad.ranges().iter().map(on_disk).filter(|bad| !bad.is_empty()).collect();
-        self.details.bad.apply(&bad);
-        self.details.lost.extend(details.lost.iter().map(moved).filter(|range| !range.is_empty()));
-        self.details.incomplete |= details.incomplete;
-        self.details.packed.extend(details.packed);
-        self.details
-            .warnings
-            .extend(details.warnings.into_iter().map(|warning| format!("{name}: {warning}")));
-    }
-
-    /// Opens the image of a partition. Returns what it consists of, what is known about it, and its size in bytes.
-    fn open_files(
-        &self,
-        folder: &Folder<'_>,
-        files: &PartitionFiles,
-        options: &OpenOptions,
-    ) -> Result<(Source, ImageDetails, u64), Error> {
-        let name = files.names.first().map_or("", String::as_str);
-        let path = folder.path(name);
-        let mut numbers = Vec::new();
-        for name in &files.names {
-            let file = folder.file(name)?;
-            numbers.push(file.ok_or_else(|| Error::bad_image("cannot be found").at(&folder.path(name)))?);
-        }
-        let joined = self.input.joined(&numbers);
-        let mut start = [0; 16];
-        let read = joined.read_at(&mut start, 0).map_err(|e| Error::io("cannot read", &path, e))?;
-        let file = match Packing::of(&start[..read]) {
-            Some(packing) => {
-                let unpacked = packed::unpack(&self.input, &numbers, packing, options.indexes.as_deref())?;
-                self.input.derive(Arc::new(unpacked), &path)?
-            }
-            None => self.input.derive(joined, &path)?,
-        };
-        let mut details = ImageDetails::default();
-        match files.kind {
-            Kind::Partclone => {
-                let partition =
-                    partclone::Partition::open(&self.input, file, &mut details).map_err(|e| e.at(&path))?;
-                let size = partition.size();
-                Ok((Source::Partition(Box::new(partition)), details, size))
-            }
-            Kind::Raw => {
-                if let Some(packed) = self.input.packed_of(file) {
-                    details.add_damage(&packed, |range| vec![range]);
-                }
-                Ok((Source::File(file), details, self.input.len_of(file)))
-            }
-            Kind::Other(program) => {
-                Err(Error::bad_image(format!("an image by {program} (not supported)")).at(&path))
-            }
-        }
     }
 }
 

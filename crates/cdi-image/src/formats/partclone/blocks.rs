@@ -102,7 +102,7 @@ impl Blocks {
         };
         // In the last byte there are bits of blocks that do not exist.
         let blocks = self.count - first;
-        if blocks < PAGE && blocks % 8 != 0 {
+        if blocks < PAGE && !blocks.is_multiple_of(8) {
             let last = index(blocks / 8);
             if let Some(byte) = bits.get_mut(last) {
                 *byte &= (1 << (blocks % 8)) - 1;
@@ -147,7 +147,7 @@ impl Blocks {
         let mut end = from + 1;
         while end < blocks {
             // Whole bytes at once.
-            if end % 8 == 0 && end + 8 <= blocks && bits.get(index(end / 8)) == Some(&all) {
+            if end.is_multiple_of(8) && end + 8 <= blocks && bits.get(index(end / 8)) == Some(&all) {
                 end += 8;
             } else if is_marked(end) == marked {
                 end += 1;

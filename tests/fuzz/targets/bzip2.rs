@@ -1,0 +1,3 @@
+#![no_main]
+
+cdi_fuzz::format!("bzip2");
