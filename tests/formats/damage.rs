@@ -440,7 +440,7 @@ fn asif_image(disk: &[u8]) -> Vec<u8> {
 
 /// A small disk: packed ones are decompressed when they are opened.
 fn small_disk() -> Vec<u8> {
-    truth()[..192 << 10].to_vec()
+    truth()[0x2_0000..0x5_0000].to_vec()
 }
 
 /// Damage of a disk that is packed by a program.

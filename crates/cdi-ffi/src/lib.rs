@@ -166,13 +166,15 @@ pub unsafe extern "C" fn cdi_open_with(
     let opened = match (path, options) {
         (None, _) => Err("no path was given".to_owned()),
         (_, Err(why)) => Err(why),
-        (Some(path), Ok((how, options))) => match catch_unwind(|| open(Path::new(path), &how, options)) {
-            Ok(opened) => opened.map_err(|e| {
-                let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
-                format!("{e}{cause}")
-            }),
-            Err(_) => Err("internal error: opening the image panicked (a bug in cdi)".to_owned()),
-        },
+        (Some(path), Ok((how, options))) => {
+            match catch_unwind(AssertUnwindSafe(|| open(Path::new(path), &how, options))) {
+                Ok(opened) => opened.map_err(|e| {
+                    let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
+                    format!("{e}{cause}")
+                }),
+                Err(_) => Err("internal error: opening the image panicked (a bug in cdi)".to_owned()),
+            }
+        }
     };
     let (disk, text) = match opened {
         Ok((disk, warnings)) => (Box::into_raw(Box::new(disk)), warnings),
