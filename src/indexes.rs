@@ -81,7 +81,9 @@ impl fmt::Debug for CachedIndexes {
 
 impl Indexes for CachedIndexes {
     fn find(&self, packed: &Path) -> Option<File> {
-        let file = File::options().read(true).write(true).open(CachedIndexes::path(packed)?).ok()?;
+        let path = CachedIndexes::path(packed)?;
+        path.symlink_metadata().ok().filter(|meta| meta.is_file())?;
+        let file = File::options().read(true).write(true).open(path).ok()?;
         // So that it counts as used.
         let _ = file.set_modified(SystemTime::now());
         Some(file)
@@ -216,8 +218,10 @@ impl Indexes for IndexesNextTo {
         let path = index_name(packed);
         // An index that no longer fits is of no use.
         let mut start = [0; 8];
-        let is_index = File::open(&path)
-            .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *b"CDIINDEX");
+        let is_file = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+        let is_index = is_file
+            && File::open(&path)
+                .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *b"CDIINDEX");
         let over = Over { force: self.over.force || is_index, ..self.over };
         let (output, file) = Guard::new(over).create(&path)?;
         let (display, made) = (Arc::clone(&self.display), Arc::clone(&self.made));

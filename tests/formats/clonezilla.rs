@@ -272,6 +272,76 @@ tests!(
         }
     }
 
+    /// Pieces of an image of all bytes have nothing that says where they belong but their names and lengths.
+    #[needs(
+        Program("partclone.ext4"),
+        Program("partclone.vfat"),
+        Program("sfdisk"),
+        Program("mke2fs"),
+        Program("mkfs.vfat")
+    )]
+    fn pieces_that_are_missing_are_noticed() {
+        let lab = Lab::new();
+        let disk = make_disk(&lab, GPT_TABLE, &GPT);
+        save(&lab, &disk, "sda", &GPT, ("cat", &[], "uncomp"));
+        let piece = |letter: char| lab.path(&format!("img/sda4.dd-ptcl-img.uncomp.a{letter}"));
+        let is_right = |code: i32| {
+            let info = lab.cdi(["info", "--json", "img"]).ends(code).json();
+            let opened = Disk::open(lab.path("img")).unwrap();
+            for at in (104_448..108_544).map(|sector| sector * 512) {
+                let mut sector = [0; 512];
+                if opened.read_at(&mut sector, at as u64).is_ok() {
+                    assert!(sector == disk[at..][..512], "sector {}", at / 512);
+                }
+            }
+            info["lost_bytes"].as_u64().unwrap()
+        };
+        assert_eq!(is_right(0), 0);
+        for letter in ['a', 'c'] {
+            let kept = fs::read(piece(letter)).unwrap();
+            fs::remove_file(piece(letter)).unwrap();
+            assert_eq!(is_right(4), 4096 * 512, "{letter}");
+            fs::write(piece(letter), &kept[1..]).unwrap();
+            assert_eq!(is_right(4), 4096 * 512, "{letter}");
+            fs::write(piece(letter), kept).unwrap();
+        }
+        let last = ('a'..='z').rev().find(|letter| piece(*letter).exists()).unwrap();
+        fs::remove_file(piece(last)).unwrap();
+        assert!(is_right(4) > 0);
+    }
+
+    /// What is made from the table never takes the place of what was saved.
+    #[needs(
+        Program("partclone.ext4"),
+        Program("partclone.vfat"),
+        Program("sfdisk"),
+        Program("mke2fs"),
+        Program("mkfs.vfat")
+    )]
+    fn overlapping_partitions_are_not_zeros() {
+        let lab = Lab::new();
+        let disk = make_disk(&lab, MBR_TABLE, &MBR);
+        save(&lab, &disk, "sda", &MBR, ("cat", &[], "uncomp"));
+        fs::remove_file(lab.path("img/sda2-ebr")).unwrap();
+        let table = String::from_utf8(lab.read("img/sda-pt.sf")).unwrap();
+        // The partition begins where the boot record would be, and where another partition is.
+        for (from, to, code) in
+            [("start=       45056", "start=       43008", 0), ("start=       88064", "start=       50000", 4)]
+        {
+            assert!(table.contains(from), "{table}");
+            lab.write("img/sda-pt.sf", table.replace(from, to));
+            let info = lab.cdi(["info", "--json", "img"]).ends(code).json();
+            assert_eq!(info["lost_bytes"].as_u64().unwrap() > 0, code == 4, "{info}");
+        }
+        for size in ["sector-size: 1", "sector-size: 513"] {
+            lab.write("img/sda-pt.sf", table.replace("sector-size: 512", size));
+            assert!(lab.cdi(["info", "img"]).ends(3).err.contains("sector size"));
+        }
+        lab.write("img/sda-pt.sf", &table);
+        fs::remove_file(lab.path("img/sda-mbr")).unwrap();
+        assert!(lab.cdi(["info", "img"]).ends(4).err.contains("sda-mbr is missing"));
+    }
+
     /// One of several disks is chosen, an encrypted directory is refused, and any other directory is none.
     #[needs(
         Program("partclone.ext4"),

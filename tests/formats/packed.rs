@@ -301,6 +301,68 @@ tests!(
         assert_eq!(info["packed_files"][0]["packing"], "gzip");
     }
 
+    /// A format that knows nothing of the packed file it is in: what may be wrong is not read as if it were right.
+    #[needs(Program("gzip"), Program("lz4"), Program("qemu-img"))]
+    fn damage_of_a_packed_image_in_another_format_is_an_error() {
+        let lab = Lab::new();
+        let truth = truth();
+        let raw = lab.write("disk.raw", &truth);
+        for format in ["qcow2", "vdi"] {
+            let made = lab.path(&format!("d.{format}"));
+            run("qemu-img", ["convert", "-O", format, raw.to_str().unwrap(), made.to_str().unwrap()]);
+            let mut bytes = packed(&lab.read(&format!("d.{format}")), "gzip", &["-1"]);
+            let len = bytes.len();
+            // The checksum alone: everything may be wrong.
+            bytes[len - 8] ^= 1;
+            lab.write("d.gz", &bytes);
+            let ran = lab.cdi(["verify", "--format", format, "d.gz"]);
+            assert!(ran.code != 0, "{format}: {}", ran.out);
+        }
+    }
+
+    /// What follows the last member is not ignored if it is not zeros, and members that are missing are noticed.
+    #[needs(
+        Program("gzip"),
+        Program("bgzip"),
+        Program("pbzip2"),
+        Program("pzstd"),
+        Program("lz4"),
+        Program("zstd")
+    )]
+    fn members_do_not_vanish_without_a_word() {
+        let truth = large();
+        let (a, b) = truth.split_at(9 << 20);
+        let pair = |program: &str, words: &[&str]| (packed(a, program, words), packed(b, program, words));
+        for (name, (first, second)) in [
+            ("disk.raw.gz", pair("gzip", &["-1"])),
+            ("disk.raw.lz4", pair("lz4", &["-1"])),
+            ("disk.raw.zst", pair("zstd", &["-1"])),
+            ("disk.raw.bz2", pair("bzip2", &["-1"])),
+            ("disk.raw.gz", pair("bgzip", &[])),
+        ] {
+            for (at, value) in [(0, 0x55), (1, 0)] {
+                let mut whole = [&first[..], &second].concat();
+                whole[first.len() + at] = value;
+                let opened = open_source(Box::new(whole), Path::new(name), &OpenOptions::default()).unwrap();
+                assert!(opened.image.is_incomplete(), "{name}: byte {at} of the second");
+            }
+        }
+        // A frame that ends the file is not good up to where it ends because it is damaged.
+        let mut whole = packed(&truth, "zstd", &["-3"]);
+        let at = whole.len() / 5;
+        whole[at] ^= 4;
+        let opened = open_source(Box::new(whole), Path::new("disk.zst"), &OpenOptions::default());
+        if let Ok(opened) = opened {
+            let disk = Disk::new(opened, Options::default());
+            for at in (0..disk.size() / 512).map(|n| n * 512) {
+                let mut sector = [0; 512];
+                if disk.read_at(&mut sector, at).is_ok() {
+                    assert!(sector == truth[at as usize..][..512], "sector {}", at / 512);
+                }
+            }
+        }
+    }
+
     /// A file without restart points is refused, and the message says what to do.
     #[needs(Program("zstd"), Program("xz"))]
     fn a_single_frame_or_block_that_is_too_long_is_refused_with_a_way_out() {

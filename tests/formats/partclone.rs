@@ -136,6 +136,29 @@ tests!(
         }
     }
 
+    /// Strips in a file whose packing has no checksums are checked by their own.
+    #[needs(Program("partclone.ext4"), Program("zstd"), Program("mke2fs"))]
+    fn strips_in_a_packed_file_without_checksums_are_checked() {
+        let lab = Lab::new();
+        ext4(&lab, "disk.raw");
+        clone(&lab, "partclone.ext4", &["-k", "16"], "image");
+        let truth = extracted(&lab, "image", 0);
+        let whole = filter("zstd", &["-1", "--no-check"], &lab.read("image"));
+        for part in 2..9 {
+            let mut bytes = whole.clone();
+            let at = bytes.len() / 10 * part;
+            bytes[at] ^= 1;
+            lab.write("image.zst", bytes);
+            let Ok(disk) = Disk::open(lab.path("image.zst")) else { continue };
+            for at in (0..truth.len()).step_by(1024) {
+                let mut block = [0; 1024];
+                if disk.read_at(&mut block, at as u64).is_ok() {
+                    assert!(block == truth[at..at + 1024], "block {} with damage at {part}/10", at / 1024);
+                }
+            }
+        }
+    }
+
     /// A sector that partclone could not read fails, however it is read; its neighbours do not.
     #[needs(Program("partclone.imager"))]
     fn sectors_that_partclone_marked_as_unreadable_are_errors() {

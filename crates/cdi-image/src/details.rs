@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use cdi_base::units::SECTOR;
+
 use super::badmap::{BadBlocks, BadRange, Status};
 use super::input::PackedFile;
 use super::metadata::Metadata;
 use super::stored_hashes::StoredHash;
 
 /// What a format finds out when it opens an image. Most formats cannot record all of it.
+#[derive(Clone)]
 pub struct ImageDetails {
     /// Metadata about the disk and about how the image was made, including the sizes.
     pub metadata: Metadata,
@@ -43,16 +46,23 @@ impl Default for ImageDetails {
 
 impl ImageDetails {
     /// Adds what could not be unpacked of a file, and what may be wrong of it. `to_disk` says where a range of its
-    /// unpacked bytes is on the disk, in order.
+    /// unpacked bytes is on the disk, in order; sectors of a disk of `size` bytes are bad as a whole.
     pub(crate) fn add_damage(
         &mut self,
         packed: &PackedFile,
+        size: u64,
         to_disk: impl Fn(Range<u64>) -> Vec<Range<u64>>,
     ) {
         self.packed.push(packed.clone());
         self.warnings.extend(packed.warnings.iter().cloned());
         self.incomplete |= packed.cut || !packed.suspect.is_empty();
-        let on_disk = |ranges: &[Range<u64>]| ranges.iter().cloned().flat_map(&to_disk).collect::<Vec<_>>();
+        let sector = u64::from(self.metadata.logical_sector_bytes.max(SECTOR));
+        let rounded = |range: Range<u64>| {
+            range.start / sector * sector..range.end.div_ceil(sector).saturating_mul(sector).min(size)
+        };
+        let on_disk = |ranges: &[Range<u64>]| {
+            ranges.iter().cloned().flat_map(&to_disk).map(rounded).collect::<Vec<_>>()
+        };
         for range in on_disk(&packed.suspect) {
             // What the map says that could not be read from the disk is no better for being suspect.
             let held: Vec<_> =

@@ -238,8 +238,14 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
         let why = format!("{what} cannot be chosen: {} images hold one disk", format.name);
         return Err(Error::usage(why).at(&path));
     }
+    // Formats that know nothing of packed files must not read what may be wrong.
+    if !is_raw(format) && format.name != partclone::FORMAT.name {
+        input.refuse_suspect();
+    }
     let input = Arc::new(input);
     let image = guarded(format, &input, options).map_err(|e| e.at(&path))?;
+    #[cfg(feature = "packed")]
+    let image = unpack::with_damage(image, &input);
     Ok(Opened { image, input, format })
 }
 

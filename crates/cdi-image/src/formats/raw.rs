@@ -137,7 +137,7 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     };
     let mut details = ImageDetails { bad, metadata, warnings, lost, ..ImageDetails::default() };
     if let Some(packed) = input.packed() {
-        details.add_damage(packed, |range| vec![range]);
+        details.add_damage(packed, size, |range| vec![range]);
     }
     Ok(Box::new(Raw { input, size, parts, details }))
 }

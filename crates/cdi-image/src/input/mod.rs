@@ -346,6 +346,11 @@ impl Input {
         }
     }
 
+    /// Makes reads of the main file fail where it was unpacked, but may be wrong.
+    pub fn refuse_suspect(&self) {
+        self.source.refuse_suspect();
+    }
+
     /// Returns what is known about the packed file of which the main file is the contents.
     pub fn packed(&self) -> Option<&PackedFile> {
         self.source.packed()

@@ -23,6 +23,8 @@ pub trait ReadAt: Send + Sync {
     }
     /// Prepares what is needed to read this range, if that takes time and is not done yet.
     fn prefetch(&self, _range: std::ops::Range<u64>) {}
+    /// Makes reads of bytes fail that may be wrong, because the checksum of what was unpacked is.
+    fn refuse_suspect(&self) {}
     /// Returns what is known about the packed file whose unpacked bytes this is.
     fn packed(&self) -> Option<&PackedFile> {
         None
@@ -40,6 +42,8 @@ pub struct PackedFile {
     pub packed_bytes: u64,
     /// The number of its restart points.
     pub points: u64,
+    /// Whether all of it has checksums, which were right but for what is suspect.
+    pub is_checked: bool,
     /// Whether it ends too early, so that unpacked bytes are missing at the end.
     pub cut: bool,
     /// The ranges of the unpacked bytes that could not be decompressed, in order.
@@ -101,6 +105,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn prefetch(&self, range: std::ops::Range<u64>) {
         (**self).prefetch(range);
+    }
+    fn refuse_suspect(&self) {
+        (**self).refuse_suspect();
     }
     fn packed(&self) -> Option<&PackedFile> {
         (**self).packed()

@@ -49,6 +49,8 @@ pub(super) struct Builder<'a> {
     pub(super) size: u64,
     pub(super) cut: bool,
     pub(super) trailing: u64,
+    /// Whether all data has checksums.
+    pub(super) is_checked: bool,
     /// How far it is from the last restart point, in bytes.
     distance: u64,
     /// If the last span is of zeros, and they go on: where in them the last restart point is. It is needed only if what
@@ -94,6 +96,7 @@ impl<'a> Builder<'a> {
             size: 0,
             cut: false,
             trailing: 0,
+            is_checked: true,
             distance: 0,
             zeros: None,
         }

@@ -35,7 +35,9 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         &|source, unit| Ok(Box::new(block_reader(source, unit.bits.0, unit.extra)?)),
         workers::cores(),
         builder,
-    )
+    )?;
+    builder.is_checked = !builder.cut;
+    Ok(())
 }
 
 /// Reads the block at this bit.
@@ -194,15 +196,22 @@ impl Blocks {
     fn begin_stream(&mut self) -> io::Result<Option<u64>> {
         loop {
             let at = self.bits.position();
-            if at + 8 * 14 > self.end {
-                // bzip2 accepts anything after the last stream.
-                return if at == 0 { Err(cut()) } else { Ok(None) };
+            if at == self.end {
+                return Ok(None);
             }
             let [b, z, h, level] = [(); 4].map(|()| self.bits.read(8).unwrap_or(0));
+            // What a tape or a device is filled up with.
+            if at > 0 && [b, z, h, level] == [0; 4] {
+                return Ok(None);
+            }
+            if at + 8 * 14 > self.end {
+                return Err(cut());
+            }
             if [b, z, h].map(|b| u8::try_from(b).unwrap_or(0)) != *MAGIC
                 || !(b'1'..=b'9').map(u64::from).any(|digit| digit == level)
             {
-                return if at == 0 { Err(damaged()) } else { Ok(None) };
+                // bzip2 accepts anything after the last stream; here it counts as damage.
+                return Err(damaged());
             }
             (self.level, self.sum) = (u32::try_from(level).unwrap_or(0) - u32::from(b'0'), 0);
             match self.bits.read(48)? {

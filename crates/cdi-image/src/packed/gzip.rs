@@ -153,6 +153,7 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         };
         let units = Blocked { stream: from_start(), end, usual: None }.inspect(seen);
         units::scan(source, Box::new(units), &open_blocked, workers::cores(), builder)?;
+        builder.is_checked = !builder.cut;
         last.into_inner()
     } else {
         let mut inflate = Inflate::new(from_start());

@@ -15,7 +15,7 @@
 //! | 12 | 4 | number of the packing (`Packing::number`) |
 //! | 16 | 24 | the packed file: length, hash of the times of its files, hash of its ends |
 //! | 40 | 8 | number of unpacked bytes |
-//! | 48 | 8 | flags: 1, the packed file ends too early |
+//! | 48 | 8 | flags: 1, the packed file ends too early; 2, all of it has checksums |
 //! | 56 | 8 | bytes after the end of the packed data |
 //! | 64 | 8 | offset of the table; the windows of restart points are before it |
 //! | 72 | 8 | number of spans: 48 bytes each |
@@ -95,6 +95,8 @@ pub(super) struct Index {
     pub(super) size: u64,
     /// Whether the packed file ends too early, so that bytes are missing at the end.
     pub(super) cut: bool,
+    /// Whether all data has checksums in the packed file.
+    pub(super) is_checked: bool,
     /// The number of bytes after the end of the packed data.
     pub(super) trailing: u64,
     pub(super) spans: Vec<Entry>,
@@ -168,6 +170,7 @@ impl Index {
             stamp: Stamp { len: le64(&header, 16), times: le64(&header, 24), ends: le64(&header, 32) },
             size: le64(&header, 40),
             cut: le64(&header, 48) & 1 != 0,
+            is_checked: le64(&header, 48) & 2 != 0,
             trailing: le64(&header, 56),
             spans: entries.chunks_exact(ENTRY).map(Entry::decode).collect::<Option<_>>()?,
             suspect: ranges.chunks_exact(16).map(|r| le64(r, 0)..le64(r, 8)).collect(),
@@ -209,7 +212,8 @@ impl Index {
         header.extend([VERSION, self.packing.number()].map(u32::to_le_bytes).as_flattened());
         let Stamp { len, times, ends } = self.stamp;
         let counts = [self.spans.len() as u64, self.suspect.len() as u64, xxh3_64(&bytes)];
-        let numbers = [len, times, ends, self.size, u64::from(self.cut), self.trailing, table];
+        let flags = u64::from(self.cut) | u64::from(self.is_checked) << 1;
+        let numbers = [len, times, ends, self.size, flags, self.trailing, table];
         header.extend(numbers.iter().chain(&counts).flat_map(|n| n.to_le_bytes()));
         header.extend(xxh3_64(&header).to_le_bytes());
         header.try_into().map_err(|_| io::ErrorKind::Other.into())

@@ -56,7 +56,11 @@ fn header(stream: &mut Stream) -> io::Result<Option<Frame>> {
         }
         if u32::from_le_bytes(magic) & !0xF == SKIPPED {
             let len = u32::from_le_bytes(stream.array()?);
-            stream.skip_to(stream.position() + u64::from(len));
+            let end = stream.position() + u64::from(len);
+            if end > stream.end() {
+                return Err(cut());
+            }
+            stream.skip_to(end);
             continue;
         }
         if magic != MAGIC {
@@ -190,8 +194,8 @@ impl Sequence for Blocks {
     }
 
     fn doubtful_blocks(&self) -> usize {
-        // Each block has its length in front of it.
-        0
+        // Each block has its length in front of it; if bytes are missing or too many, the next one shows it.
+        1
     }
 
     fn extra(&self) -> u32 {

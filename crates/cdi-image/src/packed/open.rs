@@ -166,7 +166,7 @@ fn make(
         |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
     let mut builder = Builder::new(&mut out, HEADER as u64, &progress);
     let scanned = packing.scan(source, &mut builder);
-    let Builder { spans, suspect, size, mut cut, trailing, .. } = builder;
+    let Builder { spans, suspect, size, mut cut, trailing, is_checked, .. } = builder;
     // Zeros fill up the last block of a tape or of a device; anything else is there because of damage.
     cut |= !is_zeros(&**source, stamp.len - trailing.min(stamp.len)..stamp.len).map_err(failed)?;
     let table = HEADER as u64
@@ -193,8 +193,17 @@ fn make(
             if cut { "the data is damaged or incomplete from the start" } else { "there is nothing in it" };
         return Err(Error::bad_image(format!("{} file: {what}", packing.name())).at(path));
     }
-    let mut index =
-        Index { packing, stamp, size, cut, trailing, spans, suspect, windows: Arc::new(Vec::new()) };
+    let mut index = Index {
+        packing,
+        stamp,
+        size,
+        cut,
+        is_checked,
+        trailing,
+        spans,
+        suspect,
+        windows: Arc::new(Vec::new()),
+    };
     let header = index.write_table(&mut out, table).map_err(failed)?;
     let mut file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;

@@ -18,6 +18,9 @@ pub(super) const WINDOW: usize = 64 << 10;
 /// The maximum length of a span in bytes: if a block is longer, spans begin within it.
 const MAX_SPAN: usize = 4 << 20;
 
+/// The maximum number of members that end in a span.
+const MAX_MEMBERS: usize = 4096;
+
 /// Why [`Sequence::step`] returned.
 pub(super) enum Step {
     /// The output is full.
@@ -179,6 +182,8 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
                 Err(e) => break Err(e),
             }
         }
+        // Members may be empty, and many.
+        is_full |= batch.members.len() >= MAX_MEMBERS;
         let point = block.map(|bit| (bit, sequence.extra(), sequence.history()));
         if point.is_some() {
             blocks.push_back(unpacked + batch.len());
@@ -242,6 +247,7 @@ fn check(
             from = *end;
             let member_end = start + (*end - WINDOW) as u64;
             let computed = sum.finish();
+            builder.is_checked &= stored.is_some();
             if let Some(stored) = stored.filter(|stored| *stored != computed) {
                 builder.suspect(member..member_end);
                 if !sum.has_same_len(stored, computed) {
@@ -267,7 +273,7 @@ fn check(
             None => {}
             Some(End::Good) => return Ok(()),
             Some(End::Damaged(from)) => {
-                builder.cut = true;
+                (builder.cut, builder.is_checked) = (true, false);
                 builder.suspect(from.max(member)..builder.size);
                 return Ok(());
             }

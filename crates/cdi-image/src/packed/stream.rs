@@ -30,6 +30,11 @@ impl Stream {
         self.next - self.unused.len() as u64
     }
 
+    /// Returns the end of what may be read.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Continues at offset `at`, which must not be before the position.
     pub(super) fn skip_to(&mut self, at: u64) {
         match usize::try_from(at.saturating_sub(self.position())) {
@@ -98,5 +103,5 @@ pub(super) fn cut() -> io::Error {
 
 /// Returns whether `e` says that packed data is damaged or ends too early, and not that the file cannot be read.
 pub(super) fn is_damage(e: &io::Error) -> bool {
-    e.raw_os_error().is_none()
+    e.raw_os_error().is_none() && e.kind() != io::ErrorKind::OutOfMemory
 }

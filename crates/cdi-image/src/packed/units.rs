@@ -51,6 +51,7 @@ pub(super) fn scan(
     let file_end = source.len()?;
     let mut stopped = false;
     let mut failed = false;
+    builder.is_checked = false;
     let units = units.take_while(move |unit| !std::mem::replace(&mut failed, unit.is_err()));
     let work = |buffer: &mut Vec<u8>, unit: io::Result<Unit>| {
         unit.map(|unit| decompress(source, unit, open, buffer))
@@ -73,11 +74,11 @@ pub(super) fn scan(
         match error {
             None => spans.into_iter().try_for_each(|span| builder.add(span)),
             Some(e) if !is_damage(&e) => Err(e.into()),
-            Some(_) => {
+            Some(e) => {
                 let start = builder.size;
                 // What comes before the end of a file that is too short is right, but for what was decompressed last.
                 // Otherwise it is not known where in the unit the damage is.
-                if unit.bits.1 / 8 >= file_end {
+                if e.kind() == io::ErrorKind::UnexpectedEof && unit.bits.1 / 8 >= file_end {
                     let last = spans.last().map_or(0, |span| span.len);
                     spans.into_iter().try_for_each(|span| builder.add(span))?;
                     builder.suspect(builder.size - last..builder.size);

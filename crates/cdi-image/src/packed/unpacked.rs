@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::num::NonZero;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cdi_base::error::ReadError;
@@ -42,6 +43,8 @@ pub struct Unpacked {
     under: Arc<dyn ReadAt>,
     index: Index,
     about: PackedFile,
+    /// Whether reads of what may be wrong fail.
+    refuses_suspect: AtomicBool,
     cache: Cache<SpanNo>,
     /// By the span with the restart point from which they began.
     readers: Mutex<LruCache<usize, Arc<Mutex<Option<Reader>>>>>,
@@ -75,6 +78,7 @@ impl Unpacked {
             packing: index.packing.name(),
             points: index.spans.iter().filter(|span| span.point.is_some()).count() as u64,
             packed_bytes: index.stamp.len,
+            is_checked: index.is_checked,
             cut: index.cut,
             lost: index.lost(),
             suspect: index.suspect.clone(),
@@ -82,7 +86,14 @@ impl Unpacked {
         };
         let cache = Cache::new(CACHE, 1 << 20);
         let count = NonZero::new(count).unwrap_or(NonZero::<usize>::MIN);
-        Unpacked { under, index, about, cache, readers: Mutex::new(LruCache::new(count)) }
+        Unpacked {
+            under,
+            index,
+            about,
+            refuses_suspect: AtomicBool::new(false),
+            cache,
+            readers: Mutex::new(LruCache::new(count)),
+        }
     }
 
     fn point(&self, n: usize) -> Option<(usize, Point)> {
@@ -167,7 +178,15 @@ impl ReadAt for Unpacked {
         }
         let n = self.index.find(at);
         let range = self.index.range(n);
-        let len = index((range.end - at).min(buf.len() as u64));
+        let mut len = index((range.end - at).min(buf.len() as u64));
+        if self.refuses_suspect.load(Ordering::Relaxed) {
+            let next = self.about.suspect.partition_point(|suspect| suspect.end <= at);
+            match self.about.suspect.get(next) {
+                Some(suspect) if suspect.start <= at => return Err(ReadError::Corrupt { at }.into()),
+                Some(suspect) => len = len.min(index(suspect.start - at)),
+                None => {}
+            }
+        }
         match self.index.spans[n].contents {
             Contents::Zeros => buf[..len].fill(0),
             Contents::Lost => return Err(ReadError::Corrupt { at }.into()),
@@ -209,6 +228,10 @@ impl ReadAt for Unpacked {
             }
             at = self.index.range(n).end;
         }
+    }
+
+    fn refuse_suspect(&self) {
+        self.refuses_suspect.store(true, Ordering::Relaxed);
     }
 
     fn packed(&self) -> Option<&PackedFile> {

@@ -34,7 +34,12 @@ type Block = (Unit, u64);
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let end = source.len()?;
     match blocks(source, end) {
-        Ok(blocks) => scan_blocks(source, Box::new(blocks.into_iter().map(Ok)), builder),
+        Ok(blocks) => {
+            let all_checked = blocks.iter().all(|(unit, _)| unit.extra != 0);
+            scan_blocks(source, Box::new(blocks.into_iter().map(Ok)), builder)?;
+            builder.is_checked = all_checked && !builder.cut;
+            Ok(())
+        }
         Err(e) if super::stream::is_damage(&e) => {
             builder.cut = true;
             scan_blocks(

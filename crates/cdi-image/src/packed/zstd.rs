@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cdi_base::workers;
 
@@ -25,7 +26,8 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         window = frame.window;
     }
     let threads = workers::cores().min(usize::try_from((64 << 20) / window.max(1 << 20)).unwrap_or(1).max(1));
-    let frames = Frames { stream: Stream::new(source, 0, end), end, usual: None };
+    let all_checked = AtomicBool::new(true);
+    let frames = Frames { stream: Stream::new(source, 0, end), end, usual: None, all_checked: &all_checked };
     units::scan(
         source,
         Box::new(frames),
@@ -34,7 +36,9 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         },
         threads,
         builder,
-    )
+    )?;
+    builder.is_checked = all_checked.into_inner() && !builder.cut;
+    Ok(())
 }
 
 /// Reads on from a frame.
@@ -49,11 +53,13 @@ fn frame_reader(stream: Stream) -> io::Result<zstd::stream::read::Decoder<'stati
 }
 
 /// The frames of a file.
-struct Frames {
+struct Frames<'a> {
     stream: Stream,
     end: u64,
     /// The length of the first frame's contents.
     usual: Option<u64>,
+    /// Becomes false if a frame has no checksum.
+    all_checked: &'a AtomicBool,
 }
 
 /// What the header of a frame says.
@@ -69,7 +75,11 @@ fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
     let magic = stream.array::<4>()?;
     if u32::from_le_bytes(magic) & !0xF == SKIPPED {
         let len = u32::from_le_bytes(stream.array()?);
-        stream.skip_to(stream.position() + u64::from(len));
+        let end = stream.position() + u64::from(len);
+        if end > stream.end() {
+            return Err(cut());
+        }
+        stream.skip_to(end);
         return Ok(None);
     }
     let [descriptor] = stream.array()?;
@@ -92,10 +102,14 @@ fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
         _ => Some(u64::from_le_bytes(stream.array()?)),
     };
     let window = if single { len.unwrap_or_default() } else { window };
+    // A single segment is refused for its length, if it is too long.
+    if window > 1 << MAX_WINDOW && !single {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
     Ok(Some(Header { window, len, has_sum: descriptor & 4 != 0 }))
 }
 
-impl Frames {
+impl Frames<'_> {
     /// Returns whether frames have this length. Headers have no checksum; but a wrong one is hardly like the others.
     fn is_usual(&mut self, len: Option<u64>) -> bool {
         let is_usual = self.usual.is_some() && self.usual == len;
@@ -140,6 +154,8 @@ impl Frames {
             }
             if header.has_sum {
                 self.stream.array::<4>()?;
+            } else {
+                self.all_checked.store(false, Ordering::Relaxed);
             }
             return Ok(Some(Unit {
                 bits: (start * 8, self.stream.position() * 8),
@@ -151,7 +167,7 @@ impl Frames {
     }
 }
 
-impl Iterator for Frames {
+impl Iterator for Frames<'_> {
     type Item = io::Result<Unit>;
 
     fn next(&mut self) -> Option<io::Result<Unit>> {

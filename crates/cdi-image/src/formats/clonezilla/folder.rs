@@ -24,6 +24,8 @@ pub(super) struct PartitionFiles {
     pub(super) kind: Kind,
     /// Its files, in order.
     pub(super) names: Vec<String>,
+    /// The name of a piece that is missing between them.
+    pub(super) missing: Option<String>,
 }
 
 /// A directory by Clonezilla.
@@ -32,6 +34,9 @@ pub(super) struct Folder<'a> {
     names: Vec<String>,
 }
 
+/// The suffixes of compressions that could be counters of pieces by their letters.
+const SUFFIXES: [&str; 11] =
+    ["gz", "xz", "zst", "lzo", "lzma", "lzip", "lrz", "lrzip", "uncomp", "partimage", "zstd"];
 /// The maximum length of a text in the directory, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
 
@@ -112,15 +117,36 @@ impl<'a> Folder<'a> {
             }
         }
         found.sort_by_key(|(stem, ..)| stem.len());
-        let (_, kind, mut names) = found.into_iter().next()?;
+        let (stem, kind, mut names) = found.into_iter().next()?;
         names.sort();
-        Some(PartitionFiles { kind, names })
+        let missing = missing_piece(&stem, &names);
+        Some(PartitionFiles { kind, names, missing })
     }
 
     /// Returns the path of a file.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.input.path().join(name)
     }
+}
+
+/// Returns the first piece that is missing of `names`, which are `stem` and a counter each, in order: `aa`, `ab`, …
+fn missing_piece(stem: &str, names: &[String]) -> Option<String> {
+    let len = names.first()?.len().checked_sub(stem.len() + 1).filter(|len| *len > 0)?;
+    let expected = |n: usize| {
+        let mut letters = vec![b'a'; len];
+        let mut rest = n;
+        for letter in letters.iter_mut().rev() {
+            *letter = b'a' + u8::try_from(rest % 26).unwrap_or(0);
+            rest /= 26;
+        }
+        format!("{stem}.{}", String::from_utf8_lossy(&letters))
+    };
+    names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (expected(n), name))
+        .find(|(want, name)| want != *name)
+        .map(|(want, _)| want)
 }
 
 /// Returns the partition of which a file is the image or a piece of it, how that is made, and the name without the
@@ -152,12 +178,10 @@ fn image_kind(name: &str) -> Option<(&str, Kind, &str)> {
     {
         return None;
     }
-    let is_counter = |word: &str| {
-        word.len() >= 2 && word.bytes().all(|b| b.is_ascii_lowercase()) && word.starts_with(['a', 'b', 'c'])
-    };
+    let is_counter = |word: &str| word.len() >= 2 && word.bytes().all(|b| b.is_ascii_lowercase());
     let stem = match rest.rsplit_once('.') {
         // `.gz` and `.xz` are no counters.
-        Some((_, last)) if is_counter(last) && !["bz", "bgz"].contains(&last) => {
+        Some((_, last)) if is_counter(last) && !SUFFIXES.contains(&last) => {
             &name[..name.len() - last.len() - 1]
         }
         _ => name,

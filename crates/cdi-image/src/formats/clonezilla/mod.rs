@@ -122,7 +122,11 @@ impl Clonezilla {
         if table.partitions.is_empty() && folder.partition(disk).is_some() {
             return self.open_partition(folder, disk, options);
         }
-        let sector = u64::from(options.sector_size.or(table.sector).unwrap_or(SECTOR));
+        let sector = options.sector_size.or(table.sector).unwrap_or(SECTOR);
+        if !sector.is_power_of_two() || !(512..=65_536).contains(&sector) {
+            return Err(Error::bad_image(format!("invalid sector size of the disk {disk}: {sector} bytes")));
+        }
+        let sector = u64::from(sector);
         let start = match folder.bytes(&format!("{disk}-gpt-1st"), GPT_START)? {
             Some(start) if table.is_gpt => start,
             _ => folder.bytes(&format!("{disk}-mbr"), 512)?.unwrap_or_default(),
@@ -145,6 +149,14 @@ impl Clonezilla {
             source: Some(format!("/dev/{disk}")),
             ..std::mem::take(&mut self.details.metadata)
         };
+        // What was saved comes before what is made from it.
+        self.add_partitions(folder, &table, sector, options)?;
+        if start.is_empty() {
+            self.details
+                .warnings
+                .push(format!("{disk}-mbr is missing: the first sector of the disk is zeros"));
+            self.details.incomplete = true;
+        }
         self.add_made(vec![(0, start)])?;
         match &gpt {
             Some(gpt) => self.add_made(gpt.backup(sector))?,
@@ -153,7 +165,6 @@ impl Clonezilla {
             ),
             None => self.add_boot_records(folder, &table, sector)?,
         }
-        self.add_partitions(folder, &table, sector, options)?;
         // Data after the MBR, such as a boot loader; it must not cover a partition.
         let after = format!("{disk}-hidden-data-after-mbr");
         if let (false, Some(file)) = (table.is_gpt, folder.file(&after)?) {
@@ -198,21 +209,25 @@ impl Clonezilla {
             if at >= self.size || bytes.is_empty() {
                 continue;
             }
-            let end = self.size.min(at + bytes.len() as u64);
+            // As far as no partition is in the way.
+            let next = self.parts.iter().map(|part| part.disk.start).filter(|start| *start >= at).min();
+            let end = self.size.min(at + bytes.len() as u64).min(next.unwrap_or(u64::MAX));
             let file = self.input.derive(Arc::new(bytes), self.input.path())?;
             self.add(at..end, Source::File(file));
         }
         Ok(())
     }
 
-    /// Adds a part of the disk, unless something else is there.
-    fn add(&mut self, disk: Range<u64>, source: Source) {
+    /// Adds a part of the disk, unless something else is there. Returns whether it was added.
+    fn add(&mut self, disk: Range<u64>, source: Source) -> bool {
         let at = self.parts.partition_point(|part| part.disk.start < disk.start);
         let before = at.checked_sub(1).map_or(0, |before| self.parts[before].disk.end);
         let after = self.parts.get(at).map_or(u64::MAX, |next| next.disk.start);
-        if disk.start >= before && disk.end <= after && !disk.is_empty() {
+        let is_free = disk.start >= before && disk.end <= after;
+        if is_free && !disk.is_empty() {
             self.parts.insert(at, Part { disk, source });
         }
+        is_free
     }
 
     /// Adds the extended boot records of a disk with an MBR.

@@ -56,14 +56,26 @@ impl Clonezilla {
                         unused += partition.unused();
                     }
                     self.take_in(&partition.name, details, start, len);
-                    self.add(start..start + len, source);
+                    let is_raw = matches!(source, Source::File(_));
+                    if !self.add(start..start + len, source) {
+                        self.details
+                            .warnings
+                            .push(format!("{}: overlaps another partition, and is left out", partition.name));
+                        self.lose(start..end);
+                    } else if is_raw && len < end - start {
+                        self.details.warnings.push(format!(
+                            "{}: the image ends {} before the partition does",
+                            partition.name,
+                            human(end - start - len)
+                        ));
+                        self.lose(start + len..end);
+                    }
                 }
                 Err(e) if e.kind == ErrorKind::Interrupted => return Err(e),
                 // The others can be read.
                 Err(e) => {
                     self.details.warnings.push(format!("{}: cannot be read: {e:#}", partition.name));
-                    self.details.bad.apply(&[BadRange::new(start..end, Status::Bad)]);
-                    self.details.lost.push(start..end);
+                    self.lose(start..end);
                     first_error.get_or_insert(e);
                 }
             }
@@ -80,6 +92,12 @@ impl Clonezilla {
             ));
         }
         Ok(())
+    }
+
+    /// Marks a range of the disk as lost.
+    fn lose(&mut self, range: Range<u64>) {
+        self.details.bad.apply(&[BadRange::new(range.clone(), Status::Bad)]);
+        self.details.lost.push(range);
     }
 
     /// Notes that a partition has no image.
@@ -126,10 +144,17 @@ impl Clonezilla {
     ) -> Result<(Source, ImageDetails, u64), Error> {
         let name = files.names.first().map_or("", String::as_str);
         let path = folder.path(name);
+        if let Some(missing) = &files.missing {
+            return Err(Error::bad_image(format!("the piece '{missing}' is missing")).at(&path));
+        }
         let mut numbers = Vec::new();
         for name in &files.names {
             let file = folder.file(name)?;
             numbers.push(file.ok_or_else(|| Error::bad_image("cannot be found").at(&folder.path(name)))?);
+        }
+        let lens: Vec<u64> = numbers.iter().map(|number| self.input.len_of(*number)).collect();
+        if lens.iter().rev().skip(1).any(|len| *len != lens[0]) || lens.last() > lens.first() {
+            return Err(Error::bad_image("its pieces do not have the same length").at(&path));
         }
         let joined = self.input.joined(&numbers);
         let mut start = [0; 16];
@@ -151,7 +176,7 @@ impl Clonezilla {
             }
             Kind::Raw => {
                 if let Some(packed) = self.input.packed_of(file) {
-                    details.add_damage(&packed, |range| vec![range]);
+                    details.add_damage(&packed, self.input.len_of(file), |range| vec![range]);
                 }
                 Ok((Source::File(file), details, self.input.len_of(file)))
             }

@@ -52,7 +52,9 @@ pub(super) fn boot_records(
             record[at + 12..at + 16].copy_from_slice(&field(len));
         };
         if let Some(own) = logical.get(n) {
-            entry(0, own.kind, own.bootable, own.start.saturating_sub(*place), own.len);
+            // parted does not say what it is: Linux is the most likely.
+            let kind = if own.kind == 0 { 0x83 } else { own.kind };
+            entry(0, kind, own.bootable, own.start.saturating_sub(*place), own.len);
         }
         if let (Some(next), Some(partition)) = (places.get(n + 1), logical.get(n + 1)) {
             let len = (partition.start - next).saturating_add(partition.len);
@@ -87,7 +89,7 @@ fn cylinders(sector: u64) -> [u8; 3] {
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let entry = |record: &[u8], n: usize| {
         let at = ENTRIES + n * ENTRY;
-        (record.get(at + 4).copied(), le32(record, at + 8), le32(record, at + 12))
+        (le32(record, at + 8), le32(record, at + 12))
     };
     let start = |record: &[u8]| le32(record, ENTRIES + ENTRY + 8);
     one.get(510..512) == Some(&SIGNATURE[..])

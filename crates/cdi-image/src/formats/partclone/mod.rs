@@ -69,7 +69,8 @@ impl Partition {
         let header = Header::read(input, file)?;
         let blocks = Blocks::open(input, file, &header)?;
         let data = header.len + header.bitmap.stored_len(header.blocks);
-        let is_checked = input.packed_of(file).is_some_and(|packed| packed.suspect.is_empty());
+        let is_checked =
+            input.packed_of(file).is_some_and(|packed| packed.suspect.is_empty() && packed.is_checked);
         let mut partition = Partition { file, header, blocks, data, is_checked };
         partition.find_old_checksums(input)?;
         partition.find_lost(input, details)?;
@@ -146,7 +147,7 @@ impl Partition {
             details.warnings.extend(packed.warnings.iter().cloned());
             missing.extend(packed.lost.iter().cloned());
             // The checksums of strips find what is wrong in a part whose own checksum is. Without them, nothing does.
-            if self.header.checksum == Checksum::None {
+            if !self.is_verified_when_read() {
                 for range in &packed.suspect {
                     let places = self.on_disk(input, range)?;
                     details.incomplete = true;
@@ -168,6 +169,16 @@ impl Partition {
         }
         details.incomplete |= !missing.is_empty();
         Ok(())
+    }
+
+    /// Returns whether the checksum of a strip is checked when a block of it is read.
+    fn is_verified_when_read(&self) -> bool {
+        let Header { block, per_checksum: per, checksum, reseed, .. } = self.header;
+        match checksum {
+            Checksum::None | Checksum::Old(_) => false,
+            Checksum::Crc32 => per.saturating_mul(block) <= u64::from(MAX_CHUNK),
+            _ => reseed && per.saturating_mul(block) <= u64::from(MAX_CHUNK),
+        }
     }
 
     /// Returns where the strips are on the disk that touch this range of the file, in bytes.

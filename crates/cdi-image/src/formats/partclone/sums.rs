@@ -10,7 +10,6 @@ use xxhash_rust::xxh64::Xxh64;
 use super::Partition;
 use super::header::{Checksum, Header};
 use crate::codec::crc32_state;
-use crate::extent::MAX_CHUNK;
 use crate::image::CheckCancelled;
 use crate::input::Input;
 
@@ -61,8 +60,7 @@ impl Partition {
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
         let Header { block, per_checksum: per, checksum, reseed, .. } = self.header;
-        let is_one_chunk = per.saturating_mul(block) <= u64::from(MAX_CHUNK);
-        if !self.is_checked && is_one_chunk && (reseed || checksum == Checksum::Crc32) {
+        if !self.is_checked && self.is_verified_when_read() {
             return Ok(());
         }
         let mut sum = RunningSum::new(checksum);
