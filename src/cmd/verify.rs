@@ -188,7 +188,11 @@ fn finish(
     if missing > 0 {
         let statuses: Vec<String> = Status::LISTED
             .into_iter()
-            .map(|status| (status, disk.bad().count(status).bytes))
+            .map(|status| {
+                // Those that are found only when they are read are bad sectors.
+                let found = if status == Status::Bad { disk.found_bad().missing() } else { 0 };
+                (status, disk.bad().count(status).bytes + found)
+            })
             .filter(|(status, bytes)| *status != Status::Suspect && *bytes > 0)
             .map(|(status, bytes)| format!("{} {}", human(bytes), status.name()))
             .collect();

@@ -121,7 +121,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             (size, bad, Vec::new())
         }
         (None, None) => {
-            let size = packed_end(&input).max(len);
+            let end = packed_end(&input);
+            let is_cut = input.packed().is_some_and(|packed| packed.cut);
+            if end > len && !is_cut {
+                warnings.push(format!(
+                    "the disk has {} by its partition table or file system, but there are only {} in the file",
+                    human(end),
+                    human(len)
+                ));
+            }
+            let size = if is_cut { end.max(len) } else { len };
             let (bad, lost) = mark_lost(BadBlocks::none(), len, size, sector);
             (size, bad, lost)
         }
@@ -142,9 +151,9 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     Ok(Box::new(Raw { input, size, parts, details }))
 }
 
-/// Returns where the disk in a packed file ends that is cut off, as far as the disk itself says it, in bytes.
+/// Returns where the disk in a packed file ends, as far as the disk itself says it, in bytes.
 fn packed_end(input: &Input) -> u64 {
-    if !input.packed().is_some_and(|packed| packed.cut) {
+    if input.packed().is_none() {
         return 0;
     }
     let start = input.bytes(0, index(input.len().min(2048)), "the first sectors").unwrap_or_default();
