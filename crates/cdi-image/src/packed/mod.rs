@@ -1,6 +1,6 @@
 //! Images that are compressed as a whole: `disk.img.gz`, `disk.raw.xz`, and what is in pieces of such a file.
 //!
-//! An [`index`] says where decompression can begin, and what the checksums of the decompressed bytes are. It is made in one
+//! An index (`index.rs`) says where decompression can begin, and what the checksums of the decompressed bytes are. It is made in one
 //! pass over the file (`build`, `sequence`, `units`), which also checks the file as a whole, and kept
 //! ([`Indexes`](crate::indexes::Indexes)). [`Unpacked`] then reads any part of the bytes, and every other module reads it
 //! as if it were a file. What could not be decompressed is known with the index ([`PackedFile`](crate::input::PackedFile)).
