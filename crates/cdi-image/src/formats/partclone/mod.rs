@@ -4,7 +4,7 @@
 //! partclone.c). All numbers are little-endian. A header is followed by a bitmap of the blocks, and by the blocks that are
 //! in use, in strips with a checksum each. partclone's CRC-32 is not inverted at the end.
 //!
-//! Sectors that `partclone --rescue` could not read contain a text ([`MARK`]); nothing else says which they are.
+//! Sectors that `partclone --rescue` could not read contain a text (`MARK`); nothing else says which they are.
 
 mod blocks;
 mod header;
