@@ -32,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Packing;
 use crate::bytes::{le32, le64};
+use crate::extent::MAX_CHUNK;
 use crate::input::ReadAt;
 
 const MAGIC: &[u8; 8] = b"CDIINDEX";
@@ -191,12 +192,20 @@ impl Index {
         let windows = self.spans.iter().filter_map(|span| span.point);
         starts.first() == Some(&0)
             && starts.is_sorted_by(|a, b| a < b)
+            && (0..self.spans.len()).all(|n| self.is_short(n))
             && i64::try_from(self.size).is_ok()
             && self.spans.iter().all(&mut is_reached)
             && windows
                 .into_iter()
                 .all(|p| p.window.0.checked_add(p.window.1.into()).is_some_and(|end| end <= windows_end))
             && self.suspect.iter().all(|r| r.start < r.end && r.end <= self.size)
+    }
+
+    /// Returns whether a span can be decompressed in one piece, if it has to be.
+    fn is_short(&self, n: usize) -> bool {
+        let range = self.range(n);
+        !matches!(self.spans[n].contents, Contents::Data(_))
+            || range.end - range.start <= u64::from(MAX_CHUNK)
     }
 
     /// Writes the table to `out`, which is at offset `table`, and returns the header.
@@ -258,4 +267,45 @@ pub(super) fn read_exact(source: &dyn ReadAt, buf: &mut [u8], at: u64) -> io::Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(spans: Vec<Entry>, size: u64) -> Vec<u8> {
+        let stamp = Stamp { len: 1, times: 2, ends: 3 };
+        let (packing, windows) = (Packing::Gzip, Arc::new(Vec::new()));
+        let (cut, is_checked, trailing, suspect) = (false, true, 0, Vec::new());
+        let index = Index { packing, stamp, size, cut, is_checked, trailing, spans, suspect, windows };
+        let mut table = Vec::new();
+        let header = index.write_table(&mut table, HEADER as u64).unwrap();
+        [&header[..], &table].concat()
+    }
+
+    fn data(start: u64, bit: Option<u64>) -> Entry {
+        let point = bit.map(|bit| Point { bit, extra: 0, window: (0, 0) });
+        Entry { start, contents: Contents::Data(7), point }
+    }
+
+    /// The checksums of a hostile index are right.
+    #[test]
+    fn an_index_that_asks_for_much_memory_or_leads_nowhere_is_none() {
+        let zeros = Entry { start: 0, contents: Contents::Zeros, point: None };
+        let lost = Entry { start: 0, contents: Contents::Lost, point: None };
+        for (spans, size, is_one) in [
+            (vec![data(0, Some(80))], 1 << 20, true),
+            (vec![data(0, Some(80)), data(1 << 20, None)], 2 << 20, true),
+            (vec![zeros, data(1 << 50, Some(9))], (1 << 50) + 1, true),
+            (vec![data(0, Some(80))], 1 << 40, false),
+            (vec![data(0, None)], 1 << 20, false),
+            (vec![lost, data(1 << 20, None)], 2 << 20, false),
+            (vec![data(0, Some(80)), data(0, Some(80))], 1 << 20, false),
+            (vec![data(5, Some(80))], 1 << 20, false),
+            (vec![zeros], u64::MAX, false),
+        ] {
+            let found = Index::read(Arc::new(index(spans.clone(), size)));
+            assert_eq!(found.is_some(), is_one, "{spans:?} {size}");
+        }
+    }
 }
