@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -54,6 +55,13 @@ impl Display {
     }
 }
 
+/// Lets nobody read an index who may not read the image: it has parts of the disk in it.
+fn hide_like(index: &File, packed: &Path) -> Result<(), Error> {
+    let mode = packed.metadata().map_err(|e| Error::io("cannot get the file status", packed, e))?.mode();
+    let permissions = fs::Permissions::from_mode(mode & 0o644 | 0o600);
+    index.set_permissions(permissions).map_err(|e| Error::failed("cannot protect the index").because(e))
+}
+
 /// Indexes in the user's cache.
 pub struct CachedIndexes(Arc<Display>);
 
@@ -93,12 +101,13 @@ impl Indexes for CachedIndexes {
         let Some(path) = CachedIndexes::path(packed) else { return Ok(None) };
         let Some(dir) = path.parent() else { return Ok(None) };
         // Without a cache, the index is made each time.
-        if fs::create_dir_all(dir).is_err() {
+        if fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).is_err() {
             return Ok(None);
         }
         let Ok((output, file)) = Guard::new(Over { force: true, ..Over::default() }).create(&path) else {
             return Ok(None);
         };
+        hide_like(&file, packed)?;
         Ok(Some(Box::new(CachedFile { file, output, path, display: Arc::clone(&self.0) })))
     }
 
@@ -224,6 +233,7 @@ impl Indexes for IndexesNextTo {
                 .is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *b"CDIINDEX");
         let over = Over { force: self.over.force || is_index, ..self.over };
         let (output, file) = Guard::new(over).create(&path)?;
+        hide_like(&file, packed)?;
         let (display, made) = (Arc::clone(&self.display), Arc::clone(&self.made));
         Ok(Some(Box::new(FileNextTo { file, output, path, display, made })))
     }

@@ -1,6 +1,7 @@
 //! Raw disks, and images in other formats, that are compressed as a whole: by the programs that people use for that.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cdi_image::disk::{Disk, Options};
@@ -217,7 +218,11 @@ tests!(
         let lab = Lab::new();
         let truth = large();
         lab.write("disk.raw.gz", packed(&truth, "gzip", &["-1"]));
+        // It has parts of the disk in it: nobody may read it who may not read the image.
+        fs::set_permissions(lab.path("disk.raw.gz"), fs::Permissions::from_mode(0o600)).unwrap();
         let made = lab.cdi(["index", "--json", "disk.raw.gz"]).ends(0).json();
+        let mode = fs::metadata(lab.path("disk.raw.gz.cdi-index")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert_eq!(made["made"].as_array().unwrap().len(), 1, "{made}");
         let index = lab.read("disk.raw.gz.cdi-index");
         let again = lab.cdi(["index", "--json", "disk.raw.gz"]).ends(0).json();
