@@ -62,7 +62,7 @@ fn given(args: &cli::OpenArgs) -> Result<Option<Passphrase>, Error> {
 
 fn read(path: &Path) -> Result<Passphrase, Error> {
     let failed = |e| Error::io("cannot read the passphrase", path, e);
-    // As long as it may become, so that no copy of it is left behind when it grows.
+    // As long as it may become, so that it never has to be copied to grow: the old copy would stay in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(Passphrase::MAX + 1));
     let mut file = File::open(path).map_err(failed)?.take(Passphrase::MAX as u64 + 1);
     let mut part = Zeroizing::new([0; 256]);

@@ -61,7 +61,7 @@ impl Drop for Silent<'_> {
 
 /// Reads a line from a terminal that does not edit it. None if the user interrupts.
 fn read_line(mut keys: impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    // As long as it may become, so that no copy of it is left behind when it grows.
+    // As long as it may become, so that it never has to be copied to grow: the old copy would stay in memory.
     let mut line = Zeroizing::new(Vec::with_capacity(Passphrase::MAX));
     let mut key = [0];
     loop {

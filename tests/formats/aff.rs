@@ -27,8 +27,8 @@ tests!(
         {
             convert(&lab, options, "d.aff");
             assert!(extracted(&lab, "d.aff", 0) == disk, "{options:?}");
-            let told = verified(&lab, "d.aff", 0);
-            let hashes = told["stored_hashes"].as_array().unwrap();
+            let checked = verified(&lab, "d.aff", 0);
+            let hashes = checked["stored_hashes"].as_array().unwrap();
             let matching: Vec<_> =
                 hashes.iter().filter(|h| h["matches"] == true).map(|h| &h["hash"]).collect();
             assert_eq!(matching, ["MD5", "SHA-1"]);
@@ -178,8 +178,12 @@ tests!(
         }
         let ran = lab.cdi(["extract", "--bad", "error", "d.aff", "none.raw"]).ends(4);
         assert!(ran.err.contains("--bad error was given"), "{}", ran.err);
-        let told = verified(&lab, "d.aff", 0);
-        assert_eq!((&told["missing_bytes"], &told["lost_bytes"]), (&1536.into(), &0.into()), "{told}");
+        let checked = verified(&lab, "d.aff", 0);
+        assert_eq!(
+            (&checked["missing_bytes"], &checked["lost_bytes"]),
+            (&1536.into(), &0.into()),
+            "{checked}"
+        );
         lab.cdi(["create", "d.aff", "d.cdimg"]).ends(4);
         assert_eq!(bad_of(&lab, &["d.cdimg"]), [77, 1000, 2047].map(|n| (n, 1, "bad-sector".into())));
         same_but(&extracted(&lab, "d.cdimg", 4), &truth, &bad_of(&lab, &["d.cdimg"]));

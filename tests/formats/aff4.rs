@@ -41,8 +41,11 @@ tests!(
         let mut broken = whole;
         broken[at + 1] ^= 0x20;
         lab.write("b.aff4", broken);
-        let told = verified(&lab, "b.aff4", 4);
-        assert!(told["errors"][0]["what"].as_str().unwrap().contains("MD5 mismatch of stream"), "{told}");
+        let checked = verified(&lab, "b.aff4", 4);
+        assert!(
+            checked["errors"][0]["what"].as_str().unwrap().contains("MD5 mismatch of stream"),
+            "{checked}"
+        );
     }
 
     /// The hash of a chunk is checked whenever it is read, those of the map and of the lists by verify.
@@ -61,8 +64,8 @@ tests!(
         let mut broken = image.clone();
         broken[stored(&chunk).unwrap() + 1] ^= 0x20;
         lab.write("a.aff4", broken);
-        let told = verified(&lab, "a.aff4", 4);
-        assert_eq!(told["lost_bytes"], 4096, "{told}");
+        let checked = verified(&lab, "a.aff4", 4);
+        assert_eq!(checked["lost_bytes"], 4096, "{checked}");
         let mut expect = truth.clone();
         expect[chunk * 4096..][..4096].fill(0);
         assert!(extracted(&lab, "a.aff4", 4) == expect);
@@ -80,9 +83,9 @@ tests!(
             let mut broken = image.clone();
             broken[at] ^= 0x10;
             lab.write("a.aff4", broken);
-            let told = verified(&lab, "a.aff4", 4);
+            let checked = verified(&lab, "a.aff4", 4);
             let errors: Vec<_> =
-                told["errors"].as_array().unwrap().iter().map(|e| e["what"].as_str().unwrap()).collect();
+                checked["errors"].as_array().unwrap().iter().map(|e| e["what"].as_str().unwrap()).collect();
             assert!(errors[0].contains("SHA-512 mismatch of") && errors[0].contains(words), "{errors:?}");
             let all = "SHA-512 mismatch of the lists of block hashes and the map together";
             assert!(errors[1].contains(all), "{errors:?}");

@@ -6,7 +6,16 @@ use std::path::{Path, PathBuf};
 use cdi_image::disk::Disk;
 
 use super::extracted;
-use crate::common::{Lab, LoopDevice, MountedDisk, disk, filter, run};
+use crate::common::{Lab, LoopDevice, MountedDisk, Need, disk, filter, run};
+
+/// What makes the disk and saves it.
+const TOOLS: &[Need] = &[
+    Need::Program("partclone.ext4"),
+    Need::Program("partclone.vfat"),
+    Need::Program("sfdisk"),
+    Need::Program("mke2fs"),
+    Need::Program("mkfs.vfat"),
+];
 
 /// A partition of the disk: number, first sector, sectors, and what is in it.
 type Partition = (u32, usize, usize, &'static str);
@@ -148,18 +157,7 @@ fn table_of(path: &Path) -> String {
 }
 
 tests!(
-    #[needs(
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat"),
-        Program("pigz"),
-        Program("zstd"),
-        Program("xz"),
-        Program("lz4"),
-        Program("bzip2")
-    )]
+    #[needs(All(TOOLS), Program("pigz"), Program("zstd"), Program("xz"), Program("lz4"), Program("bzip2"))]
     fn a_directory_is_the_whole_disk_however_it_is_compressed() {
         for (table, partitions) in [(MBR_TABLE, MBR), (GPT_TABLE, GPT)] {
             let lab = Lab::new();
@@ -194,17 +192,7 @@ tests!(
     }
 
     /// The file systems on the attached disk are those that were saved.
-    #[needs(
-        Fuse,
-        Loop,
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat"),
-        Program("pigz"),
-        Program("diff")
-    )]
+    #[needs(All(TOOLS), Fuse, Loop, Program("pigz"), Program("diff"))]
     fn a_directory_is_attached_and_its_file_systems_mounted() {
         let lab = Lab::new();
         let disk = make_disk(&lab, MBR_TABLE, &MBR);
@@ -228,14 +216,7 @@ tests!(
     }
 
     /// Partitions without an image fail, a partition whose image is damaged is lost, and the others are there.
-    #[needs(
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat"),
-        Program("pigz")
-    )]
+    #[needs(All(TOOLS), Program("pigz"))]
     fn a_missing_or_damaged_partition_costs_itself() {
         let lab = Lab::new();
         let disk = make_disk(&lab, GPT_TABLE, &GPT);
@@ -273,13 +254,7 @@ tests!(
     }
 
     /// Pieces of an image of all bytes have nothing that says where they belong but their names and lengths.
-    #[needs(
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat")
-    )]
+    #[needs(All(TOOLS))]
     fn pieces_that_are_missing_are_noticed() {
         let lab = Lab::new();
         let disk = make_disk(&lab, GPT_TABLE, &GPT);
@@ -311,13 +286,7 @@ tests!(
     }
 
     /// What is made from the table never takes the place of what was saved.
-    #[needs(
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat")
-    )]
+    #[needs(All(TOOLS))]
     fn overlapping_partitions_are_not_zeros() {
         let lab = Lab::new();
         let disk = make_disk(&lab, MBR_TABLE, &MBR);
@@ -343,13 +312,7 @@ tests!(
     }
 
     /// One of several disks is chosen, an encrypted directory is refused, and any other directory is none.
-    #[needs(
-        Program("partclone.ext4"),
-        Program("partclone.vfat"),
-        Program("sfdisk"),
-        Program("mke2fs"),
-        Program("mkfs.vfat")
-    )]
+    #[needs(All(TOOLS))]
     fn directories_with_several_disks_and_encrypted_ones_are_named() {
         let lab = Lab::new();
         let disk = make_disk(&lab, GPT_TABLE, &GPT);

@@ -14,28 +14,30 @@ use cdi_image::passphrase::Passphrase;
 
 use super::chd::chd_make;
 use super::{dmg_sample, qcow, truth};
-use crate::common::{Lab, Random, filter, run, seeds};
+use crate::common::{Lab, Need, Random, filter, run, seeds};
 use crate::makers::encrypted::USUAL;
 use crate::makers::ndif::{apple, mac_binary, ndif};
 use crate::makers::{self, Aff4, Tables, encrypted};
 
+/// The writers of the small images.
+const WRITERS: &[Need] = &[
+    Need::Program("affconvert"),
+    Need::Program("qemu-img"),
+    Need::Program("ewfacquire"),
+    Need::Program("chdman"),
+    Need::Program("bgzip"),
+    Need::Program("xz"),
+    Need::Program("pzstd"),
+    Need::Program("bzip2"),
+    Need::Program("lz4"),
+    Need::Program("partclone.imager"),
+];
 const DAMAGES: u64 = 20_000;
 
 tests!(
     /// Every byte and every number near the start and the end of an image, set to the values that are most likely to break a
     /// reader: no panic, no hang, no memory.
-    #[needs(
-        Program("affconvert"),
-        Program("qemu-img"),
-        Program("ewfacquire"),
-        Program("chdman"),
-        Program("bgzip"),
-        Program("xz"),
-        Program("pzstd"),
-        Program("bzip2"),
-        Program("lz4"),
-        Program("partclone.imager")
-    )]
+    #[needs(All(WRITERS))]
     fn extreme_values_in_any_field_do_no_harm() {
         for (name, whole) in small_images() {
             let format = name.split('/').next().unwrap();
@@ -75,18 +77,7 @@ tests!(
     }
 
     /// With `CDI_FUZZ_SEEDS` they are left in that folder for the fuzzer (`.ci/fuzz`).
-    #[needs(
-        Program("affconvert"),
-        Program("qemu-img"),
-        Program("ewfacquire"),
-        Program("chdman"),
-        Program("bgzip"),
-        Program("xz"),
-        Program("pzstd"),
-        Program("bzip2"),
-        Program("lz4"),
-        Program("partclone.imager")
-    )]
+    #[needs(All(WRITERS))]
     fn seeds_for_the_fuzzer_open() {
         for (name, bytes) in small_images() {
             let format = name.split('/').next().unwrap();

@@ -22,6 +22,11 @@ struct Part {
     details: ImageDetails,
 }
 
+/// Returns the whole of an image, with other details.
+pub(crate) fn with_details(image: Box<dyn Image>, details: ImageDetails) -> Box<dyn Image> {
+    Box::new(Part { start: 0, size: image.size(), image, details })
+}
+
 impl Opened {
     /// Returns the part `range` of the disk, in bytes, as a disk of its own, with the bad sectors in that range.
     /// Hashes of the whole disk are left out.

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::{Error, Flaw, ReadError};
-use cdi_base::units::index;
+use cdi_base::units::{SECTOR, index};
 
 use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
-use crate::image::{CheckCancelled, Image};
+use crate::image::{CheckCancelled, Image, OpenOptions};
 use crate::input::Input;
+use crate::metadata::Metadata;
 
 /// Where a layer has the data for an offset of its disk.
 pub(super) enum Found {
@@ -75,6 +76,18 @@ pub(super) struct Chain<L> {
     pub(super) input: Arc<Input>,
     pub(super) top: L,
     pub(super) details: ImageDetails,
+}
+
+impl<L: Layer> Chain<L> {
+    /// Returns the image whose disk is `top`, of a format that records nothing about the disk but its size.
+    pub(super) fn of(input: Arc<Input>, top: L, options: &OpenOptions, warnings: Vec<String>) -> Chain<L> {
+        let metadata = Metadata {
+            size_bytes: top.size(),
+            logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
+            ..Metadata::default()
+        };
+        Chain { input, top, details: ImageDetails { metadata, warnings, ..ImageDetails::default() } }
+    }
 }
 
 impl<L: Layer> Image for Chain<L> {

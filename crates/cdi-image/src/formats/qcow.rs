@@ -13,11 +13,9 @@ use super::backing::{self, Named};
 use super::chain::{Chain, Found, Layer, count_matching};
 use crate::bytes::{be32, be64, flaw};
 use crate::codec::{Codec, Sum};
-use crate::details::ImageDetails;
 use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::metadata::Metadata;
 
 /// QEMU's first images.
 pub const FORMAT: Format = Format {
@@ -50,13 +48,7 @@ pub(super) struct Qcow {
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
     let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
-    let metadata = Metadata {
-        size_bytes: top.size,
-        logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Metadata::default()
-    };
-    let details = ImageDetails { metadata, warnings, ..ImageDetails::default() };
-    Ok(Box::new(Chain { input, top, details }))
+    Ok(Box::new(Chain::of(input, top, options, warnings)))
 }
 
 pub(super) fn open_layer(

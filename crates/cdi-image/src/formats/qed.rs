@@ -10,11 +10,9 @@ use cdi_base::error::{Error, Flaw, ReadError};
 use super::backing::{self, Named};
 use super::chain::{Chain, Found, Layer, Uses, count_matching, zeros};
 use crate::bytes::{flaw, le32, le64};
-use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::metadata::Metadata;
 
 /// QEMU's enhanced disks.
 pub const FORMAT: Format = Format {
@@ -54,13 +52,7 @@ pub(super) struct Qed {
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
     let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
-    let metadata = Metadata {
-        size_bytes: top.size,
-        logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Metadata::default()
-    };
-    let details = ImageDetails { metadata, warnings, ..ImageDetails::default() };
-    Ok(Box::new(Chain { input, top, details }))
+    Ok(Box::new(Chain::of(input, top, options, warnings)))
 }
 
 pub(super) fn open_layer(

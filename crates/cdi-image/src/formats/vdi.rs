@@ -9,11 +9,9 @@ use cdi_base::error::{Error, Flaw, ReadError};
 
 use super::chain::{self, Chain, Found, zeros};
 use crate::bytes::{flaw, le32, le64};
-use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::metadata::Metadata;
 
 /// VDI images.
 pub const FORMAT: Format = Format {
@@ -43,12 +41,7 @@ pub(super) struct Layer {
 
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let top = open_layer(&input, Input::MAIN)?;
-    let metadata = Metadata {
-        size_bytes: top.size,
-        logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Metadata::default()
-    };
-    Ok(Box::new(Chain { input, top, details: ImageDetails { metadata, ..ImageDetails::default() } }))
+    Ok(Box::new(Chain::of(input, top, options, Vec::new())))
 }
 
 pub(super) fn open_layer(input: &Input, file: FileNo) -> Result<Layer, Error> {

@@ -14,11 +14,9 @@ use cdi_base::units::index;
 
 use super::chain::{self, Chain, Found, next_depth};
 use crate::bytes::{be32, be64, flaw};
-use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{Format, Image, OpenOptions};
 use crate::input::Input;
-use crate::metadata::Metadata;
 
 /// VHD images.
 pub const FORMAT: Format = Format {
@@ -71,16 +69,7 @@ fn checksum(bytes: &[u8], at: usize) -> u32 {
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut warnings = Vec::new();
     let top = open_layer(&input, Input::MAIN, 0, &mut warnings)?;
-    let metadata = Metadata {
-        size_bytes: top.size,
-        logical_sector_bytes: options.sector_size.unwrap_or(512),
-        ..Metadata::default()
-    };
-    Ok(Box::new(Chain {
-        input,
-        top,
-        details: ImageDetails { metadata, warnings, ..ImageDetails::default() },
-    }))
+    Ok(Box::new(Chain::of(input, top, options, warnings)))
 }
 
 /// Reads the footer, or if it is damaged, its copy at the start. Returns its file offset and its bytes.

@@ -4,16 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use cdi_base::advice::Advice;
-use cdi_base::error::{Error, Flaw, ReadError};
+use cdi_base::error::Error;
 use cdi_base::units::index;
 
 use super::{FORMATS, choose, crashed, named_by, with_article};
-use crate::details::ImageDetails;
-use crate::extent::{Extent, FileNo};
+use crate::extent::FileNo;
 use crate::formats::raw;
-use crate::image::{CheckCancelled, Each, Image, OpenOptions};
+use crate::image::{Image, OpenOptions};
 use crate::input::{Input, pieces};
 use crate::packed::{self, PACKINGS, Packing};
+use crate::part::with_details;
 
 /// Returns the image with the unpacked contents of its main file in place of a packed one.
 pub(super) fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Error> {
@@ -57,52 +57,12 @@ fn by_packing(format: &str) -> Option<Packing> {
     PACKINGS.into_iter().find(|packing| packing.name() == format)
 }
 
-/// An image in a packed file that is damaged, in a format that does not know about it.
-struct InDamaged {
-    image: Box<dyn Image>,
-    details: ImageDetails,
-}
-
-/// Adds what is known about the packed file in which an image is, unless its format has done that. Reads of what could not
-/// be unpacked, or may be wrong, fail then; where on the disk that is, is not known.
+/// Adds what is known about the packed file in which an image is, unless its format has done that. Where on the disk the
+/// damage is, is not known; reads of what could not be unpacked, or may be wrong, fail ([`Input::refuse_suspect`]).
 pub(super) fn with_damage(image: Box<dyn Image>, input: &Input) -> Box<dyn Image> {
     let Some(packed) = input.packed().filter(|_| image.details().packed.is_empty()) else { return image };
     let mut details = image.details().clone();
     details.add_damage(packed, image.size(), |_| Vec::new());
     details.incomplete |= !packed.lost.is_empty();
-    Box::new(InDamaged { image, details })
-}
-
-impl Image for InDamaged {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-
-    fn map(&self, offset: u64) -> Result<Extent, ReadError> {
-        self.image.map(offset)
-    }
-
-    fn details(&self) -> &ImageDetails {
-        &self.details
-    }
-
-    fn mark(&self) -> Option<&[u8]> {
-        self.image.mark()
-    }
-
-    fn warm(&self) {
-        self.image.warm();
-    }
-
-    fn events(&self, each: &mut Each<'_>, check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
-        self.image.events(each, check_cancelled)
-    }
-
-    fn check(
-        &self,
-        report: &mut dyn FnMut(Flaw, &str),
-        check_cancelled: &mut CheckCancelled<'_>,
-    ) -> Result<(), Error> {
-        self.image.check(report, check_cancelled)
-    }
+    with_details(image, details)
 }

@@ -77,7 +77,7 @@ pub(super) struct Header {
     pub(super) checksum: Checksum,
     /// How many blocks that are in the image a checksum covers.
     pub(super) per_checksum: u64,
-    /// Whether each checksum begins anew, and does not continue the one before.
+    /// Whether each checksum starts over; otherwise it continues the one before.
     pub(super) reseed: bool,
 }
 
