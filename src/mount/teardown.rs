@@ -35,8 +35,8 @@ const BRIEF_USE: Duration = Duration::from_secs(1);
 pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
     let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
-    let lost = !by_daemon && (!record.is_served() || is_stopped(record.pid));
-    let force = force || lost;
+    let is_lost = |record: &MountRecord| !by_daemon && (!record.is_served() || is_stopped(record.pid));
+    let mut lost = is_lost(record);
     // The daemon may have crashed after attaching but before recording the attacher.
     let with = record.with.as_deref().and_then(attach::named);
     let attacher = with.or_else(|| attach::candidates(None).ok()?.first().copied());
@@ -53,7 +53,7 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         let what = "something else is mounted over it; unmount that first";
         return Err(Error::new(Kind::Busy, what).at(&record.mountpoint));
     }
-    if !force {
+    if !force && !lost {
         if record.exec && !by_daemon {
             let what = format!(
                 "is in use by a command ('cdi exec', pid {}); it will be unmounted when that ends",
@@ -64,12 +64,18 @@ pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
         // Programs that probe every new device (udev, another losetup) only have it open for a moment.
         let start = Instant::now();
         while let Err(used) = refuse_if_used(record, attacher, &devices) {
+            // A daemon that was just killed or stopped takes a moment to be so.
+            lost = is_lost(record);
+            if lost {
+                break;
+            }
             if start.elapsed() > BRIEF_USE {
                 return Err(used);
             }
             sleep(Duration::from_millis(50));
         }
     }
+    let force = force || lost;
     if force {
         // When the connection is aborted, every pending read ends with an error, and nothing below can hang.
         abort(record, by_daemon);
