@@ -330,6 +330,15 @@ tests!(
         damaged_packed("pzstd", &["-1", "-p", "4", "--check"], "zstd");
     }
 
+    /// In one place: without the checksum of the whole frame, at its end, damage elsewhere cannot be noticed.
+    #[needs(Program("zstd"))]
+    fn damaged_zstd_long_frame() {
+        let large = [truth(), truth()[..99_999].to_vec(), truth()[4096..].to_vec()].concat().repeat(2);
+        let frame = filter("zstd", &["-1", "--zstd=wlog=15"], &large);
+        let frame = makers::as_long_frame(&frame);
+        damage_by("zstd", Some(&large), &|random| damaged_in(&frame, random, 1));
+    }
+
     #[needs(Program("bzip2"))]
     fn damaged_bzip2() {
         damaged_packed("bzip2", &["-1"], "bzip2");
@@ -523,6 +532,7 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("gzip/one", filter("gzip", &["-1"], small)),
         ("gzip/blocked", filter("bgzip", &[], small)),
         ("xz/blocks", filter("xz", &["-0", "-T2", "--block-size=64KiB"], small)),
+        ("zstd/long", makers::as_long_frame(&filter("zstd", &["-1", "--zstd=wlog=10"], small))),
         ("zstd/frames", filter("pzstd", &["-1", "-p", "4"], small)),
         ("bzip2/one", filter("bzip2", &["-1"], small)),
         ("lz4/linked", filter("lz4", &["-BD", "-B4", "-BX"], small)),
@@ -569,13 +579,21 @@ fn damaged_checked(whole: Vec<u8>, format: &str) {
 
 /// Damages an image; `sign` corrects the checksums of what is damaged.
 fn damage(whole: &[u8], format: &str, truth: Option<&[u8]>, sign: &dyn Fn(&mut [u8])) {
+    damage_by(format, truth, &|random| {
+        let mut bytes = damaged_bytes(whole, random);
+        sign(&mut bytes);
+        bytes
+    });
+}
+
+/// As [`damage`], of what `make` returns.
+fn damage_by(format: &str, truth: Option<&[u8]>, make: &dyn Fn(&mut Random) -> Vec<u8>) {
     let options = options(format);
     let mut sound = 0;
     for seed in seeds(DAMAGES) {
         let start = Instant::now();
         let random = &mut Random::new(seed);
-        let mut bytes = damaged_bytes(whole, random);
-        sign(&mut bytes);
+        let bytes = make(random);
         let bytes: Arc<Vec<u8>> = Arc::new(bytes);
         // There is no file next to it.
         let path = Path::new("/nowhere/broken");
@@ -624,8 +642,14 @@ fn damaged_part(lab: &Lab, image: &str, part: &str, format: &str) {
 
 /// A few damages; most of them at the start and the end, where structures are.
 fn damaged_bytes(whole: &[u8], random: &mut Random) -> Vec<u8> {
+    let count = 1 + random.below(3);
+    damaged_in(whole, random, count)
+}
+
+/// Returns `whole` with damage in `count` places.
+fn damaged_in(whole: &[u8], random: &mut Random, count: u64) -> Vec<u8> {
     let mut bytes = whole.to_vec();
-    for _ in 0..=random.below(3) {
+    for _ in 0..count {
         let len = bytes.len() as u64;
         let near = [600, 8192, len, len][random.below(4) as usize].min(len);
         let mut at = random.below(near) as usize;

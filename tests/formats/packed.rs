@@ -10,6 +10,7 @@ use cdi_image::open::open_source;
 
 use super::{extracted, truth};
 use crate::common::{Lab, Random, disk, filter, run};
+use crate::makers;
 
 /// A disk of some MiB: what compresses well, what does not, and long runs of zeros.
 fn large() -> Vec<u8> {
@@ -99,6 +100,44 @@ tests!(
             reads_like(packed(&truth, "lz4", words), "disk.raw.lz4", &truth);
         }
         reads_like([packed(a, "lz4", &["-BD"]), packed(b, "lz4", &["-l"])].concat(), "disk.lz4", &truth);
+    }
+
+    /// `zstd` makes one frame of a whole disk, however long.
+    #[needs(Program("zstd"))]
+    fn a_long_frame_of_zstd_is_read_in_any_order() {
+        let truth = large();
+        for words in [
+            &["-1", "--zstd=wlog=15"][..],
+            &["-3", "--zstd=wlog=18"],
+            &["--fast=4", "--zstd=wlog=10"],
+            &["-16", "--zstd=wlog=17"],
+            &["-3", "-T2"],
+        ] {
+            let frame = makers::as_long_frame(&packed(&truth, "zstd", words));
+            reads_like(frame.clone(), "disk.raw.zst", &truth);
+            let two = [&frame[..], &packed(&truth, "zstd", &["-1"]), &frame].concat();
+            reads_like(two, "disk.raw.zst", &truth.repeat(3));
+        }
+    }
+
+    /// The frame's checksum says that something is wrong, or its end is missing.
+    #[needs(Program("zstd"))]
+    fn of_a_damaged_long_frame_nothing_wrong_is_read() {
+        let truth = large();
+        let frame = makers::as_long_frame(&packed(&truth, "zstd", &["-1", "--zstd=wlog=15"]));
+        let mut sum = frame.clone();
+        *sum.last_mut().unwrap() ^= 1;
+        let opened = open_source(Box::new(sum), Path::new("disk.raw.zst"), &OpenOptions::default()).unwrap();
+        let disk = Disk::new(opened, Options::default());
+        assert!(disk.read_at(&mut [0; 512], 3 << 20).is_err());
+
+        let cut = frame[..frame.len() / 2].to_vec();
+        let opened = open_source(Box::new(cut), Path::new("disk.raw.zst"), &OpenOptions::default()).unwrap();
+        assert!(opened.image.is_incomplete());
+        let disk = Disk::new(opened, Options::default());
+        let mut part = vec![0; 1 << 20];
+        disk.read_at(&mut part, 0).unwrap();
+        assert!(part == truth[..1 << 20]);
     }
 
     #[needs(Program("bzip2"), Program("pbzip2"), Program("lbzip2"))]
@@ -370,7 +409,7 @@ tests!(
 
     /// A file without restart points is refused, and the message says what to do.
     #[needs(Program("zstd"), Program("xz"))]
-    fn a_single_frame_or_block_that_is_too_long_is_refused_with_a_way_out() {
+    fn what_cannot_be_read_in_any_order_is_refused_with_a_way_out() {
         let lab = Lab::new();
         let mut long = vec![0; 260 << 20];
         long[510..512].copy_from_slice(&[0x55, 0xAA]);
@@ -378,12 +417,19 @@ tests!(
             long[at] = 7;
         }
         lab.write("disk.raw", &long);
-        for (program, suffix) in [("zstd", "zst"), ("xz", "xz")] {
-            let words: &[&str] = if program == "xz" { &["-0", "-T1"] } else { &["-1"] };
-            lab.write(&format!("disk.raw.{suffix}"), packed(&long, program, words));
-            let error = lab.cdi(["info", &format!("disk.raw.{suffix}")]).ends(3).err;
-            let hint = format!("decompress it: {program} -dc disk.raw.{suffix} > disk-plain.raw");
-            assert!(error.contains("no restart points") && error.contains(&hint), "{error}");
+        for (program, words, why) in
+            [("xz", &["-0", "-T1"][..], "no restart points"), ("zstd", &["-1", "--long=28"], "more memory")]
+        {
+            let name = format!("disk.raw.{program}");
+            lab.write(&name, packed(&long, program, words));
+            let error = lab.cdi(["info", &name]).ends(3).err;
+            assert!(error.contains(why), "{error}");
+            let (_, hint) = error.split_once("decompress it: ").unwrap();
+            run("sh", ["-c", &format!("cd {} && {hint}", lab.path("").display())]);
+            assert!(lab.read("disk-plain.raw") == long, "{hint}");
+            fs::remove_file(lab.path("disk-plain.raw")).unwrap();
         }
+        // A frame of zstd can have this length.
+        reads_like(packed(&long, "zstd", &["-1"]), "disk.raw.zst", &long);
     }
 );

@@ -20,7 +20,7 @@ use crate::input::Input;
 /// Raw disks in zstd's seekable format.
 pub const FORMAT: Format = Format {
     name: "zstd",
-    summary: "raw disks compressed by zstd in several frames, or in its seekable format",
+    summary: "raw disks compressed by zstd, also in its seekable format",
     integrity: "a 32-bit checksum of each frame, if the writer stored them",
     suffixes: &["zst", "zstd"],
     probe: |input| {

@@ -45,7 +45,13 @@ pub(super) fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Err
     let head = packed::head(&input.joined(&files), packing)
         .map_err(|e| Error::io("cannot read", input.path(), e))?;
     // What it is not worth to make the index for is refused first.
-    choose(&input.within(Arc::new(head), &name)?, options)?;
+    choose(&input.within(Arc::new(head), &name)?, options).map_err(|mut e| {
+        // What is in it may be a raw disk; with `--format raw`, the file itself would be one.
+        for advice in e.advice.iter_mut().filter(|advice| matches!(advice, Advice::ListFormats)) {
+            *advice = Advice::NameFormat(vec![packing.name()]);
+        }
+        e
+    })?;
     let indexes = options.indexes.as_deref();
     let source = catch_unwind(AssertUnwindSafe(|| packed::unpack(&input, &files, packing, indexes)));
     let source = source.unwrap_or_else(|_| Err(crashed(packing.name())))?;

@@ -107,6 +107,13 @@ impl<'a> Builder<'a> {
         (self.on_progress)(at)
     }
 
+    /// Forgets what was found so far: the pass begins again, in another way.
+    pub(super) fn start_again(&mut self) {
+        (self.spans, self.suspect) = (Vec::new(), Vec::new());
+        (self.size, self.trailing, self.distance) = (0, 0, 0);
+        (self.cut, self.is_checked, self.zeros) = (false, true, None);
+    }
+
     /// Adds the span that follows.
     pub(super) fn add(&mut self, span: Span) -> Result<(), Stop> {
         if span.len == 0 {

@@ -110,6 +110,11 @@ impl Packing {
         }
     }
 
+    /// Returns the maximum length of what is kept with a restart point, in bytes.
+    fn max_window(self) -> usize {
+        if self == Packing::Zstd { zstd::max_window() } else { sequence::WINDOW }
+    }
+
     /// Reads on from a restart point.
     fn reader(
         self,
@@ -121,7 +126,7 @@ impl Packing {
         match self {
             Packing::Gzip => gzip::reader(source, bit, extra, window),
             Packing::Xz => xz::reader(source, bit, extra),
-            Packing::Zstd => zstd::reader(source, bit),
+            Packing::Zstd => zstd::reader(source, bit, extra, window),
             Packing::Bzip2 => bzip2::reader(source, bit, extra),
             Packing::Lz4 => lz4::reader(source, bit, extra, window),
         }

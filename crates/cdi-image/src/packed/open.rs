@@ -48,7 +48,7 @@ pub fn head(source: &Arc<dyn ReadAt>, packing: Packing) -> Result<Vec<u8>, io::E
     let mut reader = match packing {
         Packing::Gzip => gzip::reader(source, 0, gzip::AT_HEADER, &[])?,
         Packing::Xz => xz::whole(source)?,
-        Packing::Zstd => zstd::reader(source, 0)?,
+        Packing::Zstd => zstd::reader(source, 0, 0, &[])?,
         Packing::Bzip2 => bzip2::whole(source)?,
         Packing::Lz4 => lz4::whole(source)?,
     };
@@ -179,13 +179,15 @@ fn make(
                 "the {} data needs more memory to be decompressed than is used for that",
                 packing.name()
             );
-            return Err(no_points(paths, packing, &what));
+            // Its own limit of memory is another one.
+            let program = if packing == Packing::Zstd { "zstd --long=31" } else { packing.name() };
+            return Err(no_points(paths, program, &what));
         }
         Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e)),
         Err(Stop::NoPoints) => {
             let what =
                 format!("the {} data has no restart points: random access is not possible", packing.name());
-            return Err(no_points(paths, packing, &what));
+            return Err(no_points(paths, packing.name(), &what));
         }
     }
     if size == 0 {
@@ -228,8 +230,8 @@ fn is_zeros(source: &dyn ReadAt, range: std::ops::Range<u64>) -> io::Result<bool
     Ok(true)
 }
 
-/// Returns the error for a file that can only be decompressed as a whole; `paths` are its pieces.
-fn no_points(paths: &[PathBuf], packing: Packing, what: &str) -> Error {
+/// Returns the error for a file that can only be decompressed as a whole, by `program`; `paths` are its pieces.
+fn no_points(paths: &[PathBuf], program: &str, what: &str) -> Error {
     let Some(path) = paths.first() else { return Error::bad_image(what) };
     let inner = inner_name(path).unwrap_or_else(|| path.with_extension("raw"));
     let shown = |path: &Path| quoted(&path.display().to_string());
@@ -241,7 +243,6 @@ fn no_points(paths: &[PathBuf], packing: Packing, what: &str) -> Error {
             new_name(&inner, "plain", &suffix)
         }
     };
-    let program = packing.name();
     let all = paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(" ");
     let command = match paths.len() {
         1 => format!("{program} -dc {all} > {out}"),

@@ -15,7 +15,6 @@ use lru::LruCache;
 use super::Packing;
 use super::build::contents;
 use super::index::{Contents, Index, Point};
-use super::sequence::WINDOW;
 use crate::input::{PackedFile, ReadAt};
 use crate::memory::buffers;
 use crate::memory::cache::{Cache, Key};
@@ -101,7 +100,7 @@ impl Unpacked {
     }
 
     fn reader(&self, point: &Point) -> io::Result<Box<dyn Read + Send>> {
-        let window = self.index.window(point, WINDOW)?;
+        let window = self.index.window(point, self.index.packing.max_window())?;
         self.index.packing.reader(&self.under, point.bit, point.extra, &window)
     }
 

@@ -1,15 +1,23 @@
-//! zstd: frames, each of which can be decompressed alone. Source: RFC 8878.
+//! zstd: frames, each of which can be decompressed alone. Source: RFC 8878. Those that are too long for that are read
+//! block by block (`long`).
+
+mod blocks;
+mod entropy;
+mod long;
+mod sequences;
 
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cdi_base::units::index;
 use cdi_base::workers;
 
 use super::build::{Builder, MAX_DISTANCE, Stop};
 use super::stream::{Stream, cut, damaged};
 use super::units::{self, Unit};
 use crate::input::ReadAt;
+use blocks::BlockReader;
 
 pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
 /// The magic of a frame that is to be skipped, without its lowest four bits.
@@ -19,6 +27,18 @@ const MAX_WINDOW: u32 = 27;
 
 /// Makes the index of a zstd file.
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
+    match scan_frames(source, builder) {
+        // A frame is too long.
+        Err(Stop::NoPoints) => {
+            builder.start_again();
+            long::scan(source, builder)
+        }
+        other => other,
+    }
+}
+
+/// Makes the index of a file with frames that are short enough to be restart points.
+fn scan_frames(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let end = source.len()?;
     let mut window = 0;
     // A frame with a long window needs as much memory.
@@ -41,8 +61,22 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
     Ok(())
 }
 
-/// Reads on from a frame.
-pub(super) fn reader(source: &Arc<dyn ReadAt>, bit: u64) -> io::Result<Box<dyn Read + Send>> {
+/// Returns the maximum length of what is kept with a restart point, in bytes: the bytes before it, and what else is in a
+/// dictionary.
+pub(super) fn max_window() -> usize {
+    index(long::MAX_WINDOW) + (1 << 10)
+}
+
+/// Reads on from a restart point.
+pub(super) fn reader(
+    source: &Arc<dyn ReadAt>,
+    bit: u64,
+    extra: u32,
+    dictionary: &[u8],
+) -> io::Result<Box<dyn Read + Send>> {
+    if extra != 0 {
+        return Ok(Box::new(BlockReader::new(source, bit / 8, extra, dictionary)?));
+    }
     Ok(Box::new(frame_reader(Stream::new(source, bit / 8, source.len()?))?))
 }
 
