@@ -67,6 +67,9 @@ tests!(
         reads_like(packed(&truth, "pigz", &["--rsyncable", "--fast"]), "disk.dd.gz", &truth);
         reads_like(packed(&truth, "pigz", &["-11", "-b", "128", "-I", "1"]), "disk.gz", &truth);
         reads_like(packed(&truth, "bgzip", &[]), "disk.raw.gz", &truth);
+        let (a, b) = truth.split_at(11_000_000);
+        let mixed = [packed(a, "bgzip", &[]), packed(b, "gzip", &["-1"])];
+        reads_like(mixed.concat(), "disk.raw.gz", &truth);
         // Several members, one of them empty, and the zeros of a tape's last block.
         let (a, b) = truth.split_at(5_000_001);
         let members =
@@ -100,6 +103,31 @@ tests!(
             reads_like(packed(&truth, "lz4", words), "disk.raw.lz4", &truth);
         }
         reads_like([packed(a, "lz4", &["-BD"]), packed(b, "lz4", &["-l"])].concat(), "disk.lz4", &truth);
+    }
+
+    /// Members of bgzip say how long they are: a wrong number costs the group in which it is, not the image.
+    #[needs(Program("bgzip"))]
+    fn a_wrong_length_of_a_member_costs_what_is_near_it() {
+        let truth = large();
+        let mut bytes = packed(&truth, "bgzip", &["-l", "0"]);
+        // The length in bytes of a member of bgzip is at byte 16, minus one; that of what is in it ends the member.
+        let mut end = 0;
+        for _ in 0..100 {
+            end += usize::from(u16::from_le_bytes([bytes[end + 16], bytes[end + 17]])) + 1;
+        }
+        bytes[end - 1] ^= 0x40;
+        let opened = open_source(Box::new(bytes), Path::new("disk.raw.gz"), &OpenOptions::default()).unwrap();
+        let disk = Disk::new(opened, Options::default());
+        assert_eq!(disk.size(), truth.len() as u64);
+        let mut bad = 0;
+        for at in (0..disk.size()).step_by(4096) {
+            let mut part = vec![0; 4096];
+            match disk.read_at(&mut part, at) {
+                Ok(()) => assert!(part == truth[at as usize..][..4096], "at {at}"),
+                Err(_) => bad += 4096,
+            }
+        }
+        assert!((1..2 << 20).contains(&bad), "{bad}");
     }
 
     /// `zstd` makes one frame of a whole disk, however long.

@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cdi_base::workers;
 use flate2::Crc;
@@ -145,23 +145,32 @@ pub(super) const AT_HEADER: u32 = 1;
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let end = source.len()?;
     let from_start = || Stream::new(source, 0, end);
-    let last = if header(&mut from_start()).is_ok_and(|header| header.flatten().is_some()) {
-        let last = AtomicU64::new(0);
-        let seen = |unit: &io::Result<Unit>| {
-            let end = unit.as_ref().map_or(0, |unit| unit.bits.1 / 8);
-            last.fetch_max(end, Ordering::Relaxed);
-        };
-        let units = Blocked { stream: from_start(), end, usual: None }.inspect(seen);
-        units::scan(source, Box::new(units), &open_blocked, workers::cores(), builder)?;
-        builder.is_checked = !builder.cut;
-        last.into_inner()
-    } else {
-        let mut inflate = Inflate::new(from_start());
-        sequence::scan(&mut inflate, Box::new(Trailer::default()), builder)?;
-        inflate.member_end
+    let is_blocked = header(&mut from_start()).is_ok_and(|header| header.flatten().is_some());
+    let last = match is_blocked.then(|| scan_blocked(source, builder)).transpose()?.flatten() {
+        Some(last) => last,
+        None => {
+            builder.start_again();
+            let mut inflate = Inflate::new(from_start());
+            sequence::scan(&mut inflate, Box::new(Trailer::default()), builder)?;
+            inflate.member_end
+        }
     };
     builder.trailing = if builder.cut { 0 } else { end - last };
     Ok(())
+}
+
+/// Makes the index of a file by bgzip. Returns the end of the last member, or None if others follow.
+fn scan_blocked(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<Option<u64>, Stop> {
+    let (last, others) = (AtomicU64::new(0), AtomicBool::new(false));
+    let seen = |unit: &io::Result<Unit>| {
+        let end = unit.as_ref().map_or(0, |unit| unit.bits.1 / 8);
+        last.fetch_max(end, Ordering::Relaxed);
+    };
+    let end = source.len()?;
+    let blocked = Blocked { stream: Stream::new(source, 0, end), end, usual: None, others: &others };
+    units::scan(source, Box::new(blocked.inspect(seen)), &open_blocked, workers::cores(), builder)?;
+    builder.is_checked = !builder.cut;
+    Ok((!others.into_inner()).then(|| last.into_inner()))
 }
 
 /// Reads on from a restart point.
@@ -223,17 +232,23 @@ fn header(stream: &mut Stream) -> io::Result<Option<Option<u64>>> {
 }
 
 /// The members of a file by bgzip, in groups of about a MiB: each says how long it is.
-struct Blocked {
+struct Blocked<'a> {
     stream: Stream,
     end: u64,
+    /// Becomes true if a member follows that does not say how long it is.
+    others: &'a AtomicBool,
     /// The number of decompressed bytes of the first member.
     usual: Option<u32>,
 }
 
+/// The length of a member without bytes, which bgzip writes at the end, in bytes.
+const MIN_MEMBER: u64 = 28;
+/// The maximum number of decompressed bytes of a member.
+const MAX_MEMBER: u32 = 64 << 10;
 /// The length of a group of members, in bytes of the packed file and in decompressed bytes.
 const GROUP: (u64, u64) = (512 << 10, 1 << 20);
 
-impl Iterator for Blocked {
+impl Iterator for Blocked<'_> {
     type Item = io::Result<Unit>;
 
     fn next(&mut self) -> Option<io::Result<Unit>> {
@@ -247,15 +262,22 @@ impl Iterator for Blocked {
                     return Ok(at);
                 }
                 let Some(member) = header(&mut self.stream)? else { return Ok(at) };
-                let end = member.and_then(|member| at.checked_add(member)).ok_or_else(damaged)?;
+                let Some(member) = member else {
+                    self.others.store(true, Ordering::Relaxed);
+                    return Ok(at);
+                };
+                let end = at.checked_add(member).ok_or_else(damaged)?;
                 if end > self.end {
                     return Err(cut());
                 }
                 self.stream.skip_to(end - 4);
                 let member = le32(&self.stream.array::<4>()?, 0);
-                len += u64::from(member);
-                // It has no checksum; but a wrong length is hardly like the others.
-                is_sure &= *self.usual.get_or_insert(member) == member;
+                let usual = *self.usual.get_or_insert(member.min(MAX_MEMBER));
+                // It has no checksum; but a wrong length is hardly like the others. One that cannot be is taken for theirs,
+                // unless it may be the last.
+                let is_wrong = member > MAX_MEMBER;
+                len += u64::from(if is_wrong { usual } else { member });
+                is_sure &= if is_wrong { end + MIN_MEMBER < self.end } else { member == usual };
             }
         };
         match group() {
