@@ -191,6 +191,7 @@ tests!(
             ("lzfse_rust::", &[codec]),
             ("lz4_flex::", &[codec, packed]),
             ("miniz_oxide::", &[packed]),
+            ("zlib_rs::", &[packed]),
             ("claxon::", &[codec]),
             ("snap::", &[codec]),
             ("use aes::", &[crypto]),

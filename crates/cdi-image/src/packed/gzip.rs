@@ -11,13 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cdi_base::workers;
 use flate2::Crc;
 use flate2::bufread::MultiGzDecoder;
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::inflate_flags::{
-    TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
-};
-use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress};
 
 use super::build::{Builder, Stop};
+use super::deflate::{self, Exact, Fast, HISTORY, Inflate, Stopped};
 use super::sequence::{self, MemberSum, Sequence, SequenceReader, Step};
 use super::stream::{Stream, cut, damaged};
 use super::units::{self, Unit};
@@ -25,13 +21,10 @@ use crate::bytes::{le32, le64};
 use crate::input::ReadAt;
 
 const MAGIC: [u8; 2] = [0x1F, 0x8B];
-/// How far back a deflate stream refers, in bytes.
-const HISTORY: usize = 32 << 10;
-
 /// The members of a gzip file, one after the other.
-pub(super) struct Inflate {
+struct Members<I> {
     stream: Stream,
-    inner: Box<DecompressorOxide>,
+    inflate: I,
     /// Whether the position is within a member.
     within: bool,
     /// How many bytes before the next one belong to this member, up to [`HISTORY`].
@@ -40,64 +33,51 @@ pub(super) struct Inflate {
     member_end: u64,
 }
 
-impl Inflate {
+impl<I: Inflate> Members<I> {
     /// Begins at the header of a member.
-    pub(super) fn new(stream: Stream) -> Inflate {
-        Inflate { stream, inner: Box::default(), within: false, history: 0, member_end: 0 }
-    }
-
-    /// Begins at a block, at this bit of the packed file; `history` bytes before it are known.
-    pub(super) fn at(source: &Arc<dyn ReadAt>, bit: u64, history: usize) -> io::Result<Inflate> {
-        let mut stream = Stream::new(source, bit / 8, source.len()?);
-        let used = u8::try_from(bit % 8).unwrap_or_default();
-        let mut state = BlockBoundaryState::default();
-        if used > 0 {
-            (state.num_bits, state.bit_buf) = (8 - used, stream.array::<1>()?[0] >> used);
-        }
-        let inner = Box::new(DecompressorOxide::from_block_boundary_state(&state));
-        Ok(Inflate { stream, inner, within: true, history: history.min(HISTORY), member_end: 0 })
+    fn new(stream: Stream, inflate: I) -> Members<I> {
+        Members { stream, inflate, within: false, history: 0, member_end: 0 }
     }
 }
 
-impl Sequence for Inflate {
+impl<I: Inflate> Sequence for Members<I> {
     fn begin(&mut self) -> io::Result<Option<u64>> {
         if !self.within {
             if header(&mut self.stream)?.is_none() {
                 return Ok(None);
             }
-            *self.inner = DecompressorOxide::default();
+            self.inflate.reset();
             (self.within, self.history) = (true, 0);
         }
         Ok(Some(self.stream.position() * 8))
     }
 
     fn step(&mut self, out: &mut [u8], at: &mut usize) -> io::Result<Step> {
-        const FLAGS: u32 = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
         loop {
             // A reference to what was before this member is damage.
             let from = at.saturating_sub(self.history);
             let input = self.stream.fill_buf()?;
-            let more = if input.is_empty() { 0 } else { TINFL_FLAG_HAS_MORE_INPUT };
-            let out = &mut out[from..];
-            let (status, used, made) = decompress(&mut self.inner, input, out, *at - from, FLAGS | more);
-            self.stream.consume(used);
+            let is_last = input.is_empty();
+            let mut end = *at - from;
+            let stepped = self.inflate.step(input, is_last, &mut out[from..], &mut end);
+            let made = from + end - *at;
             *at += made;
             self.history = HISTORY.min(self.history + made);
-            match status {
-                TINFLStatus::HasMoreOutput => return Ok(Step::Full),
-                TINFLStatus::BlockBoundary => {
-                    let pending = self.inner.block_boundary_state().map_or(0, |state| state.num_bits);
+            let (used, stopped) = stepped?;
+            self.stream.consume(used);
+            match stopped {
+                Stopped::Full => return Ok(Step::Full),
+                Stopped::Block(pending) => {
                     return Ok(Step::Block(self.stream.position() * 8 - u64::from(pending)));
                 }
-                TINFLStatus::Done => {
+                Stopped::End => {
                     self.within = false;
                     let trailer = self.stream.array::<8>()?;
                     self.member_end = self.stream.position();
                     return Ok(Step::Member(Some(le64(&trailer, 0))));
                 }
-                TINFLStatus::NeedsMoreInput if used > 0 || made > 0 => {}
-                TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => return Err(cut()),
-                _ => return Err(damaged()),
+                Stopped::Input if is_last => return Err(cut()),
+                Stopped::Input => {}
             }
         }
     }
@@ -150,9 +130,10 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         Some(last) => last,
         None => {
             builder.start_again();
-            let mut inflate = Inflate::new(from_start());
-            sequence::scan(&mut inflate, Box::new(Trailer::default()), builder)?;
-            inflate.member_end
+            let mut members = Members::new(from_start(), Fast::new());
+            let locate = |bit, window: &[u8], data: &[u8]| deflate::locate(source, bit, window, data);
+            sequence::scan(&mut members, Box::new(Trailer::default()), &locate, builder)?;
+            members.member_end
         }
     };
     builder.trailing = if builder.cut { 0 } else { end - last };
@@ -183,7 +164,10 @@ pub(super) fn reader(
     if extra == AT_HEADER {
         return Ok(Box::new(MultiGzDecoder::new(Stream::new(source, bit / 8, source.len()?))));
     }
-    Ok(Box::new(SequenceReader::new(Box::new(Inflate::at(source, bit, window.len())?), window)))
+    let (inflate, stream) = Exact::at(source, bit)?;
+    let history = window.len().min(HISTORY);
+    let members = Members { stream, inflate, within: true, history, member_end: 0 };
+    Ok(Box::new(SequenceReader::new(Box::new(members), window)))
 }
 
 fn open_blocked(source: &Arc<dyn ReadAt>, unit: &Unit) -> io::Result<Box<dyn Read>> {

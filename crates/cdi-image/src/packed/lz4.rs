@@ -225,7 +225,7 @@ impl MemberSum for FrameSum {
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let end = source.len()?;
     let mut blocks = Blocks::new(Stream::new(source, 0, end), None, 0);
-    sequence::scan(&mut blocks, Box::new(FrameSum(Xxh32::new(0))), builder)?;
+    sequence::scan(&mut blocks, Box::new(FrameSum(Xxh32::new(0))), &|bit, _, _| Some(bit), builder)?;
     builder.trailing = if builder.cut { 0 } else { end - blocks.member_end };
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod build;
 mod bzip2;
+mod deflate;
 mod gzip;
 mod index;
 mod lz4;

@@ -25,7 +25,7 @@ const MAX_MEMBERS: usize = 4096;
 pub(super) enum Step {
     /// The output is full.
     Full,
-    /// The next byte begins a block, at this bit of the packed file.
+    /// The next byte begins a block, at this bit of the packed file, or where a [`Locate`] finds it from there.
     Block(u64),
     /// A member has ended; its checksum as by the [`MemberSum`], if it has one.
     Member(Option<u64>),
@@ -116,15 +116,25 @@ struct Batch {
     /// [`WINDOW`] bytes for what came before, then the data up to `end`.
     buffer: Vec<u8>,
     end: usize,
-    /// The restart point at the start of the data: its bit, what the packing needs to know, and the length of the window
-    /// in bytes.
-    point: Option<(u64, u32, usize)>,
+    /// The restart point at the start of the data.
+    point: Option<Place>,
     /// Where members end in the data, with their checksums.
     members: Vec<(usize, Option<u64>)>,
     /// How far the packed file was read, in bytes.
     position: u64,
     /// How the file ends, if this is the last batch.
     end_of_file: Option<End>,
+}
+
+/// A restart point, as it is reported.
+struct Place {
+    bit: u64,
+    /// Whether that is where a member begins, and not a block.
+    is_member: bool,
+    /// What the packing needs to know.
+    extra: u32,
+    /// The length of the window, in bytes.
+    window: usize,
 }
 
 /// The end of the file.
@@ -137,10 +147,15 @@ enum End {
     Unreadable(io::Error),
 }
 
+/// Returns the bit at which a block begins, by the bit that [`Step::Block`] has reported, what is before the block and what is
+/// after its start, decompressed. None if it cannot be found.
+pub(super) type Locate<'a> = dyn Fn(u64, &[u8], &[u8]) -> Option<u64> + 'a;
+
 /// Decompresses a whole packed file, and adds its spans.
 pub(super) fn scan(
     sequence: &mut dyn Sequence,
     mut sum: Box<dyn MemberSum>,
+    locate: &Locate<'_>,
     builder: &mut Builder<'_>,
 ) -> Result<(), Stop> {
     let (full_in, full) = sync_channel(4);
@@ -148,7 +163,7 @@ pub(super) fn scan(
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("decompress".into());
         thread.spawn_scoped(scope, || decompress(sequence, full_in, free_out))?;
-        check(full, &free, &mut *sum, builder)
+        check(full, &free, &mut *sum, locate, builder)
     })
 }
 
@@ -165,7 +180,7 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         let mut block = None;
         if !within {
             match sequence.begin() {
-                Ok(Some(bit)) => (block, within) = (Some(bit), true),
+                Ok(Some(bit)) => (block, within) = (Some((bit, true)), true),
                 Ok(None) => break Ok(()),
                 Err(e) => break Err(e),
             }
@@ -173,7 +188,7 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         let mut is_full = false;
         if block.is_none() {
             match sequence.step(&mut batch.buffer, &mut batch.end) {
-                Ok(Step::Block(bit)) => block = Some(bit),
+                Ok(Step::Block(bit)) => block = Some((bit, false)),
                 Ok(Step::Full) => is_full = true,
                 Ok(Step::Member(sum)) => {
                     batch.members.push((batch.end, sum));
@@ -184,7 +199,8 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         }
         // Members may be empty, and many.
         is_full |= batch.members.len() >= MAX_MEMBERS;
-        let point = block.map(|bit| (bit, sequence.extra(), sequence.history()));
+        let (extra, window) = (sequence.extra(), sequence.history());
+        let point = block.map(|(bit, is_member)| Place { bit, is_member, extra, window });
         if point.is_some() {
             blocks.push_back(unpacked + batch.len());
             if blocks.len() > sequence.doubtful_blocks() + 1 {
@@ -234,6 +250,7 @@ fn check(
     full: Receiver<Batch>,
     free: &SyncSender<Vec<u8>>,
     sum: &mut dyn MemberSum,
+    locate: &Locate<'_>,
     builder: &mut Builder<'_>,
 ) -> Result<(), Stop> {
     // Where the current member begins, and from where on nothing is where it belongs.
@@ -258,13 +275,13 @@ fn check(
         }
         let data = &batch.buffer[WINDOW..batch.end];
         sum.update(&batch.buffer[from..batch.end]);
-        let point = match batch.point {
-            Some((bit, extra, window)) => {
-                let window = &batch.buffer[WINDOW - window.min(WINDOW)..WINDOW];
-                Some((bit, extra, pack(window)?) as FoundPoint)
+        let mut point: Option<FoundPoint> = None;
+        if let Some(Place { bit, is_member, extra, window }) = batch.point {
+            let window = &batch.buffer[WINDOW - window.min(WINDOW)..WINDOW];
+            if let Some(bit) = if is_member { Some(bit) } else { locate(bit, window, data) } {
+                point = Some((bit, extra, pack(window)?));
             }
-            None => None,
-        };
+        }
         builder.add(Span { len: data.len() as u64, contents: contents(data), point })?;
         if batch.end_of_file.is_some() {
             builder.suspect(moved.min(builder.size)..builder.size);
