@@ -17,7 +17,7 @@ use super::{dmg_sample, qcow, truth};
 use crate::common::{Lab, Need, Random, filter, run, seeds};
 use crate::makers::encrypted::USUAL;
 use crate::makers::ndif::{apple, mac_binary, ndif};
-use crate::makers::{self, Aff4, Tables, encrypted};
+use crate::makers::{self, Aff4, Tables, XWays, encrypted};
 
 /// The writers of the small images.
 const WRITERS: &[Need] = &[
@@ -162,6 +162,27 @@ tests!(
     #[needs(Program("ewfacquire"))]
     fn damaged_ewf_smart() {
         damaged(ewf_image("smart"), "ewf");
+    }
+
+    fn damaged_ewf_encrypted() {
+        damaged_checked(makers::xways(&truth(), &makers::xways::USUAL).remove(0), "ewf");
+    }
+
+    fn damaged_ewf_encrypted_without_check() {
+        let how = XWays { bits: 128, check: false, ..makers::xways::USUAL };
+        damaged_checked(makers::xways(&truth(), &how).remove(0), "ewf");
+    }
+
+    /// It has no checksums of chunks.
+    fn damaged_ewf_zstd() {
+        damaged(
+            makers::xways(&truth(), &XWays { bits: 0, zstd: true, ..makers::xways::USUAL }).remove(0),
+            "ewf",
+        );
+    }
+
+    fn damaged_ewf_zstd_encrypted() {
+        damaged(makers::xways(&truth(), &XWays { zstd: true, ..makers::xways::USUAL }).remove(0), "ewf");
     }
 
     fn damaged_ewf2() {
@@ -520,6 +541,13 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
         ("dmg/encrypted", encrypted(&makers::dmg(small, Tables::PropertyList), &USUAL)),
         ("ewf/encase", ewf_image("encase6")),
         ("ewf/smart", ewf_image("smart")),
+        ("ewf/encrypted", makers::xways(small, &makers::xways::USUAL).remove(0)),
+        ("ewf/zstd", makers::xways(small, &XWays { bits: 0, zstd: true, ..makers::xways::USUAL }).remove(0)),
+        (
+            "ewf/zstd_encrypted",
+            makers::xways(small, &XWays { bits: 128, check: false, zstd: true, ..makers::xways::USUAL })
+                .remove(0),
+        ),
         ("gzip/one", filter("gzip", &["-1"], small)),
         ("gzip/blocked", filter("bgzip", &[], small)),
         ("xz/blocks", filter("xz", &["-0", "-T2", "--block-size=64KiB"], small)),

@@ -17,6 +17,7 @@ mod sparse;
 pub mod vhd;
 pub mod vhdx;
 mod vma;
+pub mod xways;
 mod zstd_seekable;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ pub use parallels::{parallels, parallels_descriptor};
 pub use partclone::partclone_v1;
 pub use sparse::{sparsebundle, sparseimage};
 pub use vma::{sign_vma, vma};
+pub use xways::{XWays, xways};
 pub use zstd_seekable::zstd_seekable;
 
 fn crc32(bytes: &[u8]) -> u32 {
