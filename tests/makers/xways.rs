@@ -17,8 +17,6 @@ pub struct XWays<'a> {
     pub passphrase: &'a str,
     /// Whether a passphrase can be checked.
     pub check: bool,
-    /// Whether each segment says how it is encrypted, and not the first one alone.
-    pub each: bool,
     /// Whether zstd compresses, and not zlib.
     pub zstd: bool,
     /// How many chunks a segment has.
@@ -27,7 +25,7 @@ pub struct XWays<'a> {
 
 /// One segment, compressed with zlib and encrypted, as X-Ways makes it by default.
 pub const USUAL: XWays<'_> =
-    XWays { bits: 256, passphrase: "open sesame", check: true, each: true, zstd: false, per: usize::MAX };
+    XWays { bits: 256, passphrase: "open sesame", check: true, zstd: false, per: usize::MAX };
 
 /// The segments of an image of `disk`. Every third chunk is not compressed.
 pub fn xways(disk: &[u8], how: &XWays<'_>) -> Vec<Vec<u8>> {
@@ -152,8 +150,8 @@ fn segment(disk: &[u8], how: &XWays<'_>, number: usize, part: &[u8], last: bool)
     } else {
         section(&mut file, "data", "", &volume);
     }
-    let sealed = (how.bits > 0).then(|| Sealed::new(how, if how.each { number as u8 } else { 0 }));
-    if let Some(sealed) = sealed.as_ref().filter(|_| how.each || number == 0) {
+    let sealed = (how.bits > 0).then(|| Sealed::new(how, number as u8));
+    if let Some(sealed) = &sealed {
         section(&mut file, "x_encryption", "", &sealed.section(how));
     }
     let first = number * how.per.min(disk.len());

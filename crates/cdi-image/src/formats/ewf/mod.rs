@@ -203,8 +203,10 @@ impl Ewf {
     fn decrypt(&mut self, unlocked: &Unlocked) -> Result<(), Error> {
         for table in self.tables.all() {
             let file = table.file;
-            let keys = unlocked.keys(file).filter(|_| !self.decrypted.contains_key(&file));
-            let Some(keys) = keys else { continue };
+            if self.decrypted.contains_key(&file) {
+                continue;
+            }
+            let keys = unlocked.keys(&self.input, file)?;
             let (input, tables) = (Arc::downgrade(&self.input), Arc::clone(&self.tables));
             let source = Decrypted { input, tables, file, len: self.input.len_of(file), keys };
             let decrypted = self.input.derive(Arc::new(source), &self.input.path_of(file))?;

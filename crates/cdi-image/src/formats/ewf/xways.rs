@@ -8,6 +8,7 @@
 //! 128 bits, that of AES-256 goes on in its first eight bytes.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cdi_base::advice::Advice;
@@ -30,11 +31,13 @@ const NO_CHECK: u16 = 2;
 const USUAL: u16 = 0x1000;
 /// How often the passphrase is hashed to check it, with a key of 128 bits.
 const ROUNDS: u32 = 100_000;
+/// The error about a segment without the section.
+const MISSING: &str = "this segment is encrypted, but the section that says how is missing";
 /// What can be done about an image that cannot be decrypted.
 pub(super) const DECRYPT: &str =
     "if it was encrypted by X-Ways, open it there with its password and create an image without encryption";
 
-/// How a segment is encrypted, and those after it that do not say it themselves.
+/// How a segment is encrypted.
 pub(super) struct Sealing {
     pub file: FileNo,
     /// Where this was found, in bytes.
@@ -51,9 +54,9 @@ struct Secret {
     hashes: OnceCell<Zeroizing<[[u8; 32]; 2]>>,
 }
 
-/// The keys of an image, for each segment that says how it is encrypted.
+/// The keys of an image, for each of its segments.
 pub(super) struct Unlocked {
-    segments: Vec<(FileNo, Arc<ChunkKeys>)>,
+    segments: BTreeMap<FileNo, Arc<ChunkKeys>>,
     /// Whether the passphrase is known to be right.
     pub is_checked: bool,
     /// Whether the image says something that is not so with this passphrase.
@@ -146,10 +149,7 @@ impl Unlocked {
         chunk: u64,
     ) -> Result<Unlocked, Error> {
         let Some(first) = sealings.first() else {
-            return flaw(
-                8,
-                "the header says that the image is encrypted, but the section that says how is missing",
-            );
+            return Err(Error::bad_image(MISSING));
         };
         let is_short = first.is_short()?;
         let how = format!("AES-{}, by X-Ways; passphrase", if is_short { 128 } else { 256 });
@@ -161,7 +161,7 @@ impl Unlocked {
             return Err(Error::bad_image(what).hint(Advice::Passphrase));
         };
         let secret = Secret::new(passphrase, is_short)?;
-        let mut unlocked = Unlocked { segments: Vec::new(), is_checked: true, is_doubtful: false };
+        let mut unlocked = Unlocked { segments: BTreeMap::new(), is_checked: true, is_doubtful: false };
         for sealing in sealings {
             if sealing.is_short().map_err(|e| e.at(&input.path_of(sealing.file)))? != is_short {
                 let what = "this segment is encrypted with another cipher than the first one";
@@ -177,10 +177,11 @@ impl Unlocked {
     }
 
     /// Returns the keys of the chunks in `file`.
-    pub(super) fn keys(&self, file: FileNo) -> Option<Arc<ChunkKeys>> {
-        // Files are numbered in the order of the segments.
-        let number = self.segments.partition_point(|(from, _)| *from <= file).checked_sub(1)?;
-        self.segments.get(number).map(|(_, keys)| Arc::clone(keys))
+    pub(super) fn keys(&self, input: &Input, file: FileNo) -> Result<Arc<ChunkKeys>, Error> {
+        self.segments
+            .get(&file)
+            .map(Arc::clone)
+            .ok_or_else(|| Error::bad_image(MISSING).at(&input.path_of(file)))
     }
 }
 
