@@ -165,12 +165,11 @@ tests!(
     }
 
     fn damaged_ewf_encrypted() {
-        damaged_checked(makers::xways(&truth(), &makers::xways::USUAL).remove(0), "ewf");
+        damaged_xways(&makers::xways::USUAL);
     }
 
     fn damaged_ewf_encrypted_without_check() {
-        let how = XWays { bits: 128, check: false, ..makers::xways::USUAL };
-        damaged_checked(makers::xways(&truth(), &how).remove(0), "ewf");
+        damaged_xways(&XWays { bits: 128, check: false, ..makers::xways::USUAL });
     }
 
     /// It has no checksums of chunks.
@@ -505,6 +504,15 @@ fn ewf_image(format: &str) -> Vec<u8> {
     run("ewfacquire", ["-q", "-u", "-t", &target, "-f", format, raw.to_str().unwrap()]);
     let path = ["E01", "s01"].iter().map(|x| lab.path("e").with_extension(x)).find(|p| p.exists());
     fs::read(path.unwrap()).unwrap()
+}
+
+/// Damage of an image by X-Ways: right, or an error. Its disk is noise and zeros, because Adler-32 does not notice each
+/// damage of a text of few letters: one in 20,000 put six letters in the place of others with the same sum.
+fn damaged_xways(how: &XWays<'_>) {
+    let mut random = Random::new(1);
+    let mut disk: Vec<u8> = (0..1 << 20).map(|_| random.next() as u8).collect();
+    disk.chunks_mut(200).step_by(2).for_each(|part| part.fill(0));
+    damage(&makers::xways(&disk, how).remove(0), "ewf", Some(&disk), &|_| ());
 }
 
 /// How an image of this format is opened. Those that are encrypted have this passphrase.
