@@ -4,6 +4,7 @@ use aes::cipher::array::Array;
 use aes::cipher::consts::U16;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128Enc, Aes256Enc};
+use cdi_base::units::index;
 
 use super::AES_BLOCK;
 
@@ -29,7 +30,7 @@ impl KeyStream {
     /// Encrypts or decrypts `bytes` in place, whose first byte is XORed with the byte at offset `at` of the key stream.
     /// `counter` returns what is encrypted for a block of it, by the number of the block.
     pub(crate) fn apply(&self, bytes: &mut [u8], at: u64, counter: impl Fn(u64) -> [u8; AES_BLOCK]) {
-        let (mut number, mut skip) = (at / AES_BLOCK as u64, (at % AES_BLOCK as u64) as usize);
+        let (mut number, mut skip) = (at / AES_BLOCK as u64, index(at % AES_BLOCK as u64));
         let mut rest = bytes;
         while !rest.is_empty() {
             let mut stream = [0; BATCH];

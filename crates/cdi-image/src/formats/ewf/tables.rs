@@ -149,3 +149,60 @@ impl Tables {
         Ok(chunks.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Tables without checksums of chunks at these offsets, one after the other in a file, each with the end of its last
+    /// chunk.
+    fn tables(of: &[(&[u32], u64)]) -> (Input, Tables) {
+        let (mut bytes, mut tables, mut first) = (vec![0; 1000], Vec::new(), 0);
+        for (offsets, end) in of {
+            let (count, entries) = (u32::try_from(offsets.len()).unwrap(), bytes.len() as u64);
+            bytes.extend(offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+            let (file, copy, signed, base) = (Input::MAIN, None, false, 0);
+            tables.push(Table { first, count, file, entries, copy, signed, base, end: *end });
+            first += u64::from(count);
+        }
+        (
+            Input::new(Box::new(bytes), Path::new("/x/disk.E01")).unwrap(),
+            Tables::new(tables, Codec::XWaysZstd),
+        )
+    }
+
+    #[test]
+    fn a_byte_belongs_to_the_chunk_around_it() {
+        let (input, tables) = tables(&[(&[100, 200, 230], 300), (&[400], 500)]);
+        let around = |at| tables.around(&input, Input::MAIN, at).unwrap();
+        assert_eq!(around(0), (None, 0..100));
+        assert_eq!(around(100), (Some(0), 100..200));
+        assert_eq!(around(229), (Some(1), 200..230));
+        assert_eq!(around(299), (Some(2), 230..300));
+        assert_eq!(around(300), (None, 300..400));
+        assert_eq!(around(450), (Some(3), 400..500));
+        assert_eq!(around(500), (None, 500..u64::MAX));
+        assert_eq!(tables.around(&input, FileNo(1), 100).unwrap(), (None, 100..u64::MAX));
+    }
+
+    #[test]
+    fn chunks_out_of_order_and_in_the_place_of_others_are_not_taken_for_them() {
+        // Of the second table, the first chunk is where one of the first table is.
+        let (input, tables) = tables(&[(&[100, 200], 300), (&[150, 400], 500)]);
+        let place = tables.place(&input, 2, 1).unwrap();
+        assert_eq!(place.at, 150);
+        assert_eq!(tables.around(&input, place.file, place.at).unwrap(), (Some(0), 100..200));
+        let (input, tables) = tables_out_of_order();
+        for at in 0..600 {
+            if let Ok((_, range)) = tables.around(&input, Input::MAIN, at) {
+                assert!(range.contains(&at), "{at}: {range:?}");
+            }
+        }
+    }
+
+    fn tables_out_of_order() -> (Input, Tables) {
+        tables(&[(&[300, 100, 200, 50, 400, 0], 500)])
+    }
+}

@@ -102,7 +102,7 @@ impl Sealing {
     }
 
     fn keys(&self, secret: &Secret, chunk: u64) -> Option<ChunkKeys> {
-        let hash = Sha256::new().chain_update(&*secret.padded).chain_update(&self.bytes[4..36]);
+        let hash = Sha256::new().chain_update(secret.padded.as_slice()).chain_update(&self.bytes[4..36]);
         let mut key: Zeroizing<[u8; 32]> = Zeroizing::new(hash.finalize().into());
         let (first, second) = key.split_at_mut(16);
         if secret.is_short {
@@ -129,10 +129,10 @@ impl Secret {
     fn hashes(&self) -> &[[u8; 32]; 2] {
         self.hashes.get_or_init(|| {
             let mut hashes = Zeroizing::new([[0; 32]; 2]);
-            hashes[1] = Sha256::digest(*self.padded).into();
+            hashes[1] = Sha256::digest(self.padded.as_slice()).into();
             for _ in 0..if self.is_short { ROUNDS } else { 1 } {
                 hashes[0] = hashes[1];
-                let hash = Sha256::new().chain_update(*self.padded).chain_update(hashes[0]);
+                let hash = Sha256::new().chain_update(self.padded.as_slice()).chain_update(hashes[0]);
                 hashes[1] = hash.finalize().into();
             }
             hashes
@@ -153,7 +153,7 @@ impl Unlocked {
         };
         let is_short = first.is_short()?;
         let how = format!("AES-{}, by X-Ways; passphrase", if is_short { 128 } else { 256 });
-        if chunk % AES_BLOCK as u64 != 0 {
+        if !chunk.is_multiple_of(AES_BLOCK as u64) {
             return flaw(first.at, format!("encrypted image with chunks of {chunk} bytes"));
         }
         let Some(passphrase) = passphrase else {
