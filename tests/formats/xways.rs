@@ -128,6 +128,21 @@ tests!(
         }
     }
 
+    /// It has no checksum.
+    fn a_damaged_byte_of_the_header_costs_nothing() {
+        let lab = Lab::new();
+        for (zstd, byte) in [(false, 0x21), (false, 0x81), (false, 0xA1), (true, 0x01), (true, 0x81)] {
+            let mut whole = xways(&truth(), &XWays { bits: 0, zstd, ..USUAL }).remove(0);
+            whole[8] = byte;
+            write(&lab, "a", &[whole]);
+            lab.cdi(["verify", "a.E01"]).ends(0);
+            let ran = lab.cdi(["extract", "--force", "a.E01", "out.raw"]).ends(0);
+            assert!(lab.read("out.raw") == truth(), "{byte:#x}");
+            let is_warned = ran.err.contains("says that the image is encrypted, but its chunks are not");
+            assert_eq!(is_warned, byte & 0x80 != 0, "{}", ran.err);
+        }
+    }
+
     /// The writer of these tests: what it writes without X-Ways' additions is an E01 for libewf, too.
     #[needs(Program("ewfverify"))]
     fn ewfverify_reads_the_images_of_these_tests() {

@@ -64,7 +64,8 @@ pub enum Codec {
     ChdHuffman,
     /// iBored's run lengths.
     IBoredRunLength,
-    /// A zstd frame without its magic; or one byte of 0, which stands for zeros: as X-Ways stores chunks in E01 images.
+    /// A zstd frame without its magic; or one byte of 0, which stands for zeros: as X-Ways stores chunks in E01 images. Or a
+    /// zlib stream, if the image says by mistake that it has zstd: the first byte of one has a bit that no frame sets.
     XWaysZstd,
 }
 
@@ -174,6 +175,7 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
             out.fill(0);
             Ok(())
         }
+        Codec::XWaysZstd if is_zlib(compressed) => decompress(Codec::ZlibPadded, compressed, out),
         Codec::XWaysZstd => decompress(Codec::Zstd, &[&ZSTD_MAGIC, compressed].concat(), out),
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => {
@@ -247,11 +249,16 @@ pub fn expand(codec: Codec, compressed: &[u8], max: usize) -> Option<Vec<u8>> {
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(compressed)),
         Codec::Zstd => unzstd(compressed)?,
-        Codec::XWaysZstd => unzstd(ZSTD_MAGIC.as_slice().chain(compressed))?,
+        Codec::XWaysZstd if !is_zlib(compressed) => unzstd(ZSTD_MAGIC.as_slice().chain(compressed))?,
         _ => Box::new(flate2::read::ZlibDecoder::new(compressed)),
     };
     limited.by_ref().take(max as u64).read_to_end(&mut out).ok()?;
     matches!(limited.read(&mut [0]), Ok(0)).then_some(out)
+}
+
+/// Returns whether a chunk by X-Ways is a zlib stream and not a zstd frame, in whose first byte this bit is reserved.
+fn is_zlib(compressed: &[u8]) -> bool {
+    compressed.first().is_some_and(|first| first & 0x08 != 0)
 }
 
 /// Returns the decompressed contents of the zstd frame at the start of `compressed`.

@@ -112,17 +112,16 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
     let tables = Arc::new(Tables::new(tables, codec));
     let mut image = Ewf { input, size, chunk, tables, decrypted: BTreeMap::new(), last: None, details };
     let passphrase = options.passphrase.as_ref();
-    let is_encrypted = gathered.is_encrypted || !gathered.sealings.is_empty();
-    let unlocked = is_encrypted
-        .then(|| Unlocked::new(&image.input, &gathered.sealings, passphrase, chunk))
-        .transpose()?;
+    let sealings = gathered.sealings.split_first();
+    let unlocked =
+        sealings.map(|sealings| Unlocked::new(&image.input, sealings, passphrase, chunk)).transpose()?;
     if let Some(unlocked) = &unlocked {
         image.decrypt(unlocked)?;
     }
     image.read_tail(sector.into());
     match unlocked.zip(passphrase) {
         Some((unlocked, passphrase)) => samples::check_passphrase(&mut image, &unlocked, passphrase)?,
-        None => samples::refuse_encrypted(&image)?,
+        None => samples::refuse_encrypted(&mut image, gathered.is_encrypted)?,
     }
     let end = image.chunks_present(chunks).saturating_mul(chunk).min(size);
     let lost: Vec<_> = std::iter::once(end..size).filter(|range| range.start < range.end).collect();

@@ -3,7 +3,7 @@
 use cdi_base::error::Error;
 use cdi_base::units::index;
 
-use super::xways::{DECRYPT, Unlocked, wrong};
+use super::xways::{DECRYPT, MISSING, Unlocked, wrong};
 use super::{Codec, Ewf};
 use crate::passphrase::Passphrase;
 
@@ -11,7 +11,7 @@ use crate::passphrase::Passphrase;
 const MAX_TRIED: u64 = 64;
 
 /// Returns the numbers of the chunks to try, of the first `count`.
-fn samples(image: &Ewf, count: u64) -> impl Iterator<Item = u64> {
+fn samples(image: &Ewf, count: u64) -> impl Iterator<Item = u64> + use<> {
     let count = image.tables.count().min(count);
     (0..count).step_by(index(count.div_ceil(MAX_TRIED).max(1)))
 }
@@ -56,12 +56,17 @@ pub(super) fn check_passphrase(
     Ok(())
 }
 
-/// Refuses images with intact structures, but no intact chunk, that some program encrypted without a mark.
-pub(super) fn refuse_encrypted(image: &Ewf) -> Result<(), Error> {
+/// Refuses images with intact structures, but no intact chunk, that some program encrypted without a mark. `is_marked` says
+/// that X-Ways' mark is there, but not how the image is encrypted.
+pub(super) fn refuse_encrypted(image: &mut Ewf, is_marked: bool) -> Result<(), Error> {
     let (mut tried, mut seen) = (0u32, [0u32; 256]);
     for chunk in samples(image, image.size / image.chunk) {
         let Ok(place) = image.place(chunk) else { continue };
         if image.read_chunk(chunk * image.chunk, &mut Vec::new()) {
+            if is_marked {
+                let warning = "the header says that the image is encrypted, but its chunks are not";
+                image.details.warnings.push(warning.into());
+            }
             return Ok(());
         }
         let mut start = vec![0; index(place.len.min(4096))];
@@ -69,7 +74,8 @@ pub(super) fn refuse_encrypted(image: &Ewf) -> Result<(), Error> {
             continue;
         }
         // A zlib stream with a valid header is only damaged, not encrypted.
-        if place.codec == Codec::ZlibPadded
+        if !is_marked
+            && place.codec == Codec::ZlibPadded
             && start[0] & 0x0F == 8
             && (u32::from(start[0]) << 8 | u32::from(start[1])) % 31 == 0
         {
@@ -77,6 +83,9 @@ pub(super) fn refuse_encrypted(image: &Ewf) -> Result<(), Error> {
         }
         start.iter().for_each(|byte| seen[usize::from(*byte)] += 1);
         tried += 1;
+    }
+    if is_marked {
+        return Err(Error::bad_image(MISSING));
     }
     let bytes: u32 = seen.iter().sum();
     // In random data, no byte value is much more frequent than the others.

@@ -45,8 +45,9 @@ pub(super) struct Gathered {
     /// Whether an earlier segment is missing or incomplete: it is then unknown which chunks a table lists.
     after_gap: bool,
     pub media: Option<Media>,
-    /// Whether X-Ways encrypted the chunks, and whether it compressed them with Zstandard, by the first segment's header.
+    /// Whether X-Ways encrypted the chunks, by the first segment's header.
     pub is_encrypted: bool,
+    /// Whether it compressed them with zstd, by that header or by the metadata, which it then compressed likewise.
     pub has_zstd: bool,
     /// How the chunks are encrypted.
     pub sealings: Vec<Sealing>,
@@ -304,10 +305,11 @@ impl Gathered {
     }
 
     /// Reads the text of a header section, compressed with zlib, or by X-Ways with zstd; in "header2", it is UTF-16.
-    fn text(&self, input: &Input, section: &Section) -> Option<String> {
+    fn text(&mut self, input: &Input, section: &Section) -> Option<String> {
         let len = usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= MAX_TEXT)?;
         let compressed = input.bytes_of(section.file, section.data.start, len, "the metadata text").ok()?;
         let is_zstd = compressed.starts_with(&ZSTD_MAGIC);
+        self.has_zstd |= is_zstd;
         let bytes = expand(if is_zstd { Codec::Zstd } else { Codec::Zlib }, &compressed, MAX_TEXT)?;
         if section.name == "header" {
             return Some(bytes.iter().map(|b| char::from(*b)).collect());

@@ -32,7 +32,7 @@ const USUAL: u16 = 0x1000;
 /// How often the passphrase is hashed to check it, with a key of 128 bits.
 const ROUNDS: u32 = 100_000;
 /// The error about a segment without the section.
-const MISSING: &str = "this segment is encrypted, but the section that says how is missing";
+pub(super) const MISSING: &str = "this segment is encrypted, but the section that says how is missing";
 /// What can be done about an image that cannot be decrypted.
 pub(super) const DECRYPT: &str =
     "if it was encrypted by X-Ways, open it there with its password and create an image without encryption";
@@ -144,13 +144,10 @@ impl Unlocked {
     /// Derives the keys of an image from the passphrase, for chunks of the disk of `chunk` bytes.
     pub(super) fn new(
         input: &Input,
-        sealings: &[Sealing],
+        (first, others): (&Sealing, &[Sealing]),
         passphrase: Option<&Passphrase>,
         chunk: u64,
     ) -> Result<Unlocked, Error> {
-        let Some(first) = sealings.first() else {
-            return Err(Error::bad_image(MISSING));
-        };
         let is_short = first.is_short()?;
         let how = format!("AES-{}, by X-Ways; passphrase", if is_short { 128 } else { 256 });
         if !chunk.is_multiple_of(AES_BLOCK as u64) {
@@ -162,7 +159,7 @@ impl Unlocked {
         };
         let secret = Secret::new(passphrase, is_short)?;
         let mut unlocked = Unlocked { segments: BTreeMap::new(), is_checked: true, is_doubtful: false };
-        for sealing in sealings {
+        for sealing in std::iter::once(first).chain(others) {
             if sealing.is_short().map_err(|e| e.at(&input.path_of(sealing.file)))? != is_short {
                 let what = "this segment is encrypted with another cipher than the first one";
                 return Err(Error::from(Flaw::at(sealing.at, what)).at(&input.path_of(sealing.file)));
