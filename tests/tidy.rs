@@ -165,7 +165,7 @@ tests!(
         let image = "crates/cdi-image/src/";
         let codec = &format!("{image}codec/");
         let packed = &format!("{image}packed/");
-        let crypto = &format!("{image}crypto.rs");
+        let crypto = &format!("{image}crypto/");
         let apple = &format!("{image}formats/property_list.rs");
         let tables = &format!("{image}formats/dmg/tables.rs");
         // A word, and the only files or folders that may say it.

@@ -34,6 +34,7 @@ mod vhd;
 mod vhdx;
 mod vma;
 mod vmdk;
+mod xways;
 mod zstd_seekable;
 
 use crate::common::{Lab, Test, corpus, disk, run};
@@ -74,6 +75,7 @@ pub const MODULES: &[&[Test]] = &[
     vhdx::TESTS,
     vma::TESTS,
     vmdk::TESTS,
+    xways::TESTS,
     zstd_seekable::TESTS,
 ];
 

@@ -17,6 +17,7 @@ mod sparse;
 pub mod vhd;
 pub mod vhdx;
 mod vma;
+pub mod xways;
 mod zstd_frame;
 mod zstd_seekable;
 
@@ -36,6 +37,7 @@ pub use parallels::{parallels, parallels_descriptor};
 pub use partclone::partclone_v1;
 pub use sparse::{sparsebundle, sparseimage};
 pub use vma::{sign_vma, vma};
+pub use xways::{XWays, xways};
 pub use zstd_frame::as_long_frame;
 pub use zstd_seekable::zstd_seekable;
 

@@ -48,7 +48,7 @@
 //! | `aff4` | AFF4 |
 //! | `apple` | dmg, sparse images and sparse bundles, also encrypted ones; ASIF; DiskCopy 4.2 and 6 |
 //! | `chd` | CHD |
-//! | `ewf` | E01, S01, Ex01 |
+//! | `ewf` | E01, S01, also encrypted by X-Ways; Ex01 |
 //! | `packed` | raw disks, and images in other formats, compressed by gzip, xz, zstd, bzip2 or lz4; directories by Clonezilla |
 //! | `vm` | qcow, qcow2, QED, VHD, VHDX, VMDK, VDI, Parallels, VMA |
 //!
@@ -77,7 +77,7 @@ pub mod badmap;
 mod bytes;
 pub mod cdimg;
 pub mod codec;
-#[cfg(feature = "apple")]
+#[cfg(any(feature = "apple", feature = "ewf"))]
 mod crypto;
 pub mod details;
 pub mod disk;

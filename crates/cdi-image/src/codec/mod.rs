@@ -64,6 +64,9 @@ pub enum Codec {
     ChdHuffman,
     /// iBored's run lengths.
     IBoredRunLength,
+    /// A zstd frame without its magic; or one byte of 0, which stands for zeros: as X-Ways stores chunks in E01 images. Or a
+    /// zlib stream, if the image says by mistake that it has zstd: the first byte of one has a bit that no frame sets.
+    XWaysZstd,
 }
 
 impl Codec {
@@ -77,7 +80,7 @@ impl Codec {
         match self {
             Codec::Stored | Codec::StoredAdler32 => "none",
             Codec::Deflate | Codec::DeflateUnended => "deflate",
-            Codec::Zstd | Codec::ZstdPadded => "zstd",
+            Codec::Zstd | Codec::ZstdPadded | Codec::XWaysZstd => "zstd",
             Codec::Zlib | Codec::ZlibUnended | Codec::ZlibPadded => "zlib",
             Codec::Bzip2 => "bzip2",
             Codec::Xz => "xz",
@@ -109,6 +112,11 @@ pub struct BadStream;
 /// Maximum memory for an XZ or LZMA stream in KiB: the dictionary of the strongest preset.
 #[cfg(any(feature = "aff", feature = "apple"))]
 const XZ_MEMORY: u32 = 65 << 10;
+
+/// What a zstd frame begins with.
+pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// The maximum window of a zstd frame of unknown length, as a power of two: 16 MiB.
+const MAX_WINDOW_LOG: u32 = 24;
 
 thread_local! {
     // Contexts that would otherwise be allocated for each chunk: about 100 KiB for zstd, 500 KiB for LZFSE.
@@ -163,6 +171,12 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
                 _ => Err(BadStream),
             }
         }),
+        Codec::XWaysZstd if compressed == [0] => {
+            out.fill(0);
+            Ok(())
+        }
+        Codec::XWaysZstd if is_zlib(compressed) => decompress(Codec::ZlibPadded, compressed, out),
+        Codec::XWaysZstd => decompress(Codec::Zstd, &[&ZSTD_MAGIC, compressed].concat(), out),
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => {
             let mut stream = bzip2::Decompress::new(false);
@@ -227,15 +241,29 @@ fn fill(mut stream: impl Read, out: &mut [u8]) -> Result<(), BadStream> {
     }
 }
 
-/// Decompresses a zlib or bzip2 stream of unknown length; anything after it is ignored. Returns None if the stream is
-/// damaged or decompresses to more than `max` bytes.
+/// Decompresses a zlib or bzip2 stream, or a zstd frame, of unknown length; anything after it is ignored. Returns None if
+/// it is damaged or decompresses to more than `max` bytes.
 pub fn expand(codec: Codec, compressed: &[u8], max: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut limited: Box<dyn Read> = match codec {
         #[cfg(any(feature = "apple", feature = "ewf"))]
         Codec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(compressed)),
+        Codec::Zstd => unzstd(compressed)?,
+        Codec::XWaysZstd if !is_zlib(compressed) => unzstd(ZSTD_MAGIC.as_slice().chain(compressed))?,
         _ => Box::new(flate2::read::ZlibDecoder::new(compressed)),
     };
     limited.by_ref().take(max as u64).read_to_end(&mut out).ok()?;
     matches!(limited.read(&mut [0]), Ok(0)).then_some(out)
+}
+
+/// Returns whether a chunk by X-Ways is a zlib stream and not a zstd frame, in whose first byte this bit is reserved.
+fn is_zlib(compressed: &[u8]) -> bool {
+    compressed.first().is_some_and(|first| first & 0x08 != 0)
+}
+
+/// Returns the decompressed contents of the zstd frame at the start of `compressed`.
+fn unzstd<'a>(compressed: impl Read + 'a) -> Option<Box<dyn Read + 'a>> {
+    let mut frame = zstd::stream::read::Decoder::new(compressed).ok()?.single_frame();
+    frame.window_log_max(MAX_WINDOW_LOG).ok()?;
+    Some(Box::new(frame))
 }

@@ -4,27 +4,33 @@
 //! X-Ways adds, the crate ewf-image 0.6; checked against images by several programs. All numbers are little-endian. A
 //! file is a header and a chain of sections; the chunks of the disk are in "sectors" sections, their offsets in the
 //! "table" that follows each, and again in "table2". A chunk is a zlib stream, or uncompressed bytes followed by their
-//! Adler-32.
+//! Adler-32. X-Ways may compress with zstd, without its magic and without a checksum, and encrypt the chunks
+//! (`xways.rs`).
 
+mod decrypted;
 pub(super) mod errors;
+mod samples;
 mod sections;
 pub(super) mod segments;
+mod tables;
 pub(super) mod tail;
 pub(super) mod texts;
+mod xways;
 
-use cdi_base::workers::lock;
-use std::num::NonZero;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::index;
-use lru::LruCache;
+use decrypted::Decrypted;
 use sections::{Gathered, Media};
+use tables::{Place, Tables};
+use xways::Unlocked;
 
 use crate::badmap::{BadBlocks, BadRange};
-use crate::bytes::{flaw, le32};
-use crate::codec::{Codec, Sum, adler32, decompress};
+use crate::bytes::flaw;
+use crate::codec::{Codec, Sum, decompress};
 use crate::details::ImageDetails;
 use crate::extent::{CompressedChunk, Extent, FileNo, Origin};
 use crate::image::{CheckCancelled, Format, Image, OpenOptions};
@@ -35,7 +41,7 @@ use crate::stored_hashes::StoredHash;
 pub const FORMAT: Format = Format {
     name: "ewf",
     summary: "EnCase's and SMART's images (E01, S01) with all their segments",
-    integrity: "Adler-32 of every chunk and table; MD5 and SHA-1 of the whole disk, if stored",
+    integrity: "Adler-32 of every table and chunk (not if compressed with zstd); MD5 and SHA-1 of the whole disk, if stored",
     suffixes: &["e01", "s01"],
     probe: |input| input.bytes(0, 8, "the header").is_ok_and(|b| b == MAGIC || b == ADCRYPT),
     open,
@@ -44,9 +50,6 @@ pub const FORMAT: Format = Format {
 const MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
 /// The magic of images encrypted by AccessData's programs.
 const ADCRYPT: &[u8] = b"ADCRYPT\0";
-/// What can be done about an encrypted image.
-const DECRYPT: &str = "if it was encrypted by X-Ways, open it there with its password and create an image without encryption; \
-     encrypted E01 images are not supported";
 /// The length in bytes of a file's header, and of a section's.
 const HEADER: u64 = 13;
 const SECTION: usize = 76;
@@ -54,46 +57,21 @@ const SECTION: usize = 76;
 const MAX_TEXT: usize = 1 << 20;
 /// Maximum number of entries of a table.
 const MAX_ENTRIES: u32 = 1 << 20;
-/// How many tables are cached in memory.
-const TABLES_KEPT: NonZero<usize> = NonZero::new(64).expect("not 0");
 /// How much longer than twice the uncompressed length a compressed chunk may be, in bytes.
 const SURPLUS: u32 = 64 << 10;
-/// How many chunks are tried at opening to find an intact one.
-const MAX_TRIED: u64 = 64;
-/// The bit of a chunk's offset that says that it is compressed.
-const COMPRESSED: u32 = 1 << 31;
-
-/// A table of chunk offsets in a file.
-struct Table {
-    /// The number of its first chunk, and its number of chunks.
-    first: u64,
-    count: u32,
-    file: FileNo,
-    /// The file offsets of its entries, and of their copy.
-    entries: u64,
-    copy: Option<u64>,
-    /// Whether the entries are followed by a checksum; SMART's are not.
-    signed: bool,
-    /// The file offset that chunk offsets are relative to, and the end of the last chunk.
-    base: u64,
-    end: u64,
-}
-
-/// The chunks of a table: file offset and whether it is compressed; then a final item with the end of the last one.
-type Chunks = Arc<[(u64, bool)]>;
-
 struct Ewf {
     input: Arc<Input>,
     size: u64,
     chunk: u64,
-    tables: Vec<Table>,
-    kept: Mutex<LruCache<usize, Chunks>>,
+    tables: Arc<Tables>,
+    /// The segments whose chunks are encrypted, and each as a file that is not.
+    decrypted: BTreeMap<FileNo, FileNo>,
     /// The number of bytes in the disk's last chunk, if it is more than the disk has of it.
     last: Option<u32>,
     details: ImageDetails,
 }
 
-fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
+fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     if input.bytes(0, ADCRYPT.len(), "the header")? == ADCRYPT {
         return Err(Error::bad_image("image encrypted by FTK's AD encryption (not supported)").hint(
             "open it in FTK Imager with its password or certificate, and export it without encryption",
@@ -103,12 +81,7 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let gaps = segments::walk(&input, segment_name, |file, number, after_gap| {
         gathered.segment(&input, file, number, after_gap)
     })?;
-    let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, has_zstd, .. } = gathered;
-    if let Some(method) = gathered.encryption {
-        let cipher = ["AES-128", "AES-256"].get(usize::from(method)).copied().unwrap_or("an unknown cipher");
-        let what = format!("image encrypted by X-Ways with {cipher} (not supported)");
-        return Err(Error::bad_image(what).hint(DECRYPT));
-    }
+    let Gathered { tables, chunks, media, mut metadata, hashes, ranges, warnings, .. } = gathered;
     let Some(Media { sectors, sector, chunk, .. }) = media else {
         let error = gaps.first_error(&input);
         return error.map_or_else(
@@ -135,10 +108,21 @@ fn open(input: Arc<Input>, _: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let stored_hashes =
         hashes.into_iter().map(|(kind, value)| StoredHash::of_disk(size, kind, value)).collect();
     let details = ImageDetails { bad, stored_hashes, metadata, warnings, ..ImageDetails::default() };
-    let kept = Mutex::new(LruCache::new(TABLES_KEPT));
-    let mut image = Ewf { input, size, chunk, tables, kept, last: None, details };
+    let codec = if gathered.has_zstd { Codec::XWaysZstd } else { Codec::ZlibPadded };
+    let tables = Arc::new(Tables::new(tables, codec));
+    let mut image = Ewf { input, size, chunk, tables, decrypted: BTreeMap::new(), last: None, details };
+    let passphrase = options.passphrase.as_ref();
+    let sealings = gathered.sealings.split_first();
+    let unlocked =
+        sealings.map(|sealings| Unlocked::new(&image.input, sealings, passphrase, chunk)).transpose()?;
+    if let Some(unlocked) = &unlocked {
+        image.decrypt(unlocked)?;
+    }
     image.read_tail(sector.into());
-    image.refuse_encrypted(has_zstd)?;
+    match unlocked.zip(passphrase) {
+        Some((unlocked, passphrase)) => samples::check_passphrase(&mut image, &unlocked, passphrase)?,
+        None => samples::refuse_encrypted(&mut image, gathered.is_encrypted)?,
+    }
     let end = image.chunks_present(chunks).saturating_mul(chunk).min(size);
     let lost: Vec<_> = std::iter::once(end..size).filter(|range| range.start < range.end).collect();
     // Lost ranges cannot be classified.
@@ -178,9 +162,9 @@ impl Ewf {
     /// Returns how many of the chunks in the tables are in the files. If a segment whose chunks follow their table is
     /// truncated, the table lists more chunks than there are.
     fn chunks_present(&self, listed: u64) -> u64 {
-        let Some((number, table)) = self.tables.iter().enumerate().next_back() else { return listed };
+        let Some((number, table)) = self.tables.all().iter().enumerate().next_back() else { return listed };
         let len = self.input.len_of(table.file);
-        match self.chunks(number) {
+        match self.tables.chunks(&self.input, number) {
             Ok(chunks) if table.end >= len => {
                 // A chunk ends where the next one begins; the end of the last one is unknown, and may be the end of the
                 // file.
@@ -205,70 +189,42 @@ impl Ewf {
     /// Reads the disk's last chunk to find its length, and any bytes after the end of the disk.
     fn read_tail(&mut self, sector: u64) {
         let chunk = self.size / self.chunk;
-        let Some((table, compressed, at, len)) = self.place(chunk).ok() else { return };
-        let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
+        let Some(Place { file, at, len, codec }) = self.place(chunk).ok() else { return };
         let mut stored = vec![0; index(len.min(2 * self.chunk + u64::from(SURPLUS)))];
-        if self.input.read_exact_at(table, &mut stored, at).is_err() {
+        if self.input.read_exact_at(file, &mut stored, at).is_err() {
             return;
         }
         let wanted = self.size % self.chunk;
         self.last = tail::note(&mut self.details, sector, codec, &stored, wanted, self.chunk);
     }
 
-    /// Refuses images with intact structures, but no intact chunk: those by X-Ways with Zstandard, and those that some
-    /// program encrypted without a mark. `has_zstd` says that the header is that of the former.
-    fn refuse_encrypted(&self, has_zstd: bool) -> Result<(), Error> {
-        let count =
-            self.tables.last().map_or(0, |t| t.first + u64::from(t.count)).min(self.size / self.chunk);
-        let step = count.div_ceil(MAX_TRIED).max(1);
-        let (mut tried, mut seen) = (0u32, [0u32; 256]);
-        for chunk in (0..count).step_by(index(step)) {
-            let Ok((file, compressed, at, len)) = self.place(chunk) else { continue };
-            if self.read_chunk(chunk * self.chunk, &mut Vec::new()) {
-                return Ok(());
-            }
-            let mut start = vec![0; index(len.min(4096))];
-            if self.input.read_exact_at(file, &mut start, at).is_err() {
+    /// Makes each segment a file whose chunks are decrypted.
+    fn decrypt(&mut self, unlocked: &Unlocked) -> Result<(), Error> {
+        for table in self.tables.all() {
+            let file = table.file;
+            if self.decrypted.contains_key(&file) {
                 continue;
             }
-            // A zlib stream with a valid header is only damaged, not encrypted.
-            if compressed
-                && start[0] & 0x0F == 8
-                && (u32::from(start[0]) << 8 | u32::from(start[1])) % 31 == 0
-            {
-                return Ok(());
-            }
-            start.iter().for_each(|byte| seen[usize::from(*byte)] += 1);
-            tried += 1;
+            let keys = unlocked.keys(&self.input, file)?;
+            let (input, tables) = (Arc::downgrade(&self.input), Arc::clone(&self.tables));
+            let source = Decrypted { input, tables, file, len: self.input.len_of(file), keys };
+            let decrypted = self.input.derive(Arc::new(source), &self.input.path_of(file))?;
+            self.decrypted.insert(file, decrypted);
         }
-        if has_zstd && tried > 0 {
-            let what = "image compressed by X-Ways with Zstandard (not supported)";
-            let hint = "open it in X-Ways, and create an image that is compatible with other programs";
-            return Err(Error::bad_image(what).hint(hint));
-        }
-        let bytes: u32 = seen.iter().sum();
-        // In random data, no byte value is much more frequent than the others.
-        let is_random = bytes >= 4096 && seen.iter().all(|n| *n > 0 && *n < bytes / 256 * 3);
-        if tried < 2 || !is_random {
-            return Ok(());
-        }
-        Err(Error::bad_image(format!(
-            "encrypted or completely damaged image: its structures are intact, but none of {tried} sampled chunks passes \
-             its check, and all look random"
-        ))
-        .hint(DECRYPT))
+        Ok(())
     }
 
-    /// Locates a chunk: file, whether it is compressed, offset, and the distance to the next one, more than 4 bytes.
-    fn place(&self, chunk: u64) -> Result<(FileNo, bool, u64, u64), ReadError> {
-        let unmapped = ReadError::Unmapped { offset: chunk.saturating_mul(self.chunk) };
-        let number = self.tables.partition_point(|t| t.first + u64::from(t.count) <= chunk);
-        let table = self.tables.get(number).ok_or(unmapped)?;
-        let chunks = self.chunks(number)?;
-        let at = index(chunk - table.first);
-        let [(start, compressed), (end, _)] = chunks[at..at + 2] else { return Err(unmapped) };
-        let len = end.checked_sub(start).filter(|len| *len > 4).ok_or(ReadError::Corrupt { at: start })?;
-        Ok((table.file, compressed, start, len))
+    /// Locates a chunk in the files from which it can be read.
+    fn place(&self, chunk: u64) -> Result<Place, ReadError> {
+        let place = self.tables.place(&self.input, chunk, self.chunk)?;
+        let Some(file) = self.decrypted.get(&place.file) else { return Ok(place) };
+        // Bytes are decrypted by where they are: as those of this chunk, unless another one is at the same place.
+        match self.tables.around(&self.input, place.file, place.at)? {
+            (Some(number), range) if number == chunk && range.start == place.at => {
+                Ok(Place { file: *file, ..place })
+            }
+            _ => Err(ReadError::Corrupt { at: place.at }),
+        }
     }
 
     /// Reads the chunk around `offset` into `chunk`. Returns whether it could be read and decompressed.
@@ -283,44 +239,6 @@ impl Ewf {
         self.input.read_exact_at(p.file, &mut stored, p.at).is_ok()
             && decompress(p.codec, &stored, chunk).is_ok()
     }
-
-    /// Returns the chunks of a table, read from it or, if it is damaged, from its copy.
-    fn chunks(&self, number: usize) -> Result<Chunks, ReadError> {
-        let lock = || lock(&self.kept);
-        if let Some(kept) = lock().get(&number) {
-            return Ok(Arc::clone(kept));
-        }
-        let table = &self.tables[number];
-        let chunks = self.read_chunks(table, table.entries).or_else(|e| match table.copy {
-            Some(copy) => self.read_chunks(table, copy),
-            None => Err(e),
-        })?;
-        lock().put(number, Arc::clone(&chunks));
-        Ok(chunks)
-    }
-
-    fn read_chunks(&self, table: &Table, at: u64) -> Result<Chunks, ReadError> {
-        let len = table.count as usize * 4;
-        let mut bytes = vec![0; if table.signed { len + 4 } else { len }];
-        self.input.read_exact_at(table.file, &mut bytes, at)?;
-        if table.signed && adler32(&bytes[..len]) != le32(&bytes, len) {
-            return Err(ReadError::Corrupt { at });
-        }
-        // EnCase 6.7 let offsets grow into the bit for "compressed"; from there on, no chunk is compressed.
-        let (mut before, mut overflowed) = (0, false);
-        let mut chunks: Vec<(u64, bool)> = bytes[..len]
-            .chunks_exact(4)
-            .map(|e| {
-                let entry = le32(e, 0);
-                overflowed |= entry & !COMPRESSED < before;
-                before = if overflowed { 0 } else { entry & !COMPRESSED };
-                let offset = if overflowed { entry } else { entry & !COMPRESSED };
-                (table.base.saturating_add(offset.into()), !overflowed && entry & COMPRESSED != 0)
-            })
-            .collect();
-        chunks.push((table.end, false));
-        Ok(chunks.into())
-    }
 }
 
 impl Image for Ewf {
@@ -330,14 +248,14 @@ impl Image for Ewf {
 
     fn map(&self, offset: u64) -> Result<Extent, ReadError> {
         let chunk = offset / self.chunk;
-        let (file, compressed, at, len) = self.place(chunk)?;
+        let Place { file, at, len, codec } = self.place(chunk)?;
         let disk = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.size);
         let uncompressed = u32::try_from(disk.end - disk.start).unwrap_or(u32::MAX);
         let is_last = disk.end == self.size;
         let uncompressed = self.last.filter(|_| is_last).unwrap_or(uncompressed);
-        let codec = if compressed { Codec::ZlibPadded } else { Codec::StoredAdler32 };
         // Bytes between the end of a chunk and the next one are not part of it.
-        let max = if compressed { 2 * uncompressed + SURPLUS } else { uncompressed + 4 };
+        let is_compressed = codec != Codec::StoredAdler32;
+        let max = if is_compressed { 2 * uncompressed + SURPLUS } else { uncompressed + 4 };
         let len = u32::try_from(len).unwrap_or(u32::MAX).min(max);
         let compressed = CompressedChunk { file, at, len, skip: 0, uncompressed, codec, sum: Sum::None };
         Ok(Extent { disk, origin: Origin::Compressed(compressed) })
@@ -348,9 +266,9 @@ impl Image for Ewf {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        for table in &self.tables {
+        for table in self.tables.all() {
             for at in [Some(table.entries), table.copy].into_iter().flatten() {
-                if let Err(e) = self.read_chunks(table, at) {
+                if let Err(e) = self.tables.read(&self.input, table, at) {
                     report(
                         Flaw::at(at, format!("damaged chunk table: {e}")),
                         "nothing, if the other copy of the table is intact",

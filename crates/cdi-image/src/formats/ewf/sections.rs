@@ -4,10 +4,12 @@ use cdi_base::error::{Error, Flaw};
 use cdi_base::units::index;
 
 use super::segments::{Segment, check_chunk};
-use super::{HEADER, MAGIC, MAX_ENTRIES, MAX_TEXT, SECTION, Table, texts};
+use super::tables::Table;
+use super::xways::Sealing;
+use super::{HEADER, MAGIC, MAX_ENTRIES, MAX_TEXT, SECTION, texts};
 use crate::badmap::{BadRange, MAX_RANGES, Status};
 use crate::bytes::{flaw, le32, le64};
-use crate::codec::{Codec, adler32, expand};
+use crate::codec::{Codec, ZSTD_MAGIC, adler32, expand};
 use crate::extent::FileNo;
 use crate::input::Input;
 use crate::metadata::Metadata;
@@ -17,6 +19,9 @@ use cdi_base::printable::hex;
 /// The lengths in bytes of the section that describes the disk.
 const LONG: u64 = 1052;
 const SHORT: u64 = 94;
+/// What X-Ways adds to the byte after the magic.
+const ZSTD: u8 = 0x20;
+const ENCRYPTED: u8 = 0x80;
 
 /// A section of a segment.
 struct Section {
@@ -40,10 +45,12 @@ pub(super) struct Gathered {
     /// Whether an earlier segment is missing or incomplete: it is then unknown which chunks a table lists.
     after_gap: bool,
     pub media: Option<Media>,
-    /// The number of the cipher with which X-Ways encrypted the chunks.
-    pub encryption: Option<u16>,
-    /// Whether X-Ways compressed the chunks with Zstandard, by the first segment's header.
+    /// Whether X-Ways encrypted the chunks, by the first segment's header.
+    pub is_encrypted: bool,
+    /// Whether it compressed them with zstd, by that header or by the metadata, which it then compressed likewise.
     pub has_zstd: bool,
+    /// How the chunks are encrypted.
+    pub sealings: Vec<Sealing>,
     pub metadata: Metadata,
     /// Hashes of the whole disk.
     pub hashes: Vec<(HashKind, Vec<u8>)>,
@@ -101,7 +108,8 @@ impl Gathered {
             let error = Error::from(Flaw::at(9, format!("this is segment {is}, expected segment {number}")));
             return Err(if number == 1 { error.hint("open the first segment") } else { error });
         }
-        self.has_zstd |= number == 1 && header[8] & 0x20 != 0;
+        self.has_zstd |= number == 1 && header[8] & ZSTD != 0;
+        self.is_encrypted |= number == 1 && header[8] & ENCRYPTED != 0;
         Ok(())
     }
 
@@ -182,8 +190,8 @@ impl Gathered {
             }
             "error2" => self.errors(input, section)?,
             "x_encryption" => {
-                let method = input.bytes_of(section.file, section.data.start, 2, "the cipher")?;
-                self.encryption = Some(u16::from_le_bytes([method[0], method[1]]));
+                let len = section.data.end - section.data.start;
+                self.sealings.push(Sealing::read(input, section.file, section.data.start, len)?);
             }
             "hash" | "digest" => self.hashes(input, section),
             _ => {}
@@ -296,11 +304,13 @@ impl Gathered {
         Ok(())
     }
 
-    /// Reads the text of a header section, compressed with zlib; in "header2", it is UTF-16.
-    fn text(&self, input: &Input, section: &Section) -> Option<String> {
+    /// Reads the text of a header section, compressed with zlib, or by X-Ways with zstd; in "header2", it is UTF-16.
+    fn text(&mut self, input: &Input, section: &Section) -> Option<String> {
         let len = usize::try_from(section.data.end - section.data.start).ok().filter(|l| *l <= MAX_TEXT)?;
         let compressed = input.bytes_of(section.file, section.data.start, len, "the metadata text").ok()?;
-        let bytes = expand(Codec::Zlib, &compressed, MAX_TEXT)?;
+        let is_zstd = compressed.starts_with(&ZSTD_MAGIC);
+        self.has_zstd |= is_zstd;
+        let bytes = expand(if is_zstd { Codec::Zstd } else { Codec::Zlib }, &compressed, MAX_TEXT)?;
         if section.name == "header" {
             return Some(bytes.iter().map(|b| char::from(*b)).collect());
         }

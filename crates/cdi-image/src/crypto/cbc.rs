@@ -1,4 +1,4 @@
-//! The ciphers of encrypted images: pure functions over bytes. Keys are wiped from memory after their use.
+//! AES and triple DES in CBC mode, with keys derived from a passphrase: Apple's encrypted images.
 
 use aes::cipher::{Array, BlockCipherDecrypt, BlockSizeUser, KeyInit};
 use aes::{Aes128Dec, Aes256Dec};
@@ -7,6 +7,7 @@ use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::AES_BLOCK;
 use crate::passphrase::Passphrase;
 
 /// Derives a key of N bytes from a passphrase: PBKDF2 (RFC 8018) with HMAC-SHA1.
@@ -66,9 +67,6 @@ enum Aes {
     Bits256(Box<Aes256Dec>),
 }
 
-/// The size in bytes of what AES encrypts at once.
-pub(crate) const AES_BLOCK: usize = 16;
-
 impl BlockKeys {
     /// Creates them of the key of the cipher, 16 or 32 bytes, and that of the initialization vectors. None if the length of
     /// a key is wrong.
@@ -99,11 +97,8 @@ impl BlockKeys {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hex;
     use super::*;
-
-    fn hex(text: &str) -> Vec<u8> {
-        (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect()
-    }
 
     #[test]
     fn keys_are_derived_as_in_rfc_6070() {
