@@ -1,9 +1,10 @@
 //! cdi beside the formats' own tools, on the same files, in one run: `cargo bench --bench formats`.
 //!
-//! Copies a disk of real files out of images by other programs (`extract` beside ewfexport, qemu-img, chdman), and reads
-//! mounted ones (beside ewfmount, xmount, qemu-storage-daemon): in order, and 4 KiB here and there. Each pair in turn, three
-//! times; the medians, and theirs divided by ours. A tool that is not installed is named and left out. Takes ten minutes and
-//! 8 GB of room; needs /dev/fuse.
+//! Copies a disk of real files out of images by other programs (`extract` beside ewfexport, qemu-img, chdman, partclone),
+//! makes indexes of compressed ones (beside gzip, pigz, rapidgzip, zstd), and reads mounted ones (beside ewfmount, xmount,
+//! qemu-storage-daemon, ratarmount): in order, and 4 KiB here and there. Each pair in turn, three times; the medians, and
+//! theirs divided by ours. A tool that is not installed is named and left out. Takes ten minutes and 8 GB of room; needs
+//! /dev/fuse.
 //!
 //!     cargo bench --bench formats -- [DIR] [MIB]
 
@@ -168,6 +169,13 @@ fn main() {
             ),
         ),
         ("chdman", "d.chd", format!("chdman createhd -f -c zlib -i {} -o {}", at("disk.raw"), at("d.chd"))),
+        (
+            "partclone.imager",
+            "d.partclone",
+            format!("partclone.imager -c -L /dev/null -s {} -O {}", at("disk.raw"), at("d.partclone")),
+        ),
+        ("gzip", "disk.raw.gz", format!("gzip -k -f {}", at("disk.raw"))),
+        ("zstd", "disk.raw.zst", format!("zstd -q -f -T0 {}", at("disk.raw"))),
     ];
     for (tool, name, command) in &made {
         let _ = fs::remove_file(at(name));
@@ -180,16 +188,42 @@ fn main() {
     println!("| {mib} MiB of /usr | cdi | peer | times as fast |\n|---|---|---|---|");
     let extract =
         |name: &str| timed(&words(&format!("{cdi} -q extract --force {} {}", at(name), out.display())), &out);
-    let theirs: [(&str, &str, String); 4] = [
+    let theirs: [(&str, &str, String); 5] = [
         ("d.E01", "ewfexport", format!("ewfexport -q -u -f raw -t {} {}", at("out"), at("d.E01"))),
         ("d.qcow2", "qemu-img", format!("qemu-img convert -O raw {} {}", at("d.qcow2"), out.display())),
         ("d.vmdk", "qemu-img", format!("qemu-img convert -O raw {} {}", at("d.vmdk"), out.display())),
         ("d.chd", "chdman", format!("chdman extracthd -f -i {} -o {}", at("d.chd"), out.display())),
+        (
+            "d.partclone",
+            "partclone.restore",
+            format!("partclone.restore -C -L /dev/null -s {} -O {}", at("d.partclone"), out.display()),
+        ),
     ];
     for (name, tool, command) in &theirs {
         if on_path(tool) && Path::new(&at(name)).exists() {
             let peer = || timed(&words(command), &out);
             compare(&format!("extract {name}"), tool, "s", || extract(name), peer);
+        }
+    }
+    let index = |name: &str| {
+        let _ = fs::remove_file(at(&format!("{name}.cdi-index")));
+        timed(&words(&format!("{cdi} -q index {}", at(name))), &out)
+    };
+    for (name, tool, command) in [
+        ("disk.raw.gz", "gzip", format!("gzip -dc {}", at("disk.raw.gz"))),
+        ("disk.raw.gz", "pigz", format!("pigz -dc {}", at("disk.raw.gz"))),
+        (
+            "disk.raw.gz",
+            "rapidgzip",
+            format!("rapidgzip -f -d -c --export-index {} {}", out.display(), at("disk.raw.gz")),
+        ),
+        ("disk.raw.zst", "zstd", format!("zstd -dc {}", at("disk.raw.zst"))),
+    ] {
+        if on_path(tool) {
+            let peer = || timed(&words(&command), &out);
+            compare(&format!("index of {name}"), tool, "s", || index(name), peer);
+        } else {
+            eprintln!("{tool} is not installed");
         }
     }
     let ours = |name: &str| {
@@ -213,7 +247,7 @@ fn main() {
     File::create(&export).unwrap();
     // The image, the tool, how it is mounted, where the disk is then, and how it is taken away again.
     type Peer = (&'static str, &'static str, Vec<String>, PathBuf, Vec<String>);
-    let peers: [Peer; 4] = [
+    let peers: [Peer; 7] = [
         (
             "d.E01",
             "ewfmount",
@@ -233,6 +267,28 @@ fn main() {
             "xmount aewf",
             words(&format!("xmount --in aewf {} {}", at("d.E01"), mp.display())),
             mp.join("d.dd"),
+            unmount.clone(),
+        ),
+        // Each has made its index before, and keeps it.
+        (
+            "disk.raw.gz",
+            "ratarmount (indexed_gzip)",
+            words(&format!("ratarmount --use-backend indexed_gzip {} {}", at("disk.raw.gz"), mp.display())),
+            mp.join("disk.raw"),
+            unmount.clone(),
+        ),
+        (
+            "disk.raw.gz",
+            "ratarmount (rapidgzip)",
+            words(&format!("ratarmount --use-backend rapidgzip {} {}", at("disk.raw.gz"), mp.display())),
+            mp.join("disk.raw"),
+            unmount.clone(),
+        ),
+        (
+            "disk.raw.zst",
+            "ratarmount (indexed_zstd)",
+            words(&format!("ratarmount {} {}", at("disk.raw.zst"), mp.display())),
+            mp.join("disk.raw"),
             unmount,
         ),
         (
