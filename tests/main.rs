@@ -40,7 +40,8 @@ mod standin;
 mod tidy;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{Test, leftovers};
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -100,8 +101,9 @@ fn main() -> ExitCode {
     // What is known to be missing here.
     let lacks = std::env::var("CDI_LACKS").unwrap_or_default();
     let lacks: Arc<Vec<String>> = Arc::new(lacks.split(',').map(str::to_owned).collect());
+    let times: Arc<Mutex<Vec<(Duration, &str)>>> = Arc::default();
     let trials = all_tests().map(|test| {
-        let lacks = Arc::clone(&lacks);
+        let (lacks, times) = (Arc::clone(&lacks), Arc::clone(&times));
         Trial::ignorable_test(test.name(), move || {
             let missing: Vec<&str> = test.needs.iter().flat_map(|need| need.missing()).collect();
             if !missing.is_empty() {
@@ -109,12 +111,19 @@ fn main() -> ExitCode {
                 let known = missing.iter().all(|name| lacks.iter().any(|l| l == name));
                 return if ci && !known { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) };
             }
+            let start = Instant::now();
             (test.run)();
+            times.lock().unwrap().push((start.elapsed(), test.name()));
             Ok(Completion::Completed)
         })
     });
     let trials = trials.collect();
     let conclusion = libtest_mimic::run(&args, trials);
+    let mut times = std::mem::take(&mut *times.lock().unwrap());
+    times.sort_unstable();
+    for (time, name) in times.iter().rev().take(10).filter(|(time, _)| time.as_secs() >= 10) {
+        eprintln!("{:4.0} s  {name}", time.as_secs_f64());
+    }
     let left = leftovers();
     if !left.is_empty() {
         eprintln!("left behind by the tests:\n{left}");
