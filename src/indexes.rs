@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::Error;
+use cdi_base::units::human;
 use cdi_base::workers::lock;
 use cdi_capture::guard::{Guard, Over};
 use cdi_image::indexes::{IndexFile, Indexes, index_name};
@@ -138,10 +139,11 @@ impl IndexFile for CachedFile {
         // An index that cannot be kept is not an error of what the user wanted.
         match self.output.finish() {
             Ok(()) => ui.message(format!(
-                "made an index of {} in {:.0} s and kept it in {}",
+                "made an index of {} in {:.0} s and kept it in {} ({})",
                 packed.display(),
                 took.as_secs_f64(),
-                self.path.display()
+                self.path.display(),
+                human(self.file.metadata().map_or(0, |meta| meta.len()))
             )),
             Err(e) => ui.warning(format!("the index of {} cannot be kept: {e:#}", packed.display())),
         }

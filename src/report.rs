@@ -111,6 +111,9 @@ fn describe(advice: &Advice) -> String {
             "set --block-size to the block size that badblocks used (its option -b, 1024 by default)".into()
         }
         Advice::ChooseMember => "choose one with --member NAME".into(),
+        Advice::ConvertStream(command) => {
+            format!("or convert it in one step: {command} | cdi create - NEW.cdimg")
+        }
         Advice::SectorSize => "specify the sector size with --sector-size".into(),
         Advice::Passphrase => {
             "give it with --passphrase-file FILE or --passphrase-fd N; on a terminal, it is asked for".into()

@@ -7,7 +7,7 @@ use cdi_image::disk::{Disk, Options};
 use cdi_image::image::OpenOptions;
 use cdi_image::open::open;
 
-use crate::common::{Lab, Random, blocks, disk, mapfile};
+use crate::common::{Lab, Random, blocks, disk, filter, mapfile, run};
 
 const BAD: [(u64, u64); 3] = [(100, 1), (2048, 16), (8191, 1)];
 
@@ -304,5 +304,25 @@ tests!(
             assert_eq!(error["error"]["kind"], "usage");
         }
         lab.cdi(["--json", "--help"]).ends(0);
+    }
+
+    /// A compressed or otherwise packed disk on stdin is not the disk.
+    #[needs(Program("gzip"))]
+    fn an_image_on_stdin_is_not_taken_for_a_disk() {
+        let lab = Lab::new();
+        lab.write("disk.raw", disk(1 << 20));
+        lab.cdi(["create", "disk.raw", "disk.cdimg"]).ends(0);
+        lab.write("disk.raw.gz", filter("gzip", &[], &lab.read("disk.raw")));
+        let dir = lab.path("").display().to_string();
+        let cdi = env!("CARGO_BIN_EXE_cdi");
+        for (name, hint) in [("disk.raw.gz", "gzip -dc"), ("disk.cdimg", "cdi create FILE")] {
+            let script = format!("cd {dir} && {cdi} create - new.cdimg <{name} 2>err; test $? = 3");
+            run("sh", ["-c", &script]);
+            let err = String::from_utf8(lab.read("err")).unwrap();
+            assert!(err.contains("not the disk itself") && err.contains(hint), "{err}");
+            assert!(!lab.path("new.cdimg").exists());
+            let script = format!("cd {dir} && {cdi} -q create --force --format raw - raw.cdimg <{name}");
+            run("sh", ["-c", &script]);
+        }
     }
 );

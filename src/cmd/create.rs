@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cdi_base::error::Error;
+use cdi_base::printable::quoted;
 use cdi_base::units::{SECTOR, human};
 use cdi_base::workers;
 use cdi_capture::convert;
@@ -18,6 +19,8 @@ use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
 use cdi_image::metadata::Metadata;
+use cdi_image::open::begins_like;
+use cdi_image::packed::PACKINGS;
 use cdi_image::stored_hashes::HashKind;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -168,10 +171,19 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
     let file_in = file_in.map_err(|e| Error::failed("cannot read stdin").because(e))?;
     guard.protect_file(&file_in, "is stdin");
+    let mut source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
+    let mut start = Vec::new();
+    source.by_ref().take(START).read_to_end(&mut start).map_err(|e| match interrupt.check() {
+        Err(interrupted) => interrupted,
+        Ok(()) => Error::failed("cannot read stdin").because(e),
+    })?;
+    if let Some(name) = begins_like(start.clone()).filter(|_| how.format.is_none()) {
+        return Err(not_a_disk(name, args));
+    }
+    let source = io::Cursor::new(start).chain(source);
     let (mut target, file) = guard.create(&args.image)?;
     let mut progress = ui.progress("imaging", 0);
     let sector = how.sector_size.unwrap_or(SECTOR);
-    let source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
     let mut step = |bytes| {
         progress.advance(bytes);
         target.check()?;
@@ -187,6 +199,21 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
         ));
     }
     Ok(print_result(args, size, &made, &took, ui))
+}
+
+/// How much of stdin shows what it is, in bytes.
+const START: u64 = 64 << 10;
+
+/// Returns the error for a file on stdin that is not a disk, but an image of one.
+fn not_a_disk(name: &str, args: &Create) -> Error {
+    let image = quoted(&args.image.display().to_string());
+    let what = format!("stdin begins like a file in the format {name}: it is not the disk itself");
+    let hint = if PACKINGS.iter().any(|packing| packing.name() == name) {
+        format!("decompress it: … | {name} -dc | cdi create - {image}")
+    } else {
+        format!("give the file itself: cdi create FILE {image}")
+    };
+    Error::bad_image(what).hint(format!("{hint}; with --format raw, its bytes are taken for those of a disk"))
 }
 
 /// The output of another program. It may be slow to come, and the user may interrupt in the meantime.

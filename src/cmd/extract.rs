@@ -93,6 +93,19 @@ pub(super) fn run(args: &Extract, ui: &Ui) -> Result<End, Error> {
         };
         ui.message(format!("{} are missing and {how}; {place}", human(missing)));
     }
+    let suspect = disk.bad().count(Status::Suspect).bytes;
+    if suspect > 0 {
+        let place = match &mapfile {
+            Some(path) => {
+                format!("{} lists them as not tried; to read all of the copy: --mapfile none", path.display())
+            }
+            None => "see 'cdi map --bad'".into(),
+        };
+        ui.message(format!(
+            "{} are suspect, and were written as they are: any of it may be wrong; {place}",
+            human(suspect)
+        ));
+    }
     Ok(if !wrong && missing + lost == 0 && !disk.image().is_incomplete() {
         End::Done
     } else {

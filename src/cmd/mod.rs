@@ -34,6 +34,7 @@ use cdi_base::error::{Error, Kind, ReadError};
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::hash_check::Checked;
 use cdi_fs::partitions::{self, Table};
+use cdi_image::badmap::Status;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::{OpenOptions, Opened};
 use cdi_image::indexes::Indexes;
@@ -150,17 +151,33 @@ fn open_part_of(
                     "part of the partition table cannot be read, so the partition may be another: {e}"
                 ));
             }
-            partition(number, &table, image)?
+            partition(number, &table, image, suspect_hint(&whole))?
         }
     };
     Ok((Disk::new(open_image(image, ui)?.part(range)?, options), Ok(None)))
 }
 
+/// How to read what may be wrong.
+const SUSPECT: &str = "reads of it fail; with --suspect read they return what there is";
+
+/// Returns the hint for a read of `disk` that failed because its bytes are suspect.
+fn suspect_hint(disk: &Disk) -> Option<&'static str> {
+    (disk.bad().count(Status::Suspect).bytes > 0).then_some(
+        "a checksum of the image is wrong, so that any of it may be wrong; --suspect read returns what there is",
+    )
+}
+
 /// Finds a partition by its number.
-fn partition(number: u32, table: &ReadTable, image: &cli::Image) -> Result<Range<u64>, Error> {
+fn partition(
+    number: u32,
+    table: &ReadTable,
+    image: &cli::Image,
+    suspect: Option<&'static str>,
+) -> Result<Range<u64>, Error> {
     let at = |e: Error| e.at(&image.image);
     let unreadable = |what: String, e: ReadError| {
-        at(Error::new(Kind::DataMissing, what).because(e).hint("use --offset and --size"))
+        let hint = suspect.unwrap_or("use --offset and --size");
+        at(Error::new(Kind::DataMissing, what).because(e).hint(hint))
     };
     let table = match table {
         Ok(Some(table)) => table,

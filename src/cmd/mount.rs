@@ -240,7 +240,8 @@ pub(super) fn plan(
     });
     let (dir, created_dir) = place.prepare(&path, own_process, access.allow_other)?;
     if nix::unistd::geteuid().is_root() && !access.allow_other && place.is_open_to_others(&dir) {
-        ui.warning("only root can read it there; to browse it in the Finder, add --allow-other");
+        let who = if cfg!(target_os = "macos") { "to browse it in the Finder" } else { "for other users" };
+        ui.warning(format!("only root can read it there; {who}, add --allow-other"));
     }
     if desktop.asked && cfg!(target_os = "linux") && (nix::unistd::geteuid().is_root() || via == Some("nfs"))
     {

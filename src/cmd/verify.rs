@@ -15,7 +15,7 @@ use cdi_image::metadata::DiskHashes;
 use cdi_image::stored_hashes::{HashKind, StoredHash};
 use serde_json::{Value, json};
 
-use super::{End, Interrupt, hash_lines, hash_values, open_disk, plain_reads};
+use super::{End, Interrupt, SUSPECT, hash_lines, hash_values, open_disk, plain_reads};
 use crate::cli::Verify;
 use crate::ui::Ui;
 
@@ -93,7 +93,11 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
 fn report_lost(disk: &Disk, lost: &[(Range<u64>, ReadError)], errors: &mut Errors<'_>) -> u64 {
     const MISSING: &str = "part of the image's files is missing";
     let mut lost_bytes = 0;
-    if disk.image().is_incomplete() && disk.image().lost().is_empty() {
+    let suspect = disk.bad().count(Status::Suspect).bytes;
+    if suspect > 0 && disk.image().is_incomplete() {
+        let what = "a checksum in the image's file is wrong, or cannot be checked";
+        errors.report(None, what, &format!("{} of the disk: any of it may be wrong", human(suspect)));
+    } else if disk.image().is_incomplete() && disk.image().lost().is_empty() {
         errors.report(None, MISSING, "no known data, but a list of bad sectors may have been in them");
     }
     for range in disk.image().lost() {
@@ -168,7 +172,11 @@ fn finish(
     hash_lines(&read.hashes, wanted, &|line| ui.data(line));
     if !errors.is_empty() {
         let count = plural(errors.len() as u64, "error");
-        ui.message(format!("{name}: {count}, {} of the disk cannot be read", human(lost_bytes)));
+        let suspect = match disk.bad().count(Status::Suspect).bytes {
+            0 => String::new(),
+            bytes => format!(", {} are suspect: {SUSPECT}", human(bytes)),
+        };
+        ui.message(format!("{name}: {count}, {} of the disk cannot be read{suspect}", human(lost_bytes)));
         if lost_bytes > 0 && disk.format().name == cdimg::FORMAT.name {
             ui.message(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
         }

@@ -222,9 +222,23 @@ tests!(
         let disk = make_disk(&lab, GPT_TABLE, &GPT);
         save(&lab, &disk, "sda", &GPT, ("pigz", &["--fast"], "gz"));
         fs::remove_file(lab.path("img/sda1.vfat-ptcl-img.gz")).unwrap();
-        let info = lab.cdi(["info", "--json", "img"]).ends(0).json();
-        assert_eq!(info["blocks"]["non-tried"]["bytes"], 30_000 * 512, "{info}");
-        assert!(info["warnings"].to_string().contains("sda1: has no image"));
+        // It was saved, by the list, or it was not; or what is in it was.
+        let saved = lab.read("img/parts");
+        let info = lab.cdi(["info", "--json", "img"]).ends(4).json();
+        assert_eq!(info["lost_bytes"], 30_000 * 512, "{info}");
+        assert!(info["warnings"].to_string().contains("sda1: its image is missing"), "{info}");
+        lab.cdi(["verify", "img"]).ends(4);
+        for (name, text, why) in [
+            ("lvm_vg_dev.list", "vg /dev/sda1 UUID\n", "sda1: a physical volume"),
+            ("parts", "sda3\n", "sda1: was not saved"),
+        ] {
+            lab.write(&format!("img/{name}"), text);
+            let info = lab.cdi(["info", "--json", "img"]).ends(0).json();
+            assert_eq!(info["blocks"]["non-tried"]["bytes"], 30_000 * 512, "{info}");
+            assert!(info["warnings"].to_string().contains(why), "{info}");
+            let _ = fs::remove_file(lab.path("img/lvm_vg_dev.list"));
+        }
+        lab.write("img/parts", saved);
         lab.write("img/sda1.vfat-ptcl-img.gz", "no image at all");
         let info = lab.cdi(["info", "--json", "img"]).ends(4).json();
         assert_eq!(info["lost_bytes"], 30_000 * 512, "{info}");

@@ -453,10 +453,31 @@ tests!(
             let error = lab.cdi(["info", &name]).ends(3).err;
             assert!(error.contains(why), "{error}");
             let (_, hint) = error.split_once("decompress it: ").unwrap();
+            let (hint, convert) = hint.split_once("; or convert it in one step: ").unwrap();
+            let convert = convert.trim().replace(" cdi ", &format!(" {} -q ", env!("CARGO_BIN_EXE_cdi")));
+            run("sh", ["-c", &format!("cd {} && {convert}", lab.path("").display())]);
+            lab.cdi(["extract", "-q", "--force", "NEW.cdimg", "new.raw"]).ends(0);
+            assert!(lab.read("new.raw") == long, "{convert}");
+            fs::remove_file(lab.path("NEW.cdimg")).unwrap();
             run("sh", ["-c", &format!("cd {} && {hint}", lab.path("").display())]);
             assert!(lab.read("disk-plain.raw") == long, "{hint}");
             fs::remove_file(lab.path("disk-plain.raw")).unwrap();
         }
+        // A single segment, whose window is all of it.
+        let file = lab.path("disk.raw");
+        run(
+            "zstd",
+            [
+                "-q",
+                "--long=31",
+                "-1",
+                file.to_str().unwrap(),
+                "-o",
+                lab.path("one.raw.zst").to_str().unwrap(),
+            ],
+        );
+        let error = lab.cdi(["info", "one.raw.zst"]).ends(3).err;
+        assert!(error.contains("more memory"), "{error}");
         // A frame of zstd can have this length.
         reads_like(packed(&long, "zstd", &["-1"]), "disk.raw.zst", &long);
     }

@@ -272,6 +272,27 @@ tests!(
         bytes[112] ^= 1;
         assert!(open(bytes).err().unwrap().contains("the bitmap is damaged"));
     }
+
+    /// The blocks of a strip whose checksum is missing are there, but suspect.
+    #[needs(Program("partclone.ext4"), Program("mke2fs"))]
+    fn of_a_strip_that_is_cut_off_the_blocks_that_are_there_can_be_read() {
+        let lab = Lab::new();
+        ext4(&lab, "disk.raw");
+        clone(&lab, "partclone.ext4", &["-z", "10485760", "-k", "100000"], "image");
+        let truth = extracted(&lab, "image", 0);
+        let whole = lab.read("image");
+        lab.write("image", &whole[..whole.len() - 70_000]);
+        let info = lab.cdi(["info", "--json", "image"]).ends(4).json();
+        let lost = info["lost_bytes"].as_u64().unwrap();
+        assert!((69_000..80_000).contains(&lost), "{info}");
+        let mut sector = vec![0; 1024];
+        assert!(open(lab.read("image")).unwrap().read_at(&mut sector, 1024).is_err());
+        lab.cdi(["extract", "-q", "--force", "image", "out.raw"]).ends(4);
+        let out = lab.read("out.raw");
+        let wrong = (0..out.len()).step_by(1024).filter(|at| out[*at..at + 1024] != truth[*at..at + 1024]);
+        assert!(wrong.count() as u64 * 1024 <= lost);
+        lab.cdi(["map", "--extents", "image"]).ends(0);
+    }
 );
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -27,6 +27,8 @@ pub enum Advice {
     WrongPassphrase,
     /// Convert this raw file to an image with random access.
     Convert(PathBuf),
+    /// Convert what this command writes to stdout to an image with random access.
+    ConvertStream(String),
     /// Use this file as the mapfile of an image.
     IsMapfile,
     /// Salvage the rest of a damaged image into a new one.
@@ -66,6 +68,9 @@ impl fmt::Display for Advice {
             Advice::Passphrase => f.write_str("give the passphrase"),
             Advice::WrongPassphrase => f.write_str("give another passphrase"),
             Advice::Convert(raw) => write!(f, "convert {} to an image with random access", raw.display()),
+            Advice::ConvertStream(command) => {
+                write!(f, "convert what this writes to an image with random access: {command}")
+            }
             Advice::IsMapfile => f.write_str("specify the image that this mapfile belongs to"),
             Advice::Repair => f.write_str("repair the image to salvage what is left"),
             Advice::Compact => f.write_str("compact the image to rewrite it"),

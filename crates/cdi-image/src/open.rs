@@ -208,6 +208,16 @@ pub fn open_source(source: Box<dyn ReadAt>, path: &Path, options: &OpenOptions) 
     open_input(Input::new(source, path)?, options)
 }
 
+/// Returns what a file is that begins like this, if it is not a raw disk: the name of a format, or of a packing.
+pub fn begins_like(start: Vec<u8>) -> Option<&'static str> {
+    #[cfg(feature = "packed")]
+    if let Some(packing) = crate::packed::Packing::of(&start) {
+        return Some(packing.name());
+    }
+    let input = Input::new(Box::new(start), Path::new("-")).ok()?;
+    FORMATS.iter().find(|format| (format.probe)(&input)).map(|format| format.name)
+}
+
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
@@ -315,6 +325,7 @@ fn choose(input: &Input, options: &OpenOptions) -> Result<&'static Format, Error
                     Ok(&raw::FORMAT)
                 }
                 None => {
+                    pieces::refuse_later_piece(input)?;
                     let error = Error::bad_image("not an image in a known format");
                     Err(match pieces::neighbour(input) {
                         // One of several pieces must not be mistaken for the whole disk.

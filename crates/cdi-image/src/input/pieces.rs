@@ -113,7 +113,8 @@ pub(crate) fn neighbour(input: &Input) -> Option<String> {
                 && counter.len() == numbered.counter.len()
                 && may_count_on(counter, &numbered.counter)
         };
-        if let Some(other) = names.iter().filter(like).min() {
+        let is_file = |other: &&String| input.path().with_file_name(other).is_file();
+        if let Some(other) = names.iter().filter(like).filter(is_file).min() {
             return Some(other.clone());
         }
     }
@@ -247,7 +248,7 @@ pub(crate) fn begins_like_a_disk(input: &Input, file: FileNo) -> bool {
 }
 
 /// Refuses a later piece, by its name: it would be mistaken for a whole disk.
-fn refuse_later_piece(input: &Input) -> Result<(), Error> {
+pub(crate) fn refuse_later_piece(input: &Input) -> Result<(), Error> {
     let Some(name) = file_name(input) else { return Ok(()) };
     for numbered in Numbered::all(name).into_iter().filter(|n| n.strength() == Strength::Sure) {
         let count = numbered.counter.len();

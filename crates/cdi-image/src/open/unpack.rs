@@ -26,6 +26,14 @@ pub(super) fn unpacked(input: Input, options: &OpenOptions) -> Result<Input, Err
     let inner = packed::inner_name(input.path());
     let named = named_by(input.path()).filter(|format| by_packing(format.name).is_none());
     match (options.format.as_deref(), &inner, named) {
+        (Some(name), ..) if by_packing(name).is_some_and(|other| other != packing) => {
+            let what = format!(
+                "not {} file: it begins like {} file",
+                with_article(name),
+                with_article(packing.name())
+            );
+            return Err(Error::bad_image(what).hint(Advice::NameFormat(vec![packing.name()])));
+        }
         (Some(name), ..) if by_packing(name).is_some() => {}
         (Some(name), Some(_), _) if name != raw::FORMAT.name => {}
         // The bytes themselves are what is meant.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::printable::quoted;
 use cdi_base::units::{human, index};
@@ -245,10 +246,15 @@ fn no_points(paths: &[PathBuf], program: &str, what: &str) -> Error {
     };
     let all = paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(" ");
     let command = match paths.len() {
-        1 => format!("{program} -dc {all} > {out}"),
-        _ => format!("cat {all} | {program} -dc > {out}"),
+        1 => format!("{program} -dc {all}"),
+        _ => format!("cat {all} | {program} -dc"),
     };
-    Error::bad_image(what).at(path).hint(format!("decompress it: {command}"))
+    let mut error = Error::bad_image(what).at(path).hint(format!("decompress it: {command} > {out}"));
+    // Only of a raw disk is that the disk itself.
+    if inner.extension().is_some_and(|suffix| ["raw", "img", "dd"].iter().any(|raw| suffix == *raw)) {
+        error.advice.push(Advice::ConvertStream(command));
+    }
+    error
 }
 
 /// An index that is not kept.

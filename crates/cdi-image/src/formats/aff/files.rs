@@ -68,7 +68,7 @@ fn afd_name(number: u32) -> String {
 
 /// Refuses a file of an AFD that is not the first.
 fn refuse_later_file(input: &Input, gathered: &Gathered) -> Result<(), Error> {
-    let name = input.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = input.name().file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix("file_").and_then(|rest| rest.strip_suffix(".aff")?.parse::<u32>().ok());
     let is_later = number.is_some_and(|number| number > 0 && afd_name(number) == name);
     let starts_later = gathered.pages.iter().all(|page| page.number > 0);
@@ -127,7 +127,7 @@ impl RawFiles {
         }
         let name = |number| {
             let suffix = if number == 0 { suffix.to_owned() } else { raw_suffix(number) };
-            input.path().with_extension(suffix).file_name().map(PathBuf::from).unwrap_or_default()
+            input.name().with_extension(suffix).file_name().map(PathBuf::from).unwrap_or_default()
         };
         let files: Result<Vec<_>, Error> = (0..count).map(|number| input.sibling(&name(number))).collect();
         let files = files?;

@@ -22,7 +22,7 @@ fn counted(name: &str) -> Option<(&str, u32)> {
 
 /// Returns the pieces that follow the image's main file. An error if that is not the first one, or one is missing.
 pub(super) fn others(input: &Input) -> Result<Vec<FileNo>, Error> {
-    let name = input.path().file_name().and_then(|name| name.to_str());
+    let name = input.name().file_name().and_then(|name| name.to_str());
     let Some((head, first)) = name.and_then(counted) else { return Ok(Vec::new()) };
     let piece = |n: u32| input.sibling(Path::new(&format!("{head}{n}")));
     if let Some(before) = first.checked_sub(1)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cdi_base::error::Error;
 
+use super::table::file_name;
 use crate::extent::FileNo;
 use crate::input::Input;
 
@@ -90,6 +91,27 @@ impl<'a> Folder<'a> {
         disks.sort();
         disks.dedup();
         disks
+    }
+
+    /// Returns the names of the partitions that were saved, as the directory lists them.
+    pub(super) fn saved(&self) -> Result<Vec<String>, Error> {
+        let text = self.text("parts")?.unwrap_or_default();
+        Ok(text.split_whitespace().map(file_name).collect())
+    }
+
+    /// Returns why a partition that was saved has no image of its own, if there is a reason: what is in it has one.
+    pub(super) fn contents_elsewhere(&self, name: &str) -> Result<Option<&'static str>, Error> {
+        for (list, what) in [
+            ("lvm_vg_dev.list", "a physical volume of LVM, whose logical volumes were saved one by one"),
+            ("luks-dev.list", "encrypted by LUKS; what is in it was saved decrypted"),
+        ] {
+            let text = self.text(list)?.unwrap_or_default();
+            let mut words = text.split_whitespace().filter_map(|word| word.strip_prefix("/dev/"));
+            if words.any(|device| file_name(device) == file_name(name)) {
+                return Ok(Some(what));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the names of everything that has an image: partitions, logical volumes, whole disks.

@@ -139,7 +139,8 @@ impl Clonezilla {
             .filter(|size| *size > 0 && i64::try_from(*size).is_ok())
             .ok_or_else(|| {
                 Error::bad_image(format!(
-                    "the size of the disk {disk} is not recorded, or invalid: {sectors} sectors"
+                    "the size of the disk {disk} is not recorded, or invalid: {sectors} sectors (it is in \
+                     {disk}-pt.sf and {disk}-pt.parted); single partitions can be opened by their names"
                 ))
             })?;
         self.details.metadata = Metadata {

@@ -37,7 +37,7 @@ impl Clonezilla {
                 )));
             };
             let Some(files) = folder.partition(&partition.name) else {
-                self.without_image(folder, partition, start..end);
+                self.without_image(folder, partition, start..end)?;
                 continue;
             };
             match self.open_files(folder, &files, options) {
@@ -96,26 +96,36 @@ impl Clonezilla {
 
     /// Marks a range of the disk as lost.
     fn lose(&mut self, range: Range<u64>) {
+        self.details.incomplete = true;
         self.details.bad.apply(&[BadRange::new(range.clone(), Status::Bad)]);
         self.details.lost.push(range);
     }
 
     /// Notes that a partition has no image.
-    fn without_image(&mut self, folder: &Folder<'_>, partition: &Partition, range: Range<u64>) {
+    fn without_image(
+        &mut self,
+        folder: &Folder<'_>,
+        partition: &Partition,
+        range: Range<u64>,
+    ) -> Result<(), Error> {
         let name = &partition.name;
         if folder.has(&format!("swappt-{}.info", file_name(name))) {
             let what = format!("{name}: swap space, whose contents are not saved: it reads as zeros");
-            return self.details.warnings.push(what);
+            self.details.warnings.push(what);
+            return Ok(());
         }
-        let volumes = if folder.has("lvm_vg_dev.list") {
-            ". If it is a physical volume of LVM: its logical volumes are saved one by one"
-        } else {
-            ""
+        let what = match folder.contents_elsewhere(name)? {
+            Some(what) => what,
+            None if folder.saved()?.contains(&file_name(name)) => {
+                self.details.warnings.push(format!("{name}: its image is missing in the directory"));
+                self.lose(range);
+                return Ok(());
+            }
+            None => "was not saved",
         };
-        self.details
-            .warnings
-            .push(format!("{name}: has no image in the directory: reads of it fail{volumes}"));
+        self.details.warnings.push(format!("{name}: {what}: reads of it fail"));
         self.details.bad.apply(&[BadRange::new(range, Status::NonTried)]);
+        Ok(())
     }
 
     /// Takes over what is known about the image of a partition that begins at `start` and has `len` bytes.

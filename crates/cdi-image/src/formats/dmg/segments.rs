@@ -28,7 +28,7 @@ pub(super) fn data(input: &Input, at: u64, first: &[u8]) -> Result<Data, Error> 
     let own = fork(input, Input::MAIN, at, first)?;
     let (number, count) = (be32(first, 56), be32(first, 60));
     if number > 1 {
-        let name = input.path().file_name().map(Path::new).unwrap_or(input.path());
+        let name = input.name().file_name().map(Path::new).unwrap_or(input.name());
         let stem = name.with_extension("").with_extension("dmg");
         let error: Error =
             Flaw::at(at + 56, format!("this is segment {number} of {count} of an image")).into();
@@ -82,7 +82,7 @@ fn segment(
     start: u64,
 ) -> Result<(FileNo, Range<u64>, Option<u32>), Error> {
     let count = be32(first, 60);
-    let name = name(input.path(), number);
+    let name = name(input.name(), number);
     let Some(file) = input.sibling(&name)? else {
         let what = format!("segment {number} of {count} is missing: {}", name.display());
         return Err(Error::bad_image(what).hint("all segments must be in the directory of the first one"));

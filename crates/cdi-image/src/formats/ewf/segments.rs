@@ -63,7 +63,7 @@ pub(crate) fn walk(
     let mut gaps = Gaps::default();
     let (mut file, mut number) = (Input::MAIN, 1);
     loop {
-        let file_name = name(input.path(), number).unwrap_or_default().display().to_string();
+        let file_name = name(input.name(), number).unwrap_or_default().display().to_string();
         let has_gap = !gaps.is_empty();
         if has_gap {
             gaps.later.push(file_name.clone());
@@ -89,7 +89,7 @@ pub(crate) fn walk(
         };
         // Find the next existing segment.
         let mut between = Vec::new();
-        let next = (number + 1..=number + MAX_GAP).map_while(|n| Some((n, name(input.path(), n)?)));
+        let next = (number + 1..=number + MAX_GAP).map_while(|n| Some((n, name(input.name(), n)?)));
         let mut found = None;
         for (n, path) in next {
             match input.sibling(&path) {

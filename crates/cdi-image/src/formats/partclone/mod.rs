@@ -59,6 +59,8 @@ pub(super) struct Partition {
     blocks: Blocks,
     /// The offset of the first block in the file, in bytes.
     data: u64,
+    /// Where the file ends, in bytes.
+    end: u64,
     /// Whether every read of the file is checked already, because it is packed and what is in it was right as a whole.
     is_checked: bool,
 }
@@ -71,7 +73,7 @@ impl Partition {
         let data = header.len + header.bitmap.stored_len(header.blocks);
         let is_checked =
             input.packed_of(file).is_some_and(|packed| packed.suspect.is_empty() && packed.is_checked);
-        let mut partition = Partition { file, header, blocks, data, is_checked };
+        let mut partition = Partition { file, header, blocks, data, end: input.len_of(file), is_checked };
         partition.find_old_checksums(input)?;
         partition.find_lost(input, details)?;
         Ok(partition)
@@ -140,7 +142,6 @@ impl Partition {
 
     /// Finds what the file does not contain, because it is too short or could not be unpacked.
     fn find_lost(&self, input: &Input, details: &mut ImageDetails) -> Result<(), Error> {
-        let len = input.len_of(self.file);
         let mut missing: Vec<Range<u64>> = Vec::new();
         if let Some(packed) = input.packed_of(self.file) {
             details.packed.push(packed.clone());
@@ -156,11 +157,23 @@ impl Partition {
             }
         }
         let end = self.data + self.offset_of(self.blocks.marked());
-        if len < end {
-            missing.push(len..end);
+        if self.end < end {
+            details.incomplete = true;
             details
                 .warnings
-                .push(format!("the image is truncated: {} of its blocks are missing", human(end - len)));
+                .push(format!("the image is truncated: {} of its blocks are missing", human(end - self.end)));
+            // Of a strip without its checksum, the blocks that are there may be right.
+            let per = self.header.per_checksum;
+            let strip = self.end.saturating_sub(self.data) / self.strip_len();
+            let first = strip.saturating_mul(per);
+            let there = self.end.saturating_sub(self.data + strip * self.strip_len()) / self.header.block;
+            let there = first.saturating_add(there.min(per)).min(self.blocks.marked());
+            if self.header.checksum != Checksum::None {
+                details.bad.apply(&ranges(&self.places(input, first..there)?, Status::Suspect));
+            }
+            let places = self.places(input, there..self.blocks.marked())?;
+            details.bad.apply(&ranges(&places, Status::Bad));
+            details.lost.extend(places);
         }
         for range in &missing {
             let places = self.on_disk(input, range)?;
@@ -197,6 +210,11 @@ impl Partition {
                 strip(range.start).saturating_mul(per)..last.saturating_mul(per).min(marked)
             }
         };
+        self.places(input, numbers)
+    }
+
+    /// Returns where the blocks with these numbers in the image are on the disk, in bytes.
+    fn places(&self, input: &Input, numbers: Range<u64>) -> Result<Vec<Range<u64>>, Error> {
         let places = self.blocks.places(input, numbers, MAX_LOST);
         let places = places.map_err(|e| Error::failed("cannot read the bitmap").because(e))?;
         let block = self.header.block;
@@ -228,7 +246,9 @@ impl Partition {
         let strip_at = self.data + strip.saturating_mul(self.strip_len());
         let at = strip_at + within * block;
         let len = per.min(self.blocks.marked() - strip.saturating_mul(per)).saturating_mul(block);
-        let is_checked = self.is_checked || len > u64::from(MAX_CHUNK);
+        // Without the end of the strip, there is no checksum.
+        let is_cut = strip_at.saturating_add(len).saturating_add(self.header.checksum.len()) > self.end;
+        let is_checked = self.is_checked || is_cut || len > u64::from(MAX_CHUNK);
         let sum = if is_checked { Sum::None } else { self.sum(input, strip, strip_at + len)? };
         if sum == Sum::None {
             return Ok(Extent { disk, origin: Origin::Stored { file: self.file, at } });

@@ -12,6 +12,7 @@ mod snapshots;
 use std::sync::Arc;
 
 use cdi_base::error::Error;
+use cdi_base::units::plural;
 use files::{backing, data_file};
 use snapshots::{Snapshot, State};
 
@@ -83,7 +84,10 @@ fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Erro
             metadata.more.insert("snapshot".into(), snapshot.name.clone().into());
         }
         None if listed.is_empty() => {}
-        None => warnings.push(format!("internal snapshots in the image (ignored): {}", listed.len())),
+        None => warnings.push(format!(
+            "this is the disk as it is now; {} in the image can be opened by name",
+            plural(listed.len() as u64, "internal snapshot")
+        )),
     }
     if !listed.is_empty() {
         let details: Vec<_> = listed.iter().map(|snapshot| snapshot.to_string()).collect();

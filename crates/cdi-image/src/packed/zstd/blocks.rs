@@ -9,6 +9,8 @@ use super::super::stream::{Stream, cut, damaged};
 use super::{Header, MAGIC, MAX_WINDOW, header};
 use crate::input::ReadAt;
 
+/// The longest window of a frame with restart points in it, in bytes: as much memory is needed several times.
+pub(super) const MAX_LONG_WINDOW: u64 = 32 << 20;
 /// The maximum length of a block in bytes, decompressed or not.
 const MAX_BLOCK: usize = 128 << 10;
 
@@ -106,6 +108,9 @@ impl Blocks {
                 return Ok(None);
             }
             let Some(header) = header(&mut self.stream)? else { continue };
+            if header.window > MAX_LONG_WINDOW {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
             self.start(Frame::new(&header), &[])?;
         }
         Ok(self.frame)

@@ -22,8 +22,6 @@ use super::blocks::{AT_FRAME, Block, Blocks, Frame, Kind};
 use super::sequences::{Copied, History};
 use crate::input::ReadAt;
 
-/// The longest window of a frame with restart points in it, in bytes: as much memory is needed several times.
-pub(in super::super) const MAX_WINDOW: u64 = 32 << 20;
 /// The distance between restart points: at least this, in bytes, and so many windows. It is less near the start of a frame.
 const DISTANCE: (u64, u64) = (8 << 20, 4);
 /// The maximum length of a batch, in bytes, decompressed or not, and its maximum number of blocks, which may be empty.
@@ -180,9 +178,6 @@ impl Pass<'_, '_> {
         for (n, part) in batch.blocks.iter().enumerate() {
             if let Some((frame, at)) = part.frame {
                 self.finish_point()?;
-                if frame.window() > MAX_WINDOW {
-                    return Err(io::Error::from(io::ErrorKind::OutOfMemory).into());
-                }
                 self.frame = Some(frame);
                 self.history = Some(History::new());
                 (self.frame_start, self.last_point) = (self.at, self.at);

@@ -64,7 +64,7 @@ fn scan_frames(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<()
 /// Returns the maximum length of what is kept with a restart point, in bytes: the bytes before it, and what else is in a
 /// dictionary.
 pub(super) fn max_window() -> usize {
-    index(long::MAX_WINDOW) + (1 << 10)
+    index(blocks::MAX_LONG_WINDOW) + (1 << 10)
 }
 
 /// Reads on from a restart point.
