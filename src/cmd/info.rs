@@ -3,6 +3,7 @@
 use cdi_base::error::Error;
 use cdi_base::printable::{self, quoted};
 use cdi_base::units::{human, plural};
+use cdi_fs::partitions;
 use cdi_image::badmap::{BadRange, Status};
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 pub(in crate::cmd) mod health;
 
-use super::{End, Interrupt, open_disk, plain_reads};
+use super::{End, Interrupt, open_disk, plain_reads, table};
 use crate::cli::Info;
 use crate::ui::{Ui, printable};
 
@@ -27,7 +28,10 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         return Ok(End::Done);
     }
     let end = if disk.image().is_incomplete() { End::DataMissing } else { End::Done };
-    if ui.json(&texts::info(&disk)) {
+    let table = partitions::table(&disk);
+    let mut value = texts::info(&disk);
+    table::add_to(&mut value, &table);
+    if ui.json(&value) {
         return Ok(end);
     }
     let metadata = disk.metadata();
@@ -49,6 +53,9 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
             disk.input().total_len() as f64 * 100.0 / size as f64
         ),
     );
+    for (number, what) in table::lines(&table) {
+        line(&format!("partition {number}"), what);
+    }
     for packed in &disk.image().details().packed {
         let name = packed.path.file_name().unwrap_or_default().display();
         let (len, points) = (human(packed.packed_bytes), plural(packed.points, "restart point"));

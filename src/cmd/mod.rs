@@ -20,6 +20,7 @@ mod repair;
 mod serve;
 mod service;
 mod stats;
+mod table;
 mod unmount;
 mod verify;
 mod watch;
@@ -33,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use cdi_base::error::{Error, Kind, ReadError};
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::hash_check::Checked;
-use cdi_fs::partitions::{self, Table};
+use cdi_fs::partitions;
 use cdi_image::badmap::Status;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::{OpenOptions, Opened};
@@ -43,6 +44,7 @@ use cdi_image::open;
 use cdi_image::stored_hashes::HashKind;
 use cdi_system::{ending_signals, mountinfo};
 use serde_json::{Value, json};
+use table::ReadTable;
 
 use crate::cli;
 use crate::indexes::CachedIndexes;
@@ -112,9 +114,6 @@ fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>, ui: &Ui) -> Result<O
     );
     Ok(opened)
 }
-
-/// The partition table of a disk, or why it cannot be read.
-type ReadTable = Result<Option<Table>, ReadError>;
 
 /// Opens the part of the disk that was named, or the whole disk; and reads the partition table of the whole disk. The
 /// passphrase is forgotten: the image is not opened again.

@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use cdi_base::error::{ErrnoStyle, Error, Kind, ReadError};
-use cdi_base::units::{SECTOR, human};
-use cdi_fs::partitions::Partition;
+use cdi_base::error::{ErrnoStyle, Error, Kind};
+use cdi_base::units::SECTOR;
 use cdi_image::disk::Options;
 use cdi_serve::transport::Desktop;
 use cdi_serve::transports::transport;
@@ -16,7 +15,8 @@ use cdi_system::mounted_at;
 use serde_json::{Value, json};
 
 pub(in crate::cmd) use self::place::Where;
-use super::{End, ReadTable, open_part};
+use super::table::{self, ReadTable};
+use super::{End, open_part};
 use crate::cli::{Access, Attach, DesktopArgs, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
 use crate::mount::daemon::MountPlan;
 use crate::mount::record::{MountRecord, exclusive, records};
@@ -99,13 +99,11 @@ fn print_attached(record: &MountRecord, table: &ReadTable, ui: &Ui) {
     if let Some(name) = device.to_str().and_then(|d| d.strip_prefix("/dev/disk")) {
         ui.message(format!("use the raw device for tools that read sectors: /dev/rdisk{name}"));
     }
-    if let Some(e) = unreadable(table) {
+    if let Some(e) = table::unreadable(table) {
         ui.warning(format!("cannot read the partition table, or not all of it: {e}"));
     }
-    for p in table.iter().flatten().flat_map(|table| &table.partitions) {
-        let name = p.name.as_ref().map(|name| format!(" '{}'", tame(name))).unwrap_or_default();
-        let kind = tame(&p.kind);
-        ui.message(format!("partition {}: {kind}{name}, {} at byte {}", p.number, human(p.size), p.start));
+    for (number, what) in table::lines(table) {
+        ui.message(format!("partition {number}: {what}"));
     }
 }
 
@@ -121,33 +119,10 @@ fn warn_of_missing_partitions(record: &MountRecord, table: &ReadTable, ui: &Ui) 
     }
 }
 
-/// Returns the error in reading the partition table or part of it.
-fn unreadable(table: &ReadTable) -> Option<ReadError> {
-    match table {
-        Ok(table) => table.as_ref().and_then(|table| table.damage),
-        Err(e) => Some(*e),
-    }
-}
-
 /// Returns the record as JSON, with the partitions of the disk.
 fn with_partitions(record: &MountRecord, table: &ReadTable) -> Value {
     let mut value = serde_json::to_value(record).unwrap_or_default();
-    if let Some(e) = unreadable(table) {
-        value["partition_table_error"] = e.to_string().into();
-    }
-    if let Ok(Some(table)) = table {
-        value["partition_table"] = table.scheme.name().into();
-        let partition = |p: &Partition| {
-            json!({
-                "number": p.number,
-                "offset_bytes": p.start,
-                "size_bytes": p.size,
-                "type": p.kind,
-                "name": p.name,
-            })
-        };
-        value["partitions"] = table.partitions.iter().map(partition).collect();
-    }
+    table::add_to(&mut value, table);
     value
 }
 

@@ -72,7 +72,7 @@ tests!(
             (&info["format"], &info["metadata"]["file_system"]),
             (&"partclone".into(), &"EXTFS".into())
         );
-        assert!(info["warnings"][0].as_str().unwrap().contains("not in use"), "{info}");
+        assert!(info["metadata"]["notes"][0].as_str().unwrap().contains("not in use"), "{info}");
         // All blocks, without a bitmap of use.
         clone(&lab, "partclone.imager", &[], "all");
         assert!(extracted(&lab, "all", 0) == lab.read("disk.raw"));

@@ -28,7 +28,7 @@ pub struct Metadata {
     /// What the image was made from: a device or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Free-form notes by the person who made the image.
+    /// Free-form notes: by the person who made the image, and about what the image does not contain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// When imaging started: RFC 3339, UTC.

@@ -245,7 +245,7 @@ impl Clonezilla {
             let missing = plural((logical.len() - made.len()) as u64, "logical partition");
             self.details.warnings.push(format!("there is no room for the boot records of {missing}"));
         } else if logical.len() > 1 || first.is_none() {
-            self.details.warnings.push(
+            self.details.metadata.notes.push(
                 "the boot records of logical partitions are not in the directory, and were made from its partition table"
                     .into(),
             );

@@ -85,7 +85,7 @@ impl Clonezilla {
             return Err(e);
         }
         if unused > 0 {
-            self.details.warnings.push(format!(
+            self.details.metadata.notes.push(format!(
                 "{} of the partitions were not in use, and are not in the directory, nor is what is between partitions: \
                  they read as zeros",
                 human(unused)
@@ -111,7 +111,7 @@ impl Clonezilla {
         let name = &partition.name;
         if folder.has(&format!("swappt-{}.info", file_name(name))) {
             let what = format!("{name}: swap space, whose contents are not saved: it reads as zeros");
-            self.details.warnings.push(what);
+            self.details.metadata.notes.push(what);
             return Ok(());
         }
         let what = match folder.contents_elsewhere(name)? {

@@ -306,18 +306,18 @@ struct Partclone {
 fn open(input: Arc<Input>, options: &OpenOptions) -> Result<Box<dyn Image>, Error> {
     let mut details = ImageDetails::default();
     let partition = Partition::open(&input, Input::MAIN, &mut details)?;
-    if partition.unused() > 0 {
-        details.warnings.push(format!(
-            "{} of the partition were not in use, and are not in the image: they read as zeros",
-            human(partition.unused())
-        ));
-    }
     details.metadata = Metadata {
         size_bytes: partition.size(),
         logical_sector_bytes: options.sector_size.unwrap_or(SECTOR),
         tool: Some(partition.tool().to_owned()),
         ..Metadata::default()
     };
+    if partition.unused() > 0 {
+        details.metadata.notes.push(format!(
+            "{} of the partition were not in use, and are not in the image: they read as zeros",
+            human(partition.unused())
+        ));
+    }
     details.metadata.more.insert("file_system".into(), partition.file_system().into());
     Ok(Box::new(Partclone { input, partition, details }))
 }
