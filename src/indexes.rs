@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use cdi_base::error::Error;
+use cdi_base::error::{Error, Kind};
 use cdi_base::units::human;
 use cdi_base::workers::lock;
 use cdi_capture::guard::{Guard, Over};
@@ -137,7 +137,9 @@ impl IndexFile for CachedFile {
         }
         let ui = self.display.ui;
         // An index that cannot be kept is not an error of what the user wanted.
-        match self.output.finish() {
+        match self.output.publish() {
+            // Another process has made it in the meantime.
+            Err(e) if e.kind == Kind::Busy => {}
             Ok(()) => ui.message(format!(
                 "made an index of {} in {:.0} s and kept it in {} ({})",
                 packed.display(),
@@ -154,11 +156,18 @@ impl IndexFile for CachedFile {
     }
 }
 
-/// Removes the indexes that were not used for the longest time, until the rest has at most `max` bytes. `newest` stays.
+/// Removes what killed processes have left, and the indexes that were not used for the longest time, until the rest has at most `max` bytes. `newest` stays.
 fn prune(dir: &Path, newest: &Path, max: u64) {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
     let mut all: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
+        // Of a process that was killed.
+        let is_partial = path.extension().is_some_and(|suffix| suffix == "partial");
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        if is_partial && age.is_some_and(|age| age > DAY) {
+            let _ = fs::remove_file(&path);
+        }
         let is_index = path.extension().is_some_and(|suffix| suffix == "cdi-index");
         if let (true, Ok(meta)) = (is_index && path != newest, entry.metadata()) {
             all.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), path));
@@ -240,6 +249,10 @@ impl Indexes for IndexesNextTo {
         Ok(Some(Box::new(FileNextTo { file, output, path, display, made })))
     }
 
+    fn must_keep(&self) -> bool {
+        true
+    }
+
     fn progress(&self, _: &Path, done: u64, total: u64) -> Result<(), Error> {
         self.display.progress(done, total)
     }
@@ -263,7 +276,7 @@ impl IndexFile for FileNextTo {
         let failed = |e| Error::io("cannot write", &self.path, e);
         self.file.sync_all().map_err(failed)?;
         let bytes = self.file.metadata().map_err(failed)?.len();
-        self.output.finish()?;
+        self.output.publish()?;
         let took = self.display.finish();
         lock(&self.made).push(Made { packed: packed.to_owned(), index: self.path, bytes, took });
         Ok(())

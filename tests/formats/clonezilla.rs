@@ -267,6 +267,31 @@ tests!(
         }
     }
 
+    /// Somebody has joined the pieces, or kept something else next to them; the partition table is damaged.
+    #[needs(All(TOOLS), Program("pigz"))]
+    fn other_files_next_to_an_image_are_no_pieces_of_it() {
+        let lab = Lab::new();
+        let disk = make_disk(&lab, MBR_TABLE, &MBR);
+        save(&lab, &disk, "sda", &MBR, ("pigz", &["--fast"], "gz"));
+        let image = extracted(&lab, "img", 0);
+        let pieces: Vec<u8> = ["aa", "ab", "ac", "ad"]
+            .iter()
+            .flat_map(|counter| {
+                fs::read(lab.path(&format!("img/sda7.ext4-ptcl-img.gz.{counter}"))).unwrap_or_default()
+            })
+            .collect();
+        lab.write("img/sda7.ext4-ptcl-img.gz.bak", "an older one");
+        assert!(extracted(&lab, "img", 0) == image);
+        lab.write("img/sda7.ext4-ptcl-img.gz", &pieces);
+        assert!(extracted(&lab, "img", 0) == image);
+        fs::remove_file(lab.path("img/sda7.ext4-ptcl-img.gz.aa")).unwrap();
+        assert!(extracted(&lab, "img", 0) == image);
+        let table = lab.read("img/sda-mbr");
+        lab.write("img/sda-mbr", &table[..300]);
+        let info = lab.cdi(["info", "img"]).ends(4);
+        assert!(info.err.contains("sda-mbr is damaged"), "{}", info.err);
+    }
+
     /// Pieces of an image of all bytes have nothing that says where they belong but their names and lengths.
     #[needs(All(TOOLS))]
     fn pieces_that_are_missing_are_noticed() {

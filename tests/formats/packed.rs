@@ -1,6 +1,7 @@
 //! Raw disks, and images in other formats, that are compressed as a whole: by the programs that people use for that.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -103,6 +104,62 @@ tests!(
             reads_like(packed(&truth, "lz4", words), "disk.raw.lz4", &truth);
         }
         reads_like([packed(a, "lz4", &["-BD"]), packed(b, "lz4", &["-l"])].concat(), "disk.lz4", &truth);
+    }
+
+    /// About a point for every MiB, wherever blocks end: just before the end of their member, or 8 MiB after the last.
+    #[needs(Program("gzip"))]
+    fn gzip_has_points_wherever_blocks_end() {
+        let noise = disk(12 << 20);
+        let mut members = Vec::new();
+        for part in noise.chunks(60_000) {
+            let mut member = flate2::write::GzEncoder::new(&mut members, flate2::Compression::fast());
+            member.write_all(&part[..part.len().min(58_000)]).unwrap();
+            member.flush().unwrap();
+            member.write_all(&part[part.len().min(58_000)..]).unwrap();
+            member.finish().unwrap();
+        }
+        let same = vec![0xFF; 96 << 20];
+        for (bytes, truth, least) in [(members, &noise, 9), (packed(&same, "gzip", &["-1"]), &same, 12)] {
+            let opened =
+                open_source(Box::new(bytes.clone()), Path::new("disk.raw.gz"), &OpenOptions::default())
+                    .unwrap();
+            let points = opened.image.details().packed[0].points;
+            assert!(points >= least, "{points}");
+            reads_like(bytes, "disk.raw.gz", truth);
+        }
+    }
+
+    /// Also of the only frame of a file, which may be short.
+    #[needs(Program("zstd"))]
+    fn a_wrong_checksum_of_a_frame_costs_no_data() {
+        let lab = Lab::new();
+        let truth = large();
+        let mut bytes = packed(&truth, "zstd", &["-1"]);
+        *bytes.last_mut().unwrap() ^= 1;
+        // As from a tape.
+        bytes.extend([0; 700]);
+        lab.write("disk.raw.zst", bytes);
+        let info = lab.cdi(["info", "--json", "disk.raw.zst"]).ends(4).json();
+        assert_eq!(info["blocks"]["suspect"]["bytes"], truth.len(), "{info}");
+        lab.cdi(["extract", "-q", "disk.raw.zst", "out.raw"]).ends(4);
+        assert!(lab.read("out.raw") == truth);
+        let verified = lab.cdi(["verify", "disk.raw.zst"]).ends(4).err;
+        assert!(verified.contains("--suspect read"), "{verified}");
+    }
+
+    /// There is no room for the index: it is made again each time.
+    #[needs(Program("gzip"), Loop)]
+    fn without_room_for_an_index_the_image_is_read_all_the_same() {
+        let lab = Lab::new();
+        let truth = large();
+        lab.write("disk.raw.gz", packed(&truth, "gzip", &["-1"]));
+        fs::create_dir(lab.path("cache")).unwrap();
+        run("mount", ["-t", "tmpfs", "-o", "size=8k", "tmpfs", lab.path("cache").to_str().unwrap()]);
+        let ran = lab.cdi(["extract", "disk.raw.gz", "out.raw"]);
+        run("umount", [lab.path("cache")]);
+        let err = ran.ends(0).err;
+        assert!(err.contains("cannot write the index"), "{err}");
+        assert!(lab.read("out.raw") == truth);
     }
 
     /// Members of bgzip say how long they are: a wrong number costs the group in which it is, not the image.

@@ -22,6 +22,11 @@ pub trait Indexes: std::fmt::Debug + Send + Sync {
     /// Creates the file for a new index of the packed file at this path. None: it cannot be kept.
     fn create(&self, packed: &Path) -> Result<Option<Box<dyn IndexFile>>, Error>;
 
+    /// Returns whether an index that cannot be written is an error. Otherwise it is made again each time.
+    fn must_keep(&self) -> bool {
+        false
+    }
+
     /// Is called while an index is made, with the number of bytes of the packed file that were read, and of all of them.
     /// An error ends it.
     fn progress(&self, packed: &Path, done: u64, total: u64) -> Result<(), Error>;

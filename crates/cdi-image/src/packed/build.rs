@@ -62,8 +62,10 @@ pub(super) struct Builder<'a> {
 pub(super) enum Stop {
     /// The user stopped it, or there are too many spans.
     Error(Error),
-    /// The packed file cannot be read, or the index cannot be written.
+    /// The packed file cannot be read.
     Io(io::Error),
+    /// The index cannot be written.
+    Write(io::Error),
     /// There are no restart points for many bytes.
     NoPoints,
 }
@@ -148,7 +150,7 @@ impl<'a> Builder<'a> {
         let point = match point {
             Some((bit, extra, window)) => {
                 let len = u32::try_from(window.len()).map_err(io::Error::other)?;
-                self.windows.write_all(&window)?;
+                self.windows.write_all(&window).map_err(Stop::Write)?;
                 let at = self.written;
                 self.written += u64::from(len);
                 Some(Point { bit, extra, window: (at, len) })

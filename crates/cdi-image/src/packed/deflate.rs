@@ -159,12 +159,14 @@ pub(super) fn locate(source: &Arc<dyn ReadAt>, bit: u64, window: &[u8], data: &[
                 Stopped::Input => input.is_empty(),
                 Stopped::Full | Stopped::Block(_) => false,
             };
-            if is_end || out[window.len()..at] != data[..at - window.len()] {
-                break;
+            let made = at - window.len();
+            if is_end || out[window.len()..at] != data[..made] {
+                // What comes after the end of the stream is of another one.
+                return Ok(made >= SAME.0 && out[window.len()..at] == data[..made]);
             }
             io::BufRead::consume(&mut stream, used);
         }
-        Ok(out[window.len()..at] == *data)
+        Ok(true)
     };
     (0..8).filter_map(|back| bit.checked_sub(back)).find(|bit| is_here(*bit).unwrap_or(false))
 }

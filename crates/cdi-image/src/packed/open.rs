@@ -145,7 +145,7 @@ fn kept(
     Index::read(Arc::new(file)).filter(is_this)
 }
 
-/// Makes the index of a packed file.
+/// Makes the index of a packed file. If there is no room for it where it would be kept, it is not kept.
 fn make(
     paths: &[PathBuf],
     source: &Arc<dyn ReadAt>,
@@ -153,15 +153,50 @@ fn make(
     stamp: Stamp,
     indexes: Option<&dyn Indexes>,
 ) -> Result<Index, Error> {
+    let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
+    let into = |store| make_in(store, paths, source, packing, stamp, indexes);
+    let cannot_write = |e| Error::failed("cannot write the index of a compressed image").because(e);
+    if let Some(store) = indexes.map_or(Ok(None), |indexes| indexes.create(path))? {
+        match into(store) {
+            Ok(made) => return Ok(made),
+            Err(Failed::Other(e)) => return Err(e),
+            Err(Failed::Write(e)) if indexes.is_some_and(Indexes::must_keep) => return Err(cannot_write(e)),
+            Err(Failed::Write(e)) => log::warn!("{}", cannot_write(e)),
+        }
+    }
+    into(Box::new(Unnamed(unnamed_file()?))).map_err(|e| match e {
+        Failed::Other(e) => e,
+        Failed::Write(e) => cannot_write(e).at(&std::env::temp_dir()),
+    })
+}
+
+/// Why an index was not made.
+enum Failed {
+    /// It could not be written.
+    Write(io::Error),
+    /// Any other reason.
+    Other(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(e: Error) -> Failed {
+        Failed::Other(e)
+    }
+}
+
+/// Makes the index in `store`.
+fn make_in(
+    store: Box<dyn IndexFile>,
+    paths: &[PathBuf],
+    source: &Arc<dyn ReadAt>,
+    packing: Packing,
+    stamp: Stamp,
+    indexes: Option<&dyn Indexes>,
+) -> Result<Index, Failed> {
     let start = Instant::now();
     let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
-    let store = match indexes.map_or(Ok(None), |indexes| indexes.create(path))? {
-        Some(store) => store,
-        None => Box::new(Unnamed(unnamed_file()?)),
-    };
-    let failed = |e| Error::failed("cannot write the index").because(e);
     let mut file = store.file();
-    file.seek(SeekFrom::Start(HEADER as u64)).map_err(failed)?;
+    file.seek(SeekFrom::Start(HEADER as u64)).map_err(Failed::Write)?;
     let mut out = BufWriter::new(file);
     let progress =
         |at: u64| indexes.map_or(Ok(()), |indexes| indexes.progress(path, at.min(stamp.len), stamp.len));
@@ -169,12 +204,14 @@ fn make(
     let scanned = packing.scan(source, &mut builder);
     let Builder { spans, suspect, size, mut cut, trailing, is_checked, .. } = builder;
     // Zeros fill up the last block of a tape or of a device; anything else is there because of damage.
-    cut |= !is_zeros(&**source, stamp.len - trailing.min(stamp.len)..stamp.len).map_err(failed)?;
+    cut |= !is_zeros(&**source, stamp.len - trailing.min(stamp.len)..stamp.len)
+        .map_err(|e| Error::io("cannot read", path, e))?;
     let table = HEADER as u64
         + spans.iter().filter_map(|span| span.point).map(|p| u64::from(p.window.1)).sum::<u64>();
     match scanned {
         Ok(()) => {}
-        Err(Stop::Error(e)) => return Err(e),
+        Err(Stop::Error(e)) => return Err(e.into()),
+        Err(Stop::Write(e)) => return Err(Failed::Write(e)),
         Err(Stop::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory => {
             let what = format!(
                 "the {} data needs more memory to be decompressed than is used for that",
@@ -182,19 +219,19 @@ fn make(
             );
             // Its own limit of memory is another one.
             let program = if packing == Packing::Zstd { "zstd --long=31" } else { packing.name() };
-            return Err(no_points(paths, program, &what));
+            return Err(no_points(paths, program, &what).into());
         }
-        Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e)),
+        Err(Stop::Io(e)) => return Err(Error::io("cannot read", path, e).into()),
         Err(Stop::NoPoints) => {
             let what =
                 format!("the {} data has no restart points: random access is not possible", packing.name());
-            return Err(no_points(paths, packing.name(), &what));
+            return Err(no_points(paths, packing.name(), &what).into());
         }
     }
     if size == 0 {
         let what =
             if cut { "the data is damaged or incomplete from the start" } else { "there is nothing in it" };
-        return Err(Error::bad_image(format!("{} file: {what}", packing.name())).at(path));
+        return Err(Error::bad_image(format!("{} file: {what}", packing.name())).at(path).into());
     }
     let mut index = Index {
         packing,
@@ -207,10 +244,10 @@ fn make(
         suspect,
         windows: Arc::new(Vec::new()),
     };
-    let header = index.write_table(&mut out, table).map_err(failed)?;
-    let mut file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;
-    index.windows = Arc::new(file.try_clone().map_err(failed)?);
+    let header = index.write_table(&mut out, table).map_err(Failed::Write)?;
+    let mut file = out.into_inner().map_err(|e| Failed::Write(e.into_error()))?;
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(Failed::Write)?;
+    index.windows = Arc::new(file.try_clone().map_err(Failed::Write)?);
     progress(stamp.len)?;
     store.keep(start.elapsed(), path)?;
     Ok(index)

@@ -207,7 +207,9 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
                 blocks.pop_front();
             }
         }
-        if is_full || (point.is_some() && batch.is_ready(unpacked)) {
+        // A batch that began within a block ends with it.
+        let is_ready = batch.is_ready(unpacked) || (batch.point.is_none() && batch.len() > 0);
+        if is_full || (point.is_some() && is_ready) {
             unpacked += batch.len();
             let buffer = free.try_recv().unwrap_or_else(|_| vec![0; WINDOW + MAX_SPAN]);
             let mut next = Batch { point, ..Batch::new(buffer) };

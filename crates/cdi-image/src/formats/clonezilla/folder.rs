@@ -125,24 +125,31 @@ impl<'a> Folder<'a> {
         all
     }
 
-    /// Returns the image of the partition `name`. If there are several, one that is not packed comes first: somebody has
-    /// unpacked it.
+    /// Returns the image of the partition `name`. If there are several, one that is not packed comes first, because somebody
+    /// has unpacked it, and one of which nothing is missing.
     pub(super) fn partition(&self, name: &str) -> Option<PartitionFiles> {
-        let mut found: Vec<(String, Kind, Vec<String>)> = Vec::new();
+        // By the name without a counter, and the length of that.
+        let mut found: Vec<(String, usize, Kind, Vec<String>)> = Vec::new();
         for file in &self.names {
             let Some((_, kind, stem)) = image_kind(file).filter(|(before, ..)| *before == name) else {
                 continue;
             };
-            match found.iter_mut().find(|(other, ..)| *other == stem) {
-                Some((_, _, names)) => names.push(file.clone()),
-                None => found.push((stem.to_owned(), kind, vec![file.clone()])),
+            let counter = file.len() - stem.len();
+            match found.iter_mut().find(|(other, len, ..)| *other == stem && *len == counter) {
+                Some((.., names)) => names.push(file.clone()),
+                None => found.push((stem.to_owned(), counter, kind, vec![file.clone()])),
             }
         }
-        found.sort_by_key(|(stem, ..)| stem.len());
-        let (stem, kind, mut names) = found.into_iter().next()?;
-        names.sort();
-        let missing = missing_piece(&stem, &names);
-        Some(PartitionFiles { kind, names, missing })
+        let mut found: Vec<_> = found
+            .into_iter()
+            .map(|(stem, _, kind, mut names)| {
+                names.sort();
+                let missing = missing_piece(&stem, &names);
+                (stem.len(), PartitionFiles { kind, names, missing })
+            })
+            .collect();
+        found.sort_by_key(|(len, files)| (*len, files.missing.is_some()));
+        found.into_iter().next().map(|(_, files)| files)
     }
 
     /// Returns the path of a file.

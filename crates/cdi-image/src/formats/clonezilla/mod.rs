@@ -152,18 +152,24 @@ impl Clonezilla {
         };
         // What was saved comes before what is made from it.
         self.add_partitions(folder, &table, sector, options)?;
-        if start.is_empty() {
+        if start.get(510..512) != Some(&[0x55, 0xAA]) {
+            let what = if start.is_empty() { "is missing" } else { "is damaged, or not all of it is there" };
+            let name = if table.is_gpt && start.len() > 512 { "gpt-1st" } else { "mbr" };
             self.details
                 .warnings
-                .push(format!("{disk}-mbr is missing: the first sector of the disk is zeros"));
+                .push(format!("{disk}-{name} {what}: the first sector of the disk is wrong"));
             self.details.incomplete = true;
         }
         self.add_made(vec![(0, start)])?;
         match &gpt {
             Some(gpt) => self.add_made(gpt.backup(sector))?,
-            None if table.is_gpt => self.details.warnings.push(
-                "the GPT in the directory is incomplete or damaged: the disk has no second copy of it".into(),
-            ),
+            None if table.is_gpt => {
+                self.details.warnings.push(format!(
+                    "{disk}-gpt-1st is missing, damaged or incomplete: the disk has no second copy of its partition \
+                     table, and the first is not right"
+                ));
+                self.details.incomplete = true;
+            }
             None => self.add_boot_records(folder, &table, sector)?,
         }
         // Data after the MBR, such as a boot loader; it must not cover a partition.

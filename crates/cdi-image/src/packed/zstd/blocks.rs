@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use super::super::stream::{Stream, cut, damaged};
-use super::{Header, MAGIC, MAX_WINDOW, header};
+use super::{Header, MAGIC, MAX_WINDOW, header, is_over};
 use crate::input::ReadAt;
 
 /// The longest window of a frame with restart points in it, in bytes: as much memory is needed several times.
@@ -104,13 +104,10 @@ impl Blocks {
     /// Begins the next frame, unless the position is within one. Returns None at the end.
     pub(super) fn begin(&mut self) -> io::Result<Option<Frame>> {
         while self.frame.is_none() {
-            if self.stream.position() >= self.stream.end() {
+            if self.stream.position() >= self.stream.end() || is_over(&mut self.stream)? {
                 return Ok(None);
             }
             let Some(header) = header(&mut self.stream)? else { continue };
-            if header.window > MAX_LONG_WINDOW {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
             self.start(Frame::new(&header), &[])?;
         }
         Ok(self.frame)

@@ -18,7 +18,7 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::super::build::{Builder, Span, Stop, contents, span_len};
 use super::super::stream::{Stream, is_damage};
-use super::blocks::{AT_FRAME, Block, Blocks, Frame, Kind};
+use super::blocks::{AT_FRAME, Block, Blocks, Frame, Kind, MAX_LONG_WINDOW};
 use super::sequences::{Copied, History};
 use crate::input::ReadAt;
 
@@ -54,7 +54,8 @@ struct Part {
 /// Adds the spans of all frames.
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
     let (full_in, full) = sync_channel(4);
-    let blocks = Blocks::new(Stream::new(source, 0, source.len()?))?;
+    let end = source.len()?;
+    let blocks = Blocks::new(Stream::new(source, 0, end))?;
     let mut pass = Pass {
         builder,
         at: 0,
@@ -73,8 +74,11 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         // By value: if this ends early, the other thread must notice it.
         for batch in full {
             let is_last = batch.end.is_some();
+            let position = batch.position;
             pass.add(batch)?;
             if is_last {
+                let trailing = if pass.builder.cut { 0 } else { end - position };
+                pass.builder.trailing = trailing;
                 return Ok(());
             }
         }
@@ -179,7 +183,8 @@ impl Pass<'_, '_> {
             if let Some((frame, at)) = part.frame {
                 self.finish_point()?;
                 self.frame = Some(frame);
-                self.history = Some(History::new());
+                // As much memory is needed several times.
+                self.history = (frame.window() <= MAX_LONG_WINDOW).then(History::new);
                 (self.frame_start, self.last_point) = (self.at, self.at);
                 point = point.or((n == 0).then(|| (at * 8, AT_FRAME, Vec::new())));
             } else if n == 0 {
@@ -196,6 +201,7 @@ impl Pass<'_, '_> {
         }
         let span = Span { len: batch.bytes.len() as u64, contents: contents(&batch.bytes), point };
         match &mut self.pending {
+            Some(_) if span.len == 0 => {}
             Some(pending) => pending.spans.push(span),
             None => self.builder.add(span)?,
         }
@@ -249,7 +255,10 @@ impl Pass<'_, '_> {
         let Some(history) = &mut self.history else { return Ok(()) };
         let mut at = self.at;
         let (pending, recent) = (&mut self.pending, &self.recent);
+        let window = self.frame.map_or(0, Frame::window);
+        let mut is_beyond = false;
         let read = history.read(block, |Copied { literals, offset, len }| {
+            is_beyond |= u64::from(*offset) > window;
             let from = (at + u64::from(*literals)).saturating_sub((*offset).into());
             at += u64::from(*literals) + u64::from(*len);
             if let Some(pending) = pending
@@ -258,7 +267,8 @@ impl Pass<'_, '_> {
                 pending.need(recent, from..pending.at.min(from + u64::from(*len)));
             }
         });
-        if read.is_none() {
+        // No frame may refer to more than its window; with a dictionary, those that do cannot be read.
+        if read.is_none() || is_beyond {
             if history.is_used_without_single() {
                 return Err(Stop::NoPoints);
             }
@@ -284,9 +294,15 @@ impl Pass<'_, '_> {
     }
 
     /// Keeps a batch for as long as blocks may refer to it.
-    fn remember(&mut self, start: u64, bytes: Vec<u8>) {
-        self.recent.push_back((start, bytes));
-        let window = self.frame.map_or(0, Frame::window);
+    fn remember(&mut self, start: u64, mut bytes: Vec<u8>) {
+        // A copy, because what is left of a large buffer that is cut would be scattered over the memory.
+        if bytes.capacity() / 2 > bytes.len() {
+            bytes = bytes.as_slice().to_vec();
+        }
+        if !bytes.is_empty() {
+            self.recent.push_back((start, bytes));
+        }
+        let window = self.frame.filter(|_| self.history.is_some()).map_or(0, Frame::window);
         while self.recent.get(1).is_some_and(|(start, _)| self.at - start >= window) {
             self.recent.pop_front();
         }

@@ -8,13 +8,13 @@ mod sequences;
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cdi_base::units::index;
 use cdi_base::workers;
 
 use super::build::{Builder, MAX_DISTANCE, Stop};
-use super::stream::{Stream, cut, damaged};
+use super::stream::{Stream, cut, damaged, is_damage};
 use super::units::{self, Unit};
 use crate::input::ReadAt;
 use blocks::BlockReader;
@@ -25,8 +25,17 @@ const SKIPPED: u32 = 0x184D_2A50;
 /// The base 2 logarithm of the longest window that is decompressed, in bytes.
 const MAX_WINDOW: u32 = 27;
 
+/// The maximum length in the file of frames that are restart points, in bytes, unless their windows leave no choice: damage
+/// costs a whole frame, or everything if there is only one.
+const SHORT: u64 = 8 << 20;
+/// The length of a group of frames, in bytes of the file and in decompressed bytes.
+const GROUP: (u64, u64) = (512 << 10, 1 << 20);
+
 /// Makes the index of a zstd file.
 pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<(), Stop> {
+    if has_long_frame(source, source.len()?) {
+        return long::scan(source, builder);
+    }
     match scan_frames(source, builder) {
         // A frame is too long.
         Err(Stop::NoPoints) => {
@@ -35,6 +44,47 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         }
         other => other,
     }
+}
+
+/// Returns whether the first frame is long, or the only one, and can be read block by block.
+fn has_long_frame(source: &Arc<dyn ReadAt>, end: u64) -> bool {
+    let mut stream = Stream::new(source, 0, end);
+    let frame = loop {
+        match header(&mut stream) {
+            Ok(Some(frame)) => break frame,
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+    };
+    let start = stream.position();
+    while stream.position() - start <= SHORT {
+        match skip_block(&mut stream) {
+            Ok(false) => {}
+            Ok(true) => {
+                stream.skip_to(stream.position() + if frame.has_sum { 4 } else { 0 });
+                // Others follow.
+                if stream.position() < end && !is_over(&mut stream).unwrap_or(true) {
+                    return false;
+                }
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    frame.window <= blocks::MAX_LONG_WINDOW
+}
+
+/// Skips a block. Returns whether it is the last one of its frame.
+fn skip_block(stream: &mut Stream) -> io::Result<bool> {
+    let [a, b, c] = stream.array()?;
+    let block = u32::from_le_bytes([a, b, c, 0]);
+    let len = if block >> 1 & 3 == 1 { 1 } else { block >> 3 };
+    let next = stream.position() + u64::from(len);
+    if next > stream.end() {
+        return Err(cut());
+    }
+    stream.skip_to(next);
+    Ok(block & 1 != 0)
 }
 
 /// Makes the index of a file with frames that are short enough to be restart points.
@@ -47,17 +97,18 @@ fn scan_frames(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Result<()
     }
     let threads = workers::cores().min(usize::try_from((64 << 20) / window.max(1 << 20)).unwrap_or(1).max(1));
     let all_checked = AtomicBool::new(true);
-    let frames = Frames { stream: Stream::new(source, 0, end), end, usual: None, all_checked: &all_checked };
+    let last = AtomicU64::new(end);
+    let stream = Stream::new(source, 0, end);
+    let frames = Frames { stream, end, usual: None, all_checked: &all_checked, last: &last };
     units::scan(
         source,
         Box::new(frames),
-        &|source, unit| {
-            Ok(Box::new(frame_reader(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))?.single_frame()))
-        },
+        &|source, unit| Ok(Box::new(frame_reader(Stream::new(source, unit.bits.0 / 8, unit.bits.1 / 8))?)),
         threads,
         builder,
     )?;
     builder.is_checked = all_checked.into_inner() && !builder.cut;
+    builder.trailing = if builder.cut { 0 } else { end - last.into_inner() };
     Ok(())
 }
 
@@ -94,6 +145,8 @@ struct Frames<'a> {
     usual: Option<u64>,
     /// Becomes false if a frame has no checksum.
     all_checked: &'a AtomicBool,
+    /// Becomes the end of the last frame, in bytes.
+    last: &'a AtomicU64,
 }
 
 /// What the header of a frame says.
@@ -102,6 +155,18 @@ struct Header {
     window: u64,
     len: Option<u64>,
     has_sum: bool,
+}
+
+/// Returns whether what follows is no frame: after the last one, there may be anything.
+fn is_over(stream: &mut Stream) -> io::Result<bool> {
+    let at = stream.position();
+    let magic = match stream.array::<4>() {
+        Ok(magic) => magic,
+        Err(e) if is_damage(&e) => [0; 4],
+        Err(e) => return Err(e),
+    };
+    stream.step_back(at);
+    Ok(at > 0 && magic != MAGIC && u32::from_le_bytes(magic) & !0xF != SKIPPED)
 }
 
 /// Reads the header of a frame. Returns None for a frame that is to be skipped, which it does.
@@ -136,8 +201,11 @@ fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
         _ => Some(u64::from_le_bytes(stream.array()?)),
     };
     let window = if single { len.unwrap_or_default() } else { window };
-    // A single segment is refused for its length, if it is too long.
-    if window > 1 << MAX_WINDOW && !single {
+    // No block of four bytes makes more than 128 KiB.
+    if single && window / (128 << 10) > (stream.end() - stream.position()) / 4 + 1 {
+        return Err(damaged());
+    }
+    if window > 1 << MAX_WINDOW {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     Ok(Some(Header { window, len, has_sum: descriptor & 4 != 0 }))
@@ -151,10 +219,35 @@ impl Frames<'_> {
         is_usual
     }
 
+    /// Returns the next frames: one, or a group of short ones.
+    fn group(&mut self) -> io::Result<Option<Unit>> {
+        let Some(mut unit) = self.frame()? else { return Ok(None) };
+        while let Some(len) = unit.len.filter(|len| *len < GROUP.1)
+            && unit.bits.1 - unit.bits.0 < GROUP.0 * 8
+        {
+            let at = self.stream.position();
+            match self.frame() {
+                Ok(Some(Unit { bits, len: Some(more), is_sure, .. })) if more <= GROUP.1 => {
+                    unit.bits.1 = bits.1;
+                    unit.len = Some(len + more);
+                    unit.is_sure &= is_sure;
+                }
+                Ok(None) => break,
+                // It comes next.
+                Ok(Some(_)) | Err(_) => {
+                    self.stream.step_back(at);
+                    break;
+                }
+            }
+        }
+        Ok(Some(unit))
+    }
+
     fn frame(&mut self) -> io::Result<Option<Unit>> {
         loop {
             let start = self.stream.position();
-            if start >= self.end {
+            if start >= self.end || is_over(&mut self.stream)? {
+                self.last.store(start, Ordering::Relaxed);
                 return Ok(None);
             }
             let Some(header) = header(&mut self.stream)? else { continue };
@@ -164,26 +257,18 @@ impl Frames<'_> {
                 return Ok(Some(too_long));
             }
             loop {
-                let [a, b, c] = self.stream.array()?;
-                let block = u32::from_le_bytes([a, b, c, 0]);
-                let len = if block >> 1 & 3 == 1 { 1 } else { block >> 3 };
-                let next = self.stream.position() + u64::from(len);
-                if next > self.end {
+                match skip_block(&mut self.stream) {
+                    Ok(true) => break,
+                    Ok(false) if self.stream.position() - start > MAX_DISTANCE => return Ok(Some(too_long)),
+                    Ok(false) => {}
                     // What there is of the last frame is right.
-                    let bits = (start * 8, self.end * 8);
-                    self.stream.skip_to(self.end);
-                    return if start == self.end {
-                        Err(cut())
-                    } else {
-                        Ok(Some(Unit { bits, extra: 0, len: header.len, is_sure: self.is_usual(header.len) }))
-                    };
-                }
-                self.stream.skip_to(next);
-                if next - start > MAX_DISTANCE {
-                    return Ok(Some(too_long));
-                }
-                if block & 1 != 0 {
-                    break;
+                    Err(e) if is_damage(&e) => {
+                        self.stream.skip_to(self.end);
+                        let bits = (start * 8, self.end * 8);
+                        let is_sure = self.is_usual(header.len);
+                        return Ok(Some(Unit { bits, extra: 0, len: header.len, is_sure }));
+                    }
+                    Err(e) => return Err(e),
                 }
             }
             if header.has_sum {
@@ -205,6 +290,6 @@ impl Iterator for Frames<'_> {
     type Item = io::Result<Unit>;
 
     fn next(&mut self) -> Option<io::Result<Unit>> {
-        self.frame().transpose()
+        self.group().transpose()
     }
 }
