@@ -42,13 +42,15 @@ pub(super) trait Inflate: Send {
     fn reset(&mut self);
 
     /// Decompresses into `out` from `at` on, and moves `at`. What is before it in `out` is what the stream may refer to, and what
-    /// was decompressed last. `is_last`: no input follows this one. Returns the number of input bytes that were used.
+    /// was decompressed last. `is_last`: no input follows this one; without `stops`, it need not stop where blocks
+    /// begin. Returns the number of input bytes that were used.
     fn step(
         &mut self,
         input: &[u8],
         is_last: bool,
         out: &mut [u8],
         at: &mut usize,
+        stops: bool,
     ) -> io::Result<(usize, Stopped)>;
 }
 
@@ -82,10 +84,12 @@ impl Inflate for Exact {
         is_last: bool,
         out: &mut [u8],
         at: &mut usize,
+        stops: bool,
     ) -> io::Result<(usize, Stopped)> {
-        const FLAGS: u32 = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
         let more = if is_last { 0 } else { TINFL_FLAG_HAS_MORE_INPUT };
-        let (status, used, made) = decompress(&mut self.0, input, out, *at, FLAGS | more);
+        let stop = if stops { TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY } else { 0 };
+        let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | more | stop;
+        let (status, used, made) = decompress(&mut self.0, input, out, *at, flags);
         *at += made;
         let stopped = match status {
             TINFLStatus::HasMoreOutput => Stopped::Full,
@@ -121,9 +125,11 @@ impl Inflate for Fast {
         _: bool,
         out: &mut [u8],
         at: &mut usize,
+        stops: bool,
     ) -> io::Result<(usize, Stopped)> {
         let before = (self.0.total_in(), self.0.total_out());
-        let status = self.0.decompress(input, &mut out[*at..], InflateFlush::Block);
+        let flush = if stops { InflateFlush::Block } else { InflateFlush::NoFlush };
+        let status = self.0.decompress(input, &mut out[*at..], flush);
         let used = usize::try_from(self.0.total_in() - before.0).unwrap_or(input.len());
         *at += usize::try_from(self.0.total_out() - before.1).unwrap_or_default();
         let stopped = match status {
@@ -153,7 +159,7 @@ pub(super) fn locate(source: &Arc<dyn ReadAt>, bit: u64, window: &[u8], data: &[
         let mut at = window.len();
         while at < out.len() {
             let input = stream.fill_buf()?;
-            let (used, stopped) = inflate.step(input, input.is_empty(), &mut out, &mut at)?;
+            let (used, stopped) = inflate.step(input, input.is_empty(), &mut out, &mut at, false)?;
             let is_end = match stopped {
                 Stopped::End => true,
                 Stopped::Input => input.is_empty(),

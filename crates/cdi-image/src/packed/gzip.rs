@@ -52,14 +52,14 @@ impl<I: Inflate> Sequence for Members<I> {
         Ok(Some(self.stream.position() * 8))
     }
 
-    fn step(&mut self, out: &mut [u8], at: &mut usize) -> io::Result<Step> {
+    fn step(&mut self, out: &mut [u8], at: &mut usize, stops: bool) -> io::Result<Step> {
         loop {
             // A reference to what was before this member is damage.
             let from = at.saturating_sub(self.history);
             let input = self.stream.fill_buf()?;
             let is_last = input.is_empty();
             let mut end = *at - from;
-            let stepped = self.inflate.step(input, is_last, &mut out[from..], &mut end);
+            let stepped = self.inflate.step(input, is_last, &mut out[from..], &mut end, stops);
             let made = from + end - *at;
             *at += made;
             self.history = HISTORY.min(self.history + made);
@@ -90,8 +90,8 @@ impl<I: Inflate> Sequence for Members<I> {
         self.stream.position()
     }
 
-    fn doubtful_blocks(&self) -> usize {
-        3
+    fn doubtful(&self) -> Option<u64> {
+        Some(256 << 10)
     }
 }
 

@@ -158,7 +158,7 @@ impl Sequence for Blocks {
         Ok(self.frame.map(|_| self.stream.position() * 8))
     }
 
-    fn step(&mut self, out: &mut [u8], at: &mut usize) -> io::Result<Step> {
+    fn step(&mut self, out: &mut [u8], at: &mut usize, _: bool) -> io::Result<Step> {
         let Some(frame) = self.frame else { return Err(cut()) };
         if self.taken == self.block.len() {
             let history = if frame.linked { self.history } else { 0 };
@@ -193,9 +193,9 @@ impl Sequence for Blocks {
         self.stream.position()
     }
 
-    fn doubtful_blocks(&self) -> usize {
+    fn doubtful(&self) -> Option<u64> {
         // Each block has its length in front of it; if bytes are missing or too many, the next one shows it.
-        1
+        None
     }
 
     fn extra(&self) -> u32 {

@@ -3,7 +3,6 @@
 //!
 //! In the pass that makes the index, one thread decompresses and another computes checksums.
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -17,6 +16,9 @@ use super::stream::is_damage;
 pub(super) const WINDOW: usize = 64 << 10;
 /// The maximum length of a span in bytes: if a block is longer, spans begin within it.
 const MAX_SPAN: usize = 4 << 20;
+
+/// How long before a span is long enough blocks are looked at, in bytes.
+const NEARLY: u64 = 64 << 10;
 
 /// The maximum number of members that end in a span.
 const MAX_MEMBERS: usize = 4096;
@@ -39,8 +41,8 @@ pub(super) trait Sequence: Send {
 
     /// Decompresses into `out` from `at` on, and moves `at`. `out` before `at` holds what was decompressed before: as much
     /// as there is of the last [`WINDOW`] bytes. Must be within a member. Bytes that were decompressed before an error are
-    /// counted in `at`.
-    fn step(&mut self, out: &mut [u8], at: &mut usize) -> io::Result<Step>;
+    /// counted in `at`. Without `stops`, it need not stop where blocks begin.
+    fn step(&mut self, out: &mut [u8], at: &mut usize, stops: bool) -> io::Result<Step>;
 
     /// Returns how many of the bytes before the next one may be referred to, in bytes, at most [`WINDOW`].
     fn history(&self) -> usize;
@@ -48,9 +50,9 @@ pub(super) trait Sequence: Send {
     /// Returns the offset of the next byte in the packed file.
     fn position(&self) -> u64;
 
-    /// How many blocks before the one in which damage is noticed may be wrong already: what is decompressed from damaged
-    /// data may be plausible for some time.
-    fn doubtful_blocks(&self) -> usize;
+    /// How many bytes before the place where damage is noticed may be wrong already: what is decompressed from damaged data
+    /// may be plausible for some time. None: those of the last block.
+    fn doubtful(&self) -> Option<u64>;
 
     /// Returns what the packing needs to know at the restart point that [`Step::Block`] or [`Sequence::begin`] has just
     /// reported.
@@ -98,7 +100,7 @@ impl Read for SequenceReader {
             if !self.within && self.sequence.begin()?.is_none() {
                 return Ok(0);
             }
-            let step = self.sequence.step(&mut self.buffer, &mut self.end);
+            let step = self.sequence.step(&mut self.buffer, &mut self.end, false);
             // What was decompressed before an error is read first.
             if self.end == WINDOW || step.is_ok() {
                 self.within = !matches!(step?, Step::Member(_));
@@ -173,8 +175,8 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
     let mut batch = Batch::new(vec![0; WINDOW + MAX_SPAN]);
     let mut unpacked = 0;
     let mut within = false;
-    // Where the last blocks begin in the decompressed bytes, the oldest first.
-    let mut blocks = VecDeque::from([0]);
+    // Where the last block begins in the decompressed bytes.
+    let mut last_block = 0;
     let end_of_file = loop {
         // Where a block begins, if one does.
         let mut block = None;
@@ -187,7 +189,9 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         }
         let mut is_full = false;
         if block.is_none() {
-            match sequence.step(&mut batch.buffer, &mut batch.end) {
+            let stops =
+                batch.point.is_none() || batch.len() + NEARLY >= span_len(unpacked).min(MAX_SPAN as u64 / 2);
+            match sequence.step(&mut batch.buffer, &mut batch.end, stops) {
                 Ok(Step::Block(bit)) => block = Some((bit, false)),
                 Ok(Step::Full) => is_full = true,
                 Ok(Step::Member(sum)) => {
@@ -202,10 +206,7 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         let (extra, window) = (sequence.extra(), sequence.history());
         let point = block.map(|(bit, is_member)| Place { bit, is_member, extra, window });
         if point.is_some() {
-            blocks.push_back(unpacked + batch.len());
-            if blocks.len() > sequence.doubtful_blocks() + 1 {
-                blocks.pop_front();
-            }
+            last_block = unpacked + batch.len();
         }
         // A batch that began within a block ends with it.
         let is_ready = batch.is_ready(unpacked) || (batch.point.is_none() && batch.len() > 0);
@@ -225,7 +226,10 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
     batch.position = sequence.position();
     batch.end_of_file = Some(match end_of_file {
         Ok(()) => End::Good,
-        Err(e) if is_damage(&e) => End::Damaged(blocks.front().copied().unwrap_or(0)),
+        Err(e) if is_damage(&e) => End::Damaged(match sequence.doubtful() {
+            Some(bytes) => (unpacked + batch.len()).saturating_sub(bytes),
+            None => last_block,
+        }),
         Err(e) => End::Unreadable(e),
     });
     let _ = full.send(batch);
