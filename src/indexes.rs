@@ -156,7 +156,8 @@ impl IndexFile for CachedFile {
     }
 }
 
-/// Removes what killed processes have left, and the indexes that were not used for the longest time, until the rest has at most `max` bytes. `newest` stays.
+/// Removes what killed processes have left, and the indexes that were not used for the longest time, until the rest has
+/// at most `max` bytes. `newest` stays.
 fn prune(dir: &Path, newest: &Path, max: u64) {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     let mut all: Vec<(SystemTime, u64, PathBuf)> = Vec::new();

@@ -190,7 +190,6 @@ tests!(
             ("lzma_rust2::", &[codec, packed]),
             ("lzfse_rust::", &[codec]),
             ("lz4_flex::", &[codec, packed]),
-            ("miniz_oxide::", &[packed]),
             ("zlib_rs::", &[packed]),
             ("claxon::", &[codec]),
             ("snap::", &[codec]),

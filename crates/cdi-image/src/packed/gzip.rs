@@ -13,7 +13,7 @@ use flate2::Crc;
 use flate2::bufread::MultiGzDecoder;
 
 use super::build::{Builder, Stop};
-use super::deflate::{self, Exact, Fast, HISTORY, Inflate, Stopped};
+use super::deflate::{self, HISTORY, Inflate, Stopped};
 use super::sequence::{self, MemberSum, Sequence, SequenceReader, Step};
 use super::stream::{Stream, cut, damaged};
 use super::units::{self, Unit};
@@ -22,9 +22,9 @@ use crate::input::ReadAt;
 
 const MAGIC: [u8; 2] = [0x1F, 0x8B];
 /// The members of a gzip file, one after the other.
-struct Members<I> {
+struct Members {
     stream: Stream,
-    inflate: I,
+    inflate: Inflate,
     /// Whether the position is within a member.
     within: bool,
     /// How many bytes before the next one belong to this member, up to [`HISTORY`].
@@ -33,14 +33,14 @@ struct Members<I> {
     member_end: u64,
 }
 
-impl<I: Inflate> Members<I> {
+impl Members {
     /// Begins at the header of a member.
-    fn new(stream: Stream, inflate: I) -> Members<I> {
-        Members { stream, inflate, within: false, history: 0, member_end: 0 }
+    fn new(stream: Stream) -> Members {
+        Members { stream, inflate: Inflate::new(), within: false, history: 0, member_end: 0 }
     }
 }
 
-impl<I: Inflate> Sequence for Members<I> {
+impl Sequence for Members {
     fn begin(&mut self) -> io::Result<Option<u64>> {
         if !self.within {
             if header(&mut self.stream)?.is_none() {
@@ -59,7 +59,7 @@ impl<I: Inflate> Sequence for Members<I> {
             let input = self.stream.fill_buf()?;
             let is_last = input.is_empty();
             let mut end = *at - from;
-            let stepped = self.inflate.step(input, is_last, &mut out[from..], &mut end, stops);
+            let stepped = self.inflate.step(input, &mut out[from..], &mut end, stops);
             let made = from + end - *at;
             *at += made;
             self.history = HISTORY.min(self.history + made);
@@ -67,9 +67,7 @@ impl<I: Inflate> Sequence for Members<I> {
             self.stream.consume(used);
             match stopped {
                 Stopped::Full => return Ok(Step::Full),
-                Stopped::Block(pending) => {
-                    return Ok(Step::Block(self.stream.position() * 8 - u64::from(pending)));
-                }
+                Stopped::Block => return Ok(Step::Block(self.stream.position() * 8)),
                 Stopped::End => {
                     self.within = false;
                     let trailer = self.stream.array::<8>()?;
@@ -130,7 +128,7 @@ pub(super) fn scan(source: &Arc<dyn ReadAt>, builder: &mut Builder<'_>) -> Resul
         Some(last) => last,
         None => {
             builder.start_again();
-            let mut members = Members::new(from_start(), Fast::new());
+            let mut members = Members::new(from_start());
             let locate = |bit, window: &[u8], data: &[u8]| deflate::locate(source, bit, window, data);
             sequence::scan(&mut members, Box::new(Trailer::default()), &locate, builder)?;
             members.member_end
@@ -164,7 +162,7 @@ pub(super) fn reader(
     if extra == AT_HEADER {
         return Ok(Box::new(MultiGzDecoder::new(Stream::new(source, bit / 8, source.len()?))));
     }
-    let (inflate, stream) = Exact::at(source, bit)?;
+    let (inflate, stream) = Inflate::at(source, bit, window)?;
     let history = window.len().min(HISTORY);
     let members = Members { stream, inflate, within: true, history, member_end: 0 };
     Ok(Box::new(SequenceReader::new(Box::new(members), window)))

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use cdi_base::error::Error;
+use cdi_base::units::index;
 
 use super::build::{Builder, FoundPoint, Span, Stop, contents, span_len};
 use super::stream::is_damage;
@@ -18,7 +19,7 @@ pub(super) const WINDOW: usize = 64 << 10;
 const MAX_SPAN: usize = 4 << 20;
 
 /// How long before a span is long enough blocks are looked at, in bytes.
-const NEARLY: u64 = 64 << 10;
+const NEARLY: usize = 64 << 10;
 
 /// The maximum number of members that end in a span.
 const MAX_MEMBERS: usize = 4096;
@@ -189,11 +190,13 @@ fn decompress(sequence: &mut dyn Sequence, full: SyncSender<Batch>, free: Receiv
         }
         let mut is_full = false;
         if block.is_none() {
-            let stops =
-                batch.point.is_none() || batch.len() + NEARLY >= span_len(unpacked).min(MAX_SPAN as u64 / 2);
-            match sequence.step(&mut batch.buffer, &mut batch.end, stops) {
+            // Up to shortly before the next point is due, it does not matter where blocks begin.
+            let due = WINDOW + index(span_len(unpacked)).min(MAX_SPAN / 2) - NEARLY;
+            let stops = batch.point.is_none() || batch.end >= due;
+            let end = if stops { batch.buffer.len() } else { due };
+            match sequence.step(&mut batch.buffer[..end], &mut batch.end, stops) {
                 Ok(Step::Block(bit)) => block = Some((bit, false)),
-                Ok(Step::Full) => is_full = true,
+                Ok(Step::Full) => is_full = stops,
                 Ok(Step::Member(sum)) => {
                     batch.members.push((batch.end, sum));
                     within = false;
