@@ -55,12 +55,7 @@ fn header(stream: &mut Stream) -> io::Result<Option<Frame>> {
             return Ok(Some(Frame { bits: 23, linked: false, block_sums: false, sum: false, legacy: true }));
         }
         if u32::from_le_bytes(magic) & !0xF == SKIPPED {
-            let len = u32::from_le_bytes(stream.array()?);
-            let end = stream.position() + u64::from(len);
-            if end > stream.end() {
-                return Err(cut());
-            }
-            stream.skip_to(end);
+            stream.skip_frame()?;
             continue;
         }
         if magic != MAGIC {

@@ -43,6 +43,17 @@ impl Stream {
         }
     }
 
+    /// Skips the rest of a frame that is to be skipped, of zstd or lz4, after its magic: its length, and as many bytes.
+    pub(super) fn skip_frame(&mut self) -> io::Result<()> {
+        let len = u32::from_le_bytes(self.array()?);
+        let end = self.position() + u64::from(len);
+        if end > self.end {
+            return Err(cut());
+        }
+        self.skip_to(end);
+        Ok(())
+    }
+
     /// Goes back to offset `at`, which was read before.
     pub(super) fn step_back(&mut self, at: u64) {
         match usize::try_from(self.position() - at) {

@@ -173,12 +173,7 @@ fn is_over(stream: &mut Stream) -> io::Result<bool> {
 fn header(stream: &mut Stream) -> io::Result<Option<Header>> {
     let magic = stream.array::<4>()?;
     if u32::from_le_bytes(magic) & !0xF == SKIPPED {
-        let len = u32::from_le_bytes(stream.array()?);
-        let end = stream.position() + u64::from(len);
-        if end > stream.end() {
-            return Err(cut());
-        }
-        stream.skip_to(end);
+        stream.skip_frame()?;
         return Ok(None);
     }
     let [descriptor] = stream.array()?;
