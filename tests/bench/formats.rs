@@ -1,7 +1,7 @@
-//! cdi beside the formats' own tools, on the same files, in one run: `cargo bench --bench formats`.
+//! cdi next to the formats' own tools, on the same files, in one run: `cargo bench --bench formats`.
 //!
-//! Copies a disk of real files out of images by other programs (`extract` beside ewfexport, qemu-img, chdman, partclone),
-//! makes indexes of compressed ones (beside gzip, pigz, rapidgzip, zstd), and reads mounted ones (beside ewfmount, xmount,
+//! Copies a disk of real files out of images by other programs (`extract` next to ewfexport, qemu-img, chdman, partclone),
+//! makes indexes of compressed ones (next to gzip, pigz, rapidgzip, zstd), and reads mounted ones (next to ewfmount, xmount,
 //! qemu-storage-daemon, ratarmount): in order, and 4 KiB here and there. Each pair in turn, three times; the medians, and
 //! theirs divided by ours. A tool that is not installed is named and left out. Takes ten minutes and 8 GB of room; needs
 //! /dev/fuse.
@@ -37,7 +37,7 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// A disk of so many MiB out of the files below /usr, as they come.
+/// A disk of this number of MiB out of the files below /usr, as they come.
 fn disk(path: &Path, mib: u64) {
     let mut out = File::create(path).unwrap();
     let (mut left, mut dirs) = (mib << 20, vec![PathBuf::from("/usr")]);
@@ -93,7 +93,7 @@ fn timed(words: &[String], out: &Path) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Seconds to read a mounted disk in order, and for so many reads of 4 KiB.
+/// Seconds to read a mounted disk in order, and for this number of reads of 4 KiB.
 fn read_all(disk: &Path, truth: &Path, reads: usize) -> (f64, f64) {
     let (mut file, mut truth_file) = (File::open(disk).unwrap(), File::open(truth).unwrap());
     let size = truth_file.metadata().unwrap().len();

@@ -22,7 +22,8 @@ use super::blocks::{AT_FRAME, Block, Blocks, Frame, Kind, MAX_LONG_WINDOW};
 use super::sequences::{Copied, History};
 use crate::input::ReadAt;
 
-/// The distance between restart points: at least this, in bytes, and so many windows. It is less near the start of a frame.
+/// The distance between restart points: at least this, in bytes, and at least this number of windows. It is less near the
+/// start of a frame.
 const DISTANCE: (u64, u64) = (8 << 20, 4);
 /// The maximum length of a batch, in bytes, decompressed or not, and its maximum number of blocks, which may be empty.
 const BATCH: (usize, usize) = (2 << 20, 4096);

@@ -68,7 +68,7 @@ pub(super) struct History {
     without_single: [bool; 3],
 }
 
-/// A sequence: after so many bytes as they are, `len` bytes are copied from `offset` bytes before them.
+/// A sequence: after this number of bytes as they are, `len` bytes are copied from `offset` bytes before them.
 pub(super) struct Copied {
     pub(super) literals: u32,
     pub(super) offset: u32,
