@@ -5,6 +5,8 @@
 
 mod derived;
 pub(crate) mod pieces;
+#[cfg(feature = "remote")]
+mod remote;
 mod siblings;
 mod source;
 
@@ -18,7 +20,7 @@ use std::time::SystemTime;
 use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
 use siblings::Parts;
-pub use source::{PackedFile, ReadAt};
+pub use source::{PackedFile, ReadAt, RemoteStats};
 
 use super::extent::FileNo;
 
@@ -61,9 +63,46 @@ pub struct Input {
     encryption: Arc<OnceLock<String>>,
 }
 
+/// Where blocks of remote files are kept on this system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteCache {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The maximum length of all blocks together, in bytes.
+    pub bytes: u64,
+}
+
+/// Returns whether `path` is the address of a file on another system.
+#[cfg(feature = "remote")]
+pub fn is_remote(path: &Path) -> bool {
+    remote::is_remote(path)
+}
+
+/// Returns whether `path` is the address of a file on another system. This program was built without support for them.
+#[cfg(not(feature = "remote"))]
+pub fn is_remote(_: &Path) -> bool {
+    false
+}
+
+/// Ends all threads that read remote files, for a process that is about to fork. The next read starts them again.
+pub fn rest() {
+    #[cfg(feature = "remote")]
+    remote::rest();
+}
+
 impl Input {
-    /// Opens the file at `path` for reading.
+    /// Opens the file at `path` for reading: a path of this system, or an address (see [`is_remote`]).
     pub fn open(path: &Path) -> Result<Input, Error> {
+        Input::open_cached(path, None)
+    }
+
+    /// Opens the file at `path` for reading. If it is an address, what is fetched is kept in `cache`.
+    pub fn open_cached(path: &Path, cache: Option<&RemoteCache>) -> Result<Input, Error> {
+        #[cfg(feature = "remote")]
+        if is_remote(path) {
+            return Input::open_remote(path, cache);
+        }
+        let _ = cache;
         let open = |e| Error::io("cannot open", path, e);
         // Opening a pipe without a writer would block.
         let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
@@ -104,6 +143,39 @@ impl Input {
         (input.path, input.name, input.list) = (path.to_owned(), path.to_owned(), Some(list));
         input.is_copy = file != list;
         Ok(input)
+    }
+
+    #[cfg(feature = "remote")]
+    fn open_remote(path: &Path, cache: Option<&RemoteCache>) -> Result<Input, Error> {
+        let folder = match remote::open(path, cache)? {
+            remote::Remote::File(file, folder) => {
+                let modified = file.modified();
+                let parts = Arc::new(Parts::remote(path, folder));
+                return Ok(Input { modified, parts, ..Input::new(Box::new(file), path)? });
+            }
+            remote::Remote::Folder(folder) => folder,
+        };
+        // A directory: its list, or the copy of that, is the main file.
+        let names = LISTS.iter().map(|(file, list)| (*file, Some(*list))).chain([(AFD_FIRST, None)]);
+        for (name, list) in names {
+            let Some(found) = folder.find(Path::new(""), name)? else { continue };
+            let own = if list.is_some() { path } else { found.path.as_path() };
+            let input = Input::new(Box::new(found.source), own)?;
+            let (parts, modified) = (Arc::new(Parts::remote(own, folder)), found.modified);
+            let is_copy = list.is_some_and(|list| list != name);
+            return Ok(Input { parts, modified, list, is_copy, ..input });
+        }
+        Err(Error::io("cannot open", path, io::ErrorKind::NotFound.into()))
+    }
+
+    /// Returns whether the image is on another system.
+    pub fn is_remote(&self) -> bool {
+        is_remote(&self.path)
+    }
+
+    /// Returns what was fetched of remote files so far, if there are any.
+    pub fn remote_stats(&self) -> Option<RemoteStats> {
+        self.parts.stats().or_else(|| self.source.remote())
     }
 
     /// Returns an input for the file at `path` that is read through `source`.
@@ -255,7 +327,14 @@ impl Input {
         let Some(parts) = Arc::get_mut(&mut self.parts) else {
             return Err(Error::failed("files of the image are in use already").at(&self.path));
         };
-        directories.iter().try_for_each(|dir| parts.allow(dir))
+        directories.iter().try_for_each(|dir| {
+            #[cfg(feature = "remote")]
+            if is_remote(dir) {
+                parts.allow_folder(remote::folder(dir, None)?);
+                return Ok(());
+            }
+            parts.allow(dir)
+        })
     }
 
     /// Returns the length of one of the image's files in bytes, at the time it was found.

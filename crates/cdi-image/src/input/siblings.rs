@@ -15,6 +15,7 @@ use cdi_base::error::{Error, ReadError};
 use lru::LruCache;
 
 use super::ReadAt;
+use super::source::{Folder, Found, RemoteStats};
 use crate::extent::FileNo;
 
 /// The number of files that are kept open.
@@ -28,8 +29,12 @@ pub(super) struct Parts {
     image: PathBuf,
     /// The image's directory, resolved: a daemon has another working directory.
     own: Option<PathBuf>,
+    /// The image's place, if that is no directory of this system.
+    remote: Option<Arc<dyn Folder>>,
     /// Other directories in which the files may be.
     allowed: Vec<PathBuf>,
+    /// Other places that are no directories of this system.
+    folders: Vec<Arc<dyn Folder>>,
     known: RwLock<Vec<Part>>,
     open: Mutex<LruCache<u32, Arc<File>>>,
 }
@@ -38,6 +43,14 @@ struct Part {
     path: PathBuf,
     len: u64,
     modified: Option<SystemTime>,
+    /// What it is read through, if it is no file of this system.
+    source: Option<Arc<dyn ReadAt>>,
+}
+
+impl From<Found> for Part {
+    fn from(found: Found) -> Part {
+        Part { path: found.path, len: found.len, modified: found.modified, source: Some(found.source) }
+    }
 }
 
 impl Parts {
@@ -48,10 +61,24 @@ impl Parts {
         Parts {
             image: image.to_owned(),
             own: dir.canonicalize().ok(),
+            remote: None,
             allowed: Vec::new(),
+            folders: Vec::new(),
             known: RwLock::default(),
             open,
         }
+    }
+
+    /// Returns an empty list for the image at `image`, whose other files are in `folder`.
+    #[cfg(feature = "remote")]
+    pub(super) fn remote(image: &Path, folder: Arc<dyn Folder>) -> Parts {
+        Parts { own: None, remote: Some(folder), ..Parts::new(image) }
+    }
+
+    /// Also allows files in `folder`.
+    #[cfg(feature = "remote")]
+    pub(super) fn allow_folder(&mut self, folder: Arc<dyn Folder>) {
+        self.folders.push(folder);
     }
 
     /// Also allows files in `directory`.
@@ -83,7 +110,13 @@ impl Parts {
         if name.as_os_str().is_empty() {
             return refuse(not_next_to);
         }
-        let Some(own) = &self.own else { return Ok(None) };
+        let Some(own) = &self.own else {
+            return match name.to_str().filter(|_| plain) {
+                Some(name) => self.find_remote(self.remote.iter().chain(&self.folders), dir, name),
+                None if plain => Ok(None),
+                None => refuse(not_next_to),
+            };
+        };
         // A path to another directory is only looked up if the user allows other directories.
         let path = if plain || !self.allowed.is_empty() {
             own.join(dir).join(name).canonicalize().ok()
@@ -107,26 +140,50 @@ impl Parts {
             if plain && own.join(dir).join(name).symlink_metadata().is_ok() {
                 return refuse("is a dangling symbolic link");
             }
-            return Ok(None);
+            let name = name.to_str().filter(|_| plain && dir.as_os_str().is_empty());
+            return name.map_or(Ok(None), |name| self.find_remote(self.folders.iter(), dir, name));
         };
         let meta = path.metadata().map_err(|e| Error::io("cannot get the file status", &path, e))?;
         if !meta.is_file() {
             return refuse("is not a regular file");
         }
+        let (len, modified) = (meta.len(), meta.modified().ok());
+        self.add(Part { path, len, modified, source: None }).map(Some)
+    }
+
+    /// Finds the file `name` in the first of these places that has it.
+    fn find_remote<'a>(
+        &self,
+        places: impl Iterator<Item = &'a Arc<dyn Folder>>,
+        dir: &Path,
+        name: &str,
+    ) -> Result<Option<FileNo>, Error> {
+        for place in places {
+            if let Some(found) = place.find(dir, name)? {
+                return self.add(found.into()).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds a file, unless it is one of the last that were added, and returns its number.
+    fn add(&self, part: Part) -> Result<FileNo, Error> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // A cyclic chain requests the same file again and again.
-        if let Some(n) = known.iter().rev().take(64).position(|part| part.path == path) {
-            return Ok(u32::try_from(known.len() - n).ok().map(FileNo));
+        let again = known.iter().rev().take(64).position(|there| there.path == part.path);
+        if again.is_none() {
+            known.push(part);
         }
-        if known.len() >= MAX {
-            return refuse("exceeds the maximum number of files");
-        }
-        known.push(Part { path, len: meta.len(), modified: meta.modified().ok() });
-        Ok(u32::try_from(known.len()).ok().map(FileNo))
+        let number = u32::try_from(known.len() - again.unwrap_or(0)).ok().filter(|_| known.len() <= MAX);
+        let many = || Error::bad_image(format!("refers to more than {MAX} files")).at(&self.image);
+        number.map(FileNo).ok_or_else(many)
     }
 
     /// Lists the file names in the directory `name` next to the image, if there is one.
     pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
+        if let Some(remote) = &self.remote {
+            return remote.names(name);
+        }
         let Some(own) = &self.own else { return Ok(None) };
         let Ok(path) = own.join(name).canonicalize() else { return Ok(None) };
         let failed = |e| Error::io("cannot list the directory", &path, e);
@@ -168,6 +225,12 @@ impl Parts {
         self.with(file, |part| part.path.clone())
     }
 
+    /// Returns what was fetched of the files so far, if some are on other systems.
+    pub(super) fn stats(&self) -> Option<RemoteStats> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|part| part.source.as_ref()?.remote())
+    }
+
     /// Returns the lengths in bytes of all files found so far.
     pub(super) fn lens(&self) -> impl Iterator<Item = u64> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -195,6 +258,9 @@ impl Parts {
 
     /// Reads once, like `pread`: may return fewer bytes than requested.
     pub(super) fn read_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<usize, ReadError> {
+        if let Some(source) = self.with(file, |part| part.source.clone()).flatten() {
+            return Ok(source.read_at(buf, at)?);
+        }
         loop {
             match FileExt::read_at(&*self.file(file)?, buf, at) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use cdi_base::error::Error;
 
 /// A source that can be read by position: a file, or in tests a source that fails on demand.
 pub trait ReadAt: Send + Sync {
@@ -29,6 +32,43 @@ pub trait ReadAt: Send + Sync {
     fn packed(&self) -> Option<&PackedFile> {
         None
     }
+    /// Returns what was fetched so far, if it is on another system.
+    fn remote(&self) -> Option<RemoteStats> {
+        None
+    }
+}
+
+/// What was done to read the remote files of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteStats {
+    /// Ranges that were fetched.
+    pub fetched: u64,
+    /// Their length in bytes.
+    pub fetched_bytes: u64,
+    /// Ranges that were found in the cache on disk.
+    pub cached: u64,
+    /// Ranges that could not be fetched.
+    pub failed: u64,
+}
+
+/// A place on another system where files are.
+pub(super) trait Folder: Send + Sync {
+    /// Finds the file `name` in `dir`, a path below this place, if there is one.
+    fn find(&self, dir: &Path, name: &str) -> Result<Option<Found>, Error>;
+    /// Lists the names of the files in `dir`, if there are any and they can be listed.
+    fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error>;
+}
+
+/// A file that was found in a [`Folder`].
+pub(super) struct Found {
+    /// What it is read through.
+    pub(super) source: Arc<dyn ReadAt>,
+    /// Its address.
+    pub(super) path: PathBuf,
+    /// Its length in bytes.
+    pub(super) len: u64,
+    /// When it was modified, if that is known.
+    pub(super) modified: Option<SystemTime>,
 }
 
 /// What is known about a packed file.
@@ -111,6 +151,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn packed(&self) -> Option<&PackedFile> {
         (**self).packed()
+    }
+    fn remote(&self) -> Option<RemoteStats> {
+        (**self).remote()
     }
 }
 

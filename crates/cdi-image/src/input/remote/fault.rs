@@ -1,0 +1,100 @@
+//! Why a remote file cannot be read.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+
+use cdi_base::printable::printable;
+
+/// Why a remote file cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// There is no such file.
+    Missing,
+    /// It is not the file any more that was opened.
+    Changed,
+    /// The server does not give it to this user.
+    Denied(&'static str),
+    /// The server gives whole files only.
+    NoRanges,
+    /// No answer within the time limit.
+    TimedOut,
+    /// The settings for the service are of no use.
+    Settings(String),
+    /// Anything else.
+    Failed(String),
+}
+
+/// The maximum length of a server's own words in messages, in characters.
+const WORDS: usize = 200;
+
+impl Fault {
+    /// Returns what an error of the client is.
+    pub(super) fn of(e: &object_store::Error) -> Fault {
+        use object_store::Error;
+        match e {
+            Error::NotFound { .. } => Fault::Missing,
+            Error::Precondition { .. } | Error::NotModified { .. } => Fault::Changed,
+            Error::PermissionDenied { .. } => Fault::Denied("403 Forbidden"),
+            Error::Unauthenticated { .. } => Fault::Denied("401 Unauthorized"),
+            Error::NotSupported { .. } => Fault::NoRanges,
+            other => Fault::Failed(cause(other)),
+        }
+    }
+
+    /// Returns whether another try may succeed.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Fault::Failed(_))
+    }
+
+    /// Returns the errno for a read that fails by this.
+    pub(super) fn errno(&self) -> i32 {
+        use nix::errno::Errno;
+        (match self {
+            Fault::Changed | Fault::Missing => Errno::ESTALE,
+            Fault::TimedOut => Errno::ETIMEDOUT,
+            Fault::Denied(_) => Errno::EACCES,
+            Fault::NoRanges | Fault::Settings(_) | Fault::Failed(_) => Errno::EIO,
+        }) as i32
+    }
+
+    /// Returns it as an error of opening the file.
+    pub(super) fn io(self) -> io::Error {
+        let kind = match self {
+            Fault::Missing => io::ErrorKind::NotFound,
+            Fault::Denied(_) => io::ErrorKind::PermissionDenied,
+            Fault::TimedOut => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self.to_string())
+    }
+}
+
+/// Returns the innermost cause of an error. The outer ones contain the address as it was requested, which may have a
+/// token in it.
+fn cause(e: &object_store::Error) -> String {
+    let mut innermost: &dyn std::error::Error = e;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let words: String = innermost.to_string().chars().take(WORDS).collect();
+    let words = printable(&words).replace('\n', " ");
+    // Only the client's own errors have no cause.
+    let from = words.find("http").filter(|_| words.contains("://"));
+    from.map_or(words.clone(), |from| words[..from].trim_end().to_owned())
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Missing => f.write_str("there is no such file (404 Not Found)"),
+            Fault::Changed => f.write_str("it has changed since it was opened"),
+            Fault::Denied(status) => write!(f, "access denied ({status})"),
+            Fault::NoRanges => {
+                f.write_str("the server gives whole files only, no ranges of bytes: download the file first")
+            }
+            Fault::TimedOut => f.write_str("the server did not answer in time"),
+            Fault::Settings(what) | Fault::Failed(what) => f.write_str(what),
+        }
+    }
+}

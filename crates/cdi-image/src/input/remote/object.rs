@@ -1,0 +1,194 @@
+//! One version of a remote file: it is opened once, and every answer must be of that version.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use super::fault::Fault;
+use super::store::Store;
+
+/// How often a fetch begins again after an answer was cut off.
+const TRIES: u32 = 4;
+/// How many failed fetches of a file are logged.
+const LOGGED: u64 = 16;
+
+/// One version of a remote file.
+pub(super) struct Object {
+    store: Arc<Store>,
+    key: Key,
+    url: PathBuf,
+    version: Version,
+    /// Whether another version was seen.
+    changed: AtomicBool,
+    failed: AtomicU64,
+}
+
+/// What is known about a version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    /// The length in bytes.
+    pub(super) len: u64,
+    /// The server's name of the version.
+    pub(super) etag: Option<String>,
+    /// When it was modified; the start of 1970 if that is unknown.
+    pub(super) modified: SystemTime,
+}
+
+impl Version {
+    pub(super) fn of(meta: &ObjectMeta) -> Version {
+        Version { len: meta.size, etag: meta.e_tag.clone(), modified: meta.last_modified.into() }
+    }
+
+    /// Returns whether two answers are of one version. If the server names versions, that decides: the time may be that
+    /// of a copy on another server.
+    fn is(&self, other: &Version) -> bool {
+        self.len == other.len
+            && match (&self.etag, &other.etag) {
+                (Some(one), Some(two)) => one.trim_start_matches("W/") == two.trim_start_matches("W/"),
+                (None, None) => self.modified == other.modified,
+                _ => false,
+            }
+    }
+
+    /// Returns the name with which a server is to compare: a weak one never matches.
+    fn condition(&self) -> Option<String> {
+        self.etag.clone().filter(|etag| !etag.starts_with("W/"))
+    }
+
+    /// Returns whether another version can be told from it by more than its length.
+    pub(super) fn is_known(&self) -> bool {
+        self.etag.is_some() || self.modified > SystemTime::UNIX_EPOCH
+    }
+}
+
+impl Object {
+    /// Returns the object of which this version is known.
+    pub(super) fn known(store: &Arc<Store>, key: Key, url: &Path, version: Version) -> Object {
+        Object {
+            store: Arc::clone(store),
+            key,
+            url: url.to_owned(),
+            version,
+            changed: AtomicBool::new(false),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    /// Opens a file: fetches its first `len` bytes, or all of it if it is shorter, with one request.
+    pub(super) fn open(
+        store: &Arc<Store>,
+        key: Key,
+        url: &Path,
+        len: u64,
+        limit: Duration,
+    ) -> Result<(Object, Vec<u8>), Fault> {
+        let (handle, client) = store.client()?;
+        let end = Instant::now() + limit;
+        let fetched = handle.block_on(in_time(end, get(&*client, &key, 0..len, None)));
+        let (version, start) = match fetched {
+            Ok(fetched) => fetched,
+            // No range fits an empty file.
+            Err(fault @ Fault::Failed(_)) => match handle.block_on(in_time(end, head(&*client, &key))) {
+                Ok(version) if version.len == 0 => (version, Vec::new()),
+                _ => return Err(fault),
+            },
+            Err(fault) => return Err(fault),
+        };
+        Ok((Object::known(store, key, url, version), start))
+    }
+
+    /// Finds out whether there is a file, and its version.
+    pub(super) fn find(store: &Arc<Store>, key: Key, url: &Path, limit: Duration) -> Result<Object, Fault> {
+        let (handle, client) = store.client()?;
+        let version = handle.block_on(in_time(Instant::now() + limit, head(&*client, &key)))?;
+        Ok(Object::known(store, key, url, version))
+    }
+
+    /// Returns the version.
+    pub(super) fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Returns the address.
+    pub(super) fn url(&self) -> &Path {
+        &self.url
+    }
+
+    /// Returns whether another version was seen: then no read succeeds any more.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Fetches a range that is within the file. Gives up after `limit`.
+    pub(super) fn fetch(&self, range: Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let fetched = self.try_fetch(&range, limit);
+        if let Err(fault) = &fetched {
+            if *fault == Fault::Changed || *fault == Fault::Missing {
+                self.changed.store(true, Ordering::Relaxed);
+            }
+            if self.failed.fetch_add(1, Ordering::Relaxed) < LOGGED {
+                let (url, Range { start, end }) = (self.url.display(), range);
+                log::warn!("{url}: bytes {start} to {end} cannot be read: {fault}");
+            }
+        }
+        fetched
+    }
+
+    fn try_fetch(&self, range: &Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let (handle, client) = self.store.client()?;
+        let end = Instant::now() + limit;
+        let mut tries = 1;
+        loop {
+            let get = get(&*client, &self.key, range.clone(), Some(&self.version));
+            match handle.block_on(in_time(end, get)) {
+                Ok((version, _)) if !version.is(&self.version) => return Err(Fault::Changed),
+                Ok((_, bytes)) => return Ok(bytes),
+                Err(fault) if fault.may_pass() && tries < TRIES => tries += 1,
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+}
+
+async fn in_time<T>(end: Instant, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout_at(end.into(), work).await.unwrap_or(Err(Fault::TimedOut))
+}
+
+async fn head(client: &dyn ObjectStore, key: &Key) -> Result<Version, Fault> {
+    client.head(key).await.map(|meta| Version::of(&meta)).map_err(|e| Fault::of(&e))
+}
+
+/// Fetches a range, of `version` if that is known. The answer is as long as the range, unless the file ends before.
+async fn get(
+    client: &dyn ObjectStore,
+    key: &Key,
+    range: Range<u64>,
+    version: Option<&Version>,
+) -> Result<(Version, Vec<u8>), Fault> {
+    let options = GetOptions {
+        range: Some(GetRange::Bounded(range.clone())),
+        if_match: version.and_then(Version::condition),
+        ..GetOptions::default()
+    };
+    let answer = client.get_opts(key, options).await.map_err(|e| Fault::of(&e))?;
+    let version = Version::of(&answer.meta);
+    let wanted = range.end.min(version.len).saturating_sub(range.start);
+    let wrong = || Fault::Failed("the server's answer is not as long as the range that it names".into());
+    let wanted = usize::try_from(wanted).map_err(|_| wrong())?;
+    let mut bytes = Vec::with_capacity(wanted);
+    let mut body = answer.into_stream();
+    while let Some(part) = body.next().await {
+        let part = part.map_err(|e| Fault::of(&e))?;
+        if part.len() > wanted - bytes.len() {
+            return Err(wrong());
+        }
+        bytes.extend_from_slice(&part);
+    }
+    if bytes.len() < wanted { Err(wrong()) } else { Ok((version, bytes)) }
+}

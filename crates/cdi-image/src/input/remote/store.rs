@@ -1,0 +1,154 @@
+//! The connection to a server or a bucket.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cdi_base::error::Error;
+use cdi_base::workers::lock;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::ClientConfigKey;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use tokio::runtime::Handle;
+
+use super::aws;
+use super::fault::Fault;
+use super::location::Root;
+use super::runtime;
+
+/// How long to wait for a connection.
+const CONNECT: &str = "10 seconds";
+/// How long to wait for the next bytes of an answer.
+const SILENCE: &str = "20 seconds";
+/// No limit for a whole answer: reads have one of their own.
+const WHOLE: &str = "1 day";
+
+/// A server or a bucket, connected when it is needed.
+pub(super) struct Store {
+    root: Root,
+    /// How long failed requests are tried again.
+    patience: Duration,
+    client: Mutex<Option<(u64, Arc<dyn ObjectStore>)>>,
+}
+
+impl Store {
+    /// Returns the store at `root`. Requests are tried again for at most `patience`.
+    pub(super) fn new(root: Root, patience: Duration) -> Store {
+        Store { root, patience, client: Mutex::new(None) }
+    }
+
+    /// Returns where it is.
+    pub(super) fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Returns the threads that read, and the client.
+    pub(super) fn client(&self) -> Result<(Handle, Arc<dyn ObjectStore>), Fault> {
+        let (number, handle) = runtime::running().map_err(|e| Fault::Failed(e.to_string()))?;
+        let mut client = lock(&self.client);
+        if let Some((made, client)) = &*client
+            && *made == number
+        {
+            return Ok((handle, Arc::clone(client)));
+        }
+        // A client opens its connections in the threads that were running when it was made.
+        let made = self.connect().map_err(|e| match e {
+            Connect::Settings(what) => Fault::Settings(what),
+            Connect::Store(e) => Fault::of(&e),
+        })?;
+        *client = Some((number, Arc::clone(&made)));
+        Ok((handle, made))
+    }
+
+    fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
+        let backoff = BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() };
+        let retry = RetryConfig { backoff, max_retries: 20, retry_timeout: self.patience };
+        // What the environment says of proxies and certificates stays.
+        let settings = [
+            (ClientConfigKey::ConnectTimeout, CONNECT),
+            (ClientConfigKey::ReadTimeout, SILENCE),
+            (ClientConfigKey::Timeout, WHOLE),
+            (ClientConfigKey::UserAgent, concat!("cdi/", env!("CARGO_PKG_VERSION"))),
+        ];
+        Ok(match &self.root {
+            Root::Http(address) => {
+                let plain = address.starts_with("http:").to_string();
+                let builder = HttpBuilder::new().with_url(address).with_retry(retry);
+                let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
+                Arc::new(builder.with_config(ClientConfigKey::AllowHttp, plain).build()?)
+            }
+            Root::S3(bucket) => {
+                let builder = s3(bucket)?.with_retry(retry);
+                let set = |b: AmazonS3Builder, (key, value)| b.with_config(AmazonS3ConfigKey::Client(key), value);
+                Arc::new(settings.into_iter().fold(builder, set).build()?)
+            }
+            Root::Gs(bucket) => {
+                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let set = |b: GoogleCloudStorageBuilder, (key, value)| {
+                    b.with_config(GoogleConfigKey::Client(key), value)
+                };
+                Arc::new(settings.into_iter().fold(builder, set).build()?)
+            }
+            Root::Az(container) => {
+                let builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry);
+                let set =
+                    |b: MicrosoftAzureBuilder, (key, value)| b.with_config(AzureConfigKey::Client(key), value);
+                Arc::new(settings.into_iter().fold(builder, set).build()?)
+            }
+        })
+    }
+}
+
+/// Why a store cannot be connected.
+enum Connect {
+    Settings(String),
+    Store(object_store::Error),
+}
+
+impl From<object_store::Error> for Connect {
+    fn from(e: object_store::Error) -> Connect {
+        Connect::Store(e)
+    }
+}
+
+/// Returns the settings for a bucket of S3: from the environment, and what is not there from the files of Amazon's
+/// program.
+fn s3(bucket: &str) -> Result<AmazonS3Builder, Connect> {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    let profile = aws::profile();
+    let has = |builder: &AmazonS3Builder, key| builder.get_config_value(&key).is_some();
+    let given = [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::WebIdentityTokenFile];
+    let in_environment = given.into_iter().any(|key| has(&builder, key));
+    if !in_environment && let Some(setting) = aws::made_elsewhere(&profile) {
+        return Err(Connect::Settings(format!(
+            "the profile in ~/.aws has its credentials made elsewhere ({setting}): put them into the environment with \
+             'eval \"$(aws configure export-credentials --format env)\"'"
+        )));
+    }
+    let credentials = [
+        (AmazonS3ConfigKey::AccessKeyId, "aws_access_key_id"),
+        (AmazonS3ConfigKey::SecretAccessKey, "aws_secret_access_key"),
+        (AmazonS3ConfigKey::Token, "aws_session_token"),
+    ];
+    let others = [(AmazonS3ConfigKey::Region, "region"), (AmazonS3ConfigKey::Endpoint, "endpoint_url")];
+    let wanted = credentials.into_iter().filter(|_| !in_environment).chain(others);
+    for (key, name) in wanted {
+        if let Some(value) = profile.get(name).filter(|_| !has(&builder, key)) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    // A server of one's own often has no TLS; the address says so.
+    let endpoints = [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint];
+    let plain = endpoints
+        .iter()
+        .any(|key| builder.get_config_value(key).is_some_and(|endpoint| endpoint.starts_with("http:")));
+    Ok(if plain { builder.with_allow_http(true) } else { builder })
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        Error::failed(fault.to_string())
+    }
+}
