@@ -13,6 +13,7 @@ use cdi_base::units::human;
 use cdi_base::workers::lock;
 use cdi_capture::guard::{Guard, Over};
 use cdi_image::indexes::{IndexFile, Indexes, index_name};
+use cdi_image::input::is_remote;
 use cdi_system::output_file::OutputFile;
 
 use crate::ui::{Progress, Ui};
@@ -58,6 +59,9 @@ impl Display {
 
 /// Lets nobody read an index who may not read the image: it has parts of the disk in it.
 fn hide_like(index: &File, packed: &Path) -> Result<(), Error> {
+    if is_remote(packed) {
+        return Ok(());
+    }
     let mode = packed.metadata().map_err(|e| Error::io("cannot get the file status", packed, e))?.mode();
     let permissions = fs::Permissions::from_mode(mode & 0o644 | 0o600);
     index.set_permissions(permissions).map_err(|e| Error::failed("cannot protect the index").because(e))
@@ -73,7 +77,7 @@ impl CachedIndexes {
     }
 
     fn path(packed: &Path) -> Option<PathBuf> {
-        let whole = packed.canonicalize().ok()?;
+        let whole = if is_remote(packed) { packed.to_owned() } else { packed.canonicalize().ok()? };
         let hash = xxhash_rust::xxh3::xxh3_64(whole.as_os_str().as_encoded_bytes());
         let name = whole.file_name()?.to_string_lossy().into_owned();
         // A file name has at most 255 bytes.

@@ -7,15 +7,16 @@ use cdi_base::units::parse_size;
 use cdi_base::workers::lock;
 use cdi_capture::guard;
 use cdi_image::image::Mapfile;
+use cdi_image::input::RemoteCache;
 use cdi_image::passphrase::Passphrase;
 use clap::Args;
 
-use super::values::{Bad, HashName, list_block_size, sector_size};
+use super::values::{Bad, HashName, list_block_size, remote_cache, sector_size};
 
 /// An image that is read.
 #[derive(Debug, Clone, Args)]
 pub struct Image {
-    /// The image
+    /// The image: a file, or an address (https:, s3:, gs:, az:)
     pub image: PathBuf,
     /// How it is opened.
     #[command(flatten)]
@@ -47,6 +48,9 @@ pub struct OpenArgs {
     /// Also look for parents and extents of the image in this directory; may be repeated
     #[arg(long, value_name = "DIR")]
     pub allow_parent: Vec<PathBuf>,
+    /// Keep what is fetched of an image at https:, s3:, gs: or az: in this directory, up to this size
+    #[arg(long, value_name = "DIR,SIZE", value_parser = remote_cache)]
+    pub remote_cache: Option<RemoteCache>,
     /// Open this internal snapshot instead of the current state of the disk (see 'cdi info')
     #[arg(long, value_name = "NAME")]
     pub snapshot: Option<String>,

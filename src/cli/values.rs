@@ -7,6 +7,7 @@ use cdi_base::units::parse_size;
 use cdi_fs::pattern::Patterns;
 use cdi_image::cdimg::layout::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
 use cdi_image::codec::Codec;
+use cdi_image::input::RemoteCache;
 use cdi_image::stored_hashes::HashKind;
 use clap::ValueEnum;
 
@@ -69,6 +70,17 @@ pub(crate) fn only(text: &str) -> Result<FirstName, String> {
         FirstName::Metadata => Err("expected 'used', or a pattern such as '*.jpg'".into()),
         name => Ok(name),
     }
+}
+
+/// Parses where blocks of remote images are kept, and how much of them.
+pub(crate) fn remote_cache(text: &str) -> Result<RemoteCache, String> {
+    let (dir, size) = text.rsplit_once(',').filter(|(dir, _)| !dir.is_empty()).ok_or("expected DIR,SIZE")?;
+    let bytes = parse_size(size)?;
+    // Less would be thrown away before it is used again.
+    if bytes < 64 << 20 {
+        return Err("the cache must have at least 64M".into());
+    }
+    Ok(RemoteCache { dir: dir.into(), bytes })
 }
 
 /// The name of a hash.

@@ -18,6 +18,7 @@ use cdi_capture::options::{Made, Options};
 use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
+use cdi_image::input::is_remote;
 use cdi_image::metadata::Metadata;
 use cdi_image::open::begins_like;
 use cdi_image::packed::PACKINGS;
@@ -127,6 +128,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
 fn source_name(args: &Create) -> String {
     let path = match args.source.file_name() {
         Some(name) if args.write.reproducible => name.into(),
+        _ if is_remote(&args.source) => args.source.clone(),
         _ => std::path::absolute(&args.source).unwrap_or_else(|_| args.source.clone()),
     };
     path.display().to_string()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cdi_base::error::Error;
 use cdi_base::units::human;
+use cdi_image::input::is_remote;
 use serde_json::json;
 
 use super::{End, Interrupt, open_with};
@@ -12,6 +13,12 @@ use crate::indexes::IndexesNextTo;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Index, ui: &Ui) -> Result<End, Error> {
+    if is_remote(&args.image.image) {
+        let error = Error::usage("nothing can be written next to an image on another system");
+        return Err(error
+            .at(&args.image.image)
+            .hint("its index is made when it is opened, and kept in your cache"));
+    }
     let interrupt = Interrupt::new()?;
     let indexes = Arc::new(IndexesNextTo::new(*ui, args.over.into(), move || interrupt.check()));
     let opened = open_with(&args.image, Arc::clone(&indexes) as _, ui)?;

@@ -100,6 +100,7 @@ fn open_with(image: &cli::Image, indexes: Arc<dyn Indexes>, ui: &Ui) -> Result<O
         allowed: image.open.allow_parent.clone(),
         snapshot: image.open.snapshot.clone(),
         member: image.open.member.clone(),
+        remote_cache: image.open.remote_cache.clone(),
         indexes: Some(Arc::clone(&indexes)),
         passphrase,
     };

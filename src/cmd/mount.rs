@@ -3,12 +3,13 @@
 mod place;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cdi_base::error::{ErrnoStyle, Error, Kind};
 use cdi_base::units::SECTOR;
 use cdi_image::disk::Options;
+use cdi_image::input::is_remote;
 use cdi_serve::transport::Desktop;
 use cdi_serve::transports::transport;
 use cdi_system::mounted_at;
@@ -184,7 +185,7 @@ pub(super) fn plan(
     let (disk, table) = open_part(image, part, reads.into(), ui)?;
     let exclusive = exclusive()?;
     teardown::clean_up_stale_mounts();
-    let path = image.image.canonicalize().map_err(|e| Error::io("cannot resolve", &image.image, e))?;
+    let path = resolved(&image.image)?;
     let via = access.via.map(cli::Via::name);
     let own_process = !transport(via)?.serves_itself();
     if own_process {
@@ -246,6 +247,14 @@ pub(super) fn plan(
     Ok((plan, table))
 }
 
+/// Returns the path of an image without links, or its address.
+fn resolved(image: &Path) -> Result<PathBuf, Error> {
+    if is_remote(image) {
+        return Ok(image.to_owned());
+    }
+    image.canonicalize().map_err(|e| Error::io("cannot resolve", image, e))
+}
+
 /// Refuses options that have no effect: if an extension of the system serves the disk, none of our options reaches
 /// it. An error is better than an option that is ignored. `encrypted`: the image needs a passphrase.
 fn refuse_options(shown: &Shown<'_>, encrypted: bool) -> Result<(), Error> {
@@ -257,6 +266,7 @@ fn refuse_options(shown: &Shown<'_>, encrypted: bool) -> Result<(), Error> {
         block_size: _,
         sector_size,
         allow_parent,
+        remote_cache: _,
         snapshot,
         member,
         passphrase_file,
@@ -267,6 +277,7 @@ fn refuse_options(shown: &Shown<'_>, encrypted: bool) -> Result<(), Error> {
         ("--format", format.is_some()),
         ("--mapfile", mapfile.is_some()),
         ("--badblocks", badblocks.is_some()),
+        ("an image on another system", is_remote(&image.image)),
         ("--allow-parent", !allow_parent.is_empty()),
         ("--sector-size", sector_size.is_some()),
         ("--snapshot", snapshot.is_some()),

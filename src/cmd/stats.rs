@@ -64,6 +64,15 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
             s.chunks_decompressed, s.cache_hits, s.chunks_damaged
         ));
         ui.data(format!("  cache     {}", human(s.cache_bytes)));
+        if let Some(r) = s.remote {
+            ui.data(format!(
+                "  fetched   {} in {} requests, {} failed, {} found on disk",
+                human(r.fetched_bytes),
+                r.fetched,
+                r.failed,
+                r.cached
+            ));
+        }
     }
     if all.is_empty() {
         ui.message("no statistics: nothing is mounted");

@@ -323,6 +323,7 @@ pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
     let record = plan.record("");
     let log_path = record.log()?;
     let log = File::create(&log_path).map_err(|e| Error::io("cannot create", &log_path, e))?;
+    cdi_image::input::rest();
     // Never start(): it exits with 0 when the daemon has failed.
     let daemonize = daemonize::Daemonize::new().working_directory("/").umask(0o077).stderr(log);
     match daemonize.execute() {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cdi_base::error::{Error, Kind};
+use cdi_image::input::is_remote;
 use cdi_system::liveness_lock;
 use cdi_system::output_file::replace;
 use cdi_system::random;
@@ -261,6 +262,9 @@ pub fn records() -> Result<Vec<MountRecord>, Error> {
 /// Returns the records that `target` names: a mount point, an image, or a device.
 pub fn find(target: &Path) -> Result<Vec<MountRecord>, Error> {
     let records = records()?;
+    if is_remote(target) {
+        return Ok(records.into_iter().filter(|r| r.image == target).collect());
+    }
     // The mount point itself is not resolved: if its daemon hangs, so would we. Its parent is not on the mount.
     let absolute = std::path::absolute(target).map_err(|e| Error::io("is not a path", target, e))?;
     let inside = records.iter().any(|r| absolute.starts_with(&r.mountpoint));

@@ -13,7 +13,7 @@ use cdi_image::cdimg::layout::STATE_ACQUIRING;
 use cdi_image::disk::Disk;
 use cdi_image::formats::raw;
 use cdi_image::image::{Format, Image};
-use cdi_image::input::Input;
+use cdi_image::input::{Input, is_remote};
 use cdi_image::open::{FORMATS, named_by};
 use cdi_system::output_file::OutputFile;
 use cdi_system::{Layer, layers_below};
@@ -136,6 +136,11 @@ impl Guard {
     /// Checks whether a file may be written at `out`. Returns [`Kind::Busy`] if the existing file must not be lost, and
     /// [`Kind::Usage`] if it is an input file.
     pub fn check(&self, out: &Path) -> Result<(), Error> {
+        if is_remote(out) {
+            return Err(Error::usage("writing to another system is not supported").at(out).hint(
+                "write a local file, and copy it there: with 'aws s3 cp' or 'rclone copyto', for example",
+            ));
+        }
         // A new file must not get into the directory of an image either.
         let resolved = out.canonicalize().or_else(|e| match out.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir.canonicalize(),

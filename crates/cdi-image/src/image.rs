@@ -14,7 +14,7 @@ use crate::badmap::BadBlocks;
 use crate::details::ImageDetails;
 use crate::extent::Extent;
 use crate::indexes::Indexes;
-use crate::input::Input;
+use crate::input::{Input, RemoteCache};
 use crate::metadata::Metadata;
 use crate::passphrase::Passphrase;
 use crate::stored_hashes::StoredHash;
@@ -133,6 +133,8 @@ pub struct OpenOptions {
     pub member: Option<String>,
     /// The passphrase of an encrypted image.
     pub passphrase: Option<Passphrase>,
+    /// Where blocks of a remote image are kept. None: in memory only.
+    pub remote_cache: Option<RemoteCache>,
     /// Where indexes of packed images are kept. None: they are not, and are made each time.
     pub indexes: Option<Arc<dyn Indexes>>,
 }

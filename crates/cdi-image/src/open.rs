@@ -16,7 +16,7 @@ use crate::disk::{BadPolicy, Disk, Options};
 use crate::formats::*;
 use crate::image::{Format, Image, Mapfile, OpenOptions, Opened};
 use crate::input::pieces::{self, join_hint};
-use crate::input::{Input, ReadAt};
+use crate::input::{Input, ReadAt, RemoteCache};
 use crate::passphrase::Passphrase;
 
 /// Every format that can be read.
@@ -163,6 +163,12 @@ impl DiskOptions {
         self
     }
 
+    /// Keeps what is fetched of a remote image in this directory, up to this number of bytes, also for later.
+    pub fn remote_cache(mut self, dir: impl Into<PathBuf>, bytes: u64) -> DiskOptions {
+        self.open.remote_cache = Some(RemoteCache { dir: dir.into(), bytes });
+        self
+    }
+
     /// Sets what a read of a bad sector returns; an error by default.
     pub fn bad_sectors(mut self, policy: BadPolicy) -> DiskOptions {
         self.reads.bad = policy;
@@ -200,7 +206,7 @@ impl DiskOptions {
 
 /// Opens the image at `path`.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
-    open_input(Input::open(path)?, options)
+    open_input(Input::open_cached(path, options.remote_cache.as_ref())?, options)
 }
 
 /// Opens the image that is read through `source`, as if it were at `path`. Tests use it to make reads fail.

@@ -1,19 +1,33 @@
 //! Reads the file with the status of the blocks: a ddrescue mapfile or an HDDSuperClone log, whichever it is.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use cdi_base::error::Error;
 
 use super::listed::{Listed, parse_number};
 use super::{BadBlocks, ddrescue, superclone};
+use crate::input::{Input, SourceReader, is_remote};
 use crate::text::lines::{each_line, each_of};
 
 /// Reads the ddrescue mapfile or HDDSuperClone log at `path`. If it is neither, the error is
 /// [`Kind::BadImage`](cdi_base::error::Kind::BadImage) and names the line.
 pub fn read(path: &Path) -> Result<Listed, Error> {
+    if is_remote(path) {
+        let input = Input::open(path)?;
+        return read_from(BufReader::new(SourceReader::new(input.joined(&[Input::MAIN]))), path);
+    }
     let mut reader = Reader::default();
     each_line(path, "the mapfile", &mut |_, line| reader.line(line))?;
     reader.finish().map_err(|e| Error::bad_image(e).at(path))
+}
+
+/// As [`read`], of a text that is open. `path` is its name in errors.
+pub(crate) fn read_from(text: impl BufRead, path: &Path) -> Result<Listed, Error> {
+    let mut reader = Reader::default();
+    let read = each_of(text, &mut |_, line| reader.line(line));
+    let read = read.map_err(|e| Error::io("cannot read the mapfile", path, e))?;
+    read.and_then(|()| reader.finish()).map_err(|e| Error::bad_image(e).at(path))
 }
 
 /// Returns whether a file that begins with `start` is a ddrescue mapfile or an HDDSuperClone log: its complete lines up to

@@ -307,6 +307,7 @@ impl Disk {
         Stats {
             cache_hits: self.core.cache.hits(),
             cache_bytes: self.core.cache.bytes() as u64,
+            remote: self.core.input.remote_stats(),
             chunks_decompressed: self.core.uncompressed.load(Ordering::Relaxed),
             chunks_damaged: self.core.corrupt.load(Ordering::Relaxed),
             ..self.core.reads.stats()

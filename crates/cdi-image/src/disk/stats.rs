@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::input::RemoteStats;
+
 /// Read statistics of a disk. They cover reads by clients, not readahead, except where noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
@@ -30,6 +32,9 @@ pub struct Stats {
     pub chunks_damaged: u64,
     /// The number of bytes of decompressed chunks in the cache.
     pub cache_bytes: u64,
+    /// What was fetched of remote files, if the image has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteStats>,
 }
 
 /// The number of latency buckets: two for each power of two of a microsecond.

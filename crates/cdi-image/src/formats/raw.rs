@@ -5,11 +5,12 @@
 //! disk is therefore as long as its map, and parts missing from the image keep the status in the map, but are never
 //! treated as finished.
 
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Kind, ReadError};
 use cdi_base::units::{SECTOR, human, index};
 
 use crate::badmap::listed::{End, Listed};
@@ -18,7 +19,7 @@ use crate::details::ImageDetails;
 use crate::extent::{Extent, FileNo, Origin};
 use crate::image::{Format, Image, Mapfile, OpenOptions};
 use crate::input::pieces::RAW_SUFFIXES;
-use crate::input::{Input, pieces};
+use crate::input::{Input, SourceReader, pieces};
 use crate::metadata::Metadata;
 
 /// Raw images.
@@ -192,6 +193,8 @@ fn find_adjacent_map(
         let file = match input.sibling(&name) {
             Ok(Some(file)) => file,
             Ok(None) => continue,
+            // A map that cannot be reached must not be taken for none.
+            Err(e) if input.is_remote() => return Err(e),
             // A link to elsewhere, or something that is not a file, need not belong to the image.
             Err(e) => {
                 warnings.push(format!("ignoring {shown} next to the image: {}", e.what));
@@ -199,8 +202,10 @@ fn find_adjacent_map(
             }
         };
         let path = input.path_of(file);
-        let listed = match load::read(&path) {
+        let text = SourceReader::new(input.joined(&[file]));
+        let listed = match load::read_from(BufReader::new(text), &path) {
             Ok(listed) => listed,
+            Err(e) if e.kind != Kind::BadImage && input.is_remote() => return Err(e),
             // Many programs name their log files like this.
             Err(_) if name.extension().is_some_and(|e| e == "log") => continue,
             Err(e) => {
@@ -223,8 +228,7 @@ fn find_adjacent_map(
             _ => {}
         }
         warnings.push(format!("using the bad sectors listed in {shown}, found next to the image"));
-        let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-        if is_older(time(&path), input.modified()) {
+        if is_older(input.modified_of(file), input.modified()) {
             warnings.push(format!(
                 "{shown} is older than the image: blocks marked bad in it may have been read since"
             ));

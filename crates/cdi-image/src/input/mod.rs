@@ -20,6 +20,7 @@ use std::time::SystemTime;
 use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
 use siblings::Parts;
+pub(crate) use source::SourceReader;
 pub use source::{PackedFile, ReadAt, RemoteStats};
 
 use super::extent::FileNo;
@@ -175,7 +176,7 @@ impl Input {
 
     /// Returns what was fetched of remote files so far, if there are any.
     pub fn remote_stats(&self) -> Option<RemoteStats> {
-        self.parts.stats().or_else(|| self.source.remote())
+        self.source.remote().or_else(|| self.parts.stats())
     }
 
     /// Returns an input for the file at `path` that is read through `source`.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cdi_base::error::Error;
+use serde::{Deserialize, Serialize};
 
 /// A source that can be read by position: a file, or in tests a source that fails on demand.
 pub trait ReadAt: Send + Sync {
@@ -39,7 +40,7 @@ pub trait ReadAt: Send + Sync {
 }
 
 /// What was done to read the remote files of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteStats {
     /// Ranges that were fetched.
     pub fetched: u64,
@@ -49,6 +50,27 @@ pub struct RemoteStats {
     pub cached: u64,
     /// Ranges that could not be fetched.
     pub failed: u64,
+}
+
+/// Reads a source from its start to its end.
+pub(crate) struct SourceReader {
+    source: Arc<dyn ReadAt>,
+    at: u64,
+}
+
+impl SourceReader {
+    /// Begins at the start of `source`.
+    pub(crate) fn new(source: Arc<dyn ReadAt>) -> SourceReader {
+        SourceReader { source, at: 0 }
+    }
+}
+
+impl io::Read for SourceReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read_at(buf, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
 }
 
 /// A place on another system where files are.

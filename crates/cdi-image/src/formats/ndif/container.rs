@@ -63,6 +63,10 @@ pub(super) fn forks(input: &Input) -> Result<Option<Forks>, Error> {
         }
         return Ok(Some(forks));
     }
+    // Such files are made by Macs, on disks and not on servers, where looking for them would cost a request.
+    if input.is_remote() {
+        return Ok(None);
+    }
     let mut name = std::ffi::OsString::from("._");
     name.push(input.path().file_name().unwrap_or_default());
     let Some(other) = input.sibling(name.as_ref()).ok().flatten() else { return Ok(None) };

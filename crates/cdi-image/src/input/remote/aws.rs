@@ -9,14 +9,16 @@ use std::path::PathBuf;
 pub(super) type Profile = BTreeMap<String, String>;
 
 /// Settings with which a profile has its credentials made by another program or service.
-const MADE: [&str; 5] = ["credential_process", "role_arn", "sso_session", "sso_start_url", "credential_source"];
+const MADE: [&str; 5] =
+    ["credential_process", "role_arn", "sso_session", "sso_start_url", "credential_source"];
 
 /// Reads the profile that the environment chooses. Files that cannot be read say nothing.
 pub(super) fn profile() -> Profile {
     let home = |name: &str| {
         std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".aws").join(name)).unwrap_or_default()
     };
-    let file = |variable: &str, name: &str| std::env::var_os(variable).map_or_else(|| home(name), PathBuf::from);
+    let file =
+        |variable: &str, name: &str| std::env::var_os(variable).map_or_else(|| home(name), PathBuf::from);
     let name = std::env::var("AWS_PROFILE").or_else(|_| std::env::var("AWS_DEFAULT_PROFILE"));
     let name = name.unwrap_or_else(|_| "default".into());
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
@@ -39,7 +41,9 @@ fn section(text: &str, name: &str, config: bool) -> Profile {
     for line in text.lines() {
         let is_nested = line.starts_with([' ', '\t']);
         let line = line.trim();
-        if let Some(title) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(title, _)| title) {
+        if let Some(title) =
+            line.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(title, _)| title)
+        {
             let title = title.trim();
             inside = match title.strip_prefix("profile").filter(|rest| rest.starts_with([' ', '\t'])) {
                 Some(profile) if config => profile.trim() == name,
@@ -83,7 +87,9 @@ region = never
         assert!(!case.contains_key("addressing_style"));
         assert_eq!(section(CREDENTIALS, "case files", false)["aws_access_key_id"], "C");
         assert_eq!(section(CREDENTIALS, "default", false)["aws_secret_access_key"], "a=b==");
-        assert!(section(CREDENTIALS, "case", false).is_empty() && section(CONFIG, "made files", true).is_empty());
+        assert!(
+            section(CREDENTIALS, "case", false).is_empty() && section(CONFIG, "made files", true).is_empty()
+        );
     }
 
     #[test]

@@ -118,7 +118,8 @@ impl DiskCache {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let partial = self.dir.join(format!("{}-{number}.{PARTIAL}", std::process::id()));
         let written = || -> io::Result<()> {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+            let mut file =
+                File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
             file.write_all(&header(of, block, bytes))?;
             file.write_all(bytes)?;
             drop(file);
@@ -196,7 +197,10 @@ mod tests {
     #[test]
     fn a_block_is_of_one_version_and_intact() {
         let place = Place::new("version", 1 << 20);
-        let (one, two) = (Identity::of(Path::new("s3://b/k"), &version("1")), Identity::of(Path::new("s3://b/k"), &version("2")));
+        let (one, two) = (
+            Identity::of(Path::new("s3://b/k"), &version("1")),
+            Identity::of(Path::new("s3://b/k"), &version("2")),
+        );
         place.0.keep(one, 3, &[7; 1000]);
         assert_eq!(place.0.find(one, 3, 1000), Some(vec![7; 1000]));
         assert!(place.0.find(two, 3, 1000).is_none() && place.0.find(one, 4, 1000).is_none());

@@ -1,10 +1,10 @@
 //! Why a remote file cannot be read.
 
-use std::error::Error as _;
 use std::fmt;
 use std::io;
 
 use cdi_base::printable::printable;
+use object_store::client::{HttpError, HttpErrorKind};
 
 /// Why a remote file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum Fault {
     Denied(&'static str),
     /// The server gives whole files only.
     NoRanges,
+    /// There is no connection to the server.
+    Unreachable(String),
     /// No answer within the time limit.
     TimedOut,
     /// The settings for the service are of no use.
@@ -38,13 +40,14 @@ impl Fault {
             Error::PermissionDenied { .. } => Fault::Denied("403 Forbidden"),
             Error::Unauthenticated { .. } => Fault::Denied("401 Unauthorized"),
             Error::NotSupported { .. } => Fault::NoRanges,
+            other if is_connecting(other) => Fault::Unreachable(cause(other)),
             other => Fault::Failed(cause(other)),
         }
     }
 
     /// Returns whether another try may succeed.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Fault::Failed(_))
+        matches!(self, Fault::Failed(_) | Fault::Unreachable(_))
     }
 
     /// Returns the errno for a read that fails by this.
@@ -54,7 +57,7 @@ impl Fault {
             Fault::Changed | Fault::Missing => Errno::ESTALE,
             Fault::TimedOut => Errno::ETIMEDOUT,
             Fault::Denied(_) => Errno::EACCES,
-            Fault::NoRanges | Fault::Settings(_) | Fault::Failed(_) => Errno::EIO,
+            Fault::NoRanges | Fault::Settings(_) | Fault::Unreachable(_) | Fault::Failed(_) => Errno::EIO,
         }) as i32
     }
 
@@ -68,6 +71,18 @@ impl Fault {
         };
         io::Error::new(kind, self.to_string())
     }
+}
+
+/// Returns whether it failed before there was a connection.
+fn is_connecting(e: &object_store::Error) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(e);
+    while let Some(e) = next {
+        if e.downcast_ref::<HttpError>().is_some_and(|e| e.kind() == HttpErrorKind::Connect) {
+            return true;
+        }
+        next = e.source();
+    }
+    false
 }
 
 /// Returns the innermost cause of an error. The outer ones contain the address as it was requested, which may have a
@@ -94,7 +109,7 @@ impl fmt::Display for Fault {
                 f.write_str("the server gives whole files only, no ranges of bytes: download the file first")
             }
             Fault::TimedOut => f.write_str("the server did not answer in time"),
-            Fault::Settings(what) | Fault::Failed(what) => f.write_str(what),
+            Fault::Settings(what) | Fault::Unreachable(what) | Fault::Failed(what) => f.write_str(what),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The files next to a remote one.
 //!
-//! Where files can be listed, one request answers for all segments of an image: what comes after its name, up to a
+//! Where files can be listed, one request answers for all segments and maps of an image: a list from its stem on, up to a
 //! number of files. Everything else is asked for by its name.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -80,8 +80,8 @@ impl RemoteFolder {
         let mut key = self.prefix.clone();
         for part in dir.components() {
             match part {
-                std::path::Component::Normal(part) => key = key.join(part.to_str()?.to_owned()),
-                std::path::Component::CurDir => {}
+                Component::Normal(part) => key = key.join(part.to_str()?.to_owned()),
+                Component::CurDir => {}
                 _ => return None,
             }
         }
@@ -130,14 +130,16 @@ impl RemoteFolder {
     /// Returns what the list says about `name`: None if it says nothing.
     fn listed(&self, name: &str) -> Option<Option<Version>> {
         let own = self.of.key.filename().unwrap_or_default();
-        let after = if self.prefix == self.of.key { "" } else { own };
+        let stem = own.split('.').next().unwrap_or_default();
+        let after = if self.prefix == self.of.key { "" } else { stem };
         if !self.store.root().can_list() || name <= after {
             return None;
         }
         let mut listed = lock(&self.listed);
         // A list that may not be read answers for nothing.
         let nothing = || Listed { after: name.to_owned(), before: Some(String::new()), ..Listed::default() };
-        let list = listed.get_or_insert_with(|| self.list(&self.prefix, after, LISTED).unwrap_or_else(|_| nothing()));
+        let list = listed
+            .get_or_insert_with(|| self.list(&self.prefix, after, LISTED).unwrap_or_else(|_| nothing()));
         list.covers(name).then(|| list.files.get(name).cloned())
     }
 
@@ -173,15 +175,19 @@ impl Folder for RemoteFolder {
 
     fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error> {
         let Some(key) = self.key(dir, "x").and_then(|inside| inside.parent()) else { return Ok(None) };
-        if !self.store.root().can_list() {
-            return Ok(None);
-        }
         let failed = |fault: Fault| Error::io("cannot list", &self.url.join(dir), fault.io());
+        if !self.store.root().can_list() {
+            // Of the files next to an image, a list is of use but not needed.
+            let what = || Fault::Failed("web servers do not list files".into());
+            return if dir.components().all(|c| c == Component::CurDir) { Ok(None) } else { Err(failed(what())) };
+        }
         match self.list(&key, "", NAMED) {
             Ok(listed) if listed.before.is_some() => {
                 Err(Error::bad_image(format!("has more than {NAMED} files")).at(&self.url.join(dir)))
             }
-            Ok(listed) => Ok(Some(listed.files.into_keys().collect()).filter(|names: &Vec<_>| !names.is_empty())),
+            Ok(listed) => {
+                Ok(Some(listed.files.into_keys().collect()).filter(|names: &Vec<_>| !names.is_empty()))
+            }
             Err(Fault::Denied(_)) => Ok(None),
             Err(fault) => Err(failed(fault)),
         }

@@ -43,7 +43,7 @@ fn split(path: &Path) -> Option<(&'static str, &str)> {
 }
 
 /// Returns whether `path` is the address of a remote file and not a path of this system.
-pub fn is_remote(path: &Path) -> bool {
+pub(in crate::input) fn is_remote(path: &Path) -> bool {
     split(path).is_some()
 }
 
@@ -60,8 +60,12 @@ impl Location {
         let (place, key) = rest.split_once('/').unwrap_or((rest, ""));
         let is_web = scheme.starts_with("http");
         if place.contains('@') {
-            return Err(Error::usage(format!("a {scheme} address with a name or a password in it is not accepted"))
-                .hint("credentials are read from the environment and from the files of the services' own programs"));
+            return Err(Error::usage(format!(
+                "a {scheme} address with a name or a password in it is not accepted"
+            ))
+            .hint(
+                "credentials are read from the environment and from the files of the services' own programs",
+            ));
         }
         if is_web && key.contains(['?', '#']) {
             return Err(Error::usage(format!(
@@ -73,7 +77,8 @@ impl Location {
             return Err(wrong(if is_web { "the address has no host" } else { "the address has no bucket" }));
         }
         let key = if is_web { Key::from_url_path(key) } else { Key::parse(key) };
-        let key = key.map_err(|_| wrong("not the address of a file: a part of its path is empty, '.' or '..'"))?;
+        let key =
+            key.map_err(|_| wrong("not the address of a file: a part of its path is empty, '.' or '..'"))?;
         if key.is_root() {
             return Err(wrong("the address names no file"));
         }
@@ -146,7 +151,9 @@ mod tests {
 
     #[test]
     fn an_address_with_a_credential_is_refused_without_repeating_it() {
-        for text in ["https://me:geheim@host/x", "s3://KEY:geheim@bucket/x", "https://host/x?X-Amz-Signature=geheim"] {
+        for text in
+            ["https://me:geheim@host/x", "s3://KEY:geheim@bucket/x", "https://host/x?X-Amz-Signature=geheim"]
+        {
             let error = parsed(text).unwrap_err();
             assert!(error.contains("not accepted") && !error.contains("geheim"), "{error}");
         }

@@ -51,7 +51,7 @@ pub(super) fn open(url: &Path, cache: Option<&RemoteCache>) -> Result<Remote, Er
 fn open_in_time(url: &Path, cache: Option<&RemoteCache>, limit: Duration) -> Result<Remote, Error> {
     let location = Location::parse(url)?;
     let session = Arc::new(Session::new(cache, limit)?);
-    let store = Arc::new(Store::new(location.root.clone(), limit * 2 / 3));
+    let store = Arc::new(Store::new(location.root.clone()));
     match Object::open(&store, location.key.clone(), url, BLOCK, limit) {
         Ok((object, start)) => {
             let folder = RemoteFolder::of_file(&session, &store, &location, url);
@@ -70,7 +70,7 @@ fn open_in_time(url: &Path, cache: Option<&RemoteCache>, limit: Duration) -> Res
 pub(super) fn folder(url: &Path, cache: Option<&RemoteCache>) -> Result<Arc<dyn Folder>, Error> {
     let location = Location::parse(url)?;
     let session = Arc::new(Session::new(cache, LIMIT)?);
-    let store = Arc::new(Store::new(location.root.clone(), LIMIT * 2 / 3));
+    let store = Arc::new(Store::new(location.root.clone()));
     Ok(Arc::new(RemoteFolder::at(&session, &store, &location, url)))
 }
 
@@ -102,7 +102,8 @@ impl RemoteFile {
         let blocks = blocks.start..blocks.end.min(self.object.version().len.div_ceil(BLOCK));
         let Ok((_, handle)) = runtime::running() else { return };
         for block in blocks {
-            let (session, object, number) = (Arc::clone(&self.session), Arc::clone(&self.object), self.number);
+            let (session, object, number) =
+                (Arc::clone(&self.session), Arc::clone(&self.object), self.number);
             handle.spawn_blocking(move || session.prepare(number, &object, block));
         }
     }

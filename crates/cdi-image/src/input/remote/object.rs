@@ -13,8 +13,8 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use super::fault::Fault;
 use super::store::Store;
 
-/// How often a fetch begins again after an answer was cut off.
-const TRIES: u32 = 4;
+/// How long to wait before a fetch is repeated, at first and at most.
+const WAIT: Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
 /// How many failed fetches of a file are logged.
 const LOGGED: u64 = 16;
 
@@ -90,7 +90,9 @@ impl Object {
     ) -> Result<(Object, Vec<u8>), Fault> {
         let (handle, client) = store.client()?;
         let end = Instant::now() + limit;
-        let fetched = handle.block_on(in_time(end, get(&*client, &key, 0..len, None)));
+        let first = || get(&*client, &key, 0..len, None);
+        // Without a connection the address is wrong, most likely.
+        let fetched = handle.block_on(repeated(end, first, |fault| matches!(fault, Fault::Failed(_))));
         let (version, start) = match fetched {
             Ok(fetched) => fetched,
             // No range fits an empty file.
@@ -143,15 +145,29 @@ impl Object {
     fn try_fetch(&self, range: &Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
         let (handle, client) = self.store.client()?;
         let end = Instant::now() + limit;
-        let mut tries = 1;
-        loop {
-            let get = get(&*client, &self.key, range.clone(), Some(&self.version));
-            match handle.block_on(in_time(end, get)) {
-                Ok((version, _)) if !version.is(&self.version) => return Err(Fault::Changed),
-                Ok((_, bytes)) => return Ok(bytes),
-                Err(fault) if fault.may_pass() && tries < TRIES => tries += 1,
-                Err(fault) => return Err(fault),
+        let get = || get(&*client, &self.key, range.clone(), Some(&self.version));
+        let (version, bytes) = handle.block_on(repeated(end, get, Fault::may_pass))?;
+        if version.is(&self.version) { Ok(bytes) } else { Err(Fault::Changed) }
+    }
+}
+
+/// Repeats `work` until it succeeds, fails with a fault that cannot pass, or the time is over.
+async fn repeated<T, F: Future<Output = Result<T, Fault>>>(
+    end: Instant,
+    work: impl Fn() -> F,
+    may_pass: impl Fn(&Fault) -> bool,
+) -> Result<T, Fault> {
+    let mut wait = WAIT.start;
+    loop {
+        match in_time(end, work()).await {
+            Err(fault) if may_pass(&fault) => {
+                if Instant::now() + wait >= end {
+                    return Err(fault);
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(WAIT.end);
             }
+            other => return other,
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn running() -> io::Result<(u64, Handle)> {
 }
 
 /// Ends all threads that read remote files. The next read starts them again.
-pub fn rest() {
+pub(in crate::input) fn rest() {
     let running = lock(&RUNTIME).take();
     if let Some((_, runtime)) = running {
         runtime.shutdown_timeout(END);

@@ -8,8 +8,8 @@ use cdi_base::error::{Error, ReadError};
 
 use super::disk_cache::{DiskCache, Identity};
 use super::object::Object;
-use crate::input::source::RemoteStats;
 use crate::input::RemoteCache;
+use crate::input::source::RemoteStats;
 use crate::memory::cache::{Cache, Chunk, Key};
 
 /// The length of a block in bytes: what is fetched at a time.

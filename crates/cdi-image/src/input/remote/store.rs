@@ -1,7 +1,6 @@
 //! The connection to a server or a bucket.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use cdi_base::error::Error;
 use cdi_base::workers::lock;
@@ -10,7 +9,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{ObjectStore, RetryConfig};
 use tokio::runtime::Handle;
 
 use super::aws;
@@ -18,6 +17,8 @@ use super::fault::Fault;
 use super::location::Root;
 use super::runtime;
 
+/// How often the client repeats a request by itself, within about a second. Reads are repeated for longer.
+const RETRIES: usize = 3;
 /// How long to wait for a connection.
 const CONNECT: &str = "10 seconds";
 /// How long to wait for the next bytes of an answer.
@@ -28,15 +29,13 @@ const WHOLE: &str = "1 day";
 /// A server or a bucket, connected when it is needed.
 pub(super) struct Store {
     root: Root,
-    /// How long failed requests are tried again.
-    patience: Duration,
     client: Mutex<Option<(u64, Arc<dyn ObjectStore>)>>,
 }
 
 impl Store {
-    /// Returns the store at `root`. Requests are tried again for at most `patience`.
-    pub(super) fn new(root: Root, patience: Duration) -> Store {
-        Store { root, patience, client: Mutex::new(None) }
+    /// Returns the store at `root`.
+    pub(super) fn new(root: Root) -> Store {
+        Store { root, client: Mutex::new(None) }
     }
 
     /// Returns where it is.
@@ -63,8 +62,7 @@ impl Store {
     }
 
     fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
-        let backoff = BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() };
-        let retry = RetryConfig { backoff, max_retries: 20, retry_timeout: self.patience };
+        let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
         // What the environment says of proxies and certificates stays.
         let settings = [
             (ClientConfigKey::ConnectTimeout, CONNECT),
@@ -81,20 +79,24 @@ impl Store {
             }
             Root::S3(bucket) => {
                 let builder = s3(bucket)?.with_retry(retry);
-                let set = |b: AmazonS3Builder, (key, value)| b.with_config(AmazonS3ConfigKey::Client(key), value);
+                let set =
+                    |b: AmazonS3Builder, (key, value)| b.with_config(AmazonS3ConfigKey::Client(key), value);
                 Arc::new(settings.into_iter().fold(builder, set).build()?)
             }
             Root::Gs(bucket) => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let builder =
+                    GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
                 let set = |b: GoogleCloudStorageBuilder, (key, value)| {
                     b.with_config(GoogleConfigKey::Client(key), value)
                 };
                 Arc::new(settings.into_iter().fold(builder, set).build()?)
             }
             Root::Az(container) => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry);
-                let set =
-                    |b: MicrosoftAzureBuilder, (key, value)| b.with_config(AzureConfigKey::Client(key), value);
+                let builder =
+                    MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry);
+                let set = |b: MicrosoftAzureBuilder, (key, value)| {
+                    b.with_config(AzureConfigKey::Client(key), value)
+                };
                 Arc::new(settings.into_iter().fold(builder, set).build()?)
             }
         })
