@@ -179,7 +179,11 @@ impl Folder for RemoteFolder {
         if !self.store.root().can_list() {
             // Of the files next to an image, a list is of use but not needed.
             let what = || Fault::Failed("web servers do not list files".into());
-            return if dir.components().all(|c| c == Component::CurDir) { Ok(None) } else { Err(failed(what())) };
+            return if dir.components().all(|c| c == Component::CurDir) {
+                Ok(None)
+            } else {
+                Err(failed(what()))
+            };
         }
         match self.list(&key, "", NAMED) {
             Ok(listed) if listed.before.is_some() => {

@@ -52,7 +52,8 @@ fn open_in_time(url: &Path, cache: Option<&RemoteCache>, limit: Duration) -> Res
     let location = Location::parse(url)?;
     let session = Arc::new(Session::new(cache, limit)?);
     let store = Arc::new(Store::new(location.root.clone()));
-    match Object::open(&store, location.key.clone(), url, BLOCK, limit) {
+    // The user waits, and can try again.
+    match Object::open(&store, location.key.clone(), url, BLOCK, limit / 4) {
         Ok((object, start)) => {
             let folder = RemoteFolder::of_file(&session, &store, &location, url);
             let file = RemoteFile::new(&session, object);
@@ -138,5 +139,73 @@ impl ReadAt for RemoteFile {
 
     fn remote(&self) -> Option<RemoteStats> {
         Some(self.session.stats())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A server that answers the first request with the start of a file of 8 MiB, and sends `then` for all others, whose
+    /// connections stay open.
+    fn server(then: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for (n, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+                let mut to = &stream;
+                if n == 0 {
+                    to.write_all(
+                        b"HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Length: 1048576\r\nConnection: close\r\n\
+                          Content-Range: bytes 0-1048575/8388608\r\n\r\n",
+                    )
+                    .unwrap();
+                    to.write_all(&vec![7; 1 << 20]).unwrap();
+                } else {
+                    to.write_all(then).unwrap();
+                    kept.push(stream);
+                }
+            }
+        });
+        format!("http://{address}/disk.raw")
+    }
+
+    #[test]
+    fn a_server_that_stays_silent_costs_the_time_limit_and_no_more() {
+        let limit = Duration::from_secs(2);
+        let half = b"HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Length: 1048576\r\n\
+                     Content-Range: bytes 1048576-2097151/8388608\r\n\r\nhalf";
+        for then in [&b""[..], half] {
+            let url = server(then);
+            let Ok(Remote::File(file, _)) = open_in_time(Path::new(&url), None, limit * 4) else {
+                panic!("not opened")
+            };
+            let mut sector = [0; 512];
+            assert_eq!(file.read_at(&mut sector, 4096).unwrap(), 512);
+            assert_eq!(sector, [7; 512]);
+            let session = Arc::new(Session::new(None, limit).unwrap());
+            let again =
+                RemoteFile { session, number: 0, object: Arc::clone(&file.object), ahead: Ahead::default() };
+            let start = Instant::now();
+            let error = again.read_at(&mut sector, 1 << 20).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ETIMEDOUT as i32));
+            assert!(start.elapsed() >= limit && start.elapsed() < limit * 2, "{:?}", start.elapsed());
+        }
+    }
+
+    #[test]
+    fn the_threads_end_and_start_again() {
+        let url = server(b"");
+        let Ok(Remote::File(file, _)) = open(Path::new(&url), None) else { panic!("not opened") };
+        rest();
+        let mut sector = [0; 512];
+        assert_eq!(file.read_at(&mut sector, 0).unwrap(), 512);
     }
 }
