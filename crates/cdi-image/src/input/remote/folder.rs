@@ -11,12 +11,13 @@ use std::time::Instant;
 use cdi_base::error::Error;
 use cdi_base::workers::lock;
 use futures_util::StreamExt;
+use object_store::ObjectStore;
 use object_store::path::Path as Key;
 
 use super::RemoteFile;
 use super::fault::Fault;
 use super::location::Location;
-use super::object::{Object, Version};
+use super::object::{Object, Version, in_time};
 use super::session::Shared;
 use super::store::Store;
 use crate::input::source::{Folder, Found};
@@ -96,10 +97,9 @@ impl RemoteFolder {
 
     /// Lists the files in the folder whose names come after `after`: the first `most` of them.
     fn list(&self, folder: &Key, after: &str, most: usize) -> Result<Listed, Fault> {
-        let (handle, client) = self.store.client()?;
         let depth = folder.parts_count() + 1;
         let offset = Key::parse(format!("{folder}/{after}").trim_start_matches('/'));
-        let work = async {
+        let work = async |client: &dyn ObjectStore| {
             let prefix = Some(folder).filter(|folder| !folder.is_root());
             let mut all = match offset {
                 Ok(offset) if !after.is_empty() => client.list_with_offset(prefix, &offset),
@@ -122,9 +122,7 @@ impl RemoteFolder {
             Ok(listed)
         };
         let end = Instant::now() + self.session.limit;
-        handle.block_on(async {
-            tokio::time::timeout_at(end.into(), work).await.unwrap_or(Err(Fault::TimedOut))
-        })
+        self.store.wait(async |client| in_time(end, work(client)).await)
     }
 
     /// Returns what the list says about `name`: None if it says nothing.

@@ -88,27 +88,25 @@ impl Object {
         len: u64,
         limit: Duration,
     ) -> Result<(Object, Vec<u8>), Fault> {
-        let (handle, client) = store.client()?;
         let end = Instant::now() + limit;
-        let first = || get(&*client, &key, 0..len, None);
-        // Without a connection the address is wrong, most likely.
-        let fetched = handle.block_on(repeated(end, first, |fault| matches!(fault, Fault::Failed(_))));
-        let (version, start) = match fetched {
-            Ok(fetched) => fetched,
-            // No range fits an empty file.
-            Err(fault @ Fault::Failed(_)) => match handle.block_on(in_time(end, head(&*client, &key))) {
-                Ok(version) if version.len == 0 => (version, Vec::new()),
-                _ => return Err(fault),
-            },
-            Err(fault) => return Err(fault),
-        };
+        let (version, start) = store.wait(async |client| {
+            let first = || get(client, &key, 0..len, None);
+            // Without a connection the address is wrong, most likely.
+            match repeated(end, first, |fault| matches!(fault, Fault::Failed(_))).await {
+                // No range fits an empty file.
+                Err(fault @ Fault::Failed(_)) => match in_time(end, head(client, &key)).await {
+                    Ok(version) if version.len == 0 => Ok((version, Vec::new())),
+                    _ => Err(fault),
+                },
+                other => other,
+            }
+        })?;
         Ok((Object::known(store, key, url, version), start))
     }
 
     /// Finds out whether there is a file, and its version.
     pub(super) fn find(store: &Arc<Store>, key: Key, url: &Path, limit: Duration) -> Result<Object, Fault> {
-        let (handle, client) = store.client()?;
-        let version = handle.block_on(in_time(Instant::now() + limit, head(&*client, &key)))?;
+        let version = store.wait(async |client| in_time(Instant::now() + limit, head(client, &key)).await)?;
         Ok(Object::known(store, key, url, version))
     }
 
@@ -143,10 +141,11 @@ impl Object {
     }
 
     fn try_fetch(&self, range: &Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
-        let (handle, client) = self.store.client()?;
         let end = Instant::now() + limit;
-        let get = || get(&*client, &self.key, range.clone(), Some(&self.version));
-        let (version, bytes) = handle.block_on(repeated(end, get, Fault::may_pass))?;
+        let (version, bytes) = self.store.wait(async |client| {
+            let get = || get(client, &self.key, range.clone(), Some(&self.version));
+            repeated(end, get, Fault::may_pass).await
+        })?;
         if version.is(&self.version) { Ok(bytes) } else { Err(Fault::Changed) }
     }
 }
@@ -172,7 +171,10 @@ async fn repeated<T, F: Future<Output = Result<T, Fault>>>(
     }
 }
 
-async fn in_time<T>(end: Instant, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+pub(super) async fn in_time<T>(
+    end: Instant,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
     tokio::time::timeout_at(end.into(), work).await.unwrap_or(Err(Fault::TimedOut))
 }
 

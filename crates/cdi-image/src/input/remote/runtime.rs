@@ -2,11 +2,10 @@
 //! have no other threads when it forks.
 
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use cdi_base::workers::lock;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// The threads that send requests and receive answers.
@@ -16,34 +15,43 @@ const AHEAD: usize = 32;
 /// How long to wait for threads to end, which takes no longer than the longest read.
 const END: Duration = Duration::from_secs(90);
 
-static RUNTIME: Mutex<Option<(u64, Runtime)>> = Mutex::new(None);
+static RUNTIME: RwLock<Option<(u64, Runtime)>> = RwLock::new(None);
 static STARTED: AtomicU64 = AtomicU64::new(0);
+/// Whether the threads are being ended. What still begins then is of no use: it was fetched ahead.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Returns the running threads, started if there are none, and the number of this start: what was made under an earlier
-/// number is of no use any more.
-pub(super) fn running() -> io::Result<(u64, Handle)> {
-    let mut runtime = lock(&RUNTIME);
-    if let Some((number, running)) = &*runtime {
-        return Ok((*number, running.handle().clone()));
+/// Calls `work` with the running threads, which are started if there are none and go on until it returns, and with the
+/// number of this start: what was made under an earlier number is of no use any more.
+pub(super) fn with<T>(work: impl FnOnce(u64, &Handle) -> T) -> io::Result<T> {
+    loop {
+        let running = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, runtime)) = &*running {
+            return Ok(work(*number, runtime.handle()));
+        }
+        drop(running);
+        if ENDING.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let mut running = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            *running = Some((STARTED.fetch_add(1, Ordering::Relaxed), start()?));
+        }
     }
-    // An error means that there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let running = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(AHEAD)
-        .thread_name("remote")
-        .enable_all()
-        .build()?;
-    let number = STARTED.fetch_add(1, Ordering::Relaxed);
-    let handle = running.handle().clone();
-    *runtime = Some((number, running));
-    Ok((number, handle))
 }
 
-/// Ends all threads that read remote files. The next read starts them again.
+fn start() -> io::Result<Runtime> {
+    // An error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(WORKERS).max_blocking_threads(AHEAD).thread_name("remote").enable_all().build()
+}
+
+/// Ends all threads that read remote files, after what they are reading. The next read starts them again.
 pub(in crate::input) fn rest() {
-    let running = lock(&RUNTIME).take();
+    ENDING.store(true, Ordering::SeqCst);
+    let running = RUNTIME.write().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((_, runtime)) = running {
         runtime.shutdown_timeout(END);
     }
+    ENDING.store(false, Ordering::SeqCst);
 }

@@ -10,7 +10,6 @@ use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::{ObjectStore, RetryConfig};
-use tokio::runtime::Handle;
 
 use super::aws;
 use super::fault::Fault;
@@ -43,14 +42,24 @@ impl Store {
         &self.root
     }
 
-    /// Returns the threads that read, and the client.
-    pub(super) fn client(&self) -> Result<(Handle, Arc<dyn ObjectStore>), Fault> {
-        let (number, handle) = runtime::running().map_err(|e| Fault::Failed(e.to_string()))?;
+    /// Waits for what `work` does with the client.
+    pub(super) fn wait<T>(
+        &self,
+        work: impl AsyncFnOnce(&dyn ObjectStore) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let waited = runtime::with(|number, threads| {
+            let client = self.client(number)?;
+            threads.block_on(work(&*client))
+        });
+        waited.unwrap_or_else(|e| Err(Fault::Failed(e.to_string())))
+    }
+
+    fn client(&self, number: u64) -> Result<Arc<dyn ObjectStore>, Fault> {
         let mut client = lock(&self.client);
         if let Some((made, client)) = &*client
             && *made == number
         {
-            return Ok((handle, Arc::clone(client)));
+            return Ok(Arc::clone(client));
         }
         // A client opens its connections in the threads that were running when it was made.
         let made = self.connect().map_err(|e| match e {
@@ -58,7 +67,7 @@ impl Store {
             Connect::Store(e) => Fault::of(&e),
         })?;
         *client = Some((number, Arc::clone(&made)));
-        Ok((handle, made))
+        Ok(made)
     }
 
     fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
