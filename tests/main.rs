@@ -35,6 +35,7 @@ mod packaging;
 mod partitions;
 mod repair;
 mod rescue;
+mod seal;
 mod service;
 mod standin;
 mod tidy;
@@ -71,6 +72,7 @@ const MODULES: &[&[Test]] = &[
     packaging::TESTS,
     partitions::TESTS,
     repair::TESTS,
+    seal::TESTS,
     service::TESTS,
     standin::TESTS,
     tidy::TESTS,

@@ -69,8 +69,7 @@ pub fn read_log(
 /// Decodes an EVENTS record: returns the offset of the previous one (0 if there is none), and its lines.
 pub fn decode_events(record: &Record) -> Result<(u64, Vec<u8>), Flaw> {
     let mut payload = record.payload()?;
-    let before = *payload
-        .first_chunk::<8>()
-        .ok_or_else(|| Flaw::at(record.at, "an EVENTS record is too short"))?;
+    let before =
+        *payload.first_chunk::<8>().ok_or_else(|| Flaw::at(record.at, "an EVENTS record is too short"))?;
     Ok((u64::from_le_bytes(before), payload.split_off(8)))
 }

@@ -118,7 +118,12 @@ pub(super) fn check_seal(
     }
     match Seal::parse(&last) {
         Some(seal) => {
-            let read = record::read(input, superblock.metadata_at.get(), superblock.salt.get(), RecordType::Metadata);
+            let read = record::read(
+                input,
+                superblock.metadata_at.get(),
+                superblock.salt.get(),
+                RecordType::Metadata,
+            );
             let json = read.and_then(|record| Ok(record.payload()?)).unwrap_or_default();
             let differences = seal.differences(&Seal::new(superblock, metadata, &json, map));
             check.flaws.extend(differences.into_iter().map(|(what, affects)| {

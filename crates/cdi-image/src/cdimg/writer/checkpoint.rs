@@ -80,8 +80,7 @@ impl Writer {
     }
 
     fn metadata_json(&self) -> Result<Vec<u8>, Error> {
-        serde_json::to_vec(&self.metadata)
-            .map_err(|e| Error::failed("cannot encode the metadata").because(e))
+        serde_json::to_vec(&self.metadata).map_err(|e| Error::failed("cannot encode the metadata").because(e))
     }
 
     /// Seals the image, makes the last checkpoint, and marks the image as complete. Returns the length of the file in bytes.
