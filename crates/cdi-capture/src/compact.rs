@@ -25,8 +25,9 @@ use super::rescue::event;
 /// The number of chunks that are remembered to find shared ones.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
-/// Rewrites `image` into `store`; `command` is the command line, for the log. Calls `step` with the number of bytes of the disk that were processed since the
-/// last call; an error from it stops the work. Returns the length of the new file in bytes.
+/// Rewrites `image` into `store`; `command` is the command line, for the log. Calls `step` with the number of bytes of
+/// the disk that were processed since the last call; an error from it stops the work. Returns the length of the new file
+/// in bytes.
 pub fn compact(
     input: &Arc<Input>,
     image: CdiImage,
