@@ -481,6 +481,23 @@ tests!(
         lab.cdi(["verify", "changed.cdimg"]).ends(0);
     }
 
+    fn a_log_that_cannot_be_read_is_not_sealed() {
+        let lab = Lab::new();
+        let mut file = imaged(&lab, "runs.cdimg");
+        let first = file.back(file.field(136, 8)).pop().unwrap();
+        file.0[first + HEADER + 20] ^= 1;
+        is_found(&lab, "damaged", &file, "checksum mismatch in the Events record");
+        let resumed = lab.cdi(["create", "--resume", "plain.raw", "changed.cdimg"]).ends(4);
+        assert!(resumed.err.contains("checksum mismatch in the Events record"), "{}", resumed.err);
+        lab.cdi(["verify", "changed.cdimg"]).ends(4);
+        assert_eq!(digest(&lab, "changed.cdimg"), None);
+        // What is left of it is in the repaired image, with what is known of the rest.
+        lab.cdi(["repair", "changed.cdimg", "repaired.cdimg"]).ends(0);
+        let events = lab.cdi(["info", "--events", "repaired.cdimg"]).ends(0).out;
+        assert!(events.contains("\"not_as_sealed\":[\"at byte "), "{events}");
+        lab.cdi(["verify", "repaired.cdimg"]).ends(0);
+    }
+
     fn an_image_without_all_of_it_has_no_digest() {
         let lab = Lab::new();
         lab.write("plain.raw", disk(2 << 20));

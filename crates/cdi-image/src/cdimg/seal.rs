@@ -101,7 +101,8 @@ pub(super) fn check_seal(
         Ok(log) => log,
         Err(e) => {
             check_cancelled()?;
-            check.flaws.push((Flaw::at(events_at, e.to_string()), LOG));
+            let what = format!("the log of events cannot be read: {e}");
+            check.flaws.push((Flaw::at(events_at, what), LOG));
             return Ok((check, None));
         }
     };
