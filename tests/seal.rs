@@ -421,7 +421,7 @@ tests!(
         assert_eq!((digest(&lab, "on.cdimg"), on.digest().is_some()), (on.digest(), true));
         let verified = lab.cdi(["verify", "on.cdimg"]).ends(0);
         assert!(
-            verified.err.contains(&format!("{} parts of the log were not chained", log.len())),
+            verified.err.contains(&format!("earlier version has written, without the chain: {}", log.len())),
             "{}",
             verified.err
         );

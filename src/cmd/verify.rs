@@ -198,9 +198,9 @@ fn finish(
         ui.message(format!("no digest: {why}"));
     }
     if seal.unchained > 0 {
-        let records = plural(seal.unchained, "part");
+        let count = seal.unchained;
         ui.message(format!(
-            "{records} of the log were not chained when they were written, by an earlier version"
+            "records of the log that an earlier version has written, without the chain: {count}"
         ));
     }
     for Checked { stored, got } in &read.stored {
