@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cdi_base::error::{Error, Kind};
@@ -150,9 +151,9 @@ tests!(
         let len = file.metadata().unwrap().len();
         file.set_len(len + (64 << 20)).unwrap();
         let out = fs::File::options().read(true).write(true).create_new(true).open(lab.path("out")).unwrap();
-        let input = Input::open(&lab.path("disk.cdimg")).unwrap();
+        let input = Arc::new(Input::open(&lab.path("disk.cdimg")).unwrap());
         let (mut steps, mut last) = (0, 0);
-        cdi_capture::repair::repair(&input, &out, &lab.path("out"), &mut |at| {
+        cdi_capture::repair::repair(&input, &out, &lab.path("out"), &[], &mut |at| {
             steps += u32::from(at > len);
             assert!(at >= last || at == input.len(), "{at} comes after {last}");
             last = at;

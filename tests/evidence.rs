@@ -84,7 +84,7 @@ tests!(
         let events = lab.cdi(["info", "--events", "--json", "disk.cdimg"]).ends(0).json();
         let names: Vec<&str> =
             events["events"].as_array().unwrap().iter().map(|e| e["event"].as_str().unwrap()).collect();
-        assert_eq!(names, ["begun", "ended"]);
+        assert_eq!(names, ["begun", "ended", "sealed"]);
         assert!(events["events"][0]["source"].as_str().unwrap().ends_with("disk.raw"));
         assert!(events["events"][0]["time"].as_str().unwrap().ends_with('Z'));
     }

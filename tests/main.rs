@@ -36,6 +36,7 @@ mod partitions;
 mod remote;
 mod repair;
 mod rescue;
+mod seal;
 mod service;
 mod standin;
 mod tidy;
@@ -72,6 +73,7 @@ const MODULES: &[&[Test]] = &[
     packaging::TESTS,
     partitions::TESTS,
     repair::TESTS,
+    seal::TESTS,
     service::TESTS,
     standin::TESTS,
     tidy::TESTS,

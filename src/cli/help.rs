@@ -82,6 +82,7 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                 ("Show an image", "cdi info disk.cdimg"),
                 ("The serial number, for a script", "cdi info --json disk.cdimg | jq -r .metadata.serial"),
                 ("Show how it was made", "cdi info --events disk.cdimg"),
+                ("Its digest, to be signed", "cdi info --json disk.cdimg | jq -er .digest"),
                 ("Show the SMART data of the drive", "cdi info --health disk.cdimg"),
             ],
             &["map", "verify"],

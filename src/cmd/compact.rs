@@ -16,7 +16,7 @@ use cdi_image::input::Input;
 use cdi_system::output_file::{OutputFile, open_locked};
 use serde_json::json;
 
-use super::{End, Interrupt, protect_mounted};
+use super::{End, Interrupt, command_line, protect_mounted};
 use crate::cli::Compact;
 use crate::ui::Ui;
 
@@ -45,13 +45,18 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         let what = "the image is damaged: compacting it would lose data that can still be salvaged";
         return Err(Error::bad_image(what).at(path).hint("nothing was changed").then(Advice::Repair));
     }
+    let interrupt = Interrupt::new()?;
+    if let Some((flaw, _)) = image.seal(&mut || interrupt.check())?.flaws.into_iter().next() {
+        // The new image would be sealed, and nothing in its file would show this any more.
+        let what = format!("the image is not compacted, because it is not as it was written: {flaw}");
+        return Err(Error::bad_image(what).at(path).hint("nothing was changed").then(Advice::Repair));
+    }
     let (size, before) = (image.size(), input.len());
     if args.out.is_none() {
         keep_owner(path, &new)?;
     }
-    let interrupt = Interrupt::new()?;
     let mut progress = ui.progress("compacting", size);
-    let after = compact(&input, image, Box::new(new), out, &mut |bytes| {
+    let after = compact(&input, image, Box::new(new), out, &command_line(), &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()

@@ -28,8 +28,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect_mounted,
-    worker_process,
+    End, Interrupt, command_line, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads,
+    protect_mounted, worker_process,
 };
 use crate::cli;
 use crate::cli::{Create, Rescue};
@@ -60,6 +60,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
         threads: workers::cores(),
         hash: !args.write.no_hash,
         hashes: args.write.hash.iter().map(|name| (*name).into()).collect(),
+        command: command_line(),
         reproducible: reproducible(args)?,
     };
     refuse_other_name(&args.image, &cdimg::FORMAT)?;
@@ -120,8 +121,13 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     target.finish()?;
 
     let end = print_result(args, source.size(), &made, &took, ui);
+    made.not_as_sealed.iter().for_each(|what| ui.warning(format!("{}: {what}", args.source.display())));
     let wrong = made.checked.iter().filter(|c| !c.matches()).inspect(|c| ui.warning(c)).count() > 0;
-    Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
+    Ok(if wrong || !made.not_as_sealed.is_empty() || source.image().is_incomplete() {
+        End::DataMissing
+    } else {
+        end
+    })
 }
 
 /// Returns the name of the source to store: its path, or only its file name in a reproducible image.

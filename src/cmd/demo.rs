@@ -77,6 +77,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         threads,
         hash: true,
         hashes: Vec::new(),
+        command: super::command_line(),
         reproducible: None,
     };
     let (target, file) = Guard::new(Over { force: true, ..Over::default() }).create(&image)?;

@@ -9,6 +9,7 @@ use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::stored_hashes::ZERO_FILLED;
 use cdi_serve::texts;
+use serde::Serialize;
 use serde_json::Value;
 
 pub(in crate::cmd) mod health;
@@ -27,11 +28,15 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         health::print(&disk, ui)?;
         return Ok(End::Done);
     }
-    let end = if disk.image().is_incomplete() { End::DataMissing } else { End::Done };
+    let interrupt = Interrupt::new()?;
+    let seal = disk.image().seal(&mut || interrupt.check())?;
+    let incomplete = disk.image().is_incomplete() || !seal.flaws.is_empty();
+    let end = if incomplete { End::DataMissing } else { End::Done };
     let table = partitions::table(&disk);
     let mut value = texts::info(&disk);
     table::add_to(&mut value, &table);
-    if ui.json(&value) {
+    seal.flaws.iter().for_each(|(flaw, affects)| ui.warning(format!("{flaw}; affects {affects}")));
+    if ui.json(&WithDigest { info: &value, digest: seal.digest.as_deref() }) {
         return Ok(end);
     }
     let metadata = disk.metadata();
@@ -113,6 +118,14 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
     if lost > 0 {
         line("lost", format!("{lost} bytes ({}): part of the image's files is missing", human(lost)));
     }
+    match (seal.digest, seal.no_digest) {
+        (Some(digest), _) => line("digest", digest),
+        (None, Some(why)) => line("digest", format!("none: {why}")),
+        (None, None) if !seal.flaws.is_empty() => {
+            line("digest", "none: the image is not as it was sealed".into())
+        }
+        (None, None) => {}
+    }
     let untried: u64 = [Status::NonTried, Status::NonTrimmed, Status::NonScraped]
         .into_iter()
         .map(|status| disk.bad().count(status).bytes)
@@ -125,6 +138,14 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         ));
     }
     Ok(end)
+}
+
+/// The output as JSON: the digest of all of it comes last.
+#[derive(Serialize)]
+struct WithDigest<'a> {
+    #[serde(flatten)]
+    info: &'a Value,
+    digest: Option<&'a str>,
 }
 
 /// Prints the events one by one as they are read: they need not fit into memory.

@@ -52,6 +52,24 @@ use crate::mount::record::records_if_any;
 use crate::report::exit_code;
 use crate::ui::Ui;
 
+/// Returns the command line without the name of the program, for the log of an image. It has no secrets: passphrases are
+/// never in it. A long one is cut off.
+fn command_line() -> Vec<String> {
+    const MAX_BYTES: usize = 32 << 10;
+    let mut left = MAX_BYTES;
+    let mut words = Vec::new();
+    for word in std::env::args_os().skip(1) {
+        let word = word.to_string_lossy().into_owned();
+        let Some(rest) = left.checked_sub(word.len() + 1) else {
+            words.push("…".into());
+            break;
+        };
+        left = rest;
+        words.push(word);
+    }
+    words
+}
+
 /// The outcome of a verb that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {

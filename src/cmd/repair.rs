@@ -1,6 +1,7 @@
 //! `cdi repair IMAGE OUT`: salvages a damaged image into a new one.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cdi_base::error::Error;
 use cdi_base::units::{human, plural};
@@ -11,12 +12,12 @@ use cdi_image::input::Input;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{End, Interrupt, protect_mounted};
+use super::{End, Interrupt, command_line, protect_mounted};
 use crate::cli::Repair;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
-    let input = Input::open(&args.image)?;
+    let input = Arc::new(Input::open(&args.image)?);
     refuse_other_name(&args.out, &cdimg::FORMAT)?;
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", input.len());
     let mut done = 0;
-    let repaired = repair(&input, &file, &args.out, &mut |at| {
+    let repaired = repair(&input, &file, &args.out, &command_line(), &mut |at| {
         progress.advance(at.saturating_sub(done));
         done = done.max(at);
         target.check()?;
@@ -33,6 +34,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     })?;
     let took = progress.finish();
     target.finish()?;
+    repaired.not_as_sealed.iter().for_each(|what| ui.warning(format!("{}: {what}", args.image.display())));
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
     let sector = u64::from(cdi_base::units::SECTOR);

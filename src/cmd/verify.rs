@@ -11,6 +11,7 @@ use cdi_image::badmap::Status;
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::RunKind;
+use cdi_image::image::SealCheck;
 use cdi_image::metadata::DiskHashes;
 use cdi_image::stored_hashes::{HashKind, StoredHash};
 use serde_json::{Value, json};
@@ -62,6 +63,8 @@ struct Read {
     hashes: DiskHashes,
     /// The hashes that the image stores of its disk or parts of it, compared with those of the data read.
     stored: Vec<Checked>,
+    /// The result of checking the log and the seal.
+    seal: SealCheck,
     /// The elapsed time and the rate, for the summary.
     took: String,
 }
@@ -86,7 +89,8 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
         progress.advance(len);
         interrupt.check()
     })?;
-    Ok(Read { lost, missing, hashes: hashes.finish(), stored, took: progress.finish() })
+    let seal = disk.image().seal(&mut || interrupt.check())?;
+    Ok(Read { lost, missing, hashes: hashes.finish(), stored, seal, took: progress.finish() })
 }
 
 /// Reports the lost ranges of the disk. Returns their total size in bytes.
@@ -144,7 +148,7 @@ fn finish(
     errors: &[Value],
     ui: &Ui,
 ) -> End {
-    let missing = read.missing;
+    let (missing, seal) = (read.missing, &read.seal);
     let name = args.image.image.display();
     let mut value = json!({
         "image": name.to_string(),
@@ -152,6 +156,8 @@ fn finish(
         "errors": errors,
         "lost_bytes": lost_bytes,
         "missing_bytes": missing,
+        "digest": seal.digest.as_ref().filter(|_| errors.is_empty()),
+        "unchained_log_records": seal.unchained,
         "blake3_rescued": read.hashes.blake3_rescued.as_ref().filter(|_| read.lost.is_empty()),
         "sha256_zero_filled": read.hashes.of(HashKind::Sha256).filter(|_| read.lost.is_empty()),
         "stored_hashes": read.stored.iter().map(|c| json!({
@@ -186,6 +192,17 @@ fn finish(
         Some(why) => format!("{name}: all data can be read, but {why} ({})", read.took),
         None => format!("{name}: no errors found ({}; {})", disk.format().integrity, read.took),
     });
+    if let Some(digest) = &seal.digest {
+        ui.message(format!("log, metadata and map are as they were sealed; digest: {digest}"));
+    } else if let Some(why) = seal.no_digest {
+        ui.message(format!("no digest: {why}"));
+    }
+    if seal.unchained > 0 {
+        let count = seal.unchained;
+        ui.message(format!(
+            "records of the log that an earlier version has written, without the chain: {count}"
+        ));
+    }
     for Checked { stored, got } in &read.stored {
         ui.message(format!(
             "{} of {} verified: {got} (matches the stored hash)",

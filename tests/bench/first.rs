@@ -105,6 +105,7 @@ fn image(dir: &Path, raw: &Path, first: &[First]) -> (f64, u64) {
         threads: 2,
         hash: false,
         hashes: Vec::new(),
+        command: Vec::new(),
         reproducible: None,
     };
     let order = Order { first: first.to_vec(), in_trouble_only: false, only: false };

@@ -275,6 +275,11 @@ tests!(
                 lab.cdi([words, &[image]].concat()).ends(3);
             }
             lab.cdi([&["create", "--force", image, "copy.cdimg"], &WITH[..]].concat()).ends(0);
+            let events = lab.cdi(["info", "--events", "copy.cdimg"]).ends(0).out;
+            assert!(
+                events.contains("--passphrase-file") && !events.contains(USUAL.passphrases[0]),
+                "{events}"
+            );
             lab.cdi(["-q", "extract", "--force", "copy.cdimg", "out.raw"]).ends(0);
             assert!(lab.read("out.raw") == truth());
             // From a descriptor, once, although the image is opened twice.

@@ -166,6 +166,7 @@ fn image(
         threads: 2,
         hash: false,
         hashes: Vec::new(),
+        command: Vec::new(),
         reproducible: None,
     };
     let task = Task { plan, order, limits: Limits::default(), live: None, notes: None };

@@ -185,6 +185,7 @@ fn options() -> Options {
         threads: 2,
         hash: false,
         hashes: Vec::new(),
+        command: Vec::new(),
         reproducible: None,
     }
 }

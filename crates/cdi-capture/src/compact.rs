@@ -17,26 +17,29 @@ use cdi_image::extent::{CompressedChunk, Extent, Origin};
 use cdi_image::image::{Image, Opened};
 use cdi_image::input::Input;
 use lru::LruCache;
+use serde_json::json;
 
-use super::options::image_like;
+use super::options::{TOOL, image_like};
 use super::rescue::event;
 
 /// The number of chunks that are remembered to find shared ones.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
-/// Rewrites `image` into `store`. Calls `step` with the number of bytes of the disk that were processed since the
-/// last call; an error from it stops the work. Returns the length of the new file in bytes.
+/// Rewrites `image` into `store`; `command` is the command line, for the log. Calls `step` with the number of bytes of
+/// the disk that were processed since the last call; an error from it stops the work. Returns the length of the new file
+/// in bytes.
 pub fn compact(
     input: &Arc<Input>,
     image: CdiImage,
     store: Box<dyn Store>,
     path: &Path,
+    command: &[String],
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let old = *image.superblock();
     let mut writer = Writer::create(store, path, &image_like(&old)?, image.metadata().clone())?;
     image.events(&mut |line| writer.note_line(line), &mut || step(0))?;
-    writer.note(&event("compacted", serde_json::json!({ "tool": super::options::TOOL })));
+    writer.note(&event("compacted", json!({ "tool": TOOL, "options": command })));
     let opened =
         Opened { image: Box::new(image), input: Arc::clone(input), format: &cdi_image::cdimg::FORMAT };
     let options = Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() };

@@ -42,7 +42,8 @@ pub fn create(
     };
     let shared = Shared::new(options.clone());
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
-    note(&mut sink.writer, options, "begun", json!({ "tool": TOOL, "source": metadata.source }));
+    let seal = source.image().seal(&mut || step(0))?;
+    begin(&mut sink.writer, options, &metadata, seal.digest);
     let mut stored_hashes = HashChecks::new(source.image().stored_hashes());
     workers::ordered(
         options.threads,
@@ -76,8 +77,13 @@ pub fn create(
         made.checked = stored_hashes.finish();
     }
     made.missing_bytes = writer.bad().missing();
+    made.not_as_sealed = seal.flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();
     writer.set_metadata(metadata.clone());
-    note(&mut writer, options, "ended", json!({ "why": "finished", "failed_bytes": made.failed_bytes }));
+    let mut details = json!({ "why": "finished", "failed_bytes": made.failed_bytes });
+    if !made.not_as_sealed.is_empty() {
+        details["source_not_as_sealed"] = json!(made.not_as_sealed);
+    }
+    note(&mut writer, options, "ended", details);
     made.image_bytes = writer.finish()?;
     made.metadata = metadata;
     Ok(made)
@@ -113,7 +119,7 @@ pub fn create_from_stream(
         ..options.metadata.clone()
     };
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
-    note(&mut sink.writer, options, "begun", json!({ "tool": TOOL, "source": metadata.source }));
+    begin(&mut sink.writer, options, &metadata, None);
     // The boundaries of chunks do not depend on the size of the disk.
     let endless = Geometry { disk_size: i64::MAX.cast_unsigned(), ..new.geometry };
     let mut at = 0;
@@ -162,6 +168,15 @@ pub fn create_from_stream(
     made.image_bytes = writer.finish()?;
     made.metadata = metadata;
     Ok(made)
+}
+
+/// Adds the first event to the log of the image. `digest` is that of the source, if it has one.
+fn begin(writer: &mut Writer, options: &Options, metadata: &Metadata, digest: Option<String>) {
+    let mut details = json!({ "tool": TOOL, "source": metadata.source, "options": options.command });
+    if let Some(digest) = digest {
+        details["source_digest"] = digest.into();
+    }
+    note(writer, options, "begun", details);
 }
 
 /// Adds an event to the log of the image, with the time if the options allow one.

@@ -38,6 +38,8 @@ pub struct Options {
     pub hash: bool,
     /// The hashes to compute of the zero-filled disk, in addition to SHA-256.
     pub hashes: Vec<HashKind>,
+    /// The command line, for the log of the image.
+    pub command: Vec<String>,
     /// Set if images of the same source must be equal: no random identifiers, and no time except the given one, if any.
     pub reproducible: Option<Option<SystemTime>>,
 }
@@ -83,6 +85,8 @@ pub struct Made {
     pub failed_bytes: u64,
     /// The metadata stored in the image.
     pub metadata: Metadata,
+    /// What is wrong in the log of the source's image, or not as it was sealed.
+    pub not_as_sealed: Vec<String>,
     /// The hashes that the source's image stores of its disk, compared with those of the data read. Empty if not
     /// everything could be read.
     pub checked: Vec<Checked>,

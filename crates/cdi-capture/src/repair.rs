@@ -11,11 +11,12 @@ use std::sync::Arc;
 use cdi_base::error::{Error, ReadError};
 use cdi_base::units::SECTOR;
 use cdi_image::badmap::{BadRange, MAX_RANGES, Status};
+use cdi_image::cdimg::events::decode_events;
 use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::*;
 use cdi_image::cdimg::nodes::check_entry;
 use cdi_image::cdimg::record::Record;
-use cdi_image::cdimg::scan::{Step, Walk, decode_events, decode_map, decode_metadata};
+use cdi_image::cdimg::scan::{Step, Walk, decode_map, decode_metadata};
 use cdi_image::cdimg::superblock::check_disk;
 use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{reader, record};
@@ -25,8 +26,9 @@ use cdi_image::image::Image;
 use cdi_image::input::Input;
 use cdi_image::metadata::Metadata;
 use lru::LruCache;
+use serde_json::json;
 
-use super::options::image_like;
+use super::options::{TOOL, image_like};
 use super::rescue::event;
 
 /// The result of a repair.
@@ -51,6 +53,8 @@ pub struct Repaired {
     pub missing_bytes: u64,
     /// The length of the new image in bytes.
     pub image_bytes: u64,
+    /// What was wrong in the log of the damaged image, or not as it was sealed.
+    pub not_as_sealed: Vec<String>,
 }
 
 /// The maximum number of records of partial sectors that are used: each adds two pieces to a chunk, which has at most
@@ -59,12 +63,14 @@ const MAX_PARTS: u32 = 1000;
 /// The number of payloads that are remembered to find shared ones.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
-/// Salvages the image in `input` into `file`, which is empty and at `path`. Calls `step` with the current offset in
+/// Salvages the image in `input` into `file`, which is empty and at `path`; `command` is the command line, for the log.
+/// Calls `step` with the current offset in
 /// the old file, in bytes; an error from it stops the work.
 pub fn repair(
-    input: &Input,
+    input: &Arc<Input>,
     file: &std::fs::File,
     path: &Path,
+    command: &[String],
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Repaired, Error> {
     let superblock = find_superblock(input, step)?;
@@ -107,7 +113,19 @@ pub fn repair(
     }
     writer.set_metadata(metadata);
     let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
-    writer.note(&event("repaired", serde_json::json!({ "tool": super::options::TOOL, "lost_bytes": lost })));
+    let mut details = json!({ "tool": TOOL, "options": command, "lost_bytes": lost });
+    // The new log and its seal are consistent, whatever was wrong with the old ones.
+    match reader::open(Arc::clone(input)) {
+        Ok(image) => {
+            let flaws = image.seal(&mut || step(input.len()))?.flaws;
+            repaired.not_as_sealed = flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();
+            if !repaired.not_as_sealed.is_empty() {
+                details["not_as_sealed"] = json!(repaired.not_as_sealed);
+            }
+        }
+        Err(e) => details["not_checked"] = e.to_string().into(),
+    }
+    writer.note(&event("repaired", details));
     repaired.missing_bytes = writer.bad().missing();
     repaired.image_bytes =
         if superblock.state == STATE_COMPLETE { writer.finish()? } else { writer.leave()? };
@@ -298,7 +316,10 @@ impl Salvage<'_> {
                 _ => Ok(false),
             },
             Some(RecordType::Events) => match decode_events(record) {
-                Ok((_, lines)) => lines.lines().try_for_each(|l| self.writer.note_line(l)).map(|()| true),
+                Ok((_, lines)) => {
+                    let lines = String::from_utf8_lossy(&lines);
+                    lines.split('\n').try_for_each(|line| self.writer.note_line(line)).map(|()| true)
+                }
                 Err(_) => Ok(false),
             },
             Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint) => Ok(true),

@@ -77,6 +77,12 @@ pub trait Image: Send + Sync {
         Ok(())
     }
 
+    /// Checks the log of events and the seal of the image, if the format has them. Reads no data of the disk.
+    /// `check_cancelled` is called often; its error stops the check.
+    fn seal(&self, _check_cancelled: &mut CheckCancelled<'_>) -> Result<SealCheck, Error> {
+        Ok(SealCheck::default())
+    }
+
     /// Reads every structure of the format that reading the disk does not touch, and reports inconsistencies: the place
     /// in the file, what is wrong, and what it affects. The caller checks the disk's data. `check_cancelled` is called
     /// often; its error stops the check.
@@ -87,6 +93,19 @@ pub trait Image: Send + Sync {
     ) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// The result of checking the log and the seal of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealCheck {
+    /// The digest of all that the image says of its disk, in hex. Only of a sealed image without flaws.
+    pub digest: Option<String>,
+    /// Why there is no digest, if nothing is wrong. None for formats without a seal.
+    pub no_digest: Option<&'static str>,
+    /// The number of parts of the log that were not chained when they were written.
+    pub unchained: u64,
+    /// What is wrong in the log, or not as it was sealed, and what it affects.
+    pub flaws: Vec<(Flaw, &'static str)>,
 }
 
 /// Receives a line of text; an error stops the sender.

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::badmap::{BadBlocks, BadRange};
 use crate::details::ImageDetails;
 use crate::extent::Extent;
-use crate::image::{CheckCancelled, Each, Image, Opened};
+use crate::image::{CheckCancelled, Each, Image, Opened, SealCheck};
 use crate::metadata::Metadata;
 
 /// The name of the metadata entry that says where on the disk a part is: an object with `offset_bytes` and
@@ -108,6 +108,13 @@ impl Image for Part {
 
     fn events(&self, each: &mut Each<'_>, check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
         self.image.events(each, check_cancelled)
+    }
+
+    fn seal(&self, check_cancelled: &mut CheckCancelled<'_>) -> Result<SealCheck, Error> {
+        let check = self.image.seal(check_cancelled)?;
+        // The digest is that of the whole disk.
+        let no_digest = check.no_digest.or(check.digest.as_ref().map(|_| "only a part of the disk is open"));
+        Ok(SealCheck { digest: None, no_digest, ..check })
     }
 
     fn check(

@@ -99,7 +99,7 @@ pub(super) fn begin_or_resume(
             "source": source.path().display().to_string(),
             "model": source.metadata().model,
             "serial": source.metadata().serial,
-            "options": std::env::args_os().skip(1).map(|o| o.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+            "options": options.command,
         }),
     ));
     Ok(Begun { source, writer, file, domain, fresh })

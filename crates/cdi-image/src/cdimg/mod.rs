@@ -1,6 +1,8 @@
 //! cdi's own format, `.cdimg`, which is specified in `docs/FORMAT.md`.
 
 mod append;
+pub mod chain;
+pub mod events;
 pub mod index;
 pub mod layout;
 mod live;
@@ -9,6 +11,7 @@ pub mod reader;
 pub mod record;
 mod reserve;
 pub mod scan;
+pub mod seal;
 pub mod store;
 pub mod superblock;
 pub mod writer;

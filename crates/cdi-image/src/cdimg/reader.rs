@@ -5,18 +5,20 @@ use std::sync::Arc;
 use cdi_base::error::{Error, Flaw, ReadError};
 use cdi_base::units::human;
 
+use super::events::read_log;
 use super::index::Index;
 use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
-use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum, read_events};
+use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum};
+use super::seal::check_seal;
 use super::superblock::{check, choose, geometry, is_valid_in, last_checkpoint, superblocks};
 use super::writer::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED};
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES};
 use crate::details::ImageDetails;
 use crate::extent::Extent;
-use crate::image::{CheckCancelled, Each, Format, Image, OpenOptions};
+use crate::image::{CheckCancelled, Each, Format, Image, OpenOptions, SealCheck};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
@@ -227,7 +229,13 @@ impl Image for CdiImage {
     }
 
     fn events(&self, each: &mut Each<'_>, check_cancelled: &mut CheckCancelled<'_>) -> Result<(), Error> {
-        read_events(&self.input, &self.superblock, each, check_cancelled)
+        let mut each = |line: &[u8]| each(&String::from_utf8_lossy(line));
+        read_log(&self.input, &self.superblock, &mut each, check_cancelled).map(|_| ())
+    }
+
+    fn seal(&self, check_cancelled: &mut CheckCancelled<'_>) -> Result<SealCheck, Error> {
+        let ImageDetails { metadata, bad, .. } = &self.details;
+        check_seal(&self.input, &self.superblock, metadata, bad, check_cancelled).map(|(check, _)| check)
     }
 
     fn check(
@@ -235,9 +243,8 @@ impl Image for CdiImage {
         report: &mut dyn FnMut(Flaw, &str),
         check_cancelled: &mut CheckCancelled<'_>,
     ) -> Result<(), Error> {
-        if let Err(e) = self.events(&mut |_| Ok(()), check_cancelled) {
-            check_cancelled()?;
-            report(Flaw::at(self.superblock.events_at.get(), e.to_string()), "the log of events");
+        for (flaw, affects) in self.seal(check_cancelled)?.flaws {
+            report(flaw, affects);
         }
         if let Err(e) = self.check_records(report, check_cancelled) {
             check_cancelled()?;

@@ -18,7 +18,6 @@ use super::record;
 use super::record::{Record, array};
 use crate::badmap::builder::BadMapBuilder;
 use crate::badmap::{BadBlocks, BadRange, MAX_RANGES, Reason, Status};
-use crate::image::{CheckCancelled, Each};
 use crate::input::Input;
 use crate::metadata::Metadata;
 
@@ -176,49 +175,6 @@ impl ReplayedState {
     }
 }
 
-/// Passes the lines of the EVENTS records that `superblock` refers to, oldest first, to `each`.
-pub fn read_events(
-    input: &Input,
-    superblock: &Superblock,
-    each: &mut Each<'_>,
-    check_cancelled: &mut CheckCancelled<'_>,
-) -> Result<(), Error> {
-    let record_at = |at| record::read(input, at, superblock.salt.get(), RecordType::Events);
-    let (mut at, mut chain) = (superblock.events_at.get(), Vec::new());
-    while at != 0 {
-        let (before, _) = decode_events(&record_at(at)?)?;
-        // Each step must go backwards in the file, so that the chain ends.
-        if before >= at {
-            return Err(Flaw::at(at, "the chain of EVENTS records does not go backwards").into());
-        }
-        if chain.len() >= MAX_EVENTS_RECORDS {
-            return Err(
-                Flaw::at(at, format!("there are more than {MAX_EVENTS_RECORDS} EVENTS records")).into()
-            );
-        }
-        check_cancelled()?;
-        chain.push(at);
-        at = before;
-    }
-    for at in chain.into_iter().rev() {
-        for line in decode_events(&record_at(at)?)?.1.lines().filter(|l| !l.is_empty()) {
-            check_cancelled()?;
-            each(line)?;
-        }
-        check_cancelled()?;
-    }
-    Ok(())
-}
-
-/// Decodes an EVENTS record: returns the offset of the previous one (0 if there is none), and its lines.
-pub fn decode_events(record: &Record) -> Result<(u64, String), Flaw> {
-    let payload = record.payload()?;
-    let (before, lines) = payload
-        .split_first_chunk::<8>()
-        .ok_or_else(|| Flaw::at(record.at, "an EVENTS record is too short"))?;
-    Ok((u64::from_le_bytes(*before), String::from_utf8_lossy(lines).into_owned()))
-}
-
 /// Decodes the metadata in a METADATA record.
 pub fn decode_metadata(record: &Record) -> Result<Metadata, Flaw> {
     if record.header.uncompressed.get() > MAX_METADATA {
@@ -243,7 +199,8 @@ pub(super) fn map_sum(map: &BadBlocks) -> u128 {
     sum.digest128()
 }
 
-fn raw_range(r: &BadRange) -> RawRange {
+/// Returns a range as a MAP record has it.
+pub(super) fn raw_range(r: &BadRange) -> RawRange {
     let (reason_kind, reason) = match r.reason {
         None => (REASON_NONE, U32::ZERO),
         Some(Reason::Errno(errno)) => (REASON_ERRNO, U32::new(errno.get())),

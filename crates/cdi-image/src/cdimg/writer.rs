@@ -16,6 +16,7 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 use super::append::{Appender, len32};
+use super::chain::Chain;
 use super::index::{Geometry, Index};
 use super::layout::*;
 use super::live::LiveImage;
@@ -63,6 +64,8 @@ pub struct Writer {
     map_written: Option<u128>,
     metadata: Metadata,
     metadata_written: Option<Metadata>,
+    /// The chain over the events in the file. None if the log cannot be read that is continued.
+    chain: Option<Chain>,
     /// Events that are not in the file yet, as lines of JSON.
     events: String,
     /// The number of events that were dropped.
@@ -125,6 +128,7 @@ impl Writer {
             map_written: None,
             metadata,
             metadata_written: None,
+            chain: Some(Chain::new(&superblock.uuid)),
             events: String::new(),
             events_dropped: 0,
             uncommitted_maps: 0,

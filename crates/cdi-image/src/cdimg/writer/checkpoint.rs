@@ -9,11 +9,13 @@ use cdi_base::workers::lock;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U64;
 
+use super::super::chain::is_chain_line;
 use super::super::index::NodeToWrite;
 use super::super::layout::*;
 use super::super::reader::MAX_UNCOMMITTED_MAPS;
 use super::super::record::Head;
 use super::super::scan::{encode_map, map_sum};
+use super::super::seal::Seal;
 use super::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED, Writer, len32};
 use crate::codec::Codec;
 
@@ -21,10 +23,8 @@ use crate::codec::Codec;
 const MAX_BYTES: u64 = 256 << 20;
 /// The maximum number of ranges in a MAP record.
 const RANGES_PER_RECORD: usize = 1 << 18;
-/// The maximum length of the events that are collected before a checkpoint, in bytes.
+/// The maximum length of the events that are collected before a checkpoint, and of a single one, in bytes.
 const MAX_EVENTS: usize = 4 << 20;
-/// The maximum length of an event, in bytes.
-const MAX_EVENT: usize = 64 << 10;
 
 impl Writer {
     /// Commits everything written so far: after this, no crash can lose it.
@@ -44,8 +44,7 @@ impl Writer {
         }
         if self.metadata_written.as_ref() != Some(&self.metadata) {
             self.superblock.metadata_at = U64::new(self.out.end());
-            let json = serde_json::to_vec(&self.metadata)
-                .map_err(|e| Error::failed("cannot encode the metadata").because(e))?;
+            let json = self.metadata_json()?;
             if json.len() > MAX_METADATA as usize {
                 let what = format!("the metadata about the disk is longer than {MAX_METADATA} bytes");
                 return Err(Error::failed(what).at(self.out.path()));
@@ -80,8 +79,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the last checkpoint and marks the image as complete. Returns the length of the file in bytes.
+    fn metadata_json(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(&self.metadata).map_err(|e| Error::failed("cannot encode the metadata").because(e))
+    }
+
+    /// Seals the image, makes the last checkpoint, and marks the image as complete. Returns the length of the file in bytes.
     pub fn finish(mut self) -> Result<u64, Error> {
+        self.seal()?;
         self.superblock.state = STATE_COMPLETE;
         self.checkpoint()?;
         self.out.release_reserve();
@@ -173,17 +177,19 @@ impl Writer {
     /// Adds an event: an object with a time. Events are written at the next checkpoint. If there are too many between
     /// two checkpoints, further ones are only counted.
     pub fn note(&mut self, event: &serde_json::Value) {
-        if self.events.len() > MAX_EVENTS {
+        let line = event.to_string();
+        if self.events.len() > MAX_EVENTS || line.len() > MAX_EVENTS {
             self.events_dropped += 1;
             return;
         }
-        self.events.push_str(&event.to_string());
+        self.events.push_str(&line);
         self.events.push('\n');
     }
 
-    /// Adds a line of events from another image. Lines that are too long for an event are left out.
+    /// Adds a line of events from another image. Lines that are too long to be events are left out, and those that state
+    /// the chain: this writer states its own.
     pub fn note_line(&mut self, line: &str) -> Result<(), Error> {
-        if line.is_empty() || line.len() > MAX_EVENT {
+        if line.is_empty() || line.len() > MAX_EVENTS || is_chain_line(line) {
             return Ok(());
         }
         self.events.push_str(line);
@@ -196,18 +202,41 @@ impl Writer {
         if self.superblock.generation.get() >= MAX_EVENTS_RECORDS as u64 {
             self.events.clear();
         }
+        self.note_dropped();
         if self.events.is_empty() {
             return Ok(());
         }
-        if self.events_dropped > 0 {
-            self.events.push_str(&format!("{{\"event\":\"dropped\",\"count\":{}}}\n", self.events_dropped));
-            self.events_dropped = 0;
+        if let Some(chain) = &mut self.chain {
+            self.events.lines().for_each(|line| chain.add(line.as_bytes()));
+            self.events.push_str(&chain.line());
+            self.events.push('\n');
         }
         let before = self.superblock.events_at;
         let payload = [before.as_bytes(), self.events.as_bytes()].concat();
         self.superblock.events_at = U64::new(self.out.end());
         self.out.append_compressed(RecordType::Events, 0..0, &payload)?;
         self.events.clear();
+        Ok(())
+    }
+
+    fn note_dropped(&mut self) {
+        if self.events_dropped > 0 {
+            self.events.push_str(&format!("{{\"event\":\"dropped\",\"count\":{}}}\n", self.events_dropped));
+            self.events_dropped = 0;
+        }
+    }
+
+    /// Adds the last event: what the image says of its disk, in hashes. Without the earlier log there is no chain that
+    /// it could be the end of.
+    fn seal(&mut self) -> Result<(), Error> {
+        if self.chain.is_none() {
+            return Ok(());
+        }
+        self.note_dropped();
+        let json = self.metadata_json()?;
+        let seal = Seal::new(&self.superblock, &self.metadata, &json, self.bad.settle());
+        self.events.push_str(&seal.line()?);
+        self.events.push('\n');
         Ok(())
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::units::index;
+use serde_json::json;
 use zerocopy::byteorder::little_endian::U32;
 
 use super::super::layout::*;
@@ -13,10 +15,12 @@ use super::super::nodes::CachedNodes;
 use super::super::reader::{LoadedState, load};
 use super::super::record;
 use super::super::scan::{ReplayedState, Step, Walk};
+use super::super::seal::check_seal;
 use super::super::store::Store;
 use super::super::superblock::{is_valid_in, superblocks};
 use super::{MAX_DIRTY_BYTES, Writer};
 use crate::input::Input;
+use crate::metadata::rfc3339;
 
 impl Writer {
     /// Resumes the image in `input`, which is the file that `store` writes. Its state becomes "acquiring"; incomplete
@@ -40,23 +44,33 @@ impl Writer {
                 loaded.warnings.push(format!("incomplete records at the end were removed ({len} bytes)"));
             }
         }
-        let LoadedState { mut superblock, state, map_written, end, epoch, warnings, .. } = loaded;
+        let LoadedState { mut superblock, state, map_written, end, epoch, mut warnings, .. } = loaded;
+        let sealed = superblock;
         superblock.state = STATE_ACQUIRING;
         superblock.epoch = U32::new(epoch.checked_add(1).ok_or_else(|| {
             Error::bad_image("cannot resume: the image was resumed too many times")
                 .at(path)
                 .hint(Advice::Compact)
         })?);
-        let ReplayedState { index, bad, mut metadata } = state;
+        let ReplayedState { index, mut bad, mut metadata } = state;
+        let (seal, chain) = check_seal(input, &sealed, &metadata, bad.settle(), &mut || Ok(()))?;
         // The hashes are no longer valid once the image changes.
         let earlier_hashes = metadata.take_hashes();
         let mut writer = Writer {
             index: Arc::new(Mutex::new(index)),
             bad,
             map_written,
+            chain,
             earlier_hashes,
             ..Writer::of(store, path, superblock, metadata, end)
         };
+        if !seal.flaws.is_empty() {
+            // The next seal is of the image as it is now. That this is not the one that was sealed must not be forgotten.
+            let what: Vec<String> = seal.flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();
+            let now = rfc3339(SystemTime::now());
+            writer.note(&json!({ "time": now, "event": "not-as-sealed", "what": what }));
+            warnings.extend(what);
+        }
         writer.out.cut()?;
         writer.out.sync()?;
         writer.checkpoint()?;
