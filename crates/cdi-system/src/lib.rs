@@ -9,6 +9,7 @@ mod linux;
 #[cfg_attr(target_os = "linux", allow(dead_code, unreachable_pub))]
 mod macos;
 
+pub mod confine;
 pub mod liveness_lock;
 pub mod output_file;
 pub mod placement;
