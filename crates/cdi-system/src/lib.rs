@@ -47,6 +47,9 @@ pub use sense::SenseDevice;
 #[cfg(target_os = "linux")]
 pub use sg_io::SenseDevice;
 
+/// Where the mounts are listed, in the directory that a confined process needs for it ([`confine::Needs`]): a rule for
+/// the file itself, which each process has of its own, would be forgotten with its inode.
+pub const MOUNTS: &str = "/proc";
 /// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";
 /// The file system type of our FSKit mounts.

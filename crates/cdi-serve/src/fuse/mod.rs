@@ -18,6 +18,7 @@ use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::workers::Pool;
 use cdi_base::{error, workers};
+use cdi_system::confine::{Confine, Needs};
 use cdi_system::{mounted_at, open_kernel_device};
 use fuser::{
     AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -44,6 +45,11 @@ impl Transport for Fuse {
         "fuse"
     }
 
+    fn needs(&self, needs: &mut Needs) {
+        // Each thread has a descriptor of its own, which is opened when it starts.
+        needs.devices.push(FUSE.into());
+    }
+
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
         let dir = place.dir;
         // Loads the module if root may; whether the device can be used is reported by mounting.
@@ -54,7 +60,8 @@ impl Transport for Fuse {
             false if cfg!(target_os = "linux") => None,
             false => Some(workers::cores().clamp(2, 16)),
         };
-        let pool = threads.map(|threads| pool(&tree, threads)).transpose().map_err(|e| refused(dir, e))?;
+        let pool = place.confine.threads(|| threads.map(|threads| pool(&tree, threads)).transpose());
+        let pool = pool.flatten().map_err(|e| refused(dir, e))?;
         let filesystem = FuseFs {
             tree: Arc::clone(&tree),
             uid: nix::unistd::getuid().as_raw(),
@@ -63,7 +70,7 @@ impl Transport for Fuse {
         };
         let mut mounted = Err(io::ErrorKind::Unsupported.into());
         for config in options::attempts(&tree, place) {
-            mounted = mount(filesystem.clone(), dir, &config);
+            mounted = mount(filesystem.clone(), dir, &config, place.confine);
             match &mounted {
                 Ok(_) => break,
                 Err(e) => log::info!("cannot mount with {:?}: {e}", config.mount_options),
@@ -74,21 +81,14 @@ impl Transport for Fuse {
 }
 
 /// Mounts, and serves on fuser's threads. The receiver gets the result when the session ends.
-fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
-    let session = Session::new(filesystem, dir, config)?.spawn()?;
-    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system
-    // below if ours is already unmounted. So the session is never dropped: it ends with the process.
-    let (ended, end) = channel();
-    let keeper = move || {
-        // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
-        let session = session;
-        let result = session.guard.join().unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked")));
-        let _ = ended.send(result);
-        loop {
-            thread::park();
-        }
-    };
-    thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
+fn mount(
+    filesystem: FuseFs,
+    dir: &Path,
+    config: &Config,
+    confine: &Confine,
+) -> io::Result<Receiver<io::Result<()>>> {
+    let session = Session::new(filesystem, dir, config)?;
+    let end = confine.threads(|| serve(session)).flatten()?;
     // Linux has mounted it by now. macFUSE mounts when the session answers, which only the list of mounts shows.
     if !cfg!(target_os = "linux") {
         let start = Instant::now();
@@ -104,6 +104,25 @@ fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver
             }
         }
     }
+    Ok(end)
+}
+
+/// Starts fuser's threads. The receiver gets the result when the session ends.
+fn serve(session: Session<FuseFs>) -> io::Result<Receiver<io::Result<()>>> {
+    let session = session.spawn()?;
+    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system
+    // below if ours is already unmounted. So the session is never dropped: it ends with the process.
+    let (ended, end) = channel();
+    let keeper = move || {
+        // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
+        let session = session;
+        let result = session.guard.join().unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked")));
+        let _ = ended.send(result);
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
     Ok(end)
 }
 

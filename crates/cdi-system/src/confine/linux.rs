@@ -42,7 +42,7 @@ pub(super) fn landlock(needs: &Needs) -> u32 {
 fn restrict(needs: &Needs) -> Result<u32, RulesetError> {
     let net = if needs.connects { AccessNet::BindTcp.into() } else { AccessNet::from_all(VERSION) };
     let scope =
-        if needs.signals { Scope::AbstractUnixSocket.into() } else { Scope::from_all(VERSION) };
+        if needs.child { Scope::AbstractUnixSocket.into() } else { Scope::from_all(VERSION) };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read
         | AccessFs::WriteFile

@@ -29,8 +29,8 @@ pub struct Needs {
     pub devices: Vec<PathBuf>,
     /// Whether it connects to other machines.
     pub connects: bool,
-    /// Whether it sends signals to other processes.
-    pub signals: bool,
+    /// Whether it waits for a program that it has started, and sends signals to it.
+    pub child: bool,
 }
 
 /// What the system enforces for a thread.

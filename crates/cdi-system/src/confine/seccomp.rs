@@ -219,8 +219,8 @@ pub(super) fn rules(needs: &Needs) -> Result<BTreeMap<c_long, Vec<SeccompRule>>,
     if needs.connects {
         also(CONNECTING);
     }
-    if needs.signals {
-        also(&[SYS_kill]);
+    if needs.child {
+        also(&[SYS_wait4, SYS_waitid, SYS_kill]);
     }
     let when = |argument: u8, op: Op, value: u64| {
         SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, op, value)?])
