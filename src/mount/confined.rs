@@ -5,15 +5,21 @@ use cdi_system::confine::{Confine, Confined, Needs};
 
 use crate::mount::record::Confinement;
 
-/// Returns what reading `disk` takes, besides the files that are open: those of its files that are opened when they are
-/// read.
-pub fn needs(disk: &Served) -> Needs {
-    Needs { read: disk.to_open(), ..Needs::default() }
+/// Returns what a process that serves `disk` is confined to. `more` adds what it takes besides reading the image. A
+/// process that images the disk is not confined.
+pub fn confine(disk: &Served, more: impl FnOnce(&mut Needs)) -> Confine {
+    if disk.is_live() || !cfg!(target_os = "linux") {
+        return Confine::nothing();
+    }
+    // Those of the image's files that are opened when they are read.
+    let mut needs = Needs { read: disk.to_open(), ..Needs::default() };
+    more(&mut needs);
+    Confine::to(needs)
 }
 
-/// Returns what the system enforces for the threads that `confine` confines, tried on one. None if it confines nothing.
+/// Returns what the system enforces for the threads that `confine` confines. None if it confines nothing.
 pub fn held(confine: &Confine) -> Option<Confinement> {
-    let Confined { landlock, seccomp } = confine.threads(|| confine.this_thread()).ok().flatten()?;
+    let Confined { landlock, seccomp } = confine.enforced()?;
     if landlock == 0 || !seccomp {
         log::info!("this system does not enforce everything that the process gives up: see 'cdi doctor'");
     }

@@ -8,14 +8,14 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use cdi_base::error::{ErrnoStyle, Error};
 use cdi_base::workers;
 use cdi_serve::served::Served as ServedDisk;
-use cdi_serve::transport::{Desktop, Place, Transport};
+use cdi_serve::transport::{Desktop, Place};
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
 use cdi_system::confine::Confine;
@@ -154,17 +154,6 @@ struct Up {
     confine: Confine,
 }
 
-/// Returns what the threads of a process that serves this plan are confined to. One that images the disk is not.
-fn confine(plan: &MountPlan, transport: &dyn Transport) -> Confine {
-    if plan.disk.is_live() || !transport.serves_itself() || !cfg!(target_os = "linux") {
-        return Confine::nothing();
-    }
-    let mut needs = confined::needs(&plan.disk);
-    needs.child = plan.exec;
-    transport.needs(&mut needs);
-    Confine::to(needs)
-}
-
 /// Mounts and attaches the disk. Each step is entered into `record` before it is taken, so that it can be cleaned up.
 fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     raise_open_file_limit();
@@ -173,7 +162,10 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     let mut wanted = Signals::new(ending_signals())
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
     let transport = transport(plan.via)?;
-    let confine = confine(&plan, transport);
+    let confine = confined::confine(&plan.disk, |needs| {
+        needs.child = plan.exec;
+        transport.needs(needs);
+    });
     let threads = |e| Error::failed("cannot start threads").because(e);
     let forward = move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok());
     confine.threads(|| workers::spawn("signals", forward)).map_err(threads)??;

@@ -170,6 +170,15 @@ pub fn ignore_file_size_signal() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
+/// Keeps this process's memory, which holds a secret, out of core files, and from other processes of its user. On Linux
+/// only. A program that it starts is not affected.
+pub fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        log::warn!("if this process crashes, keys may be in its core file: {e}");
+    }
+}
+
 /// Raises this process's limit of open files to the maximum: every connection and every part of an image needs one.
 pub fn raise_open_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -41,8 +41,7 @@ pub(super) fn landlock(needs: &Needs) -> u32 {
 
 fn restrict(needs: &Needs) -> Result<u32, RulesetError> {
     let net = if needs.connects { AccessNet::BindTcp.into() } else { AccessNet::from_all(VERSION) };
-    let scope =
-        if needs.child { Scope::AbstractUnixSocket.into() } else { Scope::from_all(VERSION) };
+    let scope = if needs.child { Scope::AbstractUnixSocket.into() } else { Scope::from_all(VERSION) };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read
         | AccessFs::WriteFile

@@ -57,9 +57,12 @@ impl Confine {
         Confine(None)
     }
 
-    /// Returns the needs, to which a caller can add. None if nothing is confined.
-    pub fn needs(&mut self) -> Option<&mut Needs> {
-        self.0.as_mut()
+    /// Returns what the system enforces for a thread that is confined, tried on one. None if nothing is confined.
+    pub fn enforced(&self) -> Option<Confined> {
+        thread::scope(|scope| {
+            let tried = thread::Builder::new().spawn_scoped(scope, || self.this_thread());
+            tried.ok().and_then(|thread| thread.join().ok()).flatten()
+        })
     }
 
     /// Calls `start`. The threads that it starts are confined from their first instruction on; the calling thread is not.
@@ -84,9 +87,7 @@ impl Confine {
 
 /// Returns what this system would enforce.
 pub fn enforceable() -> Confined {
-    let tried = Confine::to(Needs::default());
-    let tried = thread::Builder::new().spawn(move || tried.this_thread());
-    tried.ok().and_then(|thread| thread.join().ok()).flatten().unwrap_or_default()
+    Confine::to(Needs::default()).enforced().unwrap_or_default()
 }
 
 #[cfg(target_os = "linux")]

@@ -167,13 +167,8 @@ const IOCTLS: [u64; 4] = [TCGETS as u64, TIOCGWINSZ as u64, FIONBIO as u64, FION
 /// Another descriptor for a connection of FUSE (`FUSE_DEV_IOC_CLONE` in the kernel's fuse.h).
 const FUSE_CLONE: u64 = 0x8004_e500;
 /// Every flag of clone(2) that makes a namespace.
-const NAMESPACES: c_int = CLONE_NEWNS
-    | CLONE_NEWCGROUP
-    | CLONE_NEWUTS
-    | CLONE_NEWIPC
-    | CLONE_NEWUSER
-    | CLONE_NEWPID
-    | CLONE_NEWNET;
+const NAMESPACES: c_int =
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
 /// Filters the system calls of this thread. Returns whether it could.
 pub(super) fn filter(needs: &Needs) -> bool {
