@@ -70,7 +70,7 @@ pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 (Ok(mut up), Err(e)) => up.tear_down(true).and(Err(failed(e))),
                 (Err(e), _) => Err(e),
             };
-            // Exit instead of returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.
+            // Exit instead of returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/session.rs.
             match end {
                 Ok(()) => std::process::exit(0),
                 Err(e) => {

@@ -162,8 +162,9 @@ const CONNECTING: &[c_long] = &[
     SYS_epoll_wait,
 ];
 
-/// The ioctls of files and sockets that are open: whether it is a terminal, and its width; not to wait; what has arrived.
-const IOCTLS: [u64; 4] = [TCGETS as u64, TIOCGWINSZ as u64, FIONBIO as u64, FIONREAD as u64];
+/// The ioctls of files and sockets that are open: whether it is a terminal (TCGETS), and its width (TIOCGWINSZ); not to
+/// wait (FIONBIO); what has arrived (FIONREAD). As numbers, because their type is not the same in every C library.
+const IOCTLS: [u64; 4] = [0x5401, 0x5413, 0x5421, 0x541b];
 /// Another descriptor for a connection of FUSE (`FUSE_DEV_IOC_CLONE` in the kernel's fuse.h).
 const FUSE_CLONE: u64 = 0x8004_e500;
 /// Every flag of clone(2) that makes a namespace.

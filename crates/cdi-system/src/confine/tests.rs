@@ -1,5 +1,7 @@
 //! What is refused, tried: each test confines a thread of its own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
