@@ -24,7 +24,7 @@ pub(super) fn drop_capabilities(needs: &Needs) {
         set_capabilities(None, sets)
     });
     if let Err(e) = dropped {
-        log::warn!("cannot give up capabilities: {e}");
+        log::info!("cannot give up capabilities: {e}");
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) fn landlock(needs: &Needs) -> u32 {
     match restrict(needs) {
         Ok(version) => version,
         Err(e) => {
-            log::warn!("cannot restrict which files are opened (Landlock): {e}");
+            log::info!("cannot restrict which files are opened (Landlock): {e}");
             0
         }
     }

@@ -177,7 +177,7 @@ pub(super) fn filter(needs: &Needs) -> bool {
         programs.iter().try_for_each(|program| apply_filter(program).map_err(|e| e.to_string()))
     });
     if let Err(e) = &installed {
-        log::warn!("cannot restrict system calls (seccomp): {e}");
+        log::info!("cannot restrict system calls (seccomp): {e}");
     }
     installed.is_ok()
 }
