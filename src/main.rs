@@ -17,7 +17,7 @@ use crate::report::exit_code;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
-    mount::daemon::note_inherited();
+    mount::background::note_inherited();
     cdi_system::ignore_file_size_signal();
     cdi_system::raise_open_file_limit();
     let cli = match cli::parse(std::env::args_os()) {
@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         }
     };
     ui::start_log(cli.verbose, cli.json);
+    if mount::helper::is_helper() {
+        return ExitCode::from(mount::helper::run());
+    }
     let ui = Ui { json: cli.json, quiet: cli.quiet };
     match cmd::dispatch::run(cli) {
         Ok(code) => ExitCode::from(code),

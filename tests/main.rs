@@ -13,6 +13,7 @@ mod c_interface;
 mod cleanup_after_death;
 mod cli;
 mod coexistence;
+mod confinement;
 mod copied_files;
 mod crash_consistency;
 mod device;
@@ -55,6 +56,7 @@ const MODULES: &[&[Test]] = &[
     cleanup_after_death::TESTS,
     cli::TESTS,
     coexistence::TESTS,
+    confinement::TESTS,
     crash_consistency::TESTS,
     device::TESTS,
     docs::TESTS,

@@ -197,12 +197,18 @@ tests!(
             ("use des::", &[crypto]),
             ("use hmac::", &[crypto]),
             ("pbkdf2::", &[crypto]),
-            ("daemonize::", &["src/mount/daemon.rs"]),
+            ("daemonize::", &["src/mount/background.rs"]),
             ("fatfs::", &["src/cmd/demo.rs"]),
-            ("process::exit", &["src/mount/daemon.rs", "src/ui/"]),
+            ("process::exit", &["src/mount/background.rs", "src/ui/"]),
             // Every output file is created by the guard.
             ("OutputFile::create(", &["crates/cdi-capture/src/guard.rs"]),
-            ("mmap", &[]),
+            ("mmap", &["crates/cdi-system/src/confine/seccomp.rs"]),
+            ("landlock::", &["crates/cdi-system/src/confine/linux.rs"]),
+            ("seccompiler::", &["crates/cdi-system/src/confine/seccomp.rs"]),
+            (
+                "rustix::",
+                &["crates/cdi-system/src/confine/linux.rs", "crates/cdi-system/src/confine/tests.rs"],
+            ),
             ("auto_unmount", &[]),
             ("FOPEN_DIRECT_IO", &["crates/cdi-serve/src/fuse/mod.rs"]),
             ("unsafe ", &["crates/cdi-ffi/", "crates/cdi-system/src/sg_io.rs"]),
@@ -210,7 +216,7 @@ tests!(
                 "plist::",
                 &["src/attach/", apple, tables, "src/service/install.rs", "crates/cdi-system/src/macos.rs"],
             ),
-            ("\"/proc/", &["crates/cdi-system/src/linux.rs", "src/mount/daemon.rs", "src/cmd/doctor.rs"]),
+            ("\"/proc/", &["crates/cdi-system/src/linux.rs", "src/mount/background.rs", "src/cmd/doctor.rs"]),
             (
                 "\"/sys/",
                 &[

@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use super::{End, Interrupt, mount, open_disk};
 use crate::cli::{Access, Bad, Demo, DeviceArgs, ErrnoName, OpenArgs, PartArgs, Reads, Suspect};
 use crate::mount::daemon;
-use crate::mount::teardown::tear_down;
 use crate::ui::Ui;
 use crate::{attach, cli};
 
@@ -107,7 +106,7 @@ fn show(dir: &Path, interrupt: &Interrupt, ui: &Ui) -> Result<Value, Error> {
         .0,
     )?;
     let seen = read_sample(&up.record.mountpoint, up.record.device.as_deref(), bad_sector, &print);
-    let cleaned = tear_down(&mut up.record, true);
+    let cleaned = up.tear_down(true);
     interrupt.check()?;
     let report = seen?;
     cleaned?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cdi_base::error::Error;
+use cdi_system::confine::{Confined, enforceable};
 use cdi_system::{ask, has_kernel_module, has_program, usb_disks};
 use serde_json::{Value, json};
 
@@ -275,6 +276,7 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
         found,
         "install util-linux (Debian: the package mount)",
     ));
+    all.push(confinement(enforceable()));
     let nfs = has_program("mount.nfs");
     let found = if nfs { "mount.nfs" } else { "not installed (optional)" };
     all.push(Finding {
@@ -284,6 +286,19 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let ok = at_least(&kernel, (5, 4));
     all.push(finding("kernel", "mount, attach", ok, kernel.trim().into(), "Linux 5.4 or newer"));
+}
+
+/// Checks what the kernel enforces of what a process gives up that serves a disk.
+fn confinement(held: Confined) -> Finding {
+    let seccomp = if held.seccomp { "system calls filtered" } else { "no filter of system calls" };
+    let (found, fix) = match held.landlock {
+        0 => (format!("no Landlock, {seccomp}"), "Linux 6.12 or newer, with Landlock"),
+        version => (format!("Landlock {version}, {seccomp}"), "Linux 6.12 or newer, on x86-64 or ARM64"),
+    };
+    // From version 6 on, it covers files, TCP, abstract sockets and signals.
+    let ok = held.landlock >= 6 && held.seccomp;
+    let what = finding("confinement", "mount, attach, serve: what they can still do", ok, found, fix);
+    Finding { optional: true, ..what }
 }
 
 /// Returns the soft and the hard limit for open files.

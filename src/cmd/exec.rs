@@ -13,7 +13,6 @@ use super::mount::{Shown, UNSEEN, Where, plan};
 use crate::cli::Exec;
 use crate::mount::daemon;
 use crate::mount::daemon::MountPlan;
-use crate::mount::teardown::tear_down;
 use crate::ui::{Ui, ignore_closed_stdout};
 use crate::{attach, cli};
 
@@ -36,11 +35,14 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
     let device = up.record.device.clone().unwrap_or_default();
     let argv: Vec<OsString> =
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
-    let status =
-        Command::new(&argv[0]).args(&argv[1..]).spawn().and_then(|mut command| up.wait_for(&mut command));
-    let cleaned = tear_down(&mut up.record, false).or_else(|busy| {
+    let status = Command::new(&argv[0]).args(&argv[1..]).spawn().and_then(|mut command| {
+        // The command has all privileges; what serves the disk for it does not keep them.
+        up.confine();
+        up.wait_for(&mut command)
+    });
+    let cleaned = up.tear_down(false).or_else(|busy| {
         ui.warning(format!("{busy}; detached anyway"));
-        tear_down(&mut up.record, true)
+        up.tear_down(true)
     });
     let status =
         status.map_err(|e| Error::new(Kind::Usage, "cannot run").at(Path::new(&argv[0])).because(e))?;

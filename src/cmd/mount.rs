@@ -21,7 +21,7 @@ use super::{End, open_part};
 use crate::cli::{Access, Attach, DesktopArgs, DeviceArgs, ErrnoName, Mount, PartArgs, Reads};
 use crate::mount::daemon::MountPlan;
 use crate::mount::record::{MountRecord, exclusive, records};
-use crate::mount::{daemon, teardown};
+use crate::mount::{background, daemon, teardown};
 use crate::ui::{Ui, ignore_closed_stdout, printable};
 use crate::{attach, cli};
 
@@ -151,13 +151,14 @@ fn refuse_attached(args: &Attach, plan: &MountPlan) -> Result<(), Error> {
 fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRecord)) -> Result<End, Error> {
     let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
-        let up = daemon::start(plan)?;
+        let mut up = daemon::start(plan)?;
+        up.confine();
         ignore_closed_stdout();
         report(&up.record);
         ui.message("press Ctrl-C to stop");
         return up.serve().map(|()| End::Done);
     }
-    match daemon::start_in_background(plan) {
+    match background::start_in_background(plan) {
         Ok(record) => {
             report(&record);
             Ok(End::Done)

@@ -41,6 +41,7 @@ pub(super) fn with_passphrase<T>(
         if e.advice.contains(&Advice::WrongPassphrase) {
             ui.warning(e);
         }
+        cdi_system::keep_memory_private();
         let Some(passphrase) = ui.ask_passphrase(&image.image)? else { break };
         result = open(Some(passphrase.clone()));
         if result.is_ok() {
@@ -65,6 +66,7 @@ fn read(path: &Path) -> Result<Passphrase, Error> {
     // As long as it may become, so that it never has to be copied to grow: the old copy would stay in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(Passphrase::MAX + 1));
     let mut file = File::open(path).map_err(failed)?.take(Passphrase::MAX as u64 + 1);
+    cdi_system::keep_memory_private();
     let mut part = Zeroizing::new([0; 256]);
     loop {
         match file.read(&mut *part) {

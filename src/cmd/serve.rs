@@ -1,6 +1,5 @@
 //! `cdi serve IMAGE --nbd SOCKET|PORT` and `cdi serve IMAGE --nfs`: serve an image until interrupted.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use cdi_serve::nbd::Listener;
 use cdi_serve::nfs::{Clients, Export};
 use cdi_serve::tree::Tree;
 use cdi_serve::{nbd, nfs};
+use cdi_system::confine::Confine;
 use cdi_system::{ending_signals, raise_open_file_limit};
 use nix::sys::stat::{Mode, umask};
 use serde_json::json;
@@ -21,6 +21,8 @@ use signal_hook::iterator::Signals;
 
 use super::{End, open_part};
 use crate::cli::Serve;
+use crate::mount::confined;
+use crate::mount::helper::{Helper, Job, remove_socket};
 use crate::mount::record::secret;
 use crate::ui::Ui;
 
@@ -31,29 +33,37 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         return Err(Error::usage(format!("{address} is no address of a machine")));
     }
     let disk = Arc::new(open_part(&args.image, &args.part, (&args.reads).into(), ui)?.0);
+    let confine = confined::confine(&Arc::clone(&disk).into(), |_| ());
     let mut signals = Signals::new(ending_signals())
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
-    let (front, url, _socket) = match &args.nbd {
+    let (front, url, mut socket) = match &args.nbd {
         Some(at) => listen(at, args.listen)?,
-        None => export(args, &disk)?,
+        None => export(args, &disk, &confine)?,
     };
     raise_open_file_limit();
-    let started = disk.start_readahead(workers::cores());
-    started.map_err(|e| Error::failed("cannot start threads").because(e))?;
+    let cores = workers::cores();
+    confine.threads(|| disk.start_readahead(cores)).flatten().map_err(threads)?;
 
     let (ended, end) = channel();
     let by_signal = ended.clone();
-    workers::spawn("signals", move || {
+    let wait = move || {
         let _ = signals.forever().next();
         let _ = by_signal.send(Ok(()));
-    })?;
+    };
+    confine.threads(|| workers::spawn("signals", wait)).map_err(threads)??;
     let size = disk.size();
-    workers::spawn("listener", move || {
+    let serve = move || {
         let _ = ended.send(match front {
             Front::Nbd(listener) => nbd::serve(&disk.into(), &listener, &Arc::default()),
             Front::Nfs(export, listener) => nfs::serve(export, listener),
         });
-    })?;
+    };
+    confine.threads(|| workers::spawn("listener", serve)).map_err(threads)??;
+    // What removes the socket keeps the permission to.
+    match socket.as_mut().map_or(Ok(()), Socket::leave_to_helper) {
+        Ok(()) => drop(confine.this_thread()),
+        Err(e) => log::warn!("this process keeps its privileges: {e}"),
+    }
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.exact(&url);
     }
@@ -78,12 +88,31 @@ fn other_machines(args: &Serve) -> Option<IpAddr> {
 }
 
 /// A socket in the file system; removed on drop.
-pub(super) struct Socket(PathBuf);
+pub(super) struct Socket {
+    path: PathBuf,
+    /// What removes it if this process cannot.
+    helper: Option<Helper>,
+}
+
+impl Socket {
+    /// Leaves it to a process with the permission, because this one is to be confined.
+    fn leave_to_helper(&mut self) -> Result<(), Error> {
+        self.helper = Some(Helper::start(&Job::Socket(self.path.clone()))?);
+        Ok(())
+    }
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        match &mut self.helper {
+            Some(helper) => helper.remove_socket(),
+            None => remove_socket(&self.path),
+        }
     }
+}
+
+fn threads(e: std::io::Error) -> Error {
+    Error::failed("cannot start threads").because(e)
 }
 
 /// The protocol, and the socket that it is served on.
@@ -93,7 +122,11 @@ pub(super) enum Front {
 }
 
 /// Binds a port for NFS. Returns what to serve, and its URL.
-fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socket>), Error> {
+fn export(
+    args: &Serve,
+    disk: &Arc<Disk>,
+    confine: &Confine,
+) -> Result<(Front, String, Option<Socket>), Error> {
     let others = other_machines(args);
     // The users of other machines have other numbers.
     let everyone = args.allow_other || others.is_some();
@@ -102,7 +135,9 @@ fn export(args: &Serve, disk: &Arc<Disk>) -> Result<(Front, String, Option<Socke
         tree.show_files();
     }
     let clients = if others.is_some() { Clients::OtherMachines } else { Clients::ThisMachine };
-    let (export, _) = Export::new(Arc::new(tree), &secret()?, clients)?;
+    let secret = secret()?;
+    let export = confine.threads(|| Export::new(Arc::new(tree), &secret, clients)).map_err(threads)?;
+    let (export, _) = export?;
     let address = args.listen.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let (listener, port) = nfs::bind(address, args.port)?;
     let url = export.url(SocketAddr::new(address, port));
@@ -136,5 +171,5 @@ pub(super) fn listen(at: &Path, address: Option<IpAddr>) -> Result<(Front, Strin
         _ => Error::io("cannot listen on this socket", at, e),
     })?;
     let url = format!("nbd+unix:///?socket={}", path.display());
-    Ok((Front::Nbd(Listener::Unix(listener)), url, Some(Socket(path))))
+    Ok((Front::Nbd(Listener::Unix(listener)), url, Some(Socket { path, helper: None })))
 }

@@ -1,15 +1,15 @@
-//! The process that serves a disk: how it starts, moves to the background and ends.
+//! The process that serves a disk: how it starts and ends.
 //!
-//! No thread is started before the process has forked. Success is reported only after a read through the mount has
-//! returned the right bytes.
+//! Success is reported only after a read through the mount has returned the right bytes. Threads are confined from the
+//! start, the one that mounts and attaches when it has ([`Served::confine`]).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cdi_base::error::{ErrnoStyle, Error};
@@ -18,18 +18,19 @@ use cdi_serve::served::Served as ServedDisk;
 use cdi_serve::transport::{Desktop, Place};
 use cdi_serve::transports::transport;
 use cdi_serve::tree::{DISK_NAME, Tree};
+use cdi_system::confine::Confine;
 use cdi_system::{ending_signals, mounted_at, raise_open_file_limit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use crate::attach;
+use crate::mount::confined;
+use crate::mount::helper::{Helper, Job};
 use crate::mount::record::{MountRecord, SERVICE};
 use crate::mount::self_test::{self_test, test_device};
 use crate::mount::teardown::tear_down;
-use crate::report::{Report, exit_code};
 
 /// The mount to create.
 pub struct MountPlan {
@@ -64,7 +65,8 @@ pub struct MountPlan {
 }
 
 impl MountPlan {
-    fn record(&self, via: &str) -> MountRecord {
+    /// Returns the record of the mount, before it is made.
+    pub(super) fn record(&self, via: &str) -> MountRecord {
         MountRecord {
             image: self.image.clone(),
             mountpoint: self.dir.clone(),
@@ -77,6 +79,7 @@ impl MountPlan {
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
             bad: self.bad.clone(),
+            confined: None,
             part: self.disk.part(),
             imaging: self.disk.is_live(),
             // An image of thousands of files is not overwritten by naming one of them, so the first thousand suffice.
@@ -103,6 +106,9 @@ pub struct Served {
     pub record: MountRecord,
     tree: Arc<Tree>,
     events: Receiver<Event>,
+    confine: Confine,
+    /// What removes the mount once this process cannot.
+    helper: Option<Helper>,
     _lock: File,
 }
 
@@ -129,7 +135,9 @@ pub fn start(plan: MountPlan) -> Result<Served, Error> {
     // started a daemon also has the file open.
     let _ = plan.exclusive.unlock();
     match saved.and_then(|()| bring_up(plan, &mut record)) {
-        Ok((tree, events)) => Ok(Served { record, tree, events, _lock: lock }),
+        Ok(Up { tree, events, confine }) => {
+            Ok(Served { record, tree, events, confine, helper: None, _lock: lock })
+        }
         Err(e) => {
             if let Err(left) = tear_down(&mut record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
@@ -139,22 +147,33 @@ pub fn start(plan: MountPlan) -> Result<Served, Error> {
     }
 }
 
+/// A disk that is mounted, and attached if requested.
+struct Up {
+    tree: Arc<Tree>,
+    events: Receiver<Event>,
+    confine: Confine,
+}
+
 /// Mounts and attaches the disk. Each step is entered into `record` before it is taken, so that it can be cleaned up.
-fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Receiver<Event>), Error> {
+fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     raise_open_file_limit();
     let (send, events) = channel();
     let signals = send.clone();
     let mut wanted = Signals::new(ending_signals())
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
-    workers::spawn("signals", move || {
-        wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok())
-    })?;
-
     let transport = transport(plan.via)?;
+    let confine = confined::confine(&plan.disk, |needs| {
+        needs.child = plan.exec;
+        transport.needs(needs);
+    });
+    let threads = |e| Error::failed("cannot start threads").because(e);
+    let forward = move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok());
+    confine.threads(|| workers::spawn("signals", forward)).map_err(threads)??;
     if transport.serves_itself() {
-        let readahead = plan.disk.start_readahead(workers::cores());
-        readahead.map_err(|e| Error::failed("cannot start threads").because(e))?;
+        let cores = workers::cores();
+        confine.threads(|| plan.disk.start_readahead(cores)).flatten().map_err(threads)?;
     }
+    record.confined = confined::held(&confine);
     let is_live = plan.disk.is_live();
     let ahead = match transport.name() == "nfs" && plan.disk.has_failing_reads() {
         false if !is_live => READAHEAD,
@@ -165,11 +184,10 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
         tree.show_files();
     }
     let tree = Arc::new(tree);
-    let place = Place { dir: &plan.dir, image: &plan.image, desktop: plan.desktop };
+    let place = Place { dir: &plan.dir, image: &plan.image, desktop: plan.desktop, confine: &confine };
     let serving = transport.serve(Arc::clone(&tree), &place)?;
-    workers::spawn("serving", move || {
-        let _ = send.send(Event::Ended(serving.wait()));
-    })?;
+    let wait = move || send.send(Event::Ended(serving.wait()));
+    confine.threads(|| workers::spawn("serving", wait)).map_err(threads)??;
     set_readahead(&plan.dir, ahead);
     let file = plan.dir.join(DISK_NAME);
     self_test(&tree, &file)?;
@@ -182,19 +200,19 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<(Arc<Tree>, Rec
         test_device(&tree, record.device.as_deref().unwrap_or(&file))?;
     }
     if transport.serves_itself()
-        && let Err(e) = serve_stats(&tree, &record.stats()?)
+        && let Err(e) = serve_stats(&tree, &record.stats()?, &confine)
     {
         // The disk works without it.
         log::warn!("'cdi stats' is not available for this mount: {e}");
     }
     record.ready = true;
     record.save()?;
-    Ok((tree, events))
+    Ok(Up { tree, events, confine })
 }
 
 /// Sends the read statistics of the disk, as JSON, to every client that connects to the socket, and closes the
 /// connection.
-fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
+fn serve_stats(tree: &Arc<Tree>, socket: &Path, confine: &Confine) -> Result<(), Error> {
     let failed = |e| Error::io("cannot listen on this socket", socket, e);
     // An earlier daemon may have left its socket.
     match fs::remove_file(socket) {
@@ -203,14 +221,15 @@ fn serve_stats(tree: &Arc<Tree>, socket: &Path) -> Result<(), Error> {
     }
     let listener = UnixListener::bind(socket).map_err(failed)?;
     let tree = Arc::clone(tree);
-    workers::spawn("stats", move || {
+    let serve = move || {
         for connection in listener.incoming().flatten() {
             let stats = tree.disk().stats();
             // A client that does not read must not block the others.
             let _ = connection.set_write_timeout(Some(Duration::from_secs(1)));
             let _ = serde_json::to_writer(connection, &stats);
         }
-    })
+    };
+    confine.threads(|| workers::spawn("stats", serve)).map_err(failed)?
 }
 
 /// The kernel's readahead for a mount, in KiB. FUSE_INIT cannot ask for more than 128; more makes buffered readers three
@@ -236,6 +255,28 @@ fn set_readahead(dir: &Path, kib: u32) {
 }
 
 impl Served {
+    /// Confines the calling thread, the only one of this process that is not yet: it keeps what serving takes. What
+    /// unmounting takes, another process keeps. To be called when everything is mounted and no program is to be started.
+    pub fn confine(&mut self) {
+        if self.record.confined.is_none() {
+            return;
+        }
+        match Helper::start(&Job::Mount(Box::new(self.record.clone()))) {
+            Ok(helper) => self.helper = Some(helper),
+            // The threads that read the image are confined.
+            Err(e) => return log::warn!("this process keeps its privileges: {e}"),
+        }
+        let _ = self.confine.this_thread();
+    }
+
+    /// Tears the mount down, as [`tear_down`] does.
+    pub fn tear_down(&mut self, force: bool) -> Result<(), Error> {
+        match &mut self.helper {
+            Some(helper) => helper.tear_down(&mut self.record, force),
+            None => tear_down(&mut self.record, force),
+        }
+    }
+
     /// Serves the disk until it is unmounted or a signal ends it, and cleans up. After the first signal, a disk in use
     /// stays until it no longer is; the second signal ends it anyway.
     pub fn serve(mut self) -> Result<(), Error> {
@@ -258,8 +299,9 @@ impl Served {
             let force = asked && matches!(event, Ok(Event::Signal(_)));
             match event {
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {
-                    match tear_down(&mut self.record, force) {
+                    match self.tear_down(force) {
                         Ok(()) => return Ok(()),
+                        Err(e) if self.helper.as_ref().is_some_and(Helper::is_gone) => return Err(e),
                         Err(e) => {
                             // The device may be gone even so.
                             self.tree.set_device(self.record.device.as_deref());
@@ -275,7 +317,7 @@ impl Served {
                     }
                 }
                 Ok(Event::Ended(result)) => {
-                    let cleaned = tear_down(&mut self.record, true);
+                    let cleaned = self.tear_down(true);
                     return result.and(cleaned);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -309,87 +351,3 @@ impl Served {
     }
 }
 
-/// The daemon's report to the command that started it.
-#[derive(Serialize, Deserialize)]
-enum Message {
-    Served(MountRecord),
-    Failed(Report),
-}
-
-/// Mounts a disk, and attaches it if requested, in a daemon process of its own.
-pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
-    let failed = |e: io::Error| Error::failed("cannot start a daemon").because(e);
-    let (mut from_daemon, mut to_parent) = io::pipe().map_err(failed)?;
-    let record = plan.record("");
-    let log_path = record.log()?;
-    let log = File::create(&log_path).map_err(|e| Error::io("cannot create", &log_path, e))?;
-    cdi_image::input::rest();
-    // Never start(): it exits with 0 when the daemon has failed.
-    let daemonize = daemonize::Daemonize::new().working_directory("/").umask(0o077).stderr(log);
-    match daemonize.execute() {
-        daemonize::Outcome::Parent(started) => {
-            started.map_err(|e| Error::failed("cannot start a daemon").because(e))?;
-            drop(to_parent);
-            let mut text = Vec::new();
-            from_daemon.read_to_end(&mut text).map_err(failed)?;
-            match serde_json::from_slice(&text) {
-                Ok(Message::Served(record)) => Ok(record),
-                Ok(Message::Failed(report)) => Err(report.into_error()),
-                Err(_) => {
-                    let last_lines = fs::read_to_string(&log_path).unwrap_or_default();
-                    let last_lines = last_lines.lines().rev().take(3).collect::<Vec<_>>().join("; ");
-                    Err(Error::failed(format!("the daemon exited before it was ready: {last_lines}"))
-                        .at(&plan.image))
-                }
-            }
-        }
-        daemonize::Outcome::Child(started) => {
-            drop(from_daemon);
-            close_inherited();
-            let up = started
-                .map_err(|e| Error::failed("cannot start a daemon").because(e))
-                .and_then(|_| start(plan));
-            let message = match &up {
-                Ok(up) => Message::Served(up.record.clone()),
-                Err(e) => Message::Failed(Report::of(e)),
-            };
-            let sent = serde_json::to_vec(&message)
-                .map_err(io::Error::from)
-                .and_then(|text| to_parent.write_all(&text));
-            drop(to_parent);
-            let end = match (up, sent) {
-                (Ok(up), Ok(())) => up.serve(),
-                // The command that started the daemon is gone, so nobody wants the mount.
-                (Ok(mut up), Err(e)) => tear_down(&mut up.record, true).and(Err(failed(e))),
-                (Err(e), _) => Err(e),
-            };
-            // Exit instead of returning: fuser's session must not be dropped, see crates/cdi-serve/src/fuse/mod.rs.
-            match end {
-                Ok(()) => std::process::exit(0),
-                Err(e) => {
-                    log::error!("{e}");
-                    std::process::exit(exit_code(e.kind).into())
-                }
-            }
-        }
-    }
-}
-
-static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
-
-/// Notes the file descriptors that the program was started with. A daemon must not keep them open: another process may
-/// wait for the end of a pipe, or for a lock.
-pub fn note_inherited() {
-    let open = fs::read_dir(if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" });
-    let numbers = open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    let mut numbers: Vec<i32> = numbers.filter(|n| *n > 2).collect();
-    // The last one is that of the directory itself, which is closed by now.
-    numbers.retain(|n| fs::read_link(format!("/proc/self/fd/{n}")).is_ok() || !cfg!(target_os = "linux"));
-    let _ = INHERITED.set(numbers);
-}
-
-fn close_inherited() {
-    for number in INHERITED.get().into_iter().flatten() {
-        let _ = nix::unistd::close(*number);
-    }
-}

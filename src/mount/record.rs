@@ -55,6 +55,9 @@ pub struct MountRecord {
     /// What reads of bad sectors give: `error`, `zero`, or `pattern:TEXT`.
     #[serde(default)]
     pub bad: String,
+    /// What the system enforces for the process that serves it, since it is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confined: Option<Confinement>,
     /// Which part of the disk is shown, if not all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<serde_json::Value>,
@@ -62,6 +65,18 @@ pub struct MountRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<PathBuf>,
 }
+
+/// What a process has given up, as far as the system enforces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// The version of Landlock's interface that is used; 0 if the kernel does not have it.
+    pub landlock: u32,
+    /// Whether system calls are filtered.
+    pub seccomp: bool,
+}
+
+/// The environment variable with the directory for records.
+pub const RUNTIME_DIR: &str = "CDI_RUNTIME_DIR";
 
 /// The environment variable that marks a child of the service.
 pub const SERVICE: &str = "CDI_SERVICE";
@@ -175,7 +190,7 @@ pub fn runtime_dir() -> Result<PathBuf, Error> {
 /// Returns the path of that directory, whether it exists or not.
 fn runtime_path() -> PathBuf {
     let uid = nix::unistd::geteuid();
-    match (std::env::var_os("CDI_RUNTIME_DIR"), std::env::var_os("XDG_RUNTIME_DIR")) {
+    match (std::env::var_os(RUNTIME_DIR), std::env::var_os("XDG_RUNTIME_DIR")) {
         (Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
         _ if uid.is_root() && cfg!(target_os = "linux") => PathBuf::from("/run/cdi"),
         _ if uid.is_root() => PathBuf::from("/var/run/cdi"),

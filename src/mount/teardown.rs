@@ -33,8 +33,17 @@ const BRIEF_USE: Duration = Duration::from_secs(1);
 /// daemon is dead or stopped there is nothing to wait for, and the teardown is forced anyway. If a part cannot be
 /// removed, the parts that were are deleted from the record and from its file.
 pub fn tear_down(record: &mut MountRecord, force: bool) -> Result<(), Error> {
-    let names = record.clone();
     let by_daemon = i64::from(record.pid) == i64::from(std::process::id());
+    tear_down_by(record, force, by_daemon)
+}
+
+/// As [`tear_down`], at the request of the daemon, which waits for it.
+pub fn tear_down_for_daemon(record: &mut MountRecord, force: bool) -> Result<(), Error> {
+    tear_down_by(record, force, true)
+}
+
+fn tear_down_by(record: &mut MountRecord, force: bool, by_daemon: bool) -> Result<(), Error> {
+    let names = record.clone();
     let is_lost = |record: &MountRecord| !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let mut lost = is_lost(record);
     // The daemon may have crashed after attaching but before recording the attacher.

@@ -2,7 +2,7 @@
 //! that survive a panic.
 
 use std::sync::mpsc::{Receiver, SendError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{io, thread};
 
 use crate::error::Error;
@@ -119,9 +119,11 @@ where
     })
 }
 
-/// Returns the number of threads to use: one per core, or 2 if the number of cores is unknown.
+/// Returns the number of threads to use: one per core, or 2 if the number of cores is unknown. Looked up once: a process
+/// that is confined cannot read how many its control group may use.
 pub fn cores() -> usize {
-    thread::available_parallelism().map_or(2, usize::from)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(2, usize::from))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
+use cdi_system::confine::Needs;
 use cdi_system::{FSKIT_TYPE, ask};
 
 use super::mounted::Mounted;
@@ -27,6 +28,10 @@ impl Transport for Fskit {
 
     fn serves_itself(&self) -> bool {
         false
+    }
+
+    fn needs(&self, needs: &mut Needs) {
+        super::mounted::needs(needs);
     }
 
     fn serve(&self, _: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {

@@ -7,13 +7,19 @@ use std::thread;
 use std::time::Duration;
 
 use cdi_base::error::Error;
-use cdi_system::{MountInfo, mounted_at, mountinfo};
+use cdi_system::confine::Needs;
+use cdi_system::{MOUNTS, MountInfo, mounted_at, mountinfo};
 
 use super::transport::Serving;
 
 /// How often to check whether the mount still exists: with a channel that reports most unmounts, and without one.
 const POLL: Duration = Duration::from_secs(30);
 const POLL_UNNOTIFIED: Duration = Duration::from_secs(10);
+
+/// Adds what it takes to list the mounts.
+pub(super) fn needs(needs: &mut Needs) {
+    needs.read.push(MOUNTS.into());
+}
 
 /// A mount at a directory.
 pub(super) struct Mounted {

@@ -65,6 +65,11 @@ impl Served {
         }
     }
 
+    /// Returns the files, and the directories whose files, may be opened while the disk is read.
+    pub fn to_open(&self) -> Vec<PathBuf> {
+        self.image().map(|disk| disk.input().to_open()).unwrap_or_default()
+    }
+
     /// Returns when the image was modified last, before it was served.
     pub fn modified(&self) -> SystemTime {
         let modified = match self {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdi_base::error::Error;
+use cdi_system::confine::{Confine, Needs};
 
 use crate::tree::Tree;
 
@@ -15,6 +16,8 @@ pub struct Place<'a> {
     pub image: &'a Path,
     /// Whether desktops show the mount as a volume.
     pub desktop: Desktop,
+    /// What the threads that serve are confined to.
+    pub confine: &'a Confine,
 }
 
 /// Whether desktops show a mount as a volume: the Finder, and the file managers of Linux.
@@ -51,6 +54,8 @@ pub trait Transport {
     fn serves_itself(&self) -> bool {
         true
     }
+    /// Adds what serving takes once it is mounted.
+    fn needs(&self, needs: &mut Needs);
     /// Mounts `tree` at a place. Returns when it is mounted.
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error>;
 }

@@ -9,6 +9,7 @@ mod linux;
 #[cfg_attr(target_os = "linux", allow(dead_code, unreachable_pub))]
 mod macos;
 
+pub mod confine;
 pub mod liveness_lock;
 pub mod output_file;
 pub mod placement;
@@ -46,6 +47,9 @@ pub use sense::SenseDevice;
 #[cfg(target_os = "linux")]
 pub use sg_io::SenseDevice;
 
+/// Where the mounts are listed, in the directory that a confined process needs for it ([`confine::Needs`]): a rule for
+/// the file itself, which each process has of its own, would be forgotten with its inode.
+pub const MOUNTS: &str = "/proc";
 /// The file system type of our FUSE mounts on Linux.
 pub const FUSE_TYPE: &str = "fuse.cdi";
 /// The file system type of our FSKit mounts.
@@ -164,6 +168,15 @@ pub fn ignore_file_size_signal() {
     use std::sync::atomic::AtomicBool;
     // Without the handler the signal kills the process, as it would have anyway.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+/// Keeps this process's memory, which holds a secret, out of core files, and from other processes of its user. On Linux
+/// only. A program that it starts is not affected.
+pub fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        log::warn!("if this process crashes, keys may be in its core file: {e}");
+    }
 }
 
 /// Raises this process's limit of open files to the maximum: every connection and every part of an image needs one.

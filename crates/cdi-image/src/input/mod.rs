@@ -362,6 +362,11 @@ impl Input {
         std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()
     }
 
+    /// Returns the files, and the directories whose files, may be opened while the image is read, now that it is open.
+    pub fn to_open(&self) -> Vec<PathBuf> {
+        self.parts.to_open()
+    }
+
     /// Fills `buf` from offset `at`. A short read is an error.
     pub fn read_exact_at(&self, file: FileNo, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
         if at.checked_add(buf.len() as u64).is_none_or(|end| end > self.len_of(file)) {

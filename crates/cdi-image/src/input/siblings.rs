@@ -20,6 +20,8 @@ use crate::extent::FileNo;
 
 /// The number of files that are kept open.
 const OPEN: NonZero<usize> = NonZero::new(64).expect("not 0");
+/// The maximum number of files that [`Parts::to_open`] names one by one.
+const NAMED: usize = 1024;
 /// The maximum number of files of an image.
 const MAX: usize = 1 << 22;
 
@@ -36,6 +38,8 @@ pub(super) struct Parts {
     /// Other places that are no directories of this system.
     folders: Vec<Arc<dyn Folder>>,
     known: RwLock<Vec<Part>>,
+    /// Directories below the image's whose files the format knows by their names, and finds when it reads them.
+    listed: Mutex<Vec<PathBuf>>,
     open: Mutex<LruCache<u32, Arc<File>>>,
 }
 
@@ -65,6 +69,7 @@ impl Parts {
             allowed: Vec::new(),
             folders: Vec::new(),
             known: RwLock::default(),
+            listed: Mutex::default(),
             open,
         }
     }
@@ -201,6 +206,9 @@ impl Parts {
                 return Err(Error::bad_image(format!("has more than {MAX} files")).at(&path));
             }
         }
+        if path != *own {
+            lock(&self.listed).push(path);
+        }
         Ok(Some(names))
     }
 
@@ -241,6 +249,19 @@ impl Parts {
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|part| part.path.clone()).collect()
+    }
+
+    /// Returns the files, and directories of files, that may be opened from now on: not all of an image's files are kept
+    /// open. Of very many, their directories.
+    pub(super) fn to_open(&self) -> Vec<PathBuf> {
+        let mut paths = self.paths();
+        if paths.len() > NAMED {
+            paths = paths.iter().filter_map(|path| Some(path.parent()?.to_owned())).collect();
+            paths.sort_unstable();
+            paths.dedup();
+        }
+        paths.extend(lock(&self.listed).iter().cloned());
+        paths
     }
 
     fn file(&self, file: FileNo) -> Result<Arc<File>, ReadError> {

@@ -6,23 +6,24 @@
 //! thread only, so there that thread passes reads on to a pool.
 
 mod options;
+mod session;
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::time::Duration;
 
 use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::workers::Pool;
 use cdi_base::{error, workers};
-use cdi_system::{mounted_at, open_kernel_device};
+use cdi_system::confine::Needs;
+use cdi_system::open_kernel_device;
 use fuser::{
-    AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use super::transport::{Place, Serving, Transport};
@@ -35,13 +36,15 @@ pub struct Fuse;
 /// files about a disk that is being imaged.
 const TTL: Duration = Duration::from_secs(3600);
 const TTL_CHANGING: Duration = Duration::ZERO;
-/// Timeout for macFUSE to mount, and how often to check whether it has.
-const MOUNTING: Duration = Duration::from_secs(20);
-const MOUNTING_POLL: Duration = Duration::from_millis(50);
 
 impl Transport for Fuse {
     fn name(&self) -> &'static str {
         "fuse"
+    }
+
+    fn needs(&self, needs: &mut Needs) {
+        // Each thread has a descriptor of its own, which is opened when it starts.
+        needs.devices.push(FUSE.into());
     }
 
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
@@ -54,7 +57,8 @@ impl Transport for Fuse {
             false if cfg!(target_os = "linux") => None,
             false => Some(workers::cores().clamp(2, 16)),
         };
-        let pool = threads.map(|threads| pool(&tree, threads)).transpose().map_err(|e| refused(dir, e))?;
+        let pool = place.confine.threads(|| threads.map(|threads| pool(&tree, threads)).transpose());
+        let pool = pool.flatten().map_err(|e| refused(dir, e))?;
         let filesystem = FuseFs {
             tree: Arc::clone(&tree),
             uid: nix::unistd::getuid().as_raw(),
@@ -63,48 +67,14 @@ impl Transport for Fuse {
         };
         let mut mounted = Err(io::ErrorKind::Unsupported.into());
         for config in options::attempts(&tree, place) {
-            mounted = mount(filesystem.clone(), dir, &config);
+            mounted = session::mount(filesystem.clone(), dir, &config, place.confine);
             match &mounted {
                 Ok(_) => break,
                 Err(e) => log::info!("cannot mount with {:?}: {e}", config.mount_options),
             }
         }
-        mounted.map(|end| Box::new(Running { end }) as Box<dyn Serving>).map_err(|e| refused(dir, e))
+        mounted.map(|running| Box::new(running) as Box<dyn Serving>).map_err(|e| refused(dir, e))
     }
-}
-
-/// Mounts, and serves on fuser's threads. The receiver gets the result when the session ends.
-fn mount(filesystem: FuseFs, dir: &Path, config: &Config) -> io::Result<Receiver<io::Result<()>>> {
-    let session = Session::new(filesystem, dir, config)?.spawn()?;
-    // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system
-    // below if ours is already unmounted. So the session is never dropped: it ends with the process.
-    let (ended, end) = channel();
-    let keeper = move || {
-        // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
-        let session = session;
-        let result = session.guard.join().unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked")));
-        let _ = ended.send(result);
-        loop {
-            thread::park();
-        }
-    };
-    thread::Builder::new().name("fuse-session".into()).spawn(keeper)?;
-    // Linux has mounted it by now. macFUSE mounts when the session answers, which only the list of mounts shows.
-    if !cfg!(target_os = "linux") {
-        let start = Instant::now();
-        while !mounted_at(dir).is_ok_and(|m| m.is_some_and(|m| m.is_cdi_mount())) {
-            match end.recv_timeout(MOUNTING_POLL) {
-                Ok(result) => {
-                    return Err(result
-                        .err()
-                        .unwrap_or_else(|| io::Error::other("macFUSE ended without mounting")));
-                }
-                Err(RecvTimeoutError::Timeout) if start.elapsed() < MOUNTING => {}
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-            }
-        }
-    }
-    Ok(end)
 }
 
 fn refused(dir: &Path, e: io::Error) -> Error {
@@ -132,21 +102,6 @@ const FUSE: &str = "/dev/fuse";
 fn is_closed_to_us() -> bool {
     let opened = std::fs::File::options().read(true).write(true).open(FUSE);
     opened.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-}
-
-struct Running {
-    end: Receiver<io::Result<()>>,
-}
-
-impl Serving for Running {
-    fn wait(self: Box<Self>) -> Result<(), Error> {
-        match self.end.recv() {
-            Ok(Ok(())) | Err(_) => Ok(()),
-            // The connection was aborted, as by a forced unmount.
-            Ok(Err(e)) if e.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32) => Ok(()),
-            Ok(Err(e)) => Err(Error::failed("the FUSE session ended with an error").because(e)),
-        }
-    }
 }
 
 /// The number of threads that read a disk that is being imaged.

@@ -31,6 +31,7 @@ use cdi_base::advice::Advice;
 use cdi_base::error::Error;
 use cdi_base::printable::hex;
 use cdi_base::workers::{self, lock};
+use cdi_system::confine::Needs;
 use cdi_system::{NFS_SOURCE, ask, has_program, random};
 use procedures::{Caller, MOUNT, NFS, VERSION};
 use reads::Reads;
@@ -255,17 +256,28 @@ impl Transport for Nfs {
         "nfs"
     }
 
+    fn needs(&self, needs: &mut Needs) {
+        super::mounted::needs(needs);
+    }
+
     fn serve(&self, tree: Arc<Tree>, place: &Place<'_>) -> Result<Box<dyn Serving>, Error> {
-        let (export, may_be_gone) = Export::new(tree, &random()?, Clients::System)?;
-        let export = Arc::new(export);
         let (listener, port) = bind(Ipv4Addr::LOCALHOST.into(), 0)?;
-        let serving = Arc::clone(&export);
-        let serve = move || {
-            if let Err(e) = serve(serving, listener) {
-                log::error!("cannot accept connections any more: {e}");
-            }
+        let secret = random()?;
+        let start = || {
+            let (export, may_be_gone) = Export::new(tree, &secret, Clients::System)?;
+            let export = Arc::new(export);
+            let serving = Arc::clone(&export);
+            let serve = move || {
+                if let Err(e) = serve(serving, listener) {
+                    log::error!("cannot accept connections any more: {e}");
+                }
+            };
+            workers::spawn("nfs-listener", serve)?;
+            Ok::<_, Error>((export, may_be_gone))
         };
-        workers::spawn("nfs-listener", serve)?;
+        let started = place.confine.threads(start);
+        let (export, may_be_gone) =
+            started.map_err(|e| Error::failed("cannot start threads").because(e))??;
         let mounting = ask(&mut mount_command(&export, port, place), MOUNTING, HINT);
         export.close_to_mounts();
         mounting.map_err(|e| {
