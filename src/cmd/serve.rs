@@ -42,6 +42,8 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
     };
     raise_open_file_limit();
     let cores = workers::cores();
+    // The threads that read a remote image are started again by those that are confined.
+    cdi_image::input::rest();
     confine.threads(|| disk.start_readahead(cores)).flatten().map_err(threads)?;
 
     let (ended, end) = channel();

@@ -13,6 +13,11 @@ pub fn confine(disk: &Served, more: impl FnOnce(&mut Needs)) -> Confine {
     }
     // Those of the image's files that are opened when they are read.
     let mut needs = Needs { read: disk.to_open(), ..Needs::default() };
+    if let Some((read, write)) = disk.remote_needs() {
+        needs.connects = true;
+        needs.read.extend(read);
+        needs.write.extend(write);
+    }
     more(&mut needs);
     Confine::to(needs)
 }

@@ -266,6 +266,8 @@ impl Served {
             // The threads that read the image are confined.
             Err(e) => return log::warn!("this process keeps its privileges: {e}"),
         }
+        // This thread has started threads that read a remote image; those that a confined thread starts are confined.
+        cdi_image::input::rest();
         let _ = self.confine.this_thread();
     }
 
@@ -350,4 +352,3 @@ impl Served {
         }
     }
 }
-

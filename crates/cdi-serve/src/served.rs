@@ -70,6 +70,11 @@ impl Served {
         self.image().map(|disk| disk.input().to_open()).unwrap_or_default()
     }
 
+    /// Returns what reading the image's remote files takes, if it has any (see `Input::remote_needs`).
+    pub fn remote_needs(&self) -> Option<(Vec<PathBuf>, Option<PathBuf>)> {
+        self.image()?.input().remote_needs()
+    }
+
     /// Returns when the image was modified last, before it was served.
     pub fn modified(&self) -> SystemTime {
         let modified = match self {

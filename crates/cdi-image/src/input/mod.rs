@@ -62,6 +62,8 @@ pub struct Input {
     parts: Arc<Parts>,
     derived: Derived,
     encryption: Arc<OnceLock<String>>,
+    /// The directory in which blocks of remote files are kept.
+    cache: Option<PathBuf>,
 }
 
 /// Where blocks of remote files are kept on this system.
@@ -148,11 +150,12 @@ impl Input {
 
     #[cfg(feature = "remote")]
     fn open_remote(path: &Path, cache: Option<&RemoteCache>) -> Result<Input, Error> {
+        let kept = cache.map(|cache| cache.dir.clone());
         let folder = match remote::open(path, cache)? {
             remote::Remote::File(file, folder) => {
                 let modified = file.modified();
                 let parts = Arc::new(Parts::remote(path, folder));
-                return Ok(Input { modified, parts, ..Input::new(Box::new(file), path)? });
+                return Ok(Input { modified, parts, cache: kept, ..Input::new(Box::new(file), path)? });
             }
             remote::Remote::Folder(folder) => folder,
         };
@@ -164,7 +167,7 @@ impl Input {
             let input = Input::new(Box::new(found.source), own)?;
             let (parts, modified) = (Arc::new(Parts::remote(own, folder)), found.modified);
             let is_copy = list.is_some_and(|list| list != name);
-            return Ok(Input { parts, modified, list, is_copy, ..input });
+            return Ok(Input { parts, modified, list, is_copy, cache: kept, ..input });
         }
         Err(Error::io("cannot open", path, io::ErrorKind::NotFound.into()))
     }
@@ -196,6 +199,7 @@ impl Input {
             parts: Arc::new(Parts::new(path)),
             derived: Derived::default(),
             encryption: Arc::default(),
+            cache: None,
         })
     }
 
@@ -218,6 +222,7 @@ impl Input {
             parts: Arc::clone(&self.parts),
             derived: self.derived.clone(),
             encryption: Arc::clone(&self.encryption),
+            cache: self.cache.clone(),
         })
     }
 
@@ -360,6 +365,16 @@ impl Input {
     /// Returns the paths of all files that the image has referred to so far, its main file first.
     pub fn paths(&self) -> Vec<PathBuf> {
         std::iter::once(self.path.clone()).chain(self.parts.paths()).collect()
+    }
+
+    /// Returns what reading the image's remote files takes besides connections: files and directories that are read, and
+    /// the directory in which blocks are kept. None if it has no remote files.
+    pub fn remote_needs(&self) -> Option<(Vec<PathBuf>, Option<PathBuf>)> {
+        self.remote_stats()?;
+        #[cfg(feature = "remote")]
+        return Some((remote::places(), self.cache.as_ref().and_then(|dir| dir.canonicalize().ok())));
+        #[cfg(not(feature = "remote"))]
+        None
     }
 
     /// Returns the files, and the directories whose files, may be opened while the image is read, now that it is open.

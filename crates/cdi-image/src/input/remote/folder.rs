@@ -18,6 +18,7 @@ use super::RemoteFile;
 use super::fault::Fault;
 use super::location::Location;
 use super::object::{Object, Version, in_time};
+use super::runtime::Threads;
 use super::session::Shared;
 use super::store::Store;
 use crate::input::source::{Folder, Found};
@@ -122,7 +123,7 @@ impl RemoteFolder {
             Ok(listed)
         };
         let end = Instant::now() + self.session.limit;
-        self.store.wait(async |client| in_time(end, work(client)).await)
+        self.store.wait(Threads::Any, async |client| in_time(end, work(client)).await)
     }
 
     /// Returns what the list says about `name`: None if it says nothing.

@@ -17,7 +17,7 @@ mod store;
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +30,7 @@ use self::fault::Fault;
 use self::folder::RemoteFolder;
 use self::location::Location;
 use self::object::Object;
+use self::runtime::Threads;
 use self::session::{BLOCK, LIMIT, Session, Shared};
 use self::store::Store;
 use super::RemoteCache;
@@ -75,6 +76,43 @@ pub(super) fn folder(url: &Path, cache: Option<&RemoteCache>) -> Result<Arc<dyn 
     Ok(Arc::new(RemoteFolder::at(&session, &store, &location, url)))
 }
 
+/// What reading remote files takes, besides connections.
+pub(super) fn places() -> Vec<PathBuf> {
+    let variables = [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_CONFIG_FILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AZURE_FEDERATED_TOKEN_FILE",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_SERVICE_ACCOUNT",
+        "GOOGLE_SERVICE_ACCOUNT_PATH",
+        "SERVICE_ACCOUNT",
+    ];
+    let variables = variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let files = [".aws/credentials", ".aws/config", ".config/gcloud/application_default_credentials.json"];
+    let of_user = home.iter().flat_map(|home| files.map(|file| home.join(file)));
+    // Certificates, and how names are looked up.
+    let system = [
+        "/etc/ssl",
+        "/etc/pki",
+        "/etc/ca-certificates",
+        "/usr/share/ca-certificates",
+        "/usr/local/share/ca-certificates",
+        "/etc/resolv.conf",
+        "/etc/hosts",
+        "/etc/host.conf",
+        "/etc/nsswitch.conf",
+        "/etc/gai.conf",
+        "/run/systemd/resolve",
+        "/run/resolvconf",
+    ];
+    variables.chain(of_user).chain(system.map(PathBuf::from)).collect()
+}
+
 /// A remote file.
 pub(super) struct RemoteFile {
     session: Shared,
@@ -102,11 +140,11 @@ impl RemoteFile {
     fn fetch_ahead(&self, blocks: Range<u64>) {
         let blocks = blocks.start..blocks.end.min(self.object.version().len.div_ceil(BLOCK));
         // If there are no threads, the reader gets the error.
-        let _ = runtime::with(|_, threads| {
+        let _ = runtime::with(Threads::Any, |start, threads| {
             for block in blocks {
                 let (session, object, number) =
                     (Arc::clone(&self.session), Arc::clone(&self.object), self.number);
-                threads.spawn_blocking(move || session.prepare(number, &object, block));
+                threads.spawn_blocking(move || session.prepare(number, &object, block, Threads::Of(start)));
             }
         });
     }

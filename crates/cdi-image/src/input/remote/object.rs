@@ -11,6 +11,7 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::fault::Fault;
+use super::runtime::Threads;
 use super::store::Store;
 
 /// How long to wait before a fetch is repeated, at first and at most.
@@ -89,7 +90,7 @@ impl Object {
         limit: Duration,
     ) -> Result<(Object, Vec<u8>), Fault> {
         let end = Instant::now() + limit;
-        let (version, start) = store.wait(async |client| {
+        let (version, start) = store.wait(Threads::Any, async |client| {
             let first = || get(client, &key, 0..len, None);
             // Without a connection the address is wrong, most likely.
             match repeated(end, first, |fault| matches!(fault, Fault::Failed(_))).await {
@@ -106,7 +107,8 @@ impl Object {
 
     /// Finds out whether there is a file, and its version.
     pub(super) fn find(store: &Arc<Store>, key: Key, url: &Path, limit: Duration) -> Result<Object, Fault> {
-        let version = store.wait(async |client| in_time(Instant::now() + limit, head(client, &key)).await)?;
+        let version = store
+            .wait(Threads::Any, async |client| in_time(Instant::now() + limit, head(client, &key)).await)?;
         Ok(Object::known(store, key, url, version))
     }
 
@@ -125,9 +127,14 @@ impl Object {
         self.changed.load(Ordering::Relaxed)
     }
 
-    /// Fetches a range that is within the file. Gives up after `limit`.
-    pub(super) fn fetch(&self, range: Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
-        let fetched = self.try_fetch(&range, limit);
+    /// Fetches a range that is within the file, in these threads. Gives up after `limit`.
+    pub(super) fn fetch(
+        &self,
+        range: Range<u64>,
+        limit: Duration,
+        threads: Threads,
+    ) -> Result<Vec<u8>, Fault> {
+        let fetched = self.try_fetch(&range, limit, threads);
         if let Err(fault) = &fetched {
             if *fault == Fault::Changed || *fault == Fault::Missing {
                 self.changed.store(true, Ordering::Relaxed);
@@ -140,9 +147,9 @@ impl Object {
         fetched
     }
 
-    fn try_fetch(&self, range: &Range<u64>, limit: Duration) -> Result<Vec<u8>, Fault> {
+    fn try_fetch(&self, range: &Range<u64>, limit: Duration, threads: Threads) -> Result<Vec<u8>, Fault> {
         let end = Instant::now() + limit;
-        let (version, bytes) = self.store.wait(async |client| {
+        let (version, bytes) = self.store.wait(threads, async |client| {
             let get = || get(client, &self.key, range.clone(), Some(&self.version));
             repeated(end, get, Fault::may_pass).await
         })?;

@@ -17,20 +17,35 @@ const END: Duration = Duration::from_secs(90);
 
 static RUNTIME: RwLock<Option<(u64, Runtime)>> = RwLock::new(None);
 static STARTED: AtomicU64 = AtomicU64::new(0);
-/// Whether the threads are being ended. What still begins then is of no use: it was fetched ahead.
+/// Whether the threads are being ended.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Calls `work` with the running threads, which are started if there are none and go on until it returns, and with the
-/// number of this start: what was made under an earlier number is of no use any more.
-pub(super) fn with<T>(work: impl FnOnce(u64, &Handle) -> T) -> io::Result<T> {
+/// Which threads do something.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Threads {
+    /// Those that are running, or new ones.
+    Any,
+    /// Those of this start, and no others.
+    Of(u64),
+}
+
+/// Calls `work` with the running threads, which go on until it returns, and with the number of their start: what was made
+/// under an earlier number is of no use any more.
+pub(super) fn with<T>(which: Threads, work: impl FnOnce(u64, &Handle) -> T) -> io::Result<T> {
     loop {
         let running = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((number, runtime)) = &*running {
-            return Ok(work(*number, runtime.handle()));
+        match (&*running, which) {
+            (Some((number, _)), Threads::Of(wanted)) if *number != wanted => {}
+            (Some((number, runtime)), _) => return Ok(work(*number, runtime.handle())),
+            (None, _) => {}
         }
         drop(running);
-        if ENDING.load(Ordering::SeqCst) {
+        if let Threads::Of(_) = which {
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if ENDING.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
         }
         let mut running = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {

@@ -8,6 +8,7 @@ use cdi_base::error::{Error, ReadError};
 
 use super::disk_cache::{DiskCache, Identity};
 use super::object::Object;
+use super::runtime::Threads;
 use crate::input::RemoteCache;
 use crate::input::source::RemoteStats;
 use crate::memory::cache::{Cache, Chunk, Key};
@@ -77,19 +78,19 @@ impl Session {
 
     /// Returns a block, from memory, from the disk, or fetched.
     pub(super) fn block(&self, file: u32, object: &Object, block: u64) -> Result<Chunk, ReadError> {
-        self.blocks.get(&BlockKey { file, block }, || self.load(object, block))
+        self.blocks.get(&BlockKey { file, block }, || self.load(object, block, Threads::Any))
     }
 
-    /// Fetches a block, unless it is in memory or being fetched.
-    pub(super) fn prepare(&self, file: u32, object: &Object, block: u64) {
+    /// Fetches a block ahead, in these threads, unless it is in memory or being fetched.
+    pub(super) fn prepare(&self, file: u32, object: &Object, block: u64, threads: Threads) {
         if let Some(pending) = self.blocks.begin(&BlockKey { file, block })
-            && let Ok(bytes) = self.load(object, block)
+            && let Ok(bytes) = self.load(object, block, threads)
         {
             pending.insert(bytes);
         }
     }
 
-    fn load(&self, object: &Object, block: u64) -> Result<Vec<u8>, ReadError> {
+    fn load(&self, object: &Object, block: u64, threads: Threads) -> Result<Vec<u8>, ReadError> {
         let start = block * BLOCK;
         let end = (start + BLOCK).min(object.version().len);
         let found = self.disk.as_ref().and_then(|disk| {
@@ -100,7 +101,7 @@ impl Session {
             self.cached.fetch_add(1, Ordering::Relaxed);
             return Ok(bytes);
         }
-        let bytes = object.fetch(start..end, self.limit).map_err(|fault| {
+        let bytes = object.fetch(start..end, self.limit, threads).map_err(|fault| {
             self.failed.fetch_add(1, Ordering::Relaxed);
             ReadError::Io { errno: fault.errno() }
         })?;

@@ -14,7 +14,7 @@ use object_store::{ObjectStore, RetryConfig};
 use super::aws;
 use super::fault::Fault;
 use super::location::Root;
-use super::runtime;
+use super::runtime::{self, Threads};
 
 /// How often the client repeats a request by itself, within about a second. Reads are repeated for longer.
 const RETRIES: usize = 3;
@@ -42,12 +42,13 @@ impl Store {
         &self.root
     }
 
-    /// Waits for what `work` does with the client.
+    /// Waits for what `work` does with the client, in these threads.
     pub(super) fn wait<T>(
         &self,
+        threads: Threads,
         work: impl AsyncFnOnce(&dyn ObjectStore) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let waited = runtime::with(|number, threads| {
+        let waited = runtime::with(threads, |number, threads| {
             let client = self.client(number)?;
             threads.block_on(work(&*client))
         });
