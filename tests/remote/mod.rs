@@ -354,6 +354,44 @@ tests!(
         assert!(ran.code == 4 && bytes[9001 * 512..] == truth[9001 * 512..], "{}", ran.err);
         drop(nginx);
     }
+
+    #[needs(Program("nginx"), Program("openssl"), Fuse)]
+    fn a_confined_daemon_reads_by_tls_and_name() {
+        let lab = Lab::new();
+        let truth = disk(64 << 20);
+        lab.write("disk.raw", &truth);
+        let at = |name: &str| lab.path(name).to_str().unwrap().to_owned();
+        let request =
+            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"];
+        let names = ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"];
+        let files = ["-keyout".into(), at("key.pem"), "-out".into(), at("cert.pem")];
+        let words = request.iter().chain(&names).map(|word| (*word).to_owned()).chain(files);
+        assert!(Command::new("openssl").args(words).output().unwrap().status.success());
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let nginx = Nginx::start_with(
+            &lab,
+            port,
+            &format!(" ssl; ssl_certificate {}; ssl_certificate_key {}", at("cert.pem"), at("key.pem")),
+        );
+        wait_until("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let url = format!("https://localhost:{port}/disk.raw");
+        // Nobody vouches for it.
+        let ran = lab.cdi(["info", &url]).ends(1);
+        assert!(ran.err.to_lowercase().contains("certificate"), "{}", ran.err);
+        let mut command = lab.command();
+        command.args(["mount", &url, "mnt", "--mapfile", "none", "--remote-cache", "blocks,128M"]);
+        Ran::from(command.env("SSL_CERT_FILE", at("cert.pem")).output().unwrap()).ends(0);
+        assert!(lab.read("mnt/disk.raw") == truth);
+        let record = lab.cdi(["list", "--json"]).json()["mounts"][0].clone();
+        for thread in fs::read_dir(format!("/proc/{}/task", record["pid"])).unwrap() {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+            let filtered = status.lines().any(|line| line == "Seccomp:\t2");
+            assert!(filtered || status.is_empty() || record["confined"].is_null(), "{status}");
+        }
+        assert!(size_of(&lab.path("blocks")) >= 60 << 20, "blocks are kept");
+        lab.cdi(["unmount", "mnt"]).ends(0);
+        drop(nginx);
+    }
 );
 
 /// nginx, for the files of a lab.
@@ -361,6 +399,11 @@ struct Nginx(Child);
 
 impl Nginx {
     fn start(lab: &Lab, port: u16) -> Nginx {
+        Nginx::start_with(lab, port, "")
+    }
+
+    /// With these words about the port.
+    fn start_with(lab: &Lab, port: u16, listen: &str) -> Nginx {
         let dir = lab.dir.display();
         let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -373,7 +416,7 @@ impl Nginx {
                  access_log off; {temporary}
                  limit_req_zone $server_name zone=all:1m rate=10r/s;
                  server {{
-                     listen 127.0.0.1:{port}; root {dir};
+                     listen 127.0.0.1:{port}{listen}; root {dir};
                      location /noranges/ {{ alias {dir}/; max_ranges 0; }}
                      location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
                      location /busy/ {{ alias {dir}/; limit_req zone=all; limit_req_status 429; }}

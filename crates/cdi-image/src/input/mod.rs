@@ -150,8 +150,10 @@ impl Input {
 
     #[cfg(feature = "remote")]
     fn open_remote(path: &Path, cache: Option<&RemoteCache>) -> Result<Input, Error> {
-        let kept = cache.map(|cache| cache.dir.clone());
-        let folder = match remote::open(path, cache)? {
+        let opened = remote::open(path, cache)?;
+        // A daemon has another working directory.
+        let kept = cache.and_then(|cache| cache.dir.canonicalize().ok());
+        let folder = match opened {
             remote::Remote::File(file, folder) => {
                 let modified = file.modified();
                 let parts = Arc::new(Parts::remote(path, folder));
@@ -372,7 +374,7 @@ impl Input {
     pub fn remote_needs(&self) -> Option<(Vec<PathBuf>, Option<PathBuf>)> {
         self.remote_stats()?;
         #[cfg(feature = "remote")]
-        return Some((remote::places(), self.cache.as_ref().and_then(|dir| dir.canonicalize().ok())));
+        return Some((remote::places(), self.cache.clone()));
         #[cfg(not(feature = "remote"))]
         None
     }
