@@ -187,7 +187,7 @@ fn main() {
         .concat();
     let config = format!(
         "daemon off; user root; pid {d}/nginx.pid; error_log {d}/nginx.err; events {{}}
-         http {{ access_log off; sendfile on; {temporary} server {{ listen 127.0.0.1:{port}; root {d}/www; }} }}"
+         http {{ access_log off; sendfile on; {temporary} server {{ listen 127.0.0.1:{port}; root {d}/www; autoindex on; }} }}"
     );
     fs::write(dir.join("nginx.conf"), config).unwrap();
     let mut nginx = spawn(&["nginx", "-c", dir.join("nginx.conf").to_str().unwrap()]).expect("nginx");
