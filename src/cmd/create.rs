@@ -15,20 +15,23 @@ use cdi_base::workers;
 use cdi_capture::convert;
 use cdi_capture::guard::{Guard, Over, refuse_other_name};
 use cdi_capture::options::{Made, Options};
+use cdi_capture::protect::describe;
 use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
+use cdi_image::input::parity::ParitySummary;
 use cdi_image::metadata::Metadata;
 use cdi_image::open::begins_like;
 use cdi_image::packed::PACKINGS;
 use cdi_image::stored_hashes::HashKind;
+use cdi_serve::texts;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect_mounted,
-    worker_process,
+    End, Interrupt, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect,
+    protect_mounted, worker_process,
 };
 use crate::cli;
 use crate::cli::{Create, Rescue};
@@ -110,15 +113,17 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
     let (mut target, file) = guard(over, &image, Some(&source)).create(&args.image)?;
     let mut progress = ui.progress("imaging", source.size());
+    let copy = protect::copy(&file, &args.image)?;
     let made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();
+    let parity = protect::add_if_wanted(&copy, args, &mut || interrupt.check(), ui)?;
     target.finish()?;
 
-    let end = print_result(args, source.size(), &made, &took, ui);
+    let end = print_result(args, source.size(), &made, parity, &took, ui);
     let wrong = made.checked.iter().filter(|c| !c.matches()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
@@ -184,6 +189,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let (mut target, file) = guard.create(&args.image)?;
     let mut progress = ui.progress("imaging", 0);
     let sector = how.sector_size.unwrap_or(SECTOR);
+    let copy = protect::copy(&file, &args.image)?;
     let mut step = |bytes| {
         progress.advance(bytes);
         target.check()?;
@@ -191,6 +197,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     };
     let made = convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
     let took = progress.finish();
+    let parity = protect::add_if_wanted(&copy, args, &mut || interrupt.check(), ui)?;
     target.finish()?;
     let size = made.metadata.size_bytes;
     if size % u64::from(sector) != 0 {
@@ -198,7 +205,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
             "the size of {size} bytes is not a multiple of the sector size {sector}: the last sector is short"
         ));
     }
-    Ok(print_result(args, size, &made, &took, ui))
+    Ok(print_result(args, size, &made, parity, &took, ui))
 }
 
 /// How much of stdin shows what it is, in bytes.
@@ -240,11 +247,20 @@ impl Read for Pipe {
 }
 
 /// Prints what was written. Returns how the command ends.
-fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
+fn print_result(
+    args: &Create,
+    size: u64,
+    made: &Made,
+    parity: Option<ParitySummary>,
+    took: &str,
+    ui: &Ui,
+) -> End {
+    let image_bytes = parity.map_or(made.image_bytes, |parity| parity.range().end);
     ui.json(&json!({
         "image": args.image.display().to_string(),
         "size_bytes": size,
-        "image_bytes": made.image_bytes,
+        "image_bytes": image_bytes,
+        "parity": parity.as_ref().map(texts::parity),
         "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
@@ -253,12 +269,13 @@ fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> E
         "metadata": made.metadata,
         "hashes_match": hashes_match(&made.checked),
     }));
-    let share = made.image_bytes as f64 * 100.0 / size as f64;
+    let share = image_bytes as f64 * 100.0 / size as f64;
+    let parity = parity.map_or_else(String::new, |parity| format!(", with {}", describe(&parity)));
     ui.message(format!(
-        "{}: {} of disk in {} ({share:.1} %), {took}",
+        "{}: {} of disk in {} ({share:.1} %){parity}, {took}",
         args.image.display(),
         human(size),
-        human(made.image_bytes)
+        human(image_bytes)
     ));
     if !ui.json {
         stored_hash_lines(&made.metadata, args, ui);

@@ -28,7 +28,7 @@ use health::{Last, Monitor};
 use shown::Shown;
 use watch::Watch;
 
-use super::{End, Interrupt};
+use super::{End, Interrupt, protect};
 use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 
@@ -201,6 +201,13 @@ fn read(
     // Fail if the image is no longer at its path: the user would not find it.
     let result = result.and_then(|ended| placed.check().map(|()| ended));
     drop(display);
+    // A disk that is not read to its end is resumed first.
+    let result = result.and_then(|ended| {
+        if let Some(hundredths) = args.write.parity {
+            protect::add_if_finished(&file, &args.image, hundredths, &mut || interrupt.check(), ui)?;
+        }
+        Ok(ended)
+    });
     if let Some(hashing) = hashing {
         hashing.finish();
     }

@@ -106,6 +106,14 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Returns the parts of the records between the first one and `end` that are not parity, which has checksums of its own.
+pub fn without_parity(input: &Input, end: u64) -> Vec<Range<u64>> {
+    match input.parity().map(|parity| parity.summary().range()) {
+        Some(parity) => vec![RECORDS_AT..parity.start.min(end), parity.end.min(end)..end],
+        None => vec![RECORDS_AT..end],
+    }
+}
+
 /// The state of the disk that results from replaying records in order.
 pub struct ReplayedState {
     /// The locations of the data.
@@ -168,7 +176,13 @@ impl ReplayedState {
                 }
             }
             Some(RecordType::Metadata) => self.metadata = decode_metadata(record)?,
-            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Events) => {}
+            Some(
+                RecordType::Node
+                | RecordType::Pieces
+                | RecordType::Checkpoint
+                | RecordType::Parity
+                | RecordType::Events,
+            ) => {}
             None if h.kind >= FIRST_IGNORABLE_TYPE => {}
             None => return Err(fail(&format!("record type {} is not supported by this version", h.kind))),
         }

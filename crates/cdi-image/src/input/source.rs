@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::parity::Parity;
+
 /// A source that can be read by position: a file, or in tests a source that fails on demand.
 pub trait ReadAt: Send + Sync {
     /// Reads like `pread`: may return fewer bytes than requested, and returns 0 at the end.
@@ -27,6 +29,10 @@ pub trait ReadAt: Send + Sync {
     fn refuse_suspect(&self) {}
     /// Returns what is known about the packed file whose unpacked bytes this is.
     fn packed(&self) -> Option<&PackedFile> {
+        None
+    }
+    /// Returns the parity of the file, if it has any.
+    fn parity(&self) -> Option<&dyn Parity> {
         None
     }
 }
@@ -111,6 +117,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn packed(&self) -> Option<&PackedFile> {
         (**self).packed()
+    }
+    fn parity(&self) -> Option<&dyn Parity> {
+        (**self).parity()
     }
 }
 

@@ -10,6 +10,7 @@ use zerocopy::byteorder::little_endian::U32;
 
 use super::super::layout::*;
 use super::super::nodes::CachedNodes;
+use super::super::parity;
 use super::super::reader::{LoadedState, load};
 use super::super::record;
 use super::super::scan::{ReplayedState, Step, Walk};
@@ -50,7 +51,10 @@ impl Writer {
         let ReplayedState { index, bad, mut metadata } = state;
         // The hashes are no longer valid once the image changes.
         let earlier_hashes = metadata.take_hashes();
+        let has_parity = superblock.may_ignore.get() & HAS_PARITY != 0;
+        let parity = || parity::find(input, Some(superblock.salt.get()), parity::Effort::NearEnd);
         let mut writer = Writer {
+            parity: has_parity.then(parity).flatten(),
             index: Arc::new(Mutex::new(index)),
             bad,
             map_written,
