@@ -32,6 +32,7 @@ mod nfs;
 mod nothing_is_overwritten;
 mod oracle;
 mod packaging;
+mod parity;
 mod partitions;
 mod repair;
 mod rescue;
@@ -78,7 +79,11 @@ const MODULES: &[&[Test]] = &[
 
 /// Returns every test.
 fn all_tests() -> impl Iterator<Item = &'static Test> {
-    [MODULES, formats::MODULES, nfs::MODULES, rescue::MODULES].into_iter().flatten().copied().flatten()
+    [MODULES, formats::MODULES, nfs::MODULES, parity::MODULES, rescue::MODULES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .flatten()
 }
 
 /// Restarts with default signals if some are ignored, as SIGINT is in the background of a script: the program that the

@@ -5,6 +5,9 @@ use std::ops::Range;
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::{human, index};
 
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::super::layout::*;
 use super::layout::*;
 use super::restore::Restorer;
 
@@ -50,6 +53,7 @@ pub(super) fn check(
             report(Flaw::at(bytes.start, format!("{} are damaged", human(bytes.end - bytes.start))), affects);
         }
     }
+    parity += damaged_heads(restorer, check_cancelled)?;
     if more > 0 {
         report(
             Flaw::at(description.end.get(), format!("{} at further places are damaged", human(more))),
@@ -61,4 +65,35 @@ pub(super) fn check(
         report(Flaw::at(description.first_record(), what), "nothing yet: less can be restored");
     }
     Ok(())
+}
+
+/// Returns the number of records of the parity of which the header, the description or what fills them up is damaged.
+fn damaged_heads(
+    restorer: &Restorer,
+    check_cancelled: &mut dyn FnMut() -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let description = &restorer.description;
+    let bytes = description.as_bytes();
+    let filler = description.end.get()..description.first_record();
+    let last = description.records_end()..description.records_end() + (HEADER_LEN + DESCRIPTION_LEN) as u64;
+    let records = (0..description.records()).map(|n| description.record(n));
+    let mut damaged = 0;
+    for (record, starts_with) in
+        [(filler, &[][..]), (last, bytes)].into_iter().chain(records.map(|r| (r, bytes)))
+    {
+        check_cancelled()?;
+        // Of a record with slots, those have checksums of their own.
+        let mut head = vec![0; index((record.end - record.start).min(BLOCK))];
+        let is_read = restorer.fill(record.start, &mut head);
+        let header = RecordHeader::read_from_prefix(&head).ok().map(|(header, _)| header);
+        let is_valid = header.is_some_and(|h| {
+            h.is_valid(description.superblock.salt.get())
+                && h.kind == RecordType::Parity as u8
+                && h.next(record.start) == record.end
+        });
+        let payload = head.get(HEADER_LEN..).and_then(|payload| payload.strip_prefix(starts_with));
+        let is_right = is_read && is_valid && payload.is_some_and(|rest| rest.iter().all(|b| *b == 0));
+        damaged += u64::from(!is_right);
+    }
+    Ok(damaged)
 }

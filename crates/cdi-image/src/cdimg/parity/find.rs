@@ -9,16 +9,14 @@ use crate::input::Input;
 /// How far a description is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Where it is if the end of the file is intact.
-    AtEnd,
-    /// Also a few mebibytes before that.
+    /// Within the last mebibytes of the file: a longer file with parity has several descriptions there.
     NearEnd,
-    /// In the whole file, from its end.
+    /// In the whole file, from its end. This can take long.
     Everywhere,
 }
 
 /// How far from the end of the file is near, in bytes.
-const NEAR: u64 = 16 << 20;
+const NEAR: u64 = 64 << 20;
 /// How much is searched at a time, in bytes.
 const STEP: u64 = 1 << 20;
 
@@ -31,7 +29,7 @@ pub fn find(input: &Input, salt: Option<u64>, effort: Effort) -> Option<Descript
         let bytes = input.bytes(at, DESCRIPTION_LEN, "a description of parity").ok()?;
         Description::parse(&bytes).filter(|d| d.records_end() < at && is_ours(d))
     });
-    if at_end.is_some() || effort == Effort::AtEnd {
+    if at_end.is_some() {
         return at_end;
     }
     let lowest = match effort {

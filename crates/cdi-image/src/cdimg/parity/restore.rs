@@ -170,7 +170,7 @@ impl Restorer {
     }
 
     /// Fills `buf` from the file. Returns whether it could be read.
-    fn fill(&self, at: u64, buf: &mut [u8]) -> bool {
+    pub(super) fn fill(&self, at: u64, buf: &mut [u8]) -> bool {
         let mut done = 0;
         while done < buf.len() {
             match self.source.read_at(&mut buf[done..], at + done as u64) {

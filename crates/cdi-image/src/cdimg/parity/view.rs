@@ -32,30 +32,24 @@ pub enum Purpose {
 /// If the file is truncated, or none of its superblocks is left, or if it is to be repaired, it is the file that the
 /// parity was made for, without the parity; unless something was added after the parity.
 pub fn with_parity(input: Input, purpose: Purpose) -> Result<Input, Error> {
-    let slots = superblocks(&input);
-    let valid = (0..2).filter_map(|slot| slots[slot].1.filter(|s| is_valid_in(slot, s)));
-    let newest = valid.max_by_key(|s| s.generation.get());
+    let found = superblocks(&input);
+    let slots = [0, 1].map(|slot| found[slot].1.filter(|s| is_valid_in(slot, s)));
     let chosen = choose(&input, &mut Vec::new()).and_then(|s| check(&s, &input).map(|()| s));
-    let has_parity = [newest, chosen.as_ref().ok().copied()]
-        .iter()
-        .flatten()
-        .any(|s| s.may_ignore.get() & HAS_PARITY != 0);
-    // A superblock that was written before the parity may be all that is left.
-    let effort = match (&chosen, purpose) {
-        (Ok(_), Purpose::Read) if has_parity => Effort::NearEnd,
-        (Ok(s), Purpose::Read) if s.committed_end.get() == input.len() => return Ok(input),
-        (Ok(s), Purpose::Read) if s.state == STATE_ACQUIRING => Effort::AtEnd,
-        _ if has_parity || newest.is_none() => Effort::Everywhere,
-        _ => Effort::NearEnd,
+    let known = || slots.iter().flatten().chain(&chosen);
+    // The superblock that refers to the parity may be lost, but not replaced by another one.
+    let is_lost = slots.iter().any(Option::is_none);
+    if !is_lost && known().all(|s| s.may_ignore.get() & HAS_PARITY == 0) {
+        return Ok(input);
+    }
+    let effort = match purpose {
+        Purpose::Read => Effort::NearEnd,
+        Purpose::Repair => Effort::Everywhere,
     };
-    let salt = newest.or(chosen.as_ref().ok().copied()).map(|s| s.salt.get());
+    let salt = known().next().map(|s| s.salt.get());
     let Some(description) = find(&input, salt, effort) else { return Ok(input) };
     let protected = &description.superblock;
     // Parity itself took one generation.
-    let is_last = [newest, chosen.as_ref().ok().copied()]
-        .iter()
-        .flatten()
-        .all(|s| s.generation.get() <= protected.generation.get().saturating_add(1));
+    let is_last = known().all(|s| s.generation.get() <= protected.generation.get().saturating_add(1));
     let whole = is_last && (chosen.is_err() || purpose == Purpose::Repair) && check_disk(protected).is_ok();
     let source = input.source();
     let view = View {
