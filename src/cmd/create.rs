@@ -19,7 +19,6 @@ use cdi_capture::protect::describe;
 use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
-use cdi_image::input::parity::ParitySummary;
 use cdi_image::metadata::Metadata;
 use cdi_image::open::begins_like;
 use cdi_image::packed::PACKINGS;
@@ -114,16 +113,16 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let (mut target, file) = guard(over, &image, Some(&source)).create(&args.image)?;
     let mut progress = ui.progress("imaging", source.size());
     let copy = protect::copy(&file, &args.image)?;
-    let made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
+    let mut made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();
-    let parity = protect::add_if_wanted(&copy, args, &mut || interrupt.check(), ui)?;
+    protect::add_if_wanted(&copy, args, &mut made, &mut || interrupt.check(), ui)?;
     target.finish()?;
 
-    let end = print_result(args, source.size(), &made, parity, &took, ui);
+    let end = print_result(args, source.size(), &made, &took, ui);
     let wrong = made.checked.iter().filter(|c| !c.matches()).inspect(|c| ui.warning(c)).count() > 0;
     Ok(if wrong || source.image().is_incomplete() { End::DataMissing } else { end })
 }
@@ -195,9 +194,10 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
         target.check()?;
         interrupt.check()
     };
-    let made = convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
+    let mut made =
+        convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
     let took = progress.finish();
-    let parity = protect::add_if_wanted(&copy, args, &mut || interrupt.check(), ui)?;
+    protect::add_if_wanted(&copy, args, &mut made, &mut || interrupt.check(), ui)?;
     target.finish()?;
     let size = made.metadata.size_bytes;
     if size % u64::from(sector) != 0 {
@@ -205,7 +205,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
             "the size of {size} bytes is not a multiple of the sector size {sector}: the last sector is short"
         ));
     }
-    Ok(print_result(args, size, &made, parity, &took, ui))
+    Ok(print_result(args, size, &made, &took, ui))
 }
 
 /// How much of stdin shows what it is, in bytes.
@@ -247,20 +247,12 @@ impl Read for Pipe {
 }
 
 /// Prints what was written. Returns how the command ends.
-fn print_result(
-    args: &Create,
-    size: u64,
-    made: &Made,
-    parity: Option<ParitySummary>,
-    took: &str,
-    ui: &Ui,
-) -> End {
-    let image_bytes = parity.map_or(made.image_bytes, |parity| parity.range().end);
+fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> End {
     ui.json(&json!({
         "image": args.image.display().to_string(),
         "size_bytes": size,
-        "image_bytes": image_bytes,
-        "parity": parity.as_ref().map(texts::parity),
+        "image_bytes": made.image_bytes,
+        "parity": made.parity.as_ref().map(texts::parity),
         "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
@@ -269,13 +261,13 @@ fn print_result(
         "metadata": made.metadata,
         "hashes_match": hashes_match(&made.checked),
     }));
-    let share = image_bytes as f64 * 100.0 / size as f64;
-    let parity = parity.map_or_else(String::new, |parity| format!(", with {}", describe(&parity)));
+    let share = made.image_bytes as f64 * 100.0 / size as f64;
+    let parity = made.parity.map_or_else(String::new, |parity| format!(", with {}", describe(&parity)));
     ui.message(format!(
         "{}: {} of disk in {} ({share:.1} %){parity}, {took}",
         args.image.display(),
         human(size),
-        human(image_bytes)
+        human(made.image_bytes)
     ));
     if !ui.json {
         stored_hash_lines(&made.metadata, args, ui);

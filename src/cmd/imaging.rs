@@ -202,10 +202,8 @@ fn read(
     let result = result.and_then(|ended| placed.check().map(|()| ended));
     drop(display);
     // A disk that is not read to its end is resumed first.
-    let result = result.and_then(|ended| {
-        if let Some(hundredths) = args.write.parity {
-            protect::add_if_finished(&file, &args.image, hundredths, &mut || interrupt.check(), ui)?;
-        }
+    let result = result.and_then(|mut ended| {
+        protect::add_if_wanted(&file, args, &mut ended.made, &mut || interrupt.check(), ui)?;
         Ok(ended)
     });
     if let Some(hashing) = hashing {

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use cdi_base::error::Error;
 use cdi_capture::guard::{Guard, Over};
+use cdi_capture::options::Made;
 use cdi_capture::protect::{Protected, describe, protect};
 use cdi_image::cdimg::FORMAT;
 use cdi_image::cdimg::parity::make::is_finished;
 use cdi_image::input::Input;
-use cdi_image::input::parity::ParitySummary;
 use cdi_serve::texts;
 use cdi_system::output_file::open_locked;
 use serde_json::json;
@@ -64,16 +64,20 @@ pub(super) fn add(
     Ok((protected, progress.finish()))
 }
 
-/// Adds parity as `create` was asked to, if it was. Returns it.
+/// Adds parity to the image that `create` has made, if that was asked for and the image is finished.
 pub(super) fn add_if_wanted(
     file: &File,
     args: &Create,
+    made: &mut Made,
     check: &mut dyn FnMut() -> Result<(), Error>,
     ui: &Ui,
-) -> Result<Option<ParitySummary>, Error> {
-    let Some(hundredths) = args.write.parity else { return Ok(None) };
-    let (protected, _) = add(file, &args.image, hundredths, check, ui)?;
-    Ok(Some(*protected.summary()))
+) -> Result<(), Error> {
+    let Some(hundredths) = args.write.parity else { return Ok(()) };
+    if let Some(protected) = add_if_finished(file, &args.image, hundredths, check, ui)? {
+        made.parity = Some(*protected.summary());
+        made.image_bytes = protected.summary().range().end;
+    }
+    Ok(())
 }
 
 /// Returns another handle for an open file, for the parity that is added after it was written.
@@ -81,14 +85,17 @@ pub(super) fn copy(file: &File, path: &Path) -> Result<File, Error> {
     file.try_clone().map_err(|e| Error::io("cannot duplicate the open file", path, e))
 }
 
-/// Adds parity to an image that was rewritten, unless it is unfinished.
+/// Adds parity to an image that was written, unless it is unfinished.
 pub(super) fn add_if_finished(
     file: &File,
     path: &Path,
     hundredths: u32,
     check: &mut dyn FnMut() -> Result<(), Error>,
     ui: &Ui,
-) -> Result<(), Error> {
+) -> Result<Option<Protected>, Error> {
     let input = Input::new(Box::new(copy(file, path)?), path)?;
-    if is_finished(&input) { add(file, path, hundredths, check, ui).map(|_| ()) } else { Ok(()) }
+    if !is_finished(&input) {
+        return Ok(None);
+    }
+    add(file, path, hundredths, check, ui).map(|(protected, _)| Some(protected))
 }
