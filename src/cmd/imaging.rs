@@ -201,14 +201,14 @@ fn read(
     // Fail if the image is no longer at its path: the user would not find it.
     let result = result.and_then(|ended| placed.check().map(|()| ended));
     drop(display);
-    // A disk that is not read to its end is resumed first.
+    if let Some(hashing) = hashing {
+        hashing.finish();
+    }
+    // An unfinished image gets its parity when it is finished.
     let result = result.and_then(|mut ended| {
         protect::add_if_wanted(&file, args, &mut ended.made, &mut || interrupt.check(), ui)?;
         Ok(ended)
     });
-    if let Some(hashing) = hashing {
-        hashing.finish();
-    }
     // Unlock the image for processes that wait for it: a hung read may keep this process from exiting.
     let _ = file.unlock();
     result.map_err(|e| match placed.where_it_is() {

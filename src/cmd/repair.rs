@@ -27,7 +27,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", input.len());
     let mut done = 0;
-    let repaired = repair(&input, &file, &args.out, &mut |at| {
+    let mut repaired = repair(&input, &file, &args.out, &mut |at| {
         progress.advance(at.saturating_sub(done));
         done = done.max(at);
         target.check()?;
@@ -36,7 +36,8 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let took = progress.finish();
     // An image that has parity keeps it.
     if let Some(hundredths) = parity_of(&input) {
-        protect::add_if_finished(&file, &args.out, hundredths, &mut || interrupt.check(), ui)?;
+        let added = protect::add_if_finished(&file, &args.out, hundredths, &mut || interrupt.check(), ui)?;
+        repaired.image_bytes = added.map_or(repaired.image_bytes, |added| added.summary().range().end);
     }
     target.finish()?;
     let restored = input.parity().map_or(0, |parity| parity.summary().restored_bytes);

@@ -213,8 +213,8 @@ impl Salvage<'_> {
         salt: u64,
         step: &mut dyn FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let parts = without_parity(self.input, self.input.len());
-        let mut walks: Vec<_> = parts.into_iter().map(|part| Walk::new(self.input, salt, part)).collect();
+        let walk = |part| Walk::new(self.input, salt, part);
+        let mut walks = without_parity(self.input, self.input.len()).map(walk);
         let mut steps = walks.iter_mut().flat_map(|walk| std::iter::from_fn(|| walk.step().transpose()));
         while let Some(found) = steps.next().transpose()? {
             match found {

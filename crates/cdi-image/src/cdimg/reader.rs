@@ -307,7 +307,7 @@ impl CdiImage {
             self.input.len()
         };
         let walk = |part| Walk::new(&self.input, self.superblock.salt.get(), part);
-        let mut walks: Vec<_> = without_parity(&self.input, end).into_iter().map(walk).collect();
+        let mut walks = without_parity(&self.input, end).map(walk);
         let mut steps = walks.iter_mut().flat_map(|walk| std::iter::from_fn(|| walk.step().transpose()));
         let mut last = 0;
         while let Some(step) = steps.next().transpose()? {

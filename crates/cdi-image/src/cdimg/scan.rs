@@ -107,11 +107,9 @@ impl<'a> Walk<'a> {
 }
 
 /// Returns the parts of the records between the first one and `end` that are not parity, which has checksums of its own.
-pub fn without_parity(input: &Input, end: u64) -> Vec<Range<u64>> {
-    match input.parity().map(|parity| parity.summary().range()) {
-        Some(parity) => vec![RECORDS_AT..parity.start.min(end), parity.end.min(end)..end],
-        None => vec![RECORDS_AT..end],
-    }
+pub fn without_parity(input: &Input, end: u64) -> [Range<u64>; 2] {
+    let parity = input.parity().map_or(end..end, |parity| parity.summary().range());
+    [RECORDS_AT..parity.start.min(end), parity.end.min(end)..end]
 }
 
 /// The state of the disk that results from replaying records in order.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use cdi_base::error::{Error, Flaw};
 use cdi_base::units::{human, index};
-
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::layout::*;

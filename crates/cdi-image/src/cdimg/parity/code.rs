@@ -4,12 +4,11 @@ use cdi_base::units::index;
 use reed_solomon_simd::engine::DefaultEngine;
 use reed_solomon_simd::rate::{HighRateDecoder, HighRateEncoder, RateDecoder, RateEncoder};
 
-use super::layout::{BLOCK, Span};
+use super::layout::{BLOCK_LEN, Span};
 
 /// The number of bytes of each block that are coded at a time. A group of 16,384 blocks takes 16 MiB to encode, and at
 /// most 32 MiB to decode.
 const COLUMN: usize = 1024;
-const BLOCK_LEN: usize = BLOCK as usize;
 
 /// Computes recovery blocks.
 #[derive(Default)]

@@ -64,11 +64,11 @@ fn last_within(
     if input.read_exact_at(Input::MAIN, &mut bytes, start).is_err() {
         // Some of it cannot be read: blocks that cannot are zeros.
         bytes.fill(0);
-        for (n, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
+        for (n, block) in bytes.chunks_mut(BLOCK_LEN).enumerate() {
             if input.read_exact_at(Input::MAIN, block, start + n as u64 * BLOCK).is_err() {
                 block.fill(0);
             }
         }
     }
-    bytes.chunks(BLOCK as usize).enumerate().rev().find_map(parsed)
+    bytes.chunks(BLOCK_LEN).enumerate().rev().find_map(parsed)
 }

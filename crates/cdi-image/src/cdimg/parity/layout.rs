@@ -13,17 +13,23 @@ pub const DESCRIPTION_MAGIC: [u8; 8] = *b"\x89CDIpar\n";
 /// The version of the description.
 pub const PARITY_VERSION: u32 = 1;
 /// The length of a block in bytes. Blocks begin at multiples of it in the file.
-pub const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = BLOCK_LEN as u64;
+/// The same, for memory.
+pub const BLOCK_LEN: usize = 4096;
 /// The maximum number of data blocks of a group, and of its recovery blocks.
-pub const MAX_GROUP: u64 = 16384;
+pub const MAX_GROUP: u32 = 16384;
 /// The maximum number of data blocks of a span.
 pub const MAX_SPAN: u64 = 1 << 20;
 /// The maximum number of recovery blocks of a span: so many can be restored, and are kept in memory.
-pub const MAX_RECOVERY: u64 = 1 << 16;
+pub const MAX_RECOVERY: u64 = MAX_RESTORED as u64;
+/// The same, for memory.
+pub const MAX_RESTORED: usize = 1 << 16;
 /// The number of blocks of a PARITY record, of which the first has the header and the description.
 pub const RECORD_BLOCKS: u64 = 256;
 /// The number of checksums in a block of checksums.
-pub const SUMS: u64 = 509;
+pub const SUMS: u64 = SUMS_LEN as u64;
+/// The same, for memory.
+pub const SUMS_LEN: usize = 509;
 /// The number of copies of each block of checksums.
 pub const COPIES: u64 = 3;
 /// The denominator of [`Description::hundredths`].
@@ -60,7 +66,7 @@ const _: () = assert!(DESCRIPTION_LEN == 552);
 #[repr(C)]
 pub struct SumsBlock {
     /// XXH3-64 of each of the blocks that it is about.
-    pub sums: [U64; SUMS as usize],
+    pub sums: [U64; SUMS_LEN],
     /// The checksum of the description.
     pub parity: U64,
     /// The slot of the first copy of this block.
@@ -69,18 +75,18 @@ pub struct SumsBlock {
     pub sum: U64,
 }
 
-const _: () = assert!(size_of::<SumsBlock>() == BLOCK as usize);
+const _: () = assert!(size_of::<SumsBlock>() == BLOCK_LEN);
 
 impl SumsBlock {
     /// Returns the block with its checksum updated.
     pub fn sealed(mut self) -> SumsBlock {
-        self.sum = U64::new(xxh3_64(&self.as_bytes()[..BLOCK as usize - 8]));
+        self.sum = U64::new(xxh3_64(&self.as_bytes()[..BLOCK_LEN - 8]));
         self
     }
 
     /// Returns whether this is the block of the parity with this description whose first copy is at `slot`.
     pub fn is_valid(&self, description: &Description, slot: u64) -> bool {
-        self.sum.get() == xxh3_64(&self.as_bytes()[..BLOCK as usize - 8])
+        self.sum.get() == xxh3_64(&self.as_bytes()[..BLOCK_LEN - 8])
             && self.parity == description.sum
             && self.slot.get() == slot
     }
@@ -158,7 +164,7 @@ impl Description {
             hundredths: U32::new(hundredths),
             end: U64::new(end),
             span_blocks: U32::new(u32::try_from(span_blocks).unwrap_or(u32::MAX)),
-            group_blocks: U32::new(MAX_GROUP as u32),
+            group_blocks: U32::new(MAX_GROUP),
             superblock: *superblock,
             sum: U64::ZERO,
         }
@@ -182,7 +188,7 @@ impl Description {
             && self.version.get() == PARITY_VERSION
             && (1..=WHOLE).contains(&self.hundredths.get().into())
             && (1..=MAX_SPAN).contains(&self.span_blocks.get().into())
-            && (1..=MAX_GROUP).contains(&self.group_blocks.get().into())
+            && (1..=MAX_GROUP).contains(&self.group_blocks.get())
             && self.superblock.is_valid()
             && self.end == self.superblock.committed_end
             // Far below where sums of offsets would overflow.
@@ -275,6 +281,8 @@ impl Description {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use cdi_base::units::index;
+
     use super::*;
 
     /// A description of an image of this length, with these limits.
@@ -296,16 +304,16 @@ pub(super) mod tests {
         {
             let d = description(RECORDS_AT + blocks * BLOCK - 8, hundredths, span, group);
             assert!(d.is_valid());
-            let mut slots = vec![0; d.slots() as usize];
-            let mut seen = vec![0; blocks as usize];
+            let mut slots = vec![0; index(d.slots())];
+            let mut seen = vec![0; index(blocks)];
             for span in (0..d.spans()).map(|n| d.span(n)) {
                 for (copy, n) in (0..COPIES).flat_map(|c| (0..span.sums_blocks()).map(move |n| (c, n))) {
-                    slots[span.sums_slot(copy, n) as usize] += 1;
+                    slots[index(span.sums_slot(copy, n))] += 1;
                 }
                 for g in 0..span.groups {
-                    (0..span.recovery).for_each(|n| slots[span.recovery_slot(g, n) as usize] += 1);
+                    (0..span.recovery).for_each(|n| slots[index(span.recovery_slot(g, n))] += 1);
                     let blocks = (0..span.data).filter_map(|n| span.data_block(g, n));
-                    blocks.for_each(|block| seen[(span.first + block) as usize] += 1);
+                    blocks.for_each(|block| seen[index(span.first + block)] += 1);
                 }
             }
             assert!(slots.iter().chain(&seen).all(|n| *n == 1), "{slots:?} {seen:?}");

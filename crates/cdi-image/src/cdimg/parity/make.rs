@@ -157,7 +157,7 @@ impl Appender<'_> {
                 step(span.data * BLOCK)
             },
         )?;
-        for (n, sums) in sums.chunks(SUMS as usize).enumerate() {
+        for (n, sums) in sums.chunks(SUMS_LEN).enumerate() {
             let mut block = SumsBlock::new_zeroed();
             block.sums[..sums.len()].copy_from_slice(sums);
             block.parity = self.description.sum;
@@ -173,7 +173,7 @@ impl Appender<'_> {
     /// Writes the recovery blocks of a group. Returns the checksums of its data blocks, then of its recovery blocks.
     fn encode_group(&self, encoder: &mut Encoder, span: &Span, group: u64) -> Result<Vec<u64>, Error> {
         let mut sums = Vec::with_capacity(index(span.data + span.recovery));
-        let mut block = [0; BLOCK as usize];
+        let mut block = [0; BLOCK_LEN];
         let encoded = encoder.encode(span, |n, start, part| {
             let Some(within) = span.data_block(group, n) else {
                 part.fill(0);
@@ -198,7 +198,7 @@ impl Appender<'_> {
             read(part, bytes.start + start as u64)
         });
         let recovery = encoded.map_err(|Failed(e)| e)?;
-        for (n, block) in recovery.chunks(BLOCK as usize).enumerate() {
+        for (n, block) in recovery.chunks(BLOCK_LEN).enumerate() {
             sums.push(xxh3_64(block));
             self.write(block, self.description.slot_at(span.recovery_slot(group, n as u64)))?;
         }
@@ -212,7 +212,7 @@ impl Appender<'_> {
     /// Writes header and description of a record whose blocks have been written.
     fn finish_record(&self, record: Range<u64>) -> Result<(), Error> {
         let mut payload = vec![0; index(record.end - record.start) - HEADER_LEN];
-        let blocks = BLOCK as usize - HEADER_LEN;
+        let blocks = BLOCK_LEN - HEADER_LEN;
         lock(self.store)
             .read_exact_at(&mut payload[blocks..], record.start + BLOCK)
             .map_err(|e| Error::io("cannot read back the image", self.path, e))?;

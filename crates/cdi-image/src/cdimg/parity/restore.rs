@@ -18,12 +18,12 @@ use crate::input::ReadAt;
 const SUMS_KEPT: NonZero<usize> = NonZero::new(1024).expect("not 0");
 /// The number of restored blocks that are kept: 256 MiB. All that can be lost of a span fits, so that no group is decoded
 /// twice while a disk is read from its start to its end.
-const BLOCKS_KEPT: NonZero<usize> = NonZero::new(MAX_RECOVERY as usize).expect("not 0");
+const BLOCKS_KEPT: NonZero<usize> = NonZero::new(MAX_RESTORED).expect("not 0");
 /// The number of groups that cannot be restored that are remembered.
 const FAILED_KEPT: NonZero<usize> = NonZero::new(4096).expect("not 0");
 
 /// A block of the file, padded with zeros.
-pub(super) type Block = [u8; BLOCK as usize];
+pub(super) type Block = [u8; BLOCK_LEN];
 
 /// Restores blocks of a file.
 pub(super) struct Restorer {
@@ -93,7 +93,7 @@ impl Restorer {
 
     /// Restores all lost data blocks of a group into the cache.
     fn restore(&self, state: &mut State, span: &Span, group: u64) -> Outcome {
-        let mut block = [0; BLOCK as usize];
+        let mut block = [0; BLOCK_LEN];
         let mut lost = Vec::new();
         for n in 0..span.data {
             if let Some(within) = span.data_block(group, n)
@@ -193,7 +193,7 @@ impl Restorer {
 
     /// Returns a copy of a block of checksums, if it is intact.
     pub(super) fn sums_block(&self, span: &Span, copy: u64, n: u64) -> Option<Box<SumsBlock>> {
-        let mut bytes = vec![0; BLOCK as usize];
+        let mut bytes = vec![0; BLOCK_LEN];
         let at = self.description.slot_at(span.sums_slot(copy, n));
         let read = self.fill(at, &mut bytes);
         let block = SumsBlock::read_from_bytes(&bytes).ok().filter(|_| read)?;
@@ -210,7 +210,7 @@ impl Restorer {
     ) -> Result<Survey, Error> {
         // A cache of its own, so that readers are not held up.
         let mut sums = LruCache::new(SUMS_KEPT);
-        let mut block = [0; BLOCK as usize];
+        let mut block = [0; BLOCK_LEN];
         let mut lost = vec![0u64; index(span.groups)];
         for within in 0..span.blocks {
             if within % 256 == 0 {

@@ -114,7 +114,7 @@ impl Parity for View {
         if at < RECORDS_AT || end > description.end.get() || buf.is_empty() {
             return false;
         }
-        let mut block = [0; BLOCK as usize];
+        let mut block = [0; BLOCK_LEN];
         let mut restored = 0;
         for number in (at - RECORDS_AT) / BLOCK..=(end - 1 - RECORDS_AT) / BLOCK {
             let bytes = description.bytes_of(number);
