@@ -195,7 +195,7 @@ tests!(
             let stop = (at + BLOCK_LEN).min(image.len());
             bytes[at..stop].iter_mut().for_each(|b| *b ^= 0x55);
             let disk = open(bytes).unwrap();
-            if at / BLOCK_LEN % 4 == 0 {
+            if (at / BLOCK_LEN).is_multiple_of(4) {
                 assert_eq!(compare(&disk, &truth, "one block"), held, "block at {at}");
             }
             assert!(errors(&disk) > 0, "damage at {at} was not noticed");
@@ -204,6 +204,16 @@ tests!(
         let mut bytes = image.clone();
         bytes[end..].fill(0);
         assert_eq!(compare(&open(bytes).unwrap(), &truth, "without parity"), held);
+    }
+
+    fn each_of_several_spans_is_restored() {
+        let (_lab, truth, image) = protected(136 << 20, "100%", &["--codec", "none"]);
+        let described = Description::parse(&image[*descriptions(&image).last().unwrap()..]).unwrap();
+        assert_eq!((described.spans(), described.span(0).groups), (2, 2));
+        let mut bytes = image;
+        let lost = bytes.len() / 4;
+        lose(&mut bytes, 128 << 10, lost, &[4096, 65536, 1 << 20], &mut Random::new(6));
+        whole(bytes, &truth, "two spans");
     }
 
     fn what_cannot_be_read_is_restored() {
