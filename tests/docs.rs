@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cdi_image::cdimg::layout::{RawEntry, RawPiece, RawRange, RecordHeader, Superblock};
+use cdi_image::cdimg::parity::layout::Description;
 
 use crate::common::Lab;
 use crate::formats::cdimg::{compare, open};
@@ -40,6 +41,7 @@ tests!(
             fields!(RawEntry: at sum stored kind codec zero),
             fields!(RawPiece: start len skip uncompressed entry),
             fields!(RawRange: start len status tries reason_kind zero reason),
+            fields!(Description: magic version hundredths end span_blocks group_blocks superblock sum),
         ];
         let text = read("docs/FORMAT.md");
         let rows = text.lines().filter_map(|l| {

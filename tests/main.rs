@@ -33,6 +33,7 @@ mod nfs;
 mod nothing_is_overwritten;
 mod oracle;
 mod packaging;
+mod parity;
 mod partitions;
 mod remote;
 mod repair;
@@ -83,7 +84,7 @@ const MODULES: &[&[Test]] = &[
 
 /// Returns every test.
 fn all_tests() -> impl Iterator<Item = &'static Test> {
-    [MODULES, formats::MODULES, nfs::MODULES, remote::MODULES, rescue::MODULES]
+    [MODULES, formats::MODULES, nfs::MODULES, parity::MODULES, remote::MODULES, rescue::MODULES]
         .into_iter()
         .flatten()
         .copied()

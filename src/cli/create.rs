@@ -7,7 +7,7 @@ use cdi_base::units::parse_size;
 use clap::Args;
 
 use super::values::{
-    CodecName, FirstName, HashName, SkipSize, chunk_size, duration, first, only, passes, sector_size,
+    CodecName, FirstName, HashName, SkipSize, chunk_size, duration, first, only, parity, passes, sector_size,
     skip_size,
 };
 use super::{OpenArgs, Overwrite};
@@ -62,6 +62,9 @@ pub struct WriteArgs {
     /// Store a note about the disk; may be repeated
     #[arg(long = "note", value_name = "TEXT")]
     pub notes: Vec<String>,
+    /// Add parity of this size, in percent of the image, from which damage of the image can be restored (example: 5%)
+    #[arg(long, value_name = "PERCENT", value_parser = parity)]
+    pub parity: Option<u32>,
     /// Also compute, print and store these hashes of the disk, with zeros for unreadable sectors
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
     pub hash: Vec<HashName>,
@@ -178,6 +181,16 @@ pub struct Repair {
     pub out: PathBuf,
     #[command(flatten)]
     pub over: Overwrite,
+}
+
+/// The arguments of `protect`.
+#[derive(Debug, Args)]
+pub struct Protect {
+    /// Finished .cdimg image
+    pub image: PathBuf,
+    /// Size of the parity in percent of the image
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parity)]
+    pub parity: u32,
 }
 
 /// The arguments of `compact`.

@@ -73,6 +73,10 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
                     "Convert an E01 image, with the MD5 for the report",
                     "cdi create disk.E01 disk.cdimg --hash md5",
                 ),
+                (
+                    "Add parity, so that damage of the image can be restored",
+                    "cdi create --parity 5% disk.raw disk.cdimg",
+                ),
                 ("Image a disk on another machine", "ssh root@host cat /dev/sdb | cdi create - disk.cdimg"),
             ],
             &["info", "map", "watch", "verify", "repair"],
@@ -144,7 +148,11 @@ fn of(verb: &str) -> (&'static [Example], &'static [&'static str]) {
         ),
         "repair" => (
             &[("Salvage what is left of an image", "cdi repair damaged.cdimg new.cdimg")],
-            &["verify", "create"],
+            &["verify", "protect", "create"],
+        ),
+        "protect" => (
+            &[("Add parity that restores up to 5 % of the image", "cdi protect disk.cdimg")],
+            &["verify", "repair", "create"],
         ),
         "compact" => (&[("Reclaim unused space", "cdi compact disk.cdimg")], &["create"]),
         "mount" => (

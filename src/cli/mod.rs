@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
-pub use create::{Compact, Create, Repair, Rescue};
+pub use create::{Compact, Create, Protect, Repair, Rescue};
 pub use files::Files;
 pub use help::man_page;
 pub use image::{Extract, Image, Index, Info, Map, OpenArgs, Overwrite, Verify, Watch};
@@ -77,6 +77,8 @@ pub enum Verb {
     Index(Index),
     /// Salvage a damaged .cdimg into a new one
     Repair(Repair),
+    /// Add parity to a .cdimg, from which damage of the image can be restored
+    Protect(Protect),
     /// Rewrite a .cdimg to reclaim the space of superseded data
     Compact(Compact),
     /// Mount an image as a directory with disk.raw and badblocks.json

@@ -258,6 +258,20 @@ pub(crate) fn sector_size(text: &str) -> Result<u32, String> {
     power_of_two(text, 512..=65536).ok_or("a sector size must be a power of two from 512 to 65536".into())
 }
 
+/// Parses a percentage, with at most two decimals, to hundredths of a percent.
+pub(crate) fn parity(text: &str) -> Result<u32, String> {
+    let number = text.trim_end_matches('%').trim_end();
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let hundredths = || -> Option<u32> {
+        let (whole, part) = (whole.parse::<u32>().ok()?, format!("{part:0<2}"));
+        whole.checked_mul(100)?.checked_add(part.parse().ok()?)
+    };
+    hundredths()
+        .filter(|h| digits(whole) && digits(part) && part.len() <= 2 && (1..=10_000).contains(h))
+        .ok_or("must be a percentage from 0.01% to 100%".into())
+}
+
 pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
     power_of_two(text, MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE)
         .ok_or("a chunk size must be a power of two from 4k to 1M".into())

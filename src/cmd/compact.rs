@@ -10,13 +10,15 @@ use cdi_base::error::Error;
 use cdi_base::units::human;
 use cdi_capture::compact::compact;
 use cdi_capture::guard::{Guard, Over, refuse_other_name};
+use cdi_capture::protect::parity_of;
+use cdi_image::cdimg::parity::{Purpose, with_parity};
 use cdi_image::cdimg::{FORMAT, reader};
 use cdi_image::image::Image;
 use cdi_image::input::Input;
 use cdi_system::output_file::{OutputFile, open_locked};
 use serde_json::json;
 
-use super::{End, Interrupt, command_line, protect_mounted};
+use super::{End, Interrupt, command_line, protect, protect_mounted};
 use crate::cli::Compact;
 use crate::ui::Ui;
 
@@ -38,7 +40,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
             (Some(open_locked(path, false)?), guard.create(out)?)
         }
     };
-    let input = Arc::new(Input::open(path)?);
+    let input = Arc::new(with_parity(Input::open(path)?, Purpose::Read)?);
     let image = reader::open(Arc::clone(&input)).map_err(|e| e.at(path))?;
     image.warnings().iter().for_each(|r| ui.warning(r));
     if image.has_more()? {
@@ -56,12 +58,18 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         keep_owner(path, &new)?;
     }
     let mut progress = ui.progress("compacting", size);
-    let after = compact(&input, image, Box::new(new), out, &command_line(), &mut |bytes| {
+    let copy = protect::copy(&new, out)?;
+    let mut after = compact(&input, image, Box::new(new), out, &command_line(), &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();
+    // An image that has parity keeps it.
+    if let Some(hundredths) = parity_of(&input) {
+        protect::add_if_finished(&copy, out, hundredths, &mut || interrupt.check(), ui)?;
+        after = copy.metadata().map_or(after, |meta| meta.len());
+    }
     if args.out.is_none() && after >= before {
         // Dropping the target removes the new file.
         drop(target);

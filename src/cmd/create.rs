@@ -15,6 +15,7 @@ use cdi_base::workers;
 use cdi_capture::convert;
 use cdi_capture::guard::{Guard, Over, refuse_other_name};
 use cdi_capture::options::{Made, Options};
+use cdi_capture::protect::describe;
 use cdi_image::cdimg;
 use cdi_image::codec::Codec;
 use cdi_image::image::Mapfile;
@@ -23,12 +24,13 @@ use cdi_image::metadata::Metadata;
 use cdi_image::open::begins_like;
 use cdi_image::packed::PACKINGS;
 use cdi_image::stored_hashes::HashKind;
+use cdi_serve::texts;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use super::{
-    End, Interrupt, command_line, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads,
+    End, Interrupt, command_line, guard, hash_lines, hashes_match, imaging, open_disk, plain_reads, protect,
     protect_mounted, worker_process,
 };
 use crate::cli;
@@ -112,12 +114,14 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
     let (mut target, file) = guard(over, &image, Some(&source)).create(&args.image)?;
     let mut progress = ui.progress("imaging", source.size());
-    let made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
+    let copy = protect::copy(&file, &args.image)?;
+    let mut made = convert::create(&source, Box::new(file), &args.image, &options, &mut |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();
+    protect::add_if_wanted(&copy, args, &mut made, &mut || interrupt.check(), ui)?;
     target.finish()?;
 
     let end = print_result(args, source.size(), &made, &took, ui);
@@ -192,13 +196,16 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let (mut target, file) = guard.create(&args.image)?;
     let mut progress = ui.progress("imaging", 0);
     let sector = how.sector_size.unwrap_or(SECTOR);
+    let copy = protect::copy(&file, &args.image)?;
     let mut step = |bytes| {
         progress.advance(bytes);
         target.check()?;
         interrupt.check()
     };
-    let made = convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
+    let mut made =
+        convert::create_from_stream(source, sector, Box::new(file), &args.image, &options, &mut step)?;
     let took = progress.finish();
+    protect::add_if_wanted(&copy, args, &mut made, &mut || interrupt.check(), ui)?;
     target.finish()?;
     let size = made.metadata.size_bytes;
     if size % u64::from(sector) != 0 {
@@ -253,6 +260,7 @@ fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> E
         "image": args.image.display().to_string(),
         "size_bytes": size,
         "image_bytes": made.image_bytes,
+        "parity": made.parity.as_ref().map(texts::parity),
         "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
@@ -262,8 +270,9 @@ fn print_result(args: &Create, size: u64, made: &Made, took: &str, ui: &Ui) -> E
         "hashes_match": hashes_match(&made.checked),
     }));
     let share = made.image_bytes as f64 * 100.0 / size as f64;
+    let parity = made.parity.map_or_else(String::new, |parity| format!(", with {}", describe(&parity)));
     ui.message(format!(
-        "{}: {} of disk in {} ({share:.1} %), {took}",
+        "{}: {} of disk in {} ({share:.1} %){parity}, {took}",
         args.image.display(),
         human(size),
         human(made.image_bytes)

@@ -18,6 +18,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Extract(args) => extract::run(&args, ui),
         Verb::Index(args) => index::run(&args, ui),
         Verb::Repair(args) => repair::run(&args, ui),
+        Verb::Protect(args) => protect::run(&args, ui),
         Verb::Compact(args) => compact::run(&args, ui),
         Verb::Mount(args) => mount::mount(&args, ui),
         Verb::Attach(args) => mount::attach(&args, ui),

@@ -28,7 +28,7 @@ use health::{Last, Monitor};
 use shown::Shown;
 use watch::Watch;
 
-use super::{End, Interrupt};
+use super::{End, Interrupt, protect};
 use crate::cli::{Create, Rescue};
 use crate::ui::Ui;
 
@@ -204,6 +204,11 @@ fn read(
     if let Some(hashing) = hashing {
         hashing.finish();
     }
+    // An unfinished image gets its parity when it is finished.
+    let result = result.and_then(|mut ended| {
+        protect::add_if_wanted(&file, args, &mut ended.made, &mut || interrupt.check(), ui)?;
+        Ok(ended)
+    });
     // Unlock the image for processes that wait for it: a hung read may keep this process from exiting.
     let _ = file.unlock();
     result.map_err(|e| match placed.where_it_is() {

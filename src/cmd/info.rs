@@ -3,6 +3,7 @@
 use cdi_base::error::Error;
 use cdi_base::printable::{self, quoted};
 use cdi_base::units::{human, plural};
+use cdi_capture::protect::describe;
 use cdi_fs::partitions;
 use cdi_image::badmap::{BadRange, Status};
 use cdi_image::cdimg;
@@ -58,6 +59,11 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
             disk.input().total_len() as f64 * 100.0 / size as f64
         ),
     );
+    if let Some(parity) = disk.input().parity().map(|parity| parity.summary()) {
+        let (covered, end) = (human(parity.covered_end), parity.range().end);
+        let rest = if end < disk.input().len() { "; what follows is not" } else { "" };
+        line("parity", format!("{}: the first {covered} of the file are covered{rest}", describe(&parity)));
+    }
     for (number, what) in table::lines(&table) {
         line(&format!("partition {number}"), what);
     }

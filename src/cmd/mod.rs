@@ -16,6 +16,7 @@ mod info;
 mod map;
 mod mount;
 mod passphrase;
+mod protect;
 mod repair;
 mod serve;
 mod service;

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use cdi_base::error::Error;
 use cdi_base::units::{human, plural};
 use cdi_capture::guard::{Guard, refuse_other_name};
+use cdi_capture::protect::parity_of;
 use cdi_capture::repair::repair;
 use cdi_image::cdimg;
+use cdi_image::cdimg::parity::{Purpose, with_parity};
 use cdi_image::input::Input;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{End, Interrupt, command_line, protect_mounted};
+use super::{End, Interrupt, command_line, protect, protect_mounted};
 use crate::cli::Repair;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
-    let input = Arc::new(Input::open(&args.image)?);
+    let input = Arc::new(with_parity(Input::open(&args.image)?, Purpose::Repair)?);
     refuse_other_name(&args.out, &cdimg::FORMAT)?;
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
@@ -26,15 +28,21 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", input.len());
     let mut done = 0;
-    let repaired = repair(&input, &file, &args.out, &command_line(), &mut |at| {
+    let mut repaired = repair(&input, &file, &args.out, &command_line(), &mut |at| {
         progress.advance(at.saturating_sub(done));
         done = done.max(at);
         target.check()?;
         interrupt.check()
     })?;
     let took = progress.finish();
+    // An image that has parity keeps it.
+    if let Some(hundredths) = parity_of(&input) {
+        let added = protect::add_if_finished(&file, &args.out, hundredths, &mut || interrupt.check(), ui)?;
+        repaired.image_bytes = added.map_or(repaired.image_bytes, |added| added.summary().range().end);
+    }
     target.finish()?;
     repaired.not_as_sealed.iter().for_each(|what| ui.warning(format!("{}: {what}", args.image.display())));
+    let restored = input.parity().map_or(0, |parity| parity.summary().restored_bytes);
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
     let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
     let sector = u64::from(cdi_base::units::SECTOR);
@@ -45,6 +53,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         "damaged_records": repaired.damaged,
         "gap_bytes": repaired.gap_bytes,
         "cut_off_bytes": repaired.cut_off,
+        "restored_bytes": restored,
         "lost_bytes": lost_bytes,
         "untried_bytes": repaired.untried_bytes,
         "uncertain": repaired.uncertain,
@@ -68,6 +77,9 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             plural(repaired.intact, "record"),
             repaired.damaged
         ));
+        if restored > 0 {
+            ui.message(format!("{} of the file were restored from parity", human(restored)));
+        }
         if maybe > 0 {
             ui.message(format!("{} of that may never have been read from the disk", human(maybe)));
         }

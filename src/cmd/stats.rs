@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use cdi_base::error::{Error, Kind};
-use cdi_base::units::human;
+use cdi_base::units::{human, plural};
 use cdi_image::disk::stats::Stats;
 use serde_json::json;
 
@@ -63,6 +63,13 @@ pub(super) fn run(args: &cli::Stats, ui: &Ui) -> Result<End, Error> {
             "  chunks    {} decompressed, {} cache hits, {} damaged",
             s.chunks_decompressed, s.cache_hits, s.chunks_damaged
         ));
+        if s.restored_reads > 0 {
+            let bytes = human(s.restored_bytes);
+            ui.data(format!(
+                "  parity    {} restored ({bytes}): the image is damaged",
+                plural(s.restored_reads, "read")
+            ));
+        }
         ui.data(format!("  cache     {}", human(s.cache_bytes)));
         if let Some(r) = s.remote {
             ui.data(format!(

@@ -149,6 +149,7 @@ fn finish(
     ui: &Ui,
 ) -> End {
     let (missing, seal) = (read.missing, &read.seal);
+    let restored = disk.input().parity().map_or(0, |parity| parity.summary().restored_bytes);
     let name = args.image.image.display();
     let mut value = json!({
         "image": name.to_string(),
@@ -158,6 +159,7 @@ fn finish(
         "missing_bytes": missing,
         "digest": seal.digest.as_ref().filter(|_| errors.is_empty()),
         "unchained_log_records": seal.unchained,
+        "restored_bytes": restored,
         "blake3_rescued": read.hashes.blake3_rescued.as_ref().filter(|_| read.lost.is_empty()),
         "sha256_zero_filled": read.hashes.of(HashKind::Sha256).filter(|_| read.lost.is_empty()),
         "stored_hashes": read.stored.iter().map(|c| json!({
@@ -183,8 +185,13 @@ fn finish(
             bytes => format!(", {} are suspect: {SUSPECT}", human(bytes)),
         };
         ui.message(format!("{name}: {count}, {} of the disk cannot be read{suspect}", human(lost_bytes)));
-        if lost_bytes > 0 && disk.format().name == cdimg::FORMAT.name {
-            ui.message(format!("to save the rest: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
+        if restored > 0 {
+            ui.message(format!("{} were restored from parity while they were read", human(restored)));
+        }
+        let has_parity = disk.input().parity().is_some();
+        if (lost_bytes > 0 || has_parity) && disk.format().name == cdimg::FORMAT.name {
+            let what = if lost_bytes > 0 { "to save the rest" } else { "to make an undamaged image of it" };
+            ui.message(format!("{what}: cdi repair {} NEW.cdimg", quoted(&name.to_string())));
         }
         return End::DataMissing;
     }

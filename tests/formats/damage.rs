@@ -553,6 +553,10 @@ fn small_images() -> Vec<(&'static str, Vec<u8>)> {
             "cdimg/zstd",
             fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/zstd.cdimg")).unwrap(),
         ),
+        (
+            "cdimg/parity",
+            fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/parity.cdimg")).unwrap(),
+        ),
         ("chd/all", chd_image()),
         ("diskcopy/tags", makers::diskcopy(small, &truth()[..384 * 12])),
         ("dmg/list", makers::dmg(small, Tables::PropertyList)),

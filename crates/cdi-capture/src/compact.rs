@@ -116,13 +116,12 @@ impl Copy<'_> {
             return self.writer.put_same(at, compressed.uncompressed, *entry);
         }
         let mut stored = vec![0; compressed.len as usize];
-        let read = self.disk.input().read_exact_at(compressed.file, &mut stored, compressed.at);
+        let is_right = |stored: &[u8]| compressed.sum.matches(stored);
+        let read = self.disk.input().read_right(compressed.file, &mut stored, compressed.at, is_right);
         read.map_err(|e| self.read_error(at, e))?;
         // Damaged data must not get a valid checksum.
         let mut bytes = vec![0; compressed.uncompressed as usize];
-        let intact =
-            compressed.sum.matches(&stored) && decompress(compressed.codec, &stored, &mut bytes).is_ok();
-        if !intact {
+        if decompress(compressed.codec, &stored, &mut bytes).is_err() {
             return Err(self.read_error(at, ReadError::Corrupt { at: compressed.at }));
         }
         let entry = self.writer.put_data(at, compressed.uncompressed, compressed.codec, &stored)?;

@@ -11,5 +11,6 @@ pub mod health;
 mod image_sink;
 mod jobs;
 pub mod options;
+pub mod protect;
 pub mod repair;
 pub mod rescue;

@@ -7,6 +7,7 @@ use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::Superblock;
 use cdi_image::cdimg::writer::NewImage;
 use cdi_image::codec::Codec;
+use cdi_image::input::parity::ParitySummary;
 use cdi_image::metadata::{Metadata, rfc3339};
 use cdi_image::stored_hashes::HashKind;
 use cdi_system::random;
@@ -83,6 +84,8 @@ pub struct Made {
     pub missing_bytes: u64,
     /// The part of `missing_bytes` that could not be read from the source now.
     pub failed_bytes: u64,
+    /// The parity of the image, if it has any.
+    pub parity: Option<ParitySummary>,
     /// The metadata stored in the image.
     pub metadata: Metadata,
     /// What is wrong in the log of the source's image, or not as it was sealed.

@@ -16,7 +16,7 @@ use cdi_image::cdimg::index::Geometry;
 use cdi_image::cdimg::layout::*;
 use cdi_image::cdimg::nodes::check_entry;
 use cdi_image::cdimg::record::Record;
-use cdi_image::cdimg::scan::{Step, Walk, decode_map, decode_metadata};
+use cdi_image::cdimg::scan::{Step, Walk, decode_map, decode_metadata, without_parity};
 use cdi_image::cdimg::superblock::check_disk;
 use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{reader, record};
@@ -231,8 +231,10 @@ impl Salvage<'_> {
         salt: u64,
         step: &mut dyn FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut walk = Walk::new(self.input, salt, RECORDS_AT..self.input.len());
-        while let Some(found) = walk.step()? {
+        let walk = |part| Walk::new(self.input, salt, part);
+        let mut walks = without_parity(self.input, self.input.len()).map(walk);
+        let mut steps = walks.iter_mut().flat_map(|walk| std::iter::from_fn(|| walk.step().transpose()));
+        while let Some(found) = steps.next().transpose()? {
             match found {
                 Step::Gap(gap) => {
                     self.repaired.gap_bytes += gap.end - gap.start;
@@ -322,7 +324,9 @@ impl Salvage<'_> {
                 }
                 Err(_) => Ok(false),
             },
-            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint) => Ok(true),
+            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Parity) => {
+                Ok(true)
+            }
             Some(_) => Ok(false),
             None if h.kind >= FIRST_IGNORABLE_TYPE => Ok(true),
             None => {
@@ -345,7 +349,8 @@ impl Salvage<'_> {
             return self.writer.put_same(start, len, *entry).map(|()| true);
         }
         let mut stored = vec![0; entry.stored.get() as usize];
-        match self.input.read_exact_at(Input::MAIN, &mut stored, entry.at.get()) {
+        let sum = Sum::Xxh3(entry.sum.get());
+        match self.input.read_right(Input::MAIN, &mut stored, entry.at.get(), |stored| sum.matches(stored)) {
             Ok(()) => {}
             Err(e @ ReadError::Io { .. }) => {
                 return Err(Error::failed("cannot read").at(self.input.path()).because(e));
@@ -353,7 +358,6 @@ impl Salvage<'_> {
             Err(_) => return Ok(false),
         }
         let codec = Codec::from_number(entry.codec);
-        let codec = codec.filter(|_| Sum::Xxh3(entry.sum.get()).matches(&stored));
         let mut bytes = vec![0; len as usize];
         let Some(codec) = codec.filter(|codec| decompress(*codec, &stored, &mut bytes).is_ok()) else {
             return Ok(false);

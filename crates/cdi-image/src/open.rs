@@ -258,6 +258,11 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     if !is_raw(format) && format.name != partclone::FORMAT.name {
         input.refuse_suspect();
     }
+    let input = if format.name == cdimg::FORMAT.name {
+        cdimg::parity::with_parity(input, cdimg::parity::Purpose::Read).map_err(|e| e.at(&path))?
+    } else {
+        input
+    };
     let input = Arc::new(input);
     let image = guarded(format, &input, options).map_err(|e| e.at(&path))?;
     #[cfg(feature = "packed")]

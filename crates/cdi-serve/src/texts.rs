@@ -6,6 +6,7 @@ use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::disk::live::Live;
 use cdi_image::input::PackedFile;
+use cdi_image::input::parity::ParitySummary;
 use cdi_image::text::listing::{Listing, Out};
 use serde_json::{Value, json};
 
@@ -21,6 +22,7 @@ pub fn info(disk: &Disk) -> Value {
         "warnings": disk.image().warnings(),
         "blocks": counts(disk.bad(), disk.size()),
         "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
+        "parity": disk.input().parity().map(|known| parity(&known.summary())),
         "packed_files": disk.image().details().packed.iter().map(packed).collect::<Vec<_>>(),
         "metadata": disk.metadata(),
     });
@@ -28,6 +30,15 @@ pub fn info(disk: &Disk) -> Value {
         info["encryption"] = how.into();
     }
     info
+}
+
+/// Returns the parity of an image as JSON.
+pub fn parity(summary: &ParitySummary) -> Value {
+    json!({
+        "percent": f64::from(summary.hundredths) / 100.0,
+        "covered_bytes": summary.covered_end,
+        "parity_bytes": summary.parity_bytes,
+    })
 }
 
 fn packed(file: &PackedFile) -> Value {

@@ -10,6 +10,7 @@ use cdi_capture::rescue::passes::dead_head::DeadHead;
 use cdi_capture::rescue::rate::per_second;
 use cdi_capture::rescue::source::Source;
 use cdi_image::badmap::Status;
+use cdi_serve::texts;
 use serde_json::json;
 
 use super::super::create::stored_hash_lines;
@@ -27,6 +28,7 @@ pub(super) fn print(args: &Create, source: &Source, ended: &rescue::Ended, took:
         "compressed_bytes": made.compressed_bytes,
         "shared_bytes": made.shared_bytes,
         "fill_bytes": made.fill_bytes,
+        "parity": made.parity.as_ref().map(texts::parity),
         "ended": ended.end.name(),
         "wanted_bytes": view.wanted,
         "rescued_bytes": view.rescued(),

@@ -46,7 +46,7 @@ pub struct Superblock {
     pub zero1: [u8; 3],
     /// Features that a reader must support to read the image correctly. A reader refuses unknown bits.
     pub must_understand: U64,
-    /// Features that a reader may ignore.
+    /// Features that a reader may ignore: [`HAS_PARITY`].
     pub may_ignore: U64,
     /// The random ID of the image.
     pub uuid: [u8; 16],
@@ -84,6 +84,9 @@ pub struct Superblock {
 pub const STATE_ACQUIRING: u8 = 1;
 /// The image is finished.
 pub const STATE_COMPLETE: u8 = 2;
+
+/// The bit of `may_ignore` that says that the image has PARITY records.
+pub const HAS_PARITY: u64 = 1;
 
 /// The header of a record. The payload follows immediately.
 #[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -135,6 +138,8 @@ pub enum RecordType {
     Metadata = 7,
     /// A copy of the superblock that is written after it.
     Checkpoint = 8,
+    /// Parity of the file before it. May be ignored.
+    Parity = 128,
     /// Events while the image was made, as lines of JSON. May be ignored.
     Events = 130,
 }
@@ -143,7 +148,7 @@ impl RecordType {
     /// Returns the type with this number.
     pub fn from_number(number: u8) -> Option<RecordType> {
         use RecordType::*;
-        [Data, Fill, Same, Map, Node, Pieces, Metadata, Checkpoint, Events]
+        [Data, Fill, Same, Map, Node, Pieces, Metadata, Checkpoint, Parity, Events]
             .into_iter()
             .find(|t| *t as u8 == number)
     }

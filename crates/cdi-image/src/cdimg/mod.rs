@@ -7,6 +7,7 @@ pub mod index;
 pub mod layout;
 mod live;
 pub mod nodes;
+pub mod parity;
 pub mod reader;
 pub mod record;
 mod reserve;

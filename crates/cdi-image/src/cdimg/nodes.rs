@@ -110,10 +110,8 @@ impl CachedNodes {
             return Err(ReadError::Corrupt { at });
         }
         let mut bytes = vec![0; len];
-        self.input.read_exact_at(Input::MAIN, &mut bytes, at)?;
-        if xxh3_64(&bytes) != entry.sum.get() {
-            return Err(ReadError::Corrupt { at });
-        }
+        let is_right = |bytes: &[u8]| xxh3_64(bytes) == entry.sum.get();
+        self.input.read_right(Input::MAIN, &mut bytes, at, is_right)?;
         Ok(bytes)
     }
 }

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::layout::*;
 use super::nodes::{CachedNodes, NODES_KEPT, Nodes};
 use super::record;
-use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum};
+use super::scan::{ReplayedState, Step, Walk, decode_map, decode_metadata, map_sum, without_parity};
 use super::seal::check_seal;
 use super::superblock::{check, choose, geometry, is_valid_in, last_checkpoint, superblocks};
 use super::writer::{MAX_DIRTY_BYTES, MAX_UNCOMMITTED};
@@ -56,6 +56,11 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
     let LoadedState { superblock, state, mut warnings, end, lost, .. } = load(&input, &nodes)?;
     if superblock.state == STATE_ACQUIRING {
         warnings.insert(0, "unfinished image: imaging was interrupted or is still in progress".into());
+    }
+    if input.parity().is_some_and(|parity| parity.summary().is_earlier) {
+        let what =
+            "the end of the file, or its superblocks, are lost: it is read as it was before parity was added";
+        warnings.push(what.into());
     }
     let ReplayedState { index, bad, metadata } = state;
     let bad = bad.into_map();
@@ -246,6 +251,9 @@ impl Image for CdiImage {
         for (flaw, affects) in self.seal(check_cancelled)?.flaws {
             report(flaw, affects);
         }
+        if let Some(parity) = self.input.parity() {
+            parity.check(report, check_cancelled)?;
+        }
         if let Err(e) = self.check_records(report, check_cancelled) {
             check_cancelled()?;
             report(Flaw::at(0, e.to_string()), "the rest of the records could not be checked");
@@ -303,9 +311,11 @@ impl CdiImage {
         } else {
             self.input.len()
         };
-        let mut walk = Walk::new(&self.input, self.superblock.salt.get(), RECORDS_AT..end);
+        let walk = |part| Walk::new(&self.input, self.superblock.salt.get(), part);
+        let mut walks = without_parity(&self.input, end).map(walk);
+        let mut steps = walks.iter_mut().flat_map(|walk| std::iter::from_fn(|| walk.step().transpose()));
         let mut last = 0;
-        while let Some(step) = walk.step()? {
+        while let Some(step) = steps.next().transpose()? {
             check_cancelled()?;
             match step {
                 Step::Searching(_) => {}
@@ -349,13 +359,22 @@ impl CdiImage {
                 },
             }
         }
-        if self.superblock.state == STATE_COMPLETE && last_checkpoint(&self.input).is_none() {
+        if self.superblock.state == STATE_COMPLETE && !self.ends_with_checkpoint() {
             report(
                 Flaw::at(last, "the copy of the superblock at the end is missing"),
                 "nothing yet: it is only needed if both superblocks are lost",
             );
         }
         Ok(())
+    }
+
+    /// Returns whether the copy of the superblock at the end is intact. A program that was killed while it added parity has
+    /// left bytes after it, which mean nothing.
+    fn ends_with_checkpoint(&self) -> bool {
+        let at = self.superblock.committed_end.get() - (HEADER_LEN + SUPERBLOCK_LEN) as u64;
+        let copy = || record::read(&self.input, at, self.superblock.salt.get(), RecordType::Checkpoint);
+        last_checkpoint(&self.input).is_some()
+            || copy().is_ok_and(|copy| Superblock::parse(&copy.stored) == Some(self.superblock))
     }
 
     /// Returns whether the contents of a record are checked here. Records with locations of disk data are not: there

@@ -52,9 +52,12 @@ pub fn header_at(
     if at.checked_add(HEADER_LEN as u64).is_none_or(|end| end > input.len()) {
         return Ok(None);
     }
-    let bytes = input.bytes(at, HEADER_LEN, "a record's header")?;
-    let header = RecordHeader::read_from_bytes(&bytes).ok();
-    Ok(header.filter(|h| h.is_valid(salt.unwrap_or(h.salt.get()))))
+    let header = |bytes: &[u8]| {
+        let header = RecordHeader::read_from_bytes(bytes).ok();
+        header.filter(|h| h.is_valid(salt.unwrap_or(h.salt.get())))
+    };
+    let bytes = input.bytes_right(at, HEADER_LEN, "a record's header", |bytes| header(bytes).is_some())?;
+    Ok(bytes.and_then(|bytes| header(&bytes)))
 }
 
 /// Reads the record at offset `at`, which must exist and be of type `kind`.
@@ -75,8 +78,9 @@ pub fn with_payload(input: &Input, at: u64, header: RecordHeader) -> Result<Opti
     if start.checked_add(len).is_none_or(|end| end > input.len()) {
         return Ok(None);
     }
-    let stored = input.bytes(start, header.stored.get() as usize, "a record's payload")?;
-    Ok((xxh3_64(&stored) == header.payload_sum.get()).then_some(Record { at, header, stored }))
+    let is_right = |bytes: &[u8]| xxh3_64(bytes) == header.payload_sum.get();
+    let stored = input.bytes_right(start, header.stored.get() as usize, "a record's payload", is_right)?;
+    Ok(stored.map(|stored| Record { at, header, stored }))
 }
 
 /// The contents of the header of a new record; see [`encode`].

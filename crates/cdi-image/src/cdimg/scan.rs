@@ -105,6 +105,12 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Returns the parts of the records between the first one and `end` that are not parity, which has checksums of its own.
+pub fn without_parity(input: &Input, end: u64) -> [Range<u64>; 2] {
+    let parity = input.parity().map_or(end..end, |parity| parity.summary().range());
+    [RECORDS_AT..parity.start.min(end), parity.end.min(end)..end]
+}
+
 /// The state of the disk that results from replaying records in order.
 pub struct ReplayedState {
     /// The locations of the data.
@@ -167,7 +173,13 @@ impl ReplayedState {
                 }
             }
             Some(RecordType::Metadata) => self.metadata = decode_metadata(record)?,
-            Some(RecordType::Node | RecordType::Pieces | RecordType::Checkpoint | RecordType::Events) => {}
+            Some(
+                RecordType::Node
+                | RecordType::Pieces
+                | RecordType::Checkpoint
+                | RecordType::Parity
+                | RecordType::Events,
+            ) => {}
             None if h.kind >= FIRST_IGNORABLE_TYPE => {}
             None => return Err(fail(&format!("record type {} is not supported by this version", h.kind))),
         }

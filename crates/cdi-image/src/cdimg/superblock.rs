@@ -30,7 +30,8 @@ pub(super) fn is_valid_in(slot: usize, superblock: &Superblock) -> bool {
 /// Reads the copy in the CHECKPOINT record at the end of a complete image, if it is valid.
 pub(super) fn last_checkpoint(input: &Input) -> Option<Superblock> {
     let at = input.len().checked_sub(SUPERBLOCK_LEN as u64)?;
-    let copy = superblock_at(input, at).filter(Superblock::is_valid)?;
+    let is_right = |bytes: &[u8]| Superblock::parse(bytes).is_some();
+    let copy = Superblock::parse(&input.bytes_right(at, SUPERBLOCK_LEN, "a superblock", is_right).ok()??)?;
     let header = at.checked_sub(HEADER_LEN as u64)?;
     let header = record::header_at(input, header, copy.salt.get()).ok()??;
     (header.kind == RecordType::Checkpoint as u8 && copy.committed_end.get() == input.len()).then_some(copy)

@@ -20,6 +20,7 @@ use super::chain::Chain;
 use super::index::{Geometry, Index};
 use super::layout::*;
 use super::live::LiveImage;
+use super::parity::layout::Description;
 use super::reader::FORMAT;
 use super::record::Head;
 pub use super::store::Store;
@@ -72,6 +73,8 @@ pub struct Writer {
     events_dropped: u64,
     /// The number of MAP records since the last checkpoint.
     uncommitted_maps: usize,
+    /// The parity that a resumed image has, for which each checkpoint says where it is.
+    parity: Option<Description>,
     /// The hashes that a resumed image had before.
     earlier_hashes: DiskHashes,
 }
@@ -132,6 +135,7 @@ impl Writer {
             events: String::new(),
             events_dropped: 0,
             uncommitted_maps: 0,
+            parity: None,
             earlier_hashes: DiskHashes::default(),
         }
     }

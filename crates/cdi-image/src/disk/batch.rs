@@ -48,7 +48,11 @@ impl Batch {
                 for (n, chunk) in self.chunks.iter().enumerate() {
                     let from = index(chunk.at - first.at);
                     let stored = &stored[from..from + chunk.len as usize];
-                    on_chunk(n, chunk, checked(chunk, stored));
+                    // What is wrong in the file may be restored: that is done for a chunk alone.
+                    match chunk.sum.matches(stored) {
+                        true => on_chunk(n, chunk, Ok(stored)),
+                        false => read(input, chunk, |stored| on_chunk(n, chunk, stored)),
+                    }
                 }
                 Ok::<_, ReadError>(())
             });
@@ -70,11 +74,7 @@ pub(super) fn read<T>(
     use_it: impl FnOnce(Result<&[u8], ReadError>) -> T,
 ) -> T {
     with_scratch(chunk.len as usize, |stored| {
-        let read = input.read_exact_at(chunk.file, stored, chunk.at);
-        use_it(read.and_then(|()| checked(chunk, stored)))
+        let read = input.read_right(chunk.file, stored, chunk.at, |stored| chunk.sum.matches(stored));
+        use_it(read.map(|()| &*stored))
     })
-}
-
-fn checked<'a>(chunk: &CompressedChunk, stored: &'a [u8]) -> Result<&'a [u8], ReadError> {
-    if chunk.sum.matches(stored) { Ok(stored) } else { Err(ReadError::Corrupt { at: chunk.at }) }
 }

@@ -304,12 +304,15 @@ impl Disk {
 
     /// Returns the read statistics so far.
     pub fn stats(&self) -> Stats {
+        let parity = self.core.input.parity().map(|parity| parity.summary()).unwrap_or_default();
         Stats {
             cache_hits: self.core.cache.hits(),
             cache_bytes: self.core.cache.bytes() as u64,
             remote: self.core.input.remote_stats(),
             chunks_decompressed: self.core.uncompressed.load(Ordering::Relaxed),
             chunks_damaged: self.core.corrupt.load(Ordering::Relaxed),
+            restored_reads: parity.restored_reads,
+            restored_bytes: parity.restored_bytes,
             ..self.core.reads.stats()
         }
     }

@@ -30,6 +30,12 @@ pub struct Stats {
     pub chunks_decompressed: u64,
     /// The number of reads that failed because a chunk is damaged.
     pub chunks_damaged: u64,
+    /// The number of reads of the image's file that parity has repaired, including readahead.
+    #[serde(default)]
+    pub restored_reads: u64,
+    /// The number of bytes of the image's file that were restored for them.
+    #[serde(default)]
+    pub restored_bytes: u64,
     /// The number of bytes of decompressed chunks in the cache.
     pub cache_bytes: u64,
     /// What was fetched of remote files, if the image has any.

@@ -5,6 +5,7 @@
 
 mod derived;
 mod opening;
+pub mod parity;
 pub(crate) mod pieces;
 #[cfg(feature = "remote")]
 mod remote;
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
+use parity::unreadable;
 use siblings::Parts;
 pub(crate) use source::SourceReader;
 pub use source::{PackedFile, ReadAt, RemoteStats};
@@ -314,6 +316,11 @@ impl Input {
         Ok(())
     }
 
+    /// Returns what the main file is read through.
+    pub(crate) fn source(&self) -> Arc<dyn ReadAt> {
+        Arc::clone(&self.source)
+    }
+
     /// Reads `len` bytes from offset `at` on. For a format's own structures: the caller limits `len`, and `what` names
     /// the structure in errors.
     pub fn bytes(&self, at: u64, len: usize, what: &str) -> Result<Vec<u8>, Error> {
@@ -331,11 +338,7 @@ impl Input {
             .into());
         }
         let mut bytes = vec![0; len];
-        self.read_exact_at(file, &mut bytes, at).map_err(|e| match e {
-            ReadError::Io { errno } => Error::failed(format!("cannot read {what} at byte {at}"))
-                .because(io::Error::from_raw_os_error(errno)),
-            other => Flaw::at(at, format!("{what}: {other}")).into(),
-        })?;
+        self.read_exact_at(file, &mut bytes, at).map_err(|e| unreadable(e, at, what))?;
         Ok(bytes)
     }
 

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use cdi_base::error::Error;
 use serde::{Deserialize, Serialize};
 
+use super::parity::Parity;
+
 /// A source that can be read by position: a file, or in tests a source that fails on demand.
 pub trait ReadAt: Send + Sync {
     /// Reads like `pread`: may return fewer bytes than requested, and returns 0 at the end.
@@ -35,6 +37,10 @@ pub trait ReadAt: Send + Sync {
     }
     /// Returns what was fetched so far, if it is on another system.
     fn remote(&self) -> Option<RemoteStats> {
+        None
+    }
+    /// Returns the parity of the file, if it has any.
+    fn parity(&self) -> Option<&dyn Parity> {
         None
     }
 }
@@ -176,6 +182,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
     fn remote(&self) -> Option<RemoteStats> {
         (**self).remote()
+    }
+    fn parity(&self) -> Option<&dyn Parity> {
+        (**self).parity()
     }
 }
 

@@ -12,6 +12,7 @@ use zerocopy::byteorder::little_endian::U64;
 use super::super::chain::is_chain_line;
 use super::super::index::NodeToWrite;
 use super::super::layout::*;
+use super::super::parity::layout::DESCRIPTION_LEN;
 use super::super::reader::MAX_UNCOMMITTED_MAPS;
 use super::super::record::Head;
 use super::super::scan::{encode_map, map_sum};
@@ -53,6 +54,7 @@ impl Writer {
             self.metadata_written = Some(self.metadata.clone());
         }
         self.write_events()?;
+        self.write_parity_description()?;
         // In the copy in the CHECKPOINT record, the records end after that record.
         let generation = self.superblock.generation.get().checked_add(1).ok_or_else(|| {
             Error::failed("the image has reached the maximum number of checkpoints")
@@ -195,6 +197,20 @@ impl Writer {
         self.events.push_str(line);
         self.events.push('\n');
         if self.events.len() > MAX_EVENTS { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// Repeats the description of the parity, which is found right before the checkpoint at the end of the file.
+    fn write_parity_description(&mut self) -> Result<(), Error> {
+        let Some(description) = self.parity else { return Ok(()) };
+        let head = Head {
+            kind: RecordType::Parity,
+            codec: Codec::Stored,
+            uncompressed: len32(DESCRIPTION_LEN),
+            disk_at: 0,
+            disk_len: 0,
+            detail: 0,
+        };
+        self.out.append(ENTRY_UNREAD, head, description.as_bytes()).map(|_| ())
     }
 
     fn write_events(&mut self) -> Result<(), Error> {

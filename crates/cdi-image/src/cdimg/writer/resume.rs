@@ -12,6 +12,7 @@ use zerocopy::byteorder::little_endian::U32;
 
 use super::super::layout::*;
 use super::super::nodes::CachedNodes;
+use super::super::parity;
 use super::super::reader::{LoadedState, load};
 use super::super::record;
 use super::super::scan::{ReplayedState, Step, Walk};
@@ -56,7 +57,10 @@ impl Writer {
         let (seal, chain) = check_seal(input, &sealed, &metadata, bad.settle(), &mut || Ok(()))?;
         // The hashes are no longer valid once the image changes.
         let earlier_hashes = metadata.take_hashes();
+        let has_parity = superblock.may_ignore.get() & HAS_PARITY != 0;
+        let parity = || parity::find(input, Some(superblock.salt.get()), parity::Effort::NearEnd);
         let mut writer = Writer {
+            parity: has_parity.then(parity).flatten(),
             index: Arc::new(Mutex::new(index)),
             bad,
             map_written,

@@ -1,0 +1,74 @@
+//! Finds the description of a file's parity.
+
+use cdi_base::units::index;
+
+use super::super::layout::*;
+use super::layout::*;
+use crate::input::Input;
+
+/// How far a description is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Within the last mebibytes of the file: a longer file with parity has several descriptions there.
+    NearEnd,
+    /// In the whole file, from its end. This can take long.
+    Everywhere,
+}
+
+/// How far from the end of the file is near, in bytes.
+const NEAR: u64 = 64 << 20;
+/// How much is searched at a time, in bytes.
+const STEP: u64 = 1 << 20;
+
+/// Returns the newest description of parity in `input`. `salt` is that of the image, if it is known.
+pub fn find(input: &Input, salt: Option<u64>, effort: Effort) -> Option<Description> {
+    let is_ours = |d: &Description| salt.is_none_or(|salt| d.superblock.salt.get() == salt);
+    // Right before the last checkpoint.
+    let after = (DESCRIPTION_LEN + HEADER_LEN + SUPERBLOCK_LEN) as u64;
+    let at_end = input.len().checked_sub(after).and_then(|at| {
+        let bytes = input.bytes(at, DESCRIPTION_LEN, "a description of parity").ok()?;
+        Description::parse(&bytes).filter(|d| d.records_end() < at && is_ours(d))
+    });
+    if at_end.is_some() {
+        return at_end;
+    }
+    let lowest = match effort {
+        Effort::NearEnd => input.len().saturating_sub(NEAR).max(RECORDS_AT),
+        _ => RECORDS_AT,
+    };
+    let mut end = input.len();
+    while end > lowest {
+        let start = (end - 1).saturating_sub(STEP - 1).max(lowest) / BLOCK * BLOCK;
+        let found = last_within(input, start, end, &is_ours);
+        if found.is_some() {
+            return found;
+        }
+        end = start;
+    }
+    None
+}
+
+/// Returns the last description at the start of a record in a part of the file, which begins at the start of a block.
+fn last_within(
+    input: &Input,
+    start: u64,
+    end: u64,
+    is_ours: &dyn Fn(&Description) -> bool,
+) -> Option<Description> {
+    let parsed = |(n, block): (usize, &[u8])| {
+        let at = start + n as u64 * BLOCK;
+        let bytes = block.get(HEADER_LEN..).filter(|bytes| bytes.starts_with(&DESCRIPTION_MAGIC))?;
+        Description::parse(bytes).filter(|d| is_ours(d) && d.is_record_at(at))
+    };
+    let mut bytes = vec![0; index(end - start)];
+    if input.read_exact_at(Input::MAIN, &mut bytes, start).is_err() {
+        // Some of it cannot be read: blocks that cannot are zeros.
+        bytes.fill(0);
+        for (n, block) in bytes.chunks_mut(BLOCK_LEN).enumerate() {
+            if input.read_exact_at(Input::MAIN, block, start + n as u64 * BLOCK).is_err() {
+                block.fill(0);
+            }
+        }
+    }
+    bytes.chunks(BLOCK_LEN).enumerate().rev().find_map(parsed)
+}
