@@ -72,6 +72,7 @@ impl Store {
     }
 
     fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
+        check_system()?;
         let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
         // What the environment says of proxies and certificates stays.
         let settings = [
@@ -111,6 +112,24 @@ impl Store {
             }
         })
     }
+}
+
+/// Certificates are checked by a function of macOS that came with version 10.14; calling it earlier would end the process.
+#[cfg(target_os = "macos")]
+fn check_system() -> Result<(), Connect> {
+    // Darwin 18 is macOS 10.14.
+    let release = nix::sys::utsname::uname().ok().and_then(|name| {
+        name.release().to_str().and_then(|release| release.split('.').next()?.parse::<u32>().ok())
+    });
+    if release.is_none_or(|release| release < 18) {
+        return Err(Connect::Settings("images on other systems need macOS 10.14 or later".into()));
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "macos"))]
+fn check_system() -> Result<(), Connect> {
+    Ok(())
 }
 
 /// Why a store cannot be connected.
