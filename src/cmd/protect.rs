@@ -6,7 +6,7 @@ use std::path::Path;
 use cdi_base::error::Error;
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::options::Made;
-use cdi_capture::protect::{Protected, describe, protect};
+use cdi_capture::protect::{Protected, describe, protect, refuse_damage};
 use cdi_image::cdimg::FORMAT;
 use cdi_image::cdimg::parity::make::is_finished;
 use cdi_image::input::Input;
@@ -29,6 +29,13 @@ pub(super) fn run(args: &Protect, ui: &Ui) -> Result<End, Error> {
     guard.check(path)?;
     let file = open_locked(path, true)?;
     let interrupt = Interrupt::new()?;
+    let mut progress = ui.progress("verifying", file.metadata().map_or(0, |meta| meta.len()));
+    let input = Input::new(Box::new(copy(&file, path)?), path)?;
+    refuse_damage(&input, path, &mut |bytes| {
+        progress.advance(bytes);
+        interrupt.check()
+    })?;
+    progress.finish();
     let (protected, took) = add(&file, path, args.parity, &mut || interrupt.check(), ui)?;
     let summary = protected.summary();
     let value = json!({

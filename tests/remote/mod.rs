@@ -14,7 +14,7 @@ use cdi_image::codec::Codec;
 use cdi_image::metadata::Metadata;
 use web::{Deed, Web, size_of};
 
-use crate::common::{Lab, Ran, Test, disk, run, wait_until};
+use crate::common::{Lab, Ran, Test, disk, peak_memory, run, wait_until};
 
 /// What the program prints about an image, without its address.
 fn said(ran: &Ran, image: &str) -> String {
@@ -159,6 +159,28 @@ tests!(
         let ran = lab.cdi(["info", &web.url("disk.cdimg")]);
         assert!(ran.code == 1 && start.elapsed() < Duration::from_secs(90), "{ran:?}");
         assert!(ran.err.contains("not as long as the range"), "{}", ran.err);
+    }
+
+    #[needs(Fuse)]
+    fn memory_does_not_depend_on_what_a_server_claims() {
+        let lab = Lab::new();
+        lab.write("disk.raw", disk(64 << 20));
+        let web = Web::new(&lab.dir);
+        let url = web.url("disk.raw");
+        lab.cdi(["mount", &url, "mnt", "--mapfile", "none"]).ends(0);
+        let pid = lab.cdi(["list", "--json"]).json()["mounts"][0]["pid"].as_u64().unwrap();
+        let mounted = fs::File::open(lab.path("mnt/disk.raw")).unwrap();
+        for (n, length) in ["Content-Length: 99999999999999\r\n", ""].into_iter().enumerate() {
+            web.does(move |_, _| Deed::Endless(length));
+            assert!(mounted.read_exact_at(&mut [0; 512], (20 + 10 * n as u64) << 20).is_err());
+            let ran = lab.cdi(["info", &url]);
+            assert!(ran.code == 1, "{ran:?}");
+        }
+        web.does(|_, _| Deed::Right);
+        mounted.read_exact_at(&mut [0; 512], 50 << 20).unwrap();
+        assert!(peak_memory(pid as u32) < 256 << 10, "{} KiB", peak_memory(pid as u32));
+        drop(mounted);
+        lab.cdi(["unmount", "mnt"]).ends(0);
     }
 
     fn a_server_without_ranges_is_named() {

@@ -40,6 +40,8 @@ pub enum Deed {
     Shifted,
     /// Sends more bytes than it says.
     Longer,
+    /// Answers with an error that is said to be so long, and sends bytes as long as the client takes them.
+    Endless(&'static str),
     /// Sends the right header, with another version's name.
     Version(&'static str),
     /// Sends no name of the version, and this time.
@@ -132,6 +134,14 @@ impl Shared {
         match &deed {
             Deed::Status(line) => return status(line),
             Deed::Closed => return false,
+            Deed::Endless(length) => {
+                let head = format!("HTTP/1.1 403 Forbidden\r\n{length}Connection: close\r\n\r\n");
+                let mut sent = to.write_all(head.as_bytes());
+                for _ in 0..10_000 {
+                    sent = sent.and_then(|()| to.write_all(&[b'x'; 64 << 10]));
+                }
+                return false;
+            }
             Deed::Late(time) => std::thread::sleep(*time),
             _ => {}
         }

@@ -4,11 +4,14 @@ use std::fs::File;
 use std::path::Path;
 
 use cdi_base::advice::Advice;
-use cdi_base::error::Error;
+use cdi_base::error::{Error, Flaw};
 use cdi_base::units::human;
 use cdi_base::workers;
+use cdi_image::cdimg::layout::{HAS_PARITY, RECORDS_AT};
 use cdi_image::cdimg::parity::make::{append, protectable};
 use cdi_image::cdimg::parity::{Purpose, with_parity};
+use cdi_image::cdimg::record;
+use cdi_image::cdimg::scan::{Step, Walk, without_parity};
 use cdi_image::input::Input;
 use cdi_image::input::parity::ParitySummary;
 
@@ -49,7 +52,15 @@ pub fn protect(
     };
     let input = open()?;
     let superblock = protectable(&input).map_err(|e| e.at(path))?;
-    let input = with_parity(input, Purpose::Read)?;
+    let mut input = with_parity(input, Purpose::Read)?;
+    if input.parity().is_none() && superblock.may_ignore.get() & HAS_PARITY != 0 {
+        // What is left of its description may be anywhere.
+        input = with_parity(open()?, Purpose::Repair)?;
+        if input.parity().is_none() {
+            let what = "the image is damaged: it had parity, of which no description is left";
+            return Err(Error::bad_image(what).at(path).hint(Advice::Repair));
+        }
+    }
     if let Some(parity) = input.parity() {
         let known = parity.summary();
         if known.hundredths == hundredths && known.range().end == superblock.committed_end.get() {
@@ -76,6 +87,42 @@ pub fn protect(
         parity_bytes: made.parity_bytes,
         ..ParitySummary::default()
     }))
+}
+
+/// Refuses an image whose records are damaged: parity would preserve the damage. `step` is called with the number of bytes
+/// done since its last call.
+///
+/// # Errors
+///
+/// [`Kind::BadImage`](cdi_base::error::Kind::BadImage) if a record is damaged, or bytes belong to none.
+pub fn refuse_damage(
+    input: &Input,
+    path: &Path,
+    step: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let superblock = protectable(input).map_err(|e| e.at(path))?;
+    let end = superblock.committed_end.get();
+    let mut done = RECORDS_AT;
+    for part in without_parity(input, end) {
+        let mut walk = Walk::new(input, superblock.salt.get(), part);
+        while let Some(found) = walk.step()? {
+            let flaw = match found {
+                Step::Gap(gap) => Some(Flaw::at(gap.start, "bytes that do not belong to any record")),
+                Step::Header(at, header) => {
+                    step(at.saturating_sub(done))?;
+                    done = done.max(at);
+                    let is_whole = record::with_payload(input, at, header)?.is_some();
+                    (!is_whole).then(|| Flaw::at(at, "the payload of a record is damaged"))
+                }
+                Step::Searching(_) => None,
+            };
+            if let Some(flaw) = flaw {
+                let what = "the image is damaged: parity would preserve the damage";
+                return Err(Error::bad_image(what).at(path).because(flaw).hint(Advice::Repair));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the size of parity that a file has, in hundredths of a percent.

@@ -192,6 +192,12 @@ fn find_adjacent_map(
         let shown = name.display();
         let file = match input.sibling(&name) {
             Ok(Some(file)) => file,
+            // Without the right to list a bucket, access is denied to what is not there, as well.
+            Ok(None) if input.was_denied() => {
+                let what = format!("access to {shown} is denied: a map of bad sectors may be there");
+                return Err(Error::failed(what)
+                    .hint("get the right to list the files there, or say which map to use"));
+            }
             Ok(None) => continue,
             // A map that cannot be reached must not be taken for none.
             Err(e) if input.is_remote() => return Err(e),

@@ -229,6 +229,11 @@ impl Input {
         self.parts.find_in(Path::new(dir), name)
     }
 
+    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
+    pub fn was_denied(&self) -> bool {
+        self.parts.was_denied()
+    }
+
     /// Lists the file names in the directory `name` next to the image, if there is one.
     pub fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         self.parts.names(name)

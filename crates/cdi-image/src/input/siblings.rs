@@ -184,6 +184,11 @@ impl Parts {
         number.map(FileNo).ok_or_else(many)
     }
 
+    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
+    pub(super) fn was_denied(&self) -> bool {
+        self.remote.as_ref().is_some_and(|folder| folder.was_denied())
+    }
+
     /// Lists the file names in the directory `name` next to the image, if there is one.
     pub(super) fn names(&self, name: &Path) -> Result<Option<Vec<String>>, Error> {
         if let Some(remote) = &self.remote {

@@ -83,6 +83,8 @@ impl io::Read for SourceReader {
 pub(super) trait Folder: Send + Sync {
     /// Finds the file `name` in `dir`, a path below this place, if there is one.
     fn find(&self, dir: &Path, name: &str) -> Result<Option<Found>, Error>;
+    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
+    fn was_denied(&self) -> bool;
     /// Lists the names of the files in `dir`, if there are any and they can be listed.
     fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error>;
 }

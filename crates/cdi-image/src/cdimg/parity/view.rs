@@ -10,6 +10,7 @@ use cdi_base::units::index;
 use zerocopy::IntoBytes;
 
 use super::super::layout::*;
+use super::super::scan::{Step, Walk};
 use super::super::superblock::{check, check_disk, choose, is_valid_in, superblocks};
 use super::check::check as check_blocks;
 use super::find::{Effort, find};
@@ -50,7 +51,10 @@ pub fn with_parity(input: Input, purpose: Purpose) -> Result<Input, Error> {
     let protected = &description.superblock;
     // Parity itself took one generation.
     let is_last = known().all(|s| s.generation.get() <= protected.generation.get().saturating_add(1));
-    let whole = is_last && (chosen.is_err() || purpose == Purpose::Repair) && check_disk(protected).is_ok();
+    let whole = is_last
+        && (chosen.is_err() || purpose == Purpose::Repair)
+        && check_disk(protected).is_ok()
+        && !has_more(&input, &description)?;
     let source = input.source();
     let view = View {
         len: if whole { description.end.get() } else { input.len() },
@@ -64,6 +68,24 @@ pub fn with_parity(input: Input, purpose: Purpose) -> Result<Input, Error> {
     };
     let name = input.name().to_owned();
     input.within(Arc::new(view), &name)
+}
+
+/// Returns whether records about the disk follow the parity: they were added later, and it is not the superblocks alone,
+/// which may be lost, that tell of them.
+fn has_more(input: &Input, description: &Description) -> Result<bool, Error> {
+    let salt = description.superblock.salt.get();
+    let mut walk = Walk::new(input, salt, description.file_end()..input.len());
+    while let Some(step) = walk.step()? {
+        let kind = match step {
+            Step::Header(_, header) => RecordType::from_number(header.kind),
+            _ => continue,
+        };
+        use RecordType::{Data, Fill, Map, Metadata, Same};
+        if matches!(kind, Some(Data | Fill | Same | Map | Metadata)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A file with parity.

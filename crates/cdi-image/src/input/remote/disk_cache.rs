@@ -4,6 +4,7 @@
 //! what does not fit is fetched again. Several processes may share the directory.
 
 use std::fs::{self, DirBuilder, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -50,8 +51,10 @@ pub(super) struct DiskCache {
     dir: PathBuf,
     /// The maximum length of all blocks together, in bytes.
     max: u64,
-    /// The length of all blocks as far as this process knows, in bytes.
-    used: AtomicU64,
+    /// What this process has written since it has looked through the directory, in bytes.
+    written: AtomicU64,
+    /// The start of the names of blocks that are being written, which no other process has.
+    own: u64,
     temporary: AtomicU64,
 }
 
@@ -67,8 +70,9 @@ impl DiskCache {
             return Err(Error::failed(format!("cannot be used as a cache: {why}")).at(dir));
         }
         let dir = dir.canonicalize().map_err(failed)?;
-        let cache = DiskCache { dir, max, used: AtomicU64::new(0), temporary: AtomicU64::new(0) };
-        cache.shrink(max);
+        let own = RandomState::new().build_hasher().finish();
+        let cache = DiskCache { dir, max, written: AtomicU64::new(0), own, temporary: AtomicU64::new(0) };
+        cache.shrink(max - max / 10);
         Ok(cache)
     }
 
@@ -110,13 +114,14 @@ impl DiskCache {
         if size > self.max {
             return Ok(());
         }
-        if self.used.fetch_add(size, Ordering::Relaxed) + size > self.max {
-            // Room for many, so that the directory is not looked through for each.
-            self.shrink(self.max.saturating_sub(size.max(self.max / 10)));
-            self.used.fetch_add(size, Ordering::Relaxed);
+        // Other processes write, too. So there is room for a tenth after each look.
+        let room = self.max / 10;
+        if self.written.fetch_add(size, Ordering::Relaxed) + size > room {
+            self.shrink(self.max.saturating_sub(size.max(room)));
+            self.written.store(size, Ordering::Relaxed);
         }
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let partial = self.dir.join(format!("{}-{number}.{PARTIAL}", std::process::id()));
+        let partial = self.dir.join(format!("{:016x}-{number}.{PARTIAL}", self.own));
         let written = || -> io::Result<()> {
             let mut file =
                 File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
@@ -155,7 +160,6 @@ impl DiskCache {
                 used -= len;
             }
         }
-        self.used.store(used, Ordering::Relaxed);
     }
 }
 

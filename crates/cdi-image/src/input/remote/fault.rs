@@ -6,6 +6,8 @@ use std::io;
 use cdi_base::printable::printable;
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::bounded::TooLong;
+
 /// Why a remote file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -23,6 +25,8 @@ pub(super) enum Fault {
     TimedOut,
     /// The settings for the service are of no use.
     Settings(String),
+    /// An answer that no other answer will mend.
+    Wrong(String),
     /// Anything else.
     Failed(String),
 }
@@ -40,6 +44,7 @@ impl Fault {
             Error::PermissionDenied { .. } => Fault::Denied("403 Forbidden"),
             Error::Unauthenticated { .. } => Fault::Denied("401 Unauthorized"),
             Error::NotSupported { .. } => Fault::NoRanges,
+            other if find::<TooLong>(other, |_| true) => Fault::Wrong(cause(other)),
             other if is_connecting(other) => Fault::Unreachable(cause(other)),
             other => Fault::Failed(cause(other)),
         }
@@ -57,7 +62,11 @@ impl Fault {
             Fault::Changed | Fault::Missing => Errno::ESTALE,
             Fault::TimedOut => Errno::ETIMEDOUT,
             Fault::Denied(_) => Errno::EACCES,
-            Fault::NoRanges | Fault::Settings(_) | Fault::Unreachable(_) | Fault::Failed(_) => Errno::EIO,
+            Fault::NoRanges
+            | Fault::Settings(_)
+            | Fault::Wrong(_)
+            | Fault::Unreachable(_)
+            | Fault::Failed(_) => Errno::EIO,
         }) as i32
     }
 
@@ -75,9 +84,14 @@ impl Fault {
 
 /// Returns whether it failed before there was a connection.
 fn is_connecting(e: &object_store::Error) -> bool {
+    find::<HttpError>(e, |e| e.kind() == HttpErrorKind::Connect)
+}
+
+/// Returns whether an error or one of its causes is of this type, and as wanted.
+fn find<E: std::error::Error + 'static>(e: &object_store::Error, is_wanted: impl Fn(&E) -> bool) -> bool {
     let mut next: Option<&dyn std::error::Error> = Some(e);
     while let Some(e) = next {
-        if e.downcast_ref::<HttpError>().is_some_and(|e| e.kind() == HttpErrorKind::Connect) {
+        if e.downcast_ref::<E>().is_some_and(&is_wanted) {
             return true;
         }
         next = e.source();
@@ -109,7 +123,9 @@ impl fmt::Display for Fault {
                 f.write_str("the server gives whole files only, no ranges of bytes: download the file first")
             }
             Fault::TimedOut => f.write_str("the server did not answer in time"),
-            Fault::Settings(what) | Fault::Unreachable(what) | Fault::Failed(what) => f.write_str(what),
+            Fault::Settings(what) | Fault::Wrong(what) | Fault::Unreachable(what) | Fault::Failed(what) => {
+                f.write_str(what)
+            }
         }
     }
 }

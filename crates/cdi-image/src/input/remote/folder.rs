@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ pub(super) struct RemoteFolder {
     prefix: Key,
     url: PathBuf,
     listed: Mutex<Option<Listed>>,
+    /// Whether access to a file was denied, which may be there or not.
+    denied: AtomicBool,
 }
 
 /// A part of a list of files, in the order of their names.
@@ -68,14 +71,23 @@ impl RemoteFolder {
             prefix,
             url,
             listed: Mutex::new(None),
+            denied: AtomicBool::new(false),
         }
     }
 
     /// Returns the folder at `of`.
     pub(super) fn at(session: &Shared, store: &Arc<Store>, of: &Location, url: &Path) -> RemoteFolder {
         let (session, store) = (Arc::clone(session), Arc::clone(store));
-        let listed = Mutex::new(None);
-        RemoteFolder { session, store, of: of.clone(), prefix: of.key.clone(), url: url.to_owned(), listed }
+        let (listed, denied) = (Mutex::new(None), AtomicBool::new(false));
+        RemoteFolder {
+            session,
+            store,
+            of: of.clone(),
+            prefix: of.key.clone(),
+            url: url.to_owned(),
+            listed,
+            denied,
+        }
     }
 
     fn key(&self, dir: &Path, name: &str) -> Option<Key> {
@@ -117,7 +129,7 @@ impl RemoteFolder {
                     break;
                 }
                 if let Some(name) = name.filter(|_| meta.location.parts_count() == depth) {
-                    listed.files.insert(name, Version::of(&meta));
+                    listed.files.insert(name, Version::of(&meta)?);
                 }
             }
             Ok(listed)
@@ -163,13 +175,17 @@ impl Folder for RemoteFolder {
                 Err(Fault::Missing) => return Ok(None),
                 // Who may not list a bucket is denied what is not there, as well.
                 Err(Fault::Denied(_)) if self.store.root().can_list() => {
-                    log::warn!("{}: access denied: it is taken as missing", url.display());
+                    self.denied.store(true, Ordering::Relaxed);
                     return Ok(None);
                 }
                 Err(fault) => return Err(Error::io("cannot open", &url, fault.io())),
             },
         };
         Ok(Some(self.found(object)))
+    }
+
+    fn was_denied(&self) -> bool {
+        self.denied.load(Ordering::Relaxed)
     }
 
     fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error> {

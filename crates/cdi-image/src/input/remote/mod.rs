@@ -6,6 +6,7 @@
 
 mod ahead;
 mod aws;
+mod bounded;
 mod disk_cache;
 mod fault;
 mod folder;
@@ -56,6 +57,12 @@ fn open_in_time(url: &Path, cache: Option<&RemoteCache>, limit: Duration) -> Res
     // The user waits, and can try again.
     match Object::open(&store, location.key.clone(), url, BLOCK, limit / 4) {
         Ok((object, start)) => {
+            if !object.version().is_known() {
+                let url = url.display();
+                log::warn!(
+                    "{url}: the server names no version of the file, so that a change may go unnoticed"
+                );
+            }
             let folder = RemoteFolder::of_file(&session, &store, &location, url);
             let file = RemoteFile::new(&session, object);
             session.opened(file.number, &file.object, start);

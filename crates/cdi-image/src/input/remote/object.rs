@@ -42,8 +42,15 @@ pub(super) struct Version {
 }
 
 impl Version {
-    pub(super) fn of(meta: &ObjectMeta) -> Version {
-        Version { len: meta.size, etag: meta.e_tag.clone(), modified: meta.last_modified.into() }
+    /// Returns what a server says about a file.
+    pub(super) fn of(meta: &ObjectMeta) -> Result<Version, Fault> {
+        if i64::try_from(meta.size).is_err() {
+            return Err(Fault::Failed(format!(
+                "the server says that it has {} bytes, which cannot be",
+                meta.size
+            )));
+        }
+        Ok(Version { len: meta.size, etag: meta.e_tag.clone(), modified: meta.last_modified.into() })
     }
 
     /// Returns whether two answers are of one version. If the server names versions, that decides: the time may be that
@@ -186,7 +193,7 @@ pub(super) async fn in_time<T>(
 }
 
 async fn head(client: &dyn ObjectStore, key: &Key) -> Result<Version, Fault> {
-    client.head(key).await.map(|meta| Version::of(&meta)).map_err(|e| Fault::of(&e))
+    client.head(key).await.map_err(|e| Fault::of(&e)).and_then(|meta| Version::of(&meta))
 }
 
 /// Fetches a range, of `version` if that is known. The answer is as long as the range, unless the file ends before.
@@ -202,7 +209,7 @@ async fn get(
         ..GetOptions::default()
     };
     let answer = client.get_opts(key, options).await.map_err(|e| Fault::of(&e))?;
-    let version = Version::of(&answer.meta);
+    let version = Version::of(&answer.meta)?;
     let wanted = range.end.min(version.len).saturating_sub(range.start);
     let wrong = || Fault::Failed("the server's answer is not as long as the range that it names".into());
     let wanted = usize::try_from(wanted).map_err(|_| wrong())?;

@@ -1,10 +1,13 @@
 //! What all remote files of an image share: the blocks in memory and on disk, and what was fetched.
 
-use std::sync::Arc;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use cdi_base::error::{Error, ReadError};
+use cdi_base::workers::lock;
+use lru::LruCache;
 
 use super::disk_cache::{DiskCache, Identity};
 use super::object::Object;
@@ -19,6 +22,9 @@ pub(super) const BLOCK: u64 = 1 << 20;
 const MEMORY: usize = 64 << 20;
 /// The time limit of a read; after that it is an error.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+/// How many failed blocks are remembered.
+const FAILURES: NonZero<usize> = NonZero::new(64).expect("not 0");
 
 /// A block of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +44,8 @@ pub(super) struct Session {
     blocks: Cache<BlockKey>,
     disk: Option<DiskCache>,
     pub(super) limit: Duration,
+    /// When the last blocks that failed did so, and how.
+    failures: Mutex<LruCache<BlockKey, (Instant, i32)>>,
     files: AtomicU32,
     fetched: AtomicU64,
     fetched_bytes: AtomicU64,
@@ -54,6 +62,7 @@ impl Session {
             blocks: Cache::new(MEMORY, largest),
             disk,
             limit,
+            failures: Mutex::new(LruCache::new(FAILURES)),
             files: AtomicU32::new(0),
             fetched: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
@@ -78,15 +87,31 @@ impl Session {
 
     /// Returns a block, from memory, from the disk, or fetched.
     pub(super) fn block(&self, file: u32, object: &Object, block: u64) -> Result<Chunk, ReadError> {
-        self.blocks.get(&BlockKey { file, block }, || self.load(object, block, Threads::Any))
+        let (key, began) = (BlockKey { file, block }, Instant::now());
+        self.blocks.get(&key, || {
+            // Readers who have waited for the same block get the same error, and not each one of their own.
+            match lock(&self.failures).get(&key) {
+                Some((when, errno)) if *when >= began => return Err(ReadError::Io { errno: *errno }),
+                _ => {}
+            }
+            self.load(object, block, Threads::Any).inspect_err(|e| self.note_failure(key, *e))
+        })
     }
 
     /// Fetches a block ahead, in these threads, unless it is in memory or being fetched.
     pub(super) fn prepare(&self, file: u32, object: &Object, block: u64, threads: Threads) {
-        if let Some(pending) = self.blocks.begin(&BlockKey { file, block })
-            && let Ok(bytes) = self.load(object, block, threads)
-        {
-            pending.insert(bytes);
+        let key = BlockKey { file, block };
+        if let Some(pending) = self.blocks.begin(&key) {
+            match self.load(object, block, threads) {
+                Ok(bytes) => drop(pending.insert(bytes)),
+                Err(e) => self.note_failure(key, e),
+            }
+        }
+    }
+
+    fn note_failure(&self, key: BlockKey, e: ReadError) {
+        if let ReadError::Io { errno } = e {
+            lock(&self.failures).put(key, (Instant::now(), errno));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The connection to a server or a bucket.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cdi_base::error::Error;
 use cdi_base::workers::lock;
@@ -12,6 +12,7 @@ use object_store::http::HttpBuilder;
 use object_store::{ObjectStore, RetryConfig};
 
 use super::aws;
+use super::bounded::BoundedConnector;
 use super::fault::Fault;
 use super::location::Root;
 use super::runtime::{self, Threads};
@@ -74,6 +75,7 @@ impl Store {
     fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
         check_system()?;
         let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
+        let connector = BoundedConnector::default();
         // What the environment says of proxies and certificates stays.
         let settings = [
             (ClientConfigKey::ConnectTimeout, CONNECT),
@@ -84,27 +86,32 @@ impl Store {
         Ok(match &self.root {
             Root::Http(address) => {
                 let plain = address.starts_with("http:").to_string();
-                let builder = HttpBuilder::new().with_url(address).with_retry(retry);
+                let builder =
+                    HttpBuilder::new().with_url(address).with_http_connector(connector).with_retry(retry);
                 let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
                 Arc::new(builder.with_config(ClientConfigKey::AllowHttp, plain).build()?)
             }
             Root::S3(bucket) => {
-                let builder = s3(bucket)?.with_retry(retry);
+                let builder = s3(bucket)?.with_http_connector(connector).with_retry(retry);
                 let set =
                     |b: AmazonS3Builder, (key, value)| b.with_config(AmazonS3ConfigKey::Client(key), value);
                 Arc::new(settings.into_iter().fold(builder, set).build()?)
             }
             Root::Gs(bucket) => {
-                let builder =
-                    GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let builder = GoogleCloudStorageBuilder::from_env()
+                    .with_bucket_name(bucket)
+                    .with_http_connector(connector)
+                    .with_retry(retry);
                 let set = |b: GoogleCloudStorageBuilder, (key, value)| {
                     b.with_config(GoogleConfigKey::Client(key), value)
                 };
                 Arc::new(settings.into_iter().fold(builder, set).build()?)
             }
             Root::Az(container) => {
-                let builder =
-                    MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry);
+                let builder = MicrosoftAzureBuilder::from_env()
+                    .with_container_name(container)
+                    .with_http_connector(connector)
+                    .with_retry(retry);
                 let set = |b: MicrosoftAzureBuilder, (key, value)| {
                     b.with_config(AzureConfigKey::Client(key), value)
                 };
@@ -148,11 +155,13 @@ impl From<object_store::Error> for Connect {
 /// program.
 fn s3(bucket: &str) -> Result<AmazonS3Builder, Connect> {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-    let profile = aws::profile();
+    // Once, because the names of the files may be relative, and a daemon has another working directory.
+    static PROFILE: OnceLock<aws::Profile> = OnceLock::new();
+    let profile = PROFILE.get_or_init(aws::profile);
     let has = |builder: &AmazonS3Builder, key| builder.get_config_value(&key).is_some();
     let given = [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::WebIdentityTokenFile];
     let in_environment = given.into_iter().any(|key| has(&builder, key));
-    if !in_environment && let Some(setting) = aws::made_elsewhere(&profile) {
+    if !in_environment && let Some(setting) = aws::made_elsewhere(profile) {
         return Err(Connect::Settings(format!(
             "the profile in ~/.aws has its credentials made elsewhere ({setting}): put them into the environment with \
              'eval \"$(aws configure export-credentials --format env)\"'"
