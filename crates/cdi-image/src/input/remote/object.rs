@@ -45,7 +45,7 @@ impl Version {
     /// Returns what a server says about a file.
     pub(super) fn of(meta: &ObjectMeta) -> Result<Version, Fault> {
         if i64::try_from(meta.size).is_err() {
-            return Err(Fault::Failed(format!(
+            return Err(Fault::Wrong(format!(
                 "the server says that it has {} bytes, which cannot be",
                 meta.size
             )));
