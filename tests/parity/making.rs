@@ -139,6 +139,26 @@ tests!(
         assert!(lab.read("disk.cdimg") == bytes);
     }
 
+    fn damage_does_not_get_parity() {
+        let lab = Lab::new();
+        lab.image(8192, 512, &[]);
+        let image = lab.read("disk.cdimg");
+        for at in [200_000, image.len() / 2, image.len() - 3000] {
+            let mut bytes = image.clone();
+            bytes[at] ^= 1;
+            lab.write("damaged.cdimg", &bytes);
+            let ran = lab.cdi(["protect", "damaged.cdimg"]).ends(3);
+            assert!(ran.err.contains("is damaged") && ran.err.contains("repair"), "{}", ran.err);
+            assert!(lab.read("damaged.cdimg") == bytes);
+        }
+        // Nor does it stay unnoticed where parity restores it.
+        let (lab, _, mut bytes) = protected(4 << 20, "5%", &[]);
+        bytes[300_000] ^= 1;
+        lab.write("damaged.cdimg", &bytes);
+        lab.cdi(["protect", "damaged.cdimg"]).ends(3);
+        assert!(lab.read("damaged.cdimg") == bytes);
+    }
+
     fn an_image_that_is_rewritten_keeps_its_parity() {
         let (lab, truth, _) = protected(4 << 20, "7%", &[]);
         lab.cdi(["compact", "disk.cdimg", "new.cdimg"]).ends(0);
@@ -182,6 +202,16 @@ tests!(
         let disk = open(bytes).unwrap();
         let good = compare(&disk, &truth, "damage after the parity");
         assert!((1..truth.len() as u64 / 512).contains(&good));
+        // Without any superblock, the parity alone must not be taken for the end of the image.
+        for slots in [&[0, 65536][..], &[0], &[65536]] {
+            let mut bytes = resumed.clone();
+            slots.iter().for_each(|at| bytes[*at..at + 512].fill(0));
+            let last = bytes.len() - 512;
+            bytes[last..].fill(0);
+            lab.write("headless.cdimg", &bytes);
+            lab.cdi(["repair", "headless.cdimg", "headed.cdimg", "--force"]).ends(0);
+            whole(lab.read("headed.cdimg"), &truth, "without superblocks");
+        }
         // Now all of it is.
         lab.cdi(["create", "--resume", "disk.raw", "disk.cdimg", "--parity", "10%"]).ends(0);
         let mut bytes = lab.read("disk.cdimg");
