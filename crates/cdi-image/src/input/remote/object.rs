@@ -50,7 +50,10 @@ impl Version {
                 meta.size
             )));
         }
-        Ok(Version { len: meta.size, etag: meta.e_tag.clone(), modified: meta.last_modified.into() })
+        // Azure's lists have names without quotation marks.
+        let quoted = |tag: &String| if tag.ends_with('"') { tag.clone() } else { format!("\"{tag}\"") };
+        let etag = meta.e_tag.as_ref().map(quoted);
+        Ok(Version { len: meta.size, etag, modified: meta.last_modified.into() })
     }
 
     /// Returns whether two answers are of one version. If the server names versions, that decides: the time may be that
