@@ -209,7 +209,7 @@ tests!(
             let last = bytes.len() - 512;
             bytes[last..].fill(0);
             lab.write("headless.cdimg", &bytes);
-            lab.cdi(["repair", "headless.cdimg", "headed.cdimg", "--force"]).ends(0);
+            lab.cdi(["repair", "headless.cdimg", "headed.cdimg", "--discard-unfinished", "--force"]).ends(0);
             whole(lab.read("headed.cdimg"), &truth, "without superblocks");
         }
         // Now all of it is.
