@@ -211,14 +211,13 @@ fn main() {
                     _ => children.extend(spawn(&start)),
                 }
             }
-            if !up || !wait_for(&peer.file) {
-                continue;
+            if up && wait_for(&peer.file) {
+                // Random reads come first, so that no cache has what they want.
+                for (n, (readers, reads)) in RANDOM.into_iter().enumerate() {
+                    result[n + 1].push(random(&peer.file, readers, reads, round as u64));
+                }
+                result[0].push(sequential(&peer.file));
             }
-            // Random reads come first, so that no cache has what they want.
-            for (n, (readers, reads)) in RANDOM.into_iter().enumerate() {
-                result[n + 1].push(random(&peer.file, readers, reads, round as u64));
-            }
-            result[0].push(sequential(&peer.file));
             run(&peer.end.iter().map(String::as_str).collect::<Vec<_>>());
             children.iter_mut().for_each(|child| drop(child.wait()));
             if let Ok(pid) = fs::read_to_string(dir.join("pid")) {
