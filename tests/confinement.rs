@@ -39,7 +39,7 @@ fn assert_confined(pid: u64, capabilities: &str) {
 }
 
 const NONE: &str = "0000000000000000";
-/// Root goes on to open the files of the image, whoever owns them (CAP_DAC_READ_SEARCH).
+/// Root goes on to open the files of the image, of any owner (CAP_DAC_READ_SEARCH).
 const READS_FILES: &str = "0000000000000004";
 
 /// The mount in a lab, as `list --json` has it.

@@ -28,7 +28,7 @@ pub enum Deed {
     Right,
     /// Answers with this status.
     Status(&'static str),
-    /// Sends so many bytes of the body, and closes the connection.
+    /// Sends this number of bytes of the body, and closes the connection.
     Cut(usize),
     /// Closes the connection without an answer.
     Closed,

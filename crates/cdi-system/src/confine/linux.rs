@@ -11,8 +11,8 @@ use super::Needs;
 /// The newest version that is used. What a kernel does not have of it is left out.
 const VERSION: ABI = ABI::V7;
 
-/// Gives up all capabilities of this thread, except that root goes on to open the files that it needs, whoever owns
-/// them.
+/// Gives up all capabilities of this thread, except that root goes on to open the files that it needs,
+/// of any owner.
 pub(super) fn drop_capabilities(needs: &Needs) {
     let kept = match needs.read.is_empty() {
         true => CapabilitySet::empty(),

@@ -20,7 +20,7 @@ pub const BLOCK_LEN: usize = 4096;
 pub const MAX_GROUP: u32 = 16384;
 /// The maximum number of data blocks of a span.
 pub const MAX_SPAN: u64 = 1 << 20;
-/// The maximum number of recovery blocks of a span: so many can be restored, and are kept in memory.
+/// The maximum number of recovery blocks of a span, which is also how many blocks can be restored and are kept in memory.
 pub const MAX_RECOVERY: u64 = MAX_RESTORED as u64;
 /// The same, for memory.
 pub const MAX_RESTORED: usize = 1 << 16;

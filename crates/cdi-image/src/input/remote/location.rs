@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_from_paths() {
+    fn an_address_is_not_a_path() {
         for path in ["s3://b/k", "https://h/k", "HTTP://h/k", "gs://b/k", "az://c/k"] {
             assert!(is_remote(Path::new(path)), "{path}");
         }

@@ -72,7 +72,7 @@ impl Version {
         self.etag.clone().filter(|etag| !etag.starts_with("W/"))
     }
 
-    /// Returns whether another version can be told from it by more than its length.
+    /// Returns whether another version differs from it in more than its length.
     pub(super) fn is_known(&self) -> bool {
         self.etag.is_some() || self.modified > SystemTime::UNIX_EPOCH
     }
