@@ -350,13 +350,13 @@ tests!(
             }
         }
         assert_eq!((later, looks), (12, 1));
-        // Half a minute after the client first asked it is an error: asked for again as macOS's client does.
+        // Half a minute after the source was asked it is an error: the last call is made well before and waits past that.
         if std::env::var_os("CDI_LONG").is_some() {
-            for (at, expect) in [(10, 10_008), (24, 5)] {
+            for (at, expect) in [(10, 10_008), (27, 5)] {
                 std::thread::sleep(Duration::from_secs(at).saturating_sub(start.elapsed()));
                 assert_eq!(client.read(&disk, FAR, 512, own()), Err(expect), "after {at} s");
             }
-            assert!(start.elapsed() < Duration::from_secs(33), "{:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
         }
         run("kill", ["-CONT", &pid]);
         wait_until("it is read", || {
