@@ -93,6 +93,18 @@ tests!(
         let (ran, bytes) = extract(&lab, &web.url("disk.001"));
         ran.ends(0);
         assert!(bytes == truth, "pieces");
+        // One is missing in the middle, of files that cannot be listed, or cannot be asked for.
+        fs::rename(lab.path("disk.002"), lab.path("kept")).unwrap();
+        let ran = lab.cdi(["info", &web.url("disk.001")]).ends(3);
+        assert!(ran.err.contains("piece 'disk.002' is missing, but 'disk.003' is present"), "{}", ran.err);
+        fs::rename(lab.path("kept"), lab.path("disk.002")).unwrap();
+        web.does(|_, request| match &*request.path {
+            "disk.003" => Deed::Status("403 Forbidden"),
+            _ => Deed::Right,
+        });
+        let ran = lab.cdi(["info", &web.url("disk.001")]).ends(1);
+        assert!(ran.err.contains("disk.003") && ran.err.contains("access denied"), "{}", ran.err);
+        web.does(|_, _| Deed::Right);
         let at = |name: &str| lab.path(name).to_str().unwrap().to_owned();
         run("qemu-img", ["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", &at("top.qcow2")]);
         let (ran, bytes) = extract(&lab, &web.url("top.qcow2"));

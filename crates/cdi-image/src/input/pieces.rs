@@ -8,6 +8,7 @@
 pub(crate) mod disk_end;
 mod names;
 
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use cdi_base::error::Error;
@@ -290,6 +291,9 @@ fn refuse_link(input: &Input) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many names after that of a piece that is not there are tried, where files cannot be listed.
+const GUESSED: usize = 4;
+
 /// Refuses a disk of which an earlier piece is missing while a later one is present.
 fn refuse_missing_piece(input: &Input, series: Option<&Series>) -> Result<(), Error> {
     let Some(name) = file_name(input) else { return Ok(()) };
@@ -318,13 +322,16 @@ fn refuse_missing_piece(input: &Input, series: Option<&Series>) -> Result<(), Er
             (fits && symbols.contains(counter)).then(|| (counter.len(), counter.to_owned()))
         };
         let Some(last) = counter_of(last) else { continue };
-        let names = input.names(Path::new("."))?.unwrap_or_default();
+        let next = |counter: &String| symbols.successors(counter).into_iter().next();
+        // Where files cannot be listed, as on a web server, only the names that come next can be tried.
+        let guessed = || iter::successors(next(&last.1), next).map(|counter| first.with(counter).name());
+        let names = input.names(Path::new("."))?.unwrap_or_else(|| guessed().skip(1).take(GUESSED).collect());
         let mut later: Vec<_> = names.iter().filter_map(|name| Some((counter_of(name)?, name))).collect();
         later.retain(|(counter, _)| *counter > last);
         later.sort();
         for (_, later) in later {
             // Something else with such a name, such as a directory, is not part of the disk.
-            let Ok(Some(file)) = sibling(input, later) else { continue };
+            let Some(file) = input.candidate(Path::new(later))? else { continue };
             let len = input.len_of(file);
             if len == 0 || (len > input.len() && first.strength() != Strength::Sure) {
                 continue;
@@ -337,7 +344,7 @@ fn refuse_missing_piece(input: &Input, series: Option<&Series>) -> Result<(), Er
             if matches!(symbols, Symbols::Letters | Symbols::Capitals) && far && len != input.len() {
                 continue;
             }
-            let missing = symbols.successors(&last.1).into_iter().next().unwrap_or_default();
+            let missing = next(&last.1).unwrap_or_default();
             let what = format!("piece '{}' is missing, but '{later}' is present", first.with(missing).name());
             return Err(Error::bad_image(what).hint("put all pieces of the disk in one directory"));
         }

@@ -244,8 +244,7 @@ impl Opening<'_> {
             let has_suffix = |name: &String| name.ends_with(".aff4") || name.ends_with(".af4");
             names.sort_by_key(|name| (!has_suffix(name), name.clone()));
             for name in names.iter().take(MAX_PROBED) {
-                // Skip files that cannot be opened.
-                let Ok(Some(file)) = self.input.sibling(Path::new(name)) else { continue };
+                let Some(file) = self.input.candidate(Path::new(name))? else { continue };
                 others.extend(volume::name(self.input, file).map(|urn| (urn, file)));
             }
             self.others = Some(others);

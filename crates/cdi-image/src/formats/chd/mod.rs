@@ -173,8 +173,8 @@ fn parent(input: &Input, sha1: &[u8], depth: usize, warnings: &mut Vec<String>) 
     names.sort_unstable();
     let mut failed = None;
     for name in names.iter().take(MAX_PROBED) {
-        // Skip files that cannot be opened or are no CHD.
-        let Ok(Some(file)) = input.sibling(Path::new(name)) else { continue };
+        // Skip files that are no CHD.
+        let Some(file) = input.candidate(Path::new(name))? else { continue };
         let Ok(header) = header(input, file) else { continue };
         if header[84..104] != *sha1 {
             continue;
