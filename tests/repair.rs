@@ -33,7 +33,7 @@ fn given(bytes: Vec<u8>, truth: &[u8], what: &str) -> Option<usize> {
 
 /// Returns the ranges that a repair reports as lost.
 fn lost_of(ran: &serde_json::Value) -> usize {
-    let maybe = if ran["uncertain"] == true { ran["untried_bytes"].as_u64().unwrap() } else { 0 };
+    let maybe = if ran["uncertain"] == true { ran["unread_bytes"].as_u64().unwrap() } else { 0 };
     (ran["lost_bytes"].as_u64().unwrap() + maybe) as usize
 }
 

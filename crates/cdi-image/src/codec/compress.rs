@@ -1,6 +1,7 @@
 //! Compresses the chunks of a `.cdimg`.
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::Codec;
 
@@ -9,6 +10,7 @@ pub struct Compressor {
     codec: Codec,
     level: i32,
     zstd: Option<zstd::bulk::Compressor<'static>>,
+    lz4: CompressTable,
 }
 
 impl Compressor {
@@ -18,7 +20,7 @@ impl Compressor {
             Codec::Zstd => Some(zstd::bulk::Compressor::new(level)?),
             _ => None,
         };
-        Ok(Compressor { codec, level, zstd })
+        Ok(Compressor { codec, level, zstd, lz4: CompressTable::default() })
     }
 
     /// Compresses `data` and appends the result to `out`. Returns `None` and appends nothing if compression would save
@@ -27,7 +29,9 @@ impl Compressor {
         let from = out.len();
         // A longer result is not worth it, so compression may stop there.
         let max = (data.len() - data.len() / 16).saturating_sub(1);
-        out.resize(from + max, 0);
+        // LZ4 asks for room for the longest result.
+        let room = if self.codec == Codec::Lz4 { get_maximum_output_size(data.len()) } else { max };
+        out.resize(from + room, 0);
         let room = &mut out[from..];
         let len = match (self.codec, &mut self.zstd) {
             (Codec::Zstd, Some(zstd)) => match zstd.compress_to_buffer(data, room) {
@@ -40,6 +44,11 @@ impl Compressor {
                 let status =
                     deflate.compress(data, room, FlushCompress::Finish).map_err(std::io::Error::other)?;
                 usize::try_from(deflate.total_out()).ok().filter(|_| status == Status::StreamEnd)
+            }
+            (Codec::Lz4, _) => {
+                let len =
+                    compress_into_with_table(data, room, &mut self.lz4).map_err(std::io::Error::other)?;
+                Some(len).filter(|len| *len <= max)
             }
             _ => None,
         };
@@ -70,7 +79,7 @@ mod tests {
 
     #[test]
     fn compressed_data_round_trips_and_damaged_data_fails() {
-        for codec in [Codec::Deflate, Codec::Zstd] {
+        for codec in [Codec::Deflate, Codec::Zstd, Codec::Lz4] {
             let data = text();
             let (got, compressed) =
                 Compressor::new(codec, codec.levels().1).unwrap().compress(&data).unwrap().unwrap();
@@ -99,7 +108,7 @@ mod tests {
                 (random >> 56) as u8
             })
             .collect();
-        for codec in [Codec::Stored, Codec::Deflate, Codec::Zstd] {
+        for codec in [Codec::Stored, Codec::Deflate, Codec::Zstd, Codec::Lz4] {
             let compressor = &mut Compressor::new(codec, codec.levels().1).unwrap();
             assert!(compressor.compress(&noise).unwrap().is_none(), "{codec:?}");
         }
