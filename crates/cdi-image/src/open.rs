@@ -227,13 +227,8 @@ pub fn begins_like(start: Vec<u8>) -> Option<&'static str> {
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
-    let is_beheaded = is_beheaded(&input);
-    #[cfg(feature = "apple")]
     let input =
-        if is_beheaded { input } else { encrcdsa::decrypted(input, options).map_err(|e| e.at(&path))? };
-    #[cfg(feature = "packed")]
-    let input =
-        if is_beheaded { input } else { unpack::unpacked(input, options).map_err(|e| e.at(&path))? };
+        if is_beheaded(&input) { input } else { opened_up(input, options).map_err(|e| e.at(&path))? };
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     // A raw disk that is packed has a format of its own, by its packing.
     let format = match input.packed() {
@@ -271,6 +266,16 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     #[cfg(feature = "packed")]
     let image = unpack::with_damage(image, &input);
     Ok(Opened { image, input, format })
+}
+
+/// Returns what is in a file that is encrypted, or compressed as a whole.
+#[cfg_attr(not(any(feature = "apple", feature = "packed")), allow(unused_variables))]
+fn opened_up(input: Input, options: &OpenOptions) -> Result<Input, Error> {
+    #[cfg(feature = "apple")]
+    let input = encrcdsa::decrypted(input, options)?;
+    #[cfg(feature = "packed")]
+    let input = unpack::unpacked(input, options)?;
+    Ok(input)
 }
 
 /// Returns whether this is an image in our own format of which the start cannot be read: it has copies of what is there.

@@ -27,6 +27,9 @@ impl Compressor {
     /// less than a sixteenth: such a chunk is better stored uncompressed, since reading it then costs no decompression.
     pub fn compress_to(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::io::Result<Option<Codec>> {
         let from = out.len();
+        if matches!(self.codec, Codec::Zstd | Codec::Deflate) && self.is_noise(data, out)? {
+            return Ok(None);
+        }
         // A longer result is not worth it, so compression may stop there.
         let max = (data.len() - data.len() / 16).saturating_sub(1);
         // LZ4 asks for room for the longest result.
@@ -56,11 +59,42 @@ impl Compressor {
         Ok(len.map(|_| self.codec))
     }
 
+    /// Returns whether `data` cannot be compressed, as far as can be found out quickly: no byte is more frequent than others
+    /// in a sample of it, and LZ4, which does not spend more time on such data than copying it takes, finds next to no
+    /// repetitions. Most of what fills disks is compressed already, and zstd would need seven times as long for it. `out`
+    /// is as before afterwards.
+    fn is_noise(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::io::Result<bool> {
+        if data.len() < SAMPLE || !is_flat(data) {
+            return Ok(false);
+        }
+        let from = out.len();
+        out.resize(from + get_maximum_output_size(data.len()), 0);
+        let len = compress_into_with_table(data, &mut out[from..], &mut self.lz4);
+        out.truncate(from);
+        Ok(len.map_err(std::io::Error::other)? > data.len() - data.len() / 64)
+    }
+
     /// Compresses `data` into a new buffer; see [`Compressor::compress_to`].
     pub fn compress(&mut self, data: &[u8]) -> std::io::Result<Option<(Codec, Vec<u8>)>> {
         let mut out = Vec::new();
         Ok(self.compress_to(data, &mut out)?.map(|codec| (codec, out)))
     }
+}
+
+/// The number of bytes of a sample.
+const SAMPLE: usize = 1024;
+/// The length of each run of bytes of which a sample consists.
+const RUN: usize = 16;
+
+/// Returns whether no byte is much more frequent than others in a sample of `data`, which is at least as long: whether two
+/// bytes of the sample are equal no more often than by a quarter more than those of random data.
+fn is_flat(data: &[u8]) -> bool {
+    let mut counts = [0u32; 256];
+    let step = data.len() / (SAMPLE / RUN);
+    data.chunks(step).for_each(|part| part.iter().take(RUN).for_each(|byte| counts[usize::from(*byte)] += 1));
+    let total: u32 = counts.iter().sum();
+    let equal: u32 = counts.iter().map(|n| n * n).sum::<u32>() - total;
+    equal <= total * total / 256 * 5 / 4
 }
 
 /// Checks whether zstd reports that the buffer is too small. The crate passes on the message, but not the error code.
@@ -75,6 +109,15 @@ mod tests {
 
     fn text() -> Vec<u8> {
         (0..20_000u32).flat_map(|i| format!("sector {} ", i / 7).into_bytes()).take(65536).collect()
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut random = 1u64;
+        let next = || {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 56) as u8
+        };
+        std::iter::repeat_with(next).take(len).collect()
     }
 
     #[test]
@@ -99,15 +142,22 @@ mod tests {
         }
     }
 
+    /// Bytes that look like noise one by one, but repeat, or are noise in a part only.
+    #[test]
+    fn what_only_looks_like_noise_is_compressed() {
+        let noise = noise(65536);
+        let repeated = [&noise[..16384], &noise[..16384], &noise[..32768]].concat();
+        let half = [&noise[..32768], &text()[..32768]].concat();
+        for data in [repeated, half] {
+            let compressor = &mut Compressor::new(Codec::Zstd, 3).unwrap();
+            let (_, compressed) = compressor.compress(&data).unwrap().unwrap();
+            assert!(compressed.len() < data.len() * 4 / 5, "{}", compressed.len());
+        }
+    }
+
     #[test]
     fn incompressible_data_is_not_compressed() {
-        let mut random = 1u64;
-        let noise: Vec<u8> = (0..65536)
-            .map(|_| {
-                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                (random >> 56) as u8
-            })
-            .collect();
+        let noise = noise(65536);
         for codec in [Codec::Stored, Codec::Deflate, Codec::Zstd, Codec::Lz4] {
             let compressor = &mut Compressor::new(codec, codec.levels().1).unwrap();
             assert!(compressor.compress(&noise).unwrap().is_none(), "{codec:?}");

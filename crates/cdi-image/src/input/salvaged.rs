@@ -62,3 +62,37 @@ pub fn salvaged(input: Input) -> Result<(Input, FirstUnreadable), Error> {
     let source = Arc::new(Salvaged { source: input.source(), first: Arc::clone(&first) });
     Ok((input.within(source, &name)?, first))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    struct Failing(Vec<u8>);
+
+    impl ReadAt for Failing {
+        fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+            let end = at + buf.len() as u64;
+            if at < 9000 && end > 8500 {
+                Err(io::Error::from_raw_os_error(5))
+            } else {
+                self.0.read_at(buf, at)
+            }
+        }
+        fn len(&self) -> io::Result<u64> {
+            ReadAt::len(&self.0)
+        }
+    }
+
+    #[test]
+    fn zeros_stand_where_nothing_can_be_read() {
+        let input = Input::new(Box::new(Failing(vec![9; 20_000])), Path::new("x.cdimg")).unwrap();
+        let (input, first) = salvaged(input).unwrap();
+        let bytes = input.bytes(100, 19_000, "all").unwrap();
+        let (from, to) = (8192 - 100, 12_288 - 100);
+        assert!(bytes[..from].iter().chain(&bytes[to..]).all(|b| *b == 9));
+        assert!(bytes[from..to].iter().all(|b| *b == 0));
+        assert_eq!(first.get(), Some(&8192));
+    }
+}
