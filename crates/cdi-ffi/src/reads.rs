@@ -145,11 +145,7 @@ fn status_name(status: Status) -> &'static CStr {
 /// # Safety
 /// `disk` is NULL or an open disk; `range` is NULL or as [`put`] requires.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cdi_next_range(
-    disk: *const CdiDisk,
-    offset: u64,
-    range: *mut CdiRange,
-) -> c_int {
+pub unsafe extern "C" fn cdi_next_range(disk: *const CdiDisk, offset: u64, range: *mut CdiRange) -> c_int {
     // SAFETY: NULL or an open disk, as the caller guarantees.
     let Some(disk) = (unsafe { disk.as_ref() }) else { return 0 };
     let Some(next) = disk.0.bad().next(offset) else { return 0 };

@@ -10,8 +10,18 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
-create_exception!(cdi, Error, PyOSError, "An image cannot be used: it is not one, not supported, damaged, or encrypted.");
-create_exception!(cdi, ReadError, Error, "The disk cannot be read at a place: the sector is bad, or the image damaged.");
+create_exception!(
+    cdi,
+    Error,
+    PyOSError,
+    "An image cannot be used: it is not one, not supported, damaged, or encrypted."
+);
+create_exception!(
+    cdi,
+    ReadError,
+    Error,
+    "The disk cannot be read at a place: the sector is bad, or the image damaged."
+);
 
 /// The error for an image that is closed, as Python's files have it.
 pub(crate) fn closed() -> PyErr {

@@ -232,9 +232,7 @@ impl Image {
 #[pyfunction]
 fn open_image(py: Python<'_>, opening: Opening) -> PyResult<Image> {
     let opened = py.detach(|| {
-        catch_unwind(AssertUnwindSafe(|| {
-            Image::start(&opening, false).map(|disk| (disk.identity(), disk))
-        }))
+        catch_unwind(AssertUnwindSafe(|| Image::start(&opening, false).map(|disk| (disk.identity(), disk))))
     });
     let (identity, disk) = opened.map_err(|_| crashed())?.map_err(|e| image_error(py, &e))?;
     let handle = Handle { disk: Some(Arc::new(disk)), process: std::process::id() };
