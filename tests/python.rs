@@ -98,7 +98,7 @@ tests!(
         python(&Lab::new(), "test_report.py");
     }
 
-    #[needs(PACKAGE, EXT4, Python("dissect.target"))]
+    #[needs(PACKAGE, EXT4, Python("dissect.target"), Python("dissect.extfs"))]
     fn dissect_target_reads_the_files_of_an_image() {
         python(&Lab::new(), "test_dissect.py");
     }

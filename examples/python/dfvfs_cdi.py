@@ -16,8 +16,6 @@ is its disk. The image is a file of the operating system: cdi opens it, and the 
 20260924.
 """
 
-import io
-
 import cdi
 from dfvfs.analyzer import analyzer, analyzer_helper, specification
 from dfvfs.file_io import file_object_io
@@ -40,20 +38,21 @@ class CDIPathSpec(path_spec.PathSpec):
 
 
 class CDIFile(file_object_io.FileObjectIO):
-    """The disk as a file object. Reads raise OSError where they reach a bad sector."""
+    """The disk as a file object."""
 
     def _OpenFileObject(self, path_spec):
         parent = path_spec.parent
         location = getattr(parent, "location", None)
         if parent is None or parent.type_indicator != definitions.TYPE_INDICATOR_OS or not location:
             raise errors.PathSpecError("An image that cdi reads must be a file of the operating system.")
-        # The disk itself reads up to a bad sector and no further; dfVFS expects all bytes that it asked for, or an error.
-        return io.BufferedReader(cdi.open(location))
+        # The disk reads up to a bad sector and no further, and raises if a read begins there, as a device does. TSK and libyal
+        # count the bytes that they get. TSK reads ahead, and would lose the good sectors if such a read raised.
+        return cdi.open(location)
 
     def get_size(self):
         if not self._is_open:
             raise OSError("Not opened.")
-        return self._file_object.raw.size
+        return self._file_object.size
 
 
 class CDIResolverHelper(resolver_helper.ResolverHelper):

@@ -1,7 +1,7 @@
 """A plugin for dissect.target: disk images that cdi reads, with their bad sectors as errors.
 
-    target-query --plugin-path examples/python/dissect_cdi.py disk.cdimg -f walkfs
-    DISSECT_PLUGINS=examples/python/dissect_cdi.py target-fs disk.cdimg ls /
+    target-query --plugin-path examples/python/dissect_cdi.py disk.cdimg -f hostname
+    DISSECT_PLUGINS=examples/python/dissect_cdi.py target-fs disk.cdimg cat /etc/hostname
 
 or, in a program of your own:
 

@@ -48,12 +48,14 @@ class Case(unittest.TestCase):
         cls.image = make_image(cls.dir, cls.truth, cls.BAD)
 
 
-# The files of the disk with a file system; "bad.bin" has a bad sector.
+# The files of the disk with a file system, which looks like one of Linux; "bad.bin" has a bad sector.
 FILES = {
     "good.txt": b"every byte of this file is right\n",
     "large.bin": random.Random(3).randbytes(300_000),
     "bad.bin": random.Random(4).randbytes(100_000),
-    "folder/inner.bin": random.Random(5).randbytes(20_000),
+    "etc/hostname": b"survivor\n",
+    "opt/inner.bin": random.Random(5).randbytes(20_000),
+    "var/log/messages": b"nothing to report\n" * 500,
 }
 
 

@@ -31,7 +31,7 @@ class Dissect(unittest.TestCase):
             disk = container.open(path)
             self.assertEqual((disk.__type__, disk.size), ("cdi", 8 << 20))
             disk.close()
-        renamed = self.image.with_suffix(".image")
+        renamed = self.image.with_suffix(".evidence")
         os.link(self.image, renamed)
         self.assertEqual(container.open(renamed).__type__, "cdi")
 
@@ -52,13 +52,13 @@ class Dissect(unittest.TestCase):
     def tool(self, name, *words):
         script = pathlib.Path(sys.executable).with_name(name)
         environment = {**os.environ, "DISSECT_PLUGINS": PLUGIN}
-        return subprocess.run([script, "-q", self.image, *words], capture_output=True, text=True, env=environment)
+        ran = subprocess.run([script, "-q", self.image, *words], capture_output=True, text=True, env=environment)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        return ran.stdout
 
     def test_the_tools_find_the_plugin(self):
-        listed = self.tool("target-fs", "ls", "fs0")
-        if "good.txt" not in listed.stdout:
-            listed = self.tool("target-fs", "ls", "/$fs$/fs0")
-        self.assertIn("good.txt", listed.stdout, listed.stderr)
+        self.assertEqual(self.tool("target-fs", "cat", "/good.txt").encode(), FILES["good.txt"])
+        self.assertIn("survivor", self.tool("target-query", "-f", "hostname"))
 
 
 if __name__ == "__main__":

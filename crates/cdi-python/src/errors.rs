@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cdi_base::error::{ErrnoStyle, Kind};
 use nix::errno::Errno;
@@ -36,7 +36,7 @@ pub(crate) fn crashed() -> PyErr {
 /// The error for an image that is another one than before the process forked.
 pub(crate) fn changed(py: Python<'_>, path: &Path) -> PyErr {
     let what = "is another image than when it was opened, before the process forked";
-    with(py, Error::new_err((Errno::ESTALE as i32, what, path.to_owned())), &[("kind", "changed")])
+    with(py, Error::new_err((Errno::ESTALE as i32, what, path.as_os_str())), &[("kind", "changed")])
 }
 
 /// The exception for an image that cannot be opened. Errors of the operating system are Python's own: FileNotFoundError,
@@ -49,7 +49,8 @@ pub(crate) fn image_error(py: Python<'_>, error: &cdi_image::Error) -> PyErr {
         errno = errno.or_else(|| source.downcast_ref::<io::Error>()?.raw_os_error());
         cause = source.source();
     }
-    let path = error.path.clone();
+    // As text: a PathBuf would become a pathlib.Path, which Python's own errors do not have.
+    let path = error.path.clone().map(PathBuf::into_os_string);
     match errno {
         Some(errno) => PyOSError::new_err((errno, text, path)),
         None => {
@@ -69,7 +70,7 @@ pub(crate) fn image_error(py: Python<'_>, error: &cdi_image::Error) -> PyErr {
 /// The exception for a read at `offset` that failed there.
 pub(crate) fn read_error(py: Python<'_>, path: &Path, offset: u64, error: cdi_image::ReadError) -> PyErr {
     let text = format!("{error} (byte {offset} of the disk)");
-    let raised = ReadError::new_err((error.errno(ErrnoStyle::Io), text, path.to_owned()));
+    let raised = ReadError::new_err((error.errno(ErrnoStyle::Io), text, path.as_os_str()));
     let raised = with(py, raised, &[("kind", kind_of(error))]);
     // An attribute that cannot be set is not worth another error.
     let _ = raised.value(py).setattr("offset", offset);

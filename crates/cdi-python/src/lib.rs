@@ -6,6 +6,7 @@
 mod errors;
 mod options;
 
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -103,8 +104,8 @@ impl Image {
     }
 
     /// The files that the image consists of.
-    fn files(&self, py: Python<'_>) -> PyResult<Vec<PathBuf>> {
-        Ok(self.disk(py)?.input().paths())
+    fn files(&self, py: Python<'_>) -> PyResult<Vec<OsString>> {
+        Ok(self.disk(py)?.input().paths().into_iter().map(PathBuf::into_os_string).collect())
     }
 
     /// The warnings about the image.

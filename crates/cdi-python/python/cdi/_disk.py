@@ -3,6 +3,7 @@
 import collections.abc
 import io
 import json
+import operator
 import os
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ class _Ranges(collections.abc.Sequence):
             if step == 1:
                 return [self._make(item) for item in self._fetch(start, max(start, stop))]
             return [self[n] for n in range(start, stop, step)]
-        index = index.__index__()
+        index = operator.index(index)
         if index < 0:
             index += count
         if not 0 <= index < count:
@@ -113,7 +114,7 @@ class Blocks(_Ranges):
 
 
 def _position(offset):
-    offset = offset.__index__()
+    offset = operator.index(offset)
     if offset < 0:
         raise ValueError(f"negative offset {offset}")
     if offset > _MAX:
@@ -122,7 +123,7 @@ def _position(offset):
 
 
 def _length(length):
-    length = length.__index__()
+    length = operator.index(length)
     if length < 0:
         raise ValueError(f"negative length {length}")
     return min(length, _MAX)
@@ -235,7 +236,7 @@ class Disk(io.RawIOBase):
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence)
         if start is None:
             raise ValueError(f"invalid whence {whence!r}")
-        at = start + offset.__index__()
+        at = start + operator.index(offset)
         if at < 0:
             raise ValueError(f"negative seek position {at}")
         self._at = _position(at)
