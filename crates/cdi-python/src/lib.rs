@@ -34,7 +34,7 @@ struct Image {
     opening: Opening,
     /// What the image was when it was opened: it may be opened again.
     identity: [u8; 32],
-    /// Locked only by who has the interpreter's lock, and not for long, so that no fork finds it locked.
+    /// Locked only by threads that hold the interpreter's lock, and briefly, so that no fork finds it locked.
     handle: Mutex<Handle>,
 }
 

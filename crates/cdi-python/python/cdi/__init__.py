@@ -16,7 +16,7 @@ A disk is a raw file object. What a read returns is what a read(2) of the disk i
 - A read stops before a sector that cannot be read, and returns the bytes before it: fewer than were asked for, but at
   least one. This is not the end of the disk; only a read that returns no bytes is.
 - A read that begins in such a sector raises cdi.ReadError, an OSError whose errno is EIO. The position does not move:
-  seek() behind the sector to continue.
+  seek() past the sector to continue.
 
 Programs that expect read(n) to return n bytes, as most do, use io.BufferedReader(disk): it returns n bytes or raises.
 When it raises, the bytes before the bad sector are not lost: seek() back and read fewer, or use Disk.read_partial().
