@@ -36,7 +36,11 @@ pub(crate) fn crashed() -> PyErr {
 /// The error for an image that is another one than before the process forked.
 pub(crate) fn changed(py: Python<'_>, path: &Path) -> PyErr {
     let what = "is another image than when it was opened, before the process forked";
-    with(py, Error::new_err((Errno::ESTALE as i32, what, path.as_os_str())), &[("kind", "changed")])
+    with(
+        py,
+        Error::new_err((Errno::ESTALE as i32, what, path.as_os_str().to_owned())),
+        &[("kind", "changed")],
+    )
 }
 
 /// The exception for an image that cannot be opened. Errors of the operating system are Python's own: FileNotFoundError,
@@ -70,7 +74,7 @@ pub(crate) fn image_error(py: Python<'_>, error: &cdi_image::Error) -> PyErr {
 /// The exception for a read at `offset` that failed there.
 pub(crate) fn read_error(py: Python<'_>, path: &Path, offset: u64, error: cdi_image::ReadError) -> PyErr {
     let text = format!("{error} (byte {offset} of the disk)");
-    let raised = ReadError::new_err((error.errno(ErrnoStyle::Io), text, path.as_os_str()));
+    let raised = ReadError::new_err((error.errno(ErrnoStyle::Io), text, path.as_os_str().to_owned()));
     let raised = with(py, raised, &[("kind", kind_of(error))]);
     // An attribute that cannot be set is not worth another error.
     let _ = raised.value(py).setattr("offset", offset);
