@@ -262,7 +262,7 @@ class Describing(Case):
     def test_documentation_and_types(self):
         for name in cdi.__all__:
             self.assertTrue(getattr(cdi, name).__doc__, name)
-        for name in dir(cdi.Disk):
+        for name in vars(cdi.Disk):
             if not name.startswith("_") and name != "closed":
                 self.assertTrue(getattr(cdi.Disk, name).__doc__, name)
         package = pathlib.Path(cdi.__file__).parent

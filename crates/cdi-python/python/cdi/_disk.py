@@ -269,6 +269,8 @@ class Disk(io.RawIOBase):
     def readinto(self, buffer):
         """Reads into a writable buffer, as read() does of its length. Returns the number of bytes."""
         with memoryview(buffer) as whole, whole.cast("B") as view:
+            if view.readonly:
+                raise TypeError("readinto() needs a writable buffer")
             data = self._image.pread(self._at, len(view))
             view[: len(data)] = data
         self._at += len(data)
