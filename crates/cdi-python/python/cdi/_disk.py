@@ -289,6 +289,8 @@ def _path(path):
     name = os.fsencode(path)
     if not name:
         raise FileNotFoundError(2, "the path is empty", path)
+    if b"\0" in name:
+        raise ValueError("the path contains a null byte")
     return name
 
 
