@@ -22,7 +22,9 @@ pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
 
 pub(super) fn man(dir: &Path, section: u8, ui: &Ui) -> Result<End, Error> {
     if section != 1 && section != 8 {
-        return Err(Error::usage(format!("there are no pages in section {section}: cdi has them in 1 and 8")));
+        return Err(Error::usage(format!(
+            "there are no pages in section {section}: cdi has them in 1 and 8"
+        )));
     }
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot create", dir, e))?;
     let mut guard = Guard::new(Over { force: true, discard_unfinished: false });
