@@ -252,7 +252,7 @@ pub fn man_page() -> Vec<u8> {
         include_str!("mount_helper.roff")
     );
     let command = command();
-    let _ = writeln!(page, ".SH OPTIONS\nOf \\fBcdi mount\\fR:");
+    let _ = writeln!(page, ".SH OPTIONS\nOf \\fBcdi mount\\fR; a value with commas is put in double quotes:");
     for arg in of_mount(&command) {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
