@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     mount::background::note_inherited();
     cdi_system::ignore_file_size_signal();
     cdi_system::raise_open_file_limit();
+    if cli::mount_helper::is_mount_helper(std::env::args_os().next().as_deref()) {
+        return mount_for_mount8();
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are not errors. With --json, errors are printed as JSON.
@@ -43,4 +46,25 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(error.kind))
         }
     }
+}
+
+/// Mounts an image for mount(8), which runs the program under another name.
+fn mount_for_mount8() -> ExitCode {
+    let ui = Ui { json: false, quiet: false };
+    let fail = |error: Error| {
+        ui.error(&error);
+        ExitCode::from(cli::mount_helper::exit_code(error.kind))
+    };
+    let wanted = match cli::mount_helper::parse(std::env::args_os().skip(1)) {
+        Ok(wanted) => wanted,
+        Err(error) => return fail(error),
+    };
+    ui::start_log(wanted.cli.verbose, false);
+    if mount::helper::is_helper() {
+        return ExitCode::from(mount::helper::run());
+    }
+    if wanted.fake {
+        return ExitCode::SUCCESS;
+    }
+    cmd::dispatch::run(wanted.cli).map_or_else(fail, ExitCode::from)
 }

@@ -1,7 +1,7 @@
 //! A process that keeps the privileges which a daemon gives up, for the one thing that still takes them: to remove what
 //! was made for it, its mount or its socket.
 //!
-//! It is this program once more, with the same arguments. It learns what it is to remove before the daemon is confined;
+//! It is this program once more, with the same name and arguments. It learns what it is to remove before the daemon is confined;
 //! from then on the daemon can only say when. It ends with the daemon.
 
 use std::fs;
@@ -61,6 +61,7 @@ impl Helper {
         let failed = |e: io::Error| Error::failed("cannot start the process that unmounts").because(e);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         Command::new(std::env::current_exe().map_err(failed)?)
+            .arg0(std::env::args_os().next().unwrap_or_default())
             .args(std::env::args_os().skip(1))
             .env(VARIABLE, "1")
             // It may be relative, to another directory.
