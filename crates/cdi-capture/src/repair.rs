@@ -162,6 +162,10 @@ fn add_by_index(
     if is_newest {
         writer.replace_map(0..old.size(), old.bad().ranges())?;
     }
+    // Whether they are still valid is decided later.
+    let mut metadata = writer.metadata().clone();
+    writer.earlier_hashes().clone().store(&mut metadata);
+    writer.set_metadata(metadata);
     writer.leave().map(|_| ())
 }
 
