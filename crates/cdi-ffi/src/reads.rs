@@ -46,7 +46,7 @@ unsafe fn put<T: Copy>(value: T, to: *mut T) -> bool {
     const FIRST: usize = size_of::<usize>();
     // SAFETY: the caller guarantees the first field.
     let size = unsafe { to.cast::<usize>().read() };
-    if size < FIRST || size > 4096 {
+    if !(FIRST..=4096).contains(&size) {
         return false;
     }
     let known = size.min(size_of::<T>());
