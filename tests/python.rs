@@ -22,7 +22,9 @@ fn installed(lab: &Lab) -> (String, PathBuf) {
     let built = Path::new(env!("CARGO_BIN_EXE_cdi")).parent().unwrap();
     let wheels = lab.path("wheels");
     let maturin: Ran = Command::new("maturin")
-        .args(["build", "--locked", "--quiet", "--compatibility", "linux", "--manifest-path"])
+        // Without what takes long to build, and is not tried here.
+        .args(["build", "--locked", "--no-default-features"])
+        .args(["--quiet", "--compatibility", "linux", "--manifest-path"])
         .arg(root().join("crates/cdi-python/Cargo.toml"))
         .arg("--profile")
         .arg(if built.ends_with("release") { "release" } else { "dev" })
