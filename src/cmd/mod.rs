@@ -163,6 +163,7 @@ fn open_part_of(
     ui: &Ui,
 ) -> Result<(Disk, ReadTable), Error> {
     let whole = open_disk(image, options.clone(), ui)?;
+    let all = whole.input().require_all();
     let table = partitions::table(&whole);
     let range = match part.partition {
         // A disk can be attached even if its partition table cannot be read.
@@ -173,6 +174,7 @@ fn open_part_of(
             start..start.saturating_add(part.size.unwrap_or(rest))
         }
         Some(number) => {
+            all.check()?;
             if let Some(e) = table.as_ref().ok().and_then(|table| table.as_ref()?.damage) {
                 ui.warning(format!(
                     "part of the partition table cannot be read, so the partition may be another: {e}"
