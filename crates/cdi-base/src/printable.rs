@@ -20,13 +20,12 @@ pub fn redacted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
-        let is_scheme = |b: &u8| b.is_ascii_alphanumeric() || b"+-.".contains(b);
-        let scheme = rest.as_bytes()[..at].iter().rev().take_while(|b| is_scheme(b)).count();
-        let scheme = &rest[at - scheme..at];
+        let scheme = &rest[scheme_start(rest, at)..at];
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
         // Names in object stores may have spaces in them, so that an address has no clear end.
-        let end = after.find('\n').unwrap_or(after.len()).min(after.find("://").unwrap_or(after.len()));
+        let next = after.find("://").map(|at| scheme_start(after, at));
+        let end = after.find('\n').into_iter().chain(next).min().unwrap_or(after.len());
         let (address, others) = after.split_at(end);
         rest = others;
         if scheme.is_empty() {
@@ -38,6 +37,12 @@ pub fn redacted(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// Returns where the name of the scheme begins that ends at byte `at` of a text.
+fn scheme_start(text: &str, at: usize) -> usize {
+    let is_part = |b: &&u8| b.is_ascii_alphanumeric() || b"+-.".contains(b);
+    at - text.as_bytes()[..at].iter().rev().take_while(is_part).count()
 }
 
 /// Returns where the word that begins a text ends: at a space or a quotation mark.
