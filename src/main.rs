@@ -26,7 +26,16 @@ fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are not errors. With --json, errors are printed as JSON.
-        Err(e) if !e.use_stderr() || !std::env::args_os().any(|a| a == "--json") => e.exit(),
+        Err(e) if !e.use_stderr() => e.exit(),
+        Err(e) if !std::env::args_os().any(|a| a == "--json") => {
+            let text = e.render().to_string();
+            if !text.contains("://") {
+                e.exit();
+            }
+            // It repeats words, among which may be an address with a password.
+            Ui { json: false, quiet: false }.usage(&text);
+            return ExitCode::from(exit_code(Kind::Usage));
+        }
         Err(e) => {
             let what = e.render().to_string().trim().trim_start_matches("error: ").to_owned();
             let ui = Ui { json: true, quiet: false };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use cdi_base::advice::{Advice, Saved};
 use cdi_base::error::{Error, Kind, advice_for};
+use cdi_base::printable::redacted;
 use serde::{Deserialize, Serialize};
 
 /// All kinds, with their names in JSON and the exit codes that docs/CLI.md documents.
@@ -50,7 +51,7 @@ impl Report {
         let mut causes = Vec::new();
         let mut source = error.source();
         while let Some(cause) = source {
-            causes.push(cause.to_string());
+            causes.push(redacted(&cause.to_string()));
             // Some system errors call for the same advice wherever they occur.
             if advice.is_empty() {
                 advice.extend(cause.downcast_ref().and_then(advice_for).map(str::to_owned));
@@ -64,10 +65,10 @@ impl Report {
                 .map_or("failed", |(_, name, _)| name)
                 .to_owned(),
             exit: exit_code(error.kind),
-            message: error.to_string(),
-            path: error.path.as_ref().map(|path| path.display().to_string()),
+            message: redacted(&error.to_string()),
+            path: error.path.as_ref().map(|path| redacted(&path.display().to_string())),
             causes,
-            hint: (!advice.is_empty()).then(|| advice.join("; ")),
+            hint: (!advice.is_empty()).then(|| redacted(&advice.join("; "))),
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn run(args: &Compact, ui: &Ui) -> Result<End, Error> {
         let what = "the image is damaged: compacting it would lose data that can still be salvaged";
         return Err(Error::bad_image(what).at(path).hint("nothing was changed").then(Advice::Repair));
     }
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(&input)?;
     if let Some((flaw, _)) = image.seal(&mut || interrupt.check())?.flaws.into_iter().next() {
         // The new image would be sealed, and nothing in its file would show this any more.
         let what = format!("the image is not compacted, because it is not as it was written: {flaw}");

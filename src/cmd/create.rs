@@ -112,7 +112,7 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     options.physical_sector =
         options.physical_sector.or(Some(known.physical_sector_bytes).filter(|b| *b != 0));
 
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(source.input())?;
     let over = Over { force: args.force, discard_unfinished: args.discard_unfinished };
     let (mut target, file) = guard(over, &image, Some(&source)).create(&args.image)?;
     let mut progress = ui.progress("imaging", source.size());
@@ -185,7 +185,7 @@ fn from_stdin(args: &Create, mut options: Options, ui: &Ui) -> Result<End, Error
     let file_in = stdin.as_fd().try_clone_to_owned().map(File::from);
     let file_in = file_in.map_err(|e| Error::failed("cannot read stdin").because(e))?;
     guard.protect_file(&file_in, "is stdin");
-    let mut source = Pipe { file: file_in, ended: Arc::clone(&interrupt.0) };
+    let mut source = Pipe { file: file_in, ended: Arc::clone(&interrupt.flag) };
     let mut start = Vec::new();
     source.by_ref().take(START).read_to_end(&mut start).map_err(|e| match interrupt.check() {
         Err(interrupted) => interrupted,

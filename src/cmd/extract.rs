@@ -200,7 +200,7 @@ fn copy_all<'a>(
     check: &mut dyn FnMut() -> Result<(), Error>,
     ui: &Ui,
 ) -> Result<AllCopied<'a>, Error> {
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(disk.input())?;
     let mut map = Cow::Borrowed(disk.bad());
     let mut damaged = BadMapBuilder::default();
     let mut lost = 0;
@@ -240,6 +240,8 @@ fn copy_all<'a>(
             stored_hashes.bytes(run.disk.start, &bytes);
         }
         if let Err(e) = done {
+            // What a server does not give for now is not lost.
+            interrupt.check()?;
             lost += lost_now(args, &run, e)?;
             damaged.set(BadRange::new(run.disk.clone(), Status::NonTried));
         }

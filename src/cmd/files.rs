@@ -26,8 +26,9 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     let patterns = Patterns::parse(args.patterns.iter().map(String::as_str)).map_err(Error::usage)?;
     // Bytes that are suspect do not make a file whole.
     let disk = open_disk(&args.image, Options::default(), ui)?;
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(disk.input())?;
     let mut layout = layout(&disk);
+    interrupt.check()?;
     let table = table_damage(&disk, &layout);
     if let Some(damage) = &table {
         ui.warning(damage);
@@ -52,6 +53,7 @@ pub(super) fn run(args: &Files, ui: &Ui) -> Result<End, Error> {
     };
     let left = layout.left;
     let volumes = scan(&disk, layout, &interrupt, ui)?;
+    interrupt.check()?;
     let rest = match args.partition {
         Some(_) => Rest { table: None, bad: missing_in_unlisted(&disk, &volumes), left: 0 },
         None => Rest { table, bad: missing_elsewhere(&disk, &volumes), left },

@@ -29,11 +29,12 @@ pub(super) fn run(args: &Info, ui: &Ui) -> Result<End, Error> {
         health::print(&disk, ui)?;
         return Ok(End::Done);
     }
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(disk.input())?;
     let seal = disk.image().seal(&mut || interrupt.check())?;
     let incomplete = disk.image().is_incomplete() || !seal.flaws.is_empty();
     let end = if incomplete { End::DataMissing } else { End::Done };
     let table = partitions::table(&disk);
+    interrupt.check()?;
     let mut value = texts::info(&disk);
     table::add_to(&mut value, &table);
     seal.flaws.iter().for_each(|(flaw, affects)| ui.warning(format!("{flaw}; affects {affects}")));

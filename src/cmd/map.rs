@@ -60,7 +60,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
         let count = count(&disk, PICTURE);
         let title = format!("{name}: {}, one cell is {}", human(disk.size()), cell_text(&disk, count));
         let svg = if args.files {
-            let cells = uses::uses(&disk, count, &Interrupt::new()?)?;
+            let cells = uses::uses(&disk, count, &Interrupt::of(disk.input())?)?;
             let legend: Vec<_> = used(&cells).into_iter().map(|u| (u, u.name().to_owned())).collect();
             picture::svg(&title, &legend, &cells, PICTURE.0)
         } else {
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Map, ui: &Ui) -> Result<End, Error> {
             ui.json(&json!({ "html": path.display().to_string() }));
         }
     } else if args.files {
-        let cells = uses::uses(&disk, count(&disk, SCREEN), &Interrupt::new()?)?;
+        let cells = uses::uses(&disk, count(&disk, SCREEN), &Interrupt::of(disk.input())?)?;
         let letters = picture::letters(&cells);
         if !ui.json(&json!({ "size_bytes": disk.size(), "cell_bytes": cell_bytes(&disk, cells.len()), "cells": letters })) {
             draw_cells(&disk, &cells, &used(&cells), ui);

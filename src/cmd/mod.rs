@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cdi_base::error::{Error, Kind, ReadError};
+use cdi_base::printable::redacted;
 use cdi_capture::guard::{Guard, Over};
 use cdi_capture::hash_check::Checked;
 use cdi_fs::partitions;
@@ -40,6 +41,7 @@ use cdi_image::badmap::Status;
 use cdi_image::disk::{BadPolicy, Disk, Options};
 use cdi_image::image::{OpenOptions, Opened};
 use cdi_image::indexes::Indexes;
+use cdi_image::input::{Input, Required, end_reads_when, forget_flag};
 use cdi_image::metadata::DiskHashes;
 use cdi_image::open;
 use cdi_image::stored_hashes::HashKind;
@@ -54,13 +56,13 @@ use crate::report::exit_code;
 use crate::ui::Ui;
 
 /// Returns the command line without the name of the program, for the log of an image. It has no secrets: passphrases are
-/// never in it. A long one is cut off.
+/// never in it, and are cut out of addresses. A long one is cut off.
 fn command_line() -> Vec<String> {
     const MAX_BYTES: usize = 32 << 10;
     let mut left = MAX_BYTES;
     let mut words = Vec::new();
     for word in std::env::args_os().skip(1) {
-        let word = word.to_string_lossy().into_owned();
+        let word = redacted(&word.to_string_lossy());
         let Some(rest) = left.checked_sub(word.len() + 1) else {
             words.push("…".into());
             break;
@@ -101,12 +103,18 @@ fn open_disk(image: &cli::Image, options: Options, ui: &Ui) -> Result<Disk, Erro
 
 fn open_image(image: &cli::Image, ui: &Ui) -> Result<Opened, Error> {
     // Signals are caught only once something takes so long that it must be possible to end it.
-    let interrupt = OnceLock::new();
-    let check = move || match interrupt.get_or_init(Interrupt::new) {
+    let interrupt = Arc::new(OnceLock::new());
+    let of_check = Arc::clone(&interrupt);
+    let check = move || match of_check.get_or_init(Interrupt::new) {
         Ok(interrupt) => interrupt.check(),
         Err(_) => Ok(()),
     };
-    open_with(image, Arc::new(CachedIndexes::new(*ui, check)), ui)
+    let opened = open_with(image, Arc::new(CachedIndexes::new(*ui, check)), ui);
+    // What serves the image decides for itself when its reads end.
+    if let Some(Ok(interrupt)) = interrupt.get() {
+        interrupt.spare_reads();
+    }
+    opened
 }
 
 /// Opens the image that was named, and keeps indexes in `indexes`.
@@ -155,6 +163,7 @@ fn open_part_of(
     ui: &Ui,
 ) -> Result<(Disk, ReadTable), Error> {
     let whole = open_disk(image, options.clone(), ui)?;
+    let all = whole.input().require_all();
     let table = partitions::table(&whole);
     let range = match part.partition {
         // A disk can be attached even if its partition table cannot be read.
@@ -165,6 +174,7 @@ fn open_part_of(
             start..start.saturating_add(part.size.unwrap_or(rest))
         }
         Some(number) => {
+            all.check()?;
             if let Some(e) = table.as_ref().ok().and_then(|table| table.as_ref()?.damage) {
                 ui.warning(format!(
                     "part of the partition table cannot be read, so the partition may be another: {e}"
@@ -244,8 +254,12 @@ fn plain_reads() -> Options {
     Options { bad: BadPolicy::Error, read_suspect: true, ..Options::default() }
 }
 
-/// A flag that is set when the user interrupts, so that the work ends at its next step.
-struct Interrupt(Arc<AtomicBool>);
+/// What ends work at its next step: a flag that is set when the user interrupts, and, of work that needs all of an image, a
+/// server that does not give it.
+struct Interrupt {
+    flag: Arc<AtomicBool>,
+    all: Option<Required>,
+}
 
 impl Interrupt {
     fn new() -> Result<Interrupt, Error> {
@@ -254,15 +268,34 @@ impl Interrupt {
             signal_hook::flag::register(signal, Arc::clone(&flag))
                 .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
         }
-        Ok(Interrupt(flag))
+        // A read that waits for a server ends, too.
+        end_reads_when(&flag);
+        Ok(Interrupt { flag, all: None })
+    }
+
+    /// Also ends the work when the server of a file of the image does not give what is read of it.
+    fn of(input: &Input) -> Result<Interrupt, Error> {
+        let mut interrupt = Interrupt::new()?;
+        interrupt.all = Some(input.require_all());
+        Ok(interrupt)
     }
 
     fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::Relaxed) {
-            Err(Error::new(Kind::Interrupted, "interrupted"))
-        } else {
-            Ok(())
+        if self.flag.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Interrupted, "interrupted"));
         }
+        self.all.as_ref().map_or(Ok(()), Required::check)
+    }
+
+    /// Ends only the work from now on, and no reads of others.
+    fn spare_reads(&self) {
+        forget_flag(&self.flag);
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.spare_reads();
     }
 }
 

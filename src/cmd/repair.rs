@@ -26,7 +26,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
     protect_mounted(&mut guard);
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(&input)?;
     let (mut target, file) = guard.create(&args.out)?;
     let mut progress = ui.progress("repairing", 2 * input.len());
     let mut done = 0;
@@ -36,6 +36,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         target.check()?;
         interrupt.check()
     })?;
+    interrupt.check()?;
     let took = progress.finish();
     // An image that has parity keeps it.
     if let Some(hundredths) = parity_of(&input) {

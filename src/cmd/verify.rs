@@ -22,12 +22,16 @@ use crate::ui::Ui;
 
 pub(super) fn run(args: &Verify, ui: &Ui) -> Result<End, Error> {
     let disk = open_disk(&args.image, plain_reads(), ui)?;
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(disk.input())?;
     let mut errors = Errors { ui, list: Vec::new() };
-    disk.image()
-        .check(&mut |flaw: Flaw, affects| errors.report(Some(flaw.at), &flaw.what, affects), &mut || {
-            interrupt.check()
-        })?;
+    let mut report = |flaw: Flaw, affects: &str| {
+        // What a server does not give for now is not a flaw of the image.
+        if interrupt.check().is_ok() {
+            errors.report(Some(flaw.at), &flaw.what, affects);
+        }
+    };
+    disk.image().check(&mut report, &mut || interrupt.check())?;
+    interrupt.check()?;
     let wanted: Vec<HashKind> = args.hash.iter().map(|name| (*name).into()).collect();
     let read = read(&disk, &wanted, &interrupt, ui)?;
     let lost_bytes = report_lost(&disk, &read.lost, &mut errors);
@@ -77,6 +81,7 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
     let hashes = Hashes::wanted(disk.metadata(), wanted);
     let (hashes, stored) = hash(disk, hashes, &mut |run, error| {
         if let Some(e) = error {
+            interrupt.check()?;
             match lost.last_mut() {
                 Some((range, error)) if range.end == run.disk.start && *error == e => {
                     range.end = run.disk.end
@@ -90,6 +95,7 @@ fn read(disk: &Disk, wanted: &[HashKind], interrupt: &Interrupt, ui: &Ui) -> Res
         interrupt.check()
     })?;
     let seal = disk.image().seal(&mut || interrupt.check())?;
+    interrupt.check()?;
     Ok(Read { lost, missing, hashes: hashes.finish(), stored, seal, took: progress.finish() })
 }
 

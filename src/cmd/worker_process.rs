@@ -110,7 +110,7 @@ fn run_as_worker<A: FnOnce()>(
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let mut socket = socket.map_err(|e| Error::failed("cannot use stdin").because(e))?;
     let mut parent = socket.try_clone().map_err(|e| Error::failed("cannot use stdin").because(e))?;
-    let flag = Arc::clone(&interrupt.0);
+    let flag = Arc::clone(&interrupt.flag);
     workers::spawn("parent", move || {
         // The parent sends nothing: the read returns when the parent exits, and then the child must stop too.
         let _ = parent.read(&mut [0]);

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use cdi_base::error::{Error, Kind};
 use cdi_base::printable;
 pub use cdi_base::printable::printable;
+use cdi_base::printable::redacted;
 use cdi_base::units::human;
 use cdi_image::text::listing;
 use cdi_image::text::listing::Listing;
@@ -139,7 +140,7 @@ impl Ui {
     /// Prints a message on stderr; not with `--quiet` or `--json`.
     pub fn message(&self, text: impl Display) {
         if !self.quiet && !self.json {
-            write_stderr(&format!("{}\n", printable(&text.to_string())));
+            write_stderr(&format!("{}\n", printable(&redacted(&text.to_string()))));
         }
     }
 
@@ -147,10 +148,15 @@ impl Ui {
     pub fn warning(&self, text: impl Display) {
         if self.quiet {
         } else if self.json {
-            write_json(&json!({ "warning": text.to_string() }));
+            write_json(&json!({ "warning": redacted(&text.to_string()) }));
         } else {
-            write_stderr(&format!("warning: {}\n", printable(&text.to_string())));
+            write_stderr(&format!("warning: {}\n", printable(&redacted(&text.to_string()))));
         }
+    }
+
+    /// Prints the text of an error in the command line, which begins with "error: ".
+    pub fn usage(&self, text: &str) {
+        write_stderr(&redacted(text));
     }
 
     /// Prints an error, its causes, and what to do about it.
@@ -312,11 +318,11 @@ pub fn start_log(verbose: u8, json: bool) {
             let level = record.level().as_str().to_ascii_lowercase();
             if self.json {
                 return write_json(
-                    &json!({ "log": { "level": level, "message": record.args().to_string() } }),
+                    &json!({ "log": { "level": level, "message": redacted(&record.args().to_string()) } }),
                 );
             }
             let level = if level == "warn" { "warning".to_owned() } else { format!("cdi: {level}") };
-            write_stderr(&format!("{level}: {}\n", printable(&record.args().to_string())));
+            write_stderr(&format!("{level}: {}\n", printable(&redacted(&record.args().to_string()))));
         }
         fn flush(&self) {}
     }

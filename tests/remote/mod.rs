@@ -1,5 +1,6 @@
 //! Images on other systems: web servers that do what they should and such that do not, nginx, and S3.
 
+mod faults;
 mod s3;
 mod web;
 
@@ -110,6 +111,16 @@ tests!(
         let (ran, bytes) = extract(&lab, &web.url("top.qcow2"));
         ran.ends(0);
         assert!(bytes == truth, "parent");
+        // Its path is that of another system.
+        let elsewhere = ["-b", "/nowhere/base.raw", "-F", "raw"];
+        let size = truth.len().to_string();
+        run(
+            "qemu-img",
+            [&["create", "-q", "-u", "-f", "qcow2"][..], &elsewhere, &[&at("far.qcow2"), &size]].concat(),
+        );
+        let (ran, bytes) = extract(&lab, &web.url("far.qcow2"));
+        ran.ends(0);
+        assert!(bytes == truth, "parent by its name");
         // A parent elsewhere, with the image here.
         fs::create_dir(lab.path("far")).unwrap();
         fs::rename(lab.path("base.raw"), lab.path("far/base.raw")).unwrap();
@@ -474,4 +485,4 @@ impl Drop for Nginx {
 }
 
 /// The tests of this directory.
-pub const MODULES: &[&[Test]] = &[TESTS, s3::TESTS];
+pub const MODULES: &[&[Test]] = &[TESTS, faults::TESTS, s3::TESTS];

@@ -34,6 +34,12 @@ pub enum Deed {
     Closed,
     /// Waits before it answers.
     Late(Duration),
+    /// Answers with this status and this body.
+    Says(&'static str, &'static str),
+    /// Redirects to this address.
+    Redirect(String),
+    /// Serves this file, whatever was asked for.
+    Serves(&'static str),
     /// Sends the whole file.
     Whole,
     /// Sends a range that begins one byte later, under its name.
@@ -133,6 +139,12 @@ impl Shared {
         };
         match &deed {
             Deed::Status(line) => return status(line),
+            Deed::Redirect(to) => return status(&format!("307 Temporary Redirect\r\nLocation: {to}")),
+            Deed::Says(line, body) => {
+                let head = format!("HTTP/1.1 {line}\r\nContent-Length: {}\r\n\r\n", body.len());
+                let body = if request.method == "HEAD" { "" } else { body };
+                return to.write_all((head + body).as_bytes()).is_ok();
+            }
             Deed::Closed => return false,
             Deed::Endless(length) => {
                 let head = format!("HTTP/1.1 403 Forbidden\r\n{length}Connection: close\r\n\r\n");
@@ -145,7 +157,10 @@ impl Shared {
             Deed::Late(time) => std::thread::sleep(*time),
             _ => {}
         }
-        let path = self.dir.join(decoded(&request.path));
+        let path = match &deed {
+            Deed::Serves(name) => self.dir.join(name),
+            _ => self.dir.join(decoded(&request.path)),
+        };
         let Ok(file) = File::open(&path) else { return status("404 Not Found") };
         let meta = file.metadata().unwrap();
         if !meta.is_file() {
@@ -162,7 +177,8 @@ impl Shared {
         }
         let version = match &deed {
             Deed::Dated(time) => format!("Last-Modified: {time}"),
-            _ => format!("ETag: {tag}"),
+            Deed::Version(_) => format!("ETag: {tag}"),
+            _ => format!("ETag: {tag}\r\nLast-Modified: Thu, 26 Nov 2026 20:00:00 GMT"),
         };
         if request.method == "HEAD" {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n{version}\r\n\r\n");

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::advice::Advice;
+use crate::printable::redacted;
 
 /// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +143,7 @@ fn advice_on(e: &io::Error, macos: bool) -> Option<&'static str> {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
-            Some(path) => write!(f, "{}: {}", path.display(), self.what)?,
+            Some(path) => write!(f, "{}: {}", redacted(&path.display().to_string()), self.what)?,
             None => f.write_str(&self.what)?,
         }
         let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);

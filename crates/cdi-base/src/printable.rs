@@ -14,6 +14,79 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_control(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// Returns the text without what may be secret in addresses (`scheme://…`): a name and a password before '@', and what
+/// follows '?', or '#' in addresses of the web.
+pub fn redacted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let scheme = &rest[scheme_start(rest, at)..at];
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        // Names in object stores may have spaces in them, so that an address has no clear end.
+        let next = after.find("://").map(|at| scheme_start(after, at));
+        let end = after.find('\n').into_iter().chain(next).min().unwrap_or(after.len());
+        let (address, others) = after.split_at(end);
+        rest = others;
+        if scheme.is_empty() {
+            out.push_str(address);
+        } else {
+            let is_web = ["http", "https", "ftp"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+            redact_address(address, is_web, &mut out);
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Returns where the name of the scheme begins that ends at byte `at` of a text.
+fn scheme_start(text: &str, at: usize) -> usize {
+    let is_part = |b: &&u8| b.is_ascii_alphanumeric() || b"+-.".contains(b);
+    at - text.as_bytes()[..at].iter().rev().take_while(is_part).count()
+}
+
+/// Returns where the word that begins a text ends: at a space or a quotation mark.
+fn word_end(text: &str) -> usize {
+    text.find(|c: char| c.is_whitespace() || "'\"<>`".contains(c)).unwrap_or(text.len())
+}
+
+/// Appends an address, of which the scheme is cut off, with any text after it.
+fn redact_address(address: &str, is_web: bool, out: &mut String) {
+    let word = word_end(address);
+    let host = address[..word].find(['/', '?', '#']).unwrap_or(word);
+    let (mut from, mut at) = (0, address[..host].rfind('@'));
+    // A password may have any characters in it.
+    let port = address[..host].trim_end_matches([':', ',', ';']).rsplit_once(':').map(|(_, port)| port);
+    if port.is_some_and(|port| !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit())) {
+        at = address[..word].rfind('@').or(at);
+        from = if at.is_none() { host } else { 0 };
+    }
+    if let Some(at) = at {
+        from = at;
+    }
+    if from > 0 {
+        out.push('…');
+    }
+    let mut rest = &address[from..];
+    while let Some(mark) = rest.find(['?', '#']) {
+        let (before, query) = rest.split_at(mark);
+        out.push_str(before);
+        let end = 1 + word_end(&query[1..]);
+        let inside = from + before.len() < word && is_web;
+        if end > 1 && (inside || (query.starts_with('?') && query[..end].contains('='))) {
+            out.push_str(&query[..1]);
+            out.push_str(if query[..end].ends_with(':') { "…:" } else { "…" });
+            rest = &query[end..];
+            from = word;
+        } else {
+            out.push_str(&query[..1]);
+            rest = &query[1..];
+            from += before.len() + 1;
+        }
+    }
+    out.push_str(rest);
+}
+
 /// Formats bytes in hex, as two lower-case digits each.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -74,6 +147,26 @@ mod tests {
         let safe = printable(UNTRUSTED);
         assert!(!safe.chars().any(|c| is_control(c) && c != '\n'), "{safe:?}");
         assert!(safe.starts_with("a\u{fffd}[31m") && safe.ends_with("ü\u{2028}\n"));
+    }
+
+    #[test]
+    fn addresses_lose_what_may_be_secret() {
+        for (text, expect) in [
+            ("https://h/x?X-Amz-Signature=S: cannot open", "https://h/x?…: cannot open"),
+            ("http://u:PW@h:80/x: no", "http://…@h:80/x: no"),
+            ("http://u:P/W@h/x", "http://…@h/x"),
+            ("http://u:P?W@h/x", "http://…@h/x"),
+            ("http://h/x#S and 'http://u@h/y?S'", "http://h/x#… and 'http://…@h/y?…'"),
+            ("s3://b/My disk #1?.E01: no", "s3://b/My disk #1?.E01: no"),
+            ("s3://b/My disk.raw?X-Amz-Signature=S x", "s3://b/My disk.raw?… x"),
+            ("az://c/x?sv=1&sig=S", "az://c/x?…"),
+            ("ftp://u:PW@h/x.raw: no", "ftp://…@h/x.raw: no"),
+            ("http://[::1]:80/x, http://h: is it there?", "http://[::1]:80/x, http://h: is it there?"),
+            ("s3://b/user@host?", "s3://b/user@host?"),
+            ("/x/é://b: why? a=b", "/x/é://b: why? a=b"),
+        ] {
+            assert_eq!(redacted(text), expect);
+        }
     }
 
     #[test]

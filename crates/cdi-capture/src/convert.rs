@@ -31,6 +31,8 @@ pub fn create(
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Made, Error> {
     let geometry = Geometry { disk_size: source.size(), chunk_size: options.chunk };
+    // What a server does not give for now is no bad sector.
+    let all = source.input().require_all();
     let physical = options.physical_sector.unwrap_or_else(|| source.sector());
     let new = options.new_image(source.size(), source.sector(), physical, &seed(source))?;
     let mut metadata = Metadata {
@@ -53,6 +55,10 @@ pub fn create(
         |compressor, job| compress::work(source, geometry, &shared, compressor, job),
         |done: Done| {
             let disk = done.disk.clone();
+            if done.parts.iter().any(|part| matches!(part, Part::Missing { failed: Some(_), .. })) {
+                step(0)?;
+                all.check()?;
+            }
             for part in &done.parts {
                 match part {
                     Part::Fill { disk, pattern } => {
@@ -76,6 +82,7 @@ pub fn create(
             step(disk.end - disk.start)
         },
     )?;
+    all.check()?;
     let (mut writer, mut made, hashes) = sink.finish();
     if let Some(hashes) = hashes {
         hashes.finish().store(&mut metadata);

@@ -39,6 +39,8 @@ const ZEROS_AT_ONCE: u64 = 8 << 20;
 /// Reads all of `disk` on all cores, adds it to `hashes`, and checks the hashes that its image stores. `each` is
 /// called for each run in order, and may cancel the operation. A run that cannot be read is hashed as missing.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
+    // What a server does not give for now is not lost.
+    let all = disk.input().require_all();
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
     let mut stored_hashes = checks(disk);
     let read = |(): &mut (), run: Run| {
@@ -53,6 +55,9 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
     let mut add = |(run, result): (Run, Result<Vec<u8>, ReadError>)| {
         let len = run.disk.end - run.disk.start;
         let error = result.as_ref().err().copied();
+        if error.is_some() {
+            all.check()?;
+        }
         match (result, run.kind) {
             (Ok(bytes), RunKind::Present) => {
                 let (bytes, start): (Held, u64) = (Arc::new(bytes), run.disk.start);

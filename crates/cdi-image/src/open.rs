@@ -225,8 +225,14 @@ pub fn begins_like(start: Vec<u8>) -> Option<&'static str> {
 }
 
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
-    let path = input.path().to_owned();
     input.allow(&options.allowed)?;
+    let opening = input.opening();
+    let is_whole = |opened: &Opened| !opened.image.is_incomplete();
+    opening.end(read_input(input, options), is_whole)
+}
+
+fn read_input(input: Input, options: &OpenOptions) -> Result<Opened, Error> {
+    let path = input.path().to_owned();
     let input =
         if is_beheaded(&input) { input } else { opened_up(input, options).map_err(|e| e.at(&path))? };
     let format = choose(&input, options).map_err(|e| e.at(&path))?;

@@ -46,7 +46,7 @@ pub(super) fn restore(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Er
     }
     let copied = copy_all(args, disk, &file, Missing::WrittenOver, &mut || Ok(()), ui);
     let copied = copied.map_err(|e| {
-        e.hint(format!("{} now contains a part of the disk, and its old data after that", out.display()))
+        e.then(format!("{} now contains a part of the disk, and its old data after that", out.display()))
     })?;
     file.sync_all().map_err(|e| cannot_write(out, e))?;
     if size > disk.size() {

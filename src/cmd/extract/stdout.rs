@@ -27,7 +27,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
     let out = ui.bytes();
     let out = out.ok_or_else(|| Error::usage("stdout is a terminal: redirect it to a file or a pipe"))?;
     guard(args.over, &args.image, Some(disk)).check_file(&out, "stdout")?;
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::of(disk.input())?;
     let mut out = Pipe { file: out, interrupt: &interrupt };
     let mut progress = ui.progress("extracting", disk.size());
     let mut lost = 0;
@@ -63,6 +63,7 @@ pub(super) fn write(args: &Extract, disk: &Disk, ui: &Ui) -> Result<Copied, Erro
                         .map_err(|e| interrupt.check().err().unwrap_or(e))?,
                     read => {
                         if let Err(e) = read {
+                            interrupt.check()?;
                             lost += lost_now(args, &run, e)?;
                         }
                         for piece in pieces(&run.disk) {

@@ -149,6 +149,8 @@ impl Core {
             ReadError::Corrupt { at } => {
                 (&self.corrupt, format!("the chunk at byte {at} is damaged; reads of it fail"))
             }
+            // What a server does is logged where its files are read.
+            ReadError::Io { .. } if self.input.is_remote() => return,
             ReadError::Io { .. } => (&self.unreadable, format!("read error: {e}")),
             _ => return,
         };

@@ -245,10 +245,15 @@ pub(super) fn find(input: &Input, path: &Path) -> Result<Option<FileNo>, Error> 
     }
     let Some(file) = input.sibling(last)? else { return Ok(None) };
     let id = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
-    let found = id(&input.path_of(file));
-    if found == id(input.path()) {
+    let place = input.path_of(file);
+    let found = id(&place);
+    // Files on another system have no number.
+    if place == input.path() || (found.is_some() && found == id(input.path())) {
         // The image has the same file name as its parent, which is in another directory.
         return Ok(None);
+    }
+    if input.is_remote() {
+        return Ok(Some(file));
     }
     let dir = input.path().parent().unwrap_or(Path::new(""));
     if id(&dir.join(path)).is_some_and(|named| Some(named) != found) {

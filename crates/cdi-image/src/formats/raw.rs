@@ -193,7 +193,7 @@ fn find_adjacent_map(
         let file = match input.sibling(&name) {
             Ok(Some(file)) => file,
             // Without the right to list a bucket, access is denied to what is not there, as well.
-            Ok(None) if input.was_denied() => {
+            Ok(None) if input.is_denied(&name) => {
                 let what = format!("access to {shown} is denied: a map of bad sectors may be there");
                 return Err(Error::failed(what)
                     .hint("get the right to list the files there, or say which map to use"));

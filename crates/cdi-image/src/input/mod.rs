@@ -4,6 +4,7 @@
 //! directories that the user named.
 
 mod derived;
+mod faults;
 mod opening;
 pub mod parity;
 pub(crate) mod pieces;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 
 use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
+pub use faults::{Required, end_reads_when, forget_flag};
 use parity::unreadable;
 use siblings::Parts;
 pub(crate) use source::SourceReader;
@@ -228,11 +230,6 @@ impl Input {
     /// of directories. `dir` must not be taken from the image.
     pub fn sibling_in(&self, dir: &str, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find_in(Path::new(dir), name)
-    }
-
-    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
-    pub fn was_denied(&self) -> bool {
-        self.parts.was_denied()
     }
 
     /// Lists the file names in the directory `name` next to the image, if there is one.

@@ -30,6 +30,9 @@ fn sibling(input: &Input, name: &str) -> Result<Option<FileNo>, Error> {
     input.sibling(Path::new(name))
 }
 
+/// How many pieces are looked for where files cannot be listed: a server may have an answer for every name.
+const UNLISTED: usize = 4096;
+
 fn file_name(input: &Input) -> Option<&str> {
     input.path().file_name()?.to_str()
 }
@@ -77,17 +80,33 @@ fn has_hexadecimal(input: &Input, first: &Numbered) -> Result<bool, Error> {
     Ok(names.iter().any(|name| first.counter_of(name).is_some_and(is_one)))
 }
 
+const ONE_FILE: &str = "download the pieces, and open the first of them";
+
 /// Returns the consecutive files that follow `first`.
 fn followers(input: &Input, first: &Numbered, symbols: Symbols) -> Result<Vec<(String, FileNo)>, Error> {
     let mut others: Vec<(String, FileNo)> = Vec::new();
     let mut counter = first.counter.clone();
+    let mut is_listed = false;
     'next: loop {
         for next in symbols.successors(&counter) {
             let name = first.with(next.clone()).name();
             if let Some(file) = sibling(input, &name)? {
                 others.push((name, file));
                 counter = next;
+                if others.len() >= UNLISTED && !is_listed {
+                    is_listed = input.names(Path::new("."))?.is_some();
+                    if !is_listed {
+                        let what = format!(
+                            "more than {UNLISTED} pieces: the server, which does not list files, may have an answer for \
+                             every name"
+                        );
+                        return Err(Error::failed(what).hint(ONE_FILE));
+                    }
+                }
                 continue 'next;
+            }
+            if first.strength() != Strength::Weak {
+                input.refuse_denied(Path::new(&name))?;
             }
         }
         return Ok(others);

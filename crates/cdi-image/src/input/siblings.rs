@@ -129,7 +129,7 @@ impl Parts {
         }
         let Some(own) = &self.own else {
             return match name.to_str().filter(|_| plain) {
-                Some(name) => self.find_remote(self.remote.iter().chain(&self.folders), dir, name),
+                Some(name) => self.find_remote(self.places(), dir, name),
                 None if plain => Ok(None),
                 None => refuse(not_next_to),
             };
@@ -196,9 +196,19 @@ impl Parts {
         number.map(FileNo).ok_or_else(many)
     }
 
-    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
-    pub(super) fn was_denied(&self) -> bool {
-        self.remote.as_ref().is_some_and(|folder| folder.was_denied())
+    /// Returns whether this file, which was not found, may be there all the same, because access to it was denied.
+    pub(super) fn is_denied(&self, path: &Path) -> bool {
+        self.remote.as_ref().is_some_and(|folder| folder.is_denied(path))
+    }
+
+    /// Returns the address of a file to which access was denied, if there is one.
+    pub(super) fn denied(&self) -> Option<PathBuf> {
+        self.remote.as_ref()?.denied()
+    }
+
+    /// The places on other systems.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Arc<dyn Folder>> {
+        self.remote.iter().chain(&self.folders)
     }
 
     /// Lists the file names in the directory `name` next to the image, if there is one.

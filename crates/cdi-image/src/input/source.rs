@@ -83,8 +83,16 @@ impl io::Read for SourceReader {
 pub(super) trait Folder: Send + Sync {
     /// Finds the file `name` in `dir`, a path below this place, if there is one.
     fn find(&self, dir: &Path, name: &str) -> Result<Option<Found>, Error>;
-    /// Returns whether a file that was not found may be there all the same, because access to it was denied.
-    fn was_denied(&self) -> bool;
+    /// Returns whether this file, which was not found, may be there all the same, because access to it was denied.
+    fn is_denied(&self, path: &Path) -> bool;
+    /// Returns the address of a file to which access was denied, if there is one.
+    fn denied(&self) -> Option<PathBuf>;
+    /// Returns why a file could not be read or looked for, as an error of the whole work: the first such fault.
+    fn fault(&self) -> Option<Error>;
+    /// Begins, or ends, to want that every read succeeds: then after the first fault all reads fail at once.
+    fn require(&self, begins: bool);
+    /// Notes that the image is open.
+    fn opened(&self);
     /// Lists the names of the files in `dir`, if there are any and they can be listed.
     fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error>;
 }

@@ -13,6 +13,8 @@ use crate::input::Input;
 
 /// How many consecutive segments may be missing: a longer gap is taken as the end of the image.
 const MAX_GAP: u32 = 1000;
+/// How many damaged segments are believed in, where files cannot be listed: a server may have an answer for every name.
+const MAX_DAMAGED: usize = 64;
 /// Maximum number of file names in a warning.
 const MAX_NAMES: usize = 8;
 
@@ -82,6 +84,12 @@ pub(crate) fn walk(
                 // A temporary read error must not be treated as a lost segment.
                 Segment::Damaged(e) if e.kind != Kind::BadImage => return Err(e.at(&input.path_of(file))),
                 Segment::Damaged(e) => {
+                    if gaps.damaged.len() >= MAX_DAMAGED && input.names(Path::new("."))?.is_none() {
+                        let what = format!(
+                            "more than {MAX_DAMAGED} segments are damaged: the server seems to have an answer for every name"
+                        );
+                        return Err(Error::failed(what).at(input.path()).because(e));
+                    }
                     gaps.damaged.push((file_name, e));
                     false
                 }
@@ -97,8 +105,8 @@ pub(crate) fn walk(
                     found = Some((n, file));
                     break;
                 }
-                // A link to elsewhere: report it to the user.
-                Err(e) if n == number + 1 => return Err(e),
+                // A link to elsewhere: report it to the user. What a server does not say is not missing.
+                Err(e) if n == number + 1 || e.kind != Kind::BadImage => return Err(e),
                 _ => between.push(path.display().to_string()),
             }
         }

@@ -7,43 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
-use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-    HttpResponseBody, HttpService, ReqwestConnector,
-};
+use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
 
 /// The maximum length of an answer in bytes: a block, and lists of a thousand files, are shorter.
-const MAX: usize = 8 << 20;
-
-/// Connects as the client does by itself, but bounds the length of answers.
-#[derive(Debug, Default)]
-pub(super) struct BoundedConnector(ReqwestConnector);
-
-impl HttpConnector for BoundedConnector {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        self.0.connect(options).map(|client| HttpClient::new(Bounded(client)))
-    }
-}
-
-#[derive(Debug)]
-struct Bounded(HttpClient);
-
-impl HttpService for Bounded {
-    // The trait is one of async_trait, whose form this is.
-    fn call<'a, 'b>(
-        &'a self,
-        request: HttpRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        Box::pin(async move {
-            let (head, body) = self.0.execute(request).await?.into_parts();
-            Ok(HttpResponse::from_parts(head, HttpResponseBody::new(BoundedBody { body, left: MAX })))
-        })
-    }
-}
+pub(super) const MAX: usize = 8 << 20;
 
 /// The error of an answer that is too long.
 #[derive(Debug)]
@@ -58,9 +25,16 @@ impl std::fmt::Display for TooLong {
 impl std::error::Error for TooLong {}
 
 /// A body that does not say how long it is, and ends with an error if it is too long.
-struct BoundedBody {
+pub(super) struct BoundedBody {
     body: HttpResponseBody,
     left: usize,
+}
+
+impl BoundedBody {
+    /// Returns a body of at most `max` bytes.
+    pub(super) fn new(body: HttpResponseBody, max: usize) -> BoundedBody {
+        BoundedBody { body, left: max }
+    }
 }
 
 impl Body for BoundedBody {

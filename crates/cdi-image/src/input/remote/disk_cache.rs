@@ -65,8 +65,13 @@ impl DiskCache {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let meta = fs::symlink_metadata(dir).map_err(failed)?;
         // Anyone who can write there could put a file of theirs in place of a block's.
-        if !meta.is_dir() || meta.mode() & 0o022 != 0 {
-            let why = if meta.is_dir() { "others may write into it" } else { "is not a directory" };
+        let is_own = meta.uid() == nix::unistd::geteuid().as_raw();
+        if !meta.is_dir() || !is_own || meta.mode() & 0o022 != 0 {
+            let why = match (meta.is_dir(), is_own) {
+                (false, _) => "is not a directory",
+                (_, false) => "belongs to another user",
+                _ => "others may write into it",
+            };
             return Err(Error::failed(format!("cannot be used as a cache: {why}")).at(dir));
         }
         let dir = dir.canonicalize().map_err(failed)?;
@@ -251,5 +256,11 @@ mod tests {
         fs::set_permissions(&place.0.dir, fs::Permissions::from_mode(0o777)).unwrap();
         let error = DiskCache::open(&place.0.dir, 1000).err().unwrap().to_string();
         assert!(error.contains("others may write into it"), "{error}");
+        if nix::unistd::geteuid().is_root() {
+            fs::set_permissions(&place.0.dir, fs::Permissions::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&place.0.dir, Some(65534), None).unwrap();
+            let error = DiskCache::open(&place.0.dir, 1000).err().unwrap().to_string();
+            assert!(error.contains("belongs to another user"), "{error}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use cdi_base::printable::printable;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::bounded::TooLong;
+use super::connector::{Elsewhere, Refused};
 
 /// Why a remote file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub(super) enum Fault {
     Unreachable(String),
     /// No answer within the time limit.
     TimedOut,
+    /// The user has interrupted what needs the file.
+    Interrupted,
+    /// The server does not say what it knows of a file without the file.
+    NoHead,
     /// The settings for the service are of no use.
     Settings(String),
     /// An answer that no other answer will mend.
@@ -39,6 +44,12 @@ impl Fault {
     pub(super) fn of(e: &object_store::Error) -> Fault {
         use object_store::Error;
         match e {
+            other if find::<Refused>(other, |why| *why == Refused::Method) => Fault::NoHead,
+            other if find::<Refused>(other, |why| *why == Refused::List("401 Unauthorized")) => {
+                Fault::Denied("401 Unauthorized")
+            }
+            other if find::<Refused>(other, |_| true) => Fault::Denied("403 Forbidden"),
+            other if find::<Elsewhere>(other, |_| true) => Fault::Wrong(cause(other)),
             Error::NotFound { .. } => Fault::Missing,
             Error::Precondition { .. } | Error::NotModified { .. } => Fault::Changed,
             Error::PermissionDenied { .. } => Fault::Denied("403 Forbidden"),
@@ -55,6 +66,11 @@ impl Fault {
         matches!(self, Fault::Failed(_) | Fault::Unreachable(_))
     }
 
+    /// Returns whether the server may be out of reach: it gave nothing for as long as it was waited for.
+    pub(super) fn is_outage(&self) -> bool {
+        self.may_pass() || *self == Fault::TimedOut
+    }
+
     /// Returns the errno for a read that fails by this.
     pub(super) fn errno(&self) -> i32 {
         use nix::errno::Errno;
@@ -63,6 +79,8 @@ impl Fault {
             Fault::TimedOut => Errno::ETIMEDOUT,
             Fault::Denied(_) => Errno::EACCES,
             Fault::NoRanges
+            | Fault::NoHead
+            | Fault::Interrupted
             | Fault::Settings(_)
             | Fault::Wrong(_)
             | Fault::Unreachable(_)
@@ -122,6 +140,8 @@ impl fmt::Display for Fault {
             Fault::NoRanges => {
                 f.write_str("the server gives whole files only, no ranges of bytes: download the file first")
             }
+            Fault::NoHead => write!(f, "{}", Refused::Method),
+            Fault::Interrupted => f.write_str("interrupted"),
             Fault::TimedOut => f.write_str("the server did not answer in time"),
             Fault::Settings(what) | Fault::Wrong(what) | Fault::Unreachable(what) | Fault::Failed(what) => {
                 f.write_str(what)

@@ -3,9 +3,8 @@
 //! Where files can be listed, one request answers for all segments and maps of an image: a list from its stem on, up to a
 //! number of files. Everything else is asked for by its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -38,8 +37,8 @@ pub(super) struct RemoteFolder {
     prefix: Key,
     url: PathBuf,
     listed: Mutex<Option<Listed>>,
-    /// Whether access to a file was denied, which may be there or not.
-    denied: AtomicBool,
+    /// The files to which access was denied, which may be there or not.
+    denied: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// A part of a list of files, in the order of their names.
@@ -71,14 +70,14 @@ impl RemoteFolder {
             prefix,
             url,
             listed: Mutex::new(None),
-            denied: AtomicBool::new(false),
+            denied: Mutex::default(),
         }
     }
 
     /// Returns the folder at `of`.
     pub(super) fn at(session: &Shared, store: &Arc<Store>, of: &Location, url: &Path) -> RemoteFolder {
         let (session, store) = (Arc::clone(session), Arc::clone(store));
-        let (listed, denied) = (Mutex::new(None), AtomicBool::new(false));
+        let (listed, denied) = (Mutex::new(None), Mutex::default());
         RemoteFolder {
             session,
             store,
@@ -134,8 +133,9 @@ impl RemoteFolder {
             }
             Ok(listed)
         };
-        let end = Instant::now() + self.session.limit;
-        self.store.wait(Threads::Any, async |client| in_time(end, work(client)).await)
+        let end = Instant::now() + self.session.limit();
+        let stops = || self.session.watch.stops();
+        self.store.wait(Threads::Any, &stops, async |client| in_time(end, work(client)).await)
     }
 
     /// Returns what the list says about `name`: None if it says nothing.
@@ -149,9 +149,21 @@ impl RemoteFolder {
         let mut listed = lock(&self.listed);
         // A list that may not be read answers for nothing.
         let nothing = || Listed { after: name.to_owned(), before: Some(String::new()), ..Listed::default() };
-        let list = listed
-            .get_or_insert_with(|| self.list(&self.prefix, after, LISTED).unwrap_or_else(|_| nothing()));
+        let list = listed.get_or_insert_with(|| {
+            self.list(&self.prefix, after, LISTED).unwrap_or_else(|fault| {
+                // A server that does not answer is not asked for each file.
+                if fault == Fault::TimedOut {
+                    self.session.watch.note(&self.url, "cannot list", &fault);
+                }
+                nothing()
+            })
+        });
         list.covers(name).then(|| list.files.get(name).cloned())
+    }
+
+    fn look(&self, key: Key, url: &Path) -> Result<Object, Fault> {
+        let stops = || self.session.watch.stops();
+        Object::find(&self.store, key, url, self.session.limit(), &stops)
     }
 
     fn found(&self, object: Object) -> Found {
@@ -170,22 +182,43 @@ impl Folder for RemoteFolder {
         let object = match listed {
             Some(None) => return Ok(None),
             Some(Some(version)) => Object::known(&self.store, key, &url, version),
-            None => match Object::find(&self.store, key, &url, self.session.limit) {
+            None => match self.look(key, &url) {
                 Ok(object) => object,
                 Err(Fault::Missing) => return Ok(None),
                 // Who may not list a bucket is denied what is not there, as well.
                 Err(Fault::Denied(_)) if self.store.root().can_list() => {
-                    self.denied.store(true, Ordering::Relaxed);
+                    lock(&self.denied).insert(dir.join(name));
                     return Ok(None);
                 }
-                Err(fault) => return Err(Error::io("cannot open", &url, fault.io())),
+                Err(fault) => {
+                    self.session.watch.note(&url, "cannot open", &fault);
+                    return Err(Error::io("cannot open", &url, fault.io()));
+                }
             },
         };
         Ok(Some(self.found(object)))
     }
 
-    fn was_denied(&self) -> bool {
-        self.denied.load(Ordering::Relaxed)
+    fn is_denied(&self, path: &Path) -> bool {
+        lock(&self.denied).contains(path)
+    }
+
+    fn denied(&self) -> Option<PathBuf> {
+        let denied = lock(&self.denied);
+        let path = denied.first()?;
+        Some(self.url(path.parent().unwrap_or(Path::new("")), path.file_name()?.to_str()?))
+    }
+
+    fn fault(&self) -> Option<Error> {
+        self.session.watch.error()
+    }
+
+    fn require(&self, begins: bool) {
+        self.session.watch.require(begins);
+    }
+
+    fn opened(&self) {
+        self.session.watch.opened();
     }
 
     fn names(&self, dir: &Path) -> Result<Option<Vec<String>>, Error> {
@@ -208,7 +241,10 @@ impl Folder for RemoteFolder {
                 Ok(Some(listed.files.into_keys().collect()).filter(|names: &Vec<_>| !names.is_empty()))
             }
             Err(Fault::Denied(_)) => Ok(None),
-            Err(fault) => Err(failed(fault)),
+            Err(fault) => {
+                self.session.watch.note(&self.url.join(dir), "cannot list", &fault);
+                Err(failed(fault))
+            }
         }
     }
 }

@@ -73,6 +73,18 @@ impl Location {
             ))
             .hint("use the address without it; for a file in S3, s3://BUCKET/KEY"));
         }
+        // A name may have a '?' in it; what is pasted from a signed address has parameters after it.
+        if key.split_once('?').is_some_and(|(_, query)| query.contains('=')) || place.contains(['?', '#']) {
+            return Err(Error::usage(format!(
+                "a {scheme} address with parameters ('?…=…') is not accepted: they may be a credential"
+            ))
+            .hint("use the address without them; credentials are read from the environment"));
+        }
+        if !is_web && let Some(wrong) = place.chars().find(|c| !is_in_names(*c)) {
+            return Err(
+                Error::usage(format!("not the name of a bucket: '{wrong}' cannot be in one")).at(path)
+            );
+        }
         if place.is_empty() {
             return Err(wrong(if is_web { "the address has no host" } else { "the address has no bucket" }));
         }
@@ -98,6 +110,11 @@ impl Location {
             _ => name.to_owned(),
         }
     }
+}
+
+/// Returns whether a character may be in the name of a bucket or a container.
+fn is_in_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.$:".contains(c)
 }
 
 /// What is written as %XX in the path of a web address. Source: RFC 3986, section 3.3.
@@ -151,9 +168,14 @@ mod tests {
 
     #[test]
     fn an_address_with_a_credential_is_refused_without_repeating_it() {
-        for text in
-            ["https://me:geheim@host/x", "s3://KEY:geheim@bucket/x", "https://host/x?X-Amz-Signature=geheim"]
-        {
+        for text in [
+            "https://me:geheim@host/x",
+            "s3://KEY:geheim@bucket/x",
+            "https://host/x?X-Amz-Signature=geheim",
+            "s3://bucket/x?X-Amz-Signature=geheim",
+            "az://container/x?sv=1&sig=geheim",
+            "gs://bucket?token=geheim",
+        ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains("not accepted") && !error.contains("geheim"), "{error}");
         }
@@ -167,6 +189,7 @@ mod tests {
             ("https:///key", "no host"),
             ("https://host/a/../b", "not the address of a file"),
             ("s3://bucket/a//b", "not the address of a file"),
+            ("s3://my bucket/a", "not the name of a bucket"),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

@@ -7,14 +7,18 @@
 mod ahead;
 mod aws;
 mod bounded;
+mod connector;
 mod disk_cache;
 mod fault;
 mod folder;
 mod location;
 mod object;
+mod outage;
 mod runtime;
 mod session;
+mod settings;
 mod store;
+mod watch;
 
 use std::io;
 use std::ops::Range;
@@ -25,6 +29,7 @@ use std::time::{Duration, SystemTime};
 use cdi_base::error::{Error, ReadError};
 pub(super) use location::is_remote;
 pub(super) use runtime::rest;
+pub(super) use watch::{end_reads_when, forget};
 
 use self::ahead::Ahead;
 use self::fault::Fault;
@@ -163,12 +168,12 @@ impl ReadAt for RemoteFile {
         if at >= len || buf.is_empty() {
             return Ok(0);
         }
-        if self.object.is_changed() {
-            return Err(io::Error::from_raw_os_error(Fault::Changed.errno()));
-        }
         let block = at / BLOCK;
         let end = at.saturating_add(buf.len() as u64).min(len);
-        self.fetch_ahead(self.ahead.read(block..end.div_ceil(BLOCK)));
+        let ahead = self.ahead.read(block..end.div_ceil(BLOCK));
+        if !ahead.is_empty() && !self.object.is_changed() {
+            self.fetch_ahead(ahead);
+        }
         let bytes = self.session.block(self.number, &self.object, block).map_err(|e| match e {
             ReadError::Io { errno } => io::Error::from_raw_os_error(errno),
             other => io::Error::other(other),
@@ -238,12 +243,22 @@ mod tests {
             assert_eq!(file.read_at(&mut sector, 4096).unwrap(), 512);
             assert_eq!(sector, [7; 512]);
             let session = Arc::new(Session::new(None, limit).unwrap());
+            session.watch.opened();
             let again =
                 RemoteFile { session, number: 0, object: Arc::clone(&file.object), ahead: Ahead::default() };
             let start = Instant::now();
             let error = again.read_at(&mut sector, 1 << 20).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ETIMEDOUT as i32));
             assert!(start.elapsed() >= limit && start.elapsed() < limit * 2, "{:?}", start.elapsed());
+            // It is known now that the server is silent: nobody waits for it that long again.
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        (2..8).for_each(|n| drop(again.read_at(&mut [0; 512], n << 20).unwrap_err()))
+                    });
+                }
+            });
+            assert!(start.elapsed() < limit * 2, "{:?}", start.elapsed());
         }
         // In the same test, because the threads are those of the process.
         the_threads_end_and_start_again();

@@ -13,11 +13,24 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use super::fault::Fault;
 use super::runtime::Threads;
 use super::store::Store;
+use super::watch::is_ended;
 
 /// How long to wait before a fetch is repeated, at first and at most.
 const WAIT: Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
 /// How many failed fetches of a file are logged.
 const LOGGED: u64 = 16;
+
+/// How a fetch waits.
+pub(super) struct Waiting<'a> {
+    /// Gives up after this time.
+    pub(super) limit: Duration,
+    /// The threads that fetch.
+    pub(super) threads: Threads,
+    /// Returns why it must not wait any longer.
+    pub(super) stops: &'a (dyn Fn() -> Option<Fault> + Sync),
+    /// Called when bytes come.
+    pub(super) heard: &'a (dyn Fn() + Sync),
+}
 
 /// One version of a remote file.
 pub(super) struct Object {
@@ -100,8 +113,9 @@ impl Object {
         limit: Duration,
     ) -> Result<(Object, Vec<u8>), Fault> {
         let end = Instant::now() + limit;
-        let (version, start) = store.wait(Threads::Any, async |client| {
-            let first = || get(client, &key, 0..len, None);
+        let stops = || is_ended().then_some(Fault::Interrupted);
+        let (version, start) = store.wait(Threads::Any, &stops, async |client| {
+            let first = || get(client, &key, 0..len, None, &|| ());
             // Without a connection the address is wrong, most likely.
             match repeated(end, first, |fault| matches!(fault, Fault::Failed(_))).await {
                 // No range fits an empty file.
@@ -116,9 +130,23 @@ impl Object {
     }
 
     /// Finds out whether there is a file, and its version.
-    pub(super) fn find(store: &Arc<Store>, key: Key, url: &Path, limit: Duration) -> Result<Object, Fault> {
-        let version = store
-            .wait(Threads::Any, async |client| in_time(Instant::now() + limit, head(client, &key)).await)?;
+    pub(super) fn find(
+        store: &Arc<Store>,
+        key: Key,
+        url: &Path,
+        limit: Duration,
+        stops: &(dyn Fn() -> Option<Fault> + Sync),
+    ) -> Result<Object, Fault> {
+        let end = Instant::now() + limit;
+        let version = store.wait(Threads::Any, stops, async |client| {
+            match in_time(end, head(client, &key)).await {
+                // Its first byte says the same.
+                Err(Fault::NoHead) => {
+                    in_time(end, get(client, &key, 0..1, None, &|| ())).await.map(|(version, _)| version)
+                }
+                other => other,
+            }
+        })?;
         Ok(Object::known(store, key, url, version))
     }
 
@@ -132,24 +160,24 @@ impl Object {
         &self.url
     }
 
-    /// Returns whether another version was seen: then no read succeeds any more.
+    /// Returns whether another version was seen: then nothing is fetched any more.
     pub(super) fn is_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)
     }
 
-    /// Fetches a range that is within the file, in these threads. Gives up after `limit`.
-    pub(super) fn fetch(
-        &self,
-        range: Range<u64>,
-        limit: Duration,
-        threads: Threads,
-    ) -> Result<Vec<u8>, Fault> {
-        let fetched = self.try_fetch(&range, limit, threads);
+    /// Fetches a range that is within the file.
+    pub(super) fn fetch(&self, range: Range<u64>, waiting: &Waiting<'_>) -> Result<Vec<u8>, Fault> {
+        if self.is_changed() {
+            return Err(Fault::Changed);
+        }
+        let fetched = self.try_fetch(&range, waiting);
         if let Err(fault) = &fetched {
-            if *fault == Fault::Changed || *fault == Fault::Missing {
+            // What is missing may come back, and it shows then whether it is the same file.
+            if *fault == Fault::Changed {
                 self.changed.store(true, Ordering::Relaxed);
             }
-            if self.failed.fetch_add(1, Ordering::Relaxed) < LOGGED {
+            let is_told = *fault == Fault::Interrupted;
+            if !is_told && self.failed.fetch_add(1, Ordering::Relaxed) < LOGGED {
                 let (url, Range { start, end }) = (self.url.display(), range);
                 log::warn!("{url}: bytes {start} to {end} cannot be read: {fault}");
             }
@@ -157,10 +185,10 @@ impl Object {
         fetched
     }
 
-    fn try_fetch(&self, range: &Range<u64>, limit: Duration, threads: Threads) -> Result<Vec<u8>, Fault> {
-        let end = Instant::now() + limit;
-        let (version, bytes) = self.store.wait(threads, async |client| {
-            let get = || get(client, &self.key, range.clone(), Some(&self.version));
+    fn try_fetch(&self, range: &Range<u64>, waiting: &Waiting<'_>) -> Result<Vec<u8>, Fault> {
+        let end = Instant::now() + waiting.limit;
+        let (version, bytes) = self.store.wait(waiting.threads, waiting.stops, async |client| {
+            let get = || get(client, &self.key, range.clone(), Some(&self.version), waiting.heard);
             repeated(end, get, Fault::may_pass).await
         })?;
         if version.is(&self.version) { Ok(bytes) } else { Err(Fault::Changed) }
@@ -205,6 +233,7 @@ async fn get(
     key: &Key,
     range: Range<u64>,
     version: Option<&Version>,
+    heard: &(dyn Fn() + Sync),
 ) -> Result<(Version, Vec<u8>), Fault> {
     let options = GetOptions {
         range: Some(GetRange::Bounded(range.clone())),
@@ -220,6 +249,7 @@ async fn get(
     let mut body = answer.into_stream();
     while let Some(part) = body.next().await {
         let part = part.map_err(|e| Fault::of(&e))?;
+        heard();
         if part.len() > wanted - bytes.len() {
             return Err(wrong());
         }

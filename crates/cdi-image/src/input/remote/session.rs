@@ -10,8 +10,11 @@ use cdi_base::workers::lock;
 use lru::LruCache;
 
 use super::disk_cache::{DiskCache, Identity};
-use super::object::Object;
+use super::fault::Fault;
+use super::object::{Object, Waiting};
+use super::outage::Outage;
 use super::runtime::Threads;
+use super::watch::Watch;
 use crate::input::RemoteCache;
 use crate::input::source::RemoteStats;
 use crate::memory::cache::{Cache, Chunk, Key};
@@ -43,9 +46,13 @@ impl Key for BlockKey {
 pub(super) struct Session {
     blocks: Cache<BlockKey>,
     disk: Option<DiskCache>,
-    pub(super) limit: Duration,
+    limit: Duration,
+    began: Instant,
+    /// What ends reads.
+    pub(super) watch: Watch,
+    outage: Outage,
     /// When the last blocks that failed did so, and how.
-    failures: Mutex<LruCache<BlockKey, (Instant, i32)>>,
+    failures: Mutex<LruCache<BlockKey, (Instant, Fault)>>,
     files: AtomicU32,
     fetched: AtomicU64,
     fetched_bytes: AtomicU64,
@@ -62,6 +69,9 @@ impl Session {
             blocks: Cache::new(MEMORY, largest),
             disk,
             limit,
+            began: Instant::now(),
+            watch: Watch::new(),
+            outage: Outage::new(limit),
             failures: Mutex::new(LruCache::new(FAILURES)),
             files: AtomicU32::new(0),
             fetched: AtomicU64::new(0),
@@ -69,6 +79,13 @@ impl Session {
             cached: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         })
+    }
+
+    /// Returns the time limit of a read, or of looking for a file. While an image is opened the user waits, and can try
+    /// again; but not everything that was unpacked to open it is to be lost by a pause.
+    pub(super) fn limit(&self) -> Duration {
+        let is_short = self.watch.is_opening() && self.began.elapsed() < self.limit;
+        if is_short { self.limit / 4 } else { self.limit }
     }
 
     /// Returns a number for another file.
@@ -88,34 +105,42 @@ impl Session {
     /// Returns a block, from memory, from the disk, or fetched.
     pub(super) fn block(&self, file: u32, object: &Object, block: u64) -> Result<Chunk, ReadError> {
         let (key, began) = (BlockKey { file, block }, Instant::now());
-        self.blocks.get(&key, || {
+        let read = self.blocks.get(&key, || {
             // Readers who have waited for the same block get the same error, and not each one of their own.
             match lock(&self.failures).get(&key) {
-                Some((when, errno)) if *when >= began => return Err(ReadError::Io { errno: *errno }),
+                Some((when, fault)) if *when >= began => return Err(ReadError::Io { errno: fault.errno() }),
                 _ => {}
             }
-            self.load(object, block, Threads::Any).inspect_err(|e| self.note_failure(key, *e))
-        })
+            self.load(object, block, Threads::Any, true).map_err(|fault| self.note_failure(key, &fault))
+        });
+        if let Err(ReadError::Io { .. }) = read {
+            // Also if another reader has got the fault: this one needs the block.
+            let fault = lock(&self.failures).get(&key).map(|(.., fault)| fault.clone());
+            let (start, end) = (block * BLOCK, ((block + 1) * BLOCK).min(object.version().len));
+            let what = format!("cannot read bytes {start} to {end}");
+            self.watch.note(object.url(), what, &fault.unwrap_or(Fault::TimedOut));
+        }
+        read
     }
 
     /// Fetches a block ahead, in these threads, unless it is in memory or being fetched.
     pub(super) fn prepare(&self, file: u32, object: &Object, block: u64, threads: Threads) {
         let key = BlockKey { file, block };
         if let Some(pending) = self.blocks.begin(&key) {
-            match self.load(object, block, threads) {
+            match self.load(object, block, threads, false) {
                 Ok(bytes) => drop(pending.insert(bytes)),
-                Err(e) => self.note_failure(key, e),
+                Err(fault) => drop(self.note_failure(key, &fault)),
             }
         }
     }
 
-    fn note_failure(&self, key: BlockKey, e: ReadError) {
-        if let ReadError::Io { errno } = e {
-            lock(&self.failures).put(key, (Instant::now(), errno));
-        }
+    fn note_failure(&self, key: BlockKey, fault: &Fault) -> ReadError {
+        lock(&self.failures).put(key, (Instant::now(), fault.clone()));
+        ReadError::Io { errno: fault.errno() }
     }
 
-    fn load(&self, object: &Object, block: u64, threads: Threads) -> Result<Vec<u8>, ReadError> {
+    /// Loads a block; `needed`: a reader waits for it.
+    fn load(&self, object: &Object, block: u64, threads: Threads, needed: bool) -> Result<Vec<u8>, Fault> {
         let start = block * BLOCK;
         let end = (start + BLOCK).min(object.version().len);
         let found = self.disk.as_ref().and_then(|disk| {
@@ -126,9 +151,18 @@ impl Session {
             self.cached.fetch_add(1, Ordering::Relaxed);
             return Ok(bytes);
         }
-        let bytes = object.fetch(start..end, self.limit, threads).map_err(|fault| {
+        // After the first fault where one is enough, nothing is logged of the others.
+        if let Some(fault) = self.watch.stops() {
+            return Err(fault);
+        }
+        let turn = self.outage.begin(needed)?;
+        let stops = || self.watch.stops().or_else(|| self.outage.stops(turn));
+        let waiting =
+            Waiting { limit: self.limit(), threads, stops: &stops, heard: &|| self.outage.note_heard() };
+        let fetched = object.fetch(start..end, &waiting);
+        self.outage.end(turn, fetched.as_ref().err());
+        let bytes = fetched.inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::Relaxed);
-            ReadError::Io { errno: fault.errno() }
         })?;
         self.count(bytes.len());
         self.keep_on_disk(object, block, &bytes);

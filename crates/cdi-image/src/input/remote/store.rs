@@ -1,6 +1,9 @@
 //! The connection to a server or a bucket.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use cdi_base::error::Error;
 use cdi_base::workers::lock;
@@ -12,19 +15,16 @@ use object_store::http::HttpBuilder;
 use object_store::{ObjectStore, RetryConfig};
 
 use super::aws;
-use super::bounded::BoundedConnector;
+use super::connector::{CONNECT, Connector};
 use super::fault::Fault;
 use super::location::Root;
 use super::runtime::{self, Threads};
+use super::settings;
 
 /// How often the client repeats a request by itself, within about a second. Reads are repeated for longer.
 const RETRIES: usize = 3;
-/// How long to wait for a connection.
-const CONNECT: &str = "10 seconds";
-/// How long to wait for the next bytes of an answer.
-const SILENCE: &str = "20 seconds";
-/// No limit for a whole answer: reads have one of their own.
-const WHOLE: &str = "1 day";
+/// How often a read looks whether it must not wait any longer.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A server or a bucket, connected when it is needed.
 pub(super) struct Store {
@@ -43,15 +43,32 @@ impl Store {
         &self.root
     }
 
-    /// Waits for what `work` does with the client, in these threads.
+    /// Waits for what `work` does with the client, in these threads, until `stops` returns why it must not.
     pub(super) fn wait<T>(
         &self,
         threads: Threads,
+        stops: &(dyn Fn() -> Option<Fault> + Sync),
         work: impl AsyncFnOnce(&dyn ObjectStore) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let waited = runtime::with(threads, |number, threads| {
-            let client = self.client(number)?;
-            threads.block_on(work(&*client))
+            // It takes some settings for right that it cannot use.
+            let run = AssertUnwindSafe(|| {
+                let client = self.client(number)?;
+                threads.block_on(async {
+                    let mut work = pin!(work(&*client));
+                    loop {
+                        if let Some(fault) = stops() {
+                            return Err(fault);
+                        }
+                        if let Ok(done) = tokio::time::timeout(LOOK, work.as_mut()).await {
+                            return done;
+                        }
+                    }
+                })
+            });
+            let crashed =
+                || Fault::Wrong("the client crashed: this is a bug, or a setting is of no use".into());
+            catch_unwind(run).unwrap_or_else(|_| Err(crashed()))
         });
         waited.unwrap_or_else(|e| Err(Fault::Failed(e.to_string())))
     }
@@ -75,47 +92,30 @@ impl Store {
     fn connect(&self) -> Result<Arc<dyn ObjectStore>, Connect> {
         check_system()?;
         let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
-        let connector = BoundedConnector::default();
-        // What the environment says of proxies and certificates stays.
-        let settings = [
-            (ClientConfigKey::ConnectTimeout, CONNECT),
-            (ClientConfigKey::ReadTimeout, SILENCE),
-            (ClientConfigKey::Timeout, WHOLE),
-            (ClientConfigKey::UserAgent, concat!("cdi/", env!("CARGO_PKG_VERSION"))),
-        ];
+        // Web servers get no credentials.
+        let connector = Connector { elsewhere: matches!(self.root, Root::Http(_)) };
+        settings::check(&self.root).map_err(Connect::Settings)?;
+        let (key, value) = CONNECT;
         Ok(match &self.root {
             Root::Http(address) => {
                 let plain = address.starts_with("http:").to_string();
-                let builder =
-                    HttpBuilder::new().with_url(address).with_http_connector(connector).with_retry(retry);
-                let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
-                Arc::new(builder.with_config(ClientConfigKey::AllowHttp, plain).build()?)
+                let builder = HttpBuilder::new().with_url(address).with_http_connector(connector);
+                let builder = builder.with_config(key, value).with_config(ClientConfigKey::AllowHttp, plain);
+                Arc::new(builder.with_retry(retry).build()?)
             }
             Root::S3(bucket) => {
-                let builder = s3(bucket)?.with_http_connector(connector).with_retry(retry);
-                let set =
-                    |b: AmazonS3Builder, (key, value)| b.with_config(AmazonS3ConfigKey::Client(key), value);
-                Arc::new(settings.into_iter().fold(builder, set).build()?)
+                let builder = s3(bucket)?.with_config(AmazonS3ConfigKey::Client(key), value);
+                Arc::new(builder.with_http_connector(connector).with_retry(retry).build()?)
             }
             Root::Gs(bucket) => {
-                let builder = GoogleCloudStorageBuilder::from_env()
-                    .with_bucket_name(bucket)
-                    .with_http_connector(connector)
-                    .with_retry(retry);
-                let set = |b: GoogleCloudStorageBuilder, (key, value)| {
-                    b.with_config(GoogleConfigKey::Client(key), value)
-                };
-                Arc::new(settings.into_iter().fold(builder, set).build()?)
+                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+                let builder = builder.with_config(GoogleConfigKey::Client(key), value);
+                Arc::new(builder.with_http_connector(connector).with_retry(retry).build()?)
             }
             Root::Az(container) => {
-                let builder = MicrosoftAzureBuilder::from_env()
-                    .with_container_name(container)
-                    .with_http_connector(connector)
-                    .with_retry(retry);
-                let set = |b: MicrosoftAzureBuilder, (key, value)| {
-                    b.with_config(AzureConfigKey::Client(key), value)
-                };
-                Arc::new(settings.into_iter().fold(builder, set).build()?)
+                let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
+                let builder = builder.with_config(AzureConfigKey::Client(key), value);
+                Arc::new(builder.with_http_connector(connector).with_retry(retry).build()?)
             }
         })
     }
@@ -176,6 +176,7 @@ fn s3(bucket: &str) -> Result<AmazonS3Builder, Connect> {
     let wanted = credentials.into_iter().filter(|_| !in_environment).chain(others);
     for (key, name) in wanted {
         if let Some(value) = profile.get(name).filter(|_| !has(&builder, key)) {
+            settings::check_value(&format!("{name} in ~/.aws"), value).map_err(Connect::Settings)?;
             builder = builder.with_config(key, value);
         }
     }
