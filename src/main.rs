@@ -17,9 +17,12 @@ use crate::report::exit_code;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
-    mount::background::note_inherited();
+    mount::inherited::note_inherited();
     cdi_system::ignore_file_size_signal();
     cdi_system::raise_open_file_limit();
+    if mount::helper::is_helper() {
+        return ExitCode::from(mount::helper::run());
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are not errors. With --json, errors are printed as JSON.
@@ -32,9 +35,6 @@ fn main() -> ExitCode {
         }
     };
     ui::start_log(cli.verbose, cli.json);
-    if mount::helper::is_helper() {
-        return ExitCode::from(mount::helper::run());
-    }
     let ui = Ui { json: cli.json, quiet: cli.quiet };
     match cmd::dispatch::run(cli) {
         Ok(code) => ExitCode::from(code),

@@ -4,6 +4,7 @@
 //! server's claim, and memory must not depend on it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
@@ -12,16 +13,19 @@ use object_store::client::{
     HttpResponseBody, HttpService, ReqwestConnector,
 };
 
+use super::names::Names;
+
 /// The maximum length of an answer in bytes: a block, and lists of a thousand files, are shorter.
 const MAX: usize = 8 << 20;
 
-/// Connects as the client does by itself, but bounds the length of answers.
+/// Connects as the client does by itself, but bounds the length of answers, and remembers the addresses of servers.
 #[derive(Debug, Default)]
 pub(super) struct BoundedConnector(ReqwestConnector);
 
 impl HttpConnector for BoundedConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        self.0.connect(options).map(|client| HttpClient::new(Bounded(client)))
+        let options = options.clone().with_dns_resolver(Arc::new(Names));
+        self.0.connect(&options).map(|client| HttpClient::new(Bounded(client)))
     }
 }
 
