@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     cdi_system::ignore_file_size_signal();
     cdi_system::raise_open_file_limit();
     if mount::helper::is_helper() {
-        return ExitCode::from(mount::helper::run());
+        let json = std::env::args_os().any(|word| word == "--json");
+        return ExitCode::from(mount::helper::run(|verbose| ui::start_log(verbose, json)));
     }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -28,7 +28,6 @@ use crate::mount::inherited::close_inherited;
 use crate::mount::record::{Confinement, MountRecord, RUNTIME_DIR, path_text, runtime_dir};
 use crate::mount::teardown::tear_down_for_daemon;
 use crate::report::Report;
-use crate::ui::start_log;
 
 /// The first argument of the process, whose stdin is a socket connected to the daemon. The others are those of the
 /// daemon, for people who list processes.
@@ -173,10 +172,11 @@ pub fn is_helper() -> bool {
     std::env::args_os().nth(1).is_some_and(|first| first == MARK)
 }
 
-/// Removes what the daemon wants to have removed, once, or waits until the daemon ends. Returns the exit code.
-pub fn run() -> u8 {
+/// Removes what the daemon wants to have removed, once, or waits until the daemon ends. `start_log` starts the log, given
+/// the number of `--verbose`. Returns the exit code.
+pub fn run(start_log: impl FnOnce(u8)) -> u8 {
     close_inherited();
-    match serve() {
+    match serve(start_log) {
         Ok(()) => 0,
         Err(e) => {
             log::error!("the process that cleans up: {e}");
@@ -185,12 +185,12 @@ pub fn run() -> u8 {
     }
 }
 
-fn serve() -> io::Result<()> {
+fn serve(start_log: impl FnOnce(u8)) -> io::Result<()> {
     // A service manager sends them to all processes: the daemon decides what they mean. SIGUSR1 says that it has ended.
     let mut signals = Signals::new(ending_signals().into_iter().chain([SIGUSR1]))?;
     let mut socket = BufReader::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
     let Some(Start { mut job, daemon, verbose }) = receive(&mut socket)? else { return Ok(()) };
-    start_log(verbose, std::env::args_os().any(|word| word == "--json"));
+    start_log(verbose);
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGUSR1)?;
     // Another process may have the daemon's end of the socket, and speak for it.
