@@ -4,7 +4,7 @@
 check:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
-    cargo clippy -p cdi-fskit -p cdi-ffi --all-targets -- -D warnings
+    cargo clippy -p cdi-fskit -p cdi-ffi -p cdi-python --all-targets -- -D warnings
 
 # All tests of the program and its crates.
 test *ARGS:
@@ -12,7 +12,7 @@ test *ARGS:
 
 # Only the unit tests, in seconds.
 quick:
-    cargo test --workspace --exclude cdi-fskit --lib --bins
+    cargo test --workspace --exclude cdi-fskit --exclude cdi-python --lib --bins
 
 # The long campaigns too: each damaged image many times more.
 long:
@@ -32,7 +32,11 @@ docs:
 install-lib PREFIX="/usr/local":
     crates/cdi-ffi/install.sh {{ PREFIX }}
 
+# The Python package, into target/wheels.
+wheel:
+    maturin build --release -m crates/cdi-python/Cargo.toml
+
 # What a release needs (RELEASE.md).
 release-check: check test docs
     cargo deny check
-    cargo package --workspace --exclude cdi-fskit --no-verify
+    cargo package --workspace --exclude cdi-fskit --exclude cdi-ffi --exclude cdi-python --no-verify

@@ -55,9 +55,64 @@ uint32_t cdi_sector_size(const cdi_disk *disk);
  * disk. The contents of `buffer` are undefined on failure. */
 int cdi_read(const cdi_disk *disk, void *buffer, size_t length, uint64_t offset);
 
+/* Why a read ended: values of cdi_failure.reason. Later versions may add others. */
+enum {
+    CDI_BAD = 1,     /* the disk could not read the sector when the image was made */
+    CDI_UNTRIED = 2, /* nobody has tried to read the sector yet */
+    CDI_DAMAGED = 3, /* the image is damaged there */
+    CDI_IO = 4       /* the image's file cannot be read there */
+};
+
+/* A range that cannot be read. Set `size` before it is passed; fields that a version does not know are set to 0. */
+typedef struct cdi_failure {
+    size_t size;     /* sizeof(cdi_failure) when the caller was compiled */
+    uint64_t start;  /* the first byte that cannot be read */
+    uint64_t end;    /* where the next read may succeed, in bytes: more than `start` */
+    int32_t error;   /* the errno: EIO */
+    uint32_t reason; /* CDI_BAD, … */
+} cdi_failure;
+
+/* Reads up to `length` bytes starting at `offset`, and stops before the first byte that cannot be read, and at the end of the
+ * disk. *done is the number of bytes read into `buffer`; the contents of the rest are undefined. Returns 0 if nothing but the
+ * end of the disk ended it; EIO if a range cannot be read, which *failure then describes; EINVAL if `offset` is after the end
+ * of the disk. `done` and `failure` may be NULL. To read everything that can be read, continue at failure.end:
+ *
+ *     cdi_failure failure = { sizeof failure, 0, 0, 0, 0 };
+ *     while (offset < cdi_size(disk)) {
+ *         int error = cdi_read_partial(disk, buffer, sizeof buffer, offset, &done, &failure);
+ *         (use `done` bytes at `offset`)
+ *         offset = error ? failure.end : offset + done;
+ *     }
+ */
+int cdi_read_partial(const cdi_disk *disk, void *buffer, size_t length, uint64_t offset, size_t *done,
+                     cdi_failure *failure);
+
 /* Finds the first range at or after `offset` whose reads fail. Returns 1 and its start and end in bytes, or 0 if there
  * is none. Ranges start and end at sector boundaries, or at the end of the disk. */
 int cdi_next_bad(const cdi_disk *disk, uint64_t offset, uint64_t *start, uint64_t *end);
+
+/* A range that is not finished, as the image records it. Set `size` before it is passed. */
+typedef struct cdi_range {
+    size_t size;        /* sizeof(cdi_range) when the caller was compiled */
+    uint64_t start;     /* the first byte */
+    uint64_t end;       /* the byte after the last one */
+    const char *status; /* "non-tried", "non-trimmed", "non-scraped" or "bad-sector", as ddrescue has them; "suspect". Static */
+    uint32_t tries;     /* how often it was tried, if the image records it; else 0 */
+    uint32_t reserved;  /* 0 */
+} cdi_range;
+
+/* Finds the first range that is not finished and ends after `offset`, with its status. Returns 1, or 0 if there is none. To
+ * see all of them, begin at 0 and continue at range.end. cdi_next_bad has the same ranges by what reads of them do: without
+ * suspect ones if these are read, and extended to whole sectors. */
+int cdi_next_range(const cdi_disk *disk, uint64_t offset, cdi_range *range);
+
+/* Writes the metadata of the image as JSON, as 'cdi info --json' prints it without partitions and digest, in at most `size`
+ * bytes including the terminating zero. Returns the length of the whole text without the zero: if it is not less than `size`,
+ * the text was truncated. `text` may be NULL if `size` is 0. Hashes of the disk that a .cdimg has are in it ("metadata"). */
+size_t cdi_info(const cdi_disk *disk, char *text, size_t size);
+
+/* Returns the version of the library, such as "0.1.0". */
+const char *cdi_version(void);
 
 /* Closes the disk. Does nothing for NULL. */
 void cdi_close(cdi_disk *disk);

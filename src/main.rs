@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         let json = std::env::args_os().any(|word| word == "--json");
         return ExitCode::from(mount::helper::run(|verbose| ui::start_log(verbose, json)));
     }
+    if cli::mount_helper::is_mount_helper(std::env::args_os().next().as_deref()) {
+        return mount_for_mount8();
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are not errors. With --json, errors are printed as JSON.
@@ -44,4 +47,22 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(error.kind))
         }
     }
+}
+
+/// Mounts an image for mount(8), which runs the program under another name.
+fn mount_for_mount8() -> ExitCode {
+    let ui = Ui { json: false, quiet: false };
+    let fail = |error: Error| {
+        ui.error(&error);
+        ExitCode::from(cli::mount_helper::exit_code(error.kind))
+    };
+    let wanted = match cli::mount_helper::parse(std::env::args_os().skip(1)) {
+        Ok(wanted) => wanted,
+        Err(error) => return fail(error),
+    };
+    ui::start_log(wanted.cli.verbose, false);
+    if wanted.fake {
+        return ExitCode::SUCCESS;
+    }
+    cmd::dispatch::run(wanted.cli).map_or_else(fail, ExitCode::from)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Lab, disk, run};
+use crate::common::{Lab, Ran, disk, run};
 use crate::makers::encrypted::USUAL;
 use crate::makers::{self, Tables};
 
@@ -18,7 +18,7 @@ tests!(
         lab.write("secret.dmg", makers::encrypted(&dmg, &USUAL));
         let root = env!("CARGO_MANIFEST_DIR");
         let prefix = lab.path("prefix");
-        // The folder that this test was built in, so that next to nothing is compiled again.
+        // The directory that this test was built in, so that less is compiled again.
         let built = Path::new(env!("CARGO_BIN_EXE_cdi")).parent().unwrap();
         let output = Command::new(format!("{root}/crates/cdi-ffi/install.sh"))
             .arg(&prefix)
@@ -58,6 +58,44 @@ tests!(
                 .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), "ok\n", "{args:?}");
         }
+        the_example_copies(&lab, &prefix, &flags("Cflags"), &flags("Libs"));
+        only_its_own_names(&prefix);
         assert_eq!(lab.leftovers(), "");
     }
 );
+
+/// Compiles examples/c/copy.c as its comment says, and runs it.
+fn the_example_copies(lab: &Lab, prefix: &Path, cflags: &[String], libs: &[String]) {
+    let program = lab.path("copy");
+    let source = format!("{}/examples/c/copy.c", env!("CARGO_MANIFEST_DIR"));
+    let mut args: Vec<String> =
+        ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"].map(str::to_owned).into();
+    args.extend([program.display().to_string(), source]);
+    args.extend(cflags.iter().chain(libs).cloned());
+    run("cc", &args);
+    let copy = |image: &str, out: &str| -> Ran {
+        let mut command = Command::new(&program);
+        command.args([image, out]).current_dir(&lab.dir);
+        command.env("LD_LIBRARY_PATH", prefix.join("lib")).env("DYLD_LIBRARY_PATH", prefix.join("lib"));
+        command.output().unwrap().into()
+    };
+    let ran = copy("disk.cdimg", "copied.raw").ends(2);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("631808 512 bad sector\n", ""));
+    let mut expected = lab.read("disk.raw");
+    expected[1234 * 512..1235 * 512].fill(0);
+    assert!(lab.read("copied.raw") == expected);
+    let again = copy("disk.cdimg", "copied.raw").ends(1);
+    assert!(again.err.contains("copied.raw: File exists"), "{}", again.err);
+    let whole = copy("none.cdimg", "none.raw").ends(1);
+    assert!(whole.err.contains("none.cdimg"), "{}", whole.err);
+}
+
+/// A library that exports more than its functions gets in the way of other libraries.
+fn only_its_own_names(prefix: &Path) {
+    if cfg!(target_os = "linux") {
+        let names = run("nm", ["-D", "--defined-only", prefix.join("lib/libcdi.so").to_str().unwrap()]);
+        let names: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next_back()).collect();
+        assert!(names.contains(&"cdi_read_partial"), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("cdi_")), "{names:?}");
+    }
+}

@@ -53,6 +53,55 @@ int main(int argc, char **argv) {
     CHECK(cdi_next_bad(disk, start + 1, &start, NULL) == 1 && start == bad * sector + 1);
     CHECK(cdi_next_bad(disk, end, &start, &end) == 0);
 
+    /* Reads that go as far as they can. */
+    cdi_failure failure = { sizeof failure, 1, 1, 1, 1 };
+    size_t done = 9;
+    uint64_t at = 0, got = 0, failures = 0;
+    while (at < size) {
+        int result = cdi_read_partial(disk, read, 100000, at, &done, &failure);
+        CHECK(done <= 100000 && memcmp(read, raw + at, done) == 0);
+        CHECK(result == 0 ? done == 100000 || at + done == size : result == EIO);
+        got += done;
+        at += done;
+        if (result != 0) {
+            CHECK(failure.start == at && failure.end == at + sector && at == bad * sector);
+            CHECK(failure.error == EIO && failure.reason == CDI_BAD && failure.size == sizeof failure);
+            at = failure.end;
+            failures++;
+        }
+    }
+    CHECK(at == size && got == size - sector && failures == 1);
+    CHECK(cdi_read_partial(disk, read, sector, bad * sector, &done, NULL) == EIO && done == 0);
+    CHECK(cdi_read_partial(disk, read, sector, bad * sector + 1, NULL, &failure) == EIO && failure.start == bad * sector + 1);
+    CHECK(cdi_read_partial(disk, read, 5, size, &done, &failure) == 0 && done == 0);
+    CHECK(cdi_read_partial(disk, read, 5, size + 1, &done, &failure) == EINVAL && done == 0);
+    CHECK(cdi_read_partial(disk, read, 0, 0, &done, &failure) == 0 && cdi_read_partial(disk, NULL, 1, 0, &done, NULL) == EINVAL);
+    CHECK(cdi_read_partial(NULL, read, 1, 0, &done, &failure) == EINVAL);
+    /* A structure of an older version, and one of a newer one. */
+    struct { cdi_failure failure; uint64_t more[2]; } newer = { { sizeof newer, 0, 0, 0, 0 }, { 7, 7 } };
+    CHECK(cdi_read_partial(disk, read, 1, bad * sector, NULL, &newer.failure) == EIO);
+    CHECK(newer.failure.end == (bad + 1) * sector && newer.more[0] == 0 && newer.more[1] == 0);
+    newer.failure.size = offsetof(cdi_failure, end);
+    newer.failure.end = 7;
+    CHECK(cdi_read_partial(disk, read, 1, bad * sector + 2, NULL, &newer.failure) == EIO);
+    CHECK(newer.failure.start == bad * sector + 2 && newer.failure.end == 7);
+    newer.failure.size = 0;
+    CHECK(cdi_read_partial(disk, read, 1, bad * sector, NULL, &newer.failure) == EINVAL);
+
+    /* Ranges with their status, and the metadata. */
+    cdi_range range = { sizeof range, 0, 0, NULL, 9, 9 };
+    CHECK(cdi_next_range(disk, 0, &range) == 1 && range.start == bad * sector && range.end == (bad + 1) * sector);
+    CHECK(strcmp(range.status, "bad-sector") == 0 && range.reserved == 0);
+    CHECK(cdi_next_range(disk, range.end, &range) == 0 && cdi_next_range(disk, 0, NULL) == 1);
+    CHECK(cdi_next_range(NULL, 0, &range) == 0);
+    size_t length = cdi_info(disk, NULL, 0);
+    char *info = malloc(length + 1), few[8];
+    CHECK(info && cdi_info(disk, info, length + 1) == length && strlen(info) == length);
+    CHECK(info[0] == '{' && info[length - 1] == '}' && strstr(info, "\"size_bytes\":") && strstr(info, "\"metadata\":"));
+    CHECK(cdi_info(disk, few, sizeof few) == length && strlen(few) == 7 && cdi_info(NULL, few, sizeof few) == 0);
+    free(info);
+    CHECK(strchr(cdi_version(), '.') != NULL);
+
     CHECK(cdi_size(NULL) == 0 && cdi_sector_size(NULL) == 0 && cdi_next_bad(NULL, 0, NULL, NULL) == 0);
     CHECK(cdi_read(NULL, read, 1, 0) == EINVAL);
     cdi_close(disk);

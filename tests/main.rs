@@ -35,6 +35,7 @@ mod oracle;
 mod packaging;
 mod parity;
 mod partitions;
+mod python;
 mod remote;
 mod repair;
 mod rescue;
@@ -75,6 +76,7 @@ const MODULES: &[&[Test]] = &[
     oracle::TESTS,
     packaging::TESTS,
     partitions::TESTS,
+    python::TESTS,
     repair::TESTS,
     seal::TESTS,
     service::TESTS,

@@ -138,7 +138,8 @@ pub fn write(seed: u64, store: Memory, finish: bool) -> (Truth, Result<(), cdi_b
                     let data: Vec<u8> = (start..end)
                         .map(|i| if kinds == 0 { random.next() as u8 } else { (i / 64) as u8 ^ kinds as u8 })
                         .collect();
-                    let codec = [Codec::Zstd, Codec::Deflate, Codec::Stored][random.below(3) as usize];
+                    let codec =
+                        [Codec::Zstd, Codec::Lz4, Codec::Deflate, Codec::Stored][random.below(4) as usize];
                     let compressed =
                         Compressor::new(codec, codec.levels().1).unwrap().compress(&data).unwrap();
                     let (codec, compressed) = compressed.unwrap_or((Codec::Stored, data.clone()));

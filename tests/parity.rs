@@ -4,7 +4,10 @@
 mod independent;
 mod making;
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cdi_image::cdimg::parity::layout::{BLOCK, DESCRIPTION_LEN, DESCRIPTION_MAGIC, Description};
@@ -94,6 +97,24 @@ impl ReadAt for Failing {
             return Err(std::io::Error::from_raw_os_error(5));
         }
         Ok(n)
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        ReadAt::len(&self.bytes)
+    }
+}
+
+/// A file that cannot be read for a while.
+struct Flaky {
+    bytes: Vec<u8>,
+    is_failing: Arc<AtomicBool>,
+}
+
+impl ReadAt for Flaky {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> std::io::Result<usize> {
+        if self.is_failing.load(Ordering::SeqCst) {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.bytes.read_at(buf, at)
     }
     fn len(&self) -> std::io::Result<u64> {
         ReadAt::len(&self.bytes)
@@ -228,6 +249,45 @@ tests!(
         let mut buf = vec![0; truth.len()];
         disk.read_at(&mut buf, 0).unwrap();
         assert!(buf == truth && disk.stats().restored_bytes > 0);
+    }
+
+    fn superblocks_that_cannot_be_read_are_restored() {
+        let (_lab, truth, image) = protected(2 << 20, "10%", &[]);
+        let mut bad = vec![false; image.len().div_ceil(BLOCK_LEN)];
+        let last = bad.len() - 1;
+        [0, 16, last].into_iter().for_each(|block| bad[block] = true);
+        let source = Failing { bytes: image, bad };
+        let opened = open_source(Box::new(source), Path::new("x.cdimg"), &OpenOptions::default()).unwrap();
+        assert_eq!(
+            compare(&Disk::new(opened, Options::default()), &truth, "beheaded"),
+            truth.len() as u64 / 512
+        );
+    }
+
+    /// A medium that fails for a moment costs no more than the reads of that moment.
+    fn a_failed_read_is_not_remembered() {
+        let (_lab, truth, mut image) = protected(8 << 20, "5%", &[]);
+        lose(&mut image, 200 << 10, 60 << 10, &[4096], &mut Random::new(8));
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let source = Flaky { bytes: image, is_failing: Arc::clone(&is_failing) };
+        let opened = open_source(Box::new(source), Path::new("x.cdimg"), &OpenOptions::default()).unwrap();
+        let disk = Disk::new(opened, Options { cache: 1 << 20, ..Options::default() });
+        is_failing.store(true, Ordering::SeqCst);
+        let good = compare(&disk, &truth, "while it fails");
+        assert!(good < truth.len() as u64 / 512, "{good}");
+        is_failing.store(false, Ordering::SeqCst);
+        assert_eq!(compare(&disk, &truth, "afterwards"), truth.len() as u64 / 512);
+        assert!(disk.stats().restored_bytes > 0);
+    }
+
+    fn what_a_killed_writer_leaves_hides_no_parity() {
+        let (lab, truth, mut image) = protected(4 << 20, "5%", &[]);
+        let len = image.len() as u64;
+        image[300_000..305_000].fill(7);
+        lab.write("disk.cdimg", &image);
+        File::options().write(true).open(lab.path("disk.cdimg")).unwrap().set_len(len + (100 << 20)).unwrap();
+        lab.cdi(["extract", "disk.cdimg", "out.raw"]).ends(0);
+        assert!(lab.read("out.raw") == truth);
     }
 
     fn more_than_parity_bears_is_an_error_and_never_wrong() {

@@ -33,7 +33,7 @@ fn given(bytes: Vec<u8>, truth: &[u8], what: &str) -> Option<usize> {
 
 /// Returns the ranges that a repair reports as lost.
 fn lost_of(ran: &serde_json::Value) -> usize {
-    let maybe = if ran["uncertain"] == true { ran["untried_bytes"].as_u64().unwrap() } else { 0 };
+    let maybe = if ran["uncertain"] == true { ran["unread_bytes"].as_u64().unwrap() } else { 0 };
     (ran["lost_bytes"].as_u64().unwrap() + maybe) as usize
 }
 
@@ -178,6 +178,50 @@ tests!(
                 "seed {seed}: {got} sectors, {lost} bytes lost, of {all}"
             );
         }
+    }
+
+    /// What the map calls bad may have been read since, where a later map is lost.
+    fn what_a_lost_map_may_hide_is_not_passed_off_as_saved() {
+        let (lab, _, image) = image();
+        let resume =
+            ["create", "disk.raw", "disk.cdimg", "--resume", "--mapfile", "none", "--retry-passes", "1"];
+        lab.cdi(resume).ends(0);
+        let resumed = lab.read("disk.cdimg");
+        for end in [image.len() + 100, image.len().midpoint(resumed.len())] {
+            lab.write("broken.cdimg", &resumed[..end]);
+            let ran =
+                lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--discard-unfinished", "--json"]).ends(4);
+            assert!(ran.err.contains("missing at the end of the file"), "{}", ran.err);
+            let ran = ran.json();
+            assert_eq!((&ran["uncertain"], lost_of(&ran)), (&true.into(), 203 * SECTOR), "{ran}");
+        }
+        // Where everything is there, nothing is uncertain.
+        let ran = lab.cdi(["repair", "disk.cdimg", "whole.cdimg", "--json"]).ends(0).json();
+        assert_eq!((&ran["uncertain"], lost_of(&ran)), (&false.into(), 0), "{ran}");
+    }
+
+    /// Reads find a chunk by the index, so repair does, too.
+    fn chunks_whose_headers_are_lost_are_saved_by_the_index() {
+        let (lab, truth, image) = image();
+        let all = given(image.clone(), &truth, "whole").unwrap();
+        let (mut bytes, mut at, mut changed) = (image.clone(), 131_072, 0);
+        while at + 64 <= bytes.len() {
+            let stored = u32::from_le_bytes(bytes[at + 40..at + 44].try_into().unwrap()) as usize;
+            if bytes[at + 52] == 1 {
+                bytes[at + 16] ^= 1;
+                changed += 1;
+            }
+            at = (at + 64 + stored).next_multiple_of(8);
+        }
+        assert!(changed > 10, "{changed}");
+        lab.write("broken.cdimg", &bytes);
+        let ran = lab.cdi(["repair", "broken.cdimg", "out.cdimg", "--json"]).ends(0).json();
+        assert_eq!((lost_of(&ran), &ran["uncertain"]), (0, &false.into()), "{ran}");
+        assert_eq!(given(lab.read("out.cdimg"), &truth, "repaired"), Some(all));
+        let hash =
+            |name: &str| lab.cdi(["info", "--json", name]).json()["metadata"]["blake3_rescued"].clone();
+        assert!(hash("out.cdimg") == hash("disk.cdimg") && hash("out.cdimg").is_string());
+        assert_eq!(lab.cdi(["map", "--bad", "out.cdimg"]).out, lab.cdi(["map", "--bad", "disk.cdimg"]).out);
     }
 
     /// The first of an image's uncommitted records is damaged: commands that would drop the others refuse; resuming and

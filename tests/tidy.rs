@@ -81,6 +81,8 @@ tests!(
                     "formats",
                     "cdimg",
                     "disk",
+                    "document",
+                    "partial",
                     "reader",
                     "open",
                 ],

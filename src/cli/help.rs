@@ -28,7 +28,7 @@ const STATUS: [(&str, &str); 10] = [
 ];
 
 /// Files that cdi uses.
-const FILES: [(&str, &str); 4] = [
+pub(super) const FILES: [(&str, &str); 4] = [
     (
         "/run/cdi, $XDG_RUNTIME_DIR/cdi, /tmp/cdi-UID",
         "records and logs of mounts, and default mount points (of root; of other users; without a runtime directory)",
@@ -282,7 +282,7 @@ pub fn man_page(command: &clap::Command) -> std::io::Result<Vec<u8>> {
 }
 
 /// Escapes a line of text for roff.
-fn roff(text: &str) -> String {
+pub(super) fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }

@@ -6,6 +6,7 @@ mod files;
 mod help;
 mod image;
 mod mount;
+pub mod mount_helper;
 mod service;
 pub(crate) mod values;
 
@@ -114,6 +115,9 @@ pub enum Verb {
     Man {
         /// The directory
         dir: PathBuf,
+        /// Section of the manual: 1 for the pages of cdi, 8 for mount.cdi(8)
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        section: u8,
     },
 }
 

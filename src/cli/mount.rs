@@ -74,6 +74,9 @@ pub struct Mount {
     /// Stay in the foreground until interrupted
     #[arg(help_heading = None, long)]
     pub foreground: bool,
+    /// Whether success is not reported.
+    #[arg(skip)]
+    pub silent: bool,
     #[command(flatten)]
     pub part: PartArgs,
     #[command(flatten)]

@@ -16,6 +16,8 @@ use clap::ValueEnum;
 pub enum CodecName {
     /// fast, and small
     Zstd,
+    /// faster to read and to make, and larger
+    Lz4,
     /// for readers that lack zstd
     Deflate,
     /// no compression
@@ -26,6 +28,7 @@ impl From<CodecName> for Codec {
     fn from(name: CodecName) -> Codec {
         match name {
             CodecName::Zstd => Codec::Zstd,
+            CodecName::Lz4 => Codec::Lz4,
             CodecName::Deflate => Codec::Deflate,
             CodecName::None => Codec::Stored,
         }

@@ -20,13 +20,23 @@ pub(super) fn run(shell: clap_complete::Shell, ui: &Ui) -> Result<End, Error> {
     Ok(End::Done)
 }
 
-pub(super) fn man(dir: &Path, ui: &Ui) -> Result<End, Error> {
+pub(super) fn man(dir: &Path, section: u8, ui: &Ui) -> Result<End, Error> {
+    if section != 1 && section != 8 {
+        return Err(Error::usage(format!(
+            "there are no pages in section {section}: cdi has them in 1 and 8"
+        )));
+    }
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot create", dir, e))?;
     let mut guard = Guard::new(Over { force: true, discard_unfinished: false });
     protect_mounted(&mut guard);
-    let mut cli = cli::command().disable_help_subcommand(true);
-    cli.build();
-    pages(&cli, &mut |name, page| guard.write(&dir.join(name), |file| file.write_all(page)))?;
+    let write = &mut |name: String, page: &[u8]| guard.write(&dir.join(name), |file| file.write_all(page));
+    if section == 8 {
+        write("mount.cdi.8".into(), &cli::mount_helper::man_page())?;
+    } else {
+        let mut cli = cli::command().disable_help_subcommand(true);
+        cli.build();
+        pages(&cli, write)?;
+    }
     if !ui.json(&json!({ "dir": dir.display().to_string() })) {
         ui.message(format!("man pages written to {}", dir.display()));
     }

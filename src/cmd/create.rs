@@ -42,9 +42,11 @@ pub(super) fn run(args: &Create, ui: &Ui) -> Result<End, Error> {
     let (levels, default) = codec.levels();
     let level = args.write.level.unwrap_or(default);
     if !levels.contains(&level) {
-        let what = match codec {
-            Codec::Stored => format!("--level {level} does not apply to --codec none"),
-            _ => format!("--level must be {} to {} for {}", levels.start(), levels.end(), codec.name()),
+        let what = match codec.name() {
+            name if levels.end() == levels.start() => {
+                format!("--level {level} does not apply to --codec {name}")
+            }
+            name => format!("--level must be {} to {} for {name}", levels.start(), levels.end()),
         };
         return Err(Error::usage(what));
     }

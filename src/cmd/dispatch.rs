@@ -34,7 +34,7 @@ pub fn run(cli: Cli) -> Result<u8, Error> {
         Verb::Demo(args) => demo::run(&args, ui),
         Verb::Formats => formats::run(ui),
         Verb::Completions { shell } => completions::run(shell, ui),
-        Verb::Man { dir } => completions::man(&dir, ui),
+        Verb::Man { dir, section } => completions::man(&dir, section, ui),
     };
     end.map(End::code)
 }

@@ -55,7 +55,7 @@ pub(super) fn mount(args: &Mount, ui: &Ui) -> Result<End, Error> {
     let (plan, table) = plan(&shown, place, None, ui)?;
     let dir = plan.dir.clone();
     bring_up(plan, args.foreground, ui, |record| {
-        if !ui.json(&with_partitions(record, &table)) {
+        if !args.silent && !ui.json(&with_partitions(record, &table)) {
             ui.message(format!("{} is mounted at {}", record.image.display(), dir.display()));
             if args.dir.is_none() {
                 ui.exact(dir.display());

@@ -11,6 +11,7 @@ use cdi_capture::repair::repair;
 use cdi_image::cdimg;
 use cdi_image::cdimg::parity::{Purpose, with_parity};
 use cdi_image::input::Input;
+use cdi_image::input::salvaged::salvaged;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -19,14 +20,15 @@ use crate::cli::Repair;
 use crate::ui::Ui;
 
 pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
-    let input = Arc::new(with_parity(Input::open(&args.image)?, Purpose::Repair)?);
+    let (input, first_unreadable) = salvaged(Input::open(&args.image)?)?;
+    let input = Arc::new(with_parity(input, Purpose::Repair)?);
     refuse_other_name(&args.out, &cdimg::FORMAT)?;
     let mut guard = Guard::new(args.over.into());
     guard.protect(&args.image, "is the damaged image");
     protect_mounted(&mut guard);
     let interrupt = Interrupt::new()?;
     let (mut target, file) = guard.create(&args.out)?;
-    let mut progress = ui.progress("repairing", input.len());
+    let mut progress = ui.progress("repairing", 2 * input.len());
     let mut done = 0;
     let mut repaired = repair(&input, &file, &args.out, &command_line(), &mut |at| {
         progress.advance(at.saturating_sub(done));
@@ -41,10 +43,18 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         repaired.image_bytes = added.map_or(repaired.image_bytes, |added| added.summary().range().end);
     }
     target.finish()?;
+    if let Some(at) = first_unreadable.get() {
+        let what = "parts of the file cannot be read, and are taken as damaged: the first is at byte";
+        ui.warning(format!("{}: {what} {at}", args.image.display()));
+    }
+    if repaired.cut_off > 0 {
+        let what = format!("{} are missing at the end of the file", human(repaired.cut_off));
+        ui.warning(format!("{}: {what}", args.image.display()));
+    }
     repaired.not_as_sealed.iter().for_each(|what| ui.warning(format!("{}: {what}", args.image.display())));
     let restored = input.parity().map_or(0, |parity| parity.summary().restored_bytes);
     let lost_bytes: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
-    let maybe = if repaired.uncertain { repaired.untried_bytes } else { 0 };
+    let maybe = if repaired.uncertain { repaired.unread_bytes } else { 0 };
     let sector = u64::from(cdi_base::units::SECTOR);
     let all = json!({
         "image": args.out.display().to_string(),
@@ -55,7 +65,7 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
         "cut_off_bytes": repaired.cut_off,
         "restored_bytes": restored,
         "lost_bytes": lost_bytes,
-        "untried_bytes": repaired.untried_bytes,
+        "unread_bytes": repaired.unread_bytes,
         "uncertain": repaired.uncertain,
         "missing_bytes": repaired.missing_bytes,
     });
@@ -81,7 +91,11 @@ pub(super) fn run(args: &Repair, ui: &Ui) -> Result<End, Error> {
             ui.message(format!("{} of the file were restored from parity", human(restored)));
         }
         if maybe > 0 {
-            ui.message(format!("{} of that may never have been read from the disk", human(maybe)));
+            ui.message(format!(
+                "{} of that may never have been read from the disk; what its map lists as bad is tried again by \
+                 'cdi create --resume --retry-passes 1'",
+                human(maybe)
+            ));
         }
         if lost_bytes + maybe > 0 {
             ui.message(

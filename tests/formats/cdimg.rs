@@ -101,9 +101,9 @@ tests!(
             (offset_of!(Superblock, zero2), 1, 1, "a reserved field of the superblock is not zero"),
             (
                 offset_of!(Superblock, must_understand),
-                1,
+                7,
                 8,
-                "features that this program does not support (0x1)",
+                "features that this program does not support (0x6)",
             ),
             (offset_of!(Superblock, salt), 0, 8, "its salt is zero"),
             (offset_of!(Superblock, disk_size), 0, 8, "invalid disk size: 0 bytes"),

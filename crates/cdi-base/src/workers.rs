@@ -1,6 +1,7 @@
 //! Threads: a pool that takes jobs from a queue, parallel work with results in order, and single threads; and locks
 //! that survive a panic.
 
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, SendError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{io, thread};
@@ -119,6 +120,48 @@ where
     })
 }
 
+type Task<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// A value with a thread of its own, on which everything is done with it, in order.
+pub struct Background<T> {
+    /// The thread, or the value where the system allows no more threads.
+    at: Result<(SyncSender<Task<T>>, thread::JoinHandle<T>), T>,
+}
+
+impl<T: Send + 'static> Background<T> {
+    /// Starts a thread with this name for what `new` returns. Up to `waiting` tasks are queued.
+    pub fn start(name: &str, waiting: usize, new: impl Fn() -> T) -> Background<T> {
+        let (queue, tasks) = sync_channel::<Task<T>>(waiting);
+        let mut value = new();
+        let run = move || {
+            tasks.into_iter().for_each(|task| task(&mut value));
+            value
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(run);
+        Background { at: thread.map(|thread| (queue, thread)).map_err(|_| new()) }
+    }
+
+    /// Does something with the value after everything before. Waits if too much is queued.
+    pub fn run(&mut self, task: impl FnOnce(&mut T) + Send + 'static) {
+        match &mut self.at {
+            // If the thread panicked, `finish` tells.
+            Ok((queue, _)) => drop(queue.send(Box::new(task))),
+            Err(value) => task(value),
+        }
+    }
+
+    /// Waits until everything is done, and returns the value.
+    pub fn finish(self) -> T {
+        match self.at {
+            Ok((queue, thread)) => {
+                drop(queue);
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            }
+            Err(value) => value,
+        }
+    }
+}
+
 /// Returns the number of threads to use: one per core, or 2 if the number of cores is unknown. Looked up once: a process
 /// that is confined cannot read how many its control group may use.
 pub fn cores() -> usize {
@@ -129,6 +172,13 @@ pub fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_in_the_background_are_done_in_order() {
+        let mut numbers = Background::start("numbers", 2, Vec::new);
+        (0..100).for_each(|n| numbers.run(move |numbers: &mut Vec<u32>| numbers.push(n)));
+        assert!(numbers.finish().into_iter().eq(0..100));
+    }
 
     #[test]
     fn results_arrive_in_order_and_an_error_stops_the_work() {

@@ -4,7 +4,7 @@ use cdi_base::workers::lock;
 use std::io;
 use std::num::NonZero;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cdi_base::error::ReadError;
 use cdi_base::units::index;
@@ -14,13 +14,13 @@ use cdi_image::codec::{Codec, Compressor};
 use cdi_image::disk::Disk;
 use lru::LruCache;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Spare};
 use super::jobs::Job;
 use super::options::Options;
 
 /// The number of chunks that are remembered to find duplicates: about 32 MiB of memory.
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
-/// The maximum number of buffers kept for reuse.
+/// The maximum number of buffers of compressed bytes kept for reuse.
 const SPARE: usize = 16;
 
 /// Identifies a chunk by its contents: BLAKE3, because the data may have been crafted to collide.
@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub options: Options,
     /// Chunks that are in the image or, without an entry, on their way into it.
     known: Mutex<LruCache<Name, Option<RawEntry>>>,
-    spare: Mutex<Vec<Buffer>>,
+    spare: Arc<Spare>,
     spare_compressed: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Part {
 /// A contiguous run of bytes read from the disk.
 pub(super) struct Bytes {
     pub start: u64,
-    pub raw: Buffer,
+    pub raw: Arc<Buffer>,
     /// The compressed pieces, one after the other.
     pub compressed: Vec<u8>,
     /// In order; together they cover `raw`. No piece crosses a chunk boundary.
@@ -78,7 +78,7 @@ pub(super) enum How {
 impl Shared {
     pub(super) fn new(options: Options) -> Shared {
         let known = Mutex::new(LruCache::new(REMEMBERED));
-        Shared { options, known, spare: Mutex::default(), spare_compressed: Mutex::default() }
+        Shared { options, known, spare: Arc::default(), spare_compressed: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Name, Option<RawEntry>>> {
@@ -101,14 +101,11 @@ impl Shared {
 
     /// Returns a buffer of `len` bytes with unspecified contents.
     pub(super) fn buffer(&self, len: usize) -> Buffer {
-        let mut buffer = take(&self.spare);
-        buffer.set_len(len);
-        buffer
+        self.spare.buffer(len)
     }
 
-    /// Returns buffers for reuse after their bytes have been written.
-    pub(super) fn give_back(&self, raw: Buffer, compressed: Vec<u8>) {
-        keep(&self.spare, raw);
+    /// Returns a buffer for reuse after its bytes have been written.
+    pub(super) fn give_back(&self, compressed: Vec<u8>) {
         keep(&self.spare_compressed, compressed);
     }
 }
@@ -194,7 +191,6 @@ fn read_run(
                     give(range, Err(e));
                 }
                 good.extend_from_slice(&bytes);
-                keep(&shared.spare, bytes);
             }
             Err(e) => {
                 if !good.is_empty() {
@@ -251,7 +247,7 @@ pub(super) fn compress(
             _ => pieces.push(Piece { len: piece.len(), how }),
         }
     }
-    Bytes { start, raw, compressed, pieces }
+    Bytes { start, raw: Arc::new(raw), compressed, pieces }
 }
 
 fn compress_piece(

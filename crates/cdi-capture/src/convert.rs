@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use cdi_base::error::Error;
 use cdi_base::units::index;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::buffer::Buffer;
 use crate::compress::{Done, Part, Shared};
-use crate::hash_check::HashChecks;
+use crate::hash;
 use crate::image_sink::ImageSink;
 use crate::options::{Made, Options, TOOL};
 use crate::{compress, jobs};
@@ -44,7 +45,7 @@ pub fn create(
     let mut sink = ImageSink::new(Writer::create(store, path, &new, metadata.clone())?, &shared);
     let seal = source.image().seal(&mut || step(0))?;
     begin(&mut sink.writer, options, &metadata, seal.digest);
-    let mut stored_hashes = HashChecks::new(source.image().stored_hashes());
+    let mut stored_hashes = hash::checks(source);
     workers::ordered(
         options.threads,
         jobs::jobs(source, geometry),
@@ -55,10 +56,17 @@ pub fn create(
             for part in &done.parts {
                 match part {
                     Part::Fill { disk, pattern } => {
-                        stored_hashes.fill(disk.start, disk.end - disk.start, *pattern)
+                        let (at, len, pattern) = (disk.start, disk.end - disk.start, *pattern);
+                        stored_hashes.run(move |hashes| hashes.fill(at, len, pattern));
                     }
-                    Part::Missing { disk, .. } => stored_hashes.zeros(disk.start, disk.end - disk.start),
-                    Part::Bytes(bytes) => stored_hashes.bytes(bytes.start, &bytes.raw),
+                    Part::Missing { disk, .. } => {
+                        let (at, len) = (disk.start, disk.end - disk.start);
+                        stored_hashes.run(move |hashes| hashes.zeros(at, len));
+                    }
+                    Part::Bytes(bytes) => {
+                        let (at, raw) = (bytes.start, Arc::clone(&bytes.raw));
+                        stored_hashes.run(move |hashes| hashes.bytes(at, &raw));
+                    }
                 }
             }
             sink.take(done)?;
@@ -74,7 +82,7 @@ pub fn create(
     }
     metadata.finished = options.now();
     if made.failed_bytes == 0 {
-        made.checked = stored_hashes.finish();
+        made.checked = stored_hashes.finish().finish();
     }
     made.missing_bytes = writer.bad().missing();
     made.not_as_sealed = seal.flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();

@@ -1,11 +1,13 @@
 //! Computes the hashes of a disk (docs/FORMAT.md, "Hashes") from its bytes in order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cdi_base::error::{Error, ReadError};
 use cdi_base::printable::hex;
 use cdi_base::units::index;
 use cdi_base::workers;
+use cdi_base::workers::Background;
 use cdi_image::disk::Disk;
 use cdi_image::disk::runs::{Run, RunKind, around_marks, runs};
 use cdi_image::metadata::{DiskHashes, Metadata};
@@ -13,26 +15,32 @@ use cdi_image::stored_hashes::{HashKind, Hasher, ZERO_FILLED};
 
 use super::hash_check::{Checked, HashChecks};
 
-/// The hashes of a disk, over the bytes added so far.
+/// Bytes of the disk, which the hashes read while others do.
+pub type Held = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// The hashes of a disk, over the bytes added so far. Each is computed on a thread of its own.
 pub struct Hashes {
-    rescued: Option<blake3::Hasher>,
+    rescued: Option<Background<Hasher>>,
     /// Hashes of the disk with zeros in place of missing bytes.
-    filled: Vec<(HashKind, Hasher)>,
+    filled: Vec<(HashKind, Background<Hasher>)>,
     /// The current run of bytes that the image holds.
     run: Range<u64>,
 }
+
+/// How many parts of the disk wait for the threads: a part is 1 MiB, as a rule.
+const WAITING: usize = 8;
 
 /// Called for each run, with the error if it could not be read. An error from it cancels the operation.
 pub type Each<'a> = dyn FnMut(&Run, Option<ReadError>) -> Result<(), Error> + 'a;
 
 /// The maximum number of zeros hashed in one piece, in bytes. The user can interrupt between two pieces.
-const ZEROS_AT_ONCE: u64 = 64 << 20;
+const ZEROS_AT_ONCE: u64 = 8 << 20;
 
 /// Reads all of `disk` on all cores, adds it to `hashes`, and checks the hashes that its image stores. `each` is
 /// called for each run in order, and may cancel the operation. A run that cannot be read is hashed as missing.
 pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Hashes, Vec<Checked>), Error> {
     let is_free = hashes.is_free() && disk.image().stored_hashes().is_empty();
-    let mut stored_hashes = HashChecks::new(disk.image().stored_hashes());
+    let mut stored_hashes = checks(disk);
     let read = |(): &mut (), run: Run| {
         // Read only runs that the image holds: within a missing run even a read of no bytes would fail.
         if run.kind != RunKind::Present {
@@ -44,10 +52,12 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
     };
     let mut add = |(run, result): (Run, Result<Vec<u8>, ReadError>)| {
         let len = run.disk.end - run.disk.start;
-        match (&result, run.kind) {
+        let error = result.as_ref().err().copied();
+        match (result, run.kind) {
             (Ok(bytes), RunKind::Present) => {
-                hashes.held(bytes);
-                stored_hashes.bytes(run.disk.start, bytes);
+                let (bytes, start): (Held, u64) = (Arc::new(bytes), run.disk.start);
+                hashes.held(Arc::clone(&bytes));
+                stored_hashes.run(move |hashes| hashes.bytes(start, (*bytes).as_ref()));
             }
             (Ok(_), RunKind::Zeros) if is_free => {}
             (Ok(_), RunKind::Zeros) => {
@@ -55,7 +65,7 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
                 while at < run.disk.end {
                     let end = run.disk.end.min(at + ZEROS_AT_ONCE);
                     hashes.fill(&[0; 8], end - at);
-                    stored_hashes.zeros(at, end - at);
+                    stored_hashes.run(move |hashes| hashes.zeros(at, end - at));
                     each(&Run { disk: at..end, kind: run.kind }, None)?;
                     at = end;
                 }
@@ -63,10 +73,11 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
             }
             _ => {
                 hashes.missing(len);
-                stored_hashes.zeros(run.disk.start, len);
+                let start = run.disk.start;
+                stored_hashes.run(move |hashes| hashes.zeros(start, len));
             }
         }
-        each(&run, result.err())
+        each(&run, error)
     };
     workers::ordered(
         workers::cores(),
@@ -80,10 +91,31 @@ pub fn hash(disk: &Disk, mut hashes: Hashes, each: &mut Each<'_>) -> Result<(Has
             add((run, result))
         },
     )?;
-    Ok((hashes, stored_hashes.finish()))
+    Ok((hashes, stored_hashes.finish().finish()))
 }
 
-const ZEROS: &[u8] = &[0; 64 << 10];
+/// Starts the verification of the hashes that the image of `disk` stores, on a thread of its own.
+pub(crate) fn checks(disk: &Disk) -> Background<HashChecks> {
+    Background::start("hash-checks", WAITING, || HashChecks::new(disk.image().stored_hashes()))
+}
+
+/// Hashes `len` bytes that repeat `pattern`.
+fn repeat(hasher: &mut Hasher, pattern: [u8; 8], len: u64) {
+    const ZEROS: &[u8] = &[0; 64 << 10];
+    let other: Vec<u8>;
+    let block = if pattern == [0; 8] {
+        ZEROS
+    } else {
+        other = pattern.repeat(ZEROS.len() / 8);
+        &other
+    };
+    let mut left = len;
+    while left > 0 {
+        let part = left.min(block.len() as u64);
+        hasher.update(&block[..index(part)]);
+        left -= part;
+    }
+}
 
 impl Hashes {
     /// Starts the hashes of a new image: BLAKE3 of the rescued data, and SHA-256 and `others` of the zero-filled disk.
@@ -104,8 +136,9 @@ impl Hashes {
     }
 
     fn of(rescued: bool, kinds: Vec<HashKind>) -> Hashes {
-        let filled = kinds.into_iter().map(|kind| (kind, Hasher::new(kind))).collect();
-        Hashes { rescued: rescued.then(blake3::Hasher::new), filled, run: 0..0 }
+        let start = |kind: HashKind| Background::start(kind.name(), WAITING, || Hasher::new(kind));
+        let filled = kinds.into_iter().map(|kind| (kind, start(kind))).collect();
+        Hashes { rescued: rescued.then(|| start(HashKind::Blake3)), filled, run: 0..0 }
     }
 
     /// Checks whether there is nothing to compute.
@@ -118,49 +151,43 @@ impl Hashes {
         self.run.end
     }
 
+    fn each(&mut self) -> impl Iterator<Item = &mut Background<Hasher>> {
+        self.rescued.iter_mut().chain(self.filled.iter_mut().map(|(_, hasher)| hasher))
+    }
+
     /// Adds the next bytes of the disk, which the image holds.
-    pub fn held(&mut self, bytes: &[u8]) {
-        if let Some(rescued) = &mut self.rescued {
-            rescued.update(bytes);
+    pub fn held(&mut self, bytes: Held) {
+        self.run.end += (*bytes).as_ref().len() as u64;
+        for hasher in self.each() {
+            let bytes = Arc::clone(&bytes);
+            hasher.run(move |hasher| hasher.update((*bytes).as_ref()));
         }
-        self.filled.iter_mut().for_each(|(_, hasher)| hasher.update(bytes));
-        self.run.end += bytes.len() as u64;
     }
 
     /// Adds the next `len` bytes of the disk: `pattern` repeated, which the image holds.
     pub fn fill(&mut self, pattern: &[u8; 8], len: u64) {
-        let other: Vec<u8>;
-        let block = if *pattern == [0; 8] {
-            ZEROS
-        } else {
-            other = pattern.repeat(ZEROS.len() / 8);
-            &other
-        };
-        let mut left = len;
-        while left > 0 {
-            let part = left.min(block.len() as u64);
-            self.held(&block[..index(part)]);
-            left -= part;
-        }
+        self.run.end += len;
+        let pattern = *pattern;
+        self.each().for_each(|hasher| hasher.run(move |hasher| repeat(hasher, pattern, len)));
     }
 
     /// Adds the next `len` bytes of the disk, which are missing.
     pub fn missing(&mut self, len: u64) {
         self.end_run();
         self.run = self.run.end + len..self.run.end + len;
-        let mut left = if self.filled.is_empty() { 0 } else { len };
-        while left > 0 {
-            let part = left.min(ZEROS.len() as u64);
-            self.filled.iter_mut().for_each(|(_, hasher)| hasher.update(&ZEROS[..index(part)]));
-            left -= part;
+        for (_, hasher) in &mut self.filled {
+            hasher.run(move |hasher| repeat(hasher, [0; 8], len));
         }
     }
 
     /// Ends a run that the image holds: its start and length in bytes are hashed too.
     fn end_run(&mut self) {
-        if let Some(rescued) = self.rescued.as_mut().filter(|_| !self.run.is_empty()) {
-            rescued.update(&self.run.start.to_le_bytes());
-            rescued.update(&(self.run.end - self.run.start).to_le_bytes());
+        let Range { start, end } = self.run;
+        if let Some(rescued) = self.rescued.as_mut().filter(|_| start < end) {
+            rescued.run(move |rescued| {
+                rescued.update(&start.to_le_bytes());
+                rescued.update(&(end - start).to_le_bytes());
+            });
         }
     }
 
@@ -168,11 +195,11 @@ impl Hashes {
     pub fn finish(mut self) -> DiskHashes {
         self.end_run();
         DiskHashes {
-            blake3_rescued: self.rescued.map(|rescued| rescued.finalize().to_hex().to_string()),
+            blake3_rescued: self.rescued.map(|rescued| hex(&rescued.finish().finish())),
             zero_filled: self
                 .filled
                 .into_iter()
-                .map(|(kind, hasher)| (kind, hex(&hasher.finish())))
+                .map(|(kind, hasher)| (kind, hex(&hasher.finish().finish())))
                 .collect(),
         }
     }
@@ -187,8 +214,8 @@ mod tests {
     #[test]
     fn blake3_covers_each_run_followed_by_its_position() {
         let mut hashes = Hashes::new(&[HashKind::Md5]);
-        hashes.held(b"ab");
-        hashes.held(b"cdefgh");
+        hashes.held(Arc::new(*b"ab"));
+        hashes.held(Arc::new(*b"cdefgh"));
         hashes.missing(8);
         hashes.fill(b"01234567", 16);
         let mut by_hand = blake3::Hasher::new();

@@ -83,9 +83,9 @@ impl<'a> ImageSink<'a> {
 
     /// Writes bytes of the disk that were read and compressed.
     pub(super) fn bytes(&mut self, bytes: Bytes) -> Result<(), Error> {
-        self.hash(bytes.start, |hashes| hashes.held(&bytes.raw));
+        self.hash(bytes.start, |hashes| hashes.held(bytes.raw.clone()));
         self.put(&bytes)?;
-        self.shared.give_back(bytes.raw, bytes.compressed);
+        self.shared.give_back(bytes.compressed);
         Ok(())
     }
 

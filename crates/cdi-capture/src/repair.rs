@@ -1,7 +1,11 @@
 //! Salvages the records of a damaged image into a new image.
 //!
-//! Each record names the bytes of the disk that it covers, so neither the superblock nor the index is needed. Lost
-//! areas become non-tried: if the disk is still available, imaging can be resumed with the new image.
+//! Each record names the bytes of the disk that it covers, so neither the superblock nor the index is needed; if there is
+//! an index, it adds what the records do not find any more. Lost areas become non-tried: if the disk is still available,
+//! imaging can be resumed with the new image.
+
+mod by_index;
+mod superblock;
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -17,7 +21,6 @@ use cdi_image::cdimg::layout::*;
 use cdi_image::cdimg::nodes::check_entry;
 use cdi_image::cdimg::record::Record;
 use cdi_image::cdimg::scan::{Step, Walk, decode_map, decode_metadata, without_parity};
-use cdi_image::cdimg::superblock::check_disk;
 use cdi_image::cdimg::writer::{Writer, check_metadata};
 use cdi_image::cdimg::{reader, record};
 use cdi_image::codec::{Codec, Sum, decompress};
@@ -28,6 +31,7 @@ use cdi_image::metadata::Metadata;
 use lru::LruCache;
 use serde_json::json;
 
+use self::superblock::find_superblock;
 use super::options::{TOOL, image_like};
 use super::rescue::event;
 
@@ -44,9 +48,9 @@ pub struct Repaired {
     pub cut_off: u64,
     /// The ranges of the disk that were read and are lost, in order.
     pub lost: Vec<Range<u64>>,
-    /// The number of further bytes that seem never to have been tried.
-    pub untried_bytes: u64,
-    /// Whether `untried_bytes` is uncertain: there is damage after the last intact map, where they may have been
+    /// The number of further bytes that were not read from the disk, by what is left of the map.
+    pub unread_bytes: u64,
+    /// Whether `unread_bytes` is uncertain: there is damage after the last intact map, where they may have been
     /// recorded.
     pub uncertain: bool,
     /// The number of bytes of the disk that are missing in the new image, including lost ones.
@@ -64,8 +68,7 @@ const MAX_PARTS: u32 = 1000;
 const REMEMBERED: NonZero<usize> = NonZero::new(1 << 18).expect("not 0");
 
 /// Salvages the image in `input` into `file`, which is empty and at `path`; `command` is the command line, for the log.
-/// Calls `step` with the current offset in
-/// the old file, in bytes; an error from it stops the work.
+/// Calls `step` with how far the work is, of twice the length of the old file in bytes; an error from it stops the work.
 pub fn repair(
     input: &Arc<Input>,
     file: &std::fs::File,
@@ -91,14 +94,35 @@ pub fn repair(
     salvage.salvage_all(superblock.salt.get(), step)?;
     let Salvage { writer, mut repaired, .. } = salvage;
     writer.leave()?;
+    repaired.cut_off = superblock.committed_end.get().saturating_sub(input.len());
+    let is_damaged = repaired.damaged > 0 || repaired.gap_bytes > 0 || repaired.cut_off > 0;
+
+    let mut details = json!({ "tool": TOOL, "options": command });
+    let mut is_newest = false;
+    match reader::open(Arc::clone(input)) {
+        Ok(old) => {
+            // The new log and its seal are consistent, whatever was wrong with the old ones.
+            let flaws = old.seal(&mut || step(input.len()))?.flaws;
+            repaired.not_as_sealed = flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();
+            if !repaired.not_as_sealed.is_empty() {
+                details["not_as_sealed"] = json!(repaired.not_as_sealed);
+            }
+            is_newest = old.is_newest();
+            if is_damaged {
+                add_by_index(old, input, &Arc::new(Input::new(store()?, path)?), store()?, step)?;
+            }
+        }
+        Err(e) => details["not_checked"] = e.to_string().into(),
+    }
 
     // Now find the areas that are finished according to the map, but have no data.
     let new = Arc::new(Input::new(store()?, path)?);
     let image = reader::open(Arc::clone(&new))?;
     repaired.lost = lost(&image, &mut || step(input.len()))?;
-    repaired.cut_off = superblock.committed_end.get().saturating_sub(input.len());
-    repaired.untried_bytes = image.bad().count(Status::NonTried).bytes;
-    repaired.uncertain |= repaired.cut_off > 0;
+    let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
+    repaired.unread_bytes = image.bad().missing();
+    let is_map_lost = repaired.uncertain || repaired.cut_off > 0 || input.lost_what_followed_parity();
+    repaired.uncertain = is_map_lost && !is_newest && repaired.unread_bytes > 0;
     drop(image);
     let (mut writer, _) = Writer::resume(store()?, &new, path)?;
     for range in &repaired.lost {
@@ -106,25 +130,11 @@ pub fn repair(
         writer.set_status(BadRange::new(range.clone(), Status::NonTried))?;
     }
     let mut metadata = writer.metadata().clone();
-    let whole =
-        repaired.lost.is_empty() && repaired.damaged == 0 && repaired.gap_bytes == 0 && repaired.cut_off == 0;
-    if whole {
+    if repaired.lost.is_empty() && (is_newest || !is_damaged) {
         writer.earlier_hashes().clone().store(&mut metadata);
     }
     writer.set_metadata(metadata);
-    let lost: u64 = repaired.lost.iter().map(|r| r.end - r.start).sum();
-    let mut details = json!({ "tool": TOOL, "options": command, "lost_bytes": lost });
-    // The new log and its seal are consistent, whatever was wrong with the old ones.
-    match reader::open(Arc::clone(input)) {
-        Ok(image) => {
-            let flaws = image.seal(&mut || step(input.len()))?.flaws;
-            repaired.not_as_sealed = flaws.into_iter().map(|(flaw, _)| flaw.to_string()).collect();
-            if !repaired.not_as_sealed.is_empty() {
-                details["not_as_sealed"] = json!(repaired.not_as_sealed);
-            }
-        }
-        Err(e) => details["not_checked"] = e.to_string().into(),
-    }
+    details["lost_bytes"] = lost.into();
     writer.note(&event("repaired", details));
     repaired.missing_bytes = writer.bad().missing();
     repaired.image_bytes =
@@ -132,59 +142,31 @@ pub fn repair(
     Ok(repaired)
 }
 
-/// Returns an intact superblock of the image, from its place or from a copy in a CHECKPOINT record. If there are
-/// several, returns the newest.
-fn find_superblock(
-    input: &Input,
+/// Adds what the index of the `old` image finds to the new one, which is read through `new` and written to `store`. If the
+/// map of the old one is that of its last state, it becomes that of the new one.
+fn add_by_index(
+    old: reader::CdiImage,
+    input: &Arc<Input>,
+    new: &Arc<Input>,
+    store: Box<std::fs::File>,
     step: &mut dyn FnMut(u64) -> Result<(), Error>,
-) -> Result<Superblock, Error> {
-    let parse = |at: u64| {
-        let bytes = input.bytes(at, SUPERBLOCK_LEN, "a superblock").ok()?;
-        Superblock::parse(&bytes).filter(|s| check_disk(s).is_ok())
-    };
-    let slots = SUPERBLOCK_AT.into_iter().filter_map(parse);
-    if let Some(newest) = slots.max_by_key(|s| s.generation.get()) {
-        return Ok(newest);
+) -> Result<(), Error> {
+    let is_newest = old.is_newest();
+    let (old, len) = (by_index::disk(old, input), input.len());
+    let salvaged = by_index::disk(reader::open(Arc::clone(new))?, new);
+    let (mut writer, _) = Writer::resume(store, new, new.path())?;
+    let part = |at: u64| u128::from(at) * u128::from(len) / u128::from(old.size());
+    by_index::add(&old, &salvaged, &mut writer, &mut |at| {
+        step(len.saturating_add(u64::try_from(part(at)).unwrap_or(len)))
+    })?;
+    if is_newest {
+        writer.replace_map(0..old.size(), old.bad().ranges())?;
     }
-    // Records of another image can only be inside a record of this one. The walk skips over the contents of records, so
-    // the image with the most bytes is this one.
-    let mut found: Vec<(u64, u64, Option<Superblock>)> = Vec::new();
-    let mut walk = Walk::new(input, None, RECORDS_AT.min(input.len())..input.len());
-    while let Some(found_step) = walk.step()? {
-        let (at, header) = match found_step {
-            Step::Header(at, header) => (at, header),
-            Step::Searching(at) => {
-                step(at)?;
-                continue;
-            }
-            Step::Gap(_) => continue,
-        };
-        step(at)?;
-        let salt = header.salt.get();
-        if !found.iter().any(|(s, ..)| *s == salt) {
-            if found.len() >= 1000 {
-                continue;
-            }
-            found.push((salt, 0, None));
-        }
-        let Some((_, bytes, superblock)) = found.iter_mut().find(|(s, ..)| *s == salt) else { continue };
-        *bytes += u64::from(header.stored.get());
-        if header.kind == RecordType::Checkpoint as u8
-            && let Some(copy) = parse(at + HEADER_LEN as u64).filter(|c| c.salt.get() == salt)
-            && superblock.is_none_or(|h| h.generation.get() < copy.generation.get())
-        {
-            *superblock = Some(copy);
-        }
-    }
-    found
-        .into_iter()
-        .filter_map(|(_, bytes, superblock)| Some((bytes, superblock?)))
-        .max_by_key(|(bytes, _)| *bytes)
-        .map(|(_, superblock)| superblock)
-        .ok_or_else(|| {
-            let what = "neither a superblock nor a copy of one found: not a .cdimg image, or nothing can be salvaged";
-            Error::bad_image(what).at(input.path())
-        })
+    // Whether they are still valid is decided later.
+    let mut metadata = writer.metadata().clone();
+    writer.earlier_hashes().clone().store(&mut metadata);
+    writer.set_metadata(metadata);
+    writer.leave().map(|_| ())
 }
 
 /// Returns the ranges that are finished according to the map, but have no bytes in the index.

@@ -1,7 +1,9 @@
-//! The C interface: the functions of `include/cdi.h`, which documents them. The only file with `unsafe`; the safety
-//! requirements are those of the header, which C cannot check.
+//! The C interface: the functions of `include/cdi.h`, which documents them. The safety requirements are those of the
+//! header, which C cannot check.
 
 #![allow(unsafe_code)]
+
+mod reads;
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -135,6 +137,22 @@ unsafe fn copy_message(text: &str, message: *mut c_char, size: usize) {
     }
 }
 
+/// Returns the caller's buffer, filled with zeros; None if it is NULL or too long.
+///
+/// # Safety
+/// `buffer` is NULL or has room for `length` bytes, which nobody else uses for as long as the result is used.
+unsafe fn buffer_of<'a>(buffer: *mut c_void, length: usize) -> Option<&'a mut [u8]> {
+    if buffer.is_null() || length > isize::MAX.cast_unsigned() {
+        return None;
+    }
+    // SAFETY: not NULL, within the maximum length of a slice, and the caller guarantees the room. The buffer is zeroed
+    // first, because a reference to uninitialized memory is not allowed.
+    unsafe {
+        buffer.write_bytes(0, length);
+        Some(std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length))
+    }
+}
+
 /// Opens an image.
 ///
 /// # Safety
@@ -222,15 +240,8 @@ pub unsafe extern "C" fn cdi_read(
     if length == 0 {
         return if offset <= disk.0.size() { 0 } else { Errno::EINVAL as c_int };
     }
-    if buffer.is_null() || length > isize::MAX.cast_unsigned() {
-        return Errno::EINVAL as c_int;
-    }
-    // SAFETY: not NULL, within the maximum length of a slice, and the caller guarantees the room. The buffer is zeroed
-    // first, because a reference to uninitialized memory is not allowed.
-    let bytes = unsafe {
-        buffer.write_bytes(0, length);
-        std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length)
-    };
+    // SAFETY: the caller guarantees the room.
+    let Some(bytes) = (unsafe { buffer_of(buffer, length) }) else { return Errno::EINVAL as c_int };
     match catch_unwind(AssertUnwindSafe(|| disk.0.read_at(bytes, offset))) {
         Ok(Ok(())) => 0,
         Ok(Err(e)) => e.errno(ErrnoStyle::Io),

@@ -81,6 +81,7 @@ pub mod codec;
 mod crypto;
 pub mod details;
 pub mod disk;
+pub mod document;
 pub mod extent;
 pub mod formats;
 pub mod image;
@@ -92,6 +93,7 @@ pub mod open;
 #[cfg(feature = "packed")]
 pub mod packed;
 pub mod part;
+pub mod partial;
 pub mod passphrase;
 pub mod reader;
 pub mod stored_hashes;

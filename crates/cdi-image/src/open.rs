@@ -227,10 +227,8 @@ pub fn begins_like(start: Vec<u8>) -> Option<&'static str> {
 fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> {
     let path = input.path().to_owned();
     input.allow(&options.allowed)?;
-    #[cfg(feature = "apple")]
-    let input = encrcdsa::decrypted(input, options).map_err(|e| e.at(&path))?;
-    #[cfg(feature = "packed")]
-    let input = unpack::unpacked(input, options).map_err(|e| e.at(&path))?;
+    let input =
+        if is_beheaded(&input) { input } else { opened_up(input, options).map_err(|e| e.at(&path))? };
     let format = choose(&input, options).map_err(|e| e.at(&path))?;
     // A raw disk that is packed has a format of its own, by its packing.
     let format = match input.packed() {
@@ -268,6 +266,24 @@ fn open_input(mut input: Input, options: &OpenOptions) -> Result<Opened, Error> 
     #[cfg(feature = "packed")]
     let image = unpack::with_damage(image, &input);
     Ok(Opened { image, input, format })
+}
+
+/// Returns what is in a file that is encrypted, or compressed as a whole.
+#[cfg_attr(not(any(feature = "apple", feature = "packed")), allow(unused_variables))]
+fn opened_up(input: Input, options: &OpenOptions) -> Result<Input, Error> {
+    #[cfg(feature = "apple")]
+    let input = encrcdsa::decrypted(input, options)?;
+    #[cfg(feature = "packed")]
+    let input = unpack::unpacked(input, options)?;
+    Ok(input)
+}
+
+/// Returns whether this is an image in our own format of which the start cannot be read: it has copies of what is there.
+fn is_beheaded(input: &Input) -> bool {
+    !input.is_remote()
+        && input.bytes(0, 1, "the header").is_err()
+        && ((cdimg::FORMAT.probe)(input)
+            || named_by(input.name()).is_some_and(|format| format.name == cdimg::FORMAT.name))
 }
 
 /// Returns whether a format is that of raw disks, packed or not.

@@ -7,7 +7,7 @@ use cdi_base::units::index;
 
 use crate::disk::Disk;
 
-/// Reads a disk from a position on. A read stops before a bad sector; a read that starts at a bad sector returns an
+/// Reads a disk from a position on. A read stops before a sector that cannot be read; a read that starts there returns an
 /// error whose source is the [`ReadError`]. An error does not move the position: to skip a bad sector, seek.
 #[derive(Clone)]
 pub struct DiskReader<'a> {
@@ -24,19 +24,7 @@ impl Disk {
 
 impl Read for DiskReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.disk.size().saturating_sub(self.at);
-        let mut len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if len == 0 {
-            return Ok(0);
-        }
-        let mut result = self.disk.read_at(&mut buf[..len], self.at);
-        if let Err(ReadError::Bad { good, .. }) = result
-            && good > 0
-        {
-            len = good;
-            result = self.disk.read_at(&mut buf[..len], self.at);
-        }
-        result.map_err(io::Error::other)?;
+        let len = self.disk.read_prefix(buf, self.at).map_err(io::Error::other)?;
         self.at += len as u64;
         Ok(len)
     }

@@ -1,56 +1,16 @@
 //! The JSON documents about a disk: the files next to it in the mounted directory, and the output of the commands with
 //! `--json`. docs/SEMANTICS.md has the schemas.
 
-use cdi_image::badmap::{self, BadRange, Reason, Status};
+use cdi_image::badmap::{self, Reason};
 use cdi_image::cdimg;
 use cdi_image::disk::Disk;
 use cdi_image::disk::live::Live;
-use cdi_image::input::PackedFile;
-use cdi_image::input::parity::ParitySummary;
+use cdi_image::document::counts;
+pub use cdi_image::document::{info, parity};
 use cdi_image::text::listing::{Listing, Out};
 use serde_json::{Value, json};
 
-/// Returns the metadata of an image: the content of `info.json` and the output of `cdi info --json`.
-pub fn info(disk: &Disk) -> Value {
-    let mut info = json!({
-        "image": disk.input().path().display().to_string(),
-        "image_bytes": disk.input().total_len(),
-        "format": disk.format().name,
-        "integrity": disk.format().integrity,
-        "size_bytes": disk.size(),
-        "logical_sector_bytes": disk.sector(),
-        "warnings": disk.image().warnings(),
-        "blocks": counts(disk.bad(), disk.size()),
-        "lost_bytes": disk.image().lost().iter().map(|r| r.end - r.start).sum::<u64>(),
-        "parity": disk.input().parity().map(|known| parity(&known.summary())),
-        "packed_files": disk.image().details().packed.iter().map(packed).collect::<Vec<_>>(),
-        "metadata": disk.metadata(),
-    });
-    if let Some(how) = disk.input().encryption() {
-        info["encryption"] = how.into();
-    }
-    info
-}
-
-/// Returns the parity of an image as JSON.
-pub fn parity(summary: &ParitySummary) -> Value {
-    json!({
-        "percent": f64::from(summary.hundredths) / 100.0,
-        "covered_bytes": summary.covered_end,
-        "parity_bytes": summary.parity_bytes,
-    })
-}
-
-fn packed(file: &PackedFile) -> Value {
-    json!({
-        "file": file.path.display().to_string(),
-        "packing": file.packing,
-        "file_bytes": file.packed_bytes,
-        "restart_points": file.points,
-    })
-}
-
-/// Returns the same of a disk that is being imaged, of which `bad` is not in the image now.
+/// Returns what [`info`] does of a disk that is being imaged, of which `bad` is not in the image now.
 pub fn live_info(disk: &dyn Live, bad: &badmap::BadBlocks) -> Value {
     json!({
         "image": disk.image().display().to_string(),
@@ -147,16 +107,4 @@ impl Listing for BadBlocks<'_> {
     fn end(&self, out: &mut impl Out) {
         out.text("\n  ]\n}\n");
     }
-}
-
-/// Returns the number of bytes, and of ranges, of each status.
-fn counts(bad: &badmap::BadBlocks, size: u64) -> Value {
-    let listed: u64 = bad.ranges().iter().map(BadRange::len).sum();
-    let mut counts = serde_json::Map::new();
-    counts.insert("finished".into(), json!({ "bytes": size.saturating_sub(listed) }));
-    for status in Status::LISTED {
-        let count = bad.count(status);
-        counts.insert(status.name().into(), json!({ "bytes": count.bytes, "ranges": count.ranges }));
-    }
-    Value::Object(counts)
 }

@@ -301,7 +301,6 @@ impl Reader {
             Some((_, bytes)) => bytes.extend_from_slice(&buffer),
             empty => *empty = Some((start, buffer.to_vec())),
         }
-        self.shared.give_back(buffer, Vec::new());
         Ok(())
     }
 

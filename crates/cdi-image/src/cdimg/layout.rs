@@ -44,7 +44,8 @@ pub struct Superblock {
     pub state: u8,
     /// Zero.
     pub zero1: [u8; 3],
-    /// Features that a reader must support to read the image correctly. A reader refuses unknown bits.
+    /// Features that a reader must support to read the image correctly. A reader refuses unknown bits:
+    /// all but [`HAS_LZ4`].
     pub must_understand: U64,
     /// Features that a reader may ignore: [`HAS_PARITY`].
     pub may_ignore: U64,
@@ -85,6 +86,8 @@ pub const STATE_ACQUIRING: u8 = 1;
 /// The image is finished.
 pub const STATE_COMPLETE: u8 = 2;
 
+/// The bit of `must_understand` that says that chunks may be compressed by LZ4.
+pub const HAS_LZ4: u64 = 1;
 /// The bit of `may_ignore` that says that the image has PARITY records.
 pub const HAS_PARITY: u64 = 1;
 

@@ -62,6 +62,9 @@ pub fn open(input: Arc<Input>) -> Result<CdiImage, Error> {
             "the end of the file, or its superblocks, are lost: it is read as it was before parity was added";
         warnings.push(what.into());
     }
+    if superblock.may_ignore.get() & HAS_PARITY != 0 && input.parity().is_none() {
+        warnings.push("the image has parity, but its description is lost: damage cannot be restored".into());
+    }
     let ReplayedState { index, bad, metadata } = state;
     let bad = bad.into_map();
     Ok(CdiImage {
@@ -282,6 +285,17 @@ impl CdiImage {
             }
         }
         Ok(false)
+    }
+
+    /// Returns whether this is a finished image in its last state, so that no later map can be lost.
+    pub fn is_newest(&self) -> bool {
+        let is_whole = superblocks(&self.input)
+            .iter()
+            .enumerate()
+            .all(|(slot, (_, found))| found.is_some_and(|s| is_valid_in(slot, &s)));
+        let ends_here = self.superblock.committed_end.get() == self.input.len();
+        let is_last = (is_whole || ends_here) && !self.input.lost_what_followed_parity();
+        self.superblock.state == STATE_COMPLETE && is_last
     }
 
     /// Returns the superblock in use.

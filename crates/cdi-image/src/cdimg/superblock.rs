@@ -82,11 +82,9 @@ pub fn check_disk(s: &Superblock) -> Result<(), Error> {
         );
         return fail(std::mem::offset_of!(Superblock, version), what);
     }
-    if s.must_understand.get() != 0 {
-        let what = format!(
-            "the image requires features that this program does not support ({:#x})",
-            s.must_understand.get()
-        );
+    let unknown = s.must_understand.get() & !HAS_LZ4;
+    if unknown != 0 {
+        let what = format!("the image requires features that this program does not support ({unknown:#x})");
         return fail(std::mem::offset_of!(Superblock, must_understand), what);
     }
     if s.state != STATE_ACQUIRING && s.state != STATE_COMPLETE {

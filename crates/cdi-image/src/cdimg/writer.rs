@@ -203,9 +203,21 @@ impl Writer {
             disk_len: len.into(),
             detail: 0,
         };
+        if codec == Codec::Lz4 {
+            self.say_that_lz4_is_used()?;
+        }
         let entry = self.out.append(ENTRY_DATA, head, compressed)?;
         self.set(start, len, entry)?;
         Ok(entry)
+    }
+
+    /// Commits a superblock that says that readers need LZ4, unless there is one: before the first chunk that does.
+    fn say_that_lz4_is_used(&mut self) -> Result<(), Error> {
+        if self.superblock.must_understand.get() & HAS_LZ4 != 0 {
+            return Ok(());
+        }
+        self.superblock.must_understand |= U64::new(HAS_LZ4);
+        self.checkpoint()
     }
 
     /// Adds a run of the disk with the same data as `entry` refers to, and marks it as finished.

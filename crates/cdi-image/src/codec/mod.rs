@@ -29,6 +29,8 @@ pub enum Codec {
     Deflate = 1,
     /// One zstd frame (RFC 8878).
     Zstd = 2,
+    /// A bare LZ4 block ("LZ4 Block Format Description").
+    Lz4 = 3,
     // The following are used in other programs' images only, never in a `.cdimg`.
     /// Not compressed, followed by the Adler-32 of the bytes.
     StoredAdler32 = 128,
@@ -50,8 +52,6 @@ pub enum Codec {
     Lzfse,
     /// Apple Data Compression.
     Adc,
-    /// A bare LZ4 block.
-    Lz4,
     /// A bare snappy block.
     Snappy,
     /// A bare LZMA stream without an end mark, with the parameters used in a CHD.
@@ -72,7 +72,7 @@ pub enum Codec {
 impl Codec {
     /// Returns the codec with this number in a `.cdimg`.
     pub fn from_number(number: u8) -> Option<Codec> {
-        [Codec::Stored, Codec::Deflate, Codec::Zstd].into_iter().find(|c| *c as u8 == number)
+        [Codec::Stored, Codec::Deflate, Codec::Zstd, Codec::Lz4].into_iter().find(|c| *c as u8 == number)
     }
 
     /// Returns its name, as accepted by `--codec`.
@@ -198,7 +198,6 @@ pub fn decompress(codec: Codec, compressed: &[u8], out: &mut [u8]) -> Result<(),
         Codec::Lzfse => UNLZFSE.with_borrow_mut(|decoder| fill(decoder.reader_bytes(compressed), out)),
         #[cfg(feature = "apple")]
         Codec::Adc => adc::decompress(compressed, out).ok_or(BadStream),
-        #[cfg(feature = "aff4")]
         Codec::Lz4 => match lz4_flex::block::decompress_into(compressed, out) {
             Ok(len) if len == out.len() => Ok(()),
             _ => Err(BadStream),

@@ -9,6 +9,7 @@ pub mod parity;
 pub(crate) mod pieces;
 #[cfg(feature = "remote")]
 mod remote;
+pub mod salvaged;
 mod siblings;
 mod source;
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use cdi_base::error::{Error, Flaw, Kind, ReadError};
+use cdi_base::error::{Error, Flaw, ReadError};
 use derived::{Derived, Joined};
 use parity::unreadable;
 use siblings::Parts;
@@ -221,16 +222,6 @@ impl Input {
     /// another directory is an error, even if that is below the image's directory.
     pub fn sibling(&self, name: &Path) -> Result<Option<FileNo>, Error> {
         self.parts.find(name)
-    }
-
-    /// Finds the file `name` next to the image, if there is one that may be read: for formats that look through the files
-    /// of a directory. A file that may not be used, such as a link to another directory, is as good as none; that
-    /// nothing can be found out about it is an error.
-    pub fn candidate(&self, name: &Path) -> Result<Option<FileNo>, Error> {
-        match self.sibling(name) {
-            Err(e) if e.kind == Kind::BadImage => Ok(None),
-            found => found,
-        }
     }
 
     /// Finds the file `name` in the directory `dir` next to the image, if there is one: only for formats that consist

@@ -72,6 +72,19 @@ impl Input {
         read.and(Err(ReadError::Corrupt { at }))
     }
 
+    /// Returns the length of the main file as it is stored, in bytes: packed, encrypted, or with parity at its end.
+    pub fn stored_len(&self) -> u64 {
+        self.stored_len
+    }
+
+    /// Returns whether the file is read as it was when its parity was made, and something that followed is lost.
+    pub fn lost_what_followed_parity(&self) -> bool {
+        self.parity().is_some_and(|parity| {
+            let summary = parity.summary();
+            summary.is_earlier && self.stored_len() > summary.range().end
+        })
+    }
+
     /// Returns the parity of the main file, if it has any.
     pub fn parity(&self) -> Option<&dyn Parity> {
         self.source.parity()

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use cdi_base::advice::Advice;
-use cdi_base::error::{Error, ReadError};
+use cdi_base::error::{Error, Kind, ReadError};
 use lru::LruCache;
 
-use super::ReadAt;
 use super::source::{Folder, Found, RemoteStats};
+use super::{Input, ReadAt};
 use crate::extent::FileNo;
 
 /// The number of files that are kept open.
@@ -54,6 +54,18 @@ struct Part {
 impl From<Found> for Part {
     fn from(found: Found) -> Part {
         Part { path: found.path, len: found.len, modified: found.modified, source: Some(found.source) }
+    }
+}
+
+impl Input {
+    /// Finds the file `name` next to the image, if there is one that may be read: for formats that look through the files
+    /// of a directory. A file that may not be used, such as a link to another directory, is as good as none; that
+    /// nothing can be found out about it is an error.
+    pub fn candidate(&self, name: &Path) -> Result<Option<FileNo>, Error> {
+        match self.sibling(name) {
+            Err(e) if e.kind == Kind::BadImage => Ok(None),
+            found => found,
+        }
     }
 }
 

@@ -9,41 +9,54 @@ use crate::input::Input;
 /// How far a description is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Within the last mebibytes of the file: a longer file with parity has several descriptions there.
+    /// Within some mebibytes before the end of the file and before each end that a superblock gives: a longer file with
+    /// parity has several descriptions there. What follows the last committed record may be long: a writer was killed.
     NearEnd,
     /// In the whole file, from its end. This can take long.
     Everywhere,
 }
 
-/// How far from the end of the file is near, in bytes.
+/// How far from an end is near, in bytes.
 const NEAR: u64 = 64 << 20;
 /// How much is searched at a time, in bytes.
 const STEP: u64 = 1 << 20;
 
-/// Returns the newest description of parity in `input`. `salt` is that of the image, if it is known.
-pub fn find(input: &Input, salt: Option<u64>, effort: Effort) -> Option<Description> {
+/// Returns the newest description of parity in `input`. `known` are the superblocks of the image that are left.
+pub fn find(input: &Input, known: &[Superblock], effort: Effort) -> Option<Description> {
+    let salt = known.first().map(|s| s.salt.get());
     let is_ours = |d: &Description| salt.is_none_or(|salt| d.superblock.salt.get() == salt);
-    // Right before the last checkpoint.
+    let mut ends: Vec<u64> = known.iter().map(|s| s.committed_end.get().min(input.len())).collect();
+    ends.push(input.len());
+    ends.sort_unstable_by(|a, b| b.cmp(a));
+    ends.dedup();
+    // Right before a checkpoint.
     let after = (DESCRIPTION_LEN + HEADER_LEN + SUPERBLOCK_LEN) as u64;
-    let at_end = input.len().checked_sub(after).and_then(|at| {
+    let before = |end: &u64| {
+        let at = end.checked_sub(after)?;
         let bytes = input.bytes(at, DESCRIPTION_LEN, "a description of parity").ok()?;
         Description::parse(&bytes).filter(|d| d.records_end() < at && is_ours(d))
-    });
-    if at_end.is_some() {
-        return at_end;
-    }
-    let lowest = match effort {
-        Effort::NearEnd => input.len().saturating_sub(NEAR).max(RECORDS_AT),
-        _ => RECORDS_AT,
     };
-    let mut end = input.len();
-    while end > lowest {
-        let start = (end - 1).saturating_sub(STEP - 1).max(lowest) / BLOCK * BLOCK;
-        let found = last_within(input, start, end, &is_ours);
-        if found.is_some() {
-            return found;
+    let found = ends.iter().find_map(before);
+    if found.is_some() {
+        return found;
+    }
+    // What is near one end may be near the next.
+    let mut searched = input.len();
+    for end in ends {
+        let mut end = end.min(searched);
+        let lowest = match effort {
+            Effort::NearEnd => end.saturating_sub(NEAR).max(RECORDS_AT),
+            Effort::Everywhere => RECORDS_AT,
+        };
+        while end > lowest {
+            let start = (end - 1).saturating_sub(STEP - 1).max(lowest) / BLOCK * BLOCK;
+            let found = last_within(input, start, end, &is_ours);
+            if found.is_some() {
+                return found;
+            }
+            end = start;
         }
-        end = start;
+        searched = end;
     }
     None
 }

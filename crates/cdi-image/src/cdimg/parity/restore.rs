@@ -1,6 +1,7 @@
 //! Restores damaged blocks from parity. All blocks of a group are restored together, and kept.
 
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cdi_base::error::Error;
@@ -29,6 +30,8 @@ pub(super) type Block = [u8; BLOCK_LEN];
 pub(super) struct Restorer {
     source: Arc<dyn ReadAt>,
     pub(super) description: Description,
+    /// The number of reads of the file that have failed. What they cost may be there again later, so it is not remembered.
+    failed_reads: AtomicU64,
     /// Locked while a group is decoded: who waits for it is likely to want blocks of the same group.
     state: Mutex<State>,
 }
@@ -54,7 +57,7 @@ impl Restorer {
             restored: LruCache::new(BLOCKS_KEPT),
             failed: LruCache::new(FAILED_KEPT),
         };
-        Restorer { source, description, state: Mutex::new(state) }
+        Restorer { source, description, failed_reads: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
     /// Reads data block `number` as it was. Returns whether it had to be restored; None if it cannot be.
@@ -73,13 +76,16 @@ impl Restorer {
         if state.failed.contains(&group) {
             return None;
         }
+        let failed_before = self.failed_reads.load(Ordering::Relaxed);
         match self.restore(state, &span, group.1) {
             Outcome::Restored => {
                 out.copy_from_slice(&**state.restored.get(&number)?);
                 Some(true)
             }
             Outcome::TooManyLost => {
-                state.failed.put(group, ());
+                if self.failed_reads.load(Ordering::Relaxed) == failed_before {
+                    state.failed.put(group, ());
+                }
                 None
             }
         }
@@ -177,7 +183,10 @@ impl Restorer {
                 Ok(0) => return false,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(_) => {
+                    self.failed_reads.fetch_add(1, Ordering::Relaxed);
+                    return false;
+                }
             }
         }
         true
@@ -187,8 +196,17 @@ impl Restorer {
     fn sum(&self, sums: &mut Sums, span: &Span, number: u64) -> Option<u64> {
         let n = number / SUMS;
         let slot = span.sums_slot(0, n);
-        let block = sums.get_or_insert(slot, || (0..COPIES).find_map(|copy| self.sums_block(span, copy, n)));
-        block.as_ref().map(|block| block.sums[index(number % SUMS)].get())
+        let sum = |block: &SumsBlock| block.sums[index(number % SUMS)].get();
+        if let Some(block) = sums.get(&slot) {
+            return block.as_deref().map(sum);
+        }
+        let failed_before = self.failed_reads.load(Ordering::Relaxed);
+        let block = (0..COPIES).find_map(|copy| self.sums_block(span, copy, n));
+        let found = block.as_deref().map(sum);
+        if found.is_some() || self.failed_reads.load(Ordering::Relaxed) == failed_before {
+            sums.put(slot, block);
+        }
+        found
     }
 
     /// Returns a copy of a block of checksums, if it is intact.

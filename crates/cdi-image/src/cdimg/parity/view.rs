@@ -46,8 +46,8 @@ pub fn with_parity(input: Input, purpose: Purpose) -> Result<Input, Error> {
         Purpose::Read => Effort::NearEnd,
         Purpose::Repair => Effort::Everywhere,
     };
-    let salt = known().next().map(|s| s.salt.get());
-    let Some(description) = find(&input, salt, effort) else { return Ok(input) };
+    let known_blocks: Vec<Superblock> = known().copied().collect();
+    let Some(description) = find(&input, &known_blocks, effort) else { return Ok(input) };
     let protected = &description.superblock;
     // Parity itself took one generation.
     let is_last = known().all(|s| s.generation.get() <= protected.generation.get().saturating_add(1));

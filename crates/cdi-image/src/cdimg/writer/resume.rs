@@ -58,7 +58,7 @@ impl Writer {
         // The hashes are no longer valid once the image changes.
         let earlier_hashes = metadata.take_hashes();
         let has_parity = superblock.may_ignore.get() & HAS_PARITY != 0;
-        let parity = || parity::find(input, Some(superblock.salt.get()), parity::Effort::NearEnd);
+        let parity = || parity::find(input, &[sealed], parity::Effort::NearEnd);
         let mut writer = Writer {
             parity: has_parity.then(parity).flatten(),
             index: Arc::new(Mutex::new(index)),
