@@ -17,9 +17,13 @@ use crate::report::exit_code;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
-    mount::background::note_inherited();
+    mount::inherited::note_inherited();
     cdi_system::ignore_file_size_signal();
     cdi_system::raise_open_file_limit();
+    if mount::helper::is_helper() {
+        let json = std::env::args_os().any(|word| word == "--json");
+        return ExitCode::from(mount::helper::run(|verbose| ui::start_log(verbose, json)));
+    }
     if cli::mount_helper::is_mount_helper(std::env::args_os().next().as_deref()) {
         return mount_for_mount8();
     }
@@ -44,9 +48,6 @@ fn main() -> ExitCode {
         }
     };
     ui::start_log(cli.verbose, cli.json);
-    if mount::helper::is_helper() {
-        return ExitCode::from(mount::helper::run());
-    }
     let ui = Ui { json: cli.json, quiet: cli.quiet };
     match cmd::dispatch::run(cli) {
         Ok(code) => ExitCode::from(code),
@@ -69,9 +70,6 @@ fn mount_for_mount8() -> ExitCode {
         Err(error) => return fail(error),
     };
     ui::start_log(wanted.cli.verbose, false);
-    if mount::helper::is_helper() {
-        return ExitCode::from(mount::helper::run());
-    }
     if wanted.fake {
         return ExitCode::SUCCESS;
     }

@@ -1,12 +1,18 @@
 //! What a process that serves a disk has given up, as the kernel says; that it serves everything even so; and that what
 //! it made is removed.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::common::{Lab, Random, Server, run, wait_until};
+use crate::common::{Lab, Ran, Random, Server, run, wait_until};
 use crate::makers;
 
 /// A user without any privileges.
@@ -77,6 +83,7 @@ tests!(
         let (daemon, held) = (pid(&lab), mounted(&lab)["confined"].clone());
         assert_confined(daemon, NONE);
         assert!(held["landlock"].as_u64().unwrap() > 0 && held["seccomp"] == true, "{held}");
+        assert!(held["capabilities"] == true, "{held}");
         assert!(lab.read("m/disk.raw") == disk);
         // Threads that were started by now, for readers and for the scan, are confined as well.
         let _ = fs::read_dir(lab.path("m/files"));
@@ -156,6 +163,146 @@ tests!(
         server.child.kill().unwrap();
         server.child.wait().unwrap();
         wait_until("the socket is gone", || !lab.path("socket").exists() && !is_there(helper));
+    }
+
+    fn a_socket_whose_name_is_no_text_is_served_without_privileges() {
+        let lab = Lab::new();
+        lab.image(2000, 512, &[]);
+        let socket = lab.dir.join(OsStr::from_bytes(b"so\xffck"));
+        let mut command = lab.command();
+        command.args(["-q", "serve", "disk.cdimg", "--nbd"]).arg(&socket);
+        let mut server = started(&mut command);
+        assert_confined(server.id().into(), NONE);
+        assert!(socket.exists());
+        run("kill", ["-TERM".to_owned(), server.id().to_string()]);
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        assert!(!socket.exists());
+    }
+
+    #[needs(Fuse, Loop, Program("mkfifo"))]
+    fn what_a_daemon_keeps_is_reported() {
+        let lab = Lab::new();
+        let dmg = makers::dmg(&noise(100 * 512), makers::Tables::PropertyList);
+        let how = makers::encrypted::USUAL;
+        lab.write("a.dmg", makers::encrypted::encrypted(&dmg, &how));
+        fs::create_dir(lab.path("m")).unwrap();
+        // A program that cannot be started once more: nothing is executed from where it is any more.
+        let program = lab.write("program", "");
+        run("mount", ["--bind".as_ref(), Path::new(env!("CARGO_BIN_EXE_cdi")), &program]);
+        run("mkfifo", [lab.path("pass")]);
+        let mut mount = Command::new(&program);
+        mount.args(["mount", "a.dmg", "m", "--passphrase-file", "pass"]).current_dir(&lab.dir);
+        mount.env("CDI_RUNTIME_DIR", lab.path("run")).stderr(Stdio::piped());
+        let mount = mount.spawn().unwrap();
+        // Opened by both.
+        let mut pass = fs::File::options().write(true).open(lab.path("pass")).unwrap();
+        run("mount", ["-o".as_ref(), Path::new("remount,bind,noexec"), &program]);
+        pass.write_all(how.passphrases[0].as_bytes()).unwrap();
+        drop(pass);
+        let ran = Ran::from(mount.wait_with_output().unwrap()).ends(0);
+        assert!(ran.err.contains("keeps its privileges: cannot start the process"), "{}", ran.err);
+        let (daemon, held) = (pid(&lab), mounted(&lab)["confined"].clone());
+        assert!(of_each_thread(daemon, "Seccomp").iter().any(|v| v == "0"));
+        assert_eq!(held, serde_json::json!({ "landlock": 0, "seccomp": false, "capabilities": false }));
+        lab.cdi(["unmount", "m"]).ends(0);
+        run("umount", [&program]);
+    }
+
+    fn the_files_of_the_caller_are_closed() {
+        let lab = Lab::new();
+        lab.image(2000, 512, &[]);
+        let script =
+            format!("exec 9<disk.raw; exec {} -q serve disk.cdimg --nbd socket", env!("CARGO_BIN_EXE_cdi"));
+        let mut server = Command::new("sh");
+        server.args(["-c", &script]).current_dir(&lab.dir).env("CDI_RUNTIME_DIR", lab.path("run"));
+        let mut server = started(&mut server);
+        for process in [server.id().into(), helper(server.id().into())] {
+            let open =
+                fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
+            let files: Vec<_> = open.filter_map(|fd| fs::read_link(fd).ok()).collect();
+            assert!(!files.is_empty() && !files.contains(&lab.path("disk.raw")), "{files:?}");
+        }
+        run("kill", ["-TERM".to_owned(), server.id().to_string()]);
+        server.wait().unwrap();
+    }
+
+    fn no_user_becomes_a_helper() {
+        let lab = Lab::new();
+        lab.image(2000, 512, &[]);
+        let mut command = lab.command();
+        Ran::from(command.args(["info", "disk.cdimg"]).env("CDI_HELPER", "1").output().unwrap()).ends(0);
+        // What is no daemon is not obeyed.
+        lab.cdi(["[helper]", "unmount"]).ends(1);
+    }
+
+    #[needs(Fuse)]
+    fn a_helper_obeys_its_parent_alone() {
+        let lab = Lab::new();
+        let disk = lab.image(2000, 512, &[]);
+        fs::create_dir(lab.path("m")).unwrap();
+        lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+        let record = fs::read_dir(lab.path("run")).unwrap().map(|entry| entry.unwrap().path());
+        let record = record.into_iter().find(|path| path.extension().is_some_and(|x| x == "json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        // A stranger, and then the process that has started it.
+        for (daemon, obeyed) in [(pid(&lab), false), (u64::from(std::process::id()), true)] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let mut command = lab.command();
+            let mut child = command.arg("[helper]").stdin(OwnedFd::from(theirs)).spawn().unwrap();
+            drop(command);
+            let start = serde_json::json!({ "job": { "Mount": record }, "daemon": daemon, "verbose": 0 });
+            writeln!(ours, "{start}\n{}", serde_json::json!({ "Remove": { "force": true } })).unwrap();
+            assert!(child.wait().unwrap().success());
+            let seen = fs::read(lab.path("m/disk.raw"));
+            assert!(if obeyed { seen.is_err() } else { seen.unwrap() == disk });
+        }
+        wait_until("nothing is left", || lab.leftovers().is_empty());
+    }
+
+    #[needs(Fuse, Loop)]
+    fn a_daemon_that_comes_too_late_leaves_another_mount_alone() {
+        let lab = Lab::new();
+        let disk = lab.image(2000, 512, &[]);
+        for dir in ["m", "n"] {
+            fs::create_dir(lab.path(dir)).unwrap();
+        }
+        lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+        let daemon = pid(&lab);
+        run("kill", ["-STOP".to_owned(), daemon.to_string()]);
+        // The program umount would look at it first, and wait for the daemon.
+        nix::mount::umount(&lab.path("m")).unwrap();
+        // This one gets the device number that is free.
+        let other = |words: &[&str]| {
+            let mut command = lab.command();
+            command.args(words).env("CDI_RUNTIME_DIR", lab.path("other"));
+            Ran::from(command.output().unwrap()).ends(0)
+        };
+        other(&["mount", "disk.cdimg", "n"]);
+        other(&["mount", "disk.cdimg", "m"]);
+        run("kill", ["-CONT".to_owned(), daemon.to_string()]);
+        wait_until("the daemon has ended", || !is_there(daemon));
+        assert!(lab.read("m/disk.raw") == disk);
+        // Those who clean up after it leave it alone as well.
+        lab.cdi(["mount", "disk.cdimg", "n"]).ends(5);
+        assert!(lab.read("m/disk.raw") == disk);
+        other(&["unmount", "m"]);
+        other(&["unmount", "n"]);
+        assert_eq!(lab.leftovers(), "");
+    }
+
+    #[needs(Fuse)]
+    fn a_stopped_helper_does_not_hold_up_unmounting() {
+        let lab = Lab::new();
+        lab.image(2000, 512, &[]);
+        fs::create_dir(lab.path("m")).unwrap();
+        lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
+        let helper = helper(pid(&lab));
+        run("kill", ["-STOP".to_owned(), helper.to_string()]);
+        let start = Instant::now();
+        lab.cdi(["unmount", "m"]).ends(0);
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        run("kill", ["-CONT".to_owned(), helper.to_string()]);
+        wait_until("the helper has ended", || !is_there(helper));
     }
 
     #[needs(Fuse)]
@@ -267,6 +414,16 @@ tests!(
         assert_eq!(text.contains(&format!("Landlock {}", held.landlock)), held.landlock > 0, "{text}");
     }
 );
+
+/// Starts a server, and waits until it has printed its URL.
+fn started(command: &mut Command) -> std::process::Child {
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = Vec::new();
+    let out = server.stdout.take().unwrap();
+    std::io::BufRead::read_until(&mut std::io::BufReader::new(out), b'\n', &mut url).unwrap();
+    assert!(url.starts_with(b"nbd"), "{}", String::from_utf8_lossy(&url));
+    server
+}
 
 fn nobody() -> Command {
     let mut command = Command::new("setpriv");

@@ -218,7 +218,15 @@ tests!(
                 "plist::",
                 &["src/attach/", apple, tables, "src/service/install.rs", "crates/cdi-system/src/macos.rs"],
             ),
-            ("\"/proc/", &["crates/cdi-system/src/linux.rs", "src/mount/background.rs", "src/cmd/doctor.rs"]),
+            (
+                "\"/proc/",
+                &[
+                    "crates/cdi-system/src/linux.rs",
+                    "crates/cdi-system/src/confine/linux.rs",
+                    "src/mount/inherited.rs",
+                    "src/cmd/doctor.rs",
+                ],
+            ),
             (
                 "\"/sys/",
                 &[

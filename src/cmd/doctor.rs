@@ -292,11 +292,15 @@ fn linux(root: bool, all: &mut Vec<Finding>) {
 fn confinement(held: Confined) -> Finding {
     let seccomp = if held.seccomp { "system calls filtered" } else { "no filter of system calls" };
     let (found, fix) = match held.landlock {
+        _ if !held.capabilities => (
+            format!("Landlock {}, {seccomp}, capabilities kept", held.landlock),
+            "allow capset(2): a container may refuse it",
+        ),
         0 => (format!("no Landlock, {seccomp}"), "Linux 6.12 or newer, with Landlock"),
         version => (format!("Landlock {version}, {seccomp}"), "Linux 6.12 or newer, on x86-64 or ARM64"),
     };
     // From version 6 on, it covers files, TCP, abstract sockets and signals.
-    let ok = held.landlock >= 6 && held.seccomp;
+    let ok = held.landlock >= 6 && held.seccomp && held.capabilities;
     let what = finding("confinement", "mount, attach, serve: what they can still do", ok, found, fix);
     Finding { optional: true, ..what }
 }

@@ -37,7 +37,7 @@ pub(super) fn run(args: &Exec, ui: &Ui) -> Result<End, Error> {
         args.command.iter().map(|w| fill_in(w, &device, &up.record.mountpoint)).collect();
     let status = Command::new(&argv[0]).args(&argv[1..]).spawn().and_then(|mut command| {
         // The command has all privileges; what serves the disk for it does not keep them.
-        up.confine();
+        up.confine(Some(command.id()));
         up.wait_for(&mut command)
     });
     let cleaned = up.tear_down(false).or_else(|busy| {

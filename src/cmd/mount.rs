@@ -152,7 +152,7 @@ fn bring_up(plan: MountPlan, foreground: bool, ui: &Ui, report: impl Fn(&MountRe
     let created_dir = plan.created_dir.then(|| plan.dir.clone());
     if foreground {
         let mut up = daemon::start(plan)?;
-        up.confine();
+        up.confine(None);
         ignore_closed_stdout();
         report(&up.record);
         ui.message("press Ctrl-C to stop");

@@ -40,6 +40,8 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         Some(at) => listen(at, args.listen)?,
         None => export(args, &disk, &confine)?,
     };
+    // Before a thread runs that reads the image: it removes the socket, which takes a permission that this process gives up.
+    let helped = socket.as_mut().map_or(Ok(()), Socket::leave_to_helper);
     raise_open_file_limit();
     let cores = workers::cores();
     // The threads that read a remote image are started again by those that are confined.
@@ -61,11 +63,7 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         });
     };
     confine.threads(|| workers::spawn("listener", serve)).map_err(threads)??;
-    // What removes the socket keeps the permission to.
-    match socket.as_mut().map_or(Ok(()), Socket::leave_to_helper) {
-        Ok(()) => drop(confine.this_thread()),
-        Err(e) => log::warn!("this process keeps its privileges: {e}"),
-    }
+    let (_, warning) = confined::conclude(&confine, helped.as_ref().copied(), None);
     if !ui.json(&json!({ "url": url, "size_bytes": size })) {
         ui.exact(&url);
     }
@@ -76,6 +74,9 @@ pub(super) fn run(args: &Serve, ui: &Ui) -> Result<End, Error> {
         if address.to_canonical().is_unspecified() {
             ui.message(format!("in the URL, put an address of this machine in place of {address}"));
         }
+    }
+    if let Some(warning) = warning {
+        ui.warning(warning);
     }
     ui.message("press Ctrl-C to stop");
     match end.recv() {
@@ -99,7 +100,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Leaves it to a process with the permission, because this one is to be confined.
     fn leave_to_helper(&mut self) -> Result<(), Error> {
-        self.helper = Some(Helper::start(&Job::Socket(self.path.clone()))?);
+        self.helper = Some(Helper::start(Job::Socket(self.path.clone()))?);
         Ok(())
     }
 }

@@ -4,19 +4,20 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::sync::OnceLock;
 
 use cdi_base::error::Error;
 use serde::{Deserialize, Serialize};
 
 use crate::mount::daemon::{MountPlan, start};
+use crate::mount::inherited::close_inherited;
 use crate::mount::record::MountRecord;
 use crate::report::{Report, exit_code};
 
 /// The daemon's report to the command that started it.
 #[derive(Serialize, Deserialize)]
 enum Message {
-    Served(MountRecord),
+    /// The disk is served; and what the user is to be warned of.
+    Served(MountRecord, Option<String>),
     Failed(Report),
 }
 
@@ -37,7 +38,11 @@ pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
             let mut text = Vec::new();
             from_daemon.read_to_end(&mut text).map_err(failed)?;
             match serde_json::from_slice(&text) {
-                Ok(Message::Served(record)) => Ok(record),
+                Ok(Message::Served(record, warning)) => {
+                    // The daemon's own is in its log.
+                    warning.into_iter().for_each(|warning| log::warn!("{warning}"));
+                    Ok(record)
+                }
                 Ok(Message::Failed(report)) => Err(report.into_error()),
                 Err(_) => {
                     let last_lines = fs::read_to_string(&log_path).unwrap_or_default();
@@ -54,11 +59,11 @@ pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 .map_err(|e| Error::failed("cannot start a daemon").because(e))
                 .and_then(|_| start(plan))
                 .map(|mut up| {
-                    up.confine();
+                    up.confine(None);
                     up
                 });
             let message = match &up {
-                Ok(up) => Message::Served(up.record.clone()),
+                Ok(up) => Message::Served(up.record.clone(), up.warning.clone()),
                 Err(e) => Message::Failed(Report::of(e)),
             };
             let sent = serde_json::to_vec(&message)
@@ -80,24 +85,5 @@ pub fn start_in_background(plan: MountPlan) -> Result<MountRecord, Error> {
                 }
             }
         }
-    }
-}
-
-static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
-
-/// Notes the file descriptors that the program was started with. A daemon must not keep them open: another process may
-/// wait for the end of a pipe, or for a lock.
-pub fn note_inherited() {
-    let open = fs::read_dir(if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" });
-    let numbers = open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    let mut numbers: Vec<i32> = numbers.filter(|n| *n > 2).collect();
-    // The last one is that of the directory itself, which is closed by now.
-    numbers.retain(|n| fs::read_link(format!("/proc/self/fd/{n}")).is_ok() || !cfg!(target_os = "linux"));
-    let _ = INHERITED.set(numbers);
-}
-
-fn close_inherited() {
-    for number in INHERITED.get().into_iter().flatten() {
-        let _ = nix::unistd::close(*number);
     }
 }

@@ -79,6 +79,7 @@ impl MountPlan {
             service: std::env::var_os(SERVICE).is_some(),
             ready: false,
             bad: self.bad.clone(),
+            mount_device: None,
             confined: None,
             part: self.disk.part(),
             imaging: self.disk.is_live(),
@@ -106,9 +107,12 @@ pub struct Served {
     pub record: MountRecord,
     tree: Arc<Tree>,
     events: Receiver<Event>,
+    /// What the user is to be warned of.
+    pub warning: Option<String>,
     confine: Confine,
-    /// What removes the mount once this process cannot.
-    helper: Option<Helper>,
+    /// What removes the mount once this process cannot. None if it could not be started, or is not needed.
+    helper: Option<Result<Helper, Error>>,
+    is_confined: bool,
     _lock: File,
 }
 
@@ -135,8 +139,9 @@ pub fn start(plan: MountPlan) -> Result<Served, Error> {
     // started a daemon also has the file open.
     let _ = plan.exclusive.unlock();
     match saved.and_then(|()| bring_up(plan, &mut record)) {
-        Ok(Up { tree, events, confine }) => {
-            Ok(Served { record, tree, events, confine, helper: None, _lock: lock })
+        Ok(Up { tree, events, confine, helper }) => {
+            let (warning, is_confined) = (None, false);
+            Ok(Served { record, tree, events, warning, confine, helper, is_confined, _lock: lock })
         }
         Err(e) => {
             if let Err(left) = tear_down(&mut record, true) {
@@ -152,6 +157,7 @@ struct Up {
     tree: Arc<Tree>,
     events: Receiver<Event>,
     confine: Confine,
+    helper: Option<Result<Helper, Error>>,
 }
 
 /// Mounts and attaches the disk. Each step is entered into `record` before it is taken, so that it can be cleaned up.
@@ -163,9 +169,10 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
         .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
     let transport = transport(plan.via)?;
     let confine = confined::confine(&plan.disk, |needs| {
-        needs.child = plan.exec;
         transport.needs(needs);
     });
+    // Before a thread runs that reads the image.
+    let helper = (!confine.is_nothing()).then(|| Helper::start(Job::Mount(Box::new(record.clone()))));
     let threads = |e| Error::failed("cannot start threads").because(e);
     let forward = move || wanted.forever().all(|signal| signals.send(Event::Signal(signal)).is_ok());
     confine.threads(|| workers::spawn("signals", forward)).map_err(threads)??;
@@ -173,7 +180,6 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
         let cores = workers::cores();
         confine.threads(|| plan.disk.start_readahead(cores)).flatten().map_err(threads)?;
     }
-    record.confined = confined::held(&confine);
     let is_live = plan.disk.is_live();
     let ahead = match transport.name() == "nfs" && plan.disk.has_failing_reads() {
         false if !is_live => READAHEAD,
@@ -186,6 +192,9 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     let tree = Arc::new(tree);
     let place = Place { dir: &plan.dir, image: &plan.image, desktop: plan.desktop, confine: &confine };
     let serving = transport.serve(Arc::clone(&tree), &place)?;
+    let device = mounted_at(&plan.dir)?.map(|mount| mount.device);
+    record.mount_device = device.filter(|device| !device.is_empty());
+    record.save()?;
     let wait = move || send.send(Event::Ended(serving.wait()));
     confine.threads(|| workers::spawn("serving", wait)).map_err(threads)??;
     set_readahead(&plan.dir, ahead);
@@ -207,7 +216,7 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     }
     record.ready = true;
     record.save()?;
-    Ok(Up { tree, events, confine })
+    Ok(Up { tree, events, confine, helper })
 }
 
 /// Sends the read statistics of the disk, as JSON, to every client that connects to the socket, and closes the
@@ -255,28 +264,40 @@ fn set_readahead(dir: &Path, kib: u32) {
 }
 
 impl Served {
-    /// Confines the calling thread, the only one of this process that is not yet: it keeps what serving takes. What
-    /// unmounting takes, another process keeps. To be called when everything is mounted and no program is to be started.
-    pub fn confine(&mut self) {
-        if self.record.confined.is_none() {
-            return;
+    /// Confines the calling thread, the only one of this process that is not yet: it keeps what serving takes, and waiting
+    /// for the program that runs as the process `child`. What unmounting takes, another process keeps. To be called when
+    /// everything is mounted and no program is to be started. What it cannot give up is logged as a warning.
+    pub fn confine(&mut self, child: Option<u32>) {
+        let helper = match &self.helper {
+            None => return,
+            Some(helper) => helper.as_ref().map(|_| ()),
+        };
+        (self.record.confined, self.warning) = confined::conclude(&self.confine, helper, child);
+        self.warning.iter().for_each(|warning| log::warn!("{warning}"));
+        // A confined thread writes no records.
+        let noted = match &mut self.helper {
+            Some(Ok(helper)) => {
+                self.is_confined = true;
+                helper.note(self.record.confined)
+            }
+            _ => self.record.update(),
+        };
+        if let Err(e) = noted {
+            log::warn!("{e}");
         }
-        match Helper::start(&Job::Mount(Box::new(self.record.clone()))) {
-            Ok(helper) => self.helper = Some(helper),
-            // The threads that read the image are confined.
-            Err(e) => return log::warn!("this process keeps its privileges: {e}"),
-        }
-        // This thread has started threads that read a remote image; those that a confined thread starts are confined.
-        cdi_image::input::rest();
-        let _ = self.confine.this_thread();
     }
 
     /// Tears the mount down, as [`tear_down`] does.
     pub fn tear_down(&mut self, force: bool) -> Result<(), Error> {
         match &mut self.helper {
-            Some(helper) => helper.tear_down(&mut self.record, force),
-            None => tear_down(&mut self.record, force),
+            Some(Ok(helper)) if self.is_confined => helper.tear_down(&mut self.record, force),
+            _ => tear_down(&mut self.record, force),
         }
+    }
+
+    /// Returns whether this process cannot unmount any more.
+    fn is_helpless(&self) -> bool {
+        self.is_confined && matches!(&self.helper, Some(Ok(helper)) if helper.is_gone())
     }
 
     /// Serves the disk until it is unmounted or a signal ends it, and cleans up. After the first signal, a disk in use
@@ -303,7 +324,7 @@ impl Served {
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {
                     match self.tear_down(force) {
                         Ok(()) => return Ok(()),
-                        Err(e) if self.helper.as_ref().is_some_and(Helper::is_gone) => return Err(e),
+                        Err(e) if self.is_helpless() => return Err(e),
                         Err(e) => {
                             // The device may be gone even so.
                             self.tree.set_device(self.record.device.as_deref());

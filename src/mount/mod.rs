@@ -4,6 +4,7 @@ pub mod background;
 pub mod confined;
 pub mod daemon;
 pub mod helper;
+pub mod inherited;
 pub mod record;
 mod self_test;
 pub mod teardown;

@@ -15,6 +15,7 @@ use cdi_image::input::is_remote;
 use cdi_system::liveness_lock;
 use cdi_system::output_file::replace;
 use cdi_system::random;
+use cdi_system::{MountInfo, cdi_mounts_at, mounted_at};
 use serde::{Deserialize, Serialize};
 
 /// A mount of ours.
@@ -55,7 +56,10 @@ pub struct MountRecord {
     /// What reads of bad sectors give: `error`, `zero`, or `pattern:TEXT`.
     #[serde(default)]
     pub bad: String,
-    /// What the system enforces for the process that serves it, since it is up.
+    /// The device number of what is mounted, `major:minor`, where the system reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_device: Option<String>,
+    /// What the system enforces for each thread of the process that serves it, since it is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confined: Option<Confinement>,
     /// Which part of the disk is shown, if not all of it.
@@ -73,6 +77,9 @@ pub struct Confinement {
     pub landlock: u32,
     /// Whether system calls are filtered.
     pub seccomp: bool,
+    /// Whether it has no capabilities but those that it needs.
+    #[serde(default)]
+    pub capabilities: bool,
 }
 
 /// The environment variable with the directory for records.
@@ -105,6 +112,23 @@ impl MountRecord {
     /// Writes the record again, unless it is gone or belongs to another process by now.
     pub fn update(&self) -> Result<(), Error> {
         if self.stored()?.is_some_and(|r| r.pid == self.pid) { self.save() } else { Ok(()) }
+    }
+
+    /// Returns whether the mount is gone, and another process has one in its place.
+    pub fn is_replaced(&self) -> Result<bool, Error> {
+        if let Some(stored) = self.stored()?
+            && stored.pid != self.pid
+        {
+            return Ok(true);
+        }
+        let Some(device) = &self.mount_device else { return Ok(false) };
+        let others = |mount: MountInfo| mount.is_cdi_mount() && mount.device != *device;
+        Ok(cdi_mounts_at(&self.mountpoint)? == 1 && mounted_at(&self.mountpoint)?.is_some_and(others))
+    }
+
+    /// Returns the stored record of this mount, if it is still there.
+    pub fn stored_of_this(&self) -> Option<MountRecord> {
+        self.stored().ok().flatten().filter(|stored| stored.pid == self.pid)
     }
 
     /// Returns the stored record of this mount point, if there is one.

@@ -13,7 +13,7 @@ use cdi_base::error::{Error, Kind};
 use cdi_serve::tree::DISK_NAME;
 #[cfg(not(target_os = "linux"))]
 use cdi_system::ask;
-use cdi_system::{cdi_mounts_at, holders, is_stopped, mounted_at};
+use cdi_system::{cdi_mounts_at, has_stopped_child, holders, is_stopped, mounted_at};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,6 +43,10 @@ pub fn tear_down_for_daemon(record: &mut MountRecord, force: bool) -> Result<(),
 }
 
 fn tear_down_by(record: &mut MountRecord, force: bool, by_daemon: bool) -> Result<(), Error> {
+    // A daemon, its helper, and those who clean up after it may come too late.
+    if (by_daemon || !record.is_served()) && record.is_replaced()? {
+        return record.remove();
+    }
     let names = record.clone();
     let is_lost = |record: &MountRecord| !by_daemon && (!record.is_served() || is_stopped(record.pid));
     let mut lost = is_lost(record);
@@ -325,7 +329,9 @@ fn end_daemon(record: &MountRecord) -> Result<(), Error> {
         {
             let _ = kill(pid, signal);
         }
-        let timeout = if is_stopped(record.pid) { Duration::ZERO } else { TIMEOUT };
+        // It may wait for the process that unmounts, to no avail.
+        let stopped = is_stopped(record.pid) || (!record.exec && has_stopped_child(record.pid));
+        let timeout = if stopped { Duration::ZERO } else { TIMEOUT };
         if wait_until(timeout, || !record.is_served()) {
             return Ok(());
         }

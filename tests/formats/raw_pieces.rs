@@ -1,9 +1,11 @@
 //! Raw images in pieces, by every program's counting.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use crate::common::{Lab, Ran, Random, disk};
+use crate::common::{Lab, Ran, Random, disk, mapfile};
 
 /// Returns a random disk of `len` bytes, of which no two pieces are alike.
 fn noise(len: usize) -> Vec<u8> {
@@ -113,6 +115,22 @@ tests!(
         in_pieces(&lab, "q", &truth, 9000, &name).ends(0);
         lab.write("q/d.001", &truth[..5000]);
         lab.cdi(["info", "q/d.001"]).ends(3);
+    }
+
+    /// The pieces and the map next to an image whose name is no text.
+    fn a_name_that_is_not_utf_8_hides_nothing() {
+        let lab = Lab::new();
+        let named = |name: &[u8]| lab.dir.join(OsStr::from_bytes(name));
+        let truth = disk(8192 * 512);
+        fs::write(named(b"d\xff.raw"), &truth).unwrap();
+        fs::write(named(b"d\xff.map"), mapfile(8192, 512, &[(100, 3)])).unwrap();
+        let ran = lab.cdi([OsStr::new("map"), OsStr::new("--bad"), named(b"d\xff.raw").as_os_str()]).ends(0);
+        assert!(ran.out.contains("bad-sector"), "{}{}", ran.out, ran.err);
+        for (n, piece) in truth.chunks(1 << 20).enumerate() {
+            fs::write(named(&[b"p\xff.", format!("{:03}", n + 1).as_bytes()].concat()), piece).unwrap();
+        }
+        let ran = lab.cdi([OsStr::new("info"), named(b"p\xff.001").as_os_str()]).ends(3);
+        assert!(ran.err.contains("not UTF-8"), "{}", ran.err);
     }
 
     fn other_files_are_not_mistaken_for_pieces() {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -72,6 +73,21 @@ pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // proc(5): the state follows the name, which is in parentheses and may contain any character.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// Checks whether a program that the process has started is stopped.
+pub fn has_stopped_child(pid: i32) -> bool {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).any(is_stopped)
+}
+
+/// Returns a path by which this program can be started once more, even if its file was replaced or removed.
+pub fn own_program() -> io::Result<PathBuf> {
+    const RUNNING: &str = "/proc/self/exe";
+    let path = std::env::current_exe()?;
+    let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let same = file(&path).is_ok_and(|found| file(Path::new(RUNNING)).is_ok_and(|running| running == found));
+    Ok(if same { path } else { RUNNING.into() })
 }
 
 /// Returns the ignored signals, from the kernel's mask.

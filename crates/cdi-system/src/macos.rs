@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 #[cfg(target_os = "macos")]
 use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +54,17 @@ pub fn is_stopped(pid: i32) -> bool {
     let mut ps = Command::new("/bin/ps");
     ps.args(["-o", "stat=", "-p"]).arg(pid.to_string());
     ask(&mut ps, TIMEOUT, "").is_ok_and(|state| state.trim_ascii_start().starts_with(b"T"))
+}
+
+/// Checks whether a program that the process has started is stopped. None matters here: only Linux has a process that
+/// unmounts for another.
+pub fn has_stopped_child(_: i32) -> bool {
+    false
+}
+
+/// Returns a path by which this program can be started once more.
+pub fn own_program() -> io::Result<PathBuf> {
+    std::env::current_exe()
 }
 
 /// Returns the ignored signals: a shell inherits and lists them (`trap -- '' SIGHUP`).

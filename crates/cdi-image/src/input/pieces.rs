@@ -325,7 +325,7 @@ fn refuse_link(input: &Input) -> Result<(), Error> {
 
 /// Returns the stem after which the files next to a raw image are named: its name without counter and extension.
 pub(crate) fn stem(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
+    let Some(name) = path.file_name()?.to_str() else { return path.file_stem().map(PathBuf::from) };
     let pieces = Numbered::all(name);
     let separated = |n: &&Numbered| n.before.ends_with(['.', '_', '-']);
     let first = pieces

@@ -29,7 +29,6 @@ const SERVING: &[c_long] = &[
     SYS_fstat,
     SYS_newfstatat,
     SYS_statx,
-    SYS_fcntl,
     SYS_dup,
     SYS_dup3,
     SYS_pipe2,
@@ -38,8 +37,6 @@ const SERVING: &[c_long] = &[
     SYS_accept4,
     SYS_recvfrom,
     SYS_recvmsg,
-    SYS_sendto,
-    SYS_sendmsg,
     SYS_shutdown,
     SYS_getsockname,
     SYS_getpeername,
@@ -120,7 +117,8 @@ const SERVING: &[c_long] = &[
     SYS_time,
 ];
 
-/// Calls that writing files takes as well.
+/// Calls that writing files takes as well. None that changes the mode, the owner or the times of a file: Landlock has no
+/// say in those, so that they would reach every file that may be read.
 const WRITING: &[c_long] = &[
     SYS_pwrite64,
     SYS_pwritev,
@@ -129,13 +127,11 @@ const WRITING: &[c_long] = &[
     SYS_fsync,
     SYS_fdatasync,
     SYS_flock,
-    SYS_fchmod,
     SYS_mkdirat,
     SYS_unlinkat,
     SYS_renameat,
     SYS_renameat2,
     SYS_linkat,
-    SYS_utimensat,
     #[cfg(target_arch = "x86_64")]
     SYS_mkdir,
     #[cfg(target_arch = "x86_64")]
@@ -152,7 +148,6 @@ const WRITING: &[c_long] = &[
 const CONNECTING: &[c_long] = &[
     SYS_connect,
     SYS_bind,
-    SYS_sendmmsg,
     SYS_recvmmsg,
     SYS_eventfd2,
     SYS_epoll_create1,
@@ -167,6 +162,16 @@ const CONNECTING: &[c_long] = &[
 const IOCTLS: [u64; 4] = [0x5401, 0x5413, 0x5421, 0x541b];
 /// Another descriptor for a connection of FUSE (`FUSE_DEV_IOC_CLONE` in the kernel's fuse.h).
 const FUSE_CLONE: u64 = 0x8004_e500;
+/// The flag of send(2) that connects a socket, past the filter for connect (`MSG_FASTOPEN` in the kernel's socket.h).
+const FASTOPEN: u64 = 0x2000_0000;
+/// The commands of fcntl. None that names who gets the signals of a descriptor, and which: that is a way to kill.
+const FCNTLS: [c_int; 6] = [F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL];
+/// The kinds of sockets that connect to other machines, without the flags that are passed with them: TCP and UDP. By other
+/// protocols (MPTCP), a connection is not one of TCP for Landlock.
+const FAMILIES: [c_int; 2] = [AF_INET, AF_INET6];
+const TYPES: [c_int; 2] = [SOCK_STREAM, SOCK_DGRAM];
+const TYPE_MASK: u64 = 0xf;
+const PROTOCOLS: [c_int; 3] = [0, IPPROTO_TCP, IPPROTO_UDP];
 /// Every flag of clone(2) that makes a namespace.
 const NAMESPACES: c_int =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
@@ -208,6 +213,7 @@ fn compile(
 pub(super) fn rules(needs: &Needs) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         SERVING.iter().map(|call| (*call, Vec::new())).collect();
+    let one = |condition: SeccompCondition| SeccompRule::new(vec![condition]);
     let mut also = |calls: &[c_long]| rules.extend(calls.iter().map(|call| (*call, Vec::new())));
     if !needs.write.is_empty() {
         also(WRITING);
@@ -215,29 +221,56 @@ pub(super) fn rules(needs: &Needs) -> Result<BTreeMap<c_long, Vec<SeccompRule>>,
     if needs.connects {
         also(CONNECTING);
     }
-    if needs.child {
-        also(&[SYS_wait4, SYS_waitid, SYS_kill]);
+    let is = |argument: u8, value: c_int| one(when(argument, Op::Eq, u64::from(value.cast_unsigned()))?);
+    if let Some(child) = needs.child {
+        also(&[SYS_wait4, SYS_waitid]);
+        rules.insert(SYS_kill, vec![one(when(0, Op::Eq, child.into())?)?]);
     }
-    let when = |argument: u8, op: Op, value: u64| {
-        SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, op, value)?])
-    };
-    let is = |argument: u8, value: c_int| when(argument, Op::Eq, u64::from(value.cast_unsigned()));
+    // No packet is sent to an address but by who needs connections; no connection is made by sending.
+    let connects_not = |flags: u8| when(flags, Op::MaskedEq(FASTOPEN), 0);
+    let mut sendto = vec![connects_not(3)?];
     if needs.connects {
-        // Names are looked up with a local service and the list of interfaces, too.
-        let families = [AF_INET, AF_INET6, AF_UNIX, AF_NETLINK];
-        let families = families.into_iter().map(|family| is(0, family)).collect::<Result<_, _>>()?;
-        rules.insert(SYS_socket, families);
+        rules.insert(SYS_socket, sockets()?);
+        rules.insert(SYS_sendmmsg, vec![one(connects_not(3)?)?]);
+    } else {
+        sendto.push(SeccompCondition::new(4, Len::Qword, Op::Eq, 0)?);
     }
+    rules.insert(SYS_sendto, vec![SeccompRule::new(sendto)?]);
+    rules.insert(SYS_sendmsg, vec![one(connects_not(2)?)?]);
     let clone = if needs.devices.is_empty() { None } else { Some(FUSE_CLONE) };
-    let ioctls = IOCTLS.into_iter().chain(clone).map(|ioctl| when(1, Op::Eq, ioctl));
+    let ioctls = IOCTLS.into_iter().chain(clone).map(|ioctl| one(when(1, Op::Eq, ioctl)?));
     rules.insert(SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    rules.insert(SYS_fcntl, FCNTLS.into_iter().map(|command| is(1, command)).collect::<Result<_, _>>()?);
+    // Threads, but no processes: one of those would keep connections and files when this one has ended.
+    let thread = u64::from((CLONE_VM | CLONE_THREAD).cast_unsigned());
     let namespaces = u64::from(NAMESPACES.cast_unsigned());
-    rules.insert(SYS_clone, vec![when(0, Op::MaskedEq(namespaces), 0)?]);
+    rules.insert(SYS_clone, vec![one(when(0, Op::MaskedEq(thread | namespaces), thread)?)?]);
     rules.insert(SYS_prctl, vec![is(0, PR_SET_NAME)?]);
     // To abort after a fatal error.
     rules.insert(SYS_tgkill, vec![is(0, std::process::id().cast_signed())?]);
     // To look a limit up, but not to change it.
-    let no_change = SeccompCondition::new(2, Len::Qword, Op::Eq, 0)?;
-    rules.insert(SYS_prlimit64, vec![SeccompRule::new(vec![no_change])?]);
+    rules.insert(SYS_prlimit64, vec![one(SeccompCondition::new(2, Len::Qword, Op::Eq, 0)?)?]);
     Ok(rules)
+}
+
+/// Returns the condition that the lower half of an argument is so.
+fn when(argument: u8, op: Op, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, Len::Dword, op, value)
+}
+
+/// Returns the sockets that may be made.
+fn sockets() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let mut sockets = Vec::new();
+    for family in FAMILIES {
+        for kind in TYPES {
+            for protocol in PROTOCOLS {
+                sockets.push(SeccompRule::new(vec![
+                    when(0, Op::Eq, u64::from(family.cast_unsigned()))?,
+                    when(1, Op::MaskedEq(TYPE_MASK), u64::from(kind.cast_unsigned()))?,
+                    when(2, Op::Eq, u64::from(protocol.cast_unsigned()))?,
+                ])?);
+            }
+        }
+    }
+    Ok(sockets)
 }

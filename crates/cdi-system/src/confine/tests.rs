@@ -5,7 +5,8 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 
 use nix::errno::Errno;
@@ -89,6 +90,22 @@ fn files_are_written_only_in_the_folders_that_are_named() {
 }
 
 #[test]
+fn files_that_are_written_keep_their_modes_and_times() {
+    let folder = Folder::new("modes");
+    let (read, written) = (folder.0.join("file"), folder.0.join("cache"));
+    fs::create_dir(&written).unwrap();
+    confined(Needs { read: vec![read.clone()], write: vec![written.clone()], ..Needs::default() }, || {
+        // Landlock has no say in these.
+        let new = File::create(written.join("new")).unwrap();
+        for file in [File::open(&read).unwrap(), new] {
+            refused(file.set_permissions(file.metadata().unwrap().permissions()));
+            refused(file.set_modified(std::time::SystemTime::UNIX_EPOCH));
+        }
+        refused(fs::set_permissions(&read, fs::metadata(&read).unwrap().permissions()));
+    });
+}
+
+#[test]
 fn no_program_is_run_and_threads_are_started() {
     confined(Needs::default(), || {
         refused(Command::new("/bin/true").spawn());
@@ -137,6 +154,62 @@ fn who_needs_to_connects_and_cannot_listen() {
 }
 
 #[test]
+fn who_connects_to_other_machines_does_not_reach_programs_of_this_one() {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    let folder = Folder::new("unix");
+    let path = folder.0.join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let read = ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf"].map(PathBuf::from);
+    let needs =
+        Needs { connects: true, read: [&read[..], std::slice::from_ref(&path)].concat(), ..Needs::default() };
+    confined(needs, || {
+        refused(UnixStream::connect(&path));
+        refused(UnixDatagram::unbound());
+        let made = |family, kind, protocol: Option<SockProtocol>| {
+            socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)
+        };
+        let refused = |family, kind, protocol| {
+            assert_eq!(made(family, kind, protocol).map(|_| ()), Err(Errno::EPERM), "{family:?} {kind:?}");
+        };
+        refused(AddressFamily::Netlink, SockType::Raw, None);
+        refused(AddressFamily::Vsock, SockType::Stream, None);
+        refused(AddressFamily::Packet, SockType::Datagram, None);
+        refused(AddressFamily::Inet, SockType::Raw, Some(SockProtocol::Icmp));
+        refused(AddressFamily::Inet, SockType::Datagram, Some(SockProtocol::Icmp));
+        // Names are looked up even so.
+        assert!(std::net::ToSocketAddrs::to_socket_addrs(&("localhost", 80)).is_ok());
+        made(AddressFamily::Inet, SockType::Datagram, None).unwrap();
+        made(AddressFamily::Inet, SockType::Stream, Some(SockProtocol::Tcp)).unwrap();
+    });
+}
+
+#[test]
+fn no_connection_is_made_by_sending() {
+    use nix::sys::socket::{MsgFlags, Shutdown, UnixAddr, sendmsg, sendto, shutdown};
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = target.local_addr().unwrap();
+    // Any: the filter sees the flag alone.
+    let address = UnixAddr::new("/nowhere").unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let fast_open = MsgFlags::from_bits_retain(0x2000_0000);
+    for connects in [false, true] {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        confined(Needs { connects, ..Needs::default() }, || {
+            // A socket that does not listen any more may connect.
+            shutdown(server.as_raw_fd(), Shutdown::Both).unwrap();
+            assert_eq!(sendto(server.as_raw_fd(), b"x", &address, fast_open), Err(Errno::EPERM));
+            let text = [io::IoSlice::new(b"x")];
+            let sent = sendmsg(server.as_raw_fd(), &text, &[], fast_open, Some(&address));
+            assert_eq!(sent, Err(Errno::EPERM));
+            match datagrams.send_to(b"x", at) {
+                Ok(_) => assert!(connects, "a datagram was sent"),
+                Err(e) => assert!(!connects && e.kind() == ErrorKind::PermissionDenied, "{e}"),
+            }
+        });
+    }
+}
+
+#[test]
 fn mounts_namespaces_and_other_processes_are_out_of_reach() {
     use nix::sys::signal::kill;
     use nix::unistd::{Pid, getppid};
@@ -150,10 +223,31 @@ fn mounts_namespaces_and_other_processes_are_out_of_reach() {
         denied(rustix::thread::set_capabilities(None, none()).map_err(|e| Errno::from_raw(e.raw_os_error())));
         assert!(fs::read(format!("/proc/{}/environ", getppid())).is_err());
     });
-    // Which signals are sent is Landlock's to decide if the process has a child.
-    confined(Needs { child: true, ..Needs::default() }, || kill(pid, None).unwrap());
+    // Its child is the only one that it may end.
+    confined(Needs { child: Some(child.id()), ..Needs::default() }, || {
+        kill(pid, None).unwrap();
+        for other in
+            [getppid(), Pid::this(), Pid::from_raw(0), Pid::from_raw(-1), Pid::from_raw(-pid.as_raw())]
+        {
+            denied(kill(other, None));
+        }
+    });
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn what_is_not_enforced_is_not_reported() {
+    // This thread is not the last one: that of the tests is not confined.
+    let held = thread::spawn(|| Confine::to(Needs::default()).last_thread(None)).join().unwrap().unwrap();
+    assert!(!held.seccomp, "{held:?}");
+    let root = nix::unistd::geteuid().is_root();
+    assert!(!(root && held.capabilities), "{held:?}");
+    // One that may not confine itself: capset, Landlock and seccomp are all refused.
+    confined(Needs::default(), || {
+        assert_eq!(Confine::to(Needs::default()).last_thread(None), Some(Confined::default()));
+    });
+    assert_eq!(Confine::nothing().last_thread(None), None);
 }
 
 fn none() -> rustix::thread::CapabilitySets {
@@ -204,6 +298,33 @@ fn dangerous_system_calls_are_not_listed() {
         assert!(!listed(call), "system call {call}");
     }
     assert!(listed(libc::SYS_pread64));
+    for call in
+        [libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchown, libc::SYS_utimensat, libc::SYS_fsetxattr]
+    {
+        let needs = Needs { write: vec!["/".into()], connects: true, child: Some(1), ..Needs::default() };
+        assert!(!seccomp::rules(&needs).unwrap().contains_key(&call), "system call {call}");
+    }
+    // Allowed with conditions only.
+    for call in [
+        libc::SYS_clone,
+        libc::SYS_fcntl,
+        libc::SYS_ioctl,
+        libc::SYS_prctl,
+        libc::SYS_sendto,
+        libc::SYS_sendmsg,
+    ] {
+        assert!(!seccomp::rules(&Needs::default()).unwrap()[&call].is_empty(), "system call {call}");
+    }
+}
+
+/// A process would outlive this one, with its connections.
+#[test]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn clone_makes_threads_only() {
+    let rules = seccomp::rules(&Needs::default()).unwrap();
+    let rule = format!("{:?}", rules[&libc::SYS_clone]);
+    let thread = libc::CLONE_VM | libc::CLONE_THREAD;
+    assert!(rule.contains(&format!("value: {thread}")) && rule.contains("MaskedEq"), "{rule}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body::Body;
@@ -18,6 +19,7 @@ use reqwest::tls::Certificate;
 use reqwest::{Client, ClientBuilder, NoProxy, Proxy};
 
 use super::bounded::{BoundedBody, MAX};
+use super::names::Names;
 
 /// How long to wait for a connection, as a setting of the client: it waits less for the services of a machine.
 pub(super) const CONNECT: (ClientConfigKey, &str) = (ClientConfigKey::ConnectTimeout, "10s");
@@ -61,6 +63,7 @@ impl Connector {
             .connect_timeout(Duration::from_secs(connect))
             .read_timeout(SILENCE)
             .http1_only()
+            .dns_resolver(Arc::new(Names))
             .https_only(!is_set(ClientConfigKey::AllowHttp));
         // What the environment says of proxies and certificates.
         if let Some(proxy) = value(ClientConfigKey::ProxyUrl) {

@@ -12,8 +12,10 @@ mod disk_cache;
 mod fault;
 mod folder;
 mod location;
+mod names;
 mod object;
 mod outage;
+mod places;
 mod runtime;
 mod session;
 mod settings;
@@ -22,12 +24,13 @@ mod watch;
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cdi_base::error::{Error, ReadError};
 pub(super) use location::is_remote;
+pub(super) use places::places;
 pub(super) use runtime::rest;
 pub(super) use watch::{end_reads_when, forget};
 
@@ -86,43 +89,6 @@ pub(super) fn folder(url: &Path, cache: Option<&RemoteCache>) -> Result<Arc<dyn 
     let session = Arc::new(Session::new(cache, LIMIT)?);
     let store = Arc::new(Store::new(location.root.clone()));
     Ok(Arc::new(RemoteFolder::at(&session, &store, &location, url)))
-}
-
-/// What reading remote files takes, besides connections.
-pub(super) fn places() -> Vec<PathBuf> {
-    let variables = [
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "AWS_CONFIG_FILE",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-        "AZURE_FEDERATED_TOKEN_FILE",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "GOOGLE_SERVICE_ACCOUNT",
-        "GOOGLE_SERVICE_ACCOUNT_PATH",
-        "SERVICE_ACCOUNT",
-    ];
-    let variables = variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let files = [".aws/credentials", ".aws/config", ".config/gcloud/application_default_credentials.json"];
-    let of_user = home.iter().flat_map(|home| files.map(|file| home.join(file)));
-    // Certificates, and how names are looked up.
-    let system = [
-        "/etc/ssl",
-        "/etc/pki",
-        "/etc/ca-certificates",
-        "/usr/share/ca-certificates",
-        "/usr/local/share/ca-certificates",
-        "/etc/resolv.conf",
-        "/etc/hosts",
-        "/etc/host.conf",
-        "/etc/nsswitch.conf",
-        "/etc/gai.conf",
-        "/run/systemd/resolve",
-        "/run/resolvconf",
-    ];
-    variables.chain(of_user).chain(system.map(PathBuf::from)).collect()
 }
 
 /// A remote file.
