@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -268,17 +269,29 @@ tests!(
         }
         lab.cdi(["mount", "disk.cdimg", "m"]).ends(0);
         let daemon = pid(&lab);
+        let device = |dir: &str| fs::metadata(lab.path(dir)).unwrap().dev();
+        let before = device("m");
         run("kill", ["-STOP".to_owned(), daemon.to_string()]);
         // The program umount would look at it first, and wait for the daemon.
         nix::mount::umount(&lab.path("m")).unwrap();
-        // This one gets the device number that is free.
         let other = |words: &[&str]| {
             let mut command = lab.command();
             command.args(words).env("CDI_RUNTIME_DIR", lab.path("other"));
             Ran::from(command.output().unwrap()).ends(0)
         };
-        other(&["mount", "disk.cdimg", "n"]);
-        other(&["mount", "disk.cdimg", "m"]);
+        // A mount gets the lowest device number that is free: others take that of the one that is gone.
+        let mut others = Vec::new();
+        loop {
+            other(&["mount", "disk.cdimg", "m"]);
+            if device("m") != before {
+                break;
+            }
+            other(&["unmount", "m"]);
+            let dir = format!("n{}", others.len());
+            fs::create_dir(lab.path(&dir)).unwrap();
+            other(&["mount", "disk.cdimg", &dir]);
+            others.push(dir);
+        }
         run("kill", ["-CONT".to_owned(), daemon.to_string()]);
         wait_until("the daemon has ended", || !is_there(daemon));
         assert!(lab.read("m/disk.raw") == disk);
@@ -286,7 +299,7 @@ tests!(
         lab.cdi(["mount", "disk.cdimg", "n"]).ends(5);
         assert!(lab.read("m/disk.raw") == disk);
         other(&["unmount", "m"]);
-        other(&["unmount", "n"]);
+        others.iter().for_each(|dir| drop(other(&["unmount", dir])));
         assert_eq!(lab.leftovers(), "");
     }
 
