@@ -44,7 +44,7 @@ pub struct WriteArgs {
     /// Compression of chunks
     #[arg(long, value_enum, default_value_t = CodecName::Zstd)]
     pub codec: CodecName,
-    /// Compression level: 1-19 for zstd (default 3), 1-9 for deflate (default 6)
+    /// Compression level: 1-19 for zstd (default 2), 1-9 for deflate (default 6)
     #[arg(long)]
     pub level: Option<i32>,
     /// Chunk size: a power of two from 4k to 1M

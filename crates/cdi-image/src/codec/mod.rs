@@ -99,7 +99,7 @@ impl Codec {
     pub fn levels(self) -> (std::ops::RangeInclusive<i32>, i32) {
         match self {
             Codec::Deflate => (1..=9, 6),
-            Codec::Zstd => (1..=19, 3),
+            Codec::Zstd => (1..=19, 2),
             _ => (0..=0, 0),
         }
     }
