@@ -31,18 +31,18 @@ pub fn find(input: &Input, known: &[Superblock], effort: Effort) -> Option<Descr
     ends.dedup();
     // Right before a checkpoint.
     let after = (DESCRIPTION_LEN + HEADER_LEN + SUPERBLOCK_LEN) as u64;
-    let before = |end: &u64| {
+    let before = |end: u64| {
         let at = end.checked_sub(after)?;
         let bytes = input.bytes(at, DESCRIPTION_LEN, "a description of parity").ok()?;
         Description::parse(&bytes).filter(|d| d.records_end() < at && is_ours(d))
     };
-    let found = ends.iter().find_map(before);
-    if found.is_some() {
-        return found;
-    }
-    // What is near one end may be near the next.
+    // From the last one on: before an earlier end there may be an earlier parity, which was replaced. What is near one end
+    // may be near the next.
     let mut searched = input.len();
     for end in ends {
+        if let Some(found) = before(end) {
+            return Some(found);
+        }
         let mut end = end.min(searched);
         let lowest = match effort {
             Effort::NearEnd => end.saturating_sub(NEAR).max(RECORDS_AT),
