@@ -139,8 +139,13 @@ impl Ui {
 
     /// Prints a message on stderr; not with `--quiet` or `--json`.
     pub fn message(&self, text: impl Display) {
+        self.message_with_address(redacted(&text.to_string()));
+    }
+
+    /// The same, with an address of our own in it, which the user needs as a whole.
+    pub fn message_with_address(&self, text: impl Display) {
         if !self.quiet && !self.json {
-            write_stderr(&format!("{}\n", printable(&redacted(&text.to_string()))));
+            write_stderr(&format!("{}\n", printable(&text.to_string())));
         }
     }
 

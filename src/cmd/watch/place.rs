@@ -179,7 +179,7 @@ impl Server {
             }
         })?;
         if !ui.event(&json!({ "event": "page", "url": url })) {
-            ui.message(format!("to watch it, open {url}"));
+            ui.message_with_address(format!("to watch it, open {url}"));
         }
         Ok(server)
     }
