@@ -235,7 +235,7 @@ tests!(
         let ran = Ran::from(command.env("AWS_SESSION_TOKEN", SECRET).output().unwrap()).ends(1);
         assert!(other.requests().is_empty() && ran.err.contains("redirects to another"), "{}", ran.err);
         assert!(!ran.err.contains(SECRET), "{}", ran.err);
-        // A web server gets no credentials, and the next one is not told of it.
+        // A web server gets no credentials, and the next one does not learn of it.
         lab.cdi(["info", &web.url("disk.cdimg")]).ends(0);
         assert!(!other.requests().is_empty());
         assert!(other.requests().iter().all(|r| !r.text.to_lowercase().contains("referer")));

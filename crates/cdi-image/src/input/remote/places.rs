@@ -58,14 +58,14 @@ pub(in crate::input) fn places() -> Vec<PathBuf> {
 }
 
 /// Returns what a file that is replaced takes: the file; the directory that it is in; the same of the file that it is a
-/// link to; and the directory with a link like Kubernetes' `..data`, which is replaced in place of the files behind it.
+/// link to; and the directory with a link like Kubernetes' `..data`, which is replaced in place of the files that it leads to.
 /// Directories that hold more than tokens are left out: those of the root directory, /var, the user's and those above.
 fn replaced(file: &Path, home: Option<&Path>) -> Vec<PathBuf> {
     let parent = |path: &Path| path.parent().map(Path::to_path_buf);
     let is_link = |part: &OsStr| part.as_encoded_bytes().starts_with(b"..") && part != "..";
     let of_links = file.ancestors().filter(|path| path.file_name().is_some_and(is_link)).filter_map(parent);
-    let behind = file.canonicalize().ok();
-    let dirs = parent(file).into_iter().chain(of_links).chain(behind.as_deref().and_then(parent));
+    let target = file.canonicalize().ok();
+    let dirs = parent(file).into_iter().chain(of_links).chain(target.as_deref().and_then(parent));
     // Where it is, not what it is called.
     let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     let home = home.map(place);
