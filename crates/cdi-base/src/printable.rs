@@ -15,7 +15,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Returns the text without what may be secret in addresses (`scheme://…`): a name and a password before '@', and what
-/// follows '?', or '#' in addresses of the web.
+/// follows '?', or '#' in addresses of the web. Addresses of Unix sockets (`nbd+unix:///?socket=PATH`) have no secrets.
 pub fn redacted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -28,7 +28,8 @@ pub fn redacted(text: &str) -> String {
         let end = after.find('\n').into_iter().chain(next).min().unwrap_or(after.len());
         let (address, others) = after.split_at(end);
         rest = others;
-        if scheme.is_empty() {
+        // What follows '?' in the address of a Unix socket is its path.
+        if scheme.is_empty() || scheme.ends_with("+unix") {
             out.push_str(address);
         } else {
             let is_web = ["http", "https", "ftp"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
@@ -163,6 +164,7 @@ mod tests {
             ("ftp://u:PW@h/x.raw: no", "ftp://…@h/x.raw: no"),
             ("http://[::1]:80/x, http://h: is it there?", "http://[::1]:80/x, http://h: is it there?"),
             ("s3://b/user@host?", "s3://b/user@host?"),
+            ("nbd+unix:///x?socket=s, http://h/x?S", "nbd+unix:///x?socket=s, http://h/x?…"),
             ("/x/é://b: why? a=b", "/x/é://b: why? a=b"),
         ] {
             assert_eq!(redacted(text), expect);
