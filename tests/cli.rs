@@ -276,23 +276,20 @@ tests!(
     fn an_image_can_be_imaged_again() {
         let lab = Lab::new();
         lab.image(4096, 512, &[(9, 3)]);
-        lab.cdi([
-            "create",
-            "disk.cdimg",
-            "b.cdimg",
-            "--codec",
-            "deflate",
-            "--chunk",
-            "64k",
-            "--note",
-            "second",
-        ])
-        .ends(4);
-        let (a, b) =
-            (lab.cdi(["info", "--json", "disk.cdimg"]).json(), lab.cdi(["info", "--json", "b.cdimg"]).json());
-        assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"]);
-        assert_eq!(a["blocks"], b["blocks"]);
-        assert_eq!(b["metadata"]["notes"][0], "second");
+        let a = lab.cdi(["info", "--json", "disk.cdimg"]).json();
+        for codec in ["none", "zstd", "deflate", "lz4"] {
+            let words = ["--codec", codec, "--chunk", "64k", "--note", "second", "--force"];
+            lab.cdi(["create", "disk.cdimg", "b.cdimg"].iter().chain(&words)).ends(4);
+            let b = lab.cdi(["info", "--json", "b.cdimg"]).json();
+            assert_eq!(a["metadata"]["blake3_rescued"], b["metadata"]["blake3_rescued"], "{codec}");
+            assert_eq!(a["blocks"], b["blocks"], "{codec}");
+            assert_eq!(b["metadata"]["notes"][0], "second");
+            let kept = lab.cdi(["map", "--json", "--extents", "b.cdimg"]).ends(0).json();
+            let mut extents = kept["extents"].as_array().unwrap().iter();
+            let name = if codec == "none" { "stored" } else { codec };
+            assert!(extents.any(|extent| extent["codec"] == name), "{codec}: {kept}");
+            lab.cdi(["verify", "b.cdimg"]).ends(0);
+        }
     }
 
     fn usage_errors_are_json_with_json() {
