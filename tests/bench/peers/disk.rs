@@ -1,7 +1,7 @@
-//! The disk that is measured on: an ext4 of real files.
+//! The disks that are measured on: an ext4 of real files, and two for creating images only.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write, copy};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,19 +9,70 @@ use std::process::Command;
 use nix::unistd::{Whence, lseek};
 
 const SIZE: u64 = 4 << 30;
-/// Bytes of real files, and behind them of files that do not compress.
+/// Bytes of real files, and of files that do not compress after them.
 const FILES: u64 = 2000 << 20;
 const RANDOM: u64 = 300 << 20;
+
+/// Bytes of data in a disk that is half something else, and of that.
+const HALF: u64 = 1000 << 20;
 
 /// A disk, as a raw image.
 pub struct Disk {
     pub path: PathBuf,
-    /// Where it holds something.
+    /// Where it contains data.
     pub data: Vec<std::ops::Range<u64>>,
+}
+
+/// What the second half of a disk for creating images consists of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Random bytes.
+    Noise,
+    /// A hole.
+    Empty,
+}
+
+impl Half {
+    /// Its name as a value of `--half`.
+    pub fn named(name: &str) -> Option<Half> {
+        match name {
+            "noise" => Some(Half::Noise),
+            "empty" => Some(Half::Empty),
+            _ => None,
+        }
+    }
+
+    /// The directory of its disk and images.
+    pub fn dir(self) -> &'static str {
+        if self == Half::Noise { "half-noise" } else { "half-empty" }
+    }
 }
 
 impl Disk {
     pub const SIZE: u64 = SIZE;
+
+    /// Makes a disk in `dir` whose first half is from the start of this one, or takes the one that is there.
+    pub fn half(&self, dir: &Path, half: Half) -> Disk {
+        let path = dir.join("disk.raw");
+        if !path.exists() {
+            let partial = dir.join("disk.new");
+            let mut file = fs::File::create(&partial).unwrap();
+            for run in &self.data {
+                let room = HALF - file.stream_position().unwrap();
+                let mut from = fs::File::open(&self.path).unwrap();
+                from.seek(SeekFrom::Start(run.start)).unwrap();
+                copy(&mut from.take(room.min(run.end - run.start)), &mut file).unwrap();
+            }
+            assert_eq!(file.stream_position().unwrap(), HALF, "the disk of files has too little data");
+            if half == Half::Noise {
+                copy(&mut fs::File::open("/dev/urandom").unwrap().take(HALF), &mut file).unwrap();
+            }
+            file.set_len(2 * HALF).unwrap();
+            fs::rename(&partial, &path).unwrap();
+        }
+        let data = data(&path);
+        Disk { path, data }
+    }
 
     /// Makes one in `dir`, of files below `from`; or takes the one that is there.
     pub fn of_real_files(dir: &Path, from: &Path) -> Disk {
@@ -48,7 +99,7 @@ impl Disk {
     }
 }
 
-/// Copies a sample of the files below `from`: the same for the same files, of every folder some.
+/// Copies a sample of the files below `from`: some of every directory, always the same ones.
 fn gather(from: &Path, stage: &Path) {
     let mut files = Vec::new();
     let mut folders = vec![from.to_owned()];
@@ -82,7 +133,7 @@ fn gather(from: &Path, stage: &Path) {
     }
 }
 
-/// The parts of a sparse file that are no holes.
+/// The parts of a sparse file that are not holes.
 fn data(path: &Path) -> Vec<std::ops::Range<u64>> {
     let file = fs::File::open(path).unwrap();
     let mut at = 0;

@@ -1,9 +1,10 @@
-//! cdi beside what a user would pick instead, on one disk of real files, in one run: `cargo bench --bench peers`.
+//! cdi next to what a user would choose instead, on one disk of real files, in one run: `cargo bench --bench peers`.
 //!
-//! Needs root, Linux and 25 GB of room; takes half an hour. docs/BENCHMARKS.md tells what is measured and how, and has the
-//! figures of the last run. A peer that is not installed is named and left out.
+//! Needs root, Linux and 25 GB of free space; takes about an hour. docs/BENCHMARKS.md says what is measured and how, and has
+//! the figures of the last run. A peer that is not installed is named and left out.
 //!
 //!     cargo bench --bench peers -- [--dir DIR] [--from DIR] [--rounds N] [--only NAME,…] [--read-only] [--svg FILE]
+//!     cargo bench --bench peers -- --half noise|empty [--only NAME,…] …   (creating only)
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_possible_truncation)]
 #![allow(unreachable_pub)]
@@ -18,13 +19,13 @@ mod usage;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use disk::Disk;
+use disk::{Disk, Half};
 use read::{Access, Workload};
 use system::{Lab, Maker, System};
 use table::{Cell, Made, Results};
 use usage::Usage;
 
-/// What was made once and took longer is not made again.
+/// An image that took longer is not made again, in seconds.
 const LONG: f64 = 30.0;
 
 struct Words {
@@ -33,6 +34,7 @@ struct Words {
     rounds: usize,
     only: Vec<String>,
     read_only: bool,
+    half: Option<Half>,
     svg: PathBuf,
 }
 
@@ -44,6 +46,7 @@ fn words() -> Words {
         rounds: 3,
         only: Vec::new(),
         read_only: false,
+        half: None,
     };
     let mut args = std::env::args().skip(1);
     let value = |args: &mut dyn Iterator<Item = String>, name: &str| {
@@ -56,10 +59,11 @@ fn words() -> Words {
             "--rounds" => words.rounds = value(&mut args, &arg).parse().unwrap(),
             "--only" => words.only = value(&mut args, &arg).split(',').map(str::to_owned).collect(),
             "--read-only" => words.read_only = true,
+            "--half" => words.half = Some(Half::named(&value(&mut args, &arg)).expect("noise or empty")),
             "--svg" => words.svg = value(&mut args, &arg).into(),
-            // cargo says so to every benchmark.
+            // An argument of cargo.
             "--bench" => {}
-            other => panic!("{other} is not known here; docs/BENCHMARKS.md has the words"),
+            other => panic!("unknown argument {other}; see docs/BENCHMARKS.md"),
         }
     }
     words
@@ -74,8 +78,14 @@ fn main() {
     let wanted = |name: &str| words.only.is_empty() || words.only.iter().any(|o| o == name);
     std::fs::create_dir_all(&words.dir).unwrap();
     let _kept = usage::KeptMemory::new();
-    let lab = Lab::new(&words.dir);
-    let disk = Disk::of_real_files(&words.dir, &words.from);
+    let mut dir = words.dir.clone();
+    let mut disk = Disk::of_real_files(&words.dir, &words.from);
+    if let Some(half) = words.half {
+        dir.push(half.dir());
+        std::fs::create_dir_all(&dir).unwrap();
+        disk = disk.half(&dir, half);
+    }
+    let lab = Lab::new(&dir);
     let mut results = Results::new(&disk);
 
     let makers: Vec<&Maker> =
@@ -102,7 +112,8 @@ fn main() {
         }
     }
 
-    let systems: Vec<&System> = system::SYSTEMS.iter().filter(|s| wanted(s.name)).collect();
+    let is_read = words.half.is_none();
+    let systems: Vec<&System> = system::SYSTEMS.iter().filter(|s| is_read && wanted(s.name)).collect();
     for system in &systems {
         if let Some(lacks) = system.lacks() {
             results.missing(system.name, lacks);
@@ -126,7 +137,7 @@ fn main() {
     eprintln!("the plot is {}", words.svg.display());
 }
 
-/// One measurement: everything is shown anew, with nothing of it in any cache. None where it cannot be read so.
+/// One measurement: the image is mounted again, with nothing of it in any cache. None if it cannot be read in this way.
 fn measure(
     lab: &Lab,
     disk: &Disk,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::read::{Access, Workload};
-use crate::table::{Results, is_cdi_mount};
+use crate::table::{Results, is_ours};
 
 const WIDTH: f64 = 960.0;
 const NAME: f64 = 150.0;
@@ -23,7 +23,7 @@ pub fn svg(results: &Results) -> String {
         let _ = writeln!(body, r#"<text x="10" y="{:.0}" class="title">{text}</text>"#, y + 22.0);
         y += TITLE;
         for (name, rate) in &buffered {
-            let class = if is_cdi_mount(name) { "ours" } else { "peer" };
+            let class = if is_ours(name) { "ours" } else { "peer" };
             let _ = writeln!(
                 body,
                 r#"<text x="{:.0}" y="{:.0}" text-anchor="end">{name}</text>"#,

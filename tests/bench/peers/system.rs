@@ -1,4 +1,4 @@
-//! The systems that are compared: who makes an image, and who shows it.
+//! The systems that are compared: programs that create an image, and programs that mount it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,7 +28,7 @@ pub struct System {
     show: fn(&Lab, &Disk, &str) -> Shown,
 }
 
-/// An image that is being shown; taken away when it is dropped.
+/// A mounted image, which is unmounted when this is dropped.
 pub struct Shown {
     pub path: PathBuf,
     /// The process that serves it.
@@ -40,6 +40,12 @@ const CDI: &str = env!("CARGO_BIN_EXE_cdi");
 
 pub const MAKERS: &[Maker] = &[
     Maker { name: "cdi", program: CDI, file: "disk.cdimg", command: "-q create @disk @image" },
+    Maker {
+        name: "cdi --codec lz4",
+        program: CDI,
+        file: "lz4.cdimg",
+        command: "-q create --codec lz4 @disk @image",
+    },
     // As a disk is read that may be failing.
     Maker {
         name: "cdi --rescue",
@@ -76,6 +82,8 @@ pub const MAKERS: &[Maker] = &[
     ),
     maker("mkfs.erofs lz4", "mkfs.erofs", "lz4.erofs", "-zlz4 @image @stem.d"),
     maker("ewfacquire", "ewfacquire", "disk.E01", "-q -u -t @stem -c deflate:fast -f encase6 -S 7EiB @disk"),
+    // It adds .z01 to the name.
+    maker("zffacquire", "zffacquire", "disk.z01", "physical -i @disk -o @stem"),
 ];
 
 const fn maker(
@@ -91,10 +99,12 @@ pub const SYSTEMS: &[System] = &[
     System { name: "plain file", program: "mount", image: None, show: plain },
     System { name: "cdi disk.raw", program: CDI, image: Some("disk.cdimg"), show: cdi_file },
     System { name: "cdi device", program: CDI, image: Some("disk.cdimg"), show: cdi_device },
+    System { name: "cdi lz4 disk.raw", program: CDI, image: Some("lz4.cdimg"), show: cdi_file },
     System { name: "qemu zlib", program: "qemu-storage-daemon", image: Some("zlib.qcow2"), show: qemu },
     System { name: "qemu zstd", program: "qemu-storage-daemon", image: Some("zstd.qcow2"), show: qemu },
     System { name: "ewfmount", program: "ewfmount", image: Some("disk.E01"), show: ewfmount },
     System { name: "xmount", program: "xmount", image: Some("disk.E01"), show: xmount },
+    System { name: "zffmount", program: "zffmount", image: Some("disk.z01"), show: zffmount },
     System { name: "squashfuse zstd", program: "squashfuse", image: Some("zstd.sqfs"), show: squashfuse },
     System { name: "squashfs zstd", program: "mount", image: Some("zstd.sqfs"), show: kernel },
     System { name: "squashfs gzip", program: "mount", image: Some("gzip.sqfs"), show: kernel },
@@ -232,7 +242,7 @@ fn unmount(dir: PathBuf) -> Box<dyn FnOnce()> {
     })
 }
 
-/// A daemon in the foreground, which ends when it is told to.
+/// A daemon in the foreground, which is ended by a signal.
 fn daemon(mut command: Command) -> (u32, Box<dyn FnOnce()>) {
     let mut child: Child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -274,6 +284,17 @@ fn ewfmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
 
 fn xmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
     background(lab, "disk.dd", "xmount", &["--in", "ewf", image, "--out", "raw"])
+}
+
+fn zffmount(lab: &Lab, _: &Disk, image: &str) -> Shown {
+    let mnt = lab.mountpoint();
+    let path = mnt.join("object_1/zff_image.dd");
+    let mut command = Command::new("zffmount");
+    command.args(["-l", "error", "-i", image, "-m"]).arg(&mnt);
+    let (pid, end) = daemon(command);
+    wait_for(&path);
+    // It ends when its file system is unmounted and it has got a signal.
+    Shown { path, daemon: Some(pid), end: vec![unmount(mnt), end] }
 }
 
 fn squashfuse(lab: &Lab, _: &Disk, image: &str) -> Shown {

@@ -1,4 +1,4 @@
-//! What was measured, and how it is told.
+//! What was measured, and its tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -55,19 +55,20 @@ pub struct Results {
     missing: Vec<(&'static str, &'static str)>,
 }
 
-/// Whether it is ours.
-pub fn is_cdi_mount(system: &str) -> bool {
+/// Whether it is cdi.
+pub fn is_ours(system: &str) -> bool {
     system.starts_with("cdi")
 }
 
-/// Whether it is a peer: not ours, and not the raw file, which is no image.
+/// Whether it is a peer: neither cdi nor the raw file, which is not an image.
 fn is_peer(system: &str) -> bool {
-    !is_cdi_mount(system) && system != "plain file"
+    !is_ours(system) && system != "plain file"
 }
 
 impl Results {
     pub fn new(disk: &Disk) -> Results {
-        let disk = format!("{} MiB, of which {} hold something", Disk::SIZE >> 20, disk.used() >> 20);
+        let size = disk.path.metadata().unwrap().len();
+        let disk = format!("{} MiB, of which {} contain data", size >> 20, disk.used() >> 20);
         Results { disk, made: BTreeMap::new(), reads: BTreeMap::new(), missing: Vec::new() }
     }
 
@@ -116,7 +117,7 @@ impl Results {
             let _ = writeln!(out, "Left out: {name} (no {program}).");
         }
         if !self.made.is_empty() {
-            let _ = writeln!(out, "\n| made by | seconds | CPU s | MiB |\n|---|---:|---:|---:|");
+            let _ = writeln!(out, "\n| created by | seconds | CPU s | MiB |\n|---|---:|---:|---:|");
             for name in MAKERS.iter().map(|m| m.name) {
                 if let Some(made) = self.made.get(name) {
                     let (seconds, cpu) = (made.seconds.median(), made.cpu.median());
@@ -149,7 +150,7 @@ impl Results {
         Some(format!("{rate:.0} | {p99:.0} | {cpu:.1} | {memory}"))
     }
 
-    /// cdi against the best of its peers, and against itself.
+    /// cdi next to the best of its peers, and next to itself.
     fn ratios(&self) -> String {
         let mut out = "\n| ratio | |\n|---|---:|\n".to_owned();
         let mut row = |what: String, ratio: f64| {
@@ -160,7 +161,7 @@ impl Results {
                 let rates = self.rates(workload, access);
                 let (what, how) = (workload.name(), access.name());
                 let rate = |name: &str| rates.iter().find(|(n, _)| *n == name).map(|(_, rate)| *rate);
-                for (name, rate) in rates.iter().filter(|(name, _)| is_cdi_mount(name)) {
+                for (name, rate) in rates.iter().filter(|(name, _)| is_ours(name)) {
                     if let Some((peer, best)) = self.best(workload, is_peer) {
                         row(format!("{what}, {name} {how} : the fastest peer's best ({peer})"), rate / best);
                     }
@@ -177,7 +178,7 @@ impl Results {
             Some(self.reads.get(&(name, Workload::Random4k.name(), access.name()))?.p99.median())
         };
         for access in [Access::Buffered, Access::Direct] {
-            let peers = ["qemu zlib", "qemu zstd", "ewfmount", "xmount", "squashfuse zstd"];
+            let peers = ["qemu zlib", "qemu zstd", "ewfmount", "xmount", "squashfuse zstd", "zffmount"];
             let best = peers
                 .into_iter()
                 .filter_map(|n| Some((n, p99(n, access)?)))
@@ -192,16 +193,19 @@ impl Results {
         }
         let made = |name| self.made.get(name);
         if let (Some(ours), Some(qemu)) = (made("cdi"), made("qemu-img zstd")) {
-            row("making, seconds: cdi : qemu-img zstd".into(), ours.seconds.median() / qemu.seconds.median());
+            row(
+                "creating, seconds: cdi : qemu-img zstd".into(),
+                ours.seconds.median() / qemu.seconds.median(),
+            );
         }
         for peer in ["qemu-img zstd", "zstd -3 -T2", "ddrescue"] {
             if let (Some(ours), Some(theirs)) = (made("cdi --rescue"), made(peer)) {
                 let ratio = ours.seconds.median() / theirs.seconds.median();
-                row(format!("making, seconds: cdi --rescue : {peer}"), ratio);
+                row(format!("creating, seconds: cdi --rescue : {peer}"), ratio);
             }
         }
         if let (Some(ours), Some(zstd)) = (made("cdi"), made("zstd -3 -T2")) {
-            row("making, seconds: cdi : zstd -3 -T2".into(), ours.seconds.median() / zstd.seconds.median());
+            row("creating, seconds: cdi : zstd -3 -T2".into(), ours.seconds.median() / zstd.seconds.median());
             row("size: cdi : zstd -3".into(), ours.bytes as f64 / zstd.bytes as f64);
         }
         out
