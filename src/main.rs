@@ -73,5 +73,8 @@ fn mount_for_mount8() -> ExitCode {
     if wanted.fake {
         return ExitCode::SUCCESS;
     }
+    if mount::automount::is_awaited(&wanted.dir) {
+        return mount::automount::mount(&wanted.words).map_or_else(fail, |()| ExitCode::SUCCESS);
+    }
     cmd::dispatch::run(wanted.cli).map_or_else(fail, ExitCode::from)
 }

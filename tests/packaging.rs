@@ -101,6 +101,53 @@ tests!(
         jail.nothing_is_mounted();
     }
 
+    /// For `loop`, `offset=` and `sizelimit=`, mount(8) makes a loop device of the file and passes that on.
+    #[needs(Fuse, Loop, Program("losetup"))]
+    fn a_loop_device_is_not_taken_for_the_image() {
+        let lab = Lab::new();
+        lab.image(64, 512, &[(9, 1)]);
+        fs::create_dir(lab.path("mnt")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_cdi"), lab.path("mount.cdi")).unwrap();
+        for name in ["disk.cdimg", "disk.raw"] {
+            let device = run("losetup", ["-f".into(), "--show".into(), "-r".into(), lab.path(name)]);
+            let device = device.trim();
+            let mut mount = Command::new(lab.path("mount.cdi"));
+            mount
+                .args([device, "mnt", "-o", "rw"])
+                .current_dir(&lab.dir)
+                .env("CDI_RUNTIME_DIR", lab.path("run"));
+            let ran = Ran::from(mount.output().unwrap());
+            run("losetup", ["-d", device]);
+            let ran = ran.ends(1);
+            assert!(
+                ran.err.contains("a loop device has the bytes of the file")
+                    && ran.err.contains("start=BYTES"),
+                "{}",
+                ran.err
+            );
+        }
+    }
+
+    /// The automounter is one of the test's own.
+    #[needs(Fuse, Loop, Program("python3"), Program("setsid"))]
+    fn an_automounter_s_mount_does_not_wait_for_itself() {
+        let lab = Lab::new();
+        lab.image(64, 512, &[]);
+        fs::create_dir(lab.path("auto")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_cdi"), lab.path("mount.cdi")).unwrap();
+        let mount = |image: &str| -> Ran {
+            let mut automounter = Command::new("python3");
+            automounter.arg(root().join("tests/python/automounter.py"));
+            automounter.args(["auto", "./mount.cdi", image, "auto", "-o", "rw"]);
+            automounter.current_dir(&lab.dir).env("CDI_RUNTIME_DIR", lab.path("run"));
+            automounter.output().unwrap().into()
+        };
+        let ran = mount("disk.cdimg").ends(0);
+        assert!(ran.out.contains("disk.raw") && ran.err.is_empty(), "{}{}", ran.out, ran.err);
+        let ran = mount("none.cdimg").ends(32);
+        assert!(ran.err.contains("none.cdimg"), "{}{}", ran.out, ran.err);
+    }
+
     /// What dpkg would unpack: everything that the documents promise, owned by root, with paths that exist.
     #[needs(Program("cargo-deb"), Program("dpkg-deb"), Program("python3"))]
     fn the_deb_has_what_it_should() {

@@ -4,7 +4,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use cdi_base::error::{Error, Kind};
 use clap::{ArgAction, FromArgMatches};
@@ -23,31 +24,39 @@ const NOT_HERE: [&str; 9] =
 
 /// Options that are for mount(8) itself, or that ask for what is so anyway. `rw` is one: mount(8) gives it unless `ro` was
 /// asked for, so that it says nothing.
-const WITHOUT_EFFECT: [&str; 34] = [
+const WITHOUT_EFFECT: [&str; 43] = [
     "_netdev",
+    "_rnetdev",
     "async",
     "atime",
     "auto",
     "defaults",
     "dev",
     "diratime",
+    "dirsync",
     "exec",
     "group",
     "iversion",
     "lazytime",
     "loud",
+    "mand",
     "noatime",
     "noauto",
     "nodev",
     "nodiratime",
     "noexec",
     "nofail",
+    "nogroup",
     "noiversion",
     "nolazytime",
+    "nomand",
+    "noowner",
     "norelatime",
     "nostrictatime",
     "nosuid",
+    "nosymfollow",
     "nouser",
+    "nousers",
     "owner",
     "relatime",
     "ro",
@@ -55,6 +64,7 @@ const WITHOUT_EFFECT: [&str; 34] = [
     "silent",
     "strictatime",
     "suid",
+    "symfollow",
     "sync",
     "user",
     "users",
@@ -65,6 +75,10 @@ const WITHOUT_EFFECT: [&str; 34] = [
 pub struct Wanted {
     /// The command line of `cdi mount`.
     pub cli: Cli,
+    /// Its arguments.
+    pub words: Vec<OsString>,
+    /// Where the disk is to be mounted.
+    pub dir: PathBuf,
     /// Whether nothing is to be mounted (`mount --fake`).
     pub fake: bool,
 }
@@ -90,12 +104,14 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Wanted, Error> {
     let Arguments { places, options, sloppy, fake, verbose } = arguments(args)?;
     let [source, dir] = <[OsString; 2]>::try_from(places)
         .map_err(|_| Error::usage("usage: mount.cdi IMAGE DIR [-sfnv] [-o OPTIONS]; mount(8) runs it"))?;
-    let mut words: Vec<OsString> = vec!["cdi".into(), "mount".into()];
+    refuse_loop_device(&source)?;
+    let mut words = Vec::new();
     for option in split(&options) {
         words.extend(translate(&option, sloppy)?);
     }
-    words.extend(["--".into(), source, dir]);
-    let parsed = command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    words.extend(["--".into(), source, dir.clone()]);
+    let line = ["cdi".into(), "mount".into()].into_iter().chain(words.iter().cloned());
+    let parsed = command().try_get_matches_from(line).and_then(|matches| Cli::from_arg_matches(&matches));
     let mut cli = parsed.map_err(|e| {
         // The first paragraph: the rest is how 'cdi mount' is used.
         let text = e.render().to_string();
@@ -107,7 +123,25 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Wanted, Error> {
         // As mount(8) is.
         mount.silent = !verbose;
     }
-    Ok(Wanted { cli, fake })
+    Ok(Wanted { cli, words, dir: dir.into(), fake })
+}
+
+/// The kernel's number for loop devices (Documentation/admin-guide/devices.txt).
+const LOOP_MAJOR: u64 = 7;
+
+/// Refuses a loop device: for the options `loop`, `offset=` and `sizelimit=`, mount(8) makes one itself and passes it on in
+/// place of the image. Its bytes are those of the file, without its format and its list of bad sectors.
+fn refuse_loop_device(source: &OsStr) -> Result<(), Error> {
+    let is_loop = std::fs::metadata(source).is_ok_and(|meta| {
+        meta.file_type().is_block_device() && nix::sys::stat::major(meta.rdev()) == LOOP_MAJOR
+    });
+    if !is_loop {
+        return Ok(());
+    }
+    let error = Error::usage("a loop device has the bytes of the file and not the disk in the image");
+    Err(error.at(Path::new(source)).hint(
+        "leave out loop, offset= and sizelimit=, for which mount(8) makes it; start=BYTES is cdi's option for a part of the disk",
+    ))
 }
 
 /// The arguments, sorted.
@@ -197,16 +231,15 @@ fn translate(option: &[u8], sloppy: bool) -> Result<Option<OsString>, Error> {
         let error = Error::usage("a disk image cannot be remounted");
         return Err(error.hint("unmount it, and mount it again with the new options"));
     }
-    let long = name.replace('_', "-");
     let mount = command();
-    let known = of_mount(&mount).find(|arg| arg.get_long() == Some(&long));
+    let known = of_mount(&mount).find(|arg| name_here(arg) == name.replace('-', "_"));
     let Some(arg) = known else {
         return match sloppy {
             true => Ok(None),
             false => Err(unknown(&name)),
         };
     };
-    let mut word = OsString::from(format!("--{long}"));
+    let mut word = OsString::from(format!("--{}", arg.get_long().unwrap_or_default()));
     match (arg.get_action().takes_values(), value) {
         (true, Some(value)) => {
             word.push("=");
@@ -235,9 +268,18 @@ fn of_mount(command: &clap::Command) -> impl Iterator<Item = &clap::Arg> {
     })
 }
 
-/// Returns an option as it is written among mount options: with `_` in its name, as mount(8)'s have it.
+/// Returns the name of an option among mount options: with `_` in it, as mount(8)'s have it. `offset` has another name,
+/// because mount(8) takes that one for itself: it makes a loop device.
+fn name_here(arg: &clap::Arg) -> String {
+    match arg.get_long().unwrap_or_default() {
+        "offset" => "start".into(),
+        long => long.replace('-', "_"),
+    }
+}
+
+/// Returns an option as it is written among mount options.
 fn option_name(arg: &clap::Arg) -> String {
-    let name = arg.get_long().unwrap_or_default().replace('-', "_");
+    let name = name_here(arg);
     match arg.get_value_names().filter(|_| arg.get_action().takes_values()) {
         Some([value]) => format!("{name}={value}"),
         _ => name,
@@ -291,7 +333,7 @@ mod tests {
             "/mnt",
             "-sn",
             "-o",
-            "rw,noauto,user=anna,x-systemd.automount,allow_other,mapfile=\"/x,y.map\",bad=zero,errno=medium,unheard-of",
+            "rw,noauto,user=anna,x-systemd.automount,allow_other,mapfile=\"/x,y.map\",bad=zero,errno=medium,start=1M,dirsync,unheard-of",
             "-t",
             "fuse.cdi",
         ]);
@@ -319,6 +361,7 @@ mod tests {
             ("files=1", "takes no value"),
             ("ro=1", "'ro'"),
             ("remount,ro", "cannot be remounted"),
+            ("offset=4096", "'offset'"),
             ("foreground", "'foreground'"),
             ("via=nfs", "'via'"),
             ("cache=much", "cache"),

@@ -1,5 +1,6 @@
 //! The life of a mount: the process that serves it, its record, and its teardown.
 
+pub mod automount;
 pub mod background;
 pub mod confined;
 pub mod daemon;
