@@ -63,6 +63,15 @@ impl Manager {
         })
     }
 
+    /// Returns the path of the service file that a package installs.
+    fn packaged(self) -> Option<&'static Path> {
+        match self {
+            Manager::Launchd => None,
+            Manager::Systemd { system: true } => Some(Path::new("/usr/lib/systemd/system/cdi.service")),
+            Manager::Systemd { system: false } => Some(Path::new("/usr/lib/systemd/user/cdi.service")),
+        }
+    }
+
     /// Returns the content of the service file.
     fn text(self, program: &Path, config: &Path, log: &Path) -> Result<Vec<u8>, Error> {
         match self {
@@ -150,7 +159,7 @@ impl Manager {
     /// Starts the service.
     pub fn start(self) -> Result<(), Error> {
         let file = self.file()?;
-        if !file.exists() {
+        if !file.exists() && !self.packaged().is_some_and(Path::exists) {
             return Err(
                 Error::usage("the service is not installed").hint("install it with: cdi service install")
             );
