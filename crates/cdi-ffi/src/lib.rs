@@ -198,7 +198,8 @@ pub unsafe extern "C" fn cdi_open_with(
     };
     let (disk, text) = match opened {
         Ok((disk, warnings)) => (Box::into_raw(Box::new(disk)), warnings),
-        Err(why) => (std::ptr::null_mut(), why),
+        // One line: names that an image contains must not look like more.
+        Err(why) => (std::ptr::null_mut(), why.replace('\n', " ")),
     };
     // SAFETY: as the caller guarantees.
     unsafe { copy_message(&printable(&text), message, message_size) };
