@@ -21,7 +21,7 @@ typedef struct cdi_disk cdi_disk;
 /* Opens the image at `path`, and detects its format. Returns NULL on failure; `message` then contains the reason, in at
  * most `message_size` bytes including the terminating zero. On success, `message` contains warnings, one per line, or
  * is empty: for example, that the bad blocks were read from a map next to a raw image, or that segments are missing.
- * `message` may be NULL. */
+ * Characters that would control a terminal are replaced. `message` may be NULL. */
 cdi_disk *cdi_open(const char *path, char *message, size_t message_size);
 
 /* Options for opening an image. All fields except `size` may be 0 or NULL. Later versions may add fields at the end:
@@ -75,7 +75,7 @@ typedef struct cdi_failure {
 /* Reads up to `length` bytes starting at `offset`, and stops before the first byte that cannot be read, and at the end of the
  * disk. *done is the number of bytes read into `buffer`; the contents of the rest are undefined. Returns 0 if nothing but the
  * end of the disk ended it; EIO if a range cannot be read, which *failure then describes; EINVAL if `offset` is after the end
- * of the disk. `done` and `failure` may be NULL. To read everything that can be read, continue at failure.end:
+ * of the disk, or failure->size is not set. `done` and `failure` may be NULL. To read everything that can be read, continue at failure.end:
  *
  *     cdi_failure failure = { sizeof failure, 0, 0, 0, 0 };
  *     while (offset < cdi_size(disk)) {
@@ -101,8 +101,8 @@ typedef struct cdi_range {
     uint32_t reserved;  /* 0 */
 } cdi_range;
 
-/* Finds the first range that is not finished and ends after `offset`, with its status. Returns 1, or 0 if there is none. To
- * see all of them, begin at 0 and continue at range.end. cdi_next_bad has the same ranges by what reads of them do: without
+/* Finds the first range that is not finished and ends after `offset`, with its status. Returns 1, 0 if there is none, or
+ * -1 if range->size is not set. To see all of them, begin at 0 and continue at range.end. cdi_next_bad has the same ranges by what reads of them do: without
  * suspect ones if these are read, and extended to whole sectors. */
 int cdi_next_range(const cdi_disk *disk, uint64_t offset, cdi_range *range);
 

@@ -86,6 +86,15 @@ fn the_example_copies(lab: &Lab, prefix: &Path, cflags: &[String], libs: &[Strin
     assert!(lab.read("copied.raw") == expected);
     let again = copy("disk.cdimg", "copied.raw").ends(1);
     assert!(again.err.contains("copied.raw: File exists"), "{}", again.err);
+    // The list of what was lost must not get lost.
+    if cfg!(target_os = "linux") {
+        let mut full = Command::new(&program);
+        full.args(["disk.cdimg", "full.raw"])
+            .current_dir(&lab.dir)
+            .env("LD_LIBRARY_PATH", prefix.join("lib"));
+        let full: Ran = full.stdout(fs::File::create("/dev/full").unwrap()).output().unwrap().into();
+        assert!(full.ends(1).err.contains("the list"));
+    }
     let whole = copy("none.cdimg", "none.raw").ends(1);
     assert!(whole.err.contains("none.cdimg"), "{}", whole.err);
 }

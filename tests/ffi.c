@@ -94,6 +94,8 @@ int main(int argc, char **argv) {
     CHECK(strcmp(range.status, "bad-sector") == 0 && range.reserved == 0);
     CHECK(cdi_next_range(disk, range.end, &range) == 0 && cdi_next_range(disk, 0, NULL) == 1);
     CHECK(cdi_next_range(NULL, 0, &range) == 0);
+    range.size = 0;
+    CHECK(cdi_next_range(disk, 0, &range) == -1 && cdi_next_range(disk, size, &range) == -1);
     size_t length = cdi_info(disk, NULL, 0);
     char *info = malloc(length + 1), few[8];
     CHECK(info && cdi_info(disk, info, length + 1) == length && strlen(info) == length);

@@ -96,6 +96,11 @@ tests!(
     }
 
     #[needs(PACKAGE)]
+    fn a_disk_is_for_several_threads_and_processes() {
+        python(&Lab::new(), "test_together.py");
+    }
+
+    #[needs(PACKAGE)]
     fn the_example_reports_what_can_be_read() {
         python(&Lab::new(), "test_report.py");
     }

@@ -15,15 +15,18 @@ case $profile in release) flag=--release out=release ;; *) flag= out=debug ;; es
 to=${DESTDIR:-}$prefix
 mkdir -p "$to/include" "$to/lib/pkgconfig"
 put() {
-    cp "$1" "$2"
+    # A running program may use the file that is replaced.
+    cp "$1" "$2.new"
+    chmod "${3:-644}" "$2.new"
+    mv -f "$2.new" "$2"
     echo "$2"
 }
 put "$root/include/cdi.h" "$to/include/cdi.h"
 put "$target/$out/libcdi.a" "$to/lib/libcdi.a"
 case $(uname -s) in
-Darwin) put "$target/$out/libcdi.dylib" "$to/lib/libcdi.dylib" ;;
+Darwin) put "$target/$out/libcdi.dylib" "$to/lib/libcdi.dylib" 755 ;;
 *)
-    put "$target/$out/libcdi.so" "$to/lib/libcdi.so.$version"
+    put "$target/$out/libcdi.so" "$to/lib/libcdi.so.$version" 755
     # Before 1.0 each minor version may change the interface.
     so=libcdi.so.${version%.*}
     ln -sf "libcdi.so.$version" "$to/lib/$so"

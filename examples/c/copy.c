@@ -57,6 +57,11 @@ static int copy(const cdi_disk *disk, int out, char *buffer) {
         offset += done;
         if (error == EIO) {
             printf("%" PRIu64 " %" PRIu64 " %s\n", failure.start, failure.end - failure.start, reason(failure.reason));
+            /* The library promises that it goes on. */
+            if (failure.end <= offset) {
+                errno = EIO;
+                return -1;
+            }
             offset = failure.end;
             lost = 1;
         } else if (error != 0) {
@@ -87,6 +92,11 @@ int main(int argc, char **argv) {
         result = -1;
     if (result < 0)
         fprintf(stderr, "copy: %s: %s\n", argv[2], strerror(errno));
+    /* Without the list, nobody knows what was lost. */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "copy: cannot write the list of what was lost\n");
+        result = -1;
+    }
     free(buffer);
     cdi_close(disk);
     return result < 0 ? 1 : result > 0 ? 2 : 0;

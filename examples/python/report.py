@@ -12,6 +12,11 @@ import cdi
 PIECE = 1 << 20
 
 
+def printable(text):
+    """The text, with escapes for what would control the terminal: it comes from the image."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def readable_parts(disk):
     """The ranges between the bad ones, as (offset, length)."""
     at = 0
@@ -38,15 +43,15 @@ def main(path):
     try:
         disk = cdi.open(path)
     except OSError as error:
-        print(f"report: {error}", file=sys.stderr)
+        print(f"report: {printable(error)}", file=sys.stderr)
         return 1
     with disk:
         print(f"{disk.format}: {disk.size} bytes in sectors of {disk.sector_size} bytes")
         for name in ("model", "serial", "source"):
             if name in disk.metadata:
-                print(f"{name}: {disk.metadata[name]}")
+                print(f"{name}: {printable(disk.metadata[name])}")
         for warning in disk.warnings:
-            print(f"warning: {warning}")
+            print(f"warning: {printable(warning)}")
         all_lost = []
         for offset, length in readable_parts(disk):
             digest, lost = hash_of(disk, offset, length)
@@ -57,7 +62,7 @@ def main(path):
         for offset, length in disk.bad:
             print(f"bad {offset}+{length}")
         for failure in all_lost:
-            print(f"lost {failure.offset}+{failure.length} {failure.reason}")
+            print(f"lost {failure.offset}+{failure.length} {printable(failure.reason)}")
         return 2 if all_lost or len(disk.bad) else 0
 
 

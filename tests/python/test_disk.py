@@ -1,15 +1,17 @@
 """cdi.Disk, as a file object and beyond."""
 
+import copy
 import errno
+import gc
 import hashlib
 import io
 import json
 import os
 import pathlib
+import pickle
 import random
 import shutil
 import subprocess
-import threading
 import unittest
 
 import cdi
@@ -68,7 +70,8 @@ class Opening(Case):
                       {"mapfile": raw + ".map", "badblocks": blocks, "block_size": 512}):
             with self.subTest(wrong), self.assertRaises(ValueError):
                 cdi.open(raw, **wrong)
-        for wrong in ({"cache": "much"}, {"format": 5}, {"passphrase": 5.5}, {"part": 7}):
+        for wrong in ({"cache": "much"}, {"format": 5}, {"passphrase": 5.5}, {"passphrase": 1234},
+                      {"passphrase": [1, 2]}, {"part": 7}):
             with self.subTest(wrong), self.assertRaises(TypeError):
                 cdi.open(raw, **wrong)
         with self.assertRaises(cdi.Error) as raised:
@@ -153,9 +156,9 @@ class Reading(Case):
             with self.assertRaises(OSError):
                 shutil.copyfileobj(reader, io.BytesIO())
             reader.seek(1002 * SECTOR)
-            copy = io.BytesIO()
-            shutil.copyfileobj(reader, copy)
-            self.assertEqual(copy.getvalue(), self.truth[1002 * SECTOR :])
+            target = io.BytesIO()
+            shutil.copyfileobj(reader, target)
+            self.assertEqual(target.getvalue(), self.truth[1002 * SECTOR :])
 
     def test_random_reads_through_a_buffer_are_right_or_raise(self):
         chance, bad = random.Random(2), [range(100 * SECTOR, 101 * SECTOR), range(1000 * SECTOR, 1002 * SECTOR)]
@@ -207,6 +210,23 @@ class Reading(Case):
         self.assertFalse(self.disk.isatty())
         self.assertTrue(self.disk.readable() and self.disk.seekable())
 
+    def test_there_are_no_copies(self):
+        for copy_of in (copy.copy, copy.deepcopy, pickle.dumps):
+            self.assertRaises(TypeError, copy_of, self.disk)
+        gc.collect()
+        self.assertEqual(self.disk.pread(0, 5), self.truth[:5])
+
+    def test_large_reads_of_an_image_that_became_shorter(self):
+        path = self.dir / "long.raw"
+        path.write_bytes(self.truth * 4)
+        with cdi.open(path) as disk:
+            for size in (3 * len(self.truth) + SECTOR, len(self.truth) // 2, 0):
+                os.truncate(path, size)
+                if size:
+                    self.assertEqual(disk.pread(0, 1 << 30), (self.truth * 4)[:size])
+                self.assertRaises(cdi.ReadError, disk.pread, size, 1 << 30)
+                self.assertRaises(cdi.ReadError, disk.read)
+
     def test_a_closed_disk(self):
         bad = self.disk.bad
         self.disk.close()
@@ -217,6 +237,7 @@ class Reading(Case):
                      lambda: self.disk.metadata, lambda: list(bad), self.disk.__enter__):
             self.assertRaises(ValueError, call)
         self.assertIn("closed", repr(self.disk))
+        self.assertEqual(repr(bad), "<BadRanges: closed>")
         self.assertEqual(self.disk.size, len(self.truth))
 
 
@@ -303,86 +324,6 @@ class Damage(Case):
             before = max((f.offset + f.length for f in failures if f.offset < first.offset), default=0)
             # A read stops there, too.
             self.assertEqual(len(disk.pread(before, 1 << 30)), first.offset - before)
-
-
-class Together(Case):
-    def test_many_threads_read_one_disk(self):
-        wrong = []
-
-        def work(seed):
-            chance = random.Random(seed)
-            try:
-                for _ in range(300):
-                    at = chance.randrange(1002 * SECTOR, len(self.truth))
-                    size = chance.randrange(1, 50_000)
-                    if disk.pread(at, size) != self.truth[at : at + size]:
-                        wrong.append((at, size))
-            except BaseException as error:
-                wrong.append(error)
-
-        with cdi.open(self.image) as disk:
-            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        self.assertEqual(wrong, [])
-
-    def test_closing_while_others_read(self):
-        for _ in range(20):
-            disk, ended = cdi.open(self.image), []
-
-            def work():
-                try:
-                    while True:
-                        disk.pread(0, 50_000)
-                except ValueError as error:
-                    ended.append(error)
-
-            threads = [threading.Thread(target=work) for _ in range(3)]
-            for thread in threads:
-                thread.start()
-            disk.close()
-            for thread in threads:
-                thread.join(10)
-            self.assertEqual(len(ended), 3)
-
-    def test_a_forked_process_reads_on(self):
-        os.chdir(self.dir)
-        self.addCleanup(os.chdir, "/")
-        with cdi.open("disk.cdimg") as disk:
-            disk.seek(200 * SECTOR)
-            self.assertEqual(disk.read(10), self.truth[200 * SECTOR :][:10])
-            child = os.fork()
-            if child == 0:
-                # No exception may get out: the child would run the rest of the tests.
-                code = 1
-                try:
-                    os.chdir("/")
-                    good = disk.read(5000) == self.truth[200 * SECTOR + 10 :][:5000]
-                    good = good and disk.pread(1002 * SECTOR, 1 << 20) == self.truth[1002 * SECTOR :]
-                    disk.close()
-                    code = 0 if good and disk.closed else 2
-                finally:
-                    os._exit(code)
-            self.assertEqual(os.waitpid(child, 0)[1], 0)
-            self.assertEqual(disk.read(10), self.truth[200 * SECTOR + 10 :][:10])
-
-    def test_a_forked_process_does_not_take_another_image_for_this_one(self):
-        image = make_image(self.dir, self.truth, self.BAD, "replaced.cdimg")
-        with cdi.open(image) as disk:
-            os.replace(make_image(self.dir, bytes(len(self.truth)), [], "other.cdimg"), image)
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    disk.pread(0, 5)
-                except cdi.Error as error:
-                    code = 0 if error.errno == errno.ESTALE else 2
-                finally:
-                    os._exit(code)
-            self.assertEqual(os.waitpid(child, 0)[1], 0)
-            self.assertEqual(disk.pread(0, 5), self.truth[:5])
 
 
 if __name__ == "__main__":

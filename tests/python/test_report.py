@@ -25,6 +25,13 @@ class Report(Case):
             self.assertIn(f"good {at}+{stop - at} sha256 {hashlib.sha256(self.truth[at:stop]).hexdigest()}", lines)
         self.assertEqual(lines[-2:], ["bad 51200+512", "bad 512000+1024"])
 
+    def test_nothing_of_an_image_controls_the_terminal(self):
+        odd = self.dir / "od\x1b[31md.cdimg"
+        ran = self.report(odd)
+        self.assertEqual((ran.returncode, ran.stdout), (1, ""))
+        self.assertNotIn("\x1b", ran.stderr)
+        self.assertIn("\\x1b[31m", ran.stderr)
+
     def test_what_cannot_be_opened(self):
         ran = self.report(self.dir / "none.cdimg")
         self.assertEqual((ran.returncode, ran.stdout), (1, ""))

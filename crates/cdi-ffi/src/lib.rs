@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use cdi_base::error::{ErrnoStyle, Error};
+use cdi_base::printable::printable;
 use cdi_base::workers;
 use cdi_image::disk::{Disk, Options};
 use cdi_image::image::{Mapfile, OpenOptions};
@@ -42,7 +43,8 @@ fn open(path: &Path, how: &OpenOptions, options: Options) -> Result<(CdiDisk, St
     let disk = Disk::new(open::open(path, how)?, options);
     let started = disk.start_readahead(workers::cores());
     started.map_err(|e| Error::failed("cannot start threads").because(e))?;
-    let warnings = disk.image().warnings().join("\n");
+    let warnings = disk.image().warnings().iter().map(|warning| warning.replace('\n', " "));
+    let warnings = warnings.collect::<Vec<_>>().join("\n");
     Ok((CdiDisk(disk), warnings))
 }
 
@@ -196,10 +198,11 @@ pub unsafe extern "C" fn cdi_open_with(
     };
     let (disk, text) = match opened {
         Ok((disk, warnings)) => (Box::into_raw(Box::new(disk)), warnings),
-        Err(why) => (std::ptr::null_mut(), why),
+        // One line: names that an image contains must not look like more.
+        Err(why) => (std::ptr::null_mut(), why.replace('\n', " ")),
     };
     // SAFETY: as the caller guarantees.
-    unsafe { copy_message(&text, message, message_size) };
+    unsafe { copy_message(&printable(&text), message, message_size) };
     disk
 }
 

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cdi_base::error::{ErrnoStyle, ReadError};
 use cdi_base::printable;
 use cdi_image::badmap::Status;
+use cdi_image::disk::Disk;
 use cdi_image::document;
 use nix::errno::Errno;
 
@@ -37,18 +38,30 @@ pub struct CdiRange {
     reserved: u32,
 }
 
+/// The smallest size of a structure: that of its first field, which is the size.
+const FIRST: usize = size_of::<usize>();
+
+/// Returns whether the size of the caller's structure is possible.
+///
+/// # Safety
+/// `of` points to at least a size, which is the first field of `T`.
+unsafe fn has_size<T>(of: *const T) -> bool {
+    // SAFETY: the caller guarantees the first field.
+    (FIRST..=4096).contains(&unsafe { of.cast::<usize>().read() })
+}
+
 /// Writes `value` to the caller's structure, which may be of an older or a newer version: as many bytes as it has, and zeros
 /// for the rest. Its first field, the size, stays. Returns whether the size is possible.
 ///
 /// # Safety
 /// `to` points to at least as many bytes as its first field says, and `T` begins with that field.
 unsafe fn put<T: Copy>(value: T, to: *mut T) -> bool {
-    const FIRST: usize = size_of::<usize>();
     // SAFETY: the caller guarantees the first field.
-    let size = unsafe { to.cast::<usize>().read() };
-    if !(FIRST..=4096).contains(&size) {
+    if !unsafe { has_size(to) } {
         return false;
     }
+    // SAFETY: as before.
+    let size = unsafe { to.cast::<usize>().read() };
     let known = size.min(size_of::<T>());
     // SAFETY: the caller guarantees `size` bytes at `to`, and `value` has `known` bytes; `FIRST` is not more than either.
     unsafe {
@@ -67,6 +80,32 @@ fn reason(error: ReadError) -> u32 {
         ReadError::Corrupt { .. } | ReadError::Unmapped { .. } => 3,
         ReadError::Io { .. } | ReadError::PastEnd => 4,
     }
+}
+
+/// Returns where the sector ends that contains the byte at `offset`.
+fn sector_end(disk: &Disk, offset: u64) -> u64 {
+    let sector = u64::from(disk.sector());
+    (offset / sector + 1).saturating_mul(sector)
+}
+
+/// Fills the start of `bytes` up to what cannot be read, or to the end of the disk. Returns the number of bytes, and what
+/// ended the read, and where the next one may succeed, unless it was the end of the disk.
+fn read_until_failure(disk: &Disk, bytes: &mut [u8], offset: u64) -> (usize, Option<(ReadError, u64)>) {
+    let (mut read, mut at, mut next) = (0, offset, bytes.len());
+    while read < bytes.len() && at < disk.size() {
+        match disk.read_prefix(&mut bytes[read..read + next], at) {
+            Ok(more) => {
+                (read, at) = (read + more, at + more as u64);
+                // A short read does not say what ended it: a read of the sector after it does. If that succeeds, the rest is next.
+                let rest = bytes.len() - read;
+                let sector =
+                    usize::try_from(sector_end(disk, at) - at).map_or(rest, |sector| sector.min(rest));
+                next = if more < next { sector } else { rest };
+            }
+            Err(error) => return (read, Some((error, disk.unreadable_until(at, error)))),
+        }
+    }
+    (read, None)
 }
 
 /// Reads from the disk up to the first byte that cannot be read. Returns 0 or the errno of what ended the read.
@@ -100,23 +139,12 @@ pub unsafe extern "C" fn cdi_read_partial(
     }
     // SAFETY: the caller guarantees the room.
     let Some(bytes) = (unsafe { buffer_of(buffer, length) }) else { return Errno::EINVAL as c_int };
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        let read = match disk.0.read_prefix(bytes, offset) {
-            Ok(read) if read == bytes.len() || offset + read as u64 == disk.0.size() => return (read, None),
-            Ok(read) => read,
-            Err(error) => return (0, Some((error, disk.0.unreadable_until(offset, error)))),
-        };
-        // What ended it: a read of the next byte says so.
-        let at = offset + read as u64;
-        match disk.0.read_prefix(&mut bytes[read..=read], at) {
-            Ok(_) => (read, None),
-            Err(error) => (read, Some((error, disk.0.unreadable_until(at, error)))),
-        }
-    }));
-    let (read, ended) = match read {
-        Ok(result) => result,
-        Err(_) => return Errno::EIO as c_int,
-    };
+    let read = catch_unwind(AssertUnwindSafe(|| read_until_failure(&disk.0, bytes, offset)));
+    let (read, ended) = read.unwrap_or_else(|_| {
+        // The image may be damaged so that its reader panics. The sector is passed over.
+        let end = sector_end(&disk.0, offset).min(disk.0.size().max(offset + 1));
+        (0, Some((ReadError::Corrupt { at: 0 }, end)))
+    });
     note(read);
     let Some((error, end)) = ended else { return 0 };
     let errno = error.errno(ErrnoStyle::Io);
@@ -140,7 +168,8 @@ fn status_name(status: Status) -> &'static CStr {
     }
 }
 
-/// Finds the first range that is not finished and ends after `offset`. Returns 1 if there is one, 0 if not.
+/// Finds the first range that is not finished and ends after `offset`. Returns 1 if there is one, 0 if not, -1 if the
+/// size in `range` is impossible.
 ///
 /// # Safety
 /// `disk` is NULL or an open disk; `range` is NULL or as [`put`] requires.
@@ -148,6 +177,10 @@ fn status_name(status: Status) -> &'static CStr {
 pub unsafe extern "C" fn cdi_next_range(disk: *const CdiDisk, offset: u64, range: *mut CdiRange) -> c_int {
     // SAFETY: NULL or an open disk, as the caller guarantees.
     let Some(disk) = (unsafe { disk.as_ref() }) else { return 0 };
+    // SAFETY: NULL, or the first field exists, as the caller guarantees.
+    if !range.is_null() && !unsafe { has_size(range) } {
+        return -1;
+    }
     let Some(next) = disk.0.bad().next(offset) else { return 0 };
     let described = CdiRange {
         size: 0,
@@ -158,7 +191,7 @@ pub unsafe extern "C" fn cdi_next_range(disk: *const CdiDisk, offset: u64, range
         reserved: 0,
     };
     // SAFETY: not NULL, and as `put` requires, as the caller guarantees.
-    (range.is_null() || unsafe { put(described, range) }).into()
+    if range.is_null() || unsafe { put(described, range) } { 1 } else { -1 }
 }
 
 /// Writes the metadata as JSON into the caller's buffer. Returns the length of the whole text in bytes, or 0 for NULL.
@@ -181,4 +214,108 @@ pub unsafe extern "C" fn cdi_info(disk: *const CdiDisk, text: *mut c_char, size:
 pub extern "C" fn cdi_version() -> *const c_char {
     const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
     VERSION.as_ptr().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use cdi_image::disk::Options;
+    use cdi_image::image::OpenOptions;
+    use cdi_image::input::ReadAt;
+    use cdi_image::open::open_source;
+
+    use super::*;
+
+    const SIZE: u64 = 64 * 4096;
+
+    /// A file whose reads fail from byte `torn` on up to the end of the sector, or panic there, once this is switched on.
+    struct Torn {
+        on: Arc<AtomicBool>,
+        torn: u64,
+        panics: bool,
+    }
+
+    impl ReadAt for Torn {
+        fn len(&self) -> io::Result<u64> {
+            Ok(SIZE)
+        }
+
+        fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+            let (end, until) = (at + buf.len() as u64, (self.torn / 4096 + 1) * 4096);
+            if self.on.load(Ordering::Relaxed) && at < until && end > self.torn {
+                assert!(!self.panics, "as it should");
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            buf.fill(7);
+            Ok(buf.len())
+        }
+    }
+
+    /// Reads the whole disk as the header says, and returns what was read, and the failures with their reasons.
+    fn read_all(torn: u64, panics: bool, piece: usize) -> (u64, Vec<(u64, u64, u32)>) {
+        let on = Arc::new(AtomicBool::new(false));
+        let source = Box::new(Torn { on: Arc::clone(&on), torn, panics });
+        let how = OpenOptions { sector_size: Some(4096), ..OpenOptions::default() };
+        let opened = open_source(source, Path::new("/x/disk.raw"), &how).unwrap();
+        let disk = CdiDisk(Disk::new(opened, Options::default()));
+        on.store(true, Ordering::Relaxed);
+        let (mut offset, mut got, mut failures) = (0, 0, Vec::new());
+        let mut buffer = vec![0_u8; piece];
+        while offset < SIZE {
+            let mut failure =
+                CdiFailure { size: size_of::<CdiFailure>(), start: 9, end: 0, error: 0, reason: 0 };
+            let mut done = 0;
+            // SAFETY: the buffer has room for its length, and the other pointers are of variables.
+            let error = unsafe {
+                cdi_read_partial(
+                    &raw const disk,
+                    buffer.as_mut_ptr().cast(),
+                    piece,
+                    offset,
+                    &raw mut done,
+                    &raw mut failure,
+                )
+            };
+            assert!(buffer[..done].iter().all(|b| *b == 7));
+            got += done as u64;
+            if error == 0 {
+                // Nothing but the end of the disk ends it.
+                assert!(done == piece || offset + done as u64 == SIZE, "{offset}: {done}");
+                offset += done as u64;
+            } else {
+                assert!(error == Errno::EIO as c_int && failure.start == offset + done as u64);
+                assert!(failure.end > offset && failures.len() < 99, "{offset}: {}", failure.end);
+                failures.push((failure.start, failure.end, failure.reason));
+                offset = failure.end;
+            }
+        }
+        (got, failures)
+    }
+
+    #[test]
+    fn a_sector_that_is_torn_in_the_middle_ends_the_read() {
+        for piece in [4096, 5000, 30_000, 1 << 20] {
+            let (got, failures) = read_all(9 * 4096 + 512, false, piece);
+            let lost: u64 = failures.iter().map(|(start, end, _)| end - start).sum();
+            assert!(
+                failures.iter().all(|f| f.0 >= 9 * 4096 && f.1 == 10 * 4096 && f.2 == 4),
+                "{piece}: {failures:?}"
+            );
+            assert!(got + lost == SIZE && !failures.is_empty(), "{piece}: {got} {failures:?}");
+        }
+    }
+
+    #[test]
+    fn a_loop_ends_although_the_reader_panics() {
+        let (got, failures) = read_all(9 * 4096 + 512, true, 4096);
+        assert_eq!((got, failures), (SIZE - 4096, vec![(9 * 4096, 10 * 4096, 3)]));
+        // Larger pieces lose more, and it is reported.
+        let (got, failures) = read_all(9 * 4096 + 512, true, 1 << 20);
+        assert_eq!(failures.last(), Some(&(9 * 4096, 10 * 4096, 3)));
+        assert_eq!(got, SIZE - 10 * 4096);
+    }
 }

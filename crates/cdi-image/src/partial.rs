@@ -13,7 +13,7 @@ use crate::extent::Origin;
 pub struct Failure {
     /// The range, in bytes. Never empty.
     pub range: Range<u64>,
-    /// Why reads of it fail.
+    /// Why reads of it fail: at its start, if they name the place.
     pub error: ReadError,
 }
 
@@ -31,35 +31,49 @@ impl Disk {
         if len == 0 {
             return Ok(0);
         }
-        let error = match self.read_at(&mut buf[..len], offset) {
+        let (len, error) = match self.read_at(&mut buf[..len], offset) {
             Ok(()) => return Ok(len),
             Err(ReadError::Bad { good, .. }) if good > 0 => match self.read_at(&mut buf[..good], offset) {
                 Ok(()) => return Ok(good),
-                Err(error) => error,
+                Err(error) => (good, error),
             },
-            Err(error) => error,
+            Err(error) => (len, error),
         };
         if matches!(error, ReadError::Bad { good: 0, .. }) {
             return Err(error);
         }
-        // The image is damaged somewhere in the range. Half of what may be readable is tried each time: whatever is read
-        // stays in the buffer, so no byte is read more than twice.
-        let (mut good, mut rest, mut error) = (0, len, error);
-        while rest > 0 {
-            let piece = match self.before_the_middle(offset + good as u64, rest) {
-                Some(piece) => piece,
-                None => rest,
-            };
-            match self.read_at(&mut buf[good..good + piece], offset + good as u64) {
-                Ok(()) => (good, rest) = (good + piece, rest - piece),
-                Err(_) if piece < rest => rest = piece,
-                Err(why) => {
-                    error = why;
-                    break;
+        // The image is damaged somewhere in the range.
+        self.read_growing(&mut buf[..len], offset, true)
+    }
+
+    /// As [`Disk::read_prefix`], for a range that is likely to begin with what cannot be read: reads one sector, and twice as
+    /// many after each read that succeeds. After one that fails, half of what it tried is next, until one sector is left. `buf`
+    /// is not empty, and the range is on the disk. `fails`: a read of the whole range was tried, and failed.
+    fn read_growing(&self, buf: &mut [u8], offset: u64, mut fails: bool) -> Result<usize, ReadError> {
+        let sector = u64::from(self.sector());
+        let (mut good, mut limit, mut sectors) = (0, buf.len(), 1_u64);
+        while good < limit {
+            let (at, rest) = (offset + good as u64, limit - good);
+            let first = sector - at % sector;
+            let tried = first.saturating_add((sectors - 1).saturating_mul(sector));
+            let mut piece = rest.min(usize::try_from(tried).unwrap_or(usize::MAX));
+            if fails && piece == rest {
+                piece = match self.before_the_middle(at, rest) {
+                    Some(piece) => piece,
+                    // One sector is left, and it is the one that fails.
+                    None if good > 0 => break,
+                    None => rest,
+                };
+            }
+            match self.read_at(&mut buf[good..good + piece], at) {
+                Ok(()) => (good, sectors) = (good + piece, sectors.saturating_mul(2)),
+                Err(error) if piece as u64 <= first => {
+                    return if good > 0 { Ok(good) } else { Err(error) };
                 }
+                Err(_) => (limit, sectors, fails) = (good + piece, (sectors / 2).max(1), true),
             }
         }
-        if good > 0 { Ok(good) } else { Err(error) }
+        Ok(good)
     }
 
     /// Returns about half of `rest` bytes from `at` on, so that it ends with a sector; None if they are in one sector.
@@ -79,11 +93,17 @@ impl Disk {
         let left = self.size().saturating_sub(offset);
         let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let (end, mut done) = (offset.saturating_add(len as u64), 0);
-        // Sectors that cannot be read for the same reason are one failure.
+        // Sectors that cannot be read for the same reason are one failure. After one that is not known from a map, the next
+        // one is likely to fail, too.
         let mut last: Option<Failure> = None;
         while done < len {
             let at = offset + done as u64;
-            match self.read_prefix(&mut buf[done..len], at) {
+            let wary = last.as_ref().is_some_and(|failure| !matches!(failure.error, ReadError::Bad { .. }));
+            let read = match wary {
+                true => self.read_growing(&mut buf[done..len], at, false),
+                false => self.read_prefix(&mut buf[done..len], at),
+            };
+            match read {
                 Ok(read) => {
                     if let Some(failure) = last.take()
                         && !each(failure)
@@ -95,7 +115,7 @@ impl Disk {
                 Err(error) => {
                     let stop = self.unreadable_until(at, error).min(end);
                     match &mut last {
-                        Some(failure) if failure.error == error => failure.range.end = stop,
+                        Some(failure) if is_same(failure.error, error) => failure.range.end = stop,
                         _ => {
                             if let Some(failure) = last.replace(Failure { range: at..stop, error })
                                 && !each(failure)
@@ -138,10 +158,23 @@ impl Disk {
     }
 }
 
+/// Returns whether two errors differ at most in the place that they name.
+fn is_same(one: ReadError, other: ReadError) -> bool {
+    use ReadError::{Bad, Corrupt, Io, PastEnd, Unmapped};
+    match (one, other) {
+        (Bad { untried, .. }, Bad { untried: other, .. }) => untried == other,
+        (Io { errno }, Io { errno: other }) => errno == other,
+        (Corrupt { .. }, Corrupt { .. }) | (Unmapped { .. }, Unmapped { .. }) | (PastEnd, PastEnd) => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::disk::Options;
@@ -150,7 +183,7 @@ mod tests {
     use crate::open::open_source;
 
     /// Bytes of a file in which a range cannot be read.
-    struct Torn(Vec<u8>, Range<u64>);
+    struct Torn(Vec<u8>, Range<u64>, Arc<AtomicUsize>);
 
     impl ReadAt for Torn {
         fn len(&self) -> io::Result<u64> {
@@ -158,6 +191,7 @@ mod tests {
         }
 
         fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+            self.2.fetch_add(1, Ordering::Relaxed);
             if at < self.1.end && at + buf.len() as u64 > self.1.start {
                 return Err(io::Error::from_raw_os_error(5));
             }
@@ -166,10 +200,17 @@ mod tests {
     }
 
     fn disk(torn: Range<u64>) -> (Disk, Vec<u8>) {
-        let bytes: Vec<u8> = (0..64 * 512 + 100u32).map(|n| (n % 251) as u8).collect();
-        let source = Box::new(Torn(bytes.clone(), torn));
+        let (disk, bytes, _) = counted(64 * 512 + 100, torn);
+        (disk, bytes)
+    }
+
+    /// Also returns the number of reads of the file so far.
+    fn counted(size: u32, torn: Range<u64>) -> (Disk, Vec<u8>, Arc<AtomicUsize>) {
+        let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let source = Box::new(Torn(bytes.clone(), torn, Arc::clone(&reads)));
         let opened = open_source(source, Path::new("/x/disk.raw"), &OpenOptions::default()).unwrap();
-        (Disk::new(opened, Options::default()), bytes)
+        (Disk::new(opened, Options::default()), bytes, reads)
     }
 
     #[test]
@@ -210,5 +251,37 @@ mod tests {
         bytes[3 * 512..9 * 512].fill(0);
         assert!(buf[..filled] == bytes);
         assert_eq!(disk.read_partial(&mut buf, 0, |_| false), 9 * 512);
+    }
+
+    #[test]
+    fn sectors_that_cannot_be_read_take_about_one_read_each() {
+        const SIZE: u32 = 64 << 20;
+        for torn in
+            [1024 * 512..3072 * 512, 777 * 512..3000 * 512 + 5, u64::from(SIZE) - 1000 * 512..u64::from(SIZE)]
+        {
+            let (disk, bytes, reads) = counted(SIZE, torn.clone());
+            let mut buf = vec![1; bytes.len()];
+            reads.store(0, Ordering::Relaxed);
+            let mut failures = Vec::new();
+            let filled = disk.read_partial(&mut buf, 0, |failure| {
+                failures.push((failure.range.start, failure.range.end));
+                true
+            });
+            let end = torn.end.next_multiple_of(512);
+            assert_eq!((filled, failures), (bytes.len(), vec![(torn.start, end)]));
+            assert!(buf[..index(torn.start)] == bytes[..index(torn.start)]);
+            assert!(buf[index(end)..] == bytes[index(end)..]);
+            let (count, lost) = (reads.load(Ordering::Relaxed), index((end - torn.start) / 512));
+            assert!(count <= lost + 60, "{torn:?}: {count} reads for {lost} sectors");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_same_kind_are_one_failure() {
+        let bad = |sector, untried| ReadError::Bad { sector, good: 0, untried };
+        assert!(is_same(bad(1, false), bad(2, false)) && !is_same(bad(1, false), bad(1, true)));
+        assert!(is_same(ReadError::Corrupt { at: 1 }, ReadError::Corrupt { at: 2 }));
+        assert!(!is_same(ReadError::Io { errno: 5 }, ReadError::Io { errno: 6 }));
+        assert!(!is_same(ReadError::Io { errno: 5 }, ReadError::Unmapped { offset: 5 }));
     }
 }

@@ -29,13 +29,14 @@ pub(crate) fn closed() -> PyErr {
 }
 
 /// The error for a panic, which is a bug.
-pub(crate) fn crashed() -> PyErr {
-    Error::new_err((Errno::EIO as i32, "the reader of this image crashed: this is a bug in cdi"))
+pub(crate) fn crashed(py: Python<'_>) -> PyErr {
+    let error = Error::new_err((Errno::EIO as i32, "the reader of this image crashed: this is a bug in cdi"));
+    with(py, error, &[("kind", "failed")])
 }
 
 /// The error for an image that is another one than before the process forked.
 pub(crate) fn changed(py: Python<'_>, path: &Path) -> PyErr {
-    let what = "is another image than when it was opened, before the process forked";
+    let what = "the image, its map or another of its files is not what it was when it was opened, before the process forked";
     with(
         py,
         Error::new_err((Errno::ESTALE as i32, what, path.as_os_str().to_owned())),
@@ -50,7 +51,7 @@ pub(crate) fn image_error(py: Python<'_>, error: &cdi_image::Error) -> PyErr {
     let (mut errno, mut cause) = (None, error.source());
     while let Some(source) = cause {
         text += &format!(": {source}");
-        errno = errno.or_else(|| source.downcast_ref::<io::Error>()?.raw_os_error());
+        errno = errno.or_else(|| errno_of(source.downcast_ref()?, error.kind));
         cause = source.source();
     }
     // As text: a PathBuf would become a pathlib.Path, which Python's own errors do not have.
@@ -66,9 +67,25 @@ pub(crate) fn image_error(py: Python<'_>, error: &cdi_image::Error) -> PyErr {
                 Kind::Unavailable => "unavailable",
                 _ => "failed",
             };
-            with(py, Error::new_err((Errno::EINVAL as i32, text, path)), &[("kind", kind)])
+            let errno = if error.kind == Kind::Failed { Errno::EIO } else { Errno::EINVAL };
+            with(py, Error::new_err((errno as i32, text, path)), &[("kind", kind)])
         }
     }
+}
+
+/// Returns the errno of what failed: for servers, which have none, that of the same failure of a file.
+fn errno_of(error: &io::Error, kind: Kind) -> Option<i32> {
+    let errno = match error.kind() {
+        _ if error.raw_os_error().is_some() => return error.raw_os_error(),
+        // The image was read.
+        _ if kind == Kind::BadImage => return None,
+        io::ErrorKind::NotFound => Errno::ENOENT,
+        io::ErrorKind::PermissionDenied => Errno::EACCES,
+        io::ErrorKind::ConnectionRefused => Errno::ECONNREFUSED,
+        io::ErrorKind::TimedOut => Errno::ETIMEDOUT,
+        _ => return None,
+    };
+    Some(errno as i32)
 }
 
 /// The exception for a read at `offset` that failed there.

@@ -24,6 +24,8 @@ use pyo3::types::PyBytes;
 
 /// The maximum number of bytes that one read returns.
 const MAX_READ: u64 = 1 << 30;
+/// The number of bytes of a larger read that are read first.
+const FIRST_READ: usize = 1 << 20;
 
 /// Bytes, and for each range that could not be read: offset, length, kind and reason.
 type Partial<'py> = (Bound<'py, PyBytes>, Vec<(u64, u64, &'static str, String)>);
@@ -32,8 +34,8 @@ type Partial<'py> = (Bound<'py, PyBytes>, Vec<(u64, u64, &'static str, String)>)
 #[pyclass(frozen, module = "cdi._cdi")]
 struct Image {
     opening: Opening,
-    /// What the image was when it was opened: it may be opened again.
-    identity: [u8; 32],
+    /// What the image and its other files were when it was opened: it may be opened again.
+    state: [u8; 32],
     /// Locked only by threads that hold the interpreter's lock, and briefly, so that no fork finds it locked.
     handle: Mutex<Handle>,
 }
@@ -45,12 +47,14 @@ struct Handle {
 }
 
 impl Image {
-    /// Opens the image, and starts readahead.
-    fn start(opening: &Opening, again: bool) -> Result<Disk, cdi_image::Error> {
+    /// Opens the image, and starts readahead. Also returns what the image and its other files are.
+    fn start(opening: &Opening, again: bool) -> Result<(Disk, [u8; 32]), cdi_image::Error> {
         let disk = opening.open(again)?;
+        // Before other threads look for more files.
+        let state = disk.state();
         // Without these threads reads are slower, not wrong.
         let _ = disk.start_readahead(cores());
-        Ok(disk)
+        Ok((disk, state))
     }
 
     /// Returns the disk. In a process that was forked since, the image is opened again: the threads that read ahead are not
@@ -63,8 +67,8 @@ impl Image {
             return Ok(Arc::clone(disk));
         }
         let opened = catch_unwind(AssertUnwindSafe(|| Image::start(&self.opening, true)));
-        let disk = opened.map_err(|_| crashed())?.map_err(|e| image_error(py, &e))?;
-        if disk.identity() != self.identity {
+        let (disk, state) = opened.map_err(|_| crashed(py))?.map_err(|e| image_error(py, &e))?;
+        if state != self.state {
             return Err(errors::changed(py, self.opening.path()));
         }
         let disk = Arc::new(disk);
@@ -76,7 +80,7 @@ impl Image {
 
     /// Runs `work` without the interpreter's lock.
     fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
-        py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|_| crashed())
+        py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|_| crashed(py))
     }
 }
 
@@ -178,16 +182,24 @@ impl Image {
             bytes => bytes,
         };
         let length = index(length.min(left).min(readable).min(MAX_READ));
+        let failed = |error| read_error(py, self.opening.path(), offset, error);
+        // An image may claim to be larger than it is: memory for a large read is there once its beginning was read.
+        let mut start = vec![0; if length > FIRST_READ { FIRST_READ } else { 0 }];
+        let known = self.run(py, || disk.read_prefix(&mut start, offset))?.map_err(failed)?;
+        if known < start.len() {
+            return Ok(PyBytes::new(py, &start[..known]));
+        }
         let mut read: Result<usize, ReadError> = Ok(0);
         let bytes = PyBytes::new_with(py, length, |buf| {
-            read = self.run(py, || disk.read_prefix(buf, offset))?;
+            buf[..known].copy_from_slice(&start);
+            read = self.run(py, || disk.read_prefix(&mut buf[known..], offset + known as u64))?;
             Ok(())
         })?;
-        match read {
-            Ok(read) if read == length => Ok(bytes),
-            Ok(read) => Ok(PyBytes::new(py, &bytes.as_bytes()[..read])),
-            Err(error) => Err(read_error(py, self.opening.path(), offset, error)),
-        }
+        let read = match read {
+            Err(_) if known > 0 => known,
+            read => known + read.map_err(failed)?,
+        };
+        if read == length { Ok(bytes) } else { Ok(PyBytes::new(py, &bytes.as_bytes()[..read])) }
     }
 
     /// The bytes at `offset`, with zeros where they cannot be read, and which ranges that are.
@@ -232,12 +244,10 @@ impl Image {
 /// Opens an image.
 #[pyfunction]
 fn open_image(py: Python<'_>, opening: Opening) -> PyResult<Image> {
-    let opened = py.detach(|| {
-        catch_unwind(AssertUnwindSafe(|| Image::start(&opening, false).map(|disk| (disk.identity(), disk))))
-    });
-    let (identity, disk) = opened.map_err(|_| crashed())?.map_err(|e| image_error(py, &e))?;
+    let opened = py.detach(|| catch_unwind(AssertUnwindSafe(|| Image::start(&opening, false))));
+    let (disk, state) = opened.map_err(|_| crashed(py))?.map_err(|e| image_error(py, &e))?;
     let handle = Handle { disk: Some(Arc::new(disk)), process: std::process::id() };
-    Ok(Image { opening, identity, handle: Mutex::new(handle) })
+    Ok(Image { opening, state, handle: Mutex::new(handle) })
 }
 
 /// The formats that can be read: name, description and file name suffixes.

@@ -7,6 +7,7 @@ mod batch;
 mod core;
 pub mod live;
 pub mod runs;
+mod state;
 pub mod stats;
 
 use core::Core;

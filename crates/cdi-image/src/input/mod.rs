@@ -13,6 +13,7 @@ mod remote;
 pub mod salvaged;
 mod siblings;
 mod source;
+mod stamp;
 
 use std::io;
 use std::path::{Path, PathBuf};

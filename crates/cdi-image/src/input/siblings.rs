@@ -278,6 +278,17 @@ impl Parts {
         known.iter().map(|part| part.path.clone()).collect()
     }
 
+    /// Returns path, length and modification time of all files found so far, each as it was when it was found.
+    pub(super) fn found(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|part| (part.path.clone(), part.len, part.modified)).collect()
+    }
+
+    /// Returns the directories whose files are found when they are read.
+    pub(super) fn listed(&self) -> Vec<PathBuf> {
+        lock(&self.listed).clone()
+    }
+
     /// Returns the files, and directories of files, that may be opened from now on: not all of an image's files are kept
     /// open. Of very many, their directories.
     pub(super) fn to_open(&self) -> Vec<PathBuf> {

@@ -13,7 +13,8 @@ from . import _cdi
 _BATCH = 1024
 # The largest position that a file can have.
 _MAX = 2**63 - 1
-_MAX_READ = 1 << 30
+# How many bytes readall() reads at once.
+_STEP = 64 << 20
 
 
 class Format(NamedTuple):
@@ -95,7 +96,11 @@ class _Ranges(collections.abc.Sequence):
         return self._from(self._after(_position(offset)))
 
     def __repr__(self):
-        return f"<{type(self).__name__}: {len(self)} ranges>"
+        try:
+            ranges = f"{len(self)} ranges"
+        except ValueError:
+            ranges = "closed"
+        return f"<{type(self).__name__}: {ranges}>"
 
 
 class BadRanges(_Ranges):
@@ -147,6 +152,10 @@ class Disk(io.RawIOBase):
     def __repr__(self):
         state = "closed" if self.closed else f"{self._size} bytes"
         return f"<cdi.Disk {self.name!r}: {state}>"
+
+    def __reduce_ex__(self, protocol):
+        # Copies, too: one of two objects would close the image of the other.
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} objects")
 
     @property
     def size(self):
@@ -258,7 +267,7 @@ class Disk(io.RawIOBase):
         start, pieces = self._at, []
         try:
             while True:
-                data = self.read(_MAX_READ if not pieces else 64 << 20)
+                data = self.read(_STEP)
                 if not data:
                     return b"".join(pieces)
                 pieces.append(data)
@@ -341,7 +350,7 @@ def open(path, *, format=None, mapfile=None, badblocks=None, block_size=None, se
         "allow_parent": [_path(parent) for parent in allow_parent],
         "snapshot": snapshot,
         "member": member,
-        "passphrase": None if passphrase is None else bytes(passphrase),
+        "passphrase": None if passphrase is None else bytes(memoryview(passphrase)),
         "part": None if part is None else (_position(part[0]), _length(part[1])),
         "cache": _length(cache),
         "remote_cache": None if remote_cache is None else (_path(remote_cache[0]), _length(remote_cache[1])),
