@@ -176,7 +176,7 @@ mod tests {
                 "invalid stored length of a chunk"
             );
         }
-        assert_eq!(word(RawEntry { codec: 3, ..data() }), "an index entry has an unknown codec");
+        assert_eq!(word(RawEntry { codec: 4, ..data() }), "an index entry has an unknown codec");
         for kind in [5, 255] {
             assert_eq!(word(RawEntry { kind, codec: 0, ..data() }), "an index entry is of an unknown kind");
         }
