@@ -5,6 +5,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
+use cdi_base::error::ReadError;
+use cdi_image::disk::Disk;
+
 use crate::common::{Lab, Ran, Random, disk, mapfile};
 
 /// Returns a random disk of `len` bytes, of which no two pieces are alike.
@@ -47,6 +50,29 @@ tests!(
         // With --format raw it is still all pieces.
         lab.cdi(["extract", "--force", "--format", "raw", "two/d.01", "out.raw"]).ends(0);
         assert!(lab.read("out.raw") == truth);
+    }
+
+    /// Of many pieces, not all are kept open.
+    fn a_piece_that_was_replaced_is_an_error_when_it_is_opened_again() {
+        let lab = Lab::new();
+        let truth = noise(100 * 512);
+        for (n, bytes) in truth.chunks(512).enumerate() {
+            lab.write(&format!("d.{:03}", n + 1), bytes);
+        }
+        let disk = Disk::open(lab.path("d.001")).unwrap();
+        let mut buf = vec![0; truth.len()];
+        disk.read_at(&mut buf, 0).unwrap();
+        assert!(buf == truth);
+        // As long and as old as it.
+        let modified = fs::metadata(lab.path("d.002")).unwrap().modified().unwrap();
+        let other = fs::File::create(lab.path("other")).unwrap();
+        lab.write("other", [7; 512]);
+        other.set_modified(modified).unwrap();
+        fs::rename(lab.path("other"), lab.path("d.002")).unwrap();
+        let read = disk.read_at(&mut buf[..512], 512);
+        assert_eq!(read, Err(ReadError::Io { errno: nix::errno::Errno::ESTALE as i32 }));
+        disk.read_at(&mut buf[..512], 1024).unwrap();
+        assert!(buf[..512] == truth[1024..1536]);
     }
 
     #[needs(Program("split"))]

@@ -5,7 +5,7 @@ use cdi_base::workers::lock;
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -47,13 +47,21 @@ struct Part {
     path: PathBuf,
     len: u64,
     modified: Option<SystemTime>,
+    /// Its device and inode.
+    place: Option<(u64, u64)>,
     /// What it is read through, if it is no file of this system.
     source: Option<Arc<dyn ReadAt>>,
 }
 
 impl From<Found> for Part {
     fn from(found: Found) -> Part {
-        Part { path: found.path, len: found.len, modified: found.modified, source: Some(found.source) }
+        Part {
+            path: found.path,
+            len: found.len,
+            modified: found.modified,
+            place: None,
+            source: Some(found.source),
+        }
     }
 }
 
@@ -164,8 +172,8 @@ impl Parts {
         if !meta.is_file() {
             return refuse("is not a regular file");
         }
-        let (len, modified) = (meta.len(), meta.modified().ok());
-        self.add(Part { path, len, modified, source: None }).map(Some)
+        let (len, modified, place) = (meta.len(), meta.modified().ok(), Some((meta.dev(), meta.ino())));
+        self.add(Part { path, len, modified, place, source: None }).map(Some)
     }
 
     /// Finds the file `name` in the first of these places that has it.
@@ -307,10 +315,16 @@ impl Parts {
         if let Some(open) = lock().get(&file.0) {
             return Ok(Arc::clone(open));
         }
-        let path = self.path(file).ok_or(ReadError::Corrupt { at: 0 })?;
-        // A regular file may have been replaced by a link or a pipe since it was found.
+        let found = self.with(file, |part| (part.path.clone(), part.place));
+        let (path, place) = found.ok_or(ReadError::Corrupt { at: 0 })?;
+        // A regular file may have been replaced by a link or a pipe since it was found, or by another file, whose bytes are
+        // not the image's.
         let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
         let opened = Arc::new(File::options().read(true).custom_flags(flags).open(path)?);
+        let meta = opened.metadata()?;
+        if place.is_some_and(|place| place != (meta.dev(), meta.ino())) {
+            return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESTALE as i32).into());
+        }
         lock().put(file.0, Arc::clone(&opened));
         Ok(opened)
     }
