@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::common::{Lab, Need, Ran};
 
@@ -17,8 +18,10 @@ fn root() -> &'static Path {
 }
 
 /// Builds the wheel in the directory that the tests were built in, and installs it below the lab. Returns the wheel's name, and
-/// where it is installed.
+/// where it is installed. One at a time: maturin moves the library away that cargo has built.
 fn installed(lab: &Lab) -> (String, PathBuf) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let built = Path::new(env!("CARGO_BIN_EXE_cdi")).parent().unwrap();
     let wheels = lab.path("wheels");
     let maturin: Ran = Command::new("maturin")
@@ -36,6 +39,7 @@ fn installed(lab: &Lab) -> (String, PathBuf) {
         .unwrap()
         .into();
     maturin.ends(0);
+    drop(one);
     let wheel = fs::read_dir(&wheels).unwrap().next().unwrap().unwrap().path();
     let site = lab.path("site");
     let pip: Ran = Command::new("python3")
