@@ -75,7 +75,8 @@ typedef struct cdi_failure {
 /* Reads up to `length` bytes starting at `offset`, and stops before the first byte that cannot be read, and at the end of the
  * disk. *done is the number of bytes read into `buffer`; the contents of the rest are undefined. Returns 0 if nothing but the
  * end of the disk ended it; EIO if a range cannot be read, which *failure then describes; EINVAL if `offset` is after the end
- * of the disk, or failure->size is not set. `done` and `failure` may be NULL. To read everything that can be read, continue at failure.end:
+ * of the disk, or failure->size is not set. `done` and `failure` may be NULL. To read everything that can be read, continue at
+ * failure.end:
  *
  *     cdi_failure failure = { sizeof failure, 0, 0, 0, 0 };
  *     while (offset < cdi_size(disk)) {
@@ -101,9 +102,9 @@ typedef struct cdi_range {
     uint32_t reserved;  /* 0 */
 } cdi_range;
 
-/* Finds the first range that is not finished and ends after `offset`, with its status. Returns 1, 0 if there is none, or
- * -1 if range->size is not set. To see all of them, begin at 0 and continue at range.end. cdi_next_bad has the same ranges by what reads of them do: without
- * suspect ones if these are read, and extended to whole sectors. */
+/* Finds the first range that is not finished and ends after `offset`, with its status. Returns 1, 0 if there is none, or -1
+ * if range->size is not set. To see all of them, begin at 0 and continue at range.end. cdi_next_bad has the same ranges by
+ * what reads of them do: without suspect ones if these are read, and extended to whole sectors. */
 int cdi_next_range(const cdi_disk *disk, uint64_t offset, cdi_range *range);
 
 /* Writes the metadata of the image as JSON, as 'cdi info --json' prints it without partitions and digest, in at most `size`

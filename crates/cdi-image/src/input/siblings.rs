@@ -286,10 +286,14 @@ impl Parts {
         known.iter().map(|part| part.path.clone()).collect()
     }
 
-    /// Returns path, length and modification time of all files found so far, each as it was when it was found.
-    pub(super) fn found(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    /// Passes path, length, modification time, and device and inode of all files found so far to `each`, as they were when
+    /// each was found.
+    pub(super) fn each_found(
+        &self,
+        mut each: impl FnMut(&Path, u64, Option<SystemTime>, Option<(u64, u64)>),
+    ) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(|part| (part.path.clone(), part.len, part.modified)).collect()
+        known.iter().for_each(|part| each(&part.path, part.len, part.modified, part.place));
     }
 
     /// Returns the directories whose files are found when they are read.
