@@ -4,7 +4,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cdi_base::error::{Error, Kind};
@@ -126,20 +125,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Wanted, Error> {
     Ok(Wanted { cli, words, dir: dir.into(), fake })
 }
 
-/// The kernel's number for loop devices (Documentation/admin-guide/devices.txt).
-const LOOP_MAJOR: u64 = 7;
-
 /// Refuses a loop device: for the options `loop`, `offset=` and `sizelimit=`, mount(8) makes one itself and passes it on in
 /// place of the image. Its bytes are those of the file, without its format and its list of bad sectors.
 fn refuse_loop_device(source: &OsStr) -> Result<(), Error> {
-    let is_loop = std::fs::metadata(source).is_ok_and(|meta| {
-        meta.file_type().is_block_device() && nix::sys::stat::major(meta.rdev()) == LOOP_MAJOR
-    });
-    if !is_loop {
+    let source = Path::new(source);
+    if !cdi_system::is_loop_device(source) {
         return Ok(());
     }
     let error = Error::usage("a loop device has the bytes of the file and not the disk in the image");
-    Err(error.at(Path::new(source)).hint(
+    Err(error.at(source).hint(
         "leave out loop, offset= and sizelimit=, for which mount(8) makes it; start=BYTES is cdi's option for a part of the disk",
     ))
 }

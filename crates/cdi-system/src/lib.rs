@@ -32,15 +32,15 @@ use cdi_base::error::{Error, Kind};
 use linux::ignored_signals;
 #[cfg(target_os = "linux")]
 pub use linux::{
-    disk_info, find_again, has_stopped_child, holders, is_hardware, is_stopped, layers_below, mountinfo,
-    own_program, path_of_open, usb_disks,
+    disk_info, find_again, has_stopped_child, holders, is_hardware, is_loop_device, is_stopped, layers_below,
+    mountinfo, own_program, path_of_open, usb_disks,
 };
 #[cfg(not(target_os = "linux"))]
 use macos::ignored_signals;
 #[cfg(not(target_os = "linux"))]
 pub use macos::{
-    disk_info, find_again, has_stopped_child, holders, is_hardware, is_stopped, layers_below, mountinfo,
-    mounts_on, own_program, path_of_open, usb_disks,
+    disk_info, find_again, has_stopped_child, holders, is_hardware, is_loop_device, is_stopped, layers_below,
+    mountinfo, mounts_on, own_program, path_of_open, usb_disks,
 };
 
 #[cfg(not(target_os = "linux"))]

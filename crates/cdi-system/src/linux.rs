@@ -160,6 +160,16 @@ pub fn is_hardware(path: &Path) -> bool {
     !is_virtual && (own.join("device").exists() || own.join("../device").exists())
 }
 
+/// The kernel's number for loop devices (Documentation/admin-guide/devices.txt).
+const LOOP_MAJOR: u64 = 7;
+
+/// Returns whether `path` is a loop device.
+pub fn is_loop_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| {
+        meta.file_type().is_block_device() && nix::sys::stat::major(meta.rdev()) == LOOP_MAJOR
+    })
+}
+
 /// Returns the timeout of the system for commands to the disk at `path`, in milliseconds, if it says so; None if it is a
 /// partition, or no SCSI disk.
 pub(super) fn command_timeout(path: &Path) -> Option<Option<u32>> {

@@ -98,6 +98,11 @@ pub fn is_hardware(_: &Path) -> bool {
     true
 }
 
+/// Returns false: there are no loop devices here.
+pub fn is_loop_device(_: &Path) -> bool {
+    false
+}
+
 /// Returns information about the device at `path`.
 pub fn disk_info(path: &Path) -> Result<DiskInfo, Error> {
     let mut diskutil = Command::new("/usr/sbin/diskutil");
