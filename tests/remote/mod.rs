@@ -236,6 +236,18 @@ tests!(
         assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
     }
 
+    fn addresses_without_encryption_need_no_certificates() {
+        let (lab, _, web) = served();
+        let without = |words: [&str; 3]| {
+            let mut command = lab.command();
+            command.args(words).env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+            Ran::from(command.output().unwrap())
+        };
+        without(["info", "--json", &web.url("disk.raw")]).ends(0);
+        let ran = without(["info", "--json", "https://127.0.0.1:1/disk.raw"]).ends(1);
+        assert!(ran.err.contains("ca-certificates"), "{}", ran.err);
+    }
+
     fn a_file_that_has_changed_fails_every_read_after() {
         let (lab, _, web) = served();
         for deed in [Deed::Version("\"another\""), Deed::Status("412 Precondition Failed")] {

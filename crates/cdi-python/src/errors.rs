@@ -82,6 +82,8 @@ fn errno_of(error: &io::Error, kind: Kind) -> Option<i32> {
         io::ErrorKind::NotFound => Errno::ENOENT,
         io::ErrorKind::PermissionDenied => Errno::EACCES,
         io::ErrorKind::ConnectionRefused => Errno::ECONNREFUSED,
+        io::ErrorKind::HostUnreachable => Errno::EHOSTUNREACH,
+        io::ErrorKind::NetworkUnreachable => Errno::ENETUNREACH,
         io::ErrorKind::TimedOut => Errno::ETIMEDOUT,
         _ => return None,
     };

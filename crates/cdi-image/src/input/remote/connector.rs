@@ -3,6 +3,7 @@
 //! The client has its own idea of some answers. What it would take for "there is no such file", or would repeat in an
 //! error word by word, does not reach it.
 
+use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use reqwest::tls::Certificate;
 use reqwest::{Client, ClientBuilder, NoProxy, Proxy};
 
 use super::bounded::{BoundedBody, MAX};
+use super::fault::innermost;
 use super::names::Names;
 
 /// How long to wait for a connection, as a setting of the client: it waits less for the services of a machine.
@@ -39,20 +41,34 @@ pub(super) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = self
-            .client(options)
-            .map_err(|e| object_store::Error::Generic { store: "HTTP", source: Box::new(e.without_url()) })?;
+        let client = self.client(options).map_err(|e| {
+            let e = e.without_url();
+            let source: Box<dyn Error + Send + Sync> = match innermost(&e).downcast_ref::<rustls::Error>() {
+                Some(rustls::Error::General(why)) => Box::new(NoTls(why.clone())),
+                _ => Box::new(e),
+            };
+            object_store::Error::Generic { store: "HTTP", source }
+        })?;
         Ok(HttpClient::new(Service(HttpClient::new(client))))
     }
 }
 
 impl Connector {
-    /// Returns a client as object_store makes one, but for redirects, and without a `Referer`, which would tell others
-    /// the address with what is secret in it.
+    /// Returns a client. On a system without certificates of authorities, it is one for connections without encryption, if
+    /// those are allowed: no certificate is accepted.
     fn client(self, options: &ClientOptions) -> reqwest::Result<Client> {
+        match self.builder(options)?.build() {
+            Err(_) if is_set(options, ClientConfigKey::AllowHttp) => {
+                self.builder(options)?.tls_certs_only([]).build()
+            }
+            made => made,
+        }
+    }
+
+    /// Returns the settings of a client as object_store makes one, but for redirects, and without a `Referer`, which would
+    /// tell others the address with what is secret in it.
+    fn builder(self, options: &ClientOptions) -> reqwest::Result<ClientBuilder> {
         let value = |key| options.get_config_value(&key);
-        let is_true = |text: String| ["1", "true", "on", "yes", "y"].contains(&&*text.to_ascii_lowercase());
-        let is_set = |key| value(key).is_some_and(is_true);
         let seconds = |text: String| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
         let connect = value(CONNECT.0).and_then(seconds).unwrap_or(10);
         let elsewhere = self.elsewhere;
@@ -64,7 +80,7 @@ impl Connector {
             .read_timeout(SILENCE)
             .http1_only()
             .dns_resolver(Arc::new(Names))
-            .https_only(!is_set(ClientConfigKey::AllowHttp));
+            .https_only(!is_set(options, ClientConfigKey::AllowHttp));
         // What the environment says of proxies and certificates.
         if let Some(proxy) = value(ClientConfigKey::ProxyUrl) {
             let excludes = value(ClientConfigKey::ProxyExcludes);
@@ -74,11 +90,16 @@ impl Connector {
         if let Some(certificate) = value(ClientConfigKey::ProxyCaCertificate) {
             builder = builder.tls_certs_merge([Certificate::from_pem(certificate.as_bytes())?]);
         }
-        if is_set(ClientConfigKey::AllowInvalidCertificates) {
+        if is_set(options, ClientConfigKey::AllowInvalidCertificates) {
             builder = builder.danger_accept_invalid_certs(true);
         }
-        builder.build()
+        Ok(builder)
     }
+}
+
+fn is_set(options: &ClientOptions, key: ClientConfigKey) -> bool {
+    let value = options.get_config_value(&key);
+    value.is_some_and(|text| ["1", "true", "on", "yes", "y"].contains(&&*text.to_ascii_lowercase()))
 }
 
 fn redirected(attempt: Attempt<'_>, elsewhere: bool) -> reqwest::redirect::Action {
@@ -173,7 +194,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl Error for Refused {}
 
 /// The error of a redirect to a server that must not get the credentials.
 #[derive(Debug)]
@@ -187,7 +208,20 @@ impl fmt::Display for Elsewhere {
     }
 }
 
-impl std::error::Error for Elsewhere {}
+impl Error for Elsewhere {}
+
+/// The error of a system on which there can be no encrypted connections, with what its library says.
+#[derive(Debug)]
+struct NoTls(String);
+
+impl fmt::Display for NoTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = &self.0;
+        write!(f, "encrypted connections are not possible: {why}: is the package ca-certificates installed?")
+    }
+}
+
+impl Error for NoTls {}
 
 /// The error of redirects without an end.
 #[derive(Debug)]
@@ -199,4 +233,4 @@ impl fmt::Display for TooManyRedirects {
     }
 }
 
-impl std::error::Error for TooManyRedirects {}
+impl Error for TooManyRedirects {}

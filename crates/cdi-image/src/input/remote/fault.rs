@@ -20,8 +20,8 @@ pub(super) enum Fault {
     Denied(&'static str),
     /// The server gives whole files only.
     NoRanges,
-    /// There is no connection to the server.
-    Unreachable(String),
+    /// There is no connection to the server: of which kind the system's error is, and what it says.
+    Unreachable(io::ErrorKind, String),
     /// No answer within the time limit.
     TimedOut,
     /// The user has interrupted what needs the file.
@@ -56,14 +56,14 @@ impl Fault {
             Error::Unauthenticated { .. } => Fault::Denied("401 Unauthorized"),
             Error::NotSupported { .. } => Fault::NoRanges,
             other if find::<TooLong>(other, |_| true) => Fault::Wrong(cause(other)),
-            other if is_connecting(other) => Fault::Unreachable(cause(other)),
+            other if is_connecting(other) => Fault::Unreachable(system_kind(other), cause(other)),
             other => Fault::Failed(cause(other)),
         }
     }
 
     /// Returns whether another try may succeed.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Fault::Failed(_) | Fault::Unreachable(_))
+        matches!(self, Fault::Failed(_) | Fault::Unreachable(..))
     }
 
     /// Returns whether the server may be out of reach: it gave nothing for as long as it was waited for.
@@ -83,7 +83,7 @@ impl Fault {
             | Fault::Interrupted
             | Fault::Settings(_)
             | Fault::Wrong(_)
-            | Fault::Unreachable(_)
+            | Fault::Unreachable(..)
             | Fault::Failed(_) => Errno::EIO,
         }) as i32
     }
@@ -94,6 +94,7 @@ impl Fault {
             Fault::Missing => io::ErrorKind::NotFound,
             Fault::Denied(_) => io::ErrorKind::PermissionDenied,
             Fault::TimedOut => io::ErrorKind::TimedOut,
+            Fault::Unreachable(kind, _) => kind,
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, self.to_string())
@@ -105,11 +106,31 @@ fn is_connecting(e: &object_store::Error) -> bool {
     find::<HttpError>(e, |e| e.kind() == HttpErrorKind::Connect)
 }
 
+/// Returns the kind of the system's error that is the cause, `Other` if there is none, or one that says something of files:
+/// a name of a server that is not found is not a file that is not found.
+fn system_kind(e: &object_store::Error) -> io::ErrorKind {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, Other, TimedOut};
+    let mut kind = Other;
+    // The innermost: libraries wrap errors in others of this type.
+    find::<io::Error>(e, |e| {
+        kind = e.kind();
+        false
+    });
+    if matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut) {
+        kind
+    } else {
+        Other
+    }
+}
+
 /// Returns whether an error or one of its causes is of this type, and as wanted.
-fn find<E: std::error::Error + 'static>(e: &object_store::Error, is_wanted: impl Fn(&E) -> bool) -> bool {
+fn find<E: std::error::Error + 'static>(
+    e: &object_store::Error,
+    mut is_wanted: impl FnMut(&E) -> bool,
+) -> bool {
     let mut next: Option<&dyn std::error::Error> = Some(e);
     while let Some(e) = next {
-        if e.downcast_ref::<E>().is_some_and(&is_wanted) {
+        if e.downcast_ref::<E>().is_some_and(&mut is_wanted) {
             return true;
         }
         next = e.source();
@@ -117,14 +138,20 @@ fn find<E: std::error::Error + 'static>(e: &object_store::Error, is_wanted: impl
     false
 }
 
-/// Returns the innermost cause of an error. The outer ones contain the address as it was requested, which may have a
-/// token in it.
-fn cause(e: &object_store::Error) -> String {
-    let mut innermost: &dyn std::error::Error = e;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+/// Returns the innermost cause of an error.
+pub(super) fn innermost<'a>(
+    mut e: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(source) = e.source() {
+        e = source;
     }
-    let words: String = innermost.to_string().chars().take(WORDS).collect();
+    e
+}
+
+/// Returns what the innermost cause of an error says. The outer ones contain the address as it was requested, which may
+/// have a token in it.
+fn cause(e: &object_store::Error) -> String {
+    let words: String = innermost(e).to_string().chars().take(WORDS).collect();
     let words = printable(&words).replace('\n', " ");
     // Only the client's own errors have no cause.
     let from = words.find("http").filter(|_| words.contains("://"));
@@ -143,9 +170,10 @@ impl fmt::Display for Fault {
             Fault::NoHead => write!(f, "{}", Refused::Method),
             Fault::Interrupted => f.write_str("interrupted"),
             Fault::TimedOut => f.write_str("the server did not answer in time"),
-            Fault::Settings(what) | Fault::Wrong(what) | Fault::Unreachable(what) | Fault::Failed(what) => {
-                f.write_str(what)
-            }
+            Fault::Settings(what)
+            | Fault::Wrong(what)
+            | Fault::Unreachable(_, what)
+            | Fault::Failed(what) => f.write_str(what),
         }
     }
 }

@@ -230,6 +230,18 @@ mod tests {
         the_threads_end_and_start_again();
     }
 
+    #[test]
+    fn a_server_that_is_not_found_is_not_a_file_that_is_not_found() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let kind = |url: &str| {
+            let error = open(Path::new(url), None).err().unwrap();
+            let cause = std::error::Error::source(&error).unwrap();
+            cause.downcast_ref::<io::Error>().unwrap().kind()
+        };
+        assert_eq!(kind(&format!("http://{closed}/disk.raw")), io::ErrorKind::ConnectionRefused);
+        assert_eq!(kind("http://nothing.invalid/disk.raw"), io::ErrorKind::Other);
+    }
+
     fn the_threads_end_and_start_again() {
         let url = server(b"");
         let Ok(Remote::File(file, _)) = open(Path::new(&url), None) else { panic!("not opened") };
