@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Aligned, Lab, Random, blocks, mapfile, open_direct, run, six_random_readers, wait_until,
+    Aligned, Lab, Ran, Random, blocks, mapfile, open_direct, run, six_random_readers, wait_until,
 };
 
 const BAD: [(u64, u64); 5] = [(1001, 1), (2048, 1), (3000, 20), (5007, 1), (8191, 1)];
@@ -403,5 +403,29 @@ tests!(
         wait_until("the directories are gone", || {
             fs::read_dir(lab.path("run/mnt")).unwrap().next().is_none()
         });
+    }
+
+    /// Too few open files stop the start at any of its steps, also where fuser's threads open the device.
+    #[needs(Fuse)]
+    fn a_mount_that_cannot_start_is_an_error_and_keeps_nobody_waiting() {
+        let lab = Lab::new();
+        mounted(&lab, &[]);
+        lab.cdi(["unmount", "mnt"]).ends(0);
+        let mut codes = Vec::new();
+        for limit in 6..=40 {
+            let mut command = Command::new("sh");
+            command.args(["-c", "ulimit -n $0; exec timeout -s KILL 30 \"$@\"", &limit.to_string()]);
+            let words = lab.command();
+            command.arg(words.get_program()).args(["mount", "disk.cdimg", "mnt"]).current_dir(&lab.dir);
+            command.envs(words.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let ran = Ran::from(command.output().unwrap());
+            assert!([0, 1, 6].contains(&ran.code), "{limit}: {ran:?}");
+            if ran.code == 0 {
+                lab.cdi(["unmount", "mnt"]).ends(0);
+            }
+            assert_eq!(lab.leftovers(), "", "{limit}: {ran:?}");
+            codes.push(ran.code);
+        }
+        assert!([0, 1, 6].iter().all(|code| codes.contains(code)), "{codes:?}");
     }
 );

@@ -123,6 +123,9 @@ enum Event {
     Signal(i32),
 }
 
+/// How long to wait for the reason why what was mounted cannot be read.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// How often the teardown of a disk in use is retried.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -133,7 +136,12 @@ const EJECTED: Duration = Duration::from_secs(2);
 pub fn start(plan: MountPlan) -> Result<Served, Error> {
     let transport = transport(plan.via)?;
     let mut record = plan.record(transport.name());
-    let lock = record.lock()?;
+    let begun = spare_files().and_then(|spare| Ok((spare, record.lock()?)));
+    let (spare, lock) = begun.inspect_err(|_| {
+        if plan.created_dir {
+            let _ = fs::remove_dir(&plan.dir);
+        }
+    })?;
     let saved = record.save();
     // From here on the record is visible to other commands. Unlocked and not merely closed, because the command that
     // started a daemon also has the file open.
@@ -144,12 +152,19 @@ pub fn start(plan: MountPlan) -> Result<Served, Error> {
             Ok(Served { record, tree, events, warning, confine, helper, is_confined, _lock: lock })
         }
         Err(e) => {
+            drop(spare);
             if let Err(left) = tear_down(&mut record, true) {
                 log::error!("cannot clean up after a failed start: {left}");
             }
             Err(e)
         }
     }
+}
+
+/// Opens as many files as cleaning up takes, for a start that fails because no more can be opened.
+fn spare_files() -> Result<Vec<File>, Error> {
+    let null = Path::new("/dev/null");
+    (0..8).map(|_| File::open(null).map_err(|e| Error::io("cannot open", null, e))).collect()
 }
 
 /// A disk that is mounted, and attached if requested.
@@ -199,7 +214,10 @@ fn bring_up(plan: MountPlan, record: &mut MountRecord) -> Result<Up, Error> {
     confine.threads(|| workers::spawn("serving", wait)).map_err(threads)??;
     set_readahead(&plan.dir, ahead);
     let file = plan.dir.join(DISK_NAME);
-    self_test(&tree, &file)?;
+    self_test(&tree, &file).map_err(|e| match events.recv_timeout(ENDING) {
+        Ok(Event::Ended(Err(why))) => why,
+        _ => e,
+    })?;
     if let Some(request) = plan.device {
         let (device, attacher) = attach::attach(&file, &request, plan.with)?;
         tree.set_device(Some(&device));

@@ -99,6 +99,8 @@ impl Helper {
             .process_group(0)
             .spawn()
             .map_err(failed)?;
+        // With its end of the socket: if it ends at once, this is not waited for.
+        drop(command);
         let mut helper = Helper { socket: BufReader::new(ours), gone: false };
         let verbose = match log::max_level() {
             log::LevelFilter::Debug | log::LevelFilter::Trace => 2,

@@ -26,11 +26,15 @@ impl Serving for Running {
     fn wait(self: Box<Self>) -> Result<(), Error> {
         match self.end.recv() {
             Ok(Ok(())) | Err(_) => Ok(()),
-            // The connection was aborted, as by a forced unmount.
-            Ok(Err(e)) if e.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32) => Ok(()),
+            Ok(Err(e)) if is_aborted(&e) => Ok(()),
             Ok(Err(e)) => Err(Error::failed("the FUSE session ended with an error").because(e)),
         }
     }
+}
+
+/// Returns whether the connection was aborted, as by a forced unmount.
+fn is_aborted(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32)
 }
 
 /// Mounts, and serves on fuser's threads. Returns when it is mounted.
@@ -64,13 +68,19 @@ pub(super) fn mount(
 fn serve(session: Session<FuseFs>) -> io::Result<Receiver<io::Result<()>>> {
     let session = session.spawn()?;
     // fuser 0.18.0 unmounts the path once more when the session is dropped, which would unmount another file system
-    // below if ours is already unmounted. So the session is never dropped: it ends with the process.
+    // below if ours is already unmounted. So the session is not dropped: it ends with the process.
     let (ended, end) = channel();
     let keeper = move || {
         // Moves the whole session, not only the part that is used below: the rest would be dropped, and unmount.
         let session = session;
         let result = session.guard.join().unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked")));
+        // Threads that could not be started, because there are too many or too many open files. Those that the mount has
+        // kept waiting get an error once the device is closed.
+        let is_dead = result.as_ref().is_err_and(|e| e.raw_os_error().is_some() && !is_aborted(e));
         let _ = ended.send(result);
+        if is_dead {
+            return;
+        }
         loop {
             thread::park();
         }
