@@ -163,8 +163,8 @@ pub fn start(plan: MountPlan) -> Result<Served, Error> {
 
 /// Opens as many files as cleaning up takes, for a start that fails because no more can be opened.
 fn spare_files() -> Result<Vec<File>, Error> {
-    let null = Path::new("/dev/null");
-    (0..8).map(|_| File::open(null).map_err(|e| Error::io("cannot open", null, e))).collect()
+    let root = Path::new("/");
+    (0..8).map(|_| File::open(root).map_err(|e| Error::io("cannot open", root, e))).collect()
 }
 
 /// A disk that is mounted, and attached if requested.
